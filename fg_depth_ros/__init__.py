@@ -1,0 +1,13 @@
+"""Metric depth, disparity, optical flow and point clouds from a stereo camera, for ROS 2.
+
+The sub-packages below ``nodes`` need no ROS; ``fg_depth_ros.inference.StereoDepthEstimator`` is the
+entry point for Python programs, ``fg-depth`` the one for the command line.
+"""
+
+import os
+
+__version__ = "0.1.0"
+
+# A robot's cores are shared. OpenMP's waiting threads spin unless told not to, and where another process holds one of
+# the cores that makes a network several times slower. OpenMP reads this when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

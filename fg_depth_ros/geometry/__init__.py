@@ -1,0 +1,28 @@
+"""The rig, disparity <-> depth, warping, masks, organised clouds. Arrays and tensors in, the same out."""
+
+from fg_depth_ros.geometry.cloud import organised_points
+from fg_depth_ros.geometry.depth import depth_sigma, depth_to_disparity, disparity_to_depth
+from fg_depth_ros.geometry.masks import (
+    Label,
+    hidden_by_nearer,
+    label_pixels,
+    leaves_image,
+    left_right_mismatch,
+)
+from fg_depth_ros.geometry.rig import RigError, StereoRig
+from fg_depth_ros.geometry.warp import warp_right_to_left
+
+__all__ = [
+    "Label",
+    "RigError",
+    "StereoRig",
+    "depth_sigma",
+    "depth_to_disparity",
+    "disparity_to_depth",
+    "hidden_by_nearer",
+    "label_pixels",
+    "leaves_image",
+    "left_right_mismatch",
+    "organised_points",
+    "warp_right_to_left",
+]

@@ -1,0 +1,108 @@
+"""Which pixels of a disparity map can be trusted, and why the others cannot (numpy, H x W)."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+
+
+class Label(IntEnum):
+    """Values of `mask/labels`, one per pixel."""
+
+    VALID = 0
+    OUT_OF_RANGE = 1  # no answer, or depth outside [min_depth, max_depth]
+    LEFT_RIGHT_MISMATCH = 2  # not seen by the right camera, or the two views disagree
+    LEAVES_IMAGE = 3  # the match lies outside the right image
+    VERTICAL_FLOW = 4  # the match is not on the row: no rectified pair, or a wrong match
+    LOW_CONFIDENCE = 5
+    FILLED_FROM_MONO = 6
+
+
+def leaves_image(disparity: np.ndarray) -> np.ndarray:
+    """True (bool HxW) where the match of pixel x, column `x - d`, lies outside the right image.
+
+    `disparity`: HxW, pixels; False where it is NaN (there is no match that could leave).
+    """
+    target = np.arange(disparity.shape[1], dtype=np.float32) - disparity
+    return (target < 0) | (target > disparity.shape[1] - 1)
+
+
+def left_right_mismatch(disp_left: np.ndarray, disp_right: np.ndarray, threshold: float) -> np.ndarray:
+    """True (bool HxW) where the right view's disparity contradicts the left one by more than `threshold` px.
+
+    `disp_left(x)` and `disp_right(x)` are both `x_left - x_right` in pixels, each in its own image, HxW. The
+    right value is taken at the nearest column to `x - disp_left(x)`. Where one of both is NaN the check fails
+    (True); where the match leaves the image nothing can be checked (False: `leaves_image` says so).
+    Raises ValueError when the sizes differ.
+    """
+    if disp_left.shape != disp_right.shape:
+        raise ValueError(f"left disparity is {disp_left.shape} and right {disp_right.shape}: sizes must agree")
+    width = disp_left.shape[1]
+    target = np.arange(width, dtype=np.float32) - disp_left
+    outside = leaves_image(disp_left)
+    column = np.rint(np.where(np.isfinite(target) & ~outside, target, 0.0)).astype(np.int64)
+    matched = np.take_along_axis(disp_right, column, axis=1)
+    agrees = np.abs(disp_left - matched) <= threshold  # False for NaN
+    return ~agrees & ~outside
+
+
+def hidden_by_nearer(disparity: np.ndarray, threshold: float) -> np.ndarray:
+    """True (bool HxW) where a nearer surface lands on the same pixel of the right image: half-occlusion.
+
+    The occlusion test that needs one disparity map only: project every left pixel to its right column, keep
+    the nearest one per column (z-buffer), and call hidden whatever lies more than `threshold` px of disparity
+    behind it. A pixel falls between two columns; both must be covered by something nearer. NaN never hides
+    nor is hidden.
+    """
+    height, width = disparity.shape
+    values = np.asarray(disparity, dtype=np.float32)
+    target = np.arange(width, dtype=np.float32) - values
+    inside = (target >= 0) & (target <= width - 1)
+    column = np.floor(np.where(inside, target, 0.0)).astype(np.int64)
+    slot = column + (np.arange(height) * (width + 1))[:, None]  # one spare column, for ceil at the last one
+    # Among pixels with one floor(x - d), a larger x has the larger d, so writing in raster order leaves the
+    # nearest one: numpy keeps the last value of a repeated index.
+    kept, source = slot[inside], values[inside]
+    floors = np.full(height * (width + 1), -np.inf, dtype=np.float32)
+    floors[kept] = source
+    between = (target != column) & inside
+    ceils = np.full(height * (width + 1), -np.inf, dtype=np.float32)
+    ceils[slot[between] + 1] = values[between]
+    nearest = np.maximum(floors, ceils)
+    limit = values + np.float32(threshold)
+    hidden = nearest[slot] > limit
+    hidden &= ~between | (nearest[slot + 1] > limit)
+    return hidden & inside
+
+
+def label_pixels(
+    depth: np.ndarray,
+    *,
+    min_depth: float,
+    max_depth: float,
+    leaves: np.ndarray | None = None,
+    mismatch: np.ndarray | None = None,
+    vertical: np.ndarray | None = None,
+    unsure: np.ndarray | None = None,
+) -> np.ndarray:
+    """One `Label` per pixel, uint8 HxW.
+
+    `depth`: HxW metres, NaN = no answer. The masks (bool HxW, True = this check failed) are optional. Where
+    several checks fail the first in this order names the pixel: out of range, leaves the image, left-right
+    mismatch, vertical flow, low confidence.
+    """
+    labels = np.full(depth.shape, Label.VALID, dtype=np.uint8)
+    # Written from the weakest reason to the strongest, so that the strongest stays.
+    for failed, label in (
+        (unsure, Label.LOW_CONFIDENCE),
+        (vertical, Label.VERTICAL_FLOW),
+        (mismatch, Label.LEFT_RIGHT_MISMATCH),
+        (leaves, Label.LEAVES_IMAGE),
+        (~((depth >= min_depth) & (depth <= max_depth)), Label.OUT_OF_RANGE),
+    ):
+        if failed is not None:
+            if failed.shape != depth.shape:
+                raise ValueError(f"mask for {label.name} is {failed.shape} and depth {depth.shape}: sizes must agree")
+            labels[failed] = label
+    return labels
