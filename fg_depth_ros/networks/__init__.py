@@ -1,0 +1,21 @@
+"""Networks, their building blocks and their weights files. Tensors N x C x H x W; no ROS."""
+
+from fg_depth_ros.networks.checkpoint import CheckpointError, ModelCard, load_checkpoint, save_checkpoint
+from fg_depth_ros.networks.correlation import correlate_near, correlate_row, correlate_window
+from fg_depth_ros.networks.flownet_stereo import FlowNetStereo, StereoPrediction
+from fg_depth_ros.networks.registry import MODELS, create_model, load_model
+
+__all__ = [
+    "MODELS",
+    "CheckpointError",
+    "FlowNetStereo",
+    "ModelCard",
+    "StereoPrediction",
+    "correlate_near",
+    "correlate_row",
+    "correlate_window",
+    "create_model",
+    "load_checkpoint",
+    "load_model",
+    "save_checkpoint",
+]

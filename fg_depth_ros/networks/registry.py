@@ -1,0 +1,48 @@
+"""Networks by name, fresh or with weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fg_depth_ros.networks.checkpoint import CheckpointError, ModelCard, load_checkpoint
+from fg_depth_ros.networks.flownet_stereo import FlowNetStereo
+
+MODELS: dict[str, Callable[..., torch.nn.Module]] = {"flownet_stereo": FlowNetStereo}
+WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "weights"
+
+
+def create_model(name: str, **options: Any) -> torch.nn.Module:
+    """A network with fresh weights.
+
+    Raises:
+        ValueError: unknown name, or options that the network does not take.
+    """
+    if name not in MODELS:
+        raise ValueError(f"unknown model '{name}'; known: {', '.join(sorted(MODELS))}")
+    try:
+        return MODELS[name](**options)
+    except TypeError as error:
+        raise ValueError(f"model '{name}' does not take these options ({options}): {error}") from error
+
+
+def load_model(source: str | Path, device: str | torch.device = "cpu") -> tuple[torch.nn.Module, ModelCard]:
+    """A network with weights, in evaluation mode.
+
+    Args:
+        source: name of a model with shipped weights, or path of a weights file.
+
+    Raises:
+        CheckpointError: no such file, damaged, or its tensors do not fit the network its card names.
+    """
+    path = WEIGHTS_DIR / f"{source}.safetensors" if str(source) in MODELS else Path(source)
+    tensors, card = load_checkpoint(path)
+    try:
+        model = create_model(card.name, **card.options)
+        model.load_state_dict(tensors)
+    except (ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} does not fit the network '{card.name}': {error}") from error
+    return model.to(device).eval(), card
