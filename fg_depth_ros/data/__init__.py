@@ -1,0 +1,1 @@
+"""File formats, calibrations, data sets and synthetic scenes."""

@@ -1,0 +1,253 @@
+"""Readers and writers of the file formats that stereo and flow data come in.
+
+Everything is H x W (x C), rows top-down, numpy. "Unknown" is NaN in memory, whatever the file uses for it.
+A reader raises FileError naming the file, what is wrong with it and what to do.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+_FLO_MAGIC = 202021.25
+_FLO_UNKNOWN = 1e9  # Middlebury: a flow component beyond this is unknown
+_FLO_UNKNOWN_WRITTEN = 1.6666667e9
+_LARGEST_SIDE = 100_000  # a header that claims more is a damaged header
+
+
+class FileError(ValueError):
+    """A file that is missing, unreadable or not what it should be; the message names it and the way out."""
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The whole file. Raises FileError where it is missing, empty or cannot be read."""
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise FileError(f"{path}: no such file; check the path") from None
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    if not content:
+        raise FileError(f"{path}: the file is empty; fetch it again")
+    return content
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Any image OpenCV decodes, uint8 RGB HxWx3 (grey is repeated, 16 bit reduced to 8, alpha dropped)."""
+    decoded = _decode(path, cv2.IMREAD_COLOR)
+    return np.ascontiguousarray(decoded[:, :, ::-1])
+
+
+def read_grey(path: str | Path) -> np.ndarray:
+    """Any image that OpenCV decodes, as uint8 HxW."""
+    return _decode(path, cv2.IMREAD_GRAYSCALE)
+
+
+def write_image(path: str | Path, image: np.ndarray) -> None:
+    """Writes uint8 RGB HxWx3 or uint8/uint16 HxW in the format of the path's ending (.png is lossless)."""
+    _encode(path, image[:, :, ::-1] if image.ndim == 3 else image)
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(width, height) of an image; of a PNG from its first 24 bytes, so that a large folder opens quickly."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(24)
+    except OSError:
+        head = b""  # the full read below finds the words for it
+    if head[:8] == b"\x89PNG\r\n\x1a\n" and head[12:16] == b"IHDR":
+        return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+    height, width = _decode(path, cv2.IMREAD_UNCHANGED).shape[:2]
+    return width, height
+
+
+def read_pfm(path: str | Path) -> np.ndarray:
+    """Portable float map: float32 HxW ("Pf") or HxWx3 ("PF"), as stored (Middlebury writes inf for unknown).
+
+    The header's scale gives only the byte order, by its sign (negative: little-endian); rows lie bottom-up.
+    """
+    content = read_bytes(path)
+    header = re.match(rb"(P[fF])\s+(\d+)\s+(\d+)\s+([-+]?[0-9.]+(?:[eE][-+]?\d+)?)\s", content)
+    if header is None:
+        raise FileError(f"{path}: no PFM header (starts with {content[:8]!r}, expected b'Pf'); not a .pfm file")
+    kind, width, height, scale = header[1], int(header[2]), int(header[3]), float(header[4])
+    shape = (height, width, 3) if kind == b"PF" else (height, width)
+    _check_size(path, width, height)
+    values = _array(path, content, header.end(), "<f4" if scale < 0 else ">f4", shape)
+    return np.ascontiguousarray(values[::-1], dtype=np.float32)
+
+
+def write_pfm(path: str | Path, values: np.ndarray) -> None:
+    """Writes float HxW or HxWx3 as a little-endian PFM, unchanged (NaN stays NaN)."""
+    values = np.asarray(values)
+    if values.ndim != 2 and not (values.ndim == 3 and values.shape[2] == 3):
+        raise ValueError(f"a PFM holds HxW or HxWx3 values, got shape {values.shape}")
+    kind = "PF" if values.ndim == 3 else "Pf"
+    header = f"{kind}\n{values.shape[1]} {values.shape[0]}\n-1.0\n".encode()
+    Path(path).write_bytes(header + values[::-1].astype("<f4").tobytes())
+
+
+def read_flo(path: str | Path) -> np.ndarray:
+    """Middlebury optical flow: float32 HxWx2 (u, v) in pixels, NaN where unknown (|component| > 1e9)."""
+    content = read_bytes(path)
+    if len(content) < 12:
+        raise FileError(f"{path}: truncated: {len(content)} bytes, a .flo header alone has 12; fetch it again")
+    magic = float(np.frombuffer(content, "<f4", 1)[0])
+    if magic != _FLO_MAGIC:
+        raise FileError(f"{path}: magic number is {magic:g}, a .flo file has {_FLO_MAGIC}; not a .flo file")
+    width, height = (int(value) for value in np.frombuffer(content, "<i4", 2, offset=4))
+    _check_size(path, width, height)
+    flow = _array(path, content, 12, "<f4", (height, width, 2)).astype(np.float32)
+    known = (np.abs(flow) <= _FLO_UNKNOWN).all(axis=2)
+    flow[~known] = np.nan
+    return flow
+
+
+def write_flo(path: str | Path, flow: np.ndarray) -> None:
+    """Writes flow HxWx2 (u, v; pixels); a pixel with a NaN is written as unknown."""
+    _check_flow(flow)
+    written = np.where(np.isfinite(flow).all(axis=2, keepdims=True), flow, _FLO_UNKNOWN_WRITTEN).astype("<f4")
+    header = np.float32(_FLO_MAGIC).astype("<f4").tobytes()
+    header += np.array([flow.shape[1], flow.shape[0]], dtype="<i4").tobytes()
+    Path(path).write_bytes(header + written.tobytes())
+
+
+def read_kitti_disparity(path: str | Path) -> np.ndarray:
+    """KITTI disparity (or, in metres, depth) PNG: uint16 / 256, 0 = unknown. float32 HxW, NaN unknown."""
+    stored = _decode_png16(path, channels=1)
+    disparity = stored.astype(np.float32) / np.float32(256.0)
+    disparity[stored == 0] = np.nan
+    return disparity
+
+
+def write_kitti_disparity(path: str | Path, disparity: np.ndarray) -> None:
+    """Writes HxW pixels as uint16 = 256 d; NaN and d <= 0, which the format cannot hold, become 0 = unknown.
+
+    Raises ValueError above 65535/256 px, the format's largest value.
+    """
+    known = np.isfinite(disparity) & (disparity > 0)
+    largest = float(np.max(disparity, where=known, initial=0.0))
+    if round(largest * 256.0) > 65535:
+        raise ValueError(f"{path}: disparity {largest:g} px does not fit KITTI's PNG (at most 255.99); use .pfm")
+    stored = np.rint(np.where(known, disparity, 0.0) * 256.0)
+    stored[known] = np.maximum(stored[known], 1.0)  # a known value must not read as unknown
+    _encode(path, stored.astype(np.uint16))
+
+
+def read_kitti_flow(path: str | Path) -> np.ndarray:
+    """KITTI flow PNG: (uint16 - 2^15) / 64, third channel valid. float32 HxWx2 (u, v; px), NaN unknown."""
+    stored = _decode_png16(path, channels=3)[:, :, ::-1]  # OpenCV hands the channels over in reverse
+    flow = (stored[:, :, :2].astype(np.float32) - 32768.0) / np.float32(64.0)
+    flow[stored[:, :, 2] == 0] = np.nan
+    return flow
+
+
+def write_kitti_flow(path: str | Path, flow: np.ndarray) -> None:
+    """Writes flow HxWx2 (u, v; px); NaN becomes invalid. Raises ValueError beyond the format's +-512 px."""
+    _check_flow(flow)
+    known = np.isfinite(flow).all(axis=2)
+    stored = np.rint(np.where(known[..., None], flow, 0.0) * 64.0 + 32768.0)
+    if stored.min() < 0 or stored.max() > 65535:
+        raise ValueError(f"{path}: flow beyond +-512 px does not fit KITTI's PNG; use .flo")
+    stored[~known] = 0.0
+    channels = np.dstack([known.astype(np.uint16), stored[:, :, 1], stored[:, :, 0]])
+    _encode(path, channels.astype(np.uint16))
+
+
+def write_png_depth(path: str | Path, depth: np.ndarray) -> None:
+    """Writes HxW metres as a uint16 PNG in millimetres (REP 118), 0 where NaN or beyond 65.535 m."""
+    known = np.isfinite(depth) & (depth > 0)
+    millimetres = np.rint(np.where(known, depth, 0.0) * 1000.0)
+    millimetres[millimetres > 65535] = 0
+    _encode(path, millimetres.astype(np.uint16))
+
+
+def read_png_depth(path: str | Path) -> np.ndarray:
+    """A uint16 PNG in millimetres as float32 HxW metres, NaN where 0."""
+    stored = _decode_png16(path, channels=1)
+    depth = stored.astype(np.float32) / np.float32(1000.0)
+    depth[stored == 0] = np.nan
+    return depth
+
+
+def write_ply(path: str | Path, points: np.ndarray, colours: np.ndarray | None = None) -> int:
+    """Writes the finite points of (..., 3) metres, with uint8 RGB `colours` of the same shape, as binary PLY.
+
+    Returns how many points were written. Raises ValueError when the shapes differ.
+    """
+    if points.shape[-1] != 3 or (colours is not None and colours.shape != points.shape):
+        found = None if colours is None else colours.shape
+        raise ValueError(f"points and colours must both be (..., 3), got {points.shape} and {found}")
+    flat = points.reshape(-1, 3)
+    keep = np.isfinite(flat).all(axis=1)
+    fields = [("x", "<f4"), ("y", "<f4"), ("z", "<f4")]
+    if colours is not None:
+        fields += [("red", "u1"), ("green", "u1"), ("blue", "u1")]
+    vertices = np.empty(int(keep.sum()), dtype=fields)
+    for index, name in enumerate("xyz"):
+        vertices[name] = flat[keep, index]
+    if colours is not None:
+        for index, name in enumerate(("red", "green", "blue")):
+            vertices[name] = colours.reshape(-1, 3)[keep, index]
+    kinds = {"<f4": "float", "u1": "uchar"}
+    lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(vertices)}"]
+    lines += [f"property {kinds[kind]} {name}" for name, kind in fields] + ["end_header", ""]
+    Path(path).write_bytes("\n".join(lines).encode() + vertices.tobytes())
+    return len(vertices)
+
+
+def _decode(path: str | Path, flags: int) -> np.ndarray:
+    content = read_bytes(path)
+    # OpenCV decodes the beginning of a truncated file and says nothing; the missing end gives it away.
+    for start, end in ((b"\x89PNG", b"IEND\xaeB`\x82"), (b"\xff\xd8\xff", b"\xff\xd9")):
+        if content.startswith(start) and end not in content[-4096:]:
+            raise FileError(f"{path}: truncated: the image has no end after {len(content)} bytes; fetch it again")
+    decoded = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    if decoded is None:
+        raise FileError(f"{path}: cannot be decoded as an image (damaged or of an unknown format); fetch it again")
+    return np.asarray(decoded)
+
+
+def _decode_png16(path: str | Path, channels: int) -> np.ndarray:
+    decoded = _decode(path, cv2.IMREAD_UNCHANGED)
+    found = 1 if decoded.ndim == 2 else decoded.shape[2]
+    if decoded.dtype != np.uint16 or found != channels:
+        raise FileError(
+            f"{path}: holds {found} channel(s) of {decoded.dtype}, this format has {channels} of uint16; "
+            "is it a picture instead of a measurement?"
+        )
+    return decoded
+
+
+def _encode(path: str | Path, image: np.ndarray) -> None:
+    path = Path(path)
+    done, encoded = cv2.imencode(path.suffix or ".png", np.ascontiguousarray(image))
+    if not done:
+        raise ValueError(f"{path}: {image.dtype} {image.shape} cannot be encoded as {path.suffix}")
+    path.write_bytes(encoded.tobytes())
+
+
+def _check_size(path: str | Path, width: int, height: int) -> None:
+    if not (0 < width <= _LARGEST_SIDE and 0 < height <= _LARGEST_SIDE):
+        raise FileError(f"{path}: header claims {width}x{height} pixels; the file is damaged, fetch it again")
+
+
+def _array(path: str | Path, content: bytes, offset: int, kind: str, shape: tuple[int, ...]) -> np.ndarray:
+    count = int(np.prod(shape))
+    needed = count * np.dtype(kind).itemsize
+    if len(content) - offset < needed:
+        raise FileError(
+            f"{path}: truncated: {shape[1]}x{shape[0]} pixels need {needed} bytes of data, "
+            f"found {len(content) - offset}; fetch it again"
+        )
+    return np.frombuffer(content, kind, count, offset=offset).reshape(shape)
+
+
+def _check_flow(flow: np.ndarray) -> None:
+    if flow.ndim != 3 or flow.shape[2] != 2:
+        raise ValueError(f"flow is HxWx2 (u, v), got shape {flow.shape}")
