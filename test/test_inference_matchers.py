@@ -1,0 +1,104 @@
+"""Matchers on pairs whose disparity is known because they were made by shifting."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fg_depth_ros.inference import ModelError, create_matcher, known_models
+from fg_depth_ros.inference.matchers import choose_device, fold_batch_norm, widened
+from fg_depth_ros.networks import ModelCard, create_model, save_checkpoint
+
+
+def shifted_pair(disparity: int, height: int = 96, width: int = 256, seed: int = 0):
+    """left(x) = right(x - d) for a smooth random texture; uint8 RGB."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (height // 2, (width + 80) // 2, 3)).astype(np.uint8)
+    scene = np.repeat(np.repeat(coarse, 2, 0), 2, 1)
+    return scene[:, 40 : 40 + width].copy(), scene[:, 40 + disparity : 40 + disparity + width].copy()
+
+
+@pytest.mark.parametrize("model", known_models())
+@pytest.mark.parametrize(("disparity", "first"), [(10, 0), (33, 0), (12, 7), (-9, -16)])
+def test_a_known_shift_is_found_from_any_start_of_the_search(model, disparity, first):
+    left, right = shifted_pair(disparity)
+    answer = create_matcher(model).match(left, right, first)
+    assert answer.disparity.shape == left.shape[:2]
+    assert answer.disparity.dtype == np.float32
+    inner = answer.disparity[8:-8, 48:-48]
+    assert np.nanmedian(inner) == pytest.approx(disparity, abs=0.15)
+    assert np.nanmean(np.abs(inner - disparity) < 1) > 0.97
+    if answer.sigma is not None:
+        assert answer.sigma.shape == left.shape[:2]
+        assert (answer.sigma > 0).all()
+
+
+@pytest.mark.parametrize("model", known_models())
+@pytest.mark.parametrize("size", [(97, 251), (64, 208)])
+def test_any_size_and_grey_images(model, size):
+    left, right = (image[: size[0], : size[1], 0].copy() for image in shifted_pair(20, 128, 256))
+    answer = create_matcher(model).match(left, right)
+    assert answer.disparity.shape == size
+    assert np.nanmedian(answer.disparity[:, 48:]) == pytest.approx(20, abs=0.3)
+
+
+def test_widened_borders_lose_nothing():
+    left, right = np.arange(12, dtype=np.uint8).reshape(2, 6), np.arange(12, dtype=np.uint8).reshape(2, 6) + 50
+    wide_left, wide_right, first = widened(left, right, -2)
+    assert wide_left.shape == wide_right.shape == (2, 8)
+    assert first == 2
+    assert (wide_left[:, 2:] == left).all()
+    assert (wide_right[:, :6] == right).all()
+    wide_left, wide_right, first = widened(left, right, 3)
+    assert first == 0
+    assert (wide_left[:, :6] == left).all()
+    assert (wide_right[:, 3:] == right).all()
+
+
+def test_folding_batch_norms_changes_no_answer():
+    torch.manual_seed(0)
+    net = create_model("flownet_stereo", max_disparity=64)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # as after training
+            module.running_mean.normal_(0, 0.3), module.running_var.uniform_(0.5, 2)
+    net.eval()
+    left, right = torch.rand(1, 3, 64, 96), torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        before = net.encoder(torch.cat([left, right]))
+        fold_batch_norm(net)
+        after = net.encoder(torch.cat([left, right]))
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in net.modules())
+    for a, b in zip(before, after, strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
+
+
+def test_every_wrong_choice_is_named_with_the_way_out(tmp_path):
+    with pytest.raises(ModelError, match="unknown model 'raft'; known: flownet_stereo, sgbm"):
+        create_matcher("raft")
+    with pytest.raises(ModelError, match=r"nothing\.safetensors does not exist"):
+        create_matcher("flownet_stereo", weights=tmp_path / "nothing.safetensors")
+    with pytest.raises(ModelError, match="unknown precision 'int3'; known: float32"):
+        create_matcher("flownet_stereo", precision="int3")
+    with pytest.raises(ModelError, match="device 'quantum' cannot be used here .*use auto, cpu or cuda:N"):
+        choose_device("quantum")
+    if not torch.cuda.is_available():
+        with pytest.raises(ModelError, match="device 'cuda:3' cannot be used here"):
+            choose_device("cuda:3")
+
+
+def test_weights_of_another_network_are_refused(tmp_path, monkeypatch):
+    from fg_depth_ros.networks import MODELS
+
+    monkeypatch.setitem(MODELS, "another_net", lambda: torch.nn.Linear(1, 1))
+    path = tmp_path / "other.safetensors"
+    save_checkpoint(path, torch.nn.Linear(1, 1), ModelCard("another_net"))
+    with pytest.raises(ModelError, match="holds weights of 'another_net', not of 'flownet_stereo'"):
+        create_matcher("flownet_stereo", weights=path)
+
+
+def test_bfloat16_answers_nearly_the_same():
+    left, right = shifted_pair(21)
+    full = create_matcher("flownet_stereo").match(left, right).disparity
+    half = create_matcher("flownet_stereo", precision="bfloat16").match(left, right).disparity
+    assert np.median(np.abs(full - half)) < 0.2
