@@ -1,0 +1,1 @@
+"""Losses, feeds and loops that train the networks (needs the extra `train`)."""

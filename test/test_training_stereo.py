@@ -1,0 +1,177 @@
+"""Training: losses by hand, exact resumption, several processes, and failing well."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip("pytorch_lightning")
+
+from fg_depth_ros.data.formats import FileError
+from fg_depth_ros.data.synthetic import StereoSceneGenerator
+from fg_depth_ros.data.textures import TextureAtlas
+from fg_depth_ros.networks import CheckpointError, StereoPrediction, load_checkpoint, load_model
+from fg_depth_ros.networks.checkpoint import load_tensors
+from fg_depth_ros.training.feeding import SceneFeed
+from fg_depth_ros.training.losses import OCCLUDED_WEIGHT, hypothesis_distribution, stereo_loss
+from fg_depth_ros.training.stereo import StereoTraining, schedule, train_stereo
+
+SMALL = {
+    "width": 96,
+    "height": 48,
+    "batch": 2,
+    "patterns": 4,
+    "workers": 0,
+    "validation_scenes": 1,
+    "validate_minutes": 60.0,
+}
+
+
+def test_hypothesis_distribution_peaks_at_the_truth():
+    truth = torch.tensor([[[[2.0, 3.25]]]])
+    p = hypothesis_distribution(truth, 8)
+    assert torch.allclose(p.sum(1), torch.ones(1, 1, 2))
+    assert p[0, :, 0, 0].argmax() == 2
+    assert p[0, 3, 0, 1] / p[0, 4, 0, 1] == pytest.approx(math.exp((0.75 - 0.25) / 0.35), rel=1e-4)
+
+
+def prediction_of(disparity, log_scale=0.0):
+    n, _, h, w = disparity.shape
+    coarse = torch.zeros(n, 8, h // 4, w // 4)
+    return StereoPrediction(disparity, torch.full_like(disparity, log_scale), coarse, disparity[..., ::2, ::2])
+
+
+def test_stereo_loss_by_hand():
+    truth = torch.full((1, 1, 8, 8), 5.0)
+    nothing_hidden = torch.zeros_like(truth, dtype=torch.bool)
+    loss, parts = stereo_loss(prediction_of(truth + 3.0, log_scale=math.log(2.0)), truth, nothing_hidden, 32)
+    # robust L1 of 3 px: 4 ln(1 + 3/4); full once, middle half; flat logits over 8: ln 8; -ln L: ln 2 + 3/2
+    robust = 4 * math.log(1.75)
+    assert loss.item() == pytest.approx(1.5 * robust + math.log(8) + 0.1 * (math.log(2) + 1.5), rel=1e-4)
+    assert parts["epe"].item() == pytest.approx(3.0)
+    assert parts["bad2"].item() == pytest.approx(100.0)
+
+
+def test_occluded_pixels_weigh_less_and_far_ones_nothing():
+    truth = torch.full((1, 1, 8, 16), 5.0)
+    hidden = torch.zeros_like(truth, dtype=torch.bool)
+    hidden[..., 8:] = True
+    answer = truth.clone()
+    answer[..., 8:] += 3.0
+    loss, _ = stereo_loss(prediction_of(answer), truth, hidden, 32)
+    clean, _ = stereo_loss(prediction_of(truth), truth, hidden, 32)
+    share = OCCLUDED_WEIGHT / (1 + OCCLUDED_WEIGHT)
+    assert (loss - clean).item() == pytest.approx(share * (1.5 * 4 * math.log(1.75) + 0.1 * 3.0), rel=1e-4)
+    truth[..., 8:] = 40.0  # beyond the search range of 32 px
+    loss, parts = stereo_loss(prediction_of(truth - 7 * (truth > 32)), truth, hidden, 32)
+    assert parts["epe"].item() == 0
+
+
+def test_schedule_warms_up_and_falls():
+    values = [schedule(p / 100) for p in range(101)]
+    assert values[0] == pytest.approx(0.05)
+    assert max(values) == pytest.approx(1.0)
+    assert values.index(max(values)) == 4
+    assert values[-1] == pytest.approx(0.01)
+
+
+def test_feed_gives_every_scene_once_whatever_the_processes():
+    generator = StereoSceneGenerator(TextureAtlas.build([], 2, size=64), 64, 32)
+    numbers = []
+    for rank in range(2):
+        feed = iter(SceneFeed(generator, 4, start=3, rank=rank, ranks=2, render=False))
+        numbers += [n for _ in range(5) for n in next(feed).tolist()]
+    assert sorted(numbers) == list(range(12, 32))  # 3 batches of 2 scenes in 2 processes came before
+    with pytest.raises(ValueError, match="must be even .* got 3"):
+        SceneFeed(generator, 3)
+
+
+def test_a_short_run_writes_weights_that_load(tmp_path):
+    best = train_stereo(StereoTraining(out=str(tmp_path / "run"), steps=3, **SMALL))
+    _, card = load_model(best)
+    assert card.description["steps"] == 3
+    assert card.description["pairs"] == 6
+    assert card.description["config"]["learning_rate"] == 1e-3
+    rows = [json.loads(line) for line in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 3 and math.isfinite(rows[-1]["synthetic/epe"])
+
+
+def test_a_stopped_run_goes_on_exactly(tmp_path, monkeypatch):
+    """Two steps, a stop, two more steps: the same weights as four steps in one go."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train_stereo(StereoTraining(out=str(whole), steps=4, **SMALL))
+    # The schedule must be that of the whole run: only the end is moved.
+    monkeypatch.setattr("fg_depth_ros.training.stereo.StereoModule.progress", property(lambda m: m.steps_done / 4))
+    train_stereo(StereoTraining(out=str(parts), steps=2, **SMALL))
+    assert load_tensors(parts / "state.safetensors")[1]["training"]["steps"] == 2
+    train_stereo(StereoTraining(out=str(parts), steps=4, **SMALL))
+    one, two = (load_tensors(f / "state.safetensors")[0] for f in (whole, parts))
+    assert one.keys() == two.keys()
+    for name in one:
+        assert torch.allclose(one[name].float(), two[name].float(), atol=1e-6), name
+
+
+def test_a_run_learns(tmp_path):
+    """A dozen steps on one repeated batch bring its error down by a third."""
+    from fg_depth_ros.networks import create_model
+
+    torch.manual_seed(0)
+    generator = StereoSceneGenerator(TextureAtlas.build([], 6, size=128), 128, 64, seed=3)
+    batch = generator.batch([0, 1])
+    net = create_model("flownet_stereo", max_disparity=64).train()
+    optimizer = torch.optim.AdamW(net.parameters(), 2e-3)
+    errors = []
+    for _ in range(25):
+        loss, parts = stereo_loss(
+            net(batch.left.float() / 255, batch.right.float() / 255), batch.disparity, batch.occluded, 64
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        errors.append(parts["loss"].item())
+    assert sum(errors[-3:]) < 2 / 3 * sum(errors[:3])
+
+
+def test_two_processes_train_together(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    command += ["fg_depth_ros.cli", "train", "stereo", "--out", str(tmp_path), "--steps", "2", "--patterns", "4"]
+    command += ["--width", "96", "--height", "48", "--batch", "2", "--workers", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    _, card = load_checkpoint(tmp_path / "last.safetensors")
+    assert card.description["processes"] == 2
+    assert card.description["pairs"] == 8
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_the_batch_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "fg_depth_ros.training.stereo.stereo_loss", lambda *a: (torch.tensor(math.nan, requires_grad=True), {})
+    )
+    with pytest.raises(FloatingPointError, match=r"loss of step 0 is nan; its batch is in .*bad_batch\.safetensors"):
+        train_stereo(StereoTraining(out=str(tmp_path), steps=2, **SMALL))
+    tensors, document = load_tensors(tmp_path / "bad_batch.safetensors")
+    assert tensors["left"].shape == (2, 3, 48, 96)
+    assert document["step"] == 0
+
+
+def test_unusable_settings_and_folders_are_named(tmp_path):
+    with pytest.raises(ValueError, match="give steps or hours"):
+        StereoTraining()
+    with pytest.raises(ValueError, match="multiple of 16, got 100x48"):
+        StereoTraining(steps=1, width=100, height=48)
+    with pytest.raises(ValueError, match="even and at least 2, got 3"):
+        StereoTraining(steps=1, batch=3)
+    with pytest.raises(FileError, match="photo folder .* does not exist"):
+        train_stereo(StereoTraining(out=str(tmp_path / "a"), steps=1, photos=("/nowhere",)))
+    broken = tmp_path / "b"
+    broken.mkdir()
+    (broken / "state.safetensors").write_bytes(b"cut off")
+    with pytest.raises(CheckpointError, match=r"state\.safetensors is not a readable"):
+        train_stereo(StereoTraining(out=str(broken), steps=1, **SMALL))
