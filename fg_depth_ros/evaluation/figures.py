@@ -1,0 +1,232 @@
+"""Numbers as colours: disparity, depth, flow, error, labels, clouds, and sheets of such pictures.
+
+numpy in, uint8 RGB HxWx3 out. Look-up tables only, so the colour functions are cheap enough for a running
+node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from fg_depth_ros.geometry import Label
+
+_UNKNOWN = (0, 0, 0)  # nothing to show
+_NO_TRUTH = (48, 48, 48)
+_NO_ANSWER = (255, 0, 255)
+_LABEL_COLOURS: dict[Label, tuple[int, int, int]] = {
+    Label.VALID: (255, 255, 255),
+    Label.OUT_OF_RANGE: (64, 64, 64),
+    Label.LEFT_RIGHT_MISMATCH: (214, 39, 40),
+    Label.LEAVES_IMAGE: (31, 119, 180),
+    Label.VERTICAL_FLOW: (255, 127, 14),
+    Label.LOW_CONFIDENCE: (188, 189, 34),
+    Label.FILLED_FROM_MONO: (44, 160, 44),
+}
+# Segments of the colour circle (red-yellow, yellow-green, green-cyan, cyan-blue, blue-magenta, magenta-red)
+# in the colour code of Baker et al., "A Database and Evaluation Methodology for Optical Flow", IJCV 2011.
+_WHEEL_SEGMENTS = (15, 6, 4, 11, 13, 6)
+_WHEEL_STEPS = 1024
+
+
+def colour_disparity(disparity: np.ndarray, max_disparity: float | None = None) -> np.ndarray:
+    """Disparity HxW pixels in the turbo map: 0 = dark blue, `max_disparity` (default: largest) = dark red.
+
+    NaN is black.
+    """
+    known = np.isfinite(disparity)
+    if max_disparity is None:
+        max_disparity = float(np.max(disparity, where=known, initial=0.0))
+    return _mapped(disparity, known, 0.0, max_disparity, _turbo())
+
+
+def colour_depth(depth: np.ndarray, min_depth: float, max_depth: float) -> np.ndarray:
+    """Depth HxW metres, coloured by its inverse like a disparity (near = red, far = blue). NaN is black."""
+    known = np.isfinite(depth) & (depth > 0)
+    inverse = 1.0 / np.where(known, depth, 1.0)
+    return _mapped(inverse, known, 1.0 / max_depth, 1.0 / min_depth, _turbo())
+
+
+def colour_error(prediction: np.ndarray, truth: np.ndarray, max_error: float = 4.0) -> np.ndarray:
+    """|prediction - truth| (HxW, same unit) in the inferno map: 0 = black, from `max_error` on light yellow.
+
+    No truth: dark grey; truth without answer: magenta.
+    """
+    error = np.abs(prediction - truth)
+    colours = _mapped(error, np.isfinite(error), 0.0, max_error, _inferno())
+    colours[~np.isfinite(truth)] = _NO_TRUTH
+    colours[np.isfinite(truth) & ~np.isfinite(prediction)] = _NO_ANSWER
+    return colours
+
+
+def colour_labels(labels: np.ndarray) -> np.ndarray:
+    """Values of `Label` (uint8 HxW), one colour each: valid is white."""
+    table = np.zeros((256, 3), dtype=np.uint8)
+    for label, colour in _LABEL_COLOURS.items():
+        table[label] = colour
+    return table[labels]
+
+
+def colour_flow(flow: np.ndarray, max_flow: float | None = None) -> np.ndarray:
+    """Flow HxWx2 (u, v; px) in Middlebury's colour code: hue = direction, saturation = length / `max_flow`.
+
+    `max_flow` (default: the largest length) is fully saturated; longer flow is darkened. NaN is black.
+    Source: Baker et al., IJCV 2011.
+    """
+    u = np.ascontiguousarray(flow[..., 0], dtype=np.float32)
+    v = np.ascontiguousarray(flow[..., 1], dtype=np.float32)
+    known = np.isfinite(u) & np.isfinite(v)
+    if not known.all():
+        u, v = np.where(known, u, 0.0).astype(np.float32), np.where(known, v, 0.0).astype(np.float32)
+    length, angle = cv2.cartToPolar(-u, -v)  # angle in [0, 2 pi) of the reversed vector
+    if max_flow is None:
+        max_flow = float(length.max(initial=0.0))
+    radius = length * np.float32(1.0 / max(max_flow, 1e-6))
+    # The code's circle starts at -pi: index 0 is the direction atan2(-v, -u) = -pi.
+    index = np.rint(angle * np.float32(_WHEEL_STEPS / (2.0 * np.pi))).astype(np.int32) + _WHEEL_STEPS // 2
+    hue = _flow_wheel()[index % _WHEEL_STEPS]
+    beyond = radius > 1.0
+    colours = 1.0 - np.minimum(radius, 1.0)[..., None] * (1.0 - hue)
+    colours[beyond] = 0.75 * hue[beyond]
+    result = (255.0 * colours).astype(np.uint8)
+    result[~known] = _UNKNOWN
+    return result
+
+
+def cloud_view(
+    points: np.ndarray,
+    colours: np.ndarray,
+    width: int = 640,
+    height: int = 480,
+    yaw_deg: float = 25.0,
+    pitch_deg: float = 12.0,
+) -> np.ndarray:
+    """A picture of a cloud seen by a camera that has moved sideways around it.
+
+    `points`: (..., 3) metres in the optical frame (x right, y down, z forward), NaN = none; `colours`: the
+    same shape, uint8 RGB. The view turns by `yaw_deg` and `pitch_deg` about the point at the median depth.
+    Nearer points cover farther ones.
+    """
+    canvas = np.full((height, width, 3), 255, dtype=np.uint8)
+    flat, paint = points.reshape(-1, 3), colours.reshape(-1, 3)
+    known = np.isfinite(flat).all(axis=1)
+    flat, paint = flat[known].astype(np.float64), paint[known]
+    if not len(flat):
+        return canvas
+    centre = np.median(flat, axis=0)
+    yaw, pitch = np.deg2rad(yaw_deg), np.deg2rad(pitch_deg)
+    turn_y = np.array([[np.cos(yaw), 0, -np.sin(yaw)], [0, 1, 0], [np.sin(yaw), 0, np.cos(yaw)]])
+    turn_x = np.array([[1, 0, 0], [0, np.cos(pitch), np.sin(pitch)], [0, -np.sin(pitch), np.cos(pitch)]])
+    seen = (flat - centre) @ (turn_x @ turn_y).T
+    seen[:, 2] += 1.2 * centre[2]  # a step back, so that what turned aside stays in view
+    in_front = seen[:, 2] > 0.05 * centre[2]
+    seen, paint = seen[in_front], paint[in_front]
+    if not len(seen):
+        return canvas
+    flat_x, flat_y = seen[:, 0] / seen[:, 2], seen[:, 1] / seen[:, 2]
+    low_x, high_x = np.quantile(flat_x, (0.02, 0.98))
+    low_y, high_y = np.quantile(flat_y, (0.02, 0.98))
+    scale = 0.95 * min(width / max(high_x - low_x, 1e-9), height / max(high_y - low_y, 1e-9))
+    column = np.rint((flat_x - (low_x + high_x) / 2) * scale + width / 2).astype(np.int64)
+    row = np.rint((flat_y - (low_y + high_y) / 2) * scale + height / 2).astype(np.int64)
+    order = np.argsort(-seen[:, 2], kind="stable")  # far first: numpy keeps the last value of a repeated index
+    for dy in (0, 1):
+        for dx in (0, 1):
+            x, y = column[order] + dx, row[order] + dy
+            inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+            spot = canvas if (dx, dy) == (0, 0) else np.full_like(canvas, 255)
+            spot[y[inside], x[inside]] = paint[order][inside]
+            if spot is not canvas:  # the widened dots only close gaps
+                gaps = (canvas == 255).all(axis=2)
+                canvas[gaps] = spot[gaps]
+    return canvas
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[str],
+    captions: Sequence[str] | None = None,
+    tile_width: int = 400,
+) -> np.ndarray:
+    """Rows of uint8 RGB pictures under their column titles, each row with its caption, on white.
+
+    Every picture is brought to `tile_width`. Raises ValueError when a row and the titles differ in number.
+    """
+    if not rows or any(len(row) != len(titles) for row in rows):
+        raise ValueError(f"a sheet needs rows of {len(titles)} pictures, got {[len(row) for row in rows]}")
+    gap, line = 6, 22
+    width = gap + len(titles) * (tile_width + gap)
+    parts = [_text_line(titles, width, tile_width, gap, line)]
+    for index, row in enumerate(rows):
+        tiles = [resized(picture, tile_width) for picture in row]
+        strip = np.full((max(tile.shape[0] for tile in tiles) + gap, width, 3), 255, dtype=np.uint8)
+        for column, tile in enumerate(tiles):
+            x = gap + column * (tile_width + gap)
+            strip[: tile.shape[0], x : x + tile_width] = tile
+        if captions is not None and index < len(captions):
+            cv2.putText(strip, captions[index], (gap + 6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 3)
+            cv2.putText(strip, captions[index], (gap + 6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1)
+        parts.append(strip)
+    return np.vstack(parts)
+
+
+def resized(picture: np.ndarray, width: int, *, smooth: bool = True) -> np.ndarray:
+    """A picture at another width, same shape; `smooth` False keeps exact colours (sparse measurements)."""
+    if picture.shape[1] == width:
+        return picture
+    height = max(1, round(picture.shape[0] * width / picture.shape[1]))
+    how = cv2.INTER_NEAREST if not smooth else cv2.INTER_AREA if width < picture.shape[1] else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=how))
+
+
+def _text_line(texts: Sequence[str], width: int, tile_width: int, gap: int, height: int) -> np.ndarray:
+    strip = np.full((height, width, 3), 255, dtype=np.uint8)
+    for index, text in enumerate(texts):
+        position = (gap + index * (tile_width + gap), 16)
+        cv2.putText(strip, text, position, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return strip
+
+
+def _mapped(values: np.ndarray, known: np.ndarray, low: float, high: float, table: np.ndarray) -> np.ndarray:
+    span = max(high - low, 1e-9)
+    scaled = (np.where(known, values, low) - low) * (255.0 / span)
+    colours = table[np.clip(scaled, 0.0, 255.0).astype(np.uint8)]
+    colours[~known] = _UNKNOWN
+    return colours
+
+
+@lru_cache(maxsize=1)
+def _turbo() -> np.ndarray:
+    return _colour_table(cv2.COLORMAP_TURBO)
+
+
+@lru_cache(maxsize=1)
+def _inferno() -> np.ndarray:
+    return _colour_table(cv2.COLORMAP_INFERNO)
+
+
+def _colour_table(name: int) -> np.ndarray:
+    ramp = np.arange(256, dtype=np.uint8)[:, None]
+    return np.ascontiguousarray(cv2.applyColorMap(ramp, name)[:, 0, ::-1])
+
+
+@lru_cache(maxsize=1)
+def _flow_wheel() -> np.ndarray:
+    """The colour circle at `_WHEEL_STEPS` directions from -pi on, float32 RGB in [0, 1]."""
+    corners = np.array(
+        [[255, 0, 0], [255, 255, 0], [0, 255, 0], [0, 255, 255], [0, 0, 255], [255, 0, 255], [255, 0, 0]],
+        dtype=np.float64,
+    )
+    entries = [
+        corners[i] + np.sign(corners[i + 1] - corners[i]) * np.floor(255.0 * step / count)
+        for i, count in enumerate(_WHEEL_SEGMENTS)
+        for step in range(count)
+    ]
+    wheel = np.array(entries) / 255.0
+    position = np.arange(_WHEEL_STEPS) / _WHEEL_STEPS * (len(wheel) - 1)
+    first = position.astype(int)
+    part = (position - first)[:, None]
+    return ((1.0 - part) * wheel[first] + part * wheel[(first + 1) % len(wheel)]).astype(np.float32)

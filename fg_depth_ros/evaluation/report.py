@@ -1,0 +1,156 @@
+"""One report for every command that measures: one JSON schema (docs/report_schema.md), one table."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+SCHEMA = "fg_depth_report/1"
+_PACKAGES = ("fg_depth_ros", "numpy", "torch", "opencv-python-headless", "opencv-python", "ros-rclpy")
+# How a measure is written in a table: heading, number format. What is not named here is shown as it is
+# called.
+_COLUMNS: dict[str, tuple[str, str]] = {
+    "epe": ("EPE px", ".2f"),
+    "bad_0.5": ("bad-0.5 %", ".1f"),
+    "bad_1": ("bad-1 %", ".1f"),
+    "bad_2": ("bad-2 %", ".1f"),
+    "bad_3": ("bad-3 %", ".1f"),
+    "bad_4": ("bad-4 %", ".1f"),
+    "d1": ("D1 %", ".1f"),
+    "density": ("density %", ".1f"),
+    "abs_rel": ("AbsRel", ".4f"),
+    "sq_rel": ("SqRel", ".4f"),
+    "rmse": ("RMSE m", ".3f"),
+    "rmse_log": ("RMSE log", ".4f"),
+    "delta_1": ("delta<1.25", ".4f"),
+    "delta_2": ("delta<1.25^2", ".4f"),
+    "delta_3": ("delta<1.25^3", ".4f"),
+    "depth_density": ("depth density %", ".1f"),
+    "seconds": ("s/pair", ".3f"),
+}
+
+
+@dataclass
+class Report:
+    """What a command measured, with all that is needed to know where the numbers come from."""
+
+    command: str
+    """The command in words, such as "evaluate stereo"; with its arguments where the caller knows them."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """`name` and `sha256` of the weights (None for a classical method), and what else identifies it."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """How was measured: what counts as wrong, how images are combined, sizes, rates."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    software: dict[str, str] = field(default_factory=lambda: software_versions())
+    created: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+
+    def add_row(self, set_name: str, method: str, metrics: Mapping[str, float], **details: Any) -> None:
+        """One line: `metrics` of `method` on `set_name`; `details` (such as images=12) stand beside them."""
+        self.rows.append({"set": set_name, "method": method, **details, "metrics": dict(metrics)})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as the schema has it. Numbers that are not finite become None, which JSON can hold."""
+        model = {"name": None, "sha256": None, **self.model}
+        fields = {
+            "schema": SCHEMA,
+            "command": self.command,
+            "created": self.created,
+            "software": self.software,
+            "model": model,
+            "settings": self.settings,
+            "rows": self.rows,
+        }
+        cleaned: dict[str, Any] = _json_ready(fields)
+        return cleaned
+
+    def write_json(self, path: str | Path) -> None:
+        """Writes the report as JSON, under its final name only when it is complete."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        unfinished.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        unfinished.replace(path)
+
+    def table(self, columns: list[str] | None = None, title: str | None = None) -> Table:
+        """The rows as a rich table; `columns` names the measures to show (default: all that occur)."""
+        names = columns or self._measures()
+        table = Table(title=title or self.command)
+        table.add_column("set")
+        table.add_column("method")
+        for name in names:
+            table.add_column(_COLUMNS.get(name, (name, ""))[0], justify="right")
+        previous = None
+        for row in self.rows:
+            if previous is not None and row["set"] != previous:
+                table.add_section()
+            shown = "" if row["set"] == previous else str(row["set"])
+            table.add_row(shown, str(row["method"]), *(_formatted(name, row["metrics"].get(name)) for name in names))
+            previous = row["set"]
+        return table
+
+    def markdown(self, columns: list[str] | None = None) -> str:
+        """The same table as Markdown, for documents."""
+        names = columns or self._measures()
+        heads = ["set", "method", *(_COLUMNS.get(name, (name, ""))[0] for name in names)]
+        lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * len(names)]
+        for row in self.rows:
+            cells = [_formatted(name, row["metrics"].get(name)) for name in names]
+            lines.append("| " + " | ".join([str(row["set"]), str(row["method"]), *cells]) + " |")
+        return "\n".join(lines) + "\n"
+
+    def _measures(self) -> list[str]:
+        found = {name for row in self.rows for name in row["metrics"]}
+        return [name for name in _COLUMNS if name in found] + sorted(found - set(_COLUMNS))
+
+
+def read_report(path: str | Path) -> Report:
+    """A report written by `Report.write_json`. Raises ValueError naming the file and what is wrong."""
+    path = Path(path)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable report ({error})") from error
+    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+        found = values.get("schema") if isinstance(values, dict) else type(values).__name__
+        raise ValueError(f"{path}: schema is {found!r}, expected {SCHEMA!r}; write it with --json of this version")
+    return Report(**{name: value for name, value in values.items() if name != "schema"})
+
+
+def software_versions() -> dict[str, str]:
+    """Versions of what a number can depend on; only what is installed."""
+    versions = {"python": platform.python_version(), "platform": f"{sys.platform} {platform.machine()}"}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _formatted(name: str, value: float | None) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    return format(value, _COLUMNS.get(name, ("", ".4g"))[1])
+
+
+def _json_ready(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _json_ready(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_ready(item) for item in value]
+    if hasattr(value, "item") and not isinstance(value, (str, bytes)):
+        value = value.item()  # a numpy scalar
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
