@@ -1,0 +1,165 @@
+"""Drop-in for `message_filters` (Python part): the same classes and methods, minus three defects of upstream.
+
+1. After a backward jump of time with full queues upstream never fires again, because it throws out the
+   smallest stamp, which is always the new message. Here the message that came first goes, and a jump empties
+   the queue.
+2. If a callback raises, upstream keeps its lock and the next message deadlocks. Here no lock is held
+   meanwhile.
+3. With a slop of 0 upstream never matches, not even equal stamps. Here a difference of exactly `slop`
+   matches.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import rclpy.logging
+from rclpy.clock import ROSClock
+from rclpy.node import Node
+
+# A message this much older than the newest one waiting on the same input is no late message: time went back.
+JUMP_BACK_NS = 1_000_000_000
+
+
+class SimpleFilter:
+    """Anything that has output: callbacks are registered on it, and called with each message it puts out."""
+
+    def __init__(self) -> None:
+        self.callbacks: dict[int, tuple[Callable[..., Any], tuple[Any, ...]]] = {}
+
+    def registerCallback(self, cb: Callable[..., Any], *args: Any) -> int:
+        """Call `cb(message, ..., *args)` for each output. Returns the number of the connection."""
+        connection = len(self.callbacks)
+        self.callbacks[connection] = (cb, args)
+        return connection
+
+    def signalMessage(self, *msg: Any) -> None:
+        """Hand `msg` to every registered callback, in the order of registration."""
+        for callback, args in list(self.callbacks.values()):
+            callback(*msg, *args)
+
+
+class Subscriber(SimpleFilter):
+    """A subscription as a filter: `Subscriber(node, msg_type, topic, qos_profile=10, ...)`.
+
+    Takes what `Node.create_subscription` takes, save the callback; attributes of the subscription are served
+    too.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        self.node: Node = args[0]
+        self.topic: str = args[2]
+        if len(args) < 4:
+            kwargs.setdefault("qos_profile", 10)
+        self.sub = self.node.create_subscription(*args[1:3], self.callback, *args[3:], **kwargs)
+
+    def callback(self, msg: Any) -> None:
+        """Pass a message on."""
+        self.signalMessage(msg)
+
+    def getTopic(self) -> str:
+        """The topic as it was given."""
+        return self.topic
+
+    def __getattr__(self, key: str) -> Any:
+        if key == "sub":  # not there yet: the subscription could not be made
+            raise AttributeError(key)
+        return getattr(self.sub, key)
+
+
+class TimeSynchronizer(SimpleFilter):
+    """Calls back with one message of each input whenever all of them have the same stamp.
+
+    `fs` are the inputs, `queue_size` how many messages of each input wait for their partners.
+    """
+
+    def __init__(self, fs: Sequence[SimpleFilter], queue_size: int) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+        self.queue_size = queue_size
+        self.connectInput(fs)
+
+    def connectInput(self, fs: Sequence[SimpleFilter]) -> None:
+        """Listen to these filters instead of those before."""
+        self.queues: list[dict[int, Any]] = [{} for _ in fs]
+        self.input_connections = [
+            f.registerCallback(self.add, queue, index)
+            for index, (f, queue) in enumerate(zip(fs, self.queues, strict=True))
+        ]
+
+    def add(self, msg: Any, my_queue: dict[int, Any], my_queue_index: int | None = None) -> None:
+        """Take a message in, and signal the sets that are complete now."""
+        with self.lock:
+            self._put(my_queue, _nanoseconds(msg.header.stamp), msg)
+            common = set.intersection(*(set(queue) for queue in self.queues))
+            complete = [[queue.pop(stamp) for queue in self.queues] for stamp in sorted(common)]
+        for messages in complete:
+            self.signalMessage(*messages)
+
+    def _put(self, queue: dict[int, Any], stamp: int, msg: Any) -> None:
+        newest = max(queue, default=stamp)
+        if stamp < newest - JUMP_BACK_NS:
+            for future in [waiting for waiting in queue if waiting > stamp]:
+                del queue[future]
+        queue.pop(stamp, None)  # a repeated stamp counts as having come now
+        queue[stamp] = msg
+        while len(queue) > self.queue_size:
+            del queue[next(iter(queue))]
+
+
+class ApproximateTimeSynchronizer(TimeSynchronizer):
+    """Calls back with one message of each input whose stamps lie within `slop` seconds (inclusive).
+
+    With `allow_headerless`, messages without a stamp count as stamped on arrival; otherwise they are refused.
+    """
+
+    def __init__(
+        self, fs: Sequence[SimpleFilter], queue_size: int, slop: float, allow_headerless: bool = False
+    ) -> None:
+        super().__init__(fs, queue_size)
+        self.slop_ns = round(slop * 1e9)
+        self.allow_headerless = allow_headerless
+
+    def add(self, msg: Any, my_queue: dict[int, Any], my_queue_index: int | None = None) -> None:
+        """Take a message in, and signal the set that it completes, if any."""
+        stamp_message = getattr(getattr(msg, "header", None), "stamp", None)
+        if stamp_message is not None:
+            stamp = _nanoseconds(stamp_message)
+        elif self.allow_headerless:
+            stamp = ROSClock().now().nanoseconds
+        else:
+            rclpy.logging.get_logger("message_filters_approx").warning(
+                f"a {type(msg).__name__} has no header.stamp and was left out: synchronise stamped "
+                "messages, or set allow_headerless to use the time of arrival"
+            )
+            return
+        with self.lock:
+            self._put(my_queue, stamp, msg)
+            stamps = self._match(stamp, my_queue)
+            messages = [queue.pop(s) for queue, s in zip(self.queues, stamps, strict=True)] if stamps else []
+        if messages:
+            self.signalMessage(*messages)
+
+    def _match(self, stamp: int, my_queue: dict[int, Any]) -> tuple[int, ...] | None:
+        """One stamp per queue, nearest to `stamp` first, that lie within the slop; None when there are none."""
+        candidates = [
+            [stamp]
+            if queue is my_queue
+            else sorted((s for s in queue if abs(s - stamp) <= self.slop_ns), key=lambda s: abs(s - stamp))
+            for queue in self.queues
+        ]
+        for stamps in itertools.product(*candidates):
+            if max(stamps) - min(stamps) <= self.slop_ns:
+                return stamps
+        return None
+
+
+def _nanoseconds(stamp: Any) -> int:
+    """Nanoseconds of a builtin_interfaces/Time or an rclpy Time."""
+    if hasattr(stamp, "nanoseconds"):
+        return int(stamp.nanoseconds)
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
