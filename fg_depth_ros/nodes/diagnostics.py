@@ -1,0 +1,205 @@
+"""What the node tells about itself: rates, latencies, drops by reason, faults; as a DiagnosticArray (REP
+107).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+
+PERCENTILES = (50, 95, 99)
+
+
+class RateMeter:
+    """Events per second over the last `window` seconds."""
+
+    def __init__(self, window: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._window, self._clock = window, clock
+        self._times: deque[float] = deque()
+        self.total = 0
+
+    def tick(self) -> None:
+        """Count one event now."""
+        self.total += 1
+        self._times.append(self._clock())
+        self._forget()
+
+    def rate(self) -> float:
+        """Hz; 0 when fewer than two events lie in the window."""
+        self._forget()
+        if len(self._times) < 2:
+            return 0.0
+        # From the first event to now, at least to the last: a source that stopped fades out.
+        span = max(self._times[-1] - self._times[0], self._clock() - self._times[0] - self._mean_gap())
+        return (len(self._times) - 1) / span if span > 0 else 0.0
+
+    def _mean_gap(self) -> float:
+        return (self._times[-1] - self._times[0]) / (len(self._times) - 1)
+
+    def _forget(self) -> None:
+        end = self._clock() - self._window
+        while self._times and self._times[0] < end:
+            self._times.popleft()
+
+
+class Latency:
+    """Percentiles of the last `size` durations, in seconds."""
+
+    def __init__(self, size: int = 300) -> None:
+        self._values: deque[float] = deque(maxlen=size)
+
+    def add(self, seconds: float) -> None:
+        """Count one duration."""
+        self._values.append(seconds)
+
+    def percentiles(self) -> dict[int, float]:
+        """Percentile -> seconds; empty when nothing was measured."""
+        if not self._values:
+            return {}
+        found = np.percentile(np.array(self._values), PERCENTILES)
+        return dict(zip(PERCENTILES, found.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that is wrong just now."""
+
+    level: bytes
+    text: str
+    since: float
+    kind: str
+
+
+class Faults:
+    """Faults by subject. A new one, and one that persists, is logged; one that went is logged as recovered.
+
+    `log(level, text)` is called with OK for a recovery. Thread-safe.
+    """
+
+    def __init__(self, log: Callable[[bytes, str], None], repeat: float = 10.0) -> None:
+        self._log, self._repeat = log, repeat
+        self._lock = threading.Lock()
+        self._faults: dict[str, Fault] = {}
+        self._logged: dict[str, float] = {}
+
+    def report(self, subject: str, level: bytes, text: str, kind: str = "") -> None:
+        """Something is wrong with `subject`. Logged when its `kind` (default: the text) is new, and every
+        `repeat` seconds."""
+        now = time.monotonic()
+        kind = kind or text
+        with self._lock:
+            before = self._faults.get(subject)
+            new = before is None or before.kind != kind
+            self._faults[subject] = Fault(level, text, now if before is None else before.since, kind)
+            speak = new or now - self._logged.get(subject, -self._repeat) >= self._repeat
+            if speak:
+                self._logged[subject] = now
+        if speak:
+            self._log(level, text)
+
+    def clear(self, subject: str) -> None:
+        """`subject` is well."""
+        with self._lock:
+            fault = self._faults.pop(subject, None)
+        if fault is not None:
+            self._log(OK, f"recovered after {time.monotonic() - fault.since:.1f} s: {subject}")
+
+    def forget(self, subject: str, older_than: float = 0.0) -> None:
+        """Nothing is known about `subject` any more (its fault is older than so many seconds)."""
+        with self._lock:
+            fault = self._faults.get(subject)
+            if fault is not None and time.monotonic() - fault.since >= older_than:
+                del self._faults[subject]
+
+    def __getitem__(self, subject: str) -> Fault | None:
+        return self._faults.get(subject)
+
+    def worst(self, subjects: Iterable[str]) -> Fault | None:
+        """The gravest fault of these subjects, the first of equals; None when all are well."""
+        with self._lock:
+            found = [self._faults[subject] for subject in subjects if subject in self._faults]
+        return max(found, key=lambda fault: fault.level, default=None)
+
+
+class PairStatistics:
+    """The account of the pairs: `matched = published + dropped + in work`. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.input = RateMeter()
+        self.output = RateMeter()
+        self.drops: Counter[str] = Counter()
+        self.inference, self.processing, self.pipeline = Latency(), Latency(), Latency()
+
+    def came(self) -> None:
+        """A pair was matched."""
+        with self._lock:
+            self.input.tick()
+
+    def dropped(self, reason: str, count: int = 1) -> None:
+        """`count` pairs were dropped for `reason`."""
+        with self._lock:
+            self.drops[reason] += count
+
+    def finished(self, *, inference: float, processing: float, pipeline: float) -> None:
+        """A pair was published. Seconds: in the model; in the worker; from the stamp to published."""
+        with self._lock:
+            self.output.tick()
+            self.inference.add(inference)
+            self.processing.add(processing)
+            self.pipeline.add(pipeline)
+
+    def values(self) -> dict[str, str]:
+        """Key -> value for a DiagnosticStatus."""
+        with self._lock:
+            values = {
+                "pairs matched": str(self.input.total),
+                "pairs published": str(self.output.total),
+                "pairs dropped": str(sum(self.drops.values())),
+                "input rate (Hz)": f"{self.input.rate():.2f}",
+                "output rate (Hz)": f"{self.output.rate():.2f}",
+            }
+            for reason, count in sorted(self.drops.items()):
+                values[f"dropped: {reason}"] = str(count)
+            for name in ("inference", "processing", "pipeline"):
+                for percent, seconds in getattr(self, name).percentiles().items():
+                    values[f"{name} {percent} % (ms)"] = f"{seconds * 1e3:.1f}"
+        return values
+
+
+def status(name: str, hardware: str, fault: Fault | None, fine: str, values: Mapping[str, str]) -> DiagnosticStatus:
+    """One DiagnosticStatus: the fault where there is one, else `fine`."""
+    return DiagnosticStatus(
+        level=fault.level if fault else OK,
+        name=name,
+        message=fault.text if fault else fine,
+        hardware_id=hardware,
+        values=[KeyValue(key=key, value=value) for key, value in values.items()],
+    )
+
+
+def memory_values(device: str) -> dict[str, str]:
+    """Memory of this process, and of the accelerator `device` where the model runs on one (MiB)."""
+    values = {}
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            pages = int(file.read().split()[1])
+        values["process memory (MiB)"] = f"{pages * os.sysconf('SC_PAGE_SIZE') / 2**20:.0f}"
+    except OSError:
+        pass  # not Linux
+    torch = sys.modules.get("torch")
+    if torch is not None and device.startswith("cuda"):
+        free, total = torch.cuda.mem_get_info(device)
+        values["device memory of the model (MiB)"] = f"{torch.cuda.max_memory_reserved(device) / 2**20:.0f}"
+        values["device memory free (MiB)"] = f"{free / 2**20:.0f} of {total / 2**20:.0f}"
+    return values

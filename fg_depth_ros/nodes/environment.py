@@ -1,0 +1,81 @@
+"""The environment of a node's process: Fast DDS with a shared-memory segment that holds whole images.
+
+With Fast DDS's defaults (half a megabyte) most large best-effort messages are lost on their way. This must be
+done before `rclpy.init`, and has no effect on other middlewares.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping, MutableMapping
+
+from fg_depth_ros.resources import resource_path
+
+PROFILE = "config/fastdds_shm.xml"
+_VARIABLE = "FASTDDS_DEFAULT_PROFILES_FILE"
+# Whoever set one of these has a profile of his own.
+_OWN = (_VARIABLE, "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_BUILTIN_TRANSPORTS")
+
+
+def use_shared_memory_profile(environ: MutableMapping[str, str] | None = None) -> bool:
+    """Point Fast DDS to the package's profile, unless the user chose one. Returns whether it was set.
+
+    `environ` is changed in place (default: this process's environment). Also left alone: a file
+    DEFAULT_FASTDDS_PROFILES.xml in the working folder, which Fast DDS reads by itself, and any other
+    middleware. Raises ResourceError when the installation lacks the profile.
+    """
+    environ = os.environ if environ is None else environ
+    middleware = environ.get("RMW_IMPLEMENTATION", "")
+    if middleware and "fastrtps" not in middleware:
+        return False
+    own_file = any(os.path.exists(f"DEFAULT_{name}_PROFILES.xml") for name in ("FASTDDS", "FASTRTPS"))
+    if own_file or any(environ.get(name) for name in _OWN):
+        return False
+    environ[_VARIABLE] = str(resource_path(PROFILE))
+    return True
+
+
+def child_environment(
+    base: Mapping[str, str] | None = None, *, domain_id: int | None = None, local: bool = True
+) -> dict[str, str]:
+    """The environment for a node in a child process, made from `base` (default: this process's).
+
+    With `local`, nothing leaves this machine. What the ROS wheels set up for this process only (library paths
+    into its virtual environment) is taken out: a child sets up its own, and a child of another virtual
+    environment would break on ours.
+    """
+    environ = dict(os.environ if base is None else base)
+    if environ.pop("_ROS_WHEELS_BOOTSTRAP_COMPLETE", None) is not None:
+        prefix = os.path.join(sys.prefix, "lib")
+        paths = environ.pop("LD_LIBRARY_PATH", "").split(os.pathsep)
+        kept = [path for path in paths if path and not path.startswith(prefix)]
+        if kept:
+            environ["LD_LIBRARY_PATH"] = os.pathsep.join(kept)
+    if domain_id is not None:
+        environ["ROS_DOMAIN_ID"] = str(domain_id)
+    if local:
+        environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    use_shared_memory_profile(environ)
+    return environ
+
+
+def describe_environment() -> dict[str, str]:
+    """What a node would find here, in words: middleware, profile, domain, room for shared memory.
+
+    Raises ImportError where rclpy cannot be imported.
+    """
+    import rclpy
+
+    use_shared_memory_profile()
+    shared_memory = shutil.disk_usage("/dev/shm") if os.path.isdir("/dev/shm") else None
+    room = f"{shared_memory.free / 2**20:.0f} MiB free" if shared_memory else "no /dev/shm: large images go by UDP"
+    return {
+        "rclpy": os.path.dirname(rclpy.__file__),
+        "middleware": rclpy.get_rmw_implementation_identifier(),
+        "Fast DDS profile": os.environ.get(_VARIABLE, "none of this package's"),
+        "shared memory": room,
+        "ROS_DOMAIN_ID": os.environ.get("ROS_DOMAIN_ID", "0 (not set)"),
+        "discovery": os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET (not set)"),
+    }

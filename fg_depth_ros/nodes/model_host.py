@@ -1,0 +1,122 @@
+"""Holds the running estimator, and exchanges it for another one without stopping the work."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable
+
+from fg_depth_ros.inference import EstimatorConfig, ModelError, OutOfMemory, StereoDepthEstimator
+
+_SMALLEST_SCALE = 0.25
+_SCALE_STEP = 0.75
+# Image size to warm up with before the first pair has told the real one.
+_USUAL_SIZE = (640, 480)
+
+# Everything that can go wrong while a model is built from a user's settings and a user's file.
+LOAD_ERRORS = (ModelError, OutOfMemory, ValueError, OSError, RuntimeError)
+
+
+class ModelHost:
+    """The estimator in use. Built and warmed up beside the running one, then exchanged; kept on failure.
+
+    Args:
+        on_exchanged: called from the loading thread with the new estimator.
+        on_failed: called from the loading thread with (the configuration that failed, what went wrong).
+        build: makes an estimator from a configuration (for tests).
+    """
+
+    def __init__(
+        self,
+        on_exchanged: Callable[[StereoDepthEstimator], None],
+        on_failed: Callable[[EstimatorConfig, str], None],
+        build: Callable[[EstimatorConfig], StereoDepthEstimator] = StereoDepthEstimator,
+    ) -> None:
+        self._on_exchanged, self._on_failed, self._build = on_exchanged, on_failed, build
+        self._lock = threading.Lock()
+        self._asked: EstimatorConfig | None = None
+        self._thread: threading.Thread | None = None
+        self._estimator: StereoDepthEstimator | None = None
+        self.size: tuple[int, int] = _USUAL_SIZE  # of the images to warm up for: width, height
+        self.scale_limit = 1.0  # the largest inference_scale that fits into memory, as far as is known
+
+    @property
+    def estimator(self) -> StereoDepthEstimator | None:
+        """The one to use now; None before the first load."""
+        return self._estimator
+
+    @property
+    def loading(self) -> bool:
+        """Whether another one is being made ready."""
+        return self._asked is not None
+
+    def load(self, config: EstimatorConfig) -> None:
+        """Build now and use it. Raises one of LOAD_ERRORS, and then keeps what there was."""
+        self._estimator = self._ready(config)
+
+    def exchange(self, config: EstimatorConfig) -> None:
+        """Build in the background, then use it. A newer wish replaces one that has not been begun.
+
+        Nothing happens when this one is running and no other was asked for.
+        """
+        with self._lock:
+            if self._asked is None and self._estimator is not None and self._estimator.config == config:
+                return
+            self._asked = config
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="model loader", daemon=True)
+                self._thread.start()
+
+    def shrink(self) -> float | None:
+        """After memory ran out: the same at a smaller inference_scale, at once. Returns the new scale.
+
+        None when it cannot go lower, or when even the smaller one does not fit.
+        """
+        if self._estimator is None:
+            return None
+        config = self._estimator.config
+        while config.inference_scale > _SMALLEST_SCALE:
+            scale = max(_SMALLEST_SCALE, round(config.inference_scale * _SCALE_STEP, 3))
+            config = dataclasses.replace(config, inference_scale=scale)
+            try:
+                self.load(config)
+            except OutOfMemory:
+                continue
+            self.scale_limit = scale
+            return scale
+        return None
+
+    def release(self) -> None:
+        """Forget the estimator, after waiting for one that is being made ready."""
+        with self._lock:
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+        self._estimator = None
+
+    def _ready(self, config: EstimatorConfig) -> StereoDepthEstimator:
+        estimator = self._build(config)
+        estimator.warm_up(*self.size)
+        return estimator
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                config = self._asked
+                if config is None:
+                    self._thread = None
+                    return
+            try:
+                estimator = self._ready(config)
+            except LOAD_ERRORS as error:
+                self._done(config)
+                self._on_failed(config, str(error))
+            else:
+                self._estimator = estimator
+                self._done(config)
+                self._on_exchanged(estimator)
+
+    def _done(self, config: EstimatorConfig) -> None:
+        with self._lock:
+            if self._asked is config:
+                self._asked = None

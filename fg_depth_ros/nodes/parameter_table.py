@@ -1,0 +1,272 @@
+"""A node's parameters as one table: declared, checked, documented and written to YAML from the same lines.
+
+A node writes a `ParameterTable` of `Parameter` lines and calls `table.declare(node, ...)`. Everything else
+(the reference page, the YAML file, the descriptors that rqt shows) is derived from the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import rclpy.node
+import rclpy.parameter
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+
+Value = bool | int | float | str
+
+_ROS_TYPES = {
+    bool: rclpy.parameter.Parameter.Type.BOOL,
+    int: rclpy.parameter.Parameter.Type.INTEGER,
+    float: rclpy.parameter.Parameter.Type.DOUBLE,
+    str: rclpy.parameter.Parameter.Type.STRING,
+}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of the table. Its type is the type of `default` (bool, int, float or str).
+
+    `minimum` and `maximum` (both or none) are inclusive, in `unit`. `choices` are the values a string may
+    take. `run_time` says whether it may be changed while the node runs (otherwise it is declared read-only).
+    """
+
+    name: str
+    default: Value
+    description: str
+    unit: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    run_time: bool = True
+
+    def __post_init__(self) -> None:
+        if type(self.default) not in _ROS_TYPES:
+            raise TypeError(f"parameter {self.name}: default {self.default!r} must be bool, int, float or str")
+        if (self.minimum is None) != (self.maximum is None):
+            raise ValueError(f"parameter {self.name}: give minimum and maximum, or neither")
+        if (problem := self.problem(self.default)) is not None:
+            raise ValueError(f"its own default is refused: {problem}")
+
+    @property
+    def type_name(self) -> str:
+        """`bool`, `int`, `double` or `string`, as the ROS tools call it."""
+        return {bool: "bool", int: "int", float: "double", str: "string"}[type(self.default)]
+
+    @property
+    def allowed(self) -> str:
+        """Range or choices in words, empty where any value of the type will do."""
+        if self.choices:
+            return ", ".join(f"`{choice}`" for choice in self.choices)
+        if self.minimum is not None:
+            return f"{_number(self.minimum, self.default)} to {_number(self.maximum, self.default)}"
+        return ""
+
+    def problem(self, value: object) -> str | None:
+        """Why `value` is refused (names parameter, value and way out), or None when it is fine."""
+        if type(value) is not type(self.default):
+            return (
+                f"parameter {self.name} = {value!r} is a {type(value).__name__}: give a {self.type_name}, "
+                f"for example {self.default!r}"
+            )
+        if self.choices and value not in self.choices:
+            return f"parameter {self.name} = {value!r} is unknown: choose one of {', '.join(self.choices)}"
+        if self.minimum is not None and self.maximum is not None:
+            assert isinstance(value, (int, float))
+            if not self.minimum <= value <= self.maximum:
+                unit = f" {self.unit}" if self.unit else ""
+                return f"parameter {self.name} = {value}{unit} is out of range: choose {self.allowed}{unit}"
+        return None
+
+    def descriptor(self) -> ParameterDescriptor:
+        """What `ros2 param describe` and rqt show."""
+        unit = f" [{self.unit}]" if self.unit else ""
+        text = ParameterDescriptor(
+            name=self.name,
+            type=_ROS_TYPES[type(self.default)].value,
+            description=f"{self.description}{unit}",
+            read_only=not self.run_time,
+        )
+        if self.choices:
+            text.additional_constraints = "one of: " + ", ".join(self.choices)
+        if self.minimum is not None and self.maximum is not None:
+            if isinstance(self.default, int):
+                text.integer_range = [IntegerRange(from_value=int(self.minimum), to_value=int(self.maximum))]
+            else:
+                text.floating_point_range = [
+                    FloatingPointRange(from_value=float(self.minimum), to_value=float(self.maximum))
+                ]
+        return text
+
+
+class ParameterTable:
+    """All parameters of one node (`node` is its name), in the order of the reference page."""
+
+    def __init__(self, node: str, summary: str, parameters: tuple[Parameter, ...]) -> None:
+        self.node = node
+        self.summary = summary
+        self.parameters = {parameter.name: parameter for parameter in parameters}
+        if len(self.parameters) != len(parameters):
+            raise ValueError(f"the parameter table of {node} has a name twice")
+
+    def defaults(self) -> dict[str, Value]:
+        """Default value by name."""
+        return {name: parameter.default for name, parameter in self.parameters.items()}
+
+    def problems(self, values: Mapping[str, object]) -> list[str]:
+        """What is wrong with these values (names that are not in the table are somebody else's)."""
+        known = ((self.parameters[name], value) for name, value in values.items() if name in self.parameters)
+        return [problem for parameter, value in known if (problem := parameter.problem(value)) is not None]
+
+    def declare(
+        self,
+        node: rclpy.node.Node,
+        *,
+        check: Callable[[dict[str, Any]], str | None] | None = None,
+        apply: Callable[[set[str]], None] | None = None,
+    ) -> DeclaredParameters:
+        """Declare the table on `node`, and answer changes in three phases.
+
+        1. before: whole numbers given for a double become doubles (`ros2 param set ... max_depth 30`);
+        2. validate: type, range and choice of each value, then `check(all values as they would become)`,
+           which returns a reason to refuse or None; nothing is changed here;
+        3. apply: `apply(names that changed)` after the values are stored.
+        """
+        return DeclaredParameters(self, node, check, apply)
+
+    def markdown(self) -> str:
+        """The section of the reference page."""
+        lines = [f"## `{self.node}`", "", self.summary, ""]
+        lines += ["| name | type | default | unit | allowed | at run time | description |", "|-|-|-|-|-|-|-|"]
+        for parameter in self.parameters.values():
+            lines.append(
+                f"| `{parameter.name}` | {parameter.type_name} | `{_yaml(parameter.default)}` | "
+                f"{parameter.unit or '-'} | {parameter.allowed or '-'} | "
+                f"{'yes' if parameter.run_time else 'no'} | {parameter.description} |"
+            )
+        return "\n".join([*lines, ""])
+
+    def yaml(self) -> str:
+        """A parameter file with every default, for any namespace."""
+        lines = [f"/**/{self.node}:", "  ros__parameters:"]
+        for parameter in self.parameters.values():
+            notes = [note for note in (parameter.unit, parameter.allowed.replace("`", "")) if note]
+            suffix = f" ({'; '.join(notes)})" if notes else ""
+            lines.append(f"    # {parameter.description}{suffix}")
+            lines.append(f"    {parameter.name}: {_yaml(parameter.default)}")
+        return "\n".join([*lines, ""])
+
+
+class DeclaredParameters:
+    """The parameters of a running node. `parameters["name"]` is the value; `problems` names what was refused.
+
+    A refused start value (wrong type, out of range) does not take the node down: the parameter keeps its
+    default, and `problems` holds the reason until somebody sets a good value.
+    """
+
+    def __init__(
+        self,
+        table: ParameterTable,
+        node: rclpy.node.Node,
+        check: Callable[[dict[str, Any]], str | None] | None,
+        apply: Callable[[set[str]], None] | None,
+    ) -> None:
+        self.table = table
+        self._logger = node.get_logger()
+        self._check = check
+        self._apply = apply
+        self._values: dict[str, Any] = {}
+        self._problems: dict[str, str] = {}
+        for parameter in table.parameters.values():
+            self._values[parameter.name] = self._declare(node, parameter)
+        if hasattr(node, "add_post_set_parameters_callback"):
+            node.add_pre_set_parameters_callback(self._before)
+            node.add_on_set_parameters_callback(self._validate)
+            node.add_post_set_parameters_callback(self._after)
+        else:  # Humble has one phase only
+            node.add_on_set_parameters_callback(self._validate_and_apply)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    @property
+    def problems(self) -> list[str]:
+        """Start values that were refused and not replaced since."""
+        return list(self._problems.values())
+
+    def values(self) -> dict[str, Any]:
+        """A copy of all values by name."""
+        return dict(self._values)
+
+    def _declare(self, node: rclpy.node.Node, parameter: Parameter) -> Any:
+        # Declared without constraints first: that is how a refused start value can be read and named.
+        node.declare_parameter(parameter.name, parameter.default, ParameterDescriptor(dynamic_typing=True))
+        value = _as_declared(parameter, node.get_parameter(parameter.name).value)
+        node.undeclare_parameter(parameter.name)
+        descriptor = parameter.descriptor()
+        problem = parameter.problem(value)
+        if problem is not None:
+            self._problems[parameter.name] = problem
+            # A refused read-only parameter must stay settable, or the node could only be restarted.
+            descriptor.read_only = False
+            value = parameter.default
+        node.declare_parameter(parameter.name, value, descriptor, ignore_override=True)
+        return value
+
+    def _before(self, changes: list[rclpy.parameter.Parameter]) -> list[rclpy.parameter.Parameter]:
+        result = []
+        for change in changes:
+            parameter = self.table.parameters.get(change.name)
+            if parameter is not None:
+                value = _as_declared(parameter, change.value)
+                if value is not change.value:
+                    change = rclpy.parameter.Parameter(change.name, value=value)
+                # rclpy refuses some of them before the next phase, with fewer words.
+                if (problem := parameter.problem(value)) is not None:
+                    self._logger.warning(f"refused: {problem}")
+            result.append(change)
+        return result
+
+    def _validate(self, changes: list[rclpy.parameter.Parameter]) -> SetParametersResult:
+        own = {change.name: change.value for change in changes if change.name in self.table.parameters}
+        problems = self.table.problems(own)
+        if own and not problems and self._check is not None:
+            problem = self._check({**self._values, **own})
+            problems = [problem] if problem else []
+        return SetParametersResult(successful=not problems, reason="; ".join(problems))
+
+    def _after(self, changes: list[rclpy.parameter.Parameter]) -> None:
+        own = {change.name: change.value for change in changes if change.name in self.table.parameters}
+        changed = {name for name, value in own.items() if self._values[name] != value}
+        changed |= own.keys() & self._problems.keys()
+        self._values.update(own)
+        for name in own:
+            self._problems.pop(name, None)
+        if changed and self._apply is not None:
+            self._apply(changed)
+
+    def _validate_and_apply(self, changes: list[rclpy.parameter.Parameter]) -> SetParametersResult:
+        result = self._validate(changes)
+        if result.successful:
+            self._after(changes)
+        return result
+
+
+def _as_declared(parameter: Parameter, value: object) -> Any:
+    """`30` given for a double is meant as `30.0`; everything else is returned as it came."""
+    if isinstance(parameter.default, float) and type(value) is int:
+        return float(value)
+    return value
+
+
+def _number(value: float | None, like: Value) -> str:
+    return str(int(value or 0)) if isinstance(like, int) else f"{value:g}"
+
+
+def _yaml(value: Value) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f'"{value}"'
+    return repr(value)

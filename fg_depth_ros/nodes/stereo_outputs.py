@@ -1,0 +1,140 @@
+"""The topics that stereo_depth_node publishes: made only for those who listen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import numpy as np
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from std_msgs.msg import Header
+from stereo_msgs.msg import DisparityImage
+
+from fg_depth_ros.evaluation.figures import colour_flow
+from fg_depth_ros.geometry import organised_points
+from fg_depth_ros.inference import StereoEstimate
+from fg_depth_ros.nodes import messages
+from fg_depth_ros.nodes.qos import OVERRIDES, publisher_events
+from fg_depth_ros.nodes.synchronizing import Pair
+
+# What is looked at most comes first: it is also published first.
+TOPICS: dict[str, type] = {
+    "depth/image_rect": Image,
+    "depth/camera_info": CameraInfo,
+    "disparity": DisparityImage,
+    "depth/sigma": Image,
+    "mask/image": Image,
+    "mask/labels": Image,
+    "flow/image": Image,
+    "flow/image_color": Image,
+    "points2": PointCloud2,
+}
+
+# Block matching answers in sixteenths of a pixel, a network in whatever float32 holds at large disparities.
+_SGBM_STEP = 1.0 / 16.0
+_NETWORK_STEP = float(np.spacing(np.float32(128.0)))
+
+
+class StereoOutputs:
+    """The publishers of a lifecycle node, and the messages made from a StereoEstimate.
+
+    `settings` is read at each pair: depth_encoding, min_depth, max_depth, cloud_decimation, cloud_max_depth.
+    """
+
+    def __init__(self, node: LifecycleNode, settings: Any) -> None:
+        self._settings = settings
+        self._node = node
+        qos = {name: QoSProfile(depth=2, reliability=ReliabilityPolicy.RELIABLE) for name in TOPICS}
+        self._publishers = {
+            name: node.create_lifecycle_publisher(
+                kind,
+                name,
+                qos[name],
+                event_callbacks=publisher_events(node, name),
+                qos_overriding_options=OVERRIDES,
+            )
+            for name, kind in TOPICS.items()
+        }
+        self._makers: dict[str, Callable[[StereoEstimate, np.ndarray, Pair, Header], Any]] = {
+            "depth/image_rect": lambda e, left, pair, header: messages.depth_image(
+                e.depth, settings["depth_encoding"], header
+            ),
+            "depth/camera_info": self._camera_info,
+            "disparity": self._disparity,
+            "depth/sigma": self._sigma,
+            "mask/image": lambda e, left, pair, header: messages.array_to_image(
+                np.where(e.mask, np.uint8(255), np.uint8(0)), "mono8", header
+            ),
+            "mask/labels": lambda e, left, pair, header: messages.array_to_image(e.labels, "8UC1", header),
+            "flow/image": lambda e, left, pair, header: messages.array_to_image(e.flow, "32FC2", header),
+            "flow/image_color": lambda e, left, pair, header: messages.array_to_image(
+                colour_flow(e.flow), "rgb8", header
+            ),
+            "points2": self._points,
+        }
+
+    def wanted(self) -> list[str]:
+        """Topics that somebody subscribes to."""
+        return [name for name, found in self._publishers.items() if found.get_subscription_count() > 0]
+
+    def publish(self, wanted: Collection[str], estimate: StereoEstimate, left: np.ndarray, pair: Pair) -> None:
+        """Make and publish the `wanted` topics of one pair; `left` is its image, uint8, H x W or H x W x 3
+        RGB.
+        """
+        header = output_header(pair)
+        for name in TOPICS:
+            if name in wanted and (message := self._makers[name](estimate, left, pair, header)) is not None:
+                self._publishers[name].publish(message)
+
+    def counts(self) -> Mapping[str, int]:
+        """Subscribers by topic."""
+        return {name: found.get_subscription_count() for name, found in self._publishers.items()}
+
+    def destroy(self) -> None:
+        """Take the publishers down."""
+        for publisher in self._publishers.values():
+            self._node.destroy_lifecycle_publisher(publisher)
+        self._publishers.clear()
+
+    def _camera_info(self, estimate: StereoEstimate, left: np.ndarray, pair: Pair, header: Header) -> CameraInfo:
+        # The depth image has the left image's size, so the left camera_info fits it; but for the header.
+        info = pair.left_info
+        return CameraInfo(
+            header=header,
+            **{name: getattr(info, name) for name in info.get_fields_and_field_types() if name != "header"},
+        )
+
+    def _disparity(self, estimate: StereoEstimate, left: np.ndarray, pair: Pair, header: Header) -> DisparityImage:
+        return messages.disparity_message(
+            np.where(estimate.mask, estimate.disparity, np.float32(np.nan)),
+            estimate.rig,
+            header,
+            min_depth=self._settings["min_depth"],
+            max_depth=self._settings["max_depth"],
+            increment=_SGBM_STEP if self._settings["model"] == "sgbm" else _NETWORK_STEP,
+        )
+
+    def _sigma(self, estimate: StereoEstimate, left: np.ndarray, pair: Pair, header: Header) -> Image | None:
+        sigma = estimate.depth_sigma
+        if sigma is None:
+            self._node.get_logger().warning(
+                f"depth/sigma is not published: model {self._settings['model']} gives no uncertainty; use "
+                "flownet_stereo",
+                once=True,
+            )
+            return None
+        return messages.array_to_image(np.ascontiguousarray(sigma, np.float32), "32FC1", header)
+
+    def _points(self, estimate: StereoEstimate, left: np.ndarray, pair: Pair, header: Header) -> PointCloud2:
+        depth, stride = estimate.depth, self._settings["cloud_decimation"]
+        near = np.where(depth <= self._settings["cloud_max_depth"], depth, np.float32(np.nan))
+        points = organised_points(near, estimate.rig, stride)
+        return messages.cloud_message(points, left[::stride, ::stride], header)
+
+
+def output_header(pair: Pair) -> Header:
+    """Stamp of the pair, frame of the left camera."""
+    frame = pair.left.header.frame_id or pair.left_info.header.frame_id
+    return Header(stamp=pair.left.header.stamp, frame_id=frame)
