@@ -63,10 +63,11 @@ def generate_launch_description():
         DeclareLaunchArgument(name, default_value=default, description=text)
         for name, (default, text) in ARGUMENTS.items()
     ]
-    if not os.environ.get("FASTDDS_DEFAULT_PROFILES_FILE"):
+    variables = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")  # Fast DDS 3, and 2
+    if not any(os.environ.get(variable) for variable in variables):
         # rviz and whatever else is started here need it too; Fast DDS's defaults lose most images.
         profile = SHARE / "config" / "fastdds_shm.xml"
-        actions.append(SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", str(profile)))
+        actions += [SetEnvironmentVariable(variable, str(profile)) for variable in variables]
     actions.append(OpaqueFunction(function=start_node))
     actions.append(
         Node(

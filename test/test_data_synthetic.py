@@ -27,7 +27,9 @@ def generator(atlas):
 
 def layer(**values):
     row = np.zeros(len(FIELDS))
-    set_(row, cx=WIDTH / 2, cy=HEIGHT / 2, ru=1e3, rv=1e3, gain=1.0, tex_scale=1.0, shade_r=128, shade_g=128, shade_b=128)
+    set_(
+        row, cx=WIDTH / 2, cy=HEIGHT / 2, ru=1e3, rv=1e3, gain=1.0, tex_scale=1.0, shade_r=128, shade_g=128, shade_b=128
+    )
     set_(row, **values)
     return row
 
@@ -127,7 +129,9 @@ def test_atlas_interpolates_and_mirrors_at_borders():
     points = torch.tensor([0.0, 10.5, 63.0, 64.0, -3.0])
     values = atlas.sample(torch.zeros(5, dtype=torch.int64), points, torch.full((5,), 20.0), torch.ones(5))
     assert torch.allclose(values[:, 0], torch.tensor([0.0, 21.0, 126.0, 124.0, 6.0]))
-    coarse = atlas.sample(torch.zeros(1, dtype=torch.int64), torch.tensor([10.5]), torch.tensor([20.0]), torch.tensor([2.0]))
+    coarse = atlas.sample(
+        torch.zeros(1, dtype=torch.int64), torch.tensor([10.5]), torch.tensor([20.0]), torch.tensor([2.0])
+    )
     assert coarse[0, 0].item() == pytest.approx(21.0, abs=1)
 
 

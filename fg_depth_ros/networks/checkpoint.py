@@ -57,6 +57,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], document
     clean = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     try:
         save_file(clean, partial, metadata={_METADATA_KEY: json.dumps(document)})
+        partial.chmod(0o644)  # safetensors makes files that only their owner can read
         with open(partial, "rb") as written:
             os.fsync(written.fileno())
         os.replace(partial, path)

@@ -142,8 +142,8 @@ class PairChecker:
             return None
         return (
             f"nothing beyond {rig.fx * rig.baseline / nearest_zero:.1f} m is searched: the principal points of "
-            f"{self._topic('left/camera_info')} and {self._topic('right/camera_info')} differ by {rig.doffs:.1f} px, so "
-            f"infinity lies at {-rig.doffs:.1f} px and the search begins at {min_disparity}; set min_disparity to "
+            f"{self._topic('left/camera_info')} and {self._topic('right/camera_info')} differ by {rig.doffs:.1f} px, "
+            f"so infinity lies at {-rig.doffs:.1f} px and the search begins at {min_disparity}; set min_disparity to "
             f"{math.floor(-rig.doffs)} if the scene reaches farther"
         )
 

@@ -6,6 +6,7 @@ topics and docs/parameters.md for the parameters.
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -313,6 +314,7 @@ def main(args: list[str] | None = None) -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would cut the cleaning up short
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()

@@ -1,0 +1,100 @@
+"""Runs the project's checks one after another and closes with a summary: "make test" and "make lint".
+
+Every check runs, also after one has failed, so that one run shows everything there is to mend.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+
+CHECKS: dict[str, list[str]] = {
+    "lint": ["ruff", "check", "."],
+    "format": ["ruff", "format", "--check", "."],
+    "types": ["mypy"],
+    "imports": ["lint-imports"],
+    "spelling": ["codespell"],
+    "tests": ["pytest", "--durations=10"],
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one check ended."""
+
+    name: str
+    passed: bool
+    seconds: float
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What pytest counted."""
+
+    passed: int
+    failed: int
+    skipped: int
+
+
+def run(name: str, command: list[str], environment: dict[str, str]) -> Outcome:
+    """Run one check with its output on the terminal."""
+    print(f"\n=== {name}: {' '.join(command)}", flush=True)
+    began = time.monotonic()
+    code = subprocess.run([str(BIN / command[0]), *command[1:]], cwd=REPOSITORY, env=environment).returncode
+    return Outcome(name, code == 0, time.monotonic() - began, "" if code == 0 else f"exit status {code}")
+
+
+def counts(junit: Path) -> Counts | None:
+    """Numbers from pytest's report; None where it wrote none."""
+    try:
+        suites = list(ET.parse(junit).getroot().iter("testsuite"))
+    except (FileNotFoundError, ET.ParseError):
+        return None
+    total, failed, skipped = (
+        sum(int(suite.get(key, "0")) for suite in suites for key in keys)
+        for keys in (("tests",), ("failures", "errors"), ("skipped",))
+    )
+    return Counts(total - failed - skipped, failed, skipped)
+
+
+def main(names: list[str]) -> int:
+    """Run the named checks (all without a name); 0 when all passed."""
+    unknown = [name for name in names if name not in CHECKS]
+    if unknown:
+        print(f"unknown check '{unknown[0]}'; there are {', '.join(CHECKS)}", file=sys.stderr)
+        return 2
+    environment = {
+        **os.environ,
+        "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+    }
+    outcomes, tested = [], None
+    with tempfile.TemporaryDirectory() as scratch:
+        junit = Path(scratch) / "tests.xml"
+        for name in names or CHECKS:
+            command = CHECKS[name] + ([f"--junitxml={junit}"] if name == "tests" else [])
+            outcomes.append(run(name, command, environment))
+            if name == "tests":
+                tested = counts(junit)
+
+    print("\n=== summary")
+    for outcome in outcomes:
+        word = "passed" if outcome.passed else "FAILED"
+        print(f"{outcome.name:10s} {word}  {outcome.seconds:6.1f} s  {outcome.detail}".rstrip())
+    if tested:
+        print(f"tests: {tested.passed} passed, {tested.failed} failed, {tested.skipped} skipped")
+    return 0 if all(outcome.passed for outcome in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
