@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
     from fg_depth_ros.evaluation import Report
+    from fg_depth_ros.evaluation.stereo import Aggregate
     from fg_depth_ros.inference import StereoDepthEstimator
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Learned stereo depth for ROS 2.")
@@ -113,9 +114,7 @@ def evaluate_stereo_command(
     device: Device = "auto",
     precision: Precision = "float32",
     scale: Scale = 1.0,
-    aggregate: Annotated[
-        Literal["pooled", "per_image"], typer.Option(help="All pixels alike, or all images.")
-    ] = "pooled",
+    aggregate: Annotated[str, typer.Option(help="pooled (all pixels alike) or per_image.")] = "pooled",
     motorcycle: Annotated[bool, typer.Option(help="Also judge scikit-image's Motorcycle pair.")] = True,
     sheets: Annotated[Path | None, typer.Option(help="Folder for a picture per data set.")] = None,
     json: Json = None,
@@ -137,10 +136,10 @@ def evaluate_stereo_command(
     report = evaluate_stereo(
         sets,
         methods,
-        aggregate=aggregate,
+        aggregate=cast("Aggregate", aggregate),
         model=_identity(first),
         sheets=sheets,
-        console=Console(stderr=True),  # type: ignore[arg-type]
+        console=Console(stderr=True),
     )
     _show(report, json)
     console.print("all pixels with truth; no answer counts as wrong; EPE over answered pixels", style="dim")

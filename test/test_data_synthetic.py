@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fg_depth_ros.data.formats import FileError
-from fg_depth_ros.data.scenes import COLUMN, FIELDS, Outline, Scene, set_
+from fg_depth_ros.data.scenes import FIELDS, Outline, Scene, set_
 from fg_depth_ros.data.synthetic import StereoSceneGenerator
 from fg_depth_ros.data.textures import TextureAtlas, list_photos, procedural_texture
 from fg_depth_ros.geometry import warp_right_to_left
