@@ -60,6 +60,14 @@ class StereoSceneGenerator:
         ``mirrored`` appends every scene seen in a mirror, where the right camera becomes the left one: 2 N pairs for
         little more than the price of N.
         """
+        # A batch on a GPU is rendered at once, frame by frame; on a CPU a scene alone can keep to its layers' boxes.
+        groups = [[i] for i in indices] if self.device.type == "cpu" else [list(indices)]
+        rendered = [self._render(group) for group in groups]
+        chosen = [seen for seen, _ in rendered] + ([mirror for _, mirror in rendered] if mirrored else [])
+        return StereoBatch(*(torch.cat(field) for field in zip(*chosen, strict=True)))
+
+    def _render(self, indices: Sequence[int]) -> tuple[StereoBatch, StereoBatch]:
+        """Scenes as they are seen, and in the mirror."""
         scenes = [self.sampler.draw(np.random.default_rng([self.seed, 0, i])).layers for i in indices]
         table = np.zeros((len(scenes), max(map(len, scenes)), len(COLUMN)))
         table[:, :, COLUMN["a"]] = -1e4  # padding layers lie behind everything
@@ -68,23 +76,12 @@ class StereoSceneGenerator:
         cameras = [_Camera.draw(np.random.default_rng([self.seed, _CAMERA_STREAM, i]), self.width) for i in indices]
         left_layer, left_d, x, y = self._z_buffer(table, None)
         right_layer, right_d, xr, yr = self._z_buffer(table, cameras)
-        left = self._shade(table, left_layer, x, y, x)
-        right = self._shade(table, right_layer, xr, yr, xr - right_d)
-        pairs = StereoBatch(
-            left=self._expose(left, cameras, 0, indices),
-            right=self._expose(right, cameras, 1, indices),
-            disparity=left_d.unsqueeze(1),
-            occluded=self._occluded(left_d, right_d).unsqueeze(1),
-        )
-        if not mirrored:
-            return pairs
+        left = self._expose(self._shade(table, left_layer, x, y, x), cameras, 0, indices)
+        right = self._expose(self._shade(table, right_layer, xr, yr, xr - right_d), cameras, 1, indices)
+        seen = StereoBatch(left, right, left_d.unsqueeze(1), self._occluded(left_d, right_d).unsqueeze(1))
         left_d, right_d = right_d.flip(-1), left_d.flip(-1)
-        return StereoBatch(
-            left=torch.cat([pairs.left, pairs.right.flip(-1)]),
-            right=torch.cat([pairs.right, pairs.left.flip(-1)]),
-            disparity=torch.cat([pairs.disparity, left_d.unsqueeze(1)]),
-            occluded=torch.cat([pairs.occluded, self._occluded(left_d, right_d).unsqueeze(1)]),
-        )
+        hidden = self._occluded(left_d, right_d).unsqueeze(1)
+        return seen, StereoBatch(right.flip(-1), left.flip(-1), left_d.unsqueeze(1), hidden)
 
     # ---- geometry ----------------------------------------------------------------------------------------------
 

@@ -59,20 +59,23 @@ def hidden_by_nearer(disparity: np.ndarray, threshold: float) -> np.ndarray:
     values = np.asarray(disparity, dtype=np.float32)
     target = np.arange(width, dtype=np.float32) - values
     inside = (target >= 0) & (target <= width - 1)
-    column = np.floor(np.where(inside, target, 0.0)).astype(np.int64)
-    slot = column + (np.arange(height) * (width + 1))[:, None]  # one spare column, for ceil at the last one
+    column = np.floor(target)
+    between = (target != column) & inside
+    # One slot per right pixel, a spare column for the ceil of the last one, and a last slot for what lies outside.
+    # Indices for all pixels cost less than picking out those inside.
+    nowhere = height * (width + 1)
+    rows = np.arange(0, nowhere, width + 1, dtype=np.intp)[:, None]
+    slot = np.where(inside, rows + np.where(inside, column, 0).astype(np.intp), nowhere)
     # Among pixels with one floor(x - d), a larger x has the larger d, so writing in raster order leaves the
     # nearest one: numpy keeps the last value of a repeated index.
-    kept, source = slot[inside], values[inside]
-    floors = np.full(height * (width + 1), -np.inf, dtype=np.float32)
-    floors[kept] = source
-    between = (target != column) & inside
-    ceils = np.full(height * (width + 1), -np.inf, dtype=np.float32)
-    ceils[slot[between] + 1] = values[between]
+    floors = np.full(nowhere + 2, -np.inf, dtype=np.float32)
+    floors[slot] = values
+    ceils = np.full(nowhere + 2, -np.inf, dtype=np.float32)
+    ceils[np.where(between, slot + 1, nowhere)] = values
     nearest = np.maximum(floors, ceils)
     limit = values + np.float32(threshold)
-    hidden = nearest[slot] > limit
-    hidden &= ~between | (nearest[slot + 1] > limit)
+    hidden = np.asarray(nearest.take(slot) > limit)
+    hidden &= ~between | (nearest.take(slot + 1) > limit)
     return hidden & inside
 
 
