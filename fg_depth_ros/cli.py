@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 if TYPE_CHECKING:
     from fg_depth_ros.evaluation import Report
@@ -295,15 +296,13 @@ def _size(text: str) -> tuple[int, int]:
 
 def main() -> None:
     """Entry point: errors that name their cause are one line, not a traceback."""
-    from fg_depth_ros.data.formats import FileError
-    from fg_depth_ros.geometry import RigError
-    from fg_depth_ros.inference import ModelError, OutOfMemory
-    from fg_depth_ros.networks import CheckpointError
-
     try:
         app()
-    except (FileError, RigError, ModelError, OutOfMemory, CheckpointError, ValueError, FloatingPointError) as error:
-        console.print(f"[red]fg-depth: {error}[/]", highlight=False, soft_wrap=True)
+    except Exception as error:
+        ours = type(error).__module__.startswith("fg_depth_ros.")
+        if not ours and not isinstance(error, (ValueError, FloatingPointError)):
+            raise  # a defect, not a user's mistake: show all of it
+        console.print(Text(f"fg-depth: {error}", style="red"), soft_wrap=True)
         sys.exit(1)
 
 

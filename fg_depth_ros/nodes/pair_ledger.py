@@ -1,0 +1,157 @@
+"""The account of every pair that was sent: what came back for it, when, and what never did.
+
+No ROS import: keys are stamps in nanoseconds, times are wall-clock nanoseconds, messages are opaque.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+REMEMBERED = 512  # stamps of closed pairs, to tell a late answer from one nobody asked for
+EARLY = 8  # stamps whose answers came before the announcement
+
+
+@dataclass
+class PairEntry:
+    """One sent pair. `parts` holds the messages that came for it, `arrivals` when each came (wall ns)."""
+
+    stamp: int
+    sent: int
+    name: str = ""
+    number: int = 0
+    parts: dict[str, object] = field(default_factory=dict)
+    arrivals: dict[str, int] = field(default_factory=dict)
+
+
+class PairLedger:
+    """Matches answers to sent pairs by stamp, and leaves no pair unaccounted for.
+
+    A pair is *delivered* once the part `answer` came, *dropped* when it had not come `timeout` seconds
+    after the pair was sent, *late* when it came after that (it then counts as delivered, and as late).
+    `sent == delivered + dropped + pending` holds at any time.
+
+    Args:
+        answer: name of the part that makes a pair delivered.
+        wanted: parts (beside the answer) that `completed` waits for.
+        timeout: seconds.
+        limit: pairs to account for; 0 is no limit. Pairs announced after that are ignored.
+    """
+
+    def __init__(self, answer: str, wanted: Collection[str], timeout: float, limit: int = 0) -> None:
+        self.answer = answer
+        self.wanted = frozenset(wanted) | {answer}
+        self.timeout_ns = int(timeout * 1e9)
+        self.limit = limit
+        self.sent = 0
+        self.delivered = 0
+        self.dropped = 0
+        self.late = 0
+        self.unknown = 0  # answers whose stamp nobody announced
+        self.incomplete = 0  # delivered, but a wanted part (truth, say) never came
+        self.delivered_at: list[int] = []
+        self._open: OrderedDict[int, PairEntry] = OrderedDict()
+        self._closed: OrderedDict[int, tuple[bool, PairEntry]] = OrderedDict()  # stamp -> delivered, pair
+        self._early: OrderedDict[int, dict[str, tuple[object, int]]] = OrderedDict()
+
+    @property
+    def pending(self) -> int:
+        """Pairs sent whose answer neither came nor is overdue."""
+        return sum(self.answer not in entry.parts for entry in self._open.values())
+
+    @property
+    def finished(self) -> bool:
+        """All of `limit` pairs are closed."""
+        return self.limit > 0 and self.sent >= self.limit and not self._open
+
+    def announce(self, stamp: int, sent: int, name: str = "") -> PairEntry | None:
+        """A pair with this stamp was sent at `sent`. Returns its entry if everything wanted was there
+        already (announcements and answers travel on different topics)."""
+        if self.limit and self.sent >= self.limit:
+            return None
+        if stamp in self._open:  # a looping source whose clock starts again: the older one has had its time
+            self._close(self._open[stamp])
+        self.sent += 1
+        self._closed.pop(stamp, None)
+        self._open[stamp] = PairEntry(stamp, sent, name, self.sent)
+        complete = None
+        for part, (message, wall) in self._early.pop(stamp, {}).items():
+            complete = self.add(stamp, part, message, wall) or complete
+        return complete
+
+    def add(self, stamp: int, part: str, message: object, wall: int) -> PairEntry | None:
+        """A message came. Returns the pair's entry when it is complete now, else None."""
+        entry = self._open.get(stamp)
+        if entry is None:
+            self._add_without_entry(stamp, part, message, wall)
+            return None
+        if part == self.answer and part not in entry.parts:
+            self.delivered += 1
+            self.delivered_at.append(wall)
+        entry.parts[part] = message
+        entry.arrivals[part] = wall
+        if self.wanted <= entry.parts.keys():
+            del self._open[stamp]
+            self._remember(entry, delivered=True)
+            return entry
+        return None
+
+    def find(self, stamp: int) -> PairEntry | None:
+        """The pair with this stamp, open or closed not long ago; None for one that nobody announced."""
+        return self._open.get(stamp) or self._closed.get(stamp, (False, None))[1]
+
+    def expire(self, now: int) -> list[PairEntry]:
+        """Close the pairs whose time is up. Returns those that were delivered without every wanted part."""
+        overdue = [entry for entry in self._open.values() if now - entry.sent > self.timeout_ns]
+        return [entry for entry in overdue if self._close(entry)]
+
+    def rate(self, window: int = 20) -> float:
+        """Answers per second over the last `window` answers (NaN before the second)."""
+        times = self.delivered_at[-window:]
+        if len(times) < 2 or times[-1] <= times[0]:
+            return float("nan")
+        return (len(times) - 1) / ((times[-1] - times[0]) * 1e-9)
+
+    def _close(self, entry: PairEntry) -> bool:
+        del self._open[entry.stamp]
+        delivered = self.answer in entry.parts
+        if delivered:
+            self.incomplete += 1
+        else:
+            self.dropped += 1
+        self._remember(entry, delivered)
+        return delivered
+
+    def _add_without_entry(self, stamp: int, part: str, message: object, wall: int) -> None:
+        if stamp in self._closed:
+            delivered, closed = self._closed[stamp]
+            if part == self.answer and not delivered:
+                self._closed[stamp] = (True, closed)
+                self.dropped -= 1
+                self.delivered += 1
+                self.late += 1
+            return
+        if self.limit and self.sent >= self.limit:
+            return
+        early = self._early.setdefault(stamp, {})
+        early[part] = (message, wall)
+        while len(self._early) > EARLY:
+            _, forgotten = self._early.popitem(last=False)
+            self.unknown += self.answer in forgotten
+
+    def _remember(self, entry: PairEntry, delivered: bool) -> None:
+        # Without the messages, which may be megabytes.
+        self._closed[entry.stamp] = (delivered, replace(entry, parts={}))
+        while len(self._closed) > REMEMBERED:
+            self._closed.popitem(last=False)
+
+
+def percentiles(values: Collection[float]) -> dict[str, float]:
+    """Median, 95th and 99th percentile (NaN when empty)."""
+    if not values:
+        return {"p50": float("nan"), "p95": float("nan"), "p99": float("nan")}
+    p50, p95, p99 = np.percentile(np.asarray(list(values), dtype=np.float64), [50, 95, 99])
+    return {"p50": float(p50), "p95": float(p95), "p99": float(p99)}

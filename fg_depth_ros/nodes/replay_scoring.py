@@ -1,0 +1,265 @@
+"""Judging published disparity and depth, against truth or, without it, by how well the two images agree.
+
+No ROS import: arrays in, rows of measures out.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from fg_depth_ros.evaluation.classical import fill_holes_kitti
+from fg_depth_ros.evaluation.metrics import DepthTally, StereoTally
+from fg_depth_ros.geometry import (
+    StereoRig,
+    depth_to_disparity,
+    disparity_to_depth,
+    hidden_by_nearer,
+    warp_right_to_left,
+)
+
+ALL, FILLED, MASKED = "all pixels", "holes filled", "unmasked pixels"
+
+
+@dataclass(frozen=True)
+class PublishedPair:
+    """What came back for one pair, as arrays of H x W (x 3).
+
+    `depth` and `truth`: metres (float32, NaN none), truth may be None. `dense`: image disparity
+    `x_left - x_right` in pixels before any mask (float32, NaN where the method has no answer); `disparity`:
+    likewise, after the node's masks; both may be None. `left`, `right`: uint8 grey or RGB, or None.
+    """
+
+    name: str
+    rig: StereoRig
+    depth: np.ndarray
+    dense: np.ndarray | None = None
+    disparity: np.ndarray | None = None
+    truth: np.ndarray | None = None
+    left: np.ndarray | None = None
+    right: np.ndarray | None = None
+
+    @property
+    def answer(self) -> np.ndarray:
+        """The method's own answer, as far as it was published: image disparity, H x W pixels."""
+        if self.dense is not None:
+            return self.dense
+        return depth_to_disparity(self.depth, self.rig) if self.disparity is None else self.disparity
+
+
+@dataclass
+class _Row:
+    disparity: StereoTally = field(default_factory=StereoTally)
+    depth: DepthTally = field(default_factory=DepthTally)
+    pixels: int = 0
+
+    def __iadd__(self, other: _Row) -> _Row:
+        self.disparity += other.disparity
+        self.depth += other.depth
+        self.pixels += other.pixels
+        return self
+
+    def metrics(self) -> dict[str, float]:
+        depth = self.depth.metrics()
+        return {
+            **self.disparity.metrics(),
+            "density": 100.0 * self.disparity.answered / self.pixels if self.pixels else float("nan"),
+            "abs_rel": depth["abs_rel"],
+            "rmse": depth["rmse"],
+            "delta_1": depth["delta_1"],
+        }
+
+
+@dataclass
+class _Agreement:
+    """Sums of the measures that need no truth."""
+
+    pixels: int = 0
+    answered: int = 0
+    with_depth: int = 0
+    seen_by_both: int = 0
+    difference: float = 0.0
+
+    def __iadd__(self, other: _Agreement) -> _Agreement:
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+        return self
+
+    def metrics(self) -> dict[str, float]:
+        def percent(count: int) -> float:
+            return 100.0 * count / self.pixels if self.pixels else float("nan")
+
+        return {
+            "density": percent(self.answered),
+            "depth_density": percent(self.with_depth),
+            "seen_by_both": percent(self.seen_by_both),
+            "photometric": self.difference / self.seen_by_both if self.seen_by_both else float("nan"),
+        }
+
+
+@dataclass
+class _PairScore:
+    """Sums of one pair, and the checksum of the answer that they are of."""
+
+    checksum: int
+    rows: dict[str, _Row] = field(default_factory=dict)
+    agreement: _Agreement = field(default_factory=_Agreement)
+
+
+class ReplayScores:
+    """Gathers the scores of many published pairs. A pair that is played again counts once, with its last
+    answer, so that neither loops nor drops change a pair's weight.
+
+    With truth, up to three rows:
+
+    - `ALL`: the method's own answer on every pixel with truth; no answer counts as wrong in every percentage;
+    - `FILLED`: the same with its holes filled the KITTI devkit's way (only if there are holes);
+    - `MASKED`: what the node published as disparity and depth, judged where it published any; `density`
+      says how much of the pixels with truth that is.
+
+    Without truth, one row: density, `seen_by_both` (percent of pixels whose match lies in the right image and
+    is hidden by nothing nearer) and `photometric` (mean absolute difference of grey, 0 to 255, between those
+    pixels and their matches; it says that the matches look alike, not that they are right).
+    """
+
+    def __init__(self) -> None:
+        self._pairs: dict[str, _PairScore] = {}
+
+    @property
+    def names(self) -> set[str]:
+        """Of the pairs that were judged."""
+        return set(self._pairs)
+
+    def add(self, pair: PublishedPair) -> None:
+        """Judge one pair. The very same answer as before is not computed again: a looped replay then leaves
+        the processor to the node that is measured.
+
+        Raises:
+            ValueError: depth, disparity and truth differ in size; the message gives the sizes.
+        """
+        self._check(pair)
+        checksum = zlib.crc32(pair.answer.tobytes(), zlib.crc32(pair.depth.tobytes()))
+        before = self._pairs.get(pair.name)
+        if before is not None and before.checksum == checksum:
+            return
+        score = _PairScore(checksum)
+        if pair.truth is None:
+            score.agreement = self._agree(pair)
+        else:
+            score.rows = self._judge(pair, pair.truth)
+        self._pairs[pair.name] = score
+
+    def rows(self, names: Collection[str] | None = None) -> dict[str, dict[str, float]]:
+        """Measures by row name, over all pairs (or those of `names`), every pixel counted alike; one row `ALL`
+        without truth; empty when nothing was judged."""
+        chosen = [score for name, score in self._pairs.items() if names is None or name in names]
+        totals: dict[str, _Row] = {}
+        for score in chosen:
+            for name, row in score.rows.items():
+                total = totals.setdefault(name, _Row())
+                total += row
+        if not totals:
+            agreement = _Agreement()
+            for score in chosen:
+                agreement += score.agreement
+            return {ALL: agreement.metrics()} if chosen else {}
+        rows = {name: row.metrics() for name, row in totals.items()}
+        if rows[ALL]["density"] == 100.0:
+            rows.pop(FILLED, None)
+        return rows
+
+    def methods(self, model: str, names: Collection[str] | None = None) -> dict[str, dict[str, float]]:
+        """The same, named for a table of methods: `model` (or, where it leaves holes, `model unfilled` and
+        `model filled`) and `model masked`."""
+        rows = self.rows(names)
+        labels = {
+            ALL: f"{model} unfilled" if FILLED in rows else model,
+            FILLED: f"{model} filled",
+            MASKED: f"{model} masked",
+        }
+        return {labels[name]: metrics for name, metrics in rows.items()}
+
+    def write(self, path: Path) -> None:
+        """Write the sums per pair as JSON, for `read`."""
+        pairs = {name: {**asdict(score), "checksum": 0} for name, score in self._pairs.items()}
+        path.write_text(json.dumps(pairs), encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> ReplayScores:
+        """What `write` wrote. Raises OSError or ValueError for anything else."""
+        scores = cls()
+        try:
+            for name, pair in json.loads(path.read_text(encoding="utf-8")).items():
+                rows = {
+                    row: _Row(_stereo(v["disparity"]), _depth(v["depth"]), v["pixels"])
+                    for row, v in pair["rows"].items()
+                }
+                scores._pairs[name] = _PairScore(0, rows, _Agreement(**pair["agreement"]))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: no scores of replay_evaluator_node ({error!r})") from error
+        return scores
+
+    @staticmethod
+    def _check(pair: PublishedPair) -> None:
+        size = (pair.rig.height, pair.rig.width)
+        arrays = {"depth": pair.depth, "disparity": pair.disparity, "flow": pair.dense, "true depth": pair.truth}
+        for what, array in arrays.items():
+            if array is not None and array.shape != size:
+                raise ValueError(
+                    f"pair '{pair.name}': the {what} is {array.shape[1]}x{array.shape[0]} and the camera "
+                    f"{size[1]}x{size[0]}; truth and answer must have the size of the left image"
+                )
+
+    @staticmethod
+    def _judge(pair: PublishedPair, truth: np.ndarray) -> dict[str, _Row]:
+        expected = depth_to_disparity(truth, pair.rig)
+        pixels = int(np.isfinite(expected).sum())
+        rows = {}
+        for name, disparity in ((ALL, pair.answer), (FILLED, fill_holes_kitti(pair.answer))):
+            row = _Row(pixels=pixels)
+            row.disparity.add(disparity, expected)
+            row.depth.add(disparity_to_depth(disparity, pair.rig), truth)
+            rows[name] = row
+        masked = _Row(pixels=pixels)
+        published = depth_to_disparity(pair.depth, pair.rig) if pair.disparity is None else pair.disparity
+        masked.disparity.add(published, expected, valid_only=True)
+        masked.depth.add(pair.depth, np.where(np.isfinite(pair.depth), truth, np.float32(np.nan)))
+        return {**rows, MASKED: masked}
+
+    @staticmethod
+    def _agree(pair: PublishedPair) -> _Agreement:
+        disparity = pair.answer
+        result = _Agreement(
+            pixels=pair.depth.size,
+            answered=int(np.isfinite(disparity).sum()),
+            with_depth=int(np.isfinite(pair.depth).sum()),
+        )
+        if pair.left is None or pair.right is None:
+            return result
+        left, right = _grey(pair.left), _grey(pair.right)
+        warped, valid = warp_right_to_left(right, disparity)
+        judged = valid & ~hidden_by_nearer(disparity, 1.5)
+        result.seen_by_both = int(judged.sum())
+        result.difference = float(np.abs(warped[judged] - left[judged]).sum(dtype=np.float64))
+        return result
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    return grey.astype(np.float32)
+
+
+def _stereo(values: dict[str, Any]) -> StereoTally:
+    # JSON knows no numbers as keys.
+    return StereoTally(**{**values, "bad": {float(key): count for key, count in values["bad"].items()}})
+
+
+def _depth(values: dict[str, Any]) -> DepthTally:
+    return DepthTally(**{**values, "within": {int(key): count for key, count in values["within"].items()}})
