@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from fg_depth_ros.inference.allocation import keep_freed_memory
 from fg_depth_ros.networks import MODELS, CheckpointError, load_model
 from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE
 
@@ -129,6 +130,8 @@ class NetworkMatcher:
                 f"weights of '{model}'"
             )
         fold_batch_norm(network)
+        if self._device.type == "cpu":
+            keep_freed_memory()
         self._network = network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.name, self.sha256, self.device = model, card.sha256, str(self._device)
 

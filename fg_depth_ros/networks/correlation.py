@@ -49,17 +49,18 @@ def correlate_row(left: torch.Tensor, right: torch.Tensor, disparities: int) -> 
         ValueError: shapes differ, or ``disparities`` is below one.
 
     One matrix product per row compares all pairs of columns; the wanted diagonals are then lined up by reading the
-    flattened product with a row length longer by one.
+    flattened product with rows longer by one.
     """
     _check(left, right)
     if disparities < 1:
         raise ValueError(f"the number of disparities must be positive, got {disparities}")
     n, c, h, w = left.shape
-    rows_left = left.permute(0, 2, 3, 1)
+    rows_left = (left / c).permute(0, 2, 3, 1)
     rows_right = F.pad(right, (disparities - 1, 0)).permute(0, 2, 1, 3)
-    products = torch.matmul(rows_left, rows_right) / c  # N x H x W x (W + D - 1)
-    flat = F.pad(products.reshape(n, h, w * (w + disparities - 1)), (0, w))
-    lined_up = flat.view(n, h, w, w + disparities)[..., :disparities]
+    flat = torch.matmul(rows_left, rows_right).view(n, h, w * (w + disparities - 1))
+    # Row x of the longer rows begins at the product of x with x - (D - 1); the last one is not complete.
+    whole = flat[..., : (w - 1) * (w + disparities)].view(n, h, w - 1, w + disparities)[..., :disparities]
+    lined_up = torch.cat([whole, flat[..., None, -disparities:]], 2)
     return lined_up.flip(-1).permute(0, 3, 1, 2)
 
 
@@ -76,7 +77,7 @@ def correlate_near(left: torch.Tensor, right: torch.Tensor, radius: int) -> torc
     """
     _check(left, right)
     width = left.shape[-1]
-    padded = F.pad(right, (radius, radius))
+    left, padded = left.contiguous(), F.pad(right, (radius, radius))  # shifts along rows want rows in one piece
     maps = [(left * padded[..., 2 * radius - k : 2 * radius - k + width]).mean(1) for k in range(2 * radius + 1)]
     return torch.stack(maps, 1)
 
