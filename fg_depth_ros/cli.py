@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 from pathlib import Path
@@ -25,6 +26,18 @@ app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(synth_app, name="synth")
 
 console = Console()
+
+_BENCH_TABLES = {
+    "speed": ["latency_p50_ms", "latency_p95_ms", "throughput_hz", "memory_mib", "device_memory_mib"],
+    "node": [
+        "pairs_sent",
+        "pairs_delivered",
+        "pairs_unaccounted",
+        "published_p50_ms",
+        "inference_p50_ms",
+        "overhead_p50_ms",
+    ],
+}
 
 Model = Annotated[str, typer.Option(help="flownet_stereo or sgbm.")]
 Weights = Annotated[str, typer.Option(help="Weights file; default: the shipped weights.")]
@@ -142,7 +155,8 @@ def evaluate_stereo_command(
         sheets=sheets,
         console=Console(stderr=True),
     )
-    _show(report, json)
+    console.print(report.table())
+    _save(report, json)
     console.print("all pixels with truth; no answer counts as wrong; EPE over answered pixels", style="dim")
 
 
@@ -170,7 +184,12 @@ def bench(
             for one in sizes:
                 measured = bench_node(name, one, weights=weights if name != "sgbm" else "", device=device)
                 report.rows += measured.rows
-    _show(report, json)
+    for kind, columns in _BENCH_TABLES.items():
+        rows = [row for row in report.rows if row["kind"] == kind]
+        if rows:
+            shown = dataclasses.replace(report, rows=rows)
+            console.print(shown.table([c for c in columns if c in rows[0]["metrics"]], title=f"bench: {kind}"))
+    _save(report, json)
 
 
 @app.command()
@@ -279,8 +298,7 @@ def _identity(estimator: object) -> dict[str, str | None]:
     return {"name": estimator.model_name, "sha256": estimator.model_sha256 or None, "device": estimator.device}
 
 
-def _show(report: Report, json: Path | None) -> None:
-    console.print(report.table())
+def _save(report: Report, json: Path | None) -> None:
     if json is not None:
         report.write_json(json)
         console.print(f"report: {json}", highlight=False, soft_wrap=True)

@@ -38,6 +38,17 @@ _COLUMNS: dict[str, tuple[str, str]] = {
     "delta_3": ("delta<1.25^3", ".4f"),
     "depth_density": ("depth density %", ".1f"),
     "seconds": ("s/pair", ".3f"),
+    "latency_p50_ms": ("ms/pair", ".1f"),
+    "latency_p95_ms": ("95 %", ".1f"),
+    "throughput_hz": ("pairs/s", ".1f"),
+    "memory_mib": ("MiB", ".0f"),
+    "device_memory_mib": ("device MiB", ".0f"),
+    "pairs_sent": ("sent", ".0f"),
+    "pairs_delivered": ("delivered", ".0f"),
+    "pairs_unaccounted": ("unaccounted", ".0f"),
+    "published_p50_ms": ("stamp to depth ms", ".1f"),
+    "inference_p50_ms": ("model ms", ".1f"),
+    "overhead_p50_ms": ("overhead ms", ".1f"),
 }
 
 
