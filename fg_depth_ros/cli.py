@@ -155,7 +155,8 @@ def evaluate_stereo_command(
         sheets=sheets,
         console=Console(stderr=True),
     )
-    console.print(report.table())
+    columns = ["epe", "bad_1", "bad_2", "bad_3", "d1", "density", "abs_rel", "seconds"]
+    console.print(report.table(columns))
     _save(report, json)
     console.print("all pixels with truth; no answer counts as wrong; EPE over answered pixels", style="dim")
 

@@ -138,7 +138,7 @@ def _conv(cin: int, cout: int, kernel: int = 3, stride: int = 1, relu: bool = Tr
 
 
 def _planar(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
-    """A 1 x 1 convolution whose result lies channel by channel, as the softmax over taps wants it: one matrix product."""
+    """A 1 x 1 convolution as one matrix product; its result lies channel by channel, as a softmax over taps wants."""
     n, _, h, w = x.shape
     bias = conv.bias if conv.bias is not None else x.new_zeros(conv.out_channels)
     weight = conv.weight.flatten(1).expand(n, -1, -1)
