@@ -271,15 +271,18 @@ def train_stereo_command(
     ] = [],
 ) -> None:
     """Train the stereo network on synthetic scenes; resumable, and several processes under torchrun."""
+    from fg_depth_ros.data.datasets import open_stereo_sets
+    from fg_depth_ros.evaluation.stereo import watch_stereo
     from fg_depth_ros.training.stereo import StereoTraining, train_stereo
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     config = StereoTraining(
         out=str(out), photos=tuple(map(str, photos)), hours=hours, steps=steps, model=model, weights=weights,
         width=width, height=height, batch=batch, learning_rate=learning_rate, seed=seed, patterns=patterns,
-        precision=precision, workers=workers, validate_minutes=validate_minutes, real=tuple(map(str, real)),
+        precision=precision, workers=workers, validate_minutes=validate_minutes,
     )  # fmt: skip
-    console.print(str(train_stereo(config)))
+    watch = watch_stereo(open_stereo_sets(real)) if real else None
+    console.print(str(train_stereo(config, watch)))
 
 
 def _estimator(

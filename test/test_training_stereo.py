@@ -175,3 +175,36 @@ def test_unusable_settings_and_folders_are_named(tmp_path):
     (broken / "state.safetensors").write_bytes(b"cut off")
     with pytest.raises(CheckpointError, match=r"state\.safetensors is not a readable"):
         train_stereo(StereoTraining(out=str(broken), steps=1, **SMALL))
+
+
+def test_real_pairs_are_watched_and_written_down(tmp_path):
+    from pair_folders import write_pairs
+
+    from fg_depth_ros.data.datasets import open_stereo_sets
+    from fg_depth_ros.evaluation.stereo import evaluate_stereo, watch_stereo
+    from fg_depth_ros.inference import EstimatorConfig, StereoDepthEstimator
+
+    sets = open_stereo_sets([write_pairs(tmp_path / "street")])
+    best = train_stereo(StereoTraining(out=str(tmp_path / "run"), steps=1, **SMALL), watch_stereo(sets))
+    (row,) = [json.loads(line) for line in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()]
+    # The estimator with the weights that were kept says the same of these pairs.
+    estimator = StereoDepthEstimator(EstimatorConfig(weights=str(best)))
+    judged = evaluate_stereo(sets, {"kept": estimator}, show_progress=False).rows[0]["metrics"]
+    assert row["street/epe"] == pytest.approx(judged["epe"], rel=1e-3)
+    assert row["street/d1"] == pytest.approx(judged["d1"], abs=0.5)
+
+
+def test_a_folder_without_truth_cannot_be_watched(tmp_path):
+    from pair_folders import write_pairs
+
+    from fg_depth_ros.data.datasets import open_stereo_sets
+    from fg_depth_ros.evaluation.stereo import watch_stereo
+
+    with pytest.raises(FileError, match="street has no true disparity to watch"):
+        watch_stereo(open_stereo_sets([write_pairs(tmp_path / "street", truth=False)]))
+
+
+def test_mixed_precision_trains_on_a_cpu(tmp_path):
+    best = train_stereo(StereoTraining(out=str(tmp_path), steps=2, precision="bf16-mixed", **SMALL))
+    assert all(t.dtype != torch.bfloat16 for t in load_checkpoint(best)[0].values())  # the weights stay float32
+    assert (tmp_path / "tensorboard").is_dir()

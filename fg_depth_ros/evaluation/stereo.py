@@ -18,14 +18,16 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from torch import nn
 
 from fg_depth_ros.data.datasets import StereoSample
-from fg_depth_ros.data.formats import write_image
+from fg_depth_ros.data.formats import FileError, write_image
 from fg_depth_ros.evaluation import figures
 from fg_depth_ros.evaluation.classical import fill_holes_kitti
 from fg_depth_ros.evaluation.metrics import DepthTally, StereoTally, mean_metrics
 from fg_depth_ros.evaluation.report import Report
 from fg_depth_ros.geometry import disparity_to_depth
+from fg_depth_ros.inference import NetworkMatcher
 
 Aggregate = Literal["pooled", "per_image"]
 _SHEET_TILE_WIDTH = 400
@@ -123,6 +125,23 @@ def evaluate_stereo(
         names = ", ".join(datasets) or "none given"
         raise ValueError(f"no pair with true disparity in the data sets ({names}): nothing to evaluate against")
     return report
+
+
+def watch_stereo(datasets: Mapping[str, Sequence[StereoSample]]) -> Callable[[nn.Module], dict[str, float]]:
+    """A function that judges a stereo network while it is trained: "set/measure" -> figure.
+
+    The network is used as it is, on its device. Raises FileError, before any hours are spent, where a data set has
+    no pair with truth.
+    """
+    for name, samples in datasets.items():
+        if all(sample.truth_reader is None for sample in samples):
+            raise FileError(f"data set {name} has no true disparity to watch a training by")
+
+    def judge(network: nn.Module) -> dict[str, float]:
+        report = evaluate_stereo(datasets, {"network": NetworkMatcher(network, "network")}, show_progress=False)
+        return {f"{row['set']}/{m}": row["metrics"][m] for row in report.rows for m in ("epe", "bad_1", "bad_2", "d1")}
+
+    return judge
 
 
 def _judge(

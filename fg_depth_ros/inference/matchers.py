@@ -92,7 +92,7 @@ def create_matcher(
         raise ModelError(f"unknown model '{model}'; known: {', '.join(known_models())}")
     if model == "sgbm":
         return SgbmMatcher(max_disparity)
-    return NetworkMatcher(model, weights, device, precision)
+    return NetworkMatcher.load(model, weights, device, precision)
 
 
 def choose_device(device: str) -> torch.device:
@@ -113,13 +113,20 @@ def choose_device(device: str) -> torch.device:
 
 
 class NetworkMatcher:
-    """A stereo network from the registry."""
+    """A stereo network, wherever it lies and whatever weights it has."""
 
-    def __init__(self, model: str, weights: str | Path | None, device: str, precision: str) -> None:
-        """As ``create_matcher``."""
+    def __init__(self, network: nn.Module, name: str, sha256: str = "", precision: torch.dtype = torch.float32) -> None:
+        """``network``: in evaluation mode, on its device; not changed."""
+        self._network, self._precision = network, precision
+        self._device = next(network.parameters()).device
+        self.name, self.sha256, self.device = name, sha256, str(self._device)
+
+    @classmethod
+    def load(cls, model: str, weights: str | Path | None, device: str, precision: str) -> NetworkMatcher:
+        """As ``create_matcher``: a network with weights, made fast for inference."""
         if precision not in PRECISIONS:
             raise ModelError(f"unknown precision '{precision}'; known: {', '.join(PRECISIONS)}")
-        self._device, self._precision = choose_device(device), PRECISIONS[precision]
+        chosen = choose_device(device)
         try:
             network, card = load_model(weights or model)
         except CheckpointError as error:
@@ -130,10 +137,10 @@ class NetworkMatcher:
                 f"weights of '{model}'"
             )
         fold_batch_norm(network)
-        if self._device.type == "cpu":
+        if chosen.type == "cpu":
             keep_freed_memory()
-        self._network = network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.name, self.sha256, self.device = model, card.sha256, str(self._device)
+        network = network.to(chosen, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cls(network, model, card.sha256, PRECISIONS[precision])
 
     def match(self, left: np.ndarray, right: np.ndarray, min_disparity: int = 0) -> Match:
         """See ``Matcher``. Raises OutOfMemory."""

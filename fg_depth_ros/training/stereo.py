@@ -16,7 +16,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,13 @@ from fg_depth_ros.networks.registry import create_model, load_model
 from fg_depth_ros.training.feeding import SceneFeed
 from fg_depth_ros.training.losses import stereo_loss
 from fg_depth_ros.training.progress import ProgressLine
-from fg_depth_ros.training.real import RealPairs, validate_real
 from fg_depth_ros.training.state import load_state, save_state
 
 _LOG = logging.getLogger(__name__)
 _VALIDATION_SEED = 1_000_003
 _EMA_DECAY = 0.998
+
+Watch = Callable[[torch.nn.Module], dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,6 @@ class StereoTraining:
     """Processes that render scenes (CPU); on a GPU the device renders."""
     validate_minutes: float = 10.0
     validation_scenes: int = 24
-    real: tuple[str, ...] = ()
-    """Folders of real pairs with truth, watched during training, never trained on or selected by."""
 
     def __post_init__(self) -> None:
         if self.steps <= 0 and self.hours <= 0:
@@ -180,10 +179,11 @@ def schedule(progress: float) -> float:
 class Keeper(pl.Callback):
     """Validates, keeps the best and the last weights, and the state to go on from."""
 
-    def __init__(self, config: StereoTraining, photos: Sequence[Path], validation: list[StereoBatch]) -> None:
-        self.config, self.photos, self.validation = config, photos, validation
+    def __init__(
+        self, config: StereoTraining, photos: Sequence[Path], validation: list[StereoBatch], watch: Watch | None
+    ) -> None:
+        self.config, self.photos, self.validation, self.watch = config, photos, validation, watch
         self.out = Path(config.out)
-        self.real = RealPairs.open(config.real)
         self.best = math.inf
         self._next = time.monotonic() + 60 * config.validate_minutes
 
@@ -202,7 +202,8 @@ class Keeper(pl.Callback):
         if not trainer.is_global_zero:
             return
         figures = validate_synthetic(module.average, self.validation, module.device)
-        figures.update(validate_real(module.average, self.real, module.device))
+        if self.watch:
+            figures.update(self.watch(module.average))
         if trainer.logger:
             trainer.logger.log_metrics({f"val/{k}": v for k, v in figures.items()}, module.steps_done)
         card = ModelCard(self.config.model, module.options, "", self.describe(module, trainer.world_size, figures))
@@ -257,11 +258,16 @@ def validate_synthetic(
     return {"synthetic/epe": epe, "synthetic/bad1": 100 * bad1, "synthetic/bad2": 100 * bad2}
 
 
-def train_stereo(config: StereoTraining) -> Path:
+def train_stereo(config: StereoTraining, watch: Watch | None = None) -> Path:
     """Run (or go on with) a training; returns the path of the best weights.
 
+    Args:
+        config: what to do.
+        watch: figures of the network on anything else, such as real pairs; written down at every validation, and
+            neither trained on nor selected by.
+
     Raises:
-        FileError: photo or validation folders that cannot be used.
+        FileError: photo folders that cannot be used.
         CheckpointError: a state in ``out`` that belongs to another training.
         FloatingPointError: a loss that is not finite.
     """
@@ -273,7 +279,7 @@ def train_stereo(config: StereoTraining) -> Path:
     module = StereoModule(config)
     held_out = StereoSceneGenerator(atlas, config.width, config.height, config.seed + _VALIDATION_SEED)
     validation = [held_out.batch([i]) for i in range(config.validation_scenes)]
-    keeper = Keeper(config, photos, validation)
+    keeper = Keeper(config, photos, validation, watch)
     trainer = pl.Trainer(
         default_root_dir=out,
         logger=TensorBoardLogger(str(out), name="", version="tensorboard"),
