@@ -109,7 +109,7 @@ def infer(
             failed += 1
             continue
         if sample.rig is None:
-            paths = write_disparity(estimator.match(*images), out, sample.name)
+            paths = write_disparity(estimator.disparity(*images), out, sample.name)
             note = "disparity only: no calibration (give --calib)"
         else:
             estimate = estimator.estimate(*images, sample.rig)
@@ -136,6 +136,7 @@ def evaluate_stereo_command(
     """Learned stereo, SGBM with filled holes and SGBM with its density, on pairs with true disparity."""
     from fg_depth_ros.data import datasets
     from fg_depth_ros.evaluation import StereoMethod, evaluate_stereo
+    from fg_depth_ros.geometry import complete_occluded, fill_holes_kitti
 
     sets = {"Motorcycle": [datasets.motorcycle()]} if motorcycle else {}
     sets.update(datasets.open_stereo_sets(data))
@@ -143,10 +144,13 @@ def evaluate_stereo_command(
     for path in weights or [""]:
         estimator = _estimator(model, path, device, precision, inference_scale=scale)
         name = estimator.model_name + (f" {Path(path).stem}" if len(weights) > 1 else "")
-        methods[name] = StereoMethod(estimator)
-    first = next(iter(methods.values())).matcher
+        if model == "sgbm":
+            continue  # stands in the table anyway
+        methods[name] = StereoMethod(estimator, fill=complete_occluded)
+        methods[f"{name} raw"] = StereoMethod(estimator)
     sgbm = _estimator("sgbm")
-    methods |= {"SGBM filled": StereoMethod(sgbm, fill=True), "SGBM unfilled": StereoMethod(sgbm)}
+    first = next(iter(methods.values())).matcher if methods else sgbm
+    methods |= {"SGBM filled": StereoMethod(sgbm, fill=fill_holes_kitti), "SGBM unfilled": StereoMethod(sgbm)}
     report = evaluate_stereo(
         sets,
         methods,

@@ -119,7 +119,7 @@ def test_evaluate_stereo_writes_the_report(run, tmp_path):
     assert content["schema"] == "fg_depth_report/1"
     assert content["model"]["name"] == "flownet_stereo" and len(content["model"]["sha256"]) == 64
     methods = {row["method"]: row["metrics"] for row in content["rows"]}
-    assert set(methods) == {"flownet_stereo", "SGBM filled", "SGBM unfilled"}
+    assert set(methods) == {"flownet_stereo", "flownet_stereo raw", "SGBM filled", "SGBM unfilled"}
     assert methods["SGBM filled"]["density"] == 100 > methods["SGBM unfilled"]["density"]
     assert cv2.imread(str(tmp_path / "sheets" / "Motorcycle.png")) is not None
 

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fg_depth_ros.evaluation import DepthTally, StereoTally, fill_holes_kitti
+from fg_depth_ros.evaluation import DepthTally, StereoTally
 from fg_depth_ros.evaluation.metrics import garg_mask, mean_metrics
+from fg_depth_ros.geometry import fill_holes_kitti
 
 NAN = np.nan
 TRUTH = np.array([[10.0, 100.0, 100.0, 10.0, NAN, 50.0, 20.0, 30.0]])

@@ -11,6 +11,7 @@ from pair_folders import FAR, NEAR, planes, write_pairs
 from fg_depth_ros.data.datasets import motorcycle, open_stereo_folder
 from fg_depth_ros.data.formats import read_image
 from fg_depth_ros.evaluation import StereoMethod, evaluate_stereo
+from fg_depth_ros.geometry import fill_holes_kitti
 from fg_depth_ros.inference import EstimatorConfig, StereoDepthEstimator
 
 ROWS = 92  # of 96: the first four have no truth
@@ -44,7 +45,7 @@ def test_known_errors_give_known_numbers(tmp_path):
     matcher = FakeMatcher(2.5)
     methods = {
         "unfilled": matcher,
-        "filled": StereoMethod(matcher, fill=True),
+        "filled": StereoMethod(matcher, fill=fill_holes_kitti),
         "valid": StereoMethod(matcher, valid_only=True),
     }
     report = evaluate(tmp_path, methods, model={"name": "fake", "sha256": "0"})
@@ -125,7 +126,7 @@ def test_classical_stereo_on_the_real_pair_is_as_good_as_it_is_known_to_be():
     sgbm = StereoDepthEstimator(EstimatorConfig(model="sgbm"))
     report = evaluate_stereo(
         {"Motorcycle": [motorcycle()]},
-        {"filled": StereoMethod(sgbm, fill=True), "unfilled": sgbm},
+        {"filled": StereoMethod(sgbm, fill=fill_holes_kitti), "unfilled": sgbm},
         show_progress=False,
     )
     filled, unfilled = metrics_of(report, "filled"), metrics_of(report, "unfilled")

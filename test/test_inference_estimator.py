@@ -66,6 +66,18 @@ def test_labels_name_the_first_reason():
     assert (estimate.mask == (labels == Label.VALID)).all()
 
 
+def test_a_dense_answer_is_completed_and_holes_are_kept():
+    matched = np.full((32, 64), 8.0, np.float32)
+    matched[3, 40:42] = 20.0  # hides what lands on the right columns 20 to 21
+    matched[3, 28] = 7.5
+    estimate = estimate_with(matched)
+    assert estimate.disparity[3, 28] == 8.0  # the background beside it
+    assert estimate.matched[3, 28] == 7.5
+    assert np.isnan(estimate.depth[3, 28])  # completed for looks, never called valid
+    matched[10, 10] = np.nan
+    assert np.isnan(estimate_with(matched).disparity[10, 10])
+
+
 def test_two_pass_check_compares_both_views():
     right_view = np.full((32, 64), 8.0, np.float32)
     right_view[:, 20:30] = 13.0

@@ -1,6 +1,5 @@
 """Metrics, classical baselines, evaluation of data sets, reports and figures."""
 
-from fg_depth_ros.evaluation.classical import fill_holes_kitti
 from fg_depth_ros.evaluation.metrics import STEREO_THRESHOLDS, DepthTally, StereoTally
 from fg_depth_ros.evaluation.report import Report, read_report
 from fg_depth_ros.evaluation.stereo import StereoMethod, evaluate_stereo
@@ -12,6 +11,5 @@ __all__ = [
     "StereoMethod",
     "StereoTally",
     "evaluate_stereo",
-    "fill_holes_kitti",
     "read_report",
 ]

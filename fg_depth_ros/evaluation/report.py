@@ -38,6 +38,8 @@ _COLUMNS: dict[str, tuple[str, str]] = {
     "delta_3": ("delta<1.25^3", ".4f"),
     "depth_density": ("depth density %", ".1f"),
     "seconds": ("s/pair", ".3f"),
+}
+_SPEED_COLUMNS: dict[str, tuple[str, str]] = {
     "latency_p50_ms": ("ms/pair", ".1f"),
     "latency_p95_ms": ("95 %", ".1f"),
     "throughput_hz": ("pairs/s", ".1f"),
@@ -100,7 +102,7 @@ class Report:
         table.add_column("set")
         table.add_column("method")
         for name in names:
-            table.add_column(_COLUMNS.get(name, (name, ""))[0], justify="right")
+            table.add_column(_column(name)[0], justify="right")
         previous = None
         for row in self.rows:
             if previous is not None and row["set"] != previous:
@@ -113,7 +115,7 @@ class Report:
     def markdown(self, columns: list[str] | None = None) -> str:
         """The same table as Markdown, for documents."""
         names = columns or self._measures()
-        heads = ["set", "method", *(_COLUMNS.get(name, (name, ""))[0] for name in names)]
+        heads = ["set", "method", *(_column(name)[0] for name in names)]
         lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * len(names)]
         for row in self.rows:
             cells = [_formatted(name, row["metrics"].get(name)) for name in names]
@@ -152,7 +154,12 @@ def software_versions() -> dict[str, str]:
 def _formatted(name: str, value: float | None) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
-    return format(value, _COLUMNS.get(name, ("", ".4g"))[1])
+    return format(value, _column(name)[1])
+
+
+def _column(name: str) -> tuple[str, str]:
+    """Heading and number format of a measure."""
+    return _COLUMNS.get(name) or _SPEED_COLUMNS.get(name) or (name, ".4g")
 
 
 def _json_ready(value: Any) -> Any:

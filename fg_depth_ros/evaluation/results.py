@@ -9,17 +9,16 @@ import numpy as np
 from fg_depth_ros.data.formats import write_image, write_kitti_disparity, write_pfm, write_ply, write_png_depth
 from fg_depth_ros.evaluation import figures
 from fg_depth_ros.geometry import organised_points
-from fg_depth_ros.inference import Match, StereoEstimate
+from fg_depth_ros.inference import StereoEstimate
 
 
-def write_disparity(match: Match, folder: Path, name: str) -> list[Path]:
+def write_disparity(disparity: np.ndarray, folder: Path, name: str) -> list[Path]:
     """Disparity alone, for pairs without calibration: ``.pfm``, KITTI's 16-bit PNG, a coloured picture.
 
     ``.pfm`` marks pixels without answer as +inf (Middlebury), the PNG as 0 (KITTI).
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}_disparity{end}" for end in (".pfm", ".png", "_colour.png")]
-    disparity = match.disparity
     write_pfm(paths[0], np.where(np.isfinite(disparity), disparity, np.float32(np.inf)))
     write_kitti_disparity(paths[1], np.where(disparity > 0, disparity, np.float32(np.nan)))
     write_image(paths[2], figures.colour_disparity(disparity))
@@ -38,7 +37,7 @@ def write_estimate(estimate: StereoEstimate, left: np.ndarray, folder: Path, nam
     Returns:
         The paths written.
     """
-    paths = write_disparity(Match(estimate.disparity, estimate.disparity_sigma), folder, name)
+    paths = write_disparity(estimate.disparity, folder, name)
     depth = estimate.depth
     ends = ("_depth.npy", "_depth.png", "_depth_colour.png", "_labels.png", "_cloud.ply")
     npy, png, colour, labels, cloud = (folder / f"{name}{end}" for end in ends)

@@ -23,7 +23,6 @@ from torch import nn
 from fg_depth_ros.data.datasets import StereoSample
 from fg_depth_ros.data.formats import FileError, write_image
 from fg_depth_ros.evaluation import figures
-from fg_depth_ros.evaluation.classical import fill_holes_kitti
 from fg_depth_ros.evaluation.metrics import DepthTally, StereoTally, mean_metrics
 from fg_depth_ros.evaluation.report import Report
 from fg_depth_ros.geometry import disparity_to_depth
@@ -52,8 +51,9 @@ class StereoMethod:
     matcher: _Matcher | Match
     """An object with `match(left, right)` whose result has `.disparity` (a StereoDepthEstimator), or a
     function (left, right) -> disparity; uint8 RGB HxWx3 in, HxW pixels out, NaN = no answer."""
-    fill: bool = False
-    """Fill holes the KITTI devkit's way (`fill_holes_kitti`)."""
+    fill: Callable[[np.ndarray], np.ndarray] | None = None
+    """What completes the answer: `geometry.fill_holes_kitti` for a method that leaves holes,
+    `geometry.complete_occluded` for a dense one, as `StereoEstimate.disparity` does."""
     valid_only: bool = False
     """Judge answered pixels only; the row's method should say so."""
 
@@ -164,7 +164,7 @@ def _judge(
                 "a method answers at the size of its input"
             )
         if line.fill:
-            disparity = fill_holes_kitti(disparity)
+            disparity = line.fill(disparity)
         first = disparity if first is None else first
         score = scores[name]
         score.seconds += seconds

@@ -78,33 +78,40 @@ class EstimatorConfig:
 class StereoEstimate:
     """Everything known about one pair, in the left camera's view. Depth and masks are worked out when first asked for.
 
-    ``disparity``: H x W float32 px, x_left - x_right, unmasked; NaN where the method has no answer.
+    ``matched``: H x W float32 px, x_left - x_right, what the method answered; NaN where it has no answer.
     ``disparity_sigma``: H x W float32 px, one standard deviation, or None where the method does not know.
     ``seconds``: time the matching took.
     """
 
     rig: StereoRig
-    disparity: np.ndarray
+    matched: np.ndarray
     disparity_sigma: np.ndarray | None
     right_disparity: np.ndarray | None
     config: EstimatorConfig
     seconds: float
 
     @cached_property
+    def disparity(self) -> np.ndarray:
+        """H x W float32 px, x_left - x_right, not masked. A dense answer is completed where the right camera cannot
+        see (``geometry.complete_occluded``); a method that leaves holes keeps them, NaN.
+        """
+        return _completed(self.matched, self.config)
+
+    @cached_property
     def labels(self) -> np.ndarray:
         """H x W uint8, one ``geometry.Label`` a pixel."""
         config, mismatch, unsure = self.config, None, None
         if self.right_disparity is not None:
-            mismatch = geometry.left_right_mismatch(self.disparity, self.right_disparity, config.left_right_threshold)
+            mismatch = geometry.left_right_mismatch(self.matched, self.right_disparity, config.left_right_threshold)
         elif config.left_right_check == "one_pass":
-            mismatch = geometry.hidden_by_nearer(self.disparity, config.left_right_threshold)
+            mismatch = geometry.hidden_by_nearer(self.matched, config.left_right_threshold)
         if config.max_sigma > 0 and self.disparity_sigma is not None:
             unsure = self.disparity_sigma > config.max_sigma
         return geometry.label_pixels(
             self._raw_depth,
             min_depth=config.min_depth,
             max_depth=config.max_depth,
-            leaves=geometry.leaves_image(self.disparity),
+            leaves=geometry.leaves_image(self.matched),
             mismatch=mismatch,
             unsure=unsure,
         )
@@ -133,7 +140,7 @@ class StereoEstimate:
 
     @cached_property
     def _raw_depth(self) -> np.ndarray:
-        return geometry.disparity_to_depth(self.disparity, self.rig)
+        return geometry.disparity_to_depth(self.matched, self.rig)
 
 
 class StereoDepthEstimator:
@@ -201,8 +208,12 @@ class StereoDepthEstimator:
         seconds = time.perf_counter() - began
         return StereoEstimate(rig, found.disparity, found.sigma, right_disparity, self.config, seconds)
 
+    def disparity(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """``StereoEstimate.disparity`` of a pair without calibration; images and errors as for ``match``."""
+        return _completed(self.match(left, right).disparity, self.config)
+
     def match(self, left: np.ndarray, right: np.ndarray) -> Match:
-        """Disparity alone, at the images' own size, matched at ``inference_scale``.
+        """What the method answers, at the images' own size, matched at ``inference_scale``; nothing is completed.
 
         Images as for ``estimate``. Raises OutOfMemory.
         """
@@ -220,6 +231,12 @@ class StereoDepthEstimator:
             return cv2.resize(field, (width, height), interpolation=cv2.INTER_LINEAR) * np.float32(back)
 
         return Match(enlarge(found.disparity), None if found.sigma is None else enlarge(found.sigma))
+
+
+def _completed(matched: np.ndarray, config: EstimatorConfig) -> np.ndarray:
+    if config.left_right_check == "off" or np.isnan(matched).any():
+        return matched
+    return geometry.complete_occluded(matched, config.left_right_threshold)
 
 
 def _check_pair(left: np.ndarray, right: np.ndarray, rig: StereoRig) -> None:

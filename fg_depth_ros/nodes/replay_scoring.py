@@ -15,12 +15,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fg_depth_ros.evaluation.classical import fill_holes_kitti
 from fg_depth_ros.evaluation.metrics import DepthTally, StereoTally
 from fg_depth_ros.geometry import (
     StereoRig,
     depth_to_disparity,
     disparity_to_depth,
+    fill_holes_kitti,
     hidden_by_nearer,
     warp_right_to_left,
 )

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from fg_depth_ros.networks.flownet_stereo import StereoPrediction
 
-OCCLUDED_WEIGHT = 0.4
+OCCLUDED_WEIGHT = 1.0
 _LINEAR_UP_TO = 4.0  # px; larger errors weigh ever less, or the few hopeless pixels would lead the rest
 _PEAK_SCALE = 0.35  # Laplace scale of the target distribution over hypotheses, in hypotheses
 

@@ -1,8 +1,21 @@
-"""What classical stereo needs before it can be judged on all pixels: an answer in every one of them."""
+"""An answer for every pixel: holes and half-occlusions take the background beside them."""
 
 from __future__ import annotations
 
 import numpy as np
+
+from fg_depth_ros.geometry.masks import hidden_by_nearer, leaves_image
+
+
+def complete_occluded(disparity: np.ndarray, threshold: float = 1.5) -> np.ndarray:
+    """A dense disparity map HxW with the pixels that the right camera cannot see filled from the background; new.
+
+    What stands behind a nearer surface or outside the right image cannot be matched, so an answer there is a guess;
+    the surface that is half hidden is the farther one beside it. `threshold`: as for `hidden_by_nearer`, px. Holes
+    (NaN) are filled too.
+    """
+    unseen = hidden_by_nearer(disparity, threshold) | leaves_image(disparity)
+    return fill_holes_kitti(np.where(unseen, np.float32(np.nan), disparity))
 
 
 def fill_holes_kitti(disparity: np.ndarray) -> np.ndarray:
