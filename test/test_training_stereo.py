@@ -19,7 +19,7 @@ from fg_depth_ros.data.textures import TextureAtlas
 from fg_depth_ros.networks import CheckpointError, StereoPrediction, load_checkpoint, load_model
 from fg_depth_ros.networks.checkpoint import load_tensors
 from fg_depth_ros.training.feeding import SceneFeed
-from fg_depth_ros.training.losses import OCCLUDED_WEIGHT, hypothesis_distribution, stereo_loss
+from fg_depth_ros.training.losses import hypothesis_distribution, stereo_loss
 from fg_depth_ros.training.stereo import StereoTraining, schedule, train_stereo
 
 SMALL = {
@@ -49,8 +49,7 @@ def prediction_of(disparity, log_scale=0.0):
 
 def test_stereo_loss_by_hand():
     truth = torch.full((1, 1, 8, 8), 5.0)
-    nothing_hidden = torch.zeros_like(truth, dtype=torch.bool)
-    loss, parts = stereo_loss(prediction_of(truth + 3.0, log_scale=math.log(2.0)), truth, nothing_hidden, 32)
+    loss, parts = stereo_loss(prediction_of(truth + 3.0, log_scale=math.log(2.0)), truth, 32)
     # robust L1 of 3 px: 4 ln(1 + 3/4); full once, middle half; flat logits over 8: ln 8; -ln L: ln 2 + 3/2
     robust = 4 * math.log(1.75)
     assert loss.item() == pytest.approx(1.5 * robust + math.log(8) + 0.1 * (math.log(2) + 1.5), rel=1e-4)
@@ -58,19 +57,15 @@ def test_stereo_loss_by_hand():
     assert parts["bad2"].item() == pytest.approx(100.0)
 
 
-def test_occluded_pixels_weigh_less_and_far_ones_nothing():
+def test_pixels_beyond_the_search_range_count_nothing():
     truth = torch.full((1, 1, 8, 16), 5.0)
-    hidden = torch.zeros_like(truth, dtype=torch.bool)
-    hidden[..., 8:] = True
-    answer = truth.clone()
-    answer[..., 8:] += 3.0
-    loss, _ = stereo_loss(prediction_of(answer), truth, hidden, 32)
-    clean, _ = stereo_loss(prediction_of(truth), truth, hidden, 32)
-    share = OCCLUDED_WEIGHT / (1 + OCCLUDED_WEIGHT)
-    assert (loss - clean).item() == pytest.approx(share * (1.5 * 4 * math.log(1.75) + 0.1 * 3.0), rel=1e-4)
+    near, _ = stereo_loss(prediction_of(truth + 1.0), truth, 32)
     truth[..., 8:] = 40.0  # beyond the search range of 32 px
-    loss, parts = stereo_loss(prediction_of(truth - 7 * (truth > 32)), truth, hidden, 32)
-    assert parts["epe"].item() == 0
+    answer = truth + 1.0
+    answer[..., 8:] = 3.0
+    loss, parts = stereo_loss(prediction_of(answer), truth, 32)
+    assert loss.item() == pytest.approx(near.item(), rel=1e-5)
+    assert parts["epe"].item() == pytest.approx(1.0)
 
 
 def test_schedule_warms_up_and_falls():
@@ -128,9 +123,7 @@ def test_a_run_learns(tmp_path):
     optimizer = torch.optim.AdamW(net.parameters(), 2e-3)
     errors = []
     for _ in range(25):
-        loss, parts = stereo_loss(
-            net(batch.left.float() / 255, batch.right.float() / 255), batch.disparity, batch.occluded, 64
-        )
+        loss, parts = stereo_loss(net(batch.left.float() / 255, batch.right.float() / 255), batch.disparity, 64)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

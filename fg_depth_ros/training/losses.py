@@ -7,13 +7,12 @@ from torch.nn import functional as F
 
 from fg_depth_ros.networks.flownet_stereo import StereoPrediction
 
-OCCLUDED_WEIGHT = 1.0
 _LINEAR_UP_TO = 4.0  # px; larger errors weigh ever less, or the few hopeless pixels would lead the rest
 _PEAK_SCALE = 0.35  # Laplace scale of the target distribution over hypotheses, in hypotheses
 
 
 def stereo_loss(
-    prediction: StereoPrediction, disparity: torch.Tensor, occluded: torch.Tensor, max_disparity: int
+    prediction: StereoPrediction, disparity: torch.Tensor, max_disparity: int
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Loss of a training-mode prediction against exact disparity.
 
@@ -23,8 +22,8 @@ def stereo_loss(
 
     Args:
         prediction: of a network in training mode.
-        disparity: N x 1 x H x W px.
-        occluded: N x 1 x H x W bool; such pixels weigh ``OCCLUDED_WEIGHT``.
+        disparity: N x 1 x H x W px; pixels that the right camera does not see count like all others, since an answer
+            is wanted there too.
         max_disparity: pixels from here on are left out.
 
     Returns:
@@ -32,7 +31,8 @@ def stereo_loss(
     """
     if prediction.coarse is None or prediction.middle is None:
         raise ValueError("stereo_loss needs the prediction of a network in training mode")
-    weight = torch.where(occluded, OCCLUDED_WEIGHT, 1.0) * (disparity < max_disparity - 1)
+    within = disparity < max_disparity - 1
+    weight = within.to(disparity.dtype)
     total = weight.sum().clamp(min=1)
     error = (prediction.disparity - disparity).abs()
     final = (_robust(error) * weight).sum() / total
@@ -45,12 +45,11 @@ def stereo_loss(
     log_scale = prediction.log_scale.clamp(-4, 5)
     likelihood = ((log_scale + error.detach() * torch.exp(-log_scale)) * weight).sum() / total
     loss = final + 0.5 * middle + 1.0 * coarse + 0.1 * likelihood
-    counted = disparity < max_disparity - 1
     parts = {
         "loss": loss,
         "coarse": coarse,
-        "epe": error[counted].mean(),
-        "bad2": 100 * (error[counted] > 2).float().mean(),
+        "epe": error[within].mean(),
+        "bad2": 100 * (error[within] > 2).float().mean(),
     }
     return loss, {name: value.detach() for name, value in parts.items()}
 

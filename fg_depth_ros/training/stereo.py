@@ -144,7 +144,6 @@ class StereoModule(pl.LightningModule):
         loss, self.latest = stereo_loss(
             prediction,
             batch.disparity,
-            batch.occluded,
             int(self.model.max_disparity),  # type: ignore[arg-type]
         )
         if not torch.isfinite(loss):
