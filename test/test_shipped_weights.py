@@ -1,0 +1,54 @@
+"""What the shipped weights reach on real pairs: bounds a little above what was measured, to notice a worse file."""
+
+from __future__ import annotations
+
+import pytest
+
+from fg_depth_ros.data.datasets import motorcycle, open_stereo_folder
+from fg_depth_ros.evaluation import StereoMethod, evaluate_stereo
+from fg_depth_ros.geometry import complete_occluded
+from fg_depth_ros.inference import EstimatorConfig, StereoDepthEstimator
+from fg_depth_ros.networks import load_model
+
+# Folder below the public stereo sets: end-point error px, bad-2 %, D1 %.
+BOUNDS = {
+    "motorcycle": (1.55, 10.0, 8.0),
+    "kitti2015": (1.95, 15.2, 10.2),
+    "middlebury2005": (2.15, 18.5, 14.5),
+    "middlebury2006": (1.6, 13.4, 9.8),
+}
+
+
+def judged(samples):
+    estimator = StereoDepthEstimator(EstimatorConfig())
+    method = StereoMethod(estimator, fill=complete_occluded)
+    return evaluate_stereo({"set": samples}, {"net": method}, show_progress=False).rows[0]["metrics"]
+
+
+def test_motorcycle():
+    metrics = judged([motorcycle()])
+    epe, bad2, d1 = BOUNDS["motorcycle"]
+    assert metrics["epe"] < epe
+    assert metrics["bad_2"] < bad2
+    assert metrics["d1"] < d1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in BOUNDS if name != "motorcycle"])
+def test_public_sets(shared_data, name):
+    metrics = judged(open_stereo_folder(shared_data / "stereo" / name))
+    epe, bad2, d1 = BOUNDS[name]
+    assert metrics["epe"] < epe
+    assert metrics["bad_2"] < bad2
+    assert metrics["d1"] < d1
+
+
+def test_the_file_tells_its_history():
+    network, card = load_model("flownet_stereo")
+    assert sum(p.numel() for p in network.parameters()) < 5_000_000
+    history = card.description
+    assert history["licence"] == "Apache-2.0"
+    assert history["pairs"] > 0 and history["hours"] > 0
+    assert history["command"].startswith("fg-depth train stereo")
+    assert set(history["photo_sources"]) == set(history["photo_licences"])
+    assert not any("kitti" in str(value).lower() for value in (history["data"], history["photo_sources"]))
