@@ -54,7 +54,7 @@ def demo(
     model: Model = "flownet_stereo",
     pairs: Annotated[str, typer.Option(help="Folder of your own pairs; default: the Motorcycle pair.")] = "motorcycle",
     seconds: Annotated[float, typer.Option(help="How long each model runs.")] = 8.0,
-    rate: Annotated[float, typer.Option(help="Pairs per second.")] = 5.0,
+    rate: Annotated[float, typer.Option(help="Pairs per second.")] = 3.0,
     out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("fg_depth_demo.png"),
     width: Annotated[int, typer.Option(help="Resize the pairs to this width; 0 = as they are.")] = 0,
     weights: Weights = "",

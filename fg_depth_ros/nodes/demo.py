@@ -92,7 +92,7 @@ def run_demo(
     model: str = "flownet_stereo",
     pairs: str = MOTORCYCLE,
     seconds: float = 8.0,
-    rate: float = 5.0,
+    rate: float = 3.0,
     out: str | Path = "fg_depth_demo.png",
     json: str | Path | None = None,
     *,
