@@ -108,7 +108,8 @@ class StereoOutputs:
 
     def _disparity(self, estimate: StereoEstimate, left: np.ndarray, pair: Pair, header: Header) -> DisparityImage:
         return messages.disparity_message(
-            np.where(estimate.mask, estimate.disparity, np.float32(np.nan)),
+            # What is masked needs no completing.
+            np.where(estimate.mask, estimate.matched, np.float32(np.nan)),
             estimate.rig,
             header,
             min_depth=self._settings["min_depth"],
