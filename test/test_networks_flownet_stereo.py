@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from fg_depth_ros.networks import create_model
-from fg_depth_ros.networks.flownet_stereo import expected_hypothesis, upsample_convex, warp_along_row
+from fg_depth_ros.networks.blocks import upsample_convex
+from fg_depth_ros.networks.flownet_stereo import expected_hypothesis, warp_along_row
 
 
 def test_expected_hypothesis_reads_between_two_hypotheses():
@@ -47,10 +48,10 @@ def test_the_compact_net_is_compact():
 def test_shapes_and_range_for_any_multiple_of_16():
     torch.manual_seed(0)
     net = create_model("flownet_stereo", max_disparity=64).eval()
-    left, right = torch.rand(2, 3, 48, 80), torch.rand(2, 3, 48, 80)
+    left, right = torch.rand(2, 3, 64, 96), torch.rand(2, 3, 64, 96)
     with torch.no_grad():
         answer = net(left, right)
-    assert answer.disparity.shape == answer.log_scale.shape == (2, 1, 48, 80)
+    assert answer.disparity.shape == answer.log_scale.shape == (2, 1, 64, 96)
     assert (answer.disparity >= 0).all()
     assert torch.isfinite(answer.log_scale).all()
 
@@ -79,7 +80,7 @@ def test_exports_to_onnx_with_the_same_numbers(tmp_path):
     pytest.importorskip("onnxscript")
     torch.manual_seed(2)
     net = create_model("flownet_stereo", max_disparity=64).eval()
-    pair = (torch.rand(1, 3, 48, 96), torch.rand(1, 3, 48, 96))
+    pair = (torch.rand(1, 3, 64, 96), torch.rand(1, 3, 64, 96))
 
     class Answer(torch.nn.Module):
         def forward(self, left, right):

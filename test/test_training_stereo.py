@@ -16,15 +16,15 @@ pytest.importorskip("pytorch_lightning")
 from fg_depth_ros.data.formats import FileError
 from fg_depth_ros.data.synthetic import StereoSceneGenerator
 from fg_depth_ros.data.textures import TextureAtlas
-from fg_depth_ros.networks import CheckpointError, StereoPrediction, load_checkpoint, load_model
-from fg_depth_ros.networks.checkpoint import load_tensors
+from fg_depth_ros.networks import CheckpointError, StereoPrediction, create_model, load_checkpoint, load_model
+from fg_depth_ros.networks.checkpoint import ModelCard, load_tensors, save_checkpoint
 from fg_depth_ros.training.feeding import SceneFeed
 from fg_depth_ros.training.losses import hypothesis_distribution, stereo_loss
-from fg_depth_ros.training.stereo import StereoTraining, schedule, train_stereo
+from fg_depth_ros.training.stereo import StereoModule, StereoTraining, schedule, train_stereo
 
 SMALL = {
     "width": 96,
-    "height": 48,
+    "height": 64,
     "batch": 2,
     "patterns": 4,
     "workers": 0,
@@ -112,10 +112,17 @@ def test_a_stopped_run_goes_on_exactly(tmp_path, monkeypatch):
         assert torch.allclose(one[name].float(), two[name].float(), atol=1e-6), name
 
 
+def test_a_run_grows_from_weights_of_other_sizes(tmp_path):
+    small = create_model("flownet_stereo", features=(16, 16, 16), aggregate=(16, 16, 16), refine=8)
+    parent = save_checkpoint(tmp_path / "small.safetensors", small, ModelCard("flownet_stereo", small.options))
+    grown = StereoModule(StereoTraining(steps=1, weights=str(tmp_path / "small.safetensors"), grow=True))
+    assert grown.options["features"] == [32, 80, 96]
+    assert grown.parent["sha256"] == parent.sha256
+    torch.testing.assert_close(grown.model.encoder.stem[0][0].weight, small.encoder.stem[0][0].weight)
+
+
 def test_a_run_learns(tmp_path):
     """A dozen steps on one repeated batch bring its error down by a third."""
-    from fg_depth_ros.networks import create_model
-
     torch.manual_seed(0)
     generator = StereoSceneGenerator(TextureAtlas.build([], 6, size=128), 128, 64, seed=3)
     batch = generator.batch([0, 1])
@@ -134,7 +141,7 @@ def test_a_run_learns(tmp_path):
 def test_two_processes_train_together(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     command += ["fg_depth_ros.cli", "train", "stereo", "--out", str(tmp_path), "--steps", "2", "--patterns", "4"]
-    command += ["--width", "96", "--height", "48", "--batch", "2", "--workers", "0"]
+    command += ["--width", "96", "--height", "64", "--batch", "2", "--workers", "0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -150,15 +157,17 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_batch_saved(tmp_path, m
     with pytest.raises(FloatingPointError, match=r"loss of step 0 is nan; its batch is in .*bad_batch\.safetensors"):
         train_stereo(StereoTraining(out=str(tmp_path), steps=2, **SMALL))
     tensors, document = load_tensors(tmp_path / "bad_batch.safetensors")
-    assert tensors["left"].shape == (2, 3, 48, 96)
+    assert tensors["left"].shape == (2, 3, 64, 96)
     assert document["step"] == 0
 
 
 def test_unusable_settings_and_folders_are_named(tmp_path):
     with pytest.raises(ValueError, match="give steps or hours"):
         StereoTraining()
-    with pytest.raises(ValueError, match="multiple of 16, got 100x48"):
-        StereoTraining(steps=1, width=100, height=48)
+    with pytest.raises(ValueError, match="multiples of 32, got 100x64"):
+        StereoTraining(steps=1, width=100, height=64)
+    with pytest.raises(ValueError, match="growing needs weights"):
+        StereoTraining(steps=1, grow=True)
     with pytest.raises(ValueError, match="even and at least 2, got 3"):
         StereoTraining(steps=1, batch=3)
     with pytest.raises(FileError, match="photo folder .* does not exist"):

@@ -90,6 +90,10 @@ class SceneSampler:
             foot = horizon + d / ground
             size = d / nearest * h * rng.uniform(0.15, 0.9)
             rows.append(self._object(rng, rng.uniform(0, w), foot, d, size, nearest, standing=True))
+        for _ in range(rng.integers(0, 6)):
+            d = nearest * float(np.exp(rng.uniform(np.log(0.12), np.log(0.9))))
+            height = d / nearest * h * rng.uniform(0.35, 0.8)
+            self._vehicle(rng, rows, rng.uniform(0, w), horizon + d / ground, d, height, vanish)
         self._scatter(rng, rows, rng.integers(0, 8), 0.05 * nearest, nearest)
 
     def _room(self, rng: np.random.Generator, rows: list[np.ndarray], nearest: float) -> None:
@@ -147,7 +151,7 @@ class SceneSampler:
     def _blank(self, rng: np.random.Generator, disparity: float) -> np.ndarray:
         """A fronto-parallel layer without outline and with a random texture."""
         row = np.zeros(len(FIELDS))
-        plain = rng.random() < 0.1
+        plain = rng.random() < 0.14
         gain = rng.uniform(0.0, 0.12) if plain else float(np.exp(rng.uniform(np.log(0.35), np.log(1.4))))
         tone = rng.uniform(30, 220) if rng.random() < 0.85 else rng.uniform(200, 255)
         shade = np.clip(tone + rng.normal(0, 22, 3), 3, 252)
@@ -215,6 +219,49 @@ class SceneSampler:
         if reach > 0.5 * disparity:  # keep the whole thing in front of infinity
             set_(row, b=0.0, c=0.0)
         return row
+
+    def _vehicle(
+        self, rng: np.random.Generator, rows: list[np.ndarray], x: float, foot: float, disparity: float, height: float,
+        vanish: float,
+    ) -> None:  # fmt: skip
+        """A glossy body with dark windows: hardly any texture of its own, and reflections that lie elsewhere."""
+        length = height * rng.uniform(0.9, 3.0)
+        slope = rng.normal(0, 0.02)
+        if rng.random() < 0.5:  # along the road, towards the vanishing point
+            slope = disparity / (x - vanish if abs(x - vanish) > 1 else 1.0)
+        most = min(0.4, disparity / length)  # its far end stays in front of infinity
+        slope = float(np.clip(slope, -most, most))
+        paint = np.clip(rng.choice([12, 60, 120, 200, 245]) + rng.normal(0, 12) + rng.normal(0, 25, 3), 2, 253)
+
+        def part(across: float, up: float, half_length: float, half_height: float, power: float) -> np.ndarray:
+            row = self._blank(rng, disparity + slope * across * length)
+            centre, middle = x + across * length, foot - up * height
+            self._outline(row, Outline.ELLIPSE, centre, middle, half_length * length, half_height * height, 0.0, power)
+            set_(row, cx=centre, cy=middle, a=disparity + slope * across * length, b=slope, c=rng.normal(0, 0.01))
+            set_(row, mirror_image=float(rng.integers(self.images)), mirror_disparity=disparity * rng.uniform(0, 0.6))
+            rows.append(row)
+            return row
+
+        bump = min(0.06 * disparity, 0.05 * height) * rng.uniform(0, 1)
+        gloss = rng.uniform(0.02, 0.4)
+        front = rng.uniform(-0.15, 0.15)
+        body = part(0.0, 0.34, 0.5, rng.uniform(0.26, 0.34), rng.uniform(4, 20))
+        cabin = part(front, 0.7, rng.uniform(0.25, 0.42), rng.uniform(0.22, 0.3), rng.uniform(2.5, 12))
+        for row in (body, cabin):
+            set_(row, gain=rng.uniform(0, 0.15), mirror=gloss, bump=bump)
+            set_(row, shade_r=paint[0], shade_g=paint[1], shade_b=paint[2])
+        panes = int(rng.integers(1, 4))
+        for i in range(panes):
+            reach = get(cabin, "ru") / length
+            place = front + reach * ((2 * i + 1) / panes - 1) * 0.85
+            pane = part(place, 0.74, 0.85 * reach / panes * 0.9, get(cabin, "rv") / height * 0.62, rng.uniform(4, 20))
+            tone = rng.uniform(5, 70)
+            set_(pane, gain=rng.uniform(0, 0.2), mirror=rng.uniform(0.15, 0.7), bump=bump)
+            set_(pane, a=get(pane, "a") + 0.02 * disparity, shade_r=tone, shade_g=tone, shade_b=tone)
+        for across in (-0.3, 0.3):
+            wheel = part(across, 0.13, 0.28 * height / length / 2, 0.14, 2.0)
+            tone = rng.uniform(5, 60)
+            set_(wheel, a=get(wheel, "a") + 0.03 * disparity, shade_r=tone, shade_g=tone, shade_b=tone, mirror=0.0)
 
     def _scatter(
         self, rng: np.random.Generator, rows: list[np.ndarray], count: np.integer | int, low: float, high: float

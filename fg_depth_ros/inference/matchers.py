@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fg_depth_ros.inference.allocation import keep_freed_memory
-from fg_depth_ros.networks import MODELS, CheckpointError, load_model
+from fg_depth_ros.networks import STEREO_MODELS, CheckpointError, load_model
 from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -65,7 +65,7 @@ class Matcher(Protocol):
 
 def known_models() -> tuple[str, ...]:
     """Names that ``create_matcher`` takes."""
-    return (*sorted(MODELS), *CLASSICAL)
+    return (*sorted(STEREO_MODELS), *CLASSICAL)
 
 
 def create_matcher(

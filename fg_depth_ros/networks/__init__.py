@@ -3,10 +3,12 @@
 from fg_depth_ros.networks.checkpoint import CheckpointError, ModelCard, load_checkpoint, save_checkpoint
 from fg_depth_ros.networks.correlation import correlate_near, correlate_row, correlate_window
 from fg_depth_ros.networks.flownet_stereo import FlowNetStereo, StereoPrediction
-from fg_depth_ros.networks.registry import MODELS, create_model, load_model
+from fg_depth_ros.networks.registry import FLOW_MODELS, MODELS, STEREO_MODELS, create_model, load_model
 
 __all__ = [
+    "FLOW_MODELS",
     "MODELS",
+    "STEREO_MODELS",
     "CheckpointError",
     "FlowNetStereo",
     "ModelCard",

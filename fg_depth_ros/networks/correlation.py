@@ -48,20 +48,20 @@ def correlate_row(left: torch.Tensor, right: torch.Tensor, disparities: int) -> 
     Raises:
         ValueError: shapes differ, or ``disparities`` is below one.
 
-    One matrix product per row compares all pairs of columns; the wanted diagonals are then lined up by reading the
-    flattened product with rows longer by one.
+    One matrix product per row compares all pairs of columns. With the right columns in reverse order the wanted
+    diagonals run forward, and reading the flattened product with rows shorter by one lines them up.
     """
     _check(left, right)
     if disparities < 1:
         raise ValueError(f"the number of disparities must be positive, got {disparities}")
     n, c, h, w = left.shape
     rows_left = (left / c).permute(0, 2, 3, 1)
-    rows_right = F.pad(right, (disparities - 1, 0)).permute(0, 2, 1, 3)
-    flat = torch.matmul(rows_left, rows_right).view(n, h, w * (w + disparities - 1))
-    # Row x of the longer rows begins at the product of x with x - (D - 1); the last one is not complete.
-    whole = flat[..., : (w - 1) * (w + disparities)].view(n, h, w - 1, w + disparities)[..., :disparities]
-    lined_up = torch.cat([whole, flat[..., None, -disparities:]], 2)
-    return lined_up.flip(-1).permute(0, 3, 1, 2)
+    rows_right = F.pad(right.flip(-1), (0, disparities)).permute(0, 2, 1, 3)
+    long = w + disparities
+    flat = torch.matmul(rows_left, rows_right).view(n, h, w * long)
+    # The product of column x with x - d lies at x * long + (w - 1 - x) + d.
+    lined_up = flat[..., w - 1 : -1].view(n, h, w, long - 1)
+    return lined_up[..., :disparities].permute(0, 3, 1, 2)
 
 
 def correlate_near(left: torch.Tensor, right: torch.Tensor, radius: int) -> torch.Tensor:

@@ -9,9 +9,12 @@ from typing import Any
 import torch
 
 from fg_depth_ros.networks.checkpoint import CheckpointError, ModelCard, load_checkpoint
+from fg_depth_ros.networks.flownet_lite import FlowNetLite
 from fg_depth_ros.networks.flownet_stereo import FlowNetStereo
 
-MODELS: dict[str, Callable[..., torch.nn.Module]] = {"flownet_stereo": FlowNetStereo}
+STEREO_MODELS: dict[str, Callable[..., torch.nn.Module]] = {"flownet_stereo": FlowNetStereo}
+FLOW_MODELS: dict[str, Callable[..., torch.nn.Module]] = {"flownet_lite": FlowNetLite}
+MODELS = STEREO_MODELS | FLOW_MODELS
 WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "weights"
 
 
@@ -29,6 +32,11 @@ def create_model(name: str, **options: Any) -> torch.nn.Module:
         raise ValueError(f"model '{name}' does not take these options ({options}): {error}") from error
 
 
+def weights_path(source: str | Path) -> Path:
+    """The file of a model's shipped weights, or the path given."""
+    return WEIGHTS_DIR / f"{source}.safetensors" if str(source) in MODELS else Path(source)
+
+
 def load_model(source: str | Path, device: str | torch.device = "cpu") -> tuple[torch.nn.Module, ModelCard]:
     """A network with weights, in evaluation mode.
 
@@ -38,7 +46,7 @@ def load_model(source: str | Path, device: str | torch.device = "cpu") -> tuple[
     Raises:
         CheckpointError: no such file, damaged, or its tensors do not fit the network its card names.
     """
-    path = WEIGHTS_DIR / f"{source}.safetensors" if str(source) in MODELS else Path(source)
+    path = weights_path(source)
     tensors, card = load_checkpoint(path)
     try:
         model = create_model(card.name, **card.options)

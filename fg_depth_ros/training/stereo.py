@@ -28,8 +28,10 @@ from torch.utils.data import DataLoader
 
 from fg_depth_ros.data.synthetic import StereoBatch, StereoSceneGenerator
 from fg_depth_ros.data.textures import TextureAtlas, list_photos
-from fg_depth_ros.networks.checkpoint import ModelCard, save_checkpoint, save_tensors
-from fg_depth_ros.networks.registry import create_model, load_model
+from fg_depth_ros.networks.checkpoint import ModelCard, load_checkpoint, save_checkpoint, save_tensors
+from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE
+from fg_depth_ros.networks.growing import grow_from
+from fg_depth_ros.networks.registry import create_model, load_model, weights_path
 from fg_depth_ros.training.feeding import SceneFeed
 from fg_depth_ros.training.losses import stereo_loss
 from fg_depth_ros.training.progress import ProgressLine
@@ -55,6 +57,8 @@ class StereoTraining:
     model: str = "flownet_stereo"
     weights: str = ""
     """Weights to start from; empty for fresh ones."""
+    grow: bool = False
+    """The weights are of a smaller net of the kind: ``model`` in its default sizes begins with what of them fits."""
     width: int = 448
     height: int = 224
     batch: int = 4
@@ -78,8 +82,10 @@ class StereoTraining:
     def __post_init__(self) -> None:
         if self.steps <= 0 and self.hours <= 0:
             raise ValueError("a training needs a length: give steps or hours")
-        if self.width % 16 or self.height % 16:
-            raise ValueError(f"the picture size must be a multiple of 16, got {self.width}x{self.height}")
+        if self.grow and not self.weights:
+            raise ValueError("growing needs weights to start from")
+        if self.width % SIZE_MULTIPLE or self.height % SIZE_MULTIPLE:
+            raise ValueError(f"width and height must be multiples of {SIZE_MULTIPLE}, got {self.width}x{self.height}")
         if self.batch < 2 or self.batch % 2:
             raise ValueError(f"batch must be even and at least 2, got {self.batch}")
 
@@ -90,11 +96,17 @@ class StereoModule(pl.LightningModule):
     def __init__(self, config: StereoTraining) -> None:
         super().__init__()
         self.config = config
-        if config.weights:
+        self.parent: dict[str, Any] = {}
+        if config.weights and not config.grow:
             self.model, card = load_model(config.weights)
-            self.options, self.parent = card.options, {"sha256": card.sha256, **card.description}
+            self.parent = {"sha256": card.sha256, **card.description}
         else:
-            self.model, self.options, self.parent = create_model(config.model), {}, {}
+            self.model = create_model(config.model)
+        if config.grow:
+            tensors, card = load_checkpoint(weights_path(config.weights))
+            fresh = grow_from(self.model, tensors)
+            self.parent = {"sha256": card.sha256, "grown": {"fresh": fresh}, **card.description}
+        self.options: dict[str, Any] = dict(self.model.options)  # type: ignore[arg-type]
         self.model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.steps_done, self.seconds_done, self._tick = 0, 0.0, time.monotonic()

@@ -1,0 +1,24 @@
+"""``fg-depth``: the package's command line. Every command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.text import Text
+
+from fg_depth_ros.cli import running, stereo, synth, training
+from fg_depth_ros.cli.app import app, console
+
+__all__ = ["app", "main", "running", "stereo", "synth", "training"]
+
+
+def main() -> None:
+    """Entry point: errors that name their cause are one line, not a traceback."""
+    try:
+        app()
+    except Exception as error:
+        ours = type(error).__module__.startswith("fg_depth_ros.")
+        if not ours and not isinstance(error, (ValueError, FloatingPointError)):
+            raise  # a defect, not a user's mistake: show all of it
+        console.print(Text(f"fg-depth: {error}", style="red"), soft_wrap=True)
+        sys.exit(1)

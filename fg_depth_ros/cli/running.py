@@ -1,0 +1,98 @@
+"""``fg-depth demo``, ``bench`` and ``doctor``: the package at work on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fg_depth_ros.cli.app import Device, Json, Model, Weights, app, console, image_size_of, save
+
+_BENCH_TABLES = {
+    "speed": ["latency_p50_ms", "latency_p95_ms", "throughput_hz", "memory_mib", "device_memory_mib"],
+    "node": [
+        "pairs_sent",
+        "pairs_delivered",
+        "pairs_unaccounted",
+        "published_p50_ms",
+        "inference_p50_ms",
+        "overhead_p50_ms",
+    ],
+}
+
+
+@app.command()
+def demo(
+    model: Model = "flownet_stereo",
+    pairs: Annotated[str, typer.Option(help="Folder of your own pairs; default: the Motorcycle pair.")] = "motorcycle",
+    seconds: Annotated[float, typer.Option(help="How long each model runs.")] = 8.0,
+    rate: Annotated[float, typer.Option(help="Pairs per second.")] = 3.0,
+    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("fg_depth_demo.png"),
+    width: Annotated[int, typer.Option(help="Resize the pairs to this width; 0 = as they are.")] = 0,
+    weights: Weights = "",
+    json: Json = None,
+) -> None:
+    """Play a real pair into the node over ROS topics, and judge the depth that comes out."""
+    from fg_depth_ros.nodes.demo import run_demo
+
+    raise typer.Exit(run_demo(model, pairs, seconds, rate, out, json, weights=weights, width=width, console=console))
+
+
+@app.command()
+def bench(
+    model: Annotated[list[str], typer.Option(help="Model; may be repeated.")] = ["flownet_stereo", "sgbm"],
+    size: Annotated[list[str], typer.Option(help="WIDTHxHEIGHT; may be repeated.")] = ["640x480"],
+    precision: Annotated[list[str], typer.Option(help="Precision; may be repeated.")] = ["float32"],
+    repeats: Annotated[int, typer.Option(help="Timed runs of each.")] = 20,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 = all cores.")] = 0,
+    node: Annotated[bool, typer.Option(help="Also measure the node over ROS topics.")] = False,
+    weights: Weights = "",
+    device: Device = "auto",
+    json: Json = None,
+) -> None:
+    """Latency, throughput and memory of models; with --node the overhead of the node over DDS."""
+    from fg_depth_ros.evaluation.bench import bench_models
+
+    sizes = [image_size_of(text) for text in size]
+    report = bench_models(model, sizes, precision, repeats, weights=weights, device=device, threads=threads)
+    if node:
+        from fg_depth_ros.nodes.bench_node import bench_node
+
+        for name in model:
+            for one in sizes:
+                measured = bench_node(name, one, weights=weights if name != "sgbm" else "", device=device)
+                report.rows += measured.rows
+    for kind, columns in _BENCH_TABLES.items():
+        rows = [row for row in report.rows if row["kind"] == kind]
+        if rows:
+            shown = dataclasses.replace(report, rows=rows)
+            console.print(shown.table([c for c in columns if c in rows[0]["metrics"]], title=f"bench: {kind}"))
+    save(report, json)
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine: versions, device, weights, ROS, the transport for large images."""
+    from fg_depth_ros.evaluation.report import software_versions
+    from fg_depth_ros.inference import ModelError, StereoDepthEstimator
+
+    for name, version in software_versions().items():
+        console.print(f"{name:28} {version}", highlight=False)
+    healthy = True
+    try:
+        estimator = StereoDepthEstimator()
+        console.print(f"{'weights':28} {estimator.model_name} {estimator.model_sha256[:12]} on {estimator.device}")
+    except ModelError as error:
+        healthy = False
+        console.print(f"[red]weights: {error}[/]")
+    try:
+        from fg_depth_ros.nodes.environment import describe_environment
+
+        for name, value in describe_environment().items():
+            console.print(f"{name:28} {value}", highlight=False)
+    except ImportError as error:
+        healthy = False
+        console.print(f"[red]ROS: {error}; source a ROS installation, or install the extra 'ros'[/]")
+    raise typer.Exit(0 if healthy else 1)

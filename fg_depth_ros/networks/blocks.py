@@ -1,0 +1,88 @@
+"""Building blocks of the compact networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+def conv_norm(cin: int, cout: int, kernel: int = 3, stride: int = 1, relu: bool = True) -> nn.Sequential:
+    """Convolution without bias, batch norm and, if wanted, ReLU."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(cin, cout, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(cout),
+    ]
+    return nn.Sequential(*layers, nn.ReLU(inplace=True)) if relu else nn.Sequential(*layers)
+
+
+def planar(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    """A 1 x 1 convolution as one matrix product; its result lies channel by channel, as a softmax over taps wants."""
+    n, _, h, w = x.shape
+    bias = conv.bias if conv.bias is not None else x.new_zeros(conv.out_channels)
+    weight = conv.weight.flatten(1).expand(n, -1, -1)
+    return torch.baddbmm(bias.view(1, -1, 1).expand(n, -1, h * w), weight, x.flatten(2)).view(n, -1, h, w)
+
+
+class Residual(nn.Module):
+    """Two 3 x 3 convolutions beside the way past them."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(conv_norm(channels, channels), conv_norm(channels, channels, relu=False))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x).add_(x).relu_()
+
+
+def double(x: torch.Tensor) -> torch.Tensor:
+    """Twice the resolution, every value repeated."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+class Encoder(nn.Module):
+    """Image -> features at 1/2, 1/4 (with context from below), 1/8 and 1/16."""
+
+    def __init__(self, half: int, channels: Sequence[int]) -> None:
+        super().__init__()
+        quarter, eighth, sixteenth = channels
+        self.stem = nn.Sequential(conv_norm(3, half, 5, 2), conv_norm(half, half))
+        self.quarter = nn.Sequential(conv_norm(half, quarter, stride=2), Residual(quarter))
+        self.eighth = nn.Sequential(conv_norm(quarter, eighth, stride=2), Residual(eighth))
+        self.sixteenth = nn.Sequential(conv_norm(eighth, sixteenth, stride=2), Residual(sixteenth))
+        self.from_sixteenth = conv_norm(sixteenth, eighth, 1, relu=False)
+        self.from_eighth = conv_norm(eighth, quarter, 1, relu=False)
+        self.smooth = nn.Conv2d(quarter, quarter, 3, padding=1)
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        half = self.stem(image)
+        quarter = self.quarter(half)
+        eighth = self.eighth(quarter)
+        sixteenth = self.sixteenth(eighth)
+        eighth = double(self.from_sixteenth(sixteenth)).add_(eighth).relu_()
+        quarter = double(self.from_eighth(eighth)).add_(quarter).relu_()
+        return half, self.smooth(quarter), eighth, sixteenth
+
+
+def upsample_convex(fields: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Double the resolution, each new value a learned convex mix of the 3 x 3 old ones around it (RAFT, Teed 2020).
+
+    Args:
+        fields: N x C x H x W, values kept as they are; all mixed alike.
+        mask: N x 36 x H x W logits; channel ``tap * 4 + sub``.
+
+    Returns:
+        N x C x 2H x 2W.
+    """
+    n, c, h, w = fields.shape
+    weights = torch.softmax(mask.float().contiguous().view(n, 9, 4, h, w), 1)  # contiguous: twice as fast here
+    padded = F.pad(fields, (1, 1, 1, 1), mode="replicate").unsqueeze(2)
+    taps = [
+        (weights[:, None, 3 * dy + dx], padded[..., dy : dy + h, dx : dx + w]) for dy in range(3) for dx in range(3)
+    ]
+    mixed = taps[0][0] * taps[0][1]
+    for weight, tap in taps[1:]:
+        mixed = torch.addcmul(mixed, weight, tap)
+    return F.pixel_shuffle(mixed.reshape(n, 4 * c, h, w), 2)

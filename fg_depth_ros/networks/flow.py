@@ -1,0 +1,53 @@
+"""What all networks for optical flow share: their answer, padding, and reading an image along a flow."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+
+class FlowPrediction(NamedTuple):
+    """What a flow network says of N pairs of frames.
+
+    ``flow``: N x 2 x H x W float32 px, u to the right and v down: ``first(x, y) <-> second(x + u, y + v)``.
+    ``levels`` (training): the answers of all resolutions, finest first, N x 2 x h x w each, px of the full image.
+    ``coarse`` (training, networks that search a window): N x K*K x h x w logits of the displacements there.
+    """
+
+    flow: torch.Tensor
+    levels: tuple[torch.Tensor, ...] | None = None
+    coarse: torch.Tensor | None = None
+
+
+def pad_to_multiple(multiple: int, *images: torch.Tensor) -> list[torch.Tensor]:
+    """Images N x C x H x W, continued at the right and below to multiples of ``multiple``."""
+    height, width = images[0].shape[-2:]
+    across, down = -width % multiple, -height % multiple
+    if not across and not down:
+        return list(images)
+    return [F.pad(image, (0, across, 0, down), mode="replicate") for image in images]
+
+
+def warp(second: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
+    """Read ``second`` where the flow points to: result(x, y) = second(x + u, y + v).
+
+    Args:
+        second: N x C x H x W.
+        flow: N x 2 x H x W px.
+
+    Returns:
+        N x C x H x W, bilinear; beyond the border the border continues.
+    """
+    _, _, h, w = second.shape
+    ys, xs = torch.meshgrid(
+        torch.arange(h, device=flow.device, dtype=torch.float32),
+        torch.arange(w, device=flow.device, dtype=torch.float32),
+        indexing="ij",
+    )
+    gx = 2 * (xs + flow[:, 0].float()) / max(w - 1, 1) - 1
+    gy = 2 * (ys + flow[:, 1].float()) / max(h - 1, 1) - 1
+    grid = torch.stack([gx, gy], -1)
+    read = F.grid_sample(second.float(), grid, mode="bilinear", padding_mode="border", align_corners=True)
+    return read.to(second.dtype)

@@ -1,0 +1,162 @@
+"""The compact network for optical flow: FlowNetC's search where it is cheap, then ever finer second looks.
+
+1. One encoder for both frames.
+2. At 1/16 of the resolution all displacements of a window are compared (FlowNetC's correlation layer); a 2-D hourglass
+   over the correlation channels, guided by the first frame, ends in one logit per displacement.
+3. Flow = expectation around the best displacement (soft-argmin over its neighbours).
+4. At 1/8, 1/4 and 1/2: second features warped by the flow so far, compared within a few pixels, residual
+   (as in FlowNet 2.0's stacks and PWC-Net, Sun et al. 2018).
+5. Learned 9-tap up-sampling at every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fg_depth_ros.networks.blocks import Encoder, Residual, conv_norm, double, planar, upsample_convex
+from fg_depth_ros.networks.correlation import correlate_window
+from fg_depth_ros.networks.flow import FlowPrediction, pad_to_multiple, warp
+
+_IMAGE_MEAN = (0.45, 0.432, 0.411)
+_MATCHING = 64  # channels of the features that are compared at 1/16
+
+
+class FlowNetLite(nn.Module):
+    """``flownet_lite``: optical flow between two frames."""
+
+    size_multiple = 32
+    mean: torch.Tensor
+
+    def __init__(
+        self,
+        features: Sequence[int] = (32, 80, 96),
+        widths: Sequence[int] = (128, 96, 48, 16),
+        radii: Sequence[int] = (8, 3, 2, 1),
+    ) -> None:
+        """Sizes of the parts.
+
+        Args:
+            features: channels of the encoder at 1/4, 1/8 and 1/16 of the resolution.
+            widths: channels of the stages at 1/16, 1/8, 1/4 and 1/2.
+            radii: radius of the search at each of them, pixels of that resolution: the first reaches 16 times as far
+                in the image.
+        """
+        super().__init__()
+        self.options = {"features": list(features), "widths": list(widths), "radii": list(radii)}
+        quarter, eighth, sixteenth = features
+        half = 16
+        self.encoder = Encoder(half, features)
+        self.search = _Search(sixteenth, widths[0], radii[0], context=widths[1])
+        self.at_eighth = _SecondLook(eighth, 32, widths[1], radii[1], scale=8, context=widths[2])
+        self.at_quarter = _SecondLook(quarter, 16, widths[2], radii[2], scale=4, context=widths[3])
+        self.at_half = _SecondLook(half, 8, widths[3], radii[3], scale=2, context=0)
+        self.register_buffer("mean", torch.tensor(_IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, first: torch.Tensor, second: torch.Tensor) -> FlowPrediction:
+        """Flow from ``first`` to ``second``, N x 3 x H x W float RGB in [0, 1].
+
+        Raises:
+            ValueError: in training mode, a size that is not a multiple of ``size_multiple``.
+        """
+        height, width = first.shape[-2:]
+        if self.training and (height % self.size_multiple or width % self.size_multiple):
+            raise ValueError(f"training wants sizes that are multiples of {self.size_multiple}, got {width}x{height}")
+        pair = torch.cat(pad_to_multiple(self.size_multiple, first, second)) - self.mean
+        half, quarter, eighth, sixteenth = self.encoder(pair.contiguous(memory_format=torch.channels_last))
+        logits, coarsest, flow, context = self.search(*sixteenth.chunk(2))
+        levels = [coarsest]
+        for stage, features in ((self.at_eighth, eighth), (self.at_quarter, quarter), (self.at_half, half)):
+            level, flow, context = stage(*features.chunk(2), flow, context)
+            levels.append(level)
+        if self.training:
+            return FlowPrediction(flow, (flow, *reversed(levels)), logits)
+        return FlowPrediction(flow[..., :height, :width])
+
+
+def expected_displacement(logits: torch.Tensor, radius: int) -> torch.Tensor:
+    """Soft-argmin over the best displacement and its neighbours.
+
+    Args:
+        logits: N x K*K x H x W with K = 2 * radius + 1, channel ``iy * K + ix`` as of ``correlate_window``.
+        radius: of the window.
+
+    Returns:
+        N x 2 x H x W displacement (u, v), pixels of the logits' resolution.
+    """
+    side = 2 * radius + 1
+    best = logits.argmax(1, keepdim=True)
+    around = torch.arange(-1, 2, device=logits.device)
+    iy = best // side + around.repeat_interleave(3).view(1, 9, 1, 1)
+    ix = best % side + around.repeat(3).view(1, 9, 1, 1)
+    inside = (iy >= 0) & (iy < side) & (ix >= 0) & (ix < side)
+    heights = logits.gather(1, (iy * side + ix).clamp(0, side * side - 1)).float()
+    weights = torch.softmax(heights.masked_fill(~inside, -1e4), 1)
+    return torch.cat([(weights * (ix - radius)).sum(1, True), (weights * (iy - radius)).sum(1, True)], 1)
+
+
+class _Search(nn.Module):
+    """All displacements of a window at 1/16, brought into agreement with their surroundings."""
+
+    def __init__(self, features: int, width: int, radius: int, context: int) -> None:
+        super().__init__()
+        self.radius = radius
+        displacements = (2 * radius + 1) ** 2
+        self.matching = nn.Conv2d(features, _MATCHING, 1)
+        self.enter = conv_norm(displacements, width, relu=False)
+        self.guide = conv_norm(features, width, 1, relu=False)
+        self.top = Residual(width)
+        self.down = conv_norm(width, width, stride=2)
+        self.low = nn.Sequential(Residual(width), Residual(width))
+        self.up = conv_norm(width, width, 1, relu=False)
+        self.merge = Residual(width)
+        self.logits = nn.Conv2d(width, displacements, 1)
+        self.direct = nn.Parameter(torch.full((1,), 4.0))
+        self.mask = nn.Conv2d(width, 36, 1)
+        self.context = nn.Conv2d(width, context, 1)
+
+    def forward(
+        self, first: torch.Tensor, second: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits, flow at 1/16, flow at 1/8 (px of the full image) and context."""
+        unit = F.normalize(self.matching(torch.cat([first, second])), dim=1) * _MATCHING**0.5
+        costs = correlate_window(*unit.chunk(2), self.radius, 1).to(first.dtype)
+        costs = costs.contiguous(memory_format=torch.channels_last)
+        top = self.top(self.enter(costs).add_(self.guide(first)).relu_())
+        low = self.low(self.down(top))
+        top = self.merge(double(self.up(low)).add_(top).relu_())
+        logits = self.logits(top) + self.direct * costs
+        flow = 16 * expected_displacement(logits, self.radius)
+        return logits, flow, upsample_convex(flow, planar(self.mask, top)), self.context(top)
+
+
+class _SecondLook(nn.Module):
+    """Residual flow at one resolution, up-sampled to the next."""
+
+    def __init__(self, features: int, compared: int, width: int, radius: int, scale: int, context: int) -> None:
+        super().__init__()
+        self.radius, self.scale = radius, scale
+        self.compare = nn.Conv2d(features, compared, 1)
+        self.enter = conv_norm(features + (2 * radius + 1) ** 2 + 2, width, relu=False)
+        self.body = nn.Sequential(Residual(width), Residual(width))
+        self.residual = nn.Conv2d(width, 2, 3, padding=1)
+        self.mask = nn.Conv2d(width, 36, 1)
+        self.context = nn.Conv2d(width, context, 1) if context else None
+        nn.init.zeros_(self.residual.weight)
+        nn.init.zeros_(self.residual.bias)  # type: ignore[arg-type]
+
+    def forward(
+        self, first: torch.Tensor, second: torch.Tensor, flow: torch.Tensor, context: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Flow at this resolution and at twice it (px of the full image), and context for the next stage."""
+        near = warp(self.compare(second).contiguous(), flow / self.scale)
+        costs = correlate_window(self.compare(first).contiguous(), near, self.radius, 1)
+        contrast = (flow - F.avg_pool2d(flow, 5, 1, 2, count_include_pad=False)) / self.scale
+        few = torch.cat([costs.float(), contrast.clamp(-4, 4)], 1).to(first.dtype)
+        few = few.contiguous(memory_format=torch.channels_last)
+        x = self.body(self.enter(torch.cat([first, few], 1)).add_(double(context)).relu_())
+        flow = flow + self.scale * self.residual(x).float()
+        return flow, upsample_convex(flow, planar(self.mask, x)), self.context(x) if self.context else None

@@ -1,0 +1,72 @@
+"""The compact flow network: its expectation over displacements, its sizes, and what warping reads."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fg_depth_ros.networks import create_model
+from fg_depth_ros.networks.flow import pad_to_multiple, warp
+from fg_depth_ros.networks.flownet_lite import expected_displacement
+
+
+def test_warping_reads_where_the_flow_points_and_continues_the_border():
+    second = torch.arange(12.0).view(1, 1, 3, 4)
+    flow = torch.zeros(1, 2, 3, 4)
+    flow[:, 0] = 1.0  # to the right
+    flow[:, 1] = 1.0  # and down
+    assert warp(second, flow)[0, 0].tolist() == [[5.0, 6.0, 7.0, 7.0], [9.0, 10.0, 11.0, 11.0], [9.0, 10.0, 11.0, 11.0]]
+    flow[:, 0], flow[:, 1] = 0.25, 0.0
+    assert warp(second, flow)[0, 0, 0].tolist() == pytest.approx([0.25, 1.25, 2.25, 3.0])
+
+
+def test_padding_continues_the_image_at_the_right_and_below():
+    image = torch.arange(6.0).view(1, 1, 2, 3)
+    (padded,) = pad_to_multiple(4, image)
+    assert padded.shape == (1, 1, 4, 4)
+    assert padded[0, 0].tolist() == [[0, 1, 2, 2], [3, 4, 5, 5], [3, 4, 5, 5], [3, 4, 5, 5]]
+    assert pad_to_multiple(3, torch.rand(1, 1, 3, 6))[0].shape == (1, 1, 3, 6)
+
+
+def test_expected_displacement_by_hand():
+    radius, side = 2, 5
+    logits = torch.full((1, side * side, 1, 2), -20.0)
+    logits[0, 3 * side + 1, 0, 0] = 10.0  # dy = 1, dx = -1
+    logits[0, 3 * side + 2, 0, 0] = 10.0  # as likely: dx = 0
+    logits[0, 0, 0, 1] = 10.0  # the corner: dy = dx = -2, with neighbours inside the window only
+    u, v = expected_displacement(logits, radius)[0]
+    assert u[0].tolist() == pytest.approx([-0.5, -2.0], abs=1e-4)
+    assert v[0].tolist() == pytest.approx([1.0, -2.0], abs=1e-4)
+
+
+def test_a_far_second_best_displacement_does_not_drag_the_answer():
+    logits = torch.full((1, 25, 1, 1), -20.0)
+    logits[0, 12] = 10.0  # no motion
+    logits[0, 24] = 9.9  # two pixels right and down: not a neighbour
+    assert expected_displacement(logits, 2).flatten().tolist() == pytest.approx([0.0, 0.0], abs=1e-4)
+
+
+def test_any_size_in_and_the_same_size_out():
+    net = create_model("flownet_lite").eval()
+    with torch.no_grad():
+        answer = net(torch.rand(1, 3, 50, 70), torch.rand(1, 3, 50, 70))
+    assert answer.flow.shape == (1, 2, 50, 70)
+    assert answer.levels is None
+    assert sum(p.numel() for p in net.parameters()) < 4_000_000  # 16 MB in float32
+
+
+def test_training_mode_gives_every_resolution_and_refuses_other_sizes():
+    net = create_model("flownet_lite").train()
+    answer = net(torch.rand(2, 3, 64, 96), torch.rand(2, 3, 64, 96))
+    assert [level.shape[-2:] for level in answer.levels] == [(64, 96), (32, 48), (16, 24), (8, 12), (4, 6)]
+    assert answer.coarse.shape == (2, 17 * 17, 4, 6)
+    answer.flow.sum().backward()
+    assert all(p.grad is not None for p in net.encoder.parameters())
+    with pytest.raises(ValueError, match="multiples of 32, got 96x50"):
+        net(torch.rand(1, 3, 50, 96), torch.rand(1, 3, 50, 96))
+
+
+def test_options_build_the_same_network_again():
+    net = create_model("flownet_lite", widths=(32, 32, 16, 16), radii=(4, 2, 1, 1))
+    again = create_model("flownet_lite", **net.options)
+    again.load_state_dict(net.state_dict())
