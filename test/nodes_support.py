@@ -40,6 +40,7 @@ KINDS: dict[str, type] = {
     "flow/image_color": Image,
     "points2": PointCloud2,
 }
+TEMPORAL_KINDS: dict[str, type] = {"temporal_flow/image": Image, "temporal_flow/image_color": Image}
 
 # Quick and without weights; 64 disparities keep the blind stripe on the left narrow.
 QUICK = {"model": "sgbm", "max_disparity": 64}
@@ -154,7 +155,8 @@ class User:
         """Subscribe to outputs; what comes is in `seen[topic]`."""
         for topic in topics:
             seen = self.seen.setdefault(topic, [])
-            self._subscriptions[topic] = self.node.create_subscription(KINDS[topic], topic, seen.append, 5)
+            kind = (KINDS | TEMPORAL_KINDS)[topic]
+            self._subscriptions[topic] = self.node.create_subscription(kind, topic, seen.append, 5)
 
     def unlisten(self, topic: str) -> None:
         self.node.destroy_subscription(self._subscriptions.pop(topic))

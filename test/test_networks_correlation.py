@@ -26,6 +26,15 @@ LAYERS = {
         lambda a, b: correlate_window(a, b, radius=4, stride=2),
         [(dy, dx) for dy in range(-4, 5, 2) for dx in range(-4, 5, 2)],
     ),
+    "window_of_flownet_c": (
+        lambda a, b: correlate_window(a, b),
+        [(dy, dx) for dy in range(-20, 21, 2) for dx in range(-20, 21, 2)],
+    ),
+    "window_stride_3": (
+        lambda a, b: correlate_window(a, b, radius=3, stride=3),
+        [(dy, dx) for dy in (-3, 0, 3) for dx in (-3, 0, 3)],
+    ),
+    "window_of_one": (lambda a, b: correlate_window(a, b, radius=0, stride=1), [(0, 0)]),
     "row": (lambda a, b: correlate_row(a, b, 6), [(0, -d) for d in range(6)]),
     "row_wider_than_image": (lambda a, b: correlate_row(a, b, 14), [(0, -d) for d in range(14)]),
     "near": (lambda a, b: correlate_near(a, b, 2), [(0, 2 - k) for k in range(5)]),
@@ -55,6 +64,39 @@ def test_bfloat16_stays_within_its_rounding(layer):
     a, b = torch.randn(1, 16, 6, 12), torch.randn(1, 16, 6, 12)
     exact = function(a.bfloat16().float(), b.bfloat16().float())
     assert torch.allclose(function(a.bfloat16(), b.bfloat16()).float(), exact, atol=0.02)
+
+
+def test_a_narrow_window_in_a_wide_map_matches_too():
+    torch.manual_seed(7)
+    maps = [torch.randn(2, 4, 3, 50, requires_grad=True) for _ in range(2)]
+    copies = [m.detach().clone().requires_grad_() for m in maps]
+    displacements = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+    ours, theirs = correlate_window(*maps, radius=1, stride=1), naive(*copies, displacements)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    weight = torch.randn_like(ours)
+    (ours * weight).sum().backward()
+    (theirs * weight).sum().backward()
+    for mine, other in zip(maps, copies, strict=True):
+        assert torch.allclose(mine.grad, other.grad, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [12, 50], ids=["products", "shifts"])
+def test_a_window_of_bfloat16_features_is_exact_in_float32(width):
+    torch.manual_seed(8)
+    a, b = (torch.randn(1, 16, 4, width).bfloat16().requires_grad_() for _ in range(2))
+    a2, b2 = (m.detach().float().requires_grad_() for m in (a, b))
+    displacements = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # must not bring the rounding back
+        ours = correlate_window(a, b, radius=1, stride=1)
+    theirs = naive(a2, b2, displacements)
+    assert ours.dtype == torch.float32
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    weight = torch.randn_like(theirs)
+    (ours * weight).sum().backward()
+    (theirs * weight).sum().backward()
+    for mine, other in ((a, a2), (b, b2)):  # computed in float32, then rounded once: 8 bits of precision
+        assert mine.grad.dtype == torch.bfloat16
+        assert ((mine.grad.float() - other.grad).abs() <= 1e-5 + 2**-8 * other.grad.abs()).all()
 
 
 def test_row_search_finds_a_known_shift():

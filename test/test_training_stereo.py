@@ -19,8 +19,9 @@ from fg_depth_ros.data.textures import TextureAtlas
 from fg_depth_ros.networks import CheckpointError, StereoPrediction, create_model, load_checkpoint, load_model
 from fg_depth_ros.networks.checkpoint import ModelCard, load_tensors, save_checkpoint
 from fg_depth_ros.training.feeding import SceneFeed
+from fg_depth_ros.training.loop import schedule
 from fg_depth_ros.training.losses import hypothesis_distribution, stereo_loss
-from fg_depth_ros.training.stereo import StereoModule, StereoTraining, schedule, train_stereo
+from fg_depth_ros.training.stereo import StereoModule, StereoTraining, train_stereo
 
 SMALL = {
     "width": 96,

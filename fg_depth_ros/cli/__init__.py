@@ -6,10 +6,10 @@ import sys
 
 from rich.text import Text
 
-from fg_depth_ros.cli import running, stereo, synth, training
+from fg_depth_ros.cli import flow, running, stereo, synth, training, weights
 from fg_depth_ros.cli.app import app, console
 
-__all__ = ["app", "main", "running", "stereo", "synth", "training"]
+__all__ = ["app", "flow", "main", "running", "stereo", "synth", "training", "weights"]
 
 
 def main() -> None:

@@ -102,22 +102,22 @@ def evaluate_stereo_command(
 
     sets = {"Motorcycle": [datasets.motorcycle()]} if motorcycle else {}
     sets.update(datasets.open_stereo_sets(data))
-    methods = {}
+    methods: dict[str, StereoMethod] = {}
+    learned = sgbm = stereo_estimator("sgbm")
     for path in weights or [""]:
         estimator = stereo_estimator(model, path, device, precision, inference_scale=scale)
         name = estimator.model_name + (f" {Path(path).stem}" if len(weights) > 1 else "")
         if model == "sgbm":
             continue  # stands in the table anyway
+        learned = estimator if learned is sgbm else learned
         methods[name] = StereoMethod(estimator, fill=complete_occluded)
         methods[f"{name} raw"] = StereoMethod(estimator)
-    sgbm = stereo_estimator("sgbm")
-    first = next(iter(methods.values())).matcher if methods else sgbm
     methods |= {"SGBM filled": StereoMethod(sgbm, fill=fill_holes_kitti), "SGBM unfilled": StereoMethod(sgbm)}
     report = evaluate_stereo(
         sets,
         methods,
         aggregate=cast("Aggregate", aggregate),
-        model=identity(first),
+        model=identity(learned),
         sheets=sheets,
         console=Console(stderr=True),
     )

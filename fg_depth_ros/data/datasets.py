@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -30,10 +31,11 @@ _LAYOUTS = (
 )
 
 DisparityReader = Callable[[], np.ndarray]
+_Sample = TypeVar("_Sample")
 
 
 class NoPairsError(FileError):
-    """A folder in which no known layout of stereo pairs was recognised."""
+    """A folder in which no known layout of pairs was recognised."""
 
 
 @dataclass(frozen=True)
@@ -95,15 +97,26 @@ def open_stereo_folder(path: str | Path) -> list[StereoSample]:
 
 def open_stereo_sets(paths: Iterable[str | Path]) -> dict[str, list[StereoSample]]:
     """Data sets by folder name; a folder that is none itself stands for the data sets right inside it."""
-    sets: dict[str, list[StereoSample]] = {}
+    return collect_sets(paths, lambda path: {"": open_stereo_folder(path)})
+
+
+def collect_sets(
+    paths: Iterable[str | Path], open_parts: Callable[[Path], dict[str, list[_Sample]]]
+) -> dict[str, list[_Sample]]:
+    """What ``open_parts`` finds in folders, or, where it raises NoPairsError, in the folders right inside them.
+
+    ``open_parts`` returns the parts of one data set by what is added to the folder's name ("" for a set in one part).
+    A name that is taken already is written with its upper folder.
+    """
+    sets: dict[str, list[_Sample]] = {}
     for path in map(Path, paths):
         try:
-            found = {path.resolve().name: open_stereo_folder(path)}
+            found = {path.resolve().name + part: samples for part, samples in open_parts(path).items()}
         except NoPairsError:
             found = {}
             for child in sorted(p for p in path.iterdir() if p.is_dir()) if path.is_dir() else []:
                 try:
-                    found[child.name] = open_stereo_folder(child)
+                    found.update({child.name + part: samples for part, samples in open_parts(child).items()})
                 except NoPairsError:
                     continue
             if not found:
@@ -163,18 +176,21 @@ def _read_npz(path: Path) -> np.ndarray:
     return values
 
 
-def _partner(left: Path, right: Path) -> Path:
+def partner_of(left: Path, right: Path, kind: str = "right") -> Path:
+    """``right`` if it is a file. Raises FileError saying that ``left`` has no ``kind`` image."""
     if not right.is_file():
-        raise FileError(f"{right}: missing: {left} has no right image; fetch it or remove the left one")
+        raise FileError(f"{right}: missing: {left} has no {kind} image; fetch it or remove {left.name}")
     return right
 
 
-def _images(folder: Path, pattern: str = "*") -> list[Path]:
+def list_images(folder: Path, pattern: str = "*") -> list[Path]:
+    """The images right in a folder whose names match, sorted."""
     return sorted(p for p in folder.glob(pattern) if p.suffix.lower() in _IMAGE_ENDINGS and p.is_file())
 
 
-def _named(folder: Path, stem: str) -> Path | None:
-    return next(iter(_images(folder, f"{stem}.*")), None)
+def find_image(folder: Path, stem: str) -> Path | None:
+    """The image of this name and any ending, or None."""
+    return next(iter(list_images(folder, f"{stem}.*")), None)
 
 
 def _kitti(folder: Path) -> list[StereoSample]:
@@ -183,12 +199,12 @@ def _kitti(folder: Path) -> list[StereoSample]:
             break
     else:
         return []
-    lefts = _images(folder / left_name)
+    lefts = list_images(folder / left_name)
     # Frame _11 of a scene is the next moment, for flow; truth belongs to _10.
     first_frames = [p for p in lefts if p.stem.endswith("_10")]
     samples = []
     for left in first_frames or lefts:
-        right = _partner(left, folder / right_name / left.name)
+        right = partner_of(left, folder / right_name / left.name)
         every = [folder / name / left.name for name in ("disp_occ_0", "disp_occ")]
         seen = [folder / name / left.name for name in ("disp_noc_0", "disp_noc")]
         all_path = next((p for p in every if p.is_file()), None)
@@ -200,14 +216,15 @@ def _kitti(folder: Path) -> list[StereoSample]:
                 left,
                 right,
                 _kitti_rig(folder, left),
-                None if truth_path is None else _reader(read_kitti_disparity, truth_path),
+                None if truth_path is None else reader_of(read_kitti_disparity, truth_path),
                 None if all_path is None or seen_path is None else _kitti_occlusion(all_path, seen_path),
             )
         )
     return samples
 
 
-def _reader(function: Callable[[Path], np.ndarray], path: Path) -> DisparityReader:
+def reader_of(function: Callable[[Path], np.ndarray], path: Path) -> DisparityReader:
+    """A reader of one file, to be called when its content is wanted."""
     return lambda: function(path)
 
 
@@ -227,22 +244,22 @@ def _kitti_rig(folder: Path, left: Path) -> StereoRig | None:
 
 def _scenes(folder: Path, left_stem: str) -> list[Path]:
     """The folder itself if it is a scene, else the scenes right inside it."""
-    if _named(folder, left_stem):
+    if find_image(folder, left_stem):
         return [folder]
-    return sorted(p for p in folder.iterdir() if p.is_dir() and _named(p, left_stem))
+    return sorted(p for p in folder.iterdir() if p.is_dir() and find_image(p, left_stem))
 
 
 def _middlebury_views(folder: Path) -> list[StereoSample]:
     """Middlebury 2005/2006: view1 = left, view5 = right, 8-bit disparities, 0 = unknown."""
     samples = []
     for scene in _scenes(folder, "view1"):
-        left = _named(scene, "view1")
+        left = find_image(scene, "view1")
         assert left is not None
-        right = _partner(left, _named(scene, "view5") or scene / "view5.png")
+        right = partner_of(left, find_image(scene, "view5") or scene / "view5.png")
         width, height = image_size(left)
         # Published in full size (1240-1390 px wide), half and third; the 8-bit value divides accordingly.
         factor = 1 if width > 1000 else 2 if width > 550 else 3
-        disp1, disp5 = _named(scene, "disp1"), _named(scene, "disp5")
+        disp1, disp5 = find_image(scene, "disp1"), find_image(scene, "disp5")
         truth = None if disp1 is None else _eight_bit(disp1, factor)
         occlusion = None
         if disp1 is not None and disp5 is not None:
@@ -289,9 +306,9 @@ def _middlebury_2014(folder: Path) -> list[StereoSample]:
     """Middlebury 2014/2021 and ETH3D two-view: im0 = left, im1 = right."""
     samples = []
     for scene in _scenes(folder, "im0"):
-        left = _named(scene, "im0")
+        left = find_image(scene, "im0")
         assert left is not None
-        right = _partner(left, _named(scene, "im1") or scene / f"im1{left.suffix}")
+        right = partner_of(left, find_image(scene, "im1") or scene / f"im1{left.suffix}")
         truth = next((scene / name for name in ("disp0GT.pfm", "disp0.pfm") if (scene / name).is_file()), None)
         mask = scene / "mask0nocc.png"
         calibration = find_calibration(scene)
@@ -301,8 +318,8 @@ def _middlebury_2014(folder: Path) -> list[StereoSample]:
                 left,
                 right,
                 None if calibration is None else read_calibration(calibration, *image_size(left)),
-                None if truth is None else _reader(read_disparity, truth),
-                _reader(_occluded_in_mask, mask) if mask.is_file() else None,
+                None if truth is None else reader_of(read_disparity, truth),
+                reader_of(_occluded_in_mask, mask) if mask.is_file() else None,
             )
         )
     return samples
@@ -313,11 +330,11 @@ def _occluded_in_mask(path: Path) -> np.ndarray:
 
 
 def _drive(folder: Path) -> list[StereoSample]:
-    lefts = _images(folder, "I1_*")
+    lefts = list_images(folder, "I1_*")
     calibration = find_calibration(folder)
     samples = []
     for left in lefts:
-        right = _partner(left, left.with_name("I2_" + left.name[3:]))
+        right = partner_of(left, left.with_name("I2_" + left.name[3:]))
         rig = None if calibration is None else read_calibration(calibration, *image_size(left))
         samples.append(StereoSample(left.stem[3:], left, right, rig))
     return samples
@@ -325,28 +342,30 @@ def _drive(folder: Path) -> list[StereoSample]:
 
 def _plain(folder: Path) -> list[StereoSample]:
     if (folder / "left").is_dir() and (folder / "right").is_dir():
-        pairs = [(p, _same_stem(folder / "right", p) or folder / "right" / p.name) for p in _images(folder / "left")]
+        pairs = [
+            (p, _same_stem(folder / "right", p) or folder / "right" / p.name) for p in list_images(folder / "left")
+        ]
         names = [left.stem for left, _ in pairs]
     else:
-        lefts = [p for p in _images(folder) if re.fullmatch(r"(.*_)?left", p.stem)]
+        lefts = [p for p in list_images(folder) if re.fullmatch(r"(.*_)?left", p.stem)]
         pairs, names = [], []
         for left in lefts:
             stem = left.stem[: -len("left")]
-            pairs.append((left, _named(folder, f"{stem}right") or left.with_name(f"{stem}right{left.suffix}")))
+            pairs.append((left, find_image(folder, f"{stem}right") or left.with_name(f"{stem}right{left.suffix}")))
             names.append(stem.rstrip("_") or folder.name)
     calibration = find_calibration(folder)
     samples = []
     for name, (left, right) in zip(names, pairs, strict=True):
         truth = _plain_truth(folder, left, name)
         rig = None if calibration is None else read_calibration(calibration, *image_size(left))
-        reader = None if truth is None else _reader(read_disparity, truth)
-        samples.append(StereoSample(name, left, _partner(left, right), rig, reader))
+        reader = None if truth is None else reader_of(read_disparity, truth)
+        samples.append(StereoSample(name, left, partner_of(left, right), rig, reader))
     return samples
 
 
 def _same_stem(folder: Path, like: Path) -> Path | None:
     exact = folder / like.name
-    return exact if exact.is_file() else _named(folder, like.stem)
+    return exact if exact.is_file() else find_image(folder, like.stem)
 
 
 def _plain_truth(folder: Path, left: Path, name: str) -> Path | None:

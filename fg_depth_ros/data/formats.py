@@ -42,6 +42,19 @@ def read_image(path: str | Path) -> np.ndarray:
     return np.ascontiguousarray(decoded[:, :, ::-1])
 
 
+def read_rgba(path: str | Path) -> np.ndarray:
+    """An image with transparency, uint8 HxWx4 RGB and alpha (255 opaque), colours not multiplied by alpha.
+
+    Raises FileError where the image has no alpha channel.
+    """
+    decoded = _decode(path, cv2.IMREAD_UNCHANGED)
+    if decoded.ndim != 3 or decoded.shape[2] != 4:
+        raise FileError(f"{path}: has no transparency (alpha), so nothing is cut out in it; save it with alpha")
+    if decoded.dtype == np.uint16:
+        decoded = (decoded >> 8).astype(np.uint8)
+    return np.ascontiguousarray(decoded[:, :, [2, 1, 0, 3]])
+
+
 def read_grey(path: str | Path) -> np.ndarray:
     """Any image that OpenCV decodes, as uint8 HxW."""
     return _decode(path, cv2.IMREAD_GRAYSCALE)
@@ -207,7 +220,12 @@ def _decode(path: str | Path, flags: int) -> np.ndarray:
     for start, end in ((b"\x89PNG", b"IEND\xaeB`\x82"), (b"\xff\xd8\xff", b"\xff\xd9")):
         if content.startswith(start) and end not in content[-4096:]:
             raise FileError(f"{path}: truncated: the image has no end after {len(content)} bytes; fetch it again")
-    decoded = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong is said once, below
+    try:
+        decoded = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
     if decoded is None:
         raise FileError(f"{path}: cannot be decoded as an image (damaged or of an unknown format); fetch it again")
     return np.asarray(decoded)

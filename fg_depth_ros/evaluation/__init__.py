@@ -1,5 +1,7 @@
 """Metrics, classical baselines, evaluation of data sets, reports and figures."""
 
+from fg_depth_ros.evaluation.flow import draw_flow, evaluate_flow, watch_flow
+from fg_depth_ros.evaluation.flow_metrics import FlowTally
 from fg_depth_ros.evaluation.metrics import STEREO_THRESHOLDS, DepthTally, StereoTally
 from fg_depth_ros.evaluation.report import Report, read_report
 from fg_depth_ros.evaluation.stereo import StereoMethod, evaluate_stereo
@@ -7,9 +9,13 @@ from fg_depth_ros.evaluation.stereo import StereoMethod, evaluate_stereo
 __all__ = [
     "STEREO_THRESHOLDS",
     "DepthTally",
+    "FlowTally",
     "Report",
     "StereoMethod",
     "StereoTally",
+    "draw_flow",
+    "evaluate_flow",
     "evaluate_stereo",
     "read_report",
+    "watch_flow",
 ]

@@ -39,6 +39,16 @@ _COLUMNS: dict[str, tuple[str, str]] = {
     "depth_density": ("depth density %", ".1f"),
     "seconds": ("s/pair", ".3f"),
 }
+# Short, so that a table of flow fits a terminal: what has no name there is an end-point error in px.
+_FLOW_COLUMNS: dict[str, tuple[str, str]] = {
+    "epe_noc": ("noc", ".2f"),
+    "epe_occ": ("occ", ".2f"),
+    "epe_below_10": ("<10", ".2f"),
+    "epe_10_40": ("10-40", ".2f"),
+    "epe_above_40": (">40", ".2f"),
+    "fl_all": ("Fl %", ".1f"),
+    "angular": ("AE °", ".2f"),
+}
 _SPEED_COLUMNS: dict[str, tuple[str, str]] = {
     "latency_p50_ms": ("ms/pair", ".1f"),
     "latency_p95_ms": ("95 %", ".1f"),
@@ -99,8 +109,8 @@ class Report:
         """The rows as a rich table; `columns` names the measures to show (default: all that occur)."""
         names = columns or self._measures()
         table = Table(title=title or self.command)
-        table.add_column("set")
-        table.add_column("method")
+        table.add_column("set", overflow="fold")
+        table.add_column("method", overflow="fold")
         for name in names:
             table.add_column(_column(name)[0], justify="right")
         previous = None
@@ -124,7 +134,8 @@ class Report:
 
     def _measures(self) -> list[str]:
         found = {name for row in self.rows for name in row["metrics"]}
-        return [name for name in _COLUMNS if name in found] + sorted(found - set(_COLUMNS))
+        ordered = _COLUMNS | _FLOW_COLUMNS
+        return [name for name in ordered if name in found] + sorted(found - set(ordered))
 
 
 def read_report(path: str | Path) -> Report:
@@ -159,7 +170,7 @@ def _formatted(name: str, value: float | None) -> str:
 
 def _column(name: str) -> tuple[str, str]:
     """Heading and number format of a measure."""
-    return _COLUMNS.get(name) or _SPEED_COLUMNS.get(name) or (name, ".4g")
+    return (_COLUMNS | _FLOW_COLUMNS | _SPEED_COLUMNS).get(name) or (name, ".4g")
 
 
 def _json_ready(value: Any) -> Any:

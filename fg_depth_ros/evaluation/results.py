@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from fg_depth_ros.data.formats import write_image, write_kitti_disparity, write_pfm, write_ply, write_png_depth
+from fg_depth_ros.data.formats import (
+    FileError,
+    write_flo,
+    write_image,
+    write_kitti_disparity,
+    write_kitti_flow,
+    write_pfm,
+    write_ply,
+    write_png_depth,
+)
 from fg_depth_ros.evaluation import figures
 from fg_depth_ros.geometry import organised_points
 from fg_depth_ros.inference import StereoEstimate
@@ -50,3 +61,37 @@ def write_estimate(estimate: StereoEstimate, left: np.ndarray, folder: Path, nam
     write_image(labels, figures.colour_labels(estimate.labels))
     write_ply(cloud, organised_points(depth, estimate.rig), left)
     return [*paths, npy, png, colour, labels, cloud]
+
+
+def write_flow(flow: np.ndarray, folder: Path, name: str) -> list[Path]:
+    """Optical flow as ``.flo``, as KITTI's 16-bit PNG, and as a picture in Middlebury's colours.
+
+    The files appear under their names only when all of them are complete. The PNG holds 1/64 px and at most 512 px:
+    longer flow is marked as unknown in it.
+
+    Args:
+        flow: H x W x 2 px, NaN = unknown.
+        folder: where to; made if missing.
+        name: what the files begin with.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        FileError: the folder cannot be written to.
+    """
+    ends = ("_flow.flo", "_flow.png", "_flow_colour.png")
+    fits = (np.abs(flow) < 511.98).all(-1, keepdims=True)  # NaN does not
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".flow_", dir=folder) as unfinished:
+            parts = [Path(unfinished) / end for end in ends]
+            write_flo(parts[0], flow)
+            write_kitti_flow(parts[1], np.where(fits, flow, np.float32(np.nan)))
+            write_image(parts[2], figures.colour_flow(flow))
+            paths = [folder / f"{name}{end}" for end in ends]
+            for part, path in zip(parts, paths, strict=True):
+                os.replace(part, path)
+    except OSError as error:
+        raise FileError(f"{folder}: cannot be written to ({error.strerror}); choose another folder") from error
+    return paths

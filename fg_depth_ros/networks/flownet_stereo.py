@@ -85,7 +85,7 @@ class FlowNetStereo(nn.Module):
         Args:
             left, right: N x 3 x H x W float RGB in [0, 1]; H and W multiples of 32.
         """
-        pair = torch.cat([left, right]) - self.mean
+        pair = torch.cat([left, right]).sub_(self.mean)
         half, quarter, eighth, sixteenth = self.encoder(pair.contiguous(memory_format=torch.channels_last))
         half_left, half_right = half.chunk(2)
         unit = F.normalize(quarter, dim=1) * quarter.shape[1] ** 0.5  # their correlation is a cosine
@@ -185,6 +185,5 @@ class _SecondLook(nn.Module):
         x = self.body(x)
         mask = planar(self.mask, x)
         residual, log_scale = self.answer(x).float().chunk(2, 1)
-        refined = torch.cat([disparity + 2 * residual, log_scale], 1)
-        disparity, log_scale = upsample_convex(refined, mask).chunk(2, 1)
-        return disparity, log_scale
+        disparity = upsample_convex(disparity + 2 * residual, mask)
+        return disparity, F.interpolate(log_scale, scale_factor=2.0, mode="bilinear", align_corners=False)

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fg_depth_ros.networks.checkpoint import CheckpointError, ModelCard, load_checkpoint
+from fg_depth_ros.networks.flownet import FlowNetC, FlowNetS
+from fg_depth_ros.networks.flownet2 import FlowNet2, FlowNet2CS, FlowNet2CSS, FlowNet2SD
 from fg_depth_ros.networks.flownet_lite import FlowNetLite
 from fg_depth_ros.networks.flownet_stereo import FlowNetStereo
 
 STEREO_MODELS: dict[str, Callable[..., torch.nn.Module]] = {"flownet_stereo": FlowNetStereo}
-FLOW_MODELS: dict[str, Callable[..., torch.nn.Module]] = {"flownet_lite": FlowNetLite}
+FLOW_MODELS: dict[str, Callable[..., torch.nn.Module]] = {
+    "flownet_lite": FlowNetLite,
+    "flownet_s": FlowNetS,
+    "flownet_c": FlowNetC,
+    "flownet2": FlowNet2,
+    "flownet2_s": partial(FlowNetS, decoder_bias=True, normalization="pair_mean"),
+    "flownet2_c": partial(FlowNetC, decoder_bias=True, flow_bias=True, normalization="pair_mean"),
+    "flownet2_cs": FlowNet2CS,
+    "flownet2_css": FlowNet2CSS,
+    "flownet2_sd": FlowNet2SD,
+}
 MODELS = STEREO_MODELS | FLOW_MODELS
 WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "weights"
 

@@ -5,8 +5,19 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
-from fg_depth_ros.inference import EstimatorConfig, ModelError, OutOfMemory, StereoDepthEstimator
+from fg_depth_ros.inference import (
+    EstimatorConfig,
+    FlowConfig,
+    FlowEstimator,
+    ModelError,
+    OutOfMemory,
+    StereoDepthEstimator,
+)
+
+ConfigT = TypeVar("ConfigT", bound=EstimatorConfig | FlowConfig)
+EstimatorT = TypeVar("EstimatorT", bound=StereoDepthEstimator | FlowEstimator)
 
 _SMALLEST_SCALE = 0.25
 _SCALE_STEP = 0.75
@@ -17,31 +28,31 @@ _USUAL_SIZE = (640, 480)
 LOAD_ERRORS = (ModelError, OutOfMemory, ValueError, OSError, RuntimeError)
 
 
-class ModelHost:
+class ModelHost(Generic[ConfigT, EstimatorT]):
     """The estimator in use. Built and warmed up beside the running one, then exchanged; kept on failure.
 
     Args:
         on_exchanged: called from the loading thread with the new estimator.
         on_failed: called from the loading thread with (the configuration that failed, what went wrong).
-        build: makes an estimator from a configuration (for tests).
+        build: makes an estimator from a configuration.
     """
 
     def __init__(
         self,
-        on_exchanged: Callable[[StereoDepthEstimator], None],
-        on_failed: Callable[[EstimatorConfig, str], None],
-        build: Callable[[EstimatorConfig], StereoDepthEstimator] = StereoDepthEstimator,
+        on_exchanged: Callable[[EstimatorT], None],
+        on_failed: Callable[[ConfigT, str], None],
+        build: Callable[[ConfigT], EstimatorT],
     ) -> None:
         self._on_exchanged, self._on_failed, self._build = on_exchanged, on_failed, build
         self._lock = threading.Lock()
-        self._asked: EstimatorConfig | None = None
+        self._asked: ConfigT | None = None
         self._thread: threading.Thread | None = None
-        self._estimator: StereoDepthEstimator | None = None
+        self._estimator: EstimatorT | None = None
         self.size: tuple[int, int] = _USUAL_SIZE  # of the images to warm up for: width, height
         self.scale_limit = 1.0  # the largest inference_scale that fits into memory, as far as is known
 
     @property
-    def estimator(self) -> StereoDepthEstimator | None:
+    def estimator(self) -> EstimatorT | None:
         """The one to use now; None before the first load."""
         return self._estimator
 
@@ -50,11 +61,11 @@ class ModelHost:
         """Whether another one is being made ready."""
         return self._asked is not None
 
-    def load(self, config: EstimatorConfig) -> None:
+    def load(self, config: ConfigT) -> None:
         """Build now and use it. Raises one of LOAD_ERRORS, and then keeps what there was."""
         self._estimator = self._ready(config)
 
-    def exchange(self, config: EstimatorConfig) -> None:
+    def exchange(self, config: ConfigT) -> None:
         """Build in the background, then use it. A newer wish replaces one that has not been begun.
 
         Nothing happens when this one is running and no other was asked for.
@@ -79,7 +90,7 @@ class ModelHost:
             scale = max(_SMALLEST_SCALE, round(config.inference_scale * _SCALE_STEP, 3))
             config = dataclasses.replace(config, inference_scale=scale)
             try:
-                self.load(config)
+                self.load(config)  # type: ignore[arg-type]  # of the running estimator's own kind
             except OutOfMemory:
                 continue
             self.scale_limit = scale
@@ -94,7 +105,7 @@ class ModelHost:
             thread.join()
         self._estimator = None
 
-    def _ready(self, config: EstimatorConfig) -> StereoDepthEstimator:
+    def _ready(self, config: ConfigT) -> EstimatorT:
         estimator = self._build(config)
         estimator.warm_up(*self.size)
         return estimator
@@ -116,7 +127,11 @@ class ModelHost:
                 self._done(config)
                 self._on_exchanged(estimator)
 
-    def _done(self, config: EstimatorConfig) -> None:
+    def _done(self, config: ConfigT) -> None:
         with self._lock:
             if self._asked is config:
                 self._asked = None
+
+
+StereoHost = ModelHost[EstimatorConfig, StereoDepthEstimator]
+FlowHost = ModelHost[FlowConfig, FlowEstimator]

@@ -51,7 +51,7 @@ class PairChecker:
     """
 
     def __init__(self, topic: Callable[[str], str], *, compressed: bool = False) -> None:
-        self._topic, self._compressed = topic, compressed
+        self.topic, self._compressed = topic, compressed
         self._rig_key: tuple[Any, ...] | None = None
         self._rig: StereoRig | None = None
         self._look_again = 0.0
@@ -61,7 +61,7 @@ class PairChecker:
         """The pair's images and rig. Raises MessageError with the reason."""
         rig = self._rig_of(pair)
         decode = compressed_to_array if self._compressed else image_to_array
-        topics = (self._topic("left/image_rect"), self._topic("right/image_rect"))
+        topics = (self.topic("left/image_rect"), self.topic("right/image_rect"))
         left = decode(pair.left, topics[0], mono16_white=mono16_white)
         right = decode(pair.right, topics[1], mono16_white=mono16_white)
         if left.shape[:2] != right.shape[:2]:
@@ -73,7 +73,7 @@ class PairChecker:
         if left.shape[:2] != (rig.height, rig.width):
             raise MessageError(
                 "image size",
-                f"{topics[0]} is {_size(left)} pixels, but {self._topic('left/camera_info')} describes "
+                f"{topics[0]} is {_size(left)} pixels, but {self.topic('left/camera_info')} describes "
                 f"{rig.width}x{rig.height}: publish the camera_info of the resized image (scaled K and P, "
                 "or binning and roi), or publish the image at its calibrated size",
             )
@@ -99,7 +99,7 @@ class PairChecker:
         try:
             self._rig = StereoRig.from_camera_info(pair.left_info, pair.right_info)
         except RigError as error:
-            names = f"{self._topic('left/camera_info')} and {self._topic('right/camera_info')}"
+            names = f"{self.topic('left/camera_info')} and {self.topic('right/camera_info')}"
             raise MessageError("camera_info", f"{error} (from {names})") from error
         return self._rig
 
@@ -117,7 +117,7 @@ class PairChecker:
         if self.geometry.matches >= _MIN_MATCHES and self.geometry.in_front < _SWAPPED_BELOW:
             raise MessageError(
                 "swapped cameras",
-                f"{self._topic('left/image_rect')} and {self._topic('right/image_rect')} seem to be "
+                f"{self.topic('left/image_rect')} and {self.topic('right/image_rect')} seem to be "
                 f"swapped: of {self.geometry.matches} matched features {self.geometry.in_front:.0%} move "
                 "to the left from the left to the right image, as they must; exchange the two cameras' "
                 "topics",
@@ -130,8 +130,8 @@ class PairChecker:
         if vertical is None or abs(vertical) <= _VERTICAL_LIMIT_PX:
             return None
         return (
-            f"features lie {vertical:+.1f} px lower in {self._topic('right/image_rect')} than in "
-            f"{self._topic('left/image_rect')} (median; at most {_VERTICAL_LIMIT_PX} px is fine): publish "
+            f"features lie {vertical:+.1f} px lower in {self.topic('right/image_rect')} than in "
+            f"{self.topic('left/image_rect')} (median; at most {_VERTICAL_LIMIT_PX} px is fine): publish "
             "rectified images, or calibrate the pair again"
         )
 
@@ -142,7 +142,7 @@ class PairChecker:
             return None
         return (
             f"nothing beyond {rig.fx * rig.baseline / nearest_zero:.1f} m is searched: the principal points of "
-            f"{self._topic('left/camera_info')} and {self._topic('right/camera_info')} differ by {rig.doffs:.1f} px, "
+            f"{self.topic('left/camera_info')} and {self.topic('right/camera_info')} differ by {rig.doffs:.1f} px, "
             f"so infinity lies at {-rig.doffs:.1f} px and the search begins at {min_disparity}; set min_disparity to "
             f"{math.floor(-rig.doffs)} if the scene reaches farther"
         )

@@ -87,6 +87,37 @@ STEREO_DEPTH = ParameterTable(
             100.0,
         ),
         Parameter(
+            "flow_model",
+            "dis",
+            "Method for the flow between frames (`temporal_flow/*`) and for the check of the rows. `off`: neither.",
+            choices=("flownet_lite", "dis", "farneback", "off"),
+        ),
+        Parameter(
+            "flow_weights",
+            "",
+            "File with the flow network's weights (.safetensors). Empty: the weights that come with the package.",
+        ),
+        Parameter(
+            "row_check_period",
+            10.0,
+            "How often the vertical flow from left to right is measured, which shows cameras that have moved. 0 "
+            "switches it off.",
+            "s",
+            0.0,
+            86400.0,
+        ),
+        Parameter(
+            "row_check_median", 1.0, "Warn when the running median of the vertical flow is larger.", "px", 0.05, 100.0
+        ),
+        Parameter(
+            "row_check_tilt",
+            2.0,
+            "Warn when the vertical flow changes by more from the left to the right border.",
+            "px",
+            0.05,
+            100.0,
+        ),
+        Parameter(
             "image_transport",
             "raw",
             "`compressed` subscribes to `<image topic>/compressed` (JPEG or PNG).",

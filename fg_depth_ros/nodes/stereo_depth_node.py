@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,11 @@ from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 
 from fg_depth_ros import __version__
-from fg_depth_ros.inference import EstimatorConfig, StereoDepthEstimator
+from fg_depth_ros.inference import EstimatorConfig, FlowConfig, FlowEstimator, StereoDepthEstimator
 from fg_depth_ros.nodes import diagnostics
 from fg_depth_ros.nodes.diagnostics import ERROR, WARN, Faults, PairStatistics
 from fg_depth_ros.nodes.environment import use_shared_memory_profile
-from fg_depth_ros.nodes.model_host import LOAD_ERRORS, ModelHost
+from fg_depth_ros.nodes.model_host import LOAD_ERRORS, FlowHost, StereoHost
 from fg_depth_ros.nodes.pair_check import PairChecker
 from fg_depth_ros.nodes.parameters import STEREO_DEPTH
 from fg_depth_ros.nodes.stereo_inputs import StereoInputs
@@ -53,7 +53,16 @@ _CONFIG = {
         "max_disparity",
     )
 } | {"weights": "depth_weights"}
+# The same for a FlowConfig.
+_FLOW_CONFIG = {
+    "model": "flow_model",
+    "weights": "flow_weights",
+    "device": "device",
+    "precision": "precision",
+    "inference_scale": "inference_scale",
+}
 
+_PAIR_FAULTS = ("configuration", "input", "matching", "pairs", "rectification", "rows", "range", "flow")
 _WATCH_SECONDS = 0.1
 _CLOSE_AFTER = 20  # watches without a listener before the inputs are closed: two seconds
 _SWAP_FAULT_SECONDS = 60.0
@@ -80,10 +89,15 @@ class StereoDepthNode(LifecycleNode):
         self._worker: StereoWorker | None = None
         self._mail: deque[Callable[[], None]] = deque()
         self._mail_came = self.create_guard_condition(self._read_mail)
-        self._host = ModelHost(
+        self._host = StereoHost(
             lambda estimator: self._post(lambda: self._model_exchanged(estimator)),
-            lambda config, text: self._post(lambda: self._model_failed(config, text)),
+            lambda config, text: self._post(lambda: self._model_failed(self._host, _CONFIG, config, text)),
             build,
+        )
+        self._flow_host = FlowHost(
+            lambda estimator: self._post(lambda: self._model_exchanged(estimator)),
+            lambda config, text: self._post(lambda: self._model_failed(self._flow_host, _FLOW_CONFIG, config, text)),
+            FlowEstimator,
         )
         self.parameters = STEREO_DEPTH.declare(self, check=self._check, apply=self._apply)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
@@ -101,7 +115,11 @@ class StereoDepthNode(LifecycleNode):
         try:
             if self.parameters.problems:
                 raise ValueError("; ".join(self.parameters.problems))
-            self._host.load(self._config(self.parameters.values()))
+            values = self.parameters.values()
+            self._host.load(self._config(values))
+            flow = self._flow_config(values)
+            if flow is not None:
+                self._flow_host.load(flow)
         except LOAD_ERRORS as error:
             self.faults.report("configuration", ERROR, f"not configured: {error}")
             return FAILURE
@@ -116,7 +134,7 @@ class StereoDepthNode(LifecycleNode):
         self._inputs = StereoInputs(self, self.parameters, self._put, self.statistics, self.faults)
         checker = PairChecker(self._inputs.topic, compressed=self._inputs.compressed)
         self._worker = StereoWorker(
-            self, self.parameters, self._host, checker, self._outputs, self.statistics, self.faults
+            self, self.parameters, self._host, self._flow_host, checker, self._outputs, self.statistics, self.faults
         )
         self._phase = "active"
         return super().on_activate(state)
@@ -146,6 +164,7 @@ class StereoDepthNode(LifecycleNode):
         """Stop the threads, then destroy the node."""
         self._stop()
         self._host.release()
+        self._flow_host.release()
         super().destroy_node()
 
     def _start(self) -> None:
@@ -172,6 +191,7 @@ class StereoDepthNode(LifecycleNode):
             self._outputs.destroy()
             self._outputs = None
         self._host.release()
+        self._flow_host.release()
         self._phase = "unconfigured"
 
     # ---- parameters and models -------------------------------------------------------------------
@@ -183,47 +203,66 @@ class StereoDepthNode(LifecycleNode):
         fields = {field: values[name] for field, name in _CONFIG.items()}
         if fields["model"] == "sgbm":
             fields["weights"] = ""  # the classical method has none
-        elif fields["weights"] and not Path(fields["weights"]).is_file():
-            raise ValueError(
-                f"parameter depth_weights = '{fields['weights']}': there is no such file; give the path of "
-                "a .safetensors file, or nothing for the weights that come with the package"
-            )
+        _check_file("depth_weights", fields["weights"])
         fields["inference_scale"] = min(fields["inference_scale"], self._host.scale_limit)
         return EstimatorConfig(**fields)
 
+    def _flow_config(self, values: dict[str, Any]) -> FlowConfig | None:
+        """The same for flow; None where it is off."""
+        fields = {field: values[name] for field, name in _FLOW_CONFIG.items()}
+        if fields["model"] == "off":
+            return None
+        if fields["model"] != "flownet_lite":
+            fields["weights"] = ""
+        _check_file("flow_weights", fields["weights"])
+        fields["inference_scale"] = min(fields["inference_scale"], self._flow_host.scale_limit)
+        return FlowConfig(**fields)
+
     def _check(self, values: dict[str, Any]) -> str | None:
-        if all(values[name] == self.parameters[name] for name in _CONFIG.values()):
+        models = {*_CONFIG.values(), *_FLOW_CONFIG.values()}
+        if all(values[name] == self.parameters[name] for name in models):
             return None
         try:
             self._config(values)
+            self._flow_config(values)
         except ValueError as error:
             return str(error)
         return None
 
     def _apply(self, changed: set[str]) -> None:
         if "inference_scale" in changed:
-            self._host.scale_limit = 1.0
+            self._host.scale_limit = self._flow_host.scale_limit = 1.0
             self.faults.forget("memory")
         if self._phase == "unconfigured":
             if self.parameters["autostart"]:
                 self._post(self._start)
-        elif changed & set(_CONFIG.values()):
+            return
+        if changed & set(_CONFIG.values()):
             self.faults.forget("model")
             self._host.exchange(self._config(self.parameters.values()))
+        if changed & set(_FLOW_CONFIG.values()):
+            self.faults.forget("model")
+            flow = self._flow_config(self.parameters.values())
+            if flow is None:
+                self._flow_host.release()
+            else:
+                self._flow_host.exchange(flow)
 
-    def _model_exchanged(self, estimator: StereoDepthEstimator) -> None:
+    def _model_exchanged(self, estimator: StereoDepthEstimator | FlowEstimator) -> None:
         self.get_logger().info(
             f"now running {estimator.model_name} on {estimator.device} (sha256 {estimator.model_sha256 or '-'})"
         )
 
-    def _model_failed(self, config: EstimatorConfig, text: str) -> None:
+    def _model_failed(
+        self, host: StereoHost | FlowHost, fields: Mapping[str, str], config: EstimatorConfig | FlowConfig, text: str
+    ) -> None:
         """The new model could not be had: the parameters go back to what is running."""
-        running = self._host.estimator
+        running = host.estimator
         if running is None:
             return
         back = {
             name: getattr(running.config, field)
-            for field, name in _CONFIG.items()
+            for field, name in fields.items()
             if getattr(running.config, field) != getattr(config, field)
         }
         self.set_parameters_atomically([Parameter(name, value=value) for name, value in back.items()])
@@ -260,7 +299,9 @@ class StereoDepthNode(LifecycleNode):
         values = {"state": self._phase, **self.statistics.values()}
         if self._inputs is not None:
             values |= self._inputs.values()
-        pairs = self.faults.worst(("configuration", "input", "matching", "pairs", "rectification", "range"))
+        if self._worker is not None:
+            values |= self._worker.rows.values()
+        pairs = self.faults.worst(_PAIR_FAULTS)
         message.status.append(diagnostics.status(f"{name}: pairs", "stereo camera", pairs, fine, values))
         model = self.faults.worst(("configuration", "memory", "model"))
         message.status.append(
@@ -280,6 +321,9 @@ class StereoDepthNode(LifecycleNode):
                 "inference_scale": f"{estimator.config.inference_scale:g}",
                 **diagnostics.memory_values(estimator.device),
             }
+        flow = self._flow_host.estimator
+        if flow is not None:
+            values |= {"flow model": flow.model_name, "flow weights sha256": flow.model_sha256 or "none"}
         return values
 
     def _log(self, level: bytes, text: str) -> None:
@@ -299,6 +343,14 @@ class StereoDepthNode(LifecycleNode):
     def _read_mail(self) -> None:
         while self._mail:
             self._mail.popleft()()
+
+
+def _check_file(parameter: str, path: str) -> None:
+    if path and not Path(path).is_file():
+        raise ValueError(
+            f"parameter {parameter} = '{path}': there is no such file; give the path of a .safetensors file, or "
+            "nothing for the weights that come with the package"
+        )
 
 
 def main(args: list[str] | None = None) -> int:

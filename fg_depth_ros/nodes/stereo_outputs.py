@@ -31,6 +31,7 @@ TOPICS: dict[str, type] = {
     "flow/image_color": Image,
     "points2": PointCloud2,
 }
+TEMPORAL_TOPICS: dict[str, type] = {"temporal_flow/image": Image, "temporal_flow/image_color": Image}
 
 # Block matching answers in sixteenths of a pixel, a network in whatever float32 holds at large disparities.
 _SGBM_STEP = 1.0 / 16.0
@@ -46,7 +47,8 @@ class StereoOutputs:
     def __init__(self, node: LifecycleNode, settings: Any) -> None:
         self._settings = settings
         self._node = node
-        qos = {name: QoSProfile(depth=2, reliability=ReliabilityPolicy.RELIABLE) for name in TOPICS}
+        topics = TOPICS | TEMPORAL_TOPICS
+        qos = {name: QoSProfile(depth=2, reliability=ReliabilityPolicy.RELIABLE) for name in topics}
         self._publishers = {
             name: node.create_lifecycle_publisher(
                 kind,
@@ -55,7 +57,7 @@ class StereoOutputs:
                 event_callbacks=publisher_events(node, name),
                 qos_overriding_options=OVERRIDES,
             )
-            for name, kind in TOPICS.items()
+            for name, kind in topics.items()
         }
         self._makers: dict[str, Callable[[StereoEstimate, np.ndarray, Pair, Header], Any]] = {
             "depth/image_rect": lambda e, left, pair, header: messages.depth_image(
@@ -75,9 +77,9 @@ class StereoOutputs:
             "points2": self._points,
         }
 
-    def wanted(self) -> list[str]:
+    def wanted(self) -> set[str]:
         """Topics that somebody subscribes to."""
-        return [name for name, found in self._publishers.items() if found.get_subscription_count() > 0]
+        return {name for name, found in self._publishers.items() if found.get_subscription_count() > 0}
 
     def publish(self, wanted: Collection[str], estimate: StereoEstimate, left: np.ndarray, pair: Pair) -> None:
         """Make and publish the `wanted` topics of one pair; `left` is its image, uint8, H x W or H x W x 3
@@ -87,6 +89,16 @@ class StereoOutputs:
         for name in TOPICS:
             if name in wanted and (message := self._makers[name](estimate, left, pair, header)) is not None:
                 self._publishers[name].publish(message)
+
+    def publish_flow(self, wanted: Collection[str], flow: np.ndarray, pair: Pair) -> None:
+        """Publish the `wanted` of the temporal topics; `flow`: H x W x 2 float32 px."""
+        header = output_header(pair)
+        if "temporal_flow/image" in wanted:
+            message = messages.array_to_image(flow, "32FC2", header)
+            self._publishers["temporal_flow/image"].publish(message)
+        if "temporal_flow/image_color" in wanted:
+            message = messages.array_to_image(colour_flow(flow), "rgb8", header)
+            self._publishers["temporal_flow/image_color"].publish(message)
 
     def counts(self) -> Mapping[str, int]:
         """Subscribers by topic."""

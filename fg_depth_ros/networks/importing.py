@@ -1,0 +1,245 @@
+"""Published FlowNet checkpoints into networks of this package; nothing in a file is ever executed.
+
+Read are the files of ClementPinard/FlowNetPytorch (a dict of epoch, arch, state_dict, best_EPE, div_flow) and of
+NVIDIA/flownet2-pytorch (epoch, arch, state_dict, best_EPE), with or without the prefix that training on several GPUs
+leaves, and bare state_dicts. The layers here bear the same names, so tensors are taken over one by one.
+
+What a network expects, by where its weights come from:
+
+- FlowNetPytorch: RGB in [0, 1] minus (.45, .432, .411); flow = answer * div_flow (20 where the file does not say).
+- the one that FlowNetPytorch converted from Caffe: the same in the order blue, green, red.
+- flownet2-pytorch: RGB in [0, 1] minus the mean of every channel over both frames (the converter turned the first
+  layers from Caffe's blue, green, red); flow = answer * 20.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import mode
+from typing import Any
+
+import torch
+
+from fg_depth_ros.networks.checkpoint import CheckpointError, ModelCard, fingerprint
+from fg_depth_ros.networks.flownet import CHANNEL_ORDERS
+from fg_depth_ros.networks.registry import create_model
+
+# flownets_from_caffe.pth as FlowNetPytorch distributes it, by content, whatever its name is by now.
+_FROM_CAFFE_SHA256 = "0cfadc4e9b4b05807519f5d7472068e799bb587c7b23c3c8a5e94ed20a38ea51"
+_WRAPPERS = ("module.", "model.")
+_PUBLIC_NAMES = {
+    "flownets": "flownet_s",
+    "flownets_bn": "flownet_s",
+    "flownetc": "flownet_c",
+    "flownetc_bn": "flownet_c",
+}
+_WIDTH_LAYERS = {"conv1": 64, "conv3": 256, "conv4": 512, "conv5": 512, "conv6": 1024}
+_SHOWN = 3  # keys named in a message
+
+
+def import_checkpoint(path: str | Path, channel_order: str = "auto") -> tuple[torch.nn.Module, ModelCard]:
+    """Read a published checkpoint.
+
+    Args:
+        path: the file, unpacked or not (``.pth.tar`` of the public projects is not an archive).
+        channel_order: ``rgb`` or ``bgr``; ``auto``: blue first for FlowNetPytorch's conversion from Caffe (known by its
+            content, or by ``from_caffe`` in its name), red first for all others.
+
+    Returns:
+        The network in evaluation mode, and its card. The card's options hold normalisation, channel order, flow scale
+        and width; its description what the file says of itself, with the file's SHA-256.
+
+    Raises:
+        CheckpointError: missing, unreadable or truncated file, one that wants to run code, another architecture, a
+            missing or extra key, a tensor of another shape or with values that are no numbers. The message names the
+            file and the key.
+        ValueError: unknown channel order.
+    """
+    path = Path(path)
+    if channel_order not in ("auto", *CHANNEL_ORDERS):
+        raise ValueError(f"channel_order must be auto, {' or '.join(CHANNEL_ORDERS)}, got '{channel_order}'")
+    stored = _read(path)
+    tensors, said = _tensors(path, stored)
+    name, options = _architecture(path, tensors)
+    nvidia = name.startswith("flownet2")
+    source_sha256 = _sha256(path)
+    caffe = not nvidia and (source_sha256 == _FROM_CAFFE_SHA256 or "from_caffe" in path.name)
+    if channel_order == "auto":
+        channel_order = "bgr" if caffe else "rgb"
+    options |= {
+        "normalization": "pair_mean" if nvidia else "fixed",
+        "channel_order": channel_order,
+        "flow_scale": _flow_scale(path, said),
+    }
+    _compare_with_arch(path, said, name)
+    network = create_model(name, **options)
+    _fill(path, network, name, tensors)
+    origin = "NVIDIA/flownet2-pytorch" if nvidia else "ClementPinard/FlowNetPytorch"
+    description = {
+        "source": {"file": path.name, "sha256": source_sha256, "format": origin, **_plain(said)},
+        "input": _input_sentence(options),
+        "licence": f"that of the imported file; see {origin}",
+    }
+    return network.eval(), ModelCard(name, options, fingerprint(network.state_dict()), description)
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} does not exist; give the path of a downloaded .pth or .pth.tar file")
+    if path.suffix == ".safetensors":
+        raise CheckpointError(f"{path} is a safetensors file; one of this package is used as it is, without importing")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged pickles and archives end in errors of every kind
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        if wanted:
+            raise CheckpointError(
+                f"{path} wants to run {wanted[1]} while it is read, which is refused; a checkpoint of tensors and "
+                "plain values is needed: save the network's state_dict() alone"
+            ) from error
+        raise CheckpointError(
+            f"{path} is not a readable PyTorch checkpoint ({type(error).__name__}); it may be truncated or of another "
+            "format: fetch it again"
+        ) from error
+
+
+def _tensors(path: Path, stored: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The state_dict without wrappers' prefixes, and whatever else the file holds."""
+    if not isinstance(stored, Mapping):
+        raise CheckpointError(f"{path} holds a {type(stored).__name__}, not a checkpoint; {_WANTED}")
+    state = stored.get("state_dict", stored)
+    said = {str(key): value for key, value in stored.items() if key != "state_dict"} if state is not stored else {}
+    if not isinstance(state, Mapping) or not state:
+        raise CheckpointError(f"{path} holds no state_dict with tensors; {_WANTED}")
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+            raise CheckpointError(
+                f"{path}: '{key}' in its state_dict is a {type(value).__name__}, not a tensor; {_WANTED}"
+            )
+    tensors = dict(state)
+    while prefix := next((p for p in _WRAPPERS if all(key.startswith(p) for key in tensors)), ""):
+        tensors = {key[len(prefix) :]: tensor for key, tensor in tensors.items()}
+    return tensors, said
+
+
+_WANTED = "a file of ClementPinard/FlowNetPytorch or NVIDIA/flownet2-pytorch is wanted"
+
+
+def _architecture(path: Path, tensors: Mapping[str, torch.Tensor]) -> tuple[str, dict[str, Any]]:
+    """Name and options of the network that these keys belong to; any key of a part tells that the part is there."""
+
+    def has(prefix: str, ending: str = "") -> bool:
+        return any(key.startswith(prefix) and key.endswith(ending) for key in tensors)
+
+    part = "flownetc." if has("flownetc.") else ""
+    if not has(f"{part}predict_flow") or not has(f"{part}conv6_1.") or not has(f"{part}deconv"):
+        first = ", ".join(f"'{key}'" for key in list(tensors)[:_SHOWN])
+        raise CheckpointError(f"{path} holds another architecture (its keys begin with {first}); {_WANTED}")
+    biased = has(f"{part}deconv", ".bias") or has(f"{part}predict_flow", ".bias")
+    options: dict[str, Any] = {"batch_norm": has(part, ".running_mean"), "width": _width(tensors, part)}
+    if part:
+        if has("flownetfusion.") or has("flownets_d."):
+            return "flownet2", options
+        return ("flownet2_css" if has("flownets_2.") else "flownet2_cs"), options
+    if has("inter_conv") or has("conv0."):
+        return "flownet2_sd", options
+    name = "c" if has("conv_redir.") else "s"
+    options |= {"decoder_bias": biased, "flow_bias": has("upsampled_flow", ".bias")}
+    return (f"flownet2_{name}" if biased else f"flownet_{name}"), options
+
+
+def _width(tensors: Mapping[str, torch.Tensor], part: str) -> float:
+    """Factor on the channels that most layers agree on."""
+    counts = {layer: tensors.get(f"{part}{layer}.0.weight") for layer in _WIDTH_LAYERS}
+    widths = [
+        tensor.shape[0] / _WIDTH_LAYERS[layer]
+        for layer, tensor in counts.items()
+        if tensor is not None and tensor.dim()
+    ]
+    return mode(widths) if widths else 1.0
+
+
+def _flow_scale(path: Path, said: Mapping[str, Any]) -> float:
+    value = said.get("div_flow", 20.0)
+    try:
+        scale = float(value)
+    except (TypeError, ValueError):
+        scale = 0.0
+    if not 0 < scale < float("inf"):
+        raise CheckpointError(f"{path}: its div_flow is {value!r}, not a positive number")
+    return scale
+
+
+def _compare_with_arch(path: Path, said: Mapping[str, Any], name: str) -> None:
+    """What the file calls itself must agree with its keys: otherwise one of them was spoiled."""
+    arch = said.get("arch")
+    known = _PUBLIC_NAMES.get(arch) if isinstance(arch, str) else None
+    if known and known != name:
+        raise CheckpointError(f"{path} calls itself '{arch}', but its keys are those of {name}; fetch it again")
+
+
+def _fill(path: Path, network: torch.nn.Module, name: str, tensors: dict[str, torch.Tensor]) -> None:
+    """Tensor by tensor into the network.
+
+    Files from before PyTorch 0.4.1 do not count the batches of batch normalisation; nothing here needs the count.
+    """
+    own = network.state_dict()
+    missing = [key for key in sorted(own) if key not in tensors and not key.endswith(".num_batches_tracked")]
+    extra = [key for key in sorted(tensors) if key not in own]
+    wrong = [key for key in sorted(own) if key in tensors and tensors[key].shape != own[key].shape]
+    faults = []
+    if missing:
+        faults.append(f"missing {_some(missing)}")
+    if extra:
+        faults.append(f"extra {_some(extra)}")
+    if wrong:
+        shapes = (f"{key} {tuple(tensors[key].shape)} instead of {tuple(own[key].shape)}" for key in wrong[:_SHOWN])
+        faults.append(f"wrong shape: {', '.join(shapes)}{_more(wrong)}")
+    if not faults:
+        broken = [key for key in sorted(own) if key in tensors and not torch.isfinite(tensors[key].float()).all()]
+        if broken:
+            faults.append(f"values that are no numbers in {_some(broken)}")
+    if faults:
+        raise CheckpointError(f"{path} does not fit {name}, to which most of its keys belong: {'; '.join(faults)}")
+    network.load_state_dict({key: tensors.get(key, own[key]) for key in own})
+
+
+def _some(keys: list[str]) -> str:
+    noun = "key" if len(keys) == 1 else "keys"
+    return f"{noun} {', '.join(keys[:_SHOWN])}{_more(keys)}"
+
+
+def _more(keys: list[str]) -> str:
+    return f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+
+
+def _plain(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What can be written down of what the file says of itself."""
+    wanted: Iterable[str] = ("arch", "epoch", "best_EPE")
+    values = {key: said[key].item() if _is_number_tensor(said.get(key)) else said.get(key) for key in wanted}
+    return {
+        key: value
+        for key, value in values.items()
+        if isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value))
+    }
+
+
+def _is_number_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.numel() == 1
+
+
+def _input_sentence(options: Mapping[str, Any]) -> str:
+    minus = {"fixed": "(.45, .432, .411)", "pair_mean": "the mean of every channel over both frames"}
+    return f"{options['channel_order'].upper()} in [0, 1], red, green, blue minus {minus[options['normalization']]}"
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
