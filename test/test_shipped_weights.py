@@ -12,10 +12,10 @@ from fg_depth_ros.networks import load_model
 
 # Folder below the public stereo sets: end-point error px, bad-2 %, D1 %.
 BOUNDS = {
-    "motorcycle": (1.55, 10.0, 8.0),
-    "kitti2015": (1.95, 15.2, 10.2),
-    "middlebury2005": (2.15, 18.5, 14.5),
-    "middlebury2006": (1.6, 13.4, 9.8),
+    "motorcycle": (1.45, 9.3, 7.4),
+    "kitti2015": (1.68, 13.8, 9.0),
+    "middlebury2005": (1.7, 16.6, 12.7),
+    "middlebury2006": (1.4, 11.8, 8.8),
 }
 
 
