@@ -5,9 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,3 +82,32 @@ def ros_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
             yield domain
             return
     pytest.fail(f"other test runs hold the ROS domains that are free (locks in {folder})")
+
+
+@pytest.fixture
+def make(ros_domain: int) -> Iterator[Callable[..., Any]]:
+    """Makes ``nodes_support.Bench``es with these parameters, and closes them after the test."""
+    from nodes_support import bench
+
+    with ExitStack() as made:
+        yield lambda **options: made.enter_context(bench(ros_domain, **options))
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Runs ``fg-depth`` with these arguments: exit status and what it printed, on one line."""
+    from fg_depth_ros import cli
+
+    monkeypatch.setenv("COLUMNS", "400")
+
+    def call(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["fg-depth", *map(str, arguments)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code or 0
+        text = capsys.readouterr()
+        return status, " ".join((text.out + text.err).split())
+
+    return call

@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import cv2
 import numpy as np
 import pytest
 from pair_folders import write_pairs
 
-from fg_depth_ros import cli
 from fg_depth_ros.data.datasets import motorcycle
 from fg_depth_ros.data.formats import read_kitti_disparity, read_pfm, read_png_depth
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs ``fg-depth`` with these arguments: exit status and what it printed, on one line."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fg-depth", *map(str, arguments)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code or 0
-        text = capsys.readouterr()
-        return status, " ".join((text.out + text.err).split())
-
-    return call
 
 
 @pytest.fixture

@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import numpy as np
 import pytest
 import torch
 
-from fg_depth_ros import cli
 from fg_depth_ros.data.formats import read_flo, read_image, read_kitti_flow, write_flo, write_image
 from fg_depth_ros.inference import FlowConfig, FlowEstimator
 from fg_depth_ros.networks import ModelCard, create_model, save_checkpoint
 from fg_depth_ros.networks.registry import weights_path
 
 METHODS = ["dis", "farneback", "lucas_kanade", "horn_schunck"]
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs ``fg-depth`` with these arguments: exit status and what it printed, on one line."""
-    monkeypatch.setenv("COLUMNS", "400")
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fg-depth", *map(str, arguments)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code or 0
-        text = capsys.readouterr()
-        return status, " ".join((text.out + text.err).split())
-
-    return call
 
 
 @pytest.fixture

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections import OrderedDict
 
 import flownet_reference as reference
 import pytest
 import torch
 
-from fg_depth_ros import cli
 from fg_depth_ros.networks import CheckpointError, ModelCard, create_model, load_model, save_checkpoint
 from fg_depth_ros.networks.checkpoint import fingerprint
 from fg_depth_ros.networks.importing import import_checkpoint
@@ -200,23 +198,6 @@ def test_old_and_bare_files_are_read(write, tmp_path):
     assert "arch" not in card.description["source"]
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs ``fg-depth import`` with these arguments: exit status and what it printed, on one line."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fg-depth", "import", *map(str, arguments)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code or 0
-        text = capsys.readouterr()
-        return status, " ".join((text.out + text.err).split())
-
-    return call
-
-
 @pytest.mark.parametrize(
     ("spoiled", "out", "message"),
     [
@@ -230,14 +211,14 @@ def test_a_mistake_is_one_line_and_leaves_nothing(run, write, tmp_path, spoiled,
     (results / "folder.safetensors").mkdir(parents=True)
     if spoiled:
         path.write_bytes(path.read_bytes()[:-500])
-    status, text = run(path, "--out", results / out)
+    status, text = run("import", path, "--out", results / out)
     assert status == 1 and message in text and "Traceback" not in text
     assert [p.name for p in results.iterdir()] == ["folder.safetensors"]
 
 
 def test_the_command_writes_weights_that_answer_the_same(run, write, tmp_path):
     path, out = write("FlowNet2CS"), tmp_path / "results" / "cs.safetensors"
-    status, text = run(path, "--out", out)
+    status, text = run("import", path, "--out", out)
     assert status == 0, text
     assert "flownet2_cs" in text and "RGB in [0, 1], red, green, blue minus the mean of every channel" in text
     loaded, card = load_model(out)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from nodes_support import Bench, Scene, bench, camera_info, pair_messages, share_near, wall
+from nodes_support import Bench, Scene, camera_info, pair_messages, share_near, wall
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 
@@ -127,19 +127,6 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         ["/left/image_rect", "step is 100 bytes", "960"],
     ),
 }
-
-
-@pytest.fixture
-def make(ros_domain: int) -> Iterator[Callable[..., Bench]]:
-    made: list[Any] = []
-
-    def factory(**options: Any) -> Bench:
-        made.append(bench(ros_domain, **options))
-        return made[-1].__enter__()
-
-    yield factory
-    for context in made:
-        context.__exit__(None, None, None)
 
 
 @pytest.fixture

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from nodes_support import Bench, bench, pair_messages, wall
+from nodes_support import Bench, pair_messages, wall
 
 from fg_depth_ros.nodes import messages
 from fg_depth_ros.nodes.flow_work import RowMonitor, TemporalFlow
@@ -109,19 +109,6 @@ def test_a_look_is_due_after_the_period_and_never_with_zero():
 
 
 # ---- the node ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def make(ros_domain: int) -> Iterator[Callable[..., Bench]]:
-    made: list[Any] = []
-
-    def factory(**options: Any) -> Bench:
-        made.append(bench(ros_domain, **options))
-        return made[-1].__enter__()
-
-    yield factory
-    for context in made:
-        context.__exit__(None, None, None)
 
 
 def test_the_node_publishes_the_flow_between_frames(make: Callable[..., Bench]) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from nodes_support import KINDS, Bench, bench, camera_info, pair_messages, share_near, wall
+from nodes_support import KINDS, Bench, camera_info, pair_messages, share_near, wall
 
 from fg_depth_ros.geometry import Label
 from fg_depth_ros.inference import EstimatorConfig, OutOfMemory, StereoDepthEstimator
@@ -19,19 +19,6 @@ from fg_depth_ros.nodes import messages
 
 SCENE = wall()
 PAIR = pair_messages(SCENE)
-
-
-@pytest.fixture
-def make(ros_domain: int) -> Iterator[Callable[..., Bench]]:
-    made: list[Any] = []
-
-    def factory(**options: Any) -> Bench:
-        made.append(bench(ros_domain, **options))
-        return made[-1].__enter__()
-
-    yield factory
-    for context in made:
-        context.__exit__(None, None, None)
 
 
 def test_all_outputs_of_a_known_scene(make: Callable[..., Bench]) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from fg_depth_ros.data.formats import FileError, read_rgba
 from fg_depth_ros.data.outlines import draw_outline
-from fg_depth_ros.data.textures import TextureAtlas
+from fg_depth_ros.data.textures import TextureAtlas, list_pictures
 
 STAMP_SUFFIXES = {".png", ".tif", ".tiff", ".webp"}
 _REACH = 0.94  # of the square's side that a cut-out fills with its longer side
@@ -19,20 +19,8 @@ _SEEN = 32  # alpha from which a texel's own colour is trusted
 
 
 def list_stamps(folders: Sequence[str | Path]) -> list[Path]:
-    """All files below the folders that can hold a picture with alpha, sorted, each once.
-
-    Raises:
-        FileError: a folder is missing, or none of them holds such a file.
-    """
-    stamps: list[Path] = []
-    for folder in map(Path, folders):
-        if not folder.is_dir():
-            raise FileError(f"cut-out folder {folder} does not exist; name an existing folder of pictures with alpha")
-        stamps += sorted(p for p in folder.rglob("*") if p.suffix.lower() in STAMP_SUFFIXES)
-    if folders and not stamps:
-        names = ", ".join(map(str, folders))
-        raise FileError(f"no cut-out ({', '.join(sorted(STAMP_SUFFIXES))} with alpha) below {names}")
-    return list(dict.fromkeys(stamps))
+    """All files below the folders that can hold a picture with alpha, as ``list_pictures``."""
+    return list_pictures(folders, STAMP_SUFFIXES, "cut-out")
 
 
 class CutoutAtlas:

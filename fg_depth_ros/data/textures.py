@@ -6,7 +6,7 @@ gather per tap textures a whole frame whatever surfaces are visible in it, on th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import cv2
@@ -19,20 +19,25 @@ PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
 def list_photos(folders: Sequence[str | Path]) -> list[Path]:
-    """All photo files below the folders, sorted, each once.
+    """All photo files below the folders, as ``list_pictures``."""
+    return list_pictures(folders, PHOTO_SUFFIXES, "photo")
+
+
+def list_pictures(folders: Sequence[str | Path], suffixes: Collection[str], kind: str) -> list[Path]:
+    """All files with these suffixes below the folders, sorted, each once; ``kind`` is their name in messages.
 
     Raises:
-        FileError: a folder is missing, or none of them holds a photo.
+        FileError: a folder is missing, or none of them holds such a file.
     """
-    photos: list[Path] = []
+    pictures: list[Path] = []
     for folder in map(Path, folders):
         if not folder.is_dir():
-            raise FileError(f"photo folder {folder} does not exist; name an existing folder of pictures")
-        photos += sorted(p for p in folder.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES)
-    if folders and not photos:
+            raise FileError(f"{kind} folder {folder} does not exist; name an existing folder of pictures")
+        pictures += sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes)
+    if folders and not pictures:
         names = ", ".join(map(str, folders))
-        raise FileError(f"no photo ({', '.join(sorted(PHOTO_SUFFIXES))}) below {names}")
-    return list(dict.fromkeys(photos))
+        raise FileError(f"no {kind} ({', '.join(sorted(suffixes))}) below {names}")
+    return list(dict.fromkeys(pictures))
 
 
 class TextureAtlas:
