@@ -103,8 +103,9 @@ def load_network(
 def as_tensor(image: np.ndarray, device: torch.device) -> torch.Tensor:
     """An image H x W x 3 RGB or H x W, uint8, as 1 x 3 x H x W float32 in [0, 1]; grey is repeated."""
     rgb = image if image.ndim == 3 else np.repeat(image[..., None], 3, -1)
-    tensor = torch.from_numpy(np.ascontiguousarray(rgb)).to(device)
-    return tensor.permute(2, 0, 1).unsqueeze(0).to(torch.float32).div_(255)
+    # The batch dimension comes first: only then do its strides say that the pixels lie channels last.
+    tensor = torch.from_numpy(np.ascontiguousarray(rgb)).to(device).unsqueeze(0)
+    return tensor.permute(0, 3, 1, 2).to(torch.float32).div_(255)
 
 
 @contextmanager

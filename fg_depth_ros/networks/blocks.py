@@ -21,9 +21,10 @@ def conv_norm(cin: int, cout: int, kernel: int = 3, stride: int = 1, relu: bool 
 def planar(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     """A 1 x 1 convolution as one matrix product; its result lies channel by channel, as a softmax over taps wants."""
     n, _, h, w = x.shape
-    bias = conv.bias if conv.bias is not None else x.new_zeros(conv.out_channels)
-    weight = conv.weight.flatten(1).expand(n, -1, -1)
-    return torch.baddbmm(bias.view(1, -1, 1).expand(n, -1, h * w), weight, x.flatten(2)).view(n, -1, h, w)
+    product = torch.bmm(conv.weight.flatten(1).expand(n, -1, -1), x.flatten(2))
+    if conv.bias is not None:
+        product = product.add_(conv.bias.view(-1, 1))
+    return product.view(n, -1, h, w)
 
 
 class Residual(nn.Module):

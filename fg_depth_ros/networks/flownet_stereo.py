@@ -154,7 +154,7 @@ class _Aggregation(nn.Module):
         low = double(self.up_low(self.lowest(self.down_lowest(low)))).add_(low).relu_()
         middle = self.merge_middle(double(self.up_middle(low)).add_(middle).relu_())
         top = self.merge(double(self.up(middle)).add_(top).relu_())
-        return self.logits(top) + self.direct * costs, self.mask(top), self.context(top)
+        return torch.addcmul(self.logits(top), costs, self.direct), self.mask(top), self.context(top)
 
 
 class _SecondLook(nn.Module):
