@@ -10,8 +10,7 @@ import torch
 
 from fg_depth_ros.data.formats import read_flo, read_image, read_kitti_flow, write_flo, write_image
 from fg_depth_ros.inference import FlowConfig, FlowEstimator
-from fg_depth_ros.networks import ModelCard, create_model, save_checkpoint
-from fg_depth_ros.networks.registry import weights_path
+from fg_depth_ros.networks import FLOW_MODELS, ModelCard, create_model, has_weights, save_checkpoint
 
 METHODS = ["dis", "farneback", "lucas_kanade", "horn_schunck"]
 
@@ -169,12 +168,17 @@ def test_methods_can_be_chosen_and_refined(run, scenes, thin, tmp_path):
     assert names == ["flownet_s thin", f"flownet_s {other}", "dis"]  # two files of one name stay apart
 
 
-def test_without_arguments_the_default_network_is_judged_beside_the_classical_methods(run, scenes, tmp_path):
-    status, text = run("evaluate", "flow", "--data", scenes)
-    if weights_path("flownet_lite").is_file():
-        assert status == 0, text
-        for word in ("flownet_lite", *METHODS):
-            assert word in text
-    else:
-        assert status == 1
-        assert "no weights of 'flownet_lite' come with the package" in text
+def test_without_arguments_the_classical_methods_and_what_comes_with_weights_are_judged(run, scenes, tmp_path):
+    report = tmp_path / "report.json"
+    status, text = run("evaluate", "flow", "--data", scenes, "--json", report)
+    assert status == 0, text
+    shipped = [name for name in FLOW_MODELS if has_weights(name)]
+    assert [row["method"] for row in json.loads(report.read_text())["rows"]] == [*shipped, *METHODS]
+
+
+def test_a_network_without_weights_says_how_to_get_some(run, scenes, monkeypatch, tmp_path):
+    monkeypatch.setattr("fg_depth_ros.networks.registry.WEIGHTS_DIR", tmp_path)
+    status, text = run("evaluate", "flow", "--data", scenes, "--model", "flownet_s")
+    assert status == 1
+    assert "no weights of 'flownet_s' come with the package" in text
+    assert "fg-depth import" in text

@@ -13,7 +13,7 @@ from fg_depth_ros.cli.app import Device, Json, Precision, app, console, evaluate
 if TYPE_CHECKING:
     from fg_depth_ros.inference import FlowEstimator
 
-_DEFAULT = "flownet_lite"
+_DEFAULT = "dis"
 _Scale = Annotated[float, typer.Option(help="Resize the frames by this; below 1 is faster and reaches farther.")]
 _COLUMNS = [
     "epe", "epe_noc", "epe_occ", "epe_below_10", "epe_10_40", "epe_above_40", "fl_all", "angular", "seconds",
@@ -53,7 +53,9 @@ def evaluate_flow_command(
     data: Annotated[list[Path], typer.Option(help="Data set, or a folder of data sets; may be repeated.")],
     model: Annotated[
         list[str],
-        typer.Option(help=f"Network or classical method; may be repeated; default: {_DEFAULT} and the classical ones."),
+        typer.Option(
+            help="Network or classical method; may be repeated; default: the classical ones and what has weights."
+        ),
     ] = [],
     weights: Annotated[
         list[str], typer.Option(help="Weights file, instead of the shipped weights; several are compared.")
@@ -72,9 +74,11 @@ def evaluate_flow_command(
     from fg_depth_ros.data.flow_datasets import open_flow_sets
     from fg_depth_ros.evaluation import evaluate_flow
     from fg_depth_ros.inference.flow import CLASSICAL_FLOW
+    from fg_depth_ros.networks import FLOW_MODELS, has_weights
 
     sets = open_flow_sets(data, split)
-    names = list(dict.fromkeys(model)) or [*([] if weights else [_DEFAULT]), *CLASSICAL_FLOW]
+    shipped = [] if weights else [name for name in FLOW_MODELS if has_weights(name)]
+    names = list(dict.fromkeys(model)) or [*shipped, *CLASSICAL_FLOW]
     networks = [name for name in names if name not in CLASSICAL_FLOW]
     if weights:  # each in place of the network it is of; without a network named, whichever it is of
         chosen = [(networks[0] if len(networks) == 1 else "", path) for path in weights]

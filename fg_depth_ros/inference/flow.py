@@ -39,7 +39,7 @@ def known_flow_models() -> tuple[str, ...]:
 class FlowConfig:
     """How to estimate flow. Raises ValueError for values out of range, naming the way out."""
 
-    model: str = "flownet_lite"
+    model: str = "dis"
     """Network or classical method; empty = the network that ``weights`` belongs to."""
     weights: str = ""
     """Path of a weights file; empty = the shipped weights."""

@@ -6,7 +6,7 @@ from fg_depth_ros.networks.flownet import FlowNetC, FlowNetS
 from fg_depth_ros.networks.flownet2 import FlowNet2
 from fg_depth_ros.networks.flownet_stereo import FlowNetStereo, StereoPrediction
 from fg_depth_ros.networks.importing import import_checkpoint
-from fg_depth_ros.networks.registry import FLOW_MODELS, MODELS, STEREO_MODELS, create_model, load_model
+from fg_depth_ros.networks.registry import FLOW_MODELS, MODELS, STEREO_MODELS, create_model, has_weights, load_model
 
 __all__ = [
     "FLOW_MODELS",
@@ -23,6 +23,7 @@ __all__ = [
     "correlate_row",
     "correlate_window",
     "create_model",
+    "has_weights",
     "import_checkpoint",
     "load_checkpoint",
     "load_model",

@@ -50,6 +50,11 @@ def weights_path(source: str | Path) -> Path:
     return WEIGHTS_DIR / f"{source}.safetensors" if str(source) in MODELS else Path(source)
 
 
+def has_weights(name: str) -> bool:
+    """Whether weights of this model come with the package."""
+    return name in MODELS and weights_path(name).is_file()
+
+
 def load_model(source: str | Path, device: str | torch.device = "cpu") -> tuple[torch.nn.Module, ModelCard]:
     """A network with weights, in evaluation mode.
 
