@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from fg_depth_ros.data.datasets import motorcycle, open_stereo_folder
-from fg_depth_ros.evaluation import StereoMethod, evaluate_stereo
+from fg_depth_ros.data.flow_datasets import open_flow_sets
+from fg_depth_ros.evaluation import StereoMethod, evaluate_flow, evaluate_stereo
 from fg_depth_ros.geometry import complete_occluded
-from fg_depth_ros.inference import EstimatorConfig, StereoDepthEstimator
+from fg_depth_ros.inference import EstimatorConfig, FlowConfig, FlowEstimator, StereoDepthEstimator
 from fg_depth_ros.networks import load_model
 
 # Folder below the public stereo sets: end-point error px, bad-2 %, D1 %.
@@ -43,12 +44,27 @@ def test_public_sets(shared_data, name):
     assert metrics["d1"] < d1
 
 
-def test_the_file_tells_its_history():
-    network, card = load_model("flownet_stereo")
+@pytest.mark.slow
+def test_flow_against_the_classical_methods(shared_data):
+    """Below Farneback on every set; refined, below DIS."""
+    sets = open_flow_sets([shared_data / "flow", shared_data / "kitti2015_scene_flow"])
+    methods = {name: FlowEstimator(FlowConfig(name)) for name in ("flownet_lite", "dis", "farneback")}
+    methods["flownet_lite +v"] = methods["flownet_lite"].refined()
+    rows = evaluate_flow(sets, methods, show_progress=False).rows
+    epe = {(row["set"], row["method"]): row["metrics"]["epe"] for row in rows}
+    for name in sets:
+        assert epe[name, "flownet_lite"] < epe[name, "farneback"]
+        assert epe[name, "flownet_lite +v"] < epe[name, "dis"]
+
+
+@pytest.mark.parametrize("name", ["flownet_stereo", "flownet_lite"])
+def test_the_file_tells_its_history(name):
+    network, card = load_model(name)
     assert sum(p.numel() for p in network.parameters()) < 5_000_000
     history = card.description
     assert history["licence"] == "Apache-2.0"
     assert history["pairs"] > 0 and history["hours"] > 0
-    assert history["command"].startswith("fg-depth train stereo")
+    assert history["command"].startswith("fg-depth train")
     assert set(history["photo_sources"]) == set(history["photo_licences"])
+    assert set(history.get("stamp_sources", [])) == set(history.get("stamp_licences", []))
     assert not any("kitti" in str(value).lower() for value in (history["data"], history["photo_sources"]))
