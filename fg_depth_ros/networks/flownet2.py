@@ -145,16 +145,9 @@ class FlowNet2CSS(FlowNet2CS):
 
     enlarging = "nearest"
 
-    def __init__(
-        self,
-        batch_norm: bool = False,
-        width: float = 1.0,
-        normalization: str = "pair_mean",
-        channel_order: str = "rgb",
-        flow_scale: float = 20.0,
-    ) -> None:
-        """Build with fresh weights; arguments as of ``FlowNetwork``."""
-        super().__init__(batch_norm, width, normalization, channel_order, flow_scale)
+    def __init__(self, **options: Any) -> None:
+        """Build with fresh weights; arguments as of ``FlowNet2CS``."""
+        super().__init__(**options)
         self.flownets_2 = self._stacked_net()
 
     def match(self, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -166,18 +159,11 @@ class FlowNet2CSS(FlowNet2CS):
 class FlowNet2(FlowNet2CSS):
     """``flownet2``: the stack for large motions and the net for small ones, fused at full resolution."""
 
-    def __init__(
-        self,
-        batch_norm: bool = False,
-        width: float = 1.0,
-        normalization: str = "pair_mean",
-        channel_order: str = "rgb",
-        flow_scale: float = 20.0,
-    ) -> None:
-        """Build with fresh weights; arguments as of ``FlowNetwork``."""
-        super().__init__(batch_norm, width, normalization, channel_order, flow_scale)
-        self.flownets_d = FlowNet2SD(batch_norm, width, flow_scale=flow_scale)
-        self.flownetfusion = FlowNetFusion(batch_norm, width)
+    def __init__(self, **options: Any) -> None:
+        """Build with fresh weights; arguments as of ``FlowNet2CS``."""
+        super().__init__(**options)
+        self.flownets_d = FlowNet2SD(self.batch_norm, self.width, flow_scale=self.flow_scale)
+        self.flownetfusion = FlowNetFusion(self.batch_norm, self.width)
 
     def match(self, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """As ``FlowNetwork.match``; the answers are those of the fusion at 1, 1/2 and 1/4 of the resolution."""

@@ -144,10 +144,14 @@ class StereoWorker:
 
     def _check_rows(self, checked: CheckedPair) -> None:
         settings, estimator = self._settings, self._flow_host.estimator
-        if estimator is None or not self.rows.due(settings["row_check_period"]):
+        period = settings["row_check_period"]
+        if estimator is None or period == 0:
+            self._faults.forget("rows")  # nobody looks any more
+            return
+        if not self.rows.due(period):
             return
         try:
-            self.rows.look(checked, estimator, settings["row_check_period"])
+            self.rows.look(checked, estimator, period)
         except OutOfMemory as error:
             self._shrink(self._flow_host, error)
         self._report("rows", self.rows.problem(settings["row_check_median"], settings["row_check_tilt"]))
