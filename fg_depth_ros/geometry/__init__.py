@@ -1,5 +1,6 @@
 """The rig, disparity <-> depth, warping, masks, organised clouds. Arrays and tensors in, the same out."""
 
+from fg_depth_ros.geometry.alignment import scale_between
 from fg_depth_ros.geometry.cloud import organised_points
 from fg_depth_ros.geometry.completion import complete_occluded, fill_holes_kitti
 from fg_depth_ros.geometry.depth import depth_sigma, depth_to_disparity, disparity_to_depth
@@ -29,6 +30,7 @@ __all__ = [
     "leaves_image",
     "left_right_mismatch",
     "organised_points",
+    "scale_between",
     "vertical_flow",
     "warp_right_to_left",
 ]

@@ -12,6 +12,7 @@ from fg_depth_ros.inference.matchers import (
     create_matcher,
     known_models,
 )
+from fg_depth_ros.inference.mono import MonoConfig, MonoDepthEstimator, MonoEstimate, NetworkMono, known_depth_models
 
 __all__ = [
     "EstimatorConfig",
@@ -21,13 +22,18 @@ __all__ = [
     "Match",
     "Matcher",
     "ModelError",
+    "MonoConfig",
+    "MonoDepthEstimator",
+    "MonoEstimate",
     "NetworkFlow",
     "NetworkMatcher",
+    "NetworkMono",
     "OutOfMemory",
     "SgbmMatcher",
     "StereoDepthEstimator",
     "StereoEstimate",
     "create_matcher",
+    "known_depth_models",
     "known_flow_models",
     "known_models",
 ]

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from fg_depth_ros.networks.checkpoint import CheckpointError, ModelCard, load_checkpoint
+from fg_depth_ros.networks.depthnet import DepthNet
+from fg_depth_ros.networks.depthnet_lite import DepthNetLite
 from fg_depth_ros.networks.flownet import FlowNetC, FlowNetS
 from fg_depth_ros.networks.flownet2 import FlowNet2, FlowNet2CS, FlowNet2CSS, FlowNet2SD
 from fg_depth_ros.networks.flownet_lite import FlowNetLite
@@ -27,7 +29,12 @@ FLOW_MODELS: dict[str, Callable[..., torch.nn.Module]] = {
     "flownet2_css": FlowNet2CSS,
     "flownet2_sd": FlowNet2SD,
 }
-MODELS = STEREO_MODELS | FLOW_MODELS
+DEPTH_MODELS: dict[str, Callable[..., torch.nn.Module]] = {
+    "depthnet_lite": DepthNetLite,
+    "depthnet_r18": partial(DepthNet, 18),
+    "depthnet_r50": partial(DepthNet, 50),
+}
+MODELS = STEREO_MODELS | FLOW_MODELS | DEPTH_MODELS
 WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "weights"
 
 

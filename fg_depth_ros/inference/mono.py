@@ -1,0 +1,174 @@
+"""``MonoDepthEstimator``: one image and its focal length in, metric depth out.
+
+The node, the command line and the evaluation use this one object, so that all of them give the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from torch import nn
+
+from fg_depth_ros.inference.running import PRECISIONS, as_tensor, load_network, running
+from fg_depth_ros.networks import DEPTH_MODELS, depth_of
+
+
+def known_depth_models() -> tuple[str, ...]:
+    """Names that ``MonoConfig`` takes."""
+    return tuple(sorted(DEPTH_MODELS))
+
+
+@dataclass(frozen=True)
+class MonoConfig:
+    """How to estimate depth from one image. Raises ValueError for values out of range, naming the way out."""
+
+    model: str = "depthnet_lite"
+    """Network; empty = the one that ``weights`` belongs to."""
+    weights: str = ""
+    """Path of a weights file; empty = the shipped weights."""
+    device: str = "auto"
+    """auto, cpu, cuda:N."""
+    precision: str = "float32"
+    """float32, bfloat16 or float16."""
+    inference_scale: float = 1.0
+    """Factor on the size that the network was trained at; below 1 it is faster and coarser."""
+
+    def __post_init__(self) -> None:
+        names = (*known_depth_models(), "") if self.weights else known_depth_models()
+        for name, value, known in (("model", self.model, names), ("precision", self.precision, tuple(PRECISIONS))):
+            if value not in known:
+                raise ValueError(f"{name} '{value}' is unknown; choose one of {', '.join(filter(None, known))}")
+        if not 0.1 <= self.inference_scale <= 4:
+            raise ValueError(f"inference_scale must lie in 0.1 .. 4, got {self.inference_scale}")
+
+
+@dataclass(frozen=True)
+class MonoEstimate:
+    """Depth from one image.
+
+    ``depth``: H x W float32 m along the optical axis (REP 118), an answer for every pixel, masked by nothing.
+    ``seconds``: time it took.
+    """
+
+    depth: np.ndarray
+    seconds: float
+
+
+class NetworkMono:
+    """A depth network, wherever it lies and whatever weights it has."""
+
+    def __init__(
+        self, network: nn.Module, name: str, sha256: str = "", precision: str = "float32", scale: float = 1.0
+    ) -> None:
+        """``network``: a ``DepthNetwork`` in evaluation mode, on its device; not changed. ``scale``: of its input."""
+        self._network, self._precision = network, PRECISIONS[precision]
+        self._device = next(network.parameters()).device
+        self.name, self.sha256, self.device, self.scale = name, sha256, str(self._device), scale
+
+    @classmethod
+    def load(cls, config: MonoConfig) -> NetworkMono:
+        """A network with weights, made fast for inference. Raises ModelError."""
+        network, card = load_network(
+            config.model, config.weights or None, config.device, config.precision, DEPTH_MODELS, "depth"
+        )
+        return cls(network, card.name, card.sha256, config.precision, config.inference_scale)
+
+    @property
+    def camera(self) -> str:
+        """The camera that the network fits, in words."""
+        width, height, focal = (getattr(self._network, name) for name in ("width", "height", "focal"))
+        view = 2 * math.degrees(math.atan(width / (2 * focal)))
+        return f"{width}x{height} px, focal length {focal:.0f} px ({view:.0f} degrees across)"
+
+    def input_size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height that an image of this size is resized to, px: the network's own width, and the nearest
+        height that keeps the shape."""
+        unit = int(self._network.size_multiple)  # type: ignore[arg-type]
+        wide = max(unit, round(int(self._network.width) * self.scale / unit) * unit)  # type: ignore[arg-type]
+        return wide, max(unit, round(height * wide / width / unit) * unit)
+
+    def depth(self, image: np.ndarray, fx: float) -> np.ndarray:
+        """H x W x 3 uint8 RGB or H x W uint8, and its focal length in px, to depth H x W float32 m.
+
+        Raises:
+            OutOfMemory: the device cannot hold an image of this size.
+        """
+        height, width = image.shape[:2]
+        size = self.input_size(width, height)
+        method = cv2.INTER_AREA if size[0] < width else cv2.INTER_LINEAR
+        small = cv2.resize(np.ascontiguousarray(image), size, interpolation=method)
+        with running(self._device, self._precision, *size):
+            inverse = self._network(as_tensor(small, self._device)).inverse
+            found = inverse[0, 0].float().cpu().numpy()
+        # Inverse depth is what varies smoothly over a surface; depth would be smeared towards the far side.
+        found = cv2.resize(found, (width, height), interpolation=cv2.INTER_LINEAR)
+        focal: float = float(self._network.focal)  # type: ignore[arg-type]
+        return np.asarray(depth_of(found, focal, fx * size[0] / width), dtype=np.float32)  # type: ignore[arg-type]
+
+
+class MonoDepthEstimator:
+    """Estimates metric depth from single images with one model.
+
+    Example::
+
+        from fg_depth_ros.inference import MonoDepthEstimator
+
+        depth = MonoDepthEstimator().estimate(image, fx=525.0).depth  # a 480 x 640 x 3 uint8 RGB array
+        print(depth[240, 320], "m")
+    """
+
+    def __init__(self, config: MonoConfig | None = None) -> None:
+        """Load the model.
+
+        Raises:
+            ModelError: weights or device that cannot be used.
+        """
+        self.config = config or MonoConfig()
+        self._method = NetworkMono.load(self.config)
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model."""
+        return self._method.name
+
+    @property
+    def model_sha256(self) -> str:
+        """Hash of the weights."""
+        return self._method.sha256
+
+    @property
+    def device(self) -> str:
+        """Where it runs, in torch's words."""
+        return self._method.device
+
+    @property
+    def camera(self) -> str:
+        """The camera that the model fits, in words; depth of another one is scaled by its focal length."""
+        return self._method.camera
+
+    def warm_up(self, width: int, height: int) -> None:
+        """One run on an empty image of this size, so that the first real one is not slow."""
+        self.estimate(np.zeros((height, width, 3), np.uint8), float(width))
+
+    def estimate(self, image: np.ndarray, fx: float) -> MonoEstimate:
+        """Depth of every pixel.
+
+        Args:
+            image: H x W x 3 uint8 RGB, or H x W uint8.
+            fx: focal length of this image, px.
+
+        Raises:
+            ValueError: an image of another type, or a focal length that is not positive.
+            OutOfMemory: the device cannot hold an image of this size.
+        """
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+            raise ValueError(f"the image must be H x W or H x W x 3 of uint8, got {image.shape} of {image.dtype}")
+        if not (math.isfinite(fx) and fx > 0):
+            raise ValueError(f"fx must be a positive number of pixels, got {fx}; take it from the camera's calibration")
+        began = time.perf_counter()
+        depth = self._method.depth(image, fx)
+        return MonoEstimate(depth, time.perf_counter() - began)

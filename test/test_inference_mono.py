@@ -1,0 +1,118 @@
+"""Depth from one image: sizes, focal lengths, refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fg_depth_ros.inference import MonoConfig, MonoDepthEstimator, ModelError, NetworkMono
+from fg_depth_ros.networks import DepthPrediction, ModelCard, create_model, save_checkpoint
+
+
+class ByRow(nn.Module):
+    """Says an inverse depth that grows with the row, whatever the image: 0.1 at the top, 0.5 at the bottom."""
+
+    size_multiple, focal, width, height = 32, 50.0, 64, 32
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+        self.seen: list[tuple[int, ...]] = []
+
+    def forward(self, image: torch.Tensor) -> DepthPrediction:
+        self.seen.append(tuple(image.shape))
+        rows = torch.linspace(0.1, 0.5, image.shape[2]).view(1, 1, -1, 1)
+        return DepthPrediction(rows.expand(image.shape[0], 1, -1, image.shape[3]).contiguous())
+
+
+def test_depth_is_resized_as_inverse_depth_and_scaled_by_the_focal_length() -> None:
+    network = ByRow()
+    method = NetworkMono(network, "by_row")
+    image = np.zeros((96, 128, 3), np.uint8)
+    depth = method.depth(image, fx=200.0)
+    assert network.seen == [(1, 3, 64, 64)]  # 128x96 at a width of 64 is 64x48: the nearest multiple is 64 (or 32)
+    # At the network's width the focal length is 200 * 64 / 128 = 100 px, twice its own.
+    rows = np.linspace(0.1, 0.5, 64, dtype=np.float32)[:, None].repeat(64, 1)
+    expected = 2.0 / cv2.resize(rows, (128, 96), interpolation=cv2.INTER_LINEAR)
+    assert depth.dtype == np.float32
+    np.testing.assert_allclose(depth, expected, rtol=1e-5)
+
+
+def test_the_same_view_at_another_resolution_has_the_same_depth() -> None:
+    method = NetworkMono(ByRow(), "by_row")
+    small = method.depth(np.zeros((64, 128), np.uint8), fx=100.0)
+    large = method.depth(np.zeros((128, 256), np.uint8), fx=200.0)
+    np.testing.assert_allclose(large[1::2, ::2][8:-8], small[8:-8], rtol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "scale", "expected"),
+    [
+        (1344, 372, 1.0, (64, 32)),
+        (64, 32, 1.0, (64, 32)),
+        (640, 480, 1.0, (64, 64)),
+        (640, 480, 2.0, (128, 96)),
+        (640, 10, 1.0, (64, 32)),
+        (640, 480, 0.1, (32, 32)),
+    ],
+)
+def test_input_size(width: int, height: int, scale: float, expected: tuple[int, int]) -> None:
+    assert NetworkMono(ByRow(), "by_row", scale=scale).input_size(width, height) == expected
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    network = create_model("depthnet_lite", focal=60.0, width=96, height=32)
+    path = tmp_path_factory.mktemp("mono") / "lite.safetensors"
+    save_checkpoint(path, network, ModelCard("depthnet_lite", network.options))  # type: ignore[arg-type]
+    return path
+
+
+def test_estimator_with_a_weights_file(weights: Path) -> None:
+    estimator = MonoDepthEstimator(MonoConfig(weights=str(weights), device="cpu"))
+    image = np.random.default_rng(0).integers(0, 255, (48, 120, 3), dtype=np.uint8)
+    estimate = estimator.estimate(image, fx=75.0)
+    assert estimate.depth.shape == (48, 120)
+    assert estimate.seconds > 0
+    # A fresh network says about 10 m in its own camera, and 75 px at 120 px width are its 60 px at 96 px.
+    assert float(np.median(estimate.depth)) == pytest.approx(10.0, rel=0.3)
+    np.testing.assert_allclose(estimator.estimate(image, fx=150.0).depth, 2 * estimate.depth, rtol=1e-5)
+    grey = image[..., 0]
+    np.testing.assert_array_equal(
+        estimator.estimate(grey, 75.0).depth, estimator.estimate(np.repeat(grey[..., None], 3, -1), 75.0).depth
+    )
+    assert estimator.camera == "96x32 px, focal length 60 px (77 degrees across)"
+    assert len(estimator.model_sha256) == 64
+
+
+@pytest.mark.parametrize("fx", [0.0, -3.0, float("nan"), float("inf")])
+def test_a_focal_length_that_is_none_is_refused(weights: Path, fx: float) -> None:
+    estimator = MonoDepthEstimator(MonoConfig(weights=str(weights), device="cpu"))
+    with pytest.raises(ValueError, match=r"fx must be a positive number of pixels, got .*calibration"):
+        estimator.estimate(np.zeros((48, 96), np.uint8), fx)
+
+
+def test_images_of_other_types_are_refused(weights: Path) -> None:
+    estimator = MonoDepthEstimator(MonoConfig(weights=str(weights), device="cpu"))
+    for image in (np.zeros((48, 96), np.float32), np.zeros((48, 96, 4), np.uint8), np.zeros(5, np.uint8)):
+        with pytest.raises(ValueError, match="must be H x W or H x W x 3 of uint8"):
+            estimator.estimate(image, 60.0)
+
+
+def test_wrong_settings_and_weights_of_another_network(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"model 'flownet_lite' is unknown; choose one of depthnet_lite"):
+        MonoConfig(model="flownet_lite")
+    with pytest.raises(ValueError, match=r"inference_scale must lie in 0.1 .. 4, got 9"):
+        MonoConfig(inference_scale=9)
+    with pytest.raises(ModelError, match=r"holds weights of 'flownet_stereo', not of 'depthnet_lite'.*no depth"):
+        from fg_depth_ros.networks.registry import weights_path
+
+        MonoDepthEstimator(MonoConfig(weights=str(weights_path("flownet_stereo")), device="cpu"))
+    with pytest.raises(ModelError, match=r"does not exist"):
+        MonoDepthEstimator(MonoConfig(weights=str(tmp_path / "none.safetensors"), device="cpu"))

@@ -1,0 +1,148 @@
+"""The depth networks: what they say, which camera they say it for, and published encoders."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fg_depth_ros.networks import (
+    DEPTH_MODELS,
+    CheckpointError,
+    ModelCard,
+    create_model,
+    depth_of,
+    inverse_of,
+    load_model,
+    load_resnet,
+    save_checkpoint,
+)
+from fg_depth_ros.networks.depth import inverse_from_logits, start_logit
+
+NAMES = sorted(DEPTH_MODELS)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def network(request: pytest.FixtureRequest) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return create_model(request.param, focal=100.0, width=96, height=64).eval()
+
+
+def test_depth_and_inverse_by_hand() -> None:
+    inverse = torch.tensor([0.5, 0.1])
+    assert depth_of(inverse, 100.0, 100.0).tolist() == pytest.approx([2.0, 10.0])
+    # Twice the focal length shows everything twice as large: what looks 2 m away is 4 m away.
+    assert depth_of(inverse, 100.0, 200.0).tolist() == pytest.approx([4.0, 20.0])
+    assert inverse_of(depth_of(inverse, 100.0, 250.0), 100.0, 250.0).tolist() == pytest.approx([0.5, 0.1])
+    # d = f B / Z: with f 320 px, B 0.25 m and Z 8 m it is 10 px, and the inverse d / (B f_canonical) for any f.
+    assert float(inverse_of(torch.tensor(8.0), 100.0, 320.0)) == pytest.approx(10 / (0.25 * 100.0))
+
+
+def test_logits_to_inverse_by_hand() -> None:
+    logits = torch.tensor([-40.0, 0.0, 40.0, start_logit()])
+    assert inverse_from_logits(logits).tolist() == pytest.approx([0.01, 0.01 + 9.99 / 2, 10.0, 0.1], rel=1e-5)
+
+
+def test_a_fresh_network_says_ten_metres(network: torch.nn.Module) -> None:
+    with torch.inference_mode():
+        answer = network(torch.rand(1, 3, 64, 96))
+    assert answer.inverse.shape == (1, 1, 64, 96)
+    assert answer.inverse.dtype == torch.float32
+    assert answer.levels is None
+    assert float(answer.inverse.mean()) == pytest.approx(0.1, rel=0.3)
+
+
+def test_training_gives_four_levels_and_every_weight_a_gradient(network: torch.nn.Module) -> None:
+    network.train()
+    answer = network(torch.rand(2, 3, 64, 96))
+    assert answer.levels is not None
+    assert answer.levels[0] is answer.inverse
+    assert [tuple(level.shape[-2:]) for level in answer.levels] == [(64, 96), (32, 48), (16, 24), (8, 12)]
+    network.zero_grad()
+    sum((level * torch.rand_like(level)).sum() for level in answer.levels).backward()  # type: ignore[union-attr]
+    assert [name for name, p in network.named_parameters() if p.grad is None] == []
+    network.eval()
+
+
+def test_another_size_of_the_image_is_answered_at_that_size(network: torch.nn.Module) -> None:
+    with torch.inference_mode():
+        assert network(torch.rand(1, 3, 96, 32)).inverse.shape == (1, 1, 96, 32)
+        with pytest.raises(ValueError, match="multiples of 32 px, got 90x64"):
+            network(torch.rand(1, 3, 64, 90))
+
+
+def test_where_a_thing_stands_in_the_picture_matters() -> None:
+    """The same texture everywhere: only its place can make a difference inside the picture."""
+    torch.manual_seed(1)
+    lite = create_model("depthnet_lite", focal=100.0, width=320, height=320).eval()
+    with torch.no_grad():
+        lite.depth.weight.normal_(std=0.5)  # type: ignore[union-attr]
+        inverse = lite(torch.full((1, 3, 320, 320), 0.5)).inverse[0, 0]
+    # Far from all borders, where zero padding is not seen.
+    assert float((inverse[120, 160] - inverse[200, 160]).abs()) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"focal": 0.0}, "focal must be a positive number of pixels, got 0"),
+        ({"width": 100}, "width must be a positive multiple of 32 px, got 100"),
+        ({"height": 0}, "height must be a positive multiple of 32 px, got 0"),
+        ({"nonsense": 1}, "does not take these options"),
+    ],
+)
+def test_bad_options_are_named(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        create_model("depthnet_lite", **options)
+    with pytest.raises(ValueError, match=message):
+        create_model("depthnet_r18", **options)
+
+
+def test_weights_come_back_with_their_camera(tmp_path, network: torch.nn.Module) -> None:
+    name = {"DepthNetLite": "depthnet_lite"}.get(type(network).__name__)
+    if name is None:
+        name = "depthnet_r18" if len(network.encoder.layer3) == 2 else "depthnet_r50"  # type: ignore[arg-type, union-attr]
+    save_checkpoint(tmp_path / "w.safetensors", network, ModelCard(name, network.options))  # type: ignore[arg-type]
+    again, card = load_model(tmp_path / "w.safetensors")
+    assert (again.focal, again.width, again.height) == (100.0, 96, 64)
+    assert card.options["focal"] == 100.0
+    image = torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        assert torch.equal(again(image).inverse, network(image).inverse)
+
+
+def test_parameters_of_the_published_encoders() -> None:
+    """ResNet-18 and -50 have 11,689,512 and 25,557,032 parameters with their classifier of 1000 classes."""
+    for name, whole, features in (("depthnet_r18", 11_689_512, 512), ("depthnet_r50", 25_557_032, 2048)):
+        encoder = create_model(name).encoder
+        classifier = 1000 * features + 1000
+        assert sum(p.numel() for p in encoder.parameters()) == whole - classifier  # type: ignore[union-attr]
+
+
+def test_the_light_one_is_light() -> None:
+    parameters = sum(p.numel() for p in create_model("depthnet_lite").parameters())
+    assert parameters <= 8_000_000
+    assert 4 * parameters <= 16_000_000  # bytes of its weights file
+
+
+def test_published_weights_start_the_encoder(tmp_path) -> None:
+    torch.manual_seed(2)
+    published = dict(create_model("depthnet_r18").encoder.state_dict())  # type: ignore[union-attr]
+    published |= {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
+    torch.save(published, tmp_path / "resnet18.pth")
+    torch.manual_seed(3)
+    network = create_model("depthnet_r18")
+    load_resnet(network, tmp_path / "resnet18.pth")
+    started = network.encoder.state_dict()  # type: ignore[union-attr]
+    assert all(torch.equal(started[name], published[name]) for name in started)
+
+
+def test_a_file_that_is_no_encoder_is_refused(tmp_path) -> None:
+    network = create_model("depthnet_r18")
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    (tmp_path / "garbage.pth").write_bytes(b"not a checkpoint at all")
+    (tmp_path / "garbage.safetensors").write_bytes(b"neither")
+    for name in ("other.pth", "garbage.pth", "garbage.safetensors", "missing.pth"):
+        with pytest.raises(CheckpointError, match=rf"{name} holds no weights of this ResNet"):
+            load_resnet(network, tmp_path / name)
+    with pytest.raises(CheckpointError, match="not a DepthNetLite"):
+        load_resnet(create_model("depthnet_lite"), tmp_path / "other.pth")
