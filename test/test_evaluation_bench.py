@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fg_depth_ros.evaluation.bench import BenchError, bench_models, measure
+from fg_depth_ros.networks import ModelCard, create_model, save_checkpoint
 
 
 def test_a_row_is_of_the_model_and_size_that_were_asked_for() -> None:
@@ -26,11 +27,25 @@ def test_a_row_is_of_the_model_and_size_that_were_asked_for() -> None:
     assert large["latency_p50_ms"] > 2 * small["latency_p50_ms"]
 
 
+def test_models_of_every_kind_are_measured(tmp_path: Path) -> None:
+    network = create_model("depthnet_lite", focal=100.0, width=96, height=64)
+    weights = tmp_path / "lite.safetensors"
+    card = save_checkpoint(weights, network, ModelCard("depthnet_lite", network.options))  # type: ignore[arg-type]
+    job = {"width": 96, "height": 64, "precision": "float32", "repeats": 2, "device": "cpu", "threads": 0}
+    mono = measure({**job, "model": "depthnet_lite", "weights": str(weights)})
+    assert (mono["sha256"], mono["device"]) == (card.sha256, "cpu")
+    assert mono["metrics"]["latency_p50_ms"] > 0
+    flow = measure({**job, "model": "farneback", "weights": ""})
+    assert flow["sha256"] == ""
+    assert flow["metrics"]["latency_p50_ms"] > 0
+
+
 @pytest.mark.parametrize(
     ("model", "weights", "message"),
     [
         ("nothing", "", "nothing at 64x64, float32 on cpu: unknown model 'nothing'; known: .*sgbm"),
         ("flownet_stereo", "missing.safetensors", "missing.safetensors"),
+        ("depthnet_lite", "missing.safetensors", "missing.safetensors"),
     ],
 )
 def test_what_cannot_run_is_named_with_the_reason(tmp_path: Path, model: str, weights: str, message: str) -> None:

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from fg_depth_ros.inference import MonoConfig, MonoDepthEstimator, ModelError, NetworkMono
+from fg_depth_ros.inference import ModelError, MonoConfig, MonoDepthEstimator, NetworkMono
 from fg_depth_ros.networks import DepthPrediction, ModelCard, create_model, save_checkpoint
+from fg_depth_ros.networks.registry import weights_path
 
 
 class ByRow(nn.Module):
@@ -111,8 +112,6 @@ def test_wrong_settings_and_weights_of_another_network(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"inference_scale must lie in 0.1 .. 4, got 9"):
         MonoConfig(inference_scale=9)
     with pytest.raises(ModelError, match=r"holds weights of 'flownet_stereo', not of 'depthnet_lite'.*no depth"):
-        from fg_depth_ros.networks.registry import weights_path
-
         MonoDepthEstimator(MonoConfig(weights=str(weights_path("flownet_stereo")), device="cpu"))
     with pytest.raises(ModelError, match=r"does not exist"):
         MonoDepthEstimator(MonoConfig(weights=str(tmp_path / "none.safetensors"), device="cpu"))

@@ -42,7 +42,10 @@ def demo(
 
 @app.command()
 def bench(
-    model: Annotated[list[str], typer.Option(help="Model; may be repeated.")] = ["flownet_stereo", "sgbm"],
+    model: Annotated[list[str], typer.Option(help="Model for stereo, flow or mono; may be repeated.")] = [
+        "flownet_stereo",
+        "sgbm",
+    ],
     size: Annotated[list[str], typer.Option(help="WIDTHxHEIGHT; may be repeated.")] = ["640x480"],
     precision: Annotated[list[str], typer.Option(help="Precision; may be repeated.")] = ["float32"],
     repeats: Annotated[int, typer.Option(help="Timed runs of each.")] = 20,
@@ -58,9 +61,10 @@ def bench(
     sizes = [image_size_of(text) for text in size]
     report = bench_models(model, sizes, precision, repeats, weights=weights, device=device, threads=threads)
     if node:
+        from fg_depth_ros.inference import known_models
         from fg_depth_ros.nodes.bench_node import bench_node
 
-        for name in model:
+        for name in (each for each in model if each in known_models()):
             for one in sizes:
                 measured = bench_node(name, one, weights=weights if name != "sgbm" else "", device=device)
                 report.rows += measured.rows

@@ -12,16 +12,26 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fg_depth_ros.evaluation.report import Report
+from fg_depth_ros.inference import (
+    FlowConfig,
+    FlowEstimator,
+    MonoConfig,
+    MonoDepthEstimator,
+    create_matcher,
+    known_depth_models,
+    known_flow_models,
+)
+from fg_depth_ros.inference.flow import CLASSICAL_FLOW
 
 WARM_UP = 3
-CLASSICAL = ("sgbm",)  # they know no precision: measured once per size
+CLASSICAL = ("sgbm", *CLASSICAL_FLOW)  # they know no precision: measured once per size
 _TIME_LIMIT = 600.0  # seconds for one combination
 
 
@@ -39,10 +49,11 @@ def bench_models(
     device: str = "auto",
     threads: int = 0,
 ) -> Report:
-    """Measure models through `inference.create_matcher`, as the node and the command line run them.
+    """Measure models through `inference`, as the node and the command line run them.
 
     Args:
-        models: names of networks or classical methods.
+        models: names of networks or classical methods, for stereo, flow (from the left to the right image) or depth
+            from the left image alone. A depth network resizes to the width that its weights were trained at.
         sizes: (width, height) of the images in pixels; the Motorcycle pair is resized to them.
         precisions: of the networks; classical methods are measured once.
         repeats: measured runs per combination, after a few to warm up.
@@ -51,7 +62,7 @@ def bench_models(
         threads: of the processor; 0 leaves it to the libraries.
 
     Returns a report with one row per combination: `latency_p50_ms`, `latency_p95_ms` (from the images in host
-    memory to the disparity in host memory, so an accelerator is waited for), `throughput_hz` (pairs per second,
+    memory to the answer in host memory, so an accelerator is waited for), `throughput_hz` (pairs per second,
     one after the other), `memory_mib` (growth of this process's peak resident memory; Linux only) and, on an
     accelerator, `device_memory_mib` (peak).
 
@@ -119,7 +130,6 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from fg_depth_ros.data.datasets import motorcycle
-    from fg_depth_ros.inference import create_matcher
 
     if job["threads"]:
         torch.set_num_threads(job["threads"])
@@ -127,18 +137,16 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     size = (job["width"], job["height"])
     left, right = (cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in motorcycle().images())
     before = _memory("VmRSS")
-    matcher = create_matcher(
-        job["model"], weights=job["weights"] or None, device=job["device"], precision=job["precision"]
-    )
+    model, run = _loaded(job, left, right)
     for _ in range(WARM_UP):
-        matcher.match(left, right)
-    on_cuda = matcher.device.startswith("cuda")
+        run()
+    on_cuda = model.device.startswith("cuda")
     if on_cuda:
         torch.cuda.reset_peak_memory_stats()
     seconds = []
     for _ in range(job["repeats"]):
         begun = time.perf_counter()
-        matcher.match(left, right)  # gives arrays in host memory: the device is through when it returns
+        run()  # gives arrays in host memory: the device is through when it returns
         seconds.append(time.perf_counter() - begun)
     p50, p95 = np.percentile(seconds, [50, 95])
     metrics = {
@@ -151,10 +159,28 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         metrics["device_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
     return {
         "metrics": {name: float(value) for name, value in metrics.items()},
-        "sha256": matcher.sha256,
-        "device": matcher.device,
+        "sha256": model.sha256,
+        "device": model.device,
         "threads": torch.get_num_threads(),
     }
+
+
+def _loaded(job: Mapping[str, Any], left: np.ndarray, right: np.ndarray) -> tuple[_Model, Callable[[], object]]:
+    """The job's model, and what runs it once."""
+    name, chosen = job["model"], {key: job[key] for key in ("model", "weights", "device", "precision")}
+    if name in known_flow_models():
+        flow = FlowEstimator(FlowConfig(**chosen))
+        return _Model(flow.model_sha256, flow.device), lambda: flow.estimate(left, right)
+    if name in known_depth_models():
+        mono = MonoDepthEstimator(MonoConfig(**chosen))
+        return _Model(mono.model_sha256, mono.device), lambda: mono.estimate(left, fx=float(left.shape[1]))
+    matcher = create_matcher(name, weights=job["weights"] or None, device=job["device"], precision=job["precision"])
+    return _Model(matcher.sha256, matcher.device), lambda: matcher.match(left, right)
+
+
+class _Model(NamedTuple):
+    sha256: str
+    device: str
 
 
 def _memory(field: str) -> float:
