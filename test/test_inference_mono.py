@@ -36,9 +36,10 @@ def test_depth_is_resized_as_inverse_depth_and_scaled_by_the_focal_length() -> N
     method = NetworkMono(network, "by_row")
     image = np.zeros((96, 128, 3), np.uint8)
     depth = method.depth(image, fx=200.0)
-    assert network.seen == [(1, 3, 64, 64)]  # 128x96 at a width of 64 is 64x48: the nearest multiple is 64 (or 32)
+    # As many pixels as 64x32 in the shape 4:3 are 52x39; the nearest multiples of 32 are 64 and 32.
+    assert network.seen == [(1, 3, 32, 64)]
     # At the network's width the focal length is 200 * 64 / 128 = 100 px, twice its own.
-    rows = np.linspace(0.1, 0.5, 64, dtype=np.float32)[:, None].repeat(64, 1)
+    rows = np.linspace(0.1, 0.5, 32, dtype=np.float32)[:, None].repeat(64, 1)
     expected = 2.0 / cv2.resize(rows, (128, 96), interpolation=cv2.INTER_LINEAR)
     assert depth.dtype == np.float32
     np.testing.assert_allclose(depth, expected, rtol=1e-5)
@@ -54,16 +55,18 @@ def test_the_same_view_at_another_resolution_has_the_same_depth() -> None:
 @pytest.mark.parametrize(
     ("width", "height", "scale", "expected"),
     [
-        (1344, 372, 1.0, (64, 32)),
-        (64, 32, 1.0, (64, 32)),
-        (640, 480, 1.0, (64, 64)),
-        (640, 480, 2.0, (128, 96)),
-        (640, 10, 1.0, (64, 32)),
+        (1344, 372, 1.0, (672, 192)),
+        (1280, 384, 1.0, (640, 192)),
+        (640, 480, 1.0, (416, 288)),  # 404.8 x 303.6
+        (640, 480, 2.0, (800, 608)),
+        (100, 4000, 1.0, (64, 2208)),
         (640, 480, 0.1, (32, 32)),
     ],
 )
 def test_input_size(width: int, height: int, scale: float, expected: tuple[int, int]) -> None:
-    assert NetworkMono(ByRow(), "by_row", scale=scale).input_size(width, height) == expected
+    network = ByRow()
+    network.width, network.height = 640, 192
+    assert NetworkMono(network, "by_row", scale=scale).input_size(width, height) == expected
 
 
 @pytest.fixture(scope="module")

@@ -85,11 +85,12 @@ class NetworkMono:
         return f"{width}x{height} px, focal length {focal:.0f} px ({view:.0f} degrees across)"
 
     def input_size(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height that an image of this size is resized to, px: the network's own width, and the nearest
-        height that keeps the shape."""
-        unit = int(self._network.size_multiple)  # type: ignore[arg-type]
-        wide = max(unit, round(int(self._network.width) * self.scale / unit) * unit)  # type: ignore[arg-type]
-        return wide, max(unit, round(height * wide / width / unit) * unit)
+        """Width and height that an image of this size is resized to, px: its own shape, as far as the network's
+        multiples allow, and about as many pixels as the network was trained at."""
+        network, unit = self._network, int(self._network.size_multiple)  # type: ignore[arg-type]
+        pixels = int(network.width) * int(network.height) * self.scale**2  # type: ignore[arg-type]
+        wide, tall = math.sqrt(pixels * width / height), math.sqrt(pixels * height / width)
+        return max(unit, round(wide / unit) * unit), max(unit, round(tall / unit) * unit)
 
     def depth(self, image: np.ndarray, fx: float) -> np.ndarray:
         """H x W x 3 uint8 RGB or H x W uint8, and its focal length in px, to depth H x W float32 m.
