@@ -24,6 +24,7 @@ ARGUMENTS = {
     "params_file": (str(SHARE / "config" / "stereo_depth.yaml"), "Parameter file of the node."),
     "model": ("", "Parameter model (flownet_stereo or sgbm); empty: as in the parameter file."),
     "depth_weights": ("", "Parameter depth_weights; empty: as in the parameter file."),
+    "mono_weights": ("", "Parameter mono_weights; empty: as in the parameter file."),
     "use_sim_time": ("false", "Take the time from /clock, for recordings."),
     "log_level": ("info", "debug, info, warn or error."),
     "rviz": ("false", "Start rviz2 with the package's view."),
@@ -40,7 +41,7 @@ def start_node(context):
             (f"{side}/image_rect", image),
             (f"{side}/camera_info", f"{value[side]}/camera_info"),
         ]
-    settings = {name: value[name] for name in ("model", "depth_weights") if value[name]}
+    settings = {name: value[name] for name in ("model", "depth_weights", "mono_weights") if value[name]}
     settings["use_sim_time"] = value["use_sim_time"].lower() in ("true", "1")
     return [
         Node(

@@ -40,10 +40,13 @@ KINDS: dict[str, type] = {
     "flow/image_color": Image,
     "points2": PointCloud2,
 }
-TEMPORAL_KINDS: dict[str, type] = {"temporal_flow/image": Image, "temporal_flow/image_color": Image}
+# These need more than a pair and the stereo model.
+OTHER_KINDS: dict[str, type] = dict.fromkeys(
+    ("temporal_flow/image", "temporal_flow/image_color", "mono_depth/image_rect"), Image
+)
 
 # Quick and without weights; 64 disparities keep the blind stripe on the left narrow.
-QUICK = {"model": "sgbm", "max_disparity": 64}
+QUICK = {"model": "sgbm", "max_disparity": 64, "flow_model": "dis"}
 
 
 @dataclass(frozen=True)
@@ -155,11 +158,12 @@ class User:
         """Subscribe to outputs; what comes is in `seen[topic]`."""
         for topic in topics:
             seen = self.seen.setdefault(topic, [])
-            kind = (KINDS | TEMPORAL_KINDS)[topic]
+            kind = (KINDS | OTHER_KINDS)[topic]
             self._subscriptions[topic] = self.node.create_subscription(kind, topic, seen.append, 5)
 
     def unlisten(self, topic: str) -> None:
-        self.node.destroy_subscription(self._subscriptions.pop(topic))
+        # In the thread that spins: it may be about to wait for this very subscription.
+        self.executor.create_task(self.node.destroy_subscription, self._subscriptions.pop(topic))
 
     def heard(self) -> bool:
         """Whether the node listens to all inputs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -172,3 +173,15 @@ def test_flow_weights_that_do_not_exist_are_refused_and_the_node_goes_on(make: C
     assert "flow_weights = '/nowhere/flow.safetensors'" in result.reason
     b.listen("depth/image_rect")
     b.send_until(pair_messages(wall()), lambda: bool(b.seen["depth/image_rect"]))
+
+
+def test_a_first_flow_model_that_cannot_be_loaded_is_named(make: Callable[..., Bench], tmp_path: Path) -> None:
+    corrupt = tmp_path / "corrupt.safetensors"
+    corrupt.write_bytes(b"this is no checkpoint")
+    b = make(flow_model="off")
+    b.listen("temporal_flow/image")
+    (result,) = b.set(flow_model="flownet_lite", flow_weights=str(corrupt))
+    assert result.successful  # the file is there; what is in it turns out later
+    b.wait(lambda: b.level("model") == 1)
+    assert b.status("model").message.startswith(f"flownet_lite could not be loaded: {corrupt}")
+    b.send_until(pair_messages(wall()), lambda: b.log_has(f"temporal_flow/* has a listener, but {corrupt}"))

@@ -227,6 +227,87 @@ def test_says_which_input_is_silent(filters: Any) -> None:
     assert "left" not in text
 
 
+# ---- the left camera alone ------------------------------------------------------------------------------------
+
+
+def left_rig(filters: Any, **options: Any) -> tuple[Rig, list[tuple[float, float]]]:
+    """A rig, and the stamps of left images and their camera_infos that it handed out."""
+    alone: list[tuple[float, float]] = []
+
+    def note(*messages: Any) -> None:
+        alone.append(tuple(round(m.header.stamp.sec + m.header.stamp.nanosec * 1e-9, 6) for m in messages))
+
+    return Rig(filters, on_left=note, **options), alone
+
+
+def test_a_left_image_is_handed_out_once_with_its_own_camera_info(filters: Any) -> None:
+    rig, alone = left_rig(filters)
+    rig.send(1.0, None, None, None)
+    rig.send(None, None, 0.5, None)
+    assert alone == []
+    rig.send(None, None, 1.0, None)
+    assert alone == [(1.0, 1.0)]
+    rig.send(None, None, 2.0, None)  # the camera_info first
+    rig.send(2.0, None, None, None)
+    rig.send(None, None, 1.9, None)
+    assert alone == [(1.0, 1.0), (2.0, 2.0)]
+    assert rig.pairs == []
+    rig.send(None, 2.0, None, 2.0)  # it still becomes a pair
+    assert rig.stamps == [2.0]
+
+
+def test_the_left_message_that_completes_a_pair_is_not_handed_out(filters: Any) -> None:
+    rig, alone = left_rig(filters)
+    rig.send(None, 1.0, 1.0, 1.0)
+    rig.send(1.0, None, None, None)
+    assert rig.stamps == [1.0]
+    assert alone == []
+
+
+def test_left_images_find_the_nearest_camera_info_within_the_slop(filters: Any) -> None:
+    rig, alone = left_rig(filters, approximate=True, slop=0.02)
+    rig.send(None, None, 0.985, None)
+    rig.send(None, None, 1.01, None)
+    rig.send(1.0, None, None, None)
+    rig.send(None, None, 1.5, None)
+    rig.send(1.53, None, None, None)
+    assert alone == [(1.0, 1.01)]
+
+
+def test_left_images_go_on_after_a_jump_back_of_time(filters: Any) -> None:
+    rig, alone = left_rig(filters, queue_size=3)
+    for at in (1000.0, 1001.0, 1002.0, 1003.0, 1.0, 2.0):
+        rig.send(at, None, at, None)
+    assert [image for image, _ in alone] == [1000.0, 1001.0, 1002.0, 1003.0, 1.0, 2.0]
+
+
+def test_an_exception_over_a_left_image_is_reported_and_stops_nothing(filters: Any) -> None:
+    def fail(*messages: Any) -> None:
+        raise RuntimeError("left")
+
+    errors: list[Exception] = []
+    rig = Rig(filters, on_left=fail, on_error=errors.append)
+    rig.send(1.0, None, 1.0, None)
+    rig.send(2.0, 2.0, 2.0, 2.0)
+    assert rig.stamps == [2.0]
+    assert [str(error) for error in errors] == ["left", "left"]  # of 1.0, and of 2.0 before it was a pair
+
+
+def test_the_right_camera_is_gone_when_left_images_go_on_without_it(filters: Any) -> None:
+    rig, _ = left_rig(filters)
+    assert rig.sync.right_gone(0.0) is None  # nothing goes on
+    rig.send(1.0, 1.0, 1.0, 1.0)
+    rig.send(2.0, None, 2.0, None)
+    assert rig.sync.right_gone(0.0) is None  # a slow camera's next pair begins like this
+    rig.send(3.0, None, 3.0, 3.0)
+    assert rig.sync.right_gone(0.0) == "right/image_rect"
+    assert rig.sync.right_gone(10.0) is None  # it may still come
+    rig.send(4.0, 4.0, 4.0, None)
+    assert rig.sync.right_gone(0.0) == "right/camera_info"
+    rig.send(5.0, 5.0, 5.0, 5.0)
+    assert rig.sync.right_gone(0.0) is None
+
+
 # ---- the slot -------------------------------------------------------------------------------------------------
 
 

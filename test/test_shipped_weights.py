@@ -46,15 +46,16 @@ def test_public_sets(shared_data, name):
 
 @pytest.mark.slow
 def test_flow_against_the_classical_methods(shared_data):
-    """Below Farneback on every set; refined, below DIS."""
+    """Below the classical methods on every set; on streets, where they are weakest, far below."""
     sets = open_flow_sets([shared_data / "flow", shared_data / "kitti2015_scene_flow"])
     methods = {name: FlowEstimator(FlowConfig(name)) for name in ("flownet_lite", "dis", "farneback")}
     methods["flownet_lite +v"] = methods["flownet_lite"].refined()
     rows = evaluate_flow(sets, methods, show_progress=False).rows
     epe = {(row["set"], row["method"]): row["metrics"]["epe"] for row in rows}
     for name in sets:
-        assert epe[name, "flownet_lite"] < epe[name, "farneback"]
-        assert epe[name, "flownet_lite +v"] < epe[name, "dis"]
+        assert epe[name, "flownet_lite"] < min(epe[name, "dis"], epe[name, "farneback"])
+        assert epe[name, "flownet_lite +v"] < epe[name, "flownet_lite"] + 0.02
+    assert epe["kitti2015_scene_flow", "flownet_lite"] < 0.85 * epe["kitti2015_scene_flow", "dis"]
 
 
 @pytest.mark.parametrize("name", ["flownet_stereo", "flownet_lite"])

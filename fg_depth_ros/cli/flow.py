@@ -13,7 +13,7 @@ from fg_depth_ros.cli.app import Device, Json, Precision, app, console, evaluate
 if TYPE_CHECKING:
     from fg_depth_ros.inference import FlowEstimator
 
-_DEFAULT = "dis"
+_DEFAULT = "flownet_lite"
 _Scale = Annotated[float, typer.Option(help="Resize the frames by this; below 1 is faster and reaches farther.")]
 _COLUMNS = [
     "epe", "epe_noc", "epe_occ", "epe_below_10", "epe_10_40", "epe_above_40", "fl_all", "angular", "seconds",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import cv2
@@ -18,6 +18,8 @@ from fg_depth_ros.geometry import Label, StereoRig
 from fg_depth_ros.inference.matchers import PRECISIONS, Match, Matcher, create_matcher, known_models
 
 CHECKS = ("one_pass", "two_pass", "off")
+# What an estimate works out of its pair: filling changes none of it.
+_OF_THE_PAIR = ("disparity", "flow", "matched_labels", "matched_mask", "matched_depth", "depth_sigma", "_raw_depth")
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class StereoEstimate:
     ``matched``: H x W float32 px, x_left - x_right, what the method answered; NaN where it has no answer.
     ``disparity_sigma``: H x W float32 px, one standard deviation, or None where the method does not know.
     ``seconds``: time the matching took.
+    ``filling``: H x W float32 m, depth from the left image alone at the scale of the pair's, for the holes; or None.
     """
 
     rig: StereoRig
@@ -89,6 +92,31 @@ class StereoEstimate:
     right_disparity: np.ndarray | None
     config: EstimatorConfig
     seconds: float
+    filling: np.ndarray | None = None
+
+    @classmethod
+    def from_mono(cls, depth: np.ndarray, rig: StereoRig, config: EstimatorConfig, seconds: float) -> StereoEstimate:
+        """What the left image alone gives, for lack of a right one: nothing is matched, everything is filled.
+
+        ``depth``: H x W float32 m. Of ``rig`` only the left camera counts.
+        """
+        nothing = np.full(depth.shape, np.nan, np.float32)
+        # Where nothing was matched, nothing can be checked.
+        return cls(rig, nothing, None, None, replace(config, left_right_check="off"), seconds, depth)
+
+    def filled(self, depth: np.ndarray) -> StereoEstimate:
+        """The same with its holes filled from ``depth`` (H x W float32 m, at the scale of this one) where that lies in
+        the range. Disparity, flow and uncertainty stay as they are.
+
+        Raises ValueError when the sizes differ.
+        """
+        if depth.shape != self.matched.shape:
+            raise ValueError(
+                f"depth to fill with is {depth.shape}, the estimate {self.matched.shape}: sizes must agree"
+            )
+        other = replace(self, filling=depth)
+        vars(other).update({name: value for name, value in vars(self).items() if name in _OF_THE_PAIR})
+        return other
 
     @cached_property
     def disparity(self) -> np.ndarray:
@@ -99,7 +127,15 @@ class StereoEstimate:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """H x W uint8, one ``geometry.Label`` a pixel."""
+        """H x W uint8, one ``geometry.Label`` a pixel. A hole that is not filled keeps its reason."""
+        if self.filling is None:
+            return self.matched_labels
+        usable = (self.filling >= self.config.min_depth) & (self.filling <= self.config.max_depth)
+        return np.where(usable & ~self.matched_mask, np.uint8(Label.FILLED_FROM_MONO), self.matched_labels)
+
+    @cached_property
+    def matched_labels(self) -> np.ndarray:
+        """The labels before anything is filled, H x W uint8."""
         config, mismatch, unsure = self.config, None, None
         if self.right_disparity is not None:
             mismatch = geometry.left_right_mismatch(self.matched, self.right_disparity, config.left_right_threshold)
@@ -122,16 +158,30 @@ class StereoEstimate:
         return np.asarray((self.labels == Label.VALID) | (self.labels == Label.FILLED_FROM_MONO))
 
     @cached_property
+    def matched_mask(self) -> np.ndarray:
+        """H x W bool, True where the depth comes from the pair."""
+        return np.asarray(self.matched_labels == Label.VALID)
+
+    @cached_property
     def depth(self) -> np.ndarray:
         """H x W float32 m along the optical axis (REP 118), NaN where masked."""
-        return np.where(self.mask, self._raw_depth, np.float32(np.nan))
+        if self.filling is None:
+            return self.matched_depth
+        return np.where(self.labels == Label.FILLED_FROM_MONO, self.filling, self.matched_depth)
+
+    @cached_property
+    def matched_depth(self) -> np.ndarray:
+        """The depth before anything is filled, H x W float32 m."""
+        return np.where(self.matched_mask, self._raw_depth, np.float32(np.nan))
 
     @cached_property
     def depth_sigma(self) -> np.ndarray | None:
-        """H x W float32 m, one standard deviation, NaN where masked; None where the method does not know."""
+        """H x W float32 m, one standard deviation, NaN where the depth does not come from the pair; None where the
+        method does not know.
+        """
         if self.disparity_sigma is None:
             return None
-        return geometry.depth_sigma(self.depth, self.disparity_sigma, self.rig)
+        return geometry.depth_sigma(self.matched_depth, self.disparity_sigma, self.rig)
 
     @cached_property
     def flow(self) -> np.ndarray:

@@ -39,7 +39,7 @@ def known_flow_models() -> tuple[str, ...]:
 class FlowConfig:
     """How to estimate flow. Raises ValueError for values out of range, naming the way out."""
 
-    model: str = "dis"
+    model: str = "flownet_lite"
     """Network or classical method; empty = the network that ``weights`` belongs to."""
     weights: str = ""
     """Path of a weights file; empty = the shipped weights."""
@@ -141,9 +141,9 @@ class FlowEstimator:
 
     Example::
 
-        from fg_depth_ros.inference import FlowConfig, FlowEstimator
+        from fg_depth_ros.inference import FlowEstimator
 
-        estimator = FlowEstimator(FlowConfig(model="dis"))
+        estimator = FlowEstimator()
         flow = estimator.estimate(first, second).flow  # two 480 x 640 x 3 uint8 RGB arrays
         print(flow[240, 320], "px")
     """

@@ -77,7 +77,7 @@ def load_network(
     if not weights and not path.is_file():
         raise ModelError(
             f"no weights of '{model}' come with the package ({path} does not exist); give a weights file: 'fg-depth "
-            "train' makes one, 'fg-depth import' makes one of published weights"
+            "train' and 'fg-depth distill' make them, 'fg-depth import' makes one of published flow weights"
         )
     try:
         network, card = load_model(path)

@@ -132,29 +132,36 @@ class Faults:
 
 
 class PairStatistics:
-    """The account of the pairs: `matched = published + dropped + in work`. Thread-safe."""
+    """The account of the pairs, and of left images that stand for one while the right camera is gone:
+    `matched + taken alone = published + published from the left image + dropped + in work`. Thread-safe.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.input = RateMeter()
         self.output = RateMeter()
+        self.alone = Counter[str]()  # left images: "taken", "published"
         self.drops: Counter[str] = Counter()
         self.inference, self.processing, self.pipeline = Latency(), Latency(), Latency()
 
-    def came(self) -> None:
-        """A pair was matched."""
+    def came(self, alone: bool = False) -> None:
+        """A pair was matched, or a left image was taken `alone`."""
         with self._lock:
             self.input.tick()
+            self.alone["taken"] += alone
 
     def dropped(self, reason: str, count: int = 1) -> None:
-        """`count` pairs were dropped for `reason`."""
+        """`count` pairs, or left images taken alone, were dropped for `reason`."""
         with self._lock:
             self.drops[reason] += count
 
-    def finished(self, *, inference: float, processing: float, pipeline: float) -> None:
-        """A pair was published. Seconds: in the model; in the worker; from the stamp to published."""
+    def finished(self, *, inference: float, processing: float, pipeline: float, alone: bool = False) -> None:
+        """A pair was published, or what a left image `alone` gives. Seconds: in the models; in the worker; from the
+        stamp to published.
+        """
         with self._lock:
             self.output.tick()
+            self.alone["published"] += alone
             self.inference.add(inference)
             self.processing.add(processing)
             self.pipeline.add(pipeline)
@@ -163,9 +170,11 @@ class PairStatistics:
         """Key -> value for a DiagnosticStatus."""
         with self._lock:
             values = {
-                "pairs matched": str(self.input.total),
-                "pairs published": str(self.output.total),
+                "pairs matched": str(self.input.total - self.alone["taken"]),
+                "pairs published": str(self.output.total - self.alone["published"]),
                 "pairs dropped": str(sum(self.drops.values())),
+                "left images taken alone": str(self.alone["taken"]),
+                "left images published alone": str(self.alone["published"]),
                 "input rate (Hz)": f"{self.input.rate():.2f}",
                 "output rate (Hz)": f"{self.output.rate():.2f}",
             }

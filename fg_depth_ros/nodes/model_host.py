@@ -12,12 +12,16 @@ from fg_depth_ros.inference import (
     FlowConfig,
     FlowEstimator,
     ModelError,
+    MonoConfig,
+    MonoDepthEstimator,
     OutOfMemory,
     StereoDepthEstimator,
 )
 
-ConfigT = TypeVar("ConfigT", bound=EstimatorConfig | FlowConfig)
-EstimatorT = TypeVar("EstimatorT", bound=StereoDepthEstimator | FlowEstimator)
+AnyConfig = EstimatorConfig | FlowConfig | MonoConfig
+AnyEstimator = StereoDepthEstimator | FlowEstimator | MonoDepthEstimator
+ConfigT = TypeVar("ConfigT", bound=AnyConfig)
+EstimatorT = TypeVar("EstimatorT", bound=AnyEstimator)
 
 _SMALLEST_SCALE = 0.25
 _SCALE_STEP = 0.75
@@ -46,6 +50,7 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
         self._on_exchanged, self._on_failed, self._build = on_exchanged, on_failed, build
         self._lock = threading.Lock()
         self._asked: ConfigT | None = None
+        self._failure: str | None = None
         self._thread: threading.Thread | None = None
         self._estimator: EstimatorT | None = None
         self.size: tuple[int, int] = _USUAL_SIZE  # of the images to warm up for: width, height
@@ -61,6 +66,11 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
         """Whether another one is being made ready."""
         return self._asked is not None
 
+    @property
+    def failure(self) -> str | None:
+        """What went wrong with the last one that was asked for; None when nothing did."""
+        return self._failure
+
     def load(self, config: ConfigT) -> None:
         """Build now and use it. Raises one of LOAD_ERRORS, and then keeps what there was."""
         self._estimator = self._ready(config)
@@ -73,10 +83,7 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
         with self._lock:
             if self._asked is None and self._estimator is not None and self._estimator.config == config:
                 return
-            self._asked = config
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="model loader", daemon=True)
-                self._thread.start()
+            self._ask(config)
 
     def shrink(self) -> float | None:
         """After memory ran out: the same at a smaller inference_scale, at once. Returns the new scale.
@@ -105,6 +112,13 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
             thread.join()
         self._estimator = None
 
+    def _ask(self, config: ConfigT) -> None:
+        """With the lock held."""
+        self._asked, self._failure = config, None
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="model loader", daemon=True)
+            self._thread.start()
+
     def _ready(self, config: ConfigT) -> EstimatorT:
         estimator = self._build(config)
         estimator.warm_up(*self.size)
@@ -120,18 +134,46 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
             try:
                 estimator = self._ready(config)
             except LOAD_ERRORS as error:
-                self._done(config)
+                self._done(config, str(error))
                 self._on_failed(config, str(error))
             else:
                 self._estimator = estimator
                 self._done(config)
                 self._on_exchanged(estimator)
 
-    def _done(self, config: ConfigT) -> None:
+    def _done(self, config: ConfigT, failure: str | None = None) -> None:
         with self._lock:
             if self._asked is config:
-                self._asked = None
+                self._asked, self._failure = None, failure
+
+
+class LazyHost(ModelHost[ConfigT, EstimatorT]):
+    """A host whose model is loaded, in the background, when somebody first demands it."""
+
+    _wish: ConfigT | None = None
+
+    @property
+    def off(self) -> bool:
+        """Whether nothing is to be loaded at all."""
+        return self._wish is None
+
+    def prepare(self, config: ConfigT | None) -> None:
+        """What to load once it is demanded; None = nothing. A model that runs already is exchanged at once."""
+        with self._lock:
+            self._wish, self._failure = config, None
+        if config is None:
+            self.release()
+        elif self._estimator is not None or self.loading:
+            self.exchange(config)
+
+    def demand(self) -> EstimatorT | None:
+        """The estimator to use now. Where there is none yet it is asked for; after a failure only once."""
+        with self._lock:
+            if self._wish is not None and self._estimator is None and self._asked is None and self._failure is None:
+                self._ask(self._wish)
+        return self._estimator
 
 
 StereoHost = ModelHost[EstimatorConfig, StereoDepthEstimator]
 FlowHost = ModelHost[FlowConfig, FlowEstimator]
+MonoHost = LazyHost[MonoConfig, MonoDepthEstimator]

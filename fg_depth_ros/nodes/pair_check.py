@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -15,7 +16,7 @@ import numpy as np
 
 from fg_depth_ros.geometry import RigError, StereoRig
 from fg_depth_ros.nodes.messages import MONO16_WHITE, MessageError, compressed_to_array, image_to_array
-from fg_depth_ros.nodes.synchronizing import Pair
+from fg_depth_ros.nodes.synchronizing import LeftView, Pair
 
 # What the feature check needs before it dares to judge.
 _MIN_MATCHES = 40
@@ -30,6 +31,14 @@ class CheckedPair:
 
     left: np.ndarray
     right: np.ndarray
+    rig: StereoRig
+
+
+@dataclass(frozen=True)
+class CheckedLeft:
+    """A left image that passed, uint8 H x W or H x W x 3 RGB; of its rig only the left camera is known."""
+
+    left: np.ndarray
     rig: StereoRig
 
 
@@ -70,19 +79,34 @@ class PairChecker:
                 f"{topics[0]} is {_size(left)} pixels and {topics[1]} {_size(right)}: both images of a "
                 "rectified pair have one size; set both cameras to the same resolution",
             )
-        if left.shape[:2] != (rig.height, rig.width):
-            raise MessageError(
-                "image size",
-                f"{topics[0]} is {_size(left)} pixels, but {self.topic('left/camera_info')} describes "
-                f"{rig.width}x{rig.height}: publish the camera_info of the resized image (scaled K and P, "
-                "or binning and roi), or publish the image at its calibrated size",
-            )
+        self._fits(left, rig)
         if left.ndim != right.ndim:
             left, right = (cv2.cvtColor(i, cv2.COLOR_GRAY2RGB) if i.ndim == 2 else i for i in (left, right))
         checked = CheckedPair(left, right, rig)
         if self._look_again == 0.0:
             self.look(checked)
         return checked
+
+    def check_left(self, view: LeftView, mono16_white: int = MONO16_WHITE) -> CheckedLeft:
+        """The left image of a moment without a right one. Raises MessageError with the reason."""
+        decode = compressed_to_array if self._compressed else image_to_array
+        topic = self.topic("left/camera_info")
+        try:
+            rig = StereoRig.from_camera_info(view.left_info, _any_right(view.left_info))
+        except RigError as error:
+            raise MessageError("camera_info", f"{error} (from {topic})") from error
+        left = decode(view.left, self.topic("left/image_rect"), mono16_white=mono16_white)
+        self._fits(left, rig)
+        return CheckedLeft(left, rig)
+
+    def _fits(self, left: np.ndarray, rig: StereoRig) -> None:
+        if left.shape[:2] != (rig.height, rig.width):
+            raise MessageError(
+                "image size",
+                f"{self.topic('left/image_rect')} is {_size(left)} pixels, but {self.topic('left/camera_info')} "
+                f"describes {rig.width}x{rig.height}: publish the camera_info of the resized image (scaled K and P, "
+                "or binning and roi), or publish the image at its calibrated size",
+            )
 
     def _rig_of(self, pair: Pair) -> StereoRig:
         key = tuple(
@@ -178,6 +202,14 @@ def feature_geometry(left: np.ndarray, right: np.ndarray, doffs: float) -> Geome
     in_front = float(np.mean(on_row[:, 0] + doffs > -0.5))
     vertical = float(np.median(-on_row[:, 1])) if len(on_row) >= _MIN_MATCHES else None
     return Geometry(len(on_row), in_front, vertical)
+
+
+def _any_right(left_info: Any) -> SimpleNamespace:
+    """A right camera for a left one whose own is not known: the same, a metre beside it."""
+    projection = list(left_info.p)
+    projection[3] = -projection[0]
+    fields = ("width", "height", "binning_x", "binning_y", "roi")
+    return SimpleNamespace(p=projection, **{name: getattr(left_info, name) for name in fields})
 
 
 def _size(image: np.ndarray) -> str:

@@ -14,9 +14,9 @@ from fg_depth_ros.nodes.parameter_table import Parameter, ParameterTable
 
 STEREO_DEPTH = ParameterTable(
     "stereo_depth_node",
-    "Rectified stereo pair in, disparity, depth, masks, flow and points out. What is changed at run time "
-    "takes effect with a later pair; whatever concerns the model is loaded and warmed up beside the "
-    "running one first.",
+    "Rectified stereo pair in, disparity, depth, masks, flow and points out; while the right camera is gone, depth "
+    "from the left image alone. What is changed at run time takes effect with a later pair; whatever concerns a model "
+    "is loaded and warmed up beside the running one first.",
     (
         Parameter(
             "autostart",
@@ -88,7 +88,7 @@ STEREO_DEPTH = ParameterTable(
         ),
         Parameter(
             "flow_model",
-            "dis",
+            "flownet_lite",
             "Method for the flow between frames (`temporal_flow/*`) and for the check of the rows. `off`: neither.",
             choices=("flownet_lite", "dis", "farneback", "off"),
         ),
@@ -96,6 +96,33 @@ STEREO_DEPTH = ParameterTable(
             "flow_weights",
             "",
             "File with the flow network's weights (.safetensors). Empty: the weights that come with the package.",
+        ),
+        Parameter(
+            "mono_model",
+            "depthnet_lite",
+            "Network for depth from the left image alone: for `mono_depth/image_rect`, `fill_from_mono` and "
+            "`mono_timeout`. It is loaded when one of them first needs it. `off`: none of them.",
+            choices=("depthnet_lite", "depthnet_r18", "depthnet_r50", "off"),
+        ),
+        Parameter(
+            "mono_weights",
+            "",
+            "File with that network's weights (.safetensors). Empty: the weights that come with the package.",
+        ),
+        Parameter(
+            "fill_from_mono",
+            False,
+            "Fill the holes of the stereo depth from mono depth, brought to the scale of the stereo depth. Filled "
+            "pixels are labelled in `mask/labels`; they have no disparity and no sigma.",
+        ),
+        Parameter(
+            "mono_timeout",
+            2.0,
+            "When nothing came from the right camera for this long while the left one goes on, depth comes from the "
+            "left image alone, with a warning, until there is a pair again. 0 switches it off.",
+            "s",
+            0.0,
+            3600.0,
         ),
         Parameter(
             "row_check_period",

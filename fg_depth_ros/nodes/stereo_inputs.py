@@ -13,25 +13,26 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from fg_depth_ros import compat
 from fg_depth_ros.nodes.diagnostics import WARN, Faults, PairStatistics, RateMeter
 from fg_depth_ros.nodes.qos import OVERRIDES, sensor_data, subscription_events
-from fg_depth_ros.nodes.synchronizing import INPUTS, Pair, PairSynchronizer
+from fg_depth_ros.nodes.synchronizing import INPUTS, LeftView, Pair, PairSynchronizer, why_silent
 
 
 class StereoInputs:
     """Subscribes, synchronises, counts, and says why no pair comes.
 
-    `settings` gives image_transport, approximate_sync, sync_slop, sync_queue_size and stall_timeout;
-    `on_pair` must return at once. All methods are for the executor's thread.
+    `settings` gives image_transport, approximate_sync, sync_slop, sync_queue_size, stall_timeout, mono_model and
+    mono_timeout; `on_come` gets pairs, and left images alone while the right camera is gone, and must return at once.
+    All methods are for the executor's thread.
     """
 
     def __init__(
         self,
         node: Node,
         settings: Any,
-        on_pair: Callable[[Pair], None],
+        on_come: Callable[[Pair | LeftView], None],
         statistics: PairStatistics,
         faults: Faults,
     ) -> None:
-        self._node, self._settings, self._on_pair = node, settings, on_pair
+        self._node, self._settings, self._on_come = node, settings, on_come
         self._statistics, self._faults = statistics, faults
         self._filters = compat.load("message_filters")
         self._subscribers: list[Any] = []
@@ -68,6 +69,7 @@ class StereoInputs:
             queue_size=self._settings["sync_queue_size"],
             on_error=self._failed,
             on_time_jump=self._time_jumped,
+            on_left=self._left_came,
             filters=self._filters,
         )
         self._opened = time.monotonic()
@@ -81,7 +83,7 @@ class StereoInputs:
         for subscriber in self._subscribers:
             self._node.destroy_subscription(subscriber.sub)
         self._subscribers, self._sync = [], None
-        for subject in ("pairs", "input", "rectification", "range"):
+        for subject in ("pairs", "right camera", "input", "rectification", "range", "scale", "mono", "flow"):
             self._faults.forget(subject)
 
     def watch(self) -> None:
@@ -93,7 +95,12 @@ class StereoInputs:
         if waited < patience:
             self._faults.clear("pairs")
             return
-        why = self._sync.why_no_pair(lambda name: self._node.count_publishers(self.topic(name)), self.topic)
+        if self._sync.silent(INPUTS[0]) >= patience:
+            self._faults.forget("right camera")  # nothing comes from the left one either
+        elif self._faults["right camera"] is not None:
+            self._faults.forget("pairs")  # told, with what is done about it
+            return
+        why = self._sync.why_no_pair(self._publishers, self.topic)
         self._faults.report("pairs", WARN, f"no stereo pair for {waited:.0f} s: {why}", kind="no pair")
 
     def values(self) -> dict[str, str]:
@@ -119,8 +126,28 @@ class StereoInputs:
         return subscriber
 
     def _matched(self, pair: Pair) -> None:
+        self._faults.clear("right camera")
         self._statistics.came()
-        self._on_pair(pair)
+        self._on_come(pair)
+
+    def _left_came(self, left: Any, left_info: Any) -> None:
+        """Hand on a left image whose right one will not come."""
+        sync, patience = self._sync, self._settings["mono_timeout"]
+        if sync is None or patience == 0 or self._settings["mono_model"] == "off":
+            self._faults.forget("right camera")  # nothing stands in for it any more
+            return
+        gone = sync.right_gone(patience)
+        if gone is None:
+            self._faults.clear("right camera")
+            return
+        seconds = sync.silent(gone)
+        since = time.strftime("%H:%M:%S", time.localtime(time.time() - seconds))
+        why = f"no message on {self.topic(gone)} since {since} ({seconds:.0f} s): {why_silent(self._publishers(gone))}"
+        self._statistics.came(alone=True)
+        self._on_come(LeftView(left, left_info, why))
+
+    def _publishers(self, name: str) -> int:
+        return int(self._node.count_publishers(self.topic(name)))
 
     def _failed(self, error: Exception) -> None:
         self._statistics.dropped("internal error")

@@ -17,7 +17,7 @@ from fg_depth_ros.geometry import organised_points
 from fg_depth_ros.inference import StereoEstimate
 from fg_depth_ros.nodes import messages
 from fg_depth_ros.nodes.qos import OVERRIDES, publisher_events
-from fg_depth_ros.nodes.synchronizing import Pair
+from fg_depth_ros.nodes.synchronizing import LeftView, Pair
 
 # What is looked at most comes first: it is also published first.
 TOPICS: dict[str, type] = {
@@ -31,7 +31,12 @@ TOPICS: dict[str, type] = {
     "flow/image_color": Image,
     "points2": PointCloud2,
 }
+MONO_TOPIC = "mono_depth/image_rect"
 TEMPORAL_TOPICS: dict[str, type] = {"temporal_flow/image": Image, "temporal_flow/image_color": Image}
+
+# What changes when holes are filled, and what there is without a right image.
+FILLED_TOPICS = frozenset({"depth/image_rect", "mask/image", "mask/labels", "points2"})
+LEFT_TOPICS = FILLED_TOPICS | {"depth/camera_info", MONO_TOPIC}
 
 # Block matching answers in sixteenths of a pixel, a network in whatever float32 holds at large disparities.
 _SGBM_STEP = 1.0 / 16.0
@@ -47,7 +52,7 @@ class StereoOutputs:
     def __init__(self, node: LifecycleNode, settings: Any) -> None:
         self._settings = settings
         self._node = node
-        topics = TOPICS | TEMPORAL_TOPICS
+        topics = TOPICS | {MONO_TOPIC: Image} | TEMPORAL_TOPICS
         qos = {name: QoSProfile(depth=2, reliability=ReliabilityPolicy.RELIABLE) for name in topics}
         self._publishers = {
             name: node.create_lifecycle_publisher(
@@ -59,7 +64,7 @@ class StereoOutputs:
             )
             for name, kind in topics.items()
         }
-        self._makers: dict[str, Callable[[StereoEstimate, np.ndarray, Pair, Header], Any]] = {
+        self._makers: dict[str, Callable[[StereoEstimate, np.ndarray, Pair | LeftView, Header], Any]] = {
             "depth/image_rect": lambda e, left, pair, header: messages.depth_image(
                 e.depth, settings["depth_encoding"], header
             ),
@@ -81,7 +86,9 @@ class StereoOutputs:
         """Topics that somebody subscribes to."""
         return {name for name, found in self._publishers.items() if found.get_subscription_count() > 0}
 
-    def publish(self, wanted: Collection[str], estimate: StereoEstimate, left: np.ndarray, pair: Pair) -> None:
+    def publish(
+        self, wanted: Collection[str], estimate: StereoEstimate, left: np.ndarray, pair: Pair | LeftView
+    ) -> None:
         """Make and publish the `wanted` topics of one pair; `left` is its image, uint8, H x W or H x W x 3
         RGB.
         """
@@ -90,7 +97,16 @@ class StereoOutputs:
             if name in wanted and (message := self._makers[name](estimate, left, pair, header)) is not None:
                 self._publishers[name].publish(message)
 
-    def publish_flow(self, wanted: Collection[str], flow: np.ndarray, pair: Pair) -> None:
+    def publish_mono(self, wanted: Collection[str], depth: np.ndarray, pair: Pair | LeftView) -> None:
+        """Publish mono depth where it is `wanted`; `depth`: H x W float32 m, masked here by the range."""
+        if MONO_TOPIC not in wanted:
+            return
+        near, far = self._settings["min_depth"], self._settings["max_depth"]
+        masked = np.where((depth >= near) & (depth <= far), depth, np.float32(np.nan))
+        message = messages.depth_image(masked, self._settings["depth_encoding"], output_header(pair))
+        self._publishers[MONO_TOPIC].publish(message)
+
+    def publish_flow(self, wanted: Collection[str], flow: np.ndarray, pair: Pair | LeftView) -> None:
         """Publish the `wanted` of the temporal topics; `flow`: H x W x 2 float32 px."""
         header = output_header(pair)
         if "temporal_flow/image" in wanted:
@@ -110,7 +126,9 @@ class StereoOutputs:
             self._node.destroy_lifecycle_publisher(publisher)
         self._publishers.clear()
 
-    def _camera_info(self, estimate: StereoEstimate, left: np.ndarray, pair: Pair, header: Header) -> CameraInfo:
+    def _camera_info(
+        self, estimate: StereoEstimate, left: np.ndarray, pair: Pair | LeftView, header: Header
+    ) -> CameraInfo:
         # The depth image has the left image's size, so the left camera_info fits it; but for the header.
         info = pair.left_info
         return CameraInfo(
@@ -118,10 +136,12 @@ class StereoOutputs:
             **{name: getattr(info, name) for name in info.get_fields_and_field_types() if name != "header"},
         )
 
-    def _disparity(self, estimate: StereoEstimate, left: np.ndarray, pair: Pair, header: Header) -> DisparityImage:
+    def _disparity(
+        self, estimate: StereoEstimate, left: np.ndarray, pair: Pair | LeftView, header: Header
+    ) -> DisparityImage:
         return messages.disparity_message(
-            # What is masked needs no completing.
-            np.where(estimate.mask, estimate.matched, np.float32(np.nan)),
+            # What is masked needs no completing, and mono depth is no match.
+            np.where(estimate.matched_mask, estimate.matched, np.float32(np.nan)),
             estimate.rig,
             header,
             min_depth=self._settings["min_depth"],
@@ -129,7 +149,7 @@ class StereoOutputs:
             increment=_SGBM_STEP if self._settings["model"] == "sgbm" else _NETWORK_STEP,
         )
 
-    def _sigma(self, estimate: StereoEstimate, left: np.ndarray, pair: Pair, header: Header) -> Image | None:
+    def _sigma(self, estimate: StereoEstimate, left: np.ndarray, pair: Pair | LeftView, header: Header) -> Image | None:
         sigma = estimate.depth_sigma
         if sigma is None:
             self._node.get_logger().warning(
@@ -140,14 +160,14 @@ class StereoOutputs:
             return None
         return messages.array_to_image(np.ascontiguousarray(sigma, np.float32), "32FC1", header)
 
-    def _points(self, estimate: StereoEstimate, left: np.ndarray, pair: Pair, header: Header) -> PointCloud2:
+    def _points(self, estimate: StereoEstimate, left: np.ndarray, pair: Pair | LeftView, header: Header) -> PointCloud2:
         depth, stride = estimate.depth, self._settings["cloud_decimation"]
         near = np.where(depth <= self._settings["cloud_max_depth"], depth, np.float32(np.nan))
         points = organised_points(near, estimate.rig, stride)
         return messages.cloud_message(points, left[::stride, ::stride], header)
 
 
-def output_header(pair: Pair) -> Header:
+def output_header(pair: Pair | LeftView) -> Header:
     """Stamp of the pair, frame of the left camera."""
     frame = pair.left.header.frame_id or pair.left_info.header.frame_id
     return Header(stamp=pair.left.header.stamp, frame_id=frame)

@@ -1,4 +1,6 @@
-"""From four input streams to pairs, and from pairs to the one that is worth working on: the newest."""
+"""From four input streams to pairs, and to left images that no right one comes for; and from them to the one that is
+worth working on: the newest.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,7 @@ from fg_depth_ros.nodes.messages import stamp_ns
 T = TypeVar("T")
 
 INPUTS = ("left/image_rect", "right/image_rect", "left/camera_info", "right/camera_info")
+_LEFT_IMAGE, _RIGHT_IMAGE, _LEFT_INFO, _RIGHT_INFO = INPUTS
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,21 @@ class Pair:
     @property
     def stamp(self) -> int:
         """The pair's stamp, nanoseconds: that of the left image."""
+        return stamp_ns(self.left.header)
+
+
+@dataclass(frozen=True)
+class LeftView:
+    """Messages of one moment from the left camera alone; `why` says what has become of the right one."""
+
+    left: Any
+    left_info: Any
+    why: str
+    arrival: float = field(default_factory=time.monotonic)
+
+    @property
+    def stamp(self) -> int:
+        """The left image's stamp, nanoseconds."""
         return stamp_ns(self.left.header)
 
 
@@ -79,7 +97,9 @@ class _Gate(SimpleFilter):
         self.received = 0
         self.since_match = 0
         self.last_stamp: int | None = None
+        self.last_arrival = time.monotonic()  # of a message; before the first one, when the waiting began
         self.before: Callable[[_Gate, int], None] = lambda gate, stamp: None
+        self.after: Callable[[_Gate, int], None] = lambda gate, stamp: None
         source.registerCallback(self.pass_on)
 
     def pass_on(self, message: Any) -> None:
@@ -89,7 +109,9 @@ class _Gate(SimpleFilter):
         self.received += 1
         self.since_match += 1
         self.last_stamp = stamp
+        self.last_arrival = time.monotonic()
         self.signalMessage(message)
+        self.after(self, stamp)
 
 
 class PairSynchronizer:
@@ -104,6 +126,8 @@ class PairSynchronizer:
         approximate: match stamps that differ by up to `slop` seconds; else they must be equal.
         queue_size: messages of each input that wait for their partners.
         on_time_jump: called with (input name, seconds) when an input's time went back.
+        on_left: called with (left image, left camera_info) as soon as both wait for the right camera, each image
+            once; most of them become a pair a moment later.
         filters: the message_filters module (for tests).
     """
 
@@ -117,10 +141,12 @@ class PairSynchronizer:
         queue_size: int = 10,
         on_error: Callable[[Exception], None] | None = None,
         on_time_jump: Callable[[str, float], None] | None = None,
+        on_left: Callable[[Any, Any], None] | None = None,
         filters: ModuleType | Any | None = None,
     ) -> None:
         filters = filters if filters is not None else compat.load("message_filters")
-        self._on_pair, self._on_error, self._on_time_jump = on_pair, on_error, on_time_jump
+        self._on_pair, self._on_error, self._on_time_jump, self._on_left = on_pair, on_error, on_time_jump, on_left
+        self._told_left: int | None = None  # stamp of the last left image that on_left had
         self._gates = [_Gate(source, name) for source, name in zip(sources, INPUTS, strict=True)]
         if approximate:
             # Upstream matches differences below the slop only; a nanosecond more makes it "up to".
@@ -131,13 +157,30 @@ class PairSynchronizer:
         self._queues = dict(zip((gate.name for gate in self._gates), self._sync.queues, strict=True))
         for gate in self._gates:
             gate.before = self._before
+            gate.after = self._after
         self._queue_size, self._approximate, self._slop = queue_size, approximate, slop
+        self._slop_ns = round(slop * 1e9) if approximate else 0
         self.matched = 0
         self.last_match = time.monotonic()
 
     def received(self, name: str) -> int:
         """Messages that came on an input."""
-        return next(gate.received for gate in self._gates if gate.name == name)
+        return self._gate(name).received
+
+    def silent(self, name: str) -> float:
+        """Seconds since the last message of an input; before the first one, since the waiting began."""
+        return time.monotonic() - self._gate(name).last_arrival
+
+    def right_gone(self, patience: float) -> str | None:
+        """The right camera's input that has been silent for `patience` seconds while left images go on; None where
+        there is none.
+
+        A left image just before its pair, from a camera slower than `patience`, is no left image that goes on.
+        """
+        if self._gate(_LEFT_IMAGE).since_match < 2:
+            return None
+        longest = max((_RIGHT_IMAGE, _RIGHT_INFO), key=self.silent)
+        return longest if self.silent(longest) >= patience else None
 
     def waiting(self, name: str) -> int:
         """Messages of an input that still wait for their partners."""
@@ -156,16 +199,7 @@ class PairSynchronizer:
         """
         silent = [gate.name for gate in self._gates if gate.since_match == 0]
         if silent:
-            parts = []
-            for name in silent:
-                count = publishers(name)
-                hint = (
-                    "nobody publishes it: start the camera driver, or remap the topic"
-                    if count == 0
-                    else f"{count} publisher(s) are there, but nothing comes: check that they run, and their QoS"
-                )
-                parts.append(f"no message on {topic(name)} ({hint})")
-            return "; ".join(parts)
+            return "; ".join(f"no message on {topic(name)} ({why_silent(publishers(name))})" for name in silent)
         apart = self._apart()
         stamps = ", ".join(f"{topic(gate.name)} {(gate.last_stamp or 0) / 1e9:.6f}" for gate in self._gates)
         if self._approximate:
@@ -179,6 +213,9 @@ class PairSynchronizer:
             f"{apart:.6f} s apart (newest stamps: {stamps}); trigger both cameras together and copy the "
             f"image's stamp to its camera_info, or {way_out}"
         )
+
+    def _gate(self, name: str) -> _Gate:
+        return next(gate for gate in self._gates if gate.name == name)
 
     def _apart(self) -> float:
         """Seconds between the stamps that come nearest to a match: the slop that would be needed."""
@@ -211,14 +248,39 @@ class PairSynchronizer:
                 for future in [waiting for waiting in queue if waiting > stamp]:
                     del queue[future]
 
+    def _after(self, gate: _Gate, stamp: int) -> None:
+        """After a message went in: if it waits for the right camera, and so does its partner from the left one."""
+        if self._on_left is None or gate.name not in (_LEFT_IMAGE, _LEFT_INFO):
+            return
+        other = _LEFT_INFO if gate.name == _LEFT_IMAGE else _LEFT_IMAGE
+        waiting, partners = self._queues[gate.name], self._queues[other]
+        partner = min(partners, key=lambda s: abs(s - stamp), default=None)
+        if stamp not in waiting or partner is None or abs(partner - stamp) > self._slop_ns:
+            return
+        image, info = (stamp, partner) if gate.name == _LEFT_IMAGE else (partner, stamp)
+        if image == self._told_left:
+            return
+        self._told_left = image
+        self._guarded(self._on_left, self._queues[_LEFT_IMAGE][image], self._queues[_LEFT_INFO][info])
+
     def _matched(self, left: Any, right: Any, left_info: Any, right_info: Any) -> None:
         self.matched += 1
         self.last_match = time.monotonic()
         for gate in self._gates:
             gate.since_match = 0
+        self._guarded(self._on_pair, Pair(left, right, left_info, right_info))
+
+    def _guarded(self, callback: Callable[..., None], *arguments: Any) -> None:
         try:
-            self._on_pair(Pair(left, right, left_info, right_info))
+            callback(*arguments)
         except Exception as error:  # upstream would keep its lock, and no message would ever pass again
             if self._on_error is None:
                 raise
             self._on_error(error)
+
+
+def why_silent(publishers: int) -> str:
+    """Why nothing comes on a topic that so many publish, and the way out."""
+    if publishers == 0:
+        return "nobody publishes it: start the camera driver, or remap the topic"
+    return f"{publishers} publisher(s) are there, but nothing comes: check that they run, and their QoS"
