@@ -84,12 +84,12 @@ $(VENV)/.made:
 $(VENV)/.ready: $(VENV)/.made $(DESCRIPTION)
 	@echo "Installing into $(VENV): PyTorch, ROS 2 and what they need (some minutes the first time)"
 	@$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt setuptools
-	@$(call install,ros$(comma)train)
+	@$(call install,ros$(comma)train$(comma)data)
 	@touch $@
 
 $(VENV)/.ready-for-tests: $(VENV)/.ready
 	@echo "Installing into $(VENV): what the tests need"
-	@$(call install,ros$(comma)train$(comma)onnx$(comma)test$(comma)dev)
+	@$(call install,ros$(comma)train$(comma)data$(comma)onnx$(comma)test$(comma)dev)
 	@touch $@
 
 comma := ,

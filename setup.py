@@ -44,6 +44,9 @@ ROS = [
     "ros-std-srvs>=5.5,<6",
     "ros-stereo-msgs>=5.5,<6",
 ]
+# What data sets and recordings come in: bags without ROS, and MATLAB files (NYU). h5py reads those of version 7.3 only,
+# scipy the older ones.
+DATA = ["h5py>=3.6", "rosbags>=0.11", "scipy>=1.8"]
 TRAIN = ["pytorch-lightning>=2.2", "tensorboard>=2.14"]
 ONNX = ["onnx>=1.15", "onnxruntime>=1.17", "onnxscript>=0.1"]
 # colcon runs pytest only where an extra called "test" asks for it.
@@ -92,7 +95,7 @@ setup(
         "torch>=2.1",
         "typer>=0.9",
     ],
-    extras_require={"ros": ROS, "train": TRAIN, "onnx": ONNX, "test": TEST, "dev": DEV},
+    extras_require={"ros": ROS, "train": TRAIN, "data": DATA, "onnx": ONNX, "test": TEST, "dev": DEV},
     entry_points={
         "console_scripts": [
             "stereo_depth_node = fg_depth_ros.nodes.stereo_depth_node:main",

@@ -6,11 +6,13 @@ import json
 
 import numpy as np
 import pytest
+from kitti_raw import DATE, DRIVE, write_raw
 from pair_folders import FAR, NEAR, planes, small_rig, write_pairs
 
 from fg_depth_ros.data import datasets
 from fg_depth_ros.data.datasets import motorcycle, open_stereo_folder, open_stereo_sets, read_disparity
 from fg_depth_ros.data.formats import FileError, write_image, write_kitti_disparity, write_pfm
+from fg_depth_ros.geometry import StereoRig
 
 LEFT, RIGHT, TRUTH = planes(0)
 
@@ -113,6 +115,31 @@ def test_drive_layout(tmp_path):
     (sample,) = open_stereo_folder(tmp_path)
     assert sample.name == "000007"
     assert_is_the_pair(sample, rig=small_rig(), truth=None)
+
+
+def test_kitti_raw_layout_of_a_drive_a_date_and_all(tmp_path):
+    raw = write_raw(tmp_path / "raw")
+    drive = raw / DATE / DRIVE
+    (raw / DATE / "2011_09_26_drive_0003_extract" / "image_02" / "data").mkdir(parents=True)
+    # P_rect_02 and P_rect_03 hold 12 and -88 px m: 100 / 200 = 0.5 m apart
+    rig = StereoRig(160, 96, 200.0, 200.0, 76.5, 47.5, 76.5, 0.5)
+    for folder, prefix in ((drive, ""), (raw / DATE, f"{DRIVE}_"), (raw, f"{DRIVE}_")):
+        samples = open_stereo_folder(folder)
+        assert [sample.name for sample in samples] == [f"{prefix}0000000069", f"{prefix}0000000070"]
+        assert_is_the_pair(samples[0], rig=rig, truth=None)
+    (drive / "image_03/data/0000000070.png").unlink()
+    with pytest.raises(FileError, match=r"image_03/data/0000000070\.png: missing"):
+        open_stereo_folder(drive)
+    (raw / DATE / "calib_cam_to_cam.txt").unlink()
+    (drive / "image_02/data/0000000070.png").unlink()
+    assert open_stereo_folder(drive)[0].rig is None
+
+
+def test_kitti_raw_that_is_not_rectified_is_refused(tmp_path):
+    raw = write_raw(tmp_path / "raw")
+    (raw / DATE / DRIVE).rename(raw / DATE / "2011_09_26_drive_0002_extract")
+    with pytest.raises(FileError, match="not rectified; use the drive that ends in _sync"):
+        open_stereo_folder(raw / DATE / "2011_09_26_drive_0002_extract")
 
 
 def test_plain_folders_with_truth_and_rig(tmp_path):

@@ -31,13 +31,15 @@ def demo(
     rate: Annotated[float, typer.Option(help="Pairs per second.")] = 3.0,
     out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("fg_depth_demo.png"),
     width: Annotated[int, typer.Option(help="Resize the pairs to this width; 0 = as they are.")] = 0,
+    world: Annotated[str, typer.Option(help="Play a virtual world with true depth instead: street or indoor.")] = "",
     weights: Weights = "",
     json: Json = None,
 ) -> None:
-    """Play a real pair into the node over ROS topics, and judge the depth that comes out."""
+    """Play a real pair, or a virtual world, into the node over ROS topics, and judge the depth that comes out."""
     from fg_depth_ros.nodes.demo import run_demo
 
-    raise typer.Exit(run_demo(model, pairs, seconds, rate, out, json, weights=weights, width=width, console=console))
+    code = run_demo(model, pairs, seconds, rate, out, json, weights=weights, width=width, world=world, console=console)
+    raise typer.Exit(code)
 
 
 @app.command()

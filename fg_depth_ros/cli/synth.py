@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from fg_depth_ros.cli.app import Device, Photos, console, synth_app
+from fg_depth_ros.cli.app import Device, Photos, console, image_size_of, synth_app
 
 
 @synth_app.command("stereo")
@@ -81,3 +82,47 @@ def synth_chairs(
         track=lambda numbers: track(list(numbers), "rendering", console=Console(stderr=True)),
     )  # fmt: skip
     console.print(f"{count} pairs in {out / 'data'}, divided by {listed}", highlight=False, soft_wrap=True)
+
+
+@synth_app.command("world")
+def synth_world(
+    out: Annotated[Path, typer.Option(help="Folder for left/, right/, disp/, depth/, rig.json; without pairs so far.")],
+    kind: Annotated[str, typer.Option(help="street, indoor, or mixed (not with --drive).")] = "street",
+    count: Annotated[int, typer.Option(help="Number of pairs.")] = 10,
+    size: Annotated[str, typer.Option(help="Of the pictures, WIDTHxHEIGHT px.")] = "640x192",
+    drive: Annotated[bool, typer.Option(help="One world, driven through at 10 Hz, with poses.txt.")] = False,
+    photos: Photos = [],
+    stamps: Annotated[
+        list[Path], typer.Option(help="Folder of cut-out pictures with alpha, stood about; may be repeated.")
+    ] = [],
+    seed: int = 0,
+    baseline: Annotated[float, typer.Option(help="Of the two cameras, m; 0: 0.3 on streets, 0.12 indoors.")] = 0.0,
+    field_of_view: Annotated[float, typer.Option(help="Of the cameras, across, degrees.")] = 80.0,
+    patterns: Annotated[int, typer.Option(help="Procedural textures beside the photos.")] = 96,
+    device: Device = "auto",
+) -> None:
+    """Write stereo pairs of virtual streets and rooms with exact disparity and depth."""
+    from rich.progress import track
+
+    from fg_depth_ros.data.cutouts import CutoutAtlas, list_stamps
+    from fg_depth_ros.data.textures import TextureAtlas, list_photos
+    from fg_depth_ros.data.world import WorldGenerator
+    from fg_depth_ros.data.world_drive import WorldDrive, WorldFrame, drive_rig, frame_of
+    from fg_depth_ros.data.world_folder import write_world
+    from fg_depth_ros.inference.running import choose_device
+
+    place = choose_device(device)
+    width, height = image_size_of(size)
+    rig = drive_rig(kind, width, height, field_of_view, baseline)
+    atlas = TextureAtlas.build(list_photos(photos), patterns, 256, seed=seed)
+    cutouts = CutoutAtlas.build(list_stamps(stamps), 64, seed=seed) if stamps else None
+    frames: Callable[[int], WorldFrame]
+    if drive:
+        frames = WorldDrive(kind, rig, seed, atlas, cutouts, count, place).frame
+    else:
+        generator = WorldGenerator(atlas, cutouts, width, height, seed, place, kind, rig)
+        frames = lambda number: frame_of(generator.batch([number]))  # noqa: E731
+    write_world(
+        out, rig, frames, count, track=lambda numbers: track(list(numbers), "rendering", console=Console(stderr=True))
+    )
+    console.print(f"{count} pairs in {out}", highlight=False, soft_wrap=True)

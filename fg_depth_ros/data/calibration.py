@@ -62,6 +62,16 @@ def write_rig(path: str | Path, rig: StereoRig) -> None:
     Path(path).write_text(json.dumps(rig.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
+def read_numbers(path: str | Path, counts: Mapping[str, int]) -> list[np.ndarray]:
+    """The numbers (float64) behind each of these names in a text of `name: numbers` lines, as KITTI writes them.
+
+    `counts`: how many each has. Raises FileError naming what is missing or not a number.
+    """
+    path = Path(path)
+    values = _key_values(_text(path))
+    return [_numbers(path, values, name, count) for name, count in counts.items()]
+
+
 def _calibration_in(folder: Path) -> Path:
     found = find_calibration(folder)
     if found is None:

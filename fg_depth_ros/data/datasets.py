@@ -25,7 +25,8 @@ from fg_depth_ros.geometry import StereoRig, left_right_mismatch
 
 _IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"}
 _LAYOUTS = (
-    "KITTI (image_2/ image_3/ [disp_occ_0/ disp_noc_0/]), Middlebury 2005/2006 (view1 view5 [disp1]), "
+    "KITTI (image_2/ image_3/ [disp_occ_0/ disp_noc_0/]), KITTI raw (DATE/*_sync/image_02/data "
+    "image_03/data, DATE/calib_cam_to_cam.txt), Middlebury 2005/2006 (view1 view5 [disp1]), "
     "Middlebury 2014 and ETH3D (im0 im1 [disp0GT.pfm] [calib.txt]), I1_*/I2_* with calib.txt, "
     "or left/ right/ [disp/] or *_left.* *_right.*, with rig.json, calib.txt or left.yaml and right.yaml"
 )
@@ -81,14 +82,15 @@ class StereoSample:
 def open_stereo_folder(path: str | Path) -> list[StereoSample]:
     """The pairs of one data set, sorted by name; the layout is recognised by its names.
 
-    Known: KITTI 2012/2015 (also its `training/` folder), Middlebury 2005/2006, Middlebury 2014, ETH3D, the
-    I1_*/I2_* drives, and plain folders. Raises FileError naming the folder or file and the way out.
+    Known: KITTI 2012/2015 (also its `training/` folder), KITTI raw (one drive, a date, or all of it), Middlebury
+    2005/2006, Middlebury 2014, ETH3D, the I1_*/I2_* drives, and plain folders. Raises FileError naming the folder or
+    file and the way out.
     """
     folder = Path(path)
     if not folder.is_dir():
         raise FileError(f"{folder}: no such folder; give the folder that holds the pairs")
     for candidate in (folder, folder / "training"):
-        for reader in (_kitti, _middlebury_views, _middlebury_2014, _drive, _plain):
+        for reader in (_kitti, _kitti_raw, _middlebury_views, _middlebury_2014, _drive, _plain):
             samples = reader(candidate) if candidate.is_dir() else []
             if samples:
                 return sorted(samples, key=lambda sample: sample.name)
@@ -240,6 +242,25 @@ def _kitti_rig(folder: Path, left: Path) -> StereoRig | None:
             return read_calibration(path, *image_size(left))
     shared = find_calibration(folder)
     return None if shared is None else read_calibration(shared, *image_size(left))
+
+
+def _kitti_raw(folder: Path) -> list[StereoSample]:
+    """DATE/DATE_drive_NNNN_sync/image_02/data and image_03/data: the colour pairs of one drive or of all below."""
+    inner, below = Path("image_02", "data"), sorted(folder.glob("*_sync")) or sorted(folder.glob("*/*_sync"))
+    drives = [folder] if (folder / inner).is_dir() else below
+    samples = []
+    for drive in drives:
+        if drive.resolve().name.endswith("_extract"):
+            raise FileError(f"{drive}: holds images that are not rectified; use the drive that ends in _sync")
+        lefts, rights = list_images(drive / inner), drive / "image_03" / "data"
+        calibration = find_calibration(drive) or find_calibration(drive.resolve().parent)
+        rig = read_calibration(calibration, *image_size(lefts[0])) if calibration and lefts else None
+        for left in lefts:
+            right = partner_of(left, _same_stem(rights, left) or rights / left.name)
+            samples.append(
+                StereoSample(left.stem if drive == folder else f"{drive.name}_{left.stem}", left, right, rig)
+            )
+    return samples
 
 
 def _scenes(folder: Path, left_stem: str) -> list[Path]:

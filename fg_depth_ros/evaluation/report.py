@@ -49,6 +49,18 @@ _FLOW_COLUMNS: dict[str, tuple[str, str]] = {
     "fl_all": ("Fl %", ".1f"),
     "angular": ("AE °", ".2f"),
 }
+# Depth by true distance in metres.
+_DEPTH_COLUMNS: dict[str, tuple[str, str]] = {
+    "abs_rel_0_10": ("AbsRel <10", ".4f"),
+    "abs_rel_10_20": ("10-20", ".4f"),
+    "abs_rel_20_40": ("20-40", ".4f"),
+    "abs_rel_40_80": ("40-80", ".4f"),
+    "rmse_0_10": ("RMSE m <10", ".3f"),
+    "rmse_10_20": ("10-20", ".3f"),
+    "rmse_20_40": ("20-40", ".3f"),
+    "rmse_40_80": ("40-80", ".3f"),
+    "scale": ("scale", ".3f"),
+}
 _SPEED_COLUMNS: dict[str, tuple[str, str]] = {
     "latency_p50_ms": ("ms/pair", ".1f"),
     "latency_p95_ms": ("95 %", ".1f"),
@@ -134,7 +146,7 @@ class Report:
 
     def _measures(self) -> list[str]:
         found = {name for row in self.rows for name in row["metrics"]}
-        ordered = _COLUMNS | _FLOW_COLUMNS
+        ordered = _COLUMNS | _DEPTH_COLUMNS | _FLOW_COLUMNS
         return [name for name in ordered if name in found] + sorted(found - set(ordered))
 
 
@@ -170,7 +182,7 @@ def _formatted(name: str, value: float | None) -> str:
 
 def _column(name: str) -> tuple[str, str]:
     """Heading and number format of a measure."""
-    return (_COLUMNS | _FLOW_COLUMNS | _SPEED_COLUMNS).get(name) or (name, ".4g")
+    return (_COLUMNS | _DEPTH_COLUMNS | _FLOW_COLUMNS | _SPEED_COLUMNS).get(name) or (name, ".4g")
 
 
 def _json_ready(value: Any) -> Any:

@@ -14,29 +14,34 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, Poi
 from std_msgs.msg import Header
 from stereo_msgs.msg import DisparityImage
 
-from fg_depth_ros.compat import encodings
+from fg_depth_ros.data import encodings
+from fg_depth_ros.data.camera_images import (
+    CAMERA_ENCODINGS,
+    MONO16_WHITE,
+    MessageError,
+    compressed_to_array,
+    image_to_array,
+)
 from fg_depth_ros.geometry import StereoRig
 
-# Encodings that a camera may send (name -> what the array becomes).
-CAMERA_ENCODINGS: dict[str, str] = {
-    **dict.fromkeys(("mono8", "8UC1"), "grey"),
-    "mono16": "grey",
-    # Plain three-channel images are OpenCV's, and OpenCV's colours are in the order blue, green, red.
-    **dict.fromkeys(("rgb8", "bgr8", "rgba8", "bgra8", "8UC3"), "colour"),
-    **dict.fromkeys(("bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8"), "colour"),
-    # yuv422 is UYVY, yuv422_yuy2 is YUYV; newer distributions name them uyvy and yuyv.
-    **dict.fromkeys(("yuv422", "yuv422_yuy2", "uyvy", "yuyv"), "colour"),
-}
-
-MONO16_WHITE = 65535
-
-
-class MessageError(ValueError):
-    """A message that cannot be used. `reason` is a short key for counting, the text says what to do."""
-
-    def __init__(self, reason: str, text: str) -> None:
-        super().__init__(text)
-        self.reason = reason
+__all__ = [
+    "CAMERA_ENCODINGS",
+    "MONO16_WHITE",
+    "MessageError",
+    "array_to_compressed",
+    "array_to_image",
+    "cloud_message",
+    "cloud_to_arrays",
+    "compressed_to_array",
+    "depth_image",
+    "depth_to_array",
+    "disparity_message",
+    "fill_image",
+    "float_array",
+    "image_to_array",
+    "scaled_camera_info",
+    "stamp_ns",
+]
 
 
 def stamp_ns(header: Header) -> int:
@@ -45,60 +50,6 @@ def stamp_ns(header: Header) -> int:
 
 
 # ---- messages -> arrays --------------------------------------------------------------------------
-
-
-def image_to_array(message: Image, topic: str = "image", *, mono16_white: int = MONO16_WHITE) -> np.ndarray:
-    """Pixels of a camera's Image: uint8, H x W for grey or H x W x 3 RGB. May share the message's memory.
-
-    `mono16_white` is the value of a mono16 image that becomes 255 (larger ones too).
-    Raises MessageError (naming `topic` and the numbers) for an encoding that is not in CAMERA_ENCODINGS and
-    for width, height, step and data that do not fit together.
-    """
-    encoding = message.encoding
-    kind = CAMERA_ENCODINGS.get(encoding)
-    if kind is None:
-        raise MessageError(
-            "unknown encoding",
-            f"{topic}: encoding '{encoding}' is not supported: let the driver send one of "
-            f"{', '.join(CAMERA_ENCODINGS)}",
-        )
-    try:
-        pixels = encodings.view(message)
-        if encoding == "mono16":
-            return encodings.scaled_to_uint8(pixels, mono16_white)
-        if kind == "grey" or encoding == "rgb8":
-            return pixels
-        return encodings.convert(pixels, "bgr8" if encoding == "8UC3" else encoding, "rgb8")
-    except encodings.EncodingError as error:
-        raise MessageError("malformed image", f"{topic}: {error}; check the driver that publishes it") from error
-
-
-def compressed_to_array(
-    message: CompressedImage, topic: str = "image", *, mono16_white: int = MONO16_WHITE
-) -> np.ndarray:
-    """Pixels of a JPEG or PNG CompressedImage, as image_to_array gives them.
-
-    Raises MessageError (naming `topic`) when the data is empty, cut off or no image.
-    """
-    data = np.frombuffer(message.data, dtype=np.uint8)
-    if _cut_off(data):
-        raise MessageError(
-            "malformed image",
-            f"{topic}: the compressed image ({data.size} bytes, format '{message.format}') is cut off "
-            "before its end; check the publisher and the network",
-        )
-    pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-    if pixels is None:
-        raise MessageError(
-            "malformed image",
-            f"{topic}: {data.size} bytes of format '{message.format}' are no JPEG or PNG image; check that "
-            "the publisher uses the compressed image transport",
-        )
-    if pixels.dtype == np.uint16:
-        pixels = encodings.scaled_to_uint8(pixels, mono16_white if pixels.ndim == 2 else MONO16_WHITE)
-    if pixels.ndim == 2:
-        return pixels
-    return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
 
 
 def depth_to_array(message: Image, topic: str = "depth") -> np.ndarray:
@@ -301,13 +252,3 @@ def _view(message: Image, topic: str) -> np.ndarray:
         return encodings.view(message)
     except encodings.EncodingError as error:
         raise MessageError("malformed image", f"{topic}: {error}") from error
-
-
-def _cut_off(data: np.ndarray) -> bool:
-    """Whether a JPEG or PNG stream lacks its end mark. OpenCV decodes such a stream to a picture that is
-    part grey.
-    """
-    head, tail = data[:4].tobytes(), data[-64:].tobytes()
-    if head.startswith(b"\xff\xd8"):
-        return b"\xff\xd9" not in tail
-    return head == b"\x89PNG" and b"IEND" not in tail

@@ -122,7 +122,7 @@ def known_pairs(sets: Mapping[str, Sequence[FlowSample]]) -> list[FlowSample]:
     return samples
 
 
-def evenly(samples: Sequence[FlowSample], count: int) -> set[int]:
+def evenly(samples: Sequence[Any], count: int) -> set[int]:
     """Places of up to ``count`` samples, spread evenly."""
     count = min(count, len(samples))
     return {(2 * i + 1) * len(samples) // (2 * count) for i in range(count)}

@@ -1,0 +1,196 @@
+"""``fg-depth evaluate depth``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+from rich.console import Console
+
+from fg_depth_ros.cli.app import (
+    Device,
+    Json,
+    Photos,
+    Precision,
+    console,
+    evaluate_app,
+    image_size_of,
+    save,
+    stereo_estimator,
+)
+
+if TYPE_CHECKING:
+    from fg_depth_ros.data.depth_samples import DepthSample
+    from fg_depth_ros.evaluation.stereo import Aggregate
+    from fg_depth_ros.inference import MonoDepthEstimator
+
+_COLUMNS = [
+    "abs_rel", "sq_rel", "rmse", "rmse_log", "delta_1", "delta_2", "delta_3", "depth_density", "seconds",
+]  # fmt: skip
+_TABLE_WIDTH = 172
+
+
+@evaluate_app.command("depth")
+def evaluate_depth_command(
+    data: Annotated[
+        list[Path],
+        typer.Option(
+            help="Images with depth/, a set of stereo pairs, nyu_depth_v2_labeled.mat, a bag, or, with --eigen, KITTI "
+            "raw; may be repeated."
+        ),
+    ] = [],
+    world: Annotated[list[str], typer.Option(help="street, indoor or mixed: rendered scenes; may be repeated.")] = [],
+    eigen: Annotated[
+        Path | None, typer.Option(help="List of KITTI raw frames, 'DATE/DRIVE_sync FRAME l' a line: Eigen's protocol.")
+    ] = None,
+    improved: Annotated[
+        Path | None, typer.Option(help="data_depth_annotated: KITTI's improved truth beside the sweeps.")
+    ] = None,
+    lidar: Annotated[
+        str, typer.Option(help="How sweeps become truth: published (as in all tables), or camera.")
+    ] = "published",
+    split: Annotated[
+        Path | None, typer.Option(help="Test frames of NYU: splits.mat or a text; default: splits.mat beside it.")
+    ] = None,
+    model: Annotated[
+        list[str], typer.Option(help="Depth network; may be repeated; default: those with weights, or --weights'.")
+    ] = [],
+    weights: Annotated[
+        list[str], typer.Option(help="Weights file, instead of the shipped weights; several are compared.")
+    ] = [],
+    stereo: Annotated[
+        list[str], typer.Option(help="Stereo model beside, where there are pairs; may be repeated; none: without.")
+    ] = ["flownet_stereo"],
+    against: Annotated[
+        str, typer.Option(help="Judge by this stereo model, where its two-way check holds, instead of by a truth.")
+    ] = "",
+    median: Annotated[
+        bool, typer.Option("--median", help="Scale every answer to the truth by the medians first.")
+    ] = False,
+    crop: Annotated[str, typer.Option(help="none, garg or nyu; default: the set's own.")] = "",
+    max_depth: Annotated[float, typer.Option(help="Truth from here on is not judged, m; default: the set's own.")] = 0,
+    unit: Annotated[str, typer.Option(help="Of 16-bit depth PNG: kitti (1/256 m) or mm.")] = "kitti",
+    fx: Annotated[float, typer.Option(help="Focal length of images without calibration, px.")] = 0,
+    frames: Annotated[str, typer.Option(help="Part of every set, such as 80:112.")] = "",
+    scenes: Annotated[int, typer.Option(help="Scenes of every --world.")] = 50,
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the scenes.")] = "640x192",
+    photos: Photos = [],
+    patterns: Annotated[int, typer.Option(help="Drawn textures of the scenes beside the photos.")] = 160,
+    aggregate: Annotated[
+        str, typer.Option(help="per_image (mean of the images' measures, as Eigen's), or pooled.")
+    ] = "per_image",
+    device: Device = "auto",
+    precision: Precision = "float32",
+    sheets: Annotated[Path | None, typer.Option(help="Folder for a picture per data set.")] = None,
+    json: Json = None,
+) -> None:
+    """Depth from one image, and from stereo beside it, on images with true depth, in one table."""
+    from fg_depth_ros.data.depth_datasets import open_depth_sets, world_samples
+    from fg_depth_ros.data.kitti_depth import open_eigen
+    from fg_depth_ros.data.textures import list_photos
+    from fg_depth_ros.evaluation import PairMethod, against_stereo, evaluate_depth
+    from fg_depth_ros.training.pair_preparation import frames_of
+
+    if not data and not world:
+        raise typer.BadParameter("nothing to evaluate on: give --data or --world")
+    if eigen is not None and len(data) != 1:
+        raise typer.BadParameter(f"--eigen needs one --data, the folder of KITTI raw, and there are {len(data)}")
+    if eigen is None and improved is not None:
+        raise typer.BadParameter("--improved belongs to --eigen: give the list of frames")
+    sets: dict[str, list[DepthSample]]
+    if eigen is not None:
+        sets = open_eigen(data[0], eigen, improved, cast("Any", lidar))
+    else:
+        sets = open_depth_sets(data, unit=cast("Any", unit), fx=fx, split=split)
+    width, height = image_size_of(size)
+    for kind in world:
+        sets[f"world {kind}"] = world_samples(
+            kind, scenes, width, height, photos=list_photos(photos), patterns=patterns, device=_device(device)
+        )
+    sets = {name: samples[frames_of(frames)] for name, samples in sets.items()}
+    if crop or max_depth:
+        sets = {name: _judged_by(samples, crop, max_depth) for name, samples in sets.items()}
+    if against:
+        reference = stereo_estimator(against, device=device, precision=precision, **_TWO_WAY)
+        by = f"by {reference.model_name}"
+        sets = {f"{name} {by}": against_stereo(samples, reference) for name, samples in sets.items()}
+
+    methods: dict[str, Any] = dict(_mono_methods(model, weights, device, precision))
+    pairs = any(sample.pair is not None for samples in sets.values() for sample in samples)
+    for name in stereo if pairs else []:
+        if name not in ("none", against):
+            estimator = stereo_estimator(name, device=device, precision=precision)
+            methods[f"{name} (stereo)"] = PairMethod(estimator)
+    if not methods:
+        raise typer.BadParameter(
+            "no method: no depth network comes with weights here, and there are no pairs for --stereo; give --weights "
+            "('fg-depth distill' makes some)"
+        )
+    judged = next(iter(methods.values()))
+    judged = judged.estimator if isinstance(judged, PairMethod) else judged
+    report = evaluate_depth(
+        sets,
+        methods,
+        median=median,
+        aggregate=cast("Aggregate", aggregate),
+        model={"name": judged.model_name, "sha256": judged.model_sha256 or None, "device": judged.device},
+        sheets=sheets,
+        console=Console(stderr=True),
+    )
+    wide = Console(width=max(console.width, _TABLE_WIDTH))  # long lines are better than numbers cut off
+    wide.print(report.table([*_COLUMNS, "scale"] if median else _COLUMNS))
+    ours = replace(report, rows=[row for row in report.rows if not row.get("published")])
+    wide.print(ours.table(_band_columns(), title="by true distance, m"))
+    save(report, json)
+    notes = ["errors over answered pixels; no answer is wrong in delta", aggregate]
+    notes += ["answers scaled by the medians"] if median else []
+    if len(ours.rows) < len(report.rows):
+        notes.append("published: as their authors give them, on all 697 frames")
+    console.print("; ".join(notes), style="dim")
+
+
+_TWO_WAY: dict[str, Any] = {"left_right_check": "two_pass"}
+
+
+def _device(device: str) -> str:
+    from fg_depth_ros.inference.running import choose_device
+
+    return str(choose_device(device))
+
+
+def _judged_by(samples: list[DepthSample], crop: str, max_depth: float) -> list[DepthSample]:
+    """The same images, judged otherwise than their protocol says, and so by none that is published."""
+    given: dict[str, Any] = {"crop": crop} if crop else {}
+    if max_depth:
+        given["max_depth"] = max_depth
+    return [
+        sample if replace(sample.protocol, **given) == sample.protocol
+        else replace(sample, protocol=replace(sample.protocol, name="", **given))
+        for sample in samples
+    ]  # fmt: skip
+
+
+def _mono_methods(models: list[str], weights: list[str], device: str, precision: str) -> dict[str, MonoDepthEstimator]:
+    """Estimators by the name of their line; without any named, those that have weights."""
+    from fg_depth_ros.inference import MonoConfig, MonoDepthEstimator
+    from fg_depth_ros.networks import DEPTH_MODELS, has_weights
+
+    names = list(dict.fromkeys(models))
+    if weights:
+        chosen = [(names[0] if len(names) == 1 else "", path) for path in weights]
+    else:
+        chosen = [(name, "") for name in names or [name for name in DEPTH_MODELS if has_weights(name)]]
+    methods: dict[str, MonoDepthEstimator] = {}
+    for name, path in chosen:
+        estimator = MonoDepthEstimator(MonoConfig(name, path, device, precision))
+        line = estimator.model_name + (f" {Path(path).stem}" if len(weights) > 1 else "")
+        methods[f"{estimator.model_name} {path}" if line in methods else line] = estimator
+    return methods
+
+
+def _band_columns() -> list[str]:
+    from fg_depth_ros.evaluation.depth import BAND_MEASURES, BANDS
+
+    return [f"{measure}_{near}_{far}" for measure in BAND_MEASURES for near, far in BANDS]
