@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fg_depth_ros.data.cameras import CameraPair
 from fg_depth_ros.data.formats import FileError
 from fg_depth_ros.data.scenes import FIELDS, Outline, Scene, set_
 from fg_depth_ros.data.synthetic import StereoSceneGenerator
@@ -37,16 +38,14 @@ def layer(**values):
 def render(generator, monkeypatch, *layers):
     """Exact disparity of the left and (flipped back) right view of a scene given by hand."""
     monkeypatch.setattr(generator.sampler, "draw", lambda rng: Scene(np.stack(layers), 100.0))
-    monkeypatch.setattr("fg_depth_ros.data.synthetic._Camera.draw", _level_camera)
+    monkeypatch.setattr("fg_depth_ros.data.synthetic.CameraPair.draw", _level_camera)
     batch = generator.batch([0], mirrored=True)
     return batch, batch.disparity[0, 0].numpy(), batch.disparity[1, 0].flip(-1).numpy()
 
 
 def _level_camera(rng, width):
-    from fg_depth_ros.data.synthetic import _Camera
-
     even = (1.0, 1.0, 1.0)
-    return _Camera((0.3, 0.3), (even, even), (0.0, 0.0), (1.0, 1.0), 0.0, 0.0, False, 0.0, 0.0)
+    return CameraPair((0.3, 0.3), (even, even), (0.0, 0.0), (1.0, 1.0), 0.0, 0.0, False, 0.0, 0.0)
 
 
 def test_a_slanted_plane_is_exact_in_both_views(generator, monkeypatch):
@@ -86,7 +85,7 @@ def test_a_box_hides_exactly_the_strip_beside_it(generator, monkeypatch):
 
 def test_right_view_warped_by_the_truth_is_the_left_view(generator, monkeypatch):
     """Photo-consistency of everything that is seen by both cameras, on random scenes."""
-    monkeypatch.setattr("fg_depth_ros.data.synthetic._Camera.draw", _level_camera)
+    monkeypatch.setattr("fg_depth_ros.data.synthetic.CameraPair.draw", _level_camera)
     errors = []
     for index in range(8):
         batch = generator.batch([index])

@@ -82,17 +82,21 @@ def bench(
 def doctor() -> None:
     """Check this machine: versions, device, weights, ROS, the transport for large images."""
     from fg_depth_ros.evaluation.report import software_versions
-    from fg_depth_ros.inference import ModelError, StereoDepthEstimator
+    from fg_depth_ros.inference import EstimatorConfig, FlowConfig, MonoConfig
+    from fg_depth_ros.inference.running import choose_device
+    from fg_depth_ros.networks import CheckpointError, load_model
 
     for name, version in software_versions().items():
         console.print(f"{name:28} {version}", highlight=False)
     healthy = True
-    try:
-        estimator = StereoDepthEstimator()
-        console.print(f"{'weights':28} {estimator.model_name} {estimator.model_sha256[:12]} on {estimator.device}")
-    except ModelError as error:
-        healthy = False
-        console.print(f"[red]weights: {error}[/]")
+    for name in (EstimatorConfig().model, FlowConfig().model, MonoConfig().model):
+        try:
+            card = load_model(name)[1]
+            console.print(f"{'weights':28} {name} {card.sha256[:12]}", highlight=False)
+        except CheckpointError as error:
+            healthy = False
+            console.print(f"[red]weights: {error}[/]")
+    console.print(f"{'device':28} {choose_device('auto')}", highlight=False)
     try:
         from fg_depth_ros.nodes.environment import describe_environment
 

@@ -12,13 +12,12 @@ frames). Convention: ``left(x, y) <-> right(x - d, y)``, d > 0 in pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
+from fg_depth_ros.data.cameras import CameraPair, expose
 from fg_depth_ros.data.scenes import COLUMN, Outline, SceneSampler
 from fg_depth_ros.data.textures import TextureAtlas, fractal_noise
 
@@ -73,11 +72,12 @@ class StereoSceneGenerator:
         table[:, :, COLUMN["a"]] = -1e4  # padding layers lie behind everything
         for n, layers in enumerate(scenes):
             table[n, : len(layers)] = layers
-        cameras = [_Camera.draw(np.random.default_rng([self.seed, _CAMERA_STREAM, i]), self.width) for i in indices]
+        cameras = [CameraPair.draw(np.random.default_rng([self.seed, _CAMERA_STREAM, i]), self.width) for i in indices]
         left_layer, left_d, x, y = self._z_buffer(table, None)
         right_layer, right_d, xr, yr = self._z_buffer(table, cameras)
-        left = self._expose(self._shade(table, left_layer, x, y, x), cameras, 0, indices)
-        right = self._expose(self._shade(table, right_layer, xr, yr, xr - right_d), cameras, 1, indices)
+        noise = [[(self.seed * 1_000_003 + i) * 2 + view & 0x7FFF_FFFF_FFFF for i in indices] for view in (0, 1)]
+        left = expose(self._shade(table, left_layer, x, y, x), cameras, 0, noise[0])
+        right = expose(self._shade(table, right_layer, xr, yr, xr - right_d), cameras, 1, noise[1])
         seen = StereoBatch(left, right, left_d.unsqueeze(1), self._occluded(left_d, right_d).unsqueeze(1))
         left_d, right_d = right_d.flip(-1), left_d.flip(-1)
         hidden = self._occluded(left_d, right_d).unsqueeze(1)
@@ -86,7 +86,7 @@ class StereoSceneGenerator:
     # ---- geometry ----------------------------------------------------------------------------------------------
 
     def _z_buffer(
-        self, table: np.ndarray, cameras: list[_Camera] | None
+        self, table: np.ndarray, cameras: list[CameraPair] | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Winning layer (int64), its disparity, and its left-image coordinates x, y, all N x H x W."""
         n, count, h, w = len(table), table.shape[1], self.height, self.width
@@ -232,68 +232,6 @@ class StereoSceneGenerator:
             colour[mirrors] = colour[mirrors] * (1 - strength) + reflected * strength
         return colour.clamp_(0, 255)
 
-    def _expose(self, colour: torch.Tensor, cameras: list[_Camera], view: int, indices: Sequence[int]) -> torch.Tensor:
-        """What camera ``view`` makes of the light: blur, response, vignetting, noise, 8 bits; N x 3 x H x W uint8."""
-        n, h, w, _ = colour.shape
-        image = colour.permute(0, 3, 1, 2) / 255
-        frames = []
-        for i in range(n):
-            c, frame = cameras[i], image[i : i + 1]
-            frame = _blur(frame, c.blur[view])
-            gains = torch.tensor(c.gains[view], device=self.device, dtype=torch.float32).view(1, 3, 1, 1)
-            frame = (frame * gains + c.offset[view]).clamp(0, 1) ** c.gamma[view]
-            if c.vignette > 0:
-                ys = torch.linspace(-1, 1, h, device=self.device).view(1, 1, h, 1)
-                xs = torch.linspace(-1, 1, w, device=self.device).view(1, 1, 1, w)
-                frame = frame * (1 - c.vignette * (xs * xs + ys * ys))
-            if c.grey:
-                frame = frame.mean(1, keepdim=True).expand(-1, 3, -1, -1)
-            generator = torch.Generator(self.device).manual_seed(
-                (self.seed * 1_000_003 + indices[i]) * 2 + view & 0x7FFF_FFFF_FFFF
-            )
-            channels = 1 if c.grey else 3
-            noise = torch.randn((1, channels, h, w), generator=generator, device=self.device)
-            frames.append(frame + noise * (c.noise * (0.4 + 0.6 * frame.clamp(0, 1).sqrt())))
-        return (torch.cat(frames).clamp(0, 1) * 255).round().to(torch.uint8)
-
-
-@dataclass(frozen=True)
-class _Camera:
-    """The two cameras of one sample: shared traits, and small differences between left and right."""
-
-    blur: tuple[float, float]
-    gains: tuple[tuple[float, ...], tuple[float, ...]]
-    offset: tuple[float, float]
-    gamma: tuple[float, float]
-    noise: float
-    vignette: float
-    grey: bool
-    row_offset: float
-    row_tilt: float
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator, width: int) -> _Camera:
-        blur = rng.uniform(0.25, 0.9) if rng.random() < 0.85 else rng.uniform(0.9, 1.8)
-        differ = rng.random() < 0.5  # half of the rigs have well-matched cameras
-        exposure = float(np.exp(rng.normal(0, 0.2)))
-        gains = []
-        for _ in range(2):
-            own = np.exp(rng.normal(0, 0.12)) if differ else 1.0
-            gains.append(tuple(exposure * own * np.exp(rng.normal(0, 0.04 if differ else 0.01, 3))))
-        gamma = float(np.exp(rng.normal(0, 0.2)))
-        tilted = rng.random() < 0.35
-        return cls(
-            blur=(blur, blur * (np.exp(rng.normal(0, 0.2)) if differ else 1.0)),
-            gains=(gains[0], gains[1]),
-            offset=(rng.normal(0, 0.02), rng.normal(0, 0.02)) if differ else (0.0, 0.0),
-            gamma=(gamma, gamma * float(np.exp(rng.normal(0, 0.06 if differ else 0.01)))),
-            noise=rng.uniform(0, 0.012) if rng.random() < 0.7 else rng.uniform(0.012, 0.04),
-            vignette=rng.uniform(0, 0.25) if rng.random() < 0.3 else 0.0,
-            grey=rng.random() < 0.12,
-            row_offset=float(np.clip(rng.normal(0, 0.35), -0.9, 0.9)) if tilted else 0.0,
-            row_tilt=float(rng.normal(0, 0.5)) / width if tilted else 0.0,
-        )
-
 
 def _local(p: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Rotated, normalised coordinates of a layer."""
@@ -327,14 +265,3 @@ def _perspective_texture(
     slope = torch.where(steep, p["c"], p["b"]).abs()
     footprint = torch.maximum(near * p["tex_scale"], along * slope / plane * 0.5)
     return u + p["tex_u"], along + p["tex_v"], footprint
-
-
-def _blur(image: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Separable Gaussian of deviation ``sigma`` px, borders replicated."""
-    radius = max(1, int(np.ceil(2.5 * sigma)))
-    k = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=image.device) / sigma) ** 2)
-    k = (k / k.sum()).float()
-    c = image.shape[1]
-    image = F.pad(image, (radius, radius, radius, radius), mode="replicate")
-    image = F.conv2d(image, k.view(1, 1, 1, -1).expand(c, 1, 1, -1).contiguous(), groups=c)
-    return F.conv2d(image, k.view(1, 1, -1, 1).expand(c, 1, -1, 1).contiguous(), groups=c)
