@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from fg_depth_ros.data.datasets import motorcycle, open_stereo_folder
+from fg_depth_ros.data.depth_datasets import world_samples
 from fg_depth_ros.data.flow_datasets import open_flow_sets
 from fg_depth_ros.evaluation import StereoMethod, evaluate_flow, evaluate_stereo
 from fg_depth_ros.geometry import complete_occluded
-from fg_depth_ros.inference import EstimatorConfig, FlowConfig, FlowEstimator, StereoDepthEstimator
+from fg_depth_ros.inference import EstimatorConfig, FlowConfig, FlowEstimator, MonoDepthEstimator, StereoDepthEstimator
 from fg_depth_ros.networks import load_model
 
 # Folder below the public stereo sets: end-point error px, bad-2 %, D1 %.
@@ -58,14 +60,29 @@ def test_flow_against_the_classical_methods(shared_data):
     assert epe["kitti2015_scene_flow", "flownet_lite"] < 0.85 * epe["kitti2015_scene_flow", "dis"]
 
 
-@pytest.mark.parametrize("name", ["flownet_stereo", "flownet_lite"])
+def test_depth_from_one_camera_in_scenes_never_seen():
+    """Without photos on the surfaces, too; far better than one depth for everything, the median of these scenes."""
+    estimator = MonoDepthEstimator()
+    scenes = [(s.image_rgb(), s.truth(), s.fx) for s in world_samples("mixed", 8, 480, 160, patterns=24)]
+    known = [np.isfinite(truth) & (truth < 80) for _, truth, _ in scenes]
+    middle = np.median(np.concatenate([truth[where] for (_, truth, _), where in zip(scenes, known, strict=True)]))
+    network, constant = [], []
+    for (image, depth, fx), where in zip(scenes, known, strict=True):
+        truth, found = depth[where], estimator.estimate(image, fx).depth[where]
+        network.append(np.mean(np.abs(found - truth) / truth))
+        constant.append(np.mean(np.abs(middle - truth) / truth))
+    assert np.median(network) < 0.45
+    assert np.median(network) < 0.7 * np.median(constant)
+
+
+@pytest.mark.parametrize("name", ["flownet_stereo", "flownet_lite", "depthnet_lite"])
 def test_the_file_tells_its_history(name):
     network, card = load_model(name)
     assert sum(p.numel() for p in network.parameters()) < 5_000_000
     history = card.description
     assert history["licence"] == "Apache-2.0"
     assert history["pairs"] > 0 and history["hours"] > 0
-    assert history["command"].startswith("fg-depth train")
+    assert history["command"].startswith(("fg-depth train", "fg-depth distill"))
     assert set(history["photo_sources"]) == set(history["photo_licences"])
     assert set(history.get("stamp_sources", [])) == set(history.get("stamp_licences", []))
     assert not any("kitti" in str(value).lower() for value in (history["data"], history["photo_sources"]))
