@@ -1,4 +1,4 @@
-"""Flips, colour jitter and grafting on batches in which every value tells which sample and row it comes from."""
+"""Zoom, flips, colour jitter and grafting on batches in which every value tells which sample and row it comes from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from fg_depth_ros.networks.depth import DepthPrediction
 from fg_depth_ros.training.depth_batch import DistillBatch
 from fg_depth_ros.training.depth_losses import DepthLossConfig, depth_loss
-from fg_depth_ros.training.grafting import SHARES, ColourJitter, augment, flip, graft, jitter_colours
+from fg_depth_ros.training.grafting import SHARES, ColourJitter, augment, flip, graft, jitter_colours, zoom
 
 H, W = 10, 6
 
@@ -41,6 +41,63 @@ def origin(batch):
         torch.testing.assert_close(getattr(batch, name)[:, :1] - offset, place, rtol=0, atol=1e-3)
     hundredths = (100 * place[:, 0, :, 0]).round().long()
     return hundredths // 100, hundredths % 100
+
+
+# ---- zoom ------------------------------------------------------------------------------------------------------
+
+
+def ramp_pair(n=6, height=40, width=60, disparity=8.0):
+    """A wall whose colour is a ramp along the row: the source shows every column 8 px further left."""
+    columns = torch.arange(float(width)).expand(n, 1, height, width)
+    rows = torch.arange(float(height)).view(height, 1).expand(n, 1, height, width)
+    target = torch.cat([columns, rows, columns + rows], 1) / 200
+    source = torch.cat([columns + disparity, rows, columns + disparity + rows], 1) / 200
+    there = columns >= disparity
+    found = torch.where(there, torch.full_like(columns, disparity), torch.zeros(()))
+    depth = torch.full_like(columns, 300 * 0.2 / disparity)
+    return DistillBatch(target, source, target, found, there, torch.full((n,), 300.0), torch.full((n,), 0.2), depth)
+
+
+def test_a_zoomed_pair_still_matches_and_keeps_its_metres():
+    batch = ramp_pair()
+    out = zoom(batch, generator(1), 3.0)
+    factor = out.focal / batch.focal
+    assert (factor >= 1).all() and (factor <= 3).all() and factor.max() > 1.5
+    for n in range(len(factor)):
+        step = (out.target[n, 0, 20, 30] - out.target[n, 0, 20, 29]) * 200  # columns of the original in one of the new
+        assert float(step) == pytest.approx(1 / float(factor[n]), rel=1e-3)
+        seen = out.mask[n, 0]
+        assert torch.unique(out.disparity[n, 0][seen]).tolist() == pytest.approx([8 * float(factor[n])])
+        assert not out.disparity[n, 0][~seen].any()
+        # Depth by focal length, baseline and disparity is what it was.
+        depth = out.focal[n] * out.baseline[n] / out.disparity[n, 0][seen]
+        torch.testing.assert_close(depth, torch.full_like(depth, 7.5))
+        assert torch.unique(out.truth[n]).tolist() == [7.5]
+        # The match shows the same colour.
+        ys, xs = torch.nonzero(seen, as_tuple=True)
+        match = (xs - out.disparity[n, 0][ys, xs]).round().long()
+        inner = (ys > 2) & (ys < 37) & (match > 2) & (xs < 57)
+        error = (out.source[n, 0][ys, match] - out.target[n, 0][ys, xs])[inner].abs().max()
+        assert float(error) * 200 < 0.51  # within the rounding of the column
+
+
+def test_a_match_that_the_window_cuts_off_teaches_nothing():
+    out = zoom(ramp_pair(), generator(1), 3.0)
+    columns = torch.arange(60)
+    assert (columns - out.disparity)[out.mask.expand_as(out.disparity)].min() >= 0
+    assert not out.mask[..., :8].any()
+
+
+def test_zoom_draws_from_its_generator_alone_and_unknown_truth_stays_unknown():
+    batch = ramp_pair()
+    batch = batch._replace(truth=torch.where(batch.mask, batch.truth, torch.nan))
+    first, second = zoom(batch, generator(2), 2.0), zoom(batch, generator(2), 2.0)
+    assert all(torch.equal(a, b) for a, b in zip(first[:7], second[:7], strict=True))
+    assert set(first.truth[torch.isfinite(first.truth)].unique().tolist()) == {7.5}
+    assert torch.isnan(first.truth).any() or (first.focal > 400).all()
+    whole = augment(ramp_pair(), generator(3), flips=0.0, grafting=False)
+    assert torch.equal(whole.focal, ramp_pair().focal)
+    assert (augment(ramp_pair(), generator(3), zoom_most=2.0, grafting=False).focal > 300).all()
 
 
 # ---- grafting --------------------------------------------------------------------------------------------------

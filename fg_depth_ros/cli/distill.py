@@ -84,6 +84,7 @@ def distill_command(
     left_right: Annotated[float, typer.Option(help="Largest difference between the views, px; 0: any.")] = 1.5,
     vertical: Annotated[float, typer.Option(help="Largest row component of the teacher's match, px; 0: any.")] = 1.0,
     graft: Annotated[bool, typer.Option(help="Data grafting.")] = True,
+    zoom: Annotated[float, typer.Option(help="Largest factor that windows of samples are enlarged by.")] = 1.0,
     flips: Annotated[float, typer.Option(help="Probability that a sample is mirrored.")] = 0.5,
     batch: Annotated[int, typer.Option(help="Pairs per process and step.")] = 8,
     schedule: Annotated[str, typer.Option(help="step (the paper's) or one_cycle.")] = "step",
@@ -126,7 +127,7 @@ def distill_command(
         teacher_weights=teacher_weights, teacher_scale=teacher_scale, cache=cache, on_the_fly=on_the_fly,
         losses=replace(PRESETS[loss], scales=scales, self_distillation=self_distillation, **weighted),
         mask=MaskConfig(max_depth=max_depth, max_disparity=max_disparity, vertical=vertical, left_right=left_right),
-        graft=graft, flips=flips, batch=batch, schedule=schedule, learning_rate=learning_rate,
+        graft=graft, zoom=zoom, flips=flips, batch=batch, schedule=schedule, learning_rate=learning_rate,
         weight_decay=weight_decay, seed=seed, patterns=patterns, precision=precision, workers=workers,
         validate_minutes=validate_minutes, validation_scenes=validation_scenes,
     )  # fmt: skip

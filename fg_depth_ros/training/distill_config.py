@@ -77,6 +77,8 @@ class DistillTraining(Training):
     losses: DepthLossConfig = field(default_factory=DepthLossConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     graft: bool = True
+    zoom: float = 1.0
+    """Largest factor by which a window of a sample is enlarged, as by a longer lens; 1 = none."""
     flips: float = 0.5
     """Probability that a sample is mirrored."""
     jitter: ColourJitter = field(default_factory=ColourJitter)
@@ -97,6 +99,8 @@ class DistillTraining(Training):
             raise ValueError(f"flips is a probability, got {self.flips}")
         if self.shapes and self.data:
             raise ValueError("several shapes are for rendered scenes alone; leave the shapes or the folders out")
+        if not 1 <= self.zoom <= 4:
+            raise ValueError(f"zoom must lie in 1 .. 4, got {self.zoom}")
         if self.focal < 0:
             raise ValueError(f"focal must not be negative, got {self.focal} px")
         if self.focal and self.weights:

@@ -114,7 +114,8 @@ class DistillModule(TrainingModule):
             nothing = torch.zeros_like(ready.mask)
             ready = ready._replace(mask=nothing, disparity=torch.zeros_like(ready.disparity))
         generator = torch.Generator().manual_seed(_seed(self.config.seed, int(batch.numbers[0])))
-        return augment(ready, generator, flips=self.config.flips, jitter=self.config.jitter, grafting=self.config.graft)
+        c = self.config
+        return augment(ready, generator, zoom_most=c.zoom, flips=c.flips, jitter=c.jitter, grafting=c.graft)
 
     def _taught(self, parts: Sequence[tuple[PairBatch, Taught | None]]) -> tuple[PairBatch, Taught]:
         """One batch of all parts; who has no answer yet is answered, all together."""

@@ -1,4 +1,4 @@
-"""What is done to a batch before the network sees it: flips, colour jitter, data grafting; in this order.
+"""What is done to a batch before the network sees it: zoom, flips, colour jitter, data grafting; in this order.
 
 Every step draws from the generator that it is given and from nothing else, and leaves the batch that it got as it is.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fg_depth_ros.training.depth_batch import DistillBatch
 
@@ -45,23 +46,61 @@ def augment(
     batch: DistillBatch,
     generator: torch.Generator,
     *,
+    zoom_most: float = 1.0,
     flips: float = 0.5,
     jitter: ColourJitter | None = None,
     grafting: bool = True,
 ) -> DistillBatch:
-    """All three: mirrored with probability ``flips``, jittered, grafted.
+    """All of them: enlarged, mirrored with probability ``flips``, jittered, grafted.
 
     Args:
         batch: N samples.
         generator: on the CPU, so that a run draws the same on every device.
+        zoom_most: largest factor of the zoom; 1 = none.
         flips: probability that a sample is mirrored.
         jitter: of the colours; None for the defaults.
         grafting: whether to graft.
     """
+    if zoom_most > 1:
+        batch = zoom(batch, generator, zoom_most)
     which = torch.rand(len(batch.target), generator=generator) < flips
     batch = flip(batch, which)
     batch = batch._replace(seen=jitter_colours(batch.seen, generator, jitter or ColourJitter()))
     return graft(batch, generator) if grafting else batch
+
+
+def zoom(batch: DistillBatch, generator: torch.Generator, most: float) -> DistillBatch:
+    """Enlarge a window of every pair to the full size, as a longer lens that looks a little aside would show it.
+
+    Focal length and disparity grow with the picture and depth stays, so a network that knows focal lengths sees other
+    cameras, and the horizon in other places. Both views show the same window; a pixel whose match it cuts off teaches
+    nothing.
+
+    Args:
+        batch: N samples that are neither mirrored nor grafted yet: baseline > 0, one focal length each.
+        generator: on the CPU.
+        most: largest factor, > 1; drawn evenly on a logarithmic scale.
+    """
+    count, device = len(batch.target), batch.target.device
+    draws = torch.rand(count, 3, generator=generator).to(device)
+    factor = most ** draws[:, 0]
+    aside = (2 * draws[:, 1:] - 1) * (1 - 1 / factor).unsqueeze(1)
+    window = torch.zeros(count, 2, 3, device=device)
+    window[:, 0, 0] = window[:, 1, 1] = 1 / factor
+    window[:, :, 2] = aside
+    grid = F.affine_grid(window, list(batch.target.shape), align_corners=False)
+
+    def enlarged(values: Tensor) -> Tensor:
+        # Between two depths lies none that anything has: the nearest one is taken. Colours are mixed.
+        mode = "bilinear" if values.shape[1] == 3 else "nearest"
+        return F.grid_sample(values.float(), grid, mode=mode, padding_mode="border", align_corners=False)
+
+    larger = _of_pictures(batch, enlarged)
+    disparity = larger.disparity * factor.view(-1, 1, 1, 1)
+    columns = torch.arange(disparity.shape[-1], device=device)
+    mask = (larger.mask > 0.5) & (columns - disparity >= 0)
+    disparity = torch.where(mask, disparity, torch.zeros_like(disparity))
+    return larger._replace(disparity=disparity, mask=mask, focal=batch.focal * factor)
 
 
 def flip(batch: DistillBatch, which: Tensor) -> DistillBatch:
