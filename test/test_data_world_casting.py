@@ -249,7 +249,9 @@ def test_spans_cover_convex_outlines_against_a_naive_test(seed):
     points = rng.uniform([-20, -20, 1], [120, 90, 3], (1, 8, 3))
     points[..., :2] *= points[..., 2:]
     edges = np.array([[i, j] for i in range(8) for j in range(i)])
-    spans = spans_of(Outlines.of(points, edges, 0.05), np.zeros(1, int), WIDTH, HEIGHT, torch.device("cpu"))
+    spans = spans_of(
+        Outlines.of(points, edges, 0.05, np.zeros(1, int)), np.zeros(1, int), WIDTH, HEIGHT, torch.device("cpu")
+    )
     covered = np.zeros((HEIGHT, WIDTH), bool)
     for y, x0, length in zip(spans.y.tolist(), spans.x0.tolist(), spans.length.tolist(), strict=True):
         covered[y, x0 : x0 + length] = True

@@ -135,6 +135,29 @@ def test_a_folder_with_truth_gives_table_picture_and_report(
     assert leftovers() == set()
 
 
+def test_a_virtual_world_is_judged_by_its_true_depth(domain: int, temporary: Path, tmp_path: Path) -> None:
+    code, text = _demo(world="indoor", width=SIZE[0], seconds=2.0, rate=5.0, out=tmp_path / "demo.png")
+    assert code == 0, text
+    assert "virtual_indoor: 12 pair(s), 320x192 px" in text and "with true depth" in text
+    assert "bad-2" in text
+    assert (tmp_path / "demo.png").stat().st_size > 20_000
+    assert list(temporary.iterdir()) == []  # what was rendered goes too
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"world": "forest"}, "there is no virtual world 'forest': choose one of street, indoor"),
+        ({"world": "street", "pairs": "somewhere"}, "two things to play: leave one of them out"),
+    ],
+)
+def test_a_world_that_cannot_be_played_is_refused(temporary: Path, tmp_path: Path, options: dict, message: str) -> None:
+    code, text = _demo(**options, out=tmp_path / "demo.png")
+    assert code == 1
+    assert message in " ".join(text.split())
+    assert list(temporary.iterdir()) == []
+
+
 def test_pairs_without_truth_and_calibration_are_shown_with_a_warning(
     domain: int, temporary: Path, tmp_path: Path
 ) -> None:

@@ -25,7 +25,7 @@ from fg_depth_ros.compat import encodings
 from fg_depth_ros.data.formats import FileError, write_image
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.nodes.messages import depth_to_array, image_to_array, stamp_ns
-from fg_depth_ros.nodes.player_source import ENCODINGS, PairSource, encode_image
+from fg_depth_ros.nodes.player_source import ENCODINGS, PairSource, encode_image, write_drive
 from fg_depth_ros.nodes.processes import ChildDied, ProcessGroup
 
 PLAYER = "fg_depth_ros.nodes.stereo_player_node"
@@ -140,6 +140,33 @@ def test_resizing_scales_the_calibration_and_keeps_the_metres(
     assert depth[44, 5] == pytest.approx(20 / (FAR + 4))
 
 
+def test_a_virtual_world_is_played_with_its_true_depth(
+    group: ProcessGroup, listener: Listener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    parameters = {"world": "street", "world_frames": 2, "world_seed": 5, "width": 96, "rate": 20.0, "count": 3}
+    player = group.start("player", PLAYER, {**parameters, "wait_for_subscribers": 1})
+    group.wait_until(lambda: not player.running, 60.0, "the end of the player", may_end=[player])
+    assert player.returncode == 0, player.tail
+    write_drive(tmp_path / "drive", "street", width=96, frames=2, seed=5)
+    expected = PairSource(str(tmp_path / "drive"))
+    account = listener.wait("published_pair", 3, [player])
+    assert [header.frame_id for header in account] == ["000000", "000001", "000000"]
+    for number in range(2):
+        pair = expected.load(number)
+        np.testing.assert_array_equal(image_to_array(listener.messages["left/image_rect"][number]), pair.left)
+        np.testing.assert_array_equal(image_to_array(listener.messages["right/image_rect"][number]), pair.right)
+        depth = depth_to_array(listener.messages["ground_truth/depth"][number])
+        np.testing.assert_array_equal(depth, pair.truth)
+        assert np.isfinite(depth).mean() > 0.3
+    infos = [listener.messages[f"{side}/camera_info"][0] for side in ("left", "right")]
+    rig = StereoRig.from_camera_info(*infos)
+    assert (rig.width, rig.height, rig.baseline) == (96, 58, pytest.approx(0.3))
+    assert list(temporary.iterdir()) == []  # what was rendered goes with the node
+
+
 def test_simulated_time_restarts_with_every_round(group: ProcessGroup, listener: Listener, tmp_path: Path) -> None:
     folder = write_pairs(tmp_path / "pairs", ("a", "b", "c"))
     group.start(
@@ -173,6 +200,8 @@ def test_it_waits_for_subscribers_and_says_when_it_gives_up(group: ProcessGroup,
         (lambda folder: write_pairs(folder, rig=False), {}, "give focal"),
         (write_pairs, {"rate": -1.0}, "parameter rate = -1.0 Hz is out of range"),
         (write_pairs, {"restart_clock": True}, "needs publish_clock"),
+        (write_pairs, {"world": "street"}, "name two things to play: leave one of them out"),
+        (write_pairs, {"world": "forest"}, "parameter world = 'forest' is unknown: choose one of off, street, indoor"),
     ],
 )
 def test_what_cannot_be_played_ends_with_a_reason(

@@ -117,12 +117,15 @@ class Shot:
         """G: focal length of each primitive's camera, px."""
         return np.array([view.fx for view in self.views])[self.sample]
 
-    def outlines(self, points: np.ndarray, edges: np.ndarray) -> Outlines:
-        """The outlines of the convex hulls of G x K world points in the pictures; ``edges`` E x 2: which points the
-        hulls' edges join (more do no harm)."""
-        origin = np.stack([view.origin for view in self.views])[self.sample]
-        project = np.stack([view.projection() @ view.axes.T for view in self.views])[self.sample]
-        return Outlines.of(np.einsum("gij,gkj->gki", project, points - origin[:, None]), edges, NEAR)
+    def outlines(self, points: np.ndarray, edges: np.ndarray, wanted: np.ndarray) -> Outlines:
+        """The outlines in the pictures of the convex hulls of G x K world points, as far as ``wanted`` (G bool);
+        ``edges`` E x 2: which points the hulls' edges join (more do no harm)."""
+        chosen = np.nonzero(wanted)[0]
+        sample = self.sample[chosen]
+        origin = np.stack([view.origin for view in self.views])[sample]
+        project = np.stack([view.projection() @ view.axes.T for view in self.views])[sample]
+        seen = (points[chosen] - origin[:, None]) @ project.transpose(0, 2, 1)
+        return Outlines.of(seen, edges, NEAR, chosen)
 
 
 def centre_of(rows: np.ndarray) -> np.ndarray:
@@ -153,7 +156,7 @@ def corners_of(rows: np.ndarray, grow: np.ndarray | float = 0.0) -> np.ndarray:
     x, ahead, back = (rows[:, COLUMN[name], None] for name in ("taper_x", "taper_front", "taper_back"))
     signed[..., 0] -= _SIGNS[:, 0] * upper * x * half_of(rows)[:, None, 0]
     signed[..., 2] -= _SIGNS[:, 2] * upper * np.where(front, ahead, back) * half_of(rows)[:, None, 2]
-    return centre_of(rows)[:, None] + np.einsum("gij,gkj->gki", axes_of(rows), signed)
+    return np.asarray(centre_of(rows)[:, None] + signed @ axes_of(rows).transpose(0, 2, 1))
 
 
 def worth_seeing(shot: Shot, pixels: float) -> np.ndarray:
@@ -254,7 +257,7 @@ def cast(
     """
     rects = shot.column("kind") == Kind.RECT
     chosen = np.ones(len(shot.rows), bool) if wanted is None else wanted
-    outlines = shot.outlines(corners_of(shot.rows), BOX_EDGES).only(chosen)
+    outlines = shot.outlines(corners_of(shot.rows), BOX_EDGES, chosen)
     spans = spans_of(outlines, shot.sample, shot.width, shot.height, device, window)
     count = len(shot.views) * shot.height * shot.width
     best = torch.full((count,), _NOTHING, dtype=torch.int64, device=device)

@@ -40,7 +40,7 @@ class WorldFrame(NamedTuple):
 class WorldDrive:
     """Frames 0 .. ``frames`` - 1 of a way through one world, each a function of (kind, rig, seed, number) alone.
 
-    Streets are driven along on a smooth course, rooms to and fro; other things move by themselves.
+    Streets are driven along on a smooth course, rooms back and forth; other things move by themselves.
     """
 
     def __init__(

@@ -21,35 +21,35 @@ class Outlines(NamedTuple):
     ends: np.ndarray
 
     @classmethod
-    def of(cls, points: np.ndarray, edges: np.ndarray, near: float) -> Outlines:
-        """From G x K x 3 projected points (column * z, row * z, z) and E x 2 edges between them.
+    def of(cls, points: np.ndarray, edges: np.ndarray, near: float, numbers: np.ndarray) -> Outlines:
+        """From G x K x 3 projected points (column * z, row * z, z) and E x 2 edges between them; ``numbers`` G: what
+        the bodies are called.
 
         What lies nearer than ``near`` (z) is cut off; the cut's own outline is added.
         """
         before = points[..., 2] > near
-        whole = before.all(1)
-        flat = points[whole, :, :2] / points[whole, :, 2:]
-        ends = [flat[:, edges].reshape(-1, 4)]
-        owners = [np.repeat(np.nonzero(whole)[0], len(edges))]
-        for g in np.nonzero(before.any(1) & ~whole)[0]:
-            a, b = points[g, edges[:, 0]], points[g, edges[:, 1]]
-            front_a, front_b = before[g, edges[:, 0]], before[g, edges[:, 1]]
-            crossing = front_a != front_b
+        whole, some = before.all(1), before.any(1)
+        bodies = np.nonzero(whole)[0]
+        flat = points[bodies, :, :2] / points[bodies, :, 2:]
+        owners, ends = [np.repeat(bodies, len(edges))], [flat[:, edges].reshape(-1, 4)]
+        bodies = np.nonzero(some & ~whole)[0]
+        if len(bodies):
+            a, b = points[bodies][:, edges[:, 0]], points[bodies][:, edges[:, 1]]
+            front_a, front_b = a[..., 2] > near, b[..., 2] > near
             with np.errstate(divide="ignore", invalid="ignore"):
-                cut = a + (b - a) * ((near - a[:, 2]) / (b[:, 2] - a[:, 2]))[:, None]
-            a, b = np.where(front_a[:, None], a, cut), np.where(front_b[:, None], b, cut)
-            kept = front_a | front_b
-            at = cut[crossing]
-            i, j = np.triu_indices(len(at), 1)
-            starts, stops = np.concatenate([a[kept], at[i]]), np.concatenate([b[kept], at[j]])
+                part = (near - a[..., 2]) / (b[..., 2] - a[..., 2])
+                cut = a + (b - a) * part[..., None]
+            crossing = front_a != front_b
+            # What is left of the edges, and the cut's outline: among the lines between all places where they are cut.
+            i, j = np.triu_indices(len(edges), 1)
+            pairs = np.nonzero(crossing[:, i] & crossing[:, j])
+            first, second = cut[pairs[0], i[pairs[1]]], cut[pairs[0], j[pairs[1]]]
+            kept = np.nonzero(front_a | front_b)
+            starts = np.concatenate([np.where(front_a[..., None], a, cut)[kept], first])
+            stops = np.concatenate([np.where(front_b[..., None], b, cut)[kept], second])
+            owners.append(bodies[np.concatenate([kept[0], pairs[0]])])
             ends.append(np.concatenate([starts[:, :2] / starts[:, 2:], stops[:, :2] / stops[:, 2:]], 1))
-            owners.append(np.full(len(starts), g))
-        return cls(np.concatenate(owners), np.clip(np.concatenate(ends), -_FAR, _FAR))
-
-    def only(self, wanted: np.ndarray) -> Outlines:
-        """Those of the bodies for which ``wanted`` (G bool) holds."""
-        kept = wanted[self.owner]
-        return Outlines(self.owner[kept], self.ends[kept])
+        return cls(numbers[np.concatenate(owners)], np.clip(np.concatenate(ends), -_FAR, _FAR))
 
 
 class Spans(NamedTuple):

@@ -44,6 +44,7 @@ COLUMN = {name: i for i, name in enumerate(FIELDS)}
 _CENTRE = slice(COLUMN["cx"], COLUMN["cz"] + 1)
 _AXES = slice(COLUMN["r00"], COLUMN["r22"] + 1)
 _HALF = slice(COLUMN["hx"], COLUMN["hz"] + 1)
+_MATERIAL = slice(COLUMN["image"], COLUMN["glow"] + 1)
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,9 @@ class Pattern:
     start: tuple[float, float] = (0.0, 0.0)
     frame: float = 0.0
     gloss: float = 0.0
+
+
+_NO_PATTERN = Pattern((1.0, 1.0), (1.0, 1.0), (0.0, 0.0, 0.0), strength=0.0)
 
 
 @dataclass(frozen=True)
@@ -90,21 +94,15 @@ class Material:
     @cached_property
     def row(self) -> np.ndarray:
         """A row of the primitive table with the fields of the material; the others have their defaults."""
-        p = self.pattern or Pattern((1.0, 1.0), (1.0, 1.0), (0.0, 0.0, 0.0), strength=0.0)
-        values: dict[str, float] = {"cutout": -1, "shade": 3, "pattern": p.strength, "frame": p.frame}
-        values |= {name: getattr(self, name) for name in ("image", "scale", "fit", "gain", "gloss", "mirror", "glow")}
-        values["pattern_gloss"] = p.gloss
-        for names, several in (
-            (("red", "green", "blue"), self.colour),
-            (("tex_u", "tex_v"), self.start),
-            (("period_u", "period_v"), p.period),
-            (("duty_u", "duty_v"), p.duty),
-            (("start_u", "start_v"), p.start),
-            (("pattern_red", "pattern_green", "pattern_blue"), p.colour),
-        ):
-            values |= dict(zip(names, several, strict=True))
+        p = self.pattern or _NO_PATTERN
         row = np.zeros(len(FIELDS))
-        row[[COLUMN[name] for name in values]] = list(values.values())
+        row[COLUMN["cutout"]], row[COLUMN["shade"]] = -1, 3
+        # In the order of the fields.
+        row[_MATERIAL] = (
+            *(self.image, self.scale, *self.start, self.fit, self.gain, *self.colour),
+            *(p.strength, *p.period, *p.duty, *p.start, p.frame, *p.colour, p.gloss),
+            *(self.gloss, self.mirror, self.glow),
+        )
         return row
 
 

@@ -200,7 +200,7 @@ class Painter:
         strength = _CLOSE_DARK * np.clip(np.sort(half_of(shot.rows), 1)[:, 1] / 0.3, 0.1, 1)
         # What is smaller than a few pixels is not worth the work.
         wanted = (shot.column("shade") % 2 > 0) & (_CLOSE * shot.focal > 2 * (shot.distance - half.max(1)))
-        outlines = shot.outlines(corners_of(shot.rows, _CLOSE), BOX_EDGES).only(wanted)
+        outlines = shot.outlines(corners_of(shot.rows, _CLOSE), BOX_EDGES, wanted)
         spans = spans_of(outlines, shot.sample, shot.width, shot.height, self.device)
         stretch = half_of(shot.rows)
         for _, c in groups_of(shot, spans, np.where(wanted, 0, -1)):
@@ -226,7 +226,7 @@ class Painter:
         reach = (corners[..., 1] - 0.1) / np.minimum(towards[:, None, 1], -0.05)
         thrown = corners - towards[:, None] * np.maximum(reach, 0)[..., None]
         edges = np.concatenate([BOX_EDGES, BOX_EDGES + 8, np.stack([np.arange(8), np.arange(8) + 8], 1)])
-        outlines = shot.outlines(np.concatenate([corners, thrown], 1), edges).only(wanted)
+        outlines = shot.outlines(np.concatenate([corners, thrown], 1), edges, wanted)
         spans = spans_of(outlines, shot.sample, shot.width, shot.height, self.device)
         to_sun = np.einsum("gji,gj->gi", axes_of(shot.rows), towards) / half_of(shot.rows)
         kinds = np.where(shot.column("kind") == Kind.RECT, np.where(shot.holed, 0, 10), shot.column("kind"))

@@ -1,4 +1,4 @@
-"""`fg-depth demo`: a real pair through real topics, the learned model beside the classical one.
+"""`fg-depth demo`: real pairs, or a virtual world, through real topics, the learned model beside the classical one.
 
 Player, depth node and evaluator are separate processes that talk over DDS on this machine only. The two
 models run one after the other, so that neither takes the processor from the other's latency.
@@ -13,29 +13,27 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 from fg_depth_ros.data.formats import FileError
 from fg_depth_ros.evaluation.report import Report
 from fg_depth_ros.geometry import RigError
+from fg_depth_ros.nodes.demo_input import DemoInput, check_options, inspect_pairs, live_line, render_world
 from fg_depth_ros.nodes.environment import child_environment
-from fg_depth_ros.nodes.player_source import MOTORCYCLE, PairSource
+from fg_depth_ros.nodes.player_source import MOTORCYCLE
 from fg_depth_ros.nodes.processes import ChildDied, ChildTimeout, ProcessGroup, free_domain_id
 from fg_depth_ros.nodes.replay_snapshot import Snapshot
 from fg_depth_ros.nodes.session import Session, SessionError, SessionResult
 
 CLASSICAL = "sgbm"
 WARM_UP_PAIRS = 3
-ASSUMED_BASELINE = 0.1  # m, for pairs without calibration; said so in the output
 _ACCURACY = {
     "epe": ("EPE", ".2f"),
     "bad_1": ("bad-1", ".1f"),
@@ -63,20 +61,6 @@ _SPEED = {
 
 
 @dataclass
-class _Input:
-    """What is played, found out before any process starts."""
-
-    pairs: str
-    name: str
-    size: str
-    count: int
-    truth: bool
-    seconds: float
-    rate: float
-    parameters: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
 class _Run:
     """One model's turn."""
 
@@ -98,6 +82,7 @@ def run_demo(
     *,
     weights: str = "",
     width: int = 0,
+    world: str = "",
     console: Console | None = None,
 ) -> int:
     """Run the demo and print what it measured.
@@ -111,6 +96,7 @@ def run_demo(
         json: where the report goes; None writes none.
         weights: file of weights for `model`; empty takes those that come with the package.
         width: resize the images to this width; 0 keeps them.
+        world: play a drive through a virtual world, `street` or `indoor`, instead of `pairs`; with true depth.
 
     Returns the exit code: 0; 1 when something failed, which has then been printed; 130 after Ctrl-C.
     Whatever happens, no process and no shared memory of it stays behind.
@@ -120,7 +106,10 @@ def run_demo(
     keep_logs = False
     try:
         with _interruptible():
-            chosen = _inspect(pairs, seconds, rate, width, console)
+            check_options(seconds, rate, width, world, pairs)
+            if world:
+                pairs = render_world(folder / f"virtual_{world}", world, width, console)
+            chosen = inspect_pairs(pairs, seconds, rate, width, console)
             domain = free_domain_id()
             console.print(
                 f"[dim]three processes over DDS on this machine only, ROS_DOMAIN_ID={domain}; logs in {folder}[/dim]",
@@ -147,61 +136,13 @@ def run_demo(
         console.print(f"[bold red]demo failed:[/bold red] {_escaped(str(error))}", soft_wrap=True)
         return 1
     finally:
+        for rendered in folder.glob("virtual_*"):
+            shutil.rmtree(rendered, ignore_errors=True)
         if not keep_logs or not any(folder.iterdir()):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _inspect(pairs: str, seconds: float, rate: float, width: int, console: Console) -> _Input:
-    """Look at the input before anything is started; raises FileError or ValueError with the way out."""
-    if not (0.0 < seconds <= 86400.0 and 0.01 <= rate <= 1000.0 and 0 <= width <= 16384):
-        raise ValueError(
-            f"seconds = {seconds:g}, rate = {rate:g} Hz, width = {width} px: give seconds above 0, a rate from 0.01 to "
-            "1000 and a width from 0 to 16384"
-        )
-    try:
-        source = PairSource(pairs, width=width)
-        parameters: dict[str, Any] = {}
-    except FileError as error:
-        if "no calibration" not in str(error):
-            raise
-        focal = float(_first_width(pairs))
-        parameters = {"focal": focal, "baseline": ASSUMED_BASELINE}
-        source = PairSource(pairs, width=width, **parameters)
-        console.print(
-            f"[yellow]no calibration found beside the pairs: metres are guesses (focal length {focal:g} px, baseline "
-            f"{ASSUMED_BASELINE} m). Put a calib.txt or rig.json into {pairs} for real ones.[/yellow]"
-        )
-    name = source.samples[0].name if len(source) == 1 else Path(pairs).expanduser().resolve().name
-    rig = _first_readable(source).rig
-    truth = source.has_truth
-    console.print(
-        f"[bold]{name}[/bold]: {len(source)} pair(s), {rig.width}x{rig.height} px, focal length {rig.fx:.1f} px, "
-        f"baseline {rig.baseline:.4f} m, {'with' if truth else 'without'} true depth",
-        soft_wrap=True,
-    )
-    return _Input(
-        pairs, name, f"{rig.width}x{rig.height}", len(source), truth, seconds, rate, {**parameters, "width": width}
-    )
-
-
-def _first_width(pairs: str) -> int:
-    from fg_depth_ros.data.datasets import open_stereo_folder
-    from fg_depth_ros.data.formats import image_size
-
-    return image_size(open_stereo_folder(Path(pairs).expanduser())[0].left)[0]
-
-
-def _first_readable(source: PairSource) -> Any:
-    error: Exception = FileError("no pair")
-    for index in range(len(source)):
-        try:
-            return source.load(index)
-        except (FileError, RigError) as found:
-            error = found
-    raise error
-
-
-def _run_model(group: ProcessGroup, model: str, weights: str, chosen: _Input, shown: str, console: Console) -> _Run:
+def _run_model(group: ProcessGroup, model: str, weights: str, chosen: DemoInput, shown: str, console: Console) -> _Run:
     """One model's turn; `shown` names the pair for the picture (the one that the model before it showed)."""
     session = Session(
         model,
@@ -216,7 +157,7 @@ def _run_model(group: ProcessGroup, model: str, weights: str, chosen: _Input, sh
         depth={"depth_weights": weights},
         player=chosen.parameters,
     )
-    with _live(console, f"{model}: starting") as tell:
+    with live_line(console, f"{model}: starting") as tell:
         result = session.run(group, lambda text: tell(f"{model}: {text}"))
     console.print(f"{model}: {result.last_words}", style="green")
     try:
@@ -225,16 +166,6 @@ def _run_model(group: ProcessGroup, model: str, weights: str, chosen: _Input, sh
         console.print(f"[yellow]no picture of {model}: {_escaped(str(error))}[/yellow]")
         snapshot = None
     return _Run(result, snapshot)
-
-
-@contextlib.contextmanager
-def _live(console: Console, first: str) -> Iterator[Any]:
-    """A line that is written over on a terminal, and left out elsewhere (the last one is printed anyway)."""
-    if not console.is_terminal:
-        yield lambda text: None
-        return
-    with Live(Text(first), console=console, transient=True, refresh_per_second=8) as live:
-        yield lambda text: live.update(Text(text))
 
 
 @contextlib.contextmanager
@@ -255,7 +186,7 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _merged(runs: list[_Run], chosen: _Input) -> Report:
+def _merged(runs: list[_Run], chosen: DemoInput) -> Report:
     """One report of all runs; accuracy on the pairs that every model answered, so that the pixels are the same."""
     first = runs[0].result.report
     report = Report(
@@ -281,7 +212,7 @@ def _rows(report: Report, kind: str) -> list[dict[str, Any]]:
     return [row for row in report.rows if row["kind"] == kind]
 
 
-def _print(report: Report, chosen: _Input, console: Console) -> None:
+def _print(report: Report, chosen: DemoInput, console: Console) -> None:
     accuracy, timing = _rows(report, "accuracy"), _rows(report, "timing")
     if not accuracy:
         raise SessionError(
@@ -323,7 +254,7 @@ def _table(title: str, rows: list[dict[str, Any]], columns: dict[str, tuple[str,
     return table
 
 
-def _draw(out: Path, runs: list[_Run], report: Report, chosen: _Input) -> Path:
+def _draw(out: Path, runs: list[_Run], report: Report, chosen: DemoInput) -> Path:
     from fg_depth_ros.nodes.demo_picture import draw_demo  # matplotlib takes a second to import
 
     snapshots = {run.model: run.snapshot for run in runs if run.snapshot is not None}
@@ -339,7 +270,7 @@ def _draw(out: Path, runs: list[_Run], report: Report, chosen: _Input) -> Path:
     return draw_demo(out, snapshots, _foot(report, chosen), title=title)
 
 
-def _foot(report: Report, chosen: _Input) -> list[str]:
+def _foot(report: Report, chosen: DemoInput) -> list[str]:
     """The table's lines under the picture, for those who see only the picture."""
 
     def lines(kind: str, *parts: tuple[str, str, str, str]) -> list[str]:

@@ -195,7 +195,7 @@ STEREO_DEPTH = ParameterTable(
 # Where the tables are: a node's writer adds a line here. Imported only when the pages are made.
 TABLES = (
     "fg_depth_ros.nodes.parameters:STEREO_DEPTH",
-    "fg_depth_ros.nodes.stereo_player_node:STEREO_PLAYER",
+    "fg_depth_ros.nodes.player_parameters:STEREO_PLAYER",
     "fg_depth_ros.nodes.replay_evaluator_node:REPLAY_EVALUATOR",
 )
 

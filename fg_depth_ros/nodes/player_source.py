@@ -1,8 +1,9 @@
-"""What the player plays: real pairs from a folder, ready to publish. No ROS import."""
+"""What the player plays: pairs from a folder, or a drive through a virtual world. No ROS import."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,9 +12,15 @@ import numpy as np
 
 from fg_depth_ros.data.datasets import StereoSample, motorcycle, open_stereo_folder
 from fg_depth_ros.data.formats import FileError
+from fg_depth_ros.data.world_drive import DRIVES, WorldDrive, drive_rig
+from fg_depth_ros.data.world_folder import write_world
 from fg_depth_ros.geometry import StereoRig, disparity_to_depth
 
 MOTORCYCLE = "motorcycle"
+NO_WORLD = "off"
+WORLDS = (NO_WORLD, *DRIVES)
+"""Virtual worlds that can be played; ``off`` plays pairs from files."""
+WORLD_SIZE = (640, 384)
 _KEPT_PAIRS = 4  # decoded pairs kept in memory: a short loop then costs no decoding
 
 
@@ -124,6 +131,31 @@ class PairSource:
         if self._height:
             return max(1, round(width * self._height / height)), self._height
         return width, height
+
+
+def write_drive(
+    folder: str | Path,
+    world: str,
+    *,
+    width: int = 0,
+    height: int = 0,
+    frames: int = 20,
+    seed: int = 0,
+    track: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> None:
+    """Render a drive through a virtual world into ``folder``, for a ``PairSource``; with true disparity.
+
+    ``world``: one of ``WORLDS`` but the first. ``width``, ``height``: of the pictures in pixels; 0 follows the other
+    in the shape of ``WORLD_SIZE``. ``track`` wraps the numbers of the frames.
+
+    Raises:
+        FileError: the folder cannot be written to, or holds pairs.
+        ValueError: an unknown world, or less than one frame.
+    """
+    width = width or (round(height * WORLD_SIZE[0] / WORLD_SIZE[1]) if height else WORLD_SIZE[0])
+    height = height or max(1, round(width * WORLD_SIZE[1] / WORLD_SIZE[0]))
+    rig = drive_rig(world, width, height)
+    write_world(folder, rig, WorldDrive(world, rig, seed, frames=frames).frame, frames, track)
 
 
 def _resized(pair: LoadedPair, width: int, height: int) -> LoadedPair:

@@ -1,8 +1,10 @@
-"""`stereo_player_node`: plays real stereo pairs from files as a calibrated stereo camera would publish them."""
+"""`stereo_player_node`: plays stereo pairs, real ones from files or a drive through a virtual world, as a calibrated
+stereo camera would publish them."""
 
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 
@@ -23,90 +25,13 @@ from fg_depth_ros.data.formats import FileError
 from fg_depth_ros.geometry import RigError, StereoRig
 from fg_depth_ros.nodes.environment import use_shared_memory_profile
 from fg_depth_ros.nodes.messages import array_to_image
-from fg_depth_ros.nodes.parameter_table import Parameter, ParameterTable
-from fg_depth_ros.nodes.player_source import ENCODINGS, MOTORCYCLE, PairSource, encode_image
+from fg_depth_ros.nodes.player_parameters import STEREO_PLAYER
+from fg_depth_ros.nodes.player_source import MOTORCYCLE, NO_WORLD, PairSource, encode_image, write_drive
 from fg_depth_ros.nodes.qos import OVERRIDES
 
 CLOCK_RATE = 40.0  # Hz of /clock, what `ros2 bag play --clock` uses
 SETTLE_SECONDS = 0.5
 SIMULATED_START = 1_000_000_000  # ns; a stamp of zero would read as "no stamp"
-
-STEREO_PLAYER = ParameterTable(
-    "stereo_player_node",
-    "Plays a real stereo pair, or a folder of pairs, as a calibrated stereo camera; with true depth where the "
-    "pairs have it.",
-    (
-        Parameter(
-            "pairs",
-            MOTORCYCLE,
-            "Folder of pairs (KITTI, Middlebury, ETH3D, plain), or `motorcycle` for the pair that scikit-image ships.",
-            run_time=False,
-        ),
-        Parameter("rate", 5.0, "Pairs per second.", "Hz", 0.01, 1000.0, run_time=False),
-        Parameter("loop", True, "Start again after the last pair.", run_time=False),
-        Parameter(
-            "count",
-            0,
-            "Stop after this many pairs, and end; 0 plays on.",
-            minimum=0,
-            maximum=1_000_000_000,
-            run_time=False,
-        ),
-        Parameter("encoding", "rgb8", "Encoding of the images.", choices=ENCODINGS, run_time=False),
-        Parameter(
-            "width",
-            0,
-            "Resize to this width (camera_info goes along); 0 keeps the size, or follows `height`.",
-            "px",
-            0,
-            16384,
-            run_time=False,
-        ),
-        Parameter("height", 0, "Likewise for the height.", "px", 0, 16384, run_time=False),
-        Parameter("left_frame_id", "left_camera_optical_frame", "Frame of the left images.", run_time=False),
-        Parameter("right_frame_id", "right_camera_optical_frame", "Frame of the right images.", run_time=False),
-        Parameter(
-            "publish_truth",
-            True,
-            "Publish true depth on `ground_truth/depth` for the pairs that have it.",
-            run_time=False,
-        ),
-        Parameter(
-            "publish_clock",
-            False,
-            "Publish `/clock` and stamp with its simulated time, which starts at 1 s.",
-            run_time=False,
-        ),
-        Parameter(
-            "restart_clock",
-            False,
-            "With `publish_clock`: simulated time starts again with every round through the folder, as in a "
-            "looping bag.",
-            run_time=False,
-        ),
-        Parameter(
-            "wait_for_subscribers",
-            0,
-            "Play nothing before each of the image and camera_info topics has this many subscribers.",
-            minimum=0,
-            maximum=100,
-            run_time=False,
-        ),
-        Parameter(
-            "wait_timeout", 0.0, "Give up waiting after this long; 0 waits on.", "s", 0.0, 86400.0, run_time=False
-        ),
-        Parameter(
-            "focal",
-            0.0,
-            "Focal length for pairs without a calibration file; 0 refuses such pairs.",
-            "px",
-            0.0,
-            1e6,
-            run_time=False,
-        ),
-        Parameter("baseline", 0.0, "Baseline for the same.", "m", 0.0, 1000.0, run_time=False),
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -162,8 +87,9 @@ class StereoPlayerNode(Node):
             raise ValueError("; ".join(self.parameters.problems))
         if self.parameters["restart_clock"] and not self.parameters["publish_clock"]:
             raise ValueError("parameter restart_clock = true needs publish_clock = true: wall time cannot restart")
+        self._rendered: tempfile.TemporaryDirectory[str] | None = None
         self.source = PairSource(
-            self.parameters["pairs"],
+            self._pairs(),
             width=self.parameters["width"],
             height=self.parameters["height"],
             with_truth=self.parameters["publish_truth"],
@@ -186,9 +112,41 @@ class StereoPlayerNode(Node):
         self._timer = self.create_timer(1.0 / self.parameters["rate"], self._tick, clock=steady)
         if self.parameters["publish_clock"]:
             self.create_timer(1.0 / CLOCK_RATE, self._publish_clock, clock=steady)
-        self.get_logger().info(
-            f"playing {len(self.source)} pair(s) of {self.parameters['pairs']} at {self.parameters['rate']:g} Hz"
+        self.get_logger().info(f"playing {len(self.source)} pair(s) of {self._name} at {self.parameters['rate']:g} Hz")
+
+    @property
+    def _name(self) -> str:
+        """What is played, in words."""
+        world = self.parameters["world"]
+        return str(self.parameters["pairs"]) if world == NO_WORLD else f"a virtual world ({world})"
+
+    def _pairs(self) -> str:
+        """The folder that is played; that of a virtual world is rendered first, and goes with the node."""
+        world, pairs = self.parameters["world"], self.parameters["pairs"]
+        if world == NO_WORLD:
+            return str(pairs)
+        if pairs != MOTORCYCLE:
+            raise ValueError(
+                f"parameters world = '{world}' and pairs = '{pairs}' name two things to play: leave one of them out"
+            )
+        frames = self.parameters["world_frames"]
+        self.get_logger().info(f"rendering {frames} frames of a virtual world ({world})")
+        self._rendered = tempfile.TemporaryDirectory(prefix="fg_depth_world_")
+        write_drive(
+            self._rendered.name,
+            world,
+            width=self.parameters["width"],
+            height=self.parameters["height"],
+            frames=frames,
+            seed=self.parameters["world_seed"],
         )
+        return self._rendered.name
+
+    def destroy_node(self) -> None:
+        """Also removes what was rendered."""
+        if self._rendered is not None:
+            self._rendered.cleanup()
+        super().destroy_node()
 
     def _create_publishers(self) -> None:
         stream = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
@@ -228,7 +186,7 @@ class StereoPlayerNode(Node):
         except FileError as error:
             self._finish(str(error), failed=True)
         if self._index >= len(self.source) and not self.parameters["loop"]:
-            self._finish(f"played {self.published} pair(s), the end of {self.parameters['pairs']}")
+            self._finish(f"played {self.published} pair(s), the end of {self._name}")
 
     def _awaited(self) -> bool:
         """Whether as many subscribers are there as wanted, and have been for a moment."""
@@ -300,7 +258,7 @@ class StereoPlayerNode(Node):
                     self.get_logger().error(f"pair '{self.source.samples[index].name}' is left out: {error}")
                     last_error = error
             self._index += 1
-        raise FileError(f"{self.parameters['pairs']}: no pair of it can be played; the last one: {last_error}")
+        raise FileError(f"{self._name}: no pair of it can be played; the last one: {last_error}")
 
     def _messages(self, index: int) -> PairMessages:
         pair = self.source.load(index)
