@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,10 +12,27 @@ import numpy as np
 from fg_depth_ros.data.formats import write_image, write_pfm
 from fg_depth_ros.data.textures import fractal_noise
 from fg_depth_ros.geometry import StereoRig
+from fg_depth_ros.training.depth_losses import PRESETS
+from fg_depth_ros.training.flow_mask import MaskConfig
 
 WIDTH, HEIGHT = 160, 96
 RIG = StereoRig(WIDTH, HEIGHT, 200.0, 200.0, 79.5, 47.5, 79.5, 0.1)
 """Depth is 20 m px / disparity."""
+MASK = MaskConfig(max_disparity=0)
+TINY = {
+    "width": 96,
+    "height": 64,
+    "batch": 2,
+    "workers": 0,
+    "patterns": 4,
+    "outlines": 4,
+    "validation_scenes": 2,
+    "validate_minutes": 60.0,
+    "teacher": "sgbm",
+    "mask": MASK,
+}
+"""Settings of a training that is over in seconds."""
+ONLY_REGRESSION = replace(PRESETS["flow_mask_dr"], photometric=0.0)
 
 
 def wall(disparity: int, seed: int = 0, down: int = 0, width: int = WIDTH, height: int = HEIGHT):
