@@ -31,7 +31,7 @@ class FixedMatcher:
 
 def estimate_with(disparity, sigma=None, mirrored=None, rig=RIG, **options):
     estimator = StereoDepthEstimator(EstimatorConfig(model="sgbm", **options))
-    estimator._matcher = FixedMatcher(disparity.astype(np.float32), sigma, mirrored)
+    estimator._method = FixedMatcher(disparity.astype(np.float32), sigma, mirrored)
     blank = np.zeros((rig.height, rig.width, 3), np.uint8)
     return estimator.estimate(blank, blank, rig)
 

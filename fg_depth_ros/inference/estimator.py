@@ -16,6 +16,7 @@ import numpy as np
 from fg_depth_ros import geometry
 from fg_depth_ros.geometry import Label, StereoRig
 from fg_depth_ros.inference.matchers import PRECISIONS, Match, Matcher, create_matcher, known_models
+from fg_depth_ros.inference.running import MethodRunner
 
 CHECKS = ("one_pass", "two_pass", "off")
 # What an estimate works out of its pair: filling changes none of it.
@@ -193,7 +194,7 @@ class StereoEstimate:
         return geometry.disparity_to_depth(self.matched, self.rig)
 
 
-class StereoDepthEstimator:
+class StereoDepthEstimator(MethodRunner[Matcher]):
     """Estimates depth from rectified pairs with one model.
 
     Example::
@@ -214,24 +215,10 @@ class StereoDepthEstimator:
         """
         self.config = config or EstimatorConfig()
         c = self.config
-        self._matcher: Matcher = create_matcher(
+        matcher = create_matcher(
             c.model, weights=c.weights or None, device=c.device, precision=c.precision, max_disparity=c.max_disparity
         )
-
-    @property
-    def model_name(self) -> str:
-        """Name of the model."""
-        return self._matcher.name
-
-    @property
-    def model_sha256(self) -> str:
-        """Hash of the weights; empty for classical methods."""
-        return self._matcher.sha256
-
-    @property
-    def device(self) -> str:
-        """Where it runs, in torch's words."""
-        return self._matcher.device
+        super().__init__(matcher)
 
     def warm_up(self, width: int, height: int) -> None:
         """One run on an empty pair of this size, so that the first real one is not slow."""
@@ -270,11 +257,11 @@ class StereoDepthEstimator:
         scale, first = self.config.inference_scale, self.config.min_disparity
         height, width = left.shape[:2]
         if scale == 1:
-            return self._matcher.match(left, right, first)
+            return self._method.match(left, right, first)
         size = (max(16, round(width * scale)), max(16, round(height * scale)))
         method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         small = [cv2.resize(np.ascontiguousarray(image), size, interpolation=method) for image in (left, right)]
-        found = self._matcher.match(small[0], small[1], math.floor(first * size[0] / width))
+        found = self._method.match(small[0], small[1], math.floor(first * size[0] / width))
         back = width / size[0]
 
         def enlarge(field: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from torch import nn
 
 from fg_depth_ros.inference import classical_flow
 from fg_depth_ros.inference.classical_flow import resize_flow
-from fg_depth_ros.inference.running import PRECISIONS, as_tensor, load_network, running
+from fg_depth_ros.inference.running import PRECISIONS, Method, MethodRunner, as_tensor, load_network, running
 from fg_depth_ros.networks import FLOW_MODELS
 
 CLASSICAL_FLOW: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
@@ -75,23 +75,8 @@ class FlowEstimate:
     seconds: float
 
 
-class FlowMethod(Protocol):
+class FlowMethod(Method, Protocol):
     """Finds the flow between two frames."""
-
-    @property
-    def name(self) -> str:
-        """Name of the model."""
-        ...
-
-    @property
-    def sha256(self) -> str:
-        """Hash of the weights; empty where there are none."""
-        ...
-
-    @property
-    def device(self) -> str:
-        """Where it runs, in torch's words."""
-        ...
 
     def flow(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """H x W x 3 uint8 RGB or H x W uint8 images of one size to flow H x W x 2 float32 px."""
@@ -136,7 +121,7 @@ class ClassicalFlow:
         return CLASSICAL_FLOW[self.name](_grey(first), _grey(second))
 
 
-class FlowEstimator:
+class FlowEstimator(MethodRunner[FlowMethod]):
     """Estimates optical flow with one model.
 
     Example::
@@ -156,26 +141,10 @@ class FlowEstimator:
         """
         self.config = config or FlowConfig()
         c = self.config
-        self._method: FlowMethod
         if c.model in CLASSICAL_FLOW:
-            self._method = ClassicalFlow(c.model)
+            super().__init__(ClassicalFlow(c.model))
         else:
-            self._method = NetworkFlow.load(c.model, c.weights, c.device, c.precision)
-
-    @property
-    def model_name(self) -> str:
-        """Name of the model."""
-        return self._method.name
-
-    @property
-    def model_sha256(self) -> str:
-        """Hash of the weights; empty for classical methods."""
-        return self._method.sha256
-
-    @property
-    def device(self) -> str:
-        """Where it runs, in torch's words."""
-        return self._method.device
+            super().__init__(NetworkFlow.load(c.model, c.weights, c.device, c.precision))
 
     def refined(self) -> FlowEstimator:
         """An estimator with the same model and the variational refinement; nothing is loaded again."""

@@ -13,6 +13,7 @@ from torch import nn
 
 from fg_depth_ros.inference.running import (
     PRECISIONS,
+    Method,
     ModelError,
     OutOfMemory,
     as_tensor,
@@ -53,26 +54,11 @@ class Match:
     sigma: np.ndarray | None
 
 
-class Matcher(Protocol):
+class Matcher(Method, Protocol):
     """Finds the disparity of a rectified pair.
 
     The search covers ``min_disparity`` to ``min_disparity`` + the method's range, px.
     """
-
-    @property
-    def name(self) -> str:
-        """Name of the model."""
-        ...
-
-    @property
-    def sha256(self) -> str:
-        """Hash of the weights; empty where there are none."""
-        ...
-
-    @property
-    def device(self) -> str:
-        """Where it runs, in torch's words."""
-        ...
 
     def match(self, left: np.ndarray, right: np.ndarray, min_disparity: int = 0) -> Match:
         """H x W x 3 uint8 RGB or H x W uint8 images of one size."""

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from torch import nn
 
-from fg_depth_ros.inference.running import PRECISIONS, as_tensor, load_network, running
+from fg_depth_ros.inference.running import PRECISIONS, MethodRunner, as_tensor, load_network, running
 from fg_depth_ros.networks import DEPTH_MODELS, depth_of
 
 
@@ -111,7 +111,7 @@ class NetworkMono:
         return np.asarray(depth_of(found, focal, fx * size[0] / width), dtype=np.float32)  # type: ignore[arg-type]
 
 
-class MonoDepthEstimator:
+class MonoDepthEstimator(MethodRunner[NetworkMono]):
     """Estimates metric depth from single images with one model.
 
     Example::
@@ -129,22 +129,7 @@ class MonoDepthEstimator:
             ModelError: weights or device that cannot be used.
         """
         self.config = config or MonoConfig()
-        self._method = NetworkMono.load(self.config)
-
-    @property
-    def model_name(self) -> str:
-        """Name of the model."""
-        return self._method.name
-
-    @property
-    def model_sha256(self) -> str:
-        """Hash of the weights."""
-        return self._method.sha256
-
-    @property
-    def device(self) -> str:
-        """Where it runs, in torch's words."""
-        return self._method.device
+        super().__init__(NetworkMono.load(self.config))
 
     @property
     def camera(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +24,50 @@ class ModelError(ValueError):
 
 class OutOfMemory(RuntimeError):
     """The device has too little memory for a pair of this size."""
+
+
+class Method(Protocol):
+    """Anything that answers images: a network with its weights, or a classical method."""
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the weights; empty where there are none."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it runs, in torch's words."""
+        ...
+
+
+MethodT = TypeVar("MethodT", bound=Method)
+
+
+class MethodRunner(Generic[MethodT]):
+    """What every estimator says of the method that it runs."""
+
+    def __init__(self, method: MethodT) -> None:
+        self._method = method
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model."""
+        return self._method.name
+
+    @property
+    def model_sha256(self) -> str:
+        """Hash of the weights; empty for classical methods."""
+        return self._method.sha256
+
+    @property
+    def device(self) -> str:
+        """Where it runs, in torch's words."""
+        return self._method.device
 
 
 def choose_device(device: str) -> torch.device:
