@@ -295,3 +295,4 @@ def test_what_is_written_is_read_by_others(tmp_path):
     assert recorded == 10 * SECOND and info.header.frame_id == "cam"
     assert (info.width, info.height, info.p[3]) == (160, 96, -200 * 0.1)
     assert info.header.stamp.sec == 10
+    assert sorted(path.name for path in (tmp_path / "bag").iterdir()) == ["bag.mcap", "metadata.yaml"]

@@ -6,10 +6,23 @@ import sys
 
 from rich.text import Text
 
-from fg_depth_ros.cli import ablate, depth, distill, flow, running, stereo, synth, training, weights
+from fg_depth_ros.cli import ablate, bag_images, depth, distill, flow, running, stereo, synth, training, weights
 from fg_depth_ros.cli.app import app, console
 
-__all__ = ["ablate", "app", "depth", "distill", "flow", "main", "running", "stereo", "synth", "training", "weights"]
+__all__ = [
+    "ablate",
+    "app",
+    "bag_images",
+    "depth",
+    "distill",
+    "flow",
+    "main",
+    "running",
+    "stereo",
+    "synth",
+    "training",
+    "weights",
+]
 
 
 def main() -> None:

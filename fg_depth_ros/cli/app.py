@@ -16,9 +16,11 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Learned ster
 train_app = typer.Typer(no_args_is_help=True, help="Train networks.")
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure accuracy on data sets.")
 synth_app = typer.Typer(no_args_is_help=True, help="Make synthetic data.")
+bag_app = typer.Typer(no_args_is_help=True, help="Check and make bags.")
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(synth_app, name="synth")
+app.add_typer(bag_app, name="bag")
 
 console = Console()
 

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -16,10 +16,26 @@ from fg_depth_ros.data.encodings import layout
 from fg_depth_ros.data.formats import FileError
 from fg_depth_ros.geometry import StereoRig
 
+TRUE_DEPTH = "/ground_truth/depth"
+"""Topic of true depth, as the player names it."""
+
+
+class StereoFrame(NamedTuple):
+    """What a stereo camera sends at one moment.
+
+    ``stamp``: ns. ``left``, ``right``: H x W uint8 grey or H x W x 3 uint8 RGB; None = that one is missing. ``depth``:
+    true depth of the left image, H x W float32 m, NaN unknown; None = none.
+    """
+
+    stamp: int
+    left: np.ndarray | None
+    right: np.ndarray | None
+    depth: np.ndarray | None = None
+
 
 def write_stereo_bag(
     path: str | Path,
-    pairs: Iterable[tuple[int, np.ndarray | None, np.ndarray | None]],
+    pairs: Iterable[StereoFrame | tuple[int, np.ndarray | None, np.ndarray | None]],
     rig: StereoRig,
     *,
     encoding: str = "",
@@ -29,11 +45,11 @@ def write_stereo_bag(
 ) -> Path:
     """Write a bag with left/image_rect, right/image_rect and their camera_infos; it appears under its name when whole.
 
-    Readable from ROS 2 Humble on.
+    True depth, where there is any, goes to ground_truth/depth (32FC1, m). Readable from ROS 2 Humble on.
 
     Args:
         path: the bag's folder, which must not be there yet.
-        pairs: stamp in ns, left and right image: H x W uint8 grey or H x W x 3 uint8 RGB; None = that one is missing.
+        pairs: in the order of their stamps.
         rig: calibration at the images' size.
         encoding: of the images, whose arrays must have its type and channels; empty = mono8 or rgb8 by their shape.
         compressed: write CompressedImage of this format instead (arrays grey or RGB).
@@ -49,28 +65,34 @@ def write_stereo_bag(
     path = Path(path)
     if path.exists():
         raise FileError(f"{path}: is there already; choose another folder, or remove it")
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")  # a folder around it, for files are named after theirs
     kinds = {"image_rect/compressed" if compressed else "image_rect": COMPRESSED if compressed else IMAGE}
     kinds["camera_info"] = INFO
     plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with Writer(unfinished, version=8, storage_plugin=plugin) as bag:
+        unfinished.mkdir(parents=True, exist_ok=True)
+        with Writer(unfinished / path.name, version=8, storage_plugin=plugin) as bag:
             lines = {
                 (side, kind): bag.add_connection(f"/{side}/{name}", kind, typestore=message_types())
                 for side in ("left", "right") for name, kind in kinds.items()
             }  # fmt: skip
-            for stamp, *images in pairs:
-                for side, image, matrix in zip(("left", "right"), images, (rig.P_left(), rig.P_right()), strict=True):
+            truth = None
+            for frame in pairs:
+                stamp, left, right, depth = StereoFrame(*frame)
+                header = _header(stamp, frame_id)
+                sides = (("left", left, rig.P_left()), ("right", right, rig.P_right()))
+                for side, image, matrix in sides:
                     if image is not None:
-                        header = _header(stamp, frame_id)
                         picture = (
                             _compressed(header, image, compressed) if compressed else _raw(header, image, encoding)
                         )
                         for message in (picture, _info(header, rig, matrix)):
                             data = message_types().serialize_cdr(message, message.__msgtype__)
                             bag.write(lines[side, message.__msgtype__], stamp, data)
-        os.replace(unfinished, path)
+                if depth is not None:
+                    truth = truth or bag.add_connection(TRUE_DEPTH, IMAGE, typestore=message_types())
+                    bag.write(truth, stamp, message_types().serialize_cdr(_raw(header, depth, "32FC1"), IMAGE))
+        os.replace(unfinished / path.name, path)
     except OSError as error:
         raise FileError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
     finally:
