@@ -1,0 +1,398 @@
+"""The recorder: takes what comes, never blocks, and writes what a trigger asks for.
+
+Callers' threads only store (a ring of the last seconds, a bounded queue); one thread writes. The time base is the
+``recorded`` time of the pairs, the node's clock, which may jump.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from fg_depth_ros.recording.config import RecorderConfig
+from fg_depth_ros.recording.definitions import Message, Topic
+from fg_depth_ros.recording.episodes import OpenFile
+from fg_depth_ros.recording.mcap_file import DurableFile
+from fg_depth_ros.recording.recovery import recover
+from fg_depth_ros.recording.ring import Group, Ring
+from fg_depth_ros.recording.writing import DISK, Encode, OnFault, Plan, Writing, make_root
+
+__all__ = ["Message", "Recorder", "RecorderConfig", "Topic"]
+
+KINDS = ("interval", "motion", "disagreement", "low_confidence", "calibration", "manual", "continuous")
+RECOVERY, INTERNAL, DESCRIPTION = "recovery", "internal", "description"
+
+_LOG = logging.getLogger(__name__)
+_BACK = 1_000_000_000  # ns that messages may come out of order before it is a clock that was set back
+_FORWARD = 10_000_000_000  # ns that the clock may outrun the steady one
+_PATIENCE = 5.0  # s beyond the end of an episode that its last pair is waited for
+_CHUNK_BYTES, _CHUNK_GROUPS = 8 << 20, 64  # what one chunk may hold: what a crash may cost
+_TICK = 0.25  # s
+
+
+class _Entry(NamedTuple):
+    """In the queue: a group, or a plan that begins, or (both None) the end of the episode."""
+
+    group: Group | None = None
+    plan: Plan | None = None
+    preroll: bool = False
+
+
+class Recorder:
+    """Pairs and other messages into episodes. Every method may be called from any thread; none of them raises or waits,
+    except ``close``.
+
+    Callbacks come from the writing thread or the caller's, never while a lock of the recorder is held.
+    """
+
+    def __init__(
+        self,
+        config: RecorderConfig,
+        describe: Callable[[], dict[str, Any]],
+        on_fault: OnFault,
+        encode: Encode | None = None,
+        *,
+        on_finished: Callable[[dict[str, Any]], None] | None = None,
+        open_file: OpenFile = DurableFile,
+    ) -> None:
+        """Begins to fill the ring; records when asked to.
+
+        Args:
+            config: see there.
+            describe: "rig", "weights", "software" for the manifest, as they are now. Asked with every pair that is
+                written, in the thread that brings it; an episode carries the last answer before its end.
+            on_fault: told the subject and text of a fault, and the subject and None when it is over.
+            encode: what becomes of each message before it is written, in the writing thread. What raises is dropped.
+            on_finished: told the manifest's line of every episode that is complete.
+            open_file: how files are opened; tests put a failing disk here.
+        """
+        self.config = config
+        self._describe, self._on_fault = describe, on_fault
+        self._on_finished = on_finished or (lambda line: None)
+        self._wake = threading.Condition()
+        self._queue: deque[_Entry] = deque()
+        self._queue_bytes = self._preroll_bytes = self._pairs_in_queue = 0
+        self._ring = Ring()
+        self._plan: Plan | None = None
+        self._continuous = False
+        self._until: int | None = None  # of the episode, ns; None: not known before a pair comes
+        self._deadline = math.inf  # steady time when an episode ends without further pairs
+        self._newest: int | None = None  # recorded time of the last pair, ns
+        self._seen = 0.0  # steady time of the last pair, s
+        self._offered = self._written = self._not_wanted = self._extras = 0
+        self._drops: Counter[str] = Counter()
+        self._extra_drops: Counter[str] = Counter()
+        self._last_error = ""
+        self._closing = False
+        self._recovering: threading.Thread | None = None
+        self._writing = Writing(config, self._fault, encode, open_file, self._drops, self._finished, self._recover)
+        try:
+            make_root(config.root)
+        except OSError as error:
+            self._fault(DISK, f"{config.root}: {error.strerror}; nothing can be recorded there: give another folder")
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+        self._thread.start()
+
+    def put_pair(self, stamp_ns: int, messages: Sequence[tuple[Topic, Message]]) -> None:
+        """A pair, images and camera_infos: kept together or not at all. ``stamp_ns``: of the left image."""
+        recorded = max((message.recorded for _, message in messages), default=stamp_ns)
+        group = Group(recorded, stamp_ns, tuple(messages))
+        description = self._described() if self._plan is not None else None
+        with self._wake:
+            self._offered += 1
+            if self._closing:
+                self._drops["closed"] += 1
+                return
+            self._watch_clock(recorded)
+            self._newest, self._seen = recorded, time.monotonic()
+            if self._plan is not None and not self._continuous:
+                if self._until is None:
+                    self._until = recorded + round(self.config.after * 1e9)
+                if recorded > self._until:
+                    self._end()
+                else:
+                    self._set_deadline()
+            if self._plan is None:
+                self._to_ring(group)
+            else:
+                if description:
+                    self._plan.description = description
+                self._enqueue(group)
+
+    def put_extra(self, topic: Topic, message: Message) -> None:
+        """Something beside the pairs; kept while it lies in an episode's time, counted apart."""
+        group = Group(message.recorded, None, ((topic, message),))
+        with self._wake:
+            if self._closing:
+                self._extra_drops["closed"] += 1
+            elif self._plan is not None:
+                self._enqueue(group)
+            else:
+                self._to_ring(group)
+
+    def trigger(self, kind: str, detail: str = "") -> None:
+        """Keep the seconds before and after now. During an episode: go on until ``after`` s from now."""
+        description = self._described()
+        with self._wake:
+            if self._closing:
+                return
+            if self._plan is None:
+                self._trim_ring()
+                self._begin(Plan(kind, detail, description))
+                for group in self._ring.take():
+                    self._preroll_bytes += group.size
+                    self._pairs_in_queue += group.stamp is not None
+                    self._queue.append(_Entry(group, preroll=True))
+            else:
+                self._plan.also(f"{kind}: {detail}" if detail else kind)
+            if not self._continuous and self._newest is not None:
+                self._until = max(self._until or 0, self._newest + round(self.config.after * 1e9))
+            self._set_deadline()
+            self._wake.notify_all()
+
+    def start(self) -> None:
+        """Record everything from now on. An episode in progress goes on as this."""
+        description = self._described()
+        with self._wake:
+            if self._closing or self._continuous:
+                return
+            self._continuous, self._deadline = True, math.inf
+            if self._plan is not None:
+                self._plan.also("continuous")
+                return
+            self._not_wanted += sum(group.stamp is not None for group in self._ring.take())
+            self._begin(Plan("continuous", "", description))
+
+    def stop(self) -> None:
+        """The episode ends now, whatever asked for it."""
+        with self._wake:
+            self._continuous = False
+            if self._plan is not None:
+                self._end()
+
+    def cut(self, reason: str) -> None:
+        """The cameras are others from here on: the episode ends, the ring is emptied; what was asked for goes on."""
+        with self._wake:
+            self._break(reason)
+
+    def account(self) -> dict[str, int]:
+        """Pairs: ``offered`` is the sum of the others, at every moment."""
+        with self._wake:
+            return {
+                "offered": self._offered, "written": self._written, "not_wanted": self._not_wanted,
+                "in_ring": self._ring.pairs, "in_queue": self._pairs_in_queue, "dropped": self._drops.total(),
+            }  # fmt: skip
+
+    def values(self) -> dict[str, str]:
+        """Figures for diagnostics."""
+        disk = self._writing
+        with self._wake:
+            values = {
+                "recording": "no" if self._plan is None else "continuous" if self._continuous else self._plan.kind,
+                "episode": disk.episode_name or "none",
+                "last episode": disk.last_name or "none",
+                "episodes finished": str(disk.finished),
+                "pairs offered": str(self._offered),
+                "pairs written": str(self._written),
+                "pairs not wanted": str(self._not_wanted),
+                "pairs in ring": str(self._ring.pairs),
+                "pairs in queue": str(self._pairs_in_queue),
+                "other messages written": str(self._extras),
+                "queue (bytes)": str(self._queue_bytes + self._preroll_bytes),
+                "ring (bytes)": str(self._ring.bytes),
+                "ring (s)": f"{self._ring.seconds:.2f}",
+            }
+            values |= {f"dropped: {reason}": str(count) for reason, count in sorted(self._drops.items())}
+            values |= {f"others dropped: {reason}": str(n) for reason, n in sorted(self._extra_drops.items())}
+            last_error = self._last_error
+        return values | {
+            "bytes written": str(disk.bytes_written),
+            "rate (MB/s)": f"{disk.rate / 1e6:.2f}",
+            "free space (bytes)": str(disk.free_bytes),
+            "recordings (bytes)": str(disk.space.used),
+            "quota (bytes)": str(self.config.quota_bytes) if self.config.quota_bytes else "none",
+            "last error": last_error or "none",
+        }
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Write what is wanted, complete the episode, end the thread; waits no longer than ``timeout`` s."""
+        end = time.monotonic() + timeout
+        with self._wake:
+            if not self._closing and self._plan is not None:
+                self._end()
+            self._closing = True
+            self._wake.notify_all()
+        self._thread.join(timeout)
+        if self._recovering is not None:  # begun by the writing thread, at its last
+            self._recovering.join(max(0.0, end - time.monotonic()))
+        if self._thread.is_alive():
+            self._fault(DISK, f"{self.config.root}: not written within {timeout:g} s; fg-depth recover mends it")
+
+    # What follows down to _run is called with the lock held.
+
+    def _begin(self, plan: Plan) -> None:
+        plan.drops = self._drops.copy()
+        self._plan, self._until = plan, None
+        self._queue.append(_Entry(plan=plan))
+        self._wake.notify_all()
+
+    def _end(self) -> None:
+        self._plan, self._until, self._deadline = None, None, math.inf
+        self._queue.append(_Entry())
+        self._wake.notify_all()
+
+    def _break(self, reason: str, shift: int = 0) -> None:
+        """The episode ends here and what is left of it goes on in another, ``shift`` ns later by the clock."""
+        self._not_wanted += sum(group.stamp is not None for group in self._ring.take())
+        if self._plan is not None:
+            plan, until = self._plan, self._until
+            self._end()
+            self._begin(Plan(plan.kind, plan.detail, plan.description, continued=True))
+            self._plan.also(reason)
+            self._until = until + shift if until is not None else None
+            self._set_deadline()
+
+    def _watch_clock(self, recorded: int) -> None:
+        if self._newest is None:
+            return
+        step = recorded - self._newest
+        outran = step - (time.monotonic() - self._seen) * 1e9
+        if step < -_BACK or outran > _FORWARD:
+            self._break(f"clock jumped {'back' if step < 0 else 'forward'} {abs(step) / 1e9:.1f} s", step)
+
+    def _set_deadline(self) -> None:
+        if self._continuous:
+            return
+        left = self.config.after
+        if self._until is not None and self._newest is not None:
+            left = (self._until - self._newest) / 1e9
+        self._deadline = time.monotonic() + left + _PATIENCE
+
+    def _to_ring(self, group: Group) -> None:
+        self._ring.add(group)
+        if self._newest is None:  # nothing but other messages so far
+            self._not_wanted += self._ring.trim(group.recorded - round(self.config.before * 1e9), self._ring_limit())
+        else:
+            self._trim_ring()
+
+    def _trim_ring(self) -> None:
+        oldest = self._newest - round(self.config.before * 1e9) if self._newest is not None else -(1 << 63)
+        self._not_wanted += self._ring.trim(oldest, self._ring_limit())
+
+    def _ring_limit(self) -> int:
+        return max(0, self.config.ring_bytes - self._preroll_bytes)
+
+    def _enqueue(self, group: Group) -> None:
+        if self._queue_bytes and self._queue_bytes + group.size > self.config.queue_bytes:
+            self._count_drop(group, "queue full")
+            return
+        self._queue_bytes += group.size
+        self._pairs_in_queue += group.stamp is not None
+        self._queue.append(_Entry(group))
+        self._wake.notify_all()
+
+    def _count_drop(self, group: Group, reason: str) -> None:
+        (self._drops if group.stamp is not None else self._extra_drops)[reason] += 1
+
+    def _next(self) -> list[_Entry]:
+        """One plan or end, or as many groups as a chunk takes."""
+        taken: list[_Entry] = []
+        size = 0
+        while self._queue and len(taken) < _CHUNK_GROUPS and size < _CHUNK_BYTES:
+            if taken and self._queue[0].group is None:
+                break
+            entry = self._queue.popleft()
+            taken.append(entry)
+            if entry.group is None:
+                break
+            size += entry.group.size
+        return taken
+
+    # The writing thread.
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                if not self._queue and not self._closing:
+                    self._wake.wait(_TICK)
+                if self._plan is not None and time.monotonic() > self._deadline:
+                    self._end()
+                entries = self._next()
+                if not entries and self._closing:
+                    return
+            groups = [entry.group for entry in entries if entry.group is not None]
+            answers = ["internal error"] * len(groups)
+            try:
+                answers = self._work(entries, groups)
+                self._writing.tick()
+            except Exception as error:  # a defect must not end the recording
+                _LOG.exception("recording into %s", self.config.root)
+                self._writing.abandon()
+                self._fault(INTERNAL, f"{type(error).__name__}: {error}; the episode is left for fg-depth recover")
+            self._settle(entries, answers)
+
+    def _work(self, entries: list[_Entry], groups: list[Group]) -> list[str]:
+        if groups:
+            return self._writing.write(groups)
+        for entry in entries:
+            if entry.plan is not None:
+                self._writing.begin(entry.plan)
+            else:
+                self._writing.end()
+        return []
+
+    def _settle(self, entries: list[_Entry], answers: list[str]) -> None:
+        with self._wake:
+            for entry, answer in zip((e for e in entries if e.group is not None), answers, strict=True):
+                assert entry.group is not None
+                if entry.preroll:
+                    self._preroll_bytes -= entry.group.size
+                else:
+                    self._queue_bytes -= entry.group.size
+                pair = entry.group.stamp is not None
+                self._pairs_in_queue -= pair
+                if answer:
+                    self._count_drop(entry.group, answer)
+                elif pair:
+                    self._written += 1
+                else:
+                    self._extras += 1
+
+    def _described(self) -> dict[str, Any]:
+        try:
+            return dict(self._describe())
+        except Exception as error:  # the caller's, whose thread must not suffer from it
+            self._fault(DESCRIPTION, f"{type(error).__name__}: {error}; the manifest does not tell rig and weights")
+            return {}
+
+    def _fault(self, subject: str, text: str | None) -> None:
+        if text is not None:
+            self._last_error = text
+        try:
+            self._on_fault(subject, text)
+        except Exception:
+            _LOG.exception("who is told of faults failed at '%s: %s'", subject, text)
+
+    def _finished(self, line: dict[str, Any]) -> None:
+        try:
+            self._on_finished(line)
+        except Exception:
+            _LOG.exception("who is told of finished episodes failed at %s", line["name"])
+
+    def _recover(self) -> None:
+        """Complete what a failing disk left, beside the recording that goes on."""
+        if self._recovering is None or not self._recovering.is_alive():
+            self._recovering = threading.Thread(target=self._recover_now, name="recovery", daemon=True)
+            self._recovering.start()
+
+    def _recover_now(self) -> None:
+        try:
+            problems = [f"{entry.name}: {entry.note}" for entry in recover(self.config.root) if not entry.done]
+        except Exception as error:
+            problems = [f"{self.config.root}: {error}"]
+        self._fault(RECOVERY, "; ".join(problems) or None)

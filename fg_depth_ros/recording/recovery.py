@@ -1,0 +1,256 @@
+"""What a crash, a power cut or a full disk left behind becomes valid bags again, with every whole message."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fg_depth_ros.data.bag_messages import stamp_of
+from fg_depth_ros.data.bag_storage import COMPRESSED, IMAGE
+from fg_depth_ros.data.bags import find_topics
+from fg_depth_ros.data.formats import FileError
+from fg_depth_ros.recording import manifest
+from fg_depth_ros.recording.episodes import (
+    EpisodeLock,
+    complete,
+    metadata_yaml,
+    part_folder,
+    part_name,
+    storage_file,
+    sync_folder,
+    write_text,
+)
+from fg_depth_ros.recording.mcap_file import DurableFile, McapFile, Stored
+from fg_depth_ros.recording.mcap_walk import McapWalk
+
+_LOG = logging.getLogger(__name__)
+_BATCH = 4 << 20
+
+
+class Recovered(NamedTuple):
+    """What became of one recording: messages it holds now, bytes that held no whole message, a sentence.
+
+    ``done``: False where something is left to do, which ``note`` names.
+    """
+
+    name: str
+    messages: int
+    lost_bytes: int
+    note: str
+    done: bool = True
+
+
+def recover(path: str | Path) -> list[Recovered]:
+    """Make valid what was cut off; what is whole stays as it is, so a second call finds nothing to do.
+
+    Args:
+        path: a recording folder: every hidden part in it is completed in place, unless somebody is writing it; lines
+            that its manifest lacks are added. Or a bag's folder or MCAP file: NAME_recovered is written beside it, the
+            original stays.
+
+    Returns:
+        One entry per recording that was looked at; for a recording folder only its parts.
+
+    Raises:
+        FileError: no such path, or no MCAP. Nothing else: what goes wrong with a recording stands in its entry.
+    """
+    path = Path(path)
+    if path.is_file():
+        if path.suffix != ".mcap":
+            raise FileError(f"{path}: only MCAP files can be recovered; {_hint(path)}")
+        return _guarded(path.name, partial(_copy, path, [path], path.with_name(f"{path.stem}_recovered")))
+    if not path.is_dir():
+        raise FileError(f"{path}: no such folder or file; give the recording folder, a bag's folder or an .mcap file")
+    path = path.resolve()
+    name = part_name(path)
+    if name is not None:
+        return _parts(path.parent, [name])
+    files = sorted(file for file in path.iterdir() if file.suffix == ".mcap")
+    if (path / "metadata.yaml").exists() or files:
+        if not files:
+            raise FileError(f"{path}: holds no .mcap file; {_hint(path)}")
+        return _guarded(path.name, partial(_copy, path, files, path.with_name(f"{path.name}_recovered")))
+    return _parts(path, sorted(name for folder in path.iterdir() if (name := part_name(folder)) and folder.is_dir()))
+
+
+def _parts(root: Path, names: list[str]) -> list[Recovered]:
+    done = [entry for name in names for entry in _guarded(name, partial(_part, root, name))]
+    try:
+        for leftover in root.iterdir():
+            if leftover.name.startswith(".") and leftover.suffix == ".lock":
+                _remove_stale(root, leftover)
+            elif leftover.name.startswith(".") and leftover.suffix == ".removed":
+                shutil.rmtree(leftover, ignore_errors=True)
+        add_missing_lines(root)
+    except OSError as error:
+        done.append(Recovered(manifest.NAME, 0, 0, f"{root}: {error.strerror}; make it writable, try again", False))
+    return done
+
+
+def add_missing_lines(root: Path) -> int:
+    """Add the lines of finished episodes that the manifest lacks; how many. Raises OSError."""
+    added = 0
+    for _, line in _unlisted(root):
+        try:
+            lock = EpisodeLock(root, line["name"])
+        except BlockingIOError:  # its writer is about to add the line
+            continue
+        try:
+            if any(other["name"] == line["name"] for _, other in _unlisted(root)):
+                manifest.append(root, line)
+                added += 1
+        finally:
+            lock.release()
+    return added
+
+
+def _unlisted(root: Path) -> list[tuple[Path, dict[str, Any]]]:
+    known = {line.get("name") for line in manifest.read(root)}
+    return [found for found in manifest.finished(root) if found[1]["name"] not in known]
+
+
+def _guarded(name: str, work: Callable[[], Recovered | None]) -> list[Recovered]:
+    try:
+        entry = work()
+        return [entry] if entry is not None else []
+    except OSError as error:
+        way_out = "make room on the disk, or make it writable, and try again"
+        return [Recovered(name, 0, 0, f"left as it is: {error.strerror or error}; {way_out}", False)]
+
+
+def _remove_stale(root: Path, path: Path) -> None:
+    name = path.name[1 : -len(".lock")]
+    if not part_folder(root, name).exists():
+        with suppress(OSError):
+            EpisodeLock(root, name).release()
+
+
+def _part(root: Path, name: str) -> Recovered | None:
+    """Complete one part in place: only its cut chunk and its index are written anew."""
+    try:
+        lock = EpisodeLock(root, name)
+    except BlockingIOError:
+        return Recovered(name, 0, 0, "is being written; left alone")
+    try:
+        folder = part_folder(root, name)
+        return _complete_part(root, name, folder) if folder.is_dir() else None  # else its writer was faster
+    finally:
+        lock.release()
+
+
+def _complete_part(root: Path, name: str, folder: Path) -> Recovered:
+    path = storage_file(folder, name)
+    size = path.stat().st_size if path.exists() else 0
+    walk = McapWalk(path, own=True)
+    tail: list[Stored] = []
+    stamps: defaultdict[str, list[int]] = defaultdict(list)
+    if size:
+        for part in walk:
+            if part.end > walk.index.end:
+                tail += part.messages
+            for message in part.messages:
+                if message.line.msgtype in (IMAGE, COMPRESSED):
+                    stamps[message.line.topic].append(stamp_of(bytes(message.data[:12])) or 0)
+    if not walk.index.messages and not tail:
+        if size and walk.problem and not walk.cut:
+            note = f"left as it is: {path} {walk.problem}; no message before that. Remove {folder} to be rid of it"
+            return Recovered(name, 0, size, note, False)
+        shutil.rmtree(folder)
+        return Recovered(name, 0, size, "held no whole message; removed")
+    draft = manifest.read_episode(folder) or {}
+    if walk.repairs:
+        with path.open("r+b") as damaged:
+            for place, content in walk.repairs:
+                damaged.seek(place)
+                damaged.write(content)
+    file = DurableFile(path, keep=walk.index.end)
+    try:
+        mcap = McapFile(file, zstd=walk.packed, index=walk.index)
+        mcap.write(tail)
+        mcap.finish()
+        topics = {line.topic: line.msgtype for line in mcap.index.lines}
+        draft.update(_pairs(topics, stamps), recovered=True)
+        complete(root, name, mcap.index, file.sha256, file.size, draft)
+    finally:
+        file.close()
+    note = f"complete again: it {walk.problem}" if walk.problem else "complete again: nothing was lost"
+    return Recovered(name, mcap.index.messages, walk.lost, note)
+
+
+def _pairs(topics: dict[str, str], stamps: dict[str, list[int]]) -> dict[str, int]:
+    """The manifest's word on pairs, from the stamps (ns) of the images that are left."""
+    try:
+        found = find_topics(topics)
+    except FileError:  # nothing but other messages
+        return {"pairs": 0, "began_ns": 0, "ended_ns": 0}
+    left = stamps.get(found.left, [])[: len(stamps.get(found.right, []))]
+    return {"pairs": len(left), "began_ns": left[0] if left else 0, "ended_ns": left[-1] if left else 0}
+
+
+def _copy(original: Path, files: list[Path], target: Path) -> Recovered:
+    """Another recorder's bag, whole messages only, beside the original."""
+    if target.exists():
+        return Recovered(original.name, 0, 0, f"{target.name} is there already; remove it to recover again")
+    walks = [McapWalk(file) for file in files]
+    messages = sum(len(part.messages) for walk in walks for part in walk)
+    if all(walk.ended for walk in walks) and _opens(original):
+        return Recovered(original.name, messages, 0, "is whole; nothing to do")
+    problem = "; ".join(f"{walk.path.name} {walk.problem}" for walk in walks if walk.problem) or "its index is damaged"
+    lost = sum(walk.lost for walk in walks)
+    if not messages:
+        return Recovered(original.name, 0, lost, f"holds no whole message: {problem}; fetch it again", False)
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    name = f"{target.name}_0.mcap"
+    try:
+        unfinished.mkdir()
+        file = DurableFile(unfinished / name)
+        try:
+            mcap = McapFile(file, zstd=any(walk.packed for walk in walks))
+            for batch in _batches(files):
+                mcap.write(batch)
+            mcap.finish()
+        finally:
+            file.close()
+        write_text(unfinished / "metadata.yaml", metadata_yaml({name: mcap.index}))
+        sync_folder(unfinished)
+        os.rename(unfinished, target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return Recovered(original.name, messages, lost, f"{problem}: its whole messages are in {target.name}")
+
+
+def _batches(files: list[Path]) -> Iterator[list[Stored]]:
+    batch: list[Stored] = []
+    size = 0
+    for file in files:
+        for part in McapWalk(file):
+            batch += part.messages
+            size += sum(len(message.data) for message in part.messages)
+            if size >= _BATCH:
+                yield batch
+                batch, size = [], 0
+    yield batch
+
+
+def _opens(path: Path) -> bool:
+    """Whether readers take it as it is."""
+    from rosbags.rosbag2 import Reader
+
+    try:
+        with Reader(path):
+            return True
+    except Exception:  # damaged data breaks a parser in any way
+        return False
+
+
+def _hint(path: Path) -> str:
+    if path.suffix == ".db3" or (path.is_dir() and any(file.suffix == ".db3" for file in path.iterdir())):
+        return "a cut-off SQLite bag can be saved in part with 'sqlite3 FILE.db3 .recover'"
+    return "give the recording folder, a bag's folder or an .mcap file"

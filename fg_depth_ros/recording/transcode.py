@@ -1,0 +1,89 @@
+"""Raw images to PNG or JPEG on their way to the disk, without ROS."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Container
+from typing import Any
+
+import cv2
+import numpy as np
+
+from fg_depth_ros.data import encodings
+from fg_depth_ros.data.bag_storage import COMPRESSED, IMAGE, message_types
+from fg_depth_ros.data.camera_images import MessageError, image_to_array
+from fg_depth_ros.recording.definitions import Message, Topic
+
+_LOG = logging.getLogger(__name__)
+# PNG's strongest filters and packing take ten times as long for a few per cent.
+_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+# Colours as a Bayer mosaic or packed YUV are no pixels that a PNG could hold without loss.
+_PLAIN = ("mono", "rgb", "bgr", "rgba", "bgra")
+
+
+def image_encoder(
+    storage: str, jpeg_quality: int, topics: Container[str]
+) -> Callable[[Topic, Message], tuple[Topic, Message]] | None:
+    """What turns the Image messages of `topics` into CompressedImage on `<topic>/compressed`; None where `storage` is
+    neither `png` nor `jpeg`.
+
+    The `format` field is image_transport's. What comes out is what `image_to_array` makes of the raw message: with
+    `png` exactly, with `jpeg` nearly. An alpha channel, which means nothing in a camera's image, is left out.
+    Untouched are: other topics and types; with `png` Bayer and YUV images, which a PNG cannot hold without loss;
+    images of an encoding that no camera sends, and damaged ones, with one warning per topic. 16-bit grey becomes PNG
+    with `jpeg` too.
+    """
+    if storage not in ("png", "jpeg"):
+        return None
+    told: set[str] = set()
+
+    def encode(topic: Topic, message: Message) -> tuple[Topic, Message]:
+        if topic.msgtype != IMAGE or topic.name not in topics:
+            return topic, message
+        try:
+            compressed = compress(message.data, storage, jpeg_quality)
+        except (MessageError, encodings.EncodingError, cv2.error) as error:
+            if topic.name not in told:
+                told.add(topic.name)
+                _LOG.warning("%s: recorded as it is, not as %s: %s", topic.name, storage, error)
+            compressed = None
+        if compressed is None:
+            return topic, message
+        name = f"{topic.name}/compressed"
+        return topic._replace(name=name, msgtype=COMPRESSED), message._replace(topic=name, data=compressed)
+
+    return encode
+
+
+def compress(data: bytes, storage: str, jpeg_quality: int = 95) -> bytes | None:
+    """A raw Image (CDR) as a CompressedImage (CDR); None where `storage` cannot hold it: see `image_encoder`.
+
+    Raises MessageError or EncodingError for an image that is damaged or that no camera sends.
+    """
+    types = message_types()
+    try:
+        image = types.deserialize_cdr(data, IMAGE)
+    except Exception as error:  # damaged data breaks a parser in any way
+        raise MessageError("malformed image", f"{len(data)} bytes are no whole {IMAGE} ({error})") from error
+    form = encodings.layout(image.encoding)
+    deep = form.dtype.itemsize > 1
+    if storage == "png" and form.colour not in _PLAIN and image.encoding not in ("8UC1", "8UC3"):
+        image_to_array(image)  # an encoding that no camera sends is named
+        return None
+    pixels = encodings.view(image) if image.encoding == "mono16" else image_to_array(image)
+    kind = "png" if deep else storage
+    colour = pixels.ndim == 3
+    stored = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if colour else np.ascontiguousarray(pixels)
+    options = _PNG if kind == "png" else [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality]
+    done, packed = cv2.imencode(".png" if kind == "png" else ".jpg", stored, options)
+    if not done:
+        raise MessageError("malformed image", f"{image.encoding} {pixels.shape} cannot be written as {kind}")
+    # What the stored pixels are when a reader has undone the compression; a driver's Bayer or YUV image is RGB by now.
+    name = image.encoding if form.colour in _PLAIN else ("rgb8" if colour else "mono8")
+    text = f"{name}; {kind} compressed {'bgr8' if colour else ''}"
+    return _compressed_image(types, image.header, text, packed.reshape(-1))
+
+
+def _compressed_image(types: Any, header: Any, text: str, packed: np.ndarray) -> bytes:
+    message = types.types[COMPRESSED](header=header, format=text, data=packed)
+    return bytes(types.serialize_cdr(message, COMPRESSED))

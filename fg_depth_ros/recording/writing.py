@@ -1,0 +1,297 @@
+"""The recorder's side of the disk: opens, splits, completes episodes, and waits out what the disk refuses."""
+
+from __future__ import annotations
+
+import errno
+import math
+import re
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fg_depth_ros.recording import manifest
+from fg_depth_ros.recording.config import RecorderConfig
+from fg_depth_ros.recording.definitions import Message, Topic
+from fg_depth_ros.recording.episodes import Episode, OpenFile, episode_name
+from fg_depth_ros.recording.mcap_file import DurableFile
+from fg_depth_ros.recording.ring import Group
+from fg_depth_ros.recording.space import Space
+
+Encode = Callable[[Topic, Message], tuple[Topic, Message]]
+# Subject and text of a fault; None: it is over.
+OnFault = Callable[[str, "str | None"], None]
+
+DISK, SPACE, ENCODING, TYPES, MANIFEST = "disk", "space", "encoding", "types", "manifest"
+_RETRY = 1.0  # s between attempts
+_LOOK = 1.0  # s between looks at the disk
+_RATE_SPAN = 5.0  # s
+_SLACK = 1 << 16  # bytes: the index, metadata.yaml and episode.json of an episode
+_DETAIL_LENGTH = 500
+
+
+@dataclass
+class Plan:
+    """Why there is an episode. The recorder goes on changing ``detail`` and ``description`` while it is written."""
+
+    kind: str
+    detail: str
+    description: dict[str, Any] = field(default_factory=dict)
+    continued: bool = False  # the episode before was cut, this one goes on
+    drops: Counter[str] = field(default_factory=Counter)  # pairs dropped before it, by reason
+
+    def also(self, text: str) -> None:
+        """Add to the detail, up to a length that a line can bear."""
+        if text and len(self.detail) + len(text) < _DETAIL_LENGTH:
+            self.detail = f"{self.detail}; {text}" if self.detail else text
+
+
+class Writing:
+    """Used by the recorder's thread alone; its plain attributes may be read by others. Raises nothing of the disk's."""
+
+    def __init__(
+        self, config: RecorderConfig, on_fault: OnFault, encode: Encode | None, open_file: OpenFile,
+        drops: Counter[str], on_finished: Callable[[dict[str, Any]], None], on_left: Callable[[], None],
+    ) -> None:  # fmt: skip
+        """``drops``: the recorder's count, read only. ``on_left``: told that an episode was left unfinished."""
+        self.space = Space(config.root, config.quota_bytes, config.free_floor_bytes)
+        self.episode_name = self.last_name = ""
+        self.finished = self.bytes_written = self.free_bytes = 0
+        self.rate = 0.0  # bytes/s
+        self.faults: dict[str, str] = {}
+        self._config, self._tell, self._encode, self._open_file = config, on_fault, encode, open_file
+        self._on_finished, self._on_left = on_finished, on_left
+        self._drops, self._drops_before = drops, Counter[str]()
+        self._plan: Plan | None = None
+        self._episode: Episode | None = None
+        self._chain = ""  # the episode that the next one continues
+        self._left = False
+        self._paused, self._retry_at = "", 0.0
+        self._synced, self._looked = time.monotonic(), -math.inf
+        self._unsynced = False
+        self._marks: deque[tuple[float, int]] = deque([(self._synced, 0)])
+
+    def begin(self, plan: Plan) -> None:
+        """What comes next belongs to this plan's episode, which appears with its first message."""
+        self.end()
+        self._plan = plan
+        if not plan.continued:
+            self._chain, self._retry_at = "", 0.0
+            self._drops_before = plan.drops
+
+    def end(self) -> None:
+        """Complete the episode, if there is one."""
+        self._finish()
+        self._plan = None
+
+    def write(self, groups: Sequence[Group]) -> list[str]:
+        """Write groups of the plan that was begun; for each "" or why it was dropped."""
+        if self._paused and time.monotonic() < self._retry_at:
+            return [self._paused] * len(groups)
+        encoded, answers = self._encoded(groups)
+        if encoded:
+            reason = self._write(encoded)
+            answers = [answer or reason for answer in answers]
+        return answers
+
+    def tick(self) -> None:
+        """What is due: bytes to the disk, figures, another look where something was wrong. Call it twice a second."""
+        now = time.monotonic()
+        if self._episode is not None and self._unsynced and now - self._synced >= self._config.sync_seconds:
+            try:
+                self._sync()
+            except OSError as error:
+                self._fail(error)
+        while len(self._marks) > 1 and now - self._marks[1][0] > _RATE_SPAN:
+            self._marks.popleft()
+        began, before = self._marks[0]
+        self.rate = (self.bytes_written - before) / min(max(now - began, 1e-3), _RATE_SPAN)
+        if now - self._looked >= _LOOK:
+            self._looked = now
+            with suppress(OSError):
+                self.free_bytes = self.space.free()
+            if self._left and not self._paused:
+                self._left = False
+                self._on_left()
+            if self._plan is None and self.faults.keys() & {DISK, SPACE} and now >= self._retry_at:
+                self._probe()
+
+    def abandon(self) -> None:
+        """Leave the episode as it is, for the recovery: something went wrong that is none of the disk's."""
+        if self._episode is not None:
+            self._left |= self._episode.messages > 0
+            with suppress(OSError):
+                self._episode.abandon()
+        self._episode, self.episode_name = None, ""
+
+    def _encoded(self, groups: Sequence[Group]) -> tuple[list[Group], list[str]]:
+        if self._encode is None:
+            return list(groups), [""] * len(groups)
+        encoded, answers = [], []
+        for group in groups:
+            try:
+                items = tuple(self._encode(topic, message) for topic, message in group.items)
+                encoded.append(group._replace(items=items))
+                answers.append("")
+                self._fault(ENCODING, None)
+            except Exception as error:  # an image that is not what it says breaks a codec in any way
+                answers.append("encode error")
+                self._fault(ENCODING, f"{', '.join(t.name for t, _ in group.items)}: cannot be encoded ({error})")
+        return encoded, answers
+
+    def _write(self, groups: Sequence[Group]) -> str:
+        if self._plan is None:
+            return "no episode"
+        size = sum(group.size for group in groups)
+        try:
+            self._split_where_due(groups[0].recorded, size)
+            why = self.space.room_for(
+                size + _SLACK, current=self.episode_name, written=self._episode.size if self._episode else 0,
+                keep=self._chain,
+            )  # fmt: skip
+            if why:
+                return self._pause(why)
+            if self._episode is None:
+                self._open(groups[0].recorded)
+            assert self._episode is not None
+            before = self._episode.size
+            self._episode.write(
+                [item for group in groups for item in group.items], [g.stamp for g in groups if g.stamp is not None]
+            )
+            self.bytes_written += self._episode.size - before
+            self._unsynced = True
+            if self._paused:  # the disk is well again only when it has taken it
+                self._sync()
+                self._well()
+        except OSError as error:
+            return self._fail(error)
+        self._marks.append((time.monotonic(), self.bytes_written))
+        if self._episode.unknown_types:
+            names = ", ".join(sorted(self._episode.unknown_types))
+            self._fault(
+                TYPES, f"no definition of {names} found (AMENT_PREFIX_PATH): recorded without; source its workspace"
+            )
+        return ""
+
+    def _open(self, recorded: int) -> None:
+        assert self._plan is not None
+        draft = {
+            **_description(self._plan), "trigger": self._plan.kind, "detail": self._plan.detail,
+            "storage": self._config.storage, "continues": self._chain or None,
+        }  # fmt: skip
+        name = episode_name(self._config.prefix, recorded, self._plan.kind)
+        self._episode = Episode(self._config.root, name, draft, self._open_file)
+        self.episode_name = self._episode.name
+        self._synced, self._unsynced = time.monotonic(), True
+
+    def _split_where_due(self, recorded: int, size: int) -> None:
+        episode, config = self._episode, self._config
+        if episode is None or not episode.messages:
+            return
+        if episode.size + size > config.max_episode_bytes or (
+            recorded - episode.first_recorded > config.max_episode_seconds * 1e9
+        ):
+            self._finish()
+
+    def _finish(self) -> None:
+        try:
+            self._complete()
+        except OSError as error:
+            self._fail(error)
+
+    def _complete(self) -> None:
+        """Complete the episode where it holds something. On OSError it is left for the recovery."""
+        episode, plan = self._episode, self._plan
+        if episode is None or plan is None:
+            return
+        if not episode.messages:
+            self.abandon()
+            return
+        before, self._drops_before = self._drops_before, self._drops.copy()
+        drops = self._drops_before - before
+        self._chain = episode.name
+        try:
+            line = episode.finish({**_description(plan), "detail": plan.detail, "drops": dict(drops)})
+        except OSError:
+            self._drops_before = before  # the next episode tells them
+            self.abandon()
+            raise
+        self.last_name, self._episode, self.episode_name = episode.name, None, ""
+        self.finished += 1
+        self.space.forget()
+        self._left |= not episode.listed
+        where = self._config.root / manifest.NAME
+        self._fault(MANIFEST, None if episode.listed else f"{where}: cannot be written; fg-depth recover mends it")
+        self._on_finished(line)
+
+    def _fail(self, error: OSError) -> str:
+        """The disk refused: save what is there, then wait; why what comes meanwhile is dropped."""
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        self._paused, self._retry_at = "disk full" if full else "write error", time.monotonic() + _RETRY
+        if self._episode is not None:
+            with suppress(OSError):
+                self._complete()
+        where = error.filename or self._config.root
+        way_out = "make room on the disk" if full else "bring the folder back, or make it writable"
+        self._fault(
+            DISK, f"{where}: {error.strerror or error}; nothing is recorded until it can be written again: {way_out}"
+        )
+        return self._paused
+
+    def _pause(self, why: str) -> str:
+        """There is no room, and nothing left that may go."""
+        self._complete()
+        self._paused, self._retry_at = why.partition(":")[0], time.monotonic() + _RETRY
+        self._fault(SPACE, f"{why}; nothing is recorded until then")
+        return self._paused
+
+    def _well(self) -> None:
+        self._paused = ""
+        self._fault(DISK, None)
+        self._fault(SPACE, None)
+
+    def _probe(self) -> None:
+        """Whether the next episode could be written; nothing is removed for it."""
+        probe = self._config.root / ".probe"
+        self._retry_at = time.monotonic() + _RETRY
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+            if self.space.room_for(_SLACK, remove=False):
+                return
+            file: DurableFile = self._open_file(probe)
+            try:
+                file.write([bytes(_SLACK)])
+                file.sync()
+            finally:
+                file.close()
+                probe.unlink()
+            self._well()
+
+    def _sync(self) -> None:
+        assert self._episode is not None
+        self._episode.sync()
+        self._synced, self._unsynced = time.monotonic(), False
+
+    def _fault(self, subject: str, text: str | None) -> None:
+        before = self.faults.pop(subject, None)
+        if text is not None:
+            self.faults[subject] = text
+        if _wording(before) != _wording(text):
+            self._tell(subject, text)
+
+
+def _wording(text: str | None) -> str | None:
+    """A text without its numbers, which alone are no news."""
+    return None if text is None else re.sub(r"\d+", "", text)
+
+
+def _description(plan: Plan) -> dict[str, Any]:
+    return {key: plan.description.get(key) for key in ("rig", "weights", "software") if key in plan.description}
+
+
+def make_root(root: Path) -> None:
+    """The recording folder, made where it is missing. Raises OSError."""
+    root.mkdir(parents=True, exist_ok=True)
