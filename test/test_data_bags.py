@@ -197,11 +197,11 @@ def test_stamps_count_and_not_the_time_of_recording(tmp_path):
 
 
 def test_big_endian_messages_have_their_stamps_read(tmp_path):
-    from fg_depth_ros.data.bags import _stamp
+    from fg_depth_ros.data.bag_messages import stamp_of
 
-    assert _stamp(b"\0\1\0\0" + struct.pack("<iI", 3, 7)) == 3_000_000_007
-    assert _stamp(b"\0\0\0\0" + struct.pack(">iI", 3, 7)) == 3_000_000_007
-    assert _stamp(b"\0\1\0\0\0") is None
+    assert stamp_of(b"\0\1\0\0" + struct.pack("<iI", 3, 7)) == 3_000_000_007
+    assert stamp_of(b"\0\0\0\0" + struct.pack(">iI", 3, 7)) == 3_000_000_007
+    assert stamp_of(b"\0\1\0\0\0") is None
 
 
 def test_no_image_is_kept_and_samples_travel_to_other_processes(tmp_path):

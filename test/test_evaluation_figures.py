@@ -135,3 +135,15 @@ def test_contact_sheet_places_the_pictures_under_their_titles():
     assert sheet[22 + 50, 6 + 46 + 20].tolist() == [0, 0, 255]
     with pytest.raises(ValueError, match="rows of 2 pictures"):
         figures.contact_sheet([[red]], ["red", "blue"])
+
+
+def test_sparse_values_become_dots_and_what_is_unknown_stays_so_up_to_the_border():
+    values = np.full((20, 30), np.nan, np.float32)
+    values[10, 15], values[10, 17] = 3.0, 2.0
+    shown = figures.visible(values)
+    expected = np.full((20, 30), np.nan, np.float32)
+    expected[8:13, 13:18] = 3.0
+    expected[8:13, 15:20] = 2.0  # the nearer one wins
+    np.testing.assert_array_equal(shown, expected)
+    dense = np.where(np.arange(30) % 2, np.nan, 1.0) * np.ones((20, 1))
+    assert figures.visible(dense) is dense

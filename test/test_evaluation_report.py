@@ -51,6 +51,16 @@ def test_reading_back_gives_the_same_report(tmp_path):
     assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
 
 
+def test_a_series_is_written_where_there_is_one_and_the_date_may_be_left_out(tmp_path):
+    report = Report("replay", series=[{"set": "a", "stamp": 1.5, "epe": float("nan")}], created=None)
+    report.write_json(tmp_path / "a.json")
+    values = json.loads((tmp_path / "a.json").read_text())
+    assert values["series"] == [{"set": "a", "stamp": 1.5, "epe": None}]
+    assert "created" not in values
+    again = read_report(tmp_path / "a.json")
+    assert again.created is None and again.series == values["series"]
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": "other/3"}', None])
 def test_files_that_are_no_report_are_named(tmp_path, text):
     path = tmp_path / "a.json"

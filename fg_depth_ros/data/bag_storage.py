@@ -6,6 +6,7 @@ metadata.yaml; everything before the cut is whole and is read.
 
 from __future__ import annotations
 
+import heapq
 import io
 import logging
 import os
@@ -57,6 +58,14 @@ class RawMessage(NamedTuple):
     data: bytes
 
 
+class OfferedQos(NamedTuple):
+    """How a topic was published when it was recorded; of several publishers, what suits every subscriber."""
+
+    reliable: bool
+    transient_local: bool
+    depth: int
+
+
 class BagStorage:
     """The messages of one bag. Files stay open; a copy in another process opens them anew."""
 
@@ -76,6 +85,20 @@ class BagStorage:
         """Type by topic, such as ``sensor_msgs/msg/Image``."""
         return {c.topic: c.msgtype for reader, _ in self._readers for c in reader.connections}
 
+    @property
+    def offered_qos(self) -> dict[str, OfferedQos]:
+        """By topic, for those of which the bag says it."""
+        found = {}
+        for reader, _ in self._readers:
+            for c in reader.connections:
+                if profiles := c.ext.offered_qos_profiles:
+                    found[c.topic] = OfferedQos(
+                        any(profile.reliability.name != "BEST_EFFORT" for profile in profiles),
+                        any(profile.durability.name == "TRANSIENT_LOCAL" for profile in profiles),
+                        max(profile.depth for profile in profiles),
+                    )
+        return found
+
     def scan(self, topics: Iterable[str]) -> Iterator[RawMessage]:
         """Every message of these topics, once, in no promised order between topics.
 
@@ -85,21 +108,37 @@ class BagStorage:
         for reader, indexed in self._readers:
             # Without an index rosbags wants messages in the order of time, which each topic by itself has.
             for part in [wanted] if indexed else [[topic] for topic in wanted]:
-                chosen = [c for c in reader.connections if c.topic in part]
-                if not chosen:
-                    continue
-                expected, found, reason = sum(c.msgcount for c in chosen), 0, "data overwritten"
-                try:
-                    for connection, recorded, data in reader.messages(connections=chosen):
-                        found += 1
-                        yield RawMessage(connection.topic, recorded, data)
-                except Exception as error:  # damaged data breaks a parser in any way
-                    reason = _reason(error)
-                if found < expected:
-                    _LOG.warning(
-                        "%s: damaged (%s): only %d of %d messages of %s can be read; fetch it again",
-                        self.path, reason, found, expected, ", ".join(part),
-                    )  # fmt: skip
+                yield from self._read(reader, part)
+
+    def replay(self, topics: Iterable[str]) -> Iterator[RawMessage]:
+        """Every message of these topics, once, in the order of the times they were recorded.
+
+        What is damaged, and what lies behind it, is left out with a warning.
+        """
+        wanted = list(topics)
+        streams = []
+        for reader, indexed in self._readers:
+            # Readers without an index go through a file from its start: two of them cannot share its position.
+            parts = [(reader, wanted)] if indexed else [(_opened_again(reader), [topic]) for topic in wanted]
+            streams += [self._read(*part) for part in parts]
+        return heapq.merge(*streams, key=lambda message: message.recorded)
+
+    def _read(self, reader: Any, topics: list[str]) -> Iterator[RawMessage]:
+        chosen = [c for c in reader.connections if c.topic in topics]
+        if not chosen:
+            return
+        expected, found, reason = sum(c.msgcount for c in chosen), 0, "data overwritten"
+        try:
+            for connection, recorded, data in reader.messages(connections=chosen):
+                found += 1
+                yield RawMessage(connection.topic, recorded, data)
+        except Exception as error:  # damaged data breaks a parser in any way
+            reason = _reason(error)
+        if found < expected:
+            _LOG.warning(
+                "%s: damaged (%s): only %d of %d messages of %s can be read; fetch it again",
+                self.path, reason, found, expected, ", ".join(topics),
+            )  # fmt: skip
 
     def at(self, topic: str, recorded: int) -> Iterator[bytes]:
         """The messages of a topic that were recorded at this time, ns. Raises FileError where the data is damaged."""
@@ -144,7 +183,7 @@ def _open_readers(path: Path) -> list[tuple[Any, bool]]:
         reader = Reader(path)
         try:
             reader.open()
-            return [(reader, True)]
+            return [(reader, _has_index(reader))]
         except Exception as error:  # one damaged file is enough: then each by itself, below
             if not _files(path):
                 raise FileError(f"{path}: cannot be read ({_reason(error)}); record it without compression") from error
@@ -155,6 +194,20 @@ def _open_readers(path: Path) -> list[tuple[Any, bool]]:
     if not files:
         raise FileError(f"{path}: holds no .mcap and no .db3 file: no bag; give the folder with metadata.yaml")
     return [_open_file(file) for file in files]
+
+
+def _has_index(reader: Any) -> bool:
+    """Whether messages can be found without going through all of them; SQLite always can."""
+    files = getattr(reader.storage, "storages", [reader.storage])
+    return all(getattr(file, "chunks", True) for file in files)
+
+
+def _opened_again(reader: Any) -> Any:
+    """Another reader of the same file, with a position of its own."""
+    path = reader.path
+    again = type(reader)(_WholePart(path._path, path._whole) if isinstance(path, _WholePart) else path)
+    again.open()
+    return again
 
 
 def _files(folder: Path) -> list[Path]:
@@ -169,7 +222,7 @@ def _open_file(path: Path) -> tuple[Any, bool]:
     reader = Reader(path)
     try:
         reader.open()
-        return reader, bool(getattr(reader.storage, "chunks", True))
+        return reader, _has_index(reader)
     except Exception as error:  # damaged data breaks a parser in any way
         if path.suffix != ".mcap":
             raise FileError(

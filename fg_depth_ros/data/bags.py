@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from fg_depth_ros.data.bag_storage import COMPRESSED, IMAGE, INFO, BagStorage, message_types
+from fg_depth_ros.data.bag_messages import Place, decoded, message_at, nearest, places
+from fg_depth_ros.data.bag_storage import COMPRESSED, IMAGE, INFO, BagStorage
+from fg_depth_ros.data.bag_truth import DepthReader, TruthOptions, find_truth
 from fg_depth_ros.data.camera_images import MessageError, compressed_to_array, image_to_array
 from fg_depth_ros.data.formats import FileError
-from fg_depth_ros.geometry import RigError, StereoRig
+from fg_depth_ros.geometry import RigError, StereoRig, depth_to_disparity
 
 _LOG = logging.getLogger(__name__)
 # How the topics of two cameras differ: ours and most drivers', RealSense's, EuRoC's and OAK's, KITTI's.
@@ -34,14 +36,6 @@ class BagTopics(NamedTuple):
     right_info: str
 
 
-class _Place(NamedTuple):
-    """Where a message lies: its topic, the time it was recorded, and its own stamp, both in ns."""
-
-    topic: str
-    recorded: int
-    stamp: int
-
-
 @dataclass(frozen=True)
 class BagSample:
     """One rectified pair of a bag, as a ``StereoSample``. Images are read when asked for, never kept.
@@ -53,10 +47,20 @@ class BagSample:
     rig: StereoRig
     slack: float
     bag: BagStorage = field(repr=False)
-    left: _Place = field(repr=False)
-    right: _Place = field(repr=False)
-    truth_reader: None = field(default=None, repr=False)
-    """A bag of pairs holds no true disparity."""
+    left: Place = field(repr=False)
+    right: Place = field(repr=False)
+    depth_reader: DepthReader | None = field(default=None, repr=False)
+    """Reads the true depth of the left image, H x W float32 m, NaN unknown; None: the bag has none."""
+
+    @property
+    def stamp(self) -> int:
+        """Of the left image, ns."""
+        return self.left.stamp
+
+    @property
+    def truth_reader(self) -> Callable[[], np.ndarray] | None:
+        """Reads the true disparity; None: the bag has none."""
+        return None if self.depth_reader is None else self._disparity
 
     def images(self) -> tuple[np.ndarray, np.ndarray]:
         """Left and right, uint8 RGB HxWx3.
@@ -64,22 +68,34 @@ class BagSample:
         Raises FileError: a message that is gone, damaged, of an encoding that no camera sends, or of another size than
         the calibration.
         """
+        left, right = self.pixels()
+        return _rgb(left), _rgb(right)
+
+    def pixels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Left and right as the node gets them: uint8, H x W where they are grey, else RGB H x W x 3.
+
+        Raises FileError as ``images``.
+        """
         return self._image(self.left), self._image(self.right)
 
-    def truth(self) -> None:
-        """None: a bag of pairs holds no true disparity."""
-        return None
+    def truth(self) -> np.ndarray | None:
+        """True disparity ``x_left - x_right`` of the left image, float32 H x W px, NaN unknown; or None.
+
+        Raises FileError: its message is damaged, or of another size.
+        """
+        return None if self.depth_reader is None else self._disparity()
 
     def occluded(self) -> None:
         """None: a bag does not say."""
         return None
 
-    def _image(self, place: _Place) -> np.ndarray:
+    def _disparity(self) -> np.ndarray:
+        assert self.depth_reader is not None
+        return depth_to_disparity(self.depth_reader(), self.rig)
+
+    def _image(self, place: Place) -> np.ndarray:
         kind, where = self.bag.topics[place.topic], f"{self.bag.path}, {place.topic} at {place.stamp} ns"
-        data = next((d for d in self.bag.at(place.topic, place.recorded) if _stamp(d) == place.stamp), None)
-        if data is None:
-            raise FileError(f"{where}: the message is gone; the bag has changed since it was opened: open it again")
-        message = _decoded(data, kind, where)
+        message = message_at(self.bag, place)
         try:
             pixels = compressed_to_array(message, where) if kind == COMPRESSED else image_to_array(message, where)
         except MessageError as error:
@@ -90,7 +106,11 @@ class BagSample:
                 f"{where}: the image is {width}x{height} pixels and the calibration for {self.rig.width}x"
                 f"{self.rig.height}; use the camera_info of these images"
             )
-        return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB) if pixels.ndim == 2 else np.ascontiguousarray(pixels)
+        return np.require(pixels, requirements=["C", "W"])  # a message's bytes are not writable, as torch wants them
+
+
+def _rgb(image: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else image
 
 
 def open_bag_pairs(
@@ -102,6 +122,7 @@ def open_bag_pairs(
     left_info: str = "",
     right_info: str = "",
     rig: StereoRig | None = None,
+    truth: TruthOptions | None = None,
 ) -> list[BagSample]:
     """The rectified pairs of a bag, in the order of their stamps.
 
@@ -114,25 +135,27 @@ def open_bag_pairs(
         slop: largest difference of the two stamps, s. Pairs are mutual nearest neighbours; 0 = equal stamps.
         left_info, right_info: camera_info topics; empty = beside the images.
         rig: calibration to use instead of the bag's.
+        truth: where true depth is looked for; default: what ``TruthOptions`` finds by itself.
 
     Raises:
         FileError: no such bag, topics that are not there or not to be told apart, no camera_info, a calibration of no
-            rectified pair, an encoding that no camera sends, or no pair; the message says what to do.
+            rectified pair, an encoding that no camera sends, or no pair; as ``find_truth``; the message says what to
+            do.
     """
     bag = BagStorage(path)
     topics = find_topics(bag.topics, left, right, left_info, right_info, where=str(path))
     if rig is None:
         rig = _rig(bag, topics)
-    places = _places(bag, topics)
-    for topic, found in places.items():
+    found_images = places(bag, topics[:2])
+    for topic, found in found_images.items():
         if found:
             _check_encoding(bag, found[min(found)])
         else:
             raise FileError(f"{path}: {topic} holds no message; record both cameras, or name the topics")
-    return [
-        BagSample(str(a), rig, (b - a) / 1e9, bag, places[topics.left][a], places[topics.right][b])
-        for a, b in _matched(path, topics, sorted(places[topics.left]), sorted(places[topics.right]), slop)
-    ]
+    lefts, rights = (found_images[topic] for topic in topics[:2])
+    matched = _matched(path, topics, sorted(lefts), sorted(rights), slop)
+    depth = find_truth(bag, rig, [lefts[a] for a, _ in matched], truth or TruthOptions(), slop)
+    return [BagSample(str(a), rig, (b - a) / 1e9, bag, lefts[a], rights[b], depth.get(a)) for a, b in matched]
 
 
 def find_topics(
@@ -202,7 +225,7 @@ def _rig(bag: BagStorage, topics: BagTopics) -> StereoRig:
                 f"{bag.path}: no camera_info for {image} (expected {_info_beside(image)}; the bag has "
                 f"{', '.join(sorted(known)) or 'none'}): name the camera_info topics, or give the calibration (rig)"
             )
-        infos.append(_decoded(first, INFO, f"{bag.path}, {name}"))
+        infos.append(decoded(first, INFO, f"{bag.path}, {name}"))
     try:
         rig = StereoRig.from_camera_info(*infos)
     except RigError as error:
@@ -215,33 +238,11 @@ def _rig(bag: BagStorage, topics: BagTopics) -> StereoRig:
     return rig
 
 
-def _places(bag: BagStorage, topics: BagTopics) -> dict[str, dict[int, _Place]]:
-    """Where the images lie, by topic and stamp."""
-    found: dict[str, dict[int, _Place]] = {topics.left: {}, topics.right: {}}
-    for topic, recorded, data in bag.scan(topics[:2]):
-        stamp = _stamp(data)
-        if stamp is not None:
-            found[topic].setdefault(stamp, _Place(topic, recorded, stamp))
-    return found
-
-
-def _stamp(data: bytes) -> int | None:
-    """The header's stamp in ns, which all these messages begin with, without decoding the rest; None: too short.
-
-    CDR (DDS-RTPS 10.5): four bytes, of which the second tells the byte order; then int32 s, uint32 ns.
-    """
-    if len(data) < 12:
-        return None
-    order = "<" if data[1] & 1 else ">"
-    seconds, nanoseconds = np.frombuffer(data, np.dtype(f"{order}i4, {order}u4"), 1, offset=4)[0]
-    return int(seconds) * 1_000_000_000 + int(nanoseconds)
-
-
-def _check_encoding(bag: BagStorage, place: _Place) -> None:
+def _check_encoding(bag: BagStorage, place: Place) -> None:
     """Raises FileError where the first image of a topic is none that a camera sends, before any work is done."""
     if bag.topics[place.topic] == IMAGE:
         where = f"{bag.path}, {place.topic}"
-        message = _decoded(next(bag.at(place.topic, place.recorded)), IMAGE, where)
+        message = decoded(next(bag.at(place.topic, place.recorded)), IMAGE, where)
         try:
             image_to_array(message, where)
         except MessageError as error:
@@ -254,8 +255,8 @@ def _matched(
 ) -> list[tuple[int, int]]:
     """Stamps of pairs: each is the other's nearest, and they differ by no more than ``slop`` s."""
     a, b = np.array(left, np.int64), np.array(right, np.int64)
-    to_right, to_left = b[_nearest(b, a)], a[_nearest(a, b)]
-    mutual = to_left[_nearest(b, a)] == a
+    to_right, to_left = b[nearest(b, a)], a[nearest(a, b)]
+    mutual = to_left[nearest(b, a)] == a
     near = np.abs(to_right - a) <= round(slop * 1e9)
     pairs = [(int(x), int(y)) for x, y in zip(a[mutual & near], to_right[mutual & near], strict=True)]
     if not pairs:
@@ -269,17 +270,3 @@ def _matched(
     if lost:
         _LOG.warning("%s: %d pairs; %d images have no partner within %g s", path, len(pairs), lost, slop)
     return pairs
-
-
-def _nearest(stamps: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Index of the stamp (sorted) nearest to each wanted one."""
-    after = np.clip(np.searchsorted(stamps, wanted), 1, max(len(stamps) - 1, 1)).clip(max=len(stamps) - 1)
-    before = np.maximum(after - 1, 0)
-    return np.where(np.abs(stamps[before] - wanted) <= np.abs(stamps[after] - wanted), before, after)
-
-
-def _decoded(data: bytes, kind: str, where: str) -> Any:
-    try:
-        return message_types().deserialize_cdr(data, kind)
-    except Exception as error:  # damaged data breaks a parser in any way
-        raise FileError(f"{where}: {len(data)} bytes are no whole {kind} ({error}); the bag is damaged") from error

@@ -59,6 +59,32 @@ def image_to_array(message: Any, topic: str = "image", *, mono16_white: int = MO
         raise MessageError("malformed image", f"{topic}: {error}; check the driver that publishes it") from error
 
 
+def float_array(message: Any, topic: str = "image") -> np.ndarray:
+    """A 32FC1 (H x W) or 32FC2 (H x W x 2) image as float32. Raises MessageError for anything else."""
+    if message.encoding not in ("32FC1", "32FC2"):
+        raise MessageError(
+            "unknown encoding", f"{topic}: encoding is '{message.encoding}', 32FC1 or 32FC2 was expected"
+        )
+    return _view(message, topic)
+
+
+def depth_to_array(message: Any, topic: str = "depth") -> np.ndarray:
+    """A depth image (REP 118: 32FC1 metres, or 16UC1 or mono16 millimetres) as float32 metres H x W, NaN
+    invalid.
+
+    Raises MessageError for another encoding and for data that does not fit.
+    """
+    if message.encoding not in ("32FC1", "16UC1", "mono16"):
+        raise MessageError(
+            "unknown encoding",
+            f"{topic}: encoding '{message.encoding}' is no depth image: 32FC1 (metres) and 16UC1 (mm) are",
+        )
+    values = _view(message, topic)
+    if message.encoding == "32FC1":
+        return values
+    return np.where(values > 0, values.astype(np.float32) * np.float32(0.001), np.float32(np.nan))
+
+
 def compressed_to_array(message: Any, topic: str = "image", *, mono16_white: int = MONO16_WHITE) -> np.ndarray:
     """Pixels of a JPEG or PNG CompressedImage, as image_to_array gives them.
 
@@ -93,3 +119,10 @@ def _cut_off(data: np.ndarray) -> bool:
     if head.startswith(b"\xff\xd8"):
         return b"\xff\xd9" not in tail
     return head == b"\x89PNG" and b"IEND" not in tail
+
+
+def _view(message: Any, topic: str) -> np.ndarray:
+    try:
+        return encodings.view(message)
+    except encodings.EncodingError as error:
+        raise MessageError("malformed image", f"{topic}: {error}") from error

@@ -63,7 +63,10 @@ def _open(path: Path, unit: DepthUnit, fx: float, split: str | Path | None) -> l
     if path.suffix == ".mat":
         return open_nyu(path, split)
     if is_bag(path):
-        return [DepthSample(pair.name, _left_of(pair), pair.rig.fx, None, pair) for pair in open_bag_pairs(path)]
+        return [
+            DepthSample(pair.name, _left_of(pair), pair.rig.fx, pair.depth_reader, pair)
+            for pair in open_bag_pairs(path)
+        ]
     return open_depth_folder(path, unit, fx)
 
 

@@ -60,11 +60,20 @@ class LidarCamera:
         ahead, seen = ahead[seen[:, 2] > 0], seen[seen[:, 2] > 0]
         pixels = np.rint(seen[:, :2] / seen[:, 2:]) - (rule == "published")
         depth = ahead[:, 0] if rule == "published" else seen[:, 2]
-        inside = ((pixels >= 0) & (pixels < (self.width, self.height))).all(axis=1) & (depth > 0)
-        column, row = pixels[inside].astype(np.int64).T
-        nearest = np.full((self.height, self.width), np.inf)
-        np.minimum.at(nearest, (row, column), depth[inside])
-        return np.where(np.isfinite(nearest), nearest, np.nan).astype(np.float32)
+        return nearest_depth(pixels, depth, self.width, self.height)
+
+
+def nearest_depth(pixels: np.ndarray, depth: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Depth of points as a map H x W float32 m, NaN where there is none; of several in one pixel the nearest counts.
+
+    ``pixels``: N x 2 (u, v) px, rounded to the nearest centre; ``depth``: N, m, what is not positive is left out.
+    """
+    pixels = np.rint(pixels)
+    inside = ((pixels >= 0) & (pixels < (width, height))).all(axis=1) & (depth > 0)
+    column, row = pixels[inside].astype(np.int64).T
+    nearest = np.full((height, width), np.inf)
+    np.minimum.at(nearest, (row, column), depth[inside])
+    return np.where(np.isfinite(nearest), nearest, np.nan).astype(np.float32)
 
 
 def read_velodyne(path: str | Path) -> np.ndarray:

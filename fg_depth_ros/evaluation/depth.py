@@ -339,24 +339,15 @@ def _tiles(
     near, far = (float(d) for d in np.percentile(known, (2, 98))) if known.size else (1.0, protocol.max_depth)
     far = max(far, near * 1.01)
     blank = np.full_like(truth, np.nan)
-    error = np.abs(answers.get(methods[0], blank) / truth - 1)
+    error = figures.visible(np.abs(answers.get(methods[0], blank) / truth - 1))
     pictures = [
         image,
-        figures.colour_depth(_visible(truth), near, far),
+        figures.colour_depth(figures.visible(truth), near, far),
         *(figures.colour_depth(answers.get(name, blank), near, far) for name in methods),
-        figures.colour_error(_visible(error), np.where(np.isfinite(_visible(error)), 0.0, np.nan), _WORST_RELATIVE),
+        figures.colour_error(error, np.where(np.isfinite(error), 0.0, np.nan), _WORST_RELATIVE),
     ]
     # Reduced at once, so that a large set's sheet never holds full images; truth may be sparse: no averaging.
     return [figures.resized(picture, _SHEET_TILE_WIDTH, smooth=index == 0) for index, picture in enumerate(pictures)]
-
-
-def _visible(values: np.ndarray) -> np.ndarray:
-    """Sparse values (LiDAR) as dots that survive being drawn small; the nearer, the smaller value wins."""
-    known = np.isfinite(values)
-    if known.mean() > 0.1:
-        return values
-    spread = cv2.erode(np.where(known, values, np.float32(np.inf)).astype(np.float32), np.ones((5, 5), np.uint8))
-    return np.where(np.isfinite(spread), spread, np.float32(np.nan))
 
 
 def _write_sheet(

@@ -182,6 +182,17 @@ def resized(picture: np.ndarray, width: int, *, smooth: bool = True) -> np.ndarr
     return np.asarray(cv2.resize(picture, (width, height), interpolation=how))
 
 
+def visible(values: np.ndarray) -> np.ndarray:
+    """Sparse values HxW (LiDAR) as dots that survive being drawn small; the nearer, the smaller value wins."""
+    known = np.isfinite(values)
+    if known.mean() > 0.1:
+        return values
+    # OpenCV's own border is a large finite number, which would win over "unknown".
+    far = np.where(known, values, np.float32(np.inf)).astype(np.float32)
+    spread = cv2.erode(far, np.ones((5, 5), np.uint8), borderType=cv2.BORDER_REPLICATE)
+    return np.where(np.isfinite(spread), spread, np.float32(np.nan))
+
+
 def _text_line(texts: Sequence[str], width: int, tile_width: int, gap: int, height: int) -> np.ndarray:
     strip = np.full((height, width, 3), 255, dtype=np.uint8)
     for index, text in enumerate(texts):

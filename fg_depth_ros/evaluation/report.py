@@ -61,6 +61,19 @@ _DEPTH_COLUMNS: dict[str, tuple[str, str]] = {
     "rmse_40_80": ("40-80", ".3f"),
     "scale": ("scale", ".3f"),
 }
+# Without truth.
+_AGREEMENT_COLUMNS: dict[str, tuple[str, str]] = {
+    "seen_by_both": ("seen by both %", ".1f"),
+    "photometric": ("photometric", ".2f"),
+    "left_right": ("left-right %", ".1f"),
+    "label_valid": ("valid %", ".1f"),
+    "label_out_of_range": ("out of range %", ".1f"),
+    "label_left_right_mismatch": ("mismatch %", ".1f"),
+    "label_leaves_image": ("leaves image %", ".1f"),
+    "label_vertical_flow": ("vertical %", ".1f"),
+    "label_low_confidence": ("unsure %", ".1f"),
+    "label_filled_from_mono": ("filled %", ".1f"),
+}
 _SPEED_COLUMNS: dict[str, tuple[str, str]] = {
     "latency_p50_ms": ("ms/pair", ".1f"),
     "latency_p95_ms": ("95 %", ".1f"),
@@ -72,6 +85,8 @@ _SPEED_COLUMNS: dict[str, tuple[str, str]] = {
     "pairs_unaccounted": ("unaccounted", ".0f"),
     "published_p50_ms": ("stamp to depth ms", ".1f"),
     "inference_p50_ms": ("model ms", ".1f"),
+    "inference_p95_ms": ("model 95 % ms", ".1f"),
+    "inference_p99_ms": ("model 99 % ms", ".1f"),
     "overhead_p50_ms": ("overhead ms", ".1f"),
 }
 
@@ -87,8 +102,12 @@ class Report:
     settings: dict[str, Any] = field(default_factory=dict)
     """How was measured: what counts as wrong, how images are combined, sizes, rates."""
     rows: list[dict[str, Any]] = field(default_factory=list)
+    series: list[dict[str, Any]] = field(default_factory=list)
+    """One entry per judged pair, in their order: `set`, `name`, `stamp` (s) and what was measured on it. Not in the
+    JSON where there is none."""
     software: dict[str, str] = field(default_factory=lambda: software_versions())
-    created: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    created: str | None = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    """UTC time, ISO 8601. None: not in the JSON, which is then the same byte for byte where the numbers are."""
 
     def add_row(self, set_name: str, method: str, metrics: Mapping[str, float], **details: Any) -> None:
         """One line: `metrics` of `method` on `set_name`; `details` (such as images=12) stand beside them."""
@@ -106,6 +125,10 @@ class Report:
             "settings": self.settings,
             "rows": self.rows,
         }
+        if self.created is None:
+            del fields["created"]
+        if self.series:
+            fields["series"] = self.series
         cleaned: dict[str, Any] = _json_ready(fields)
         return cleaned
 
@@ -119,34 +142,35 @@ class Report:
 
     def table(self, columns: list[str] | None = None, title: str | None = None) -> Table:
         """The rows as a rich table; `columns` names the measures to show (default: all that occur)."""
-        names = columns or self._measures()
+        names = columns or self.measures()
         table = Table(title=title or self.command)
         table.add_column("set", overflow="fold")
         table.add_column("method", overflow="fold")
         for name in names:
-            table.add_column(_column(name)[0], justify="right")
+            table.add_column(heading_of(name), justify="right")
         previous = None
         for row in self.rows:
             if previous is not None and row["set"] != previous:
                 table.add_section()
             shown = "" if row["set"] == previous else str(row["set"])
-            table.add_row(shown, str(row["method"]), *(_formatted(name, row["metrics"].get(name)) for name in names))
+            table.add_row(shown, str(row["method"]), *(formatted(name, row["metrics"].get(name)) for name in names))
             previous = row["set"]
         return table
 
     def markdown(self, columns: list[str] | None = None) -> str:
         """The same table as Markdown, for documents."""
-        names = columns or self._measures()
-        heads = ["set", "method", *(_column(name)[0] for name in names)]
+        names = columns or self.measures()
+        heads = ["set", "method", *(heading_of(name) for name in names)]
         lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * len(names)]
         for row in self.rows:
-            cells = [_formatted(name, row["metrics"].get(name)) for name in names]
+            cells = [formatted(name, row["metrics"].get(name)) for name in names]
             lines.append("| " + " | ".join([str(row["set"]), str(row["method"]), *cells]) + " |")
         return "\n".join(lines) + "\n"
 
-    def _measures(self) -> list[str]:
+    def measures(self) -> list[str]:
+        """The names of all measures that occur, in the order of the tables."""
         found = {name for row in self.rows for name in row["metrics"]}
-        ordered = _COLUMNS | _DEPTH_COLUMNS | _FLOW_COLUMNS
+        ordered = _COLUMNS | _DEPTH_COLUMNS | _FLOW_COLUMNS | _AGREEMENT_COLUMNS
         return [name for name in ordered if name in found] + sorted(found - set(ordered))
 
 
@@ -160,7 +184,7 @@ def read_report(path: str | Path) -> Report:
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
         found = values.get("schema") if isinstance(values, dict) else type(values).__name__
         raise ValueError(f"{path}: schema is {found!r}, expected {SCHEMA!r}; write it with --json of this version")
-    return Report(**{name: value for name, value in values.items() if name != "schema"})
+    return Report(**{"created": None, **{name: value for name, value in values.items() if name != "schema"}})
 
 
 def software_versions() -> dict[str, str]:
@@ -174,7 +198,13 @@ def software_versions() -> dict[str, str]:
     return versions
 
 
-def _formatted(name: str, value: float | None) -> str:
+def heading_of(name: str) -> str:
+    """What stands above a measure in a table."""
+    return _column(name)[0]
+
+
+def formatted(name: str, value: float | None) -> str:
+    """A measure as a table has it; a dash where there is none."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     return format(value, _column(name)[1])
@@ -182,7 +212,8 @@ def _formatted(name: str, value: float | None) -> str:
 
 def _column(name: str) -> tuple[str, str]:
     """Heading and number format of a measure."""
-    return (_COLUMNS | _DEPTH_COLUMNS | _FLOW_COLUMNS | _SPEED_COLUMNS).get(name) or (name, ".4g")
+    known = _COLUMNS | _DEPTH_COLUMNS | _FLOW_COLUMNS | _AGREEMENT_COLUMNS | _SPEED_COLUMNS
+    return known.get(name) or (name, ".4g")
 
 
 def _json_ready(value: Any) -> Any:

@@ -20,6 +20,8 @@ from fg_depth_ros.data.camera_images import (
     MONO16_WHITE,
     MessageError,
     compressed_to_array,
+    depth_to_array,
+    float_array,
     image_to_array,
 )
 from fg_depth_ros.geometry import StereoRig
@@ -50,32 +52,6 @@ def stamp_ns(header: Header) -> int:
 
 
 # ---- messages -> arrays --------------------------------------------------------------------------
-
-
-def depth_to_array(message: Image, topic: str = "depth") -> np.ndarray:
-    """A depth image (REP 118: 32FC1 metres, or 16UC1 or mono16 millimetres) as float32 metres H x W, NaN
-    invalid.
-
-    Raises MessageError for another encoding and for data that does not fit.
-    """
-    if message.encoding not in ("32FC1", "16UC1", "mono16"):
-        raise MessageError(
-            "unknown encoding",
-            f"{topic}: encoding '{message.encoding}' is no depth image: 32FC1 (metres) and 16UC1 (mm) are",
-        )
-    values = float_array(message, topic) if message.encoding == "32FC1" else _view(message, topic)
-    if message.encoding == "32FC1":
-        return values
-    return np.where(values > 0, values.astype(np.float32) * np.float32(0.001), np.float32(np.nan))
-
-
-def float_array(message: Image, topic: str = "image") -> np.ndarray:
-    """A 32FC1 (H x W) or 32FC2 (H x W x 2) image as float32. Raises MessageError for anything else."""
-    if message.encoding not in ("32FC1", "32FC2"):
-        raise MessageError(
-            "unknown encoding", f"{topic}: encoding is '{message.encoding}', 32FC1 or 32FC2 was expected"
-        )
-    return _view(message, topic)
 
 
 def cloud_to_arrays(message: PointCloud2, topic: str = "points2") -> tuple[np.ndarray, np.ndarray]:
@@ -245,10 +221,3 @@ def _fill(message: Any, array: np.ndarray) -> None:
     # frombytes copies the block; assigning the array would check every element (2000 times slower).
     del message.data[:]
     message.data.frombytes(np.ascontiguousarray(array).data.cast("B"))
-
-
-def _view(message: Image, topic: str) -> np.ndarray:
-    try:
-        return encodings.view(message)
-    except encodings.EncodingError as error:
-        raise MessageError("malformed image", f"{topic}: {error}") from error

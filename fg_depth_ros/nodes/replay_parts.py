@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from stereo_msgs.msg import DisparityImage
 
+from fg_depth_ros.evaluation.replay_scores import PublishedPair
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.nodes import messages
 from fg_depth_ros.nodes.pair_ledger import PairEntry
-from fg_depth_ros.nodes.replay_scoring import PublishedPair
 
 DEPTH, TRUTH = "depth/image_rect", "ground_truth/depth"
 

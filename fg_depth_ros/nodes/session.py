@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fg_depth_ros.evaluation.replay_scores import ReplayScores
 from fg_depth_ros.evaluation.report import Report, read_report
 from fg_depth_ros.nodes.player_source import MOTORCYCLE
 from fg_depth_ros.nodes.processes import ProcessGroup
-from fg_depth_ros.nodes.replay_scoring import ReplayScores
 
 START_SECONDS = 90.0  # importing torch and reading weights from a cold disk on a busy machine
 END_SECONDS = 60.0  # beyond the time that playing takes
@@ -59,7 +59,7 @@ class Session:
             SessionError: the depth node refuses its model or a parameter.
             ChildDied, ChildTimeout: a node ended, or something did not happen in time.
         """
-        watch = _Watch()
+        watch = Watch()
         folder = group.log_dir
         report, snapshot, scores = folder / "report.json", folder / "pair.npz", folder / "scores.json"
         group.start(
@@ -146,7 +146,7 @@ class SessionResult:
         return next(row for row in self.report.rows if row.get("kind") == "timing")
 
 
-class _Watch:
+class Watch:
     """What the children say, read from their output in the readers' threads."""
 
     def __init__(self) -> None:

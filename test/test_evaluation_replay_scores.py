@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from pair_folders import FAR, NEAR, planes, small_rig
 
+from fg_depth_ros.evaluation.replay_scores import ALL, FILLED, MASKED, PublishedPair, ReplayScores
 from fg_depth_ros.geometry import disparity_to_depth
-from fg_depth_ros.nodes.replay_scoring import ALL, FILLED, MASKED, PublishedPair, ReplayScores
 
 
 def _pair(disparity: np.ndarray, truth: np.ndarray | None, **images: np.ndarray) -> PublishedPair:

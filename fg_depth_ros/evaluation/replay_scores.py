@@ -17,14 +17,18 @@ import numpy as np
 
 from fg_depth_ros.evaluation.metrics import DepthTally, StereoTally
 from fg_depth_ros.geometry import (
+    Label,
     StereoRig,
     depth_to_disparity,
     disparity_to_depth,
     fill_holes_kitti,
     hidden_by_nearer,
+    leaves_image,
+    left_right_mismatch,
     warp_right_to_left,
 )
 
+_LEFT_RIGHT_PX = 1.5
 ALL, FILLED, MASKED = "all pixels", "holes filled", "unmasked pixels"
 
 
@@ -34,7 +38,8 @@ class PublishedPair:
 
     `depth` and `truth`: metres (float32, NaN none), truth may be None. `dense`: image disparity
     `x_left - x_right` in pixels before any mask (float32, NaN where the method has no answer); `disparity`:
-    likewise, after the node's masks; both may be None. `left`, `right`: uint8 grey or RGB, or None.
+    likewise, after the node's masks; both may be None. `left`, `right`: uint8 grey or RGB, or None. `labels`: one
+    `geometry.Label` a pixel, or None. `right_disparity`: the answer for the right view, float32 px, or None.
     """
 
     name: str
@@ -45,6 +50,8 @@ class PublishedPair:
     truth: np.ndarray | None = None
     left: np.ndarray | None = None
     right: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    right_disparity: np.ndarray | None = None
 
     @property
     def answer(self) -> np.ndarray:
@@ -86,22 +93,31 @@ class _Agreement:
     with_depth: int = 0
     seen_by_both: int = 0
     difference: float = 0.0
+    matched_back: int = 0
+    returned: int = 0
+    labelled: dict[str, int] = field(default_factory=dict)
 
     def __iadd__(self, other: _Agreement) -> _Agreement:
         for name, value in vars(other).items():
-            setattr(self, name, getattr(self, name) + value)
+            if name != "labelled":
+                setattr(self, name, getattr(self, name) + value)
+        for label, count in other.labelled.items():
+            self.labelled[label] = self.labelled.get(label, 0) + count
         return self
 
     def metrics(self) -> dict[str, float]:
         def percent(count: int) -> float:
             return 100.0 * count / self.pixels if self.pixels else float("nan")
 
-        return {
+        values = {
             "density": percent(self.answered),
             "depth_density": percent(self.with_depth),
             "seen_by_both": percent(self.seen_by_both),
             "photometric": self.difference / self.seen_by_both if self.seen_by_both else float("nan"),
         }
+        if self.matched_back:
+            values["left_right"] = 100.0 * self.returned / self.matched_back
+        return values | {f"label_{name}": percent(count) for name, count in self.labelled.items()}
 
 
 @dataclass
@@ -126,10 +142,14 @@ class ReplayScores:
 
     Without truth, one row: density, `seen_by_both` (percent of pixels whose match lies in the right image and
     is hidden by nothing nearer) and `photometric` (mean absolute difference of grey, 0 to 255, between those
-    pixels and their matches; it says that the matches look alike, not that they are right).
+    pixels and their matches; it says that the matches look alike, not that they are right). With the answer for the
+    right view, `left_right`: percent of the pixels matched inside the image whose match comes back to within 1.5 px;
+    with labels, `label_<name>`: percent of all pixels that have it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, min_depth: float = 1e-3, max_depth: float = 80.0) -> None:
+        """`min_depth`, `max_depth`: true depth that is judged in metres, m."""
+        self._range = (min_depth, max_depth)
         self._pairs: dict[str, _PairScore] = {}
 
     @property
@@ -156,14 +176,19 @@ class ReplayScores:
             score.rows = self._judge(pair, pair.truth)
         self._pairs[pair.name] = score
 
+    def include(self, other: ReplayScores, prefix: str = "") -> None:
+        """Take over what another one judged, its pairs' names with `prefix` before them."""
+        self._pairs.update({prefix + name: score for name, score in other._pairs.items()})
+
     def rows(self, names: Collection[str] | None = None) -> dict[str, dict[str, float]]:
         """Measures by row name, over all pairs (or those of `names`), every pixel counted alike; one row `ALL`
         without truth; empty when nothing was judged."""
-        chosen = [score for name, score in self._pairs.items() if names is None or name in names]
+        wanted = self._pairs if names is None else names
+        chosen = [self._pairs[name] for name in wanted if name in self._pairs]
         totals: dict[str, _Row] = {}
         for score in chosen:
             for name, row in score.rows.items():
-                total = totals.setdefault(name, _Row())
+                total = totals.setdefault(name, self._row())
                 total += row
         if not totals:
             agreement = _Agreement()
@@ -217,17 +242,19 @@ class ReplayScores:
                     f"{size[1]}x{size[0]}; truth and answer must have the size of the left image"
                 )
 
-    @staticmethod
-    def _judge(pair: PublishedPair, truth: np.ndarray) -> dict[str, _Row]:
+    def _row(self, pixels: int = 0) -> _Row:
+        return _Row(depth=DepthTally(*self._range), pixels=pixels)
+
+    def _judge(self, pair: PublishedPair, truth: np.ndarray) -> dict[str, _Row]:
         expected = depth_to_disparity(truth, pair.rig)
         pixels = int(np.isfinite(expected).sum())
         rows = {}
         for name, disparity in ((ALL, pair.answer), (FILLED, fill_holes_kitti(pair.answer))):
-            row = _Row(pixels=pixels)
+            row = self._row(pixels)
             row.disparity.add(disparity, expected)
             row.depth.add(disparity_to_depth(disparity, pair.rig), truth)
             rows[name] = row
-        masked = _Row(pixels=pixels)
+        masked = self._row(pixels)
         published = depth_to_disparity(pair.depth, pair.rig) if pair.disparity is None else pair.disparity
         masked.disparity.add(published, expected, valid_only=True)
         masked.depth.add(pair.depth, np.where(np.isfinite(pair.depth), truth, np.float32(np.nan)))
@@ -241,11 +268,18 @@ class ReplayScores:
             answered=int(np.isfinite(disparity).sum()),
             with_depth=int(np.isfinite(pair.depth).sum()),
         )
+        if pair.labels is not None:
+            counts = np.bincount(pair.labels.reshape(-1), minlength=len(Label))
+            result.labelled = {label.name.lower(): int(counts[label]) for label in Label}
+        if pair.right_disparity is not None:
+            matched = np.isfinite(disparity) & ~leaves_image(disparity)
+            mismatch = left_right_mismatch(disparity, pair.right_disparity, _LEFT_RIGHT_PX)
+            result.matched_back, result.returned = int(matched.sum()), int((matched & ~mismatch).sum())
         if pair.left is None or pair.right is None:
             return result
         left, right = _grey(pair.left), _grey(pair.right)
         warped, valid = warp_right_to_left(right, disparity)
-        judged = valid & ~hidden_by_nearer(disparity, 1.5)
+        judged = valid & ~hidden_by_nearer(disparity, _LEFT_RIGHT_PX)
         result.seen_by_both = int(judged.sum())
         result.difference = float(np.abs(warped[judged] - left[judged]).sum(dtype=np.float64))
         return result

@@ -1,0 +1,165 @@
+"""Whether weights may take the place of others: decided by the rows of one report in which both were judged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+MAIN = ("abs_rel", "delta_1", "photometric", "left_right", "seen_by_both")
+"""Measures that decide unless others are named, where the report has them."""
+ANSWERED = ("density", "depth_density")
+"""How many pixels have an answer; always looked at, or a net could do well by answering the easy ones only."""
+ALL_SETS = "all"
+_LATENCY = "inference_p50_ms"
+_HIGHER_IS_BETTER = {"delta_1", "delta_2", "delta_3", "left_right", "seen_by_both", *ANSWERED}
+_LOWER_IS_BETTER = {
+    "abs_rel", "sq_rel", "rmse", "rmse_log", "epe", "bad_0.5", "bad_1", "bad_2", "bad_3", "bad_4", "d1", "photometric",
+}  # fmt: skip
+# Of a report's rows for one method, by what stands behind its label.
+_PARTS = {"": "all pixels", " unfilled": "all pixels", " masked": "masked"}
+_LEAST = 1e-9  # what is smaller is zero
+
+
+@dataclass(frozen=True)
+class Margins:
+    """By how much new weights may be worse, as parts of the current ones' figures.
+
+    ``over_all`` holds for all bags together, ``per_bag`` for each; ``latency`` is a factor, 0 = not looked at;
+    ``metrics``: measures that decide (default: ``MAIN``).
+
+    Raises ValueError for values out of range or unknown measures.
+    """
+
+    over_all: float = 0.02
+    per_bag: float = 0.1
+    latency: float = 1.5
+    metrics: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (self.over_all >= 0 and self.per_bag >= 0 and self.latency >= 0):
+            raise ValueError(
+                f"margins must be 0 or more, got {self.over_all:g}, {self.per_bag:g} and {self.latency:g} (latency)"
+            )
+        known = _HIGHER_IS_BETTER | _LOWER_IS_BETTER
+        if unknown := [name for name in self.metrics if name not in known]:
+            raise ValueError(f"unknown measure {', '.join(unknown)}: choose among {', '.join(sorted(known))}")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One measure of both. ``worse``: by which part of the current figure the candidate is worse; negative: better;
+    NaN where it has no figure. ``limit``: the largest that is accepted.
+    """
+
+    set: str
+    part: str
+    measure: str
+    current: float
+    candidate: float
+    worse: float
+    limit: float
+
+    @property
+    def accepted(self) -> bool:
+        """Whether this measure lets the candidate pass."""
+        return self.worse <= self.limit + _LEAST
+
+
+@dataclass(frozen=True)
+class Decision:
+    """``reasons``: why not, with numbers; empty when it is accepted. ``table``: everything that was compared."""
+
+    accepted: bool
+    reasons: list[str] = field(default_factory=list)
+    table: list[Comparison] = field(default_factory=list)
+
+
+def decide(rows: Iterable[Mapping[str, Any]], candidate: str, current: str, margins: Margins | None = None) -> Decision:
+    """Hold the rows of ``candidate`` against those of ``current``.
+
+    Args:
+        rows: of a replay's report: those of kind "accuracy" by set and by ``label``, the set "all" over all bags, and
+            those of kind "timing".
+        candidate: label of the weights that want to be used.
+        current: label of those in use.
+        margins: default: ``Margins()``.
+
+    Raises:
+        ValueError: the report has nothing of ``current`` that decides.
+    """
+    margins = margins or Margins()
+    rows = list(rows)
+    old, new = (_by_place(rows, label, "accuracy") for label in (current, candidate))
+    reasons, table = [], []
+    decided = False
+    for (set_name, part), row in old.items():
+        limit = margins.over_all if set_name == ALL_SETS else margins.per_bag
+        other = new.get((set_name, part))
+        if other is None:
+            reasons.append(f"{set_name}, {part}: it has no answer that could be judged")
+            continue
+        if other.get("pairs", 0) < row.get("pairs", 0):
+            reasons.append(
+                f"{set_name}, {part}: {other.get('pairs', 0)} pairs were judged, {row['pairs']} of the other"
+            )
+        main = _shared(margins.metrics or MAIN, row)
+        decided |= bool(main)
+        for measure in [*main, *(name for name in _shared(ANSWERED, row) if name not in main)]:
+            table.append(_compared(set_name, part, measure, row, other, limit))
+    if not decided:
+        wanted = ", ".join(margins.metrics or MAIN)
+        raise ValueError(
+            f"the report has no figure of '{current}' that decides ({wanted}): judge it on bags with pairs"
+        )
+    table += _latency(rows, candidate, current, margins)
+    reasons += [_reason(comparison) for comparison in table if not comparison.accepted]
+    return Decision(not reasons, reasons, table)
+
+
+def _by_place(rows: Sequence[Mapping[str, Any]], label: str, kind: str) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """The rows of one method by set and part."""
+    found = {}
+    for row in rows:
+        part = _PARTS.get(str(row["method"]).removeprefix(label))
+        if row.get("kind") == kind and row.get("label") == label and part is not None:
+            found[str(row["set"]), part] = row
+    return found
+
+
+def _shared(measures: Sequence[str], row: Mapping[str, Any]) -> list[str]:
+    return [name for name in measures if math.isfinite(_figure(row, name))]
+
+
+def _figure(row: Mapping[str, Any], measure: str) -> float:
+    value = row["metrics"].get(measure)
+    return math.nan if value is None else float(value)
+
+
+def _compared(
+    set_name: str, part: str, measure: str, current: Mapping[str, Any], candidate: Mapping[str, Any], limit: float
+) -> Comparison:
+    old, new = _figure(current, measure), _figure(candidate, measure)
+    more = (old - new) if measure in _HIGHER_IS_BETTER else (new - old)
+    if not math.isfinite(new):
+        more = math.nan
+    worse = 0.0 if abs(more) <= _LEAST else more / max(abs(old), _LEAST)
+    return Comparison(set_name, part, measure, old, new, worse, limit)
+
+
+def _latency(rows: Sequence[Mapping[str, Any]], candidate: str, current: str, margins: Margins) -> list[Comparison]:
+    old, new = (_by_place(rows, label, "timing").get((ALL_SETS, "all pixels")) for label in (current, candidate))
+    if old is None or new is None or margins.latency == 0:
+        return []
+    return [_compared(ALL_SETS, "timing", _LATENCY, old, new, margins.latency - 1.0)]
+
+
+def _reason(comparison: Comparison) -> str:
+    where = f"{comparison.set}, {comparison.part}: {comparison.measure}"
+    if math.isnan(comparison.worse):
+        return f"{where} could not be measured, and is {comparison.current:.4g} in use"
+    return (
+        f"{where} is {comparison.candidate:.4g}, {comparison.current:.4g} in use: {100 * comparison.worse:.1f} % "
+        f"worse, at most {100 * comparison.limit:.3g} % is accepted"
+    )

@@ -1,0 +1,107 @@
+"""What a replay compares: stereo methods and depth networks, by the files of their weights or by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from fg_depth_ros.inference import EstimatorConfig, MonoConfig, MonoDepthEstimator, StereoDepthEstimator
+from fg_depth_ros.inference.matchers import CLASSICAL
+from fg_depth_ros.networks import DEPTH_MODELS, STEREO_MODELS, CheckpointError, load_checkpoint
+
+Kind = Literal["stereo", "mono"]
+
+
+class ReplayMethod(NamedTuple):
+    """A line of the comparison. ``kind``: "stereo" or "mono". ``weights``: a file; empty = the shipped weights."""
+
+    label: str
+    kind: Kind
+    model: str
+    weights: str = ""
+
+
+def shipped(model: str) -> ReplayMethod:
+    """A model with the weights that come with the package, or a classical method. Raises ValueError: unknown."""
+    if model in CLASSICAL:
+        return ReplayMethod(model, "stereo", model)
+    return ReplayMethod(f"{model} (shipped)", _kind(model, f"model '{model}'"), model)
+
+
+def of_weights(path: str | Path) -> ReplayMethod:
+    """A weights file as its card describes it; the label is the file's name and the first 8 digits of its hash.
+
+    Raises:
+        CheckpointError: missing, damaged, or of a network that answers neither pairs nor single images with depth.
+    """
+    _, card = load_checkpoint(path)
+    return ReplayMethod(f"{Path(path).stem} {card.sha256[:8]}", _kind(card.name, str(path)), card.name, str(path))
+
+
+def _kind(model: str, where: str) -> Kind:
+    if model in STEREO_MODELS:
+        return "stereo"
+    if model in DEPTH_MODELS:
+        return "mono"
+    known = ", ".join([*STEREO_MODELS, *DEPTH_MODELS, *CLASSICAL])
+    raise CheckpointError(f"{where}: '{model}' gives no depth to replay; the models that do: {known}")
+
+
+class Loaded(NamedTuple):
+    """A method with its estimator."""
+
+    method: ReplayMethod
+    estimator: StereoDepthEstimator | MonoDepthEstimator
+
+    @property
+    def label(self) -> str:
+        """Of its line."""
+        return self.method.label
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a report says of it."""
+        sha256 = self.estimator.model_sha256 or None
+        return {
+            "label": self.label, "kind": self.method.kind, "name": self.estimator.model_name, "sha256": sha256,
+            "device": self.estimator.device,
+        }  # fmt: skip
+
+
+def load_methods(
+    methods: Sequence[ReplayMethod], *, device: str, precision: str, min_depth: float, max_depth: float
+) -> list[Loaded]:
+    """The estimators, as the node makes them.
+
+    Raises:
+        ValueError: no method, two of one label, or a setting out of range.
+        ModelError: weights or a device that cannot be used.
+    """
+    labels = [method.label for method in methods]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if not labels or twice:
+        problem = f"several methods are called {', '.join(twice)}" if twice else "no method"
+        raise ValueError(f"{problem}: give each weights file once, or labels of their own")
+    loaded = []
+    for method in methods:
+        given: dict[str, Any] = {"model": method.model, "weights": method.weights}
+        given |= {"device": device, "precision": precision}
+        estimator: StereoDepthEstimator | MonoDepthEstimator
+        if method.kind == "mono":
+            estimator = MonoDepthEstimator(MonoConfig(**given))
+        else:
+            estimator = StereoDepthEstimator(EstimatorConfig(**given, min_depth=min_depth, max_depth=max_depth))
+        loaded.append(Loaded(method, estimator))
+    return loaded
+
+
+def unique(methods: Iterable[ReplayMethod]) -> tuple[ReplayMethod, ...]:
+    """Each once; files of one label (the same weights in two folders) are told apart by their path."""
+    found: dict[str, ReplayMethod] = {}
+    for method in methods:
+        other = found.get(method.label)
+        if other is not None and other != method:
+            method = method._replace(label=f"{method.label} ({method.weights})")
+        found[method.label] = method
+    return tuple(found.values())

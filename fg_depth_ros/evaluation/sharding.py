@@ -1,0 +1,84 @@
+"""Work that several processes share: each takes every n-th part, and all get all results in their order.
+
+The environment is that of torchrun (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), whoever sets it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_PATIENCE = datetime.timedelta(hours=24)  # shares differ in length, and who is done waits for the others
+
+
+class ShardError(ValueError):
+    """The processes cannot work together; the message says why and what to do."""
+
+
+def world() -> tuple[int, int]:
+    """This process's number and how many there are: (0, 1) where nobody started several.
+
+    Raises ShardError, naming the variable: numbers that are none.
+    """
+    try:
+        rank, ranks = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    except ValueError as error:
+        raise ShardError(f"RANK and WORLD_SIZE must be numbers ({error}); start with torchrun") from None
+    if not 0 <= rank < ranks:
+        raise ShardError(f"RANK is {rank} of a WORLD_SIZE of {ranks}; it must lie in 0 .. WORLD_SIZE - 1")
+    return rank, ranks
+
+
+def shared_map(items: Sequence[Item], work: Callable[[Sequence[Item]], list[Result]]) -> list[Result]:
+    """``work`` of all items, in their order, in every process.
+
+    Args:
+        items: the same in every process; this one works on those whose number is its own, modulo the processes.
+        work: the results of some items, in their order; they must be picklable.
+
+    Raises:
+        ShardError: the environment is incomplete, the processes do not find one another, or another one failed.
+        Exception: what ``work`` raises here.
+    """
+    rank, ranks = world()
+    if ranks == 1:
+        return work(items)
+    from torch import distributed
+
+    began = not distributed.is_initialized()
+    if began:
+        missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+        if missing:
+            raise ShardError(
+                f"WORLD_SIZE is {ranks}, but {' and '.join(missing)} is not set; start with torchrun, or set them to "
+                "the host of process 0 and a free port on it"
+            )
+        try:
+            distributed.init_process_group("gloo", init_method="env://", timeout=_PATIENCE)
+        except (RuntimeError, ValueError) as error:
+            raise ShardError(
+                f"process {rank} of {ranks} does not find the others at {os.environ['MASTER_ADDR']}:"
+                f"{os.environ['MASTER_PORT']} ({str(error).splitlines()[0]}); check the address, and start all of them"
+            ) from error
+    try:
+        failure: Exception | None = None
+        results: list[Result] = []
+        try:
+            results = work(items[rank::ranks])
+        except Exception as error:  # the others wait for this process's word: they must hear of it
+            failure = error
+        parts: list[Any] = [None] * ranks
+        distributed.all_gather_object(parts, ("" if failure is None else str(failure) or repr(failure), results))
+        if failure is not None:
+            raise failure
+        failed = [f"process {k}: {text}" for k, (text, _) in enumerate(parts) if text]
+        if failed:
+            raise ShardError("; ".join(failed))
+        return [parts[k % ranks][1][k // ranks] for k in range(len(items))]
+    finally:
+        if began:
+            distributed.destroy_process_group()
