@@ -42,7 +42,7 @@ def look(tmp_path):
     def call(pairs, mask=MASK, name="set"):
         cache = TeachingCache(tmp_path / "cache", teacher)
         usable, counts = prepare({name: pairs}, teacher, cache, mask, plain)
-        return [lesson.pair.name for lesson in usable[name]], counts
+        return [lesson.pair.name for lesson in usable[name]], counts[name]
 
     return call
 

@@ -131,7 +131,7 @@ def distill_command(
         weight_decay=weight_decay, seed=seed, patterns=patterns, precision=precision, workers=workers,
         validate_minutes=validate_minutes, validation_scenes=validation_scenes,
     )  # fmt: skip
-    best = train_distill(config, _watch(real) if real else None, draw_depth, _track)
+    best = train_distill(config, _watch(real) if real else None, draw_depth, track_pairs)
     console.print(str(best), highlight=False, soft_wrap=True)
 
 
@@ -144,7 +144,8 @@ def _watch(folders: list[Path]) -> Watch:
     return lambda network: {f"real_{name}": value for name, value in judge(network).items()}
 
 
-def _track(items: Iterable[int], what: str, count: int) -> Iterable[int]:
+def track_pairs(items: Iterable[int], what: str, count: int) -> Iterable[int]:
+    """A bar that shows how far the preparation is, of the first process."""
     from rich.progress import track
 
     from fg_depth_ros.training.pair_preparation import first_process

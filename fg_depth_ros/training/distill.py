@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,8 +56,13 @@ class _Material(NamedTuple):
     lessons: list[Lesson]
     selecting: dict[str, list[Judged]]
     watched: dict[str, list[Judged]]
-    counts: PairCounts
-    sizes: dict[str, int]
+    counts: dict[str, dict[str, PairCounts]]
+    """By part of the division and set."""
+
+    @property
+    def total(self) -> PairCounts:
+        """All of them."""
+        return sum((c for part in self.counts.values() for c in part.values()), start=PairCounts())
 
 
 def train_distill(
@@ -65,6 +70,8 @@ def train_distill(
     watch: Watch | None = None,
     draw: Draw | None = None,
     track: Track = lambda items, what, count: items,
+    parts: Division | None = None,
+    source: Mapping[str, Any] | None = None,
 ) -> Path:
     """Run (or go on with) a distillation; returns the path of the best weights.
 
@@ -74,6 +81,8 @@ def train_distill(
             selected by.
         draw: makes the picture of one pair that every validation leaves, for some, in ``out/pictures``.
         track: shows how far the preparation is.
+        parts: the pairs, opened and divided by the caller; None = as ``config`` says.
+        source: what the card says of the data beside.
 
     Raises:
         FileError: folders, bags or photos that cannot be used; a set of which no pair can be trained on.
@@ -91,7 +100,8 @@ def train_distill(
     cache = None
     if teacher is not None and not config.on_the_fly:
         cache = TeachingCache(config.cache or Path(config.out) / "teaching", teacher)
-    parts = divide(open_pair_sets(config.data, config.bag), config.frames, config.held_out, config.watched)
+    if parts is None:
+        parts = divide(open_pair_sets(config.data, config.bag), config.frames, config.held_out, config.watched)
     if teacher is None:
         _check_truth(parts)
     world = _World(config) if config.world else None
@@ -104,15 +114,17 @@ def train_distill(
             scenes = world.scenes(config.seed + VALIDATION_SEED, "cpu", [shape])
             name = "world" if len(config.all_shapes) == 1 else f"world_{shape[0]}x{shape[1]}"
             numbers = range(config.validation_scenes // len(config.all_shapes))
-            material.selecting[name] = [judged(scenes.pairs([i]), None, config.mask) for i in numbers]
+            judging = material.selecting if config.select_by_world else material.watched
+            judging[name] = [judged(scenes.pairs([i]), None, config.mask) for i in numbers]
     selecting, watched = (
         {name: kept for name, pairs in sets.items() if (kept := [p for p in pairs if p.reference.isfinite().any()])}
         for sets in (material.selecting, material.watched)
     )
-    if not selecting:
-        raise FileError("none of the held-out pairs has a depth to judge by; hold out others (held_out)")
-    card = _card(config, module, material, world)
-    keeper = DistillKeeper(config, selecting, watched, card, watch, draw, material.counts)
+    for wanted, found, what in ((True, selecting, "held-out"), (parts.watched, watched, "watched")):
+        if wanted and not found:
+            raise FileError(f"none of the {what} pairs has a depth to judge by; choose others")
+    card = {**_card(config, module, material, world), **(source or {})}
+    keeper = DistillKeeper(config, selecting, watched, card, watch, draw, material.total)
 
     def open_feed(device: torch.device, start: int, rank: int, ranks: int) -> tuple[Feed, int]:
         on_cpu = device.type == "cpu"
@@ -164,13 +176,12 @@ def _material(
 ) -> _Material:
     """Everything on disk, looked at and, if that is wanted beforehand, answered by the teacher."""
     asked = teacher if cache is not None else None
-    prepared, counts = [], PairCounts()
-    for part in parts:
-        usable, found = prepare(part, asked, cache, config.mask, track)
+    prepared, counts = [], {}
+    for what, part in parts._asdict().items():
+        usable, counts[what] = prepare(part, asked, cache, config.mask, track, config.skip_useless)
         prepared.append(usable)
-        counts += found
-    if config.data and first_process():
-        _LOG.info("%s", counts.summary())
+    if parts.training and not (prepared[0] or config.world):
+        raise FileError("none of the bags and folders has pairs that can be trained on; the reasons are above")
     judged_parts = [
         {
             name: [_judged(config, lessons[i], teacher, cache) for i in sorted(evenly(lessons, limit))]
@@ -179,13 +190,15 @@ def _material(
         for part, limit in ((prepared[1], config.validation_scenes), (prepared[2], 4 * config.validation_scenes))
     ]
     selecting, watched = judged_parts
-    return _Material(
+    material = _Material(
         [lesson for lessons in prepared[0].values() for lesson in lessons],
         selecting,
         {f"watched_{name}": pairs for name, pairs in watched.items()},
         counts,
-        {name: len(lessons) for name, lessons in prepared[0].items()},
     )
+    if config.data and first_process():
+        _LOG.info("%s", material.total.summary())
+    return material
 
 
 def _judged(config: DistillTraining, lesson: Lesson, teacher: Teacher | None, cache: TeachingCache | None) -> Judged:
@@ -232,8 +245,11 @@ def _card(config: DistillTraining, module: DistillModule, material: _Material, w
     """What the weights say of themselves."""
     rigs = [lesson.pair.rig for lesson in material.lessons]
     baselines = sorted({round(rig.baseline, 4) for rig in rigs if rig is not None})
-    sources = [f"{count} pairs of {name}" for name, count in material.sizes.items()]
+    sources = [f"{counts.used} pairs of {name}" for name, counts in material.counts["training"].items() if counts.used]
     card: dict[str, Any] = {"licence": "that of the data it was trained on"}
+    card["sets"] = {
+        what: {name: counts.as_dict() for name, counts in part.items()} for what, part in material.counts.items()
+    }
     if world is not None:
         sources.append(f"rendered scenes (fg_depth_ros.data.world, {config.world})")
         card["photo_sources"], card["stamp_sources"] = photo_sources(world.photos), photo_sources(world.stamps)

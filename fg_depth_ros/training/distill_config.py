@@ -46,12 +46,16 @@ class DistillTraining(Training):
     watched: str = ""
     """Part of every folder whose figures are written down beside, such as ``80:``; neither trained on nor selected
     by."""
+    skip_useless: bool = False
+    """A set of which no pair can be used is left out and named, instead of ending everything."""
     bag: Mapping[str, Any] = field(default_factory=dict)
     """Options of ``data.bags.open_bag_pairs``."""
     world: str = ""
     """``street``, ``indoor`` or ``mixed``: train on rendered scenes, too."""
     world_share: float = 0.5
     """Part of the samples that is rendered, where there are folders as well."""
+    select_by_world: bool = True
+    """Whether rendered scenes take part in the choice of the best weights; else they are watched."""
     shapes: tuple[tuple[int, int], ...] = ()
     """Further sizes (width, height) of rendered scenes, batch by batch by turns with the first, so that the network
     learns pictures of several shapes; about as many pixels each. Without folders only."""

@@ -35,6 +35,7 @@ from fg_depth_ros.training.state import load_state, save_state
 _LOG = logging.getLogger(__name__)
 _EMA_DECAY = 0.998
 _LOG_EVERY = 50
+_PATIENT_UNTIL = 1 / 3  # part of the run
 VALIDATION_SEED = 1_000_003
 """Added to a run's seed for the scenes that it is judged by."""
 
@@ -76,13 +77,22 @@ class Training:
     workers: int = 1
     """Processes that render scenes (CPU); on a GPU the device renders."""
     validate_minutes: float = 10.0
+    validate_steps: int = 0
+    """Steps between validations, beside the minutes; 0 = by minutes alone."""
     validation_scenes: int = 24
+    patience: int = 0
+    """The run ends when so many validations in a row, from a third of it on, are no better than the best one since the
+    training began; 0 = it goes to its end."""
 
     def __post_init__(self) -> None:
         if self.steps <= 0 and self.hours <= 0:
             raise ValueError("a training needs a length: give steps or hours")
         if self.grow and not self.weights:
             raise ValueError("growing needs weights to start from")
+        if self.patience < 0 or self.validate_steps < 0:
+            raise ValueError(
+                f"patience and validate_steps are counts, got {self.patience} and {self.validate_steps}; 0 is without"
+            )
 
 
 class TrainingModule(pl.LightningModule):
@@ -102,6 +112,8 @@ class TrainingModule(pl.LightningModule):
         self.model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.steps_done, self.seconds_done, self._tick = 0, 0.0, time.monotonic()
+        self.enough = False
+        """Whether the run ends before its length, as no validation gets better."""
         self.latest: dict[str, torch.Tensor] = {}
 
     @abstractmethod
@@ -119,6 +131,8 @@ class TrainingModule(pl.LightningModule):
     @property
     def progress(self) -> float:
         """Part of the run that is done, 0 .. 1."""
+        if self.enough:
+            return 1.0
         by_steps = self.steps_done / self.config.steps if self.config.steps else 0.0
         by_time = self.seconds_done / (3600 * self.config.hours) if self.config.hours else 0.0
         return min(1.0, max(by_steps, by_time))
@@ -237,6 +251,7 @@ class Keeper(pl.Callback):
         self.config, self.judge, self.select, self.source, self.watch = config, judge, select, source, watch
         self.out = Path(config.out)
         self.best = math.inf
+        self.waited, self._least, self._kept = 0, math.inf, -1
         self._next = time.monotonic() + 60 * config.validate_minutes
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
@@ -245,13 +260,15 @@ class Keeper(pl.Callback):
         Not at the end of a step: callbacks come before the module there, which has neither counted the step nor moved
         the average yet.
         """
-        if time.monotonic() >= self._next:
+        every, steps = self.config.validate_steps, int(module.steps_done)  # type: ignore[arg-type]
+        if time.monotonic() >= self._next or (every and steps and steps % every == 0 and steps != self._kept):
             self._next = time.monotonic() + 60 * self.config.validate_minutes
             self.keep(trainer, module)  # type: ignore[arg-type]
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """The end of the run."""
-        self.keep(trainer, module)  # type: ignore[arg-type]
+        if module.steps_done != self._kept:  # type: ignore[attr-defined]
+            self.keep(trainer, module)  # type: ignore[arg-type]
 
     def keep(self, trainer: pl.Trainer, module: TrainingModule) -> None:
         """Validate the averaged weights and write everything down."""
@@ -264,10 +281,15 @@ class Keeper(pl.Callback):
             trainer.logger.log_metrics({f"val/{k}": v for k, v in figures.items()}, module.steps_done)
         card = ModelCard(self.config.model, module.options, "", self.describe(module, trainer.world_size, figures))
         save_checkpoint(self.out / "last.safetensors", module.average, card)
+        self._kept = module.steps_done
         if figures[self.select] < self.best:
             self.best = figures[self.select]
             save_checkpoint(self.out / "best.safetensors", module.average, card)
-        document = {"steps": module.steps_done, "seconds": module.seconds_done, "best": self.best}
+        self._wait(module, figures[self.select])
+        document = {
+            "steps": module.steps_done, "seconds": module.seconds_done, "best": self.best, "least": self._least,
+            "waited": self.waited,
+        }  # fmt: skip
         save_state(
             self.out / "state.safetensors",
             {"model": module.model, "average": module.average},
@@ -277,6 +299,31 @@ class Keeper(pl.Callback):
         with open(self.out / "validation.jsonl", "a") as log:
             log.write(json.dumps({"step": module.steps_done, "hours": module.seconds_done / 3600, **figures}) + "\n")
         _LOG.info("step %d: %s", module.steps_done, ", ".join(f"{k} {v:.3f}" for k, v in figures.items()))
+
+    def go_on(self, module: TrainingModule, document: Mapping[str, Any]) -> None:
+        """Take up what ``keep`` wrote down."""
+        self.best, self._kept, self.waited = document["best"], document["steps"], document.get("waited", 0)
+        self._least = document.get("least", math.inf)
+        self._lose_patience(module)
+
+    def _wait(self, module: TrainingModule, figure: float) -> None:
+        """Count the validations that bring nothing.
+
+        Trained weights are compared with trained ones alone, and the beginning does not count: a learning rate at its
+        highest makes good weights worse before it makes them better.
+        """
+        if not module.steps_done:
+            return
+        self.waited += 1
+        if figure < self._least or module.progress < _PATIENT_UNTIL:
+            self._least, self.waited = min(figure, self._least), 0
+        self._lose_patience(module)
+
+    def _lose_patience(self, module: TrainingModule) -> None:
+        """End the run where it has waited long enough for a better figure."""
+        if self.config.patience and self.waited >= self.config.patience:
+            module.enough = True  # the first process tells the others how far the run is
+            _LOG.info("no better %s in %d validations: the run ends", self.select, self.waited)
 
     def describe(self, module: TrainingModule, processes: int, figures: dict[str, float]) -> dict[str, Any]:
         """The card's history of the weights."""
@@ -320,6 +367,7 @@ def run(config: Training, module: TrainingModule, keeper: Keeper, open_feed: Fee
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     on_gpu = torch.cuda.is_available()
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))  # processes on this machine, where torchrun started them
     trainer = pl.Trainer(
         default_root_dir=out,
         logger=TensorBoardLogger(str(out), name="", version="tensorboard"),
@@ -332,7 +380,8 @@ def run(config: Training, module: TrainingModule, keeper: Keeper, open_feed: Fee
         precision=config.precision,  # type: ignore[arg-type]
         gradient_clip_val=config.clip,
         use_distributed_sampler=False,
-        devices="auto" if on_gpu else int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        devices=here or ("auto" if on_gpu else 1),
+        num_nodes=int(os.environ["WORLD_SIZE"]) // here if here else 1,
         accelerator="gpu" if on_gpu else "cpu",
     )
     start = 0
@@ -340,7 +389,8 @@ def run(config: Training, module: TrainingModule, keeper: Keeper, open_feed: Fee
         optimizer = module.configure_optimizers()
         document = load_state(out / "state.safetensors", {"model": module.model, "average": module.average}, optimizer)
         module.steps_done, module.seconds_done = document["steps"], document["seconds"]
-        keeper.best, start = document["best"], document["steps"]
+        keeper.go_on(module, document)
+        start = document["steps"]
         module.configure_optimizers = lambda: optimizer  # type: ignore[method-assign]
         _LOG.info("going on at step %d of %s", start, out)
     device = trainer.strategy.root_device if on_gpu else torch.device("cpu")

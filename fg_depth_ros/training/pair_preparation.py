@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -30,6 +31,7 @@ from fg_depth_ros.training.pair_checks import (
 )
 from fg_depth_ros.training.teaching import Teacher, TeachingCache
 
+_LOG = logging.getLogger(__name__)
 Track = Callable[[Iterable[int], str, int], Iterable[int]]
 """Shows how far a loop is: (what to go through, what is done, how many) -> the same things."""
 
@@ -125,7 +127,12 @@ def divide(sets: Mapping[str, Sequence[Pair]], frames: str = "", held_out: str =
 
 def first_process() -> bool:
     """Whether this is the process that tells what is going on, of those that torchrun started."""
-    return os.environ.get("RANK", "0") == "0"
+    return shard()[0] == 0
+
+
+def shard() -> tuple[int, int]:
+    """Which of how many processes this is, of those that torchrun or another launcher started."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def prepare(
@@ -134,7 +141,8 @@ def prepare(
     cache: TeachingCache | None,
     mask: MaskConfig,
     track: Track,
-) -> tuple[dict[str, list[Lesson]], PairCounts]:
+    skip_useless: bool = False,
+) -> tuple[dict[str, list[Lesson]], dict[str, PairCounts]]:
     """Look at every pair once, have the teacher answer, and keep what can be trained on.
 
     What was found out is in the cache, so a second run looks at nothing twice. Under torchrun every process begins
@@ -146,18 +154,19 @@ def prepare(
         cache: of this teacher's answers; needed with a teacher.
         mask: the checks of its answers.
         track: shows how far it is.
+        skip_useless: a set of which no pair can be used is left out with a warning.
 
     Returns:
-        The usable pairs of every set, and the counts.
+        The usable pairs of every set, and the counts of every set.
 
     Raises:
         FileError: a set of which no pair can be used.
     """
-    rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    total, usable = PairCounts(), {}
+    rank, ranks = shard()
+    counted, usable = {}, {}
     for name, pairs in sets.items():
         looked: dict[int, Lesson | BadPair] = {}
-        counts = PairCounts()
+        counts = counted[name] = PairCounts()
         order = sorted(range(len(pairs)), key=lambda i: ((i - rank) % ranks, i))
         for i in track(order, name, len(order)):
             looked[i] = _look(pairs[i], teacher, cache, mask)
@@ -166,10 +175,18 @@ def prepare(
                 counts.skip(f"{name}/{pairs[i].name}", found.reason, str(found))
             else:
                 counts.used += 1
-            refuse_if_useless(name, counts, whole=len(looked) == len(pairs))
-        usable[name] = [lesson for i in range(len(pairs)) if isinstance(lesson := looked[i], Lesson)]
-        total += counts
-    return usable, total
+            whole = len(looked) == len(pairs)
+            try:
+                if whole or not skip_useless:  # processes that gave up early would not agree on the sets
+                    refuse_if_useless(name, counts, whole)
+            except FileError as error:
+                if not skip_useless:
+                    raise
+                if first_process():
+                    _LOG.warning("left out: %s", error)
+        if counts.used:
+            usable[name] = [lesson for i in range(len(pairs)) if isinstance(lesson := looked[i], Lesson)]
+    return usable, counted
 
 
 def _look(pair: Pair, teacher: Teacher | None, cache: TeachingCache | None, mask: MaskConfig) -> Lesson | BadPair:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -101,6 +101,10 @@ def load_lesson(
     )
 
 
+Loader = Callable[["Lesson", "TeachingCache | None", int, int], tuple[PairBatch, "Taught | None"]]
+"""Makes a sample, 1 x ... each, of a lesson; what it takes and raises is that of ``load_lesson``."""
+
+
 class LessonSource:
     """Pairs on disk as endless numbered samples of one size: every pass through them is in another order.
 
@@ -108,10 +112,17 @@ class LessonSource:
     """
 
     def __init__(
-        self, lessons: Sequence[Lesson], cache: TeachingCache | None, width: int, height: int, seed: int = 0
+        self,
+        lessons: Sequence[Lesson],
+        cache: TeachingCache | None,
+        width: int,
+        height: int,
+        seed: int = 0,
+        load: Loader = load_lesson,
     ) -> None:
-        """``cache``: what the lessons' keys belong to."""
+        """``cache``: what the lessons' keys belong to; ``load``: makes a sample of a lesson."""
         self.lessons, self.cache, self.width, self.height, self.seed = list(lessons), cache, width, height, seed
+        self.load = load
         self._read: dict[int, tuple[PairBatch, Taught | None]] = {}
         self._bytes = 0
 
@@ -144,7 +155,7 @@ class LessonSource:
             return self._read[which]
         lesson = self.lessons[which]
         try:
-            sample = load_lesson(lesson, self.cache, self.width, self.height)
+            sample = self.load(lesson, self.cache, self.width, self.height)
         except FileError:
             if self.cache is not None:
                 self.cache.forget(lesson.key)  # looked at anew when the next run begins
