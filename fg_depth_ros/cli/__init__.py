@@ -6,17 +6,42 @@ import sys
 
 from rich.text import Text
 
-from fg_depth_ros.cli import ablate, bag_images, depth, distill, flow, running, stereo, synth, training, weights
+from fg_depth_ros.cli import (
+    ablate,
+    bag,
+    bag_images,
+    deploy,
+    depth,
+    distill,
+    finetune,
+    flow,
+    play,
+    record,
+    recover,
+    replay,
+    running,
+    stereo,
+    synth,
+    training,
+    weights,
+)
 from fg_depth_ros.cli.app import app, console
 
 __all__ = [
     "ablate",
     "app",
+    "bag",
     "bag_images",
+    "deploy",
     "depth",
     "distill",
+    "finetune",
     "flow",
     "main",
+    "play",
+    "record",
+    "recover",
+    "replay",
     "running",
     "stereo",
     "synth",

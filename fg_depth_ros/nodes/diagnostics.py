@@ -155,16 +155,17 @@ class PairStatistics:
         with self._lock:
             self.drops[reason] += count
 
-    def finished(self, *, inference: float, processing: float, pipeline: float, alone: bool = False) -> None:
+    def finished(self, *, inference: float, processing: float, pipeline: float | None, alone: bool = False) -> None:
         """A pair was published, or what a left image `alone` gives. Seconds: in the models; in the worker; from the
-        stamp to published.
+        stamp to published, None where that is not known.
         """
         with self._lock:
             self.output.tick()
             self.alone["published"] += alone
             self.inference.add(inference)
             self.processing.add(processing)
-            self.pipeline.add(pipeline)
+            if pipeline is not None:
+                self.pipeline.add(pipeline)
 
     def values(self) -> dict[str, str]:
         """Key -> value for a DiagnosticStatus."""

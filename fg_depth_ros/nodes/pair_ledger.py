@@ -60,7 +60,12 @@ class PairLedger:
     @property
     def pending(self) -> int:
         """Pairs sent whose answer neither came nor is overdue."""
-        return sum(self.answer not in entry.parts for entry in self._open.values())
+        return len(self.pending_numbers)
+
+    @property
+    def pending_numbers(self) -> set[int]:
+        """Their numbers."""
+        return {entry.number for entry in self._open.values() if self.answer not in entry.parts}
 
     @property
     def finished(self) -> bool:
@@ -72,13 +77,17 @@ class PairLedger:
         already (announcements and answers travel on different topics)."""
         if self.limit and self.sent >= self.limit:
             return None
-        if stamp in self._open:  # a looping source whose clock starts again: the older one has had its time
-            self._close(self._open[stamp])
+        early = self._early.pop(stamp, {})
+        if (older := self._open.get(stamp)) is not None:
+            # A looping source whose clock starts again: the older one has had its time. What came with its stamp may
+            # be the new one's, and is the same.
+            self._close(older)
+            early = {p: (m, older.arrivals[p]) for p, m in older.parts.items() if p != self.answer} | early
         self.sent += 1
         self._closed.pop(stamp, None)
         self._open[stamp] = PairEntry(stamp, sent, name, self.sent)
         complete = None
-        for part, (message, wall) in self._early.pop(stamp, {}).items():
+        for part, (message, wall) in early.items():
             complete = self.add(stamp, part, message, wall) or complete
         return complete
 
@@ -126,14 +135,15 @@ class PairLedger:
         return delivered
 
     def _add_without_entry(self, stamp: int, part: str, message: object, wall: int) -> None:
-        if stamp in self._closed:
+        if part == self.answer and stamp in self._closed:
             delivered, closed = self._closed[stamp]
-            if part == self.answer and not delivered:
+            if not delivered:
                 self._closed[stamp] = (True, closed)
                 self.dropped -= 1
                 self.delivered += 1
                 self.late += 1
             return
+        # What else comes for a closed pair may be the next round of a looping source, not announced yet.
         if self.limit and self.sent >= self.limit:
             return
         early = self._early.setdefault(stamp, {})

@@ -14,19 +14,23 @@ import rclpy.node
 import rclpy.parameter
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 
-Value = bool | int | float | str
+Value = bool | int | float | str | tuple[str, ...]
+NO_NAMES = ("",)
+"""An empty list of strings: ROS cannot tell the type of a list without elements."""
 
-_ROS_TYPES = {
+_ROS_TYPES: dict[type, Any] = {
     bool: rclpy.parameter.Parameter.Type.BOOL,
     int: rclpy.parameter.Parameter.Type.INTEGER,
     float: rclpy.parameter.Parameter.Type.DOUBLE,
     str: rclpy.parameter.Parameter.Type.STRING,
+    tuple: rclpy.parameter.Parameter.Type.STRING_ARRAY,
 }
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One line of the table. Its type is the type of `default` (bool, int, float or str).
+    """One line of the table. Its type is the type of `default` (bool, int, float, str, or a tuple of strings, whose
+    default is NO_NAMES rather than empty).
 
     `minimum` and `maximum` (both or none) are inclusive, in `unit`. `choices` are the values a string may
     take. `run_time` says whether it may be changed while the node runs (otherwise it is declared read-only).
@@ -43,7 +47,7 @@ class Parameter:
 
     def __post_init__(self) -> None:
         if type(self.default) not in _ROS_TYPES:
-            raise TypeError(f"parameter {self.name}: default {self.default!r} must be bool, int, float or str")
+            raise TypeError(f"parameter {self.name}: default {self.default!r} must be bool, int, float, str or tuple")
         if (self.minimum is None) != (self.maximum is None):
             raise ValueError(f"parameter {self.name}: give minimum and maximum, or neither")
         if (problem := self.problem(self.default)) is not None:
@@ -51,8 +55,8 @@ class Parameter:
 
     @property
     def type_name(self) -> str:
-        """`bool`, `int`, `double` or `string`, as the ROS tools call it."""
-        return {bool: "bool", int: "int", float: "double", str: "string"}[type(self.default)]
+        """`bool`, `int`, `double`, `string` or `string array`, as the ROS tools call it."""
+        return {bool: "bool", int: "int", float: "double", str: "string", tuple: "string array"}[type(self.default)]
 
     @property
     def allowed(self) -> str:
@@ -65,10 +69,10 @@ class Parameter:
 
     def problem(self, value: object) -> str | None:
         """Why `value` is refused (names parameter, value and way out), or None when it is fine."""
-        if type(value) is not type(self.default):
+        if not self._is_of_type(value):
             return (
                 f"parameter {self.name} = {value!r} is a {type(value).__name__}: give a {self.type_name}, "
-                f"for example {self.default!r}"
+                f"for example {_yaml(self.default)}"
             )
         if self.choices and value not in self.choices:
             return f"parameter {self.name} = {value!r} is unknown: choose one of {', '.join(self.choices)}"
@@ -78,6 +82,11 @@ class Parameter:
                 unit = f" {self.unit}" if self.unit else ""
                 return f"parameter {self.name} = {value}{unit} is out of range: choose {self.allowed}{unit}"
         return None
+
+    def _is_of_type(self, value: object) -> bool:
+        if isinstance(value, tuple) and isinstance(self.default, tuple):
+            return bool(value) and all(type(name) is str for name in value)
+        return type(value) is type(self.default)
 
     def descriptor(self) -> ParameterDescriptor:
         """What `ros2 param describe` and rqt show."""
@@ -254,9 +263,15 @@ class DeclaredParameters:
 
 
 def _as_declared(parameter: Parameter, value: object) -> Any:
-    """`30` given for a double is meant as `30.0`; everything else is returned as it came."""
+    """`30` given for a double is meant as `30.0`, and a list of strings is kept as a tuple; everything else is
+    returned as it came.
+    """
     if isinstance(parameter.default, float) and type(value) is int:
         return float(value)
+    if isinstance(parameter.default, tuple):
+        if value is None or value == []:  # `[]` in a parameter file, which has no type
+            return NO_NAMES
+        return tuple(value) if isinstance(value, list) else value
     return value
 
 
@@ -269,4 +284,6 @@ def _yaml(value: Value) -> str:
         return "true" if value else "false"
     if isinstance(value, str):
         return f'"{value}"'
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_yaml, value))}]"
     return repr(value)

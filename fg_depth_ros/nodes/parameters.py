@@ -197,6 +197,8 @@ TABLES = (
     "fg_depth_ros.nodes.parameters:STEREO_DEPTH",
     "fg_depth_ros.nodes.player_parameters:STEREO_PLAYER",
     "fg_depth_ros.nodes.replay_evaluator_node:REPLAY_EVALUATOR",
+    "fg_depth_ros.nodes.logger_parameters:DATA_LOGGER",
+    "fg_depth_ros.nodes.bag_player_parameters:BAG_PLAYER",
 )
 
 HEADER = """# Parameters

@@ -28,16 +28,18 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 from stereo_msgs.msg import DisparityImage
 
+from fg_depth_ros.evaluation.page import write_page
+from fg_depth_ros.evaluation.replay_scores import ReplayScores
 from fg_depth_ros.evaluation.report import Report
 from fg_depth_ros.geometry import RigError, StereoRig
 from fg_depth_ros.nodes import messages
 from fg_depth_ros.nodes.environment import use_shared_memory_profile
 from fg_depth_ros.nodes.node_account import NodeAccount
-from fg_depth_ros.nodes.pair_ledger import PairEntry, PairLedger, percentiles
+from fg_depth_ros.nodes.pair_ledger import EARLY, PairEntry, PairLedger, percentiles
 from fg_depth_ros.nodes.qos import OVERRIDES, subscription_events
 from fg_depth_ros.nodes.replay_parameters import REPLAY_EVALUATOR
 from fg_depth_ros.nodes.replay_parts import DEPTH, TRUTH, published_pair
-from fg_depth_ros.nodes.replay_scoring import ReplayScores
+from fg_depth_ros.nodes.replay_report import PairSeries, WorstPairs, judge, live_report
 from fg_depth_ros.nodes.replay_snapshot import OPTIONAL_PARTS, SNAPSHOT_PARTS, SnapshotCollector
 
 LAST_WORD_SECONDS = 8.0  # the node's diagnostics come once a second, on a busy machine later
@@ -63,9 +65,14 @@ class ReplayEvaluatorNode(Node):
         self.exit_code: int | None = None
         judge, truth = self.parameters["judge"], self.parameters["truth"]
         wanted = [] if not judge else ["flow", "disparity", *(["truth"] if truth else ["left", "right"])]
+        if judge and truth and self.parameters["page"]:
+            wanted.append("left")  # for the pictures
         self.ledger = PairLedger("depth", wanted, timeout=self.parameters["timeout"], limit=self.parameters["pairs"])
         self.scores = ReplayScores()
         self.node_account = NodeAccount()
+        self.series, self.worst = PairSeries(), WorstPairs()
+        self._came: OrderedDict[int, tuple[int, int]] = OrderedDict()  # answers to pairs not announced yet
+        self._simulated = bool(self.get_parameter("use_sim_time").value)
         self.published_latency: list[float] = []
         self.arrival_latency: list[float] = []
         self._recent: deque[float] = deque(maxlen=20)
@@ -138,8 +145,12 @@ class ReplayEvaluatorNode(Node):
         self._last_news = time.monotonic()
         self.node_account.start()
         # A stamp that is no wall-clock time (a bag's, a simulation's) says nothing about latency.
-        sent = stamp if abs(published - stamp) < 5_000_000_000 else published
-        entry = self.ledger.announce(stamp, sent, name)
+        fresh = not self._simulated and abs(published - stamp) < 5_000_000_000
+        before = self.ledger.sent
+        entry = self.ledger.announce(stamp, stamp if fresh else published, name)
+        if self.ledger.sent > before:
+            self.series.sent(self.ledger.sent, stamp, name)
+            self._note_latency(stamp)
         if entry is not None:
             self._completed(entry)
 
@@ -151,18 +162,24 @@ class ReplayEvaluatorNode(Node):
             self._snapshot.add(stamp, part, message)
         entry = self.ledger.add(stamp, part, message, arrival)
         if part == "depth":
-            self._count_latency(stamp, info.get("source_timestamp") or arrival, arrival)
+            self._came[stamp] = (info.get("source_timestamp") or arrival, arrival)
+            self._note_latency(stamp)
+            while len(self._came) > EARLY:
+                self._came.popitem(last=False)
         if entry is not None:
             self._completed(entry)
 
-    def _count_latency(self, stamp: int, published: int, arrival: int) -> None:
+    def _note_latency(self, stamp: int) -> None:
+        """Once a pair was announced and its depth has come, in whichever order."""
         pair = self.ledger.find(stamp)
-        if pair is None:
+        if pair is None or stamp not in self._came:
             return
-        self._recent.append((arrival - pair.sent) * 1e-9)
+        published, arrival = ((at - pair.sent) * 1e-9 for at in self._came.pop(stamp))
+        self._recent.append(arrival)
+        self.series.note(pair.number, {"latency_ms": 1e3 * published})
         if pair.number > self.parameters["warm_up"]:
-            self.published_latency.append((published - pair.sent) * 1e-9)
-            self.arrival_latency.append((arrival - pair.sent) * 1e-9)
+            self.published_latency.append(published)
+            self.arrival_latency.append(arrival)
 
     def _store_info(self, side: str, message: CameraInfo, info: Any) -> None:
         kept = self._infos[side]
@@ -198,7 +215,7 @@ class ReplayEvaluatorNode(Node):
     def _judge(self) -> None:
         while (job := self._judge_queue.get()) is not None:
             try:
-                self.scores.add(published_pair(*job))
+                judge(self.scores, self.series, self.worst, job[0], published_pair(*job))
             except ValueError as error:  # a malformed message, or sizes that differ
                 self._complain(str(error))
             finally:
@@ -327,6 +344,11 @@ class ReplayEvaluatorNode(Node):
         report = self.report()
         if self.parameters["report"]:
             report.write_json(self.parameters["report"])
+        if self.parameters["page"]:
+            try:
+                write_page(self.parameters["page"], report, pictures=self.worst.pictures, title="Live replay")
+            except OSError as error:
+                self.get_logger().error(f"page {self.parameters['page']} could not be written: {error}")
         if self.parameters["scores"]:
             self.scores.write(Path(self.parameters["scores"]))
         self._tell_live()
@@ -334,39 +356,11 @@ class ReplayEvaluatorNode(Node):
 
     def report(self) -> Report:
         """What was measured so far."""
-        model = self.node_account.model
-        name = model.get("name") or "published"
-        report = Report(
-            command="replay_evaluator_node",
-            model=model,
-            settings={
-                "pixels": "all with truth" if self.parameters["truth"] else "all, no truth",
-                "no_answer": "wrong",
-                "aggregate": "pooled",
-                "warm_up_pairs": self.parameters["warm_up"],
-                "timeout_s": self.parameters["timeout"],
-            },
+        latencies = {"published": self.published_latency, "arrival": self.arrival_latency}
+        settings = self.parameters.values()
+        return live_report(
+            settings, self.ledger, self.scores, self.node_account, self.series, latencies, self._not_judged
         )
-        set_name = self.parameters["set_name"]
-        for method, metrics in self.scores.methods(name).items():
-            report.add_row(set_name, method, metrics, kind="accuracy", pairs=len(self.scores.names))
-        ledger = self.ledger
-        drops, unaccounted = self.node_account.explain(ledger.sent, ledger.delivered, ledger.dropped)
-        timing: dict[str, float] = {
-            "pairs_sent": ledger.sent,
-            "pairs_delivered": ledger.delivered,
-            "pairs_dropped": ledger.dropped,
-            "pairs_late": ledger.late,
-            "pairs_pending": ledger.pending,
-            "pairs_unaccounted": unaccounted,
-            "pairs_not_judged": self._not_judged,
-            "rate_hz": ledger.rate(window=len(ledger.delivered_at)),
-        }
-        for what, values in (("published", self.published_latency), ("arrival", self.arrival_latency)):
-            timing.update({f"{what}_{key}_ms": 1e3 * value for key, value in percentiles(values).items()})
-        timing.update(self.node_account.latencies)
-        report.add_row(set_name, name, timing, kind="timing", drops=drops)
-        return report
 
 
 def main(args: list[str] | None = None) -> int:

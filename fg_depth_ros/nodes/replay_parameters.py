@@ -58,6 +58,12 @@ REPLAY_EVALUATOR = ParameterTable(
         Parameter("set_name", "replay", "Name of the data in the report.", run_time=False),
         Parameter("report", "", "JSON file for the report; empty writes none.", run_time=False),
         Parameter(
+            "page",
+            "",
+            "HTML file for the same with plots over time and pictures of the worst pairs; empty writes none.",
+            run_time=False,
+        ),
+        Parameter(
             "snapshot_pair",
             "",
             "Name of the pair to keep as snapshot; empty takes the first. Another one is kept if it never comes.",

@@ -46,11 +46,16 @@ _PAIR_FAULTS = (
     "range",
     "scale",
     "flow",
+    "time",
 )
 _MODEL_FAULTS = ("configuration", "memory", "model", "mono")
 _WATCH_SECONDS = 0.1
 _CLOSE_AFTER = 20  # watches without a listener before the inputs are closed: two seconds
 _SWAP_FAULT_SECONDS = 60.0
+_NO_CLOCK = (
+    "use_sim_time is true, and nobody publishes /clock: latencies are not known; let the player publish it (ros2 "
+    "bag play --clock), or set use_sim_time to false"
+)
 
 
 class StereoDepthNode(LifecycleNode):
@@ -196,9 +201,14 @@ class StereoDepthNode(LifecycleNode):
 
     def _publish_diagnostics(self) -> None:
         self.faults.forget("model", older_than=_SWAP_FAULT_SECONDS)
+        now = self.get_clock().now()
+        if now.nanoseconds:
+            self.faults.clear("time")
+        else:
+            self.faults.report("time", WARN, _NO_CLOCK)
         name = self.get_fully_qualified_name().lstrip("/")
         message = DiagnosticArray()
-        message.header.stamp = self.get_clock().now().to_msg()
+        message.header.stamp = now.to_msg()
         listening = self._inputs is not None and self._inputs.opened
         fine = self._phase if self._phase != "active" or listening else "idle: nobody subscribes to an output"
         values = {"state": self._phase, **self.statistics.values()}

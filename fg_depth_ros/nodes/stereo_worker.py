@@ -140,10 +140,11 @@ class StereoWorker:
 
     def _finished(self, begun: float, inference: float, come: Pair | LeftView) -> None:
         self._faults.clear("matching")
+        now = self._node.get_clock().now().nanoseconds
         self._statistics.finished(
             inference=inference,
             processing=time.monotonic() - begun,
-            pipeline=(self._node.get_clock().now().nanoseconds - come.stamp) * 1e-9,
+            pipeline=None if now == 0 else (now - come.stamp) * 1e-9,  # 0: simulated time that nobody tells
             alone=isinstance(come, LeftView),
         )
 

@@ -1,0 +1,255 @@
+"""``fg-depth promote``, ``rollback`` and ``deployed``: weights into use, back, and what is in use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from fg_depth_ros.cli.app import Device, Json, app, console, save
+from fg_depth_ros.evaluation.promotion import ALL_SETS, Comparison, Decision, Margins, decide
+
+if TYPE_CHECKING:
+    from fg_depth_ros.evaluation.replay_methods import ReplayMethod
+    from fg_depth_ros.evaluation.report import Report
+    from fg_depth_ros.networks.weights_store import WeightsStore
+
+_REFUSED = 2
+_BRIEF = 12  # digits of a hash
+Store = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the store; default: FG_DEPTH_STORE, else ~/.local/share/fg_depth_ros/weights."),
+]
+NodeName = Annotated[str, typer.Option(help="A running depth node to exchange the weights of: /stereo_depth_node.")]
+
+
+@app.command()
+def promote(
+    weights: Annotated[Path, typer.Argument(help="Weights file that is to be used from now on.")],
+    bags: Annotated[list[Path], typer.Option(help="Recordings to judge on, not trained on; may be repeated.")] = [],
+    against: Annotated[
+        str, typer.Option(help="Weights file or model to be held against; default: what is in use, else the shipped.")
+    ] = "",
+    margin: Annotated[float, typer.Option(help="May be worse by this part, over all bags.")] = 0.02,
+    margin_per_bag: Annotated[float, typer.Option(help="May be worse by this part, on any one bag.")] = 0.1,
+    margin_latency: Annotated[float, typer.Option(help="May take so many times as long; 0: not looked at.")] = 1.5,
+    metric: Annotated[list[str], typer.Option(help="Measure that decides, such as abs_rel; may be repeated.")] = [],
+    every: Annotated[int, typer.Option(help="Judge every n-th pair.")] = 1,
+    store: Store = None,
+    node: NodeName = "",
+    force_reason: Annotated[str, typer.Option(help="Use them whatever the figures say; the reason is kept.")] = "",
+    device: Device = "auto",
+    json: Json = None,
+) -> None:
+    """Put weights into use, if they are no worse than those in use. Exit code 2: refused, nothing has changed."""
+    from fg_depth_ros.evaluation.replay_methods import of_weights
+    from fg_depth_ros.networks import FLOW_MODELS, load_model
+    from fg_depth_ros.networks.weights_store import WeightsStore
+
+    margins = Margins(margin, margin_per_bag, margin_latency, tuple(metric))
+    card = load_model(weights)[1]
+    if not (bags or force_reason):
+        raise ValueError("--bags: name recordings to judge the weights on, or say with --force-reason why without")
+    _nodes(node, card.name)
+    place = WeightsStore(store)
+    record: dict[str, Any] = {"source": str(weights.absolute())}
+    if bags and card.name in FLOW_MODELS:
+        raise ValueError(f"{weights}: '{card.name}' gives no depth to judge on bags; use --force-reason without --bags")
+    if bags:
+        current = _current(place, against, card.name)
+        report, decision = _judge(bags, of_weights(weights), current, margins, every, device)
+        if report is None or decision is None:
+            return  # another process of the launcher goes on
+        report.settings["promotion"] = {"accepted": decision.accepted, "reasons": decision.reasons, **vars(margins)}
+        _show(decision)
+        save(report, json)
+        record |= _figures(report, decision)
+        if not decision.accepted and not force_reason:
+            console.print(f"[red]refused[/], {weights} is not used; nothing has changed", soft_wrap=True)
+            raise typer.Exit(_REFUSED)
+    if force_reason:
+        record["forced"] = force_reason
+    _use(place, weights, record, node)
+
+
+@app.command()
+def rollback(
+    model: Annotated[str, typer.Argument(help="Model, such as depthnet_lite; not needed where there is one.")] = "",
+    why: Annotated[str, typer.Option(help="The reason, which is kept.")] = "",
+    store: Store = None,
+    node: NodeName = "",
+) -> None:
+    """Put back into use what the weights in use have replaced."""
+    from fg_depth_ros.networks.weights_store import StoreError, WeightsStore
+
+    place = WeightsStore(store)
+    known = place.models()
+    if not model and len(known) != 1:
+        raise ValueError(f"name the model to roll back: the store {place.folder} knows {', '.join(known) or 'none'}")
+    model = model or known[0]
+    history = place.history(model)
+    undo = None
+    if node and history is not None and history.previous is not None:
+        previous = history.previous
+        undo = _exchange(node, model, place.path(model, previous), previous.sha256)
+    try:
+        left, now = place.rollback(model, why)
+    except StoreError:
+        if undo is not None:
+            undo()
+        raise
+    console.print(f"{model}: {now.sha256[:_BRIEF]} is in use again, {left.sha256[:_BRIEF]} is not", highlight=False)
+    _tell_current(place, model)
+
+
+@app.command()
+def deployed(
+    model: Annotated[str, typer.Argument(help="Model; default: all that were promoted.")] = "",
+    store: Store = None,
+) -> None:
+    """What is in use, and how it came to that. Exit code 1 when a file of it is damaged or gone."""
+    from fg_depth_ros.networks.weights_store import WeightsStore
+
+    place = WeightsStore(store)
+    models = [model] if model else place.models()
+    problems = []
+    for name in models:
+        history = place.history(name)
+        if history is None:
+            console.print(f"{name}: nothing was promoted, the shipped weights are used", highlight=False)
+            continue
+        table = Table(title=name, title_justify="left")
+        for head in ("", "weights", "since", "replaced", "from", "left"):
+            table.add_column(head, overflow="fold")
+        for number, entry in enumerate(history.entries):
+            before = "" if entry.before is None else history.entries[entry.before].sha256[:_BRIEF]
+            left = "; ".join(f"{each['when']} {each['why']}".strip() for each in entry.left)
+            mark = "in use" if number == history.current else ""
+            source = str(entry.record.get("source", ""))
+            table.add_row(mark, entry.sha256[:_BRIEF], entry.since, before, source, left)
+        console.print(table)
+        _tell_current(place, name)
+        problems += place.problems(name)
+    if not models:
+        console.print(f"{place.folder}: nothing was promoted, the shipped weights are used", soft_wrap=True)
+    for problem in problems:
+        console.print(problem, style="red", markup=False, soft_wrap=True)
+    raise typer.Exit(1 if problems else 0)
+
+
+def _current(place: WeightsStore, against: str, model: str) -> ReplayMethod:
+    """What the candidate is held against."""
+    from fg_depth_ros.evaluation.replay_methods import of_weights, shipped
+    from fg_depth_ros.inference.matchers import CLASSICAL
+    from fg_depth_ros.networks import MODELS
+
+    if against in MODELS or against in CLASSICAL:
+        return shipped(against)
+    path = against or place.in_use(model)
+    if path is None:
+        raise ValueError(f"'{model}' has no weights in use and none come with the package: name some with --against")
+    return of_weights(path)
+
+
+def _judge(
+    bags: list[Path], candidate: ReplayMethod, current: ReplayMethod, margins: Margins, every: int, device: str
+) -> tuple[Report | None, Decision | None]:
+    """Both side by side on the bags; nothing in a process that does not lead."""
+    from fg_depth_ros.evaluation.replay import ReplayConfig, replay
+    from fg_depth_ros.evaluation.replay_methods import shipped
+
+    if candidate.kind != current.kind:
+        raise ValueError(
+            f"{candidate.weights} is a {candidate.kind} network and '{current.label}' a {current.kind} one: compare "
+            "weights of one kind (--against)"
+        )
+    methods = [current._replace(label="in use"), candidate._replace(label="candidate")]
+    if candidate.kind == "mono":  # what depth networks are judged by where a bag has no truth
+        methods.insert(0, shipped("flownet_stereo"))
+    found = replay(ReplayConfig(tuple(map(str, bags)), tuple(methods), every=every, device=device, worst=0))
+    if not found.leads:
+        return None, None
+    for entry in [*found.report.settings["left_out"], *found.report.settings["damaged"]]:
+        console.print(f"left out: {entry['name']}: {entry['reason']}", style="yellow", markup=False, soft_wrap=True)
+    found.report.command = "promote"
+    return found.report, decide(found.report.rows, "candidate", "in use", margins)
+
+
+def _show(decision: Decision) -> None:
+    table = Table(title="candidate against the weights in use")
+    for head in ("set", "pixels", "measure"):
+        table.add_column(head, overflow="fold")
+    for head in ("in use", "candidate", "worse by"):
+        table.add_column(head, justify="right")
+    for line in decision.table:
+        style = "" if line.accepted else "red"
+        figures = (f"{line.current:.4g}", f"{line.candidate:.4g}", f"{100 * line.worse:+.1f} %")
+        table.add_row(line.set, line.part, line.measure, *figures, style=style)
+    console.print(table)
+    for reason in decision.reasons:
+        console.print(reason, style="red", markup=False, soft_wrap=True)
+
+
+def _figures(report: Report, decision: Decision) -> dict[str, Any]:
+    """What the history keeps of the judgement."""
+    overall: list[Comparison] = [line for line in decision.table if line.set == ALL_SETS]
+    sha256 = {entry["label"]: entry["sha256"] for entry in report.settings["methods"]}
+    return {
+        "against": sha256["in use"],
+        "bags": [{key: bag[key] for key in ("name", "sha256", "replayed")} for bag in report.settings["bags"]],
+        "metrics": {f"{line.part}: {line.measure}": [line.current, line.candidate] for line in overall},
+        "reasons": decision.reasons,
+    }
+
+
+def _use(place: WeightsStore, weights: Path, record: dict[str, Any], node: str) -> None:
+    """Put the file into use: first the node, which may refuse, then the store."""
+    from fg_depth_ros.networks.weights_store import StoreError
+
+    model, sha256, path = place.add(weights)
+    undo = _exchange(node, model, path, sha256) if node else None
+    try:
+        _, history = place.promote(path, record | ({"node": node} if node else {}))
+    except StoreError:
+        if undo is not None:
+            undo()
+        raise
+    before = f", {history.previous.sha256[:_BRIEF]} before" if history.previous is not None else ""
+    console.print(f"{model}: {sha256[:_BRIEF]} is in use{before}", highlight=False)
+    _tell_current(place, model)
+
+
+def _nodes(node: str, model: str) -> Any:
+    """The module that talks to nodes, after the node was found; None where no node was named."""
+    if not node:
+        return None
+    try:
+        from fg_depth_ros.nodes import node_weights
+    except ImportError as error:
+        raise ValueError(f"--node {node} needs ROS ({error}): source a ROS installation, or leave it out") from error
+    node_weights.node_parameters(node, model)
+    return node_weights
+
+
+def _exchange(node: str, model: str, path: Path, sha256: str) -> Any:
+    """Let the node run these weights; returns what puts it back."""
+    nodes = _nodes(node, model)
+    taken = nodes.set_node_weights(node, model, str(path), sha256)
+    if taken.confirmed:
+        console.print(f"{node} runs {sha256[:_BRIEF]}", highlight=False)
+    else:
+        console.print(
+            f"{node} has taken {sha256[:_BRIEF]}, and will load it when depth from one image is first needed",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return lambda: nodes.set_node_parameters(node, taken.parameters)
+
+
+def _tell_current(place: WeightsStore, model: str) -> None:
+    from fg_depth_ros.networks.weights_store import CURRENT
+
+    console.print(f"for a node's next start: {place.folder / model / CURRENT}", highlight=False, soft_wrap=True)

@@ -1,0 +1,288 @@
+"""Weights in use on a robot, and the way back: a folder that remembers what was replaced by what, when and why.
+
+Below the store's folder, for each model by its name:
+
+- ``SHA12.safetensors``: weights that are or were in use, copied and checked by their hash;
+- ``history.json``: the entries in the order they came, and which one is in use;
+- ``current.safetensors``: a link to the one in use, to give a node at its start.
+
+The first entry is what came with the package when the store was first used, so that every way back ends there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from fg_depth_ros.networks.checkpoint import CheckpointError, load_checkpoint
+from fg_depth_ros.networks.registry import MODELS, has_weights, load_model, weights_path
+
+SCHEMA = "fg_depth_weights_history/1"
+VARIABLE = "FG_DEPTH_STORE"
+CURRENT = "current.safetensors"
+_HISTORY, _LOCK = "history.json", ".lock"
+
+
+class StoreError(ValueError):
+    """The store cannot do what was asked; the message names the folder or file, what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Weights that are or were in use.
+
+    ``before`` is the number of the entry that they replaced, None for the first; ``record`` is free: where the file
+    came from, on which bags it was judged, with which figures; ``left`` says when and why it was gone back from.
+    """
+
+    sha256: str
+    since: str
+    before: int | None
+    record: dict[str, Any] = field(default_factory=dict)
+    left: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def file(self) -> str:
+        """Name of its file in the model's folder."""
+        return f"{self.sha256[:12]}.safetensors"
+
+
+@dataclass(frozen=True)
+class History:
+    """The entries of one model. ``current`` is the number of the one in use."""
+
+    entries: tuple[Entry, ...]
+    current: int
+
+    @property
+    def entry(self) -> Entry:
+        """The one in use."""
+        return self.entries[self.current]
+
+    @property
+    def previous(self) -> Entry | None:
+        """The one that a way back leads to; None where there is none."""
+        before = self.entry.before
+        return None if before is None else self.entries[before]
+
+
+class WeightsStore:
+    """The store in a folder. Its files change under a lock, and each of them as a whole."""
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        """``folder``: default ``FG_DEPTH_STORE`` of the environment, else ``~/.local/share/fg_depth_ros/weights``."""
+        named = folder or os.environ.get(VARIABLE) or "~/.local/share/fg_depth_ros/weights"
+        self.folder = Path(named).expanduser().absolute()
+
+    def models(self) -> list[str]:
+        """Names of the models that have a history, sorted."""
+        return sorted(name for name in MODELS if (self.folder / name / _HISTORY).is_file())
+
+    def history(self, model: str) -> History | None:
+        """What is known of a model; None before its first promotion.
+
+        Raises:
+            StoreError: an unknown model, or a history that cannot be read.
+        """
+        path = self._of(model) / _HISTORY
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if values["schema"] != SCHEMA:
+                raise ValueError(f"its schema is {values['schema']!r}, expected {SCHEMA!r}")
+            history = History(tuple(Entry(**entry) for entry in values["entries"]), values["current"])
+            history.entry  # noqa: B018  # a number that is no entry's is found here
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            raise StoreError(
+                f"{path}: not a readable history ({error!r}); put a copy of it back, or move the folder "
+                f"{path.parent} away to begin anew"
+            ) from error
+        return history
+
+    def in_use(self, model: str) -> Path | None:
+        """The file of the weights in use, those of the package before the first promotion; None where there are none.
+
+        Raises:
+            StoreError: as ``history``, or the file is not there any more.
+        """
+        history = self.history(model)
+        if history is None:
+            return weights_path(model) if has_weights(model) else None
+        return self._file(model, history.entry)
+
+    def add(self, weights: str | Path) -> tuple[str, str, Path]:
+        """Copy a weights file into the store without putting it into use. Returns model's name, hash and path.
+
+        Raises:
+            CheckpointError: the file is none of a network, or damaged.
+            StoreError: the folder cannot be written, or its history cannot be read.
+        """
+        card = load_model(weights)[1]
+        with self._changing(card.name):
+            return card.name, card.sha256, self._keep(weights, card.name, card.sha256)
+
+    def promote(self, weights: str | Path, record: Mapping[str, Any]) -> tuple[str, History]:
+        """Put a weights file into use. Returns its model's name and the history after that.
+
+        Nothing has changed when it raises. Weights that are in use already become no second entry.
+
+        Raises:
+            CheckpointError: the file is none of a network, or damaged.
+            StoreError: the folder cannot be written, or its history cannot be read.
+        """
+        card = load_model(weights)[1]
+        with self._changing(card.name) as before:
+            if before is not None and before.entry.sha256 == card.sha256:
+                self._keep(weights, card.name, card.sha256)  # in case its file was lost or damaged
+                return card.name, self._written(card.name, before)
+            history = before or self._first(card.name)
+            self._keep(weights, card.name, card.sha256)
+            entry = Entry(card.sha256, _now(), history.current if history.entries else None, dict(record))
+            return card.name, self._written(card.name, History((*history.entries, entry), len(history.entries)))
+
+    def rollback(self, model: str, why: str = "") -> tuple[Entry, Entry]:
+        """Put back into use what the weights in use have replaced. Returns (what was left, what is in use now).
+
+        Raises:
+            StoreError: nothing lies before, its file is gone or damaged, or the folder cannot be written.
+        """
+        with self._changing(model) as history:
+            if history is None:
+                raise StoreError(f"{self._of(model)}: nothing was promoted yet, so there is nothing to go back from")
+            if history.previous is None:
+                raise StoreError(
+                    f"{self._of(model)}: {history.entry.sha256[:12]} is the first entry, nothing lies before it; "
+                    "promote other weights instead"
+                )
+            self._checked(model, history.previous)
+            left = history.entry
+            told = Entry(**{**asdict(left), "left": [*left.left, {"when": _now(), "why": why}]})
+            entries = tuple(told if number == history.current else e for number, e in enumerate(history.entries))
+            assert left.before is not None
+            now = self._written(model, History(entries, left.before))
+            return told, now.entry
+
+    def problems(self, model: str) -> list[str]:
+        """What is wrong with the files of a model, in words."""
+        history = self.history(model)
+        if history is None:
+            return []
+        found = []
+        link = self._of(model) / CURRENT
+        if not link.is_symlink() or os.readlink(link) != history.entry.file:
+            found.append(f"{link} does not lead to {history.entry.file}, which is in use; promote it again")
+        try:
+            self._checked(model, history.entry)
+        except StoreError as error:
+            found.append(str(error))
+        return found
+
+    def path(self, model: str, entry: Entry) -> Path:
+        """Where the weights of an entry lie."""
+        return self._of(model) / entry.file
+
+    def _of(self, model: str) -> Path:
+        if model not in MODELS:
+            raise StoreError(f"unknown model '{model}'; known: {', '.join(sorted(MODELS))}")
+        return self.folder / model
+
+    def _file(self, model: str, entry: Entry) -> Path:
+        path = self.path(model, entry)
+        if not path.is_file():
+            raise StoreError(f"{path}: the weights in use are gone; promote them again, or roll back")
+        return path
+
+    def _checked(self, model: str, entry: Entry) -> None:
+        path = self.path(model, entry)
+        try:
+            found = load_checkpoint(path)[1].sha256
+        except CheckpointError as error:
+            raise StoreError(f"{error}; nothing was changed") from error
+        if found != entry.sha256:
+            raise StoreError(
+                f"{path} holds weights {found[:12]}, not {entry.sha256[:12]}; nothing was changed: put the right file "
+                "back, or promote other weights"
+            )
+
+    def _first(self, model: str) -> History:
+        """The history that a first promotion continues: the weights of the package, where there are any."""
+        if not has_weights(model):
+            return History((), 0)
+        card = load_checkpoint(weights_path(model))[1]
+        self._keep(weights_path(model), model, card.sha256)
+        return History((Entry(card.sha256, _now(), None, {"source": "shipped with the package"}),), 0)
+
+    def _keep(self, weights: str | Path, model: str, sha256: str) -> Path:
+        """Copy weights into the store, unless they are there and whole."""
+        folder, name = self._of(model), f"{sha256[:12]}.safetensors"
+        with contextlib.suppress(CheckpointError):
+            if load_checkpoint(folder / name)[1].sha256 == sha256:
+                return folder / name
+        partial = folder / f".{name}.{os.getpid()}.partial"
+        try:
+            shutil.copyfile(weights_path(weights), partial)
+            if load_checkpoint(partial)[1].sha256 != sha256:  # the file was exchanged meanwhile
+                raise StoreError(f"{weights} changed while it was copied; try again")
+            _sync(partial)
+            os.replace(partial, folder / name)
+        finally:
+            partial.unlink(missing_ok=True)
+        return folder / name
+
+    def _written(self, model: str, history: History) -> History:
+        """Write the history, and lead the link to its current entry. The history is what counts: were the power to
+        fail between the two, the next promotion or way back would lead the link there.
+        """
+        folder = self._of(model)
+        values = {"schema": SCHEMA, "current": history.current, "entries": [asdict(e) for e in history.entries]}
+        text = json.dumps(values, indent=1) + "\n"
+        partial, link = (folder / f".{name}.{os.getpid()}.partial" for name in (_HISTORY, CURRENT))
+        try:
+            partial.write_text(text, encoding="utf-8")
+            _sync(partial)
+            os.replace(partial, folder / _HISTORY)
+            link.unlink(missing_ok=True)
+            link.symlink_to(history.entry.file)
+            os.replace(link, folder / CURRENT)
+            _sync(folder)
+        finally:
+            partial.unlink(missing_ok=True)
+            link.unlink(missing_ok=True)
+        return history
+
+    @contextlib.contextmanager
+    def _changing(self, model: str) -> Iterator[History | None]:
+        """The history, while nobody else changes it. OSError becomes StoreError."""
+        folder = self._of(model)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / _LOCK).open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield self.history(model)
+        except OSError as error:
+            raise StoreError(
+                f"{error.filename or folder}: the store cannot be written ({error.strerror or error}); free space or "
+                f"fix the permissions, or name another folder (--store, or {VARIABLE})"
+            ) from error
+
+
+def _sync(path: Path) -> None:
+    """Have a file, or the names in a folder, safe on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,18 @@
+"""The Python class of a message type that is known by name only."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+def message_class(name: str) -> Any:
+    """The Python class of a type such as ``sensor_msgs/msg/Image``.
+
+    Raises ValueError, with the way out, where it is not installed.
+    """
+    package, _, kind = name.partition("/msg/")
+    try:
+        return getattr(importlib.import_module(f"{package}.msg"), kind)
+    except (ImportError, AttributeError, TypeError) as error:  # the last for a name that names no package
+        raise ValueError(f"its type {name} cannot be imported ({error}): install or source {package}") from error
