@@ -140,6 +140,16 @@ def test_better_weights_are_used_worse_ones_refused_and_the_way_back_is_short(ca
     assert status == 1 and "is the first entry" in text
 
 
+def test_the_way_back_from_a_first_promotion_leads_to_what_it_was_held_against(call, store, bags, tmp_path) -> None:
+    near, sha_near = says(3.3, tmp_path / "near.safetensors")
+    exact, sha_exact = says(3.0, tmp_path / "exact.safetensors")
+    status, text = call("promote", exact, "--against", near, "--bags", bags)
+    assert status == 0 and f"{sha_exact[:12]} is in use, {sha_near[:12]} before" in text
+    for expected in (sha_near, SHIPPED):
+        assert call("rollback")[0] == 0
+        assert store.history(MODEL).entry.sha256 == expected
+
+
 def test_a_reason_forces_what_the_figures_refuse_and_is_kept(call, store, bags, tmp_path) -> None:
     exact, _ = says(3.0, tmp_path / "exact.safetensors")
     far, sha_far = says(9.0, tmp_path / "far.safetensors")

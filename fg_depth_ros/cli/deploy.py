@@ -71,7 +71,7 @@ def promote(
             raise typer.Exit(_REFUSED)
     if force_reason:
         record["forced"] = force_reason
-    _use(place, weights, record, node)
+    _use(place, weights, record, node, against)
 
 
 @app.command()
@@ -204,13 +204,19 @@ def _figures(report: Report, decision: Decision) -> dict[str, Any]:
     }
 
 
-def _use(place: WeightsStore, weights: Path, record: dict[str, Any], node: str) -> None:
-    """Put the file into use: first the node, which may refuse, then the store."""
+def _use(place: WeightsStore, weights: Path, record: dict[str, Any], node: str, against: str) -> None:
+    """Put the file into use: first the node, which may refuse, then the store. Where nothing was promoted before, what
+    it was held ``against`` is what it replaces."""
+    from fg_depth_ros.networks import load_model
+    from fg_depth_ros.networks.registry import weights_path
     from fg_depth_ros.networks.weights_store import StoreError
 
     model, sha256, path = place.add(weights)
     undo = _exchange(node, model, path, sha256) if node else None
     try:
+        unknown = bool(against) and place.history(model) is None
+        if unknown and weights_path(against).is_file() and load_model(against)[1].name == model:
+            place.promote(weights_path(against), {"source": against, "note": "in use before, as --against says"})
         _, history = place.promote(path, record | ({"node": node} if node else {}))
     except StoreError:
         if undo is not None:

@@ -368,7 +368,8 @@ def main(args: list[str] | None = None) -> int:
     use_shared_memory_profile()
     # rclpy's own handlers shut the context down at once; the report and its last words come first here.
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for ending in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs begin with SIGINT ignored
+        signal.signal(ending, signal.default_int_handler)
     node: ReplayEvaluatorNode | None = None
     try:
         node = ReplayEvaluatorNode()

@@ -24,7 +24,6 @@ from fg_depth_ros.recording.writing import DISK, Encode, OnFault, Plan, Writing,
 
 __all__ = ["Message", "Recorder", "RecorderConfig", "Topic"]
 
-KINDS = ("interval", "motion", "disagreement", "low_confidence", "calibration", "manual", "continuous")
 RECOVERY, INTERNAL, DESCRIPTION = "recovery", "internal", "description"
 
 _LOG = logging.getLogger(__name__)

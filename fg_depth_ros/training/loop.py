@@ -367,7 +367,7 @@ def run(config: Training, module: TrainingModule, keeper: Keeper, open_feed: Fee
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     on_gpu = torch.cuda.is_available()
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))  # processes on this machine, where torchrun started them
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))  # processes of torchrun on this machine
     trainer = pl.Trainer(
         default_root_dir=out,
         logger=TensorBoardLogger(str(out), name="", version="tensorboard"),
