@@ -43,7 +43,7 @@ def record() -> Path:
     left, right = texture[:, :320].copy(), texture[:, DISPARITY : 320 + DISPARITY].copy()
     depth = np.full((240, 320), 300.0 * 0.12 / DISPARITY, np.float32)
     frames = [StereoFrame(10**18 + k * 300_000_000, left, right, depth) for k in range(PAIRS)]
-    return write_stereo_bag(OUT / "wall", frames, rig)
+    return write_stereo_bag(OUT / "wall.3m", frames, rig)
 
 
 @pytest.mark.rostest
@@ -51,7 +51,8 @@ def generate_test_description() -> LaunchDescription:
     """The launch file as users start it."""
     os.environ["ROS_DOMAIN_ID"] = str(free_domain_id())
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    arguments = {"bag": str(record()), "out": str(OUT / "out"), "model": "sgbm", "player": "own"}
+    # A quiet log must not hide from the launch file that the depth node is ready.
+    arguments = {"bag": str(record()), "out": str(OUT / "out"), "model": "sgbm", "player": "own", "log_level": "warn"}
     file = os.path.join(SHARE, "launch", "replay_evaluation.launch.py")
     return LaunchDescription(
         [
@@ -77,6 +78,7 @@ class TestReport(unittest.TestCase):
         """Sent, delivered or dropped with a reason; true depth found; exit status 0."""
         launch_testing.asserts.assertExitCodes(proc_info)
         report = read_report(OUT / "out" / "report.json")
+        assert {row["set"] for row in report.rows} == {"wall.3m"}  # as offline replay names it
         (timing,) = [row["metrics"] for row in report.rows if row["kind"] == "timing"]
         assert timing["pairs_sent"] == PAIRS == len(report.series)
         assert timing["pairs_unaccounted"] == 0
