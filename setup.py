@@ -44,10 +44,10 @@ ROS = [
     "ros-std-srvs>=5.5,<6",
     "ros-stereo-msgs>=5.5,<6",
 ]
-# What data sets and recordings come in: bags without ROS (rosbags reads them; mcap writes them so that every message is
-# safe as soon as it is there, its chunks packed by zstandard), and MATLAB files (NYU). h5py reads those of version 7.3
-# only, scipy the older ones.
-DATA = ["h5py>=3.6", "mcap>=1.3", "rosbags>=0.11", "scipy>=1.8", "zstandard>=0.20"]
+# What data sets and recordings come in. Bags without ROS: rosbags reads them; mcap knows their records, which are
+# written so that every message is safe as soon as it is there; zstandard packs them, and lz4 unpacks what other
+# recorders wrote. MATLAB files (NYU): h5py reads those of version 7.3 only, scipy the older ones.
+DATA = ["h5py>=3.6", "lz4>=3.0", "mcap>=1.3", "rosbags>=0.11", "scipy>=1.8", "zstandard>=0.20"]
 TRAIN = ["pytorch-lightning>=2.2", "tensorboard>=2.14"]
 ONNX = ["onnx>=1.15", "onnxruntime>=1.17", "onnxscript>=0.1"]
 # colcon runs pytest only where an extra called "test" asks for it.
