@@ -12,6 +12,8 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironment
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from fg_depth_ros.nodes.environment import use_shared_memory_profile
+
 SHARE = Path(get_package_share_directory("fg_depth_ros"))
 
 ARGUMENTS = {
@@ -64,10 +66,10 @@ def generate_launch_description():
         DeclareLaunchArgument(name, default_value=default, description=text)
         for name, (default, text) in ARGUMENTS.items()
     ]
-    variables = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")  # Fast DDS 3, and 2
-    if not any(os.environ.get(variable) for variable in variables):
-        # Fast DDS's defaults lose most images.
-        profile = SHARE / "config" / "fastdds_shm.xml"
-        actions += [SetEnvironmentVariable(variable, str(profile)) for variable in variables]
+    # Fast DDS's defaults lose most images.
+    environment = dict(os.environ)
+    if use_shared_memory_profile(environment):
+        changed = environment.items() - os.environ.items()
+        actions += [SetEnvironmentVariable(name, value) for name, value in sorted(changed)]
     actions.append(OpaqueFunction(function=start_node))
     return LaunchDescription(actions)
