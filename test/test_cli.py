@@ -7,8 +7,9 @@ import json
 import cv2
 import numpy as np
 import pytest
-from pair_folders import write_pairs
+from pair_folders import planes, small_rig, write_pairs
 
+from fg_depth_ros.data.bag_writing import write_stereo_bag
 from fg_depth_ros.data.datasets import motorcycle
 from fg_depth_ros.data.formats import read_kitti_disparity, read_pfm, read_png_depth
 
@@ -79,6 +80,11 @@ def test_infer_does_a_folder_and_names_what_it_skips(run, tmp_path):
         (["bench", "--size", "big"], "size 'big' is not WIDTHxHEIGHT"),
         (["synth", "stereo", "--out", "x", "--photos", "/nowhere"], "photo folder /nowhere does not exist"),
         (["train", "stereo", "--out", "x"], "give steps or hours"),
+        (
+            ["play", ".", "--remap", "a b:=/c"],
+            "--remap 'a b:=/c' is no rule: give FROM:=TO, such as /left/image_rect:=",
+        ),
+        (["play", ".", "--remap", "/a:=/b@d"], "--remap '/a:=/b@d' is no rule"),
     ],
 )
 def test_every_mistake_is_one_line_with_the_way_out(run, tmp_path, monkeypatch, arguments, message):
@@ -90,6 +96,18 @@ def test_every_mistake_is_one_line_with_the_way_out(run, tmp_path, monkeypatch, 
     assert message in text
     assert "Traceback" not in text
     assert not (tmp_path / "x").exists()  # nothing half written
+
+
+def test_what_the_system_refuses_is_one_line_too(run, tmp_path, monkeypatch):
+    """A file that cannot be written names itself; an error that is none of the system's shows all of it."""
+    (tmp_path / "file").write_text("")
+    bag = write_stereo_bag(tmp_path / "bag", [(10**9, *planes(0)[:2])], small_rig())
+    status, text = run("bag", "check", bag, "--json", tmp_path / "file" / "x.json")
+    assert status == 1
+    assert f"fg-depth: {tmp_path}/file/x.json: Not a directory; check the path, its permissions and" in text
+    monkeypatch.setattr("fg_depth_ros.data.bag_folders.find_bags", lambda paths: [][1])
+    with pytest.raises(IndexError):
+        run("bag", "check", bag)
 
 
 def test_evaluate_stereo_writes_the_report(run, tmp_path):

@@ -68,7 +68,7 @@ def store(tmp_path: Path) -> WeightsStore:
 # ---- bad input -----------------------------------------------------------------------------------------------------
 
 
-def test_what_cannot_be_judged_is_refused_before_any_work(call, store, bags, tmp_path) -> None:
+def test_what_cannot_be_judged_is_refused_before_any_work(run, call, store, bags, tmp_path) -> None:
     good, _ = says(3.0, tmp_path / "good.safetensors")
     (tmp_path / "bad.safetensors").write_bytes(b"nothing")
     stereo = create_model("flownet_stereo", **TINY_STEREO)
@@ -82,9 +82,12 @@ def test_what_cannot_be_judged_is_refused_before_any_work(call, store, bags, tmp
         ((good, "--bags", bags, "--margin", "-1"), "margins must be 0 or more"),
         ((tmp_path / "stereo.safetensors", "--bags", bags, "--against", good), "compare weights of one kind"),
         ((weights_path("flownet_lite"), "--bags", bags), "'flownet_lite' gives no depth to judge on bags"),
+        ((good, "--bags", bags, "--json", good / "x.json"), "good.safetensors: Not a directory; check the path"),
     ]:
         status, text = call("promote", *arguments)
         assert (status, why in text) == (1, True), text
+    status, text = run("promote", good, "--bags", bags, "--store", good)
+    assert status == 1 and "good.safetensors: Not a directory; check the path" in text and "abs_rel" not in text
     assert store.models() == []
     status, text = call("rollback")
     assert status == 1 and "name the model to roll back" in text and "knows none" in text

@@ -93,7 +93,7 @@ def test_weights_that_are_not_better_end_with_status_2(run, tmp_path, bags):
 def test_bags_are_checked(run, tmp_path, bags):
     status, text = run("bag", "check", bags, "--json", tmp_path / "found.json")
     assert status == 1 and "2 of 3 bag(s) can be used" in text
-    assert "ep_c: leave out: " in text and "name the camera_info topics, or give the calibration" in text
+    assert "ep_c: leave out: " in text and "name the camera_info topics (left_info, right_info)" in text
     found = json.loads((tmp_path / "found.json").read_text())
     assert [bag["pairs"] for bag in found] == [20, 20, 0] and found[0]["rate"] == pytest.approx(10)
     status, text = run("bag", "check", bags / "ep_a", write(tmp_path / "gap", (SECOND, 2 * SECOND, 9 * SECOND)))

@@ -33,6 +33,14 @@ def test_a_killed_recording_is_completed_once(run, tmp_path):
     assert run("recover", root) == (0, f"{root}: nothing to recover")
 
 
+def test_bags_of_others_in_a_folder_are_not_called_fine(run, tmp_path):
+    bag = write(tmp_path / "bags" / "bag")
+    storage_file(bag).write_bytes(storage_file(bag).read_bytes()[:-500])
+    status, text = run("recover", tmp_path / "bags")
+    assert status == 0
+    assert text.endswith(f"; 1 bag(s) of other recorders were not looked at: name them, such as {bag}")
+
+
 def test_several_paths_and_what_cannot_be_recovered(run, tmp_path):
     root, _ = left_behind(tmp_path, 0)
     bag = write(tmp_path / "bag")

@@ -32,7 +32,12 @@ def test_what_cannot_be_replayed_is_said_in_a_line(tmp_path, run):
     status, text = run("replay", bag, "--out", tmp_path / "out", "--weights", tmp_path / "lost.safetensors")
     assert status == 1 and "lost.safetensors does not exist" in text
     status, text = run("replay", bag, "--out", tmp_path / "out", "--model", "none")
-    assert status == 1 and "no method" in text
+    assert status == 1 and "nothing to replay with: name weights (--weights)" in text
+    (tmp_path / "file").write_text("")
+    status, text = run("replay", bag, "--out", tmp_path / "file" / "out", "--model", "sgbm")
+    assert (status, text) == (
+        1, f"fg-depth: {tmp_path}/file: Not a directory; check the path, its permissions and the free space",
+    )  # fmt: skip
     assert not (tmp_path / "out").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -52,8 +53,29 @@ def test_a_bag_without_camera_info_is_left_out_with_the_way_out(tmp_path):
     check = check_bag(images)
     assert not check.usable and check.sha256 == bag_sha256(images)
     assert "no camera_info for /left/image_rect" in check.reasons
-    assert "name the camera_info topics, or give the calibration" in check.reasons
+    assert "name the camera_info topics (left_info, right_info); where there are none, record" in check.reasons
     assert check_bag(images, rig=small_rig()).usable
+
+
+def test_an_episode_that_is_not_what_the_recorder_wrote_is_left_out(tmp_path):
+    bag = write(tmp_path / "bag")
+    (bag / "episode.json").write_text(json.dumps({"files": {storage_file(bag).name: bag_sha256(bag)}}))
+    assert check_bag(bag).usable
+    content = bytearray(storage_file(bag).read_bytes())
+    middle = content.index(planes(1)[0].tobytes()[:64])  # pixels of one image
+    content[middle + 100] ^= 255
+    storage_file(bag).write_bytes(content)
+    check = check_bag(bag)
+    assert not check.usable and "damaged or changed after it was recorded; copy it again, or remove" in check.reasons
+    (bag / "episode.json").unlink()
+    assert check_bag(bag).usable
+
+
+def test_images_of_a_looping_source_are_told(tmp_path):
+    check = check_bag(write(tmp_path / "bag", (SECOND, 2 * SECOND, 3 * SECOND, SECOND, 2 * SECOND)))
+    assert check.usable and check.pairs == 3
+    (text,) = texts(check, "warn")
+    assert "4 images repeat the stamp of an earlier one" in text
 
 
 def test_a_camera_that_changes_within_the_bag_is_found_at_its_last_message(tmp_path):

@@ -213,8 +213,8 @@ def test_what_is_broken_is_named_and_the_rest_is_played(listen, tmp_path, caplog
     (cut / "metadata.yaml").unlink()
     text_bag(
         tmp_path / "day" / "d_odd",
-        [("/odd", 5, b"\0\1\0\0\7"), ("/words", 6, b"\0"), ("/words", 7, string("good"))],
-        {"/odd": "nobody_msgs/msg/Odd", "/words": STRING},
+        [("/odd", 5, b"\0\1\0\0\7"), ("/words", 6, b"\0"), ("/words", 7, string("good")), ("/a b!", 8, string("x"))],
+        {"/odd": "nobody_msgs/msg/Odd", "/words": STRING, "/a b!": STRING},
     )
     listener = listen({**TOPICS, "/words": STRING})
     text = play(listener, tmp_path / "day", rate=20.0)
@@ -224,6 +224,7 @@ def test_what_is_broken_is_named_and_the_rest_is_played(listen, tmp_path, caplog
     assert came(listener, "/words", [string("good")])
     assert "a bag is left out:" in text and "a_broken" in text
     assert "/odd is left out: its type nobody_msgs/msg/Odd cannot be imported" in text
+    assert "/a b! is left out: Invalid topic name" in text
     assert "/words at 6 ns is left out, and others like it: 1 bytes are no message" in text
     assert "cut off or damaged behind byte" in caplog.text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -155,6 +156,22 @@ def test_quota_is_a_warning_and_the_oldest_go(make: Make) -> None:
     assert len(lines) > len(kept) >= 1
     assert kept == sorted(line["name"] for line in lines)[-len(kept) :]
     assert sum(file.stat().st_size for file in bench.root.rglob("*.mcap")) < 3 * 2**20
+
+
+def test_a_quota_that_is_too_small_is_named_before_the_drops_that_it_makes(make: Make) -> None:
+    bench = make(quota=0.0001, record="continuous")  # 107,374 bytes
+    bench.play(lambda: bench.values("recording").get("dropped: quota", "0") != "0")
+    bench.play(lambda: bench.level("recording") == 1)
+    assert re.search(r"take 0 bytes and need \d\d\d,\d\d\d more, of 107,374; move some elsewhere", bench.told())
+
+
+def test_names_that_can_be_no_topic_are_told_and_the_rest_is_recorded(make: Make) -> None:
+    bench = make(topics=["not a topic", "", "/tf"], record="continuous")
+    bench.play_until_written(2)
+    bench.play(lambda: bench.level("recording") == 1)
+    assert bench.told().startswith("parameter topics: 'not a topic' (")
+    assert bench.told().endswith("can be no topic and is not recorded; give names such as /odom")
+    assert "/tf waits" in bench.values("recording")
 
 
 def test_a_killed_logger_is_recovered_at_the_next_start_and_sigint_completes(

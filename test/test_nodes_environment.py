@@ -20,7 +20,14 @@ def test_the_profile_is_set_where_nothing_was_chosen() -> None:
     assert use_shared_memory_profile(environ)
     assert Path(environ[VARIABLE]).name == "fastdds_shm.xml"
     assert Path(environ[VARIABLE]).is_file()
+    assert environ.keys() == {VARIABLE}  # Kilted warns of the other one
     assert not use_shared_memory_profile(environ)  # and it stays
+
+
+def test_fast_dds_2_is_told_by_its_own_variable() -> None:
+    environ = {"ROS_DISTRO": "jazzy"}
+    assert use_shared_memory_profile(environ)
+    assert environ.keys() == {"ROS_DISTRO", "FASTRTPS_DEFAULT_PROFILES_FILE"}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 import fg_depth_ros
 
 COLCON = Path(sys.executable).parent / "colcon"
-NODES = ("stereo_depth_node", "stereo_player_node", "replay_evaluator_node")
+NODES = ("stereo_depth_node", "stereo_player_node", "replay_evaluator_node", "data_logger_node", "bag_player_node")
 
 pytestmark = [
     pytest.mark.slow,
@@ -104,6 +104,8 @@ def test_shared_files_are_installed_unchanged(workspace: Workspace, repository: 
     for name in (
         "package.xml",
         "launch/stereo_depth.launch.py",
+        "launch/data_logger.launch.py",
+        "launch/replay_evaluation.launch.py",
         "config/stereo_depth.yaml",
         "config/fastdds_shm.xml",
         "rviz/stereo_depth.rviz",

@@ -7,6 +7,7 @@ import shutil
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 from bag_support import SECOND, storage_file
 from bag_support import write as write_bag
@@ -294,6 +295,56 @@ def test_a_bag_without_chunks_and_without_index(tmp_path):
     (entry,) = recover(path)
     assert (entry.messages, entry.done) == (4, True)
     assert contents(tmp_path / "plain_recovered") == [("/words", k + 1, texts[k]) for k in range(4)]
+
+
+@pytest.mark.parametrize("compression", ["NONE", "LZ4", "ZSTD"])
+def test_a_damaged_chunk_of_a_foreign_bag_costs_no_more_than_itself(tmp_path, compression):
+    from mcap.writer import CompressionType, Writer
+
+    path = tmp_path / "drive.mcap"
+    writer = Writer(str(path), chunk_size=1000, compression=CompressionType[compression])
+    writer.start("ros2")
+    schema = writer.register_schema("std_msgs/msg/String", "ros2msg", b"string data\n")
+    channel = writer.register_channel("/words", "cdr", schema, {"offered_qos_profiles": ""})
+    texts = [b"\0\1\0\0" + np.random.default_rng(k).bytes(600) for k in range(12)]  # two a chunk
+    for k, text in enumerate(texts):
+        writer.add_message(channel, k + 1, text, k + 1)
+    writer.finish()
+    content = path.read_bytes()
+    at = content.index(texts[5][100:500])
+    path.write_bytes(content[:at] + b"\xff" * 200 + content[at + 200 :])
+    (entry,) = recover(path)
+    assert (entry.messages, entry.done) == (10, True)
+    assert 1200 < entry.lost_bytes < 1800
+    assert "fails its checksum: its whole messages are in drive_recovered" in entry.note
+    assert contents(tmp_path / "drive_recovered") == [
+        ("/words", k + 1, text) for k, text in enumerate(texts) if k not in (4, 5)
+    ]
+
+
+def test_the_file_of_a_part_is_left_to_its_writer_and_else_completed_in_place(source, tmp_path):
+    root = source.copy(tmp_path / "root", source.bytes)
+    (entry,) = recover(source.file)  # is being written
+    assert (entry.messages, entry.note) == (0, "is being written; left alone")
+    assert list(source.folder.glob("*recovered*")) == []
+    (entry,) = recover(mcap_of(part_folder(root, source.name), source.name))
+    assert entry.done and [folder.name for folder in episodes(root)] == [source.name]
+
+
+def test_a_damaged_metadata_is_called_so(tmp_path):
+    bag = write_bag(tmp_path / "bag")
+    (bag / "metadata.yaml").write_text("{{: nonsense")
+    (entry,) = recover(bag)
+    assert entry.note == "its metadata.yaml is damaged: its whole messages are in bag_recovered"
+
+
+def test_what_may_not_be_looked_at_is_named(tmp_path, monkeypatch):
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refused)
+    with pytest.raises(FileError, match="locked: cannot be read .Permission denied.; check its permissions"):
+        recover(tmp_path / "locked")
 
 
 def test_what_cannot_be_recovered_is_said(tmp_path):

@@ -102,7 +102,7 @@ def test_what_is_not_ours_stays_and_the_reason_is_said(tmp_path):
     space = Space(tmp_path, 1500, 0)
     why = space.room_for(400, current="e", written=1200)
     assert why.startswith("quota: the recordings in")
-    assert "2,200 bytes of 1,500" in why
+    assert "take 2,200 bytes and need 400 more, of 1,500" in why
     assert names(tmp_path) == ["episode_1", "kept_by_hand", "other"]  # its 1,000 bytes would not be enough
 
 
@@ -114,7 +114,9 @@ def test_the_episode_that_is_continued_and_parts_stay_but_count(tmp_path):
     (tmp_path / ".now.part" / "data").write_bytes(bytes(300))
     space = Space(tmp_path, 2100, 0)
     assert space.room_for(100, current="now", written=300, keep="episode_1") == ""
-    assert "2,000 bytes of 2,100" in space.room_for(101, current="now", written=300, keep="episode_1")
+    assert "take 2,000 bytes and need 101 more, of 2,100" in space.room_for(
+        101, current="now", written=300, keep="episode_1"
+    )
     assert names(tmp_path) == [".episode_0.part", ".now.part", "episode_1"]
 
 

@@ -54,6 +54,13 @@ def main() -> None:
     """Entry point: errors that name their cause are one line, not a traceback."""
     try:
         app()
+    except OSError as error:
+        if error.errno is None:
+            raise  # no word of the system
+        where = f"{error.filename}: " if error.filename is not None else ""
+        text = f"fg-depth: {where}{error.strerror}; check the path, its permissions and the free space"
+        console.print(Text(text, style="red"), soft_wrap=True)
+        sys.exit(1)
     except Exception as error:
         ours = type(error).__module__.startswith("fg_depth_ros.")
         if not ours and not isinstance(error, (ValueError, FloatingPointError)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,6 +57,14 @@ def save(report: Report, json: Path | None) -> None:
     if json is not None:
         report.write_json(json)
         console.print(f"report: {json}", highlight=False, soft_wrap=True)
+
+
+def check_folder(folder: Path) -> None:
+    """Before long work: whether its results can be written there. Makes nothing; raises OSError where they cannot."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    code = errno.ENOTDIR if not there.is_dir() else 0 if os.access(there, os.W_OK | os.X_OK) else errno.EACCES
+    if code:
+        raise OSError(code, os.strerror(code), str(there))
 
 
 def image_size_of(text: str) -> tuple[int, int]:

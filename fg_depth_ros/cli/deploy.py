@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from fg_depth_ros.cli.app import Device, Json, app, console, save
+from fg_depth_ros.cli.app import Device, Json, app, check_folder, console, save
 from fg_depth_ros.evaluation.promotion import ALL_SETS, Comparison, Decision, Margins, decide
 
 if TYPE_CHECKING:
@@ -57,13 +57,15 @@ def promote(
     record: dict[str, Any] = {"source": str(weights.absolute())}
     if bags and card.name in FLOW_MODELS:
         raise ValueError(f"{weights}: '{card.name}' gives no depth to judge on bags; use --force-reason without --bags")
+    for folder in (place.folder, *([json.parent] if json is not None else [])):
+        check_folder(folder)
     if bags:
         current = _current(place, against, card.name)
         report, decision = _judge(bags, of_weights(weights), current, margins, every, device)
         if report is None or decision is None:
             return  # another process of the launcher goes on
         report.settings["promotion"] = {"accepted": decision.accepted, "reasons": decision.reasons, **vars(margins)}
-        _show(decision)
+        _show(decision, against or "the weights in use")
         save(report, json)
         record |= _figures(report, decision)
         if not decision.accepted and not force_reason:
@@ -177,11 +179,11 @@ def _judge(
     return found.report, decide(found.report.rows, "candidate", "in use", margins)
 
 
-def _show(decision: Decision) -> None:
-    table = Table(title="candidate against the weights in use")
+def _show(decision: Decision, against: str) -> None:
+    table = Table(title=f"candidate against {against}")
     for head in ("set", "pixels", "measure"):
         table.add_column(head, overflow="fold")
-    for head in ("in use", "candidate", "worse by"):
+    for head in ("current", "candidate", "worse by"):
         table.add_column(head, justify="right")
     for line in decision.table:
         style = "" if line.accepted else "red"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ _COLUMNS = {
                "published_p95_ms"],
 }  # fmt: skip
 _TABLE_WIDTH = 130
+_RULE = re.compile(r"[\w/~{}:]+:=[\w/~{}]+")
 Rate = Annotated[float, typer.Option(help="How many times as fast as it was recorded.")]
 Bags = Annotated[list[Path], typer.Argument(help="Bags, or folders of bags, played one after the other.")]
 
@@ -35,6 +37,9 @@ def play(
     wait_timeout: Annotated[float, typer.Option(help="Give up waiting after so many seconds; 0: never.")] = 0.0,
 ) -> None:
     """Play bags on the topics that they were recorded from, where there is no `ros2 bag play`."""
+    if wrong := [rule for rule in remap if not _RULE.fullmatch(rule)]:
+        raise ValueError(f"--remap '{wrong[0]}' is no rule: give FROM:=TO, such as /left/image_rect:=/cam/image_rect")
+
     from fg_depth_ros.nodes.bag_player_node import main
 
     values = {

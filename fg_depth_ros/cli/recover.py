@@ -29,7 +29,8 @@ def recover_recordings(
             failed = True
             continue
         if not found:
-            console.print(f"{path}: nothing to recover", highlight=False, soft_wrap=True, markup=False)
+            text = f"{path}: nothing to recover{_others(path)}"
+            console.print(text, highlight=False, soft_wrap=True, markup=False)
         for entry in found:
             failed |= not entry.done
             lost = f", {entry.lost_bytes:,} bytes without a whole message" if entry.lost_bytes else ""
@@ -39,3 +40,18 @@ def recover_recordings(
             )  # fmt: skip
     if failed:
         raise typer.Exit(1)
+
+
+def _others(folder: Path) -> str:
+    """Bags below a recording folder that are none of its episodes, in words."""
+    from fg_depth_ros.data.bag_folders import find_bags
+    from fg_depth_ros.data.formats import FileError
+    from fg_depth_ros.recording.manifest import read_episode
+
+    try:
+        bags = [bag for bag in find_bags([folder]) if not (bag.is_dir() and read_episode(bag))]
+    except FileError:  # none at all
+        return ""
+    if not bags:
+        return ""
+    return f"; {len(bags)} bag(s) of other recorders were not looked at: name them, such as {bags[0]}"

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from fg_depth_ros.cli.app import Device, Precision, app, console
+from fg_depth_ros.cli.app import Device, Precision, app, check_folder, console
+from fg_depth_ros.cli.bag import Left, LeftInfo, Right, RightInfo, Slop
 
 if TYPE_CHECKING:
     from fg_depth_ros.data.bags import BagSample
@@ -41,9 +42,11 @@ def replay_command(
     mono: Annotated[bool, typer.Option(help="With networks that see one camera only.")] = True,
     every: Annotated[int, typer.Option(help="Take every n-th pair.")] = 1,
     first: Annotated[int, typer.Option(help="So many pairs of every bag at most; 0: all.")] = 0,
-    left: Annotated[str, typer.Option(help="Topic of the left images; default: found by name.")] = "",
-    right: Annotated[str, typer.Option(help="Topic of the right images.")] = "",
-    slop: Annotated[float, typer.Option(help="Largest difference of a pair's stamps, s.")] = 0.0,
+    left: Left = "",
+    right: Right = "",
+    left_info: LeftInfo = "",
+    right_info: RightInfo = "",
+    slop: Slop = 0.0,
     truth_topic: Annotated[
         str, typer.Option(help="Depth images to judge by; default: ground_truth/depth; none: without.")
     ] = "",
@@ -75,6 +78,8 @@ def replay_command(
         first=first,
         left=left,
         right=right,
+        left_info=left_info,
+        right_info=right_info,
         slop=slop,
         truth_topic=truth_topic,
         lidar_topic=lidar_topic,
@@ -87,6 +92,7 @@ def replay_command(
         timings=timings,
         worst=worst,
     )
+    check_folder(out)
     found = replay(config, _track)
     if not found.leads:
         return
@@ -110,7 +116,10 @@ def _methods(weights: list[Path], names: list[str], mono: bool) -> tuple[ReplayM
     from fg_depth_ros.evaluation.replay_methods import of_weights, shipped, unique
 
     found = [shipped(name) for name in names if name != _NONE] + [of_weights(path) for path in weights]
-    return tuple(method for method in unique(found) if mono or method.kind == "stereo")
+    chosen = tuple(method for method in unique(found) if mono or method.kind == "stereo")
+    if not chosen:
+        raise ValueError("nothing to replay with: name weights (--weights), shipped ones (--model) or --baseline sgbm")
+    return chosen
 
 
 def _track(items: Iterable[BagSample], name: str, count: int) -> Iterable[BagSample]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from fg_depth_ros.data.bag_folders import bag_sha256
+from fg_depth_ros.data.bag_folders import EPISODE_FILE, bag_sha256
 from fg_depth_ros.data.bag_messages import decoded, stamp_of
 from fg_depth_ros.data.bag_storage import COMPRESSED, IMAGE, BagStorage
 from fg_depth_ros.data.bags import BagSample, BagTopics, find_topics, open_bag_pairs
@@ -121,6 +122,15 @@ def check_bag(path: str | Path, **options: Any) -> BagCheck:
         exposure = _looked_at(samples, found)
     # The scans say the same damage more than once.
     found += [Problem("warn", text) for text in dict.fromkeys(warnings)]
+    found += _of_recorder(path, digest)
+    if scan.repeated:
+        found.append(
+            Problem(
+                "warn",
+                f"{path}: {scan.repeated} images repeat the stamp of an earlier one, as from a source that loops: the "
+                "first of each counts; record it once",
+            )
+        )
     stamps = np.array([int(sample.name) for sample in samples], np.int64)
     between = np.diff(stamps) / 1e9
     slack = max(abs(sample.slack) for sample in samples)
@@ -157,13 +167,15 @@ class _Scan:
     encodings: tuple[str, str]
     changes: int
     changed_at: str
+    repeated: int
+    """Images whose stamp an earlier one of their topic has."""
 
     @classmethod
     def of(cls, bag: BagStorage, topics: BagTopics, with_infos: bool) -> _Scan:
         stamps: dict[str, set[int]] = {topics.left: set(), topics.right: set()}
         encodings: dict[str, str] = {}
         last: dict[str, np.ndarray] = {}
-        changes, first = 0, ""
+        changes, first, images = 0, "", 0
         infos = [name for name in topics[2:] if name] if with_infos else []
         for topic, recorded, data in bag.scan([topics.left, topics.right, *infos]):
             kind = bag.topics[topic]
@@ -172,6 +184,7 @@ class _Scan:
                 stamp = stamp_of(data)
                 if stamp is not None:
                     stamps[topic].add(stamp)
+                    images += 1
                 continue
             try:
                 message = decoded(data, kind, str(bag.path))
@@ -180,6 +193,7 @@ class _Scan:
             if image:
                 encodings[topic] = message.encoding if kind == IMAGE else message.format
                 stamps[topic].add(message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec)
+                images += 1
                 continue
             camera = np.concatenate([[message.width, message.height], message.k, message.d, message.r, message.p])
             before = last.get(topic)
@@ -188,11 +202,30 @@ class _Scan:
                 first = first or f"{recorded} ns ({topic})"
             last[topic] = camera
         left, right = topics.left, topics.right
-        return cls(stamps[left], stamps[right], (encodings.get(left, ""), encodings.get(right, "")), changes, first)
+        repeated = images - sum(map(len, stamps.values()))
+        seen = encodings.get(left, ""), encodings.get(right, "")
+        return cls(stamps[left], stamps[right], seen, changes, first, repeated)
 
 
 def _same(first: np.ndarray, second: np.ndarray) -> bool:
     return first.shape == second.shape and bool(np.allclose(first, second, rtol=_ALIKE, atol=1e-9))
+
+
+def _of_recorder(path: Path, digest: str) -> list[Problem]:
+    """Whether an episode is still what the recorder wrote, going by the hash that it noted."""
+    try:
+        noted = list(json.loads((path / EPISODE_FILE).read_text())["files"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []  # another recorder's
+    if len(noted) != 1 or noted[0] == digest:
+        return []
+    return [
+        Problem(
+            "leave out",
+            f"{path}: its content has the SHA-256 {digest[:12]} and {EPISODE_FILE} says {str(noted[0])[:12]}: it was "
+            f"damaged or changed after it was recorded; copy it again, or remove {EPISODE_FILE} to use it as it is",
+        )
+    ]
 
 
 def _of_time(between: np.ndarray, slack: float) -> list[Problem]:

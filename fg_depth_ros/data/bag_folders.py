@@ -9,6 +9,8 @@ from pathlib import Path
 from fg_depth_ros.data.bag_storage import is_bag
 from fg_depth_ros.data.formats import FileError
 
+EPISODE_FILE = "episode.json"
+"""What the recorder notes beside an episode's files, their SHA-256 among it."""
 _STORAGE = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
 _BLOCK = 1 << 20
 

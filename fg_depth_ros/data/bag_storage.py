@@ -314,4 +314,4 @@ class _WholePart(io.RawIOBase):
 
 
 def _reason(error: Exception) -> str:
-    return (str(error) or type(error).__name__).rstrip(".")
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -223,7 +223,8 @@ def _rig(bag: BagStorage, topics: BagTopics) -> StereoRig:
             known = [n for n, kind in bag.topics.items() if kind == INFO]
             raise FileError(
                 f"{bag.path}: no camera_info for {image} (expected {_info_beside(image)}; the bag has "
-                f"{', '.join(sorted(known)) or 'none'}): name the camera_info topics, or give the calibration (rig)"
+                f"{', '.join(sorted(known)) or 'none'}): name the camera_info topics (left_info, right_info); where "
+                "there are none, record them with the images"
             )
         infos.append(decoded(first, INFO, f"{bag.path}, {name}"))
     try:

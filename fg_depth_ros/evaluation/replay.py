@@ -48,6 +48,10 @@ class ReplayConfig:
     """Topic of the left images; empty: found by name."""
     right: str = ""
     """Topic of the right images; empty: found by name."""
+    left_info: str = ""
+    """Topic of the left camera_info; empty: beside the images."""
+    right_info: str = ""
+    """Topic of the right camera_info; empty: beside the images."""
     slop: float = 0.0
     """Largest difference of a pair's stamps, s."""
     truth_topic: str = ""
@@ -189,7 +193,10 @@ def _replay_bags(named: Sequence[tuple[str, Path]], config: ReplayConfig, track:
             methods=[loaded.identity for loaded in methods],
         )
         try:
-            samples = open_bag_pairs(bag, config.left, config.right, config.slop, truth=truth)
+            samples = open_bag_pairs(
+                bag, config.left, config.right, config.slop, left_info=config.left_info, right_info=config.right_info,
+                truth=truth,
+            )  # fmt: skip
             result.facts = _facts(name, bag, samples)
             _replay_pairs(result, samples[:: config.every][: config.first or None], methods, track, warm)
         except FileError as error:

@@ -13,9 +13,11 @@ import rclpy.publisher
 from rclpy.clock import Clock as RosClock
 from rclpy.clock import ClockType
 from rclpy.duration import Duration
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.validate_full_topic_name import validate_full_topic_name
 from rosgraph_msgs.msg import Clock
 
 from fg_depth_ros.data.bag_folders import find_bags
@@ -152,8 +154,9 @@ class BagPlayerNode(Node):
         for topic in self._chosen(kinds):
             try:
                 kind = message_class(kinds[topic])
-            except ValueError as error:
-                self.get_logger().error(f"{topic} is left out: {error}")
+                validate_full_topic_name(topic)
+            except (ValueError, InvalidTopicNameException) as error:
+                self.get_logger().error(f"{topic} is left out: {' '.join(str(error).split())}")
                 continue
             publishers[topic] = self.create_publisher(
                 kind,

@@ -11,8 +11,8 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from std_srvs.srv import Trigger
 
 from fg_depth_ros import __version__
 from fg_depth_ros.nodes import diagnostics
-from fg_depth_ros.nodes.diagnostics import ERROR, WARN, Faults
+from fg_depth_ros.nodes.diagnostics import ERROR, WARN, Fault, Faults
 from fg_depth_ros.nodes.environment import use_shared_memory_profile
 from fg_depth_ros.nodes.logger_inputs import INPUT_FAULTS, LoggerInputs
 from fg_depth_ros.nodes.logger_looks import DEPTH, LABELS, LOOK_FAULTS, Looks, WeightsHeard
@@ -50,6 +50,7 @@ _ANSWER_SECONDS = 3.0  # a service waits so long for an episode to begin or to e
 _CLOSE_SECONDS = 30.0
 # Faults of the recorder that are no failing disk.
 _WARNINGS = (SPACE, ENCODING, TYPES, MANIFEST, RECOVERY, DESCRIPTION)
+_DROPPED = "dropped: "
 _DROP_FAULT_SECONDS = 10.0  # drops are a warning for so long
 
 
@@ -65,7 +66,7 @@ class DataLoggerNode(Node):
             *LOOK_FAULTS,
             *TOPIC_FAULTS,
             "configuration",
-            "drops",
+            "topic names",
             RECOVERY,
         )
         self._last_drop: tuple[int, float] | None = None  # how many were dropped by then, and since when
@@ -76,6 +77,7 @@ class DataLoggerNode(Node):
         for problem in self.parameters.problems:
             self.faults.report("configuration", WARN, f"{problem}; the default is used")
         values = self.parameters.values()
+        self._extra_topics = self._resolved(values["topics"])
         self._record = values["record"]
         config = recorder_config(values)
         self.root: Path = config.root
@@ -120,6 +122,10 @@ class DataLoggerNode(Node):
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0, self._publish_diagnostics, clock=steady)
         self.create_timer(_WATCH_SECONDS, self._watch, clock=steady)
+        self.get_logger().info(
+            f"episodes go to {self.root} (record: {self._record}), pairs come from {self.inputs.topic(INPUTS[0])} "
+            f"and {self.inputs.topic(INPUTS[1])}"
+        )
         self._recovery = threading.Thread(target=self._recover, name="recovery", daemon=True)
         self._recovery.start()
 
@@ -146,8 +152,21 @@ class DataLoggerNode(Node):
         self._looks.forget_left()
         self.recorder.cut(reason)
 
+    def _resolved(self, names: Sequence[str]) -> list[str]:
+        """The full names of topics; what can be none is told and left out."""
+        found, wrong = [], []
+        for name in filter(None, names):
+            try:
+                found.append(str(self.resolve_topic_name(name)))
+            except Exception as error:  # rclpy has a class of its own for each layer that may refuse
+                wrong.append(f"'{name}' ({str(error).partition(', at ')[0]})")
+        if wrong:
+            text = f"parameter topics: {', '.join(wrong)} can be no topic and is not recorded; give names such as /odom"
+            self.faults.report("topic names", WARN, text)
+        return found
+
     def _wanted_topics(self) -> dict[str, Use]:
-        wanted = {str(self.resolve_topic_name(name)): Use(True) for name in self.parameters["topics"] if name}
+        wanted = {name: Use(True) for name in self._extra_topics}
         if self.parameters["record_depth"]:
             wanted |= {str(self.resolve_topic_name(name)): Use(True) for name in (DEPTH, LABELS)}
         looks = self._looks.uses() if self.parameters["record"] == "triggers" else {}
@@ -246,7 +265,7 @@ class DataLoggerNode(Node):
         return None if name == "none" else name
 
     def _why_not(self) -> str:
-        fault = self.faults.worst(self._fault_subjects)
+        fault = self._worst()
         return fault.text if fault is not None else "it begins with the next pair"
 
     # ---- telling ---------------------------------------------------------------------------------------------------
@@ -274,14 +293,20 @@ class DataLoggerNode(Node):
         self._watch_drops()
 
     def _watch_drops(self) -> None:
-        dropped = self.recorder.account()["dropped"] + sum(self.inputs.drops.values())
+        kept = {key: int(value) for key, value in self.recorder.values().items() if key.startswith(_DROPPED)}
+        drops = Counter({key[len(_DROPPED) :]: count for key, count in kept.items()}) + self.inputs.drops
+        dropped = drops.total()
         if self._last_drop is None or dropped > self._last_drop[0]:
             self._last_drop = (dropped, time.monotonic())
             if dropped:
-                text = f"{dropped} pairs were dropped so far; the values of this status say why"
+                reasons = ", ".join(f"{reason} {count}" for reason, count in drops.most_common())
+                text = f"{dropped} pairs were dropped so far: {reasons}"
                 self.faults.report("drops", WARN, text, kind="drops")
         elif time.monotonic() - self._last_drop[1] > _DROP_FAULT_SECONDS:
             self.faults.clear("drops")
+
+    def _worst(self) -> Fault | None:
+        return self.faults.worst((*self._fault_subjects, "drops"))  # a cause goes before its consequence
 
     def _recorder_fault(self, subject: str, text: str | None) -> None:
         """The recorder's word, from its thread."""
@@ -311,7 +336,7 @@ class DataLoggerNode(Node):
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
         name = self.get_fully_qualified_name().lstrip("/")
-        fault = self.faults.worst(self._fault_subjects)
+        fault = self._worst()
         message.status.append(diagnostics.status(f"{name}: recording", "recorder", fault, fine, values))
         self._diagnostics.publish(message)
 

@@ -14,8 +14,9 @@ from collections.abc import Mapping, MutableMapping
 from fg_depth_ros.resources import resource_path
 
 PROFILE = "config/fastdds_shm.xml"
-# Fast DDS 3 (Kilted) reads the first, Fast DDS 2 (Jazzy and earlier) the second.
+# Fast DDS 3 reads the first, and warns of the second, which is that of Fast DDS 2.
 _VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+_WITH_FAST_DDS_2 = ("humble", "iron", "jazzy")
 # Whoever set one of these has a profile of his own.
 _OWN = (*_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS")
 
@@ -34,8 +35,7 @@ def use_shared_memory_profile(environ: MutableMapping[str, str] | None = None) -
     own_file = any(os.path.exists(f"DEFAULT_{name}_PROFILES.xml") for name in ("FASTDDS", "FASTRTPS"))
     if own_file or any(environ.get(name) for name in _OWN):
         return False
-    for variable in _VARIABLES:
-        environ[variable] = str(resource_path(PROFILE))
+    environ[_VARIABLES[environ.get("ROS_DISTRO") in _WITH_FAST_DDS_2]] = str(resource_path(PROFILE))
     return True
 
 
@@ -76,7 +76,7 @@ def describe_environment() -> dict[str, str]:
     return {
         "rclpy": os.path.dirname(rclpy.__file__),
         "middleware": rclpy.get_rmw_implementation_identifier(),
-        "Fast DDS profile": os.environ.get(_VARIABLES[0], "none of this package's"),
+        "Fast DDS profile": next(filter(None, map(os.environ.get, _VARIABLES)), "none of this package's"),
         "shared memory": room,
         "ROS_DOMAIN_ID": os.environ.get("ROS_DOMAIN_ID", "0 (not set)"),
         "discovery": os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET (not set)"),

@@ -110,7 +110,7 @@ class LiveReplay:
                 "account": "camera_info",
                 "truth": inputs.truth,
                 "timeout": self.timeout,
-                "set_name": bags[0].stem if len(bags) == 1 else f"{len(bags)} bags",
+                "set_name": _set_name(bags),
                 "report": str(report.absolute()),
                 "page": str((self.out / "report.html").absolute()),
                 "live": "json",
@@ -156,3 +156,10 @@ class LiveReplay:
             if not report.is_file():
                 raise
         return read_report(report)
+
+
+def _set_name(bags: Sequence[Path]) -> str:
+    """The bag's name, whole: that of an episode has a point in it."""
+    if len(bags) > 1:
+        return f"{len(bags)} bags"
+    return bags[0].stem if bags[0].is_file() else bags[0].name

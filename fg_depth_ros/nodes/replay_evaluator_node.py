@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import queue
 import signal
 import sys
@@ -304,19 +305,19 @@ class ReplayEvaluatorNode(Node):
 
     def _tell_live(self) -> None:
         ledger = self.ledger
-        latency = percentiles(self._recent)["p50"]
+        latency, rate = percentiles(self._recent)["p50"], ledger.rate()
         figures = {
             "event": "live",
             "sent": ledger.sent,
             "delivered": ledger.delivered,
             "dropped": ledger.dropped,
-            "rate_hz": ledger.rate(),
+            "rate_hz": rate,
             "latency_ms": 1e3 * latency,
         }
         if ledger.sent:
             self._tell(
                 figures,
-                f"{ledger.delivered} of {ledger.sent} pairs, {ledger.rate():.1f} Hz, latency "
+                f"{ledger.delivered} of {ledger.sent} pairs, {0.0 if math.isnan(rate) else rate:.1f} Hz, latency "
                 f"{1e3 * latency:.0f} ms, {ledger.dropped} dropped",
             )
 
@@ -366,11 +367,17 @@ class ReplayEvaluatorNode(Node):
 def main(args: list[str] | None = None) -> int:
     """Evaluate until the pairs are through, Ctrl-C or shutdown. Returns the exit code."""
     use_shared_memory_profile()
-    # rclpy's own handlers shut the context down at once; the report and its last words come first here.
+    # rclpy's own handlers shut the context down at once; the report and its last words come first here, and a further
+    # signal does not cut them short.
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    for ending in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs begin with SIGINT ignored
-        signal.signal(ending, signal.default_int_handler)
     node: ReplayEvaluatorNode | None = None
+
+    def interrupt(*_: Any) -> None:
+        if node is None or node.exit_code is None:
+            raise KeyboardInterrupt
+
+    for ending in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs begin with SIGINT ignored
+        signal.signal(ending, interrupt)
     try:
         node = ReplayEvaluatorNode()
         executor = SingleThreadedExecutor()

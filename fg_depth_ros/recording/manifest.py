@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fg_depth_ros.data.bag_folders import EPISODE_FILE
+
 SCHEMA = "fg_depth_episode/1"
-NAME, EPISODE_FILE = "manifest.jsonl", "episode.json"
+NAME = "manifest.jsonl"
 
 _LOG = logging.getLogger(__name__)
 

@@ -51,9 +51,10 @@ class McapWalk:
     """Iterate once; afterwards the attributes say how it ended.
 
     ``ended``: the end of the data was reached, nothing is lost. Else ``problem`` says why not, ``cut`` whether the file
-    just ends, and ``lost`` how many bytes hold no whole message. ``packed``: there are zstd chunks. Of a file that
-    ``McapFile`` wrote also ``index``, up to the last chunk with room for its message index behind it, and ``repairs``:
-    place and bytes of message indexes that are not what the chunk before says.
+    just ends, and ``lost`` how many bytes hold no whole message. A damaged chunk of another recorder is passed over.
+    ``packed``: there are zstd chunks. Of a file that ``McapFile`` wrote also ``index``, up to the last chunk with room
+    for its message index behind it, and ``repairs``: place and bytes of message indexes that are not what the chunk
+    before says.
     """
 
     def __init__(self, path: Path, own: bool = False) -> None:
@@ -77,8 +78,8 @@ class McapWalk:
                 self._head(file, size)
                 yield from self._parts(file, size)
             except _Damage as damage:
-                self.problem, self.cut = str(damage), damage.cut
-                self.lost = size - self._good
+                self.problem, self.cut = self.problem or str(damage), damage.cut
+                self.lost += size - self._good
 
     def _head(self, file: BinaryIO, size: int) -> None:
         magic = file.read(len(MAGIC))
@@ -93,10 +94,19 @@ class McapWalk:
             at = file.tell()
             kind, length = self._record_head(file, size)
             if kind in (Opcode.DATA_END, Opcode.FOOTER):
-                self.ended = True
+                self.ended = not self.problem
                 return
             if kind == Opcode.CHUNK:
-                part = self._chunk(file, size, at)
+                try:
+                    part = self._chunk(file, size, at)
+                except _Damage as damage:
+                    end = at + RECORD_HEAD.size + length
+                    if self._own or not self._goes_on(file, size, end):
+                        raise
+                    self.problem = self.problem or str(damage)
+                    self.lost += end - self._good
+                    self._good = end
+                    continue
                 self._take(part)
                 yield part
                 if part.problem is not None:
@@ -117,6 +127,16 @@ class McapWalk:
                 if messages:
                     yield part
             self._good = file.tell()
+
+    def _goes_on(self, file: BinaryIO, size: int, at: int) -> bool:
+        """Whether a whole record begins at this byte, where the file then stands."""
+        file.seek(min(at, size))
+        try:
+            _, length = self._record_head(file, size)
+        except _Damage:
+            return False
+        file.seek(at)
+        return at + RECORD_HEAD.size + length <= size
 
     def _take(self, part: Part) -> None:
         if part.chunk is not None and part.places is not None:

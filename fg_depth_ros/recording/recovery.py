@@ -59,9 +59,20 @@ def recover(path: str | Path) -> list[Recovered]:
         One entry per recording that was looked at; for a recording folder only its parts.
 
     Raises:
-        FileError: no such path, or no MCAP. Nothing else: what goes wrong with a recording stands in its entry.
+        FileError: no such path, one that cannot be read, or no MCAP. Nothing else: what goes wrong with a recording
+            stands in its entry.
     """
     path = Path(path)
+    try:
+        return _recovered(path)
+    except OSError as error:
+        where = error.filename or path
+        raise FileError(f"{where}: cannot be read ({error.strerror}); check its permissions") from error
+
+
+def _recovered(path: Path) -> list[Recovered]:
+    if path.is_file() and part_name(path.resolve().parent) is not None:
+        path = path.parent  # a file that this recorder writes is completed where it lies
     if path.is_file():
         if path.suffix != ".mcap":
             raise FileError(f"{path}: only MCAP files can be recovered; {_hint(path)}")
@@ -202,7 +213,8 @@ def _copy(original: Path, files: list[Path], target: Path) -> Recovered:
     messages = sum(len(part.messages) for walk in walks for part in walk)
     if all(walk.ended for walk in walks) and _opens(original):
         return Recovered(original.name, messages, 0, "is whole; nothing to do")
-    problem = "; ".join(f"{walk.path.name} {walk.problem}" for walk in walks if walk.problem) or "its index is damaged"
+    problem = "; ".join(f"{walk.path.name} {walk.problem}" for walk in walks if walk.problem)
+    problem = problem or f"{_unopened(original)} is damaged"
     lost = sum(walk.lost for walk in walks)
     if not messages:
         return Recovered(original.name, 0, lost, f"holds no whole message: {problem}; fetch it again", False)
@@ -237,6 +249,11 @@ def _batches(files: list[Path]) -> Iterator[list[Stored]]:
                 yield batch
                 batch, size = [], 0
     yield batch
+
+
+def _unopened(path: Path) -> str:
+    """What of a bag is damaged, whose files end as they should."""
+    return "its metadata.yaml" if path.is_dir() and any(_opens(file) for file in path.glob("*.mcap")) else "its index"
 
 
 def _opens(path: Path) -> bool:

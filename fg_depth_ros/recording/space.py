@@ -78,8 +78,8 @@ class Space:
     def _lacking(self, more: int, size: int) -> str:
         if self.quota and self.used + more > self.quota:
             return (
-                f"quota: the recordings in {self.root} take {self.used + more - size:,} bytes of {self.quota:,}; "
-                "move some elsewhere, or raise the quota"
+                f"quota: the recordings in {self.root} take {self.used + more - size:,} bytes and need {size:,} more, "
+                f"of {self.quota:,}; move some elsewhere, or raise the quota"
             )
         free = self.free()
         if free - size < self.floor:
