@@ -58,6 +58,8 @@ def bench_recording(
         ChildDied, ChildTimeout: it did not work; the message says why. No process stays behind.
     """
     folder = Path(tempfile.mkdtemp(prefix="fg_depth_bench_"))
+    if root is not None:
+        root.mkdir(parents=True, exist_ok=True)
     recordings = Path(tempfile.mkdtemp(prefix="fg_depth_bench_", dir=root)) if root is not None else folder / "episodes"
     count = max(5, round(seconds * rate))
     watch = _Watch()
