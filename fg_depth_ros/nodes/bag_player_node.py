@@ -14,7 +14,6 @@ from rclpy.clock import Clock as RosClock
 from rclpy.clock import ClockType
 from rclpy.duration import Duration
 from rclpy.exceptions import InvalidTopicNameException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.validate_full_topic_name import validate_full_topic_name
@@ -26,8 +25,8 @@ from fg_depth_ros.data.bags import find_topics
 from fg_depth_ros.data.formats import FileError
 from fg_depth_ros.nodes.bag_player_parameters import BAG_PLAYER
 from fg_depth_ros.nodes.bag_reading import ReadAhead
-from fg_depth_ros.nodes.environment import use_shared_memory_profile
 from fg_depth_ros.nodes.message_classes import message_class
+from fg_depth_ros.nodes.playing import play
 from fg_depth_ros.nodes.qos import OVERRIDES, publisher_events
 from fg_depth_ros.nodes.stereo_player_node import CLOCK_RATE, SETTLE_SECONDS
 
@@ -356,28 +355,7 @@ def _profile(offered: OfferedQos | None) -> QoSProfile:
 
 def main(args: list[str] | None = None) -> int:
     """Play until the end, Ctrl-C or shutdown. Returns the exit code: 1 when nothing could be played."""
-    use_shared_memory_profile()
-    rclpy.init(args=args)
-    node: BagPlayerNode | None = None
-    try:
-        node = BagPlayerNode()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        while not node.finished:
-            executor.spin_once(timeout_sec=0.1)
-        node.wait_until_taken(2.0)
-        # Best-effort subscribers acknowledge nothing: give the last messages time to be read.
-        time.sleep(0.5)
-        return 1 if node.failure else 0
-    except (FileError, ValueError) as error:
-        rclpy.logging.get_logger("bag_player_node").fatal(str(error))
-        return 1
-    except (KeyboardInterrupt, ExternalShutdownException):
-        return 0
-    finally:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
+    return play("bag_player_node", BagPlayerNode, args)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class DataLoggerNode(Node):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__("data_logger_node", **kwargs)
-        self.faults = Faults(self._log)
+        self.faults = Faults(diagnostics.node_log(self))
         # Replaced, never changed: the recorder's thread adds to them while others read.
         self._fault_subjects: tuple[str, ...] = (
             *INPUT_FAULTS,
@@ -339,15 +339,6 @@ class DataLoggerNode(Node):
         fault = self._worst()
         message.status.append(diagnostics.status(f"{name}: recording", "recorder", fault, fine, values))
         self._diagnostics.publish(message)
-
-    def _log(self, level: bytes, text: str) -> None:
-        # One call for each: rclpy binds a line of code to one severity.
-        if level == ERROR:
-            self.get_logger().error(text)
-        elif level == WARN:
-            self.get_logger().warning(text)
-        else:
-            self.get_logger().info(text)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -11,6 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
@@ -68,6 +69,21 @@ class Latency:
             return {}
         found = np.percentile(np.array(self._values), PERCENTILES)
         return dict(zip(PERCENTILES, found.tolist(), strict=True))
+
+
+def node_log(node: Any) -> Callable[[bytes, str], None]:
+    """Writes (level, text) to a node's log."""
+
+    def log(level: bytes, text: str) -> None:
+        # One call for each: rclpy binds a line of code to one severity.
+        if level == ERROR:
+            node.get_logger().error(text)
+        elif level == WARN:
+            node.get_logger().warning(text)
+        else:
+            node.get_logger().info(text)
+
+    return log
 
 
 @dataclass(frozen=True)

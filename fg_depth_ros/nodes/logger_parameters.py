@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fg_depth_ros.nodes.parameter_table import NO_NAMES, Parameter, ParameterTable
+from fg_depth_ros.nodes.parameters import MATCHING
 from fg_depth_ros.recording.recorder import RecorderConfig
 
 MIB, GIB = 2**20, 2**30
@@ -155,13 +156,7 @@ DATA_LOGGER = ParameterTable(
             choices=("raw", "compressed"),
             run_time=False,
         ),
-        Parameter(
-            "approximate_sync",
-            False,
-            "Match stamps that differ by up to `sync_slop`. Without it they must be equal.",
-            run_time=False,
-        ),
-        Parameter("sync_slop", 0.01, "Largest difference of stamps in a pair.", "s", 0.0, 10.0, run_time=False),
+        *MATCHING,
         Parameter(
             "sync_queue_size",
             30,

@@ -12,6 +12,17 @@ from pathlib import Path
 
 from fg_depth_ros.nodes.parameter_table import Parameter, ParameterTable
 
+MATCHING = (
+    Parameter(
+        "approximate_sync",
+        False,
+        "Match stamps that differ by up to `sync_slop`. Without it they must be equal.",
+        run_time=False,
+    ),
+    Parameter("sync_slop", 0.01, "Largest difference of stamps in a pair.", "s", 0.0, 10.0, run_time=False),
+)
+"""How the nodes that take pairs match them."""
+
 STEREO_DEPTH = ParameterTable(
     "stereo_depth_node",
     "Rectified stereo pair in, disparity, depth, masks, flow and points out; while the right camera is gone, depth "
@@ -151,13 +162,7 @@ STEREO_DEPTH = ParameterTable(
             choices=("raw", "compressed"),
             run_time=False,
         ),
-        Parameter(
-            "approximate_sync",
-            False,
-            "Match stamps that differ by up to `sync_slop`. Without it they must be equal.",
-            run_time=False,
-        ),
-        Parameter("sync_slop", 0.01, "Largest difference of stamps in a pair.", "s", 0.0, 10.0, run_time=False),
+        *MATCHING,
         Parameter(
             "sync_queue_size",
             10,

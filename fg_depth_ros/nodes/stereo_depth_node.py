@@ -70,7 +70,7 @@ class StereoDepthNode(LifecycleNode):
         **kwargs: Any,
     ) -> None:
         super().__init__("stereo_depth_node", **kwargs)
-        self.faults = Faults(self._log)
+        self.faults = Faults(diagnostics.node_log(self))
         self.statistics = PairStatistics()
         self._phase = "unconfigured"
         self._unheard = 0
@@ -223,15 +223,6 @@ class StereoDepthNode(LifecycleNode):
             diagnostics.status(f"{name}: model", "stereo camera", model, "running", self._models.values())
         )
         self._diagnostics.publish(message)
-
-    def _log(self, level: bytes, text: str) -> None:
-        # One call for each: rclpy binds a line of code to one severity.
-        if level == ERROR:
-            self.get_logger().error(text)
-        elif level == WARN:
-            self.get_logger().warning(text)
-        else:
-            self.get_logger().info(text)
 
     def _post(self, task: Callable[[], None]) -> None:
         """Let the executor's thread do it."""

@@ -14,7 +14,6 @@ from builtin_interfaces.msg import Time
 from rclpy.clock import Clock as RosClock
 from rclpy.clock import ClockType
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
@@ -23,10 +22,10 @@ from std_msgs.msg import Header
 
 from fg_depth_ros.data.formats import FileError
 from fg_depth_ros.geometry import RigError, StereoRig
-from fg_depth_ros.nodes.environment import use_shared_memory_profile
 from fg_depth_ros.nodes.messages import array_to_image
 from fg_depth_ros.nodes.player_parameters import STEREO_PLAYER
 from fg_depth_ros.nodes.player_source import MOTORCYCLE, NO_WORLD, PairSource, encode_image, write_drive
+from fg_depth_ros.nodes.playing import play
 from fg_depth_ros.nodes.qos import OVERRIDES
 
 CLOCK_RATE = 40.0  # Hz of /clock, what `ros2 bag play --clock` uses
@@ -297,28 +296,7 @@ class StereoPlayerNode(Node):
 
 def main(args: list[str] | None = None) -> int:
     """Play until the end, Ctrl-C or shutdown. Returns the exit code: 1 when nothing could be played."""
-    use_shared_memory_profile()
-    rclpy.init(args=args)
-    node: StereoPlayerNode | None = None
-    try:
-        node = StereoPlayerNode()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        while not node.finished:
-            executor.spin_once(timeout_sec=0.5)
-        node.wait_until_taken(2.0)
-        # Best-effort subscribers acknowledge nothing: give the last pair time to be read.
-        time.sleep(0.5)
-        return 1 if node.failure else 0
-    except (FileError, RigError, ValueError) as error:
-        rclpy.logging.get_logger("stereo_player_node").fatal(str(error))
-        return 1
-    except (KeyboardInterrupt, ExternalShutdownException):
-        return 0
-    finally:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
+    return play("stereo_player_node", StereoPlayerNode, args)
 
 
 if __name__ == "__main__":
