@@ -35,6 +35,7 @@ from fg_depth_ros.nodes.replay_snapshot import Snapshot
 pytestmark = pytest.mark.ros
 Leftovers = Callable[[], set[str]]
 SIZE = (320, 192)  # sgbm searches 192 px
+NODES = ("stereo_depth_node", "stereo_player_node")  # the children whose log has their name
 CODE = "import sys; sys.exit(demo.run_demo('sgbm', {pairs!r}, 60.0, 5.0, {out!r}))"
 
 
@@ -219,6 +220,11 @@ def test_weights_that_cannot_be_used_are_reported(domain: int, temporary: Path, 
     assert "weights.safetensors" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
+def _logs(folder: Path) -> str:
+    """What the demo's children have written so far."""
+    return "".join(path.read_text(errors="replace") for path in folder.glob("fg_depth_demo_*/*/*.log"))
+
+
 @pytest.fixture
 def running(ros_domain: int, leftovers: Leftovers, temporary: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A demo in its own process, with all three children at work."""
@@ -238,7 +244,10 @@ def running(ros_domain: int, leftovers: Leftovers, temporary: Path, tmp_path: Pa
         while len(_children(process.pid)) < 3 and process.poll() is None and time.monotonic() < end:
             time.sleep(0.1)
         assert len(_children(process.pid)) == 3, process.communicate(timeout=5)[0] if process.poll() else ""
-        time.sleep(1.5)
+        # Until each has said something: on a busy machine that takes a while.
+        while not all(f"[{name}]" in _logs(temporary) for name in NODES) and time.monotonic() < end:
+            time.sleep(0.1)
+        time.sleep(0.5)
         yield process
     finally:
         process.kill()
@@ -247,7 +256,7 @@ def running(ros_domain: int, leftovers: Leftovers, temporary: Path, tmp_path: Pa
         process.stdout.close()
 
 
-@pytest.mark.parametrize("victim", ["stereo_depth_node", "stereo_player_node"])
+@pytest.mark.parametrize("victim", NODES)
 def test_a_child_that_is_killed_ends_the_demo_with_its_last_lines(
     running: subprocess.Popen[str], leftovers: Leftovers, victim: str
 ) -> None:
