@@ -13,7 +13,7 @@ set -euo pipefail
 FOLDER=${1:?"name a folder for everything that is made: docs/loop.sh FOLDER"}
 PYTHON=${PYTHON:-python3}
 PAIRS=${PAIRS:-}
-TRAIN=${TRAIN:-0:80} HELD_OUT=${HELD_OUT:-80:} RATE=${RATE:-10} SPEED=${SPEED:-0.5}
+TRAIN=${TRAIN:-0:80} HELD_OUT=${HELD_OUT:-84:} RATE=${RATE:-10} SPEED=${SPEED:-0.5}
 WEIGHTS=${WEIGHTS:-depthnet_lite} LENGTH=${LENGTH:---hours 0.1} TUNE=${TUNE:-}
 MODEL=${MODEL:-flownet_stereo} SIZE=${SIZE:-480x160}
 
@@ -52,14 +52,10 @@ mkdir -p "$FOLDER"
 step "1. a drive, as bags: one to record from, one to decide by"
 if [ -z "$PAIRS" ]; then
     PAIRS=$FOLDER/rendered
-    fg_depth synth world --kind street --drive --count "${TRAIN#*:}" --size "$SIZE" --seed 3 --out "$FOLDER/rendered"
-    fg_depth synth world --kind street --drive --count 12 --size "$SIZE" --seed 4 --out "$FOLDER/rendered_held_out"
-    fg_depth bag from-images "$FOLDER/rendered" --rate "$RATE" --out "$FOLDER/drive"
-    fg_depth bag from-images "$FOLDER/rendered_held_out" --rate "$RATE" --out "$FOLDER/held_out"
-else
-    fg_depth bag from-images "$PAIRS" --frames "$TRAIN" --rate "$RATE" --out "$FOLDER/drive"
-    fg_depth bag from-images "$PAIRS" --frames "$HELD_OUT" --rate "$RATE" --out "$FOLDER/held_out"
+    fg_depth synth world --kind street --drive --count 104 --size "$SIZE" --seed 3 --out "$PAIRS"
 fi
+fg_depth bag from-images "$PAIRS" --frames "$TRAIN" --rate "$RATE" --out "$FOLDER/drive"
+fg_depth bag from-images "$PAIRS" --frames "$HELD_OUT" --rate "$RATE" --out "$FOLDER/held_out"
 
 step "2. the robot: depth node and logger; a drive is played, episodes are recorded when a trigger fires"
 case $WEIGHTS in *.safetensors) MONO=(-p "mono_weights:=$WEIGHTS") ;; *) MONO=(-p "mono_model:=$WEIGHTS") ;; esac
