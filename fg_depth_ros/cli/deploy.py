@@ -210,15 +210,14 @@ def _use(place: WeightsStore, weights: Path, record: dict[str, Any], node: str, 
     """Put the file into use: first the node, which may refuse, then the store. Where nothing was promoted before, what
     it was held ``against`` is what it replaces."""
     from fg_depth_ros.networks import load_model
-    from fg_depth_ros.networks.registry import weights_path
     from fg_depth_ros.networks.weights_store import StoreError
 
     model, sha256, path = place.add(weights)
     undo = _exchange(node, model, path, sha256) if node else None
     try:
-        unknown = bool(against) and place.history(model) is None
-        if unknown and weights_path(against).is_file() and load_model(against)[1].name == model:
-            place.promote(weights_path(against), {"source": against, "note": "in use before, as --against says"})
+        first = place.history(model) is None  # the shipped ones, by name, begin every history anyway
+        if first and Path(against).is_file() and load_model(against)[1].name == model:
+            place.promote(against, {"source": against, "note": "in use before, as --against says"})
         _, history = place.promote(path, record | ({"node": node} if node else {}))
     except StoreError:
         if undo is not None:
