@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,6 @@ _ANSWER_SECONDS = 3.0  # a service waits so long for an episode to begin or to e
 _CLOSE_SECONDS = 30.0
 # Faults of the recorder that are no failing disk.
 _WARNINGS = (SPACE, ENCODING, TYPES, MANIFEST, RECOVERY, DESCRIPTION)
-_DROPPED = "dropped: "
 _DROP_FAULT_SECONDS = 10.0  # drops are a warning for so long
 
 
@@ -261,8 +260,7 @@ class DataLoggerNode(Node):
         return future
 
     def _current_episode(self) -> str | None:
-        name = self.recorder.values()["episode"]
-        return None if name == "none" else name
+        return self.recorder.episode or None
 
     def _why_not(self) -> str:
         fault = self._worst()
@@ -293,8 +291,7 @@ class DataLoggerNode(Node):
         self._watch_drops()
 
     def _watch_drops(self) -> None:
-        kept = {key: int(value) for key, value in self.recorder.values().items() if key.startswith(_DROPPED)}
-        drops = Counter({key[len(_DROPPED) :]: count for key, count in kept.items()}) + self.inputs.drops
+        drops = self.recorder.drops + self.inputs.drops
         dropped = drops.total()
         if self._last_drop is None or dropped > self._last_drop[0]:
             self._last_drop = (dropped, time.monotonic())

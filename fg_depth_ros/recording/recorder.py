@@ -187,6 +187,17 @@ class Recorder:
                 "in_ring": self._ring.pairs, "in_queue": self._pairs_in_queue, "dropped": self._drops.total(),
             }  # fmt: skip
 
+    @property
+    def drops(self) -> Counter[str]:
+        """Pairs that were dropped, by reason."""
+        with self._wake:
+            return Counter(self._drops)
+
+    @property
+    def episode(self) -> str:
+        """Name of the episode that is being written; empty where there is none."""
+        return self._writing.episode_name
+
     def values(self) -> dict[str, str]:
         """Figures for diagnostics."""
         disk = self._writing
