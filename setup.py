@@ -99,11 +99,11 @@ setup(
     extras_require={"ros": ROS, "train": TRAIN, "data": DATA, "onnx": ONNX, "test": TEST, "dev": DEV},
     entry_points={
         "console_scripts": [
-            "stereo_depth_node = fg_depth_ros.nodes.stereo_depth_node:main",
-            "stereo_player_node = fg_depth_ros.nodes.stereo_player_node:main",
-            "replay_evaluator_node = fg_depth_ros.nodes.replay_evaluator_node:main",
-            "data_logger_node = fg_depth_ros.nodes.data_logger_node:main",
-            "bag_player_node = fg_depth_ros.nodes.bag_player_node:main",
+            "stereo_depth_node = fg_depth_ros.nodes.stereo_depth.node:main",
+            "stereo_player_node = fg_depth_ros.nodes.players.stereo_player:main",
+            "replay_evaluator_node = fg_depth_ros.nodes.evaluator.node:main",
+            "data_logger_node = fg_depth_ros.nodes.data_logger.node:main",
+            "bag_player_node = fg_depth_ros.nodes.players.bag_player:main",
             "fg-depth = fg_depth_ros.cli:main",
         ]
     },

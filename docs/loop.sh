@@ -38,11 +38,11 @@ node() { # module, log, parameters
     "$PYTHON" -m "fg_depth_ros.nodes.$module" --ros-args "$@" > "$FOLDER/$log" 2>&1 &
     NODES+=($!)
 }
-logger() { node data_logger_node "$@" -p "root:=$FOLDER/recordings" -p free_floor:=0.1; }
+logger() { node data_logger.node "$@" -p "root:=$FOLDER/recordings" -p free_floor:=0.1; }
 player() { # log, bag, parameters
     local log=$1 bag=$2
     shift 2
-    node bag_player_node "$log" -p "bags:=[$FOLDER/$bag]" -p publish_clock:=false "$@"
+    node players.bag_player "$log" -p "bags:=[$FOLDER/$bag]" -p publish_clock:=false "$@"
 }
 NODES=()
 end_nodes() { for pid in "${NODES[@]}"; do kill -INT "$pid" 2> /dev/null && wait "$pid" || true; done; NODES=(); }
@@ -59,7 +59,7 @@ fg_depth bag from-images "$PAIRS" --frames "$HELD_OUT" --rate "$RATE" --out "$FO
 
 step "2. the robot: depth node and logger; a drive is played, episodes are recorded when a trigger fires"
 case $WEIGHTS in *.safetensors) MONO=(-p "mono_weights:=$WEIGHTS") ;; *) MONO=(-p "mono_model:=$WEIGHTS") ;; esac
-node stereo_depth_node depth.log -p "model:=$MODEL" "${MONO[@]}"
+node stereo_depth.node depth.log -p "model:=$MODEL" "${MONO[@]}"
 wait_for 120 "the depth node" active
 logger logger.log -p disagreement_abs_rel:=0.15 -p interval_period:=2.0 -p before:=1.0 -p after:=1.0 -p cooldown:=0.5
 LOGGER=$!

@@ -12,7 +12,7 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironment
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from fg_depth_ros.nodes.environment import use_shared_memory_profile
+from fg_depth_ros.nodes.common.environment import use_shared_memory_profile
 
 SHARE = Path(get_package_share_directory("fg_depth_ros"))
 

@@ -25,9 +25,9 @@ from launch.events.process import SignalProcess
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from fg_depth_ros.nodes.environment import use_shared_memory_profile
-from fg_depth_ros.nodes.live_replay import LAST_ANSWERS_SECONDS, BagInputs
-from fg_depth_ros.nodes.session import START_SECONDS
+from fg_depth_ros.apps.live_replay import LAST_ANSWERS_SECONDS, BagInputs
+from fg_depth_ros.apps.session import START_SECONDS
+from fg_depth_ros.nodes.common.environment import use_shared_memory_profile
 
 SHARE = Path(get_package_share_directory("fg_depth_ros"))
 TIMEOUT = 3.0  # s; a pair without depth after this long is dropped

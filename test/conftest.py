@@ -27,9 +27,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need ROS by the name of their file."""
+    """Mark the tests that need ROS by the folder of their file."""
     for item in items:
-        if item.path.name.startswith(("test_nodes_", "test_launch_", "test_demo")):
+        if item.path.parent.name in ("nodes", "apps", "launch"):
             item.add_marker(pytest.mark.ros)
 
 
@@ -67,7 +67,7 @@ def ros_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
     A lock per domain keeps test runs apart that draw at the same time, before their nodes have opened ports.
     """
-    from fg_depth_ros.nodes.processes import free_domain_id
+    from fg_depth_ros.apps.processes import free_domain_id
 
     folder = Path(tempfile.gettempdir()) / f"fg_depth_ros_domains_{os.getuid()}"
     folder.mkdir(exist_ok=True)
@@ -86,8 +86,8 @@ def ros_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 @pytest.fixture
 def make(ros_domain: int) -> Iterator[Callable[..., Any]]:
-    """Makes ``nodes_support.Bench``es with these parameters, and closes them after the test."""
-    from nodes_support import bench
+    """Makes ``support.nodes.Bench``es with these parameters, and closes them after the test."""
+    from support.nodes import bench
 
     with ExitStack() as made:
         yield lambda **options: made.enter_context(bench(ros_domain, **options))

@@ -24,8 +24,8 @@ def ablate_figure3(
     seed: Annotated[int, typer.Option(help="Of texture and noise.")] = 0,
 ) -> None:
     """At which depth each loss is smallest, on a wall of known depth seen by two cameras of different exposure."""
-    from fg_depth_ros.evaluation.figure3 import Figure3, draw_figure3, run_figure3
-    from fg_depth_ros.training.teaching import Teacher
+    from fg_depth_ros.evaluation.ablation.figure3 import Figure3, draw_figure3, run_figure3
+    from fg_depth_ros.training.depth.teacher import Teacher
 
     setup = Figure3(depth=depth, step=step, seed=seed)
     report, shown = run_figure3(Teacher(teacher, teacher_weights, device), setup)
@@ -72,7 +72,7 @@ def ablate_losses(
     precision: Annotated[str, typer.Option(help="32, bf16-mixed or 16-mixed.")] = "32",
 ) -> None:
     """Train every row of the paper's ablation alike in the virtual world, and judge them on other scenes; resumable."""
-    from fg_depth_ros.evaluation.ablation import LABELS, LossAblation, run_ablation, table
+    from fg_depth_ros.evaluation.ablation.losses import LABELS, LossAblation, run_ablation, table
 
     width, height = image_size_of(size)
     config = LossAblation(

@@ -32,8 +32,8 @@ def check_command(
     json: Annotated[Path | None, typer.Option("--json", help="Also write what was found here.")] = None,
 ) -> None:
     """Rates, gaps, exposure and calibration of recordings; exit status 1 where one cannot be used."""
-    from fg_depth_ros.data.bag_checks import check_bag
-    from fg_depth_ros.data.bag_folders import find_bags
+    from fg_depth_ros.data.bags.checks import check_bag
+    from fg_depth_ros.data.bags.folders import find_bags
 
     options = bag_options(left, right, left_info, right_info, slop)
     checked = []

@@ -14,8 +14,8 @@ from fg_depth_ros.cli.app import bag_app, console
 if TYPE_CHECKING:
     import numpy as np
 
-    from fg_depth_ros.data.bag_writing import StereoFrame
-    from fg_depth_ros.data.datasets import StereoSample
+    from fg_depth_ros.data.bags.writing import StereoFrame
+    from fg_depth_ros.data.datasets.stereo import StereoSample
 
 _START = 1.0  # s; a stamp of zero would read as "no stamp"
 
@@ -34,10 +34,10 @@ def from_images(
     """Make a bag of a folder of pairs: left and right images, camera_infos and, where known, true depth."""
     from rich.progress import track
 
-    from fg_depth_ros.data.bag_writing import write_stereo_bag
-    from fg_depth_ros.data.datasets import open_stereo_folder
-    from fg_depth_ros.data.formats import FileError
-    from fg_depth_ros.training.pair_preparation import frames_of
+    from fg_depth_ros.data.bags.writing import write_stereo_bag
+    from fg_depth_ros.data.datasets.stereo import open_stereo_folder
+    from fg_depth_ros.data.io.formats import FileError
+    from fg_depth_ros.training.depth.pair_preparation import frames_of
 
     for name, value, known in (
         ("compressed", compressed, ("", "png", "jpeg")),
@@ -71,7 +71,7 @@ def from_images(
 
 
 def _frame(sample: StereoSample, stamp: int, with_truth: bool) -> StereoFrame:
-    from fg_depth_ros.data.bag_writing import StereoFrame
+    from fg_depth_ros.data.bags.writing import StereoFrame
     from fg_depth_ros.geometry import disparity_to_depth
 
     disparity = sample.truth() if with_truth else None

@@ -9,11 +9,11 @@ import typer
 from rich.table import Table
 
 from fg_depth_ros.cli.app import Device, Json, app, check_folder, console, save
-from fg_depth_ros.evaluation.promotion import ALL_SETS, Comparison, Decision, Margins, decide
+from fg_depth_ros.evaluation.replay.promotion import ALL_SETS, Comparison, Decision, Margins, decide
 
 if TYPE_CHECKING:
-    from fg_depth_ros.evaluation.replay_methods import ReplayMethod
-    from fg_depth_ros.evaluation.report import Report
+    from fg_depth_ros.evaluation.replay.methods import ReplayMethod
+    from fg_depth_ros.evaluation.reports.report import Report
     from fg_depth_ros.networks.weights_store import WeightsStore
 
 _REFUSED = 2
@@ -44,7 +44,7 @@ def promote(
     json: Json = None,
 ) -> None:
     """Put weights into use, if they are no worse than those in use. Exit code 2: refused, nothing has changed."""
-    from fg_depth_ros.evaluation.replay_methods import of_weights
+    from fg_depth_ros.evaluation.replay.methods import of_weights
     from fg_depth_ros.networks import FLOW_MODELS, load_model
     from fg_depth_ros.networks.weights_store import WeightsStore
 
@@ -143,7 +143,7 @@ def deployed(
 
 def _current(place: WeightsStore, against: str, model: str) -> ReplayMethod:
     """What the candidate is held against."""
-    from fg_depth_ros.evaluation.replay_methods import of_weights, shipped
+    from fg_depth_ros.evaluation.replay.methods import of_weights, shipped
     from fg_depth_ros.inference.matchers import CLASSICAL
     from fg_depth_ros.networks import MODELS
 
@@ -159,8 +159,8 @@ def _judge(
     bags: list[Path], candidate: ReplayMethod, current: ReplayMethod, margins: Margins, every: int, device: str
 ) -> tuple[Report | None, Decision | None]:
     """Both side by side on the bags; nothing in a process that does not lead."""
-    from fg_depth_ros.evaluation.replay import ReplayConfig, replay
-    from fg_depth_ros.evaluation.replay_methods import shipped
+    from fg_depth_ros.evaluation.replay.methods import shipped
+    from fg_depth_ros.evaluation.replay.replay import ReplayConfig, replay
 
     if candidate.kind != current.kind:
         raise ValueError(
@@ -233,7 +233,7 @@ def _nodes(node: str, model: str) -> Any:
     if not node:
         return None
     try:
-        from fg_depth_ros.nodes import node_weights
+        from fg_depth_ros.apps import node_weights
     except ImportError as error:
         raise ValueError(f"--node {node} needs ROS ({error}): source a ROS installation, or leave it out") from error
     node_weights.node_parameters(node, model)

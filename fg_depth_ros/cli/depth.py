@@ -22,7 +22,7 @@ from fg_depth_ros.cli.app import (
 )
 
 if TYPE_CHECKING:
-    from fg_depth_ros.data.depth_samples import DepthSample
+    from fg_depth_ros.data.datasets.depth_sample import DepthSample
     from fg_depth_ros.evaluation.stereo import Aggregate
     from fg_depth_ros.inference import MonoDepthEstimator
 
@@ -87,11 +87,12 @@ def evaluate_depth_command(
     json: Json = None,
 ) -> None:
     """Depth from one image, and from stereo beside it, on images with true depth, in one table."""
-    from fg_depth_ros.data.depth_datasets import open_depth_sets, world_samples
-    from fg_depth_ros.data.kitti_depth import open_eigen
-    from fg_depth_ros.data.textures import list_photos
+    from fg_depth_ros.data.datasets.depth import open_depth_sets
+    from fg_depth_ros.data.datasets.kitti_depth import open_eigen
     from fg_depth_ros.evaluation import PairMethod, against_stereo, evaluate_depth
-    from fg_depth_ros.training.pair_preparation import frames_of
+    from fg_depth_ros.synthesis.textures import list_photos
+    from fg_depth_ros.synthesis.world.samples import world_samples
+    from fg_depth_ros.training.depth.pair_preparation import frames_of
 
     if not data and not world:
         raise typer.BadParameter("nothing to evaluate on: give --data or --world")

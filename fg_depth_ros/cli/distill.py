@@ -101,9 +101,9 @@ def distill_command(
     ] = [],
 ) -> None:
     """Teach a network metric depth from one camera with stereo pairs and no labels; resumable, torchrun-ready."""
-    from fg_depth_ros.training.depth_losses import PRESETS
-    from fg_depth_ros.training.distill import DistillTraining, train_distill
-    from fg_depth_ros.training.flow_mask import MaskConfig
+    from fg_depth_ros.training.depth.distill import DistillTraining, train_distill
+    from fg_depth_ros.training.depth.flow_mask import MaskConfig
+    from fg_depth_ros.training.depth.losses import PRESETS
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     if loss not in PRESETS:
@@ -137,7 +137,7 @@ def distill_command(
 
 def _watch(folders: list[Path]) -> Watch:
     """Figures of data sets, told from those of pairs of the same folder."""
-    from fg_depth_ros.data.depth_datasets import open_depth_sets
+    from fg_depth_ros.data.datasets.depth import open_depth_sets
     from fg_depth_ros.evaluation.depth import watch_depth
 
     judge = watch_depth(open_depth_sets(folders))
@@ -148,7 +148,7 @@ def track_pairs(items: Iterable[int], what: str, count: int) -> Iterable[int]:
     """A bar that shows how far the preparation is, of the first process."""
     from rich.progress import track
 
-    from fg_depth_ros.training.pair_preparation import first_process
+    from fg_depth_ros.training.depth.pair_preparation import first_process
 
     if not first_process():
         return items
@@ -159,7 +159,7 @@ def draw_depth(image: np.ndarray, reference: np.ndarray, answer: np.ndarray) -> 
     """Image, reference and answer side by side, near red and far blue; uint8 RGB."""
     import numpy as np
 
-    from fg_depth_ros.evaluation.figures import colour_depth
+    from fg_depth_ros.evaluation.reports.figures import colour_depth
 
     coloured: list[Any] = [colour_depth(depth, _NEAR, _FAR) for depth in (reference, answer)]
     return np.concatenate([image, *coloured], 1)

@@ -16,7 +16,7 @@ from fg_depth_ros.cli.app import Photos, app, console, image_size_of
 from fg_depth_ros.cli.bag import Left, LeftInfo, Right, RightInfo, Slop, bag_options, show_bags
 
 if TYPE_CHECKING:
-    from fg_depth_ros.training.finetune import Outcome
+    from fg_depth_ros.training.finetune.finetune import Outcome
 
 _NOT_BETTER = 2
 _HIGHER_IS_BETTER = ("delta_1", "agreement")
@@ -80,12 +80,12 @@ def finetune_command(
 ) -> None:
     """Teach a network with recordings and no labels; exit status 2 where the weights are not better than before."""
     from fg_depth_ros.cli.distill import draw_depth, track_pairs
-    from fg_depth_ros.training.depth_losses import PRESETS
-    from fg_depth_ros.training.finetune import depth_config, finetune_depth, finetune_stereo, stereo_config
-    from fg_depth_ros.training.finetune_bags import gather_bags
-    from fg_depth_ros.training.flow_mask import MaskConfig
-    from fg_depth_ros.training.pair_preparation import first_process
-    from fg_depth_ros.training.time_split import TimeSplit
+    from fg_depth_ros.training.depth.flow_mask import MaskConfig
+    from fg_depth_ros.training.depth.losses import PRESETS
+    from fg_depth_ros.training.depth.pair_preparation import first_process
+    from fg_depth_ros.training.finetune.bags import gather_bags
+    from fg_depth_ros.training.finetune.finetune import depth_config, finetune_depth, finetune_stereo, stereo_config
+    from fg_depth_ros.training.finetune.time_split import TimeSplit
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     if loss not in PRESETS:

@@ -37,8 +37,8 @@ def flow_command(
     variational: Annotated[bool, typer.Option("--variational", help="Refine the answer (+v).")] = False,
 ) -> None:
     """Optical flow between two frames: .flo, KITTI's 16-bit PNG, and a picture in Middlebury's colours."""
-    from fg_depth_ros.data.flow_datasets import FlowSample
-    from fg_depth_ros.evaluation.results import write_flow
+    from fg_depth_ros.data.datasets.flow import FlowSample
+    from fg_depth_ros.evaluation.reports.results import write_flow
 
     frames = FlowSample(first.stem, first, second).images()
     estimator = _estimator(model, weights, device, precision, scale, variational)
@@ -71,7 +71,7 @@ def evaluate_flow_command(
     json: Json = None,
 ) -> None:
     """Learned and classical flow, on pairs with true flow, in one table."""
-    from fg_depth_ros.data.flow_datasets import open_flow_sets
+    from fg_depth_ros.data.datasets.flow import open_flow_sets
     from fg_depth_ros.evaluation import evaluate_flow
     from fg_depth_ros.inference.flow import CLASSICAL_FLOW
     from fg_depth_ros.networks import FLOW_MODELS, has_weights

@@ -40,7 +40,7 @@ def play(
     if wrong := [rule for rule in remap if not _RULE.fullmatch(rule)]:
         raise ValueError(f"--remap '{wrong[0]}' is no rule: give FROM:=TO, such as /left/image_rect:=/cam/image_rect")
 
-    from fg_depth_ros.nodes.bag_player_node import main
+    from fg_depth_ros.nodes.players.bag_player import main
 
     values = {
         "bags": [str(bag) for bag in bags],
@@ -70,9 +70,9 @@ def replay_live(
     device: Device = "auto",
 ) -> None:
     """Play bags into the depth node over ROS topics: accuracy, latency, drops and rates as the robot would see them."""
-    from fg_depth_ros.nodes.environment import child_environment
-    from fg_depth_ros.nodes.live_replay import LiveReplay
-    from fg_depth_ros.nodes.processes import ProcessGroup, free_domain_id
+    from fg_depth_ros.apps.live_replay import LiveReplay
+    from fg_depth_ros.apps.processes import ProcessGroup, free_domain_id
+    from fg_depth_ros.nodes.common.environment import child_environment
 
     if loop and not count:
         raise ValueError("--loop never ends by itself: say with --count after how many messages")

@@ -42,7 +42,7 @@ def bench_recording(
 
     Exit code 1 when a pair went missing and nobody counted it.
     """
-    from fg_depth_ros.nodes.bench_recording import bench_recording as measure
+    from fg_depth_ros.apps.bench_recording import bench_recording as measure
 
     if storage not in ("raw", "zstd", "png", "jpeg"):
         raise typer.BadParameter(f"storage '{storage}' is unknown: raw, zstd, png and jpeg are known")

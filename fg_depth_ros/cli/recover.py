@@ -17,7 +17,7 @@ def recover_recordings(
     ],
 ) -> None:
     """Complete recordings that were cut off, with every whole message; exit status 1 where something is left to do."""
-    from fg_depth_ros.data.formats import FileError
+    from fg_depth_ros.data.io.formats import FileError
     from fg_depth_ros.recording import recover
 
     failed = False
@@ -44,8 +44,8 @@ def recover_recordings(
 
 def _others(folder: Path) -> str:
     """Bags below a recording folder that are none of its episodes, in words."""
-    from fg_depth_ros.data.bag_folders import find_bags
-    from fg_depth_ros.data.formats import FileError
+    from fg_depth_ros.data.bags.folders import find_bags
+    from fg_depth_ros.data.io.formats import FileError
     from fg_depth_ros.recording.manifest import read_episode
 
     try:

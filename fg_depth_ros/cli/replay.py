@@ -14,8 +14,8 @@ from fg_depth_ros.cli.app import Device, Precision, app, check_folder, console
 from fg_depth_ros.cli.bag import Left, LeftInfo, Right, RightInfo, Slop
 
 if TYPE_CHECKING:
-    from fg_depth_ros.data.bags import BagSample
-    from fg_depth_ros.evaluation.replay_methods import ReplayMethod
+    from fg_depth_ros.data.bags.pairs import BagSample
+    from fg_depth_ros.evaluation.replay.methods import ReplayMethod
 
 _COLUMNS = {
     "accuracy": [
@@ -68,8 +68,8 @@ def replay_command(
 
     Started by torchrun, the processes share the bags; the first one writes.
     """
-    from fg_depth_ros.evaluation.page import write_page
-    from fg_depth_ros.evaluation.replay import ReplayConfig, replay
+    from fg_depth_ros.evaluation.replay.replay import ReplayConfig, replay
+    from fg_depth_ros.evaluation.reports.page import write_page
 
     config = ReplayConfig(
         bags=tuple(map(str, bags)),
@@ -113,7 +113,7 @@ def replay_command(
 
 
 def _methods(weights: list[Path], names: list[str], mono: bool) -> tuple[ReplayMethod, ...]:
-    from fg_depth_ros.evaluation.replay_methods import of_weights, shipped, unique
+    from fg_depth_ros.evaluation.replay.methods import of_weights, shipped, unique
 
     found = [shipped(name) for name in names if name != _NONE] + [of_weights(path) for path in weights]
     chosen = tuple(method for method in unique(found) if mono or method.kind == "stereo")
@@ -125,7 +125,7 @@ def _methods(weights: list[Path], names: list[str], mono: bool) -> tuple[ReplayM
 def _track(items: Iterable[BagSample], name: str, count: int) -> Iterable[BagSample]:
     from rich.progress import track
 
-    from fg_depth_ros.evaluation.sharding import world
+    from fg_depth_ros.evaluation.replay.sharding import world
 
     if world()[0]:
         return items

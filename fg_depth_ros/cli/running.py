@@ -36,7 +36,7 @@ def demo(
     json: Json = None,
 ) -> None:
     """Play a real pair, or a virtual world, into the node over ROS topics, and judge the depth that comes out."""
-    from fg_depth_ros.nodes.demo import run_demo
+    from fg_depth_ros.apps.demo import run_demo
 
     code = run_demo(model, pairs, seconds, rate, out, json, weights=weights, width=width, world=world, console=console)
     raise typer.Exit(code)
@@ -63,8 +63,8 @@ def bench(
     sizes = [image_size_of(text) for text in size]
     report = bench_models(model, sizes, precision, repeats, weights=weights, device=device, threads=threads)
     if node:
+        from fg_depth_ros.apps.bench_node import bench_node
         from fg_depth_ros.inference import known_models
-        from fg_depth_ros.nodes.bench_node import bench_node
 
         for name in (each for each in model if each in known_models()):
             for one in sizes:
@@ -81,7 +81,7 @@ def bench(
 @app.command()
 def doctor() -> None:
     """Check this machine: versions, device, weights, ROS, the transport for large images."""
-    from fg_depth_ros.evaluation.report import software_versions
+    from fg_depth_ros.evaluation.reports.report import software_versions
     from fg_depth_ros.inference import EstimatorConfig, FlowConfig, MonoConfig
     from fg_depth_ros.inference.running import choose_device
     from fg_depth_ros.networks import CheckpointError, load_model
@@ -98,7 +98,7 @@ def doctor() -> None:
             console.print(f"[red]weights: {error}[/]")
     console.print(f"{'device':28} {choose_device('auto')}", highlight=False)
     try:
-        from fg_depth_ros.nodes.environment import describe_environment
+        from fg_depth_ros.nodes.common.environment import describe_environment
 
         for name, value in describe_environment().items():
             console.print(f"{name:28} {value}", highlight=False)

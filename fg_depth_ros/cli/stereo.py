@@ -46,10 +46,10 @@ def infer(
     max_depth: Annotated[float, typer.Option(help="Farther pixels are out of range, m.")] = 80.0,
 ) -> None:
     """Disparity, depth, labels, pictures and a cloud of one pair or of a folder of pairs."""
-    from fg_depth_ros.data.calibration import read_calibration
-    from fg_depth_ros.data.datasets import StereoSample, open_stereo_folder
-    from fg_depth_ros.data.formats import FileError, image_size
-    from fg_depth_ros.evaluation.results import write_disparity, write_estimate
+    from fg_depth_ros.data.datasets.stereo import StereoSample, open_stereo_folder
+    from fg_depth_ros.data.io.calibration import read_calibration
+    from fg_depth_ros.data.io.formats import FileError, image_size
+    from fg_depth_ros.evaluation.reports.results import write_disparity, write_estimate
 
     if (pairs is None) == (left is None or right is None):
         raise typer.BadParameter("give two images, or --pairs FOLDER")
@@ -96,7 +96,7 @@ def evaluate_stereo_command(
     json: Json = None,
 ) -> None:
     """Learned stereo, SGBM with filled holes and SGBM with its density, on pairs with true disparity."""
-    from fg_depth_ros.data import datasets
+    from fg_depth_ros.data.datasets import stereo as datasets
     from fg_depth_ros.evaluation import StereoMethod, evaluate_stereo
     from fg_depth_ros.geometry import complete_occluded, fill_holes_kitti
 

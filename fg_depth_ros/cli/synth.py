@@ -25,9 +25,9 @@ def synth_stereo(
     """Write synthetic pairs with exact disparity (16-bit PNG, px / 256) and occlusion masks."""
     from rich.progress import track
 
-    from fg_depth_ros.data.formats import write_image, write_kitti_disparity
-    from fg_depth_ros.data.synthetic import StereoSceneGenerator
-    from fg_depth_ros.data.textures import TextureAtlas, list_photos
+    from fg_depth_ros.data.io.formats import write_image, write_kitti_disparity
+    from fg_depth_ros.synthesis.stereo import StereoSceneGenerator
+    from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
 
     atlas = TextureAtlas.build(list_photos(photos), patterns, seed=seed)
     generator = StereoSceneGenerator(atlas, width, height, seed)
@@ -64,11 +64,11 @@ def synth_chairs(
     """Write pairs in the manner and layout of the Flying Chairs, with exact flow and occlusion masks."""
     from rich.progress import track
 
-    from fg_depth_ros.data.chairs import ChairsGenerator
-    from fg_depth_ros.data.chairs_folder import write_chairs
-    from fg_depth_ros.data.cutouts import CutoutAtlas, list_stamps
-    from fg_depth_ros.data.textures import TextureAtlas, list_photos
     from fg_depth_ros.inference.running import choose_device
+    from fg_depth_ros.synthesis.chairs import ChairsGenerator
+    from fg_depth_ros.synthesis.chairs_folder import write_chairs
+    from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_stamps
+    from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
 
     place = choose_device(device)
     pictures, things = list_photos(photos), list_stamps(stamps)
@@ -104,12 +104,12 @@ def synth_world(
     """Write stereo pairs of virtual streets and rooms with exact disparity and depth."""
     from rich.progress import track
 
-    from fg_depth_ros.data.cutouts import CutoutAtlas, list_stamps
-    from fg_depth_ros.data.textures import TextureAtlas, list_photos
-    from fg_depth_ros.data.world import WorldGenerator
-    from fg_depth_ros.data.world_drive import WorldDrive, WorldFrame, drive_rig, frame_of
-    from fg_depth_ros.data.world_folder import write_world
     from fg_depth_ros.inference.running import choose_device
+    from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_stamps
+    from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
+    from fg_depth_ros.synthesis.world.drive import WorldDrive, WorldFrame, drive_rig, frame_of
+    from fg_depth_ros.synthesis.world.folder import write_world
+    from fg_depth_ros.synthesis.world.generator import WorldGenerator
 
     place = choose_device(device)
     width, height = image_size_of(size)

@@ -37,9 +37,9 @@ def train_stereo_command(
     ] = [],
 ) -> None:
     """Train the stereo network on synthetic scenes; resumable, and several processes under torchrun."""
-    from fg_depth_ros.data.datasets import open_stereo_sets
+    from fg_depth_ros.data.datasets.stereo import open_stereo_sets
     from fg_depth_ros.evaluation.stereo import watch_stereo
-    from fg_depth_ros.training.stereo import StereoTraining, train_stereo
+    from fg_depth_ros.training.stereo.stereo import StereoTraining, train_stereo
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     config = StereoTraining(
@@ -96,9 +96,9 @@ def train_flow_command(
     ] = [],
 ) -> None:
     """Train a flow network on Flying-Chairs-like scenes or on pairs; resumable, several processes under torchrun."""
-    from fg_depth_ros.data.flow_datasets import open_flow_sets
+    from fg_depth_ros.data.datasets.flow import open_flow_sets
     from fg_depth_ros.evaluation.flow import draw_flow, watch_flow
-    from fg_depth_ros.training.flow import FlowTraining, train_flow
+    from fg_depth_ros.training.flow.flow import FlowTraining, train_flow
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     config = FlowTraining(

@@ -4,7 +4,7 @@ from fg_depth_ros.evaluation.depth import PairMethod, against_stereo, evaluate_d
 from fg_depth_ros.evaluation.flow import draw_flow, evaluate_flow, watch_flow
 from fg_depth_ros.evaluation.flow_metrics import FlowTally
 from fg_depth_ros.evaluation.metrics import STEREO_THRESHOLDS, DepthTally, StereoTally
-from fg_depth_ros.evaluation.report import Report, read_report
+from fg_depth_ros.evaluation.reports.report import Report, read_report
 from fg_depth_ros.evaluation.stereo import StereoMethod, evaluate_stereo
 
 __all__ = [

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fg_depth_ros.evaluation.report import Report
+from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.inference import (
     FlowConfig,
     FlowEstimator,
@@ -129,7 +129,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     import cv2
     import torch
 
-    from fg_depth_ros.data.datasets import motorcycle
+    from fg_depth_ros.data.datasets.stereo import motorcycle
 
     if job["threads"]:
         torch.set_num_threads(job["threads"])

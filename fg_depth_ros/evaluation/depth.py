@@ -13,11 +13,11 @@ import numpy as np
 from rich.console import Console
 from torch import nn
 
-from fg_depth_ros.data.depth_samples import DepthProtocol, DepthSample
-from fg_depth_ros.data.formats import FileError, write_image
-from fg_depth_ros.evaluation import figures
+from fg_depth_ros.data.datasets.depth_sample import DepthProtocol, DepthSample
+from fg_depth_ros.data.io.formats import FileError, write_image
 from fg_depth_ros.evaluation.metrics import DepthTally, garg_mask, mean_metrics
-from fg_depth_ros.evaluation.report import Report
+from fg_depth_ros.evaluation.reports import figures
+from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.evaluation.stereo import Aggregate, progress_bars
 from fg_depth_ros.geometry import StereoRig, disparity_to_depth
 from fg_depth_ros.inference import StereoDepthEstimator

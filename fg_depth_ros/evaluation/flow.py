@@ -12,11 +12,11 @@ import numpy as np
 from rich.console import Console
 from torch import nn
 
-from fg_depth_ros.data.flow_datasets import FlowSample
-from fg_depth_ros.data.formats import FileError, write_image
-from fg_depth_ros.evaluation import figures
+from fg_depth_ros.data.datasets.flow import FlowSample
+from fg_depth_ros.data.io.formats import FileError, write_image
 from fg_depth_ros.evaluation.flow_metrics import FlowTally
-from fg_depth_ros.evaluation.report import Report
+from fg_depth_ros.evaluation.reports import figures
+from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.evaluation.stereo import progress_bars
 from fg_depth_ros.inference import NetworkFlow
 

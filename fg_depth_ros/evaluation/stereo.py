@@ -20,11 +20,11 @@ from rich.progress import (
 )
 from torch import nn
 
-from fg_depth_ros.data.datasets import StereoSample
-from fg_depth_ros.data.formats import FileError, write_image
-from fg_depth_ros.evaluation import figures
+from fg_depth_ros.data.datasets.stereo import StereoSample
+from fg_depth_ros.data.io.formats import FileError, write_image
 from fg_depth_ros.evaluation.metrics import DepthTally, StereoTally, mean_metrics
-from fg_depth_ros.evaluation.report import Report
+from fg_depth_ros.evaluation.reports import figures
+from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.geometry import disparity_to_depth
 from fg_depth_ros.inference import NetworkMatcher
 

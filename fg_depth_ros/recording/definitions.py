@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import yaml
 
-from fg_depth_ros.data.bag_storage import message_types
+from fg_depth_ros.data.bags.storage import message_types
 from fg_depth_ros.recording.mcap_file import QOS_KEY, Line
 
 _SEPARATOR = "=" * 80

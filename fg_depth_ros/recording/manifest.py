@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fg_depth_ros.data.bag_folders import EPISODE_FILE
+from fg_depth_ros.data.bags.folders import EPISODE_FILE
 
 SCHEMA = "fg_depth_episode/1"
 NAME = "manifest.jsonl"

@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fg_depth_ros.data.bag_messages import stamp_of
-from fg_depth_ros.data.bag_storage import COMPRESSED, IMAGE
-from fg_depth_ros.data.bags import find_topics
-from fg_depth_ros.data.formats import FileError
+from fg_depth_ros.data.bags.messages import stamp_of
+from fg_depth_ros.data.bags.pairs import find_topics
+from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE
+from fg_depth_ros.data.io.formats import FileError
 from fg_depth_ros.recording import manifest
 from fg_depth_ros.recording.episodes import (
     EpisodeLock,

@@ -9,9 +9,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fg_depth_ros.data import encodings
-from fg_depth_ros.data.bag_storage import COMPRESSED, IMAGE, message_types
-from fg_depth_ros.data.camera_images import MessageError, image_to_array
+from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, message_types
+from fg_depth_ros.data.io import encodings
+from fg_depth_ros.data.io.camera_images import MessageError, image_to_array
 from fg_depth_ros.recording.definitions import Message, Topic
 
 _LOG = logging.getLogger(__name__)

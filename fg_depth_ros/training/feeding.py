@@ -10,10 +10,10 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import IterableDataset, get_worker_info
 
-from fg_depth_ros.data.chairs import FlowBatch
-from fg_depth_ros.data.flow_datasets import FlowSample
-from fg_depth_ros.data.formats import FileError
-from fg_depth_ros.data.synthetic import StereoSceneGenerator
+from fg_depth_ros.data.datasets.flow import FlowSample
+from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.synthesis.chairs import FlowBatch
+from fg_depth_ros.synthesis.stereo import StereoSceneGenerator
 
 
 class Feed(IterableDataset[Any]):

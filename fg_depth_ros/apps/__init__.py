@@ -1,0 +1,1 @@
+"""Start nodes as processes and measure them: demo, benchmarks, live replay."""

@@ -1,0 +1,311 @@
+"""`fg-depth demo`: real pairs, or a virtual world, through real topics, the learned model beside the classical one.
+
+Player, depth node and evaluator are separate processes that talk over DDS on this machine only. The two
+models run one after the other, so that neither takes the processor from the other's latency.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from fg_depth_ros.apps.demo_input import DemoInput, check_options, inspect_pairs, live_line, render_world
+from fg_depth_ros.apps.processes import ChildDied, ChildTimeout, ProcessGroup, free_domain_id
+from fg_depth_ros.apps.session import Session, SessionError, SessionResult
+from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.evaluation.reports.report import Report
+from fg_depth_ros.geometry import RigError
+from fg_depth_ros.nodes.common.environment import child_environment
+from fg_depth_ros.nodes.evaluator.snapshot import Snapshot
+from fg_depth_ros.nodes.players.source import MOTORCYCLE
+
+CLASSICAL = "sgbm"
+WARM_UP_PAIRS = 3
+_ACCURACY = {
+    "epe": ("EPE", ".2f"),
+    "bad_1": ("bad-1", ".1f"),
+    "bad_2": ("bad-2", ".1f"),
+    "bad_4": ("bad-4", ".1f"),
+    "density": ("density", ".1f"),
+    "abs_rel": ("AbsRel", ".4f"),
+}
+_AGREEMENT = {
+    "density": ("answer", ".1f"),
+    "depth_density": ("depth", ".1f"),
+    "seen_by_both": ("seen by both", ".1f"),
+    "photometric": ("photometric", ".1f"),
+}
+_SPEED = {
+    "rate_hz": ("Hz", ".1f"),
+    "arrival_p50_ms": ("latency", ".0f"),
+    "arrival_p95_ms": ("95 %", ".0f"),
+    "inference_p50_ms": ("model", ".0f"),
+    "pairs_sent": ("sent", "d"),
+    "pairs_delivered": ("arrived", "d"),
+    "pairs_dropped": ("dropped", "d"),
+    "pairs_unaccounted": ("unaccounted", "d"),
+}
+
+
+@dataclass
+class _Run:
+    """One model's turn."""
+
+    result: SessionResult
+    snapshot: Snapshot | None
+
+    @property
+    def model(self) -> str:
+        return self.result.model
+
+
+def run_demo(
+    model: str = "flownet_stereo",
+    pairs: str = MOTORCYCLE,
+    seconds: float = 8.0,
+    rate: float = 3.0,
+    out: str | Path = "fg_depth_demo.png",
+    json: str | Path | None = None,
+    *,
+    weights: str = "",
+    width: int = 0,
+    world: str = "",
+    console: Console | None = None,
+) -> int:
+    """Run the demo and print what it measured.
+
+    Args:
+        model: shown in full; `sgbm` runs beside it.
+        pairs: a folder of stereo pairs, or `motorcycle` for the pair that scikit-image ships.
+        seconds: each model is fed for so long.
+        rate: pairs per second.
+        out: where the picture goes (PNG).
+        json: where the report goes; None writes none.
+        weights: file of weights for `model`; empty takes those that come with the package.
+        width: resize the images to this width; 0 keeps them.
+        world: play a drive through a virtual world, `street` or `indoor`, instead of `pairs`; with true depth.
+
+    Returns the exit code: 0; 1 when something failed, which has then been printed; 130 after Ctrl-C.
+    Whatever happens, no process and no shared memory of it stays behind.
+    """
+    console = console or Console()
+    folder = Path(tempfile.mkdtemp(prefix="fg_depth_demo_"))
+    keep_logs = False
+    try:
+        with _interruptible():
+            check_options(seconds, rate, width, world, pairs)
+            if world:
+                pairs = render_world(folder / f"virtual_{world}", world, width, console)
+            chosen = inspect_pairs(pairs, seconds, rate, width, console)
+            domain = free_domain_id()
+            console.print(
+                f"[dim]three processes over DDS on this machine only, ROS_DOMAIN_ID={domain}; logs in {folder}[/dim]",
+                soft_wrap=True,
+            )
+            runs: list[_Run] = []
+            for name in dict.fromkeys([model, CLASSICAL]):
+                shown = runs[0].snapshot.name if runs and runs[0].snapshot is not None else ""
+                with ProcessGroup(folder / name, child_environment(domain_id=domain)) as group:
+                    runs.append(_run_model(group, name, weights if name == model else "", chosen, shown, console))
+            report = _merged(runs, chosen)
+            _print(report, chosen, console)
+            if json is not None:
+                report.write_json(json)
+                console.print(f"report: {Path(json).resolve()}", soft_wrap=True)
+            picture = _draw(Path(out), runs, report, chosen)
+            console.print(f"picture: {picture.resolve()}", soft_wrap=True)
+            return 0
+    except KeyboardInterrupt:
+        console.print("\nstopped; all processes have ended")
+        return 130
+    except (ChildDied, ChildTimeout, SessionError, FileError, RigError, OSError, ValueError) as error:
+        keep_logs = True
+        console.print(f"[bold red]demo failed:[/bold red] {_escaped(str(error))}", soft_wrap=True)
+        return 1
+    finally:
+        for rendered in folder.glob("virtual_*"):
+            shutil.rmtree(rendered, ignore_errors=True)
+        if not keep_logs or not any(folder.iterdir()):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run_model(group: ProcessGroup, model: str, weights: str, chosen: DemoInput, shown: str, console: Console) -> _Run:
+    """One model's turn; `shown` names the pair for the picture (the one that the model before it showed)."""
+    session = Session(
+        model,
+        count=max(3, round(chosen.seconds * chosen.rate)) + WARM_UP_PAIRS,
+        rate=chosen.rate,
+        pairs=chosen.pairs,
+        set_name=chosen.name,
+        warm_up=WARM_UP_PAIRS,
+        truth=chosen.truth,
+        snapshot=True,
+        snapshot_pair=shown,
+        depth={"depth_weights": weights},
+        player=chosen.parameters,
+    )
+    with live_line(console, f"{model}: starting") as tell:
+        result = session.run(group, lambda text: tell(f"{model}: {text}"))
+    console.print(f"{model}: {result.last_words}", style="green")
+    try:
+        snapshot = Snapshot.read(result.snapshot)
+    except (OSError, ValueError) as error:
+        console.print(f"[yellow]no picture of {model}: {_escaped(str(error))}[/yellow]")
+        snapshot = None
+    return _Run(result, snapshot)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the demo as Ctrl-C does, with everything cleaned up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _merged(runs: list[_Run], chosen: DemoInput) -> Report:
+    """One report of all runs; accuracy on the pairs that every model answered, so that the pixels are the same."""
+    first = runs[0].result.report
+    report = Report(
+        command="demo",
+        model=first.model,
+        settings={
+            **first.settings,
+            "input": chosen.pairs,
+            "size": chosen.size,
+            "rate_hz": chosen.rate,
+            "seconds": chosen.seconds,
+        },
+    )
+    common = set.intersection(*(run.result.scores.names for run in runs))
+    for run in runs:
+        for method, metrics in run.result.scores.methods(run.model, common).items():
+            report.add_row(chosen.name, method, metrics, kind="accuracy", pairs=len(common), of_pairs=chosen.count)
+    report.rows.extend(run.result.timing for run in runs)
+    return report
+
+
+def _rows(report: Report, kind: str) -> list[dict[str, Any]]:
+    return [row for row in report.rows if row["kind"] == kind]
+
+
+def _print(report: Report, chosen: DemoInput, console: Console) -> None:
+    accuracy, timing = _rows(report, "accuracy"), _rows(report, "timing")
+    if not accuracy:
+        raise SessionError(
+            "no pair was answered by every model, so there is nothing to compare: give it more seconds, or a lower rate"
+        )
+    pairs, count = accuracy[0]["pairs"], chosen.count
+    if count > 1:
+        console.print(f"compared on the {pairs} of {count} pairs that every model answered")
+    if chosen.truth:
+        console.print(_table("Accuracy", accuracy, _ACCURACY))
+        console.print(
+            "[dim]All pixels with truth; EPE in px, bad-1/2/4 and density in %; no answer counts as wrong. masked: "
+            "judged where the node publishes depth, density says on how much.[/dim]\n"
+        )
+    else:
+        console.print(_table("Self-consistency (there is no truth to compare with)", accuracy, _AGREEMENT))
+        console.print(
+            "[dim]In % of the pixels; photometric: mean grey difference, of 255, between matched pixels.[/dim]\n"
+        )
+    console.print(_table("Speed", timing, _SPEED))
+    console.print(
+        "[dim]Milliseconds; latency: from the stamp to the arrival of depth/image_rect, median and 95 %; model: "
+        "matching alone.[/dim]\n"
+    )
+    for row in timing:
+        for reason, number in row.get("drops", {}).items():
+            console.print(f"{row['method']}: {number} dropped, {reason}")
+
+
+def _table(title: str, rows: list[dict[str, Any]], columns: dict[str, tuple[str, str]]) -> Table:
+    """A table that fits into 80 columns. `columns`: measure -> heading, number format."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("method", no_wrap=True)
+    for heading, _ in columns.values():
+        table.add_column(heading, justify="right")
+    for row in rows:
+        cells = (_number(row["metrics"].get(name), form) for name, (_, form) in columns.items())
+        table.add_row(row["method"], *cells)
+    return table
+
+
+def _draw(out: Path, runs: list[_Run], report: Report, chosen: DemoInput) -> Path:
+    from fg_depth_ros.apps.demo_picture import draw_demo  # matplotlib takes a second to import
+
+    snapshots = {run.model: run.snapshot for run in runs if run.snapshot is not None}
+    if not snapshots:
+        raise SessionError("no pair came back complete, so there is no picture; the table above holds")
+    first = next(iter(snapshots.values()))
+    # Beside each other they must show the same pair; where one model was too slow for it, the first stands alone.
+    snapshots = {method: shot for method, shot in snapshots.items() if shot.name == first.name}
+    title = (
+        f"{runs[0].model} on {chosen.name} over ROS topics: focal length {first.rig.fx:.0f} px, baseline "
+        f"{first.rig.baseline:.3f} m"
+    )
+    return draw_demo(out, snapshots, _foot(report, chosen), title=title)
+
+
+def _foot(report: Report, chosen: DemoInput) -> list[str]:
+    """The table's lines under the picture, for those who see only the picture."""
+
+    def lines(kind: str, *parts: tuple[str, str, str, str]) -> list[str]:
+        return [
+            f"{row['method']:<24}"
+            + "   ".join(f"{text}{_number(row['metrics'].get(name), form)}{unit}" for text, name, form, unit in parts)
+            for row in _rows(report, kind)
+        ]
+
+    agreement = (
+        ("answer on ", "density", "5.1f", " %"),
+        ("depth on ", "depth_density", "5.1f", " %"),
+        ("photometric difference ", "photometric", "4.1f", " of 255"),
+    )
+    accuracy = (
+        ("EPE ", "epe", "5.2f", " px"),
+        ("bad-1 ", "bad_1", "5.1f", " %"),
+        ("bad-2 ", "bad_2", "5.1f", " %"),
+        ("bad-4 ", "bad_4", "5.1f", " %"),
+        ("density ", "density", "5.1f", " %"),
+        ("AbsRel ", "abs_rel", ".4f", ""),
+    )
+    speed = (
+        ("", "rate_hz", "5.1f", " Hz"),
+        ("latency ", "arrival_p50_ms", ".0f", " ms"),
+        ("model alone ", "inference_p50_ms", ".0f", " ms"),
+        ("pairs sent ", "pairs_sent", "d", ""),
+        ("delivered ", "pairs_delivered", "d", ""),
+    )
+    return lines("accuracy", *(accuracy if chosen.truth else agreement)) + lines("timing", *speed)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None or math.isnan(value) else format(value, form)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", "\\[")

@@ -1,0 +1,230 @@
+"""Exchange the weights of a running stereo_depth_node from outside, and wait for what comes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rcl_interfaces.srv import GetParameters, SetParametersAtomically
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image
+
+from fg_depth_ros.networks import DEPTH_MODELS, STEREO_MODELS
+from fg_depth_ros.nodes.common.environment import use_shared_memory_profile
+
+FIND_SECONDS = 10.0
+EXCHANGE_SECONDS = 60.0
+_SETTLED = 2  # diagnostics in a row that know of no exchange: one may have been under way
+_NOT_LOADED = "not loaded before it is needed"
+_MONO_TOPIC = "mono_depth/image_rect"
+
+
+class NodeWeightsError(RuntimeError):
+    """The node did not take the weights, and runs what it ran before; the message says what it said."""
+
+
+class _Place(NamedTuple):
+    """Where a kind of network stands: its parameters, and what the diagnostics call it."""
+
+    model: str
+    weights: str
+    named: str
+
+    @property
+    def sha256(self) -> str:
+        return f"{self.named}weights sha256"
+
+
+STEREO = _Place("model", "depth_weights", "")
+FLOW = _Place("flow_model", "flow_weights", "flow ")
+MONO = _Place("mono_model", "mono_weights", "mono ")
+
+
+class Taken(NamedTuple):
+    """What came of it. ``confirmed``: the node's diagnostics name the new hash; without that, the node has taken the
+    parameters, and will load the file when something first needs it. ``parameters``: those that were set before.
+    """
+
+    confirmed: bool
+    parameters: dict[str, str]
+
+
+def place_of(model: str) -> _Place:
+    """Where a network of this name stands in the node."""
+    return STEREO if model in STEREO_MODELS else MONO if model in DEPTH_MODELS else FLOW
+
+
+def set_node_weights(
+    node: str, model: str, weights: str, sha256: str, *, patience: float = EXCHANGE_SECONDS, context: Any = None
+) -> Taken:
+    """Let a running node exchange the weights of a network, and wait until it runs them.
+
+    Args:
+        node: its full name, such as "/stereo_depth_node".
+        model: name of the network.
+        weights: file that the node can read; empty = those that come with its package.
+        sha256: of these weights, as the diagnostics will report it.
+        patience: seconds to wait for the exchange.
+        context: an initialised rclpy context; default: one of its own.
+
+    Raises:
+        NodeWeightsError: no such node, it refuses the parameters, or cannot use the file. Its parameters are then as
+            they were.
+    """
+    with _client(node, context) as client:
+        place = place_of(model)
+        before = client.parameters([place.model, place.weights])
+        change = {place.model: model, place.weights: weights}
+        client.set({name: value for name, value in change.items() if before[name] != value})
+        try:
+            confirmed = client.wait_for(place, sha256, patience)
+        except NodeWeightsError:
+            now = client.parameters([place.model, place.weights])
+            # The node puts them back by itself where a model was running.
+            with contextlib.suppress(NodeWeightsError):
+                client.set({name: value for name, value in before.items() if now[name] != value})
+            raise
+        return Taken(confirmed, before)
+
+
+def node_parameters(node: str, model: str, *, context: Any = None) -> dict[str, str]:
+    """The parameters of a running node that say which network of this kind it uses. Raises NodeWeightsError."""
+    place = place_of(model)
+    with _client(node, context) as client:
+        return client.parameters([place.model, place.weights])
+
+
+def set_node_parameters(node: str, parameters: Mapping[str, str], *, context: Any = None) -> None:
+    """Set string parameters of a running node, such as those that it had before. Raises NodeWeightsError."""
+    with _client(node, context) as client:
+        client.set(parameters)
+
+
+class _Client:
+    """Talks to the parameter services of a node, and hears its diagnostics."""
+
+    def __init__(self, own: Node, executor: SingleThreadedExecutor, target: str) -> None:
+        self._own, self._executor, self._target = own, executor, target
+        self._status: DiagnosticStatus | None = None
+        self._heard = 0
+        own.create_subscription(DiagnosticArray, "/diagnostics", self._diagnose, 10)
+        self._get = own.create_client(GetParameters, f"{target}/get_parameters")
+        self._set = own.create_client(SetParametersAtomically, f"{target}/set_parameters_atomically")
+
+    def find(self) -> None:
+        """Wait for the node. Raises NodeWeightsError."""
+        if not self._until(lambda: self._get.service_is_ready() and self._set.service_is_ready(), FIND_SECONDS):
+            running = ", ".join(sorted(f"{space.rstrip('/')}/{name}" for name, space in self._others()))
+            raise NodeWeightsError(
+                f"no node {self._target} answered within {FIND_SECONDS:.0f} s (there are: {running or 'none'}): give "
+                "its full name, and the ROS_DOMAIN_ID that it runs in"
+            )
+
+    def parameters(self, names: list[str]) -> dict[str, str]:
+        """Values of string parameters. Raises NodeWeightsError."""
+        values = self._call(self._get, GetParameters.Request(names=names)).values
+        if len(values) != len(names) or any(not value.type for value in values):
+            raise NodeWeightsError(f"{self._target} has no parameters {', '.join(names)}: it is no stereo_depth_node")
+        return {name: value.string_value for name, value in zip(names, values, strict=True)}
+
+    def set(self, values: Mapping[str, str]) -> None:
+        """Set them all or none. Raises NodeWeightsError with the node's reason."""
+        if not values:
+            return
+        request = SetParametersAtomically.Request()
+        request.parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
+        result = self._call(self._set, request).result
+        if not result.successful:
+            raise NodeWeightsError(f"{self._target} refuses: {result.reason}")
+
+    def wait_for(self, place: _Place, sha256: str, patience: float) -> bool:
+        """Wait until the node runs these weights; False: it will load them when they are needed. Raises
+        NodeWeightsError where it goes on without them.
+        """
+        begun, settled, demand = time.monotonic(), 0, None
+        try:
+            while self._next_word(begun + patience - time.monotonic()):
+                assert self._status is not None
+                values = {item.key: item.value for item in self._status.values}
+                if values.get(place.sha256) == sha256:
+                    return True
+                if values.get(f"{place.named}model") == _NOT_LOADED:
+                    if demand is None:  # a listener is what makes the node load it, once there is an image
+                        demand = self._own.create_subscription(Image, self._topic(_MONO_TOPIC), lambda _: None, 1)
+                    continue
+                settled = settled + 1 if values.get("exchange in progress") == "false" else 0
+                if settled >= _SETTLED:
+                    raise NodeWeightsError(self._what_runs(place, values))
+        finally:
+            if demand is not None:
+                self._own.destroy_subscription(demand)
+        if demand is not None:
+            return False
+        told = "its exchange is still under way" if self._heard else "it sends no /diagnostics"
+        raise NodeWeightsError(f"{self._target} did not run the weights within {patience:.0f} s: {told}")
+
+    def _next_word(self, seconds: float) -> bool:
+        """Wait for diagnostics of the node's models; False when none come."""
+        before = self._heard
+        return self._until(lambda: self._heard > before, max(0.0, seconds))
+
+    def _what_runs(self, place: _Place, values: Mapping[str, str]) -> str:
+        assert self._status is not None
+        runs = values.get(place.sha256, "")[:12] or values.get(f"{place.named}model", "nothing")
+        says = f": {self._status.message}" if ord(self._status.level) else ""
+        return f"{self._target} goes on with {runs}{says}"
+
+    def _topic(self, name: str) -> str:
+        """As an unremapped topic of the node would be called."""
+        return f"{self._target.rpartition('/')[0]}/{name}"
+
+    def _diagnose(self, array: DiagnosticArray) -> None:
+        for status in array.status:
+            if status.name == f"{self._target.lstrip('/')}: model":
+                self._status = status
+                self._heard += 1
+
+    def _others(self) -> list[tuple[str, str]]:
+        return [found for found in self._own.get_node_names_and_namespaces() if found[0] != self._own.get_name()]
+
+    def _call(self, client: Any, request: Any) -> Any:
+        done = client.call_async(request)
+        if not self._until(done.done, FIND_SECONDS):
+            raise NodeWeightsError(f"{self._target} did not answer within {FIND_SECONDS:.0f} s: does it hang?")
+        return done.result()
+
+    def _until(self, done: Callable[[], bool], seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while not done():
+            if time.monotonic() >= end:
+                return False
+            self._executor.spin_once(timeout_sec=0.05)
+        return True
+
+
+@contextlib.contextmanager
+def _client(node: str, context: Any) -> Iterator[_Client]:
+    target = node if node.startswith("/") else f"/{node}"
+    own_context = None
+    if context is None:
+        use_shared_memory_profile()
+        context = own_context = rclpy.Context()
+        rclpy.init(context=context, args=[])
+    own = Node("fg_depth_weights", context=context, enable_rosout=False, start_parameter_services=False)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(own)
+    try:
+        client = _Client(own, executor, target)
+        client.find()
+        yield client
+    finally:
+        executor.shutdown()
+        own.destroy_node()
+        if own_context is not None:
+            rclpy.shutdown(context=own_context)

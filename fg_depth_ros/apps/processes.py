@@ -1,0 +1,364 @@
+"""Child processes that never outlive their parent, and what they leave behind.
+
+`ProcessGroup` starts nodes as separate Python processes, keeps each one's log (a file, and its last
+lines in memory), notices a child that dies, and ends all of them in order: SIGINT, SIGTERM, SIGKILL,
+each with a time limit. A parent that is itself killed takes its children along. Shared-memory files of
+Fast DDS that killed children could not remove are removed, but only those that children of this group
+had open and that no living process uses.
+
+No ROS import here: the parent of the nodes need not be a node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import re
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from fg_depth_ros.nodes.common.environment import child_environment
+
+SHARED_MEMORY = Path("/dev/shm")
+_SEGMENT = re.compile(r"^(sem\.)?(fastdds|fastrtps)_")
+TAIL_LINES = 40
+
+
+class ChildDied(RuntimeError):
+    """A child process ended although nobody asked it to. The message has its last log lines."""
+
+
+class ChildTimeout(RuntimeError):
+    """A child process did not do in time what was waited for. The message says what and how long."""
+
+
+def free_domain_id(low: int = 1, high: int = 101) -> int:
+    """A ROS domain id whose discovery ports nobody on this machine uses, drawn at random.
+
+    Port numbers: DDS-RTPS 2.2, section 9.6.1.1 (7400 + 250 domain + 10 + 2 participant). The upper
+    limit keeps clear of Linux' ephemeral ports.
+
+    Raises:
+        RuntimeError: no free domain in the range.
+    """
+    candidates = list(range(low, high + 1))
+    random.SystemRandom().shuffle(candidates)
+    for domain in candidates:
+        ports = [7400 + 250 * domain + 10 + 2 * participant for participant in range(4)]
+        if all(_udp_port_free(port) for port in ports):
+            return domain
+    raise RuntimeError(f"every ROS domain from {low} to {high} is in use on this machine; end some nodes")
+
+
+def _udp_port_free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(("0.0.0.0", port))
+        except OSError:
+            return False
+    return True
+
+
+def write_parameter_file(path: Path, parameters: Mapping[str, object]) -> Path:
+    """Write a ROS parameter file that holds for every node (`/**`). JSON is YAML, so nothing needs
+    quoting rules. Returns `path`."""
+    path.write_text(json.dumps({"/**": {"ros__parameters": dict(parameters)}}, indent=1), encoding="utf-8")
+    return path
+
+
+class Child:
+    """One child process: its log file, its last lines, and the shared-memory files it opened."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        log_path: Path,
+        on_line: Callable[[str], None] | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        self.name = name
+        self.log_path = log_path
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self.segments: set[str] = set()
+        self._on_line = on_line
+        self.process = subprocess.Popen(
+            list(command),
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            pass_fds=pass_fds,
+            # A terminal's Ctrl-C goes to the whole foreground group; the parent alone decides the order.
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, name=f"log of {name}", daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.poll()
+
+    @property
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.log_path.open("w", encoding="utf-8") as log, self.process.stdout as stream:
+            for raw in stream:
+                line = raw.rstrip("\n")
+                log.write(raw)
+                log.flush()
+                self.tail.append(line)
+                if self._on_line is not None:
+                    self._on_line(line)
+
+    def drain(self, seconds: float = 2.0) -> None:
+        """Wait until everything the ended child wrote has been read."""
+        self._reader.join(seconds)
+
+    def note_segments(self) -> None:
+        """Remember which shared-memory files of Fast DDS the child has open just now."""
+        self.segments |= _open_segments(self.pid)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the child and whatever it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+    def last_words(self, lines: int = 12) -> str:
+        """The last log lines, indented, for a message."""
+        self.drain(0.5)
+        kept = [line for line in self.tail if line.strip()][-lines:]
+        return "\n".join(f"    {line}" for line in kept) if kept else "    (it wrote nothing)"
+
+
+class ProcessGroup:
+    """Nodes in separate processes that start and end together. Use as a context manager.
+
+    Args:
+        log_dir: folder for one log file per child (made if it is missing).
+        env: environment of the children; None takes this process's, made fit for nodes.
+    """
+
+    def __init__(self, log_dir: Path, env: Mapping[str, str] | None = None) -> None:
+        self.log_dir = Path(log_dir)
+        self.log_dir.mkdir(parents=True, exist_ok=True)
+        self.env = dict(child_environment() if env is None else env)
+        self.env.setdefault("ROS_LOG_DIR", str(self.log_dir / "ros"))
+        self.env.setdefault("PYTHONUNBUFFERED", "1")
+        self.children: list[Child] = []
+        self._noted = 0.0
+        # Never written to: the children notice when its writing end is gone.
+        self._pipe: tuple[int, int] | None = os.pipe()
+
+    def __enter__(self) -> ProcessGroup:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def start(
+        self,
+        name: str,
+        module: str,
+        parameters: Mapping[str, object] | None = None,
+        *,
+        ros_args: Sequence[str] = (),
+        on_line: Callable[[str], None] | None = None,
+    ) -> Child:
+        """Start `python -m module` as a node with these parameters; returns at once.
+
+        Args:
+            name: of the child in messages and of its log file.
+            module: its `__main__` runs the node.
+            parameters: ROS parameters.
+            ros_args: further words after `--ros-args`, as `["-r", "depth:=other"]`.
+            on_line: called with every line the child writes, from a reader thread.
+        """
+        if self._pipe is None:
+            raise RuntimeError(f"the process group has been stopped; make a new one to start {name}")
+        reading = self._pipe[0]
+        command = [sys.executable, "-m", __name__, str(reading), module, "--ros-args", *ros_args]
+        if parameters:
+            path = write_parameter_file(self.log_dir / f"{name}.params.json", parameters)
+            command += ["--params-file", str(path)]
+        child = Child(name, command, self.env, self.log_dir / f"{name}.log", on_line, (reading,))
+        self.children.append(child)
+        return child
+
+    def check(self, may_end: Sequence[Child] = ()) -> None:
+        """Raise ChildDied if a child ended by itself; children in `may_end` may end with code 0."""
+        now = time.monotonic()
+        if now - self._noted > 0.5:
+            self._noted = now
+            for child in self.children:
+                if child.running:
+                    child.note_segments()
+        for child in self.children:
+            code = child.returncode
+            if code is None or (code == 0 and child in may_end):
+                continue
+            raise ChildDied(
+                f"the {child.name} process {_how_it_ended(code)}; its last lines "
+                f"(all in {child.log_path}):\n{child.last_words()}"
+            )
+
+    def wait_until(
+        self,
+        condition: Callable[[], bool],
+        seconds: float,
+        what: str,
+        *,
+        may_end: Sequence[Child] = (),
+        poll: float = 0.05,
+    ) -> None:
+        """Wait until `condition()` holds, watching the children meanwhile.
+
+        Raises:
+            ChildDied: a child ended.
+            ChildTimeout: `seconds` passed; the message says `what` was waited for and names the logs.
+        """
+        end = time.monotonic() + seconds
+        while not condition():
+            self.check(may_end)
+            if time.monotonic() > end:
+                logs = "\n".join(f"  {c.name} ({c.log_path}):\n{c.last_words(5)}" for c in self.children)
+                raise ChildTimeout(f"waited {seconds:.0f} s for {what}; last lines of the processes:\n{logs}")
+            time.sleep(poll)
+
+    def stop_child(self, child: Child, grace: float = 5.0) -> None:
+        """End one child in order and forget it (its shared memory is cleaned with the group's)."""
+        child.note_segments()
+        _end([child], grace)
+
+    def stop(self, grace: float = 5.0) -> None:
+        """End every child: SIGINT, after `grace` seconds SIGTERM, two seconds later SIGKILL; then
+        remove the shared-memory files that they could not remove themselves. May be called again."""
+        for child in self.children:
+            if child.running:
+                child.note_segments()
+        _end(self.children, grace)
+        if self._pipe is not None:
+            for end in self._pipe:
+                os.close(end)
+            self._pipe = None
+        segments = set().union(*(child.segments for child in self.children)) if self.children else set()
+        remove_segments(segments)
+
+
+def _end(children: Sequence[Child], grace: float) -> None:
+    for number, seconds in ((signal.SIGINT, grace), (signal.SIGTERM, 2.0), (signal.SIGKILL, 5.0)):
+        alive = [child for child in children if child.running]
+        if not alive:
+            break
+        for child in alive:
+            child.signal(number)
+        end = time.monotonic() + seconds
+        while any(child.running for child in alive) and time.monotonic() < end:
+            time.sleep(0.02)
+    for child in children:
+        child.drain()
+
+
+def _how_it_ended(code: int) -> str:
+    if code < 0:
+        with contextlib.suppress(ValueError):
+            return f"was killed by {signal.Signals(-code).name}"
+        return f"was killed by signal {-code}"
+    return f"ended with exit code {code}"
+
+
+def _open_segments(pid: int) -> set[str]:
+    """Names of Fast DDS's files in /dev/shm that a process has mapped or open."""
+    names: set[str] = set()
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace").splitlines():
+            position = line.find("/dev/shm/")
+            if position >= 0:
+                names.add(line[position + len("/dev/shm/") :].removesuffix(" (deleted)"))
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                target = os.readlink(entry.path)
+                if target.startswith("/dev/shm/"):
+                    names.add(target.removeprefix("/dev/shm/").removesuffix(" (deleted)"))
+    return {name for name in names if _SEGMENT.match(name)}
+
+
+def remove_segments(names: set[str]) -> list[str]:
+    """Remove those of the named files in /dev/shm that no living process uses; returns what went.
+
+    A port's semaphore file (`sem.<port>_mutex`) and lock file (`<port>_el`) go with the port.
+    """
+    wanted = set(names)
+    for name in names:
+        if name.startswith("sem."):
+            continue
+        base = name.removesuffix("_el")
+        wanted |= {base, f"{base}_el", f"sem.{base}_mutex"}
+    wanted = {name for name in wanted if _SEGMENT.match(name) and (SHARED_MEMORY / name).exists()}
+    if not wanted:
+        return []
+    in_use: set[str] = set()
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            in_use |= _open_segments(int(entry.name))
+    bases = {name.removeprefix("sem.").removesuffix("_mutex").removesuffix("_el") for name in in_use}
+    gone = []
+    for name in sorted(wanted):
+        if name.removeprefix("sem.").removesuffix("_mutex").removesuffix("_el") in bases:
+            continue
+        with contextlib.suppress(OSError):
+            (SHARED_MEMORY / name).unlink()
+            gone.append(name)
+    return gone
+
+
+def end_with_parent(pipe: int, grace: float = 10.0) -> None:
+    """End this process when the other end of `pipe` is closed, that is, when the parent is gone.
+
+    A thread waits for the end of the pipe, sends this process one SIGTERM, and after `grace` seconds ends it
+    the hard way. (The kernel's parent-death signal will not do: it is sent once per thread of the parent, and
+    the second one kills a node that is just cleaning up.)
+    """
+
+    def watch() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(pipe, 1):
+                pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(grace)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent watch", daemon=True).start()
+
+
+def _main() -> None:
+    """`python -m fg_depth_ros.apps.processes PIPE MODULE [ARGUMENT ...]`: run a module as a child."""
+    pipe, module = int(sys.argv[1]), sys.argv[2]
+    end_with_parent(pipe)
+    sys.argv = [module, *sys.argv[3:]]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    _main()

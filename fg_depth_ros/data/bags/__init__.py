@@ -1,0 +1,1 @@
+"""Read, check and write ROS 2 bags without ROS."""

@@ -1,0 +1,317 @@
+"""What is wrong with a bag before anybody learns from it: stamps, gaps, exposure, calibration, damage."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from fg_depth_ros.data.bags.folders import EPISODE_FILE, bag_sha256
+from fg_depth_ros.data.bags.messages import decoded, stamp_of
+from fg_depth_ros.data.bags.pairs import BagSample, BagTopics, find_topics, open_bag_pairs
+from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, BagStorage
+from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.geometry import StereoRig
+
+_LOOKED_AT = 12
+"""Pairs of a bag whose pixels are looked at, spread evenly."""
+_BLACK, _WHITE = 5, 250  # grey values of 255 at which an image says nothing any more
+_TOO_MUCH = 0.3  # part of the pixels
+_USELESS = 0.9
+_BRIGHTER = 1.25
+_SLACK = 0.005  # s; at 10 m/s a car moves by 5 cm
+_GAP = 3.0  # periods
+_ALIKE = 1e-6  # calibrations that differ by less, relatively, are one
+
+
+class Problem(NamedTuple):
+    """Something wrong with a bag: ``leave out`` makes it useless, ``warn`` does not; the text says the way out."""
+
+    severity: Literal["leave out", "warn"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """Mean over the pairs that were looked at; both cameras together.
+
+    ``dark``, ``bright``: part of the pixels at the ends of the range. ``ratio``: brightness of the left image by that
+    of the right one, median.
+    """
+
+    dark: float
+    bright: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class BagCheck:
+    """What a bag holds and what is wrong with it. Times in s; None where the bag could not be read so far."""
+
+    path: Path
+    sha256: str = ""
+    pairs: int = 0
+    seconds: float = 0.0
+    """From the first pair to the last one."""
+    rate: float | None = None
+    """Hz, by the median of the time between pairs."""
+    largest_gap: float | None = None
+    unpaired: tuple[int, int] = (0, 0)
+    """Left and right images without a partner."""
+    slack: float | None = None
+    """Largest difference of the two stamps of a pair."""
+    exposure: Exposure | None = None
+    calibration_changes: int = 0
+    encodings: tuple[str, str] = ("", "")
+    rig: StereoRig | None = None
+    problems: tuple[Problem, ...] = ()
+    samples: Sequence[BagSample] = field(default=(), repr=False, compare=False)
+    """The pairs themselves, in the order of their stamps."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether nothing makes it useless."""
+        return all(problem.severity != "leave out" for problem in self.problems)
+
+    @property
+    def reasons(self) -> str:
+        """Why it is left out; empty where it is not."""
+        return "; ".join(problem.text for problem in self.problems if problem.severity == "leave out")
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a report or a card."""
+        return {
+            "path": str(self.path), "sha256": self.sha256, "usable": self.usable, "pairs": self.pairs,
+            "seconds": self.seconds, "rate": self.rate, "largest_gap": self.largest_gap,
+            "unpaired": list(self.unpaired), "slack": self.slack,
+            "exposure": vars(self.exposure) if self.exposure else None,
+            "calibration_changes": self.calibration_changes, "encodings": list(self.encodings),
+            "rig": self.rig.to_dict() if self.rig else None,
+            "problems": [{"severity": problem.severity, "text": problem.text} for problem in self.problems],
+        }  # fmt: skip
+
+
+def check_bag(path: str | Path, **options: Any) -> BagCheck:
+    """Look at every message's stamp and every camera_info of a bag, and at the pixels of some pairs.
+
+    Whatever is wrong with the bag is in the result; nothing is raised for it.
+
+    Args:
+        path: the bag's folder, or one ``.mcap`` or ``.db3`` file.
+        options: of ``data.bags.open_bag_pairs``: topics, slop, rig.
+    """
+    path = Path(path)
+    found: list[Problem] = []
+    digest, bag = "", None
+    with _heard() as warnings:
+        try:
+            digest = bag_sha256(path)
+            bag = BagStorage(path)
+            samples = open_bag_pairs(path, **options)
+            names = [options.get(name, "") for name in BagTopics._fields]
+            topics = find_topics(bag.topics, *names, where=str(path))
+            scan = _Scan.of(bag, topics, with_infos=options.get("rig") is None)
+        except (FileError, OSError) as error:
+            return BagCheck(path, digest, problems=(Problem("leave out", str(error)),))
+        exposure = _looked_at(samples, found)
+    # The scans say the same damage more than once.
+    found += [Problem("warn", text) for text in dict.fromkeys(warnings)]
+    found += _of_recorder(path, digest)
+    if scan.repeated:
+        found.append(
+            Problem(
+                "warn",
+                f"{path}: {scan.repeated} images repeat the stamp of an earlier one, as from a source that loops: the "
+                "first of each counts; record it once",
+            )
+        )
+    stamps = np.array([int(sample.name) for sample in samples], np.int64)
+    between = np.diff(stamps) / 1e9
+    slack = max(abs(sample.slack) for sample in samples)
+    rate = float(1 / np.median(between)) if len(between) else None
+    found += _of_time(between, slack)
+    if scan.changes:
+        found.append(
+            Problem(
+                "leave out",
+                f"{path}: the calibration changes {scan.changes} time(s) within the bag, first at {scan.changed_at}: "
+                "pairs of two cameras cannot share one; cut the recording there, or give the calibration",
+            )
+        )
+    return BagCheck(
+        path, digest, len(samples), float((stamps[-1] - stamps[0]) / 1e9), rate,
+        float(between.max()) if len(between) else None,
+        (len(scan.left) - len(samples), len(scan.right) - len(samples)),
+        slack, exposure, scan.changes, scan.encodings, samples[0].rig, tuple(found), samples,
+    )  # fmt: skip
+
+
+def check_bags(paths: Sequence[str | Path], options: Mapping[str, Any] | None = None) -> Iterator[BagCheck]:
+    """``check_bag`` of each, one after the other."""
+    for path in paths:
+        yield check_bag(path, **(options or {}))
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """What all messages of a pair's topics say: stamps (ns) of the images, encodings, changes of the calibration."""
+
+    left: set[int]
+    right: set[int]
+    encodings: tuple[str, str]
+    changes: int
+    changed_at: str
+    repeated: int
+    """Images whose stamp an earlier one of their topic has."""
+
+    @classmethod
+    def of(cls, bag: BagStorage, topics: BagTopics, with_infos: bool) -> _Scan:
+        stamps: dict[str, set[int]] = {topics.left: set(), topics.right: set()}
+        encodings: dict[str, str] = {}
+        last: dict[str, np.ndarray] = {}
+        changes, first, images = 0, "", 0
+        infos = [name for name in topics[2:] if name] if with_infos else []
+        for topic, recorded, data in bag.scan([topics.left, topics.right, *infos]):
+            kind = bag.topics[topic]
+            image = kind in (IMAGE, COMPRESSED)
+            if image and topic in encodings:
+                stamp = stamp_of(data)
+                if stamp is not None:
+                    stamps[topic].add(stamp)
+                    images += 1
+                continue
+            try:
+                message = decoded(data, kind, str(bag.path))
+            except FileError:  # reading the pair names it
+                continue
+            if image:
+                encodings[topic] = message.encoding if kind == IMAGE else message.format
+                stamps[topic].add(message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec)
+                images += 1
+                continue
+            camera = np.concatenate([[message.width, message.height], message.k, message.d, message.r, message.p])
+            before = last.get(topic)
+            if before is not None and not _same(before, camera):
+                changes += 1
+                first = first or f"{recorded} ns ({topic})"
+            last[topic] = camera
+        left, right = topics.left, topics.right
+        repeated = images - sum(map(len, stamps.values()))
+        seen = encodings.get(left, ""), encodings.get(right, "")
+        return cls(stamps[left], stamps[right], seen, changes, first, repeated)
+
+
+def _same(first: np.ndarray, second: np.ndarray) -> bool:
+    return first.shape == second.shape and bool(np.allclose(first, second, rtol=_ALIKE, atol=1e-9))
+
+
+def _of_recorder(path: Path, digest: str) -> list[Problem]:
+    """Whether an episode is still what the recorder wrote, going by the hash that it noted."""
+    try:
+        noted = list(json.loads((path / EPISODE_FILE).read_text())["files"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []  # another recorder's
+    if len(noted) != 1 or noted[0] == digest:
+        return []
+    return [
+        Problem(
+            "leave out",
+            f"{path}: its content has the SHA-256 {digest[:12]} and {EPISODE_FILE} says {str(noted[0])[:12]}: it was "
+            f"damaged or changed after it was recorded; copy it again, or remove {EPISODE_FILE} to use it as it is",
+        )
+    ]
+
+
+def _of_time(between: np.ndarray, slack: float) -> list[Problem]:
+    found = []
+    if len(between) > 1:
+        period = float(np.median(between))
+        gaps = between[between > _GAP * period]
+        if len(gaps):
+            found.append(
+                Problem(
+                    "warn",
+                    f"{len(gaps)} gap(s) of up to {gaps.max():.2f} s at a period of {period:.3f} s: pairs are missing; "
+                    "look at the drops of the recorder",
+                )
+            )
+    if slack > _SLACK:
+        found.append(
+            Problem(
+                "warn",
+                f"the two images of a pair are up to {1000 * slack:.1f} ms apart: what moves stands in two places; "
+                "trigger the cameras together",
+            )
+        )
+    return found
+
+
+def _looked_at(samples: Sequence[BagSample], found: list[Problem]) -> Exposure | None:
+    """Pixels of some pairs; what is wrong with them is added to ``found``."""
+    count = min(_LOOKED_AT, len(samples))
+    chosen = [(2 * i + 1) * len(samples) // (2 * count) for i in range(count)]
+    dark, bright, ratios, damage, still = [], [], [], [], 0
+    before: np.ndarray | None = None
+    for place in chosen:
+        try:
+            left, right = samples[place].images()
+        except FileError as error:
+            damage.append(str(error))
+            continue
+        grey = np.stack([left, right]).max(3)  # a colour is too dark when all of it is
+        dark.append(float((grey <= _BLACK).mean()))
+        bright.append(float((np.stack([left, right]).min(3) >= _WHITE).mean()))
+        ratios.append((float(left.mean()) + 1) / (float(right.mean()) + 1))
+        still += before is not None and np.array_equal(before, left)
+        before = left
+    if damage:
+        whole = "leave out" if len(damage) == count else "warn"
+        found.append(
+            Problem(whole, f"{len(damage)} of {count} pairs that were looked at cannot be read; first: {damage[0]}")  # type: ignore[arg-type]
+        )
+    if not ratios:
+        return None
+    exposure = Exposure(float(np.mean(dark)), float(np.mean(bright)), float(np.median(ratios)))
+    for share, what, way in (
+        (exposure.dark, "black", "a longer exposure, more light, or a lens cap that is still on"),
+        (exposure.bright, "white", "a shorter exposure, or less gain"),
+    ):
+        if share > _TOO_MUCH:
+            severity: Literal["leave out", "warn"] = "leave out" if share > _USELESS else "warn"
+            found.append(Problem(severity, f"{100 * share:.0f} % of the pixels are {what}: {way}"))
+    if not 1 / _BRIGHTER < exposure.ratio < _BRIGHTER:
+        found.append(
+            Problem(
+                "warn",
+                f"the left image is {exposure.ratio:.2f} times as bright as the right one: photometric losses compare "
+                "them; let both cameras share exposure and gain",
+            )
+        )
+    if len(ratios) > 2 and still == len(ratios) - 1:
+        found.append(Problem("warn", "all left images that were looked at are the same: the camera is frozen"))
+    return exposure
+
+
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """What the readers of bags warn of inside, as texts instead of log lines."""
+    texts: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            texts.append(record.getMessage())
+
+    logger, listener = logging.getLogger("fg_depth_ros.data"), Listener(logging.WARNING)
+    logger.addHandler(listener)
+    propagate, logger.propagate = logger.propagate, False
+    try:
+        yield texts
+    finally:
+        logger.removeHandler(listener)
+        logger.propagate = propagate

@@ -1,0 +1,90 @@
+"""Bags below folders, and the hash that tells one bag from all others."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fg_depth_ros.data.bags.storage import is_bag
+from fg_depth_ros.data.io.formats import FileError
+
+EPISODE_FILE = "episode.json"
+"""What the recorder notes beside an episode's files, their SHA-256 among it."""
+_STORAGE = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
+_BLOCK = 1 << 20
+
+
+def find_bags(paths: Sequence[str | Path]) -> list[Path]:
+    """Every bag among these paths and below them, each once, in the order given and sorted below a folder.
+
+    A folder with ``metadata.yaml`` is one bag. So is a folder with storage files alone, as a recorder that was killed
+    leaves it; where there are bags below it too, each of its files is a bag of its own. What begins with a dot is
+    being written, and is skipped.
+
+    Raises:
+        FileError: a path that is not there, cannot be read, or has no bag.
+    """
+    found: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise FileError(f"{path}: no such bag or folder; check the path")
+        try:
+            bags = list(_below(path, frozenset()))
+        except OSError as error:
+            raise FileError(
+                f"{error.filename or path}: cannot be read ({error.strerror}); check its permissions"
+            ) from error
+        if not bags:
+            raise FileError(f"{path}: no bag there or below (metadata.yaml, .mcap or .db3); give the recording folder")
+        for bag in bags:
+            found.setdefault(bag.resolve(), bag)
+    return list(found.values())
+
+
+def _below(path: Path, above: frozenset[Path]) -> Iterator[Path]:
+    """The bags of a path that was found or given. ``above``: the folders it lies in, against links in a circle."""
+    real = path.resolve()
+    if real in above:
+        return
+    if not path.is_dir() or (path / "metadata.yaml").is_file():
+        if is_bag(path):
+            yield path
+        return
+    inside = sorted(child for child in path.iterdir() if not child.name.startswith("."))
+    files = [child for child in inside if not child.is_dir() and is_bag(child)]
+    lower = [bag for child in inside if child.is_dir() for bag in _below(child, above | {real})]
+    if files and not lower and all(file.name.endswith(_STORAGE) for file in files):
+        yield path
+    else:
+        yield from sorted([*files, *lower])
+
+
+def storage_files(path: str | Path) -> list[Path]:
+    """The files of a bag that hold its messages, sorted by name; the path itself where it is one file."""
+    path = Path(path)
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.iterdir() if file.name.endswith(_STORAGE))
+
+
+def bag_sha256(path: str | Path) -> str:
+    """SHA-256 (hex) over the bytes of a bag's storage files, one after the other, sorted by name.
+
+    Raises:
+        FileError: no such bag, no storage file in it, or one that cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        files = storage_files(path)
+        if not files:
+            raise FileError(f"{path}: holds no .mcap and no .db3 file: no bag; give the folder with metadata.yaml")
+        for file in files:
+            with file.open("rb") as stream:
+                while block := stream.read(_BLOCK):
+                    digest.update(block)
+    except OSError as error:
+        raise FileError(
+            f"{error.filename or path}: cannot be read ({error.strerror}); check its path and permissions"
+        ) from error
+    return digest.hexdigest()

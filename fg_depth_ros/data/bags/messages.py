@@ -1,0 +1,65 @@
+"""Where the messages of a bag lie, by their own stamps, and what they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fg_depth_ros.data.bags.storage import BagStorage, message_types
+from fg_depth_ros.data.io.formats import FileError
+
+
+class Place(NamedTuple):
+    """Where a message lies: its topic, the time it was recorded, and its own stamp, both in ns."""
+
+    topic: str
+    recorded: int
+    stamp: int
+
+
+def stamp_of(data: bytes) -> int | None:
+    """The header's stamp in ns, which all these messages begin with, without decoding the rest; None: too short.
+
+    CDR (DDS-RTPS 10.5): four bytes, of which the second tells the byte order; then int32 s, uint32 ns.
+    """
+    if len(data) < 12:
+        return None
+    order = "<" if data[1] & 1 else ">"
+    seconds, nanoseconds = np.frombuffer(data, np.dtype(f"{order}i4, {order}u4"), 1, offset=4)[0]
+    return int(seconds) * 1_000_000_000 + int(nanoseconds)
+
+
+def places(bag: BagStorage, topics: Iterable[str]) -> dict[str, dict[int, Place]]:
+    """Where the messages of these topics lie, by topic and stamp. Of two with one stamp the first counts."""
+    found: dict[str, dict[int, Place]] = {topic: {} for topic in topics}
+    for topic, recorded, data in bag.scan(list(found)):
+        stamp = stamp_of(data)
+        if stamp is not None:
+            found[topic].setdefault(stamp, Place(topic, recorded, stamp))
+    return found
+
+
+def message_at(bag: BagStorage, place: Place) -> Any:
+    """The message at a place, decoded. Raises FileError: it is gone, or damaged."""
+    kind, where = bag.topics[place.topic], f"{bag.path}, {place.topic} at {place.stamp} ns"
+    data = next((d for d in bag.at(place.topic, place.recorded) if stamp_of(d) == place.stamp), None)
+    if data is None:
+        raise FileError(f"{where}: the message is gone; the bag has changed since it was opened: open it again")
+    return decoded(data, kind, where)
+
+
+def decoded(data: bytes, kind: str, where: str) -> Any:
+    """A message of this type from its bytes (CDR). Raises FileError, naming ``where``, for damaged data."""
+    try:
+        return message_types().deserialize_cdr(data, kind)
+    except Exception as error:  # damaged data breaks a parser in any way
+        raise FileError(f"{where}: {len(data)} bytes are no whole {kind} ({error}); the bag is damaged") from error
+
+
+def nearest(stamps: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Index of the stamp (sorted, at least one) nearest to each wanted one."""
+    after = np.clip(np.searchsorted(stamps, wanted), 1, max(len(stamps) - 1, 1)).clip(max=len(stamps) - 1)
+    before = np.maximum(after - 1, 0)
+    return np.where(np.abs(stamps[before] - wanted) <= np.abs(stamps[after] - wanted), before, after)

@@ -1,0 +1,273 @@
+"""Stereo pairs from ROS 2 bags, without ROS."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from fg_depth_ros.data.bags.messages import Place, decoded, message_at, nearest, places
+from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, INFO, BagStorage
+from fg_depth_ros.data.bags.truth import DepthReader, TruthOptions, find_truth
+from fg_depth_ros.data.io.camera_images import MessageError, compressed_to_array, image_to_array
+from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.geometry import RigError, StereoRig, depth_to_disparity
+
+_LOG = logging.getLogger(__name__)
+# How the topics of two cameras differ: ours and most drivers', RealSense's, EuRoC's and OAK's, KITTI's.
+_SIDES = (
+    ("left", "right"), ("infra1", "infra2"), ("cam0", "cam1"), ("cam_0", "cam_1"), ("camera_0", "camera_1"),
+    ("image_02", "image_03"),
+)  # fmt: skip
+_NO_CAMERA = ("depth", "disparity", "mask", "flow", "theora", "ffmpeg")
+
+
+class BagTopics(NamedTuple):
+    """The topics of a pair."""
+
+    left: str
+    right: str
+    left_info: str
+    right_info: str
+
+
+@dataclass(frozen=True)
+class BagSample:
+    """One rectified pair of a bag, as a ``StereoSample``. Images are read when asked for, never kept.
+
+    ``name`` is the left image's stamp in ns, ``slack`` the right image's stamp minus the left one's, in s.
+    """
+
+    name: str
+    rig: StereoRig
+    slack: float
+    bag: BagStorage = field(repr=False)
+    left: Place = field(repr=False)
+    right: Place = field(repr=False)
+    depth_reader: DepthReader | None = field(default=None, repr=False)
+    """Reads the true depth of the left image, H x W float32 m, NaN unknown; None: the bag has none."""
+
+    @property
+    def stamp(self) -> int:
+        """Of the left image, ns."""
+        return self.left.stamp
+
+    @property
+    def truth_reader(self) -> Callable[[], np.ndarray] | None:
+        """Reads the true disparity; None: the bag has none."""
+        return None if self.depth_reader is None else self._disparity
+
+    def images(self) -> tuple[np.ndarray, np.ndarray]:
+        """Left and right, uint8 RGB HxWx3.
+
+        Raises FileError: a message that is gone, damaged, of an encoding that no camera sends, or of another size than
+        the calibration.
+        """
+        left, right = self.pixels()
+        return _rgb(left), _rgb(right)
+
+    def pixels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Left and right as the node gets them: uint8, H x W where they are grey, else RGB H x W x 3.
+
+        Raises FileError as ``images``.
+        """
+        return self._image(self.left), self._image(self.right)
+
+    def truth(self) -> np.ndarray | None:
+        """True disparity ``x_left - x_right`` of the left image, float32 H x W px, NaN unknown; or None.
+
+        Raises FileError: its message is damaged, or of another size.
+        """
+        return None if self.depth_reader is None else self._disparity()
+
+    def occluded(self) -> None:
+        """None: a bag does not say."""
+        return None
+
+    def _disparity(self) -> np.ndarray:
+        assert self.depth_reader is not None
+        return depth_to_disparity(self.depth_reader(), self.rig)
+
+    def _image(self, place: Place) -> np.ndarray:
+        kind, where = self.bag.topics[place.topic], f"{self.bag.path}, {place.topic} at {place.stamp} ns"
+        message = message_at(self.bag, place)
+        try:
+            pixels = compressed_to_array(message, where) if kind == COMPRESSED else image_to_array(message, where)
+        except MessageError as error:
+            raise FileError(str(error)) from error
+        height, width = pixels.shape[:2]
+        if (width, height) != (self.rig.width, self.rig.height):
+            raise FileError(
+                f"{where}: the image is {width}x{height} pixels and the calibration for {self.rig.width}x"
+                f"{self.rig.height}; use the camera_info of these images"
+            )
+        return np.require(pixels, requirements=["C", "W"])  # a message's bytes are not writable, as torch wants them
+
+
+def _rgb(image: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else image
+
+
+def open_bag_pairs(
+    path: str | Path,
+    left: str = "",
+    right: str = "",
+    slop: float = 0.0,
+    *,
+    left_info: str = "",
+    right_info: str = "",
+    rig: StereoRig | None = None,
+    truth: TruthOptions | None = None,
+) -> list[BagSample]:
+    """The rectified pairs of a bag, in the order of their stamps.
+
+    Every image message is looked at once, for its stamp; pixels are read later, pair by pair. Of two messages with one
+    stamp (a looping source) the first counts.
+
+    Args:
+        path: the bag's folder, or one ``.mcap`` or ``.db3`` file. What is whole of a cut-off MCAP file is used.
+        left, right: image topics, raw or compressed; empty = found by name and type.
+        slop: largest difference of the two stamps, s. Pairs are mutual nearest neighbours; 0 = equal stamps.
+        left_info, right_info: camera_info topics; empty = beside the images.
+        rig: calibration to use instead of the bag's.
+        truth: where true depth is looked for; default: what ``TruthOptions`` finds by itself.
+
+    Raises:
+        FileError: no such bag, topics that are not there or not to be told apart, no camera_info, a calibration of no
+            rectified pair, an encoding that no camera sends, or no pair; as ``find_truth``; the message says what to
+            do.
+    """
+    bag = BagStorage(path)
+    topics = find_topics(bag.topics, left, right, left_info, right_info, where=str(path))
+    if rig is None:
+        rig = _rig(bag, topics)
+    found_images = places(bag, topics[:2])
+    for topic, found in found_images.items():
+        if found:
+            _check_encoding(bag, found[min(found)])
+        else:
+            raise FileError(f"{path}: {topic} holds no message; record both cameras, or name the topics")
+    lefts, rights = (found_images[topic] for topic in topics[:2])
+    matched = _matched(path, topics, sorted(lefts), sorted(rights), slop)
+    depth = find_truth(bag, rig, [lefts[a] for a, _ in matched], truth or TruthOptions(), slop)
+    return [BagSample(str(a), rig, (b - a) / 1e9, bag, lefts[a], rights[b], depth.get(a)) for a, b in matched]
+
+
+def find_topics(
+    topics: Mapping[str, str], left: str = "", right: str = "", left_info: str = "", right_info: str = "",
+    *, where: str = "bag",
+) -> BagTopics:  # fmt: skip
+    """The topics of a pair among a bag's, by their types and names; those given are taken as they are.
+
+    Rectified images come before others, raw ones before compressed ones. A camera_info that is neither given nor beside
+    its images comes out empty.
+
+    Raises:
+        FileError: no pair, several that are equally good, or a topic given that is not there.
+    """
+    images = [
+        name for name, kind in topics.items() if kind in (IMAGE, COMPRESSED) and not any(w in name for w in _NO_CAMERA)
+    ]
+    given = [_given(topics, name, (IMAGE, COMPRESSED), where) for name in (left, right)]
+    given += [_given(topics, name, (INFO,), where) for name in (left_info, right_info)]
+    left, right = given[:2]
+    if not (left and right):
+        pairs = [(a, b) for a, b in _sides(images) if left in ("", a) and right in ("", b)]
+        ranks = {pair: ("rect" not in pair[0], topics[pair[0]] == COMPRESSED) for pair in pairs}
+        best = [pair for pair in pairs if ranks[pair] == min(ranks.values())]
+        if len(best) != 1:
+            found = ", ".join(sorted(images)) or "none"
+            problem = "no pair of image topics can be told by name" if not best else "several pairs of image topics fit"
+            raise FileError(f"{where}: {problem} (images: {found}); name the left and the right topic")
+        left, right = best[0]
+    infos = [
+        name or (beside if topics.get(beside := _info_beside(image)) == INFO else "")
+        for name, image in zip(given[2:], (left, right), strict=True)
+    ]
+    return BagTopics(left, right, *infos)
+
+
+def _given(topics: Mapping[str, str], name: str, kinds: tuple[str, ...], where: str) -> str:
+    """The full name of a topic that was given, or "" where none was."""
+    if not name:
+        return ""
+    full = name if name in topics else f"/{name}"
+    if topics.get(full) not in kinds:
+        problem = f"'{name}' is a {topics[full]}" if full in topics else f"no topic '{name}'"
+        known = ", ".join(sorted(topic for topic, kind in topics.items() if kind in kinds))
+        raise FileError(f"{where}: {problem}; of {' or '.join(kinds)} there are: {known or 'none'}")
+    return full
+
+
+def _sides(images: list[str]) -> list[tuple[str, str]]:
+    """(left, right) among topic names that differ only in the word for the side."""
+    pairs = ((name, name.replace(a, b)) for name in images for a, b in _SIDES if a in name)
+    return [(a, b) for a, b in dict.fromkeys(pairs) if b in images]
+
+
+def _info_beside(image: str) -> str:
+    """Where image_transport puts the camera_info of an image topic."""
+    return image.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"
+
+
+def _rig(bag: BagStorage, topics: BagTopics) -> StereoRig:
+    infos = []
+    for image, name in zip(topics[:2], topics[2:], strict=True):
+        first = next((message.data for message in bag.scan([name])), None) if name else None
+        if first is None:
+            known = [n for n, kind in bag.topics.items() if kind == INFO]
+            raise FileError(
+                f"{bag.path}: no camera_info for {image} (expected {_info_beside(image)}; the bag has "
+                f"{', '.join(sorted(known)) or 'none'}): name the camera_info topics (left_info, right_info); where "
+                "there are none, record them with the images"
+            )
+        infos.append(decoded(first, INFO, f"{bag.path}, {name}"))
+    try:
+        rig = StereoRig.from_camera_info(*infos)
+    except RigError as error:
+        raise FileError(f"{bag.path}, {topics.left_info} and {topics.right_info}: {error}") from error
+    if "rect" not in topics.left and any(np.asarray(info.d).any() for info in infos):
+        _LOG.warning(
+            "%s: %s is not named as rectified and its camera_info has distortion: images that are not rectified give "
+            "wrong depth; rectify them first", bag.path, topics.left,
+        )  # fmt: skip
+    return rig
+
+
+def _check_encoding(bag: BagStorage, place: Place) -> None:
+    """Raises FileError where the first image of a topic is none that a camera sends, before any work is done."""
+    if bag.topics[place.topic] == IMAGE:
+        where = f"{bag.path}, {place.topic}"
+        message = decoded(next(bag.at(place.topic, place.recorded)), IMAGE, where)
+        try:
+            image_to_array(message, where)
+        except MessageError as error:
+            if error.reason == "unknown encoding":  # a damaged image is that one pair's
+                raise FileError(str(error)) from error
+
+
+def _matched(
+    path: str | Path, topics: BagTopics, left: list[int], right: list[int], slop: float
+) -> list[tuple[int, int]]:
+    """Stamps of pairs: each is the other's nearest, and they differ by no more than ``slop`` s."""
+    a, b = np.array(left, np.int64), np.array(right, np.int64)
+    to_right, to_left = b[nearest(b, a)], a[nearest(a, b)]
+    mutual = to_left[nearest(b, a)] == a
+    near = np.abs(to_right - a) <= round(slop * 1e9)
+    pairs = [(int(x), int(y)) for x, y in zip(a[mutual & near], to_right[mutual & near], strict=True)]
+    if not pairs:
+        gap = int(np.abs(to_right - a).min()) / 1e9
+        raise FileError(
+            f"{path}: no pairs: {len(left)} stamps of {topics.left} and {len(right)} of {topics.right}, the nearest "
+            f"{gap:g} s apart, and the slop is {slop:g} s; "
+            + ("the cameras are not of one recording" if gap > 1 else f"give a slop of at least {gap:g} s")
+        )
+    lost = len(left) + len(right) - 2 * len(pairs)
+    if lost:
+        _LOG.warning("%s: %d pairs; %d images have no partner within %g s", path, len(pairs), lost, slop)
+    return pairs

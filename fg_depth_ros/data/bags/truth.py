@@ -1,0 +1,227 @@
+"""True depth of the left images in a bag: from depth images, or from a LiDAR whose place at the camera is known."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fg_depth_ros.data.bags.messages import Place, message_at, nearest, places
+from fg_depth_ros.data.bags.storage import IMAGE, BagStorage
+from fg_depth_ros.data.datasets.kitti_depth import nearest_depth
+from fg_depth_ros.data.io.camera_images import MessageError, depth_to_array
+from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.data.io.transforms import bag_transforms, chain, read_transforms
+from fg_depth_ros.geometry import StereoRig
+
+CLOUD = "sensor_msgs/msg/PointCloud2"
+OFF = "none"
+"""Given as a topic: do not look for one."""
+_TRUE_DEPTH = "ground_truth/depth"
+# How drivers of LiDARs name their clouds; other clouds may be made of the very depth that is to be judged.
+_LIDARS = ("lidar", "velodyne", "ouster", "livox", "hesai", "pandar", "robosense", "rslidar")
+_FLOATS = {7: "f4", 8: "f8"}  # sensor_msgs/PointField
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TruthOptions:
+    """Where a bag's true depth is looked for. An empty topic is found by name and type, ``none`` is not looked for."""
+
+    depth_topic: str = ""
+    """Depth images at the left camera (32FC1 m or 16UC1 mm); found: ``ground_truth/depth``. They go before LiDAR."""
+    lidar_topic: str = ""
+    """PointCloud2; found: the one whose name has a LiDAR in it, where the way to the camera is known."""
+    transforms: str = ""
+    """YAML file with the place of the LiDAR, beside the bag's /tf_static; it goes before that."""
+    lidar_slop: float = 0.05
+    """Largest difference between the stamps of a sweep and of an image, s. Motion in between is not undone."""
+
+
+@dataclass(frozen=True)
+class DepthImage:
+    """Reads one depth image of a bag."""
+
+    bag: BagStorage = field(repr=False)
+    place: Place
+    rig: StereoRig = field(repr=False)
+    kind = "true depth"
+
+    def __call__(self) -> np.ndarray:
+        """H x W float32 m along the optical axis, NaN unknown.
+
+        Raises FileError: damaged, no depth image, or of another size than the camera.
+        """
+        where = f"{self.bag.path}, {self.place.topic} at {self.place.stamp} ns"
+        try:
+            depth = depth_to_array(message_at(self.bag, self.place), where)
+        except MessageError as error:
+            raise FileError(str(error)) from error
+        if depth.shape != (self.rig.height, self.rig.width):
+            raise FileError(
+                f"{where}: true depth is {depth.shape[1]}x{depth.shape[0]} pixels and the left camera "
+                f"{self.rig.width}x{self.rig.height}: it must be that camera's"
+            )
+        return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(np.nan))
+
+
+@dataclass(frozen=True)
+class LidarSweep:
+    """Reads one sweep of a bag as depth of the left camera. ``to_camera``: 4 x 4, the LiDAR's frame to the camera's."""
+
+    bag: BagStorage = field(repr=False)
+    place: Place
+    rig: StereoRig = field(repr=False)
+    to_camera: np.ndarray = field(repr=False)
+    kind = "LiDAR"
+
+    def __call__(self) -> np.ndarray:
+        """H x W float32 m along the optical axis, NaN where no point falls. Raises FileError: damaged, no x, y, z."""
+        where = f"{self.bag.path}, {self.place.topic} at {self.place.stamp} ns"
+        return project(cloud_points(message_at(self.bag, self.place), where), self.to_camera, self.rig)
+
+
+DepthReader = DepthImage | LidarSweep
+
+
+def project(points: np.ndarray, to_camera: np.ndarray, rig: StereoRig) -> np.ndarray:
+    """Points as the left camera of a rig sees them: H x W float32 m along the optical axis, NaN where none falls.
+
+    A point counts for the pixel whose centre is nearest; of several in one pixel the nearest counts. What a near
+    surface hides from the camera but not from the LiDAR shines through between its points.
+
+    Args:
+        points: N x 3 m; rows that are not finite are left out.
+        to_camera: 4 x 4, takes them into the camera's optical frame (x right, y down, z forward).
+        rig: the left camera of which is looked through.
+    """
+    points = points[np.isfinite(points).all(axis=1)].astype(np.float64)
+    seen = points @ to_camera[:3, :3].T + to_camera[:3, 3]
+    seen = seen[seen[:, 2] > 0]
+    columns, rows = (
+        focal * seen[:, axis] / seen[:, 2] + centre
+        for axis, focal, centre in ((0, rig.fx, rig.cx), (1, rig.fy, rig.cy))
+    )
+    return nearest_depth(np.column_stack([columns, rows]), seen[:, 2], rig.width, rig.height)
+
+
+def cloud_points(message: Any, where: str) -> np.ndarray:
+    """x, y, z of a sensor_msgs/PointCloud2: N x 3 float64 m. Raises FileError, naming ``where``: missing or damaged."""
+    fields = {each.name: each for each in message.fields}
+    missing = [name for name in "xyz" if name not in fields or fields[name].datatype not in _FLOATS]
+    if missing:
+        raise FileError(
+            f"{where}: no floating point field {', '.join(missing)} (there are {', '.join(fields) or 'none'}); name a "
+            "topic with points in metres"
+        )
+    height, width = int(message.height), int(message.width)
+    step, row = int(message.point_step), int(message.row_step)
+    ends = [fields[name].offset + np.dtype(_FLOATS[fields[name].datatype]).itemsize for name in "xyz"]
+    if row < width * step or len(message.data) < height * row or max(ends) > step:
+        raise FileError(
+            f"{where}: {len(message.data)} bytes do not hold {height} rows of {row} bytes with {width} points of "
+            f"{step}; the bag is damaged, or its recorder is"
+        )
+    if not height * width:
+        return np.zeros((0, 3))
+    order, data = ">" if message.is_bigendian else "<", np.ascontiguousarray(message.data)
+    columns = [
+        np.ndarray((height, width), order + _FLOATS[fields[n].datatype], data, fields[n].offset, (row, step))
+        for n in "xyz"
+    ]
+    return np.stack(columns, axis=-1).reshape(-1, 3).astype(np.float64)
+
+
+def find_truth(
+    bag: BagStorage, rig: StereoRig, left: Sequence[Place], options: TruthOptions, slop: float = 0.0
+) -> dict[int, DepthReader]:
+    """Readers of true depth by the stamp (ns) of the left image, for those that have any.
+
+    Args:
+        bag: the bag.
+        rig: its calibration.
+        left: where the left images lie, at least one.
+        options: where to look.
+        slop: largest difference between the stamps of a depth image and of the left image, s.
+
+    Raises:
+        FileError: a topic given that is not there, no way from a LiDAR given to the camera, or a file of transforms
+            that cannot be read.
+    """
+    stamps = np.array(sorted(place.stamp for place in left), np.int64)
+    topic = _depth_topic(bag, options.depth_topic)
+    if topic:
+        found = places(bag, [topic])[topic]
+        return {stamp: DepthImage(bag, place, rig) for stamp, place in _beside(stamps, found, slop).items()}
+    topic = _lidar_topic(bag, options.lidar_topic)
+    if not topic and options.transforms and options.lidar_topic != OFF:
+        clouds = ", ".join(sorted(name for name, kind in bag.topics.items() if kind == CLOUD)) or "none"
+        _LOG.warning("%s: no LiDAR known by its name, so %s is not used (PointCloud2: %s): name its topic",
+                     bag.path, options.transforms, clouds)  # fmt: skip
+    sweeps = places(bag, [topic])[topic] if topic else {}
+    if not sweeps:
+        return {}
+    try:
+        matrix = _to_camera(bag, left[0], sweeps[min(sweeps)], options.transforms)
+    except FileError as error:
+        if options.lidar_topic or options.transforms:
+            raise
+        _LOG.warning("%s is not used: %s", topic, error)
+        return {}
+    near = _beside(stamps, sweeps, options.lidar_slop)
+    return {stamp: LidarSweep(bag, place, rig, matrix) for stamp, place in near.items()}
+
+
+def _beside(stamps: np.ndarray, found: Mapping[int, Place], slop: float) -> dict[int, Place]:
+    """The place nearest to each stamp, where it is no farther than ``slop`` s."""
+    if not found:
+        return {}
+    there = np.array(sorted(found), np.int64)
+    chosen = there[nearest(there, stamps)]
+    close = np.abs(chosen - stamps) <= round(slop * 1e9)
+    return {int(a): found[int(b)] for a, b in zip(stamps[close], chosen[close], strict=True)}
+
+
+def _to_camera(bag: BagStorage, left: Place, sweep: Place, file: str) -> np.ndarray:
+    camera, lidar = (str(message_at(bag, place).header.frame_id) for place in (left, sweep))
+    for frame, place in ((camera, left), (lidar, sweep)):
+        if not frame:
+            raise FileError(f"{bag.path}, {place.topic}: its messages name no frame_id, so no transform can be found")
+    transforms = bag_transforms(bag)
+    if file:
+        transforms += read_transforms(file)  # later ones go before earlier ones
+    return chain(transforms, camera, lidar, f"{bag.path}, {sweep.topic}" + (f" with {file}" if file else ""))
+
+
+def _depth_topic(bag: BagStorage, name: str) -> str:
+    if name == OFF:
+        return ""
+    if name:
+        return _named(bag, name, IMAGE)
+    found = [topic for topic, kind in bag.topics.items() if kind == IMAGE and topic.endswith(_TRUE_DEPTH)]
+    return found[0] if len(found) == 1 else ""
+
+
+def _lidar_topic(bag: BagStorage, name: str) -> str:
+    if name == OFF:
+        return ""
+    if name:
+        return _named(bag, name, CLOUD)
+    found = [
+        topic for topic, kind in bag.topics.items() if kind == CLOUD and any(word in topic.lower() for word in _LIDARS)
+    ]
+    if len(found) > 1:
+        _LOG.warning("%s: %s could be true depth: name one of them to use it", bag.path, " and ".join(sorted(found)))
+    return found[0] if len(found) == 1 else ""
+
+
+def _named(bag: BagStorage, name: str, kind: str) -> str:
+    for topic in (name, f"/{name}"):
+        if bag.topics.get(topic) == kind:
+            return topic
+    known = ", ".join(sorted(topic for topic, other in bag.topics.items() if other == kind)) or "none"
+    raise FileError(f"{bag.path}: no topic '{name}' of {kind}; there are: {known}")

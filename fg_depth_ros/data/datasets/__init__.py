@@ -1,0 +1,1 @@
+"""Read public and own data sets with ground truth."""

@@ -1,0 +1,212 @@
+"""Data sets with true depth: NYU, folders of depth images, stereo sets; KITTI raw: ``kitti_depth``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from fg_depth_ros.data.bags.pairs import open_bag_pairs
+from fg_depth_ros.data.bags.storage import is_bag
+from fg_depth_ros.data.datasets.depth_sample import ArrayReader, DepthProtocol, DepthSample, StereoPair
+from fg_depth_ros.data.datasets.stereo import (
+    NoPairsError,
+    StereoSample,
+    collect_sets,
+    list_images,
+    open_stereo_folder,
+    reader_of,
+)
+from fg_depth_ros.data.io.calibration import find_calibration, read_calibration
+from fg_depth_ros.data.io.formats import FileError, image_size, read_bytes, read_kitti_disparity, read_png_depth
+from fg_depth_ros.geometry import StereoRig, disparity_to_depth
+
+DepthUnit = Literal["kitti", "mm"]
+_READERS = {"kitti": read_kitti_disparity, "mm": read_png_depth}
+_IMAGES = ("image", "images", "rgb", "color", "left", "image_02", "image_2")
+NYU = DepthProtocol("NYU Eigen", crop="nyu", max_depth=10.0)
+_NYU_FX = 518.8579
+"""Focal length of the colour camera, px, from the data set's own toolbox (camera_params.m)."""
+
+
+def open_depth_sets(
+    paths: Iterable[str | Path], *, unit: DepthUnit = "kitti", fx: float = 0.0, split: str | Path | None = None
+) -> dict[str, list[DepthSample]]:
+    """Data sets by name; a folder that is none itself stands for the data sets right inside it.
+
+    Args:
+        paths: nyu_depth_v2_labeled.mat; folders of images and ``depth/``; any set of stereo pairs that
+            ``open_stereo_folder`` knows (true depth from true disparity and calibration, where there is any); bags of
+            pairs (no truth).
+        unit: of 16-bit depth PNG: ``kitti`` (1/256 m) or ``mm``; 0 is unknown.
+        fx: focal length of the images in px, where no calibration lies beside them.
+        split: list of NYU's test frames, see ``open_nyu``.
+
+    Raises:
+        FileError: what cannot be read or recognised, images without focal length.
+        ValueError: an unknown unit.
+    """
+    if unit not in _READERS:
+        raise ValueError(f"unit of depth '{unit}' is unknown; choose one of {', '.join(_READERS)}")
+    return collect_sets(paths, lambda path: {"": _open(path, unit, fx, split)})
+
+
+def _open(path: Path, unit: DepthUnit, fx: float, split: str | Path | None) -> list[DepthSample]:
+    if path.suffix == ".mat":
+        return open_nyu(path, split)
+    if is_bag(path):
+        return [
+            DepthSample(pair.name, _left_of(pair), pair.rig.fx, pair.depth_reader, pair)
+            for pair in open_bag_pairs(path)
+        ]
+    return open_depth_folder(path, unit, fx)
+
+
+def _left_of(pair: StereoPair) -> ArrayReader:
+    return lambda: pair.images()[0]
+
+
+def open_depth_folder(path: str | Path, unit: DepthUnit = "kitti", fx: float = 0.0) -> list[DepthSample]:
+    """The images of one folder, sorted by name; arguments and errors as ``open_depth_sets``.
+
+    Depth PNG are looked for in ``depth/`` under the image's name. Raises NoPairsError where there are neither pairs nor
+    images with depth.
+    """
+    folder = Path(path)
+    try:
+        return [_from_pair(folder, pair, unit, fx) for pair in open_stereo_folder(folder)]
+    except NoPairsError:
+        images = next((found for name in _IMAGES if (found := list_images(folder / name))), None)
+        images = images if images is not None else list_images(folder)
+        depths = {image: folder / "depth" / f"{image.stem}.png" for image in images}
+        known = {image: depth for image, depth in depths.items() if depth.is_file()}
+        if not known:
+            raise NoPairsError(
+                f"{folder}: neither stereo pairs nor images with depth found. Known: images in {', '.join(_IMAGES)} or "
+                "right here with depth/NAME.png, sets of stereo pairs, bags, nyu_depth_v2_labeled.mat"
+            ) from None
+        return [
+            DepthSample(image.stem, image, fx or _focal_length(folder, image), reader_of(_READERS[unit], depth))
+            for image, depth in known.items()
+        ]
+
+
+def _from_pair(folder: Path, pair: StereoSample, unit: DepthUnit, fx: float) -> DepthSample:
+    depth, truth = folder / "depth" / f"{pair.left.stem}.png", None
+    if depth.is_file():
+        truth = reader_of(_READERS[unit], depth)
+    elif pair.truth_reader is not None and pair.rig is not None:
+        truth = _depth_reader(pair, pair.rig)
+    focal = pair.rig.fx if pair.rig is not None else fx or _focal_length(folder, pair.left)
+    return DepthSample(pair.name, pair.left, focal, truth, None if pair.rig is None else pair)
+
+
+def _depth_reader(pair: StereoSample, rig: StereoRig) -> ArrayReader:
+    def read() -> np.ndarray:
+        disparity = pair.truth()
+        assert disparity is not None
+        return disparity_to_depth(disparity, rig)
+
+    return read
+
+
+def _focal_length(folder: Path, image: Path) -> float:
+    calibration = find_calibration(folder)
+    if calibration is None:
+        raise FileError(
+            f"{image}: no calibration beside it, and depth in metres needs the focal length: give it in px, or put a "
+            f"rig.json or calib.txt into {folder}"
+        )
+    return read_calibration(calibration, *image_size(image)).fx
+
+
+# ---- NYU -------------------------------------------------------------------------------------------------------
+
+
+def open_nyu(path: str | Path, split: str | Path | None = None) -> list[DepthSample]:
+    """The frames of nyu_depth_v2_labeled.mat (Silberman et al., ECCV 2012), judged in Eigen's crop up to 10 m.
+
+    Truth is what the sensor measured (``rawDepths``; ``depths``, with holes painted over, where the file lacks it).
+
+    Args:
+        path: the file.
+        split: the test frames: splits.mat of the data set, or a text of frame numbers from 1; empty = the splits.mat
+            beside the file, else all frames.
+
+    Raises:
+        FileError: a file is missing, damaged or of another kind; a number that is none of the file's; h5py or scipy is
+            not installed.
+    """
+    path = Path(path)
+    beside = path.with_name("splits.mat")
+    chosen = Path(split) if split else beside if beside.is_file() else None
+    with _hdf5(path) as file:
+        frames, truth = len(file["images"]), "rawDepths" if "rawDepths" in file else "depths"
+    numbers = range(1, frames + 1) if chosen is None else _test_frames(chosen, frames)
+    return [
+        DepthSample(f"{n:04d}", _nyu_reader(path, "images", n), _NYU_FX, _nyu_reader(path, truth, n), None, NYU)
+        for n in numbers
+    ]
+
+
+def _hdf5(path: Path) -> Any:
+    try:
+        import h5py
+    except ImportError as error:
+        raise FileError(f"{path}: reading it needs h5py ({error}); pip install 'fg_depth_ros[data]'") from error
+    _check_there(path)
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise FileError(f"{path}: not a readable MATLAB 7.3 file ({error}); fetch it again") from error
+    if "images" not in file or not {"depths", "rawDepths"} & set(file):
+        content = ", ".join(file)
+        file.close()
+        raise FileError(f"{path}: holds {content or 'nothing'}, no images and depths; nyu_depth_v2_labeled.mat does")
+    return file
+
+
+def _check_there(path: Path) -> None:
+    """Raises FileError where a file is missing or empty."""
+    if not path.is_file() or not path.stat().st_size:
+        read_bytes(path)
+
+
+def _nyu_reader(path: Path, name: str, number: int) -> ArrayReader:
+    """Reader of one frame. MATLAB stores columns first, so every axis comes out reversed."""
+
+    def read() -> np.ndarray:
+        with _hdf5(path) as file:
+            try:
+                return np.ascontiguousarray(file[name][number - 1].T)
+            except OSError as error:
+                raise FileError(f"{path}: frame {number} of {name} is damaged ({error}); fetch it again") from error
+
+    return read
+
+
+def _test_frames(path: Path, frames: int) -> list[int]:
+    _check_there(path)
+    if path.suffix == ".mat":
+        try:
+            from scipy.io import loadmat
+
+            numbers = [int(n) for n in np.ravel(loadmat(path)["testNdxs"])]
+        except ImportError as error:
+            raise FileError(f"{path}: reading it needs scipy ({error}); pip install 'fg_depth_ros[data]'") from error
+        except Exception as error:  # damaged data breaks a parser in any way
+            raise FileError(f"{path}: no readable splits.mat with testNdxs ({error}); fetch it again") from error
+    else:
+        words = read_bytes(path).decode("utf-8", "replace").split()
+        wrong = next((word for word in words if not re.fullmatch(r"\d+", word)), None)
+        if wrong is not None:
+            raise FileError(f"{path}: holds '{wrong[:40]}'; numbers of frames from 1 are expected")
+        numbers = [int(word) for word in words]
+    outside = [n for n in numbers if not 1 <= n <= frames]
+    if outside or not numbers:
+        found = f"frame {outside[0]}" if outside else "no frame"
+        raise FileError(f"{path}: names {found}, and the data set has frames 1 to {frames}; is it of this data set?")
+    return sorted(numbers)

@@ -1,0 +1,292 @@
+"""Folders of frame pairs with true optical flow: Flying Chairs, Sintel, KITTI, Middlebury."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from fg_depth_ros.data.datasets.stereo import NoPairsError, collect_sets, find_image, list_images, partner_of, reader_of
+from fg_depth_ros.data.io.formats import (
+    FileError,
+    image_size,
+    read_bytes,
+    read_flo,
+    read_grey,
+    read_image,
+    read_kitti_flow,
+)
+
+CHAIRS_SPLITS = ("FlyingChairs_train_val.txt", "chairs_split.txt")
+"""Names of the list that divides Flying Chairs: line n is 1 where pair n is for training, 2 where it is for testing."""
+_LAYOUTS = (
+    "Flying Chairs ([data/]00001_img1.ppm 00001_img2.ppm 00001_flow.flo), "
+    "Sintel (clean/ final/ [flow/ occlusions/]), KITTI (image_2/ or colored_0/ or image_0/ with *_10 and *_11, "
+    "[flow_occ/ flow_noc/]), Middlebury (other-data/ [other-gt-flow/], or frame10 frame11 [flow10.flo] in a folder "
+    "per scene)"
+)
+_SPLITS = {"all": (1, 2), "train": (1,), "test": (2,)}
+
+FlowReader = Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True)
+class FlowSample:
+    """One pair of frames on disk. Images and truth are read when asked for, never kept."""
+
+    name: str
+    first: Path
+    second: Path
+    truth_reader: FlowReader | None = field(default=None, repr=False)
+    occlusion_reader: FlowReader | None = field(default=None, repr=False)
+
+    def images(self) -> tuple[np.ndarray, np.ndarray]:
+        """First and second frame, uint8 RGB HxWx3. Raises FileError: one is unreadable, or their sizes differ."""
+        first, second = read_image(self.first), read_image(self.second)
+        if first.shape != second.shape:
+            raise FileError(
+                f"{self.first} is {first.shape[1]}x{first.shape[0]} pixels and {self.second} "
+                f"{second.shape[1]}x{second.shape[0]}: the frames of a pair have one size"
+            )
+        return first, second
+
+    def truth(self) -> np.ndarray | None:
+        """True flow of the first frame, float32 HxWx2 px (u, v), NaN unknown; None where the set has none.
+
+        Raises FileError: unreadable, or of another size than the first frame.
+        """
+        return None if self.truth_reader is None else self._of_one_size("true flow", self.truth_reader())
+
+    def occluded(self) -> np.ndarray | None:
+        """True (bool HxW) where the surface is not visible in the second frame; None: the set does not say.
+
+        Raises FileError: unreadable, or of another size than the first frame.
+        """
+        if self.occlusion_reader is None:
+            return None
+        return self._of_one_size("occlusion mask", self.occlusion_reader().astype(bool))
+
+    def _of_one_size(self, what: str, values: np.ndarray) -> np.ndarray:
+        width, height = image_size(self.first)
+        if values.shape[:2] != (height, width):
+            raise FileError(
+                f"{self.name}: {what} is {values.shape[1]}x{values.shape[0]} pixels and {self.first} "
+                f"{width}x{height}: they must agree"
+            )
+        return values
+
+
+def open_flow_folder(path: str | Path, split: str = "all") -> list[FlowSample]:
+    """The pairs of one data set, sorted by name; the layout is recognised by its names.
+
+    Of Sintel both passes come, named clean/... and final/... .
+
+    Args:
+        path: the data set; also its ``training/`` or ``data/`` folder, or one scene of Middlebury.
+        split: all, train or test; what is not all needs the list that divides Flying Chairs.
+
+    Raises:
+        NoPairsError: no known layout.
+        FileError: a file is missing or damaged, naming it and the way out.
+        ValueError: an unknown split.
+    """
+    parts = _open_parts(Path(path), split)
+    if "" in parts:
+        return parts[""]
+    return [replace(s, name=f"{part[1:]}/{s.name}") for part, samples in sorted(parts.items()) for s in samples]
+
+
+def open_flow_sets(paths: Iterable[str | Path], split: str = "all") -> dict[str, list[FlowSample]]:
+    """Data sets by folder name; a folder that is none itself stands for the data sets right inside it.
+
+    Sintel's passes are two sets, named with /clean and /final. Raises as ``open_flow_folder``.
+    """
+    return collect_sets(paths, lambda path: _open_parts(path, split))
+
+
+def _open_parts(folder: Path, split: str) -> dict[str, list[FlowSample]]:
+    """Parts of one data set, by what is added to its name."""
+    if split not in _SPLITS:
+        raise ValueError(f"split '{split}' is unknown; choose one of {', '.join(_SPLITS)}")
+    if not folder.is_dir():
+        raise FileError(f"{folder}: no such folder; give the folder that holds the pairs")
+    for candidate in (folder, folder / "data", folder / "FlyingChairs_release" / "data"):
+        samples = _chairs(candidate, split) if candidate.is_dir() else []
+        if samples:
+            return {"": samples}
+    if split != "all":
+        raise NoPairsError(f"{folder}: holds no Flying Chairs, and nothing else is divided; use the split 'all'")
+    for candidate in (folder, folder / "training"):
+        if not candidate.is_dir():
+            continue
+        passes = _sintel(candidate)
+        if passes:
+            return passes
+        for reader in (_kitti, _middlebury):
+            samples = reader(candidate)
+            if samples:
+                return {"": sorted(samples, key=lambda sample: sample.name)}
+    raise NoPairsError(f"{folder}: no pairs of frames found. Known layouts: {_LAYOUTS}")
+
+
+# ---- Flying Chairs ---------------------------------------------------------------------------------------------
+
+
+def _chairs(folder: Path, split: str) -> list[FlowSample]:
+    """NNNNN_img1.ppm, _img2.ppm, _flow.flo [_occ.png]; or NNNNNNN-img0.ppm, -img1.ppm, -gt.flo of the examples."""
+    samples, numbers = [], []
+    for flow in sorted([*folder.glob("*_flow.flo"), *folder.glob("*-gt.flo")]):
+        found = re.fullmatch(r"(\d+)(_flow|-gt)", flow.stem)
+        if found is None:
+            continue
+        number, (one, two) = found[1], ("_img1", "_img2") if found[2] == "_flow" else ("-img0", "-img1")
+        first = find_image(folder, number + one) or folder / f"{number}{one}.ppm"
+        second = find_image(folder, number + two) or folder / f"{number}{two}.ppm"
+        partner_of(flow, first, "first")
+        mask = folder / f"{number}_occ.png"
+        occlusion = reader_of(_read_mask, mask) if mask.is_file() else None
+        samples.append(
+            FlowSample(number, first, partner_of(first, second, "second"), reader_of(read_flo, flow), occlusion)
+        )
+        numbers.append(int(number))
+    if split == "all" or not samples:
+        return samples
+    chosen = _SPLITS[split]
+    part_of = _chairs_split(folder, max(numbers))
+    return [sample for sample, number in zip(samples, numbers, strict=True) if part_of[number - 1] in chosen]
+
+
+def _chairs_split(folder: Path, pairs: int) -> list[int]:
+    places = [place / name for place in (folder, folder.parent, folder.parent.parent) for name in CHAIRS_SPLITS]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise FileError(
+            f"{folder}: the list that divides the pairs ({CHAIRS_SPLITS[0]}) is missing; put it there, or use the "
+            "split 'all'"
+        )
+    lines = read_bytes(path).decode("utf-8", "replace").split()
+    for number, line in enumerate(lines, 1):
+        if line not in ("1", "2"):
+            raise FileError(f"{path}: line {number} holds {line[:40]!r}; 1 (training) or 2 (test) is expected")
+    if len(lines) < pairs:
+        raise FileError(f"{path}: divides {len(lines)} pairs, and {folder} has pair number {pairs}; fetch it again")
+    return [int(line) for line in lines]
+
+
+def _read_mask(path: Path) -> np.ndarray:
+    return read_grey(path) >= 128
+
+
+# ---- Sintel ----------------------------------------------------------------------------------------------------
+
+
+def _sintel(folder: Path) -> dict[str, list[FlowSample]]:
+    """training/{clean,final,flow,occlusions}/SCENE/frame_NNNN: neighbouring frames of each scene."""
+    passes = {}
+    for name in ("clean", "final"):
+        samples = []
+        for scene in sorted(p for p in (folder / name).glob("*") if p.is_dir()):
+            frames = list_images(scene, "frame_*")
+            numbers = [int(frame.stem[6:]) if frame.stem[6:].isdecimal() else -9 for frame in frames]
+            for k, (first, second) in enumerate(pairwise(frames)):
+                if numbers[k + 1] == numbers[k] + 1:
+                    samples.append(_sintel_sample(folder, scene.name, first, second))
+        if samples:
+            passes[f"/{name}"] = samples
+    return passes
+
+
+def _sintel_sample(folder: Path, scene: str, first: Path, second: Path) -> FlowSample:
+    name = f"{scene}/{first.stem}"
+    flow, mask = folder / "flow" / scene / f"{first.stem}.flo", folder / "occlusions" / scene / f"{first.stem}.png"
+    if not flow.is_file():  # the test half has none
+        return FlowSample(name, first, second)
+    occlusion = _sintel_occlusion(mask, flow) if mask.is_file() else None
+    return FlowSample(name, first, second, reader_of(read_flo, flow), occlusion)
+
+
+def _sintel_occlusion(mask: Path, flow: Path) -> FlowReader:
+    """Hidden pixels of the mask, and those that leave the frame, which the mask need not hold."""
+
+    def read() -> np.ndarray:
+        hidden, outside = _read_mask(mask), _leaves_frame(read_flo(flow))
+        if hidden.shape != outside.shape:
+            raise FileError(
+                f"{mask} is {hidden.shape[1]}x{hidden.shape[0]} pixels and {flow} "
+                f"{outside.shape[1]}x{outside.shape[0]}: they must agree"
+            )
+        return hidden | outside
+
+    return read
+
+
+def _leaves_frame(flow: np.ndarray) -> np.ndarray:
+    h, w = flow.shape[:2]
+    x, y = flow[..., 0] + np.arange(w), flow[..., 1] + np.arange(h)[:, None]
+    return (x < -0.5) | (x > w - 0.5) | (y < -0.5) | (y > h - 0.5)
+
+
+# ---- KITTI -----------------------------------------------------------------------------------------------------
+
+
+def _kitti(folder: Path) -> list[FlowSample]:
+    """KITTI 2015 (image_2) and 2012 (colored_0, image_0): frames _10 and _11; truth flow_occ, else flow_noc."""
+    truth_folders = folder / "flow_occ", folder / "flow_noc"
+    for name in ("image_2", "colored_0", "image_0"):
+        firsts = list_images(folder / name, "*_10.*")
+        if firsts and (list_images(folder / name, "*_11.*") or any(p.is_dir() for p in truth_folders)):
+            break
+    else:
+        return []
+    samples = []
+    for first in firsts:
+        second = first.with_name(f"{first.stem[:-2]}11{first.suffix}")
+        everything, seen = (place / f"{first.stem}.png" for place in truth_folders)
+        truth = next((path for path in (everything, seen) if path.is_file()), None)
+        both = everything.is_file() and seen.is_file()
+        samples.append(
+            FlowSample(
+                first.stem,
+                first,
+                partner_of(first, second, "second"),
+                None if truth is None else reader_of(read_kitti_flow, truth),
+                _kitti_occlusion(everything, seen) if both else None,
+            )
+        )
+    return samples
+
+
+def _kitti_occlusion(everything: Path, seen: Path) -> FlowReader:
+    def read() -> np.ndarray:
+        known, visible = (np.isfinite(read_kitti_flow(path)).all(axis=2) for path in (everything, seen))
+        if known.shape != visible.shape:
+            raise FileError(
+                f"{everything} is {known.shape[1]}x{known.shape[0]} pixels and {seen} "
+                f"{visible.shape[1]}x{visible.shape[0]}: they must agree"
+            )
+        return known & ~visible
+
+    return read
+
+
+# ---- Middlebury ------------------------------------------------------------------------------------------------
+
+
+def _middlebury(folder: Path) -> list[FlowSample]:
+    """SCENE/frame10, frame11 below other-data/ or right here; flow10.flo beside them or in other-gt-flow/SCENE/."""
+    root = folder / "other-data" if (folder / "other-data").is_dir() else folder
+    scenes = [root] if find_image(root, "frame10") else sorted(p for p in root.iterdir() if p.is_dir())
+    samples = []
+    for scene in scenes:
+        first = find_image(scene, "frame10")
+        if first is None:
+            continue
+        second = partner_of(first, find_image(scene, "frame11") or scene / f"frame11{first.suffix}", "second")
+        flows = [scene / "flow10.flo", scene.parent.parent / "other-gt-flow" / scene.name / "flow10.flo"]
+        truth = next((path for path in flows if path.is_file()), None)
+        samples.append(FlowSample(scene.name, first, second, None if truth is None else reader_of(read_flo, truth)))
+    return samples

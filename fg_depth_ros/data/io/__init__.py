@@ -1,0 +1,1 @@
+"""Read and write file formats, calibrations and encodings."""

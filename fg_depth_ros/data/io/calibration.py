@@ -1,0 +1,223 @@
+"""Calibration files of rectified stereo pairs -> StereoRig."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import yaml
+
+from fg_depth_ros.data.io.formats import FileError, read_bytes
+from fg_depth_ros.geometry import RigError, StereoRig
+
+# A calibration may be used for its images at another size, never at another shape.
+_ASPECT_TOLERANCE = 0.01
+# Pairs of projection matrices, best first: KITTI raw, the `_roi` ones of cropped images, KITTI object and
+# odometry (colour), a two-camera file, KITTI (grey). In each the left camera comes first.
+_PROJECTION_PAIRS = (
+    ("P_rect_02", "P_rect_03"),
+    ("P1_roi", "P2_roi"),
+    ("P2", "P3"),
+    ("P1", "P2"),
+    ("P_rect_00", "P_rect_01"),
+    ("P0", "P1"),
+)
+
+
+def read_calibration(path: str | Path, width: int | None = None, height: int | None = None) -> StereoRig:
+    """The rig that a calibration file describes, for images of `width` x `height` pixels.
+
+    Recognised by content: the project's own `rig.json` (fields of StereoRig), Middlebury and ETH3D
+    `calib.txt` (`cam0=[..]`, `cam1`, `doffs`, `baseline` in mm), KITTI text (`P_rect_02` and `P_rect_03`,
+    `P2` and `P3`; `P1_roi` and `P2_roi`), and a pair of ROS camera files (pass `left.yaml`, `right.yaml` lies
+    beside it, or their folder). Where the file states an image size and the images have another one of the
+    same shape, the rig is rescaled. Raises FileError naming the file, the value and the way out.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = _calibration_in(path)
+    if path.suffix.lower() in (".yaml", ".yml"):
+        rig = _from_ros_pair(path)
+        return _fitted(path, rig, width, height)
+    text = _text(path)
+    try:
+        if path.suffix.lower() == ".json" or text.lstrip().startswith("{"):
+            return _fitted(path, _from_json(path, text, width, height), width, height)
+        values = _key_values(text)
+        if "cam0" in values:
+            rig = _from_middlebury(path, values, width, height)
+        else:
+            rig = _from_projections(path, values, width, height)
+    except RigError as error:
+        raise FileError(f"{path}: {error}") from error
+    return _fitted(path, rig, width, height)
+
+
+def write_rig(path: str | Path, rig: StereoRig) -> None:
+    """Writes the project's own `rig.json`, which `read_calibration` reads back."""
+    Path(path).write_text(json.dumps(rig.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def read_numbers(path: str | Path, counts: Mapping[str, int]) -> list[np.ndarray]:
+    """The numbers (float64) behind each of these names in a text of `name: numbers` lines, as KITTI writes them.
+
+    `counts`: how many each has. Raises FileError naming what is missing or not a number.
+    """
+    path = Path(path)
+    values = _key_values(_text(path))
+    return [_numbers(path, values, name, count) for name, count in counts.items()]
+
+
+def _calibration_in(folder: Path) -> Path:
+    found = find_calibration(folder)
+    if found is None:
+        raise FileError(f"{folder}: no rig.json, calib.txt or left.yaml with right.yaml in this folder")
+    return found
+
+
+def find_calibration(folder: Path) -> Path | None:
+    """The calibration file of a folder of pairs, or None."""
+    for name in ("rig.json", "calib.txt", "calib_cam_to_cam.txt", "left.yaml", "left.yml"):
+        if (folder / name).is_file():
+            return folder / name
+    return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_bytes(path).decode("utf-8")
+    except UnicodeDecodeError:
+        raise FileError(f"{path}: not a text file; a calibration is text, JSON or YAML") from None
+
+
+def _fitted(path: Path, rig: StereoRig, width: int | None, height: int | None) -> StereoRig:
+    width, height = width or rig.width, height or rig.height
+    if (width, height) == (rig.width, rig.height):
+        return rig
+    sx, sy = width / rig.width, height / rig.height
+    if abs(sx / sy - 1.0) > _ASPECT_TOLERANCE:
+        raise FileError(
+            f"{path}: calibrated for {rig.width}x{rig.height} pixels, the images have {width}x{height}: "
+            "another shape, so they were cropped; calibrate for the cropped images"
+        )
+    return rig.scaled(width, height)
+
+
+def _from_json(path: Path, text: str, width: int | None, height: int | None) -> StereoRig:
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise FileError(f"{path}: not valid JSON ({error}); write it with the fields of a rig") from None
+    if not isinstance(values, dict):
+        raise FileError(f"{path}: holds a {type(values).__name__}; a rig is an object with fx, cx, baseline, ...")
+    sizes: dict[str, int | None] = {"width": width, "height": height}
+    return StereoRig.from_dict({**{k: v for k, v in sizes.items() if v is not None}, **values})
+
+
+def _key_values(text: str) -> dict[str, str]:
+    """`key=value` and `key: value` lines; a later line wins."""
+    pairs = (re.match(r"\s*(\w+)\s*[=:]\s*(.*?)\s*$", line) for line in text.splitlines())
+    return {match[1]: match[2] for match in pairs if match}
+
+
+def _numbers(path: Path, values: Mapping[str, str], key: str, count: int) -> np.ndarray:
+    if key not in values:
+        raise FileError(f"{path}: no line for '{key}'; the calibration is incomplete")
+    try:
+        numbers = np.array([float(word) for word in re.split(r"[\s,;\[\]]+", values[key]) if word])
+    except ValueError:
+        raise FileError(f"{path}: '{key}' is {values[key]!r}, expected {count} number(s)") from None
+    if numbers.size != count:
+        raise FileError(f"{path}: '{key}' has {numbers.size} number(s), expected {count}")
+    return numbers
+
+
+def _size(path: Path, stated: tuple[float, float] | None, width: int | None, height: int | None) -> tuple[int, int]:
+    if stated is not None:
+        return int(stated[0]), int(stated[1])
+    if width is None or height is None:
+        raise FileError(f"{path}: does not state the image size; give width and height of the images")
+    return width, height
+
+
+def _from_middlebury(path: Path, values: Mapping[str, str], width: int | None, height: int | None) -> StereoRig:
+    cam0, cam1 = _numbers(path, values, "cam0", 9), _numbers(path, values, "cam1", 9)
+    baseline = float(_numbers(path, values, "baseline", 1)[0])
+    # doffs is cx1 - cx0, stated again; where it is given, it is what the truth was made with.
+    doffs = float(_numbers(path, values, "doffs", 1)[0]) if "doffs" in values else float(cam1[2] - cam0[2])
+    stated = None
+    if "width" in values and "height" in values:
+        stated = (_numbers(path, values, "width", 1)[0], _numbers(path, values, "height", 1)[0])
+    size = _size(path, stated, width, height)
+    return StereoRig(
+        *size,
+        fx=cam0[0],
+        fy=cam0[4],
+        cx=cam0[2],
+        cy=cam0[5],
+        cx_right=cam0[2] + doffs,
+        baseline=baseline / 1000.0,
+    )
+
+
+def _from_projections(path: Path, values: Mapping[str, str], width: int | None, height: int | None) -> StereoRig:
+    for left_key, right_key in _PROJECTION_PAIRS:
+        if left_key in values and right_key in values:
+            break
+    else:
+        raise FileError(
+            f"{path}: not a stereo calibration: neither cam0 and cam1 (Middlebury, ETH3D) nor a pair of "
+            "projection matrices (P_rect_02/P_rect_03, P1_roi/P2_roi, P2/P3, P1/P2)"
+        )
+    left = _numbers(path, values, left_key, 12).reshape(3, 4)
+    right = _numbers(path, values, right_key, 12).reshape(3, 4)
+    stated = None
+    if left_key.startswith("P_rect_") and f"S_rect_{left_key[-2:]}" in values:
+        stated = tuple(_numbers(path, values, f"S_rect_{left_key[-2:]}", 2))
+    elif left_key.endswith("_roi") and "roi" in values:
+        first_x, last_x, first_y, last_y = _numbers(path, values, "roi", 4)
+        stated = (last_x - first_x + 1, last_y - first_y + 1)
+    size = _size(path, stated, width, height)
+    # KITTI refers both cameras to a third one, so neither shift need be 0: their difference is the pair's.
+    relative = right.copy()
+    relative[:, 3] = 0.0
+    relative[0, 3] = right[0, 3] - left[0, 3]
+    reference = left.copy()
+    reference[:, 3] = 0.0
+    left_info = SimpleNamespace(width=size[0], height=size[1], p=reference.reshape(-1))
+    right_info = SimpleNamespace(width=size[0], height=size[1], p=relative.reshape(-1))
+    return StereoRig.from_camera_info(left_info, right_info)
+
+
+def _from_ros_pair(path: Path) -> StereoRig:
+    if "right" in path.name and "left" not in path.name:
+        path = path.with_name(path.name.replace("right", "left"))
+    if "left" not in path.name:
+        raise FileError(f"{path}: a ROS calibration is a pair left.yaml and right.yaml; this name has no 'left'")
+    other = path.with_name(path.name.replace("left", "right"))
+    try:
+        return StereoRig.from_camera_info(_ros_camera(path), _ros_camera(other))
+    except RigError as error:
+        raise FileError(f"{path} and {other.name}: {error}") from error
+
+
+def _ros_camera(path: Path) -> SimpleNamespace:
+    try:
+        values = yaml.safe_load(_text(path))
+    except yaml.YAMLError as error:
+        raise FileError(f"{path}: not valid YAML ({error})") from None
+    try:
+        return SimpleNamespace(
+            width=int(values["image_width"]),
+            height=int(values["image_height"]),
+            p=[float(number) for number in values["projection_matrix"]["data"]],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileError(
+            f"{path}: lacks image_width, image_height or projection_matrix.data ({error!r}); "
+            "write it with ROS's camera_calibration"
+        ) from None

@@ -1,0 +1,171 @@
+"""Where one sensor stands as seen from another: transforms from a file or a bag's /tf_static, chained through frames.
+
+A transform has ROS's meaning (geometry_msgs/TransformStamped): it takes a point of the child's frame into the parent's,
+``p_parent = R p_child + t``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fg_depth_ros.data.bags.storage import BagStorage, message_types
+from fg_depth_ros.data.io.formats import FileError, read_bytes
+
+TF_MESSAGE = "tf2_msgs/msg/TFMessage"
+_NORM_TOLERANCE = 0.01  # of a quaternion: farther from 1 it was mistyped, not rounded
+_AS_FILE = (
+    "a transform is a mapping of parent, child (names of frames), translation ([x, y, z] in m) and rotation "
+    "(quaternion [x, y, z, w]); several stand in a list"
+)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Takes points of frame ``child`` into frame ``parent``. ``matrix``: 4 x 4 float64, homogeneous, m."""
+
+    parent: str
+    child: str
+    matrix: np.ndarray
+
+    @classmethod
+    def of(
+        cls, parent: str, child: str, translation: Sequence[float], rotation: Sequence[float], where: str
+    ) -> Transform:
+        """From ``translation`` (x, y, z in m) and ``rotation`` (unit quaternion x, y, z, w).
+
+        Raises FileError, naming ``where``: numbers that are none, or a quaternion that is no rotation.
+        """
+        shift, turn = np.asarray(translation, np.float64), np.asarray(rotation, np.float64)
+        if shift.shape != (3,) or turn.shape != (4,) or not (np.isfinite(shift).all() and np.isfinite(turn).all()):
+            raise FileError(
+                f"{where}, {parent} -> {child}: translation {translation} and rotation {rotation}; {_AS_FILE}"
+            )
+        length = float(np.linalg.norm(turn))
+        if abs(length - 1) > _NORM_TOLERANCE:
+            raise FileError(
+                f"{where}, {parent} -> {child}: the rotation {turn.tolist()} has length {length:.3g} and a quaternion "
+                "has 1; give x, y, z, w (0, 0, 0, 1 turns nothing)"
+            )
+        matrix = np.eye(4)
+        matrix[:3, :3], matrix[:3, 3] = _rotation(turn / length), shift
+        return cls(_frame(parent), _frame(child), matrix)
+
+
+def _rotation(quaternion: np.ndarray) -> np.ndarray:
+    """3 x 3 of a unit quaternion x, y, z, w."""
+    x, y, z, w = quaternion
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def _frame(name: str) -> str:
+    return name.removeprefix("/")  # as ROS 1 wrote them
+
+
+def chain(transforms: Iterable[Transform], target: str, source: str, where: str) -> np.ndarray:
+    """4 x 4 float64 that takes points of frame ``source`` into frame ``target``, along the shortest way.
+
+    Raises FileError, naming ``where`` and both frames with what each is connected to, where there is no way.
+    """
+    steps: dict[str, dict[str, np.ndarray]] = {}
+    for each in transforms:
+        steps.setdefault(each.child, {})[each.parent] = each.matrix
+        steps.setdefault(each.parent, {})[each.child] = np.linalg.inv(each.matrix)
+    target, source = _frame(target), _frame(source)
+    reached, waiting = {source: np.eye(4)}, deque([source])
+    while waiting:
+        frame = waiting.popleft()
+        for following, matrix in steps.get(frame, {}).items():
+            if following not in reached:
+                reached[following] = matrix @ reached[frame]
+                waiting.append(following)
+    if target not in reached:
+        others = ", ".join(sorted(set(steps) - set(reached))) or "none"
+        raise FileError(
+            f"{where}: no transform from frame '{source}' to frame '{target}': '{source}' is connected to "
+            f"{', '.join(sorted(set(reached) - {source})) or 'nothing'}; other frames: {others}. Give a file with the "
+            f"transform of parent '{target}' and child '{source}'"
+        )
+    return reached[target]
+
+
+def read_transforms(path: str | Path) -> list[Transform]:
+    """The transforms of a YAML file: one mapping, a list of them, or a list under ``transforms``.
+
+    A mapping has ``parent`` and ``child`` (also ``frame_id`` and ``child_frame_id``), ``translation`` and ``rotation``
+    (x, y, z, w), both as lists or as mappings by these letters.
+
+    Raises:
+        FileError: no such file, no YAML, or anything that is no transform.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(read_bytes(path).decode("utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise FileError(f"{path}: no YAML ({' '.join(str(error).split())}); {_AS_FILE}") from error
+    if isinstance(content, Mapping) and "transforms" in content:
+        content = content["transforms"]
+    entries = content if isinstance(content, list) else [content]
+    if not entries or not all(isinstance(entry, Mapping) for entry in entries):
+        raise FileError(f"{path}: holds {type(content).__name__}; {_AS_FILE}")
+    return [_read(entry, str(path)) for entry in entries]
+
+
+def _read(entry: Mapping[str, Any], where: str) -> Transform:
+    known = {"parent": "frame_id", "child": "child_frame_id"}
+    parent, child = (str(entry.get(name, entry.get(other)) or "") for name, other in known.items())
+    missing = [name for name, found in (("parent", parent), ("child", child)) if not found]
+    missing += [name for name in ("translation", "rotation") if name not in entry]
+    unknown = sorted(set(map(str, entry)) - {*known, *known.values(), "translation", "rotation"})
+    if missing or unknown:
+        problem = f"{', '.join(missing)} missing" if missing else f"{', '.join(unknown)} unknown"
+        raise FileError(f"{where}: {problem}; {_AS_FILE}")
+    translation, rotation = (
+        _numbers(entry[name], letters, f"{where}: {name}")
+        for name, letters in (("translation", "xyz"), ("rotation", "xyzw"))
+    )
+    return Transform.of(parent, child, translation, rotation, where)
+
+
+def _numbers(value: Any, letters: str, where: str) -> list[float]:
+    given: Any = [value.get(letter) for letter in letters] if isinstance(value, Mapping) else value
+    try:
+        return [float(number) for number in given]
+    except (TypeError, ValueError):
+        raise FileError(f"{where} is {value!r}; {_AS_FILE}") from None
+
+
+def bag_transforms(bag: BagStorage) -> list[Transform]:
+    """What a bag's /tf_static (in any namespace) says; of a transform that was sent again, the last. Empty: nothing.
+
+    Raises:
+        FileError: a message that is damaged, or no transform.
+    """
+    topics = [name for name, kind in bag.topics.items() if kind == TF_MESSAGE and name.endswith("tf_static")]
+    found: dict[tuple[str, str], Transform] = {}
+    for message in bag.scan(topics) if topics else []:
+        where = f"{bag.path}, {message.topic}"
+        try:
+            sent = message_types().deserialize_cdr(message.data, TF_MESSAGE).transforms
+        except Exception as error:  # damaged data breaks a parser in any way
+            raise FileError(f"{where}: no whole {TF_MESSAGE} ({error}); give the transforms in a file") from error
+        for each in sent:
+            shift, turn = each.transform.translation, each.transform.rotation
+            one = Transform.of(
+                each.header.frame_id, each.child_frame_id, (shift.x, shift.y, shift.z),
+                (turn.x, turn.y, turn.z, turn.w), where,
+            )  # fmt: skip
+            found[one.parent, one.child] = one
+    return list(found.values())

@@ -1,0 +1,1 @@
+"""Repeat FG-Depth's experiments: the losses' ablation and Figure 3."""

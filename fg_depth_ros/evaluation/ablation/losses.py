@@ -1,0 +1,309 @@
+"""FG-Depth's ablation in the virtual world: what each loss, mask and the grafting are worth, all else alike.
+
+Every row is a training of the same length from the same initial weights on the same scenes, taught by the same kept
+answers; several seeds, each with scenes and weights of its own. All are judged on the same other scenes, with exact
+depth. (Zhu et al., ICRA 2023, arXiv 2301.08414, ablation study.)
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from fg_depth_ros.data.datasets.depth import open_depth_sets
+from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.evaluation.depth import evaluate_depth
+from fg_depth_ros.evaluation.reports.report import Report
+from fg_depth_ros.geometry import StereoRig
+from fg_depth_ros.inference.mono import NetworkMono
+from fg_depth_ros.inference.running import choose_device
+from fg_depth_ros.networks import load_model
+from fg_depth_ros.synthesis.cutouts import CutoutAtlas
+from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
+from fg_depth_ros.synthesis.world.drive import frame_of
+from fg_depth_ros.synthesis.world.folder import write_world
+from fg_depth_ros.synthesis.world.generator import WorldGenerator
+from fg_depth_ros.synthesis.world.samples import WORLD_SEED
+from fg_depth_ros.training.depth.distill import DistillTraining, train_distill
+from fg_depth_ros.training.depth.flow_mask import MaskConfig
+from fg_depth_ros.training.depth.losses import PRESETS, DepthLossConfig
+
+_LOG = logging.getLogger(__name__)
+MEASURES = ("abs_rel", "rmse", "delta_1")
+GRAFTINGS = ("both", "with", "without")
+LABELS = {
+    "auto_mask": "photometric, auto-mask",
+    "flow_mask": "photometric, prior-flow mask",
+    "flow_mask_dr": "  + L_dr",
+    "flow_mask_fp": "  + L_fp",
+    "flow_mask_fd": "  + L_dr + L_fp",
+}
+"""The paper's rows in its order: presets of the loss, and what a table calls them."""
+_OUTLINES = 64
+_SEEN_LARGER = 2  # scenes are rendered and matched at this times the network's size, as a camera's pictures would be
+_WIDE, _BASELINE = 0.58, 0.54  # focal length by the width, and m: a car's rig, KITTI's
+
+
+@dataclass(frozen=True)
+class LossAblation:
+    """The experiment. To go on with a folder, all but ``seeds``, ``losses``, ``grafting`` and ``choices`` must be as it
+    was."""
+
+    out: str = "runs/ablation"
+    """Folder for scenes, runs and the tables; rows that are finished there are not trained again."""
+    seeds: int = 2
+    losses: tuple[str, ...] = tuple(LABELS)
+    """Presets of the loss."""
+    grafting: str = "both"
+    """``with``, ``without`` or ``both``."""
+    choices: bool = False
+    """Also the rows for what the paper leaves open: the mask's bounds, levels, the form of ``L_dr``."""
+    steps: int = 1000
+    """Of every row."""
+    scenes: int = 400
+    """Pairs that a seed trains on."""
+    test_scenes: int = 100
+    """Pairs that all are judged on."""
+    world: str = "street"
+    photos: tuple[str, ...] = ()
+    """Folders of pictures for surfaces, beside drawn ones."""
+    patterns: int = 160
+    """Drawn surfaces."""
+    model: str = "depthnet_lite"
+    width: int = 256
+    """Of the network's input, px; scenes are twice as large."""
+    height: int = 96
+    batch: int = 8
+    schedule: str = "one_cycle"
+    learning_rate: float = 0.0
+    """At its highest; 0 = the schedule's own."""
+    teacher: str = "flownet_stereo"
+    teacher_weights: str = ""
+    precision: str = "32"
+
+    def __post_init__(self) -> None:
+        for name, least in (("seeds", 1), ("steps", 1), ("scenes", 2), ("test_scenes", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} of the ablation is {getattr(self, name)}: it needs at least {least}")
+        unknown = sorted(set(self.losses) - set(PRESETS))
+        if unknown or not self.losses:
+            raise ValueError(f"unknown loss '{', '.join(unknown)}'; known: {', '.join(PRESETS)}")
+        if self.grafting not in GRAFTINGS:
+            raise ValueError(f"unknown grafting '{self.grafting}'; known: {', '.join(GRAFTINGS)}")
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """What all rows of a folder have in common."""
+        free = ("out", "seeds", "losses", "grafting", "choices")
+        return json.loads(json.dumps({name: value for name, value in asdict(self).items() if name not in free}))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: the ``group`` that it stands in, its ``label``, and what its training has of its own."""
+
+    name: str
+    group: str
+    label: str
+    losses: DepthLossConfig
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    graft: bool = True
+
+
+def rows_of(config: LossAblation) -> list[Row]:
+    """All lines of the table, in its order."""
+    rows = []
+    for graft in (False, True):
+        word = "with" if graft else "without"
+        if config.grafting in (word, "both"):
+            rows += [
+                Row(f"{name}_{word}_grafting", f"{word} grafting", LABELS.get(name, name), PRESETS[name], graft=graft)
+                for name in config.losses
+            ]
+    return rows + (_choices() if config.choices else [])
+
+
+def _choices() -> list[Row]:
+    """What the paper leaves open, each instead of the default in the whole loss with grafting."""
+    whole, mask = DepthLossConfig(), MaskConfig()
+    far, near = replace(mask, max_disparity=0.0), replace(mask, max_depth=0.0)
+    return [
+        Row(f"choice_{name}", "choices", label, losses, bounds)
+        for name, label, losses, bounds in (
+            ("far_bound", "mask: depth < 80 m only", whole, far),
+            ("near_bound", "mask: disparity < 80 px of 1024 only", whole, near),
+            ("no_bounds", "mask: no bounds", whole, replace(far, max_depth=0.0)),
+            ("no_checks", "mask: no left-right check", whole, replace(mask, left_right=0.0)),
+            ("ratio", "L_dr of ratios", replace(whole, regression_of="ratio"), mask),
+            ("scales", "4 levels", replace(whole, scales=4), mask),
+            ("distilled", "4 levels, self-distillation 0.1", replace(whole, scales=4, self_distillation=0.1), mask),
+        )
+    ]
+
+
+def run_ablation(config: LossAblation, progress: Callable[[str], None] = _LOG.info) -> Report:
+    """Train and judge whatever is not finished in ``config.out``; the tables are written anew after every training.
+
+    Args:
+        config: the experiment.
+        progress: is told what begins.
+
+    Returns:
+        One row per line of the table: ``metrics`` are means over the seeds; ``spread`` their standard deviations, None
+        with one seed; ``seeds`` every seed's own.
+
+    Raises:
+        ValueError: the folder holds an ablation with other settings.
+        Otherwise as ``train_distill``.
+    """
+    out = Path(config.out)
+    _claim(out, config)
+    rows, found = rows_of(config), {}
+    for seed in range(config.seeds):
+        for row in rows:
+            folder = out / f"seed{seed}" / row.name
+            if not (folder / "result.json").is_file():
+                progress(f"seed {seed}: {row.group}, {row.label.strip()}")
+                _write_json(folder / "result.json", _train_and_judge(config, row, seed, folder))
+            found[row.name, seed] = _read_json(folder / "result.json")["metrics"]
+            report = summary(config, rows, found)
+            report.write_json(out / "losses.json")
+            _write_text(out / "losses.md", markdown(report))
+    return report
+
+
+def summary(config: LossAblation, rows: Iterable[Row], found: Mapping[tuple[str, int], Mapping[str, float]]) -> Report:
+    """The report of what is finished: ``found`` holds the measures by name of row and seed."""
+    settings = {**config.fixed, "seeds": config.seeds, "measures": "held-out scenes, all pixels alike, 1 mm to 80 m"}
+    report = Report(command="ablate losses", model={"name": config.model}, settings=settings)
+    for row in rows:
+        seeds = [found[row.name, seed] for seed in range(config.seeds) if (row.name, seed) in found]
+        if not seeds:
+            continue
+        values = {name: np.array([one[name] for one in seeds], dtype=np.float64) for name in MEASURES}
+        spread = {name: float(v.std(ddof=1)) if len(v) > 1 else None for name, v in values.items()}
+        means = {name: float(v.mean()) for name, v in values.items()}
+        report.add_row(row.group, row.label, means, spread=spread, seeds=[dict(one) for one in seeds])
+    return report
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """A row's measures as ``mean ± standard deviation``."""
+    texts = []
+    for name in MEASURES:
+        mean, spread = row["metrics"][name], row["spread"][name]
+        digits = 2 if name == "rmse" else 3
+        texts.append(f"{mean:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}"))
+    return texts
+
+
+def table(report: Report) -> Table:
+    """The report for a terminal."""
+    shown = Table(title="held-out scenes: mean ± standard deviation over the seeds")
+    for name in ("", "loss", "AbsRel", "RMSE m", "delta<1.25", "seeds"):
+        shown.add_column(name, justify="left" if name in ("", "loss") else "right")
+    previous = None
+    for row in report.rows:
+        if previous not in (None, row["set"]):
+            shown.add_section()
+        group = "" if row["set"] == previous else row["set"]
+        shown.add_row(group, row["method"], *cells(row), str(len(row["seeds"])))
+        previous = row["set"]
+    return shown
+
+
+def markdown(report: Report) -> str:
+    """The report for a document."""
+    lines = ["| | loss | AbsRel | RMSE m | delta<1.25 | seeds |", "|---|---|---:|---:|---:|---:|"]
+    for row in report.rows:
+        label = row["method"].replace("  ", "&nbsp;&nbsp;")
+        lines.append("| " + " | ".join([row["set"], label, *cells(row), str(len(row["seeds"]))]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+# ---- one row ---------------------------------------------------------------------------------------------------
+
+
+def _train_and_judge(config: LossAblation, row: Row, seed: int, folder: Path) -> dict[str, Any]:
+    """What stands in ``result.json``: settings of the row, hash of the weights, measures."""
+    # Of the last weights, not of the best ones by some truth: no row may choose by what it is judged by.
+    train_distill(_training(config, row, seed, folder))
+    network, card = load_model(folder / "last.safetensors")
+    method = NetworkMono(network.eval().to(choose_device("auto")), card.name)
+    samples = open_depth_sets([_scenes(config, "test", config.test_scenes, WORLD_SEED)])
+    report = evaluate_depth(samples, {row.name: method.depth}, aggregate="pooled", show_progress=False)
+    metrics = report.rows[0]["metrics"]
+    own = {"losses": asdict(row.losses), "mask": asdict(row.mask), "graft": row.graft, "seed": seed}
+    return {
+        **own,
+        "sha256": card.sha256,
+        "metrics": {name: metrics[name] for name in (*MEASURES, "sq_rel", "rmse_log")},
+    }
+
+
+def _training(config: LossAblation, row: Row, seed: int, folder: Path) -> DistillTraining:
+    scenes = _scenes(config, f"seed{seed}/scenes", config.scenes, seed)
+    return DistillTraining(
+        out=str(folder), data=(str(scenes),), cache=str(scenes.parent / "teaching"), model=config.model,
+        width=config.width, height=config.height, batch=config.batch, steps=config.steps, schedule=config.schedule,
+        learning_rate=config.learning_rate, teacher=config.teacher, teacher_weights=config.teacher_weights,
+        precision=config.precision, losses=row.losses, mask=row.mask, graft=row.graft, seed=seed, workers=0,
+        validation_scenes=8,
+    )  # fmt: skip
+
+
+def _scenes(config: LossAblation, name: str, count: int, seed: int) -> Path:
+    """A folder of rendered pairs with true disparity and their rig; rendered if it is not there yet."""
+    folder = Path(config.out) / name
+    if folder.is_dir():
+        return folder
+    width, height = _SEEN_LARGER * config.width, _SEEN_LARGER * config.height
+    atlas = TextureAtlas.build(list_photos(config.photos), config.patterns, seed=seed)
+    cutouts = CutoutAtlas.build([], _OUTLINES, seed=seed)
+    cx, cy = (width - 1) / 2, (height - 1) / 2
+    rig = StereoRig(width, height, _WIDE * width, _WIDE * width, cx, cy, cx, _BASELINE)
+    generator = WorldGenerator(atlas, cutouts, width, height, seed, choose_device("auto"), config.world, rig)
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    write_world(unfinished, rig, lambda number: frame_of(generator.batch([number])), count)
+    unfinished.rename(folder)
+    return folder
+
+
+def _claim(out: Path, config: LossAblation) -> None:
+    """Write down what the rows have in common, or see that it is the same. Raises ValueError."""
+    path = out / "settings.json"
+    if not path.is_file():
+        _write_json(path, config.fixed)
+    there = _read_json(path)
+    now = config.fixed
+    differ = [f"{name} {there.get(name)!r}, now {now[name]!r}" for name in now if there.get(name) != now[name]]
+    if differ:
+        raise ValueError(f"{out} holds an ablation with other settings ({'; '.join(differ)}): choose another folder")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path}: not readable ({error}); remove it and its row is made anew") from error
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    _write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)

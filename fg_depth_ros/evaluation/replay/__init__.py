@@ -1,0 +1,1 @@
+"""Replay recordings through the estimators and compare weights."""

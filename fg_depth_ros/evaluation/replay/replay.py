@@ -1,0 +1,306 @@
+"""Offline replay: every pair of recorded bags through the estimators of the node, judged, the same numbers each time.
+
+Several processes (torchrun) share the bags; each of them returns the same result.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fg_depth_ros.data.bags.folders import bag_sha256, find_bags
+from fg_depth_ros.data.bags.pairs import BagSample, open_bag_pairs
+from fg_depth_ros.data.bags.truth import TruthOptions
+from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.evaluation.replay.methods import Loaded, ReplayMethod, load_methods
+from fg_depth_ros.evaluation.replay.pairs import BagJudge, Histogram, Judging, Score, empty_like, worst_of
+from fg_depth_ros.evaluation.replay.sharding import shared_map, world
+from fg_depth_ros.evaluation.reports.page import Picture
+from fg_depth_ros.evaluation.reports.report import Report
+
+__all__ = ["Replay", "ReplayConfig", "ReplayMethod", "replay"]
+
+ALL_BAGS = "all"
+"""The set of a report that holds every bag; it comes first."""
+Track = Callable[[Iterable[BagSample], str, int], Iterable[BagSample]]
+"""Shows how far a bag is: (what to go through, its name, how many) -> the same things."""
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """What is replayed, and how it is judged. Raises ValueError for values out of range, naming the way out."""
+
+    bags: tuple[str, ...]
+    """Bags, or folders with bags in or below them."""
+    methods: tuple[ReplayMethod, ...]
+    """Judged side by side. The first stereo method is what depth networks are judged by where there is no truth."""
+    every: int = 1
+    """Take every n-th pair."""
+    first: int = 0
+    """So many pairs of every bag at most; 0: all."""
+    left: str = ""
+    """Topic of the left images; empty: found by name."""
+    right: str = ""
+    """Topic of the right images; empty: found by name."""
+    left_info: str = ""
+    """Topic of the left camera_info; empty: beside the images."""
+    right_info: str = ""
+    """Topic of the right camera_info; empty: beside the images."""
+    slop: float = 0.0
+    """Largest difference of a pair's stamps, s."""
+    truth_topic: str = ""
+    """Depth images; empty: ``ground_truth/depth`` where it is there; ``none``: not used."""
+    lidar_topic: str = ""
+    """PointCloud2 of a LiDAR; empty: found by name; ``none``: not used. Depth images go before it."""
+    transform: str = ""
+    """YAML file with the LiDAR's place, beside the bag's /tf_static."""
+    lidar_slop: float = 0.05
+    """Largest difference between the stamps of sweep and image, s."""
+    device: str = "auto"
+    """auto, cpu, cuda:N."""
+    precision: str = "float32"
+    """float32, bfloat16 or float16."""
+    min_depth: float = 0.1
+    """Nearer pixels are out of range, of answers and of truth, m."""
+    max_depth: float = 80.0
+    """Farther pixels are out of range, m."""
+    timings: bool = True
+    """Measure times. Without them every network runs on one thread, since sums of another order round otherwise, and
+    runs on one machine write the same report, byte for byte, however many processes there are."""
+    worst: int = 6
+    """Pictures of the worst pairs, for each method."""
+
+    def __post_init__(self) -> None:
+        if not self.bags:
+            raise ValueError("no bag to replay: give at least one, or a folder of bags")
+        if self.every < 1 or self.first < 0 or self.worst < 0:
+            raise ValueError(
+                f"every must be at least 1, first and worst at least 0, got {self.every}, {self.first}, {self.worst}"
+            )
+        if self.slop < 0 or self.lidar_slop < 0:
+            raise ValueError(f"slop and lidar_slop must not be negative, got {self.slop} and {self.lidar_slop} s")
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What a replay found.
+
+    ``report``: rows of every bag and of the set ``all``. ``series``: the report's, one entry per pair and method.
+    ``worst``: pictures, the worst of each method first. ``leads``: whether this process is the one that writes files.
+    """
+
+    report: Report
+    worst: list[Picture]
+    leads: bool
+
+    @property
+    def series(self) -> list[dict[str, Any]]:
+        """One entry per pair and method, in the order of bags and stamps."""
+        return self.report.series
+
+
+@dataclass
+class _BagResult:
+    """What one process tells the others of a bag. ``left_out``: why the bag could not be used; empty: it was."""
+
+    judge: BagJudge
+    facts: dict[str, Any] = field(default_factory=dict)
+    damaged: list[dict[str, str]] = field(default_factory=list)
+    left_out: str = ""
+    methods: list[dict[str, Any]] = field(default_factory=list)
+
+
+def _silently(items: Iterable[BagSample], name: str, count: int) -> Iterable[BagSample]:
+    return items
+
+
+def replay(config: ReplayConfig, track: Track = _silently) -> Replay:
+    """Estimate and judge every pair of every bag with every method.
+
+    A bag that cannot be used is named in the report's settings (``left_out``) and the others are used; so are damaged
+    pairs (``damaged``).
+
+    Args:
+        config: what and how.
+        track: shows how far a bag is.
+
+    Raises:
+        FileError: no bag that can be used, with what is wrong with each.
+        ModelError, ValueError: weights, a device or a setting that cannot be used; nothing that could be judged.
+        OutOfMemory: the device cannot hold a pair.
+        ShardError: processes that cannot work together.
+    """
+    bags = find_bags(config.bags)
+    named = list(zip(_names(bags), bags, strict=True))
+    with _same_rounding(not config.timings):
+        results = shared_map(named, lambda part: list(_replay_bags(part, config, track)) if part else [])
+    used = [result for result in results if not result.left_out]
+    if not used:
+        reasons = [result.left_out for result in results]
+        raise FileError(reasons[0] if len(reasons) == 1 else "no bag can be used: " + "; ".join(reasons))
+    report = _report(config, results, used)
+    if not any(row["kind"] == "accuracy" for row in report.rows):
+        raise FileError(
+            f"{', '.join(config.bags)}: no true depth, and no stereo method to judge depth networks by: add one"
+            if not any(method.kind == "stereo" for method in config.methods)
+            else f"{', '.join(config.bags)}: no pair could be judged: {used[0].damaged[:1]}"
+        )
+    worst = worst_of([worst for result in used for worst in result.judge.worst], config.worst)
+    return Replay(report, [found.picture for found in worst], leads=world()[0] == 0)
+
+
+@contextmanager
+def _same_rounding(wanted: bool) -> Iterator[None]:
+    """One thread a process: how many there are decides in which order a network's sums are made."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if wanted else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _names(bags: Sequence[Path]) -> list[str]:
+    """What the bags are called: by their own names, with as many folders before them as tell them apart."""
+    parts = [bag.resolve().with_suffix("").parts if bag.is_file() else bag.resolve().parts for bag in bags]
+    names, count = [tail[-1] for tail in parts], 1
+    while len(set(names)) < len(names) and count < max(map(len, parts)):
+        count += 1
+        names = [
+            "/".join(tail[-count:]) if names.count(name) > 1 else name for name, tail in zip(names, parts, strict=True)
+        ]
+    return names
+
+
+def _replay_bags(named: Sequence[tuple[str, Path]], config: ReplayConfig, track: Track) -> Iterator[_BagResult]:
+    methods = load_methods(
+        config.methods, device=_device(config.device), precision=config.precision, min_depth=config.min_depth,
+        max_depth=config.max_depth,
+    )  # fmt: skip
+    truth = TruthOptions(config.truth_topic, config.lidar_topic, config.transform, config.lidar_slop)
+    warm: set[tuple[int, int]] = set()
+    for name, bag in named:
+        result = _BagResult(
+            BagJudge(name, Judging(config.min_depth, config.max_depth, config.timings, config.worst)),
+            methods=[loaded.identity for loaded in methods],
+        )
+        try:
+            samples = open_bag_pairs(
+                bag, config.left, config.right, config.slop, left_info=config.left_info, right_info=config.right_info,
+                truth=truth,
+            )  # fmt: skip
+            result.facts = _facts(name, bag, samples)
+            _replay_pairs(result, samples[:: config.every][: config.first or None], methods, track, warm)
+        except FileError as error:
+            result.left_out = str(error)
+        yield result
+
+
+def _replay_pairs(
+    result: _BagResult, samples: list[BagSample], methods: Sequence[Loaded], track: Track, warm: set[tuple[int, int]]
+) -> None:
+    name, judged = result.judge.name, 0
+    for sample in track(samples, name, len(samples)):
+        size = (sample.rig.width, sample.rig.height)
+        if result.judge.judging.timings and size not in warm:
+            warm.add(size)
+            for loaded in methods:
+                loaded.estimator.warm_up(*size)
+        try:
+            result.judge.add(sample, methods)
+            judged += 1
+        except FileError as error:
+            result.damaged.append({"set": name, "name": sample.name, "reason": str(error)})
+    if not judged:
+        raise FileError(f"{name}: none of {len(samples)} pairs can be used; the first: {result.damaged[0]['reason']}")
+    result.facts |= {"replayed": judged, "damaged": len(result.damaged)}
+
+
+def _facts(name: str, bag: Path, samples: Sequence[BagSample]) -> dict[str, Any]:
+    readers = [sample.depth_reader for sample in samples if sample.depth_reader is not None]
+    return {
+        "name": name,
+        "sha256": bag_sha256(bag),
+        "size": f"{samples[0].rig.width}x{samples[0].rig.height}",
+        "pairs": len(samples),
+        "truth": f"{readers[0].kind}, {readers[0].place.topic}" if readers else None,
+        "pairs_with_truth": len(readers),
+    }
+
+
+def _device(device: str) -> str:
+    """``auto`` under a launcher of several processes: each its own GPU."""
+    import torch
+
+    if device == "auto" and torch.cuda.is_available():
+        return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+    return device
+
+
+def _report(config: ReplayConfig, results: Sequence[_BagResult], used: Sequence[_BagResult]) -> Report:
+    identities = used[0].methods
+    settings = {
+        "no_answer": "wrong",
+        "aggregate": "pooled",
+        "min_depth_m": config.min_depth,
+        "max_depth_m": config.max_depth,
+        "every": config.every,
+        "first": config.first,
+        "precision": config.precision,
+        "methods": identities,
+        "bags": [result.facts for result in used],
+        "left_out": [{"name": r.judge.name, "reason": r.left_out} for r in results if r.left_out],
+        "damaged": [entry for result in used for entry in result.damaged],
+    }
+    report = Report(
+        "replay",
+        model={name: identities[0][name] for name in ("name", "sha256", "device")},
+        settings=settings,
+        series=[entry for result in used for entry in result.judge.series],
+        **({} if config.timings else {"created": None}),  # type: ignore[arg-type]
+    )
+    labels = [method.label for method in config.methods]
+    _add_rows(report, ALL_BAGS, labels, [result.judge for result in used])
+    for result in used:
+        _add_rows(report, result.judge.name, labels, [result.judge])
+    return report
+
+
+def _add_rows(report: Report, set_name: str, labels: Sequence[str], judges: Sequence[BagJudge]) -> None:
+    for label in labels:
+        score = _joined([(judge, judge.scores[label, True]) for judge in judges if (label, True) in judge.scores])
+        if score is None:  # no truth
+            score = _joined([(judge, judge.scores[label, False]) for judge in judges if (label, False) in judge.scores])
+        if score is None:
+            continue
+        for number, (method, metrics) in enumerate(score.scores.methods(label).items()):
+            details = {"histogram": score.histogram.to_dict()} if number == 0 else {}
+            report.add_row(
+                set_name, method, metrics, kind="accuracy", label=label, against=" and ".join(score.against),
+                pairs=score.pairs, **details,
+            )  # fmt: skip
+    for label in labels:
+        seconds = [value for judge in judges for value in judge.seconds.get(label, [])]
+        if seconds:
+            figures = {f"inference_p{p}_ms": 1e3 * float(np.percentile(seconds, p)) for p in (50, 95, 99)}
+            rate = {"throughput_hz": len(seconds) / sum(seconds)}
+            report.add_row(set_name, label, figures | rate, kind="timing", label=label, pairs=len(seconds))
+
+
+def _joined(scores: Sequence[tuple[BagJudge, Score]]) -> Score | None:
+    """One score of several bags, pairs in the order of the bags."""
+    if not scores:
+        return None
+    judge, first = scores[0]
+    total = Score(empty_like(first.scores, judge.judging), Histogram(first.histogram.measure))
+    for judge, score in scores:
+        total.include(score, f"{judge.name}/")
+    return total

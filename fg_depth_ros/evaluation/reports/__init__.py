@@ -1,0 +1,1 @@
+"""Write what was measured: one report, one page, figures."""

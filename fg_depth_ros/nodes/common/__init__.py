@@ -1,0 +1,1 @@
+"""Share what several nodes need: QoS, parameters, diagnostics, messages, synchronising, environment."""

@@ -1,0 +1,286 @@
+"""From four input streams to pairs, and to left images that no right one comes for; and from them to the one that is
+worth working on: the newest.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, Generic, TypeVar
+
+from fg_depth_ros import compat
+from fg_depth_ros.compat.message_filters import JUMP_BACK_NS, SimpleFilter
+from fg_depth_ros.nodes.common.messages import stamp_ns
+
+T = TypeVar("T")
+
+INPUTS = ("left/image_rect", "right/image_rect", "left/camera_info", "right/camera_info")
+_LEFT_IMAGE, _RIGHT_IMAGE, _LEFT_INFO, _RIGHT_INFO = INPUTS
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Messages of one moment. `arrival` is when the last of them came (time.monotonic seconds)."""
+
+    left: Any
+    right: Any
+    left_info: Any
+    right_info: Any
+    arrival: float = field(default_factory=time.monotonic)
+
+    @property
+    def stamp(self) -> int:
+        """The pair's stamp, nanoseconds: that of the left image."""
+        return stamp_ns(self.left.header)
+
+
+@dataclass(frozen=True)
+class LeftView:
+    """Messages of one moment from the left camera alone; `why` says what has become of the right one."""
+
+    left: Any
+    left_info: Any
+    why: str
+    arrival: float = field(default_factory=time.monotonic)
+
+    @property
+    def stamp(self) -> int:
+        """The left image's stamp, nanoseconds."""
+        return stamp_ns(self.left.header)
+
+
+class NewestSlot(Generic[T]):
+    """Holds at most one item for a worker thread: a newer one replaces the one that waits."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._item: T | None = None
+        self._closed = False
+
+    def put(self, item: T) -> T | None:
+        """Leave an item. Returns the one that it replaced, if any."""
+        with self._changed:
+            replaced, self._item = self._item, item
+            self._changed.notify()
+        return replaced
+
+    def take(self, timeout: float | None = None) -> T | None:
+        """Wait for an item and take it. None after `timeout` seconds, or once the slot is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._item is not None or self._closed, timeout)
+            item, self._item = self._item, None
+            return None if self._closed else item
+
+    def close(self) -> T | None:
+        """Let `take` return None from now on. Returns the item nobody took."""
+        with self._changed:
+            self._closed = True
+            item, self._item = self._item, None
+            self._changed.notify_all()
+        return item
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        return self._closed
+
+
+class _Gate(SimpleFilter):
+    """An input on its way into the synchroniser: counts it, and keeps upstream's queue from starving."""
+
+    def __init__(self, source: Any, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.received = 0
+        self.since_match = 0
+        self.last_stamp: int | None = None
+        self.last_arrival = time.monotonic()  # of a message; before the first one, when the waiting began
+        self.before: Callable[[_Gate, int], None] = lambda gate, stamp: None
+        self.after: Callable[[_Gate, int], None] = lambda gate, stamp: None
+        source.registerCallback(self.pass_on)
+
+    def pass_on(self, message: Any) -> None:
+        """Take a message from the subscription."""
+        stamp = stamp_ns(message.header)
+        self.before(self, stamp)
+        self.received += 1
+        self.since_match += 1
+        self.last_stamp = stamp
+        self.last_arrival = time.monotonic()
+        self.signalMessage(message)
+        self.after(self, stamp)
+
+
+class PairSynchronizer:
+    """Calls `on_pair(Pair)` for images and camera_infos of one moment.
+
+    Uses the real message_filters where it can be imported and the drop-in elsewhere, and holds for both:
+    a source whose time jumps back keeps producing pairs; an exception in `on_pair` goes to `on_error` and
+    stops nothing; a slop of 0 matches equal stamps.
+
+    Args:
+        sources: filters of the four inputs, in the order of INPUTS.
+        approximate: match stamps that differ by up to `slop` seconds; else they must be equal.
+        queue_size: messages of each input that wait for their partners.
+        on_time_jump: called with (input name, seconds) when an input's time went back.
+        on_left: called with (left image, left camera_info) as soon as both wait for the right camera, each image
+            once; most of them become a pair a moment later.
+        filters: the message_filters module (for tests).
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Any],
+        on_pair: Callable[[Pair], None],
+        *,
+        approximate: bool = False,
+        slop: float = 0.0,
+        queue_size: int = 10,
+        on_error: Callable[[Exception], None] | None = None,
+        on_time_jump: Callable[[str, float], None] | None = None,
+        on_left: Callable[[Any, Any], None] | None = None,
+        filters: ModuleType | Any | None = None,
+    ) -> None:
+        filters = filters if filters is not None else compat.load("message_filters")
+        self._on_pair, self._on_error, self._on_time_jump, self._on_left = on_pair, on_error, on_time_jump, on_left
+        self._told_left: int | None = None  # stamp of the last left image that on_left had
+        self._gates = [_Gate(source, name) for source, name in zip(sources, INPUTS, strict=True)]
+        if approximate:
+            # Upstream matches differences below the slop only; a nanosecond more makes it "up to".
+            self._sync = filters.ApproximateTimeSynchronizer(self._gates, queue_size, slop + 1e-9)
+        else:
+            self._sync = filters.TimeSynchronizer(self._gates, queue_size)
+        self._sync.registerCallback(self._matched)
+        self._queues = dict(zip((gate.name for gate in self._gates), self._sync.queues, strict=True))
+        for gate in self._gates:
+            gate.before = self._before
+            gate.after = self._after
+        self._queue_size, self._approximate, self._slop = queue_size, approximate, slop
+        self._slop_ns = round(slop * 1e9) if approximate else 0
+        self.matched = 0
+        self.last_match = time.monotonic()
+
+    def received(self, name: str) -> int:
+        """Messages that came on an input."""
+        return self._gate(name).received
+
+    def silent(self, name: str) -> float:
+        """Seconds since the last message of an input; before the first one, since the waiting began."""
+        return time.monotonic() - self._gate(name).last_arrival
+
+    def right_gone(self, patience: float) -> str | None:
+        """The right camera's input that has been silent for `patience` seconds while left images go on; None where
+        there is none.
+
+        A left image just before its pair, from a camera slower than `patience`, is no left image that goes on.
+        """
+        if self._gate(_LEFT_IMAGE).since_match < 2:
+            return None
+        longest = max((_RIGHT_IMAGE, _RIGHT_INFO), key=self.silent)
+        return longest if self.silent(longest) >= patience else None
+
+    def waiting(self, name: str) -> int:
+        """Messages of an input that still wait for their partners."""
+        return len(self._queues[name])
+
+    def unmatched(self, name: str) -> int:
+        """Messages of an input that were thrown out without a partner: `received = matched + waiting +
+        this`.
+        """
+        return self.received(name) - self.matched - self.waiting(name)
+
+    def why_no_pair(self, publishers: Callable[[str], int], topic: Callable[[str], str]) -> str:
+        """What keeps pairs from forming, with the stamps and the way out.
+
+        `publishers(input name)` is the number of publishers there, `topic(input name)` its resolved name.
+        """
+        silent = [gate.name for gate in self._gates if gate.since_match == 0]
+        if silent:
+            return "; ".join(f"no message on {topic(name)} ({why_silent(publishers(name))})" for name in silent)
+        apart = self._apart()
+        stamps = ", ".join(f"{topic(gate.name)} {(gate.last_stamp or 0) / 1e9:.6f}" for gate in self._gates)
+        if self._approximate:
+            mode = f"their stamps may differ by sync_slop = {self._slop:g} s"
+            way_out = f"raise sync_slop above {apart:.6f}"
+        else:
+            mode = "their stamps must be equal"
+            way_out = f"set approximate_sync to true and sync_slop above {apart:.6f}"
+        return (
+            f"messages come on every input but none belong together: {mode}, and the nearest are "
+            f"{apart:.6f} s apart (newest stamps: {stamps}); trigger both cameras together and copy the "
+            f"image's stamp to its camera_info, or {way_out}"
+        )
+
+    def _gate(self, name: str) -> _Gate:
+        return next(gate for gate in self._gates if gate.name == name)
+
+    def _apart(self) -> float:
+        """Seconds between the stamps that come nearest to a match: the slop that would be needed."""
+        stamps = [
+            list(self._queues[gate.name]) or ([] if gate.last_stamp is None else [gate.last_stamp])
+            for gate in self._gates
+        ]
+        spans = []
+        for anchor in stamps[0]:
+            nearest = [min(others, key=lambda s: abs(s - anchor)) for others in stamps[1:] if others]
+            spans.append(max([anchor, *nearest]) - min([anchor, *nearest]))
+        return min(spans, default=0) * 1e-9
+
+    def _before(self, gate: _Gate, stamp: int) -> None:
+        """Before a message goes in: throw out what waits from before a backward jump of time.
+
+        Upstream keeps the largest stamps of a full queue. After a jump back those are the old ones, which no
+        partner will ever come for, and every new message would be thrown out in their place.
+        """
+        queue = self._queues[gate.name]
+        if gate.last_stamp is not None and stamp < gate.last_stamp and self._on_time_jump is not None:
+            back = (gate.last_stamp - stamp) * 1e-9
+            if back * 1e9 > JUMP_BACK_NS:
+                self._on_time_jump(gate.name, back)
+        if not queue or stamp >= max(queue):
+            return
+        starved = len(queue) >= self._queue_size and stamp < min(queue)
+        if starved or stamp < max(queue) - JUMP_BACK_NS:
+            with self._sync.lock:
+                for future in [waiting for waiting in queue if waiting > stamp]:
+                    del queue[future]
+
+    def _after(self, gate: _Gate, stamp: int) -> None:
+        """After a message went in: if it waits for the right camera, and so does its partner from the left one."""
+        if self._on_left is None or gate.name not in (_LEFT_IMAGE, _LEFT_INFO):
+            return
+        other = _LEFT_INFO if gate.name == _LEFT_IMAGE else _LEFT_IMAGE
+        waiting, partners = self._queues[gate.name], self._queues[other]
+        partner = min(partners, key=lambda s: abs(s - stamp), default=None)
+        if stamp not in waiting or partner is None or abs(partner - stamp) > self._slop_ns:
+            return
+        image, info = (stamp, partner) if gate.name == _LEFT_IMAGE else (partner, stamp)
+        if image == self._told_left:
+            return
+        self._told_left = image
+        self._guarded(self._on_left, self._queues[_LEFT_IMAGE][image], self._queues[_LEFT_INFO][info])
+
+    def _matched(self, left: Any, right: Any, left_info: Any, right_info: Any) -> None:
+        self.matched += 1
+        self.last_match = time.monotonic()
+        for gate in self._gates:
+            gate.since_match = 0
+        self._guarded(self._on_pair, Pair(left, right, left_info, right_info))
+
+    def _guarded(self, callback: Callable[..., None], *arguments: Any) -> None:
+        try:
+            callback(*arguments)
+        except Exception as error:  # upstream would keep its lock, and no message would ever pass again
+            if self._on_error is None:
+                raise
+            self._on_error(error)
+
+
+def why_silent(publishers: int) -> str:
+    """Why nothing comes on a topic that so many publish, and the way out."""
+    if publishers == 0:
+        return "nobody publishes it: start the camera driver, or remap the topic"
+    return f"{publishers} publisher(s) are there, but nothing comes: check that they run, and their QoS"

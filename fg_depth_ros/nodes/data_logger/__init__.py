@@ -1,0 +1,1 @@
+"""Run data_logger_node: record what is worth learning from."""

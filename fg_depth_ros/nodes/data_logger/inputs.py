@@ -1,0 +1,231 @@
+"""The four inputs of data_logger_node as the bytes that came: matched to pairs, and watched for another calibration."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections import Counter
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from builtin_interfaces.msg import Time
+from rclpy.node import Node
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from fg_depth_ros.compat.message_filters import SimpleFilter
+from fg_depth_ros.data.bags.messages import stamp_of
+from fg_depth_ros.geometry import RigError, StereoRig
+from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, RateMeter
+from fg_depth_ros.nodes.common.message_loss import MessageLoss
+from fg_depth_ros.nodes.common.qos import OVERRIDES, subscription_events
+from fg_depth_ros.nodes.common.synchronizing import INPUTS, Pair, PairSynchronizer
+from fg_depth_ros.recording.definitions import Message, Topic
+
+INPUT_FAULTS = ("time", "input", "camera_info", "pairs")
+TYPES: dict[type, str] = {
+    Image: "sensor_msgs/msg/Image",
+    CompressedImage: "sensor_msgs/msg/CompressedImage",
+    CameraInfo: "sensor_msgs/msg/CameraInfo",
+}
+
+
+class Arrived:
+    """A serialized message with a header: its bytes, when it came (ns of the node's clock), and `header.stamp`, which
+    is read from the first bytes; the rest is not decoded.
+
+    Raises ValueError for fewer bytes than a header has.
+    """
+
+    __slots__ = ("data", "header", "recorded")
+
+    def __init__(self, data: bytes, recorded: int) -> None:
+        stamp = stamp_of(data)
+        if stamp is None:
+            raise ValueError(f"{len(data)} bytes are no message with a header")
+        self.data, self.recorded = data, recorded
+        seconds, nanoseconds = divmod(stamp, 1_000_000_000)
+        # A real Time: the real message_filters takes nothing else.
+        self.header = SimpleNamespace(stamp=Time(sec=seconds, nanosec=nanoseconds))
+
+
+class _RawSource(SimpleFilter):
+    """A subscription that hands on bytes, as an input of the synchroniser."""
+
+    def __init__(self, take: Callable[[bytes], Arrived | None]) -> None:
+        super().__init__()
+        self._take = take
+
+    def came(self, data: bytes) -> None:
+        arrived = self._take(data)
+        if arrived is not None:
+            self.signalMessage(arrived)
+
+
+class LoggerInputs:
+    """Subscribes, matches and counts. All methods are for the executor's thread.
+
+    Args:
+        settings: gives image_transport, approximate_sync, sync_slop, sync_queue_size, input_depth, stall_timeout.
+        now: the node's time, ns; 0 while it is not known (simulated time without a /clock).
+        on_pair: called with (pair of Arrived, its four (Topic, Message)).
+        on_calibration: called with a text before the first pair of another calibration than the pairs before had.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        settings: Any,
+        now: Callable[[], int],
+        on_pair: Callable[[Pair, list[tuple[Topic, Message]]], None],
+        on_calibration: Callable[[str], None],
+        faults: Faults,
+    ) -> None:
+        self._node, self._settings, self._now, self._faults = node, settings, now, faults
+        self._on_pair, self._on_calibration = on_pair, on_calibration
+        self.drops: Counter[str] = Counter()
+        self.rig: StereoRig | None = None
+        self._infos: tuple[bytes, bytes] | None = None  # of the pair before, without their stamps
+        self._calibration: tuple[Any, ...] | None = None
+        self._rates = {name: RateMeter() for name in INPUTS}
+        self._loss = {name: MessageLoss() for name in INPUTS}
+        self._topics = {name: Topic(self.topic(name), TYPES[self._type(name)]) for name in INPUTS}
+        self._sources = [_RawSource(functools.partial(self._arrived, name)) for name in INPUTS]
+        self._sync = PairSynchronizer(
+            self._sources,
+            self._matched,
+            approximate=settings["approximate_sync"],
+            slop=settings["sync_slop"],
+            queue_size=settings["sync_queue_size"],
+            on_error=self._failed,
+        )
+        self._opened = time.monotonic()
+        for name, source in zip(INPUTS, self._sources, strict=True):
+            self._subscribe(name, source)
+
+    @property
+    def compressed(self) -> bool:
+        """Whether the images are CompressedImage."""
+        return bool(self._settings["image_transport"] == "compressed")
+
+    @property
+    def matched(self) -> int:
+        """Pairs so far."""
+        return self._sync.matched
+
+    def topic(self, name: str) -> str:
+        """Resolved name of an input, remapping included."""
+        resolved = str(self._node.resolve_topic_name(name))
+        return f"{resolved}/compressed" if self.compressed and name.endswith("image_rect") else resolved
+
+    def left_image(self, pair: Pair) -> Any:
+        """The left image of a pair as a message."""
+        return deserialize_message(pair.left.data, self._type(INPUTS[0]))
+
+    def watch(self) -> str | None:
+        """Called now and then: report when no pair comes. Returns the reason, or None while pairs come."""
+        waited = time.monotonic() - max(self._opened, self._sync.last_match)
+        if waited < self._settings["stall_timeout"]:
+            self._faults.clear("pairs")
+            return None
+        why = self._sync.why_no_pair(lambda name: int(self._node.count_publishers(self.topic(name))), self.topic)
+        self._faults.report("pairs", WARN, f"no stereo pair for {waited:.0f} s: {why}", kind="no pair")
+        return why
+
+    def values(self) -> dict[str, str]:
+        """Key -> value for a DiagnosticStatus: pairs formed, and rate and losses by input."""
+        values = {"pairs formed": str(self._sync.matched)}
+        for name in INPUTS:
+            values[f"{name} rate (Hz)"] = f"{self._rates[name].rate():.2f}"
+            values[f"{name} received"] = str(self._sync.received(name))
+            values[f"{name} without partner"] = str(self._sync.unmatched(name))
+            values[f"{name} lost on the way"] = str(self._loss[name].lost)
+        for reason, count in sorted(self.drops.items()):
+            values[f"dropped before the recorder: {reason}"] = str(count)
+        return values
+
+    def _type(self, name: str) -> type:
+        if name.endswith("camera_info"):
+            return CameraInfo
+        return CompressedImage if self.compressed else Image
+
+    def _subscribe(self, name: str, source: _RawSource) -> None:
+        qos = QoSProfile(
+            history=HistoryPolicy.KEEP_LAST,
+            depth=self._settings["input_depth"],
+            reliability=ReliabilityPolicy.BEST_EFFORT,
+        )
+        events = subscription_events(self._node, self.topic(name))
+        events.message_lost = self._loss[name].told
+        self._node.create_subscription(
+            self._type(name),
+            self.topic(name),
+            self._loss[name].counting(source.came),
+            qos,
+            raw=True,
+            event_callbacks=events,
+            qos_overriding_options=OVERRIDES,
+        )
+
+    def _arrived(self, name: str, data: bytes) -> Arrived | None:
+        self._rates[name].tick()
+        try:
+            return Arrived(data, self._now())
+        except ValueError as error:
+            self._faults.report("input", WARN, f"{self.topic(name)}: {error}; check the driver that publishes it")
+            self.drops["malformed message"] += 1
+            return None
+
+    def _matched(self, pair: Pair) -> None:
+        messages = [pair.left, pair.right, pair.left_info, pair.right_info]
+        if not all(message.recorded for message in messages):
+            self.drops["no time"] += 1
+            self._faults.report(
+                "time", WARN, "nothing is recorded: use_sim_time is true, and nobody publishes /clock", kind="no time"
+            )
+            return
+        self._faults.clear("time")
+        self._check_calibration(pair)
+        parts = [
+            (self._topics[name], Message(self._topics[name].name, message.recorded, message.data))
+            for name, message in zip(INPUTS, messages, strict=True)
+        ]
+        self._on_pair(pair, parts)
+
+    def _check_calibration(self, pair: Pair) -> None:
+        # The bytes behind the stamp are compared first: they nearly always agree, and nothing has to be decoded.
+        infos = (pair.left_info.data[12:], pair.right_info.data[12:])
+        if infos == self._infos:
+            return
+        self._infos = infos
+        decoded = [deserialize_message(info.data, CameraInfo) for info in (pair.left_info, pair.right_info)]
+        calibration = tuple(map(_calibration, decoded))
+        if calibration == self._calibration:
+            return  # padding between fields may hold anything
+        before, self._calibration = self._calibration, calibration
+        names = f"{self.topic(INPUTS[2])} and {self.topic(INPUTS[3])}"
+        try:
+            self.rig = StereoRig.from_camera_info(*decoded)
+            self._faults.clear("camera_info")
+        except RigError as error:
+            self.rig = None
+            self._faults.report("camera_info", WARN, f"recorded without a rig: {error} (from {names})")
+        if before is not None:
+            self._node.get_logger().info(f"{names}: another calibration, which begins a new episode")
+            self._on_calibration("another calibration")
+
+    def _failed(self, error: Exception) -> None:
+        self.drops["internal error"] += 1
+        self._node.get_logger().error(f"a pair could not be taken in: {error!r}; please report this")
+
+
+def _calibration(info: CameraInfo) -> tuple[Any, ...]:
+    """All of a camera_info but its stamp."""
+    roi = info.roi
+    return (
+        *(info.header.frame_id, info.width, info.height, info.distortion_model, info.binning_x, info.binning_y),
+        *(roi.x_offset, roi.y_offset, roi.width, roi.height, roi.do_rectify),
+        *(tuple(values) for values in (info.d, info.k, info.r, info.p)),
+    )

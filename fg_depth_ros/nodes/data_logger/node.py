@@ -1,0 +1,367 @@
+"""data_logger_node: synchronised stereo pairs and other topics into crash-safe episodes, on triggers or all the time.
+
+Callbacks hand on bytes; the recorder's own thread writes. See docs/recording.md.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
+from std_srvs.srv import Trigger
+
+from fg_depth_ros import __version__
+from fg_depth_ros.nodes.common import diagnostics
+from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Fault, Faults
+from fg_depth_ros.nodes.common.environment import use_shared_memory_profile
+from fg_depth_ros.nodes.common.synchronizing import INPUTS, Pair
+from fg_depth_ros.nodes.data_logger.inputs import INPUT_FAULTS, LoggerInputs
+from fg_depth_ros.nodes.data_logger.parameters import DATA_LOGGER, recorder_config
+from fg_depth_ros.nodes.data_logger.topics import TOPIC_FAULTS, GraphTopics, Use
+from fg_depth_ros.nodes.data_logger.trigger_monitor import DEPTH, LABELS, LOOK_FAULTS, Looks, WeightsHeard
+from fg_depth_ros.recording.definitions import Message, Topic
+from fg_depth_ros.recording.recorder import DESCRIPTION, RECOVERY, Recorder
+from fg_depth_ros.recording.recovery import recover
+from fg_depth_ros.recording.transcode import image_encoder
+from fg_depth_ros.recording.triggers import Every, TriggerDesk
+from fg_depth_ros.recording.writing import ENCODING, MANIFEST, SPACE, TYPES
+
+__all__ = ["DATA_LOGGER", "DataLoggerNode", "main"]
+
+_WATCH_SECONDS = 0.1
+_ANSWER_SECONDS = 3.0  # a service waits so long for an episode to begin or to end
+_CLOSE_SECONDS = 30.0
+# Faults of the recorder that are no failing disk.
+_WARNINGS = (SPACE, ENCODING, TYPES, MANIFEST, RECOVERY, DESCRIPTION)
+_DROP_FAULT_SECONDS = 10.0  # drops are a warning for so long
+
+
+class DataLoggerNode(Node):
+    """The node. It stays up whatever the disk does."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__("data_logger_node", **kwargs)
+        self.faults = Faults(diagnostics.node_log(self))
+        # Replaced, never changed: the recorder's thread adds to them while others read.
+        self._fault_subjects: tuple[str, ...] = (
+            *INPUT_FAULTS,
+            *LOOK_FAULTS,
+            *TOPIC_FAULTS,
+            "configuration",
+            "topic names",
+            RECOVERY,
+        )
+        self._last_drop: tuple[int, float] | None = None  # how many were dropped by then, and since when
+        self._answers: list[tuple[Callable[[], str | None], float, Future]] = []
+        self._episode = ""
+        self._queued = self._most_queued = 0  # pairs in the recorder's queue: sum over all pairs, and the largest
+        self.parameters = DATA_LOGGER.declare(self, apply=self._apply)
+        for problem in self.parameters.problems:
+            self.faults.report("configuration", WARN, f"{problem}; the default is used")
+        values = self.parameters.values()
+        self._extra_topics = self._resolved(values["topics"])
+        self._record = values["record"]
+        config = recorder_config(values)
+        self.root: Path = config.root
+        self._software = {
+            "fg_depth_ros": __version__,
+            "python": platform.python_version(),
+            "platform": f"{sys.platform} {platform.machine()}",
+            "ros": os.environ.get("ROS_DISTRO", "unknown"),
+            "middleware": rclpy.get_rmw_implementation_identifier(),
+        }
+        self._weights = WeightsHeard()
+        namespace = self.get_namespace().strip("/")
+        name = self.parameters["depth_node"].strip("/")
+        self._depth_node = name if self.parameters["depth_node"].startswith("/") else f"{namespace}/{name}".lstrip("/")
+        self._interval = Every()
+        self._desk = TriggerDesk(self._fire)
+        self._looks = Looks(self.parameters, self._now, self._triggered, self.faults)
+        images = {str(self.resolve_topic_name(topic)) for topic in INPUTS if topic.endswith("image_rect")}
+        self.recorder = Recorder(
+            config,
+            self._describe,
+            self._recorder_fault,
+            image_encoder(values["storage"], values["jpeg_quality"], images),
+            on_finished=self._episode_finished,
+        )
+        self._before_recovered: deque[Callable[[], None]] | None = deque()
+        if values["record"] == "continuous":
+            self._when_recovered(self.recorder.start)
+        self.inputs = LoggerInputs(
+            self, self.parameters, self._now, self._pair_came, self._another_calibration, self.faults
+        )
+        self.topics = GraphTopics(
+            self, self._wanted_topics, self.parameters["input_depth"], self._now, self.recorder.put_extra, self.faults
+        )
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._diagnosed, QoSProfile(depth=50))
+        # A group of their own: while one of them waits for its episode, the rest of the node goes on.
+        waiting = ReentrantCallbackGroup()
+        for service, callback in (("start", self._on_start), ("stop", self._on_stop), ("snapshot", self._on_snapshot)):
+            self.create_service(Trigger, f"~/{service}", callback, callback_group=waiting)
+        # Simulated time may stand still; these must not.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(1.0, self._publish_diagnostics, clock=steady)
+        self.create_timer(_WATCH_SECONDS, self._watch, clock=steady)
+        self.get_logger().info(
+            f"episodes go to {self.root} (record: {self._record}), pairs come from {self.inputs.topic(INPUTS[0])} "
+            f"and {self.inputs.topic(INPUTS[1])}"
+        )
+        self._recovery = threading.Thread(target=self._recover, name="recovery", daemon=True)
+        self._recovery.start()
+
+    def destroy_node(self) -> None:
+        """Finish the episode, then destroy the node."""
+        self.recorder.close(_CLOSE_SECONDS)
+        super().destroy_node()
+
+    # ---- input -----------------------------------------------------------------------------------------------------
+
+    def _now(self) -> int:
+        return int(self.get_clock().now().nanoseconds)
+
+    def _pair_came(self, pair: Pair, messages: list[tuple[Topic, Message]]) -> None:
+        self.recorder.put_pair(pair.stamp, messages)
+        queued = self.recorder.account()["in_queue"]
+        self._queued, self._most_queued = self._queued + queued, max(self._most_queued, queued)
+        period = self.parameters["interval_period"]
+        if period and self._interval.due(pair.left.recorded, period):
+            self._triggered("interval", f"every {period:g} s")
+        self._looks.left_came(lambda: self.inputs.left_image(pair), self.inputs.compressed)
+
+    def _another_calibration(self, reason: str) -> None:
+        self._looks.forget_left()
+        self.recorder.cut(reason)
+
+    def _resolved(self, names: Sequence[str]) -> list[str]:
+        """The full names of topics; what can be none is told and left out."""
+        found, wrong = [], []
+        for name in filter(None, names):
+            try:
+                found.append(str(self.resolve_topic_name(name)))
+            except Exception as error:  # rclpy has a class of its own for each layer that may refuse
+                wrong.append(f"'{name}' ({str(error).partition(', at ')[0]})")
+        if wrong:
+            text = f"parameter topics: {', '.join(wrong)} can be no topic and is not recorded; give names such as /odom"
+            self.faults.report("topic names", WARN, text)
+        return found
+
+    def _wanted_topics(self) -> dict[str, Use]:
+        wanted = {name: Use(True) for name in self._extra_topics}
+        if self.parameters["record_depth"]:
+            wanted |= {str(self.resolve_topic_name(name)): Use(True) for name in (DEPTH, LABELS)}
+        looks = self._looks.uses() if self.parameters["record"] == "triggers" else {}
+        for name, look in looks.items():
+            topic = str(self.resolve_topic_name(name))
+            wanted[topic] = Use(topic in wanted and wanted[topic].record, look)
+        for name in INPUTS:  # recorded already
+            wanted.pop(self.inputs.topic(name), None)
+        return wanted
+
+    def _diagnosed(self, array: DiagnosticArray) -> None:
+        if self._weights.diagnosed(array, self._depth_node):
+            self.get_logger().info("; ".join(f"{key}: {value}" for key, value in self._weights.values().items()))
+        self._looks.diagnosed(array, self._depth_node)
+
+    # ---- episodes --------------------------------------------------------------------------------------------------
+
+    def _triggered(self, kind: str, detail: str) -> None:
+        """A trigger that works by itself."""
+        if self.parameters["record"] == "triggers":
+            self._desk.call(kind, detail, self._now(), self.parameters["cooldown"])
+
+    def _fire(self, kind: str, detail: str) -> None:
+        self.get_logger().info(f"trigger {kind}: {detail}")
+        self._when_recovered(lambda: self.recorder.trigger(kind, detail))
+
+    def _when_recovered(self, task: Callable[[], None]) -> None:
+        if self._before_recovered is None:
+            task()
+        else:
+            self._before_recovered.append(task)
+
+    def _apply(self, changed: set[str]) -> None:
+        if "record" not in changed:
+            return
+        before, self._record = self._record, self.parameters["record"]
+        if self._record == "continuous":
+            self._when_recovered(self.recorder.start)
+        elif before == "continuous" or self._record == "off":
+            self._when_recovered(self.recorder.stop)
+
+    def _describe(self) -> dict[str, Any]:
+        rig = self.inputs.rig
+        return {
+            "rig": None if rig is None else rig.to_dict(),
+            "weights": dict(self._weights.weights),
+            "software": dict(self._software),
+        }
+
+    def _recover(self) -> None:
+        """What a crash or a power cut left, before the first episode of this run. In a thread of its own."""
+        try:
+            left = []
+            for found in recover(self.root):
+                self.get_logger().info(f"an earlier run left {found.name}: {found.messages} messages; {found.note}")
+                left += [] if found.done else [f"{found.name}: {found.note}"]
+            if left:
+                self.faults.report(RECOVERY, WARN, "; ".join(left))
+        except Exception as error:  # whatever lies in the folder, recording goes on
+            text = f"what may be left of an earlier run in {self.root} was not looked at: {error}; try fg-depth recover"
+            self.faults.report(RECOVERY, WARN, text)
+
+    # ---- services --------------------------------------------------------------------------------------------------
+
+    async def _on_start(self, _: Any, response: Any) -> Any:
+        self.get_logger().info("~/start: recording all that comes")
+        self._when_recovered(self.recorder.start)
+        return await self._answer_with_episode(response)
+
+    async def _on_snapshot(self, _: Any, response: Any) -> Any:
+        self._desk.call("manual", "~/snapshot", self._now())
+        return await self._answer_with_episode(response)
+
+    async def _answer_with_episode(self, response: Any) -> Any:
+        name = await self._answer(self._current_episode)
+        response.success = bool(name)
+        response.message = name or f"no episode has begun yet: {self._why_not()}"
+        return response
+
+    async def _on_stop(self, _: Any, response: Any) -> Any:
+        name = self._current_episode()
+        self._when_recovered(self.recorder.stop)
+        ended = await self._answer(lambda: "yes" if self._current_episode() != name or not name else None)
+        response.success = bool(ended)
+        response.message = (name or "nothing was being recorded") if ended else f"{name} has not ended yet"
+        return response
+
+    def _answer(self, found: Callable[[], str | None]) -> Future:
+        """A future that holds what `found()` returns as soon as it is true, or None after a while."""
+        future: Future = Future()
+        self._answers.append((found, time.monotonic() + _ANSWER_SECONDS, future))
+        return future
+
+    def _current_episode(self) -> str | None:
+        return self.recorder.episode or None
+
+    def _why_not(self) -> str:
+        fault = self._worst()
+        return fault.text if fault is not None else "it begins with the next pair"
+
+    # ---- telling ---------------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        self.inputs.watch()
+        self.topics.watch()
+        if self._before_recovered is not None and not self._recovery.is_alive():
+            tasks, self._before_recovered = self._before_recovered, None
+            for task in tasks:
+                task()
+        episode = self._current_episode() or ""
+        if episode != self._episode:
+            self._episode = episode
+            if episode:
+                self.get_logger().info(f"recording {episode}")
+                self.topics.repeat_latched()
+        waiting, self._answers = self._answers, []
+        for found, end, future in waiting:
+            answer = found()
+            if answer is None and time.monotonic() < end:
+                self._answers.append((found, end, future))
+            else:
+                future.set_result(answer)
+        self._watch_drops()
+
+    def _watch_drops(self) -> None:
+        drops = self.recorder.drops + self.inputs.drops
+        dropped = drops.total()
+        if self._last_drop is None or dropped > self._last_drop[0]:
+            self._last_drop = (dropped, time.monotonic())
+            if dropped:
+                reasons = ", ".join(f"{reason} {count}" for reason, count in drops.most_common())
+                text = f"{dropped} pairs were dropped so far: {reasons}"
+                self.faults.report("drops", WARN, text, kind="drops")
+        elif time.monotonic() - self._last_drop[1] > _DROP_FAULT_SECONDS:
+            self.faults.clear("drops")
+
+    def _worst(self) -> Fault | None:
+        return self.faults.worst((*self._fault_subjects, "drops"))  # a cause goes before its consequence
+
+    def _recorder_fault(self, subject: str, text: str | None) -> None:
+        """The recorder's word, from its thread."""
+        if subject not in self._fault_subjects:
+            self._fault_subjects = (*self._fault_subjects, subject)
+        if text is None:
+            self.faults.clear(subject)
+        else:
+            self.faults.report(subject, WARN if subject in _WARNINGS else ERROR, text)
+
+    def _episode_finished(self, line: dict[str, Any]) -> None:
+        """In the recorder's thread."""
+        self.get_logger().info(f"{line['name']} is complete: {line['pairs']} pairs, {line['bytes'] / 1e6:.1f} MB")
+
+    def _publish_diagnostics(self) -> None:
+        values = {
+            **self.recorder.values(),
+            "pairs in queue, mean": f"{self._queued / max(self.inputs.matched, 1):.2f}",
+            "pairs in queue, largest": str(self._most_queued),
+            **self._desk.values(),
+            **self._looks.values(),
+            **self.inputs.values(),
+            **self.topics.values(),
+            **self._weights.values(),
+        }
+        fine = f"recording {self._episode}" if self._episode else f"waiting ({self.parameters['record']})"
+        message = DiagnosticArray()
+        message.header.stamp = self.get_clock().now().to_msg()
+        name = self.get_fully_qualified_name().lstrip("/")
+        fault = self._worst()
+        message.status.append(diagnostics.status(f"{name}: recording", "recorder", fault, fine, values))
+        self._diagnostics.publish(message)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM, then finish the episode."""
+    use_shared_memory_profile()
+    # rclpy's own handlers shut the context down at once; the episode and its last words come first here, and a second
+    # signal does not cut them short.
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    node = None
+    try:
+        node = DataLoggerNode()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        while not ended.is_set():
+            executor.spin_once(timeout_sec=0.5)
+    except ExternalShutdownException:
+        pass
+    finally:
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""The parameters of data_logger_node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fg_depth_ros.nodes.common.parameters import NO_NAMES, Parameter, ParameterTable
+from fg_depth_ros.nodes.stereo_depth.parameters import MATCHING
+from fg_depth_ros.recording.recorder import RecorderConfig
+
+MIB, GIB = 2**20, 2**30
+
+DATA_LOGGER = ParameterTable(
+    "data_logger_node",
+    "Records synchronised stereo pairs, and any other topics, into episodes that `ros2 bag play` reads: what happened "
+    "before and after something worth learning from, or all of it. A trigger whose limit is 0 is off.",
+    (
+        Parameter("root", "~/fg_depth_recordings", "Folder of the episodes. `~` is the home folder.", run_time=False),
+        Parameter(
+            "record",
+            "triggers",
+            "`triggers`: an episode whenever a trigger fires. `continuous`: everything. `off`: nothing but what "
+            "`~/start` and `~/snapshot` ask for.",
+            choices=("off", "triggers", "continuous"),
+        ),
+        Parameter("before", 5.0, "Kept from before a trigger.", "s", 0.0, 600.0, run_time=False),
+        Parameter("after", 5.0, "Kept after a trigger.", "s", 0.0, 600.0, run_time=False),
+        Parameter(
+            "interval_period",
+            0.0,
+            "Trigger `interval`: an episode every so often. 0 = off, as with all triggers.",
+            "s",
+            0.0,
+            86400.0,
+        ),
+        Parameter(
+            "motion_flow",
+            0.0,
+            "Trigger `motion`: mean optical flow between two left images, `look_period` apart, in pixels of an image "
+            "160 pixels wide, is larger.",
+            "px",
+            0.0,
+            160.0,
+        ),
+        Parameter(
+            "disagreement_abs_rel",
+            0.0,
+            "Trigger `disagreement`: mean relative difference between `depth/image_rect` and `mono_depth/image_rect`, "
+            "brought to one scale, is larger. The depth node computes both while this is on.",
+            "",
+            0.0,
+            100.0,
+        ),
+        Parameter(
+            "low_confidence_share",
+            0.0,
+            "Trigger `low_confidence`: the share of pixels that `mask/labels` calls valid is smaller. The depth node "
+            "computes them while this is on.",
+            "",
+            0.0,
+            1.0,
+        ),
+        Parameter(
+            "calibration_alarm",
+            True,
+            "Trigger `calibration`: the depth node's diagnostics say that the cameras have moved or are not rectified.",
+        ),
+        Parameter("cooldown", 5.0, "A trigger of one kind fires at most once in this time.", "s", 0.0, 86400.0),
+        Parameter("look_period", 0.25, "How often the triggers look at images and depth.", "s", 0.0, 60.0),
+        Parameter(
+            "depth_node",
+            "stereo_depth_node",
+            "Name of the depth node whose diagnostics are heard (calibration, hashes of the weights); relative to this "
+            "node's namespace.",
+            run_time=False,
+        ),
+        Parameter(
+            "topics",
+            NO_NAMES,
+            "Further topics to record, of any type that is installed, as they are.",
+            run_time=False,
+        ),
+        Parameter(
+            "record_depth", False, "Also record `depth/image_rect` and `mask/labels` of the depth node.", run_time=False
+        ),
+        Parameter(
+            "storage",
+            "raw",
+            "`raw`; `zstd`: packed without loss in chunks; `png`: each image packed without loss; `jpeg`: each image "
+            "with `jpeg_quality`, smallest.",
+            choices=("raw", "zstd", "png", "jpeg"),
+            run_time=False,
+        ),
+        Parameter("jpeg_quality", 95, "Quality of JPEG images.", "%", 1, 100, run_time=False),
+        Parameter(
+            "ring_size",
+            512,
+            "Memory for what came before a trigger; where it is too small for `before`, the oldest goes.",
+            "MiB",
+            1,
+            1_000_000,
+            run_time=False,
+        ),
+        Parameter(
+            "queue_size",
+            256,
+            "Memory for what waits to be written; when it is full, pairs are dropped and counted.",
+            "MiB",
+            1,
+            1_000_000,
+            run_time=False,
+        ),
+        Parameter(
+            "quota",
+            0.0,
+            "Largest size of all episodes; the oldest are removed to keep it. 0 = no limit.",
+            "GiB",
+            0.0,
+            1e6,
+            run_time=False,
+        ),
+        Parameter(
+            "free_floor",
+            2.0,
+            "Free space to leave on the disk; the oldest episodes are removed to keep it.",
+            "GiB",
+            0.0,
+            1e6,
+            run_time=False,
+        ),
+        Parameter(
+            "max_episode_size",
+            4096,
+            "An episode that grows larger goes on in a new one.",
+            "MiB",
+            1,
+            100_000_000,
+            run_time=False,
+        ),
+        Parameter("max_episode_seconds", 300.0, "Likewise for its length.", "s", 1.0, 86400.0, run_time=False),
+        Parameter(
+            "sync_period",
+            1.0,
+            "How often what was written is forced to the disk: at most this much is lost when the power fails.",
+            "s",
+            0.05,
+            60.0,
+            run_time=False,
+        ),
+        Parameter(
+            "image_transport",
+            "raw",
+            "`compressed` subscribes to `<image topic>/compressed` and records it as it is.",
+            choices=("raw", "compressed"),
+            run_time=False,
+        ),
+        *MATCHING,
+        Parameter(
+            "sync_queue_size",
+            30,
+            "Messages kept per input while their partners have not come.",
+            minimum=1,
+            maximum=1000,
+            run_time=False,
+        ),
+        Parameter(
+            "input_depth",
+            30,
+            "Depth of the subscriptions: messages of a topic that the middleware keeps while the node is busy.",
+            minimum=1,
+            maximum=10_000,
+            run_time=False,
+        ),
+        Parameter("stall_timeout", 3.0, "Warn, with the reason, when no pair came for this long.", "s", 0.1, 3600.0),
+    ),
+)
+
+
+def recorder_config(values: Mapping[str, Any]) -> RecorderConfig:
+    """The recorder's part of the parameters (all of them, by name). Raises ValueError as RecorderConfig does."""
+    return RecorderConfig(
+        root=Path(values["root"]).expanduser(),
+        before=values["before"],
+        after=values["after"],
+        ring_bytes=values["ring_size"] * MIB,
+        queue_bytes=values["queue_size"] * MIB,
+        quota_bytes=round(values["quota"] * GIB),
+        free_floor_bytes=round(values["free_floor"] * GIB),
+        max_episode_bytes=values["max_episode_size"] * MIB,
+        max_episode_seconds=values["max_episode_seconds"],
+        storage=values["storage"],
+        jpeg_quality=values["jpeg_quality"],
+        sync_seconds=values["sync_period"],
+    )

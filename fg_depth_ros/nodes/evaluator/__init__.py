@@ -1,0 +1,1 @@
+"""Run replay_evaluator_node: measure a running depth node."""

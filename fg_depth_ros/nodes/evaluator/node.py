@@ -1,0 +1,401 @@
+"""`replay_evaluator_node`: judges a running depth node, against true depth where there is any."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import math
+import queue
+import signal
+import sys
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import rclpy
+import rclpy.subscription
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.clock import Clock as RosClock
+from rclpy.clock import ClockType
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from std_msgs.msg import Header
+from stereo_msgs.msg import DisparityImage
+
+from fg_depth_ros.evaluation.replay.scores import ReplayScores
+from fg_depth_ros.evaluation.reports.page import write_page
+from fg_depth_ros.evaluation.reports.report import Report
+from fg_depth_ros.geometry import RigError, StereoRig
+from fg_depth_ros.nodes.common import messages
+from fg_depth_ros.nodes.common.environment import use_shared_memory_profile
+from fg_depth_ros.nodes.common.qos import OVERRIDES, subscription_events
+from fg_depth_ros.nodes.evaluator.node_counters import NodeAccount
+from fg_depth_ros.nodes.evaluator.pair_ledger import EARLY, PairEntry, PairLedger, percentiles
+from fg_depth_ros.nodes.evaluator.parameters import REPLAY_EVALUATOR
+from fg_depth_ros.nodes.evaluator.parts import DEPTH, TRUTH, published_pair
+from fg_depth_ros.nodes.evaluator.report import PairSeries, WorstPairs, judge, live_report
+from fg_depth_ros.nodes.evaluator.snapshot import OPTIONAL_PARTS, SNAPSHOT_PARTS, SnapshotCollector
+
+LAST_WORD_SECONDS = 8.0  # the node's diagnostics come once a second, on a busy machine later
+__all__ = ["REPLAY_EVALUATOR", "ReplayEvaluatorNode", "main"]
+
+
+class ReplayEvaluatorNode(Node):
+    """Subscribes what a depth node publishes and matches it, by stamp, with what was sent.
+
+    Callbacks store; one worker thread judges. `exit_code` is None while it runs. Latency is the time from a
+    pair's stamp to the publication of its depth (the middleware's source timestamp) and to its arrival here;
+    where stamps are not wall-clock time it starts at the announcement on `published_pair`.
+
+    Raises:
+        ValueError: a parameter that is out of range.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("replay_evaluator_node")
+        self.parameters = REPLAY_EVALUATOR.declare(self)
+        if self.parameters.problems:
+            raise ValueError("; ".join(self.parameters.problems))
+        self.exit_code: int | None = None
+        judge, truth = self.parameters["judge"], self.parameters["truth"]
+        wanted = [] if not judge else ["flow", "disparity", *(["truth"] if truth else ["left", "right"])]
+        if judge and truth and self.parameters["page"]:
+            wanted.append("left")  # for the pictures
+        self.ledger = PairLedger("depth", wanted, timeout=self.parameters["timeout"], limit=self.parameters["pairs"])
+        self.scores = ReplayScores()
+        self.node_account = NodeAccount()
+        self.series, self.worst = PairSeries(), WorstPairs()
+        self._came: OrderedDict[int, tuple[int, int]] = OrderedDict()  # answers to pairs not announced yet
+        self._simulated = bool(self.get_parameter("use_sim_time").value)
+        self.published_latency: list[float] = []
+        self.arrival_latency: list[float] = []
+        self._recent: deque[float] = deque(maxlen=20)
+        self._infos: dict[str, OrderedDict[int, CameraInfo]] = {"left": OrderedDict(), "right": OrderedDict()}
+        self._snapshot = SnapshotCollector() if self.parameters["snapshot"] else None
+        self._snapshot_subscriptions: list[rclpy.subscription.Subscription] = []
+        self._judge_queue: queue.Queue[tuple[PairEntry, StereoRig] | None] = queue.Queue(maxsize=16)
+        self._not_judged = 0
+        self._last_news = time.monotonic()
+        self._last_live = 0.0
+        self._closing_since: float | None = None
+        self._complaints: set[str] = set()
+        self._subscribe(wanted)
+        self._worker = threading.Thread(target=self._judge, name="judge", daemon=True)
+        self._worker.start()
+        self.create_timer(0.1, self._tick, clock=RosClock(clock_type=ClockType.STEADY_TIME))
+        self._tell({"event": "ready"}, "waiting for pairs")
+
+    # ---- input ---------------------------------------------------------------------------------------------
+
+    def _subscribe(self, wanted: list[str]) -> None:
+        reliable = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+        sensor = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+        account = QoSProfile(
+            depth=1000, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+        )
+        topics: dict[str, tuple[str, type, QoSProfile]] = {
+            "depth": (DEPTH, Image, reliable),
+            "disparity": ("disparity", DisparityImage, reliable),
+            "flow": ("flow/image", Image, reliable),
+            "truth": (TRUTH, Image, reliable),
+            "left": ("left/image_rect", Image, sensor),
+            "right": ("right/image_rect", Image, sensor),
+            "labels": ("mask/labels", Image, reliable),
+            "points": ("points2", PointCloud2, reliable),
+        }
+        for part in ["depth", *wanted]:
+            topic, kind, qos = topics[part]
+            self._listen(kind, topic, functools.partial(self._store, part), qos)
+        self._snapshot_topics = {part: topics[part] for part in SNAPSHOT_PARTS if part not in ("depth", *wanted)}
+        for side in ("left", "right"):
+            self._listen(CameraInfo, f"{side}/camera_info", functools.partial(self._store_info, side), sensor)
+        if self.parameters["account"] == "published_pair":
+            self._listen(Header, "published_pair", self._announce, account)
+        self._listen(DiagnosticArray, "/diagnostics", self._store_diagnostics, QoSProfile(depth=10))
+
+    def _listen(
+        self, kind: type, topic: str, callback: Callable[[Any, Any], None], qos: QoSProfile
+    ) -> rclpy.subscription.Subscription:
+        def with_info(message: Any, info: Any) -> None:
+            callback(message, info)
+
+        def without_info(message: Any) -> None:  # Humble knows no message info
+            callback(message, {})
+
+        return self.create_subscription(
+            kind,
+            topic,
+            with_info if hasattr(rclpy.subscription, "MessageInfo") else without_info,
+            qos,
+            event_callbacks=subscription_events(self, topic),
+            qos_overriding_options=OVERRIDES,
+        )
+
+    def _announce(self, header: Header, info: Any) -> None:
+        published = info.get("source_timestamp") or time.time_ns()
+        self._announce_pair(messages.stamp_ns(header), published, header.frame_id)
+
+    def _announce_pair(self, stamp: int, published: int, name: str) -> None:
+        self._last_news = time.monotonic()
+        self.node_account.start()
+        # A stamp that is no wall-clock time (a bag's, a simulation's) says nothing about latency.
+        fresh = not self._simulated and abs(published - stamp) < 5_000_000_000
+        before = self.ledger.sent
+        entry = self.ledger.announce(stamp, stamp if fresh else published, name)
+        if self.ledger.sent > before:
+            self.series.sent(self.ledger.sent, stamp, name)
+            self._note_latency(stamp)
+        if entry is not None:
+            self._completed(entry)
+
+    def _store(self, part: str, message: Any, info: Any) -> None:
+        self._last_news = time.monotonic()
+        stamp = messages.stamp_ns(message.header)
+        arrival = info.get("received_timestamp") or time.time_ns()
+        if self._snapshot is not None and part in (*SNAPSHOT_PARTS, *OPTIONAL_PARTS):
+            self._snapshot.add(stamp, part, message)
+        entry = self.ledger.add(stamp, part, message, arrival)
+        if part == "depth":
+            self._came[stamp] = (info.get("source_timestamp") or arrival, arrival)
+            self._note_latency(stamp)
+            while len(self._came) > EARLY:
+                self._came.popitem(last=False)
+        if entry is not None:
+            self._completed(entry)
+
+    def _note_latency(self, stamp: int) -> None:
+        """Once a pair was announced and its depth has come, in whichever order."""
+        pair = self.ledger.find(stamp)
+        if pair is None or stamp not in self._came:
+            return
+        published, arrival = ((at - pair.sent) * 1e-9 for at in self._came.pop(stamp))
+        self._recent.append(arrival)
+        self.series.note(pair.number, {"latency_ms": 1e3 * published})
+        if pair.number > self.parameters["warm_up"]:
+            self.published_latency.append(published)
+            self.arrival_latency.append(arrival)
+
+    def _store_info(self, side: str, message: CameraInfo, info: Any) -> None:
+        kept = self._infos[side]
+        stamp = messages.stamp_ns(message.header)
+        kept[stamp] = message
+        while len(kept) > 64:
+            kept.popitem(last=False)
+        if side == "left" and self.parameters["account"] == "camera_info":
+            self._announce_pair(stamp, info.get("source_timestamp") or time.time_ns(), "")
+
+    def _store_diagnostics(self, message: DiagnosticArray, _: Any) -> None:
+        for status in message.status:
+            self.node_account.update({item.key: item.value for item in status.values})
+
+    # ---- judging -------------------------------------------------------------------------------------------
+
+    def _completed(self, entry: PairEntry) -> None:
+        if not self.parameters["judge"]:
+            return
+        try:
+            infos = []
+            for side in ("left", "right"):
+                kept = self._infos[side]
+                if not kept:
+                    raise RigError(f"{side}/camera_info has not come: nothing says what a disparity is in metres")
+                infos.append(kept.get(entry.stamp) or kept[next(reversed(kept))])
+            self._judge_queue.put_nowait((entry, StereoRig.from_camera_info(*infos)))
+        except RigError as error:
+            self._complain(str(error))
+        except queue.Full:
+            self._not_judged += 1
+
+    def _judge(self) -> None:
+        while (job := self._judge_queue.get()) is not None:
+            try:
+                judge(self.scores, self.series, self.worst, job[0], published_pair(*job))
+            except ValueError as error:  # a malformed message, or sizes that differ
+                self._complain(str(error))
+            finally:
+                self._judge_queue.task_done()
+        self._judge_queue.task_done()
+
+    def _complain(self, text: str) -> None:
+        """Log the first of equal complaints and count all."""
+        self._not_judged += 1
+        if text not in self._complaints:
+            self._complaints.add(text)
+            self.get_logger().error(f"a pair could not be judged: {text}")
+
+    # ---- running -------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        for entry in self.ledger.expire(time.time_ns()):
+            if self.parameters["truth"] and "truth" in self.ledger.wanted and "truth" not in entry.parts:
+                self._complain(f"no {TRUTH} came for pair '{entry.name}'; set truth to false if there is none")
+            elif self.parameters["judge"]:
+                # A node without flow/image or disparity is judged by its depth.
+                self._completed(entry)
+        self._take_snapshot()
+        if time.monotonic() - self._last_live >= 1.0:
+            self._last_live = time.monotonic()
+            self._tell_live()
+        patience = self.parameters["patience"]
+        if self._closing_since is not None:
+            self._close()
+        elif self.ledger.finished:
+            self._closing_since = time.monotonic()
+        elif patience and time.monotonic() - self._last_news > patience:
+            self.get_logger().error(self._why_nothing(patience))
+            self.finish(1)
+
+    def _close(self) -> None:
+        """Wait for the node's last word (its diagnostics come once a second), then end."""
+        assert self._closing_since is not None
+        waited = time.monotonic() - self._closing_since
+        # A word said just after the last answer counts that one; one said at the same moment may not.
+        last_word = self.node_account.updated_after(self._closing_since + 0.1)
+        if last_word or waited > LAST_WORD_SECONDS or (waited > 2.0 and not self.node_account.heard):
+            self.finish(0)
+
+    def _why_nothing(self, patience: float) -> str:
+        if self.ledger.sent == 0:
+            source = "published_pair" if self.parameters["account"] == "published_pair" else "left/camera_info"
+            topic = self.resolve_topic_name(source)
+            found = self.count_publishers(topic)
+            way = "start stereo_player_node, or set account to camera_info for a bag or a camera"
+            return f"no pair was announced on {topic} for {patience:.0f} s ({found} publisher(s)): {way}"
+        topic = self.resolve_topic_name(DEPTH)
+        return (
+            f"nothing came for {patience:.0f} s after {self.ledger.sent} pair(s), {self.ledger.delivered} of them "
+            f"answered ({self.count_publishers(topic)} publisher(s) of {topic}): has the player or the depth node "
+            "ended? Set pairs to 0 to evaluate until stopped"
+        )
+
+    def _take_snapshot(self) -> None:
+        if self._snapshot is None or not self.ledger.delivered:
+            return
+        if not self._snapshot_subscriptions:
+            # Only now: a player that waits for subscribers must not take these for the depth node's.
+            self._snapshot_subscriptions = [
+                self._listen(kind, topic, functools.partial(self._store, part), qos)
+                for part, (topic, kind, qos) in self._snapshot_topics.items()
+            ]
+        if (chosen := self._snapshot_choice()) is None:
+            return
+        try:
+            self._snapshot.write(Path(self.parameters["snapshot"]), *chosen, self._infos)
+        except (OSError, ValueError) as error:
+            self.get_logger().error(f"snapshot {self.parameters['snapshot']} could not be written: {error}")
+        self._snapshot = None
+        for subscription in self._snapshot_subscriptions:
+            self.destroy_subscription(subscription)  # what nobody listens to is not computed any more
+        self._snapshot_subscriptions.clear()
+
+    def _snapshot_choice(self) -> tuple[int, str] | None:
+        """Stamp and name of the pair to keep: the wanted one, or any when the end has come without it."""
+        assert self._snapshot is not None
+        found = [pair for stamp in self._snapshot.complete() if (pair := self.ledger.find(stamp)) is not None]
+        wanted = self.parameters["snapshot_pair"]
+        right = [pair for pair in found if wanted in ("", pair.name)] or (found if self.ledger.finished else [])
+        return (right[0].stamp, right[0].name) if right else None
+
+    def _tell_live(self) -> None:
+        ledger = self.ledger
+        latency, rate = percentiles(self._recent)["p50"], ledger.rate()
+        figures = {
+            "event": "live",
+            "sent": ledger.sent,
+            "delivered": ledger.delivered,
+            "dropped": ledger.dropped,
+            "rate_hz": rate,
+            "latency_ms": 1e3 * latency,
+        }
+        if ledger.sent:
+            self._tell(
+                figures,
+                f"{ledger.delivered} of {ledger.sent} pairs, {0.0 if math.isnan(rate) else rate:.1f} Hz, latency "
+                f"{1e3 * latency:.0f} ms, {ledger.dropped} dropped",
+            )
+
+    def _tell(self, event: dict[str, Any], text: str) -> None:
+        if self.parameters["live"] == "json":
+            clean = {k: None if isinstance(v, float) and v != v else v for k, v in event.items()}
+            with contextlib.suppress(OSError):  # who read it may be gone
+                sys.stdout.write(json.dumps(clean) + "\n")
+                sys.stdout.flush()
+        elif self.parameters["live"] == "log":
+            self.get_logger().info(text)
+
+    # ---- the end -------------------------------------------------------------------------------------------
+
+    def finish(self, exit_code: int) -> None:
+        """Judge what is waiting, write the report and set `exit_code`. A second call does nothing."""
+        if self.exit_code is not None:
+            return
+        self.exit_code = exit_code
+        try:
+            self._judge_queue.put(None, timeout=10.0)
+        except queue.Full:
+            self._not_judged += self._judge_queue.qsize()
+        self._worker.join(10.0)
+        report = self.report()
+        if self.parameters["report"]:
+            report.write_json(self.parameters["report"])
+        if self.parameters["page"]:
+            try:
+                write_page(self.parameters["page"], report, pictures=self.worst.pictures, title="Live replay")
+            except OSError as error:
+                self.get_logger().error(f"page {self.parameters['page']} could not be written: {error}")
+        if self.parameters["scores"]:
+            self.scores.write(Path(self.parameters["scores"]))
+        self._tell_live()
+        self._tell({"event": "done", "exit_code": exit_code}, f"report: {self.parameters['report'] or 'none'}")
+
+    def report(self) -> Report:
+        """What was measured so far."""
+        latencies = {"published": self.published_latency, "arrival": self.arrival_latency}
+        settings = self.parameters.values()
+        return live_report(
+            settings, self.ledger, self.scores, self.node_account, self.series, latencies, self._not_judged
+        )
+
+
+def main(args: list[str] | None = None) -> int:
+    """Evaluate until the pairs are through, Ctrl-C or shutdown. Returns the exit code."""
+    use_shared_memory_profile()
+    # rclpy's own handlers shut the context down at once; the report and its last words come first here, and a further
+    # signal does not cut them short.
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    node: ReplayEvaluatorNode | None = None
+
+    def interrupt(*_: Any) -> None:
+        if node is None or node.exit_code is None:
+            raise KeyboardInterrupt
+
+    for ending in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs begin with SIGINT ignored
+        signal.signal(ending, interrupt)
+    try:
+        node = ReplayEvaluatorNode()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        while node.exit_code is None:
+            executor.spin_once(timeout_sec=0.2)
+    except ValueError as error:
+        rclpy.logging.get_logger("replay_evaluator_node").fatal(str(error))
+        return 1
+    except (KeyboardInterrupt, ExternalShutdownException):
+        if node is not None:
+            node.finish(0)
+    finally:
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return node.exit_code or 0 if node is not None else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""One pair with everything that was published for it, kept for a picture."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fg_depth_ros.geometry import StereoRig
+from fg_depth_ros.nodes.common import messages
+
+# These make a snapshot complete; the optional ones are taken along where they are there.
+SNAPSHOT_PARTS = ("depth", "flow", "left", "labels", "points")
+OPTIONAL_PARTS = ("truth", "right")
+_KEPT = 12
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One pair called `name`, arrays of H x W: `left` and `right` (or None) uint8 RGB, `disparity` (dense, image
+    disparity, px) and `depth` (m) float32 with NaN, `labels` uint8 (geometry.Label), `truth` (m) or None; the
+    cloud's `points` and `colours` are h x w x 3."""
+
+    left: np.ndarray
+    disparity: np.ndarray
+    depth: np.ndarray
+    labels: np.ndarray
+    points: np.ndarray
+    colours: np.ndarray
+    rig: StereoRig
+    truth: np.ndarray | None
+    name: str = ""
+    right: np.ndarray | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> Snapshot:
+        """A snapshot that `SnapshotCollector.write` wrote. Raises OSError or ValueError for anything else."""
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        try:
+            rig = StereoRig.from_dict(dict(zip(_RIG, arrays.pop("rig").tolist(), strict=True)))
+            return cls(rig=rig, truth=arrays.pop("truth", None), name=str(arrays.pop("name")), **arrays)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path}: no snapshot of replay_evaluator_node ({error})") from error
+
+
+_RIG = ("width", "height", "fx", "fy", "cx", "cy", "cx_right", "baseline")
+
+
+class SnapshotCollector:
+    """Gathers messages by stamp until one stamp has them all."""
+
+    def __init__(self) -> None:
+        self._by_stamp: OrderedDict[int, dict[str, Any]] = OrderedDict()
+
+    def add(self, stamp: int, part: str, message: Any) -> None:
+        """Keep a message."""
+        self._by_stamp.setdefault(stamp, {})[part] = message
+        while len(self._by_stamp) > _KEPT:
+            self._by_stamp.popitem(last=False)
+
+    def complete(self) -> list[int]:
+        """Stamps of the pairs of which everything is there, oldest first."""
+        return [stamp for stamp, parts in self._by_stamp.items() if all(name in parts for name in SNAPSHOT_PARTS)]
+
+    def write(self, path: Path, stamp: int, name: str, infos: Mapping[str, Mapping[int, Any]]) -> None:
+        """Write the pair with this stamp, called `name`, to an .npz file. `infos`: camera_info by side and stamp.
+
+        Raises:
+            ValueError: a message is malformed or its camera_info did not come. OSError: no such folder.
+        """
+        parts = self._by_stamp[stamp]
+        if any(stamp not in infos[side] for side in ("left", "right")):
+            raise ValueError("the camera_info of this pair did not come")
+        rig = StereoRig.from_camera_info(infos["left"][stamp], infos["right"][stamp])
+        points, colours = messages.cloud_to_arrays(parts["points"])
+        arrays: dict[str, Any] = {
+            "left": _colour(messages.image_to_array(parts["left"], "left/image_rect")),
+            "disparity": -messages.float_array(parts["flow"], "flow/image")[..., 0],
+            "depth": messages.depth_to_array(parts["depth"], "depth/image_rect"),
+            "labels": messages.image_to_array(parts["labels"], "mask/labels"),
+            "points": points,
+            "colours": colours,
+            "name": np.array(name),
+            "rig": np.array([getattr(rig, name) for name in _RIG]),
+        }
+        if "truth" in parts:
+            arrays["truth"] = messages.depth_to_array(parts["truth"], "ground_truth/depth")
+        if "right" in parts:
+            arrays["right"] = _colour(messages.image_to_array(parts["right"], "right/image_rect"))
+        unfinished = path.with_name(f".{path.name}.npz")
+        np.savez(unfinished, **arrays)
+        unfinished.replace(path)
+
+
+def _colour(image: np.ndarray) -> np.ndarray:
+    return np.dstack([image] * 3) if image.ndim == 2 else image

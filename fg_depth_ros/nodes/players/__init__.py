@@ -1,0 +1,1 @@
+"""Run the player nodes: stereo pairs or bags on ROS topics."""

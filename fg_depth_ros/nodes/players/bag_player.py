@@ -1,0 +1,362 @@
+"""`bag_player_node`: plays ROS 2 bags without rosbag2, on the topics that they were recorded from."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import rclpy
+import rclpy.publisher
+from rclpy.clock import Clock as RosClock
+from rclpy.clock import ClockType
+from rclpy.duration import Duration
+from rclpy.exceptions import InvalidTopicNameException
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.validate_full_topic_name import validate_full_topic_name
+from rosgraph_msgs.msg import Clock
+
+from fg_depth_ros.data.bags.folders import find_bags
+from fg_depth_ros.data.bags.pairs import find_topics
+from fg_depth_ros.data.bags.storage import BagStorage, OfferedQos, RawMessage
+from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.nodes.common.message_classes import message_class
+from fg_depth_ros.nodes.common.qos import OVERRIDES, publisher_events
+from fg_depth_ros.nodes.players.bag_player_parameters import BAG_PLAYER
+from fg_depth_ros.nodes.players.bag_reading import ReadAhead
+from fg_depth_ros.nodes.players.playing import play
+from fg_depth_ros.nodes.players.stereo_player import CLOCK_RATE, SETTLE_SECONDS
+
+CLOCK_TOPIC = "/clock"
+_LEAST_DEPTH = 10  # of a queue: messages that are caught up come in bursts
+_LATE_SECONDS = 0.1
+_ROUND_GAP = 0.02  # s between two rounds, at least
+_CDR_HEAD = 4  # bytes that every serialized message begins with
+
+
+class PlayedClock:
+    """The recording's time as it goes by, for `/clock`. Thread-safe.
+
+    It stands still until it is started, and never passes the message that is due next.
+    """
+
+    def __init__(self, rate: float, publish: Callable[[int], None]) -> None:
+        """`rate`: seconds of the recording per second; `publish` gets the time in ns."""
+        self._rate, self._publish = rate, publish
+        self._lock = threading.Lock()
+        self._origin: tuple[int, int] | None = None  # time of the recording, and time.monotonic_ns() then
+        self._limit: int | None = None
+        self._last: int | None = None
+
+    def stand(self, at: int) -> None:
+        """Stand still at a time of the recording, ns."""
+        with self._lock:
+            self._origin, self._limit, self._last = None, at, None
+
+    def run(self, origin: int, begun: int) -> None:
+        """Go on from `origin`, which was at `begun` of time.monotonic_ns()."""
+        with self._lock:
+            self._origin = (origin, begun)
+
+    def wait_for(self, message: int) -> None:
+        """A message of this time is the next."""
+        with self._lock:
+            self._limit = message
+
+    def reach(self, message: int) -> None:
+        """Publish the time of a message that is about to be played, unless it was published already."""
+        with self._lock:
+            if self._last is None or message > self._last:
+                self._last = message
+                self._publish(message)
+
+    def tick(self) -> None:
+        """Publish the time now; nothing before the first message is known."""
+        with self._lock:
+            if self._limit is None:
+                return
+            now = self._limit
+            if self._origin is not None:
+                origin, begun = self._origin
+                now = min(self._limit, origin + round((time.monotonic_ns() - begun) * self._rate))
+            self._last = now if self._last is None else max(now, self._last)
+            self._publish(self._last)
+
+
+class BagPlayerNode(Node):
+    """Publishes the messages of bags as they were stored, at the times they were recorded. `finished` is true once
+    there is no more to play, `failure` then says why if it ended badly; `published` counts messages, `late` those that
+    were published more than a tenth of a second after their time (none is left out for that).
+
+    Raises:
+        FileError: no bag, none that can be read, or no topic in them that can be played.
+        ValueError: a parameter that is out of range.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__("bag_player_node", **kwargs)
+        self.parameters = BAG_PLAYER.declare(self)
+        if self.parameters.problems:
+            raise ValueError("; ".join(self.parameters.problems))
+        self.finished = False
+        self.failure = ""
+        self.published = self.late = self.rounds = 0
+        self._worst = 0.0
+        self._broken: set[str] = set()
+        self._played_to: int | None = None  # on /clock
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._bags = self._open()
+        self._on_topic = self._create_publishers()
+        self._time = PlayedClock(self.parameters["rate"], self._publish_clock)
+        self._clock_publisher = None
+        steady = RosClock(clock_type=ClockType.STEADY_TIME)
+        if self.parameters["publish_clock"]:
+            self._clock_publisher = self.create_publisher(
+                Clock, CLOCK_TOPIC, QoSProfile(depth=10), qos_overriding_options=OVERRIDES
+            )
+            self.create_timer(1.0 / CLOCK_RATE, self._time.tick, clock=steady)
+        self._thread = threading.Thread(target=self._run, name="bag player", daemon=True)
+        self._thread.start()
+
+    # ---- what is played ------------------------------------------------------------------------------------
+
+    def _open(self) -> list[BagStorage]:
+        names = [name for name in self.parameters["bags"] if name]
+        if not names:
+            raise FileError("parameter bags is empty: name the bag to play, or a folder of bags")
+        opened, last = [], ""
+        for path in find_bags(names):
+            try:
+                opened.append(BagStorage(path))
+            except FileError as error:
+                last = str(error)
+                self.get_logger().error(f"a bag is left out: {error}")
+        if not opened:
+            raise FileError(f"no bag of {', '.join(names)} can be played; the last one: {last}")
+        return opened
+
+    def _create_publishers(self) -> dict[str, rclpy.publisher.Publisher]:
+        kinds: dict[str, str] = {}
+        offered: dict[str, OfferedQos] = {}
+        for bag in self._bags:
+            for topic, kind in bag.topics.items():
+                if kinds.setdefault(topic, kind) != kind:
+                    self.get_logger().error(
+                        f"{bag.path}: {topic} is a {kind} here and a {kinds[topic]} in the bags before: left out here"
+                    )
+            offered |= {topic: qos for topic, qos in bag.offered_qos.items() if topic not in offered}
+        publishers = {}
+        for topic in self._chosen(kinds):
+            try:
+                kind = message_class(kinds[topic])
+                validate_full_topic_name(topic)
+            except (ValueError, InvalidTopicNameException) as error:
+                self.get_logger().error(f"{topic} is left out: {' '.join(str(error).split())}")
+                continue
+            publishers[topic] = self.create_publisher(
+                kind,
+                topic,
+                _profile(offered.get(topic)),
+                event_callbacks=publisher_events(self, topic),
+                qos_overriding_options=OVERRIDES,
+            )
+        if not publishers:
+            raise FileError(f"{self._names}: no topic that can be played; the bags have {', '.join(sorted(kinds))}")
+        self._kinds = kinds
+        return publishers
+
+    def _chosen(self, kinds: dict[str, str]) -> list[str]:
+        wanted = [name if name.startswith("/") else f"/{name}" for name in self.parameters["topics"] if name]
+        if missing := [name for name in wanted if name not in kinds]:
+            raise ValueError(
+                f"parameter topics: {', '.join(missing)} is in none of the bags; they have {', '.join(sorted(kinds))}"
+            )
+        chosen = wanted or sorted(kinds)
+        if self.parameters["publish_clock"] and CLOCK_TOPIC in chosen:
+            self.get_logger().info("the bag's /clock is left out: this player publishes its own (publish_clock)")
+            chosen = [name for name in chosen if name != CLOCK_TOPIC]
+        return chosen
+
+    @property
+    def _names(self) -> str:
+        return ", ".join(str(bag.path) for bag in self._bags)
+
+    # ---- playing -------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self.get_logger().info(
+                f"playing {len(self._on_topic)} topic(s) of {self._names} at {self.parameters['rate']:g} times the "
+                "recorded speed"
+            )
+            again, gap = True, 0.0
+            while again and not self._closing.is_set():
+                before = self.published
+                for bag in self._bags:
+                    self._closing.wait(gap)
+                    gap = self._play(bag)
+                self.rounds += 1
+                again = self.parameters["loop"] and not self._enough
+                if self.published == before and not self.failure:
+                    self.failure = f"{self._names}: no message of {', '.join(self._on_topic)} can be read"
+                    break
+        except Exception as error:  # an ended context, or a defect: whoever waits for the end must hear of it
+            if not self._closing.is_set() and self.context.ok():
+                self.failure = repr(error)
+        self._tell_end()
+
+    def _play(self, bag: BagStorage) -> float:
+        """One bag from its first message to its last. Returns the seconds to wait before what comes next."""
+        topics = [name for name, kind in bag.topics.items() if self._kinds[name] == kind and name in self._on_topic]
+        messages = ReadAhead(bag.replay(topics))
+        rate, shift, origin, begun = self.parameters["rate"], 0, None, 0
+        times, last = 0, -1
+        try:
+            for message in messages:
+                if self._closing.is_set() or self._enough:
+                    break
+                if origin is None:
+                    origin = message.recorded
+                    shift = self._shift(origin)
+                    self._time.stand(origin + shift)
+                    if not self._awaited():
+                        break
+                    begun = time.monotonic_ns()
+                    self._time.run(origin + shift, begun)
+                self._time.wait_for(message.recorded + shift)
+                if not self._until(begun + round((message.recorded - origin) / rate)):
+                    break
+                self._time.reach(message.recorded + shift)
+                self._publish(bag, message)
+                times += message.recorded != last
+                last = message.recorded
+                self._played_to = last + shift
+        finally:
+            messages.close()
+        return max(_ROUND_GAP, 0.0 if origin is None else (last - origin) / max(times - 1, 1) * 1e-9 / rate)
+
+    def _shift(self, origin: int) -> int:
+        """What is added to the times of a bag that begins at `origin` for `/clock`, ns."""
+        if self.parameters["restart_clock"] or self._played_to is None:
+            return 0
+        return max(0, self._played_to - origin)
+
+    def _until(self, due: int) -> bool:
+        """Wait until `due` of time.monotonic_ns(); False when the node is closed meanwhile."""
+        ahead = (due - time.monotonic_ns()) * 1e-9
+        if ahead > 0:
+            return not self._closing.wait(ahead)
+        if -ahead > _LATE_SECONDS:
+            self.late += 1
+            self._worst = max(self._worst, -ahead)
+            self.get_logger().warning(
+                f"{-ahead:.1f} s behind the recording's time; everything is played, as fast as it goes: lower rate, or "
+                "play fewer topics",
+                throttle_duration_sec=5.0,
+            )
+        return True
+
+    def _publish(self, bag: BagStorage, message: RawMessage) -> None:
+        try:
+            if len(message.data) < _CDR_HEAD:
+                raise ValueError(f"{len(message.data)} bytes are no message")
+            self._on_topic[message.topic].publish(bytes(message.data))
+        except (ValueError, TypeError) as error:
+            if message.topic not in self._broken:
+                self._broken.add(message.topic)
+                self.get_logger().error(
+                    f"{bag.path}, {message.topic} at {message.recorded} ns is left out, and others like it: {error}"
+                )
+            return
+        self.published += 1
+
+    @property
+    def _enough(self) -> bool:
+        count = self.parameters["count"]
+        return bool(self.failure) or 0 < count <= self.published
+
+    def _awaited(self) -> bool:
+        """Wait for as many subscribers as wanted, before the first message. False when it was in vain."""
+        wanted, limit = self.parameters["wait_for_subscribers"], self.parameters["wait_timeout"]
+        if self.published or not wanted:
+            return True
+        begun, complete = time.monotonic(), None
+        while not self._closing.wait(0.05):
+            lacking = {
+                publisher.topic_name: found
+                for publisher in self._awaited_topics()
+                if (found := publisher.get_subscription_count()) < wanted
+            }
+            waited = time.monotonic() - begun
+            if not lacking:
+                complete = complete or time.monotonic()
+                # Both ends find each other one after the other; a subscriber that we see may not see us yet.
+                if time.monotonic() - complete > SETTLE_SECONDS:
+                    return True
+                continue
+            complete = None
+            text = ", ".join(f"{topic} has {found} subscriber(s) of {wanted}" for topic, found in lacking.items())
+            if limit and waited > limit:
+                self.failure = f"{text} after {waited:.0f} s: start the consumer, or lower wait_for_subscribers"
+                return False
+            self.get_logger().info(f"waiting: {text}", throttle_duration_sec=5.0, skip_first=True)
+        return False
+
+    def _awaited_topics(self) -> list[rclpy.publisher.Publisher]:
+        try:
+            pair = find_topics({topic: self._kinds[topic] for topic in self._on_topic})
+        except FileError:
+            return list(self._on_topic.values())
+        return [self._on_topic[topic] for topic in pair if topic]
+
+    def _publish_clock(self, at: int) -> None:
+        if self._clock_publisher is not None and self.context.ok():
+            message = Clock()
+            message.clock.sec, message.clock.nanosec = divmod(at, 1_000_000_000)
+            self._clock_publisher.publish(message)
+
+    # ---- the end -------------------------------------------------------------------------------------------
+
+    def _tell_end(self) -> None:
+        if self.failure:
+            self.get_logger().error(self.failure)
+        elif self.context.ok():
+            late = f"{self.late} of them late, by up to {self._worst:.1f} s" if self.late else "all in time"
+            self.get_logger().info(f"played {self.published} message(s), {late}; the end of {self._names}")
+        self.finished = True
+
+    def wait_until_taken(self, seconds: float) -> None:
+        """Wait until reliable subscribers have everything, at most this long."""
+        end = time.monotonic() + seconds
+        for publisher in self._on_topic.values():
+            publisher.wait_for_all_acked(Duration(seconds=max(0.0, end - time.monotonic())))
+
+    def destroy_node(self) -> None:
+        """Stop playing, then destroy the node."""
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join(5.0)
+        super().destroy_node()
+
+
+def _profile(offered: OfferedQos | None) -> QoSProfile:
+    """As it was recorded; reliable where the bag does not say."""
+    offered = offered or OfferedQos(True, False, _LEAST_DEPTH)
+    return QoSProfile(
+        depth=max(offered.depth, _LEAST_DEPTH),
+        reliability=ReliabilityPolicy.RELIABLE if offered.reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if offered.transient_local else DurabilityPolicy.VOLATILE,
+    )
+
+
+def main(args: list[str] | None = None) -> int:
+    """Play until the end, Ctrl-C or shutdown. Returns the exit code: 1 when nothing could be played."""
+    return play("bag_player_node", BagPlayerNode, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

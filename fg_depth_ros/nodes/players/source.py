@@ -1,0 +1,221 @@
+"""What the player plays: pairs from a folder, or a drive through a virtual world. No ROS import."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from fg_depth_ros.data.datasets.stereo import StereoSample, motorcycle, open_stereo_folder
+from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.geometry import StereoRig, disparity_to_depth
+from fg_depth_ros.synthesis.world.drive import DRIVES, WorldDrive, drive_rig
+from fg_depth_ros.synthesis.world.folder import write_world
+
+MOTORCYCLE = "motorcycle"
+NO_WORLD = "off"
+WORLDS = (NO_WORLD, *DRIVES)
+"""Virtual worlds that can be played; ``off`` plays pairs from files."""
+WORLD_SIZE = (640, 384)
+_KEPT_PAIRS = 4  # decoded pairs kept in memory: a short loop then costs no decoding
+
+
+@dataclass(frozen=True)
+class LoadedPair:
+    """One pair at the size it is published in.
+
+    `left` and `right` are HxWx3 uint8 RGB, `truth` is HxW float32 depth in metres (NaN where unknown) in
+    the left optical frame, or None.
+    """
+
+    name: str
+    left: np.ndarray
+    right: np.ndarray
+    rig: StereoRig
+    truth: np.ndarray | None
+
+
+class PairSource:
+    """The pairs of a folder (KITTI, Middlebury, ETH3D, plain) or the Motorcycle pair, loaded on demand.
+
+    Args:
+        pairs: a folder, or `motorcycle` for the pair that scikit-image ships.
+        width: of the published images in pixels; 0 keeps the size on disk (or follows `height`).
+        height: likewise; if both are given, both hold.
+        with_truth: load ground truth where there is some.
+        focal: focal length in pixels of the images on disk, for pairs without a calibration file;
+            0 refuses such pairs.
+        baseline: in metres, for pairs without a calibration file.
+
+    Raises:
+        FileError: nothing there, no pair in it, or no pair has a calibration and `focal` is 0.
+    """
+
+    def __init__(
+        self,
+        pairs: str,
+        *,
+        width: int = 0,
+        height: int = 0,
+        with_truth: bool = True,
+        focal: float = 0.0,
+        baseline: float = 0.0,
+    ) -> None:
+        self.samples: list[StereoSample] = (
+            [motorcycle()] if pairs == MOTORCYCLE else list(open_stereo_folder(Path(pairs).expanduser()))
+        )
+        if not self.samples:
+            raise FileError(f"{pairs}: no stereo pair in it; see the data page of the docs for the layouts")
+        self._width, self._height = width, height
+        self._with_truth = with_truth
+        self._focal, self._baseline = focal, baseline
+        self._kept: OrderedDict[int, LoadedPair] = OrderedDict()
+        if all(sample.rig is None for sample in self.samples) and not (focal > 0.0 and baseline > 0.0):
+            raise FileError(
+                f"{pairs}: no calibration beside its {len(self.samples)} pair(s), so nothing says how many metres "
+                "a pixel of disparity is; add a calib.txt or rig.json there, or give focal (pixels) and "
+                "baseline (metres)"
+            )
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def has_truth(self) -> bool:
+        """Some pair has ground truth, and it is wanted."""
+        return self._with_truth and any(sample.truth_reader is not None for sample in self.samples)
+
+    def load(self, index: int) -> LoadedPair:
+        """The pair number `index`, resized.
+
+        Raises:
+            FileError: a file cannot be read, or the images and the calibration do not fit together.
+        """
+        if index in self._kept:
+            self._kept.move_to_end(index)
+            return self._kept[index]
+        pair = self._load(self.samples[index])
+        self._kept[index] = pair
+        while len(self._kept) > _KEPT_PAIRS:
+            self._kept.popitem(last=False)
+        return pair
+
+    def _load(self, sample: StereoSample) -> LoadedPair:
+        left, right = sample.images()
+        height, width = left.shape[:2]
+        rig = sample.rig or self._assumed_rig(sample, width, height)
+        if (rig.width, rig.height) != (width, height):
+            raise FileError(
+                f"{sample.left} is {width}x{height}, but its calibration is for {rig.width}x{rig.height}: "
+                "calibrate for the size of the images, or resize them together"
+            )
+        disparity = sample.truth() if self._with_truth else None
+        truth = None if disparity is None else disparity_to_depth(disparity, rig)
+        return _resized(LoadedPair(sample.name, left, right, rig, truth), *self._size(width, height))
+
+    def _assumed_rig(self, sample: StereoSample, width: int, height: int) -> StereoRig:
+        if not (self._focal > 0.0 and self._baseline > 0.0):
+            raise FileError(f"{sample.left}: no calibration for this pair; give focal (pixels) and baseline (m)")
+        cx, cy = (width - 1) / 2, (height - 1) / 2
+        return StereoRig(width, height, self._focal, self._focal, cx, cy, cx, self._baseline)
+
+    def _size(self, width: int, height: int) -> tuple[int, int]:
+        if self._width and self._height:
+            return self._width, self._height
+        if self._width:
+            return self._width, max(1, round(height * self._width / width))
+        if self._height:
+            return max(1, round(width * self._height / height)), self._height
+        return width, height
+
+
+def write_drive(
+    folder: str | Path,
+    world: str,
+    *,
+    width: int = 0,
+    height: int = 0,
+    frames: int = 20,
+    seed: int = 0,
+    track: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> None:
+    """Render a drive through a virtual world into ``folder``, for a ``PairSource``; with true disparity.
+
+    ``world``: one of ``WORLDS`` but the first. ``width``, ``height``: of the pictures in pixels; 0 follows the other
+    in the shape of ``WORLD_SIZE``. ``track`` wraps the numbers of the frames.
+
+    Raises:
+        FileError: the folder cannot be written to, or holds pairs.
+        ValueError: an unknown world, or less than one frame.
+    """
+    width = width or (round(height * WORLD_SIZE[0] / WORLD_SIZE[1]) if height else WORLD_SIZE[0])
+    height = height or max(1, round(width * WORLD_SIZE[1] / WORLD_SIZE[0]))
+    rig = drive_rig(world, width, height)
+    write_world(folder, rig, WorldDrive(world, rig, seed, frames=frames).frame, frames, track)
+
+
+def _resized(pair: LoadedPair, width: int, height: int) -> LoadedPair:
+    """The pair at another size. Metres do not change with the size, so the truth is only sampled anew
+    (nearest: a mean over a depth edge would be a depth that nothing has)."""
+    if (pair.rig.width, pair.rig.height) == (width, height):
+        return pair
+    shrinks = width <= pair.rig.width and height <= pair.rig.height
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    truth = pair.truth
+    if truth is not None:
+        rows = np.minimum((np.arange(height) + 0.5) * pair.rig.height / height, pair.rig.height - 1).astype(int)
+        columns = np.minimum((np.arange(width) + 0.5) * pair.rig.width / width, pair.rig.width - 1).astype(int)
+        truth = truth[rows[:, None], columns]
+    return replace(
+        pair,
+        left=cv2.resize(pair.left, (width, height), interpolation=how),
+        right=cv2.resize(pair.right, (width, height), interpolation=how),
+        rig=pair.rig.scaled(width, height),
+        truth=truth,
+    )
+
+
+def encode_image(rgb: np.ndarray, encoding: str) -> np.ndarray:
+    """HxWx3 uint8 RGB as the array that an Image of this encoding carries.
+
+    Bayer encodings keep one of the three colours per pixel; the name gives the first row's first two
+    and the second row's first two colours. 8UC3 is OpenCV's order, blue first. mono16 uses the whole range
+    (255 becomes 65535).
+
+    Raises:
+        ValueError: the encoding is not one of `ENCODINGS`.
+    """
+    if encoding == "rgb8":
+        return rgb
+    if encoding in _CONVERSIONS:
+        return cv2.cvtColor(rgb, _CONVERSIONS[encoding])
+    if encoding == "mono16":
+        return cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.uint16) * np.uint16(257)
+    if encoding in _BAYER:
+        mosaic = np.empty(rgb.shape[:2], np.uint8)
+        for position, channel in enumerate(_BAYER[encoding]):
+            row, column = divmod(position, 2)
+            mosaic[row::2, column::2] = rgb[row::2, column::2, channel]
+        return mosaic
+    raise ValueError(f"encoding '{encoding}' cannot be played: choose one of {', '.join(ENCODINGS)}")
+
+
+_CONVERSIONS = {
+    "bgr8": cv2.COLOR_RGB2BGR,
+    "8UC3": cv2.COLOR_RGB2BGR,
+    "rgba8": cv2.COLOR_RGB2RGBA,
+    "bgra8": cv2.COLOR_RGB2BGRA,
+    "mono8": cv2.COLOR_RGB2GRAY,
+    "8UC1": cv2.COLOR_RGB2GRAY,
+}
+_BAYER = {
+    "bayer_rggb8": (0, 1, 1, 2),
+    "bayer_bggr8": (2, 1, 1, 0),
+    "bayer_gbrg8": (1, 2, 0, 1),
+    "bayer_grbg8": (1, 0, 2, 1),
+}
+ENCODINGS = ("rgb8", *_CONVERSIONS, "mono16", *_BAYER)

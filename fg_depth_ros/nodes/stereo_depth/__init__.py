@@ -1,0 +1,1 @@
+"""Run stereo_depth_node: stereo pairs in, disparity, depth, masks, flow and points out."""

@@ -1,0 +1,254 @@
+"""The parameter tables of the nodes, and the files made from them.
+
+`python -m fg_depth_ros.nodes.stereo_depth.parameters` writes `docs/parameters.md` and the parameter files in
+`config/`; a test fails when a table and these files disagree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+
+from fg_depth_ros.nodes.common.parameters import Parameter, ParameterTable
+
+MATCHING = (
+    Parameter(
+        "approximate_sync",
+        False,
+        "Match stamps that differ by up to `sync_slop`. Without it they must be equal.",
+        run_time=False,
+    ),
+    Parameter("sync_slop", 0.01, "Largest difference of stamps in a pair.", "s", 0.0, 10.0, run_time=False),
+)
+"""How the nodes that take pairs match them."""
+
+STEREO_DEPTH = ParameterTable(
+    "stereo_depth_node",
+    "Rectified stereo pair in, disparity, depth, masks, flow and points out; while the right camera is gone, depth "
+    "from the left image alone. What is changed at run time takes effect with a later pair; whatever concerns a model "
+    "is loaded and warmed up beside the running one first.",
+    (
+        Parameter(
+            "autostart",
+            True,
+            "Configure and activate by itself at start. Without it, use the lifecycle services (`ros2 lifecycle set`).",
+            run_time=False,
+        ),
+        Parameter(
+            "model",
+            "flownet_stereo",
+            "Matching method: the learned network, or OpenCV's classical semi-global matching.",
+            choices=("flownet_stereo", "sgbm"),
+        ),
+        Parameter(
+            "depth_weights",
+            "",
+            "File with the network's weights (.safetensors). Empty: the weights that come with the package.",
+        ),
+        Parameter("device", "auto", "Where the network runs: `cpu`, `cuda:N`, or `auto` (a GPU where there is one)."),
+        Parameter(
+            "precision",
+            "float32",
+            "Arithmetic of the network. `bfloat16` is faster on many processors, at a small loss.",
+            choices=("float32", "bfloat16", "float16"),
+        ),
+        Parameter(
+            "inference_scale",
+            1.0,
+            "Images are resized by this factor for matching only. Smaller is faster, reaches nearer, and "
+            "is less precise.",
+            minimum=0.1,
+            maximum=4.0,
+        ),
+        Parameter(
+            "min_disparity",
+            0,
+            "Where the search begins, in image disparity. Infinity lies at cx_left - cx_right: set this to it, rounded "
+            "down, where that is negative and the scene reaches far.",
+            unit="px",
+            minimum=-1024,
+            maximum=1024,
+        ),
+        Parameter(
+            "max_disparity",
+            192,
+            "Disparities searched by sgbm, at the matched size. A network's range is part of its weights.",
+            unit="px",
+            minimum=16,
+            maximum=1024,
+        ),
+        Parameter("min_depth", 0.1, "Nearer depth is labelled out of range.", "m", 0.01, 1000.0),
+        Parameter("max_depth", 80.0, "Farther depth is labelled out of range.", "m", 0.02, 10000.0),
+        Parameter(
+            "left_right_check",
+            "one_pass",
+            "How pixels that the right camera does not see are found: from one disparity map, by matching "
+            "twice (slower, stricter), or not at all.",
+            choices=("one_pass", "two_pass", "off"),
+        ),
+        Parameter("left_right_threshold", 1.5, "Largest disagreement of the check.", "px", 0.1, 100.0),
+        Parameter(
+            "max_sigma",
+            0.0,
+            "Pixels whose disparity is less certain than this standard deviation are labelled low "
+            "confidence. 0 switches it off.",
+            "px",
+            0.0,
+            100.0,
+        ),
+        Parameter(
+            "flow_model",
+            "flownet_lite",
+            "Method for the flow between frames (`temporal_flow/*`) and for the check of the rows. `off`: neither.",
+            choices=("flownet_lite", "dis", "farneback", "off"),
+        ),
+        Parameter(
+            "flow_weights",
+            "",
+            "File with the flow network's weights (.safetensors). Empty: the weights that come with the package.",
+        ),
+        Parameter(
+            "mono_model",
+            "depthnet_lite",
+            "Network for depth from the left image alone: for `mono_depth/image_rect`, `fill_from_mono` and "
+            "`mono_timeout`. It is loaded when one of them first needs it. `off`: none of them.",
+            choices=("depthnet_lite", "depthnet_r18", "depthnet_r50", "off"),
+        ),
+        Parameter(
+            "mono_weights",
+            "",
+            "File with that network's weights (.safetensors). Empty: the weights that come with the package.",
+        ),
+        Parameter(
+            "fill_from_mono",
+            False,
+            "Fill the holes of the stereo depth from mono depth, brought to the scale of the stereo depth. Filled "
+            "pixels are labelled in `mask/labels`; they have no disparity and no sigma.",
+        ),
+        Parameter(
+            "mono_timeout",
+            2.0,
+            "When nothing came from the right camera for this long while the left one goes on, depth comes from the "
+            "left image alone, with a warning, until there is a pair again. 0 switches it off.",
+            "s",
+            0.0,
+            3600.0,
+        ),
+        Parameter(
+            "row_check_period",
+            10.0,
+            "How often the vertical flow from left to right is measured, which shows cameras that have moved. 0 "
+            "switches it off.",
+            "s",
+            0.0,
+            86400.0,
+        ),
+        Parameter(
+            "row_check_median", 1.0, "Warn when the running median of the vertical flow is larger.", "px", 0.05, 100.0
+        ),
+        Parameter(
+            "row_check_tilt",
+            2.0,
+            "Warn when the vertical flow changes by more from the left to the right border.",
+            "px",
+            0.05,
+            100.0,
+        ),
+        Parameter(
+            "image_transport",
+            "raw",
+            "`compressed` subscribes to `<image topic>/compressed` (JPEG or PNG).",
+            choices=("raw", "compressed"),
+            run_time=False,
+        ),
+        *MATCHING,
+        Parameter(
+            "sync_queue_size",
+            10,
+            "Messages kept per input while their partners have not come.",
+            minimum=1,
+            maximum=1000,
+            run_time=False,
+        ),
+        Parameter(
+            "stall_timeout",
+            3.0,
+            "Warn, with the reason, when somebody listens and no pair came for this long.",
+            "s",
+            0.1,
+            3600.0,
+        ),
+        Parameter(
+            "mono16_white",
+            65535,
+            "Grey value of a mono16 image that counts as white; 4095 for a camera that delivers 12 bits.",
+            minimum=255,
+            maximum=65535,
+        ),
+        Parameter(
+            "depth_encoding",
+            "32FC1",
+            "Encoding of `depth/image_rect`: metres with NaN, or millimetres with 0, where there is no depth.",
+            choices=("32FC1", "16UC1"),
+        ),
+        Parameter("cloud_decimation", 2, "`points2` holds every n-th pixel of every n-th row.", "px", 1, 32),
+        Parameter("cloud_max_depth", 80.0, "`points2` leaves out points farther away.", "m", 0.02, 10000.0),
+    ),
+)
+
+# Where the tables are: a node's writer adds a line here. Imported only when the pages are made.
+TABLES = (
+    "fg_depth_ros.nodes.stereo_depth.parameters:STEREO_DEPTH",
+    "fg_depth_ros.nodes.players.stereo_player_parameters:STEREO_PLAYER",
+    "fg_depth_ros.nodes.evaluator.node:REPLAY_EVALUATOR",
+    "fg_depth_ros.nodes.data_logger.parameters:DATA_LOGGER",
+    "fg_depth_ros.nodes.players.bag_player_parameters:BAG_PLAYER",
+)
+
+HEADER = """# Parameters
+
+Made from the tables in `fg_depth_ros/nodes/` by `python -m fg_depth_ros.nodes.stereo_depth.parameters`; edit those, not
+this page. A value that is refused is named together with what is allowed; the node keeps running with the old
+one. QoS of every topic can be overridden too, see [topics.md](topics.md).
+"""
+
+
+def tables() -> list[ParameterTable]:
+    """Every node's table, in the order of the reference page."""
+    found = []
+    for where in TABLES:
+        module, _, attribute = where.partition(":")
+        found.append(getattr(importlib.import_module(module), attribute))
+    return found
+
+
+def reference_page() -> str:
+    """The text of `docs/parameters.md`."""
+    return "\n".join([HEADER, *(table.markdown() for table in tables())])
+
+
+def parameter_files() -> dict[str, str]:
+    """File name below `config/` -> text: one per node, every parameter at its default."""
+    note = (
+        "# Every parameter at its default, made by `python -m fg_depth_ros.nodes.stereo_depth.parameters`.\n# Copy it "
+        "and change it.\n"
+    )
+    return {f"{table.node.removesuffix('_node')}.yaml": note + table.yaml() for table in tables()}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the reference page and the parameter files below `--root`."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--root", type=Path, default=Path("."), help="repository root (default: here)")
+    root = parser.parse_args(arguments).root
+    (root / "docs").mkdir(exist_ok=True)
+    (root / "docs" / "parameters.md").write_text(reference_page(), encoding="utf-8")
+    (root / "config").mkdir(exist_ok=True)
+    for name, text in parameter_files().items():
+        (root / "config" / name).write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Render everything synthetic: layered stereo scenes, flying chairs, the virtual world."""

@@ -1,0 +1,92 @@
+"""Rendered pairs on disk, laid out as the published Flying Chairs are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from fg_depth_ros.data.datasets.flow import CHAIRS_SPLITS
+from fg_depth_ros.data.io.formats import FileError, write_flo, write_image
+from fg_depth_ros.synthesis.chairs import ChairsGenerator
+
+TEST_SHARE = 640 / 22872
+"""Of the published set."""
+
+
+def write_chairs(
+    out: str | Path,
+    generator: ChairsGenerator,
+    count: int,
+    test_share: float = TEST_SHARE,
+    batch: int = 1,
+    track: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> Path:
+    """Write ``count`` pairs: ``out``/data/00001_img1.ppm, _img2.ppm, _flow.flo, _occ.png (255 = not visible in the
+    second frame), and the list that divides them, ``out``/FlyingChairs_train_val.txt.
+
+    Pairs are those with the numbers 0 .. count - 1 of ``generator``; which of them are for testing depends on its
+    seed. Every file appears complete, a pair's flow last; the list comes when all pairs are there.
+
+    Args:
+        out: folder of the data set; it must not hold pairs yet.
+        generator: renders the pairs.
+        count: number of pairs, 1 .. 99999.
+        test_share: part of them that is marked for testing, 0 .. 1.
+        batch: pairs that are rendered at once.
+        track: wraps the sequence of first numbers of the batches, to show how far it is.
+
+    Returns:
+        The path of the list.
+
+    Raises:
+        ValueError: a count or share out of range.
+        FileError: the folder holds pairs already or cannot be written to.
+    """
+    if not 1 <= count <= 99_999:
+        raise ValueError(f"count is {count}; 1 .. 99999 pairs can be written (their names have five digits)")
+    if not 0 <= test_share <= 1:
+        raise ValueError(f"the share of test pairs is {test_share}; it lies within 0 .. 1")
+    out, data = Path(out), Path(out) / "data"
+    if next(data.glob("*_flow.flo"), None) is not None:
+        raise FileError(f"{data}: holds pairs already; name another folder, or remove them")
+    listed = out / CHAIRS_SPLITS[0]
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        for start in track(range(0, count, batch)):
+            _write_batch(data, generator, range(start, min(start + batch, count)))
+        parts = np.ones(count, int)
+        chosen = np.random.default_rng([generator.seed, 0, 1]).permutation(count)[: round(count * test_share)]
+        parts[chosen] = 2
+        _whole(listed, _write_lines, parts)
+    except OSError as error:
+        raise FileError(
+            f"{error.filename or out}: cannot be written ({error.strerror}); see to space and rights"
+        ) from error
+    return listed
+
+
+def _write_batch(data: Path, generator: ChairsGenerator, numbers: range) -> None:
+    pairs = generator.batch(numbers)
+    for i, number in enumerate(numbers):
+        stem = f"{number + 1:05d}"
+        _whole(data / f"{stem}_img1.ppm", write_image, pairs.first[i].permute(1, 2, 0).cpu().numpy())
+        _whole(data / f"{stem}_img2.ppm", write_image, pairs.second[i].permute(1, 2, 0).cpu().numpy())
+        _whole(data / f"{stem}_occ.png", write_image, pairs.occluded[i, 0].cpu().numpy().astype(np.uint8) * 255)
+        _whole(data / f"{stem}_flow.flo", write_flo, pairs.flow[i].permute(1, 2, 0).cpu().numpy())
+
+
+def _whole(path: Path, write: Callable[[Path, np.ndarray], None], content: np.ndarray) -> None:
+    """Write under another name first: a file under its own name is complete."""
+    partial = path.with_name(f".partial_{path.name}")
+    try:
+        write(partial, content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_lines(path: Path, numbers: np.ndarray) -> None:
+    path.write_text("".join(f"{number}\n" for number in numbers))

@@ -1,0 +1,102 @@
+"""Cut-outs with alpha: photos of things, and outlines drawn by chance, in one mip-mapped atlas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from fg_depth_ros.data.io.formats import FileError, read_rgba
+from fg_depth_ros.synthesis.outlines import draw_outline
+from fg_depth_ros.synthesis.textures import TextureAtlas, list_pictures
+
+STAMP_SUFFIXES = {".png", ".tif", ".tiff", ".webp"}
+_REACH = 0.94  # of the square's side that a cut-out fills with its longer side
+_SEEN = 32  # alpha from which a texel's own colour is trusted
+
+
+def list_stamps(folders: Sequence[str | Path]) -> list[Path]:
+    """All files below the folders that can hold a picture with alpha, as ``list_pictures``."""
+    return list_pictures(folders, STAMP_SUFFIXES, "cut-out")
+
+
+class CutoutAtlas:
+    """Square masks, the first of them with colours of their own.
+
+    Attributes:
+        masks: M uint8, all masks' mip levels one behind the other (mask-major, finest first), 255 = opaque.
+        colours: the RGB of the photo cut-outs; mask ``i`` belongs to image ``i`` of it. Colours continue beyond the
+            mask's edge, so that no foreign colour bleeds in when they are interpolated.
+        count: number of masks, photo cut-outs first; ``stamps``: how many of them are photo cut-outs.
+        size, levels, stride, offsets: as of ``colours`` (``TextureAtlas``).
+    """
+
+    def __init__(self, stamps: Sequence[np.ndarray], outlines: Sequence[np.ndarray], levels: int = 6) -> None:
+        """Build from S x S x 4 uint8 cut-outs and S x S uint8 masks, S a power of two.
+
+        Raises:
+            ValueError: neither cut-outs nor outlines, or squares of different sides.
+        """
+        sides = {image.shape[:2] for image in [*stamps, *outlines]}
+        if len(sides) != 1 or (size := next(iter(sides))[0]) & (size - 1):
+            raise ValueError(f"cut-outs and outlines must be squares of one side, a power of two; got {sorted(sides)}")
+        self.colours = TextureAtlas([image[:, :, :3] for image in stamps], size, levels)
+        self.size, self.levels, self.stride = size, levels, self.colours.stride
+        self.offsets = self.colours.offsets.tolist()
+        self.stamps, self.count = len(stamps), len(stamps) + len(outlines)
+        flat = np.empty((self.count, self.stride), np.uint8)
+        for row, mask in zip(flat, [*(image[:, :, 3] for image in stamps), *outlines], strict=True):
+            for level, offset in enumerate(self.offsets):
+                side = size >> level
+                small = mask if level == 0 else cv2.resize(mask, (side, side), interpolation=cv2.INTER_AREA)
+                row[offset : offset + side * side] = small.reshape(-1)
+        self.masks = torch.from_numpy(flat.reshape(-1))
+
+    @classmethod
+    def build(cls, stamps: Sequence[Path] = (), outlines: int = 256, size: int = 256, seed: int = 0) -> CutoutAtlas:
+        """Photo cut-outs (files, see ``list_stamps``) and ``outlines`` drawn masks, deterministic by ``seed``.
+
+        Raises:
+            FileError: a file that cannot be read, has no alpha, or is wholly transparent.
+        """
+        rng = np.random.default_rng(seed)
+        return cls([_squared(path, size) for path in stamps], [draw_outline(rng, size) for _ in range(outlines)])
+
+    def to(self, device: torch.device | str) -> CutoutAtlas:
+        """The same atlas with its texels on ``device``."""
+        if self.masks.device != torch.device(device):
+            self.masks, self.colours = self.masks.to(device), self.colours.to(device)
+        return self
+
+
+def _squared(path: Path, size: int) -> np.ndarray:
+    """A cut-out in the middle of a square, S x S x 4 uint8, its colours continued beyond its edge."""
+    image = read_rgba(path)
+    x, y, w, h = cv2.boundingRect((image[:, :, 3] >= _SEEN).astype(np.uint8))
+    if w < 2 or h < 2:
+        raise FileError(f"{path}: is transparent everywhere, so there is nothing to cut out; remove it")
+    image = _spread_colours(image[y : y + h, x : x + w])
+    scale = size * _REACH / max(w, h)
+    w, h = max(2, round(w * scale)), max(2, round(h * scale))
+    image = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    left, top = (size - w) // 2, (size - h) // 2
+    square = cv2.copyMakeBorder(image, top, size - h - top, left, size - w - left, cv2.BORDER_REPLICATE)
+    inside = np.zeros((size, size), bool)
+    inside[top : top + h, left : left + w] = True
+    square[~inside, 3] = 0
+    return square
+
+
+def _spread_colours(image: np.ndarray) -> np.ndarray:
+    """Every transparent texel takes the colour of the nearest opaque one: what lies there in the file is arbitrary."""
+    hidden = (image[:, :, 3] < _SEEN).astype(np.uint8)
+    _, labels = cv2.distanceTransformWithLabels(hidden, cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL)
+    seen = hidden == 0
+    colour_of = np.zeros((labels.max() + 1, 3), np.uint8)
+    colour_of[labels[seen]] = image[seen, :3]
+    spread = image.copy()
+    spread[:, :, :3] = colour_of[labels]
+    return spread

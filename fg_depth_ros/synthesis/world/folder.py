@@ -1,0 +1,82 @@
+"""Virtual worlds on disk, as a folder of pairs with truth (``open_stereo_folder`` reads it)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from fg_depth_ros.data.io.calibration import write_rig
+from fg_depth_ros.data.io.formats import FileError, write_image, write_kitti_disparity
+from fg_depth_ros.geometry import StereoRig, depth_to_disparity
+from fg_depth_ros.synthesis.world.drive import WorldFrame
+
+POSES = "poses.txt"
+_LARGEST = 65535 / 256  # what the PNGs can hold
+
+
+def write_world(
+    out: str | Path,
+    rig: StereoRig,
+    frames: Callable[[int], WorldFrame],
+    count: int,
+    track: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> None:
+    """Write ``out``/left, right: 000000.png ...; disp: true disparity (KITTI, px / 256); depth: true depth (KITTI,
+    m / 256); rig.json; and, where frames have poses, poses.txt: row by row the 3 x 4
+    that takes points of each frame to the first.
+
+    In disp and depth 0 means unknown: the sky, and what is farther than 255.99 m or has more than 255.99 px. Every
+    file appears complete, a pair's right picture last; rig.json comes first, poses.txt when all pairs are there.
+
+    Args:
+        out: folder; it must not hold pairs yet.
+        rig: of all frames.
+        frames: gives the frame with a number.
+        count: number of frames.
+        track: wraps the numbers, to show how far it is.
+
+    Raises:
+        ValueError: a count that is not positive.
+        FileError: the folder holds pairs already or cannot be written to.
+    """
+    if count < 1:
+        raise ValueError(f"count is {count}; at least one frame is written")
+    out = Path(out)
+    if next((out / "left").glob("*"), None) is not None:
+        raise FileError(f"{out / 'left'}: holds pictures already; name another folder, or remove them")
+    poses = []
+    try:
+        for name in ("left", "right", "disp", "depth"):
+            (out / name).mkdir(parents=True, exist_ok=True)
+        _whole(out / "rig.json", partial(write_rig, rig=rig))
+        for number in track(range(count)):
+            frame, name = frames(number), f"{number:06d}.png"
+            disparity = depth_to_disparity(frame.depth, rig)
+            for folder, values in (("disp", disparity), ("depth", frame.depth)):
+                known = np.where(values <= _LARGEST, values, np.nan)
+                _whole(out / folder / name, partial(write_kitti_disparity, disparity=known))
+            for folder, picture in (("left", frame.left), ("right", frame.right)):
+                _whole(out / folder / name, partial(write_image, image=picture))
+            if frame.pose is not None:
+                poses.append(frame.pose)
+        if poses:
+            lines = [" ".join(f"{value:.9e}" for value in pose[:3].reshape(-1)) for pose in poses]
+            _whole(out / POSES, lambda path: path.write_text("\n".join(lines) + "\n"))
+    except OSError as error:
+        raise FileError(
+            f"{error.filename or out}: cannot be written ({error.strerror}); see to space and rights"
+        ) from error
+
+
+def _whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write under another name first: a file under its own name is complete."""
+    unfinished = path.with_name(f".partial_{path.name}")
+    try:
+        write(unfinished)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Distil a depth network for one camera from stereo pairs."""

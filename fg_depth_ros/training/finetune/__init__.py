@@ -1,0 +1,1 @@
+"""Fine-tune networks on recordings without labels."""

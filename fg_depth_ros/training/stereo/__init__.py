@@ -1,0 +1,1 @@
+"""Train the stereo network on synthetic scenes."""

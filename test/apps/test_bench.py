@@ -1,0 +1,45 @@
+"""The node's own cost and its account of pairs, measured over DDS between processes."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy")
+
+from support.pair_folders import write_pairs
+
+from fg_depth_ros.apps import bench_node as module
+from fg_depth_ros.apps.bench_node import WARM_UP_PAIRS, bench_node
+from fg_depth_ros.apps.session import SessionError
+
+
+@pytest.fixture
+def domain(ros_domain: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """A domain that no other test uses; logs of what fails go to the test's own folder."""
+    monkeypatch.setattr(module, "free_domain_id", lambda: ros_domain)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return ros_domain
+
+
+def test_every_pair_is_accounted_for_and_the_overhead_is_what_is_left(domain: int, tmp_path: Path) -> None:
+    folder = write_pairs(tmp_path / "pairs")
+    told: list[str] = []
+    report = bench_node("sgbm", (320, 192), 5.0, 2.0, pairs=str(folder), tell=told.append)
+    (row,) = report.rows
+    metrics = row["metrics"]
+    assert (row["set"], row["method"], row["kind"]) == ("320x192 at 5 Hz", "sgbm", "node")
+    assert metrics["pairs_sent"] == 10 + WARM_UP_PAIRS
+    assert metrics["pairs_delivered"] + metrics["pairs_dropped"] == metrics["pairs_sent"]
+    assert sum(row["drops"].values()) == metrics["pairs_dropped"]
+    assert metrics["pairs_unaccounted"] == 0
+    assert metrics["overhead_p50_ms"] == pytest.approx(metrics["published_p50_ms"] - metrics["inference_p50_ms"])
+    assert 0 < metrics["overhead_p50_ms"] < 500
+    assert any("pairs delivered" in text for text in told)
+
+
+def test_a_refused_model_is_reported_at_once(domain: int, tmp_path: Path) -> None:
+    with pytest.raises(SessionError, match="depth_weights = '.*missing.safetensors'"):
+        bench_node("flownet_stereo", weights=str(tmp_path / "missing.safetensors"))

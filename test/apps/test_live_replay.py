@@ -1,0 +1,324 @@
+"""Bags played into the depth node and judged by the evaluator, all over ROS topics; and simulated time."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import sys
+import time
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+pytest.importorskip("rosbags", reason="bags are read by rosbags (extra 'data')")
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.parameter import Parameter
+from rosgraph_msgs.msg import Clock
+from support.bags import bag_of
+from support.nodes import QUICK, Bench, pair_messages, wall
+
+from fg_depth_ros.apps.live_replay import BagInputs, LiveReplay
+from fg_depth_ros.apps.processes import ProcessGroup
+from fg_depth_ros.data.bags.storage import IMAGE, INFO
+from fg_depth_ros.data.bags.writing import StereoFrame, write_stereo_bag
+from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.evaluation.replay.scores import PublishedPair
+from fg_depth_ros.evaluation.reports.page import Picture
+from fg_depth_ros.nodes.common.messages import stamp_ns
+from fg_depth_ros.nodes.evaluator.pair_ledger import PairLedger
+from fg_depth_ros.nodes.evaluator.parameters import REPLAY_EVALUATOR
+from fg_depth_ros.nodes.evaluator.report import PairSeries, WorstPairs
+from fg_depth_ros.nodes.players.bag_player import BagPlayerNode
+from fg_depth_ros.nodes.players.bag_player_parameters import BAG_PLAYER
+from fg_depth_ros.nodes.stereo_depth.parameters import STEREO_DEPTH
+
+MS = 1_000_000
+FIRST = 1_700_000_000_000_000_000
+SCENE = wall()  # 3.0 m away
+ACCOUNT = ("pairs published", "pairs dropped")  # what becomes of a matched pair
+
+
+def wall_bag(path: Path, count: int, period_ms: int = 200, truth: bool = True, **options: str) -> Path:
+    depth = np.full(SCENE.left.shape[:2], SCENE.depth, np.float32) if truth else None
+    frames = [StereoFrame(FIRST + k * period_ms * MS, SCENE.left, SCENE.right, depth) for k in range(count)]
+    return write_stereo_bag(path, frames, SCENE.rig, **options)
+
+
+@pytest.fixture
+def group(ros_domain: int, tmp_path: Path) -> Iterator[ProcessGroup]:
+    with ProcessGroup(tmp_path / "logs") as group:
+        yield group
+
+
+# ---- bad input -----------------------------------------------------------------------------------------------------
+
+
+def test_a_bag_that_cannot_be_judged_is_refused_before_any_node_starts(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="gone: no such bag"):
+        LiveReplay([tmp_path / "gone"], tmp_path / "out").run(None)  # type: ignore[arg-type]
+    images = {"/left/image_rect": IMAGE, "/right/image_rect": IMAGE}
+    with pytest.raises(FileError, match="no camera_info beside /left/image_rect and /right/image_rect: .*record it"):
+        BagInputs.of(bag_of(tmp_path / "blind", images))
+    other = {"/cam0/image_rect": IMAGE, "/cam1/image_rect": IMAGE, "/cam0/camera_info": INFO, "/cam1/camera_info": INFO}
+    inputs = BagInputs.of(bag_of(tmp_path / "other", other))
+    assert inputs.remaps() == [
+        ("left/image_rect", "/cam0/image_rect"), ("right/image_rect", "/cam1/image_rect"),
+        ("left/camera_info", "/cam0/camera_info"), ("right/camera_info", "/cam1/camera_info"),
+    ]  # fmt: skip
+    assert (inputs.truth, inputs.compressed, inputs.subscribers) == (False, False, 2)
+    compressed = BagInputs.of(wall_bag(tmp_path / "png", 1, compressed="png"))
+    assert (compressed.truth, compressed.compressed, compressed.subscribers) == (True, True, 1)
+    assert compressed.remaps() == []
+
+
+# ---- the whole -----------------------------------------------------------------------------------------------------
+
+
+def test_a_bag_played_into_the_node_is_judged_pair_by_pair(group: ProcessGroup, tmp_path: Path) -> None:
+    count, rate = 8, 1.5  # 7.5 pairs a second
+    bag = wall_bag(tmp_path / "drive", count)
+    told: list[str] = []
+    # Played a second time up to its fifth pair: five messages a pair.
+    live = LiveReplay([bag], tmp_path / "out", rate=rate, loop=True, count=5 * (count + 5), depth=QUICK)
+    report = live.run(group, told.append)
+    (timing,) = [row for row in report.rows if row["kind"] == "timing"]
+    figures = timing["metrics"]
+    assert timing["set"] == "drive"
+    assert figures["pairs_sent"] == count + 5
+    assert figures["pairs_delivered"] + figures["pairs_dropped"] == count + 5
+    assert figures["pairs_delivered"] >= count // 2  # a busy machine drops some, and says so
+    assert figures["pairs_unaccounted"] == figures["pairs_not_judged"] == 0
+    assert 0.5 < figures["rate_hz"] < 1.5 * 5 * rate
+    assert 0 < figures["published_p50_ms"] < 2000  # of this machine's time, not since 2023
+    accuracy = {row["method"]: row["metrics"] for row in report.rows if row["kind"] == "accuracy"}
+    assert accuracy["sgbm masked"]["abs_rel"] < 0.02
+    assert accuracy["sgbm masked"]["density"] > 70
+    assert report.model["name"] == "sgbm"
+
+    assert len(report.series) == count + 5
+    stamps = [round(entry["stamp"] * 1e3) for entry in report.series]
+    recorded = [FIRST // MS + 200 * k for k in range(count)]
+    assert stamps == recorded + recorded[:5]
+    answered = [entry for entry in report.series if "dropped" not in entry]
+    assert len(answered) == figures["pairs_delivered"]
+    assert all(0 < entry["latency_ms"] < 3000 for entry in answered)
+    assert all("abs_rel" in entry for entry in answered)
+    assert {(entry["set"], entry["method"]) for entry in report.series} == {("drive", "sgbm")}
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png") >= 2 and page.count("data:image/jpeg") >= 4  # plots, and pictures
+    assert not re.search(r"(src|href)=.https?:", page)
+    assert any("pairs delivered" in text for text in told)
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["schema"] == "fg_depth_report/1"
+
+
+# ---- simulated time ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [0.5, 2.0])
+def test_the_node_follows_the_clock_of_a_recording(make: Callable[..., Bench], tmp_path: Path, rate: float) -> None:
+    bag = wall_bag(tmp_path / "bag", 6, round(200 * rate) + 100, truth=False)
+    b = make(use_sim_time=True)
+    b.listen("depth/image_rect", "disparity")
+    b.wait(b.status)
+    values = {"bags": [str(bag)], "rate": rate, "wait_for_subscribers": 1}
+    # `User` has publishers of its own on these topics, but publishes nothing here.
+    player = BagPlayerNode(context=b.context, parameter_overrides=[Parameter(n, value=v) for n, v in values.items()])
+    b.executor.add_node(player)
+    b.wait(lambda: player.finished, 30.0)
+    b.wait(lambda: int(b.values()["pairs matched"]) == 6 == sum(map(int, map(b.values().get, ACCOUNT))))
+    b.wait(lambda: len(b.seen["depth/image_rect"]) == int(b.values()["pairs published"]) >= 4)
+    recorded = [FIRST + k * (round(200 * rate) + 100) * MS for k in range(6)]
+    assert {stamp_ns(m.header) for m in b.seen["depth/image_rect"]} <= set(recorded)
+    # Time of the node: that of the recording, and so the latency from a stamp to its depth is a short one.
+    now = b.depth_node.get_clock().now().nanoseconds
+    assert now == recorded[-1]
+    seen = len(b.statuses)
+    b.wait(lambda: len(b.statuses) >= seen + 2)  # on the watch, once a second, although time stands still now
+    assert float(b.values()["pipeline 99 % (ms)"]) < 2000 * rate
+    b.executor.remove_node(player)
+    player.destroy_node()
+
+
+def test_time_that_stands_still_stops_neither_work_nor_warnings(make: Callable[..., Bench]) -> None:
+    b = make(use_sim_time=True, stall_timeout=1.0)
+    arrays: list[int] = []
+    b.node.create_subscription(DiagnosticArray, "/diagnostics", lambda m: arrays.append(stamp_ns(m.header)), 10)
+    clock = b.node.create_publisher(Clock, "/clock", 10)
+    standing = Clock()
+    standing.clock.sec = 1000
+    b.listen("depth/image_rect")
+    pair = pair_messages(SCENE)
+    # Before the first /clock there is depth all the same, and a warning.
+    b.send_until(pair, lambda: b.seen["depth/image_rect"] and b.level() == 1)
+    assert "nobody publishes /clock" in b.status().message
+    assert "processing 50 % (ms)" in b.values() and "pipeline 50 % (ms)" not in b.values()
+    b.seen["depth/image_rect"].clear()
+    end = time.monotonic() + 15.0
+    stamps: list[float] = []
+    while len(b.seen["depth/image_rect"]) < 4:
+        assert time.monotonic() < end
+        clock.publish(standing)
+        stamps.append(1000.0 + 0.1 * len(stamps))  # stamps run ahead of a clock that stands
+        b.send(pair, stamps[-1])
+        time.sleep(0.1)
+    assert {stamp_ns(m.header) for m in b.seen["depth/image_rect"]} <= {round(s * 1e9) for s in stamps}
+    b.wait(lambda: "pipeline 50 % (ms)" in b.values() and "/clock" not in b.status().message)
+    # Nothing comes any more, and the clock does not move: the node notices by the time on the wall.
+    b.wait(lambda: b.level() == 1 and "no stereo pair for" in b.status().message)
+    before = len(arrays)
+    b.wait(lambda: len(arrays) >= before + 2)
+    assert arrays[-1] == 1000 * 10**9
+    (result,) = b.set(max_depth=2.0)
+    assert result.successful
+    b.send_until(pair, lambda: b.level() == 0)
+
+
+# ---- parts ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_series_knows_what_was_dropped_and_forgets_the_oldest() -> None:
+    series = PairSeries(limit=3)
+    for number in range(1, 6):
+        series.sent(number, number * 10**9, "b" if number == 4 else "")
+    series.note(1, {"latency_ms": 1.0})  # no longer kept
+    series.note(4, {"latency_ms": 40.0})
+    series.note(4, {"abs_rel": 0.1})
+    common = {"set": "drive", "method": "net"}
+    assert series.entries("drive", "net", pending={5}) == [
+        {**common, "name": "3000000000", "stamp": 3.0, "dropped": True},
+        {**common, "name": "b", "stamp": 4.0, "latency_ms": 40.0, "abs_rel": 0.1},
+    ]
+
+
+def test_the_worst_pairs_have_pictures() -> None:
+    worst = WorstPairs()
+    depth = np.full((48, 64), 2.0, np.float32)
+    image = np.zeros((48, 64, 3), np.uint8)
+
+    def look(error: float, left: np.ndarray | None = image) -> None:
+        pair = PublishedPair("a", SCENE.rig, depth, truth=depth * (1 + error), left=left)
+        worst.look(pair, {"abs_rel": error}, 7.0)
+
+    for error in (0.1, 0.9, 0.2, float("nan"), 0.8, 0.3, 0.7, 0.4):
+        look(error)
+    look(5.0, left=None)
+    pictures: list[Picture] = worst.pictures
+    assert [picture.title.split()[-1] for picture in pictures] == ["0.9", "0.8", "0.7", "0.4", "0.3", "0.2"]
+
+
+def test_parts_of_the_next_round_may_come_before_its_announcement() -> None:
+    ledger = PairLedger("depth", ["truth"], timeout=1.0)
+    for _ in range(2):
+        ledger.add(5, "truth", "T", 0)
+        assert ledger.announce(5, 0) is None
+        entry = ledger.add(5, "depth", "D", 1)
+        assert entry is not None and entry.parts == {"truth": "T", "depth": "D"}
+    assert (ledger.sent, ledger.delivered, ledger.dropped, ledger.pending) == (2, 2, 0, 0)
+    ledger.announce(6, 0)
+    ledger.add(6, "truth", "T", 0)
+    assert ledger.pending_numbers == {3}
+    # Announced again while the first waits for its answer: that one is dropped, and the truth is the second's.
+    ledger.announce(6, 1)
+    assert ledger.pending_numbers == {4}
+    entry = ledger.add(6, "depth", "D", 2)
+    assert entry is not None and (entry.number, entry.parts) == (4, {"truth": "T", "depth": "D"})
+    assert (ledger.sent, ledger.delivered, ledger.dropped) == (4, 3, 1)
+
+
+# ---- the launch file, without launch -------------------------------------------------------------------------------
+
+
+class _Action:
+    """Stands in for whatever a launch file makes: keeps what it was made of."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.args, self.kwargs = args, kwargs
+        if args and isinstance(args[0], list):
+            self.actions = args[0]
+
+
+def launched(monkeypatch: pytest.MonkeyPatch, repository: Path, rosbag2: bool, **arguments: str) -> list[_Action]:
+    """What the launch file starts with these arguments."""
+    kinds = {
+        "launch": ["LaunchDescription"],
+        "launch.actions": [
+            "DeclareLaunchArgument", "EmitEvent", "ExecuteProcess", "OpaqueFunction", "RegisterEventHandler",
+            "SetEnvironmentVariable", "TimerAction",
+        ],
+        "launch.event_handlers": ["OnProcessExit", "OnProcessIO"],
+        "launch.events": ["Shutdown", "matches_action"],
+        "launch.events.process": ["SignalProcess"],
+        "launch_ros": [],
+        "launch_ros.actions": ["Node"],
+    }  # fmt: skip
+    for name, classes in kinds.items():
+        module = types.ModuleType(name)
+        for kind in classes:
+            setattr(module, kind, type(kind, (_Action,), {}))
+        monkeypatch.setitem(sys.modules, name, module)
+    substitutions = types.ModuleType("launch.substitutions")
+    substitutions.LaunchConfiguration = lambda name: types.SimpleNamespace(perform=lambda context: context[name])
+    monkeypatch.setitem(sys.modules, "launch.substitutions", substitutions)
+
+    def share(package: str) -> str:
+        if package == "fg_depth_ros" or rosbag2:
+            return str(repository)
+        raise LookupError(package)
+
+    monkeypatch.setattr("ament_index_python.packages.get_package_share_directory", share)
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
+    file = runpy.run_path(str(repository / "launch" / "replay_evaluation.launch.py"))
+    description = file["generate_launch_description"]()
+    declared = {
+        action.args[0]: action.kwargs.get("default_value")
+        for action in description.actions
+        if type(action).__name__ == "DeclareLaunchArgument"
+    }
+    assert declared.keys() >= arguments.keys() and declared["bag"] is None
+    function = description.actions[-1].kwargs["function"]
+    return list(function({**declared, **arguments}))
+
+
+def parameters_of(node: _Action) -> dict[str, Any]:
+    return {name: value for part in node.kwargs["parameters"] if isinstance(part, dict) for name, value in part.items()}
+
+
+@pytest.mark.parametrize("rosbag2", [True, False])
+def test_the_launch_file_starts_what_the_recording_needs(
+    monkeypatch: pytest.MonkeyPatch, repository: Path, tmp_path: Path, rosbag2: bool
+) -> None:
+    bag = wall_bag(tmp_path / "drive", 1)
+    actions = launched(
+        monkeypatch, repository, rosbag2, bag=str(bag), out=str(tmp_path / "out"), rate="0.5", loop="true", model="sgbm"
+    )
+    nodes = {action.kwargs["executable"]: action for action in actions if type(action).__name__ == "Node"}
+    assert nodes.keys() == {"stereo_depth_node", "replay_evaluator_node"}
+    assert all(parameters_of(node)["use_sim_time"] is True for node in nodes.values())
+    assert parameters_of(nodes["stereo_depth_node"])["model"] == "sgbm"
+    evaluator = parameters_of(nodes["replay_evaluator_node"])
+    assert (evaluator["account"], evaluator["truth"], evaluator["set_name"]) == ("camera_info", True, "drive")
+    assert evaluator["report"] == str(tmp_path / "out" / "report.json")
+    assert set(evaluator) - {"use_sim_time"} <= set(REPLAY_EVALUATOR.parameters)
+    assert set(parameters_of(nodes["stereo_depth_node"])) - {"use_sim_time"} <= set(STEREO_DEPTH.parameters)
+
+    handlers = [action.args[0] for action in actions if type(action).__name__ == "RegisterEventHandler"]
+    begin = handlers[0].kwargs["on_stderr"]
+    assert begin(types.SimpleNamespace(text=b"loading")) is None
+    (player,) = begin(types.SimpleNamespace(text=b"[INFO] [stereo_depth_node]: active with sgbm on cpu"))
+    assert begin(types.SimpleNamespace(text=b"active with sgbm")) is None  # once
+    assert [handler.kwargs["target_action"] for handler in handlers[1:3]] == [player, nodes["replay_evaluator_node"]]
+    if rosbag2:
+        command = ["ros2", "bag", "play", str(bag), "--clock", "40", "--rate", "0.5", "--delay", "3.0", "--loop"]
+        assert player.kwargs["cmd"] == command
+    else:
+        given = parameters_of(player)
+        assert player.kwargs["executable"] == "bag_player_node"
+        assert (given["bags"], given["rate"], given["loop"]) == ([str(bag)], 0.5, True)
+        assert set(given) - {"use_sim_time"} <= set(BAG_PLAYER.parameters)

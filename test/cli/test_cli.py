@@ -1,0 +1,135 @@
+"""The command line as a user meets it: files that come out, and one clear line when something is wrong."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from support.pair_folders import planes, small_rig, write_pairs
+
+from fg_depth_ros.data.bags.writing import write_stereo_bag
+from fg_depth_ros.data.datasets.stereo import motorcycle
+from fg_depth_ros.data.io.formats import read_kitti_disparity, read_pfm, read_png_depth
+
+
+@pytest.fixture
+def real_pair(tmp_path):
+    """The Motorcycle pair with a calibration file in Middlebury's form."""
+    sample = motorcycle()
+    calib = tmp_path / "calib.txt"
+    calib.write_text(
+        "cam0=[994.978 0 311.193; 0 994.978 254.877; 0 0 1]\ncam1=[994.978 0 342.279; 0 994.978 254.877; 0 0 1]\n"
+        "doffs=31.086\nbaseline=193.001\nwidth=741\nheight=500\n"
+    )
+    return sample, calib
+
+
+def test_infer_writes_every_file_with_the_same_numbers(run, real_pair, tmp_path):
+    sample, calib = real_pair
+    out = tmp_path / "out"
+    status, text = run("infer", sample.left, sample.right, "--calib", calib, "--out", out, "--model", "sgbm")
+    assert status == 0, text
+    assert "8 files" in text and "% valid" in text
+    name = sample.left.stem
+    depth = np.load(out / f"{name}_depth.npy")
+    assert depth.shape == (500, 741) and depth.dtype == np.float32
+    disparity = read_pfm(out / f"{name}_disparity.pfm")
+    known = np.isfinite(depth)
+    # Z = f B / (d + doffs), by hand
+    np.testing.assert_allclose(depth[known], 994.978 * 0.193001 / (disparity[known] + 31.086), rtol=1e-4)
+    png = read_kitti_disparity(out / f"{name}_disparity.png")
+    positive = known & (disparity > 0)  # KITTI's PNG has no other numbers
+    np.testing.assert_allclose(png[positive], disparity[positive], atol=1 / 256)
+    np.testing.assert_allclose(read_png_depth(out / f"{name}_depth.png")[known], depth[known], atol=1e-3)
+    header = (out / f"{name}_cloud.ply").read_bytes()[:200].decode("ascii", "ignore")
+    assert f"element vertex {known.sum()}" in header
+    assert cv2.imread(str(out / f"{name}_depth_colour.png")).shape == (500, 741, 3)
+
+
+def test_infer_without_calibration_says_so(run, real_pair, tmp_path):
+    sample, _ = real_pair
+    status, text = run("infer", sample.left, sample.right, "--out", tmp_path / "o", "--model", "sgbm")
+    assert status == 0
+    assert "disparity only: no calibration (give --calib)" in text
+    assert not list((tmp_path / "o").glob("*depth*"))
+
+
+def test_infer_does_a_folder_and_names_what_it_skips(run, tmp_path):
+    folder = tmp_path / "pairs"
+    write_pairs(folder, ("a", "b", "c"))
+    spoiled = sorted((folder / "left").iterdir())[1]
+    spoiled.write_bytes(spoiled.read_bytes()[:40])
+    status, text = run("infer", "--pairs", folder, "--out", tmp_path / "o", "--model", "sgbm")
+    assert status == 1  # two done, one named
+    assert "skipped" in text and spoiled.name in text
+    assert len(list((tmp_path / "o").glob("*_disparity.pfm"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["infer", "--pairs", "/nowhere"], "/nowhere: no such folder"),
+        (["infer", "l.png", "r.png"], "l.png: no such file"),
+        (["infer"], "give two images, or --pairs FOLDER"),
+        (["infer", "--pairs", ".", "--model", "raft"], "model 'raft' is unknown; choose one of flownet_stereo, sgbm"),
+        (["infer", "--pairs", ".", "--scale", "0"], "inference_scale must lie in"),
+        (["evaluate", "stereo", "--data", "/nowhere"], "/nowhere"),
+        (["evaluate", "stereo", "--weights", "/nowhere.safetensors"], "/nowhere.safetensors does not exist"),
+        (["bench", "--size", "big"], "size 'big' is not WIDTHxHEIGHT"),
+        (["synth", "stereo", "--out", "x", "--photos", "/nowhere"], "photo folder /nowhere does not exist"),
+        (["train", "stereo", "--out", "x"], "give steps or hours"),
+        (
+            ["play", ".", "--remap", "a b:=/c"],
+            "--remap 'a b:=/c' is no rule: give FROM:=TO, such as /left/image_rect:=",
+        ),
+        (["play", ".", "--remap", "/a:=/b@d"], "--remap '/a:=/b@d' is no rule"),
+    ],
+)
+def test_every_mistake_is_one_line_with_the_way_out(run, tmp_path, monkeypatch, arguments, message):
+    write_pairs(tmp_path, ("a",))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "400")
+    status, text = run(*arguments)
+    assert status != 0
+    assert message in text
+    assert "Traceback" not in text
+    assert not (tmp_path / "x").exists()  # nothing half written
+
+
+def test_what_the_system_refuses_is_one_line_too(run, tmp_path, monkeypatch):
+    """A file that cannot be written names itself; an error that is none of the system's shows all of it."""
+    (tmp_path / "file").write_text("")
+    bag = write_stereo_bag(tmp_path / "bag", [(10**9, *planes(0)[:2])], small_rig())
+    status, text = run("bag", "check", bag, "--json", tmp_path / "file" / "x.json")
+    assert status == 1
+    assert f"fg-depth: {tmp_path}/file/x.json: Not a directory; check the path, its permissions and" in text
+    monkeypatch.setattr("fg_depth_ros.data.bags.folders.find_bags", lambda paths: [][1])
+    with pytest.raises(IndexError):
+        run("bag", "check", bag)
+
+
+def test_evaluate_stereo_writes_the_report(run, tmp_path):
+    report = tmp_path / "report.json"
+    status, text = run("evaluate", "stereo", "--json", report, "--sheets", tmp_path / "sheets")
+    assert status == 0, text
+    content = json.loads(report.read_text())
+    assert content["schema"] == "fg_depth_report/1"
+    assert content["model"]["name"] == "flownet_stereo" and len(content["model"]["sha256"]) == 64
+    methods = {row["method"]: row["metrics"] for row in content["rows"]}
+    assert set(methods) == {"flownet_stereo", "flownet_stereo raw", "SGBM filled", "SGBM unfilled"}
+    assert methods["SGBM filled"]["density"] == 100 > methods["SGBM unfilled"]["density"]
+    assert cv2.imread(str(tmp_path / "sheets" / "Motorcycle.png")) is not None
+
+
+def test_synth_writes_pairs_that_the_loader_reads(run, tmp_path):
+    from fg_depth_ros.data.datasets.stereo import open_stereo_folder
+
+    arguments = ["--count", 2, "--width", 96, "--height", 48, "--patterns", 4]
+    status, _ = run("synth", "stereo", "--out", tmp_path / "s", *arguments)
+    assert status == 0
+    samples = open_stereo_folder(tmp_path / "s")
+    assert len(samples) == 2
+    truth = samples[0].truth()
+    assert truth.shape == (48, 96) and np.isfinite(truth).mean() > 0.9

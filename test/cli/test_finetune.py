@@ -1,0 +1,118 @@
+"""``fg-depth finetune`` and ``bag check`` as a user meets them: tables, reasons, exit statuses, several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("pytorch_lightning")
+pytest.importorskip("rosbags")
+from support.bags import SECOND, bag_of, write
+from support.distill import RIG, wall
+
+from fg_depth_ros.data.bags.storage import IMAGE
+from fg_depth_ros.data.bags.writing import write_stereo_bag
+from fg_depth_ros.networks import create_model, load_checkpoint
+from fg_depth_ros.networks.checkpoint import ModelCard, save_checkpoint
+
+START = 1_800_000_000 * SECOND
+TINY = ("--size", "96x64", "--workers", "0", "--batch", "2", "--teacher", "sgbm", "--guard", "0.05")
+
+
+@pytest.fixture(scope="module")
+def bags(tmp_path_factory):
+    """Two good bags, one without calibration."""
+    folder = tmp_path_factory.mktemp("bags")
+    for name, first in (("ep_a", 0), ("ep_b", 100)):
+        numbers = range(first, first + 20)
+        pairs = [(START + k * SECOND // 10, *wall(8 + k % 6, seed=k)) for k in numbers]
+        write_stereo_bag(folder / name, pairs, RIG)
+    bag_of(folder / "ep_c", {"/left/image_rect": IMAGE, "/right/image_rect": IMAGE})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory):
+    path = tmp_path_factory.mktemp("parent") / "parent.safetensors"
+    network = create_model("depthnet_lite", focal=120.0, width=96, height=64, channels=[16, 16, 32, 32])
+    save_checkpoint(path, network, ModelCard("depthnet_lite", dict(network.options)))
+    return path
+
+
+def test_a_mistake_is_one_clear_line(run, tmp_path, bags):
+    def refused(message, *arguments):
+        status, text = run("finetune", "--out", tmp_path / "out", *arguments)
+        assert status == 1 and message in text and "Traceback" not in text, text
+
+    refused("give --hours or --steps", "--bags", bags)
+    refused("no such bag or folder; check the path", "--bags", tmp_path / "gone", "--steps", 1)
+    refused("unknown loss 'l2'", "--bags", bags, "--steps", 1, "--loss", "l2")
+    refused("unknown split 'halves'; known: blocks, end, bag", "--bags", bags, "--steps", 1, "--split", "halves")
+    refused("no camera_info for /left/image_rect", "--bags", bags / "ep_c", "--steps", 1)
+    refused("'flownet_stereo', and a depth network", "--bags", bags, "--steps", 1, "--weights", "flownet_stereo")
+    assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+def test_bags_become_better_weights(run, tmp_path, bags, parent):
+    out = tmp_path / "out"
+    status, text = run(
+        "finetune", "--bags", bags, "--out", out, "--weights", parent, "--steps", 8, *TINY, "--learning-rate", "0.005",
+        "--validate-steps", 4, "--validation-pairs", 2, "--patience", 0, "--zoom", 1,
+    )  # fmt: skip
+    assert status == 0, text
+    assert "2 of 3 bag(s) can be used" in text and "ep_c: leave out: " in text
+    assert "held-out part (blocks), neither trained on nor chosen by" in text
+    assert "abs_rel on the stopping part: " in text and f" {out / 'weights.safetensors'} " in text
+    document = json.loads((out / "finetune.json").read_text())
+    for name in ("ep_a", "ep_b", "all"):
+        value = document["figures"]["after"]["held_out"][name]["teacher/abs_rel"]
+        assert f"{value:.4f}" in text
+        assert value < document["figures"]["before"]["held_out"][name]["teacher/abs_rel"]
+    config = load_checkpoint(out / "weights.safetensors")[1].description["config"]
+    assert config["losses"]["regression_of"] == "ratio" and config["mask"]["max_disparity"] == 0
+    assert (config["width"], config["height"], config["schedule"]) == (96, 64, "one_cycle")
+    assert config["data"] == [str(bags / "ep_a"), str(bags / "ep_b")]
+
+
+def test_weights_that_are_not_better_end_with_status_2(run, tmp_path, bags):
+    out = tmp_path / "out"
+    status, text = run(
+        "finetune", "--stereo", "--bags", bags / "ep_a", "--out", out, "--steps", 1, "--workers", 0, "--batch", 1,
+        "--size", "64x64", "--guard", "0.05", "--learning-rate", "1", "--validation-pairs", 1,
+    )  # fmt: skip
+    assert status == 2, text
+    assert "not better than the weights it began with: no weights are made" in text
+    assert (out / "not_better.safetensors").is_file() and not (out / "weights.safetensors").exists()
+    assert "unexplained on the stopping part" in text and "agreement" in text
+
+
+def test_bags_are_checked(run, tmp_path, bags):
+    status, text = run("bag", "check", bags, "--json", tmp_path / "found.json")
+    assert status == 1 and "2 of 3 bag(s) can be used" in text
+    assert "ep_c: leave out: " in text and "name the camera_info topics (left_info, right_info)" in text
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [bag["pairs"] for bag in found] == [20, 20, 0] and found[0]["rate"] == pytest.approx(10)
+    status, text = run("bag", "check", bags / "ep_a", write(tmp_path / "gap", (SECOND, 2 * SECOND, 9 * SECOND)))
+    assert status == 0 and "2 of 2" in text and "160x96 rgb8" in text and "10.0" in text
+    status, text = run("bag", "check", tmp_path / "gone")
+    assert status == 1 and "no such bag or folder" in text
+
+
+@pytest.mark.slow
+def test_two_processes_check_and_train_together(tmp_path, bags, parent):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    command += ["fg_depth_ros.cli", "finetune", "--bags", bags, "--out", tmp_path / "out", "--weights", parent]
+    command += ["--steps", "9", *TINY, "--validate-steps", "1", "--patience", "2", "--learning-rate", "0.5"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "200"}
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=240, env=environment)
+    document = json.loads((tmp_path / "out" / "finetune.json").read_text())
+    # Weights that are not better are status 2 of the first process, which the launcher tells in its own way.
+    assert (done.returncode == 0) == document["better"], done.stdout[-1000:] + done.stderr[-2000:]
+    card = load_checkpoint(tmp_path / "out" / "last.safetensors")[1].description
+    assert card["processes"] == 2 and card["pairs"] == 4 * card["steps"]
+    assert len(list((tmp_path / "out" / "checks").glob("ep_[ab]-*.json"))) == 2
+    assert done.stdout.count("held-out part") == 1  # the first process alone tells

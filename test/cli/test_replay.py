@@ -1,0 +1,144 @@
+"""``fg-depth replay`` as a user runs it, alone and in several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("rosbags", reason="bags are read by rosbags (extra 'data')")
+
+from support.bags import bag_of, storage_file
+from support.replay import use_fixed
+from support.truth import stereo_bag
+
+from fg_depth_ros.evaluation.replay.sharding import ShardError, shared_map, world
+from fg_depth_ros.networks import ModelCard, create_model, save_checkpoint
+
+IMAGE = "sensor_msgs/msg/Image"
+
+
+def test_what_cannot_be_replayed_is_said_in_a_line(tmp_path, run):
+    status, text = run("replay", tmp_path / "nowhere", "--out", tmp_path)
+    assert status == 1 and "nowhere: no such bag or folder" in text
+    bag_of(tmp_path / "bare", {"/left/image_rect": IMAGE, "/right/image_rect": IMAGE})
+    status, text = run("replay", tmp_path / "bare", "--out", tmp_path / "out", "--model", "sgbm")
+    assert status == 1 and "no camera_info for /left/image_rect" in text
+    bag = stereo_bag(tmp_path / "bag", 1)
+    status, text = run("replay", bag, "--out", tmp_path / "out", "--weights", tmp_path / "lost.safetensors")
+    assert status == 1 and "lost.safetensors does not exist" in text
+    status, text = run("replay", bag, "--out", tmp_path / "out", "--model", "none")
+    assert status == 1 and "nothing to replay with: name weights (--weights)" in text
+    (tmp_path / "file").write_text("")
+    status, text = run("replay", bag, "--out", tmp_path / "file" / "out", "--model", "sgbm")
+    assert (status, text) == (
+        1, f"fg-depth: {tmp_path}/file: Not a directory; check the path, its permissions and the free space",
+    )  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
+def test_report_and_page_are_written_and_what_was_left_out_is_told(tmp_path, run, monkeypatch):
+    use_fixed(monkeypatch)
+    stereo_bag(tmp_path / "drives/a", 2)
+    storage_file(stereo_bag(tmp_path / "drives/b", 2)).write_bytes(b"x" * 500)
+    weights = tmp_path / "mine.safetensors"
+    model = create_model("depthnet_lite", width=64, height=32)
+    card = save_checkpoint(weights, model, ModelCard("depthnet_lite", {"width": 64, "height": 32}))
+    status, text = run("replay", tmp_path / "drives", "--out", tmp_path / "out", "--weights", weights)
+    assert status == 0
+    labels = ["flownet_stereo (shipped)", "depthnet_lite (shipped)", f"mine {card.sha256[:8]}"]
+    for words in (*labels, "judged against: true depth", "left out: b: ", "out/report.html"):
+        assert words in text
+    values = json.loads((tmp_path / "out/report.json").read_text())
+    assert [method["label"] for method in values["settings"]["methods"]] == labels
+    assert values["command"] == "replay" and values["created"]
+    page = (tmp_path / "out/report.html").read_text()
+    assert "Worst pairs" in page and "Latency" in page and "Left out" in page
+    status, _ = run("replay", tmp_path / "drives", "--out", tmp_path / "two", "--baseline", "sgbm", "--no-mono")
+    values = json.loads((tmp_path / "two/report.json").read_text())
+    assert [method["label"] for method in values["settings"]["methods"]] == ["flownet_stereo (shipped)", "sgbm"]
+
+
+# ---- several processes -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"RANK": "one", "WORLD_SIZE": "2"}, "must be numbers"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK is 2 of a WORLD_SIZE of 2"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "1"}, "MASTER_ADDR is not set; start with torchrun"),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR and MASTER_PORT is not set"),
+    ],
+)
+def test_an_incomplete_environment_is_named(monkeypatch, environment, message):
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    assert world() == (0, 1)
+    assert shared_map([1, 2, 3], lambda part: [10 * x for x in part]) == [10, 20, 30]
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ShardError, match=message):
+        shared_map([1], list)
+
+
+_REPLAY_AND_FAIL = """
+import os, sys
+from fg_depth_ros import cli
+from fg_depth_ros.evaluation.replay.sharding import shared_map
+sys.argv = ["fg-depth", "replay", *sys.argv[1:]]
+try:
+    cli.main()
+except SystemExit as stop:
+    assert not stop.code, stop.code
+def work(part):
+    if 3 in part:
+        raise ValueError("three is no good")
+    return [10 * x for x in part]
+assert shared_map([1, 2], work) == [10, 20]
+os.environ["MASTER_PORT"] = os.environ["SECOND_PORT"]
+try:
+    shared_map([1, 2, 4, 3], work)
+except ValueError as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_bytes_of_one_and_hear_of_each_others_failures(tmp_path, repository):
+    stereo_bag(tmp_path / "drives/a", 2)
+    stereo_bag(tmp_path / "drives/b", 1, truth=False)
+    storage_file(stereo_bag(tmp_path / "drives/c", 1)).write_bytes(b"x" * 500)
+    stereo_bag(tmp_path / "drives/d", 2, seed=5)
+
+    def start(out, script=("-m", "fg_depth_ros.cli", "replay"), **environment):
+        options = ("--model", "sgbm", "--model", "depthnet_lite", "--no-timings", "--out", str(tmp_path / out))
+        return subprocess.Popen(
+            [sys.executable, *script, str(tmp_path / "drives"), *options],
+            cwd=repository, env={**os.environ, **environment}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    ports = [free_port(), free_port()]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": ports[0], "SECOND_PORT": ports[1]}
+    shared["OMP_NUM_THREADS"] = "1"  # as torchrun sets it
+    children = [start("two", ("-c", _REPLAY_AND_FAIL), RANK=str(k), **shared) for k in range(2)]
+    children.append(start("one", OMP_NUM_THREADS="2"))
+    said = [child.communicate(timeout=150)[0] for child in children]
+    assert [child.returncode for child in children] == [0, 0, 0], said
+    one, two = ((tmp_path / name / "report.json").read_bytes() for name in ("one", "two"))
+    assert one == two
+    assert [bag["name"] for bag in json.loads(one)["settings"]["bags"]] == ["a", "b", "d"]
+    assert "report:" in said[0] and "report:" not in said[1]  # only the first one writes
+    assert "ShardError process 1: three is no good" in said[0]
+    assert "ValueError three is no good" in said[1]
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return str(found.getsockname()[1])

@@ -1,0 +1,227 @@
+"""True depth in bags: depth images, and points of a LiDAR whose pixels are computed by hand."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rosbags", reason="bags are read by rosbags (extra 'data')")
+
+from support.bags import bag_of
+from support.pair_folders import planes, small_rig
+from support.truth import (
+    CLOUD,
+    PLACE,
+    SECOND,
+    TF,
+    cloud,
+    depth_message,
+    static,
+    stereo_bag,
+    with_messages,
+)
+
+from fg_depth_ros.data.bags.pairs import open_bag_pairs
+from fg_depth_ros.data.bags.truth import CLOUD as CLOUD_TYPE
+from fg_depth_ros.data.bags.truth import TruthOptions, cloud_points, project
+from fg_depth_ros.data.datasets.depth import open_depth_sets
+from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.geometry import disparity_to_depth
+
+IMAGE = "sensor_msgs/msg/Image"
+RIG = small_rig()  # f 200 px, cx 76.5, cy 47.5, 160 x 96
+
+
+# The LiDAR looks along x; the camera stands 1 m before it and looks the same way.
+def lidar_bag(folder, sweeps, place=PLACE, name="/velodyne_points", count=2):
+    messages = [] if place is None else [("/tf_static", TF, SECOND, place)]
+    bag = stereo_bag(folder, count, truth=False)
+    return with_messages(bag, messages + [(name, CLOUD, message.header.stamp.sec, message) for message in sweeps])
+
+
+# ---- bad input -------------------------------------------------------------------------------------------------
+
+
+def test_topics_that_are_not_there_are_named_with_those_that_are(tmp_path):
+    bag = lidar_bag(tmp_path / "bag", [cloud(SECOND, [(5, 0, 0)])])
+    with pytest.raises(FileError, match=f"no topic 'depth' of {IMAGE}; there are: /left/image_rect, /right"):
+        open_bag_pairs(bag, truth=TruthOptions("depth"))
+    with pytest.raises(FileError, match=f"no topic 'scan' of {CLOUD_TYPE}; there are: /velodyne_points"):
+        open_bag_pairs(bag, truth=TruthOptions(lidar_topic="scan"))
+
+
+def test_a_lidar_without_a_way_to_the_camera_is_refused_where_it_was_asked_for(tmp_path, caplog):
+    bag = lidar_bag(tmp_path / "bag", [cloud(SECOND, [(5, 0, 0)])], place=static("base", "lidar", (0, 0, 1)))
+    with pytest.raises(FileError, match="/velodyne_points: no transform from frame 'lidar' to frame 'left_camera'"):
+        open_bag_pairs(bag, truth=TruthOptions(lidar_topic="velodyne_points"))
+    with caplog.at_level(logging.WARNING):
+        assert open_bag_pairs(bag)[0].depth_reader is None
+    assert "/velodyne_points is not used" in caplog.text
+    assert "no transform from frame 'lidar' to frame 'left_camera'" in caplog.text
+
+
+def test_messages_without_a_frame_are_named(tmp_path):
+    bag = lidar_bag(tmp_path / "bag", [cloud(SECOND, [(5, 0, 0)], frame="")])
+    with pytest.raises(FileError, match="/velodyne_points: its messages name no frame_id"):
+        open_bag_pairs(bag, truth=TruthOptions(lidar_topic="/velodyne_points"))
+
+
+def test_truth_of_another_size_or_encoding_is_named(tmp_path):
+    for name, message, expected in (
+        ("small", depth_message(SECOND, np.ones((48, 80), np.float32)), "true depth is 80x48 pixels and the left cam"),
+        ("bytes", depth_message(SECOND, np.ones((96, 160), np.uint8), "mono8"), "encoding 'mono8' is no depth image"),
+    ):
+        bag = with_messages(stereo_bag(tmp_path / name, truth=False), [("/ground_truth/depth", IMAGE, 1, message)])
+        with pytest.raises(FileError, match=expected):
+            open_bag_pairs(bag)[0].truth()
+
+
+def test_damaged_clouds_are_named():
+    good = cloud(SECOND, [(1, 2, 3), (4, 5, 6)])
+    fields = type(good.fields[0])
+    for changed, message in (
+        ({"fields": good.fields[:3]}, r"no floating point field z \(there are intensity, x, y\)"),
+        ({"fields": [*good.fields[:3], fields(name="z", offset=12, datatype=5, count=1)]}, "no floating point field z"),
+        ({"data": good.data[:-1]}, "39 bytes do not hold 1 rows of 40 bytes with 2 points of 20"),
+        ({"row_step": 20}, "do not hold"),
+        ({"fields": [*good.fields[:3], fields(name="z", offset=18, datatype=7, count=1)]}, "do not hold"),
+    ):
+        values = {name: getattr(good, name) for name in good.__dataclass_fields__ if name != "__msgtype__"}
+        with pytest.raises(FileError, match=f"here: .*{message}"):
+            cloud_points(type(good)(**(values | changed)), "here")
+
+
+# ---- depth images ----------------------------------------------------------------------------------------------
+
+
+def test_depth_images_become_depth_and_disparity(tmp_path):
+    bag = stereo_bag(tmp_path / "bag")
+    first, second = open_bag_pairs(bag)
+    for seed, sample in enumerate((first, second)):
+        np.testing.assert_allclose(sample.truth(), planes(seed)[2], atol=1e-4)
+        np.testing.assert_array_equal(sample.depth_reader(), disparity_to_depth(planes(seed)[2], RIG))
+        assert sample.depth_reader.kind == "true depth"
+    again = pickle.loads(pickle.dumps(second))
+    np.testing.assert_array_equal(again.truth(), second.truth())
+    assert open_bag_pairs(bag, truth=TruthOptions(depth_topic="none"))[0].truth() is None
+
+
+def test_millimetres_and_what_is_no_depth(tmp_path):
+    metres = np.full((96, 160), 2.0, np.float32)
+    metres[0, :3] = (0.0, np.inf, -1.0)
+    millimetres = np.full((96, 160), 1500, np.uint16)
+    millimetres[0, 0] = 0
+    bag = with_messages(
+        stereo_bag(tmp_path / "bag", 3, truth=False),
+        [
+            ("/camera/depth", IMAGE, SECOND, depth_message(SECOND, metres)),
+            ("/camera/depth", IMAGE, 2 * SECOND, depth_message(2 * SECOND, millimetres, "16UC1")),
+        ],
+    )
+    first, second, third = open_bag_pairs(bag, truth=TruthOptions("camera/depth"))
+    assert np.isnan(first.depth_reader()[0, :3]).all()
+    assert (first.depth_reader()[0, 3:] == 2.0).all()
+    assert np.isnan(second.depth_reader()[0, 0])
+    assert second.depth_reader()[0, 1] == pytest.approx(1.5)
+    assert third.depth_reader is None and third.truth() is None and third.truth_reader is None
+    assert first.truth()[0, 3] == pytest.approx(200 * 0.1 / 2.0 - 4.0)
+
+
+def test_a_stamp_within_the_slop_counts(tmp_path):
+    depth = depth_message(SECOND + 3_000_000, np.ones((96, 160), np.float32))
+    bag = with_messages(stereo_bag(tmp_path / "bag", 1, truth=False), [("/ground_truth/depth", IMAGE, 5, depth)])
+    assert open_bag_pairs(bag)[0].depth_reader is None
+    assert open_bag_pairs(bag, slop=0.003)[0].depth_reader is not None
+
+
+def test_depth_data_sets_see_the_truth_of_bags(tmp_path):
+    (samples,) = open_depth_sets([stereo_bag(tmp_path / "bag")]).values()
+    np.testing.assert_array_equal(samples[1].truth(), disparity_to_depth(planes(1)[2], RIG))
+
+
+# ---- LiDAR -----------------------------------------------------------------------------------------------------
+
+
+def test_points_fall_on_the_pixels_computed_by_hand(tmp_path):
+    sweep = [
+        (11.0, 0.0, 0.0),  # 10 m before the camera, on its axis: (76.5, 47.5) -> 76 or 77, 47 or 48
+        (5.0, 0.41, 0.21),  # 4 m: u = 76.5 - 200 * 0.41 / 4 = 56, v = 47.5 - 200 * 0.21 / 4 = 37
+        (6.0, 0.49, 0.2625),  # 5 m: u = 56.9, v = 37
+        (9.0, 0.78, 0.42),  # 8 m: u = 57, v = 37: behind the one before, in the same pixel
+        (0.5, 0.0, 0.0),  # behind the camera
+        (2.0, 5.0, 0.0),  # 1 m, outside the picture
+        (np.nan, 0.0, 0.0),
+    ]
+    bag = lidar_bag(tmp_path / "bag", [cloud(SECOND + 20_000_000, sweep), cloud(2 * SECOND + 60_000_000, sweep)])
+    near, far = open_bag_pairs(bag)
+    assert far.depth_reader is None  # 0.06 s away
+    assert near.depth_reader.kind == "LiDAR"
+    depth = near.depth_reader()
+    rows, columns = np.nonzero(np.isfinite(depth))
+    # np.rint takes halves to the even neighbour: 76.5 -> 76, 47.5 -> 48.
+    assert sorted(zip(rows.tolist(), columns.tolist(), strict=True)) == [(37, 56), (37, 57), (48, 76)]
+    assert depth[48, 76] == pytest.approx(10.0)
+    assert depth[37, 56] == pytest.approx(4.0)
+    assert depth[37, 57] == pytest.approx(5.0)
+    assert near.truth()[48, 76] == pytest.approx(200 * 0.1 / 10 - 4)
+    assert open_bag_pairs(bag, truth=TruthOptions(lidar_slop=0.1))[1].depth_reader is not None
+    assert open_bag_pairs(bag, truth=TruthOptions(lidar_topic="none"))[0].depth_reader is None
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8"])
+def test_every_layout_of_a_cloud_is_read(dtype):
+    points = np.array([(1.5, -2.0, 3.25), (4.0, 5.0, -6.0)])
+    np.testing.assert_array_equal(cloud_points(cloud(SECOND, points, dtype=dtype), ""), points)
+    assert cloud_points(cloud(SECOND, np.zeros((0, 3))), "").shape == (0, 3)
+
+
+def test_projection_agrees_with_a_plain_loop():
+    random = np.random.default_rng(1)
+    points = random.uniform((-3, -2, -1), (3, 2, 9), (4000, 3))
+    matrix = np.eye(4)
+    matrix[:3, 3] = (0.1, -0.2, 0.3)
+    expected = np.full((96, 160), np.nan)
+    for point in points:
+        x, y, z = point + matrix[:3, 3]
+        if z > 0:
+            column, row = round(200 * x / z + 76.5), round(200 * y / z + 47.5)
+            if 0 <= column < 160 and 0 <= row < 96 and not expected[row, column] <= z:
+                expected[row, column] = z
+    np.testing.assert_allclose(project(points, matrix, RIG), expected, rtol=1e-6)
+
+
+def test_a_file_goes_before_what_the_bag_says(tmp_path):
+    file = tmp_path / "lidar.yaml"
+    file.write_text("{parent: lidar, child: left_camera, translation: [2, 0, 0], rotation: [-0.5, 0.5, -0.5, 0.5]}")
+    sweep = [cloud(SECOND, [(11, 0, 0)])]
+    for name, place in (("said", PLACE), ("unsaid", None)):
+        bag = lidar_bag(tmp_path / name, sweep, place)
+        (sample, _) = open_bag_pairs(bag, truth=TruthOptions(transforms=str(file)))
+        assert np.nanmax(sample.depth_reader()) == pytest.approx(9.0)
+
+
+def test_depth_images_go_before_a_lidar_and_other_clouds_are_none(tmp_path, caplog):
+    both = with_messages(
+        stereo_bag(tmp_path / "both"), [("/velodyne_points", CLOUD, SECOND, cloud(SECOND, [(9, 0, 0)]))]
+    )
+    assert open_bag_pairs(both)[0].depth_reader.kind == "true depth"
+    made = lidar_bag(tmp_path / "made", [cloud(SECOND, [(9, 0, 0)])], name="/points2")
+    assert open_bag_pairs(made)[0].depth_reader is None  # the depth node's own cloud is no truth
+    with caplog.at_level(logging.WARNING):
+        open_bag_pairs(made, truth=TruthOptions(transforms="lidar.yaml"))
+    assert "so lidar.yaml is not used (PointCloud2: /points2): name its topic" in caplog.text
+    two = with_messages(
+        made, [("/a/lidar", CLOUD, 1, cloud(1, [(1, 1, 1)])), ("/b/lidar", CLOUD, 1, cloud(1, [(1, 1, 1)]))]
+    )
+    with caplog.at_level(logging.WARNING):
+        assert open_bag_pairs(two)[0].depth_reader is None
+    assert "/a/lidar and /b/lidar could be true depth: name one" in caplog.text
+
+
+def test_a_bag_without_pairs_is_refused_before_its_truth_is_looked_for(tmp_path):
+    bag = bag_of(tmp_path / "bag", {"/ground_truth/depth": IMAGE})
+    with pytest.raises(FileError, match="no pair of image topics can be told by name"):
+        open_bag_pairs(bag)

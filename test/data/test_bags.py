@@ -1,0 +1,298 @@
+"""Pairs from bags without ROS: every encoding and storage, topics, stamps."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import pickle
+import struct
+import sys
+import weakref
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("rosbags", reason="bags are read by rosbags (extra 'data')")
+
+from support.bags import SECOND, bag_of, large, pairs_at, storage_file, write
+from support.pair_folders import planes, small_rig
+
+from fg_depth_ros.data.bags.pairs import BagTopics, find_topics, open_bag_pairs
+from fg_depth_ros.data.bags.writing import write_stereo_bag
+from fg_depth_ros.data.io.formats import FileError
+
+IMAGE, COMPRESSED, INFO = (f"sensor_msgs/msg/{name}" for name in ("Image", "CompressedImage", "CameraInfo"))
+LEFT, RIGHT, _ = planes(0)
+
+
+# ---- bad input -------------------------------------------------------------------------------------------------
+
+
+def test_what_is_no_bag_says_so(tmp_path):
+    with pytest.raises(FileError, match="/nowhere: no such bag; give its folder, or its .mcap or .db3 file"):
+        open_bag_pairs("/nowhere")
+    with pytest.raises(FileError, match="holds no .mcap and no .db3 file: no bag"):
+        open_bag_pairs(tmp_path)
+    for name, message in (("a.bag", "a ROS 1 bag: rosbags-convert makes a ROS 2 bag of it"), ("a.txt", "no ROS 2 bag")):
+        (tmp_path / name).write_text("x")
+        with pytest.raises(FileError, match=f"{name}: {message}"):
+            open_bag_pairs(tmp_path / name)
+    for name in ("a.mcap", "a.db3"):
+        for content in (b"", b"\x89MCAP0\r\n" + bytes(100), b"x" * 1000):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(FileError, match=rf"{name}: (cannot be read|no whole message)"):
+                open_bag_pairs(tmp_path / name)
+
+
+def test_without_the_library_the_way_to_it_is_said(tmp_path, monkeypatch):
+    bag = write(tmp_path / "bag")
+    monkeypatch.setitem(sys.modules, "rosbags.rosbag2", None)
+    with pytest.raises(FileError, match=r"reading bags needs the library rosbags .*pip install 'fg_depth_ros\[data\]'"):
+        open_bag_pairs(bag)
+
+
+def test_a_bag_without_calibration_names_the_ways_out(tmp_path):
+    bag = bag_of(tmp_path / "bag", {"/left/image_rect": IMAGE, "/right/image_rect": IMAGE, "/other/camera_info": INFO})
+    with pytest.raises(FileError, match=(
+        r"no camera_info for /left/image_rect \(expected /left/camera_info; the bag has /other/camera_info\): name the "
+        r"camera_info topics \(left_info, right_info\); where there are none, record them with the images"
+    )):  # fmt: skip
+        open_bag_pairs(bag)
+    assert open_bag_pairs(bag, rig=small_rig())[0].rig == small_rig()
+
+
+def test_swapped_cameras_and_foreign_topics_are_refused(tmp_path):
+    bag = write(tmp_path / "bag")
+    with pytest.raises(FileError, match="so the baseline is negative|left and right swapped"):
+        open_bag_pairs(bag, "right/image_rect", "left/image_rect")
+    with pytest.raises(
+        FileError, match=r"no topic 'front'; of sensor_msgs/msg/Image or .* there are: /left/image_rect"
+    ):
+        open_bag_pairs(bag, "front", "/right/image_rect")
+    with pytest.raises(FileError, match="'/left/camera_info' is a sensor_msgs/msg/CameraInfo; of"):
+        open_bag_pairs(bag, "/left/camera_info", "/right/image_rect")
+
+
+def test_an_encoding_that_no_camera_sends_is_refused_at_once(tmp_path):
+    depth = np.ones((96, 160), np.float32)
+    bag = write_stereo_bag(tmp_path / "bag", [(SECOND, depth, depth)], small_rig(), encoding="32FC1")
+    with pytest.raises(
+        FileError, match=r"/left/image_rect: encoding '32FC1' is not supported: let the driver send one"
+    ):
+        open_bag_pairs(bag)
+
+
+def test_images_of_another_size_than_the_calibration_are_named(tmp_path):
+    bag = write_stereo_bag(tmp_path / "bag", pairs_at(5), small_rig().scaled(320, 192))
+    with pytest.raises(
+        FileError, match=r"/left/image_rect at 5 ns: the image is 160x96 pixels and the calibration for"
+    ):
+        open_bag_pairs(bag)[0].images()
+
+
+def test_cameras_that_never_meet_are_refused_with_the_gap(tmp_path):
+    bag = write_stereo_bag(tmp_path / "bag", [(SECOND, LEFT, None), (SECOND + 40_000_000, None, RIGHT)], small_rig())
+    with pytest.raises(FileError, match=(
+        r"no pairs: 1 stamps of /left/image_rect and 1 of /right/image_rect, the nearest 0.04 s apart, and the slop is "
+        r"0 s; give a slop of at least 0.04 s"
+    )):  # fmt: skip
+        open_bag_pairs(bag)
+    bag = write_stereo_bag(tmp_path / "apart", [(SECOND, LEFT, None), (60 * SECOND, None, RIGHT)], small_rig())
+    with pytest.raises(FileError, match="not of one recording"):
+        open_bag_pairs(bag, slop=0.1)
+    bag = write_stereo_bag(tmp_path / "one", [(SECOND, LEFT, None)], small_rig())
+    with pytest.raises(FileError, match="/right/image_rect holds no message"):
+        open_bag_pairs(bag, rig=small_rig())
+
+
+# ---- pairs -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+@pytest.mark.parametrize("single_file", [False, True])
+def test_pairs_come_out_as_they_were_written(tmp_path, storage, single_file):
+    bag = write(tmp_path / "bag", storage=storage)
+    samples = open_bag_pairs(storage_file(bag) if single_file else bag)
+    assert [sample.name for sample in samples] == ["10000000000", "11000000000", "12000000000"]
+    for seed, sample in enumerate(samples):
+        for image, expected in zip(sample.images(), planes(seed)[:2], strict=True):
+            np.testing.assert_array_equal(image, expected)
+        assert sample.rig == small_rig()
+        assert sample.slack == 0
+        assert sample.truth() is None and sample.truth_reader is None and sample.occluded() is None
+
+
+def test_every_camera_encoding_is_decoded(tmp_path):
+    grey = cv2.cvtColor(LEFT, cv2.COLOR_RGB2GRAY)
+    as_grey = np.repeat(grey[..., None], 3, -1)
+    alpha = np.full((96, 160, 1), 7, np.uint8)
+    written = {
+        "mono8": (grey, as_grey),
+        "8UC1": (grey, as_grey),
+        "mono16": (grey.astype(np.uint16) * 257, as_grey),
+        "rgb8": (LEFT, LEFT),
+        "bgr8": (LEFT[..., ::-1], LEFT),
+        "8UC3": (LEFT[..., ::-1], LEFT),
+        "rgba8": (np.dstack([LEFT, alpha]), LEFT),
+        "bgra8": (np.dstack([LEFT[..., ::-1], alpha]), LEFT),
+        # grey with neutral colour: U = V = 128, Y as grey; OpenCV widens 16..235 to 0..255
+        "yuv422": (np.dstack([np.full_like(grey, 128), grey // 2 + 60]), None),
+        "bayer_rggb8": (np.full((96, 160), 90, np.uint8), np.full((96, 160, 3), 90, np.uint8)),
+    }
+    for encoding, (array, expected) in written.items():
+        bag = write_stereo_bag(tmp_path / encoding, [(SECOND, array, array)], small_rig(), encoding=encoding)
+        left, right = open_bag_pairs(bag)[0].images()
+        assert left.shape == (96, 160, 3) and left.dtype == np.uint8
+        np.testing.assert_array_equal(left, right)
+        if expected is None:
+            y = (grey // 2 + 60).astype(float)
+            np.testing.assert_allclose(left[..., 1], np.clip((y - 16) * 255 / 219, 0, 255), atol=1.5)
+            expected = np.repeat(left[..., :1], 3, -1)
+        np.testing.assert_array_equal(left, expected, err_msg=encoding)
+
+
+@pytest.mark.parametrize(("form", "tolerance"), [("png", 0), ("jpeg", 60)])
+def test_compressed_images(tmp_path, form, tolerance):
+    smooth = cv2.GaussianBlur(LEFT, (15, 15), 5)
+    bag = write_stereo_bag(tmp_path / "bag", [(SECOND, smooth, smooth)], small_rig(), compressed=form)
+    left, right = open_bag_pairs(bag)[0].images()
+    assert np.abs(left.astype(int) - smooth).max() <= tolerance
+    np.testing.assert_array_equal(left, right)
+
+
+def test_pairs_are_mutual_nearest_neighbours_within_the_slop(tmp_path, caplog):
+    ms = 1_000_000
+    messages = [
+        (100 * ms, LEFT, None), (103 * ms, None, RIGHT),  # 3 ms apart
+        (200 * ms, LEFT, RIGHT),
+        (300 * ms, LEFT, None), (306 * ms, None, RIGHT), (309 * ms, LEFT, None),  # nearer to the second left image
+        (400 * ms, LEFT, None), (412 * ms, None, RIGHT),  # too far apart
+    ]  # fmt: skip
+    bag = write_stereo_bag(tmp_path / "bag", messages, small_rig())
+    with caplog.at_level(logging.WARNING):
+        samples = open_bag_pairs(bag, slop=0.005)
+    assert [sample.name for sample in samples] == [str(k * ms) for k in (100, 200, 309)]
+    assert [sample.slack for sample in samples] == [0.003, 0, -0.003]
+    assert "3 pairs; 3 images have no partner within 0.005 s" in caplog.text
+    assert [sample.name for sample in open_bag_pairs(bag)] == [str(200 * ms)]
+
+
+def test_of_a_looping_source_every_stamp_counts_once(tmp_path):
+    bag = write(tmp_path / "bag", stamps=(SECOND, 2 * SECOND, SECOND, 2 * SECOND))
+    samples = open_bag_pairs(bag)
+    assert [sample.name for sample in samples] == ["1000000000", "2000000000"]
+    np.testing.assert_array_equal(samples[0].images()[0], planes(0)[0])
+
+
+def test_stamps_count_and_not_the_time_of_recording(tmp_path):
+    """Both cameras' messages recorded at one moment, in another order than their stamps."""
+    stamps = {"/left/image_rect": (30, 10), "/right/image_rect": (10, 30)}
+    kinds = dict.fromkeys(stamps, IMAGE)
+    bag = bag_of(tmp_path / "bag", kinds, {topic: [(SECOND, stamp) for stamp in two] for topic, two in stamps.items()})
+    samples = open_bag_pairs(bag, rig=small_rig())
+    assert [sample.name for sample in samples] == ["10", "30"]
+    for sample in samples:  # bag_of writes the stamp into the first pixel
+        assert [image[0, 0, 0] for image in sample.images()] == [int(sample.name)] * 2
+
+
+def test_big_endian_messages_have_their_stamps_read(tmp_path):
+    from fg_depth_ros.data.bags.messages import stamp_of
+
+    assert stamp_of(b"\0\1\0\0" + struct.pack("<iI", 3, 7)) == 3_000_000_007
+    assert stamp_of(b"\0\0\0\0" + struct.pack(">iI", 3, 7)) == 3_000_000_007
+    assert stamp_of(b"\0\1\0\0\0") is None
+
+
+def test_no_image_is_kept_and_samples_travel_to_other_processes(tmp_path):
+    bag, pairs = large(tmp_path / "bag")
+    samples = open_bag_pairs(bag)
+    copies = pickle.loads(pickle.dumps(samples))
+    for k in (5, 0, 7):  # in any order
+        for image, expected in zip(copies[k].images(), pairs[k][1:], strict=True):
+            np.testing.assert_array_equal(image, expected)
+    assert len(pickle.dumps(samples)) < 10_000
+    image = weakref.ref(samples[3].images()[0])
+    gc.collect()
+    assert image() is None
+
+
+# ---- topics ----------------------------------------------------------------------------------------------------
+
+
+def sides(left, right, kind=IMAGE):
+    return {left: kind, right: kind}
+
+
+@pytest.mark.parametrize(("topics", "left", "right"), [
+    (sides("/left/image_rect", "/right/image_rect"), "/left/image_rect", "/right/image_rect"),
+    (sides("/a/infra1/image_rect_raw", "/a/infra2/image_rect_raw"), "/a/infra1/image_rect_raw",
+     "/a/infra2/image_rect_raw"),
+    (sides("/cam0/image_raw", "/cam1/image_raw"), "/cam0/image_raw", "/cam1/image_raw"),
+    # rectified before raw, uncompressed before compressed, and no depth
+    (sides("/left/image_raw", "/right/image_raw") | sides("/left/image_rect", "/right/image_rect")
+     | sides("/left/image_rect/compressed", "/right/image_rect/compressed", COMPRESSED)
+     | sides("/left/depth_rect", "/right/depth_rect"), "/left/image_rect", "/right/image_rect"),
+    (sides("/left/image_raw", "/right/image_raw") | sides("/left/image_rect/compressed",
+     "/right/image_rect/compressed", COMPRESSED), "/left/image_rect/compressed", "/right/image_rect/compressed"),
+])  # fmt: skip
+def test_topics_are_found_by_type_and_name(topics, left, right):
+    info = {f"{name.removesuffix('/compressed').rpartition('/')[0]}/camera_info": INFO for name in (left, right)}
+    assert find_topics({**topics, **info, "/tf": "tf2_msgs/msg/TFMessage"}) == BagTopics(left, right, *info)
+
+
+def test_topics_that_cannot_be_told_apart_have_to_be_named():
+    two = sides("/front/left/image_rect", "/front/right/image_rect") | sides("/back/left/image_rect",
+                                                                             "/back/right/image_rect")  # fmt: skip
+    with pytest.raises(FileError, match=r"drive: several pairs of image topics fit \(images: /back/left/image_rect, .*"
+                       "name the left and the right topic"):  # fmt: skip
+        find_topics(two, where="drive")
+    found = find_topics(two, left="/back/left/image_rect")  # the other side follows
+    assert found == BagTopics("/back/left/image_rect", "/back/right/image_rect", "", "")
+    assert find_topics(two, right="front/right/image_rect").left == "/front/left/image_rect"
+    with pytest.raises(FileError, match=r"no pair of image topics can be told by name \(images: /camera/image_raw\)"):
+        find_topics({"/camera/image_raw": IMAGE})
+    given = find_topics({"/a": IMAGE, "/b": IMAGE, "/i": INFO, "/j": INFO}, "a", "b", "/i", "j")
+    assert given == BagTopics("/a", "/b", "/i", "/j")
+
+
+def test_images_that_may_not_be_rectified_are_warned_of(tmp_path, caplog):
+    kinds = {"/left/image_raw": IMAGE, "/right/image_raw": IMAGE, "/left/camera_info": INFO, "/right/camera_info": INFO}
+    bag = bag_of(tmp_path / "bag", kinds)
+    with caplog.at_level(logging.WARNING):
+        assert open_bag_pairs(bag)[0].rig.baseline == pytest.approx(0.1)
+    assert "/left/image_raw is not named as rectified and its camera_info has distortion" in caplog.text
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------
+
+
+def test_writing_leaves_nothing_half_done(tmp_path):
+    write(tmp_path / "bag")
+    with pytest.raises(FileError, match="bag: is there already; choose another folder"):
+        write(tmp_path / "bag")
+    with pytest.raises(ValueError, match=r"an array of uint8 \(96, 160, 3\) is no mono8 image"):
+        write(tmp_path / "other", encoding="mono8")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(FileError, match="cannot be written"):
+        write(tmp_path / "file" / "bag")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bag", "file"]
+
+
+def test_what_is_written_is_read_by_others(tmp_path):
+    """By rosbags itself, with the fields that ROS's tools look at."""
+    from rosbags.rosbag2 import Reader
+
+    from fg_depth_ros.data.bags.storage import message_types
+
+    with Reader(write(tmp_path / "bag", frame_id="cam")) as reader:
+        assert {topic: info.msgcount for topic, info in reader.topics.items()} == {
+            f"/{side}/{name}": 3 for side in ("left", "right") for name in ("image_rect", "camera_info")
+        }
+        infos = [c for c in reader.connections if c.topic == "/right/camera_info"]
+        _, recorded, data = next(iter(reader.messages(infos)))
+        info = message_types().deserialize_cdr(data, INFO)
+    assert recorded == 10 * SECOND and info.header.frame_id == "cam"
+    assert (info.width, info.height, info.p[3]) == (160, 96, -200 * 0.1)
+    assert info.header.stamp.sec == 10
+    assert sorted(path.name for path in (tmp_path / "bag").iterdir()) == ["bag.mcap", "metadata.yaml"]

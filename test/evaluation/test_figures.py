@@ -1,0 +1,149 @@
+"""Colours that can be named in advance."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from fg_depth_ros.evaluation.reports import figures
+from fg_depth_ros.geometry import Label, StereoRig, organised_points
+
+NAN = np.nan
+
+
+def test_disparity_runs_from_blue_to_red_and_unknown_is_black():
+    colours = figures.colour_disparity(np.array([[0.0, 32.0, 64.0, 90.0, NAN]], np.float32), 64.0)
+    assert colours.shape == (1, 5, 3)
+    assert colours.dtype == np.uint8
+    low, middle, high, beyond, unknown = colours[0].astype(int)
+    assert low[2] > low[0]
+    assert middle[1] > max(middle[0], middle[2])
+    assert high[0] > high[2]
+    assert high.tolist() == beyond.tolist()
+    assert unknown.tolist() == [0, 0, 0]
+    np.testing.assert_array_equal(figures.colour_disparity(np.array([[0.0, 32.0, 64.0]])), colours[:, :3])  # largest
+
+
+def test_depth_is_coloured_like_its_disparity():
+    depth = np.array([[0.5, 20.0, NAN, 0.0]])
+    near, far, unknown, none = figures.colour_depth(depth, 0.5, 20.0)[0].astype(int)
+    np.testing.assert_array_equal(near, figures.colour_disparity(np.array([[64.0]]), 64.0)[0, 0])
+    assert far[2] > far[0]
+    assert unknown.tolist() == none.tolist() == [0, 0, 0]
+
+
+def test_error_names_its_gaps():
+    found = np.array([[5.0, 9.0, NAN, 5.0, 20.0]])
+    truth = np.array([[5.0, 5.0, 5.0, NAN, 5.0]])
+    exact, four, no_answer, no_truth, beyond = figures.colour_error(found, truth)[0]
+    assert exact.max() < 16
+    assert four.min() > 100
+    assert four.tolist() == beyond.tolist()
+    assert no_answer.tolist() == [255, 0, 255]
+    assert no_truth.tolist() == [48, 48, 48]
+
+
+def test_labels_have_one_colour_each():
+    colours = figures.colour_labels(np.array([list(Label)], np.uint8))[0]
+    assert len({tuple(colour) for colour in colours.tolist()}) == len(Label)
+    assert colours[Label.VALID].tolist() == [255, 255, 255]
+
+
+def reference_flow_colour(u: float, v: float) -> list[int]:
+    """One unit-normalised vector in the published definition of the colour code, step by step."""
+    wheel = []
+    for count, start, change in (
+        (15, (255, 0, 0), (0, 1, 0)),
+        (6, (255, 255, 0), (-1, 0, 0)),
+        (4, (0, 255, 0), (0, 0, 1)),
+        (11, (0, 255, 255), (0, -1, 0)),
+        (13, (0, 0, 255), (1, 0, 0)),
+        (6, (255, 0, 255), (0, 0, -1)),
+    ):
+        for i in range(count):
+            step = int(255 * i / count)
+            wheel.append([s + c * step for s, c in zip(start, change, strict=True)])
+    radius = np.hypot(u, v)
+    position = (np.arctan2(-v, -u) / np.pi + 1) / 2 * (len(wheel) - 1)
+    first = int(position)
+    part = position - first
+    result = []
+    for channel in range(3):
+        value = (1 - part) * wheel[first][channel] / 255 + part * wheel[(first + 1) % 55][channel] / 255
+        value = 1 - radius * (1 - value) if radius <= 1 else 0.75 * value
+        result.append(int(255 * value))
+    return result
+
+
+def test_flow_colours_are_the_published_code():
+    angles = np.linspace(-3.1, 3.1, 61)
+    for radius in (0.3, 0.9, 1.5):
+        flow = 10 * radius * np.stack([np.cos(angles), np.sin(angles)], axis=-1)[None]
+        expected = [reference_flow_colour(*vector) for vector in flow[0] / 10]
+        np.testing.assert_allclose(figures.colour_flow(flow, 10.0)[0].astype(int), expected, atol=3)
+
+
+def test_flow_without_motion_is_white_and_unknown_black():
+    flow = np.array([[[0, 0], [NAN, 1], [5, 0]]], np.float32)
+    still, unknown, _ = figures.colour_flow(flow)[0]
+    assert still.tolist() == [255, 255, 255]
+    assert unknown.tolist() == [0, 0, 0]
+    assert (figures.colour_flow(np.zeros((2, 2, 2))) == 255).all()
+
+
+def test_colours_are_cheap_enough_for_a_node():
+    disparity = np.random.default_rng(0).uniform(0, 64, (480, 640)).astype(np.float32)
+    flow = np.dstack([-disparity, np.zeros_like(disparity)])
+    for colour, values in ((figures.colour_disparity, disparity), (figures.colour_flow, flow)):
+        colour(values, 64.0)
+        durations = []
+        for _ in range(5):
+            start = time.perf_counter()
+            colour(values, 64.0)
+            durations.append(time.perf_counter() - start)
+        assert min(durations) < 0.1, colour.__name__
+
+
+def test_cloud_view_shows_near_over_far_and_survives_an_empty_cloud():
+    rig = StereoRig(64, 48, 60, 60, 31.5, 23.5, 31.5, 0.1)
+    depth = np.full((48, 64), 4.0, np.float32)
+    depth[16:32, 24:40] = 2.0
+    colours = np.zeros((48, 64, 3), np.uint8)
+    colours[..., 2] = 200  # blue wall
+    colours[16:32, 24:40] = (200, 0, 0)  # red box in front
+    view = figures.cloud_view(organised_points(depth, rig), colours, 160, 120, yaw_deg=0, pitch_deg=0)
+    assert view.shape == (120, 160, 3)
+    assert view[60, 80].tolist() == [200, 0, 0]
+    blue = (view == (0, 0, 200)).all(axis=2)
+    assert blue[:20].any()
+    assert blue[:, :30].any()
+    turned = figures.cloud_view(organised_points(depth, rig), colours, 160, 120, yaw_deg=30)
+    assert (turned != view).any()
+    empty = figures.cloud_view(np.full((4, 4, 3), NAN), np.zeros((4, 4, 3), np.uint8), 32, 24)
+    assert (empty == 255).all()
+
+
+def test_contact_sheet_places_the_pictures_under_their_titles():
+    red, blue = np.zeros((10, 20, 3), np.uint8), np.zeros((30, 20, 3), np.uint8)
+    red[..., 0], blue[..., 2] = 255, 255
+    sheet = figures.contact_sheet([[red, blue]], ["red", "blue"], tile_width=40)
+    assert sheet.shape == (22 + 60 + 6, 6 + 2 * 46, 3)
+    assert sheet[22 + 10, 6 + 20].tolist() == [255, 0, 0]
+    assert sheet[22 + 50, 6 + 20].tolist() == [255, 255, 255]
+    assert sheet[22 + 50, 6 + 46 + 20].tolist() == [0, 0, 255]
+    with pytest.raises(ValueError, match="rows of 2 pictures"):
+        figures.contact_sheet([[red]], ["red", "blue"])
+
+
+def test_sparse_values_become_dots_and_what_is_unknown_stays_so_up_to_the_border():
+    values = np.full((20, 30), np.nan, np.float32)
+    values[10, 15], values[10, 17] = 3.0, 2.0
+    shown = figures.visible(values)
+    expected = np.full((20, 30), np.nan, np.float32)
+    expected[8:13, 13:18] = 3.0
+    expected[8:13, 15:20] = 2.0  # the nearer one wins
+    np.testing.assert_array_equal(shown, expected)
+    dense = np.where(np.arange(30) % 2, np.nan, 1.0) * np.ones((20, 1))
+    assert figures.visible(dense) is dense

@@ -1,0 +1,88 @@
+"""What the shipped weights reach on real pairs: bounds a little above what was measured, to notice a worse file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fg_depth_ros.data.datasets.flow import open_flow_sets
+from fg_depth_ros.data.datasets.stereo import motorcycle, open_stereo_folder
+from fg_depth_ros.evaluation import StereoMethod, evaluate_flow, evaluate_stereo
+from fg_depth_ros.geometry import complete_occluded
+from fg_depth_ros.inference import EstimatorConfig, FlowConfig, FlowEstimator, MonoDepthEstimator, StereoDepthEstimator
+from fg_depth_ros.networks import load_model
+from fg_depth_ros.synthesis.world.samples import world_samples
+
+# Folder below the public stereo sets: end-point error px, bad-2 %, D1 %.
+BOUNDS = {
+    "motorcycle": (1.45, 9.3, 7.4),
+    "kitti2015": (1.68, 13.8, 9.0),
+    "middlebury2005": (1.7, 16.6, 12.7),
+    "middlebury2006": (1.4, 11.8, 8.8),
+}
+
+
+def judged(samples):
+    estimator = StereoDepthEstimator(EstimatorConfig())
+    method = StereoMethod(estimator, fill=complete_occluded)
+    return evaluate_stereo({"set": samples}, {"net": method}, show_progress=False).rows[0]["metrics"]
+
+
+def test_motorcycle():
+    metrics = judged([motorcycle()])
+    epe, bad2, d1 = BOUNDS["motorcycle"]
+    assert metrics["epe"] < epe
+    assert metrics["bad_2"] < bad2
+    assert metrics["d1"] < d1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in BOUNDS if name != "motorcycle"])
+def test_public_sets(shared_data, name):
+    metrics = judged(open_stereo_folder(shared_data / "stereo" / name))
+    epe, bad2, d1 = BOUNDS[name]
+    assert metrics["epe"] < epe
+    assert metrics["bad_2"] < bad2
+    assert metrics["d1"] < d1
+
+
+@pytest.mark.slow
+def test_flow_against_the_classical_methods(shared_data):
+    """Below the classical methods on every set; on streets, where they are weakest, far below."""
+    sets = open_flow_sets([shared_data / "flow", shared_data / "kitti2015_scene_flow"])
+    methods = {name: FlowEstimator(FlowConfig(name)) for name in ("flownet_lite", "dis", "farneback")}
+    methods["flownet_lite +v"] = methods["flownet_lite"].refined()
+    rows = evaluate_flow(sets, methods, show_progress=False).rows
+    epe = {(row["set"], row["method"]): row["metrics"]["epe"] for row in rows}
+    for name in sets:
+        assert epe[name, "flownet_lite"] < min(epe[name, "dis"], epe[name, "farneback"])
+        assert epe[name, "flownet_lite +v"] < epe[name, "flownet_lite"] + 0.02
+    assert epe["kitti2015_scene_flow", "flownet_lite"] < 0.85 * epe["kitti2015_scene_flow", "dis"]
+
+
+def test_depth_from_one_camera_in_scenes_never_seen():
+    """Without photos on the surfaces, too; far better than one depth for everything, the median of these scenes."""
+    estimator = MonoDepthEstimator()
+    scenes = [(s.image_rgb(), s.truth(), s.fx) for s in world_samples("mixed", 8, 480, 160, patterns=24)]
+    known = [np.isfinite(truth) & (truth < 80) for _, truth, _ in scenes]
+    middle = np.median(np.concatenate([truth[where] for (_, truth, _), where in zip(scenes, known, strict=True)]))
+    network, constant = [], []
+    for (image, depth, fx), where in zip(scenes, known, strict=True):
+        truth, found = depth[where], estimator.estimate(image, fx).depth[where]
+        network.append(np.mean(np.abs(found - truth) / truth))
+        constant.append(np.mean(np.abs(middle - truth) / truth))
+    assert np.median(network) < 0.3
+    assert np.median(network) < 0.55 * np.median(constant)
+
+
+@pytest.mark.parametrize("name", ["flownet_stereo", "flownet_lite", "depthnet_lite"])
+def test_the_file_tells_its_history(name):
+    network, card = load_model(name)
+    assert sum(p.numel() for p in network.parameters()) < 5_000_000
+    history = card.description
+    assert history["licence"] == "Apache-2.0"
+    assert history["pairs"] > 0 and history["hours"] > 0
+    assert history["command"].startswith(("fg-depth train", "fg-depth distill"))
+    assert set(history["photo_sources"]) == set(history["photo_licences"])
+    assert set(history.get("stamp_sources", [])) == set(history.get("stamp_licences", []))
+    assert not any("kitti" in str(value).lower() for value in (history["data"], history["photo_sources"]))

@@ -1,0 +1,216 @@
+"""The estimator against analytic scenes and a real pair; every wrong input by name."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+
+from fg_depth_ros.data.datasets.stereo import motorcycle
+from fg_depth_ros.geometry import Label, StereoRig
+from fg_depth_ros.inference import EstimatorConfig, Match, StereoDepthEstimator, StereoEstimate
+
+RIG = StereoRig(width=64, height=32, fx=100.0, fy=100.0, cx=31.5, cy=15.5, cx_right=33.5, baseline=0.2)
+
+
+class FixedMatcher:
+    """Answers with given arrays, whatever it sees."""
+
+    name, sha256, device = "fixed", "ab" * 32, "cpu"
+
+    def __init__(self, disparity, sigma=None, mirrored=None):
+        self.answers = [Match(disparity, sigma), Match(disparity if mirrored is None else mirrored, sigma)]
+        self.calls = 0
+
+    def match(self, left, right, min_disparity=0):
+        self.calls += 1
+        return self.answers[min(self.calls, 2) - 1]
+
+
+def estimate_with(disparity, sigma=None, mirrored=None, rig=RIG, **options):
+    estimator = StereoDepthEstimator(EstimatorConfig(model="sgbm", **options))
+    estimator._method = FixedMatcher(disparity.astype(np.float32), sigma, mirrored)
+    blank = np.zeros((rig.height, rig.width, 3), np.uint8)
+    return estimator.estimate(blank, blank, rig)
+
+
+def test_depth_sigma_and_flow_by_hand():
+    # doffs = 33.5 - 31.5 = 2 px; Z = 100 * 0.2 / (8 + 2) = 2 m; sigma_Z = 4 * 0.5 / 20 = 0.1 m
+    estimate = estimate_with(np.full((32, 64), 8.0), np.full((32, 64), 0.5, np.float32))
+    assert estimate.depth[10, 40] == pytest.approx(2.0)
+    assert estimate.depth_sigma[10, 40] == pytest.approx(0.1)
+    assert estimate.flow[10, 40].tolist() == [-8.0, 0.0]
+    assert estimate.depth.dtype == estimate.depth_sigma.dtype == estimate.flow.dtype == np.float32
+
+
+def test_labels_name_the_first_reason():
+    disparity = np.full((32, 64), 8.0, np.float32)
+    disparity[0] = np.nan  # no answer
+    disparity[1] = -1.9  # Z = 200 m, beyond max_depth
+    disparity[3, 40] = 20.0  # hides the surface that lands on the same right pixel, 40 - 20 = 28 - 8
+    sigma = np.full((32, 64), 0.5, np.float32)
+    sigma[5, 50] = 3.0
+    estimate = estimate_with(disparity, sigma, max_sigma=2.0)
+    labels = estimate.labels
+    assert (labels[0] == Label.OUT_OF_RANGE).all()
+    assert (labels[1] == Label.OUT_OF_RANGE).all()
+    assert (labels[4, :8] == Label.LEAVES_IMAGE).all()
+    assert labels[4, 8] == Label.VALID
+    assert labels[3, 28] == Label.LEFT_RIGHT_MISMATCH
+    assert labels[3, 40] == Label.VALID
+    assert labels[5, 50] == Label.LOW_CONFIDENCE
+    assert np.isnan(estimate.depth[labels != Label.VALID]).all()
+    assert np.isfinite(estimate.depth[labels == Label.VALID]).all()
+    assert (estimate.mask == (labels == Label.VALID)).all()
+
+
+def test_a_dense_answer_is_completed_and_holes_are_kept():
+    matched = np.full((32, 64), 8.0, np.float32)
+    matched[3, 40:42] = 20.0  # hides what lands on the right columns 20 to 21
+    matched[3, 28] = 7.5
+    estimate = estimate_with(matched)
+    assert estimate.disparity[3, 28] == 8.0  # the background beside it
+    assert estimate.matched[3, 28] == 7.5
+    assert np.isnan(estimate.depth[3, 28])  # completed for looks, never called valid
+    matched[10, 10] = np.nan
+    assert np.isnan(estimate_with(matched).disparity[10, 10])
+
+
+def test_two_pass_check_compares_both_views():
+    right_view = np.full((32, 64), 8.0, np.float32)
+    right_view[:, 20:30] = 13.0
+    estimate = estimate_with(np.full((32, 64), 8.0), mirrored=right_view[:, ::-1], left_right_check="two_pass")
+    assert (estimate.labels[:, 28:38] == Label.LEFT_RIGHT_MISMATCH).all()
+    assert (estimate.labels[:, 38:] == Label.VALID).all()
+    assert (estimate_with(np.full((32, 64), 8.0), left_right_check="off").labels[:, 8:] == Label.VALID).all()
+
+
+def test_the_same_scene_at_half_resolution_gives_the_same_metres():
+    sample = motorcycle()
+    left, right = sample.images()
+    size = (left.shape[1] // 2, left.shape[0] // 2)
+    small = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in (left, right)]
+    estimator = StereoDepthEstimator()
+    full = estimator.estimate(left, right, sample.rig)
+    half = estimator.estimate(*small, sample.rig.scaled(*size))
+    enlarged = cv2.resize(half.depth, (left.shape[1], left.shape[0]), interpolation=cv2.INTER_NEAREST)
+    both = np.isfinite(full.depth) & np.isfinite(enlarged)
+    assert both.mean() > 0.5
+    assert np.median(np.abs(enlarged[both] / full.depth[both] - 1)) < 0.02
+
+
+@pytest.mark.parametrize("model", ["sgbm", "flownet_stereo"])
+def test_inference_scale_keeps_size_and_metres(model):
+    sample = motorcycle()
+    left, right = sample.images()
+    full = StereoDepthEstimator(EstimatorConfig(model=model)).estimate(left, right, sample.rig)
+    half = StereoDepthEstimator(EstimatorConfig(model=model, inference_scale=0.5)).estimate(left, right, sample.rig)
+    assert half.depth.shape == full.depth.shape
+    both = np.isfinite(full.depth) & np.isfinite(half.depth)
+    assert np.median(np.abs(half.depth[both] / full.depth[both] - 1)) < 0.02
+
+
+def test_the_real_pair_in_metres():
+    sample = motorcycle()
+    estimate = StereoDepthEstimator().estimate(*sample.images(), sample.rig)
+    truth = sample.rig.fx * sample.rig.baseline / (sample.truth() + sample.rig.doffs)
+    judged = estimate.mask & np.isfinite(truth)
+    assert judged.mean() > 0.7
+    assert np.median(np.abs(estimate.depth[judged] / truth[judged] - 1)) < 0.01
+    wrong = np.abs(estimate.disparity - sample.truth())
+    inside = wrong[judged] < estimate.disparity_sigma[judged] * 3
+    assert inside.mean() > 0.8  # the uncertainty means something
+    assert np.nanmean(wrong[estimate.mask] > 2) < np.nanmean(wrong > 2)  # the mask takes out wrong pixels
+
+
+# ---- filled from one image -------------------------------------------------------------------------------------
+
+
+def test_holes_are_filled_in_depth_and_labels_and_nowhere_else():
+    disparity = np.full((32, 64), 8.0, np.float32)  # Z = 100 * 0.2 / (8 + 2) = 2 m
+    disparity[0] = np.nan
+    disparity[1] = -1.9  # 200 m
+    estimate = estimate_with(disparity, np.full((32, 64), 0.5, np.float32))
+    mono = np.full((32, 64), 5.0, np.float32)
+    mono[0, :10] = 90.0  # beyond max_depth
+    mono[0, 10] = np.nan
+    sigma, before = estimate.depth_sigma, estimate.labels.copy()
+    filled = estimate.filled(mono)
+    assert filled.labels.dtype == np.uint8
+    assert (filled.labels[0, 11:] == Label.FILLED_FROM_MONO).all()
+    assert (filled.labels[0, :11] == Label.OUT_OF_RANGE).all()  # the reason stays
+    assert (filled.labels[1] == Label.FILLED_FROM_MONO).all()
+    assert (filled.labels[2:, :8] == Label.FILLED_FROM_MONO).all()  # the match leaves the image
+    assert (filled.labels[2:, 8:] == Label.VALID).all()
+    assert filled.depth.dtype == np.float32
+    assert (filled.depth[filled.labels == Label.FILLED_FROM_MONO] == 5.0).all()
+    np.testing.assert_allclose(filled.depth[2:, 8:], 2.0)
+    assert np.isnan(filled.depth[0, :11]).all()
+    assert (filled.mask == np.isfinite(filled.depth)).all()
+    # a filled pixel is no match
+    assert (filled.matched_mask == (before == Label.VALID)).all()
+    np.testing.assert_array_equal(filled.depth_sigma, sigma)
+    assert np.isnan(filled.depth_sigma[1]).all()
+    np.testing.assert_array_equal(filled.disparity, estimate.disparity)
+    np.testing.assert_array_equal(filled.flow, estimate.flow)
+    # and the first estimate is what it was
+    np.testing.assert_array_equal(estimate.labels, before)
+
+
+def test_filling_works_nothing_out_twice(monkeypatch):
+    estimate = estimate_with(np.full((32, 64), 8.0))
+    assert estimate.matched_depth[5, 20] == pytest.approx(2.0)
+    monkeypatch.setattr("fg_depth_ros.geometry.hidden_by_nearer", None)
+    monkeypatch.setattr("fg_depth_ros.geometry.disparity_to_depth", None)
+    assert estimate.filled(np.ones((32, 64), np.float32)).depth[5, 2] == 1.0
+
+
+def test_filling_with_another_size_is_named():
+    with pytest.raises(ValueError, match=r"\(32, 60\), the estimate \(32, 64\)"):
+        estimate_with(np.full((32, 64), 8.0)).filled(np.ones((32, 60), np.float32))
+
+
+def test_from_the_left_image_alone_everything_in_range_is_filled():
+    mono = np.full((32, 64), 5.0, np.float32)
+    mono[3] = 0.05
+    config = EstimatorConfig(model="sgbm", max_depth=20.0)
+    estimate = StereoEstimate.from_mono(mono, RIG, config, 0.25)
+    assert (estimate.labels[3] == Label.OUT_OF_RANGE).all()
+    assert (np.delete(estimate.labels, 3, 0) == Label.FILLED_FROM_MONO).all()
+    assert (np.delete(estimate.depth, 3, 0) == 5.0).all()
+    assert np.isnan(estimate.depth[3]).all()
+    assert not estimate.matched_mask.any()
+    assert estimate.seconds == 0.25
+
+
+def test_wrong_pairs_are_named():
+    estimator = StereoDepthEstimator(EstimatorConfig(model="sgbm"))
+    good = np.zeros((32, 64, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"right image must be .* got \(32, 64, 3\) of float32"):
+        estimator.estimate(good, good.astype(np.float32), RIG)
+    with pytest.raises(ValueError, match=r"left image must be .* got \(32, 64, 4\)"):
+        estimator.estimate(np.zeros((32, 64, 4), np.uint8), good, RIG)
+    with pytest.raises(ValueError, match=r"left and right image differ: \(32, 64, 3\) and \(32, 60, 3\)"):
+        estimator.estimate(good, good[:, :60], RIG)
+    with pytest.raises(ValueError, match="images are 64x30 and the calibration is for 64x32"):
+        estimator.estimate(good[:30], good[:30], RIG)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "raft"}, "model 'raft' is unknown; choose one of flownet_stereo, sgbm"),
+        ({"precision": "int8"}, "precision 'int8' is unknown"),
+        ({"left_right_check": "maybe"}, "choose one of one_pass, two_pass, off"),
+        ({"min_depth": 5.0, "max_depth": 2.0}, "need 0 < min_depth < max_depth, got 5.0 and 2.0 m"),
+        ({"inference_scale": 0.0}, r"inference_scale must lie in 0.1 \.\. 4, got 0.0"),
+        ({"max_disparity": 4096}, "got 4096"),
+        ({"min_disparity": -5000}, "got -5000"),
+        ({"max_sigma": -1.0}, "max_sigma not negative"),
+    ],
+)
+def test_options_out_of_range_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(EstimatorConfig(), **options)

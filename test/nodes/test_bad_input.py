@@ -1,0 +1,313 @@
+"""Bad input to stereo_depth_node: named with its value and the way out, never fatal, and over when it is over."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, Image
+from support.nodes import Bench, Scene, camera_info, pair_messages, share_near, wall
+
+from fg_depth_ros.geometry import StereoRig
+from fg_depth_ros.nodes.common import messages
+from fg_depth_ros.nodes.common.messages import MessageError
+from fg_depth_ros.nodes.common.synchronizing import Pair
+from fg_depth_ros.nodes.stereo_depth.pair_check import PairChecker, feature_geometry
+
+SCENE = wall()
+GOOD = pair_messages(SCENE)
+
+
+def changed(name: str, change: Callable[[Any], None]) -> dict[str, Any]:
+    """The good pair with one message changed."""
+    message = copy.deepcopy(GOOD[name])
+    change(message)
+    return {**GOOD, name: message}
+
+
+def all_zero(info: CameraInfo) -> None:
+    info.p, info.k = [0.0] * 12, [0.0] * 9
+
+
+def right_shift(value: float) -> Callable[[CameraInfo], None]:
+    def change(info: CameraInfo) -> None:
+        info.p[3] = value
+
+    return change
+
+
+def truncated(image: Image) -> None:
+    image.data = image.data[:1000]
+
+
+def called(encoding: str) -> Callable[[Image], None]:
+    def change(image: Image) -> None:
+        image.encoding = encoding
+
+    return change
+
+
+def short_step(image: Image) -> None:
+    image.step = 100
+
+
+def other_size(scene: Scene) -> dict[str, Any]:
+    return {**GOOD, "right/image_rect": pair_messages(scene)["right/image_rect"]}
+
+
+SMALL = pair_messages(SCENE.half())
+IMAGES_ONLY_SMALL = {**GOOD, **{name: SMALL[name] for name in ("left/image_rect", "right/image_rect")}}
+SWAPPED_INFO = {
+    **GOOD,
+    "left/camera_info": camera_info(SCENE.rig, True),
+    "right/camera_info": camera_info(SCENE.rig, False),
+}
+SWAPPED_IMAGES = {
+    **GOOD,
+    "left/image_rect": copy.deepcopy(GOOD["right/image_rect"]),
+    "right/image_rect": copy.deepcopy(GOOD["left/image_rect"]),
+}
+
+# name -> (the bad pair, reason it is counted under, what the message must say)
+BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
+    "left camera_info all zero": (
+        changed("left/camera_info", all_zero),
+        "camera_info",
+        ["left camera_info", "all zeros", "calibrate", "/left/camera_info"],
+    ),
+    "right camera_info all zero": (
+        changed("right/camera_info", all_zero),
+        "camera_info",
+        ["right camera_info", "all zeros", "calibrate"],
+    ),
+    "baseline zero": (
+        changed("right/camera_info", right_shift(0.0)),
+        "camera_info",
+        ["right camera_info", "p[3] is 0", "baseline is zero", "calibrate"],
+    ),
+    "baseline negative": (
+        changed("right/camera_info", right_shift(36.0)),
+        "camera_info",
+        ["p[3] is 36", "-0.12 m", "swapped", "Exchange"],
+    ),
+    "camera_infos swapped": (SWAPPED_INFO, "camera_info", ["-36", "swapped", "Exchange"]),
+    "images swapped": (SWAPPED_IMAGES, "swapped cameras", ["/left/image_rect", "swapped", "exchange"]),
+    "different image sizes": (
+        other_size(SCENE.half()),
+        "image size",
+        ["/left/image_rect is 320x240", "/right/image_rect 160x120", "same resolution"],
+    ),
+    "image size and camera_info differ": (
+        IMAGES_ONLY_SMALL,
+        "image size",
+        ["/left/image_rect is 160x120", "/left/camera_info describes 320x240", "scaled K and P"],
+    ),
+    "sizes of the camera_infos differ": (
+        {**GOOD, "right/camera_info": SMALL["right/camera_info"]},
+        "camera_info",
+        ["320x240", "160x120"],
+    ),
+    "unknown encoding": (
+        changed("left/image_rect", called("nv21")),
+        "unknown encoding",
+        ["/left/image_rect", "'nv21'", "rgb8"],
+    ),
+    "truncated data": (
+        changed("right/image_rect", truncated),
+        "malformed image",
+        ["/right/image_rect", "truncated", "1000 bytes", "230400"],
+    ),
+    "step too short": (
+        changed("left/image_rect", short_step),
+        "malformed image",
+        ["/left/image_rect", "step is 100 bytes", "960"],
+    ),
+}
+
+
+@pytest.fixture
+def checker() -> PairChecker:
+    return PairChecker(lambda name: f"/{name}")
+
+
+def as_pair(found: dict[str, Any]) -> Pair:
+    names = ("left/image_rect", "right/image_rect", "left/camera_info", "right/camera_info")
+    return Pair(*(found[name] for name in names))
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_the_check_names_value_and_way_out(checker: PairChecker, name: str) -> None:
+    bad, reason, words = BAD[name]
+    for _ in range(2):  # also the second time: nothing bad is remembered as good
+        with pytest.raises(MessageError) as error:
+            checker.check(as_pair(bad))
+        assert error.value.reason == reason
+        assert [word for word in words if word not in str(error.value)] == []
+    checked = checker.check(as_pair(GOOD))
+    np.testing.assert_array_equal(checked.left, SCENE.left)
+    assert checked.rig == SCENE.rig
+
+
+def test_the_node_lives_through_all_of_it_and_recovers(make: Callable[..., Bench]) -> None:
+    b = make()
+    b.listen("depth/image_rect")
+    assert share_near(b.fresh_depth(GOOD), SCENE.depth) > 0.97
+    for name, (bad, reason, words) in BAD.items():
+        if reason == "swapped cameras":
+            continue  # looked at with the first pair of a rig only: below
+        key = f"dropped: {reason}"
+        count = int(b.values().get(key, 0))
+        b.send_until(bad, lambda count=count, key=key: int(b.values().get(key, 0)) > count)
+        b.send_until(bad, lambda: b.level() == 2)
+        message = b.status().message
+        assert [word for word in words if word not in message] == [], name
+        b.wait(lambda message=message: b.log_has(message))
+        assert share_near(b.fresh_depth(GOOD), SCENE.depth) > 0.97, name
+    b.send_until(GOOD, lambda: b.level() == 0)
+    assert b.log_has("recovered after")
+    matched, published, dropped = (
+        int(b.values()[key]) for key in ("pairs matched", "pairs published", "pairs dropped")
+    )
+    assert published + dropped <= matched <= published + dropped + 2  # those in work
+
+
+def test_swapped_images_at_the_start_are_refused_until_they_are_exchanged(make: Callable[..., Bench]) -> None:
+    b = make()
+    b.listen("depth/image_rect")
+    b.send_until(SWAPPED_IMAGES, lambda: b.level() == 2)
+    assert "seem to be swapped" in b.status().message
+    assert b.seen["depth/image_rect"] == []
+    assert share_near(b.fresh_depth(GOOD), SCENE.depth) > 0.97
+    b.send_until(GOOD, lambda: b.level() == 0)
+
+
+def test_stamps_that_never_match_are_shown_with_the_way_out(make: Callable[..., Bench]) -> None:
+    b = make(stall_timeout=0.5)
+    b.listen("depth/image_rect")
+    late = {"right_image_rect": 0.04, "right_camera_info": 0.04}
+    b.send_until(GOOD, lambda: b.level() == 1, **late)
+    message = b.status().message
+    assert "no stereo pair for" in message
+    assert "set approximate_sync to true and sync_slop above 0.040000" in message
+    assert "/left/image_rect" in message
+    b.send_until(GOOD, lambda: b.log_has("their stamps must be equal"), **late)
+    b.send_until(GOOD, lambda: int(b.values()["left/image_rect without partner"]) > 0, **late)
+    assert share_near(b.fresh_depth(GOOD), SCENE.depth) > 0.97
+    b.send_until(GOOD, lambda: b.level() == 0)
+
+
+def test_a_silent_input_is_named(make: Callable[..., Bench]) -> None:
+    b = make(stall_timeout=0.5)
+    b.listen("depth/image_rect")
+    part = {name: message for name, message in GOOD.items() if name != "right/camera_info"}
+    b.send_until(part, lambda: b.level() == 1)
+    assert "no message on /right/camera_info (1 publisher(s) are there, but nothing comes" in b.status().message
+    assert share_near(b.fresh_depth(GOOD), SCENE.depth) > 0.97
+
+
+def test_a_topic_that_nobody_publishes_is_named(make: Callable[..., Bench]) -> None:
+    b = make(stall_timeout=0.5, user_namespace="elsewhere")
+    b.node.create_subscription(Image, "/depth/image_rect", lambda message: None, 5)
+    b.wait(lambda: b.level() == 1)
+    assert "no message on /left/image_rect (nobody publishes it: start the camera driver, or remap" in (
+        b.status().message
+    )
+
+
+def test_incompatible_quality_of_service_is_logged_with_the_cause(make: Callable[..., Bench]) -> None:
+    b = make()
+    wanting = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    b.node.create_subscription(Image, "depth/image_rect", lambda message: None, wanting)
+    b.wait(lambda: b.log_has("/depth/image_rect: a subscriber asks for an incompatible durability"))
+    assert b.log_has("qos_overrides./depth/image_rect.publisher.durability")
+
+
+def test_quality_of_service_can_be_overridden(make: Callable[..., Bench]) -> None:
+    b = make(
+        **{
+            "qos_overrides./depth/image_rect.publisher.durability": "transient_local",
+            "qos_overrides./left/image_rect.subscription.reliability": "reliable",
+        }
+    )
+    b.listen("depth/image_rect")
+    b.fresh_depth(GOOD)
+    (info,) = b.node.get_publishers_info_by_topic("/depth/image_rect")
+    assert info.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
+    found = {
+        topic: b.node.get_subscriptions_info_by_topic(topic)[0].qos_profile.reliability
+        for topic in ("/left/image_rect", "/right/image_rect")
+    }
+    assert found == {
+        "/left/image_rect": ReliabilityPolicy.RELIABLE,
+        "/right/image_rect": ReliabilityPolicy.BEST_EFFORT,
+    }
+
+
+def test_a_source_that_loops_keeps_producing(make: Callable[..., Bench]) -> None:
+    b = make()
+    b.listen("depth/image_rect")
+    b.send_until(GOOD, lambda: b.seen["depth/image_rect"])
+    b.seen["depth/image_rect"].clear()
+    for _ in range(3):
+        for frame in range(6):
+            lost = {"right/image_rect"} if frame > 3 else set()
+            b.send({n: m for n, m in GOOD.items() if n not in lost}, stamp=1000.0 + 2.0 * frame)
+            count = len(b.seen["depth/image_rect"])
+            if not lost:
+                b.wait(lambda count=count: len(b.seen["depth/image_rect"]) > count)
+    stamps = [messages.stamp_ns(m.header) / 1e9 for m in b.seen["depth/image_rect"]]
+    assert stamps == [1000.0, 1002.0, 1004.0, 1006.0] * 3
+    assert b.log_has("went back by")
+
+
+# ---- what the pictures say ------------------------------------------------------------------------------------
+
+
+def test_features_tell_which_way_the_pair_stands() -> None:
+    found = feature_geometry(SCENE.left, SCENE.right, 0.0)
+    assert found.matches >= 40
+    assert found.in_front > 0.97
+    assert abs(found.vertical) < 0.3
+    assert feature_geometry(SCENE.right, SCENE.left, 0.0).in_front < 0.03
+    # with principal points 20 px apart even those lie in front
+    assert feature_geometry(SCENE.right, SCENE.left, 20.0).in_front > 0.97
+
+
+def test_features_measure_a_vertical_shift() -> None:
+    lower = np.roll(SCENE.right, 3, axis=0)
+    assert feature_geometry(SCENE.left, lower, 0.0).vertical == pytest.approx(3.0, abs=0.3)
+
+
+def test_images_that_are_not_rectified_are_warned_of(make: Callable[..., Bench]) -> None:
+    lower = Scene(SCENE.left, np.roll(SCENE.right, 4, axis=0), SCENE.rig, SCENE.disparity)
+    b = make()
+    b.listen("depth/image_rect")
+    b.send_until(pair_messages(lower), lambda: b.level() == 1)
+    assert "features lie +4.0 px lower in /right/image_rect than in /left/image_rect" in b.status().message
+    assert "publish rectified images" in b.status().message
+
+
+def test_a_picture_without_features_says_nothing() -> None:
+    grey = np.full((100, 120), 90, np.uint8)
+    assert feature_geometry(grey, grey, 0.0).matches == 0
+    checker = PairChecker(lambda name: name)
+    rig = StereoRig(120, 100, 100.0, 100.0, 60.0, 50.0, 60.0, 0.1)
+    checker.check(as_pair(pair_messages(Scene(np.stack([grey] * 3, -1), np.stack([grey] * 3, -1), rig, 0.0))))
+    assert checker.rectification_problem() is None
+
+
+def test_a_rig_whose_far_range_is_not_searched_is_named():
+    from fg_depth_ros.geometry import StereoRig
+
+    checker = PairChecker(lambda name: f"/{name}")
+    crossed = StereoRig(741, 500, 994.978, 994.978, 311.193, 254.877, 342.279, 0.193001)
+    # 994.978 * 0.193001 / 31.086 = 6.18 m
+    assert "nothing beyond 6.2 m is searched" in checker.range_problem(crossed, 0)
+    assert "set min_disparity to -32" in checker.range_problem(crossed, 0)
+    assert checker.range_problem(crossed, -32) is None
+    parallel = StereoRig(640, 480, 500.0, 500.0, 320.0, 240.0, 320.0, 0.1)
+    assert checker.range_problem(parallel, 0) is None

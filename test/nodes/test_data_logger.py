@@ -1,0 +1,222 @@
+"""data_logger_node over DDS: what is recorded, and what is said about it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import serialize_message
+from std_msgs.msg import Int32MultiArray, String
+from support.logger import LoggerBench, balanced, logger_bench, small_wall
+from support.nodes import pair_messages
+
+from fg_depth_ros.data.bags.storage import BagStorage
+from fg_depth_ros.geometry import StereoRig
+from fg_depth_ros.nodes.common import messages
+from fg_depth_ros.nodes.common.message_classes import message_class
+from fg_depth_ros.nodes.data_logger import node as data_logger_node
+from fg_depth_ros.nodes.data_logger import topics as logger_topics
+
+Make = Callable[..., LoggerBench]
+
+
+@pytest.fixture
+def make(ros_domain: int, tmp_path: Path) -> Iterator[Make]:
+    with ExitStack() as made:
+        yield lambda **values: made.enter_context(logger_bench(ros_domain, tmp_path / "recordings", **values))
+
+
+def test_a_snapshot_keeps_what_came_before_and_after_it(make: Make) -> None:
+    bench = make()
+    bench.play_pairs(20)
+    assert not list(bench.root.glob("*episode*")), "nothing was asked for yet"
+    answer = bench.call("snapshot")
+    called = bench.called
+    assert answer.success, answer.message
+    (line,) = bench.episodes(1)
+    assert (line["name"], line["trigger"]) == (answer.message, "manual")
+    pairs = bench.pairs(line)
+    stamps = [int(pair.name) for pair in pairs]
+    first = bench.sent.index(stamps[0])
+    assert stamps == bench.sent[first : first + len(stamps)], "every pair between the first and the last"
+    assert called - 0.75e9 < stamps[0] < called - 0.4e9, "0.6 s before"
+    assert stamps[-1] > called + 0.2e9, "0.3 s after"
+    assert (line["pairs"], line["began_ns"], line["ended_ns"]) == (len(stamps), stamps[0], stamps[-1])
+    scene = small_wall()
+    assert all(np.array_equal(a, b) for a, b in zip(pairs[-1].images(), (scene.left, scene.right), strict=True))
+    assert pairs[0].rig == StereoRig.from_dict(line["rig"])
+    assert pairs[0].rig.baseline == pytest.approx(scene.rig.baseline)
+    account = bench.settled()
+    assert balanced(account), account
+    assert (account["dropped"], account["written"]) == (0, len(stamps))
+
+
+def test_start_and_stop_record_all_that_comes_between(make: Make) -> None:
+    bench = make(record="off", interval_period=0.1)  # off: the interval does not count
+    assert bench.call("stop", playing=False).message == "nothing was being recorded"
+    bench.play_pairs(8)
+    begun = bench.call("start")
+    assert begun.success, begun.message
+    bench.play(lambda: int(bench.values("recording").get("pairs written", 0)) > 5)
+    values = bench.values("recording")
+    ended = bench.call("stop")
+    assert (ended.success, ended.message) == (True, begun.message)
+    (line,) = bench.episodes(1, playing=False)
+    assert (line["name"], line["trigger"], line["drops"]) == (begun.message, "continuous", {})
+    stamps = [int(pair.name) for pair in bench.pairs(line)]
+    first = bench.sent.index(stamps[0])
+    assert first >= 8, "what came before ~/start is not wanted"
+    assert stamps == bench.sent[first : first + len(stamps)]
+    assert values["left/image_rect received"] == values["pairs formed"] == values["pairs offered"]
+    assert float(values["left/image_rect rate (Hz)"]) == pytest.approx(20, rel=0.4)
+    assert values["episode"] == begun.message
+    assert int(values["free space (bytes)"]) > 0
+    assert {"queue (bytes)", "rate (MB/s)", "last error", "pairs in queue, largest"} <= values.keys()
+
+
+def test_a_snapshot_without_cameras_says_what_is_missing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_logger_node, "_ANSWER_SECONDS", 1.2)
+    bench = make()
+    answer = bench.call("snapshot", playing=False)
+    assert not answer.success
+    assert "no message on /left/image_rect (" in answer.message
+    assert "1 publisher(s) are there, but nothing comes: check that they run" in answer.message
+    assert bench.level("recording") == 1
+
+
+def test_other_topics_are_recorded_as_they_are_also_what_was_said_before(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logger_topics, "_PATIENCE", 0.2)
+    bench = make(topics=["words", "/numbers", "/latched", "/left/image_rect"])
+    bench.play(lambda: "/words: nobody publishes it" in bench.told())
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    said = bench.node.create_publisher(String, "latched", latched)
+    said.publish(String(data="long ago"))
+    effort = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+    words, numbers = (
+        bench.node.create_publisher(String, "words", 10),
+        bench.node.create_publisher(Int32MultiArray, "numbers", effort),
+    )
+    bench.wait(lambda: all(p.get_subscription_count() for p in (said, words, numbers)))
+    bench.play_pairs(20)  # longer than what is kept from before
+    bench.call("start")
+    texts = [String(data=text) for text in ("", "zwei", "ein längerer Satz")]
+    arrays = [Int32MultiArray(data=[i, -5, 2**31 - 1]) for i in range(3)]
+    for text, array in zip(texts, arrays, strict=True):
+        words.publish(text)
+        numbers.publish(array)
+    bench.play(lambda: "/numbers received" in bench.values("recording"))
+    bench.play_pairs(5)
+    bench.call("stop")
+    (line,) = bench.episodes(1, playing=False)
+    assert bench.messages(line, "/words") == [serialize_message(text) for text in texts]
+    assert bench.messages(line, "/numbers") == [serialize_message(array) for array in arrays]
+    assert serialize_message(String(data="long ago")) in bench.messages(line, "/latched")
+    topics = BagStorage(bench.root / line["name"]).topics
+    assert topics["/numbers"] == "std_msgs/msg/Int32MultiArray"
+    assert len(bench.messages(line, "/left/image_rect")) == line["pairs"], "named twice, recorded once"
+    metadata = yaml.safe_load((bench.root / line["name"] / "metadata.yaml").read_text())
+    profiles = {
+        topic["topic_metadata"]["name"]: yaml.safe_load(topic["topic_metadata"]["offered_qos_profiles"])[0]
+        for topic in metadata["rosbag2_bagfile_information"]["topics_with_message_count"]
+    }
+    assert profiles["/latched"]["durability"] == 1, "a player must latch it again"
+    assert (profiles["/words"]["durability"], profiles["/words"]["reliability"]) == (2, 1)
+    assert profiles["/numbers"]["reliability"] == 2
+    assert bench.log_has("/words (std_msgs/msg/String) has appeared")
+
+
+def test_a_topic_whose_type_is_not_installed_is_named(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_installed(name: str) -> Any:
+        return message_class(name.replace("std_msgs", "no_such_msgs"))
+
+    monkeypatch.setattr(logger_topics, "message_class", not_installed)
+    bench = make(topics=["words"], record="continuous")
+    bench.node.create_publisher(String, "words", 10)
+    bench.play(lambda: "/words is not recorded" in bench.told())
+    assert "its type no_such_msgs/msg/String cannot be imported" in bench.told()
+    assert "install or source no_such_msgs" in bench.told()
+    assert bench.settled()["written"] > 0
+
+
+@pytest.mark.parametrize("storage", ["zstd", "png"])
+def test_images_are_packed_without_loss(make: Make, storage: str) -> None:
+    bench = make(storage=storage, record="continuous")
+    bench.play_until_written(6)
+    bench.end()
+    (line,) = bench.lines()
+    left = "/left/image_rect/compressed" if storage == "png" else "/left/image_rect"
+    assert line["messages"][left] == line["pairs"] >= 6
+    assert line["storage"] == storage
+    scene = small_wall()
+    assert all(
+        np.array_equal(a, b) for a, b in zip(bench.pairs(line)[0].images(), (scene.left, scene.right), strict=True)
+    )
+
+
+def test_compressed_images_are_recorded_as_they_come(make: Make) -> None:
+    bench = make(image_transport="compressed", storage="jpeg", record="continuous")
+    bench.play_until_written(6)
+    bench.end()
+    (line,) = bench.lines()
+    packed = messages.array_to_compressed(small_wall().left, kind="png").data.tobytes()
+    assert all(
+        data.rstrip(b"\0").endswith(packed.rstrip(b"\0"))
+        for data in bench.messages(line, "/left/image_rect/compressed")
+    )
+    assert cv2.imdecode(np.frombuffer(packed, np.uint8), 1) is not None
+    assert np.array_equal(bench.pairs(line)[0].images()[1], small_wall().right)
+
+
+def test_another_calibration_begins_another_episode(make: Make) -> None:
+    bench = make(record="continuous")
+    bench.play_until_written(6)
+    moved = small_wall()
+    rig = StereoRig(**{**moved.rig.to_dict(), "baseline": 0.24})
+    other = pair_messages(type(moved)(moved.left, moved.right, rig, moved.disparity))
+    other["left/image_rect"].header.frame_id = bench.pair["left/image_rect"].header.frame_id
+    changed = len(bench.sent)
+    bench.play_until_written(12, other)
+    bench.end()
+    before, after = bench.lines()
+    assert (before["rig"]["baseline"], after["rig"]["baseline"]) == (pytest.approx(0.12), pytest.approx(0.24))
+    assert after["continues"] == before["name"]
+    assert {pair.rig.baseline for pair in bench.pairs(before)} == {before["rig"]["baseline"]}
+    assert {pair.rig.baseline for pair in bench.pairs(after)} == {after["rig"]["baseline"]}
+    stamps = [int(pair.name) for line in (before, after) for pair in bench.pairs(line)]
+    assert stamps == bench.sent[bench.sent.index(stamps[0]) :]
+    assert int(bench.pairs(after)[0].name) == bench.sent[changed]
+    assert bench.log_has("another calibration")
+
+
+def test_a_calibration_of_no_stereo_pair_is_recorded_and_named(make: Make) -> None:
+    bench = make(record="continuous")
+    bench.pair["right/camera_info"].p = bench.pair["left/camera_info"].p
+    bench.play(lambda: "recorded without a rig" in bench.told())
+    bench.end()
+    (line,) = bench.lines()
+    assert line["rig"] is None
+    assert len(bench.messages(line, "/left/image_rect")) == line["pairs"] > 0
+
+
+def test_a_refused_start_value_is_named_and_the_default_taken(make: Make) -> None:
+    bench = make(storage="lz4")
+    bench.wait(lambda: bench.level("recording") == 1)
+    bench.play(lambda: "no stereo pair" not in bench.told())
+    assert "storage = 'lz4' is unknown: choose one of raw, zstd, png, jpeg; the default is used" in bench.told()
+
+
+def test_the_logger_needs_no_network_library() -> None:
+    """It runs where there is no accelerator and little memory, and is there as soon as it is started."""
+    code = "import sys, fg_depth_ros.nodes.data_logger.node; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,238 @@
+"""Each trigger of data_logger_node fires on a situation made for it, and not otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+from support.logger import LoggerBench, logger_bench, small_wall
+from support.nodes import pair_messages, wall
+
+from fg_depth_ros.geometry.masks import Label
+from fg_depth_ros.geometry.vertical import VerticalFlow
+from fg_depth_ros.nodes.common import messages
+from fg_depth_ros.nodes.data_logger.trigger_monitor import CALIBRATION_WORDS, WeightsHeard
+from fg_depth_ros.nodes.stereo_depth.flow_work import RowMonitor
+from fg_depth_ros.nodes.stereo_depth.pair_check import Geometry, PairChecker
+
+Make = Callable[..., LoggerBench]
+SHA = "0123456789abcdef" * 4
+
+
+@pytest.fixture
+def make(ros_domain: int, tmp_path: Path) -> Iterator[Make]:
+    with ExitStack() as made:
+        yield lambda **values: made.enter_context(logger_bench(ros_domain, tmp_path / "recordings", **values))
+
+
+def fired(bench: LoggerBench, kind: str) -> int:
+    assert bench.logger_node is not None
+    return bench.logger_node._desk.fired[kind]
+
+
+class DepthNode:
+    """Publishes what a depth node would."""
+
+    def __init__(self, bench: LoggerBench, **kinds: str) -> None:
+        self.bench, self.kinds = bench, kinds
+        self.publishers = {name: bench.node.create_publisher(Image, name, 5) for name in kinds}
+        bench.wait(lambda: all(p.get_subscription_count() for p in self.publishers.values()))
+
+    def publish(self, **arrays: np.ndarray) -> None:
+        """Images of one moment, by the last part of `depth_image_rect` and the like."""
+        stamp = self.bench.node.get_clock().now().to_msg()
+        for name, publisher in self.publishers.items():
+            array = arrays[name.split("/")[0]]
+            publisher.publish(messages.array_to_image(array, self.kinds[name], Header(stamp=stamp)))
+
+    def publish_until(self, done: Callable[[], Any], **arrays: np.ndarray) -> None:
+        def step() -> Any:
+            self.publish(**arrays)
+            return done()
+
+        self.bench.play(step)
+
+
+def status(name: str, level: bytes, message: str = "", **values: str) -> DiagnosticArray:
+    items = [KeyValue(key=key.replace("_", " "), value=value) for key, value in values.items()]
+    return DiagnosticArray(status=[DiagnosticStatus(name=name, level=level, message=message, values=items)])
+
+
+# ---- by the pairs themselves ----------------------------------------------------------------------------------------
+
+
+def test_nothing_fires_while_everything_is_off(make: Make) -> None:
+    bench = make(calibration_alarm=False)
+    other = pair_messages(small_wall(seed=5))
+    for pair in (bench.pair, other, bench.pair):
+        bench.play_pairs(8, pair)
+    assert bench.logger_node is not None
+    assert bench.logger_node._desk.fired.total() == 0
+    assert not list(bench.root.glob("*episode_*"))
+    assert bench.settled()["written"] == 0
+
+
+def test_interval_fires_once_a_period(make: Make) -> None:
+    bench = make(interval_period=0.8, before=0.1, after=0.1)
+    (first, second, *_) = bench.episodes(2)
+    assert (first["trigger"], first["detail"]) == ("interval", "every 0.8 s")
+    # Each begins with what came up to 0.1 s before its trigger.
+    assert second["began_ns"] - first["began_ns"] == pytest.approx(0.8e9, abs=0.25e9)
+    assert bench.log_has("trigger interval: every 0.8 s")
+
+
+def test_motion_fires_when_the_picture_moves_and_not_when_it_stands(make: Make) -> None:
+    bench = make(motion_flow=2.0, look_period=0.05)
+    bench.play(lambda: "looked at: motion" in bench.values("recording"))
+    assert fired(bench, "motion") == 0
+    assert float(bench.values("recording")["looked at: motion"]) < 0.2
+    # The same wall, 4 px of a 160 px wide image further with every picture.
+    whole = wall(width=960).left
+    scene = small_wall()
+    place = iter(range(0, 600, 8))
+    views: list[dict[str, Any]] = []
+    for offset in place:
+        view = np.ascontiguousarray(whole[::2, offset : offset + 320 : 2])
+        views.append(pair_messages(type(scene)(view, scene.right, scene.rig, scene.disparity)))
+    shown = iter(views)
+
+    def moving() -> bool:
+        bench.send(next(shown))
+        return fired(bench, "motion") > 0
+
+    bench.wait(moving)
+    (line,) = bench.episodes(1)
+    assert line["trigger"] == "motion"
+    flow = float(line["detail"].split()[2])
+    assert line["detail"].startswith("mean flow ") and "above 2 px" in line["detail"]
+    assert flow > 2.0
+
+
+def test_record_off_holds_the_triggers_back_until_it_is_set(make: Make) -> None:
+    bench = make(record="off", interval_period=0.6, before=0.1, after=0.1)
+    bench.play_pairs(16)
+    assert fired(bench, "interval") == 0
+    assert bench.logger_node is not None
+    bench.logger_node.set_parameters([Parameter("record", value="triggers")])
+    assert bench.episodes(1)[0]["trigger"] == "interval"
+    bench.logger_node.set_parameters([Parameter("record", value="continuous")])
+    bench.play(lambda: bench.values("recording").get("recording") == "continuous")
+    bench.logger_node.set_parameters([Parameter("record", value="off")])
+    bench.play(lambda: bench.values("recording")["episode"] == "none")
+
+
+# ---- by what the depth node publishes ---------------------------------------------------------------------------
+
+
+def test_disagreement_fires_for_another_shape_and_not_for_another_scale(make: Make) -> None:
+    bench = make(disagreement_abs_rel=0.2, look_period=0.05)
+    node = DepthNode(bench, **{"depth/image_rect": "32FC1", "mono_depth/image_rect": "32FC1", "mask/labels": "8UC1"})
+    stereo = np.tile(np.linspace(2.0, 8.0, 160, dtype=np.float32), (120, 1))
+    labels = np.zeros((120, 160), np.uint8)
+    labels[:, :60] = Label.FILLED_FROM_MONO
+    half_wrong = 3.0 * stereo
+    half_wrong[:, :50] *= 9.0  # where stereo has nothing of its own
+    node.publish_until(
+        lambda: "looked at: disagreement" in bench.values("recording"), depth=stereo, mono_depth=half_wrong, mask=labels
+    )
+    assert float(bench.values("recording")["looked at: disagreement"]) < 0.01
+    assert fired(bench, "disagreement") == 0
+    wrong = 3.0 * stereo
+    wrong[:48] *= 2.0  # 40 % of the pixels twice as far: 0.4
+    node.publish_until(lambda: fired(bench, "disagreement"), depth=stereo, mono_depth=wrong, mask=labels * 0)
+    (line,) = bench.episodes(1)
+    assert (line["trigger"], line["detail"]) == (
+        "disagreement",
+        "AbsRel between stereo and mono depth 0.4, above 0.2",
+    )
+    assert "/depth/image_rect" not in line["messages"], "looked at, not recorded"
+
+
+def test_low_confidence_fires_below_its_share_and_depth_is_recorded_beside(make: Make) -> None:
+    bench = make(low_confidence_share=0.5, look_period=0.0, record_depth=True)
+    node = DepthNode(bench, **{"depth/image_rect": "16UC1", "mask/labels": "8UC1"})
+    depth, labels = np.full((120, 160), 3000, np.uint16), np.zeros((120, 160), np.uint8)
+    labels[:59] = Label.LOW_CONFIDENCE  # 51 % are valid
+    node.publish_until(lambda: "looked at: low_confidence" in bench.values("recording"), depth=depth, mask=labels)
+    assert fired(bench, "low_confidence") == 0
+    labels[:72] = Label.LEFT_RIGHT_MISMATCH
+    node.publish_until(lambda: fired(bench, "low_confidence"), depth=depth, mask=labels)
+    node.publish_until(lambda: bench.lines(), depth=depth, mask=labels * 0)
+    line = bench.lines()[0]
+    assert (line["trigger"], line["detail"]) == ("low_confidence", "share of valid pixels 0.4, below 0.5")
+    assert len(bench.pairs(line)) == line["pairs"], "depth is no camera"
+    assert min(line["messages"]["/depth/image_rect"], line["messages"]["/mask/labels"]) > 3
+
+
+def test_the_depth_node_is_left_in_peace_while_nothing_looks_at_its_depth(make: Make) -> None:
+    bench = make()
+    publishers = [bench.node.create_publisher(Image, name, 5) for name in ("depth/image_rect", "mask/labels")]
+    bench.play_pairs(10)
+    assert [publisher.get_subscription_count() for publisher in publishers] == [0, 0]
+
+
+def test_calibration_fires_when_the_depth_node_begins_to_complain(make: Make) -> None:
+    bench = make()
+    publisher = bench.node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+    bench.wait(lambda: publisher.get_subscription_count() >= 2)
+    alarm = "/right/image_rect lies +3.0 px lower than /left/image_rect: calibrate the pair again"
+    name = "stereo_depth_node: pairs"
+    for array in (
+        status("another_node: pairs", DiagnosticStatus.WARN, alarm),
+        status(name, DiagnosticStatus.OK, "active"),
+        status(name, DiagnosticStatus.WARN, "no stereo pair for 5 s"),
+    ):
+        publisher.publish(array)
+    bench.play_pairs(6)
+    assert fired(bench, "calibration") == 0
+    for _ in range(3):
+        publisher.publish(status(name, DiagnosticStatus.WARN, alarm))
+        bench.play_pairs(6)
+    (line,) = bench.episodes(1)
+    assert (line["trigger"], line["detail"]) == ("calibration", alarm)
+    assert fired(bench, "calibration") == 1, "once, not as long as it lasts"
+
+
+def test_the_words_are_those_of_the_depth_node() -> None:
+    rows = RowMonitor(lambda name: f"/{name}")
+    rows._found.append(VerticalFlow(3.0, 0.1))
+    checker = PairChecker(lambda name: f"/{name}")
+    checker.geometry = Geometry(100, 1.0, 4.0)
+    for problem in (rows.problem(1.0, 2.0), checker.rectification_problem()):
+        assert problem is not None
+        assert CALIBRATION_WORDS.search(problem)
+    assert not CALIBRATION_WORDS.search("messages come on every input but none belong together: raise sync_slop")
+
+
+def test_the_weights_heard_stand_in_the_manifest(make: Make) -> None:
+    bench = make(record="off", depth_node="eyes/depth")
+    publisher = bench.node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+    bench.wait(lambda: publisher.get_subscription_count() >= 2)
+    told = {"model": "flownet_stereo", "weights_sha256": SHA, "flow_model": "dis", "flow_weights_sha256": "none"}
+    publisher.publish(status("eyes/depth: model", DiagnosticStatus.OK, "running", **told, mono_model="not loaded yet"))
+    bench.play(lambda: SHA in bench.values("recording").get("stereo weights heard", ""))
+    bench.call("snapshot")
+    (line,) = bench.episodes(1)
+    assert line["weights"] == {
+        "stereo": {"model": "flownet_stereo", "sha256": SHA},
+        "flow": {"model": "dis", "sha256": ""},
+        "mono": None,
+    }
+    assert line["software"]["fg_depth_ros"]
+
+
+def test_weights_change_only_when_the_named_node_says_so() -> None:
+    heard = WeightsHeard()
+    told = status("depth: model", DiagnosticStatus.OK, model="a", weights_sha256=SHA)
+    assert not heard.diagnosed(told, "other")
+    assert heard.diagnosed(told, "depth")
+    assert not heard.diagnosed(told, "depth")
+    assert heard.weights["stereo"] == {"model": "a", "sha256": SHA}

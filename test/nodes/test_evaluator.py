@@ -1,0 +1,265 @@
+"""The evaluator in its own process, fed over real topics by a stand-in for player and depth node."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from std_msgs.msg import Header
+from stereo_msgs.msg import DisparityImage
+from support.pair_folders import planes, small_rig
+
+from fg_depth_ros.apps.processes import Child, ChildDied, ProcessGroup
+from fg_depth_ros.evaluation.reports.report import read_report
+from fg_depth_ros.geometry import disparity_to_depth, organised_points
+from fg_depth_ros.nodes.common import messages
+from fg_depth_ros.nodes.evaluator.node_counters import LOST_AFTER, NEVER_REACHED, NodeAccount
+from fg_depth_ros.nodes.evaluator.snapshot import Snapshot
+from fg_depth_ros.nodes.players.stereo_player import camera_infos
+
+EVALUATOR = "fg_depth_ros.nodes.evaluator.node"
+TOPICS = {
+    "left/camera_info": CameraInfo,
+    "right/camera_info": CameraInfo,
+    "left/image_rect": Image,
+    "right/image_rect": Image,
+    "depth/image_rect": Image,
+    "disparity": DisparityImage,
+    "flow/image": Image,
+    "ground_truth/depth": Image,
+    "mask/labels": Image,
+    "points2": PointCloud2,
+    "/diagnostics": DiagnosticArray,
+}
+
+
+class Source:
+    """Publishes pairs and what a depth node would answer, exactly as told."""
+
+    def __init__(self, group: ProcessGroup, folder: Path) -> None:
+        self.group, self.folder = group, folder
+        self.rig = small_rig()
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        self.node = rclpy.create_node("source", context=self.context)
+        self.publishers = {t: self.node.create_publisher(k, t, 20) for t, k in TOPICS.items()}
+        latched = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self.account = self.node.create_publisher(Header, "published_pair", latched)
+
+    def close(self) -> None:
+        self.node.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+    def start_evaluator(self, **parameters: object) -> Child:
+        values = {"report": str(self.folder / "report.json"), "timeout": 1.0, "patience": 10.0, **parameters}
+        self.child = self.group.start("evaluator", EVALUATOR, values)
+        self.group.wait_until(lambda: any("waiting for pairs" in line for line in self.child.tail), 20.0, "start")
+        for topic in ("depth/image_rect", "left/camera_info"):
+            self.group.wait_until(lambda topic=topic: self.publishers[topic].get_subscription_count() > 0, 10.0, topic)
+        time.sleep(0.3)
+        return self.child
+
+    def send(
+        self,
+        name: str,
+        dense: np.ndarray | None,
+        truth: np.ndarray | None,
+        masked: np.ndarray | None = None,
+        delay: float = 0.0,
+        images: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> None:
+        """One pair; `dense` None leaves it unanswered, `delay` seconds pass before the answer."""
+        header = Header(stamp=self.node.get_clock().now().to_msg(), frame_id=name)
+        self.account.publish(header)
+        left_info, right_info = camera_infos(self.rig, "left", "right")
+        left_info.header.stamp = right_info.header.stamp = header.stamp
+        self.publishers["left/camera_info"].publish(left_info)
+        self.publishers["right/camera_info"].publish(right_info)
+        for side, image in zip(("left", "right"), images or (), strict=False):
+            self.publishers[f"{side}/image_rect"].publish(messages.array_to_image(image, "rgb8", header))
+        if truth is not None:
+            depth = disparity_to_depth(truth, self.rig)
+            self.publishers["ground_truth/depth"].publish(messages.array_to_image(depth, "32FC1", header))
+        if dense is None:
+            return
+        time.sleep(delay)
+        masked = dense if masked is None else masked
+        depth = disparity_to_depth(masked, self.rig)
+        self.publishers["depth/image_rect"].publish(messages.array_to_image(depth, "32FC1", header))
+        flow = np.stack([-dense, np.zeros_like(dense)], axis=-1)
+        self.publishers["flow/image"].publish(messages.array_to_image(flow, "32FC2", header))
+        limits = {"min_depth": 0.1, "max_depth": 80.0, "increment": 0.1}
+        self.publishers["disparity"].publish(messages.disparity_message(masked, self.rig, header, **limits))
+        labels = np.where(np.isfinite(masked), 0, 2).astype(np.uint8)
+        self.publishers["mask/labels"].publish(messages.array_to_image(labels, "8UC1", header))
+        points = organised_points(depth, self.rig, 2)
+        self.publishers["points2"].publish(messages.cloud_message(points, np.full(points.shape, 99, np.uint8), header))
+
+    def send_diagnostics(self, **values: str) -> None:
+        items = [KeyValue(key=key.replace("__", ": ").replace("_", " "), value=v) for key, v in values.items()]
+        status = DiagnosticStatus(name="stereo_depth_node: pairs", values=items)
+        self.publishers["/diagnostics"].publish(DiagnosticArray(status=[status]))
+
+    def wait_for_report(self, **values: str) -> dict:
+        """The report. The evaluator ends when the node that it judges has spoken once more, with these values."""
+        end = time.monotonic() + 20
+        while self.child.running and time.monotonic() < end:
+            self.send_diagnostics(**(values or {"pairs_matched": "0"}))
+            time.sleep(0.1)
+        self.group.wait_until(lambda: not self.child.running, 1.0, "the report", may_end=[self.child])
+        return json.loads((self.folder / "report.json").read_text())
+
+
+@pytest.fixture
+def source(ros_domain: int, tmp_path: Path) -> Iterator[Source]:
+    with ProcessGroup(tmp_path / "logs") as group:
+        source = Source(group, tmp_path)
+        yield source
+        source.close()
+
+
+def _row(report: dict, method: str, kind: str = "accuracy") -> dict:
+    (row,) = [row for row in report["rows"] if row["method"] == method and row["kind"] == kind]
+    return row
+
+
+def test_accuracy_drops_and_latency_are_those_that_were_made(source: Source, tmp_path: Path) -> None:
+    truth = np.full((96, 160), 6.0, np.float32)
+    dense = truth.copy()
+    dense[:24] += 1.5
+    masked = dense.copy()
+    masked[:12] = np.nan
+    source.start_evaluator(pairs=8, warm_up=1, set_name="planes", snapshot=str(tmp_path / "pair.npz"))
+    source.send_diagnostics(pairs_matched="100", pairs_published="90", dropped__replaced_by_newer="10")
+    time.sleep(0.3)
+    left = planes(0)[0]
+    for number in range(8):
+        answer = None if number in (2, 5) else dense
+        source.send("a", answer, truth, masked, delay=0.05, images=(left, left))
+        time.sleep(0.25)
+    time.sleep(1.0)  # the pairs without answer are overdue now
+    report = source.wait_for_report(pairs_matched="108", pairs_published="96", dropped__replaced_by_newer="12")
+    assert source.child.returncode == 0
+
+    # Nothing said what the model is, so the rows are called "published".
+    everything, unmasked = _row(report, "published"), _row(report, "published masked")
+    assert everything["set"] == "planes"
+    assert everything["metrics"]["bad_1"] == pytest.approx(25.0)
+    assert everything["metrics"]["bad_2"] == 0.0
+    assert everything["metrics"]["density"] == 100.0
+    assert unmasked["metrics"]["density"] == pytest.approx(87.5)
+    assert unmasked["metrics"]["bad_1"] == pytest.approx(100 * 0.125 / 0.875)
+    # Z = 20 / (d + 4): the truth is 2 m, what is off by 1.5 px is 20 / 11.5 m
+    assert everything["metrics"]["abs_rel"] == pytest.approx(0.25 * (2 - 20 / 11.5) / 2, rel=1e-4)
+
+    timing = _row(report, "published", "timing")
+    metrics = timing["metrics"]
+    assert (metrics["pairs_sent"], metrics["pairs_delivered"], metrics["pairs_dropped"]) == (8, 6, 2)
+    assert timing["drops"] == {"replaced by newer": 2}
+    assert metrics["pairs_unaccounted"] == 0
+    assert metrics["published_p50_ms"] == pytest.approx(55, abs=12)
+    assert metrics["arrival_p50_ms"] >= metrics["published_p50_ms"]
+
+    snapshot = Snapshot.read(tmp_path / "pair.npz")
+    assert snapshot.name == "a"
+    np.testing.assert_array_equal(snapshot.left, left)
+    np.testing.assert_allclose(snapshot.disparity, dense)
+    assert snapshot.rig == small_rig()
+    assert snapshot.truth is not None
+    assert snapshot.points.shape == (48, 80, 3)
+    assert (snapshot.labels == 2).mean() == pytest.approx(0.125)
+    read_report(tmp_path / "report.json")
+
+
+def test_without_truth_the_images_are_compared(source: Source) -> None:
+    left, right, truth = planes(0)
+    source.start_evaluator(pairs=3, truth=False)
+    for _ in range(3):
+        source.send("a", truth, None, images=(left, right))
+        time.sleep(0.2)
+    report = source.wait_for_report()
+    metrics = _row(report, "published")["metrics"]
+    assert metrics["photometric"] < 1.0
+    assert metrics["seen_by_both"] > 90.0
+    assert "bad_1" not in metrics
+
+
+def test_a_late_answer_is_delivered_and_late(source: Source) -> None:
+    truth = np.full((96, 160), 6.0, np.float32)
+    source.start_evaluator(pairs=2, judge=False, timeout=0.5)
+    source.send("a", truth, None, delay=0.9)
+    source.send("a", truth, None)
+    metrics = _row(source.wait_for_report(), "published", "timing")["metrics"]
+    assert (metrics["pairs_delivered"], metrics["pairs_late"], metrics["pairs_dropped"]) == (2, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("with_truth", "message"),
+    [(True, "true depth is 80x48 and the camera 160x96"), (False, "no ground_truth/depth came for pair 'a'")],
+)
+def test_what_cannot_be_judged_is_named_and_nothing_is_invented(source: Source, with_truth: bool, message: str) -> None:
+    truth = np.full((96, 160), 6.0, np.float32)
+    source.start_evaluator(pairs=2)
+    for _ in range(2):
+        source.send("a", truth, truth[:48, :80] if with_truth else None)
+        time.sleep(0.2)
+    report = source.wait_for_report()
+    (timing,) = report["rows"]
+    assert timing["kind"] == "timing"
+    assert timing["metrics"]["pairs_delivered"] == 2
+    assert timing["metrics"]["pairs_not_judged"] == 2
+    assert sum(message in line for line in source.child.tail) == 1
+
+
+def test_it_ends_with_a_reason_when_nothing_comes(source: Source) -> None:
+    source.group.start("evaluator", EVALUATOR, {"pairs": 2, "patience": 1.0})
+    with pytest.raises(ChildDied, match="exit code 1(.|\n)*no pair was announced on /published_pair"):
+        source.group.wait_until(lambda: False, 20.0, "nothing")
+
+
+def test_a_camera_or_a_bag_is_accounted_by_its_camera_info(source: Source) -> None:
+    truth = np.full((96, 160), 6.0, np.float32)
+    source.start_evaluator(pairs=3, judge=False, account="camera_info")
+    for _ in range(3):
+        source.send("a", truth, None)
+        time.sleep(0.1)
+    metrics = _row(source.wait_for_report(), "published", "timing")["metrics"]
+    assert (metrics["pairs_sent"], metrics["pairs_delivered"]) == (3, 3)
+
+
+def test_the_node_account_explains_drops_with_reasons() -> None:
+    account = NodeAccount()
+    account.update({"pairs matched": "50", "pairs published": "40", "dropped: stopped": "10"})
+    account.start()
+    account.update(
+        {
+            "pairs matched": "147",
+            "pairs published": "135",
+            "dropped: stopped": "10",
+            "dropped: replaced by newer": "2",
+            "inference 50 % (ms)": "81.5",
+        }
+    )
+    account.update({"model": "sgbm", "weights sha256": "none", "device": "cpu"})
+    account.update({"battery": "full"})
+    # 100 sent, 97 matched (3 never came), 95 published, 2 replaced, 94 arrived (1 lost on the way)
+    drops, unaccounted = account.explain(sent=100, delivered=94, dropped=6)
+    assert drops == {"replaced by newer": 2, NEVER_REACHED: 3, LOST_AFTER: 1}
+    assert unaccounted == 0
+    assert account.explain(sent=100, delivered=93, dropped=7)[1] == 0  # lost on the way, too
+    assert account.latencies == {"inference_p50_ms": 81.5}
+    assert account.model == {"name": "sgbm", "sha256": None, "device": "cpu"}
+    assert NodeAccount().explain(5, 3, 2) == ({}, 2)
+    assert math.isinf(NodeAccount()._updated)

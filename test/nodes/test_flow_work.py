@@ -1,0 +1,187 @@
+"""Flow between moments and the watch over the rows: units with a stand-in, and the node with a real method."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from support.nodes import Bench, pair_messages, wall
+
+from fg_depth_ros.nodes.common import messages
+from fg_depth_ros.nodes.stereo_depth.flow_work import RowMonitor, TemporalFlow
+from fg_depth_ros.nodes.stereo_depth.pair_check import CheckedPair
+
+SECOND = 1_000_000_000
+
+
+class Answers:
+    """Stands for a FlowEstimator: the flow it is given, and the images it was asked about."""
+
+    def __init__(self, *flows: np.ndarray) -> None:
+        self.flows, self.asked = list(flows), []
+
+    def estimate(self, first: np.ndarray, second: np.ndarray) -> Any:
+        self.asked.append((first, second))
+        return SimpleNamespace(flow=self.flows.pop(0) if len(self.flows) > 1 else self.flows[0])
+
+
+def flow(v: float, tilt: float = 0.0, width: int = 300, u: float = -12.0) -> np.ndarray:
+    columns = (np.arange(width) - (width - 1) / 2) / width
+    field = np.full((60, width, 2), u, np.float32)
+    field[..., 1] = v + tilt * columns
+    return field
+
+
+def grey(value: int, width: int = 300) -> np.ndarray:
+    return np.full((60, width), value, np.uint8)
+
+
+def test_flow_goes_from_the_image_before_to_the_newest():
+    estimator, temporal = Answers(flow(1.0)), TemporalFlow()
+    assert temporal.next(0, grey(1), estimator) is None
+    assert temporal.next(SECOND // 10, grey(2), estimator) is not None
+    first, second = estimator.asked[0]
+    assert (first[0, 0], second[0, 0]) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("stamp", "width"), [(3 * SECOND, 300), (SECOND, 300), (SECOND // 2, 300), (SECOND + SECOND // 10, 200)]
+)
+def test_a_gap_a_jump_back_and_another_size_begin_anew(stamp: int, width: int):
+    estimator, temporal = Answers(flow(1.0)), TemporalFlow()
+    temporal.next(SECOND, grey(1), estimator)
+    assert temporal.next(stamp, grey(2, width), estimator) is None
+    assert temporal.next(stamp + SECOND // 10, grey(3, width), estimator) is not None
+    assert estimator.asked[0][0][0, 0] == 2
+
+
+def test_after_nobody_listened_the_next_image_is_a_first_one():
+    temporal = TemporalFlow()
+    temporal.next(0, grey(1), Answers(flow(0.0)))
+    temporal.forget()
+    assert temporal.next(1000, grey(2), Answers(flow(0.0))) is None
+
+
+def monitor(*flows: np.ndarray, doffs: float = 0.0) -> RowMonitor:
+    rows, scene = RowMonitor(lambda name: f"/stereo/{name}"), wall(doffs=doffs)
+    estimator = Answers(*flows)
+    for _ in flows:
+        rows.look(CheckedPair(scene.left, scene.right, scene.rig), estimator, 10.0)
+    return rows
+
+
+def test_rows_that_agree_are_no_problem():
+    rows = monitor(flow(0.3, 0.5))
+    assert rows.problem(1.0, 2.0) is None
+    assert rows.values() == {"vertical flow median (px)": "+0.30", "vertical flow tilt (px)": "+0.50"}
+
+
+@pytest.mark.parametrize(("found", "words"), [(flow(1.6), "+1.6 px lower"), (flow(0.0, -3.0), "-3.0 px more")])
+def test_cameras_that_moved_are_named_with_the_measure(found: np.ndarray, words: str):
+    problem = monitor(found).problem(1.0, 2.0)
+    assert words in problem
+    assert "/stereo/right/image_rect" in problem
+    assert "calibrate" in problem
+
+
+def test_one_bad_measurement_among_five_raises_no_alarm():
+    good = [flow(0.1)] * 4
+    assert monitor(*good[:2], flow(20.0), *good[2:]).problem(1.0, 2.0) is None
+
+
+def test_what_moves_to_the_right_is_a_wrong_match_and_does_not_count():
+    assert monitor(flow(5.0, u=8.0)).running is None
+    assert monitor(flow(0.2, u=8.0), doffs=20.0).running.median == pytest.approx(0.2)  # infinity lies at +20
+
+
+def test_a_look_is_due_after_the_period_and_never_with_zero():
+    rows = RowMonitor(str)
+    assert rows.due(10.0)
+    assert not rows.due(0.0)
+    scene = wall()
+    rows.look(CheckedPair(scene.left, scene.right, scene.rig), Answers(flow(0.0)), 1000.0)
+    assert not rows.due(1000.0)
+
+
+# ---- the node ----------------------------------------------------------------------------------------------------
+
+
+def test_the_node_publishes_the_flow_between_frames(make: Callable[..., Bench]) -> None:
+    scene = wall()
+    moved = wall()
+    shift = np.float32([[1, 0, 4], [0, 1, 3]])  # the picture moves 4 px to the right and 3 px down
+    moved = type(scene)(
+        *(cv2.warpAffine(i, shift, (320, 240), borderMode=cv2.BORDER_REPLICATE) for i in (scene.left, scene.right)),
+        scene.rig,
+        scene.disparity,
+    )
+    b = make(flow_model="dis")
+    b.listen("temporal_flow/image", "temporal_flow/image_color")
+    pairs = [pair_messages(scene), pair_messages(moved)]
+    b.wait(b.heard)
+    for turn in range(60):
+        b.send(pairs[turn % 2])
+        time.sleep(0.1)
+        if len(b.seen["temporal_flow/image"]) >= 4 and b.seen["temporal_flow/image_color"]:
+            break
+    speeds = []
+    for message in b.seen["temporal_flow/image"]:
+        assert (message.encoding, message.height, message.width) == ("32FC2", 240, 320)
+        field = np.frombuffer(message.data, np.float32).reshape(240, 320, 2)
+        speeds.append(np.median(field[40:-40, 40:-40].reshape(-1, 2), axis=0))
+    speeds = np.array(speeds)
+    there = speeds[speeds[:, 0] > 2]
+    back = speeds[speeds[:, 0] < -2]
+    assert len(there) and len(back)
+    np.testing.assert_allclose(there, np.tile([4.0, 3.0], (len(there), 1)), atol=0.3)
+    np.testing.assert_allclose(back, np.tile([-4.0, -3.0], (len(back), 1)), atol=0.3)
+    assert b.seen["temporal_flow/image_color"][0].encoding == "rgb8"
+    assert messages.stamp_ns(b.seen["temporal_flow/image"][0].header) > 0
+
+
+def test_a_listener_without_a_flow_model_is_told(make: Callable[..., Bench]) -> None:
+    b = make(flow_model="off")
+    b.listen("temporal_flow/image")
+    b.send_until(pair_messages(wall()), lambda: b.log_has("flow_model is off"))
+
+
+def test_rows_that_disagree_are_a_warning_with_the_measure(make: Callable[..., Bench]) -> None:
+    scene = wall()
+    lower = np.roll(scene.right, 2, axis=0)
+    shifted = type(scene)(scene.left, lower, scene.rig, scene.disparity)
+    b = make(flow_model="dis", row_check_period=0.1)
+    b.listen("depth/image_rect")
+    b.send_until(
+        pair_messages(shifted),
+        lambda: "vertical flow median (px)" in b.values() and b.log_has("flow, running median"),
+    )
+    assert float(b.values()["vertical flow median (px)"]) == pytest.approx(2.0, abs=0.2)
+    b.set(row_check_period=0.0)
+    b.send_until(pair_messages(shifted), lambda: b.depth_node.faults["rows"] is None)
+
+
+def test_flow_weights_that_do_not_exist_are_refused_and_the_node_goes_on(make: Callable[..., Bench]) -> None:
+    b = make(flow_model="dis")
+    (result,) = b.set(flow_model="flownet_lite", flow_weights="/nowhere/flow.safetensors")
+    assert not result.successful
+    assert "flow_weights = '/nowhere/flow.safetensors'" in result.reason
+    b.listen("depth/image_rect")
+    b.send_until(pair_messages(wall()), lambda: bool(b.seen["depth/image_rect"]))
+
+
+def test_a_first_flow_model_that_cannot_be_loaded_is_named(make: Callable[..., Bench], tmp_path: Path) -> None:
+    corrupt = tmp_path / "corrupt.safetensors"
+    corrupt.write_bytes(b"this is no checkpoint")
+    b = make(flow_model="off")
+    b.listen("temporal_flow/image")
+    (result,) = b.set(flow_model="flownet_lite", flow_weights=str(corrupt))
+    assert result.successful  # the file is there; what is in it turns out later
+    b.wait(lambda: b.level("model") == 1)
+    assert b.status("model").message.startswith(f"flownet_lite could not be loaded: {corrupt}")
+    b.send_until(pair_messages(wall()), lambda: b.log_has(f"temporal_flow/* has a listener, but {corrupt}"))

@@ -1,0 +1,57 @@
+"""Messages that never came are counted by what the publishers number."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fg_depth_ros.nodes.common.message_loss import MessageLoss
+
+
+def info(number: int | None, publisher: bytes = b"one") -> dict[str, Any]:
+    return {"publication_sequence_number": number, "publisher_gid": {"data": publisher}}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "lost"),
+    [
+        ([1, 2, 3], 0),
+        ([7, 8], 0),  # what was before nobody knows
+        ([1, 2, 6, 8], 4),
+        ([1, 4, 2, 5], 1),  # the late one is not lost, 3 is
+        ([5, 5], 0),
+    ],
+)
+def test_gaps_are_counted(numbers: list[int], lost: int) -> None:
+    loss = MessageLoss()
+    for number in numbers:
+        loss.came(info(number))
+    assert loss.lost == lost
+
+
+def test_every_publisher_counts_for_itself() -> None:
+    loss = MessageLoss()
+    for number, publisher in ((1, b"a"), (100, b"b"), (3, b"a"), (101, b"b"), (1, b"started again"), (4, b"a")):
+        loss.came(info(number, publisher))
+    assert loss.lost == 1
+
+
+def test_without_numbers_the_middleware_is_believed_and_with_them_not_counted_twice() -> None:
+    silent, numbered = MessageLoss(), MessageLoss()
+    for loss in (silent, numbered):
+        loss.told(SimpleNamespace(total_count_change=3))
+    silent.came(info(None))
+    silent.came({})
+    numbered.came(info(1))
+    numbered.came(info(3))
+    assert (silent.lost, numbered.lost) == (3, 1)
+
+
+def test_the_bytes_are_handed_on() -> None:
+    loss, came = MessageLoss(), []
+    callback = loss.counting(came.append)
+    callback(b"x", info(1))
+    callback(b"y", info(5))
+    assert (came, loss.lost) == ([b"x", b"y"], 3)

@@ -1,0 +1,325 @@
+"""Messages to arrays and back, against bytes and numbers written by hand."""
+
+from __future__ import annotations
+
+import math
+import struct
+
+import cv2
+import numpy as np
+import pytest
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, RegionOfInterest
+from std_msgs.msg import Header
+
+from fg_depth_ros.geometry import StereoRig, depth_to_disparity, disparity_to_depth
+from fg_depth_ros.nodes.common import messages
+from fg_depth_ros.nodes.common.messages import MessageError
+
+RIG = StereoRig(width=4, height=2, fx=100.0, fy=101.0, cx=1.5, cy=0.5, cx_right=4.5, baseline=0.2)
+NAN = float("nan")
+
+
+def image(encoding: str, width: int, height: int, data: bytes, *, step: int = 0, big: bool = False) -> Image:
+    message = Image(width=width, height=height, encoding=encoding, is_bigendian=int(big))
+    message.step = step or len(data) // height
+    message.data.frombytes(data)
+    return message
+
+
+# ---- cameras' images ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("encoding", "data", "expected"),
+    [
+        ("mono8", [1, 2], [1, 2]),
+        ("8UC1", [1, 2], [1, 2]),
+        ("rgb8", [1, 2, 3, 4, 5, 6], [[1, 2, 3], [4, 5, 6]]),
+        ("bgr8", [1, 2, 3, 4, 5, 6], [[3, 2, 1], [6, 5, 4]]),
+        ("8UC3", [1, 2, 3, 4, 5, 6], [[3, 2, 1], [6, 5, 4]]),
+        ("rgba8", [1, 2, 3, 9, 4, 5, 6, 9], [[1, 2, 3], [4, 5, 6]]),
+        ("bgra8", [1, 2, 3, 9, 4, 5, 6, 9], [[3, 2, 1], [6, 5, 4]]),
+        ("yuv422", [128, 16, 128, 235], [[0, 0, 0], [255, 255, 255]]),
+        ("uyvy", [128, 16, 128, 235], [[0, 0, 0], [255, 255, 255]]),
+        ("yuv422_yuy2", [16, 128, 235, 128], [[0, 0, 0], [255, 255, 255]]),
+        ("yuyv", [16, 128, 235, 128], [[0, 0, 0], [255, 255, 255]]),
+    ],
+)
+def test_every_encoding_becomes_grey_or_rgb(encoding: str, data: list[int], expected: list) -> None:
+    found = messages.image_to_array(image(encoding, 2, 1, bytes(data)))
+    assert found.dtype == np.uint8
+    assert found.tolist() == [expected]
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_mono16_in_both_byte_orders(big: bool) -> None:
+    data = struct.pack(">3H" if big else "<3H", 0, 32896, 65535)
+    assert messages.image_to_array(image("mono16", 3, 1, data, big=big)).tolist() == [[0, 128, 255]]
+
+
+def test_mono16_of_a_12_bit_camera_uses_the_whole_range() -> None:
+    data = struct.pack("<3H", 0, 2048, 5000)
+    found = messages.image_to_array(image("mono16", 3, 1, data), mono16_white=4095)
+    assert found.tolist() == [[0, 128, 255]]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "red", "blue"),
+    [
+        ("bayer_rggb8", (0, 0), (1, 1)),
+        ("bayer_bggr8", (1, 1), (0, 0)),
+        ("bayer_gbrg8", (1, 0), (0, 1)),
+        ("bayer_grbg8", (0, 1), (1, 0)),
+    ],
+)
+def test_bayer_mosaics(encoding: str, red: tuple[int, int], blue: tuple[int, int]) -> None:
+    mosaic = np.full((6, 6), 60, np.uint8)
+    mosaic[red[0] :: 2, red[1] :: 2] = 200
+    mosaic[blue[0] :: 2, blue[1] :: 2] = 20
+    found = messages.image_to_array(image(encoding, 6, 6, mosaic.tobytes()))
+    assert found.shape == (6, 6, 3)
+    assert found[3, 3].tolist() == [200, 60, 20]
+
+
+def test_every_encoding_of_the_list_is_tested_above() -> None:
+    assert set(messages.CAMERA_ENCODINGS) == {
+        *("mono8", "8UC1", "mono16", "rgb8", "bgr8", "8UC3", "rgba8", "bgra8"),
+        *("yuv422", "uyvy", "yuv422_yuy2", "yuyv"),
+        *("bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8"),
+    }
+
+
+def test_padded_rows_are_read_without_the_padding() -> None:
+    data = bytes([1, 2, 3, 99, 99, 4, 5, 6, 99, 99])
+    assert messages.image_to_array(image("rgb8", 1, 2, data, step=5)).tolist() == [[[1, 2, 3]], [[4, 5, 6]]]
+
+
+@pytest.mark.parametrize("encoding", ["32FC1", "16UC1", "nv21", "rgb16", "", "jpeg"])
+def test_other_encodings_are_refused_by_name(encoding: str) -> None:
+    with pytest.raises(MessageError, match=rf"left/image_rect: encoding '{encoding}' is not supported.*mono8") as e:
+        messages.image_to_array(image(encoding, 1, 1, bytes(4)), "left/image_rect")
+    assert e.value.reason == "unknown encoding"
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        (image("mono8", 4, 2, bytes(7), step=4), "left: the data is truncated: 7 bytes, but 2 rows of 4 bytes"),
+        (image("mono8", 4, 2, bytes(9), step=4), "left: the data is too long: 9 bytes"),
+        (image("mono8", 4, 2, bytes(6), step=3), "left: step is 3 bytes, but a row of 4 mono8 pixels takes 4"),
+        (image("yuv422", 3, 1, bytes(6)), "left: width is 3, but yuv422 stores pixels in pairs"),
+        (Image(encoding="mono8"), "left: the image is 0x0 pixels"),
+    ],
+)
+def test_malformed_images_are_refused_with_the_numbers(message: Image, text: str) -> None:
+    with pytest.raises(MessageError, match=text) as error:
+        messages.image_to_array(message, "left")
+    assert error.value.reason == "malformed image"
+
+
+# ---- compressed images ----------------------------------------------------------------------------------------
+
+
+def test_png_comes_back_exactly_and_jpeg_nearly() -> None:
+    gradient = np.linspace(0, 255, 48 * 64).reshape(48, 64)
+    rgb = np.stack([gradient, gradient[::-1], np.full_like(gradient, 90)], -1).astype(np.uint8)
+    png = messages.array_to_compressed(rgb, kind="png")
+    assert png.format == "rgb8; png compressed bgr8"
+    np.testing.assert_array_equal(messages.compressed_to_array(png), rgb)
+    jpeg = messages.array_to_compressed(rgb)
+    assert np.abs(messages.compressed_to_array(jpeg).astype(int) - rgb).mean() < 3
+    np.testing.assert_array_equal(
+        messages.compressed_to_array(messages.array_to_compressed(rgb[..., 0], kind="png")), rgb[..., 0]
+    )
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png"])
+def test_a_compressed_image_that_is_cut_off_is_refused(kind: str) -> None:
+    rgb = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    whole = messages.array_to_compressed(rgb, kind=kind)
+    part = CompressedImage(format=whole.format, data=whole.data[: len(whole.data) // 2])
+    with pytest.raises(MessageError, match="right: the compressed image .* is cut off"):
+        messages.compressed_to_array(part, "right")
+
+
+def test_what_is_no_image_is_refused() -> None:
+    with pytest.raises(MessageError, match="right: 5 bytes of format 'h264' are no JPEG or PNG image"):
+        messages.compressed_to_array(CompressedImage(format="h264", data=b"abcde"), "right")
+
+
+def test_16_bit_png_is_scaled() -> None:
+    _, data = cv2.imencode(".png", np.array([[0, 65535]], np.uint16))
+    message = CompressedImage(format="mono16; png compressed", data=data.tobytes())
+    assert messages.compressed_to_array(message).tolist() == [[0, 255]]
+
+
+# ---- depth ----------------------------------------------------------------------------------------------------
+
+
+def test_depth_in_metres_and_in_millimetres() -> None:
+    depth = np.array([[1.2344, NAN, 0.0004], [65.535, 65.536, 80.0]], np.float32)
+    header = Header(frame_id="left")
+    metres = messages.depth_image(depth, "32FC1", header)
+    assert (metres.encoding, metres.width, metres.height, metres.step) == ("32FC1", 3, 2, 12)
+    assert metres.header.frame_id == "left"
+    np.testing.assert_array_equal(messages.depth_to_array(metres), depth)
+    millimetres = messages.depth_image(depth, "16UC1", header)
+    assert (millimetres.encoding, millimetres.step) == ("16UC1", 6)
+    assert struct.unpack("<6H", bytes(millimetres.data)) == (1234, 0, 0, 65535, 0, 0)
+    expected = np.array([[1.234, NAN, NAN], [65.535, NAN, NAN]], np.float32)
+    np.testing.assert_allclose(messages.depth_to_array(millimetres), expected, rtol=1e-6)
+
+
+def test_an_image_of_another_kind_is_no_depth() -> None:
+    with pytest.raises(MessageError, match="truth: encoding 'rgb8' is no depth image"):
+        messages.depth_to_array(image("rgb8", 1, 1, bytes(3)), "truth")
+
+
+# ---- arrays to images -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("encoding", "array"),
+    [
+        ("32FC1", np.array([[1.5, NAN]], np.float32)),
+        ("32FC2", np.array([[[1.5, -2.0], [0.0, 3.0]]], np.float32)),
+        ("16UC1", np.array([[1, 65535]], np.uint16)),
+        ("rgb8", np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8)),
+        ("mono8", np.array([[0, 255]], np.uint8)),
+        ("8UC1", np.array([[0, 6]], np.uint8)),
+    ],
+)
+def test_arrays_become_images_byte_for_byte(encoding: str, array: np.ndarray) -> None:
+    message = messages.array_to_image(array, encoding)
+    assert (message.encoding, message.height, message.width) == (encoding, 1, 2)
+    assert message.step == len(message.data) == array.nbytes
+    assert not message.is_bigendian
+    assert bytes(message.data) == array.tobytes()
+
+
+def test_filling_again_replaces_the_pixels() -> None:
+    message = messages.array_to_image(np.zeros((8, 8), np.uint8), "mono8")
+    messages.fill_image(message, np.array([[7]], np.uint8), "mono8")
+    assert (message.width, message.height, list(message.data)) == (1, 1, [7])
+
+
+def test_a_view_is_copied_in_its_own_order() -> None:
+    array = np.arange(12, dtype=np.uint8).reshape(3, 4)[:, ::-2]
+    assert list(messages.array_to_image(array, "mono8").data) == [3, 1, 7, 5, 11, 9]
+
+
+def test_an_array_that_does_not_fit_its_encoding_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"float64 \(2, 2\) is no 32FC1 image: it takes float32 with 1"):
+        messages.array_to_image(np.zeros((2, 2)), "32FC1")
+    with pytest.raises(ValueError, match=r"is no rgb8 image"):
+        messages.array_to_image(np.zeros((2, 2), np.uint8), "rgb8")
+
+
+# ---- DisparityImage -------------------------------------------------------------------------------------------
+
+
+def test_disparity_message_fills_every_field() -> None:
+    # doffs = 4.5 - 1.5 = 3; f * t = 20
+    disparity = np.array([[7.0, 0.0, NAN, 1.0], [2.0, 2.0, 2.0, 2.0]], np.float32)
+    header = Header(frame_id="left")
+    header.stamp.sec = 5
+    message = messages.disparity_message(disparity, RIG, header, min_depth=0.5, max_depth=10.0, increment=0.0625)
+    values = messages.float_array(message.image)
+    np.testing.assert_array_equal(values, disparity + 3.0)
+    assert message.header == message.image.header == header
+    assert message.f == 100.0
+    assert math.isclose(message.t, 0.2, rel_tol=1e-6)
+    assert message.min_disparity == pytest.approx(2.0)
+    assert message.max_disparity == pytest.approx(40.0)
+    assert message.delta_d == 0.0625
+    window = message.valid_window
+    assert (window.x_offset, window.y_offset, window.width, window.height) == (0, 0, 4, 2)
+    # what a reader of the message makes of it is what we make of it
+    np.testing.assert_allclose(message.f * message.t / values, disparity_to_depth(disparity, RIG), rtol=1e-6)
+    assert message.f * message.t / values[0, 0] == pytest.approx(2.0)
+
+
+# ---- CameraInfo -----------------------------------------------------------------------------------------------
+
+
+def camera_info(rig: StereoRig) -> CameraInfo:
+    projection = rig.P_right()
+    info = CameraInfo(width=rig.width, height=rig.height, distortion_model="plumb_bob", d=[0.1] * 5)
+    info.k, info.p = projection[:, :3].reshape(-1).tolist(), projection.reshape(-1).tolist()
+    info.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    return info
+
+
+def test_scaled_camera_info_is_that_of_the_scaled_rig() -> None:
+    rig = StereoRig(width=640, height=480, fx=500.0, fy=510.0, cx=319.5, cy=239.5, cx_right=330.0, baseline=0.1)
+    info = messages.scaled_camera_info(camera_info(rig), 320, 120)
+    assert (info.width, info.height, info.distortion_model) == (320, 120, "plumb_bob")
+    np.testing.assert_allclose(np.array(info.p).reshape(3, 4), rig.scaled(320, 120).P_right())
+    # by hand: (330.5 * 0.5) - 0.5 and (240 * 0.25) - 0.5
+    assert info.p[2] == 164.75
+    assert info.p[6] == 59.5
+    assert info.p[3] == -500.0 * 0.5 * 0.1
+    assert (info.k[0], info.k[4]) == (250.0, 127.5)
+
+
+def test_scaling_folds_binning_and_region_of_interest_in() -> None:
+    rig = StereoRig(width=640, height=480, fx=500.0, fy=500.0, cx=300.0, cy=200.0, cx_right=300.0, baseline=0.1)
+    info = camera_info(rig)
+    info.binning_x = info.binning_y = 2
+    info.roi = RegionOfInterest(x_offset=100, y_offset=40, width=400, height=300)
+    same = messages.scaled_camera_info(info, 200, 150)  # the size that is published already
+    assert (same.binning_x, same.roi.width) == (0, 0)
+    assert same.p[0] == 250.0
+    assert same.p[2] == (200.0 + 0.5) / 2 - 0.5
+    assert same.p[6] == (160.0 + 0.5) / 2 - 0.5
+    assert same.p[3] == -25.0
+
+
+def test_an_uncalibrated_camera_info_stays_all_zero() -> None:
+    info = messages.scaled_camera_info(CameraInfo(width=640, height=480), 320, 240)
+    assert not any(info.p)
+    assert not any(info.k)
+
+
+# ---- PointCloud2 ----------------------------------------------------------------------------------------------
+
+
+def test_a_cloud_byte_for_byte() -> None:
+    points = np.array([[[1.0, 2.0, 3.0], [NAN, NAN, NAN]]], np.float32)
+    colours = np.array([[[255, 128, 1], [0, 0, 7]]], np.uint8)
+    cloud = messages.cloud_message(points, colours, Header(frame_id="left"))
+    assert (cloud.height, cloud.width, cloud.point_step, cloud.row_step) == (1, 2, 16, 32)
+    assert [(f.name, f.offset, f.datatype, f.count) for f in cloud.fields] == [
+        ("x", 0, 7, 1),
+        ("y", 4, 7, 1),
+        ("z", 8, 7, 1),
+        ("rgb", 12, 7, 1),
+    ]
+    assert not cloud.is_dense
+    assert struct.unpack("<3f", bytes(cloud.data[:12])) == (1.0, 2.0, 3.0)
+    assert struct.unpack("<I", bytes(cloud.data[12:16])) == (0xFF8001,)
+    back, rgb = messages.cloud_to_arrays(cloud)
+    np.testing.assert_array_equal(back, points)
+    np.testing.assert_array_equal(rgb, colours)
+
+
+def test_a_grey_cloud_repeats_the_grey() -> None:
+    cloud = messages.cloud_message(np.zeros((1, 1, 3), np.float32), np.array([[9]], np.uint8), Header())
+    assert struct.unpack("<I", bytes(cloud.data[12:16])) == (0x090909,)
+
+
+def test_a_cloud_that_does_not_fit_is_refused() -> None:
+    cloud = messages.cloud_message(np.zeros((2, 2, 3), np.float32), np.zeros((2, 2), np.uint8), Header())
+    cloud.data = cloud.data[:-1]
+    with pytest.raises(MessageError, match="63 bytes do not hold 2 rows of 32 bytes"):
+        messages.cloud_to_arrays(cloud)
+    with pytest.raises(MessageError, match="x, y, z and rgb are needed"):
+        messages.cloud_to_arrays(PointCloud2())
+
+
+def test_depth_and_disparity_agree_through_the_messages() -> None:
+    depth = np.array([[2.0, 4.0, 5.0, 1.0]] * 2, np.float32)
+    message = messages.disparity_message(
+        depth_to_disparity(depth, RIG), RIG, Header(), min_depth=0.1, max_depth=80.0, increment=0.1
+    )
+    np.testing.assert_allclose(message.f * message.t / messages.float_array(message.image), depth, rtol=1e-5)

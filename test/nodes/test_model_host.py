@@ -1,0 +1,125 @@
+"""The holder of the running model, without a node around it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from fg_depth_ros.inference import EstimatorConfig, ModelError, StereoDepthEstimator
+from fg_depth_ros.nodes.stereo_depth.model_host import LazyHost, ModelHost
+
+
+def test_going_back_while_another_model_loads_ends_with_the_first() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    exchanged: list[float] = []
+
+    class Slow(StereoDepthEstimator):
+        def __init__(self, config: EstimatorConfig) -> None:
+            if config.max_depth == 50.0:
+                begun.set()
+                assert go_on.wait(10.0)
+            super().__init__(config)
+
+    host = ModelHost(lambda e: exchanged.append(e.config.max_depth), lambda config, text: None, Slow)
+    first, second = (EstimatorConfig(model="sgbm", max_depth=depth) for depth in (80.0, 50.0))
+    host.load(first)
+    host.exchange(second)
+    assert begun.wait(10.0)
+    assert host.loading
+    host.exchange(first)
+    go_on.set()
+    end = time.monotonic() + 10.0
+    while host.loading and time.monotonic() < end:
+        time.sleep(0.01)
+    assert host.estimator is not None
+    assert host.estimator.config == first
+    assert exchanged[-1] == 80.0
+    host.exchange(first)  # it is running already
+    assert not host.loading
+    host.release()
+    assert host.estimator is None
+
+
+# ---- loaded when it is needed --------------------------------------------------------------------------------------
+
+
+CONFIG = EstimatorConfig(model="sgbm")
+
+
+def waited(done: Callable[[], object], seconds: float = 10.0) -> bool:
+    end = time.monotonic() + seconds
+    while not done() and time.monotonic() < end:
+        time.sleep(0.005)
+    return bool(done())
+
+
+class Builder:
+    """Builds estimators, fails with `trouble` where there is one, and remembers what was asked for."""
+
+    def __init__(self, trouble: str = "") -> None:
+        self.trouble, self.asked = trouble, []
+
+    def __call__(self, config: EstimatorConfig) -> StereoDepthEstimator:
+        self.asked.append(config)
+        if self.trouble:
+            raise ModelError(self.trouble)
+        return StereoDepthEstimator(config)
+
+
+def lazy(build: Builder) -> tuple[LazyHost, list[str]]:
+    told: list[str] = []
+    host = LazyHost(lambda e: told.append(e.model_name), lambda config, text: told.append(text), build)
+    return host, told
+
+
+def test_nothing_is_loaded_before_it_is_demanded_and_then_once() -> None:
+    build = Builder()
+    host, _ = lazy(build)
+    assert host.off
+    assert host.demand() is None
+    host.prepare(CONFIG)
+    assert not host.off
+    assert host.estimator is None
+    assert build.asked == []
+    host.demand()
+    assert waited(host.demand)
+    assert host.demand() is host.estimator
+    assert build.asked == [CONFIG]
+    host.prepare(None)
+    assert host.off
+    assert host.demand() is None
+    assert build.asked == [CONFIG]
+
+
+def test_a_failure_is_kept_and_not_tried_again_until_something_changes() -> None:
+    build = Builder("no such file")
+    host, told = lazy(build)
+    host.prepare(CONFIG)
+    assert host.demand() is None
+    assert waited(lambda: told)
+    assert host.failure == "no such file"
+    for _ in range(3):
+        assert host.demand() is None
+    assert len(build.asked) == 1
+    build.trouble = ""
+    host.prepare(CONFIG)
+    assert host.failure is None
+    host.demand()
+    assert waited(host.demand)
+    assert len(build.asked) == 2
+
+
+def test_a_model_that_runs_is_exchanged_at_once_and_stays_on_failure() -> None:
+    build = Builder()
+    host, told = lazy(build)
+    host.prepare(CONFIG)
+    host.demand()
+    assert waited(host.demand)
+    other = EstimatorConfig(model="sgbm", max_depth=9.0)
+    host.prepare(other)
+    assert waited(lambda: host.estimator.config == other)
+    build.trouble = "damaged"
+    host.prepare(CONFIG)
+    assert waited(lambda: "damaged" in told)
+    assert host.demand().config == other

@@ -1,0 +1,214 @@
+"""One table behind parameters, reference page and parameter file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rclpy
+import yaml
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.context import Context
+from rclpy.node import Node
+from rclpy.parameter import Parameter as RosParameter
+
+from fg_depth_ros.nodes.common.parameters import Parameter, ParameterTable
+from fg_depth_ros.nodes.stereo_depth import parameters
+
+TABLE = ParameterTable(
+    "some_node",
+    "For tests.",
+    (
+        Parameter("speed", 1.5, "How fast.", "m/s", 0.0, 10.0),
+        Parameter("count", 3, "How many.", minimum=1, maximum=5),
+        Parameter("mode", "slow", "How.", choices=("slow", "fast")),
+        Parameter("name", "", "Anything."),
+        Parameter("fixed", False, "Once.", run_time=False),
+    ),
+)
+
+
+@pytest.fixture
+def context(ros_domain: int) -> Iterator[Context]:
+    context = Context()
+    rclpy.init(context=context, domain_id=ros_domain)
+    yield context
+    rclpy.shutdown(context=context)
+
+
+def make_node(context: Context, **overrides: Any) -> Node:
+    given = [RosParameter(name, value=value) for name, value in overrides.items()]
+    return Node("some_node", context=context, parameter_overrides=given)
+
+
+# ---- the files made from the tables ---------------------------------------------------------------------------
+
+
+def test_the_reference_page_is_up_to_date(repository: Path) -> None:
+    page = (repository / "docs" / "parameters.md").read_text(encoding="utf-8")
+    assert page == parameters.reference_page(), "run python -m fg_depth_ros.nodes.stereo_depth.parameters"
+
+
+def test_the_parameter_files_are_up_to_date(repository: Path) -> None:
+    for name, text in parameters.parameter_files().items():
+        found = (repository / "config" / name).read_text(encoding="utf-8")
+        assert found == text, f"config/{name}: run python -m fg_depth_ros.nodes.stereo_depth.parameters"
+
+
+def test_the_parameter_file_holds_every_default(repository: Path) -> None:
+    content = yaml.safe_load((repository / "config" / "stereo_depth.yaml").read_text(encoding="utf-8"))
+    assert content == {"/**/stereo_depth_node": {"ros__parameters": parameters.STEREO_DEPTH.defaults()}}
+
+
+def test_the_page_names_type_default_unit_range_and_change_of_each_parameter() -> None:
+    lines = TABLE.markdown().splitlines()
+    assert "| `speed` | double | `1.5` | m/s | 0 to 10 | yes | How fast. |" in lines
+    assert '| `mode` | string | `"slow"` | - | `slow`, `fast` | yes | How. |' in lines
+    assert "| `fixed` | bool | `false` | - | - | no | Once. |" in lines
+
+
+def test_generating_writes_the_files(tmp_path: Path) -> None:
+    assert parameters.main(["--root", str(tmp_path)]) == 0
+    assert (tmp_path / "docs" / "parameters.md").read_text() == parameters.reference_page()
+    assert set(parameters.parameter_files()) == {p.name for p in (tmp_path / "config").iterdir()}
+
+
+# ---- the table ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("speed", 11.0, r"parameter speed = 11.0 m/s is out of range: choose 0 to 10 m/s"),
+        ("speed", float("nan"), "out of range"),
+        ("speed", 3, "is a int: give a double, for example 1.5"),
+        ("count", 6, "parameter count = 6 is out of range: choose 1 to 5"),
+        ("count", True, "is a bool: give a int"),
+        ("mode", "medium", "parameter mode = 'medium' is unknown: choose one of slow, fast"),
+        ("fixed", "yes", "is a str: give a bool"),
+    ],
+)
+def test_bad_values_are_named_with_the_way_out(name: str, value: Any, text: str) -> None:
+    (problem,) = TABLE.problems({name: value})
+    assert text in problem
+
+
+def test_good_values_at_both_ends_pass() -> None:
+    assert TABLE.problems({"speed": 0.0, "count": 5, "mode": "fast", "name": "x", "another's": 1}) == []
+
+
+def test_a_table_refuses_its_own_mistakes() -> None:
+    with pytest.raises(ValueError, match="its own default is refused"):
+        Parameter("wrong", 5, "", minimum=6, maximum=9)
+    with pytest.raises(ValueError, match="give minimum and maximum"):
+        Parameter("wrong", 5, "", minimum=6)
+    with pytest.raises(ValueError, match="a name twice"):
+        ParameterTable("node", "", (Parameter("a", 1, ""), Parameter("a", 2, "")))
+
+
+# ---- on a node ------------------------------------------------------------------------------------------------
+
+
+def test_descriptors_carry_the_table(context: Context) -> None:
+    node = make_node(context)
+    TABLE.declare(node)
+    speed: ParameterDescriptor = node.describe_parameter("speed")
+    assert (speed.floating_point_range[0].from_value, speed.floating_point_range[0].to_value) == (0.0, 10.0)
+    assert "[m/s]" in speed.description
+    assert node.describe_parameter("count").integer_range[0].to_value == 5
+    assert "slow, fast" in node.describe_parameter("mode").additional_constraints
+    assert node.describe_parameter("fixed").read_only
+    node.destroy_node()
+
+
+def test_start_values_are_taken_and_whole_numbers_serve_as_doubles(context: Context) -> None:
+    node = make_node(context, speed=4, count=2, fixed=True)
+    declared = TABLE.declare(node)
+    assert declared.values() == {"speed": 4.0, "count": 2, "mode": "slow", "name": "", "fixed": True}
+    assert node.get_parameter("speed").value == 4.0
+    assert declared.problems == []
+    node.destroy_node()
+
+
+def test_refused_start_values_leave_the_default_and_are_named_until_replaced(context: Context) -> None:
+    node = make_node(context, speed=99.0, mode="odd", fixed=7)
+    applied: list[set[str]] = []
+    declared = TABLE.declare(node, apply=applied.append)
+    assert (declared["speed"], declared["mode"], declared["fixed"]) == (1.5, "slow", False)
+    assert [problem.split(" = ")[0] for problem in declared.problems] == [
+        "parameter speed",
+        "parameter mode",
+        "parameter fixed",
+    ]
+    for name, value in (("speed", 1.5), ("mode", "fast"), ("fixed", True)):
+        (result,) = node.set_parameters([RosParameter(name, value=value)])
+        assert result.successful, result.reason
+    assert declared.problems == []
+    assert applied == [{"speed"}, {"mode"}, {"fixed"}]
+    node.destroy_node()
+
+
+def test_a_change_is_validated_then_applied(context: Context) -> None:
+    node = make_node(context)
+    applied: list[tuple[set[str], float]] = []
+    declared = TABLE.declare(node, apply=lambda names: applied.append((names, declared["speed"])))
+    (result,) = node.set_parameters([RosParameter("speed", value=7)])  # a whole number
+    assert result.successful
+    assert applied == [({"speed"}, 7.0)]
+    (result,) = node.set_parameters([RosParameter("speed", value=7.0)])  # no change
+    assert result.successful
+    assert len(applied) == 1
+    node.destroy_node()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("speed", 10.5, "10.5"),
+        ("count", 0, "0"),
+        ("mode", "odd", "choose one of slow, fast"),
+        ("fixed", True, "read-only"),
+        ("count", "many", "Wrong parameter type"),
+    ],
+)
+def test_a_refused_change_changes_nothing(context: Context, name: str, value: Any, text: str) -> None:
+    node = make_node(context)
+    applied: list[set[str]] = []
+    declared = TABLE.declare(node, apply=applied.append)
+    (result,) = node.set_parameters([RosParameter(name, value=value)])
+    assert not result.successful
+    assert text in result.reason
+    assert declared.values() == TABLE.defaults()
+    assert node.get_parameter(name).value == TABLE.defaults()[name]
+    assert applied == []
+    node.destroy_node()
+
+
+def test_a_check_sees_all_values_as_they_would_become(context: Context) -> None:
+    node = make_node(context)
+
+    def check(values: dict[str, Any]) -> str | None:
+        return "too much" if values["speed"] * values["count"] > 20 else None
+
+    declared = TABLE.declare(node, check=check)
+    together = [RosParameter("speed", value=8.0), RosParameter("count", value=2)]
+    assert node.set_parameters_atomically(together).successful
+    result = node.set_parameters_atomically([RosParameter("count", value=5)])
+    assert (result.successful, result.reason) == (False, "too much")
+    assert (declared["speed"], declared["count"]) == (8.0, 2)
+    node.destroy_node()
+
+
+def test_the_generated_file_is_read_by_a_node_in_a_namespace(context: Context, repository: Path) -> None:
+    path = repository / "config" / "stereo_depth.yaml"
+    node = Node(
+        "stereo_depth_node",
+        namespace="/robot/front",
+        context=context,
+        cli_args=["--ros-args", "--params-file", str(path), "-p", "max_depth:=30.0"],
+    )
+    declared = parameters.STEREO_DEPTH.declare(node)
+    assert declared.values() == {**parameters.STEREO_DEPTH.defaults(), "max_depth": 30.0}
+    node.destroy_node()

@@ -1,0 +1,258 @@
+"""The player over real topics, in its own process: what arrives is what lies on the disk."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+from support.pair_folders import FAR, NEAR, planes, small_rig, write_pairs
+
+from fg_depth_ros.apps.processes import ChildDied, ProcessGroup
+from fg_depth_ros.compat import encodings
+from fg_depth_ros.data.io.formats import FileError, write_image
+from fg_depth_ros.geometry import StereoRig
+from fg_depth_ros.nodes.common.messages import depth_to_array, image_to_array, stamp_ns
+from fg_depth_ros.nodes.players.source import ENCODINGS, PairSource, encode_image, write_drive
+
+PLAYER = "fg_depth_ros.nodes.players.stereo_player"
+TOPICS = {
+    "left/image_rect": Image,
+    "right/image_rect": Image,
+    "left/camera_info": CameraInfo,
+    "right/camera_info": CameraInfo,
+    "ground_truth/depth": Image,
+    "published_pair": Header,
+    "/clock": Clock,
+}
+
+
+class Listener:
+    """A node in this process that keeps everything the player publishes."""
+
+    def __init__(self, group: ProcessGroup) -> None:
+        self.group = group
+        self.messages: dict[str, list] = defaultdict(list)
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        self.node = rclpy.create_node("listener", context=self.context)
+        qos = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.VOLATILE)
+        for topic, kind in TOPICS.items():
+            self.node.create_subscription(kind, topic, self.messages[topic].append, qos)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.closing = threading.Event()
+        self.thread = threading.Thread(target=self._spin, daemon=True)
+        self.thread.start()
+
+    def _spin(self) -> None:
+        while not self.closing.is_set():
+            self.executor.spin_once(timeout_sec=0.05)
+
+    def wait(self, topic: str, count: int, may_end=()) -> list:
+        self.group.wait_until(
+            lambda: len(self.messages[topic]) >= count, 20.0, f"{count} messages on {topic}", may_end=may_end
+        )
+        return self.messages[topic]
+
+    def close(self) -> None:
+        self.closing.set()
+        self.thread.join(5)
+        self.executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+
+@pytest.fixture
+def group(ros_domain: int, tmp_path: Path) -> Iterator[ProcessGroup]:
+    with ProcessGroup(tmp_path / "logs") as group:
+        yield group
+
+
+@pytest.fixture
+def listener(group: ProcessGroup) -> Iterator[Listener]:
+    listener = Listener(group)
+    yield listener
+    listener.close()
+
+
+def test_pairs_arrive_with_their_calibration_and_truth(group: ProcessGroup, listener: Listener, tmp_path: Path) -> None:
+    folder = write_pairs(tmp_path / "pairs")
+    player = group.start("player", PLAYER, {"pairs": str(folder), "rate": 20.0, "count": 5, "wait_for_subscribers": 1})
+    account = listener.wait("published_pair", 5, [player])
+    for topic in list(TOPICS)[:5]:
+        listener.wait(topic, 5, [player])
+    group.wait_until(lambda: not player.running, 10.0, "the end of the player", may_end=[player])
+    assert player.returncode == 0
+
+    assert [header.frame_id for header in account] == ["a", "b", "a", "b", "a"]  # looped
+    stamps = [stamp_ns(header) for header in account]
+    assert all(abs(stamp * 1e-9 - time.time()) < 60 for stamp in stamps)
+    intervals = np.diff(stamps) * 1e-9
+    assert np.median(intervals) == pytest.approx(0.05, abs=0.01)
+    for topic in list(TOPICS)[:5]:
+        assert [stamp_ns(message.header) for message in listener.messages[topic]] == stamps, topic
+
+    for number in range(2):
+        left, right, disparity = planes(number)
+        got_left, got_right = (listener.messages[f"{side}/image_rect"][number] for side in ("left", "right"))
+        np.testing.assert_array_equal(image_to_array(got_left), left)
+        np.testing.assert_array_equal(image_to_array(got_right), right)
+        depth = depth_to_array(listener.messages["ground_truth/depth"][number])
+        assert np.isnan(depth[:4]).all()
+        # Z = f * B / (d + doffs) = 200 * 0.1 / (d + 4)
+        expected = np.where(disparity == NEAR, 20 / (NEAR + 4), 20 / (FAR + 4))
+        np.testing.assert_allclose(depth[4:], expected[4:], rtol=1e-6)
+    infos = [listener.messages[f"{side}/camera_info"][0] for side in ("left", "right")]
+    assert StereoRig.from_camera_info(*infos) == small_rig()
+    assert infos[1].p[3] == pytest.approx(-20.0)  # -fx * baseline
+    assert infos[1].p[2] - infos[0].p[2] == pytest.approx(4.0)  # doffs
+    assert infos[0].header.frame_id == "left_camera_optical_frame"
+
+
+def test_resizing_scales_the_calibration_and_keeps_the_metres(
+    group: ProcessGroup, listener: Listener, tmp_path: Path
+) -> None:
+    folder = write_pairs(tmp_path / "pairs")
+    group.start("player", PLAYER, {"pairs": str(folder), "rate": 20.0, "width": 80, "encoding": "mono8"})
+    for topic in list(TOPICS)[:5]:
+        listener.wait(topic, 1)
+    image = listener.messages["left/image_rect"][0]
+    assert (image.width, image.height, image.encoding) == (80, 48, "mono8")
+    infos = [listener.messages[f"{side}/camera_info"][0] for side in ("left", "right")]
+    assert StereoRig.from_camera_info(*infos) == small_rig().scaled(80, 48)
+    depth = depth_to_array(listener.messages["ground_truth/depth"][0])
+    assert depth.shape == (48, 80)
+    assert depth[24, 40] == pytest.approx(20 / (NEAR + 4))
+    assert depth[44, 5] == pytest.approx(20 / (FAR + 4))
+
+
+def test_a_virtual_world_is_played_with_its_true_depth(
+    group: ProcessGroup, listener: Listener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    parameters = {"world": "street", "world_frames": 2, "world_seed": 5, "width": 96, "rate": 20.0, "count": 3}
+    player = group.start("player", PLAYER, {**parameters, "wait_for_subscribers": 1})
+    group.wait_until(lambda: not player.running, 60.0, "the end of the player", may_end=[player])
+    assert player.returncode == 0, player.tail
+    write_drive(tmp_path / "drive", "street", width=96, frames=2, seed=5)
+    expected = PairSource(str(tmp_path / "drive"))
+    account = listener.wait("published_pair", 3, [player])
+    assert [header.frame_id for header in account] == ["000000", "000001", "000000"]
+    for number in range(2):
+        pair = expected.load(number)
+        np.testing.assert_array_equal(image_to_array(listener.messages["left/image_rect"][number]), pair.left)
+        np.testing.assert_array_equal(image_to_array(listener.messages["right/image_rect"][number]), pair.right)
+        depth = depth_to_array(listener.messages["ground_truth/depth"][number])
+        np.testing.assert_array_equal(depth, pair.truth)
+        assert np.isfinite(depth).mean() > 0.3
+    infos = [listener.messages[f"{side}/camera_info"][0] for side in ("left", "right")]
+    rig = StereoRig.from_camera_info(*infos)
+    assert (rig.width, rig.height, rig.baseline) == (96, 58, pytest.approx(0.3))
+    assert list(temporary.iterdir()) == []  # what was rendered goes with the node
+
+
+def test_simulated_time_restarts_with_every_round(group: ProcessGroup, listener: Listener, tmp_path: Path) -> None:
+    folder = write_pairs(tmp_path / "pairs", ("a", "b", "c"))
+    group.start(
+        "player",
+        PLAYER,
+        {"pairs": str(folder), "rate": 20.0, "publish_clock": True, "restart_clock": True},
+    )
+    account = listener.wait("published_pair", 7)
+    first = next(i for i, header in enumerate(account) if header.frame_id == "a")
+    stamps = [stamp_ns(header) * 1e-9 for header in account[first : first + 4]]
+    assert stamps[0] < stamps[1] < stamps[2]
+    assert stamps[3] < stamps[1]
+    assert stamps[3] == pytest.approx(1.0, abs=0.02)
+    clock = [message.clock.sec + message.clock.nanosec * 1e-9 for message in listener.wait("/clock", 8)]
+    assert max(clock) < 2.0
+
+
+def test_it_waits_for_subscribers_and_says_when_it_gives_up(group: ProcessGroup, tmp_path: Path) -> None:
+    folder = write_pairs(tmp_path / "pairs")
+    player = group.start("player", PLAYER, {"pairs": str(folder), "wait_for_subscribers": 1, "wait_timeout": 1.0})
+    with pytest.raises(ChildDied, match="exit code 1(.|\n)*left/image_rect has 0 subscriber"):
+        group.wait_until(lambda: False, 20.0, "nothing")
+    assert not player.running
+
+
+@pytest.mark.parametrize(
+    ("make", "parameters", "message"),
+    [
+        (lambda folder: None, {}, "no such folder"),
+        (lambda folder: folder.mkdir(), {}, "no stereo pairs found"),
+        (lambda folder: write_pairs(folder, rig=False), {}, "give focal"),
+        (write_pairs, {"rate": -1.0}, "parameter rate = -1.0 Hz is out of range"),
+        (write_pairs, {"restart_clock": True}, "needs publish_clock"),
+        (write_pairs, {"world": "street"}, "name two things to play: leave one of them out"),
+        (write_pairs, {"world": "forest"}, "parameter world = 'forest' is unknown: choose one of off, street, indoor"),
+    ],
+)
+def test_what_cannot_be_played_ends_with_a_reason(
+    group: ProcessGroup, tmp_path: Path, make, parameters: dict, message: str
+) -> None:
+    folder = tmp_path / "pairs"
+    make(folder)
+    group.start("player", PLAYER, {"pairs": str(folder), **parameters})
+    with pytest.raises(ChildDied, match=f"exit code 1(.|\n)*{message}"):
+        group.wait_until(lambda: False, 20.0, "nothing")
+
+
+def test_broken_pairs_are_named_and_left_out(group: ProcessGroup, listener: Listener, tmp_path: Path) -> None:
+    folder = write_pairs(tmp_path / "pairs", ("a", "b", "c"))
+    (folder / "left" / "a.png").write_bytes((folder / "left" / "a.png").read_bytes()[:400])
+    write_image(folder / "right" / "b.png", np.zeros((40, 50, 3), np.uint8))
+    player = group.start("player", PLAYER, {"pairs": str(folder), "rate": 20.0})
+    account = listener.wait("published_pair", 3)
+    assert {header.frame_id for header in account} == {"c"}
+    log = "\n".join(player.tail)
+    assert "pair 'a' is left out" in log and "left/a.png" in log
+    assert "pair 'b' is left out" in log and "160x96" in log and "50x40" in log
+
+
+def test_a_folder_of_broken_pairs_only_is_refused(tmp_path: Path) -> None:
+    folder = write_pairs(tmp_path / "pairs", ("a",))
+    (folder / "left" / "a.png").write_bytes(b"no image at all")
+    with pytest.raises(FileError, match="a.png"):
+        PairSource(str(folder)).load(0)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_every_encoding_is_what_the_reader_makes_of_it(encoding: str) -> None:
+    smooth = np.dstack(
+        [np.linspace(20 + 30 * c, 120 + 30 * c, 64, dtype=np.uint8)[None].repeat(48, 0) for c in range(3)]
+    )
+    array = encode_image(smooth, encoding)
+    layout = encodings.layout(encoding)
+    assert array.dtype == layout.dtype
+    message = Image(height=48, width=64, encoding=encoding, step=array.strides[0])
+    message.data.frombytes(memoryview(np.ascontiguousarray(array)).cast("B"))
+    read = image_to_array(message)
+    expected = smooth if read.ndim == 3 else encode_image(smooth, "mono8")
+    assert np.abs(read.astype(int) - expected)[2:-2, 2:-2].max() <= 3
+
+
+def test_the_motorcycle_pair_has_its_published_calibration() -> None:
+    pair = PairSource("motorcycle").load(0)
+    assert pair.left.shape == (500, 741, 3)
+    assert pair.rig.fx == 994.978 and pair.rig.doffs == pytest.approx(31.086)
+    assert pair.truth is not None
+    # Z = 994.978 * 0.193001 / (d + 31.086); the data set's disparities are 7.19 ... 59.91 px
+    assert np.nanmax(pair.truth) == pytest.approx(192.031 / (7.1913557 + 31.086), rel=1e-4)
+    assert np.nanmin(pair.truth) == pytest.approx(192.031 / (59.90896 + 31.086), rel=1e-4)

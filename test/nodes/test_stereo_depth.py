@@ -1,0 +1,379 @@
+"""stereo_depth_node in this process: what it publishes, for whom, and what can be changed while it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.nodes import KINDS, Bench, camera_info, pair_messages, share_near, wall
+
+from fg_depth_ros.geometry import Label
+from fg_depth_ros.inference import EstimatorConfig, OutOfMemory, StereoDepthEstimator
+from fg_depth_ros.networks import ModelCard, create_model, save_checkpoint
+from fg_depth_ros.nodes.common import messages
+
+SCENE = wall()
+PAIR = pair_messages(SCENE)
+
+
+def test_all_outputs_of_a_known_scene(make: Callable[..., Bench]) -> None:
+    scene = wall(disparity=12, doffs=3.0)
+    b = make()
+    b.listen(*(topic for topic in KINDS if topic != "depth/sigma"))
+    b.send_until(pair_messages(scene), lambda: all(b.seen[topic] for topic in b.seen))
+    stamps = set.intersection(*({messages.stamp_ns(m.header) for m in b.seen[topic]} for topic in b.seen))
+    stamp = max(stamps)
+    found = {t: next(m for m in b.seen[t] if messages.stamp_ns(m.header) == stamp) for t in b.seen}
+    assert {message.header.frame_id for message in found.values()} == {"left_eye"}
+
+    # f * B / (d + doffs) = 300 * 0.12 / 15
+    assert scene.depth == pytest.approx(2.4)
+    depth = messages.depth_to_array(found["depth/image_rect"])
+    assert depth.shape == (240, 320)
+    assert np.isfinite(depth).mean() > 0.7
+    assert share_near(depth, 2.4) > 0.97
+
+    disparity = found["disparity"]
+    values = messages.float_array(disparity.image)
+    known = np.isfinite(depth)
+    np.testing.assert_array_equal(np.isfinite(values), known)
+    assert np.median(values[known]) == pytest.approx(15.0, abs=0.1)  # 12 px between the images + doffs
+    np.testing.assert_allclose(disparity.f * disparity.t / values[known], depth[known], rtol=1e-5)
+    assert disparity.min_disparity == pytest.approx(300 * 0.12 / 80.0)
+    assert disparity.max_disparity == pytest.approx(300 * 0.12 / 0.1)
+    assert disparity.delta_d == 1 / 16
+
+    flow = messages.float_array(found["flow/image"])
+    assert flow.shape == (240, 320, 2)
+    assert np.median(flow[known][:, 0]) == pytest.approx(-12.0, abs=0.1)
+    assert not flow[known][:, 1].any()
+    assert messages.image_to_array(found["flow/image_color"]).shape == (240, 320, 3)
+
+    mask = messages.image_to_array(found["mask/image"])
+    assert found["mask/image"].encoding == "mono8"
+    np.testing.assert_array_equal(mask, np.where(known, 255, 0))
+    labels = np.frombuffer(found["mask/labels"].data, np.uint8).reshape(240, 320)
+    assert found["mask/labels"].encoding == "8UC1"
+    np.testing.assert_array_equal(labels == Label.VALID, known)
+
+    points, colours = messages.cloud_to_arrays(found["points2"])
+    assert points.shape == (120, 160, 3)
+    np.testing.assert_array_equal(points[..., 2], depth[::2, ::2])
+    row, column = np.argwhere(np.isfinite(points[..., 2]))[1000]
+    x = (2 * column - scene.rig.cx) * depth[2 * row, 2 * column] / 300.0
+    assert points[row, column, 0] == pytest.approx(x, rel=1e-4, abs=1e-5)
+    np.testing.assert_array_equal(colours, scene.left[::2, ::2])
+
+    info = found["depth/camera_info"]
+    assert list(info.p) == list(camera_info(scene.rig, False).p)
+    assert (info.width, info.height) == (320, 240)
+
+
+def test_only_what_somebody_listens_to_is_made(make: Callable[..., Bench]) -> None:
+    matched: list[float] = []
+
+    class Counting(StereoDepthEstimator):
+        def estimate(self, *args: Any) -> Any:
+            matched.append(time.monotonic())
+            estimate = super().estimate(*args)
+            made.append(estimate)
+            return estimate
+
+    made: list[Any] = []
+    b = make(build=Counting)
+    b.wait(lambda: b.status() is not None and b.status().message.startswith("idle"))
+    for _ in range(5):
+        b.send(PAIR)
+        time.sleep(0.05)
+    assert not b.heard()  # the inputs are not even subscribed to
+    assert matched == []
+
+    b.listen("flow/image")
+    b.send_until(PAIR, lambda: b.seen["flow/image"])
+    assert b.heard()
+    assert matched
+    assert not {"labels", "depth", "mask"} & made[-1].__dict__.keys()  # nobody asked for depth
+    b.unlisten("flow/image")
+    b.wait(lambda: not b.heard())
+    count = len(matched)
+    b.send(PAIR)
+    time.sleep(0.2)
+    assert len(matched) == count
+    b.listen("depth/image_rect")
+    assert share_near(b.fresh_depth(PAIR), SCENE.depth) > 0.97
+
+
+def test_a_network_gives_its_uncertainty_and_its_hash(make: Callable[..., Bench], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    weights = tmp_path / "fresh.safetensors"
+    card = save_checkpoint(weights, create_model("flownet_stereo"), ModelCard("flownet_stereo"))
+    b = make(model="flownet_stereo", depth_weights=str(weights), max_depth=10000.0, left_right_check="off")
+    b.listen("depth/sigma", "depth/image_rect")
+    b.send_until(PAIR, lambda: b.seen["depth/sigma"] and b.seen["depth/image_rect"], 30.0)
+    sigma = b.seen["depth/sigma"][-1]
+    assert (sigma.encoding, sigma.width, sigma.height) == ("32FC1", 320, 240)
+    values = messages.float_array(sigma)
+    assert (values[np.isfinite(values)] > 0).all()
+    b.wait(lambda: b.values("model").get("weights sha256") == card.sha256)
+    assert b.values("model")["weights"] == str(weights)
+
+
+def test_sgbm_gives_no_uncertainty_and_says_so(make: Callable[..., Bench]) -> None:
+    b = make()
+    b.listen("depth/sigma")
+    b.send_until(PAIR, lambda: b.log_has("depth/sigma is not published: model sgbm gives no uncertainty"))
+    assert b.seen["depth/sigma"] == []
+
+
+def test_depth_is_the_same_at_half_resolution(make: Callable[..., Bench]) -> None:
+    scene = wall(disparity=16, width=640, height=480, doffs=2.0)
+    b = make()
+    b.listen("depth/image_rect")
+    full = b.fresh_depth(pair_messages(scene))
+    half = b.fresh_depth(pair_messages(scene.half()))
+    assert (full.shape, half.shape) == ((480, 640), (240, 320))
+    assert scene.half().depth == pytest.approx(scene.depth) == pytest.approx(2.0)
+    assert np.nanmedian(full) == pytest.approx(2.0, rel=0.01)
+    assert np.nanmedian(half) == pytest.approx(2.0, rel=0.02)
+
+
+def test_names_follow_the_namespace_and_depth_comes_in_millimetres(make: Callable[..., Bench]) -> None:
+    b = make(namespace="robot/front", depth_encoding="16UC1")
+    b.listen("depth/image_rect")
+    depth = b.fresh_depth(PAIR)
+    assert b.seen["depth/image_rect"][-1].encoding == "16UC1"
+    assert np.nanmedian(depth) == pytest.approx(3.0, abs=0.02)
+    b.wait(b.status)
+    assert b.status().name == "robot/front/stereo_depth_node: pairs"
+
+
+def test_compressed_images(make: Callable[..., Bench]) -> None:
+    b = make(image_transport="compressed")
+    b.listen("depth/image_rect")
+    assert share_near(b.fresh_depth(PAIR), SCENE.depth) > 0.97
+
+
+def test_grey_and_colour_may_be_mixed(make: Callable[..., Bench]) -> None:
+    b = make()
+    b.listen("depth/image_rect")
+    grey = pair_messages(SCENE, "mono8")
+    assert share_near(b.fresh_depth(grey), SCENE.depth) > 0.97
+    assert share_near(b.fresh_depth({**PAIR, "right/image_rect": grey["right/image_rect"]}), SCENE.depth) > 0.97
+
+
+def test_approximate_stamps(make: Callable[..., Bench]) -> None:
+    b = make(approximate_sync=True, sync_slop=0.02)
+    b.listen("depth/image_rect")
+    b.send_until(PAIR, lambda: b.seen["depth/image_rect"], right_image_rect=0.015, right_camera_info=0.015)
+
+
+def test_diagnostics_tell_rates_latencies_drops_and_model(make: Callable[..., Bench]) -> None:
+    b = make()
+    b.listen("depth/image_rect")
+    b.send_until(PAIR, lambda: len(b.seen["depth/image_rect"]) >= 10, period=0.05)
+    before = len(b.statuses)
+    b.wait(lambda: len(b.statuses) >= before + 2)
+    assert b.level() == 0
+    assert b.status().message == "active"
+    values = b.values()
+    assert values["state"] == "active"
+    for name in ("inference", "processing", "pipeline"):
+        p50, p95, p99 = (float(values[f"{name} {percent} % (ms)"]) for percent in (50, 95, 99))
+        assert 0 < p50 <= p95 <= p99 < 5000
+    assert float(values["inference 50 % (ms)"]) <= float(values["processing 50 % (ms)"])
+    assert float(values["input rate (Hz)"]) > 1
+    assert float(values["left/image_rect rate (Hz)"]) > 1
+    # matched = published + dropped (nothing is in work any more)
+    assert int(values["pairs matched"]) == int(values["pairs published"]) + int(values["pairs dropped"])
+    assert int(values["pairs published"]) == len(b.seen["depth/image_rect"])
+    model = b.values("model")
+    assert (model["model"], model["weights sha256"], model["device"]) == ("sgbm", "none", "cpu")
+    assert float(model["process memory (MiB)"]) > 10
+
+
+def test_diagnostics_come_once_a_second(make: Callable[..., Bench]) -> None:
+    b = make()
+    b.wait(lambda: b.statuses)
+    before, begun = len(b.statuses), time.monotonic()
+    b.wait(lambda: len(b.statuses) == before + 3)
+    assert time.monotonic() - begun == pytest.approx(3.0, abs=0.6)
+
+
+# ---- while it runs --------------------------------------------------------------------------------------------
+
+
+def test_a_change_takes_effect_and_a_bad_one_is_refused(make: Callable[..., Bench]) -> None:
+    b = make()
+    b.listen("depth/image_rect")
+    assert np.isfinite(b.fresh_depth(PAIR)).any()
+    (result,) = b.set(max_depth=2.5)  # the wall is at 3 m
+    assert result.successful
+    b.send_until(PAIR, lambda: not np.isfinite(messages.depth_to_array(b.seen["depth/image_rect"][-1])).any())
+    (result,) = b.set(max_depth=1e6)
+    assert not result.successful
+    assert "1000000.0" in result.reason
+    assert "10000.0" in result.reason  # the limit
+    (result,) = b.set(min_depth=5.0)  # above max_depth
+    assert not result.successful
+    assert "5.0" in result.reason
+    assert "2.5" in result.reason
+    (result,) = b.set(depth_weights="/nowhere/weights.safetensors", model="flownet_stereo")
+    assert not result.successful
+    assert "/nowhere/weights.safetensors" in result.reason
+    assert b.depth_node.parameters["model"] == "sgbm"
+    (result,) = b.set(max_depth=80)
+    assert result.successful
+    b.send_until(PAIR, lambda: np.isfinite(messages.depth_to_array(b.seen["depth/image_rect"][-1])).any())
+
+
+def test_a_model_is_exchanged_beside_the_running_one(make: Callable[..., Bench], tmp_path: Path) -> None:
+    weights = tmp_path / "new.safetensors"
+    weights.write_bytes(b"anything")
+    loading = {"begun": 0.0, "ended": 0.0}
+    built: list[EstimatorConfig] = []
+
+    class Slow(StereoDepthEstimator):
+        """Stands in for a network: takes a while to load, and answers as sgbm does."""
+
+        def __init__(self, config: EstimatorConfig) -> None:
+            built.append(config)
+            if config.weights:
+                loading["begun"] = time.time()
+                time.sleep(1.0)
+            super().__init__(EstimatorConfig(model="sgbm", max_disparity=64))
+            self.config = config
+
+        def warm_up(self, width: int, height: int) -> None:
+            if self.config.weights:
+                assert (width, height) == (320, 240)
+                loading["ended"] = time.time()
+
+    b = make(build=Slow)
+    b.listen("depth/image_rect")
+    b.fresh_depth(PAIR)
+    (result,) = b.set(model="flownet_stereo", depth_weights=str(weights))
+    assert result.successful
+    b.send_until(PAIR, lambda: b.log_has("now running"), period=0.05)
+    meanwhile = [messages.stamp_ns(m.header) * 1e-9 for m in b.seen["depth/image_rect"]]
+    assert sum(loading["begun"] < stamp < loading["ended"] for stamp in meanwhile) >= 3
+    b.wait(lambda: b.values("model").get("weights") == str(weights))
+    assert [config.weights for config in built] == ["", str(weights)]
+
+
+def test_the_old_model_stays_when_the_new_one_cannot_be_had(make: Callable[..., Bench], tmp_path: Path) -> None:
+    weights = tmp_path / "corrupt.safetensors"
+    weights.write_bytes(b"this is no checkpoint")
+    b = make()
+    b.listen("depth/image_rect")
+    b.fresh_depth(PAIR)
+    (result,) = b.set(model="flownet_stereo", depth_weights=str(weights))
+    assert result.successful  # the file is there; what is in it turns out later
+    b.send_until(PAIR, lambda: b.log_has("the model was not exchanged, sgbm goes on as before"))
+    assert b.log_has(str(weights))
+    assert (b.depth_node.parameters["model"], b.depth_node.parameters["depth_weights"]) == ("sgbm", "")
+    assert share_near(b.fresh_depth(PAIR), SCENE.depth) > 0.97
+    b.wait(lambda: b.level("model") == 1)
+    assert "not exchanged" in b.status("model").message
+
+
+def test_out_of_memory_goes_on_with_smaller_images(make: Callable[..., Bench]) -> None:
+    class Small(StereoDepthEstimator):
+        """A device with room for half the size."""
+
+        def estimate(self, *args: Any) -> Any:
+            if self.config.inference_scale > 0.6:
+                raise OutOfMemory("2 GiB wanted, 1 GiB free")
+            return super().estimate(*args)
+
+    b = make(build=Small)
+    b.listen("depth/image_rect")
+    depth = b.fresh_depth(PAIR)
+    assert np.nanmedian(depth) == pytest.approx(3.0, rel=0.05)
+    assert depth.shape == (240, 320)
+    b.wait(lambda: b.level("model") == 2)
+    assert "2 GiB wanted" in b.status("model").message
+    assert "inference_scale 0.562" in b.status("model").message
+    b.wait(lambda: int(b.values().get("dropped: out of memory", 0)) == 2)  # at 1.0 and at 0.75
+    assert b.values("model")["inference_scale"] == "0.562"
+    (result,) = b.set(inference_scale=0.5)
+    assert result.successful
+    b.wait(lambda: b.level("model") == 0)
+
+
+# ---- lifecycle ------------------------------------------------------------------------------------------------
+
+
+def test_lifecycle_without_autostart(make: Callable[..., Bench]) -> None:
+    b = make(autostart=False)
+    node = b.depth_node
+    b.wait(lambda: b.values().get("state") == "unconfigured")
+
+    def go(transition: str) -> None:
+        done: list[Any] = []
+        node._post(lambda: done.append(getattr(node, f"trigger_{transition}")()))
+        b.wait(lambda: done)
+        assert "SUCCESS" in str(done[0])
+
+    for _ in range(2):
+        go("configure")
+        go("activate")
+        b.listen("depth/image_rect")
+        assert share_near(b.fresh_depth(PAIR), SCENE.depth) > 0.97
+        go("deactivate")
+        assert not b.heard() or b.wait(lambda: not b.heard())
+        b.seen["depth/image_rect"].clear()
+        go("activate")
+        b.fresh_depth(PAIR)
+        go("deactivate")
+        go("cleanup")
+        b.unlisten("depth/image_rect")
+    go("shutdown")
+
+
+def test_a_file_that_is_no_checkpoint_fails_configure_and_can_be_replaced(
+    make: Callable[..., Bench], tmp_path: Path
+) -> None:
+    weights = tmp_path / "corrupt.safetensors"
+    weights.write_bytes(b"\0" * 100)
+    b = make(model="flownet_stereo", depth_weights=str(weights))
+    b.wait(lambda: b.level() == 2)
+    assert b.status().message.startswith("not configured: ")
+    assert str(weights) in b.status().message
+    assert b.values()["state"] == "unconfigured"
+    (result,) = b.set(model="sgbm")  # autostart tries again
+    assert result.successful
+    b.listen("depth/image_rect")
+    assert share_near(b.fresh_depth(PAIR), SCENE.depth) > 0.97
+    b.wait(lambda: b.level() == 0)
+
+
+def test_missing_weights_fail_configure_and_are_named(make: Callable[..., Bench]) -> None:
+    b = make(model="flownet_stereo", depth_weights="/nowhere/w.safetensors")
+    b.wait(lambda: b.level() == 2)
+    assert "/nowhere/w.safetensors" in b.status().message
+    assert "there is no such file" in b.status().message
+
+
+def test_weights_of_another_architecture_fail_configure(make: Callable[..., Bench], tmp_path: Path) -> None:
+    weights = tmp_path / "other.safetensors"
+    save_checkpoint(weights, torch.nn.Linear(3, 2), ModelCard("flownet_stereo"))
+    b = make(model="flownet_stereo", depth_weights=str(weights))
+    b.wait(lambda: b.level() == 2)
+    assert b.status().message.startswith("not configured: ")
+    assert str(weights) in b.status().message
+    assert b.values()["state"] == "unconfigured"
+
+
+def test_a_start_value_out_of_range_fails_configure_until_it_is_replaced(make: Callable[..., Bench]) -> None:
+    b = make(max_depth=-3.0)
+    b.wait(lambda: b.level() == 2)
+    assert "parameter max_depth = -3.0 m is out of range: choose 0.02 to 10000 m" in b.status().message
+    (result,) = b.set(max_depth=20.0)
+    assert result.successful
+    b.listen("depth/image_rect")
+    assert share_near(b.fresh_depth(PAIR), SCENE.depth) > 0.97

@@ -1,0 +1,343 @@
+"""Pairs from four inputs, with the drop-in and with a message_filters that has upstream's three defects."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from std_msgs.msg import Header
+
+from fg_depth_ros.compat import message_filters as drop_in
+from fg_depth_ros.compat.message_filters import SimpleFilter
+from fg_depth_ros.nodes.common.synchronizing import INPUTS, NewestSlot, Pair, PairSynchronizer
+
+LEFT, RIGHT, LEFT_INFO, RIGHT_INFO = range(4)
+
+
+class DefectiveTimeSynchronizer(SimpleFilter):
+    """Behaves as upstream does: throws out the smallest stamp, keeps the lock when a callback raises."""
+
+    def __init__(self, fs: Any, queue_size: int) -> None:
+        super().__init__()
+        self.queues: list[dict[int, Any]] = [{} for _ in fs]
+        self.queue_size, self.lock = queue_size, threading.Lock()
+        for index, source in enumerate(fs):
+            source.registerCallback(self.add, self.queues[index], index)
+
+    def matches(self, stamp: int) -> list[list[int]]:
+        return [[t] * len(self.queues) for t in sorted(set.intersection(*(set(q) for q in self.queues)))]
+
+    def add(self, message: Any, queue: dict[int, Any], index: int) -> None:
+        if not self.lock.acquire(timeout=1.0):
+            raise TimeoutError("deadlock")
+        stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+        queue[stamp] = message
+        while len(queue) > self.queue_size:
+            del queue[min(queue)]
+        for stamps in self.matches(stamp):
+            self.signalMessage(*(q[t] for q, t in zip(self.queues, stamps, strict=True)))
+            for q, t in zip(self.queues, stamps, strict=True):
+                del q[t]
+        self.lock.release()
+
+
+class DefectiveApproximateTimeSynchronizer(DefectiveTimeSynchronizer):
+    """As upstream: a difference must be below the slop."""
+
+    def __init__(self, fs: Any, queue_size: int, slop: float) -> None:
+        super().__init__(fs, queue_size)
+        self.slop = slop * 1e9
+
+    def matches(self, stamp: int) -> list[list[int]]:
+        if not all(self.queues):
+            return []
+        nearest = [min(queue, key=lambda t: abs(t - stamp)) for queue in self.queues]
+        return [nearest] if max(nearest) - min(nearest) < self.slop else []
+
+
+DEFECTIVE = SimpleNamespace(
+    TimeSynchronizer=DefectiveTimeSynchronizer,
+    ApproximateTimeSynchronizer=DefectiveApproximateTimeSynchronizer,
+)
+
+
+@pytest.fixture(params=["drop-in", "upstream's defects"])
+def filters(request: pytest.FixtureRequest) -> Any:
+    return drop_in if request.param == "drop-in" else DEFECTIVE
+
+
+def message(seconds: float) -> Any:
+    header = Header()
+    header.stamp.sec, header.stamp.nanosec = divmod(round(seconds * 1e9), 10**9)
+    return SimpleNamespace(header=header)
+
+
+class Rig:
+    """Four sources and a synchroniser on them."""
+
+    def __init__(self, filters: Any, **options: Any) -> None:
+        self.sources = [SimpleFilter() for _ in INPUTS]
+        self.pairs: list[Pair] = []
+        self.sync = PairSynchronizer(
+            self.sources, options.pop("on_pair", self.pairs.append), filters=filters, **options
+        )
+
+    def send(self, *seconds: float | None) -> None:
+        for source, at in zip(self.sources, seconds, strict=True):
+            if at is not None:
+                source.signalMessage(message(at))
+
+    @property
+    def stamps(self) -> list[float]:
+        return [pair.stamp * 1e-9 for pair in self.pairs]
+
+
+def test_the_stand_in_has_the_three_defects() -> None:
+    left, right = SimpleFilter(), SimpleFilter()
+    seen: list[float] = []
+
+    def callback(a: Any, b: Any) -> None:
+        seen.append(a.header.stamp.sec)
+        raise RuntimeError("raised")
+
+    exact = DefectiveTimeSynchronizer([left, right], 2)
+    exact.registerCallback(callback)
+    for at in (100.0, 101.0):
+        left.signalMessage(message(at))
+        right.signalMessage(message(at + 0.5))
+    for at in (1.0, 2.0):
+        left.signalMessage(message(at))
+        right.signalMessage(message(at))
+    assert seen == []  # starved after the jump
+    left.signalMessage(message(200.0))
+    with pytest.raises(RuntimeError):
+        right.signalMessage(message(200.0))
+    with pytest.raises(TimeoutError, match="deadlock"):
+        left.signalMessage(message(201.0))
+    left, right = SimpleFilter(), SimpleFilter()
+    DefectiveApproximateTimeSynchronizer([left, right], 2, 0.0).registerCallback(callback)
+    left.signalMessage(message(5.0))
+    right.signalMessage(message(5.0))
+    assert 5.0 not in seen
+
+
+def test_one_pair_for_four_messages_of_one_stamp(filters: Any) -> None:
+    rig = Rig(filters)
+    rig.send(1.0, 1.0, 1.0, None)
+    assert rig.pairs == []
+    rig.send(None, None, None, 1.0)
+    (pair,) = rig.pairs
+    assert [m.header.stamp.sec for m in (pair.left, pair.right, pair.left_info, pair.right_info)] == [1] * 4
+    assert rig.sync.matched == 1
+
+
+@pytest.mark.parametrize("approximate", [False, True])
+@pytest.mark.parametrize("length", [4, 40])
+def test_a_looping_source_keeps_producing(filters: Any, approximate: bool, length: int) -> None:
+    rig = Rig(filters, approximate=approximate, slop=0.01, queue_size=5)
+    for _ in range(4):
+        for frame in range(length):
+            at = 100.0 + 0.1 * frame
+            lost = frame >= length - 2  # right images are lost at the end of every round
+            rig.send(at, None if lost else at, at, at)
+    assert rig.stamps == pytest.approx([100.0 + 0.1 * f for f in range(length - 2)] * 4)
+
+
+def test_starts_again_after_a_jump_with_every_queue_full_of_the_future(filters: Any) -> None:
+    jumps: list[tuple[str, float]] = []
+    rig = Rig(filters, queue_size=3, on_time_jump=lambda name, back: jumps.append((name, back)))
+    for at in (1000.0, 1001.0, 1002.0, 1003.0):  # nothing matches: all queues fill up
+        rig.send(at, at + 0.1, at + 0.2, at + 0.3)
+    for at in (1.0, 2.0, 3.0):
+        rig.send(at, at, at, at)
+    assert rig.stamps == [1.0, 2.0, 3.0]
+    assert [name for name, _ in jumps] == list(INPUTS)
+    assert jumps[0][1] == pytest.approx(1002.0)
+
+
+@pytest.mark.timeout(10)
+def test_an_exception_is_reported_and_stops_nothing(filters: Any) -> None:
+    seen: list[float] = []
+    errors: list[Exception] = []
+
+    def on_pair(pair: Pair) -> None:
+        seen.append(pair.stamp * 1e-9)
+        if len(seen) == 1:
+            raise RuntimeError("first")
+
+    rig = Rig(filters, on_pair=on_pair, on_error=errors.append)
+    rig.send(1.0, 1.0, 1.0, 1.0)
+    rig.send(2.0, 2.0, 2.0, 2.0)
+    assert seen == [1.0, 2.0]
+    assert [str(error) for error in errors] == ["first"]
+
+
+def test_slop_zero_matches_equal_stamps(filters: Any) -> None:
+    rig = Rig(filters, approximate=True, slop=0.0)
+    rig.send(1.0, 1.0, 1.0, 1.0)
+    rig.send(2.0, 2.000001, 2.0, 2.0)
+    assert rig.stamps == [1.0]
+
+
+def test_every_message_is_accounted_for(filters: Any) -> None:
+    rig = Rig(filters, queue_size=2)
+    for at in (1.0, 2.0, 3.0, 4.0, 5.0):
+        rig.send(at, None if at == 2.0 else at, at, at)
+    rig.send(6.0, None, None, None)
+    rig.send(7.0, None, None, None)
+    rig.send(8.0, None, None, None)
+    # left: 8 came, 4 matched, the two newest wait, 2.0 and 6.0 were thrown out
+    assert (rig.sync.received("left/image_rect"), rig.sync.matched) == (8, 4)
+    assert (rig.sync.waiting("left/image_rect"), rig.sync.unmatched("left/image_rect")) == (2, 2)
+    assert rig.sync.unmatched("right/image_rect") == 0
+
+
+def test_says_that_stamps_never_match_and_what_to_do(filters: Any) -> None:
+    rig = Rig(filters, queue_size=4)
+    for frame in range(6):
+        at = 10.0 + 0.1 * frame
+        rig.send(at, at + 0.02, at, at + 0.02)
+    assert rig.pairs == []
+    text = rig.sync.why_no_pair(lambda name: 1, lambda name: f"/camera/{name}")
+    assert "the nearest are 0.020000 s apart" in text
+    assert "/camera/left/image_rect 10.500000" in text
+    assert "/camera/right/image_rect 10.520000" in text
+    assert "set approximate_sync to true and sync_slop above 0.020000" in text
+
+
+def test_the_advice_of_a_wider_slop_works(filters: Any) -> None:
+    rig = Rig(filters, approximate=True, slop=0.005)
+    rig.send(10.0, 10.02, 10.0, 10.02)
+    assert rig.pairs == []
+    assert "raise sync_slop above 0.020000" in rig.sync.why_no_pair(lambda name: 1, str)
+    wider = Rig(filters, approximate=True, slop=0.02)
+    wider.send(10.0, 10.02, 10.0, 10.02)
+    assert len(wider.pairs) == 1
+
+
+def test_says_which_input_is_silent(filters: Any) -> None:
+    rig = Rig(filters)
+    rig.send(1.0, None, 1.0, None)
+    text = rig.sync.why_no_pair(lambda name: 0 if name == "right/image_rect" else 2, str)
+    assert "no message on right/image_rect (nobody publishes it" in text
+    assert "no message on right/camera_info (2 publisher(s) are there, but nothing comes" in text
+    assert "left" not in text
+
+
+# ---- the left camera alone ------------------------------------------------------------------------------------
+
+
+def left_rig(filters: Any, **options: Any) -> tuple[Rig, list[tuple[float, float]]]:
+    """A rig, and the stamps of left images and their camera_infos that it handed out."""
+    alone: list[tuple[float, float]] = []
+
+    def note(*messages: Any) -> None:
+        alone.append(tuple(round(m.header.stamp.sec + m.header.stamp.nanosec * 1e-9, 6) for m in messages))
+
+    return Rig(filters, on_left=note, **options), alone
+
+
+def test_a_left_image_is_handed_out_once_with_its_own_camera_info(filters: Any) -> None:
+    rig, alone = left_rig(filters)
+    rig.send(1.0, None, None, None)
+    rig.send(None, None, 0.5, None)
+    assert alone == []
+    rig.send(None, None, 1.0, None)
+    assert alone == [(1.0, 1.0)]
+    rig.send(None, None, 2.0, None)  # the camera_info first
+    rig.send(2.0, None, None, None)
+    rig.send(None, None, 1.9, None)
+    assert alone == [(1.0, 1.0), (2.0, 2.0)]
+    assert rig.pairs == []
+    rig.send(None, 2.0, None, 2.0)  # it still becomes a pair
+    assert rig.stamps == [2.0]
+
+
+def test_the_left_message_that_completes_a_pair_is_not_handed_out(filters: Any) -> None:
+    rig, alone = left_rig(filters)
+    rig.send(None, 1.0, 1.0, 1.0)
+    rig.send(1.0, None, None, None)
+    assert rig.stamps == [1.0]
+    assert alone == []
+
+
+def test_left_images_find_the_nearest_camera_info_within_the_slop(filters: Any) -> None:
+    rig, alone = left_rig(filters, approximate=True, slop=0.02)
+    rig.send(None, None, 0.985, None)
+    rig.send(None, None, 1.01, None)
+    rig.send(1.0, None, None, None)
+    rig.send(None, None, 1.5, None)
+    rig.send(1.53, None, None, None)
+    assert alone == [(1.0, 1.01)]
+
+
+def test_left_images_go_on_after_a_jump_back_of_time(filters: Any) -> None:
+    rig, alone = left_rig(filters, queue_size=3)
+    for at in (1000.0, 1001.0, 1002.0, 1003.0, 1.0, 2.0):
+        rig.send(at, None, at, None)
+    assert [image for image, _ in alone] == [1000.0, 1001.0, 1002.0, 1003.0, 1.0, 2.0]
+
+
+def test_an_exception_over_a_left_image_is_reported_and_stops_nothing(filters: Any) -> None:
+    def fail(*messages: Any) -> None:
+        raise RuntimeError("left")
+
+    errors: list[Exception] = []
+    rig = Rig(filters, on_left=fail, on_error=errors.append)
+    rig.send(1.0, None, 1.0, None)
+    rig.send(2.0, 2.0, 2.0, 2.0)
+    assert rig.stamps == [2.0]
+    assert [str(error) for error in errors] == ["left", "left"]  # of 1.0, and of 2.0 before it was a pair
+
+
+def test_the_right_camera_is_gone_when_left_images_go_on_without_it(filters: Any) -> None:
+    rig, _ = left_rig(filters)
+    assert rig.sync.right_gone(0.0) is None  # nothing goes on
+    rig.send(1.0, 1.0, 1.0, 1.0)
+    rig.send(2.0, None, 2.0, None)
+    assert rig.sync.right_gone(0.0) is None  # a slow camera's next pair begins like this
+    rig.send(3.0, None, 3.0, 3.0)
+    assert rig.sync.right_gone(0.0) == "right/image_rect"
+    assert rig.sync.right_gone(10.0) is None  # it may still come
+    rig.send(4.0, 4.0, 4.0, None)
+    assert rig.sync.right_gone(0.0) == "right/camera_info"
+    rig.send(5.0, 5.0, 5.0, 5.0)
+    assert rig.sync.right_gone(0.0) is None
+
+
+# ---- the slot -------------------------------------------------------------------------------------------------
+
+
+def test_the_slot_holds_the_newest() -> None:
+    slot: NewestSlot[int] = NewestSlot()
+    assert slot.put(1) is None
+    assert slot.put(2) == 1
+    assert slot.put(3) == 2
+    assert slot.take() == 3
+    assert slot.take(timeout=0.01) is None
+
+
+@pytest.mark.timeout(10)
+def test_a_worker_waits_for_the_slot_and_ends_with_it() -> None:
+    slot: NewestSlot[int] = NewestSlot()
+    taken: list[int | None] = []
+
+    def work() -> None:
+        while (item := slot.take()) is not None:
+            taken.append(item)
+        taken.append(None)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    for item in (1, 2):
+        slot.put(item)
+        while item not in taken:
+            time.sleep(0.001)
+    assert slot.close() is None
+    worker.join()
+    assert taken == [1, 2, None]
+    assert slot.closed
+    assert slot.take() is None

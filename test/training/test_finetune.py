@@ -1,0 +1,263 @@
+"""Fine-tuning on recordings: what is refused or left out, better weights and none, going on, patience."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("pytorch_lightning")
+pytest.importorskip("rosbags")
+from support.bags import bag_of
+from support.distill import MASK, RIG, wall
+
+from fg_depth_ros.data.bags.folders import bag_sha256
+from fg_depth_ros.data.bags.storage import IMAGE
+from fg_depth_ros.data.bags.writing import write_stereo_bag
+from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.networks import CheckpointError, create_model, load_checkpoint, load_model
+from fg_depth_ros.networks.checkpoint import ModelCard, load_tensors, save_checkpoint
+from fg_depth_ros.training.depth.pair_sources import Fit
+from fg_depth_ros.training.depth.validation import DistillKeeper, errors
+from fg_depth_ros.training.finetune.bags import gather_bags
+from fg_depth_ros.training.finetune.finetune import depth_config, finetune_depth, finetune_stereo, stereo_config
+from fg_depth_ros.training.finetune.time_split import TimeSplit
+
+START = 1_800_000_000_000_000_000
+SPLIT = TimeSplit(guard=0.05)
+TINY = {
+    "size": (96, 64), "batch": 2, "workers": 0, "teacher": "sgbm", "mask": MASK, "validate_minutes": 60.0, "zoom": 1.0,
+}  # fmt: skip
+
+
+def write_drive(folder, first=0, count=20, exchanged=False):
+    """A bag of walls 1.5 to 2.5 m away, ten a second."""
+    pairs = []
+    for k in range(first, first + count):
+        left, right = wall(8 + k % 6, seed=k)
+        pairs.append((START + k * 100_000_000, *((right, left) if exchanged else (left, right))))
+    return write_stereo_bag(folder, pairs, RIG)
+
+
+@pytest.fixture(scope="module")
+def drive(tmp_path_factory):
+    return write_drive(tmp_path_factory.mktemp("bags") / "drive")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory):
+    """A depth network that says 10 m of everything."""
+    path = tmp_path_factory.mktemp("parent") / "parent.safetensors"
+    network = create_model("depthnet_lite", focal=120.0, width=96, height=64, channels=[16, 16, 32, 32])
+    save_checkpoint(path, network, ModelCard("depthnet_lite", dict(network.options)))
+    return str(path)
+
+
+def tune(out, bags, parent, cache, split=SPLIT, **settings):
+    material = gather_bags(bags, split, notes=out / "checks")
+    config = depth_config(material, out, weights=parent, **{**TINY, "cache": cache, "steps": 2, **settings})
+    return finetune_depth(config, material)
+
+
+def rows(out):
+    return [json.loads(line) for line in (out / "validation.jsonl").read_text().splitlines()]
+
+
+# ---- what is refused
+
+
+def test_recordings_that_cannot_be_used_are_named_with_the_reason(tmp_path, drive):
+    bare = bag_of(tmp_path / "bare", {"/left/image_rect": IMAGE, "/right/image_rect": IMAGE})
+    with pytest.raises(FileError, match=r"none of 1 bag.s. can be used: .*bare: no camera_info for /left/image_rect"):
+        gather_bags([bare], SPLIT)
+    short = write_drive(tmp_path / "short", count=3)
+    with pytest.raises(FileError, match="the 3 pairs of 1 bag.s. leave none for the stopping part .*record more"):
+        gather_bags([short], SPLIT)
+
+
+def test_weights_of_another_kind_are_refused(tmp_path, drive):
+    material = gather_bags([drive], SPLIT)
+    with pytest.raises(
+        CheckpointError, match="'flownet_stereo', and a depth network is to be fine-tuned: name weights"
+    ):
+        depth_config(material, tmp_path, weights="flownet_stereo", steps=1)
+    with pytest.raises(CheckpointError, match="'depthnet_lite', and a stereo network is to be fine-tuned"):
+        stereo_config(material, tmp_path, weights="depthnet_lite", steps=1)
+    with pytest.raises(ValueError, match="give steps or hours"):
+        depth_config(material, tmp_path)
+    with pytest.raises(ValueError, match="patience and validate_steps are counts, got -1 and 1"):
+        depth_config(material, tmp_path, steps=1, patience=-1)
+
+
+def test_bags_whose_pairs_are_all_bad_end_it_when_there_are_no_others(tmp_path, parent, cache):
+    wrong = write_drive(tmp_path / "wrong", exchanged=True)
+    with pytest.raises(FileError, match="none of the bags and folders has pairs that can be trained on"):
+        tune(tmp_path / "out", [wrong], parent, cache)
+    assert not (tmp_path / "out" / "weights.safetensors").exists()
+
+
+# ---- what is left out and said
+
+
+def test_a_folder_with_bad_bags_between_good_ones(tmp_path, drive, parent, cache, caplog):
+    folder = tmp_path / "runs"
+    shutil.copytree(drive, folder / "b_good")
+    broken = shutil.copytree(drive, folder / "a_broken")
+    for file in broken.glob("*.mcap"):
+        file.write_bytes(np.random.default_rng(0).bytes(4000))
+    shutil.copytree(drive, folder / "c_copy")
+    bag_of(folder / "d_bare", {"/left/image_rect": IMAGE, "/right/image_rect": IMAGE})
+    write_drive(folder / "e_exchanged", first=1000, exchanged=True)
+    with caplog.at_level("WARNING"):
+        outcome = tune(tmp_path / "out", [folder], parent, cache)
+    said = {bag["name"]: bag for bag in outcome.document["bags"]}
+    assert list(said) == ["a_broken", "b_good", "c_copy", "d_bare", "e_exchanged"]
+    assert [name for name, bag in said.items() if bag["usable"]] == ["b_good", "e_exchanged"]
+    assert "left out: a_broken: " in caplog.text and "cannot be read" in caplog.text
+    assert "left out: c_copy: the same recording as b_good" in caplog.text
+    assert "left out: d_bare: " in caplog.text and "no camera_info" in caplog.text
+    assert "left out: e_exchanged: none of its" in caplog.text
+    counts = said["b_good"]["parts"]
+    assert sum(counts.values()) == 20 and counts["held_out"] == counts["stopping"] == 4 and not said["d_bare"]["parts"]
+    assert outcome.document["left_out_pairs"]["e_exchanged"] == {
+        "exchanged": 20 - said["e_exchanged"]["parts"]["guard"]
+    }
+    card = load_checkpoint(outcome.path)[1].description
+    assert [bag["name"] for bag in card["bags"]] == list(said)
+    assert card["bags"][1]["sha256"] == said["b_good"]["sha256"] == bag_sha256(drive)
+    assert card["data"].endswith("pairs of b_good") and "exchanged" not in card["data"]
+
+
+def test_checks_are_noted_and_looked_at_once(tmp_path, drive, monkeypatch):
+    first = gather_bags([drive], SPLIT, notes=tmp_path)
+    monkeypatch.setattr("fg_depth_ros.training.finetune.bags.check_bag", None)  # whoever checks again fails
+    again = gather_bags([drive], SPLIT, notes=tmp_path)
+    assert again.bags == first.bags
+    assert [p.name for p in again.division.training["drive"]] == [p.name for p in first.division.training["drive"]]
+    with pytest.raises(TypeError):
+        gather_bags([drive], SPLIT, {"slop": 0.01}, notes=tmp_path)
+
+
+# ---- runs
+
+
+def test_better_weights_with_all_that_is_known_of_them(tmp_path, drive, parent, cache):
+    out = tmp_path / "out"
+    outcome = tune(out, [drive], parent, cache, steps=12, batch=4, learning_rate=5e-3, validate_steps=6)
+    assert outcome.better and outcome.path == out / "weights.safetensors"
+    assert not (out / "not_better.safetensors").exists()
+    document = json.loads((out / "finetune.json").read_text())
+    assert document["schema"] == "fg_depth_finetune/1" and document["better"] is True and document["kind"] == "depth"
+    assert document["split"] == {"kind": "blocks", "held_out": 0.2, "guard": 0.05}
+    before, after = (document["figures"][when]["held_out"] for when in ("before", "after"))
+    assert after["drive"]["teacher/abs_rel"] < 0.5 * before["drive"]["teacher/abs_rel"]
+    assert before["all"] == before["drive"] and set(before["all"]) == {f"teacher/{m}" for m in _MEASURES}
+    chosen = document["selected"]
+    assert chosen["measure"] == "abs_rel" and chosen["after"] < chosen["before"] and chosen["step"] in (6, 12)
+
+    # The figures are those of the held-out blocks, pairs 4, 5 and 14, 15 of 20: told again by hand.
+    for path, figure in ((parent, before), (str(outcome.path), after)):
+        network, card = load_model(path)
+        fit, found = Fit.of(RIG, 96, 64), []
+        for k in (4, 5, 14, 15):
+            image = torch.from_numpy(fit.image(wall(8 + k % 6, seed=k)[0])).permute(2, 0, 1)[None].float() / 255
+            with torch.no_grad():
+                depth = fit.focal(RIG) / (network.focal * network(image).inverse[0, 0])
+            found.append(errors(depth, torch.full_like(depth, 20 / (8 + k % 6)))["abs_rel"])
+        assert figure["drive"]["teacher/abs_rel"] == pytest.approx(np.mean(found), rel=0.02)  # sgbm's 1/16 px
+    said = card.description
+    assert said["parent"]["sha256"] == load_checkpoint(parent)[1].sha256 == document["parent"]["sha256"]
+    assert said["finetune"]["better"] is True and said["teacher"]["model"] == "sgbm"
+    assert card.sha256 == document["sha256"] == load_checkpoint(out / "best.safetensors")[1].sha256
+
+
+_MEASURES = ("abs_rel", "rmse", "delta_1")
+
+
+def test_weights_that_are_not_better_are_none(tmp_path, drive, parent, cache, caplog):
+    out = tmp_path / "out"
+    good = tune(tmp_path / "good", [drive], parent, cache, steps=4, batch=2, learning_rate=5e-3)
+    assert good.better
+    with caplog.at_level("WARNING"):
+        outcome = tune(out, [drive], str(good.path), cache, steps=3, learning_rate=1.0, validate_steps=1)
+    assert not outcome.better and outcome.path == out / "not_better.safetensors"
+    assert not (out / "weights.safetensors").exists() and outcome.document["better"] is False
+    assert "no weights of this run are better than" in caplog.text
+    chosen = outcome.document["selected"]
+    assert chosen["after"] >= chosen["before"] or not np.isfinite(chosen["after"])
+    assert load_checkpoint(outcome.path)[1].description["finetune"]["better"] is False
+
+
+def test_a_run_goes_on_and_only_with_the_same_recordings(tmp_path, drive, parent, cache):
+    out = tmp_path / "out"
+    tune(out, [drive], parent, cache, steps=2, learning_rate=2e-3)
+    first = rows(out)[0]
+    outcome = tune(out, [drive], parent, cache, steps=4, learning_rate=2e-3)
+    assert load_tensors(out / "state.safetensors")[1]["training"]["steps"] == 4
+    assert outcome.document["steps"] == 4 and rows(out)[0] == first
+    assert outcome.document["figures"]["before"]["stopping"]["drive"]["teacher/abs_rel"] == first["abs_rel"]
+    count = len(rows(out))
+    again = tune(out, [drive], parent, cache, steps=4, learning_rate=2e-3)  # over already: nothing is done twice
+    assert len(rows(out)) == count and again.document["sha256"] == outcome.document["sha256"]
+    more = write_drive(tmp_path / "more", first=500)
+    with pytest.raises(FileError, match=r"with other bags: bags that came, went or changed: more; choose another out"):
+        tune(out, [drive, more], parent, cache, steps=6)
+    with pytest.raises(FileError, match="with other split kind: blocks there, end now"):
+        tune(out, [drive], parent, cache, split=TimeSplit("end", guard=0.05), steps=6)
+    (out / "material.json").unlink()
+    with pytest.raises(FileError, match="holds a training that is no fine-tuning"):
+        tune(out, [drive], parent, cache, steps=6)
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Validations that find these figures, one after the other."""
+
+    def install(*figures):
+        told = iter(figures)
+        monkeypatch.setattr(DistillKeeper, "_judge", lambda self, network, device: {"abs_rel": next(told)})
+
+    return install
+
+
+def test_a_run_that_gets_no_better_ends_after_its_patience(tmp_path, drive, parent, cache, scripted):
+    """Of 12 steps the first third does not count; best of trained weights 0.8 at step 5, then three that are worse."""
+    scripted(0.5, 0.9, 1.5, 1.4, 1.3, 0.8, 0.9, 0.85, 0.81, *[9.0] * 9)
+    settings = {"steps": 12, "validate_steps": 1, "patience": 3}
+    outcome = tune(tmp_path, [drive], parent, cache, **settings)
+    assert [row["step"] for row in rows(tmp_path)] == list(range(9)) and not outcome.better
+    scripted()
+    tune(tmp_path, [drive], parent, cache, **settings)  # what has ended does not begin again
+    assert len(rows(tmp_path)) == 9
+
+
+def test_worse_before_better_is_no_reason_to_end(tmp_path, drive, parent, cache, scripted):
+    scripted(0.5, 0.9, 0.95, 1.2, 1.1, 1.0, 0.8, 0.7, 0.4)
+    outcome = tune(tmp_path, [drive], parent, cache, steps=8, validate_steps=1, patience=4)
+    assert outcome.better and outcome.document["selected"]["step"] == 8
+
+
+def test_a_stereo_network_learns_from_its_recordings(tmp_path, drive):
+    material = gather_bags([drive], SPLIT)
+    config = stereo_config(
+        material, tmp_path, size=(64, 64), steps=2, validate_steps=1, workers=0, validation_scenes=1, patience=0
+    )
+    outcome = finetune_stereo(config, material)
+    assert outcome.document["kind"] == "stereo" and outcome.document["model"] == "flownet_stereo"
+    assert set(outcome.document["figures"]["before"]["held_out"]["drive"]) == {
+        "photometric",
+        "agreement",
+        "unexplained",
+    }
+    assert outcome.document["teacher"] is None
+    card = load_model(outcome.path)[1]
+    assert card.description["parent"]["sha256"] == load_model("flownet_stereo")[1].sha256
+    assert card.description["bags"][0]["name"] == "drive"

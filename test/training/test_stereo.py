@@ -1,0 +1,215 @@
+"""Training: losses by hand, exact resumption, several processes, and failing well."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip("pytorch_lightning")
+
+from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.networks import CheckpointError, StereoPrediction, create_model, load_checkpoint, load_model
+from fg_depth_ros.networks.checkpoint import ModelCard, load_tensors, save_checkpoint
+from fg_depth_ros.synthesis.stereo import StereoSceneGenerator
+from fg_depth_ros.synthesis.textures import TextureAtlas
+from fg_depth_ros.training.feeding import SceneFeed
+from fg_depth_ros.training.loop import schedule
+from fg_depth_ros.training.stereo.losses import hypothesis_distribution, stereo_loss
+from fg_depth_ros.training.stereo.stereo import StereoModule, StereoTraining, train_stereo
+
+SMALL = {
+    "width": 96,
+    "height": 64,
+    "batch": 2,
+    "patterns": 4,
+    "workers": 0,
+    "validation_scenes": 1,
+    "validate_minutes": 60.0,
+}
+
+
+def test_hypothesis_distribution_peaks_at_the_truth():
+    truth = torch.tensor([[[[2.0, 3.25]]]])
+    p = hypothesis_distribution(truth, 8)
+    assert torch.allclose(p.sum(1), torch.ones(1, 1, 2))
+    assert p[0, :, 0, 0].argmax() == 2
+    assert p[0, 3, 0, 1] / p[0, 4, 0, 1] == pytest.approx(math.exp((0.75 - 0.25) / 0.35), rel=1e-4)
+
+
+def prediction_of(disparity, log_scale=0.0):
+    n, _, h, w = disparity.shape
+    coarse = torch.zeros(n, 8, h // 4, w // 4)
+    return StereoPrediction(disparity, torch.full_like(disparity, log_scale), coarse, disparity[..., ::2, ::2])
+
+
+def test_stereo_loss_by_hand():
+    truth = torch.full((1, 1, 8, 8), 5.0)
+    loss, parts = stereo_loss(prediction_of(truth + 3.0, log_scale=math.log(2.0)), truth, 32)
+    # robust L1 of 3 px: 4 ln(1 + 3/4); full once, middle half; flat logits over 8: ln 8; -ln L: ln 2 + 3/2
+    robust = 4 * math.log(1.75)
+    assert loss.item() == pytest.approx(1.5 * robust + math.log(8) + 0.1 * (math.log(2) + 1.5), rel=1e-4)
+    assert parts["epe"].item() == pytest.approx(3.0)
+    assert parts["bad2"].item() == pytest.approx(100.0)
+
+
+def test_pixels_beyond_the_search_range_count_nothing():
+    truth = torch.full((1, 1, 8, 16), 5.0)
+    near, _ = stereo_loss(prediction_of(truth + 1.0), truth, 32)
+    truth[..., 8:] = 40.0  # beyond the search range of 32 px
+    answer = truth + 1.0
+    answer[..., 8:] = 3.0
+    loss, parts = stereo_loss(prediction_of(answer), truth, 32)
+    assert loss.item() == pytest.approx(near.item(), rel=1e-5)
+    assert parts["epe"].item() == pytest.approx(1.0)
+
+
+def test_schedule_warms_up_and_falls():
+    values = [schedule(p / 100) for p in range(101)]
+    assert values[0] == pytest.approx(0.05)
+    assert max(values) == pytest.approx(1.0)
+    assert values.index(max(values)) == 4
+    assert values[-1] == pytest.approx(0.01)
+
+
+def test_feed_gives_every_scene_once_whatever_the_processes():
+    generator = StereoSceneGenerator(TextureAtlas.build([], 2, size=64), 64, 32)
+    numbers = []
+    for rank in range(2):
+        feed = iter(SceneFeed(generator, 4, start=3, rank=rank, ranks=2, render=False))
+        numbers += [n for _ in range(5) for n in next(feed).tolist()]
+    assert sorted(numbers) == list(range(12, 32))  # 3 batches of 2 scenes in 2 processes came before
+    with pytest.raises(ValueError, match="must be even .* got 3"):
+        SceneFeed(generator, 3)
+
+
+def test_a_short_run_writes_weights_that_load(tmp_path):
+    best = train_stereo(StereoTraining(out=str(tmp_path / "run"), steps=3, **SMALL))
+    _, card = load_model(best)
+    assert card.description["steps"] == 3
+    assert card.description["pairs"] == 6
+    assert card.description["config"]["learning_rate"] == 1e-3
+    rows = [json.loads(line) for line in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 3 and math.isfinite(rows[-1]["synthetic/epe"])
+
+
+def test_a_stopped_run_goes_on_exactly(tmp_path, monkeypatch):
+    """Two steps, a stop, two more steps: the same weights as four steps in one go."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train_stereo(StereoTraining(out=str(whole), steps=4, **SMALL))
+    # The schedule must be that of the whole run: only the end is moved.
+    monkeypatch.setattr(
+        "fg_depth_ros.training.stereo.stereo.StereoModule.progress", property(lambda m: m.steps_done / 4)
+    )
+    train_stereo(StereoTraining(out=str(parts), steps=2, **SMALL))
+    assert load_tensors(parts / "state.safetensors")[1]["training"]["steps"] == 2
+    train_stereo(StereoTraining(out=str(parts), steps=4, **SMALL))
+    one, two = (load_tensors(f / "state.safetensors")[0] for f in (whole, parts))
+    assert one.keys() == two.keys()
+    for name in one:
+        assert torch.allclose(one[name].float(), two[name].float(), atol=1e-6), name
+
+
+def test_a_run_grows_from_weights_of_other_sizes(tmp_path):
+    small = create_model("flownet_stereo", features=(16, 16, 16), aggregate=(16, 16, 16), refine=8)
+    parent = save_checkpoint(tmp_path / "small.safetensors", small, ModelCard("flownet_stereo", small.options))
+    grown = StereoModule(StereoTraining(steps=1, weights=str(tmp_path / "small.safetensors"), grow=True))
+    assert grown.options["features"] == [32, 80, 96]
+    assert grown.parent["sha256"] == parent.sha256
+    torch.testing.assert_close(grown.model.encoder.stem[0][0].weight, small.encoder.stem[0][0].weight)
+
+
+def test_a_run_learns(tmp_path):
+    """A dozen steps on one repeated batch bring its error down by a third."""
+    torch.manual_seed(0)
+    generator = StereoSceneGenerator(TextureAtlas.build([], 6, size=128), 128, 64, seed=3)
+    batch = generator.batch([0, 1])
+    net = create_model("flownet_stereo", max_disparity=64).train()
+    optimizer = torch.optim.AdamW(net.parameters(), 2e-3)
+    errors = []
+    for _ in range(25):
+        loss, parts = stereo_loss(net(batch.left.float() / 255, batch.right.float() / 255), batch.disparity, 64)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        errors.append(parts["loss"].item())
+    assert sum(errors[-3:]) < 2 / 3 * sum(errors[:3])
+
+
+def test_two_processes_train_together(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    command += ["fg_depth_ros.cli", "train", "stereo", "--out", str(tmp_path), "--steps", "2", "--patterns", "4"]
+    command += ["--width", "96", "--height", "64", "--batch", "2", "--workers", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    _, card = load_checkpoint(tmp_path / "last.safetensors")
+    assert card.description["processes"] == 2
+    assert card.description["pairs"] == 8
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_the_batch_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "fg_depth_ros.training.stereo.stereo.stereo_loss", lambda *a: (torch.tensor(math.nan, requires_grad=True), {})
+    )
+    with pytest.raises(FloatingPointError, match=r"loss of step 0 is nan; its batch is in .*bad_batch\.safetensors"):
+        train_stereo(StereoTraining(out=str(tmp_path), steps=2, **SMALL))
+    tensors, document = load_tensors(tmp_path / "bad_batch.safetensors")
+    assert tensors["left"].shape == (2, 3, 64, 96)
+    assert document["step"] == 0
+
+
+def test_unusable_settings_and_folders_are_named(tmp_path):
+    with pytest.raises(ValueError, match="give steps or hours"):
+        StereoTraining()
+    with pytest.raises(ValueError, match="multiples of 32, got 100x64"):
+        StereoTraining(steps=1, width=100, height=64)
+    with pytest.raises(ValueError, match="growing needs weights"):
+        StereoTraining(steps=1, grow=True)
+    with pytest.raises(ValueError, match="even and at least 2, got 3"):
+        StereoTraining(steps=1, batch=3)
+    with pytest.raises(FileError, match="photo folder .* does not exist"):
+        train_stereo(StereoTraining(out=str(tmp_path / "a"), steps=1, photos=("/nowhere",)))
+    broken = tmp_path / "b"
+    broken.mkdir()
+    (broken / "state.safetensors").write_bytes(b"cut off")
+    with pytest.raises(CheckpointError, match=r"state\.safetensors is not a readable"):
+        train_stereo(StereoTraining(out=str(broken), steps=1, **SMALL))
+
+
+def test_real_pairs_are_watched_and_written_down(tmp_path):
+    from support.pair_folders import write_pairs
+
+    from fg_depth_ros.data.datasets.stereo import open_stereo_sets
+    from fg_depth_ros.evaluation.stereo import evaluate_stereo, watch_stereo
+    from fg_depth_ros.inference import EstimatorConfig, StereoDepthEstimator
+
+    sets = open_stereo_sets([write_pairs(tmp_path / "street")])
+    best = train_stereo(StereoTraining(out=str(tmp_path / "run"), steps=1, **SMALL), watch_stereo(sets))
+    (row,) = [json.loads(line) for line in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()]
+    # The estimator with the weights that were kept says the same of these pairs.
+    estimator = StereoDepthEstimator(EstimatorConfig(weights=str(best)))
+    judged = evaluate_stereo(sets, {"kept": estimator}, show_progress=False).rows[0]["metrics"]
+    assert row["street/epe"] == pytest.approx(judged["epe"], rel=1e-3)
+    assert row["street/d1"] == pytest.approx(judged["d1"], abs=0.5)
+
+
+def test_a_folder_without_truth_cannot_be_watched(tmp_path):
+    from support.pair_folders import write_pairs
+
+    from fg_depth_ros.data.datasets.stereo import open_stereo_sets
+    from fg_depth_ros.evaluation.stereo import watch_stereo
+
+    with pytest.raises(FileError, match="street has no true disparity to watch"):
+        watch_stereo(open_stereo_sets([write_pairs(tmp_path / "street", truth=False)]))
+
+
+def test_mixed_precision_trains_on_a_cpu(tmp_path):
+    best = train_stereo(StereoTraining(out=str(tmp_path), steps=2, precision="bf16-mixed", **SMALL))
+    assert all(t.dtype != torch.bfloat16 for t in load_checkpoint(best)[0].values())  # the weights stay float32
+    assert (tmp_path / "tensorboard").is_dir()
