@@ -54,6 +54,7 @@ ONNX = ["onnx>=1.15", "onnxruntime>=1.17", "onnxscript>=0.1"]
 TEST = [
     "pytest>=7.0",
     "pytest-timeout>=2.1",
+    "pytest-xdist>=3.2",  # the first with --dist worksteal
     "hypothesis>=6.0",
     "colcon-core>=0.15",
     "colcon-ros>=0.4",

@@ -23,7 +23,8 @@ CHECKS: dict[str, list[str]] = {
     "types": ["mypy"],
     "imports": ["lint-imports"],
     "spelling": ["codespell"],
-    "tests": ["pytest", "--durations=10"],
+    # One worker more than cores: many tests wait for messages of other processes.
+    "tests": ["pytest", "-n", str(min((os.cpu_count() or 1) + 1, 8)), "--dist", "worksteal", "--durations=10"],
 }
 
 

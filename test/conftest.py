@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Set before anything imports torch, OpenCV or rclpy.
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 # A shell starts background jobs with SIGINT ignored, and they hand that on to the processes that tests interrupt.
@@ -26,11 +27,36 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+LOCKS = Path(tempfile.gettempdir()) / f"fg_depth_ros_tests_{os.getuid()}"
+
+
+def _is_serial(item: pytest.Item) -> bool:
+    return item.get_closest_marker("serial") is not None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need ROS by the folder of their file."""
+    """Mark the tests that need ROS by the folder of their file; serial tests come last."""
     for item in items:
         if item.path.parent.name in ("nodes", "apps", "launch"):
             item.add_marker(pytest.mark.ros)
+    items.sort(key=_is_serial)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Run a serial test while no other worker runs any; outermost, so that no time limit counts the waiting.
+
+    Workers share one lock, serial tests hold it alone. Who waits for it holds the gate before it, so that a serial
+    test is the next one to run.
+    """
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    LOCKS.mkdir(exist_ok=True)
+    with (LOCKS / "gate").open("w") as gate, (LOCKS / "running").open("w") as running:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        fcntl.flock(running, fcntl.LOCK_EX if _is_serial(item) else fcntl.LOCK_SH)
+        fcntl.flock(gate, fcntl.LOCK_UN)
+        return (yield)
 
 
 @pytest.fixture(scope="session")
@@ -40,12 +66,14 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """Folder with public stereo sets (KITTI, Middlebury); the test is skipped where there is none."""
+def public_data() -> Path:
+    """The folder with public sets (KITTI, Middlebury) that FG_DEPTH_DATA names; without it the test is skipped."""
     named = os.environ.get("FG_DEPTH_DATA")
-    folder = Path(named) if named else REPOSITORY.parent / "shared" / "data"
+    if not named:
+        pytest.skip("FG_DEPTH_DATA names no folder with public sets")
+    folder = Path(named)
     if not folder.is_dir():
-        pytest.skip(f"no folder with public stereo sets at {folder} (FG_DEPTH_DATA names another)")
+        pytest.fail(f"FG_DEPTH_DATA = {named!r} is no folder")
     return folder
 
 
@@ -65,23 +93,22 @@ def _ros_logs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def ros_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A ROS domain that nobody else on this machine uses; ROS_DOMAIN_ID is set to it.
 
-    A lock per domain keeps test runs apart that draw at the same time, before their nodes have opened ports.
+    A lock per domain keeps workers and test runs apart before their nodes have opened ports.
     """
     from fg_depth_ros.apps.processes import free_domain_id
 
-    folder = Path(tempfile.gettempdir()) / f"fg_depth_ros_domains_{os.getuid()}"
-    folder.mkdir(exist_ok=True)
-    for _ in range(100):
-        domain = free_domain_id()
-        with (folder / str(domain)).open("w") as lock:
+    LOCKS.mkdir(exist_ok=True)
+    for domain in random.SystemRandom().sample(range(1, 102), 101):
+        with (LOCKS / f"domain_{domain}").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                free_domain_id(domain, domain)
+            except (BlockingIOError, RuntimeError):  # another test's, or another program's
                 continue
             monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
             yield domain
             return
-    pytest.fail(f"other test runs hold the ROS domains that are free (locks in {folder})")
+    pytest.fail(f"every ROS domain is in use (locks of tests in {LOCKS})")
 
 
 @pytest.fixture

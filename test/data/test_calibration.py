@@ -87,12 +87,12 @@ def test_cropped_projections_and_their_size(tmp_path):
     assert rig.baseline == pytest.approx(0.571)
 
 
-def test_the_published_drive_and_kitti_files(shared_data):
-    rig = read_calibration(shared_data / "drive/calib.txt", 1344, 372)
+def test_the_published_drive_and_kitti_files(public_data):
+    rig = read_calibration(public_data / "drive/calib.txt", 1344, 372)
     assert rig.fx == pytest.approx(645.24, abs=0.01)
     assert (rig.cx, rig.cy) == (pytest.approx(635.96, abs=0.01), pytest.approx(194.13, abs=0.01))
     assert rig.baseline == pytest.approx(0.5707, abs=1e-4)
-    rig = read_calibration(shared_data / "kitti2015_scene_flow/calib_cam/000002.txt", 1242, 375)
+    rig = read_calibration(public_data / "kitti2015_scene_flow/calib_cam/000002.txt", 1242, 375)
     assert rig.baseline == pytest.approx((44.85728 + 339.5242) / 721.5377)
 
 

@@ -262,8 +262,8 @@ def test_motorcycle_without_scikit_image_says_so(monkeypatch):
         motorcycle()
 
 
-def test_public_sets(shared_data):
-    sets = open_stereo_sets([shared_data / "stereo", shared_data / "drive", shared_data / "kitti2015_scene_flow"])
+def test_public_sets(public_data):
+    sets = open_stereo_sets([public_data / "stereo", public_data / "drive", public_data / "kitti2015_scene_flow"])
     counts = {"drive": 112, "kitti2015": 12, "kitti2015_scene_flow": 3, "middlebury2005": 6, "middlebury2006": 10}
     assert {name: len(samples) for name, samples in sets.items()} == counts
     art = sets["middlebury2005"][0]

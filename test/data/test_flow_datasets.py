@@ -315,20 +315,20 @@ def photometric(sample: FlowSample) -> tuple[float, float]:
         ("kitti2015_scene_flow", ["000002_10", "000003_10", "000007_10"]),
     ],
 )
-def test_the_truth_of_public_sets_carries_the_second_frame_onto_the_first(shared_data, folder, names):
-    samples = open_flow_folder(shared_data / folder)
+def test_the_truth_of_public_sets_carries_the_second_frame_onto_the_first(public_data, folder, names):
+    samples = open_flow_folder(public_data / folder)
     assert [sample.name for sample in samples] == names
     for sample in samples:
         warped, unmoved = photometric(sample)
         assert warped < 0.55 * unmoved
 
 
-def test_kitti_truth_as_the_devkit_reads_it(shared_data):
+def test_kitti_truth_as_the_devkit_reads_it(public_data):
     """Figures of one pixel, from the file's 16-bit values by hand: u = (I - 2^15) / 64."""
     import cv2
 
-    sample = open_flow_folder(shared_data / "kitti2015_scene_flow")[0]
-    raw = cv2.imread(str(shared_data / "kitti2015_scene_flow/flow_occ/000002_10.png"), cv2.IMREAD_UNCHANGED)
+    sample = open_flow_folder(public_data / "kitti2015_scene_flow")[0]
+    raw = cv2.imread(str(public_data / "kitti2015_scene_flow/flow_occ/000002_10.png"), cv2.IMREAD_UNCHANGED)
     y, x = np.argwhere(raw[:, :, 0] == 1)[1000]
     expected = (raw[y, x, [2, 1]].astype(float) - 32768) / 64
     np.testing.assert_allclose(sample.truth()[y, x], expected)
@@ -337,9 +337,9 @@ def test_kitti_truth_as_the_devkit_reads_it(shared_data):
     assert 0.01 < hidden.sum() / np.isfinite(sample.truth()).all(2).sum() < 0.2
 
 
-def test_middlebury_flow_is_the_file(shared_data):
-    sample = next(s for s in open_flow_folder(shared_data / "flow") if s.name == "RubberWhale")
+def test_middlebury_flow_is_the_file(public_data):
+    sample = next(s for s in open_flow_folder(public_data / "flow") if s.name == "RubberWhale")
     truth = sample.truth()
     assert truth.shape == (388, 584, 2)
-    np.testing.assert_array_equal(truth, read_flo(shared_data / "flow/RubberWhale/flow10.flo"))
+    np.testing.assert_array_equal(truth, read_flo(public_data / "flow/RubberWhale/flow10.flo"))
     assert 0.9 < np.isfinite(truth).all(2).mean() < 1  # some of it is marked as unknown

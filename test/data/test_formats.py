@@ -194,12 +194,12 @@ def test_writers_refuse_what_is_no_flow(tmp_path, shape):
             write(tmp_path / "a.flo", np.zeros(shape))
 
 
-def test_public_kitti_and_middlebury_files_are_read(shared_data):
-    flow = formats.read_flo(shared_data / "flow/RubberWhale/flow10.flo")
+def test_public_kitti_and_middlebury_files_are_read(public_data):
+    flow = formats.read_flo(public_data / "flow/RubberWhale/flow10.flo")
     assert flow.shape == (388, 584, 2)
     assert 0.9 < np.isfinite(flow).mean() <= 1.0
     assert np.nanmax(np.abs(flow)) < 20
-    flow = formats.read_kitti_flow(shared_data / "kitti2015_scene_flow/flow_occ/000002_10.png")
-    truth = formats.read_kitti_disparity(shared_data / "kitti2015_scene_flow/disp_occ_0/000002_10.png")
+    flow = formats.read_kitti_flow(public_data / "kitti2015_scene_flow/flow_occ/000002_10.png")
+    truth = formats.read_kitti_disparity(public_data / "kitti2015_scene_flow/disp_occ_0/000002_10.png")
     assert flow.shape[:2] == truth.shape == (375, 1242)
     assert 0.1 < np.isfinite(truth).mean() < 0.4

@@ -130,8 +130,8 @@ def test_right_camera_of_a_list(tmp_path):
     assert np.argwhere(np.isfinite(sample.truth())).tolist() == [[57, 68]]
 
 
-def test_sweeps_of_real_scenes_agree_with_their_stereo_truth(shared_data):
-    folder = shared_data / "kitti2015_scene_flow"
+def test_sweeps_of_real_scenes_agree_with_their_stereo_truth(public_data):
+    folder = public_data / "kitti2015_scene_flow"
     if not (folder / "velodyne").is_dir():
         pytest.skip(f"no sweeps in {folder}")
     for scene in ("000002", "000003", "000007"):

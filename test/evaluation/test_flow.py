@@ -267,8 +267,8 @@ def test_a_network_in_training_is_watched(tmp_path):
     }  # fmt: skip
 
 
-def test_classical_flow_on_real_pairs_is_as_good_as_it_is_known_to_be(shared_data):
-    sets = open_flow_sets([shared_data / "flow"])
+def test_classical_flow_on_real_pairs_is_as_good_as_it_is_known_to_be(public_data):
+    sets = open_flow_sets([public_data / "flow"])
     (name,) = sets
     rubber_whale = [one for one in sets[name] if one.name == "RubberWhale"]
     methods = {model: FlowEstimator(FlowConfig(model=model)) for model in ("dis", "farneback", "horn_schunck")}

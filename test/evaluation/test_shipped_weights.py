@@ -38,8 +38,8 @@ def test_motorcycle():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in BOUNDS if name != "motorcycle"])
-def test_public_sets(shared_data, name):
-    metrics = judged(open_stereo_folder(shared_data / "stereo" / name))
+def test_public_sets(public_data, name):
+    metrics = judged(open_stereo_folder(public_data / "stereo" / name))
     epe, bad2, d1 = BOUNDS[name]
     assert metrics["epe"] < epe
     assert metrics["bad_2"] < bad2
@@ -47,9 +47,9 @@ def test_public_sets(shared_data, name):
 
 
 @pytest.mark.slow
-def test_flow_against_the_classical_methods(shared_data):
+def test_flow_against_the_classical_methods(public_data):
     """Below the classical methods on every set; on streets, where they are weakest, far below."""
-    sets = open_flow_sets([shared_data / "flow", shared_data / "kitti2015_scene_flow"])
+    sets = open_flow_sets([public_data / "flow", public_data / "kitti2015_scene_flow"])
     methods = {name: FlowEstimator(FlowConfig(name)) for name in ("flownet_lite", "dis", "farneback")}
     methods["flownet_lite +v"] = methods["flownet_lite"].refined()
     rows = evaluate_flow(sets, methods, show_progress=False).rows

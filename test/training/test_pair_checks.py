@@ -188,8 +188,8 @@ def test_a_pair_is_levelled_by_its_principal_columns():
     assert new.fx * new.baseline / (8 + 5) == pytest.approx(rig.fx * rig.baseline / (8 + rig.doffs))
 
 
-def test_real_pairs_exchanged_and_one_frame_late(shared_data):
-    drive = open_stereo_folder(shared_data / "drive")
+def test_real_pairs_exchanged_and_one_frame_late(public_data):
+    drive = open_stereo_folder(public_data / "drive")
     left, right, _ = checked_images(drive[40])
     true, exchanged, late = witness(left, right), witness(right, left), witness(left, drive[41].images()[1])
     assert true.level > 0.8 and true.backward < 0.05
