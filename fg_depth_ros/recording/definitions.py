@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import yaml
 
+from fg_depth_ros.data.bags.mcap import QOS_KEY, Channel
 from fg_depth_ros.data.bags.storage import message_types
-from fg_depth_ros.recording.mcap_file import QOS_KEY, Line
 
 _SEPARATOR = "=" * 80
 _BUILTIN = re.compile(r"(bool|byte|char|float32|float64|u?int(8|16|32|64)|w?string)\b")
@@ -47,11 +47,11 @@ class Message(NamedTuple):
     data: bytes
 
 
-def line_of(topic: Topic) -> Line:
+def channel_of(topic: Topic) -> Channel:
     """What a bag says of a topic; a type that is not known here gets an empty schema."""
     text = definition(topic.msgtype)
     qos = topic.qos if _is_qos(topic.qos) else DEFAULT_QOS
-    return Line(topic.name, topic.msgtype, "ros2msg" if text else "", text.encode(), "cdr", ((QOS_KEY, qos),))
+    return Channel(topic.name, topic.msgtype, "ros2msg" if text else "", text.encode(), "cdr", ((QOS_KEY, qos),))
 
 
 @lru_cache(maxsize=256)

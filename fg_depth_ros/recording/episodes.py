@@ -14,9 +14,10 @@ from typing import Any
 
 import yaml
 
+from fg_depth_ros.data.bags.mcap import Channel, McapIndex, StoredMessage
 from fg_depth_ros.recording import manifest
-from fg_depth_ros.recording.definitions import Message, Topic, line_of, type_hash
-from fg_depth_ros.recording.mcap_file import DurableFile, Index, Line, McapFile, Stored
+from fg_depth_ros.recording.definitions import Message, Topic, channel_of, type_hash
+from fg_depth_ros.recording.mcap_writer import DurableFile, McapWriter
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -78,14 +79,14 @@ class Episode:
         self.pairs, self.began, self.ended = 0, 0, 0
         self.listed = True
         self.unknown_types: set[str] = set()
-        self._lines: dict[Topic, Line] = {}
+        self._channels: dict[Topic, Channel] = {}
         self._lock = EpisodeLock(root, self.name)
         folder = part_folder(root, self.name)
         file: DurableFile | None = None
         try:
             folder.mkdir()
             file = open_file(storage_file(folder, self.name))
-            self._mcap = McapFile(file, zstd=draft.get("storage") == "zstd")
+            self._mcap = McapWriter(file, zstd=draft.get("storage") == "zstd")
             write_json(folder / manifest.EPISODE_FILE, self.draft)
             sync_folder(folder)
             sync_folder(root)
@@ -113,7 +114,7 @@ class Episode:
 
     def write(self, items: Sequence[tuple[Topic, Message]], stamps: Sequence[int] = ()) -> None:
         """Append messages as one chunk, among them the pairs of these stamps (ns). Raises OSError: none is written."""
-        self._mcap.write([Stored(self._line(topic), m.recorded, m.recorded, m.data) for topic, m in items])
+        self._mcap.write([StoredMessage(self._channel(topic), m.recorded, m.recorded, m.data) for topic, m in items])
         for stamp in stamps:
             self.began = stamp if not self.pairs else self.began
             self.ended = stamp
@@ -145,16 +146,16 @@ class Episode:
             shutil.rmtree(part_folder(self.root, self.name), ignore_errors=True)
         self._lock.release()
 
-    def _line(self, topic: Topic) -> Line:
-        line = self._lines.get(topic)
+    def _channel(self, topic: Topic) -> Channel:
+        line = self._channels.get(topic)
         if line is None:
-            line = self._lines[topic] = line_of(topic)
+            line = self._channels[topic] = channel_of(topic)
             if not line.schema:
                 self.unknown_types.add(topic.msgtype)
         return line
 
 
-def complete(root: Path, name: str, index: Index, sha256: str, size: int, draft: dict[str, Any]) -> dict[str, Any]:
+def complete(root: Path, name: str, index: McapIndex, sha256: str, size: int, draft: dict[str, Any]) -> dict[str, Any]:
     """Give a part whose MCAP file is whole its metadata and its name; the line for the manifest. Raises OSError."""
     folder, file = part_folder(root, name), f"{name}_0.mcap"
     line = {
@@ -174,14 +175,14 @@ def complete(root: Path, name: str, index: Index, sha256: str, size: int, draft:
     return line
 
 
-def metadata_yaml(files: dict[str, Index]) -> str:
+def metadata_yaml(files: dict[str, McapIndex]) -> str:
     """rosbag2's ``metadata.yaml``, version 8, of MCAP files by name; readable from ROS 2 Humble on."""
-    counts: dict[Line, int] = {}
+    counts: dict[Channel, int] = {}
     for index in files.values():
-        for line, count in index.count_by_line().items():
+        for line, count in index.count_by_channel().items():
             counts[line] = counts.get(line, 0) + count
 
-    def span(indexes: Sequence[Index]) -> dict[str, Any]:
+    def span(indexes: Sequence[McapIndex]) -> dict[str, Any]:
         some = [index for index in indexes if index.messages]
         first = min((index.first for index in some), default=0)
         last = max((index.last for index in some), default=0)

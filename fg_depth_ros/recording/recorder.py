@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from fg_depth_ros.recording.config import RecorderConfig
 from fg_depth_ros.recording.definitions import Message, Topic
 from fg_depth_ros.recording.episodes import OpenFile
-from fg_depth_ros.recording.mcap_file import DurableFile
+from fg_depth_ros.recording.mcap_writer import DurableFile
 from fg_depth_ros.recording.recovery import recover
 from fg_depth_ros.recording.ring import Group, Ring
 from fg_depth_ros.recording.writing import DISK, Encode, OnFault, Plan, Writing, make_root

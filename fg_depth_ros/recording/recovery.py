@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fg_depth_ros.data.bags.mcap import McapScanner, StoredMessage
 from fg_depth_ros.data.bags.messages import stamp_of
 from fg_depth_ros.data.bags.pairs import find_topics
 from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE
@@ -27,8 +28,7 @@ from fg_depth_ros.recording.episodes import (
     sync_folder,
     write_text,
 )
-from fg_depth_ros.recording.mcap_file import DurableFile, McapFile, Stored
-from fg_depth_ros.recording.mcap_walk import McapWalk
+from fg_depth_ros.recording.mcap_writer import DurableFile, McapWriter
 
 _LOG = logging.getLogger(__name__)
 _BATCH = 4 << 20
@@ -159,40 +159,40 @@ def _part(root: Path, name: str) -> Recovered | None:
 def _complete_part(root: Path, name: str, folder: Path) -> Recovered:
     path = storage_file(folder, name)
     size = path.stat().st_size if path.exists() else 0
-    walk = McapWalk(path, own=True)
-    tail: list[Stored] = []
+    scan = McapScanner(path, resumable=True)
+    tail: list[StoredMessage] = []
     stamps: defaultdict[str, list[int]] = defaultdict(list)
     if size:
-        for part in walk:
-            if part.end > walk.index.end:
+        for part in scan:
+            if part.end > scan.index.end:
                 tail += part.messages
             for message in part.messages:
-                if message.line.msgtype in (IMAGE, COMPRESSED):
-                    stamps[message.line.topic].append(stamp_of(bytes(message.data[:12])) or 0)
-    if not walk.index.messages and not tail:
-        if size and walk.problem and not walk.cut:
-            note = f"left as it is: {path} {walk.problem}; no message before that. Remove {folder} to be rid of it"
+                if message.channel.msgtype in (IMAGE, COMPRESSED):
+                    stamps[message.channel.topic].append(stamp_of(bytes(message.data[:12])) or 0)
+    if not scan.index.messages and not tail:
+        if size and scan.problem and not scan.cut:
+            note = f"left as it is: {path} {scan.problem}; no message before that. Remove {folder} to be rid of it"
             return Recovered(name, 0, size, note, False)
         shutil.rmtree(folder)
         return Recovered(name, 0, size, "held no whole message; removed")
     draft = manifest.read_episode(folder) or {}
-    if walk.repairs:
+    if scan.repairs:
         with path.open("r+b") as damaged:
-            for place, content in walk.repairs:
+            for place, content in scan.repairs:
                 damaged.seek(place)
                 damaged.write(content)
-    file = DurableFile(path, keep=walk.index.end)
+    file = DurableFile(path, keep=scan.index.end)
     try:
-        mcap = McapFile(file, zstd=walk.packed, index=walk.index)
+        mcap = McapWriter(file, zstd=scan.compressed, index=scan.index)
         mcap.write(tail)
         mcap.finish()
-        topics = {line.topic: line.msgtype for line in mcap.index.lines}
+        topics = {line.topic: line.msgtype for line in mcap.index.channels}
         draft.update(_pairs(topics, stamps), recovered=True)
         complete(root, name, mcap.index, file.sha256, file.size, draft)
     finally:
         file.close()
-    note = f"complete again: it {walk.problem}" if walk.problem else "complete again: nothing was lost"
-    return Recovered(name, mcap.index.messages, walk.lost, note)
+    note = f"complete again: it {scan.problem}" if scan.problem else "complete again: nothing was lost"
+    return Recovered(name, mcap.index.messages, scan.lost, note)
 
 
 def _pairs(topics: dict[str, str], stamps: dict[str, list[int]]) -> dict[str, int]:
@@ -209,13 +209,13 @@ def _copy(original: Path, files: list[Path], target: Path) -> Recovered:
     """Another recorder's bag, whole messages only, beside the original."""
     if target.exists():
         return Recovered(original.name, 0, 0, f"{target.name} is there already; remove it to recover again")
-    walks = [McapWalk(file) for file in files]
-    messages = sum(len(part.messages) for walk in walks for part in walk)
-    if all(walk.ended for walk in walks) and _opens(original):
+    scans = [McapScanner(file) for file in files]
+    messages = sum(len(part.messages) for scan in scans for part in scan)
+    if all(scan.ended for scan in scans) and _opens(original):
         return Recovered(original.name, messages, 0, "is whole; nothing to do")
-    problem = "; ".join(f"{walk.path.name} {walk.problem}" for walk in walks if walk.problem)
+    problem = "; ".join(f"{scan.path.name} {scan.problem}" for scan in scans if scan.problem)
     problem = problem or f"{_unopened(original)} is damaged"
-    lost = sum(walk.lost for walk in walks)
+    lost = sum(scan.lost for scan in scans)
     if not messages:
         return Recovered(original.name, 0, lost, f"holds no whole message: {problem}; fetch it again", False)
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
@@ -224,7 +224,7 @@ def _copy(original: Path, files: list[Path], target: Path) -> Recovered:
         unfinished.mkdir()
         file = DurableFile(unfinished / name)
         try:
-            mcap = McapFile(file, zstd=any(walk.packed for walk in walks))
+            mcap = McapWriter(file, zstd=any(scan.compressed for scan in scans))
             for batch in _batches(files):
                 mcap.write(batch)
             mcap.finish()
@@ -238,11 +238,11 @@ def _copy(original: Path, files: list[Path], target: Path) -> Recovered:
     return Recovered(original.name, messages, lost, f"{problem}: its whole messages are in {target.name}")
 
 
-def _batches(files: list[Path]) -> Iterator[list[Stored]]:
-    batch: list[Stored] = []
+def _batches(files: list[Path]) -> Iterator[list[StoredMessage]]:
+    batch: list[StoredMessage] = []
     size = 0
     for file in files:
-        for part in McapWalk(file):
+        for part in McapScanner(file):
             batch += part.messages
             size += sum(len(message.data) for message in part.messages)
             if size >= _BATCH:

@@ -17,7 +17,7 @@ from fg_depth_ros.recording import manifest
 from fg_depth_ros.recording.config import RecorderConfig
 from fg_depth_ros.recording.definitions import Message, Topic
 from fg_depth_ros.recording.episodes import Episode, OpenFile, episode_name
-from fg_depth_ros.recording.mcap_file import DurableFile
+from fg_depth_ros.recording.mcap_writer import DurableFile
 from fg_depth_ros.recording.ring import Group
 from fg_depth_ros.recording.space import Space
 

@@ -28,7 +28,7 @@ def test_what_is_whole_of_a_cut_off_file_is_used_and_said(tmp_path, caplog):
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             samples = open_bag_pairs(tmp_path / "cut.mcap")
-        assert "cut.mcap: cut off or damaged behind byte" in caplog.text and "messages before are used" in caplog.text
+        assert "cut.mcap: cut off or damaged" in caplog.text
         counts.append(len(samples))
         for sample, (stamp, left, right) in zip(samples, pairs, strict=False):
             assert sample.name == str(stamp)

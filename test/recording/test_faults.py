@@ -18,7 +18,7 @@ from support.bags import SECOND
 from support.recording import TENTH, SmallDisk, config, contents, episodes, later, pair_messages, quiet, until
 
 from fg_depth_ros.recording import Recorder, manifest, recover
-from fg_depth_ros.recording.mcap_file import DurableFile
+from fg_depth_ros.recording.mcap_writer import DurableFile
 
 PAIR = 93_000  # bytes, about
 

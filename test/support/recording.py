@@ -9,7 +9,7 @@ from pathlib import Path
 from fg_depth_ros.data.bags.storage import BagStorage
 from fg_depth_ros.data.bags.writing import write_stereo_bag
 from fg_depth_ros.recording import Message, Recorder, RecorderConfig, Topic
-from fg_depth_ros.recording.mcap_file import DurableFile
+from fg_depth_ros.recording.mcap_writer import DurableFile
 from support.bags import SECOND, pairs_at
 from support.pair_folders import small_rig
 

@@ -1,21 +1,20 @@
 """The messages of a ROS 2 bag without ROS: MCAP or SQLite, a folder or one file, whole or cut off.
 
-Read by the rosbags library. A recorder that was killed leaves an MCAP file without its index, and a folder without
-metadata.yaml; everything before the cut is whole and is read.
+Read by the rosbags library; by ``data.bags.mcap`` where an MCAP file has no index, as a recorder that was killed leaves
+it.
 """
 
 from __future__ import annotations
 
 import heapq
-import io
 import logging
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from fg_depth_ros.data.io.formats import FileError
 
@@ -24,13 +23,6 @@ INFO = "sensor_msgs/msg/CameraInfo"
 
 _LOG = logging.getLogger(__name__)
 _ENDINGS = (".mcap", ".db3")
-# https://mcap.dev/spec: magic bytes at both ends; a record is its kind in one byte, its length in eight, its content.
-_MAGIC = b"\x89MCAP0\r\n"
-_RECORD_HEAD = 9
-_KINDS = range(0x01, 0x10)
-_FOOTER, _DATA_END = 0x02, 0x0F
-# A footer that says that there is no index: readers then go through the records one by one.
-_PLAIN_END = bytes([_FOOTER]) + (20).to_bytes(8, "little") + bytes(20) + _MAGIC
 
 
 @lru_cache(maxsize=1)
@@ -66,11 +58,28 @@ class OfferedQos(NamedTuple):
     depth: int
 
 
+class _Reader(Protocol):
+    """An open bag, or one file of it."""
+
+    topics: dict[str, str]
+    """Type by topic."""
+    counts: dict[str, int]
+    """Messages by topic."""
+    qos: dict[str, list[Any]]
+    """Offered profiles of rosbags by topic."""
+
+    def messages(self, topics: Container[str], start: int = ..., stop: int = ...) -> Iterator[tuple[str, int, bytes]]:
+        """Yield (topic, time recorded in ns, bytes) in the order of the times, from ``start`` to before ``stop``."""
+
+
 class BagStorage:
     """The messages of one bag. Files stay open; a copy in another process opens them anew."""
 
     def __init__(self, path: str | Path) -> None:
-        """``path``: the bag's folder, or one ``.mcap`` or ``.db3`` file.
+        """Open the bag.
+
+        Args:
+            path: the bag's folder, or one ``.mcap`` or ``.db3`` file.
 
         Raises:
             FileError: no such bag, a format that is none of ROS 2's, nothing in it that can be read, or the library
@@ -83,73 +92,66 @@ class BagStorage:
     @property
     def topics(self) -> dict[str, str]:
         """Type by topic, such as ``sensor_msgs/msg/Image``."""
-        return {c.topic: c.msgtype for reader, _ in self._readers for c in reader.connections}
+        return {topic: kind for reader in self._readers for topic, kind in reader.topics.items()}
 
     @property
     def offered_qos(self) -> dict[str, OfferedQos]:
-        """By topic, for those of which the bag says it."""
-        found = {}
-        for reader, _ in self._readers:
-            for c in reader.connections:
-                if profiles := c.ext.offered_qos_profiles:
-                    found[c.topic] = OfferedQos(
-                        any(profile.reliability.name != "BEST_EFFORT" for profile in profiles),
-                        any(profile.durability.name == "TRANSIENT_LOCAL" for profile in profiles),
-                        max(profile.depth for profile in profiles),
-                    )
-        return found
+        """Offered QoS by topic, for those topics of which the bag has it."""
+        return {
+            topic: OfferedQos(
+                any(profile.reliability.name != "BEST_EFFORT" for profile in profiles),
+                any(profile.durability.name == "TRANSIENT_LOCAL" for profile in profiles),
+                max(profile.depth for profile in profiles),
+            )
+            for reader in self._readers
+            for topic, profiles in reader.qos.items()
+            if profiles
+        }
 
     def scan(self, topics: Iterable[str]) -> Iterator[RawMessage]:
-        """Every message of these topics, once, in no promised order between topics.
+        """Yield every message of these topics once, in no promised order between topics.
 
-        What is damaged, and what lies behind it, is left out with a warning.
+        Damaged messages, and those behind them in an indexed file, are left out with a warning.
         """
         wanted = list(topics)
-        for reader, indexed in self._readers:
-            # Without an index rosbags wants messages in the order of time, which each topic by itself has.
-            for part in [wanted] if indexed else [[topic] for topic in wanted]:
-                yield from self._read(reader, part)
+        for reader in self._readers:
+            yield from self._read(reader, wanted)
 
     def replay(self, topics: Iterable[str]) -> Iterator[RawMessage]:
-        """Every message of these topics, once, in the order of the times they were recorded.
-
-        What is damaged, and what lies behind it, is left out with a warning.
-        """
+        """Yield every message of these topics once, in the order of the times they were recorded; else as ``scan``."""
         wanted = list(topics)
-        streams = []
-        for reader, indexed in self._readers:
-            # Readers without an index go through a file from its start: two of them cannot share its position.
-            parts = [(reader, wanted)] if indexed else [(_opened_again(reader), [topic]) for topic in wanted]
-            streams += [self._read(*part) for part in parts]
-        return heapq.merge(*streams, key=lambda message: message.recorded)
+        return heapq.merge(
+            *(self._read(reader, wanted) for reader in self._readers), key=lambda message: message.recorded
+        )
 
-    def _read(self, reader: Any, topics: list[str]) -> Iterator[RawMessage]:
-        chosen = [c for c in reader.connections if c.topic in topics]
-        if not chosen:
-            return
-        expected, found, reason = sum(c.msgcount for c in chosen), 0, "data overwritten"
+    def _read(self, reader: _Reader, topics: list[str]) -> Iterator[RawMessage]:
+        chosen = [topic for topic in topics if topic in reader.topics]
+        expected, found, reason = sum(reader.counts[topic] for topic in chosen), 0, "data overwritten"
         try:
-            for connection, recorded, data in reader.messages(connections=chosen):
+            for topic, recorded, data in reader.messages(chosen) if chosen else ():
                 found += 1
-                yield RawMessage(connection.topic, recorded, data)
+                yield RawMessage(topic, recorded, data)
         except Exception as error:  # damaged data breaks a parser in any way
             reason = _reason(error)
         if found < expected:
             _LOG.warning(
                 "%s: damaged (%s): only %d of %d messages of %s can be read; fetch it again",
-                self.path, reason, found, expected, ", ".join(topics),
+                self.path, reason, found, expected, ", ".join(chosen),
             )  # fmt: skip
 
     def at(self, topic: str, recorded: int) -> Iterator[bytes]:
-        """The messages of a topic that were recorded at this time, ns. Raises FileError where the data is damaged."""
+        """Yield the messages of a topic that were recorded at this time, ns.
+
+        Raises:
+            FileError: the data is damaged.
+        """
         with self._lock:
             if self._process != os.getpid():  # files that are open in two processes share one position
                 self._open()
-            for reader, _ in self._readers:
-                chosen = [c for c in reader.connections if c.topic == topic]
+            for reader in self._readers:
                 try:
-                    if chosen:
-                        yield from (d for _, _, d in reader.messages(chosen, start=recorded, stop=recorded + 1))
+                    if topic in reader.topics:
+                        yield from (data for _, _, data in reader.messages([topic], recorded, recorded + 1))
                 except Exception as error:  # damaged data breaks a parser in any way
                     raise FileError(
                         f"{self.path}, {topic} at {recorded} ns: damaged ({_reason(error)}); fetch it again"
@@ -166,8 +168,50 @@ class BagStorage:
         self._process = os.getpid()
 
 
-def _open_readers(path: Path) -> list[tuple[Any, bool]]:
-    """Open readers of a bag, and whether each has an index."""
+class _IndexedReader:
+    """A bag that rosbags reads."""
+
+    def __init__(self, reader: Any) -> None:
+        """Take over an open ``rosbags.rosbag2.Reader``."""
+        self._reader = reader
+        self.topics = {c.topic: c.msgtype for c in reader.connections}
+        self.qos = {c.topic: c.ext.offered_qos_profiles for c in reader.connections}
+        self.counts = {topic: sum(c.msgcount for c in reader.connections if c.topic == topic) for topic in self.topics}
+
+    def messages(
+        self, topics: Container[str], start: int | None = None, stop: int | None = None
+    ) -> Iterator[tuple[str, int, bytes]]:
+        """See ``_Reader``."""
+        chosen = [c for c in self._reader.connections if c.topic in topics]
+        for connection, recorded, data in self._reader.messages(chosen, start=start, stop=stop):
+            yield connection.topic, recorded, data
+
+
+class _PartialReader:
+    """The whole messages of an MCAP file without an index, or with damage that its index does not survive."""
+
+    def __init__(self, path: Path) -> None:
+        """Scan the file. Raises OSError, ImportError."""
+        from rosbags.rosbag2.metadata import parse_qos
+
+        from fg_depth_ros.data.bags.mcap import PartialMcap
+
+        self._mcap = PartialMcap(path)
+        self.messages = self._mcap.messages
+        self.problem, self.lost = self._mcap.problem, self._mcap.lost
+        self.topics: dict[str, str] = {}
+        self.counts: dict[str, int] = {}
+        self.qos: dict[str, list[Any]] = {}
+        for channel, count in self._mcap.channels.items():
+            self.topics[channel.topic] = channel.msgtype
+            self.counts[channel.topic] = self.counts.get(channel.topic, 0) + count
+            try:
+                self.qos[channel.topic] = parse_qos(channel.qos)
+            except Exception:  # none that rosbags knows: the player takes its default
+                self.qos[channel.topic] = []
+
+
+def _open_readers(path: Path) -> list[_Reader]:
     try:
         from rosbags.rosbag2 import Reader
     except ImportError as error:
@@ -179,138 +223,70 @@ def _open_readers(path: Path) -> list[tuple[Any, bool]]:
     if path.is_file() and path.suffix not in _ENDINGS:
         hint = "a ROS 1 bag: rosbags-convert makes a ROS 2 bag of it" if path.suffix == ".bag" else "no ROS 2 bag"
         raise FileError(f"{path}: {hint}; a bag is a folder, a .mcap or a .db3 file")
+    files = [path] if path.is_file() else _files(path)
     if path.is_dir() and (path / "metadata.yaml").is_file():
         reader = Reader(path)
         try:
             reader.open()
-            return [(reader, _has_index(reader))]
+            if _has_index(reader):
+                return [_IndexedReader(reader)]
         except Exception as error:  # one damaged file is enough: then each by itself, below
-            if not _files(path):
+            if not files:
                 raise FileError(f"{path}: cannot be read ({_reason(error)}); record it without compression") from error
             _LOG.warning(
                 "%s: not read as its metadata.yaml says (%s); its files are read instead", path, _reason(error)
             )
-    files = [path] if path.is_file() else _files(path)
+        else:
+            if reader.compression_mode == "message":
+                raise FileError(f"{path}: compressed messages without an index; record it without compression")
     if not files:
         raise FileError(f"{path}: holds no .mcap and no .db3 file: no bag; give the folder with metadata.yaml")
     return [_open_file(file) for file in files]
 
 
 def _has_index(reader: Any) -> bool:
-    """Whether messages can be found without going through all of them; SQLite always can."""
+    """Whether messages can be found without reading all of them; SQLite always can."""
     files = getattr(reader.storage, "storages", [reader.storage])
     return all(getattr(file, "chunks", True) for file in files)
 
 
-def _opened_again(reader: Any) -> Any:
-    """Another reader of the same file, with a position of its own."""
-    path = reader.path
-    again = type(reader)(_WholePart(path._path, path._whole) if isinstance(path, _WholePart) else path)
-    again.open()
-    return again
-
-
 def _files(folder: Path) -> list[Path]:
-    """A bag's files in the order they were written: bag_2 before bag_10."""
+    """Return a bag's files in the order they were written: bag_2 before bag_10."""
     found = [file for file in folder.iterdir() if file.suffix in _ENDINGS]
     return sorted(found, key=lambda file: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", file.name)])
 
 
-def _open_file(path: Path) -> tuple[Any, bool]:
+def _open_file(path: Path) -> _Reader:
     from rosbags.rosbag2 import Reader
 
     reader = Reader(path)
+    first = "no index"
     try:
         reader.open()
-        return reader, _has_index(reader)
+        if _has_index(reader):
+            return _IndexedReader(reader)
     except Exception as error:  # damaged data breaks a parser in any way
+        first = _reason(error)
         if path.suffix != ".mcap":
             raise FileError(
-                f"{path}: cannot be read ({_reason(error)}); a cut-off SQLite bag can be saved in part with "
+                f"{path}: cannot be read ({first}); a cut-off SQLite bag can be saved in part with "
                 f"'sqlite3 {path.name} .recover'; record MCAP, which survives a cut"
             ) from error
-        first = error
-    whole, size = _whole_records(path), path.stat().st_size
-    reader = Reader(_WholePart(path, whole))  # type: ignore[arg-type]
     try:
-        reader.open()
-    except Exception as error:
+        partial = _PartialReader(path)
+    except (OSError, ImportError) as error:
+        raise FileError(f"{path}: cannot be read ({_reason(error)})") from error
+    size, count = path.stat().st_size, sum(partial.counts.values())
+    if not count:
         raise FileError(
-            f"{path}: cannot be read ({_reason(first)}), nor can its first {whole} of {size} bytes ({_reason(error)}); "
-            "fetch it again"
-        ) from error
-    if not reader.message_count:
-        raise FileError(f"{path}: no whole message in its {size} bytes ({_reason(first)}); fetch it again")
-    _LOG.warning(
-        "%s: cut off or damaged behind byte %d of %d (%s): the %d messages before are used",
-        path, whole, size, _reason(first), reader.message_count,
-    )  # fmt: skip
-    return reader, False
-
-
-def _whole_records(path: Path) -> int:
-    """Bytes of an MCAP file up to the end of its last whole record of data."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        end = len(file.read(len(_MAGIC)))
-        while True:
-            file.seek(end)
-            head = file.read(_RECORD_HEAD)
-            after = end + _RECORD_HEAD + int.from_bytes(head[1:], "little")
-            if len(head) < _RECORD_HEAD or head[0] not in _KINDS or head[0] in (_FOOTER, _DATA_END) or after > size:
-                return end
-            end = after
-
-
-class _WholePart(io.RawIOBase):
-    """The first bytes of an MCAP file, closed as the format asks. Passes as a path where rosbags wants one."""
-
-    suffix = ".mcap"
-
-    def __init__(self, path: Path, whole: int) -> None:
-        self._path, self._whole, self._at = path, whole, 0
-        self._file: BinaryIO | None = None
-
-    def __str__(self) -> str:
-        return str(self._path)
-
-    def exists(self) -> bool:
-        return True
-
-    def is_dir(self) -> bool:
-        return False
-
-    def open(self, mode: str = "rb") -> io.BufferedReader:
-        self._file = self._path.open(mode)  # type: ignore[assignment]
-        return io.BufferedReader(self)
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        super().close()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._whole + len(_PLAIN_END)}[whence]
-        self._at = base + offset
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        assert self._file is not None
-        if self._at < self._whole:
-            self._file.seek(self._at)
-            content = self._file.read(min(len(buffer), self._whole - self._at))
-        else:
-            begin = self._at - self._whole
-            content = _PLAIN_END[begin : begin + len(buffer)]
-        buffer[: len(content)] = content
-        self._at += len(content)
-        return len(content)
+            f"{path}: cannot be read: no whole message in its {size} bytes ({partial.problem or first}); fetch it again"
+        )
+    if partial.problem:
+        _LOG.warning(
+            "%s: cut off or damaged (it %s): the %d whole messages are used, %d of %d bytes are not",
+            path, partial.problem, count, partial.lost, size,
+        )  # fmt: skip
+    return partial
 
 
 def _reason(error: Exception) -> str:

@@ -10,14 +10,17 @@ import zlib
 import pytest
 from support.recording import SmallDisk
 
-from fg_depth_ros.recording.definitions import DEFAULT_QOS, Topic, definition, line_of, type_hash
-from fg_depth_ros.recording.mcap_file import DurableFile, Line, McapFile, Stored
+from fg_depth_ros.recording.definitions import DEFAULT_QOS, Topic, channel_of, definition, type_hash
+from fg_depth_ros.recording.mcap_writer import Channel, DurableFile, McapWriter, StoredMessage
 
-SCAN, IMAGE = Line("/scan", "a/msg/Scan", "ros2msg", b"float32 x"), Line("/image", "a/msg/Image", "ros2msg", b"int8 y")
+SCAN, IMAGE = (
+    Channel("/scan", "a/msg/Scan", "ros2msg", b"float32 x"),
+    Channel("/image", "a/msg/Image", "ros2msg", b"int8 y"),
+)
 
 
 def message(line, logged, size=100):
-    return Stored(line, logged, logged + 5, bytes([logged % 256]) * size)
+    return StoredMessage(line, logged, logged + 5, bytes([logged % 256]) * size)
 
 
 def read_back(path):
@@ -36,7 +39,7 @@ def read_back(path):
 def test_the_formats_own_reader_finds_every_message_and_a_right_summary(tmp_path, zstd):
     path = tmp_path / "a.mcap"
     file = DurableFile(path)
-    mcap = McapFile(file, zstd=zstd)
+    mcap = McapWriter(file, zstd=zstd)
     mcap.write([message(SCAN, 30), message(IMAGE, 10, 5000), message(SCAN, 20)])
     mcap.write([])
     mcap.write([message(IMAGE, 40)])
@@ -75,7 +78,7 @@ def test_the_message_index_leads_to_single_messages(tmp_path):
     from mcap.reader import make_reader
 
     path = tmp_path / "a.mcap"
-    mcap = McapFile(DurableFile(path))
+    mcap = McapWriter(DurableFile(path))
     mcap.write([message(line, time) for time in range(10) for line in (SCAN, IMAGE)])
     mcap.finish()
     with path.open("rb") as file:
@@ -89,7 +92,7 @@ def test_the_message_index_leads_to_single_messages(tmp_path):
 def test_a_chunk_that_does_not_fit_leaves_no_trace(tmp_path, free):
     disk = SmallDisk(10**6)
     path = tmp_path / "a.mcap"
-    mcap = McapFile(disk(path))
+    mcap = McapWriter(disk(path))
     mcap.write([message(SCAN, 1)])
     size, disk.free = path.stat().st_size, free
     with pytest.raises(OSError, match="No space"):
@@ -105,7 +108,7 @@ def test_a_chunk_that_does_not_fit_leaves_no_trace(tmp_path, free):
 
 def test_many_small_messages_in_one_chunk_and_none_of_them_copied_wrong(tmp_path):
     path = tmp_path / "a.mcap"
-    mcap = McapFile(DurableFile(path))
+    mcap = McapWriter(DurableFile(path))
     mcap.write([message(SCAN, time, size=time % 7) for time in range(2000)])
     mcap.finish()
     assert [data for *_, data in read_back(path)[0]] == [bytes([t % 256]) * (t % 7) for t in range(2000)]
@@ -142,7 +145,7 @@ def test_going_on_behind_what_is_there(tmp_path):
 
 
 def test_what_a_bag_says_of_a_known_type():
-    line = line_of(Topic("/left/camera_info", "sensor_msgs/msg/CameraInfo"))
+    line = channel_of(Topic("/left/camera_info", "sensor_msgs/msg/CameraInfo"))
     text = line.schema.decode()
     assert line.schema_encoding == "ros2msg"
     assert "float64[12] p" in text
@@ -154,11 +157,11 @@ def test_what_a_bag_says_of_a_known_type():
 
 @pytest.mark.parametrize("qos", ["", "no profile", "{a: 1", "- 3"])
 def test_qos_that_no_reader_could_parse_becomes_the_default(qos):
-    assert line_of(Topic("/a", "std_msgs/msg/String", qos)).qos == DEFAULT_QOS
+    assert channel_of(Topic("/a", "std_msgs/msg/String", qos)).qos == DEFAULT_QOS
 
 
 def test_qos_is_kept_as_it_was_offered():
-    assert line_of(Topic("/a", "std_msgs/msg/String", "- history: 3")).qos == "- history: 3"
+    assert channel_of(Topic("/a", "std_msgs/msg/String", "- history: 3")).qos == "- history: 3"
 
 
 def test_definitions_of_other_packages_are_found_where_they_are_installed(tmp_path, monkeypatch):
@@ -184,4 +187,4 @@ def test_definitions_of_other_packages_are_found_where_they_are_installed(tmp_pa
     ]
     assert definition("robot_msgs/msg/Torn") == ""
     assert definition("robot_msgs/msg/../../Arm") == ""
-    assert line_of(Topic("/a", "nowhere_msgs/msg/Thing")).schema_encoding == ""
+    assert channel_of(Topic("/a", "nowhere_msgs/msg/Thing")).schema_encoding == ""

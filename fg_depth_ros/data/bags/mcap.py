@@ -1,0 +1,435 @@
+"""The records of an MCAP file, read as far as they are whole: the file may be cut off or damaged anywhere.
+
+Record layout: https://mcap.dev/spec. The library mcap packs and parses single records; its own reader needs a file that
+was closed.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+try:
+    from mcap.data_stream import ReadDataStream, RecordBuilder
+    from mcap.opcode import Opcode
+    from mcap.records import Channel as ChannelRecord
+    from mcap.records import ChunkIndex, MessageIndex, Schema
+except ImportError as error:
+    raise ImportError(f"MCAP files need the library mcap ({error}); pip install 'fg_depth_ros[data]'") from error
+
+MAGIC = b"\x89MCAP0\r\n"
+QOS_KEY = "offered_qos_profiles"
+# A chunk's record up to its content: kind, length, first and last time, size and CRC of the content.
+CHUNK_HEAD = struct.Struct("<BQQQQI")
+# A message's record up to its data: kind, length, channel, sequence number, times recorded and published.
+MESSAGE_HEAD = struct.Struct("<BQHIQQ")
+RECORD_HEAD = struct.Struct("<BQ")
+_PIECE = 1 << 16
+_SEGMENTS_IN_MEMORY = 4
+_SKIPPED = {Opcode.MESSAGE_INDEX, Opcode.CHUNK_INDEX, Opcode.ATTACHMENT, Opcode.ATTACHMENT_INDEX, Opcode.METADATA,
+            Opcode.METADATA_INDEX, Opcode.STATISTICS, Opcode.SUMMARY_OFFSET}  # fmt: skip
+
+
+class Channel(NamedTuple):
+    """A topic of an MCAP file: its type with the text of its definition, and metadata such as the offered QoS."""
+
+    topic: str
+    msgtype: str
+    schema_encoding: str = ""
+    schema: bytes = b""
+    encoding: str = "cdr"
+    metadata: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def qos(self) -> str:
+        """Offered QoS profiles as YAML; "" where the file has none."""
+        return dict(self.metadata).get(QOS_KEY, "")
+
+
+class StoredMessage(NamedTuple):
+    """A message of a channel: when it was recorded and published (ns), and its serialized bytes (CDR)."""
+
+    channel: Channel
+    recorded: int
+    published: int
+    data: bytes | memoryview
+
+
+Places = dict[int, list[tuple[int, int]]]
+"""(time recorded in ns, offset in the chunk) of a chunk's messages by channel number."""
+
+
+@dataclass
+class McapIndex:
+    """Index of an MCAP file up to byte ``end``, behind its last whole chunk and that chunk's message index."""
+
+    channels: dict[Channel, int] = field(default_factory=dict)
+    schemas: dict[tuple[str, str, bytes], int] = field(default_factory=dict)
+    chunks: list[ChunkIndex] = field(default_factory=list)
+    counts: Counter[int] = field(default_factory=Counter)
+    first: int = 0
+    last: int = 0
+    end: int = 0
+
+    @property
+    def messages(self) -> int:
+        """Number of messages."""
+        return sum(self.counts.values())
+
+    def count_by_channel(self) -> dict[Channel, int]:
+        """Return the number of messages of each channel."""
+        return {channel: self.counts[number] for channel, number in self.channels.items()}
+
+    def count_by_topic(self) -> dict[str, int]:
+        """Return the number of messages of each topic."""
+        counts: Counter[str] = Counter()
+        for channel, number in self.channels.items():
+            counts[channel.topic] += self.counts[number]
+        return dict(counts)
+
+    def add(self, chunk: ChunkIndex, places: Places, end: int) -> None:
+        """Add a whole chunk with its message index, which ends at byte ``end``."""
+        if not self.messages:
+            self.first, self.last = chunk.message_start_time, chunk.message_end_time
+        self.first = min(self.first, chunk.message_start_time)
+        self.last = max(self.last, chunk.message_end_time)
+        for number, found in places.items():
+            self.counts[number] += len(found)
+        self.chunks.append(chunk)
+        self.end = end
+
+
+def message_indexes(places: Places, at: int) -> tuple[bytes, dict[int, int]]:
+    """Pack the message index records that follow a chunk.
+
+    Args:
+        places: of the chunk's messages.
+        at: byte of the file where the first record begins.
+
+    Returns:
+        The records, and the byte of the file where each channel's record begins.
+    """
+    builder, offsets = RecordBuilder(), {}
+    for number, found in places.items():
+        offsets[number] = at + builder.count
+        MessageIndex(number, found).write(builder)
+    return builder.end(), offsets
+
+
+class _Damage(Exception):
+    """Data that cannot be read; ``cut``: the file ends there."""
+
+    def __init__(self, text: str, cut: bool = False) -> None:
+        super().__init__(text)
+        self.cut = cut
+
+
+class Segment(NamedTuple):
+    """Messages of one chunk, or one record outside of chunks, from byte ``start`` to ``end``.
+
+    ``chunk`` and ``places`` are given when the chunk and its message index are whole. ``problem``: nothing behind this
+    segment can be read.
+    """
+
+    messages: list[StoredMessage]
+    start: int
+    end: int
+    chunk: ChunkIndex | None = None
+    places: Places | None = None
+    problem: _Damage | None = None
+
+
+class McapScanner:
+    """Iterates over the whole messages of an MCAP file in the order of the file. Iterate once.
+
+    Attributes after the iteration:
+        ended: the end of the data was reached and nothing is lost.
+        problem: why not, in words; ``cut``: the file merely ends there; ``lost``: bytes that hold no whole message.
+        compressed: some chunks are compressed with zstd.
+        index, repairs: with ``resumable``, the index up to the last whole chunk, and (byte, content) of message
+            indexes that do not agree with the chunk before them.
+    """
+
+    def __init__(self, path: Path, *, resumable: bool = False) -> None:
+        """Open nothing yet.
+
+        Args:
+            path: the file.
+            resumable: it was written by ``recording.McapWriter``, and writing will go on behind its last whole chunk.
+                A damaged chunk then ends the iteration; without this it is passed over.
+        """
+        self.path = path
+        self.repairs: list[tuple[int, bytes]] = []
+        self._resumable = resumable
+        self.index = McapIndex()
+        self.ended = self.cut = self.compressed = False
+        self.problem, self.lost = "", 0
+        self._schemas: dict[int, Schema] = {}
+        self._channels: dict[int, Channel] = {}
+        self._good = 0  # byte behind the last useful record
+
+    def __iter__(self) -> Iterator[Segment]:
+        """Raise OSError where the file cannot be read, and nothing for its content."""
+        with self.path.open("rb") as file:
+            size = file.seek(0, io.SEEK_END)
+            file.seek(0)
+            try:
+                self._read_head(file, size)
+                yield from self._segments(file, size)
+            except _Damage as damage:
+                self.problem, self.cut = self.problem or str(damage), damage.cut
+                self.lost += size - self._good
+
+    def read_segment(self, start: int) -> list[StoredMessage]:
+        """Read the messages of a segment again, after the iteration. Raises OSError."""
+        with self.path.open("rb") as file:
+            size = file.seek(0, io.SEEK_END)
+            file.seek(start)
+            try:
+                kind, length = self._record_head(file, size)
+                if kind == Opcode.CHUNK:
+                    return self._chunk(file, size, start).messages
+                return self._record(file, start, kind, length).messages
+            except _Damage:  # changed since
+                return []
+
+    def _read_head(self, file: BinaryIO, size: int) -> None:
+        magic = file.read(len(MAGIC))
+        if magic != MAGIC:
+            raise _Damage("does not begin as an MCAP file", cut=MAGIC.startswith(magic))
+        kind, length = self._record_head(file, size)
+        if file.tell() + length > size:
+            raise _Damage(f"is cut off in the record at byte {len(MAGIC)}", cut=True)
+        if kind != Opcode.HEADER:
+            raise _Damage("has no header")
+        file.seek(length, io.SEEK_CUR)
+        self._good = self.index.end = file.tell()
+
+    def _segments(self, file: BinaryIO, size: int) -> Iterator[Segment]:
+        while True:
+            at = file.tell()
+            kind, length = self._record_head(file, size)
+            if kind in (Opcode.DATA_END, Opcode.FOOTER):
+                self.ended = not self.problem
+                return
+            if kind == Opcode.CHUNK:
+                try:
+                    segment = self._chunk(file, size, at)
+                except _Damage as damage:
+                    end = at + RECORD_HEAD.size + length
+                    if self._resumable or not self._continues(file, size, end):
+                        raise
+                    self.problem = self.problem or str(damage)
+                    self.lost += end - self._good
+                    self._good = end
+                    continue
+                self._add_to_index(segment)
+                yield segment
+                if segment.problem is not None:
+                    raise segment.problem
+                continue
+            if at + RECORD_HEAD.size + length > size:
+                raise _Damage(f"is cut off in the record at byte {at}", cut=True)
+            if kind in _SKIPPED:
+                file.seek(length, io.SEEK_CUR)
+            else:
+                segment = self._record(file, at, kind, length)
+                if segment.problem is not None:
+                    raise segment.problem
+                if segment.messages:
+                    yield segment
+            self._good = file.tell()
+
+    def _continues(self, file: BinaryIO, size: int, at: int) -> bool:
+        """Whether a whole record begins at byte ``at``, where the file then stands."""
+        file.seek(min(at, size))
+        try:
+            _, length = self._record_head(file, size)
+        except _Damage:
+            return False
+        file.seek(at)
+        return at + RECORD_HEAD.size + length <= size
+
+    def _add_to_index(self, segment: Segment) -> None:
+        if segment.chunk is None or segment.places is None:
+            return
+        self.index.add(segment.chunk, segment.places, segment.end)
+        for channel in {message.channel for message in segment.messages} - self.index.channels.keys():
+            self.index.channels[channel] = next(n for n, known in self._channels.items() if known == channel)
+            key = (channel.msgtype, channel.schema_encoding, channel.schema)
+            self.index.schemas.setdefault(
+                key, next((n for n, s in self._schemas.items() if (s.name, s.encoding, s.data) == key), 0)
+            )
+
+    def _record(self, file: BinaryIO, at: int, kind: int, length: int) -> Segment:
+        """Read a record outside of chunks, whose head has been read."""
+        messages, _, problem = self._parse(memoryview(RECORD_HEAD.pack(kind, length) + file.read(length)), at)
+        return Segment(messages, at, file.tell(), problem=problem)
+
+    def _chunk(self, file: BinaryIO, size: int, at: int) -> Segment:
+        """Read a chunk and the message index behind it."""
+        file.seek(at)
+        head = file.read(CHUNK_HEAD.size)
+        if len(head) < CHUNK_HEAD.size:
+            raise _Damage(f"is cut off in the chunk at byte {at}", cut=True)
+        _, length, first, last, expected, crc = CHUNK_HEAD.unpack(head)
+        name = file.read(int.from_bytes(file.read(4), "little") & 0xFF).decode("ascii", "replace")
+        packed = int.from_bytes(file.read(8), "little")
+        start, end = file.tell(), at + RECORD_HEAD.size + length
+        if start > size or packed > max(0, end - start):
+            raise _Damage(f"is cut off or damaged in the chunk at byte {at}", cut=start >= size)
+        content = file.read(min(packed, size - start))
+        self.compressed |= name == "zstd"
+        whole = len(content) == packed
+        data = _decompress(content, name)
+        if whole and (len(data) != expected or (crc and zlib.crc32(data) != crc)):
+            raise _Damage(f"is damaged: the chunk at byte {at} fails its checksum")
+        messages, places, problem = self._parse(memoryview(data), at)
+        if not whole:
+            used = sum(MESSAGE_HEAD.size + len(message.data) for message in messages)
+            self._good = min(size, start + used) if not name else size - min(len(data) - used, size - start)
+            return Segment(messages, at, size, problem=_Damage(f"is cut off in the chunk at byte {at}", cut=True))
+        if problem is not None:
+            return Segment(messages, at, end, problem=problem)
+        file.seek(end)
+        index, offsets = message_indexes(places, end)
+        self._good = end
+        if not self._resumable or end + len(index) > size:
+            return Segment(messages, at, end)
+        if file.read(len(index)) != index:
+            self.repairs.append((end, index))
+        self._good = end + len(index)
+        chunk = ChunkIndex(
+            chunk_length=end - at, chunk_start_offset=at, compression=name, compressed_size=packed,
+            message_end_time=last, message_index_length=len(index), message_index_offsets=offsets,
+            message_start_time=first, uncompressed_size=expected,
+        )  # fmt: skip
+        return Segment(messages, at, self._good, chunk, places)
+
+    def _parse(self, data: memoryview, at: int) -> tuple[list[StoredMessage], Places, _Damage | None]:
+        """Parse a run of records: its whole messages, their places, and what ended the run before its end."""
+        messages: list[StoredMessage] = []
+        places: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+        offset = 0
+        try:
+            while offset < len(data):
+                kind, length = RECORD_HEAD.unpack_from(data, offset)
+                content = data[offset + RECORD_HEAD.size : offset + RECORD_HEAD.size + length]
+                if len(content) < length:
+                    raise _Damage(f"is cut off behind byte {at}", cut=True)
+                if kind == Opcode.MESSAGE:
+                    _, _, number, _, recorded, published = MESSAGE_HEAD.unpack_from(data, offset)
+                    body = content[MESSAGE_HEAD.size - RECORD_HEAD.size :]
+                    messages.append(StoredMessage(self._channels[number], recorded, published, body))
+                    places[number].append((recorded, offset))
+                elif kind == Opcode.SCHEMA:
+                    schema = Schema.read(_stream(content))
+                    self._schemas[schema.id] = schema
+                elif kind == Opcode.CHANNEL:
+                    self._add_channel(ChannelRecord.read(_stream(content)))
+                else:
+                    raise _Damage(f"is damaged behind byte {at}: no record begins with {kind}")
+                offset += RECORD_HEAD.size + length
+        except _Damage as damage:
+            return messages, places, damage
+        except Exception as error:  # damaged data breaks a parser in any way
+            return messages, places, _Damage(f"is damaged behind byte {at} ({type(error).__name__})")
+        return messages, places, None
+
+    def _add_channel(self, record: ChannelRecord) -> None:
+        schema = self._schemas.get(record.schema_id) or Schema(id=0, data=b"", encoding="", name="")
+        self._channels[record.id] = Channel(
+            record.topic, schema.name, schema.encoding, schema.data, record.message_encoding,
+            tuple(record.metadata.items()),
+        )  # fmt: skip
+
+    def _record_head(self, file: BinaryIO, size: int) -> tuple[int, int]:
+        at = file.tell()
+        head = file.read(RECORD_HEAD.size)
+        if len(head) < RECORD_HEAD.size:
+            raise _Damage(f"ends at byte {size} without an index", cut=True)
+        kind, length = RECORD_HEAD.unpack(head)
+        if not 0 < kind <= max(Opcode):
+            raise _Damage(f"is damaged at byte {at}: no record begins with {kind}")
+        return kind, length
+
+
+class PartialMcap:
+    """The whole messages of an MCAP file without a usable index, found by time.
+
+    Scans the file when it is made. Its files are opened for each reading, so any thread may use it.
+
+    Attributes:
+        channels: number of messages by channel.
+        problem, lost: see ``McapScanner``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Scan the file. Raises OSError."""
+        self.path = path
+        self._scanner = McapScanner(path)
+        self._messages: dict[str, list[tuple[int, int, int]]] = defaultdict(list)  # topic: (recorded, segment, nth)
+        self.channels: Counter[Channel] = Counter()
+        for segment in self._scanner:
+            for number, message in enumerate(segment.messages):
+                self.channels[message.channel] += 1
+                self._messages[message.channel.topic].append((message.recorded, segment.start, number))
+        self.problem, self.lost = self._scanner.problem, self._scanner.lost
+
+    def messages(
+        self, topics: Container[str], start: int = -(1 << 63), stop: int = 1 << 64
+    ) -> Iterator[tuple[str, int, bytes]]:
+        """Yield (topic, time recorded in ns, bytes) in the order of the times, from ``start`` to before ``stop``.
+
+        Raises:
+            OSError: the file cannot be read any more.
+        """
+        found = sorted(
+            (place, topic)
+            for topic, places in self._messages.items()
+            if topic in topics
+            for place in places
+            if start <= place[0] < stop
+        )
+        segments: OrderedDict[int, list[StoredMessage]] = OrderedDict()
+        for (recorded, segment, number), topic in found:
+            if segment not in segments:
+                segments[segment] = self._scanner.read_segment(segment)
+                while len(segments) > _SEGMENTS_IN_MEMORY:
+                    segments.popitem(last=False)
+            if number < len(segments[segment]):  # else the file has changed since
+                yield topic, recorded, bytes(segments[segment][number].data)
+
+
+def _stream(content: memoryview) -> ReadDataStream:
+    return ReadDataStream(io.BytesIO(content))
+
+
+def _decompress(content: bytes, compression: str) -> bytes:
+    """Decompress a chunk's content as far as it is whole."""
+    if not compression:
+        return content
+    decompressor: Any
+    if compression == "zstd":
+        import zstandard
+
+        decompressor = zstandard.ZstdDecompressor().decompressobj()
+    elif compression == "lz4":
+        from lz4.frame import LZ4FrameDecompressor  # type: ignore[import-untyped]  # comes with rosbags
+
+        decompressor = LZ4FrameDecompressor()
+    else:
+        raise _Damage(f"has chunks of '{compression}', which this cannot unpack (known: none, zstd, lz4)")
+    pieces = []
+    try:
+        for begin in range(0, len(content), _PIECE):
+            pieces.append(decompressor.decompress(content[begin : begin + _PIECE]))
+    except Exception:  # each library's own error: what came before it counts
+        pass
+    return b"".join(pieces)
