@@ -16,12 +16,12 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 
 from fg_depth_ros.networks import DEPTH_MODELS, STEREO_MODELS
+from fg_depth_ros.nodes.common.codes import SwapState
 from fg_depth_ros.nodes.common.environment import use_shared_memory_profile
 
 FIND_SECONDS = 10.0
 EXCHANGE_SECONDS = 60.0
 _SETTLED = 2  # diagnostics in a row that know of no exchange: one may have been under way
-_NOT_LOADED = "not loaded before it is needed"
 _MONO_TOPIC = "mono_depth/image_rect"
 
 
@@ -154,11 +154,11 @@ class _Client:
                 values = {item.key: item.value for item in self._status.values}
                 if values.get(place.sha256) == sha256:
                     return True
-                if values.get(f"{place.named}model") == _NOT_LOADED:
+                if values.get(f"{place.named}swap") == SwapState.NOT_LOADED:
                     if demand is None:  # a listener is what makes the node load it, once there is an image
                         demand = self._own.create_subscription(Image, self._topic(_MONO_TOPIC), lambda _: None, 1)
                     continue
-                settled = settled + 1 if values.get("exchange in progress") == "false" else 0
+                settled = 0 if values.get(f"{place.named}swap") == SwapState.LOADING else settled + 1
                 if settled >= _SETTLED:
                     raise NodeWeightsError(self._what_runs(place, values))
         finally:

@@ -17,11 +17,8 @@ from support.logger import LoggerBench, logger_bench, small_wall
 from support.nodes import pair_messages, wall
 
 from fg_depth_ros.geometry.masks import Label
-from fg_depth_ros.geometry.vertical import VerticalFlow
 from fg_depth_ros.nodes.common import messages
-from fg_depth_ros.nodes.data_logger.trigger_monitor import CALIBRATION_WORDS, WeightsHeard
-from fg_depth_ros.nodes.stereo_depth.flow_work import RowMonitor
-from fg_depth_ros.nodes.stereo_depth.pair_check import Geometry, PairChecker
+from fg_depth_ros.nodes.data_logger.trigger_monitor import WeightsHeard
 
 Make = Callable[..., LoggerBench]
 SHA = "0123456789abcdef" * 4
@@ -186,30 +183,19 @@ def test_calibration_fires_when_the_depth_node_begins_to_complain(make: Make) ->
     alarm = "/right/image_rect lies +3.0 px lower than /left/image_rect: calibrate the pair again"
     name = "stereo_depth_node: pairs"
     for array in (
-        status("another_node: pairs", DiagnosticStatus.WARN, alarm),
-        status(name, DiagnosticStatus.OK, "active"),
-        status(name, DiagnosticStatus.WARN, "no stereo pair for 5 s"),
+        status("another_node: pairs", DiagnosticStatus.WARN, alarm, faults="rows misaligned"),
+        status(name, DiagnosticStatus.OK, "active", faults=""),
+        status(name, DiagnosticStatus.WARN, alarm, faults="no pairs"),
     ):
         publisher.publish(array)
     bench.play_pairs(6)
     assert fired(bench, "calibration") == 0
     for _ in range(3):
-        publisher.publish(status(name, DiagnosticStatus.WARN, alarm))
+        publisher.publish(status(name, DiagnosticStatus.ERROR, alarm, faults="internal error, rows misaligned"))
         bench.play_pairs(6)
     (line,) = bench.episodes(1)
     assert (line["trigger"], line["detail"]) == ("calibration", alarm)
     assert fired(bench, "calibration") == 1, "once, not as long as it lasts"
-
-
-def test_the_words_are_those_of_the_depth_node() -> None:
-    rows = RowMonitor(lambda name: f"/{name}")
-    rows._found.append(VerticalFlow(3.0, 0.1))
-    checker = PairChecker(lambda name: f"/{name}")
-    checker.geometry = Geometry(100, 1.0, 4.0)
-    for problem in (rows.problem(1.0, 2.0), checker.rectification_problem()):
-        assert problem is not None
-        assert CALIBRATION_WORDS.search(problem)
-    assert not CALIBRATION_WORDS.search("messages come on every input but none belong together: raise sync_slop")
 
 
 def test_the_weights_heard_stand_in_the_manifest(make: Make) -> None:

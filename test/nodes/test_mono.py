@@ -93,7 +93,7 @@ def test_mono_depth_is_what_the_estimator_says_and_needs_no_stereo(make: Callabl
 
     b = make(build=Counting, mono_weights=str(weights), min_depth=near, max_depth=far)
     b.wait(b.status)
-    assert b.values("model")["mono model"] == "not loaded before it is needed"
+    assert b.values("model")["mono swap"] == "not loaded"
     b.listen(MONO)
     b.send_until(PAIR, lambda: b.seen[MONO])
     message = b.seen[MONO][-1]
@@ -233,7 +233,7 @@ def test_depth_goes_on_without_the_right_camera_and_comes_back(
     alone.add(b.send(rest, moment))
     b.wait(lambda: messages.stamp_ns(b.seen[DEPTH][-1].header) == round(moment * 1e9))
     b.send({name: message for name, message in PAIR.items() if name not in rest}, moment)
-    b.wait(lambda: b.values().get("dropped: answered from the left image") == "1")
+    b.wait(lambda: b.values().get("dropped: left image already published") == "1")
     pairs = len(b.seen["disparity"])
     b.send_until(PAIR, lambda: len(b.seen["disparity"]) > pairs and b.level() == 0)
     assert share_near(b.fresh_depth(PAIR), 3.0) > 0.97
@@ -293,7 +293,7 @@ def test_missing_weights_are_named_when_they_are_needed_and_stereo_goes_on(
     assert message.startswith("mono_depth/image_rect has a listener, but there is no mono depth: no weights of ")
     assert "'depthnet_lite'" in message
     assert "Set mono_weights" in message
-    assert b.values("model")["mono model"] == "could not be loaded"
+    assert b.values("model")["mono swap"] == "failed"
     b.set(fill_from_mono=True)
     b.send_until(PAIR, lambda: "fill_from_mono is set" in b.status("model").message)
     assert share_near(b.fresh_depth(PAIR), 3.0) > 0.97
@@ -344,7 +344,7 @@ def test_weights_that_cannot_be_used_are_refused_or_put_back(
     assert "mono_weights = '/nowhere/mono.safetensors'" in result.reason
     (result,) = b.set(mono_weights=str(corrupt))
     assert result.successful  # the file is there; what is in it turns out later
-    b.send_until(PAIR, lambda: b.log_has("the model was not exchanged, depthnet_lite goes on as before"))
+    b.send_until(PAIR, lambda: b.values("model")["mono swap"] == "failed")
     assert b.log_has(str(corrupt))
     b.wait(lambda: b.depth_node.parameters["mono_weights"] == six_metres)
     four = network_that_says(4.0, tmp_path / "four.safetensors")

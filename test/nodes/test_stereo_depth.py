@@ -86,7 +86,7 @@ def test_only_what_somebody_listens_to_is_made(make: Callable[..., Bench]) -> No
 
     made: list[Any] = []
     b = make(build=Counting)
-    b.wait(lambda: b.status() is not None and b.status().message.startswith("idle"))
+    b.wait(lambda: b.values().get("reason") == "idle")
     for _ in range(5):
         b.send(PAIR)
         time.sleep(0.05)
@@ -273,12 +273,12 @@ def test_the_old_model_stays_when_the_new_one_cannot_be_had(make: Callable[..., 
     b.fresh_depth(PAIR)
     (result,) = b.set(model="flownet_stereo", depth_weights=str(weights))
     assert result.successful  # the file is there; what is in it turns out later
-    b.send_until(PAIR, lambda: b.log_has("the model was not exchanged, sgbm goes on as before"))
+    b.send_until(PAIR, lambda: b.values("model").get("swap") == "failed")
     assert b.log_has(str(weights))
     assert (b.depth_node.parameters["model"], b.depth_node.parameters["depth_weights"]) == ("sgbm", "")
     assert share_near(b.fresh_depth(PAIR), SCENE.depth) > 0.97
     b.wait(lambda: b.level("model") == 1)
-    assert "not exchanged" in b.status("model").message
+    assert (b.values("model")["reason"], b.values("model")["faults"]) == ("swap failed", "swap failed")
 
 
 def test_out_of_memory_goes_on_with_smaller_images(make: Callable[..., Bench]) -> None:

@@ -9,12 +9,14 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+
+from fg_depth_ros.nodes.common.codes import FaultCode
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
@@ -93,7 +95,7 @@ class Fault:
     level: bytes
     text: str
     since: float
-    kind: str
+    code: str
 
 
 class Faults:
@@ -108,15 +110,22 @@ class Faults:
         self._faults: dict[str, Fault] = {}
         self._logged: dict[str, float] = {}
 
-    def report(self, subject: str, level: bytes, text: str, kind: str = "") -> None:
-        """Something is wrong with `subject`. Logged when its `kind` (default: the text) is new, and every
-        `repeat` seconds."""
+    def report(self, subject: str, level: bytes, text: str, code: str = "") -> None:
+        """Report that something is wrong with ``subject``.
+
+        Args:
+            subject: key of the fault; a later report replaces an earlier one.
+            level: WARN or ERROR.
+            text: what is wrong and what to do, for people.
+            code: fixed value for programs (codes.FaultCode, MessageError.reason); empty = ``subject``, and then every
+                new text is logged. With a code the fault is logged when its code is new, and every ``repeat`` seconds.
+        """
         now = time.monotonic()
-        kind = kind or text
         with self._lock:
             before = self._faults.get(subject)
-            new = before is None or before.kind != kind
-            self._faults[subject] = Fault(level, text, now if before is None else before.since, kind)
+            new = before is None or (before.code != code if code else before.text != text)
+            since = now if before is None else before.since
+            self._faults[subject] = Fault(level, text, since, str(code or subject))
             speak = new or now - self._logged.get(subject, -self._repeat) >= self._repeat
             if speak:
                 self._logged[subject] = now
@@ -140,11 +149,11 @@ class Faults:
     def __getitem__(self, subject: str) -> Fault | None:
         return self._faults.get(subject)
 
-    def worst(self, subjects: Iterable[str]) -> Fault | None:
-        """The gravest fault of these subjects, the first of equals; None when all are well."""
+    def present(self, subjects: Iterable[str]) -> list[Fault]:
+        """Return the faults of these subjects, the worst first, equals in the order of ``subjects``."""
         with self._lock:
             found = [self._faults[subject] for subject in subjects if subject in self._faults]
-        return max(found, key=lambda fault: fault.level, default=None)
+        return sorted(found, key=lambda fault: fault.level, reverse=True)
 
 
 class PairStatistics:
@@ -203,15 +212,39 @@ class PairStatistics:
         return values
 
 
-def status(name: str, hardware: str, fault: Fault | None, fine: str, values: Mapping[str, str]) -> DiagnosticStatus:
-    """One DiagnosticStatus: the fault where there is one, else `fine`."""
+def status(
+    name: str,
+    hardware: str,
+    faults: Sequence[Fault],
+    message: str,
+    values: Mapping[str, str],
+    reason: str = FaultCode.OK,
+) -> DiagnosticStatus:
+    """Make a DiagnosticStatus with the keys ``reason`` and ``faults``.
+
+    Args:
+        name: of the status.
+        hardware: its hardware_id.
+        faults: worst first; the first gives level, message and ``reason``.
+        message: where there is no fault.
+        values: further keys.
+        reason: value of ``reason`` where there is no fault.
+    """
+    worst = faults[0] if faults else None
+    codes = {"reason": worst.code if worst else str(reason), "faults": ", ".join(fault.code for fault in faults)}
     return DiagnosticStatus(
-        level=fault.level if fault else OK,
+        level=worst.level if worst else OK,
         name=name,
-        message=fault.text if fault else fine,
+        message=worst.text if worst else message,
         hardware_id=hardware,
-        values=[KeyValue(key=key, value=value) for key, value in values.items()],
+        values=[KeyValue(key=key, value=value) for key, value in {**codes, **values}.items()],
     )
+
+
+def fault_codes(status: DiagnosticStatus) -> frozenset[str]:
+    """Return the codes of all faults in a status made by ``status``."""
+    found = next((item.value for item in status.values if item.key == "faults"), "")
+    return frozenset(filter(None, found.split(", ")))
 
 
 def memory_values(device: str) -> dict[str, str]:

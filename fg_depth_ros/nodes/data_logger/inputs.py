@@ -18,6 +18,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from fg_depth_ros.compat.message_filters import SimpleFilter
 from fg_depth_ros.data.bags.messages import stamp_of
 from fg_depth_ros.geometry import RigError, StereoRig
+from fg_depth_ros.nodes.common.codes import FaultCode
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, RateMeter
 from fg_depth_ros.nodes.common.message_loss import MessageLoss
 from fg_depth_ros.nodes.common.qos import OVERRIDES, subscription_events
@@ -131,7 +132,7 @@ class LoggerInputs:
             self._faults.clear("pairs")
             return None
         why = self._sync.why_no_pair(lambda name: int(self._node.count_publishers(self.topic(name))), self.topic)
-        self._faults.report("pairs", WARN, f"no stereo pair for {waited:.0f} s: {why}", kind="no pair")
+        self._faults.report("pairs", WARN, f"no stereo pair for {waited:.0f} s: {why}", code=FaultCode.NO_PAIRS)
         return why
 
     def values(self) -> dict[str, str]:
@@ -183,7 +184,10 @@ class LoggerInputs:
         if not all(message.recorded for message in messages):
             self.drops["no time"] += 1
             self._faults.report(
-                "time", WARN, "nothing is recorded: use_sim_time is true, and nobody publishes /clock", kind="no time"
+                "time",
+                WARN,
+                "nothing is recorded: use_sim_time is true, and nobody publishes /clock",
+                code=FaultCode.NO_CLOCK,
             )
             return
         self._faults.clear("time")

@@ -263,8 +263,8 @@ class DataLoggerNode(Node):
         return self.recorder.episode or None
 
     def _why_not(self) -> str:
-        fault = self._worst()
-        return fault.text if fault is not None else "it begins with the next pair"
+        faults = self._faults_present()
+        return faults[0].text if faults else "it begins with the next pair"
 
     # ---- telling ---------------------------------------------------------------------------------------------------
 
@@ -298,12 +298,12 @@ class DataLoggerNode(Node):
             if dropped:
                 reasons = ", ".join(f"{reason} {count}" for reason, count in drops.most_common())
                 text = f"{dropped} pairs were dropped so far: {reasons}"
-                self.faults.report("drops", WARN, text, kind="drops")
+                self.faults.report("drops", WARN, text, code="drops")
         elif time.monotonic() - self._last_drop[1] > _DROP_FAULT_SECONDS:
             self.faults.clear("drops")
 
-    def _worst(self) -> Fault | None:
-        return self.faults.worst((*self._fault_subjects, "drops"))  # a cause goes before its consequence
+    def _faults_present(self) -> list[Fault]:
+        return self.faults.present((*self._fault_subjects, "drops"))  # a cause goes before its consequence
 
     def _recorder_fault(self, subject: str, text: str | None) -> None:
         """The recorder's word, from its thread."""
@@ -333,8 +333,9 @@ class DataLoggerNode(Node):
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
         name = self.get_fully_qualified_name().lstrip("/")
-        fault = self._worst()
-        message.status.append(diagnostics.status(f"{name}: recording", "recorder", fault, fine, values))
+        message.status.append(
+            diagnostics.status(f"{name}: recording", "recorder", self._faults_present(), fine, values)
+        )
         self._diagnostics.publish(message)
 
 

@@ -77,7 +77,7 @@ class GraphTopics:
         self._waiting = {name: kept for name, kept in self._waiting.items() if name in self._uses}
         late = [why for since, why in self._waiting.values() if time.monotonic() - since > _PATIENCE]
         if late:
-            self._faults.report("topics", WARN, "; ".join(late), kind="waiting")
+            self._faults.report("topics", WARN, "; ".join(late), code="waiting")
         else:
             self._faults.clear("topics")
 

@@ -16,7 +16,8 @@ from sensor_msgs.msg import Image
 from fg_depth_ros.data.io import encodings
 from fg_depth_ros.data.io.camera_images import compressed_to_array, image_to_array
 from fg_depth_ros.geometry.masks import Label
-from fg_depth_ros.nodes.common.diagnostics import OK, WARN, Faults
+from fg_depth_ros.nodes.common.codes import CALIBRATION_FAULTS
+from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, fault_codes
 from fg_depth_ros.nodes.common.messages import depth_to_array, stamp_ns
 from fg_depth_ros.recording.measures import confident_share, disagreement, mean_flow, small_grey
 from fg_depth_ros.recording.triggers import Every, above, below
@@ -24,8 +25,6 @@ from fg_depth_ros.recording.triggers import Every, above, below
 DEPTH, MONO, LABELS = "depth/image_rect", "mono_depth/image_rect", "mask/labels"
 LOOK_FAULTS = ("motion", "depth")
 _KEPT = 20  # images of each kind that wait for the others of their moment
-# How the depth node's diagnostics say that the cameras themselves are to blame.
-CALIBRATION_WORDS = re.compile(r"calibrate the pair again|not rectified|publish rectified")
 _WEIGHTS = {
     "stereo": ("model", "weights sha256"),
     "mono": ("mono model", "mono weights sha256"),
@@ -74,7 +73,7 @@ class Looks:
             if before is not None and before.shape == image.shape:
                 self._judge("motion", above(self._keep("motion", mean_flow(before, image)), limit, "mean flow", " px"))
         except (ValueError, RuntimeError) as error:  # damaged, of an encoding that no camera sends, or tiny
-            self._faults.report("motion", WARN, f"no motion can be measured: {error}", kind="motion")
+            self._faults.report("motion", WARN, f"no motion can be measured: {error}", code="motion")
             return
         self._before = image
         self._faults.clear("motion")
@@ -90,7 +89,7 @@ class Looks:
         """
         for status in array.status:
             if status.name == f"{depth_node}: pairs":
-                before, self._alarm = self._alarm, status.level != OK and bool(CALIBRATION_WORDS.search(status.message))
+                before, self._alarm = self._alarm, not CALIBRATION_FAULTS.isdisjoint(fault_codes(status))
                 if self._alarm and not before and self._settings["calibration_alarm"]:
                     self._fire("calibration", status.message)
 
@@ -106,7 +105,7 @@ class Looks:
             message = deserialize_message(data, Image)
             array = encodings.view(message) if name == LABELS else depth_to_array(message, name)
         except (ValueError, RuntimeError) as error:
-            self._faults.report("depth", WARN, f"{name} cannot be looked at: {error}", kind=name)
+            self._faults.report("depth", WARN, f"{name} cannot be looked at: {error}", code=name)
             return
         self._faults.clear("depth")
         if name == LABELS:

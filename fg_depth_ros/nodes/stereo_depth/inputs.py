@@ -11,6 +11,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from fg_depth_ros import compat
+from fg_depth_ros.nodes.common.codes import DropReason, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, PairStatistics, RateMeter
 from fg_depth_ros.nodes.common.qos import OVERRIDES, sensor_data, subscription_events
 from fg_depth_ros.nodes.common.synchronizing import INPUTS, LeftView, Pair, PairSynchronizer, why_silent
@@ -101,7 +102,7 @@ class StereoInputs:
             self._faults.forget("pairs")  # told, with what is done about it
             return
         why = self._sync.why_no_pair(self._publishers, self.topic)
-        self._faults.report("pairs", WARN, f"no stereo pair for {waited:.0f} s: {why}", kind="no pair")
+        self._faults.report("pairs", WARN, f"no stereo pair for {waited:.0f} s: {why}", code=FaultCode.NO_PAIRS)
 
     def values(self) -> dict[str, str]:
         """Key -> value for a DiagnosticStatus: rate and losses by input."""
@@ -150,7 +151,7 @@ class StereoInputs:
         return int(self._node.count_publishers(self.topic(name)))
 
     def _failed(self, error: Exception) -> None:
-        self._statistics.dropped("internal error")
+        self._statistics.dropped(DropReason.INTERNAL_ERROR)
         self._node.get_logger().error(f"a pair could not be taken in: {error!r}")
 
     def _time_jumped(self, name: str, seconds: float) -> None:

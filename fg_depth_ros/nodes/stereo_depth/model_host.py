@@ -17,6 +17,7 @@ from fg_depth_ros.inference import (
     OutOfMemory,
     StereoDepthEstimator,
 )
+from fg_depth_ros.nodes.common.codes import SwapState
 
 AnyConfig = EstimatorConfig | FlowConfig | MonoConfig
 AnyEstimator = StereoDepthEstimator | FlowEstimator | MonoDepthEstimator
@@ -70,6 +71,15 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
     def failure(self) -> str | None:
         """What went wrong with the last one that was asked for; None when nothing did."""
         return self._failure
+
+    @property
+    def swap_state(self) -> SwapState:
+        """Result of the newest request."""
+        if self.loading:
+            return SwapState.LOADING
+        if self._failure is not None:
+            return SwapState.FAILED
+        return SwapState.LOADED if self._estimator is not None else SwapState.NOT_LOADED
 
     def load(self, config: ConfigT) -> None:
         """Build now and use it. Raises one of LOAD_ERRORS, and then keeps what there was."""
@@ -157,10 +167,17 @@ class LazyHost(ModelHost[ConfigT, EstimatorT]):
         """Whether nothing is to be loaded at all."""
         return self._wish is None
 
+    @property
+    def swap_state(self) -> SwapState:
+        """See ModelHost; OFF where nothing is to be loaded."""
+        return SwapState.OFF if self.off else super().swap_state
+
     def prepare(self, config: ConfigT | None) -> None:
         """What to load once it is demanded; None = nothing. A model that runs already is exchanged at once."""
         with self._lock:
-            self._wish, self._failure = config, None
+            self._wish = config
+            if self._estimator is None or self._estimator.config != config:
+                self._failure = None  # else: back to what is running, after a failure that stays known
         if config is None:
             self.release()
         elif self._estimator is not None or self.loading:

@@ -19,6 +19,7 @@ from fg_depth_ros.inference import (
     StereoDepthEstimator,
 )
 from fg_depth_ros.nodes.common import diagnostics
+from fg_depth_ros.nodes.common.codes import FaultCode, SwapState
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults
 from fg_depth_ros.nodes.stereo_depth.model_host import (
     AnyConfig,
@@ -138,12 +139,18 @@ class NodeModels:
         if changed & {*_MONO.values(), "inference_scale"}:
             self.mono.prepare(self._mono_config(values))
 
+    @property
+    def _flow_configured(self) -> bool:
+        return bool(self._node.get_parameter("flow_model").value != "off")
+
     def values(self) -> dict[str, str]:
         """Key -> value for a DiagnosticStatus."""
         hosts: tuple[ModelHost[Any, Any], ...] = (self.stereo, self.flow, self.mono)
         values = {
             "version": __version__,
-            "exchange in progress": str(any(host.loading for host in hosts)).lower(),
+            "swap": self.stereo.swap_state,
+            "flow swap": self.flow.swap_state if self._flow_configured else SwapState.OFF,
+            "mono swap": self.mono.swap_state,
         }
         stereo, flow, mono = (host.estimator for host in hosts)
         if stereo is not None:
@@ -164,10 +171,6 @@ class NodeModels:
                 "mono weights": mono.config.weights or "shipped",
                 "mono weights fit": mono.camera,
             }
-        elif not self.mono.off:
-            values["mono model"] = (
-                "not loaded before it is needed" if self.mono.failure is None else "could not be loaded"
-            )
         return values
 
     def _stereo_config(self, values: Values) -> EstimatorConfig:
@@ -205,8 +208,10 @@ class NodeModels:
         """The new model could not be had: the parameters go back to what is running, if anything is."""
         running = host.estimator
         if running is None:
-            if host is not self.mono:  # whoever needs that one says so, for as long as it is needed
-                self._faults.report("model", WARN, f"{config.model} could not be loaded: {text}")
+            if host is not self.mono:  # reported by the outputs that need it
+                self._faults.report(
+                    "model", WARN, f"{config.model} could not be loaded: {text}", FaultCode.MODEL_NOT_LOADED
+                )
             return
         back = {
             name: getattr(running.config, field)
@@ -215,7 +220,10 @@ class NodeModels:
         }
         self._node.set_parameters_atomically([Parameter(name, value=value) for name, value in back.items()])
         self._faults.report(
-            "model", WARN, f"the model was not exchanged, {running.model_name} goes on as before: {text}"
+            "model",
+            WARN,
+            f"the model was not swapped, {running.model_name} still runs: {text}",
+            FaultCode.SWAP_FAILED,
         )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from fg_depth_ros.geometry.alignment import scale_between
 from fg_depth_ros.inference import MonoEstimate, StereoEstimate
+from fg_depth_ros.nodes.common.codes import FaultCode
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults
 from fg_depth_ros.nodes.stereo_depth.model_host import MonoHost
 
@@ -109,7 +110,7 @@ class MonoWork:
         """The estimate with its holes filled from mono depth (H x W m, its own scale), where a scale can be found."""
         factor = self.scale.measure(depth, estimate)
         if isinstance(factor, str):
-            self._faults.report("scale", WARN, f"nothing is filled from mono: {factor}", kind="scale")
+            self._faults.report("scale", WARN, f"nothing is filled from mono: {factor}", code=FaultCode.NO_MONO_SCALE)
             return estimate
         self._faults.clear("scale")
         return estimate.filled(depth * np.float32(factor))
@@ -120,4 +121,4 @@ class MonoWork:
             self.scale.measure(depth, estimate)
 
     def _miss(self, need: str, what: str) -> None:
-        self._faults.report("mono", WARN, f"{need}, but there is no mono depth: {what}")
+        self._faults.report("mono", WARN, f"{need}, but there is no mono depth: {what}", code=FaultCode.NO_MONO_DEPTH)

@@ -22,6 +22,7 @@ from rclpy.qos import QoSProfile
 
 from fg_depth_ros.inference import EstimatorConfig, StereoDepthEstimator
 from fg_depth_ros.nodes.common import diagnostics
+from fg_depth_ros.nodes.common.codes import FaultCode, NodeState
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, PairStatistics
 from fg_depth_ros.nodes.common.environment import use_shared_memory_profile
 from fg_depth_ros.nodes.common.synchronizing import LeftView, Pair
@@ -72,7 +73,7 @@ class StereoDepthNode(LifecycleNode):
         super().__init__("stereo_depth_node", **kwargs)
         self.faults = Faults(diagnostics.node_log(self))
         self.statistics = PairStatistics()
-        self._phase = "unconfigured"
+        self._state = NodeState.UNCONFIGURED
         self._unheard = 0
         self._outputs: StereoOutputs | None = None
         self._inputs: StereoInputs | None = None
@@ -98,11 +99,11 @@ class StereoDepthNode(LifecycleNode):
                 raise ValueError("; ".join(self.parameters.problems))
             self._models.load(self.parameters.values())
         except LOAD_ERRORS as error:
-            self.faults.report("configuration", ERROR, f"not configured: {error}")
+            self.faults.report("configuration", ERROR, f"not configured: {error}", FaultCode.NOT_CONFIGURED)
             return FAILURE
         self.faults.clear("configuration")
         self._outputs = StereoOutputs(self, self.parameters)
-        self._phase = "inactive"
+        self._state = NodeState.INACTIVE
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -113,7 +114,7 @@ class StereoDepthNode(LifecycleNode):
         self._worker = StereoWorker(
             self, self.parameters, self._models, checker, self._outputs, self.statistics, self.faults
         )
-        self._phase = "active"
+        self._state = NodeState.ACTIVE
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -144,7 +145,7 @@ class StereoDepthNode(LifecycleNode):
         super().destroy_node()
 
     def _start(self) -> None:
-        if self._phase != "unconfigured" or self.trigger_configure() != SUCCESS:
+        if self._state != NodeState.UNCONFIGURED or self.trigger_configure() != SUCCESS:
             return
         if self.trigger_activate() == SUCCESS:
             estimator = self._models.stereo.estimator
@@ -158,8 +159,8 @@ class StereoDepthNode(LifecycleNode):
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
-        if self._phase == "active":
-            self._phase = "inactive"
+        if self._state == NodeState.ACTIVE:
+            self._state = NodeState.INACTIVE
 
     def _tear_down(self) -> None:
         self._stop()
@@ -167,7 +168,7 @@ class StereoDepthNode(LifecycleNode):
             self._outputs.destroy()
             self._outputs = None
         self._models.release()
-        self._phase = "unconfigured"
+        self._state = NodeState.UNCONFIGURED
 
     # ---- parameters and models -------------------------------------------------------------------
 
@@ -175,7 +176,7 @@ class StereoDepthNode(LifecycleNode):
         return self._models.problem(self.parameters.values(), values)
 
     def _apply(self, changed: set[str]) -> None:
-        if self._phase != "unconfigured":
+        if self._state != NodeState.UNCONFIGURED:
             self._models.apply(changed, self.parameters.values())
         elif self.parameters["autostart"]:
             self._post(self._start)
@@ -205,20 +206,24 @@ class StereoDepthNode(LifecycleNode):
         if now.nanoseconds:
             self.faults.clear("time")
         else:
-            self.faults.report("time", WARN, _NO_CLOCK)
+            self.faults.report("time", WARN, _NO_CLOCK, FaultCode.NO_CLOCK)
         name = self.get_fully_qualified_name().lstrip("/")
         message = DiagnosticArray()
         message.header.stamp = now.to_msg()
         listening = self._inputs is not None and self._inputs.opened
-        fine = self._phase if self._phase != "active" or listening else "idle: nobody subscribes to an output"
-        values = {"state": self._phase, **self.statistics.values()}
+        idle = self._state == NodeState.ACTIVE and not listening
+        message_text = "idle: no output has a subscriber" if idle else self._state.value
+        values = {"state": self._state, **self.statistics.values()}
         if self._inputs is not None:
             values |= self._inputs.values()
         if self._worker is not None:
             values |= self._worker.values()
-        pairs = self.faults.worst(_PAIR_FAULTS)
-        message.status.append(diagnostics.status(f"{name}: pairs", "stereo camera", pairs, fine, values))
-        model = self.faults.worst(_MODEL_FAULTS)
+        pairs = self.faults.present(_PAIR_FAULTS)
+        reason = FaultCode.IDLE if idle else FaultCode.OK
+        message.status.append(
+            diagnostics.status(f"{name}: pairs", "stereo camera", pairs, message_text, values, reason)
+        )
+        model = self.faults.present(_MODEL_FAULTS)
         message.status.append(
             diagnostics.status(f"{name}: model", "stereo camera", model, "running", self._models.values())
         )

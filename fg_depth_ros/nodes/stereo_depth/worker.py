@@ -12,6 +12,7 @@ import numpy as np
 from rclpy.lifecycle import LifecycleNode
 
 from fg_depth_ros.inference import MonoEstimate, OutOfMemory, StereoEstimate
+from fg_depth_ros.nodes.common.codes import DropReason, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, PairStatistics
 from fg_depth_ros.nodes.common.messages import MessageError
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
@@ -34,7 +35,11 @@ _STOP_SECONDS = 30.0
 
 
 class _Dropped(Exception):
-    """Nothing is published for a pair or a left image; the text is the reason that it is counted under."""
+    """Nothing is published for a pair or a left image."""
+
+    def __init__(self, reason: DropReason) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class StereoWorker:
@@ -63,12 +68,12 @@ class StereoWorker:
     def put(self, come: Pair | LeftView) -> None:
         """Leave a pair, or a left image, to work on; returns at once. An older one that waits is dropped."""
         if self._slot.put(come) is not None:
-            self._statistics.dropped("replaced by newer")
+            self._statistics.dropped(DropReason.REPLACED)
 
     def stop(self) -> None:
         """End the thread, after the pair in work."""
         if self._slot.close() is not None:
-            self._statistics.dropped("stopped")
+            self._statistics.dropped(DropReason.STOPPED)
         self._thread.join(_STOP_SECONDS)
 
     def values(self) -> Mapping[str, str]:
@@ -82,12 +87,12 @@ class StereoWorker:
             except Exception as error:
                 if not self._node.context.ok():
                     return  # the process is ending, and publishers went before us
-                self._statistics.dropped("internal error")
+                self._statistics.dropped(DropReason.INTERNAL_ERROR)
                 self._faults.report(
                     "matching",
                     ERROR,
                     f"a pair could not be worked on: {error!r}; please report this",
-                    kind=repr(type(error)),
+                    code=FaultCode.INTERNAL_ERROR,
                 )
                 self._node.get_logger().debug(traceback.format_exc())
 
@@ -96,22 +101,22 @@ class StereoWorker:
         wanted = self._outputs.wanted()
         try:
             if not wanted:
-                raise _Dropped("nobody listens")
+                raise _Dropped(DropReason.NO_SUBSCRIBERS)
             if isinstance(come, LeftView):
                 self._left_view(begun, wanted, come)
             else:
                 self._pair(begun, wanted, come)
         except _Dropped as drop:
             self._faults.forget("right camera")  # nothing stands in for the pairs, which is told as for any stall
-            self._statistics.dropped(str(drop))
+            self._statistics.dropped(drop.reason)
         except MessageError as error:
             self._statistics.dropped(error.reason)
-            self._faults.report("input", ERROR, str(error), kind=error.reason)
+            self._faults.report("input", ERROR, str(error), code=error.reason)
 
     def _pair(self, begun: float, wanted: set[str], pair: Pair) -> None:
         self._mono.scale.let_go()
         if pair.stamp == self._answered:  # the right camera came back with it, a moment too late
-            raise _Dropped("answered from the left image")
+            raise _Dropped(DropReason.LEFT_PUBLISHED)
         checked = self._checker.check(pair, self._settings["mono16_white"])
         self._passed(checked)
         inference = self._depth(wanted, checked, pair)
@@ -121,11 +126,11 @@ class StereoWorker:
         try:
             self._checker.look(checked)
         except MessageError as error:  # the next pair will not pass
-            self._faults.report("input", ERROR, str(error), kind=error.reason)
+            self._faults.report("input", ERROR, str(error), code=error.reason)
 
     def _left_view(self, begun: float, wanted: set[str], view: LeftView) -> None:
         if not wanted & (LEFT_TOPICS | TEMPORAL_TOPICS.keys()):
-            raise _Dropped("right camera gone")
+            raise _Dropped(DropReason.RIGHT_CAMERA_SILENT)
         checked = self._checker.check_left(view, self._settings["mono16_white"])
         self._passed(checked)
         inference = self._depth_alone(wanted & LEFT_TOPICS, checked, view)
@@ -166,19 +171,21 @@ class StereoWorker:
         if mono is not None:
             self._outputs.publish_mono(wanted, mono.depth, pair)
         if estimate is None and mono is None and not wanted & TEMPORAL_TOPICS.keys():
-            raise _Dropped("no mono depth")
+            raise _Dropped(DropReason.NO_MONO_DEPTH)
         return sum(answer.seconds for answer in (estimate, mono) if answer is not None)
 
     def _stereo(self, checked: CheckedPair) -> StereoEstimate:
         estimator = self._models.stereo.estimator
         assert estimator is not None
-        self._report("rectification", self._checker.rectification_problem())
-        self._report("range", self._checker.range_problem(checked.rig, estimator.config.min_disparity))
+        self._report("rectification", FaultCode.NOT_RECTIFIED, self._checker.rectification_problem())
+        self._report(
+            "range", FaultCode.RANGE_LIMITED, self._checker.range_problem(checked.rig, estimator.config.min_disparity)
+        )
         try:
             return estimator.estimate(checked.left, checked.right, checked.rig)
         except OutOfMemory as error:
             self._shrink(self._models.stereo, error)
-            raise _Dropped("out of memory") from error
+            raise _Dropped(DropReason.OUT_OF_MEMORY) from error
 
     def _mono_depth(self, checked: CheckedPair | CheckedLeft, need: str | None) -> MonoEstimate | None:
         """Depth from the left image; None where nothing needs it (`need` says what does), or where it cannot be had,
@@ -201,7 +208,7 @@ class StereoWorker:
         mono, stereo = self._mono_depth(checked, "the right camera is gone"), self._models.stereo.estimator
         assert stereo is not None
         if mono is None:
-            raise _Dropped("no mono depth")
+            raise _Dropped(DropReason.NO_MONO_DEPTH)
         estimate = StereoEstimate.from_mono(
             mono.depth * self._mono.scale.hold(), checked.rig, stereo.config, mono.seconds
         )
@@ -211,7 +218,7 @@ class StereoWorker:
             "right camera",
             WARN,
             f"depth comes from the left image alone ({self._settings['mono_model']}): {view.why}",
-            kind="gone",
+            code=FaultCode.RIGHT_CAMERA_SILENT,
         )
         return mono.seconds
 
@@ -224,7 +231,7 @@ class StereoWorker:
             return 0.0
         if estimator is None:
             lacking = self._models.flow.failure or "flow_model is off: set it to flownet_lite or dis"
-            self._report("flow", f"temporal_flow/* has a listener, but {lacking}")
+            self._report("flow", FaultCode.NO_FLOW_MODEL, f"temporal_flow/* has a listener, but {lacking}")
             return 0.0
         self._faults.clear("flow")
         begun = time.monotonic()
@@ -250,13 +257,17 @@ class StereoWorker:
             self._rows.look(checked, estimator, period)
         except OutOfMemory as error:
             self._shrink(self._models.flow, error)
-        self._report("rows", self._rows.problem(settings["row_check_median"], settings["row_check_tilt"]))
+        self._report(
+            "rows",
+            FaultCode.ROWS_MISALIGNED,
+            self._rows.problem(settings["row_check_median"], settings["row_check_tilt"]),
+        )
 
-    def _report(self, subject: str, problem: str | None) -> None:
+    def _report(self, subject: str, code: FaultCode, problem: str | None) -> None:
         if problem is None:
             self._faults.clear(subject)
         else:
-            self._faults.report(subject, WARN, problem, kind=subject)
+            self._faults.report(subject, WARN, problem, code=code)
 
     def _shrink(self, host: ModelHost[Any, Any], error: OutOfMemory) -> None:
         name = host.estimator.model_name if host.estimator is not None else "the model"
@@ -271,4 +282,4 @@ class StereoWorker:
                 f"{name}: out of memory ({error}): going on with inference_scale {scale:g}; send smaller images or "
                 "free memory, then set inference_scale again"
             )
-        self._faults.report("memory", ERROR, text)
+        self._faults.report("memory", ERROR, text, code=FaultCode.OUT_OF_MEMORY)

@@ -1,0 +1,73 @@
+"""Fixed values that nodes exchange on /diagnostics. No ROS import.
+
+Programs compare these; message texts are for people. Keys that carry them: ``state`` (NodeState), ``reason`` and
+``faults`` (FaultCode, or the reason of a MessageError), ``swap``, ``flow swap`` and ``mono swap`` (SwapState), and
+``dropped: <DropReason, or the reason of a MessageError>``, a count.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Code(str, Enum):
+    """A string with a fixed set of values; formats and compares as its value."""
+
+    __str__ = str.__str__
+    __format__ = str.__format__
+
+
+class NodeState(Code):
+    """Lifecycle state of a node; value of the key ``state``."""
+
+    UNCONFIGURED = "unconfigured"
+    INACTIVE = "inactive"
+    ACTIVE = "active"
+
+
+class FaultCode(Code):
+    """What is wrong; value of the key ``reason`` (the worst fault of a status) and part of ``faults`` (all of them)."""
+
+    OK = "ok"
+    IDLE = "idle"  # active, but no output has a subscriber
+    NOT_CONFIGURED = "not configured"  # the model or a parameter was refused
+    NO_CLOCK = "no clock"  # use_sim_time without /clock
+    NO_PAIRS = "no pairs"  # outputs have subscribers, but no synchronised pair arrives
+    RIGHT_CAMERA_SILENT = "right camera silent"  # depth comes from the left image alone
+    NOT_RECTIFIED = "not rectified"  # matched features lie on different rows
+    ROWS_MISALIGNED = "rows misaligned"  # the vertical flow between the cameras is too large
+    RANGE_LIMITED = "range limited"  # far points have disparities below min_disparity
+    NO_MONO_SCALE = "no mono scale"  # holes cannot be filled: mono depth has no scale
+    NO_MONO_DEPTH = "no mono depth"  # mono depth is needed, but there is no model for it
+    NO_FLOW_MODEL = "no flow model"  # temporal flow has a subscriber, but there is no model for it
+    OUT_OF_MEMORY = "out of memory"
+    MODEL_NOT_LOADED = "model not loaded"
+    SWAP_FAILED = "swap failed"  # new weights were refused; the model before them still runs
+    INTERNAL_ERROR = "internal error"
+
+
+CALIBRATION_FAULTS = frozenset({FaultCode.NOT_RECTIFIED, FaultCode.ROWS_MISALIGNED})
+"""Faults that say that the cameras have moved or are not rectified."""
+
+
+class SwapState(Code):
+    """State of a model and result of the last request to swap it; value of ``swap``, ``flow swap``, ``mono swap``."""
+
+    OFF = "off"  # no such model is configured
+    NOT_LOADED = "not loaded"  # loaded when an output first needs it
+    LOADING = "loading"  # a model is being loaded; one loaded before still runs
+    LOADED = "loaded"  # the requested model runs
+    FAILED = "failed"  # the requested model was refused; one loaded before still runs
+
+
+class DropReason(Code):
+    """Why nothing was published for a pair, beside the reasons of MessageError; follows ``dropped: `` in a key."""
+
+    REPLACED = "replaced by newer"
+    STOPPED = "stopped"
+    NO_SUBSCRIBERS = "no subscribers"
+    RIGHT_CAMERA_SILENT = "right camera silent"
+    LEFT_PUBLISHED = "left image already published"
+    NO_MONO_DEPTH = "no mono depth"
+    OUT_OF_MEMORY = "out of memory"
+    INTERNAL_ERROR = "internal error"
