@@ -14,7 +14,6 @@ class Code(str, Enum):
     """A string with a fixed set of values; formats and compares as its value."""
 
     __str__ = str.__str__
-    __format__ = str.__format__
 
 
 class NodeState(Code):
