@@ -131,7 +131,7 @@ def test_the_node_follows_the_clock_of_a_recording(make: Callable[..., Bench], t
     # `User` has publishers of its own on these topics, but publishes nothing here.
     player = BagPlayerNode(context=b.context, parameter_overrides=[Parameter(n, value=v) for n, v in values.items()])
     b.executor.add_node(player)
-    b.wait(lambda: player.finished, 30.0)
+    b.wait(lambda: player.finished)
     b.wait(lambda: int(b.values()["pairs matched"]) == 6 == sum(map(int, map(b.values().get, ACCOUNT))))
     b.wait(lambda: len(b.seen["depth/image_rect"]) == int(b.values()["pairs published"]) >= 4)
     recorded = [FIRST + k * (round(200 * rate) + 100) * MS for k in range(6)]

@@ -101,7 +101,7 @@ def test_mono_weights_are_loaded_for_it_where_images_come(make: Callable[..., Be
         target=lambda: found.append(set_node_weights(NODE, "depthnet_lite", path, sha256, context=b.context))
     )
     thread.start()
-    b.send_until(pair_messages(wall()), lambda: not thread.is_alive(), 40.0)
+    b.send_until(pair_messages(wall()), lambda: not thread.is_alive())
     assert found[0].confirmed
     b.wait(lambda: b.values("model").get("mono weights sha256") == sha256)
 
@@ -111,7 +111,7 @@ def test_mono_weights_that_cannot_be_loaded_are_taken_back(make: Callable[..., B
     bad = tmp_path / "bad.safetensors"
     bad.write_bytes(b"no weights")
     b.listen("depth/image_rect")
-    b.send_until(pair_messages(wall()), lambda: b.values("model").get("mono weights sha256"), 40.0)
+    b.send_until(pair_messages(wall()), lambda: b.values("model").get("mono weights sha256"))
     sha256 = b.values("model")["mono weights sha256"]
     with pytest.raises(NodeWeightsError, match=rf"goes on with {sha256[:12]}: the model was not swapped"):
         set_node_weights(NODE, "depthnet_lite", str(bad), "0" * 64, context=b.context)

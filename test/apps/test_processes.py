@@ -6,10 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from support.waiting import LIMIT, wait_until
 
 from fg_depth_ros.apps.processes import (
     SHARED_MEMORY,
@@ -26,17 +26,17 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder on PYTHONPATH with small modules that stand in for nodes."""
     folder = tmp_path / "modules"
     folder.mkdir()
-    (folder / "sleeper.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(60)\n")
+    (folder / "sleeper.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(600)\n")
     (folder / "stubborn.py").write_text(
         "import signal, time\n"
         "signal.signal(signal.SIGINT, signal.SIG_IGN)\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "print('ready', flush=True)\ntime.sleep(60)\n"
+        "print('ready', flush=True)\ntime.sleep(600)\n"
     )
     (folder / "failing.py").write_text("import sys\nprint('the reason', flush=True)\nsys.exit(3)\n")
     (folder / "parent.py").write_text(
         "import sys, time\nfrom pathlib import Path\nfrom fg_depth_ros.apps.processes import ProcessGroup\n"
         "group = ProcessGroup(Path(sys.argv[1]))\nchild = group.start('sleeper', 'sleeper')\n"
-        "print(child.pid, flush=True)\ntime.sleep(60)\n"
+        "print(child.pid, flush=True)\ntime.sleep(600)\n"
     )
     root = Path(__file__).resolve().parents[2]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(root)]))
@@ -55,7 +55,7 @@ def test_stop_ends_even_a_child_that_ignores_signals(modules: Path, tmp_path: Pa
     lines: list[str] = []
     with ProcessGroup(tmp_path / "logs") as group:
         children = [group.start("a", "sleeper", on_line=lines.append), group.start("b", "stubborn")]
-        group.wait_until(lambda: all("ready" in c.tail for c in children), 20.0, "two children")
+        group.wait_until(lambda: all("ready" in c.tail for c in children), LIMIT, "two children")
         group.stop(grace=0.3)
     assert lines == ["ready"] or lines[0] == "ready"
     assert children[1].returncode == -signal.SIGKILL
@@ -66,16 +66,16 @@ def test_a_child_that_dies_is_reported_with_its_last_lines(modules: Path, tmp_pa
     with ProcessGroup(tmp_path) as group:
         group.start("failing node", "failing")
         with pytest.raises(ChildDied, match="failing node process ended with exit code 3(.|\n)*the reason"):
-            group.wait_until(lambda: False, 20.0, "nothing")
+            group.wait_until(lambda: False, LIMIT, "nothing")
 
 
 def test_a_killed_child_is_reported_with_the_signal(modules: Path, tmp_path: Path) -> None:
     with ProcessGroup(tmp_path) as group:
         child = group.start("player", "sleeper")
-        group.wait_until(lambda: "ready" in child.tail, 20.0, "the child")
+        group.wait_until(lambda: "ready" in child.tail, LIMIT, "the child")
         os.kill(child.pid, signal.SIGKILL)
         with pytest.raises(ChildDied, match="player process was killed by SIGKILL"):
-            group.wait_until(lambda: False, 20.0, "nothing")
+            group.wait_until(lambda: False, LIMIT, "nothing")
 
 
 def test_waiting_has_a_limit_and_says_what_for(modules: Path, tmp_path: Path) -> None:
@@ -92,17 +92,12 @@ def test_children_die_with_a_killed_parent(modules: Path, tmp_path: Path) -> Non
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
     log = tmp_path / "logs" / "sleeper.log"
-    end = time.monotonic() + 20
-    while "ready" not in (log.read_text() if log.exists() else "") and time.monotonic() < end:
-        time.sleep(0.05)
+    wait_until(lambda: log.exists() and "ready" in log.read_text())
     assert _alive(pid)
     parent.kill()
-    parent.wait(5)
+    parent.wait(LIMIT)
     parent.stdout.close()
-    end = time.monotonic() + 10
-    while _alive(pid) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not _alive(pid)
+    wait_until(lambda: not _alive(pid))
 
 
 @pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason="no /dev/shm here")

@@ -28,6 +28,7 @@ from rosgraph_msgs.msg import Clock
 from support.bags import large, storage_file
 from support.nodes import RecordingLogger
 from support.pair_folders import planes, small_rig
+from support.waiting import LIMIT
 
 from fg_depth_ros.apps.processes import Child, ChildDied, ProcessGroup
 from fg_depth_ros.data.bags.storage import IMAGE, INFO, BagStorage, RawMessage, message_types
@@ -105,7 +106,7 @@ class Listener:
             self.executor.spin_once(timeout_sec=0.05)
 
     def wait(self, topic: str, count: int, may_end: Sequence[Child] = ()) -> list[tuple[bytes, float]]:
-        self.group.wait_until(lambda: len(self.got[topic]) >= count, 20.0, f"{count} of {topic}", may_end=may_end)
+        self.group.wait_until(lambda: len(self.got[topic]) >= count, LIMIT, f"{count} of {topic}", may_end=may_end)
         return self.got[topic]
 
     def close(self) -> None:
@@ -136,7 +137,7 @@ def listen(group: ProcessGroup) -> Iterator[Callable[..., Listener]]:
 
 def play(listener: Listener, *bags: Path, ros_args: Sequence[str] = (), **parameters: Any) -> str:
     """Plays to the end, in this process; returns what the player said."""
-    values = {"bags": [str(bag) for bag in bags], "wait_for_subscribers": 1, "wait_timeout": 15.0, **parameters}
+    values = {"bags": [str(bag) for bag in bags], "wait_for_subscribers": 1, "wait_timeout": LIMIT, **parameters}
     given = [Parameter(name, value=value) for name, value in values.items()]
     said: list[str] = []
     logger = RecordingLogger(said)
@@ -145,7 +146,7 @@ def play(listener: Listener, *bags: Path, ros_args: Sequence[str] = (), **parame
         options = {"cli_args": ["--ros-args", *ros_args]} if ros_args else {}
         player = BagPlayerNode(context=listener.context, parameter_overrides=given, **options)
         listener.executor.add_node(player)
-        listener.group.wait_until(lambda: player.finished, 30.0, "the end of the player")
+        listener.group.wait_until(lambda: player.finished, LIMIT, "the end of the player")
         player.wait_until_taken(2.0)
         time.sleep(0.2)
         listener.executor.remove_node(player)
@@ -200,7 +201,7 @@ def test_it_says_when_it_gives_up_waiting(group, tmp_path) -> None:
     group.start("player", PLAYER, values)
     why = r"/left/image_rect has 0 subscriber\(s\) of 1.* after \d s: start the consumer"
     with pytest.raises(ChildDied, match=f"exit code 1(.|\n)*{why}"):
-        group.wait_until(lambda: False, 20.0, "nothing")
+        group.wait_until(lambda: False, LIMIT, "nothing")
 
 
 def test_what_is_broken_is_named_and_the_rest_is_played(listen, tmp_path, caplog) -> None:
@@ -390,7 +391,7 @@ def test_the_command_plays_without_launch(group, listen, tmp_path) -> None:
     words = ["--topic", "left/image_rect", "--remap", "/left/image_rect:=/cam/left", "--rate", "0.5", "--wait", "1"]
     done = subprocess.run(
         [sys.executable, "-m", "fg_depth_ros.cli", "play", bag, *words, "--no-clock"],
-        env=group.env, capture_output=True, text=True, timeout=60, check=False,
+        env=group.env, capture_output=True, text=True, timeout=2 * LIMIT, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert came(listener, "/cam/left", [m.data for m in stored(bag)["/left/image_rect"]])

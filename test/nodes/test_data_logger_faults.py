@@ -191,14 +191,14 @@ def test_a_killed_logger_is_recovered_at_the_next_start_and_sigint_completes(
                 values = camera.values("recording") if camera.statuses else {}
                 return int(values.get("pairs written", 0))
 
-            camera.send_until(pair, lambda: written() > 5, 40.0, 0.05)
+            camera.send_until(pair, lambda: written() > 5, period=0.05)
             killed.signal(signal.SIGKILL)
             killed.process.wait(10.0)
             assert list(root.glob(".episode_*.part"))
             assert not list(root.glob("episode_*"))
             camera.statuses.clear()
             again = group.start("again", "fg_depth_ros.nodes.data_logger.node", given)
-            camera.send_until(pair, lambda: written() > 5, 40.0, 0.05)
+            camera.send_until(pair, lambda: written() > 5, period=0.05)
             again.signal(signal.SIGINT)
             assert again.process.wait(15.0) == 0
             again.drain()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
+
+from support.waiting import LIMIT, wait_until
 
 from fg_depth_ros.inference import EstimatorConfig, ModelError, StereoDepthEstimator
 from fg_depth_ros.nodes.stereo_depth.model_host import LazyHost, ModelHost
@@ -18,20 +18,18 @@ def test_going_back_while_another_model_loads_ends_with_the_first() -> None:
         def __init__(self, config: EstimatorConfig) -> None:
             if config.max_depth == 50.0:
                 begun.set()
-                assert go_on.wait(10.0)
+                assert go_on.wait(LIMIT)
             super().__init__(config)
 
     host = ModelHost(lambda e: exchanged.append(e.config.max_depth), lambda config, text: None, Slow)
     first, second = (EstimatorConfig(model="sgbm", max_depth=depth) for depth in (80.0, 50.0))
     host.load(first)
     host.exchange(second)
-    assert begun.wait(10.0)
+    assert begun.wait(LIMIT)
     assert host.loading
     host.exchange(first)
     go_on.set()
-    end = time.monotonic() + 10.0
-    while host.loading and time.monotonic() < end:
-        time.sleep(0.01)
+    wait_until(lambda: not host.loading)
     assert host.estimator is not None
     assert host.estimator.config == first
     assert exchanged[-1] == 80.0
@@ -45,13 +43,6 @@ def test_going_back_while_another_model_loads_ends_with_the_first() -> None:
 
 
 CONFIG = EstimatorConfig(model="sgbm")
-
-
-def waited(done: Callable[[], object], seconds: float = 10.0) -> bool:
-    end = time.monotonic() + seconds
-    while not done() and time.monotonic() < end:
-        time.sleep(0.005)
-    return bool(done())
 
 
 class Builder:
@@ -83,7 +74,7 @@ def test_nothing_is_loaded_before_it_is_demanded_and_then_once() -> None:
     assert host.estimator is None
     assert build.asked == []
     host.demand()
-    assert waited(host.demand)
+    wait_until(host.demand)
     assert host.demand() is host.estimator
     assert build.asked == [CONFIG]
     host.prepare(None)
@@ -97,7 +88,7 @@ def test_a_failure_is_kept_and_not_tried_again_until_something_changes() -> None
     host, told = lazy(build)
     host.prepare(CONFIG)
     assert host.demand() is None
-    assert waited(lambda: told)
+    wait_until(lambda: told)
     assert host.failure == "no such file"
     for _ in range(3):
         assert host.demand() is None
@@ -106,7 +97,7 @@ def test_a_failure_is_kept_and_not_tried_again_until_something_changes() -> None
     host.prepare(CONFIG)
     assert host.failure is None
     host.demand()
-    assert waited(host.demand)
+    wait_until(host.demand)
     assert len(build.asked) == 2
 
 
@@ -115,11 +106,11 @@ def test_a_model_that_runs_is_exchanged_at_once_and_stays_on_failure() -> None:
     host, told = lazy(build)
     host.prepare(CONFIG)
     host.demand()
-    assert waited(host.demand)
+    wait_until(host.demand)
     other = EstimatorConfig(model="sgbm", max_depth=9.0)
     host.prepare(other)
-    assert waited(lambda: host.estimator.config == other)
+    wait_until(lambda: host.estimator.config == other)
     build.trouble = "damaged"
     host.prepare(CONFIG)
-    assert waited(lambda: "damaged" in told)
+    wait_until(lambda: "damaged" in told)
     assert host.demand().config == other

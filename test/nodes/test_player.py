@@ -20,6 +20,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from support.pair_folders import FAR, NEAR, planes, small_rig, write_pairs
+from support.waiting import LIMIT
 
 from fg_depth_ros.apps.processes import ChildDied, ProcessGroup
 from fg_depth_ros.compat import encodings
@@ -64,7 +65,7 @@ class Listener:
 
     def wait(self, topic: str, count: int, may_end=()) -> list:
         self.group.wait_until(
-            lambda: len(self.messages[topic]) >= count, 20.0, f"{count} messages on {topic}", may_end=may_end
+            lambda: len(self.messages[topic]) >= count, LIMIT, f"{count} messages on {topic}", may_end=may_end
         )
         return self.messages[topic]
 
@@ -95,7 +96,7 @@ def test_pairs_arrive_with_their_calibration_and_truth(group: ProcessGroup, list
     account = listener.wait("published_pair", 5, [player])
     for topic in list(TOPICS)[:5]:
         listener.wait(topic, 5, [player])
-    group.wait_until(lambda: not player.running, 10.0, "the end of the player", may_end=[player])
+    group.wait_until(lambda: not player.running, LIMIT, "the end of the player", may_end=[player])
     assert player.returncode == 0
 
     assert [header.frame_id for header in account] == ["a", "b", "a", "b", "a"]  # looped
@@ -148,7 +149,7 @@ def test_a_virtual_world_is_played_with_its_true_depth(
     monkeypatch.setenv("TMPDIR", str(temporary))
     parameters = {"world": "street", "world_frames": 2, "world_seed": 5, "width": 96, "rate": 20.0, "count": 3}
     player = group.start("player", PLAYER, {**parameters, "wait_for_subscribers": 1})
-    group.wait_until(lambda: not player.running, 60.0, "the end of the player", may_end=[player])
+    group.wait_until(lambda: not player.running, LIMIT, "the end of the player", may_end=[player])
     assert player.returncode == 0, player.tail
     write_drive(tmp_path / "drive", "street", width=96, frames=2, seed=5)
     expected = PairSource(str(tmp_path / "drive"))
@@ -188,7 +189,7 @@ def test_it_waits_for_subscribers_and_says_when_it_gives_up(group: ProcessGroup,
     folder = write_pairs(tmp_path / "pairs")
     player = group.start("player", PLAYER, {"pairs": str(folder), "wait_for_subscribers": 1, "wait_timeout": 1.0})
     with pytest.raises(ChildDied, match="exit code 1(.|\n)*left/image_rect has 0 subscriber"):
-        group.wait_until(lambda: False, 20.0, "nothing")
+        group.wait_until(lambda: False, LIMIT, "nothing")
     assert not player.running
 
 
@@ -211,7 +212,7 @@ def test_what_cannot_be_played_ends_with_a_reason(
     make(folder)
     group.start("player", PLAYER, {"pairs": str(folder), **parameters})
     with pytest.raises(ChildDied, match=f"exit code 1(.|\n)*{message}"):
-        group.wait_until(lambda: False, 20.0, "nothing")
+        group.wait_until(lambda: False, LIMIT, "nothing")
 
 
 def test_broken_pairs_are_named_and_left_out(group: ProcessGroup, listener: Listener, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_stereo_depth_is_the_same_to_rounding(make, tmp_path, model, encoding):
     sent, sample = recorded(wall(doffs=2.0), encoding, tmp_path / "bag")
     node = make(model=model, max_disparity=192)
     node.listen("depth/image_rect")
-    published = node.fresh_depth(sent, seconds=30)
+    published = node.fresh_depth(sent)
     (loaded,) = load_methods(
         [shipped(model)], device="cpu", precision="float32",
         min_depth=node.depth_node.get_parameter("min_depth").value,
@@ -45,6 +45,6 @@ def test_mono_depth_is_the_same_to_rounding(make, tmp_path):
     node = make(mono_model="depthnet_lite")
     node.listen("mono_depth/image_rect")
     seen = node.seen["mono_depth/image_rect"]
-    published = messages.depth_to_array(node.send_until(sent, lambda: seen and seen[-1], seconds=30))
+    published = messages.depth_to_array(node.send_until(sent, lambda: seen and seen[-1]))
     (loaded,) = load_methods([shipped("depthnet_lite")], device="cpu", precision="float32", min_depth=0.1, max_depth=80)
     np.testing.assert_allclose(loaded.estimator.estimate(sample.pixels()[0], sample.rig.fx).depth, published, rtol=1e-6)

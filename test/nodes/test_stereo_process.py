@@ -49,7 +49,7 @@ def test_every_pair_at_five_hertz_is_answered_and_accounted_for(user: User, grou
     pair = pair_messages(scene)
     child = start(group, inference_scale=0.25)
     user.listen("depth/image_rect")
-    user.wait(user.heard, 30.0)
+    user.wait(user.heard)
     user.send_until(pair, lambda: user.seen["depth/image_rect"], period=0.3)
     user.wait(lambda: user.statuses)
     time.sleep(1.2)  # let the warming-up pairs be counted
@@ -79,7 +79,7 @@ def test_every_pair_at_five_hertz_is_answered_and_accounted_for(user: User, grou
 def test_it_ends_cleanly_and_leaves_nothing_behind(user: User, group: ProcessGroup) -> None:
     child = start(group)
     user.listen("depth/image_rect")
-    user.fresh_depth(pair_messages(wall()), 30.0)
+    user.fresh_depth(pair_messages(wall()))
     child.note_segments()
     sizes = [path.stat().st_size for name in child.segments if (path := SHARED_MEMORY / name).exists()]
     assert max(sizes) > 16_000_000  # the profile's segment, not the half megabyte of the defaults
@@ -104,7 +104,7 @@ def test_remapping_namespace_and_parameter_file(user: User, group: ProcessGroup,
     words += [word for remap in remaps for word in ("-r", remap)]
     start(group, (*words, "-r", "depth/image_rect:=/depth/image_rect"))
     user.listen("depth/image_rect")
-    depth = user.fresh_depth(pair_messages(scene), 30.0)
+    depth = user.fresh_depth(pair_messages(scene))
     assert user.seen["depth/image_rect"][-1].encoding == "16UC1"
     assert not np.isfinite(depth).any()  # the wall at 3 m is beyond max_depth
     user.wait(user.status)
@@ -115,7 +115,7 @@ def test_corrupt_weights_fail_configure_and_the_process_stays(user: User, group:
     weights = tmp_path / "corrupt.safetensors"
     weights.write_bytes(b"\0" * 64)
     child = start(group, model="flownet_stereo", depth_weights=str(weights))
-    user.wait(lambda: user.level() == 2, 30.0)
+    user.wait(lambda: user.level() == 2)
     assert "not configured" in user.status().message
     assert str(weights) in user.status().message
     change = user.node.create_client(SetParameters, "/stereo_depth_node/set_parameters")
@@ -135,7 +135,7 @@ def test_a_source_that_restarts_its_clock_keeps_producing(user: User, group: Pro
     pair = pair_messages(wall())
     start(group)
     user.listen("depth/image_rect")
-    user.fresh_depth(pair, 30.0)
+    user.fresh_depth(pair)
     for _ in range(3):
         for frame in range(4):
             stamp = 500.0 + 0.1 * frame

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 from support.bags import SECOND
-from support.recording import TENTH, SmallDisk, config, contents, episodes, later, pair_messages, quiet, until
+from support.recording import TENTH, SmallDisk, config, contents, episodes, later, pair_messages, quiet
+from support.waiting import wait_until
 
 from fg_depth_ros.recording import Recorder, manifest, recover
 from fg_depth_ros.recording.mcap_writer import DurableFile
@@ -109,7 +110,7 @@ def test_a_disk_that_is_full_pauses_and_what_is_safe_stays(make, pairs, tmp_path
     one_by_one(recorder, pairs, 2, end)
     assert texts(recorder, "disk") == [text, None]
     assert recorder.account()["written"] == fits + 3
-    until(lambda: not list(root.glob(".*.part")) or recorder.values()["episode"] != "none")
+    wait_until(lambda: not list(root.glob(".*.part")) or recorder.values()["episode"] != "none")
     recorder.close()
     recover(root)
     lines = manifest.read(root)
@@ -131,7 +132,7 @@ def test_an_episode_that_could_not_be_completed_is_when_the_disk_is_well(make, p
     assert episodes(tmp_path / "root") == []
     disk.free = 10**9
     until_written(recorder, pairs, 5)
-    until(lambda: (tmp_path / "root" / name).exists())
+    wait_until(lambda: (tmp_path / "root" / name).exists())
     assert len(contents(tmp_path / "root" / name)) == 12
     assert recorder.values()["episode"] not in ("none", name)
     recorder.close()
@@ -149,7 +150,7 @@ def test_a_fault_is_over_when_the_disk_is_well_though_nothing_is_recorded(make, 
     recorder.stop()
     assert texts(recorder, "disk")[-1] is not None
     disk.free = 10**9
-    until(lambda: texts(recorder, "disk")[-1] is None)
+    wait_until(lambda: texts(recorder, "disk")[-1] is None)
 
 
 def test_a_folder_that_goes_and_comes_back(make, pairs, tmp_path):
@@ -207,7 +208,7 @@ def test_the_quota_removes_the_oldest_and_pauses_when_nothing_is_left(make, pair
         recorder.start()
         one_by_one(recorder, pairs, 3, 3 * number)
         recorder.stop()
-        until(lambda number=number: recorder.values()["episodes finished"] == str(number + 1))
+        wait_until(lambda number=number: recorder.values()["episodes finished"] == str(number + 1))
     names = [line["name"] for line in manifest.read(root) if "name" in line]
     gone = [line["removed"] for line in manifest.read(root) if "removed" in line]
     assert gone == names[: len(gone)]
@@ -228,7 +229,7 @@ def test_the_quota_removes_the_oldest_and_pauses_when_nothing_is_left(make, pair
     (last,) = episodes(root)
     assert len(contents(last)) == 4 * (recorder.account()["written"] - 12)
     recorder.stop()
-    until(lambda: texts(recorder, "space")[-1] is None)  # the next may take its place
+    wait_until(lambda: texts(recorder, "space")[-1] is None)  # the next may take its place
     recorder.trigger("manual")
     one_by_one(recorder, pairs, 1, 26)
     recorder.close()

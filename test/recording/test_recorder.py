@@ -8,7 +8,8 @@ from collections import Counter
 import pytest
 from support.bags import SECOND
 from support.pair_folders import small_rig
-from support.recording import TENTH, TOPICS, config, contents, episodes, later, pair_messages, quiet, until
+from support.recording import TENTH, TOPICS, config, contents, episodes, later, pair_messages, quiet
+from support.waiting import wait_until
 
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.recording import Message, Recorder, RecorderConfig, Topic, manifest
@@ -99,7 +100,7 @@ def test_a_trigger_keeps_the_seconds_before_and_after(make, pairs, tmp_path):
     feed(recorder, pairs[10:15])
     # 7, 8, 9 before; 10 and 11 lie within 0.25 s after pair 9. 12 ends it; the ring holds 12, 13, 14.
     assert counts(recorder) == (15, 5, 7, 3, 0)
-    until(lambda: lines(recorder))
+    wait_until(lambda: lines(recorder))
     (bag,) = episodes(tmp_path)
     assert bag.name == "episode_19700101T000140.701Z_motion"
     assert numbers(bag) == [7, 8, 9, 10, 11]
@@ -295,7 +296,7 @@ def test_an_episode_ends_when_the_cameras_are_gone(make, pairs, monkeypatch):
     recorder = make()
     feed(recorder, pairs[:3])
     recorder.trigger("manual")
-    until(lambda: lines(recorder))
+    wait_until(lambda: lines(recorder))
     assert lines(recorder)[0]["pairs"] == 3
     assert recorder.values()["recording"] == "no"
 

@@ -79,9 +79,9 @@ class LoggerBench(User):
         self.sent.append(super().send(pair, stamp, **offsets))
         return self.sent[-1]
 
-    def play(self, done: Any, seconds: float = 15.0, pair: dict[str, Any] | None = None) -> Any:
+    def play(self, done: Any, pair: dict[str, Any] | None = None) -> Any:
         """Play pairs at 20 Hz until `done()` is true; returns that."""
-        return self.send_until(pair or self.pair, done, seconds, period=0.05)
+        return self.send_until(pair or self.pair, done, period=0.05)
 
     def play_pairs(self, count: int, pair: dict[str, Any] | None = None) -> None:
         """Play so many pairs."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +24,7 @@ from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.nodes.common import messages
 from fg_depth_ros.nodes.common.environment import use_shared_memory_profile
 from fg_depth_ros.nodes.stereo_depth.node import StereoDepthNode
+from support.waiting import wait_until
 
 # Fast DDS reads it when a process makes its first participant; without it large images are lost.
 use_shared_memory_profile()
@@ -182,28 +182,17 @@ class User:
         return now
 
     def send_until(
-        self,
-        pair: dict[str, Any],
-        done: Callable[[], Any],
-        seconds: float = 15.0,
-        period: float = 0.1,
-        **offsets: float,
+        self, pair: dict[str, Any], done: Callable[[], Any], *, period: float = 0.1, **offsets: float
     ) -> Any:
-        """Publish the pair again and again until `done()` is true; returns that. Fails after `seconds`."""
-        end = time.monotonic() + seconds
-        while not (found := done()):
-            assert time.monotonic() < end, f"not within {seconds} s; the log says {self.logged[-8:]}"
-            self.send(pair, **offsets)
-            time.sleep(period)
-        return found
+        """Publish the pair every ``period`` seconds until ``done()`` is true; returns that."""
+        return wait_until(done, period=period, step=lambda: self.send(pair, **offsets), describe=self._last_lines)
 
-    def wait(self, done: Callable[[], Any], seconds: float = 15.0) -> Any:
-        """Wait until `done()` is true; returns that. Fails after `seconds`."""
-        end = time.monotonic() + seconds
-        while not (found := done()):
-            assert time.monotonic() < end, f"not within {seconds} s; the log says {self.logged[-8:]}"
-            time.sleep(0.02)
-        return found
+    def wait(self, done: Callable[[], Any]) -> Any:
+        """Wait until ``done()`` is true; returns that."""
+        return wait_until(done, describe=self._last_lines)
+
+    def _last_lines(self) -> str:
+        return f"the log says {self.logged[-8:]}"
 
     def log_has(self, text: str) -> bool:
         return any(text in line for line in list(self.logged))
@@ -221,12 +210,12 @@ class User:
         status = self.status(name)
         return {} if status is None else {value.key: value.value for value in status.values}
 
-    def fresh_depth(self, pair: dict[str, Any], seconds: float = 15.0) -> np.ndarray:
+    def fresh_depth(self, pair: dict[str, Any]) -> np.ndarray:
         """Depth of a pair sent from now on, metres."""
         seen = self.seen["depth/image_rect"]
         begun = self.node.get_clock().now().nanoseconds
         message = self.send_until(
-            pair, lambda: next((m for m in seen if messages.stamp_ns(m.header) >= begun), None), seconds
+            pair, lambda: next((m for m in list(seen) if messages.stamp_ns(m.header) >= begun), None)
         )
         return messages.depth_to_array(message)
 

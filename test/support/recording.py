@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import time
 from pathlib import Path
 
 from fg_depth_ros.data.bags.storage import BagStorage
@@ -12,6 +11,7 @@ from fg_depth_ros.recording import Message, Recorder, RecorderConfig, Topic
 from fg_depth_ros.recording.mcap_writer import DurableFile
 from support.bags import SECOND, pairs_at
 from support.pair_folders import small_rig
+from support.waiting import wait_until
 
 TENTH = SECOND // 10
 TOPICS = ("/left/image_rect", "/right/image_rect", "/left/camera_info", "/right/camera_info")
@@ -33,24 +33,15 @@ def later(items, shift):
     return [(topic, message._replace(recorded=message.recorded + shift)) for topic, message in items]
 
 
-def quiet(recorder: Recorder, timeout: float = 10.0) -> dict[str, int]:
+def quiet(recorder: Recorder) -> dict[str, int]:
     """Wait until nothing is in the queue; the account, which must add up."""
-    end = time.monotonic() + timeout
-    while True:
-        account = recorder.account()
-        assert account["offered"] == sum(account.values()) - account["offered"], account
-        if account["in_queue"] == 0:
-            return account
-        assert time.monotonic() < end, account
-        time.sleep(0.005)
 
+    def account() -> dict[str, int] | None:
+        found = recorder.account()
+        assert found["offered"] == sum(found.values()) - found["offered"], found
+        return found if found["in_queue"] == 0 else None
 
-def until(condition, timeout: float = 10.0):
-    """Wait for it."""
-    end = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
+    return wait_until(account, period=0.005, describe=recorder.account)
 
 
 def config(root: Path, **changes) -> RecorderConfig:
