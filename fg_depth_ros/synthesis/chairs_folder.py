@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
 from fg_depth_ros.data.datasets.flow import CHAIRS_SPLITS
-from fg_depth_ros.data.io.formats import FileError, write_flo, write_image
+from fg_depth_ros.data.io.formats import write_flo, write_image
+from fg_depth_ros.files import FileError, atomic_write
 from fg_depth_ros.synthesis.chairs import ChairsGenerator
 
 TEST_SHARE = 640 / 22872
@@ -53,18 +53,13 @@ def write_chairs(
     if next(data.glob("*_flow.flo"), None) is not None:
         raise FileError(f"{data}: holds pairs already; name another folder, or remove them")
     listed = out / CHAIRS_SPLITS[0]
-    try:
-        data.mkdir(parents=True, exist_ok=True)
-        for start in track(range(0, count, batch)):
-            _write_batch(data, generator, range(start, min(start + batch, count)))
-        parts = np.ones(count, int)
-        chosen = np.random.default_rng([generator.seed, 0, 1]).permutation(count)[: round(count * test_share)]
-        parts[chosen] = 2
-        _whole(listed, _write_lines, parts)
-    except OSError as error:
-        raise FileError(
-            f"{error.filename or out}: cannot be written ({error.strerror}); see to space and rights"
-        ) from error
+    for start in track(range(0, count, batch)):
+        _write_batch(data, generator, range(start, min(start + batch, count)))
+    parts = np.ones(count, int)
+    chosen = np.random.default_rng([generator.seed, 0, 1]).permutation(count)[: round(count * test_share)]
+    parts[chosen] = 2
+    with atomic_write(listed, sync=False) as path:
+        path.write_text("".join(f"{part}\n" for part in parts))
     return listed
 
 
@@ -72,21 +67,12 @@ def _write_batch(data: Path, generator: ChairsGenerator, numbers: range) -> None
     pairs = generator.batch(numbers)
     for i, number in enumerate(numbers):
         stem = f"{number + 1:05d}"
-        _whole(data / f"{stem}_img1.ppm", write_image, pairs.first[i].permute(1, 2, 0).cpu().numpy())
-        _whole(data / f"{stem}_img2.ppm", write_image, pairs.second[i].permute(1, 2, 0).cpu().numpy())
-        _whole(data / f"{stem}_occ.png", write_image, pairs.occluded[i, 0].cpu().numpy().astype(np.uint8) * 255)
-        _whole(data / f"{stem}_flow.flo", write_flo, pairs.flow[i].permute(1, 2, 0).cpu().numpy())
-
-
-def _whole(path: Path, write: Callable[[Path, np.ndarray], None], content: np.ndarray) -> None:
-    """Write under another name first: a file under its own name is complete."""
-    partial = path.with_name(f".partial_{path.name}")
-    try:
-        write(partial, content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _write_lines(path: Path, numbers: np.ndarray) -> None:
-    path.write_text("".join(f"{number}\n" for number in numbers))
+        first, second, flow = (
+            field[i].permute(1, 2, 0).cpu().numpy() for field in (pairs.first, pairs.second, pairs.flow)
+        )
+        hidden = pairs.occluded[i, 0].cpu().numpy().astype(np.uint8) * 255
+        for name, picture in (("img1.ppm", first), ("img2.ppm", second), ("occ.png", hidden)):
+            with atomic_write(data / f"{stem}_{name}", sync=False) as path:
+                write_image(path, picture)
+        with atomic_write(data / f"{stem}_flow.flo", sync=False) as path:
+            write_flo(path, flow)

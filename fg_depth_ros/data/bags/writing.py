@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,7 +11,7 @@ import numpy as np
 
 from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, INFO, message_types
 from fg_depth_ros.data.io.encodings import layout
-from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.files import FileError, atomic_write
 from fg_depth_ros.geometry import StereoRig
 
 TRUE_DEPTH = "/ground_truth/depth"
@@ -65,38 +63,31 @@ def write_stereo_bag(
     path = Path(path)
     if path.exists():
         raise FileError(f"{path}: is there already; choose another folder, or remove it")
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")  # a folder around it, for files are named after theirs
     kinds = {"image_rect/compressed" if compressed else "image_rect": COMPRESSED if compressed else IMAGE}
     kinds["camera_info"] = INFO
     plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
-    try:
-        unfinished.mkdir(parents=True, exist_ok=True)
-        with Writer(unfinished / path.name, version=8, storage_plugin=plugin) as bag:
-            lines = {
-                (side, kind): bag.add_connection(f"/{side}/{name}", kind, typestore=message_types())
-                for side in ("left", "right") for name, kind in kinds.items()
-            }  # fmt: skip
-            truth = None
-            for frame in pairs:
-                stamp, left, right, depth = StereoFrame(*frame)
-                header = _header(stamp, frame_id)
-                sides = (("left", left, rig.P_left()), ("right", right, rig.P_right()))
-                for side, image, matrix in sides:
-                    if image is not None:
-                        picture = (
-                            _compressed(header, image, compressed) if compressed else _raw(header, image, encoding)
-                        )
-                        for message in (picture, _info(header, rig, matrix)):
-                            data = message_types().serialize_cdr(message, message.__msgtype__)
-                            bag.write(lines[side, message.__msgtype__], stamp, data)
-                if depth is not None:
-                    truth = truth or bag.add_connection(TRUE_DEPTH, IMAGE, typestore=message_types())
-                    bag.write(truth, stamp, message_types().serialize_cdr(_raw(header, depth, "32FC1"), IMAGE))
-        os.replace(unfinished / path.name, path)
-    except OSError as error:
-        raise FileError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with (
+        atomic_write(path) as unfinished,
+        Writer(unfinished, version=8, storage_plugin=plugin) as bag,
+    ):
+        lines = {
+            (side, kind): bag.add_connection(f"/{side}/{name}", kind, typestore=message_types())
+            for side in ("left", "right") for name, kind in kinds.items()
+        }  # fmt: skip
+        truth = None
+        for frame in pairs:
+            stamp, left, right, depth = StereoFrame(*frame)
+            header = _header(stamp, frame_id)
+            sides = (("left", left, rig.P_left()), ("right", right, rig.P_right()))
+            for side, image, matrix in sides:
+                if image is not None:
+                    picture = _compressed(header, image, compressed) if compressed else _raw(header, image, encoding)
+                    for message in (picture, _info(header, rig, matrix)):
+                        data = message_types().serialize_cdr(message, message.__msgtype__)
+                        bag.write(lines[side, message.__msgtype__], stamp, data)
+            if depth is not None:
+                truth = truth or bag.add_connection(TRUE_DEPTH, IMAGE, typestore=message_types())
+                bag.write(truth, stamp, message_types().serialize_cdr(_raw(header, depth, "32FC1"), IMAGE))
     return path
 
 

@@ -12,14 +12,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from fg_depth_ros.files import FileError
+
 _FLO_MAGIC = 202021.25
 _FLO_UNKNOWN = 1e9  # Middlebury: a flow component beyond this is unknown
 _FLO_UNKNOWN_WRITTEN = 1.6666667e9
 _LARGEST_SIDE = 100_000  # a header that claims more is a damaged header
-
-
-class FileError(ValueError):
-    """A file that is missing, unreadable or not what it should be; the message names it and the way out."""
 
 
 def read_bytes(path: str | Path) -> bytes:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from fg_depth_ros.data.io.calibration import write_rig
-from fg_depth_ros.data.io.formats import FileError, write_image, write_kitti_disparity
+from fg_depth_ros.data.io.formats import write_image, write_kitti_disparity
+from fg_depth_ros.files import FileError, atomic_write
 from fg_depth_ros.geometry import StereoRig, depth_to_disparity
 from fg_depth_ros.synthesis.world.drive import WorldFrame
 
@@ -49,34 +48,21 @@ def write_world(
     if next((out / "left").glob("*"), None) is not None:
         raise FileError(f"{out / 'left'}: holds pictures already; name another folder, or remove them")
     poses = []
-    try:
-        for name in ("left", "right", "disp", "depth"):
-            (out / name).mkdir(parents=True, exist_ok=True)
-        _whole(out / "rig.json", partial(write_rig, rig=rig))
-        for number in track(range(count)):
-            frame, name = frames(number), f"{number:06d}.png"
-            disparity = depth_to_disparity(frame.depth, rig)
-            for folder, values in (("disp", disparity), ("depth", frame.depth)):
-                known = np.where(values <= _LARGEST, values, np.nan)
-                _whole(out / folder / name, partial(write_kitti_disparity, disparity=known))
-            for folder, picture in (("left", frame.left), ("right", frame.right)):
-                _whole(out / folder / name, partial(write_image, image=picture))
-            if frame.pose is not None:
-                poses.append(frame.pose)
-        if poses:
-            lines = [" ".join(f"{value:.9e}" for value in pose[:3].reshape(-1)) for pose in poses]
-            _whole(out / POSES, lambda path: path.write_text("\n".join(lines) + "\n"))
-    except OSError as error:
-        raise FileError(
-            f"{error.filename or out}: cannot be written ({error.strerror}); see to space and rights"
-        ) from error
-
-
-def _whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write under another name first: a file under its own name is complete."""
-    unfinished = path.with_name(f".partial_{path.name}")
-    try:
-        write(unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with atomic_write(out / "rig.json", sync=False) as path:
+        write_rig(path, rig)
+    for number in track(range(count)):
+        frame, name = frames(number), f"{number:06d}.png"
+        disparity = depth_to_disparity(frame.depth, rig)
+        for folder, values in (("disp", disparity), ("depth", frame.depth)):
+            known = np.where(values <= _LARGEST, values, np.nan)
+            with atomic_write(out / folder / name, sync=False) as path:
+                write_kitti_disparity(path, known)
+        for folder, picture in (("left", frame.left), ("right", frame.right)):
+            with atomic_write(out / folder / name, sync=False) as path:
+                write_image(path, picture)
+        if frame.pose is not None:
+            poses.append(frame.pose)
+    if poses:
+        lines = [" ".join(f"{value:.9e}" for value in pose[:3].reshape(-1)) for pose in poses]
+        with atomic_write(out / POSES, sync=False) as path:
+            path.write_text("\n".join(lines) + "\n")
