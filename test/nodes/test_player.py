@@ -23,7 +23,7 @@ from support.pair_folders import FAR, NEAR, planes, small_rig, write_pairs
 from support.waiting import LIMIT
 
 from fg_depth_ros.apps.processes import ChildDied, ProcessGroup
-from fg_depth_ros.compat import encodings
+from fg_depth_ros.data.io import encodings
 from fg_depth_ros.data.io.formats import FileError, write_image
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.nodes.common.messages import depth_to_array, image_to_array, stamp_ns

@@ -29,10 +29,8 @@ ROSDEP = {
     "python3-skimage": "scikit-image",
     "python3-yaml": "pyyaml",
 }
-# These come with a ROS installation only. The package brings a drop-in for the first two and does without
-# the others.
+# These come with a ROS installation only. The package brings a drop-in for the first and does without the others.
 NO_WHEEL = {
-    "cv_bridge",
     "message_filters",
     "launch",
     "launch_ros",

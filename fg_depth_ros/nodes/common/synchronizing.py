@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from fg_depth_ros import compat
+from fg_depth_ros.compat import load_message_filters
 from fg_depth_ros.compat.message_filters import JUMP_BACK_NS, SimpleFilter
 from fg_depth_ros.nodes.common.messages import stamp_ns
 
@@ -144,7 +144,7 @@ class PairSynchronizer:
         on_left: Callable[[Any, Any], None] | None = None,
         filters: ModuleType | Any | None = None,
     ) -> None:
-        filters = filters if filters is not None else compat.load("message_filters")
+        filters = filters if filters is not None else load_message_filters()
         self._on_pair, self._on_error, self._on_time_jump, self._on_left = on_pair, on_error, on_time_jump, on_left
         self._told_left: int | None = None  # stamp of the last left image that on_left had
         self._gates = [_Gate(source, name) for source, name in zip(sources, INPUTS, strict=True)]

@@ -10,7 +10,7 @@ from typing import Any
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from fg_depth_ros import compat
+from fg_depth_ros.compat import load_message_filters
 from fg_depth_ros.nodes.common.codes import DropReason, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, PairStatistics, RateMeter
 from fg_depth_ros.nodes.common.qos import OVERRIDES, sensor_data, subscription_events
@@ -35,7 +35,7 @@ class StereoInputs:
     ) -> None:
         self._node, self._settings, self._on_come = node, settings, on_come
         self._statistics, self._faults = statistics, faults
-        self._filters = compat.load("message_filters")
+        self._filters = load_message_filters()
         self._subscribers: list[Any] = []
         self._sync: PairSynchronizer | None = None
         self._opened = 0.0
