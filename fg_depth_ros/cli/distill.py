@@ -29,8 +29,8 @@ def distill_command(
     held_out: Annotated[
         str, typer.Option(help="Part of every folder to select the weights by; default: last tenth of --frames.")
     ] = "",
-    watch_frames: Annotated[
-        str, typer.Option(help="Part of every folder to judge beside; neither trained on nor selected by.")
+    test_frames: Annotated[
+        str, typer.Option(help="Part of every folder that is evaluated beside; neither trained on nor selected by.")
     ] = "",
     world: Annotated[str, typer.Option(help="street, indoor or mixed: train on rendered scenes, too.")] = "",
     shape: Annotated[
@@ -38,7 +38,7 @@ def distill_command(
     ] = [],
     world_share: Annotated[float, typer.Option(help="Part of the samples that is rendered, beside folders.")] = 0.5,
     photos: Photos = [],
-    stamps: Annotated[list[Path], typer.Option(help="Folder of cut-outs with alpha for scenes; may be repeated.")] = [],
+    cutouts: Annotated[list[Path], typer.Option(help="Folder of cut-outs for scenes; may be repeated.")] = [],
     left: Annotated[str, typer.Option(help="Topic of the left images in bags; default: found by name.")] = "",
     right: Annotated[str, typer.Option(help="Topic of the right images in bags.")] = "",
     slop: Annotated[float, typer.Option(help="Largest difference of stamps of a pair in bags, s.")] = 0.0,
@@ -46,8 +46,8 @@ def distill_command(
     steps: Annotated[int, typer.Option(help="Length in steps; with --hours the earlier end counts.")] = 0,
     model: Annotated[str, typer.Option(help="depthnet_lite, depthnet_r18 or depthnet_r50.")] = "depthnet_lite",
     weights: Annotated[str, typer.Option(help="Weights to start from (name or file); default: fresh.")] = "",
-    grow: Annotated[
-        bool, typer.Option("--grow", help="Weights of other sizes or of a relative: take what fits.")
+    load_partial: Annotated[
+        bool, typer.Option("--load-partial", help="Weights of other sizes or of a relative: take what fits.")
     ] = False,
     encoder: Annotated[str, typer.Option(help="Published ResNet weights for depthnet_r18/r50 to start with.")] = "",
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the network's input, multiples of 32.")] = "640x192",
@@ -101,9 +101,8 @@ def distill_command(
     ] = [],
 ) -> None:
     """Teach a network metric depth from one camera with stereo pairs and no labels; resumable, torchrun-ready."""
-    from fg_depth_ros.training.depth.distill import DistillTraining, train_distill
-    from fg_depth_ros.training.depth.flow_mask import MaskConfig
-    from fg_depth_ros.training.depth.losses import PRESETS
+    from fg_depth_ros.training.depth.config import PRESETS, DistillTraining, MaskConfig
+    from fg_depth_ros.training.depth.distill import train_distill
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     if loss not in PRESETS:
@@ -119,11 +118,12 @@ def distill_command(
     width, height = image_size_of(size)
     bag = {"left": left, "right": right, "slop": slop}
     config = DistillTraining(
-        out=str(out), data=tuple(map(str, data)), frames=frames, held_out=held_out, watched=watch_frames,
+        out=str(out), data=tuple(map(str, data)), frames=frames, held_out=held_out, test_frames=test_frames,
         bag={name: value for name, value in bag.items() if value}, world=world, world_share=world_share,
         shapes=tuple(map(image_size_of, shape)),
-        photos=tuple(map(str, photos)), stamps=tuple(map(str, stamps)), hours=hours, steps=steps, model=model,
-        weights=weights, grow=grow, encoder=encoder, width=width, height=height, focal=focal, teacher=teacher,
+        photos=tuple(map(str, photos)), cutouts=tuple(map(str, cutouts)), hours=hours, steps=steps, model=model,
+        weights=weights, load_partial=load_partial, encoder=encoder,
+        width=width, height=height, focal=focal, teacher=teacher,
         teacher_weights=teacher_weights, teacher_scale=teacher_scale, cache=cache, on_the_fly=on_the_fly,
         losses=replace(PRESETS[loss], scales=scales, self_distillation=self_distillation, **weighted),
         mask=MaskConfig(max_depth=max_depth, max_disparity=max_disparity, vertical=vertical, left_right=left_right),

@@ -50,7 +50,7 @@ def finetune_command(
     world: Annotated[str, typer.Option(help="street, indoor or mixed: rehearse with rendered scenes, too.")] = "",
     world_share: Annotated[float, typer.Option(help="Part of the samples that is rendered.")] = 0.3,
     photos: Photos = [],
-    stamps: Annotated[list[Path], typer.Option(help="Folder of cut-outs with alpha for scenes; may be repeated.")] = [],
+    cutouts: Annotated[list[Path], typer.Option(help="Folder of cut-outs for scenes; may be repeated.")] = [],
     size: Annotated[
         str, typer.Option(help="WIDTHxHEIGHT of the input (with --stereo: of windows), multiples of 32; auto.")
     ] = "auto",
@@ -61,7 +61,7 @@ def finetune_command(
         float, typer.Option(help="Larger is not learned from, px at 1024 px of width; 0: any.")
     ] = 0.0,
     zoom: Annotated[float, typer.Option(help="Largest factor that windows of samples are enlarged by.")] = 1.8,
-    leaving: Annotated[float, typer.Option(help="With --stereo: weight of leaving the first weights.")] = 10.0,
+    anchor: Annotated[float, typer.Option(help="With --stereo: weight of the distance from the first weights.")] = 10.0,
     left: Left = "",
     right: Right = "",
     left_info: LeftInfo = "",
@@ -80,12 +80,11 @@ def finetune_command(
 ) -> None:
     """Teach a network with recordings and no labels; exit status 2 where the weights are not better than before."""
     from fg_depth_ros.cli.distill import draw_depth, track_pairs
-    from fg_depth_ros.training.depth.flow_mask import MaskConfig
-    from fg_depth_ros.training.depth.losses import PRESETS
+    from fg_depth_ros.training.depth.config import PRESETS, MaskConfig
     from fg_depth_ros.training.depth.pair_preparation import first_process
     from fg_depth_ros.training.finetune.bags import gather_bags
-    from fg_depth_ros.training.finetune.finetune import depth_config, finetune_depth, finetune_stereo, stereo_config
-    from fg_depth_ros.training.finetune.time_split import TimeSplit
+    from fg_depth_ros.training.finetune.config import DepthFinetuning, StereoFinetuning, TimeSplit
+    from fg_depth_ros.training.finetune.finetune import finetune_depth, finetune_stereo
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     if loss not in PRESETS:
@@ -93,28 +92,28 @@ def finetune_command(
     if hours <= 0 and steps <= 0:
         raise ValueError("a training needs a length: give --hours or --steps")
     options = bag_options(left, right, left_info, right_info, slop)
-    chosen_size = None if size == "auto" else image_size_of(size)
     material = gather_bags(bags, TimeSplit(split, held_out, guard), options, out / "checks", track_pairs)
     if first_process():
         show_bags(material.bags)
-    optional = {
-        "batch": batch, "learning_rate": learning_rate, "validate_minutes": validate_minutes,
-        "validate_steps": validate_steps, "validation_scenes": validation_pairs,
-    }  # fmt: skip
     common: dict[str, Any] = {
-        "hours": hours, "steps": steps, "patience": patience, "seed": seed, "precision": precision, "workers": workers,
-        **{name: value for name, value in optional.items() if value},
+        "out": str(out), "hours": hours, "steps": steps, "patience": patience, "seed": seed, "precision": precision,
+        "workers": workers, "validate_minutes": validate_minutes, "validate_steps": validate_steps,
+        "validation_scenes": validation_pairs,
     }  # fmt: skip
+    optional: dict[str, Any] = {"batch": batch, "learning_rate": learning_rate}
+    if size != "auto":
+        optional["width"], optional["height"] = image_size_of(size)
+    common |= {name: value for name, value in optional.items() if value}
     outcome: Outcome | None
     if stereo:
-        tuning = stereo_config(material, out, weights=stereo_weights, size=chosen_size, leaving=leaving, **common)
-        outcome = finetune_stereo(tuning, material, track_pairs)
+        outcome = finetune_stereo(
+            StereoFinetuning(weights=stereo_weights, anchor=anchor, **common), material, track_pairs
+        )
     else:
-        config = depth_config(
-            material, out, weights=weights, size=chosen_size, teacher=teacher, teacher_weights=teacher_weights,
-            teacher_scale=teacher_scale, cache=cache, world=world, world_share=world_share,
-            photos=tuple(map(str, photos)), stamps=tuple(map(str, stamps)), zoom=zoom,
-            losses=replace(PRESETS[loss], regression_of=regression_of),
+        config = DepthFinetuning(
+            weights=weights, teacher=teacher, teacher_weights=teacher_weights, teacher_scale=teacher_scale,
+            cache=cache, world=world, world_share=world_share, photos=tuple(map(str, photos)),
+            cutouts=tuple(map(str, cutouts)), zoom=zoom, losses=replace(PRESETS[loss], regression_of=regression_of),
             mask=MaskConfig(max_depth=max_depth, max_disparity=max_disparity), **common,
         )  # fmt: skip
         outcome = finetune_depth(config, material, draw=draw_depth, track=track_pairs)

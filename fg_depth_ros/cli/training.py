@@ -20,8 +20,8 @@ def train_stereo_command(
     steps: Annotated[int, typer.Option(help="Length in steps; with --hours the earlier end counts.")] = 0,
     model: Annotated[str, typer.Option(help="Network to train.")] = "flownet_stereo",
     weights: Annotated[str, typer.Option(help="Weights to start from (name or file); default: fresh.")] = "",
-    grow: Annotated[
-        bool, typer.Option("--grow", help="Weights of other sizes or of a relative: take what fits.")
+    load_partial: Annotated[
+        bool, typer.Option("--load-partial", help="Weights of other sizes or of a relative: take what fits.")
     ] = False,
     width: int = 448,
     height: int = 224,
@@ -39,12 +39,14 @@ def train_stereo_command(
     """Train the stereo network on synthetic scenes; resumable, and several processes under torchrun."""
     from fg_depth_ros.data.datasets.stereo import open_stereo_sets
     from fg_depth_ros.evaluation.stereo import watch_stereo
-    from fg_depth_ros.training.stereo.stereo import StereoTraining, train_stereo
+    from fg_depth_ros.training.stereo.config import StereoTraining
+    from fg_depth_ros.training.stereo.stereo import train_stereo
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     config = StereoTraining(
         out=str(out), photos=tuple(map(str, photos)), hours=hours, steps=steps, model=model, weights=weights,
-        grow=grow, width=width, height=height, batch=batch, learning_rate=learning_rate, seed=seed, patterns=patterns,
+        load_partial=load_partial, width=width, height=height, batch=batch, learning_rate=learning_rate, seed=seed,
+        patterns=patterns,
         precision=precision, workers=workers, validate_minutes=validate_minutes,
     )  # fmt: skip
     watch = watch_stereo(open_stereo_sets(real)) if real else None
@@ -55,7 +57,7 @@ def train_stereo_command(
 def train_flow_command(
     out: Annotated[Path, typer.Option(help="Folder for weights, state and logs; a run found there goes on.")],
     photos: Photos = [],
-    stamps: Annotated[list[Path], typer.Option(help="Folder of cut-outs with alpha that move; may be repeated.")] = [],
+    cutouts: Annotated[list[Path], typer.Option(help="Folder of cut-outs with alpha that move; may be repeated.")] = [],
     data: Annotated[
         list[Path], typer.Option(help="Folder of pairs with true flow to train on instead of scenes; may be repeated.")
     ] = [],
@@ -67,8 +69,8 @@ def train_flow_command(
         list[str], typer.Option(help="Of a fresh network, NAME=VALUE such as width=0.375; may be repeated.")
     ] = [],
     weights: Annotated[str, typer.Option(help="Weights to start from (name or file); default: fresh.")] = "",
-    grow: Annotated[
-        bool, typer.Option("--grow", help="Weights of other sizes or of a relative: take what fits.")
+    load_partial: Annotated[
+        bool, typer.Option("--load-partial", help="Weights of other sizes or of a relative: take what fits.")
     ] = False,
     width: int = 448,
     height: int = 320,
@@ -98,12 +100,14 @@ def train_flow_command(
     """Train a flow network on Flying-Chairs-like scenes or on pairs; resumable, several processes under torchrun."""
     from fg_depth_ros.data.datasets.flow import open_flow_sets
     from fg_depth_ros.evaluation.flow import draw_flow, watch_flow
-    from fg_depth_ros.training.flow.flow import FlowTraining, train_flow
+    from fg_depth_ros.training.flow.config import FlowTraining
+    from fg_depth_ros.training.flow.flow import train_flow
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     config = FlowTraining(
-        out=str(out), photos=tuple(map(str, photos)), stamps=tuple(map(str, stamps)), data=tuple(map(str, data)),
-        split=split, hours=hours, steps=steps, model=model, options=_options(option), weights=weights, grow=grow,
+        out=str(out), photos=tuple(map(str, photos)), cutouts=tuple(map(str, cutouts)), data=tuple(map(str, data)),
+        split=split, hours=hours, steps=steps, model=model, options=_options(option), weights=weights,
+        load_partial=load_partial,
         width=width, height=height, margin=margin, batch=batch, schedule=schedule, learning_rate=learning_rate,
         loss=loss, sparse=sparse, augment=augment, erase=erase, outlines=outlines, extras=extras,
         weight_decay=weight_decay, clip=clip, seed=seed, patterns=patterns, precision=precision, workers=workers,

@@ -17,7 +17,7 @@ import sys
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from fg_depth_ros.networks.checkpoint import CheckpointError, ModelCard, load_checkpoint, save_checkpoint, save_tensors
 from fg_depth_ros.networks.growing import grow_from
 from fg_depth_ros.networks.registry import create_model, load_model, weights_path
+from fg_depth_ros.training.config import Training, one_cycle
 from fg_depth_ros.training.progress import ProgressLine
 from fg_depth_ros.training.state import load_state, save_state
 
@@ -42,57 +43,6 @@ VALIDATION_SEED = 1_000_003
 Watch = Callable[[torch.nn.Module], dict[str, float]]
 Judge = Callable[[torch.nn.Module, torch.device], dict[str, float]]
 FeedOpener = Callable[[torch.device, int, int, int], tuple["IterableDataset[Any]", int]]
-
-
-@dataclass(frozen=True)
-class Training:
-    """One training run, whatever it trains. Stored with the weights it makes."""
-
-    out: str = "runs/training"
-    """Folder for state, weights and logs; a run found there goes on."""
-    photos: tuple[str, ...] = ()
-    """Folders of pictures for the surfaces; without any, procedural textures alone."""
-    patterns: int = 160
-    """Procedural textures beside the photos."""
-    model: str = ""
-    weights: str = ""
-    """Weights to start from; empty for fresh ones."""
-    grow: bool = False
-    """The weights are of a net of other sizes or of a relative: ``model`` begins with what of them fits."""
-    width: int = 448
-    height: int = 224
-    batch: int = 4
-    """Pairs per process and step."""
-    steps: int = 0
-    """Length in steps; 0 = by hours alone."""
-    hours: float = 0.0
-    """Length in hours of training time, kept over restarts; 0 = by steps alone. The earlier end counts."""
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-5
-    clip: float = 1.0
-    """Largest norm of the gradient; 0 = any."""
-    seed: int = 0
-    precision: str = "32"
-    """Lightning's words: 32, bf16-mixed, 16-mixed."""
-    workers: int = 1
-    """Processes that render scenes (CPU); on a GPU the device renders."""
-    validate_minutes: float = 10.0
-    validate_steps: int = 0
-    """Steps between validations, beside the minutes; 0 = by minutes alone."""
-    validation_scenes: int = 24
-    patience: int = 0
-    """The run ends when so many validations in a row, from a third of it on, are no better than the best one since the
-    training began; 0 = it goes to its end."""
-
-    def __post_init__(self) -> None:
-        if self.steps <= 0 and self.hours <= 0:
-            raise ValueError("a training needs a length: give steps or hours")
-        if self.grow and not self.weights:
-            raise ValueError("growing needs weights to start from")
-        if self.patience < 0 or self.validate_steps < 0:
-            raise ValueError(
-                f"patience and validate_steps are counts, got {self.patience} and {self.validate_steps}; 0 is without"
-            )
 
 
 class TrainingModule(pl.LightningModule):
@@ -126,7 +76,7 @@ class TrainingModule(pl.LightningModule):
 
     def rate_factor(self, progress: float) -> float:
         """What the learning rate is multiplied by at this part of the run."""
-        return schedule(progress)
+        return one_cycle(progress)
 
     @property
     def progress(self) -> float:
@@ -208,12 +158,12 @@ def _starting_network(config: Training, options: Mapping[str, Any]) -> tuple[tor
     """The network to train, and the description of the weights that it begins with."""
     if not config.weights:
         return create_model(config.model, **options), {}
-    if not config.grow:
+    if not config.load_partial:
         model, card = load_model(config.weights)
         if card.name != config.model:
             raise CheckpointError(
                 f"{config.weights} holds a network '{card.name}' and '{config.model}' is to be trained: name its own "
-                "model, or grow from it"
+                "model, or load_partial"
             )
         return model, {"sha256": card.sha256, **card.description}
     tensors, card = load_checkpoint(weights_path(config.weights))
@@ -223,14 +173,6 @@ def _starting_network(config: Training, options: Mapping[str, Any]) -> tuple[tor
         raise CheckpointError(f"nothing in {config.weights}, a network '{card.name}', fits '{config.model}'")
     parent = {"model": card.name, "sha256": card.sha256, "grown": {"fresh": fresh}, **card.description}
     return model, parent
-
-
-def schedule(progress: float) -> float:
-    """Factor of the learning rate: 4 % linear warm-up, then a cosine to 1 %."""
-    warm = 0.04
-    if progress < warm:
-        return 0.05 + 0.95 * progress / warm
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (progress - warm) / (1 - warm)))
 
 
 class Keeper(pl.Callback):

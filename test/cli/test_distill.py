@@ -14,7 +14,7 @@ from support.distill import RIG, exchange, wall, write_walls
 from fg_depth_ros.cli.distill import draw_depth
 from fg_depth_ros.data.io.formats import read_image
 from fg_depth_ros.networks import load_checkpoint
-from fg_depth_ros.training.depth.losses import PRESETS
+from fg_depth_ros.training.depth.config import PRESETS
 
 TINY = (
     "--size",
@@ -39,7 +39,7 @@ def description(out):
 def test_a_folder_becomes_weights_pictures_and_figures(run, tmp_path):
     data, out = write_walls(tmp_path / "walls"), tmp_path / "run"
     status, text = run(
-        "distill", "--data", data, "--out", out, *TINY, "--frames", "0:4", "--watch-frames", "4:", "--no-graft",
+        "distill", "--data", data, "--out", out, *TINY, "--frames", "0:4", "--test-frames", "4:", "--no-graft",
         "--loss", "flow_mask_dr", "--smoothness", "0.01", "--cache", tmp_path / "kept", "--real", data,
     )  # fmt: skip
     assert status == 0, text

@@ -29,7 +29,8 @@ from fg_depth_ros.evaluation.ablation.losses import LossAblation, Row, cells, ma
 from fg_depth_ros.evaluation.reports.report import read_report
 from fg_depth_ros.networks.checkpoint import load_tensors
 from fg_depth_ros.training.depth.batch import Taught
-from fg_depth_ros.training.depth.losses import PRESETS, photometric_error, warp_source
+from fg_depth_ros.training.depth.config import PRESETS
+from fg_depth_ros.training.depth.losses import photometric_error, warp_source
 
 SMALL = Figure3(width=320, height=160, focal=300.0, patch=24, step=0.1)
 

@@ -12,8 +12,7 @@ import numpy as np
 from fg_depth_ros.data.io.formats import write_image, write_pfm
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.synthesis.textures import fractal_noise
-from fg_depth_ros.training.depth.flow_mask import MaskConfig
-from fg_depth_ros.training.depth.losses import PRESETS
+from fg_depth_ros.training.depth.config import PRESETS, MaskConfig
 
 WIDTH, HEIGHT = 160, 96
 RIG = StereoRig(WIDTH, HEIGHT, 200.0, 200.0, 79.5, 47.5, 79.5, 0.1)

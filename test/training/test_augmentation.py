@@ -9,7 +9,8 @@ import torch
 pytest.importorskip("pytorch_lightning")
 
 from fg_depth_ros.synthesis.chairs import FlowBatch
-from fg_depth_ros.training.flow.augmentation import AUGMENTATIONS, Augmentation, Augmenter, cover, transform
+from fg_depth_ros.training.flow.augmentation import Augmenter, cover, transform
+from fg_depth_ros.training.flow.config import AUGMENTATIONS, FlowAugmentation
 
 SIZE = (96, 128)  # height, width
 # The second frame sees the first one's point x at M x.
@@ -48,9 +49,9 @@ def window(scale=1.0, degrees=0.0, shift=(0.0, 0.0)):
 
 def test_ranges_and_sizes_that_cannot_be_are_named():
     with pytest.raises(ValueError, match=r"scale must be a range .* got \(2.0, 1.0\)"):
-        Augmentation(scale=(2.0, 1.0))
+        FlowAugmentation(scale=(2.0, 1.0))
     with pytest.raises(ValueError, match="erase is a probability, got 1.5"):
-        Augmentation(erase=1.5)
+        FlowAugmentation(erase=1.5)
     batch = coordinates_batch(np.zeros((2, 40, 60)))
     with pytest.raises(ValueError, match="pictures of 60x40 are smaller than 64x32"):
         Augmenter(AUGMENTATIONS["paper"], 64, 32)(batch, [0])
@@ -124,20 +125,20 @@ def test_what_is_unknown_or_leaves_is_marked():
 def test_a_sample_is_the_same_in_any_batch():
     batch = coordinates_batch(affine_flow(MOTION, 96, 128))
     twice = FlowBatch(*(torch.cat([field, field]) for field in batch))
-    augmenter = Augmenter(Augmentation(erase=0.5, mirror=0.5), 64, 48, seed=3)
+    augmenter = Augmenter(FlowAugmentation(erase=0.5, mirror=0.5), 64, 48, seed=3)
     alone = [augmenter(batch, [n]) for n in (5, 9)]
     together = augmenter(twice, [5, 9])
     for i, single in enumerate(alone):
         for one, all_of_them in zip(single, together, strict=True):
             torch.testing.assert_close(one[0], all_of_them[i], rtol=0, atol=1e-6)
     assert (alone[0].first - alone[1].first).abs().max() > 0.1
-    other_seed = Augmenter(Augmentation(erase=0.5, mirror=0.5), 64, 48, seed=4)(batch, [5])
+    other_seed = Augmenter(FlowAugmentation(erase=0.5, mirror=0.5), 64, 48, seed=4)(batch, [5])
     assert (alone[0].first - other_seed.first).abs().max() > 0.1
 
 
 def test_the_window_never_leaves_the_picture_and_spans_the_ranges():
     """The first window is read off a frame that holds its coordinates, the other off a still scene's flow."""
-    quiet = Augmentation(noise=0, contrast=(0, 0), colour=(1, 1), gamma=(1, 1), brightness=0)
+    quiet = FlowAugmentation(noise=0, contrast=(0, 0), colour=(1, 1), gamma=(1, 1), brightness=0)
     augmenter = Augmenter(quiet, 112, 80, seed=1)
     batch = coordinates_batch(np.zeros((2, 96, 128)))
     scales, angles, relative = [], [], []
@@ -167,7 +168,7 @@ def test_the_colours_change_as_drawn():
     batch = coordinates_batch(flow)._replace(first=torch.full((1, 3, 64, 64), 102, dtype=torch.uint8))  # 0.4
 
     def values(number=0, **changed):
-        return Augmenter(Augmentation(**still, **{**plain, **changed}), 64, 64)(batch, [number]).first[0]
+        return Augmenter(FlowAugmentation(**still, **{**plain, **changed}), 64, 64)(batch, [number]).first[0]
 
     torch.testing.assert_close(values(), torch.full((3, 64, 64), 0.4))
     torch.testing.assert_close(values(gamma=(1.5, 1.5)), torch.full((3, 64, 64), 0.4**1.5))
@@ -196,7 +197,7 @@ def test_mirrored_frames_have_mirrored_flow():
     flow = np.zeros((2, 64, 64))
     flow[0], flow[1] = 5.0, 2.0
     mirrored = {name: getattr(AUGMENTATIONS["none"], name) for name in AUGMENTATIONS["none"].__dataclass_fields__}
-    pairs = Augmenter(Augmentation(**{**mirrored, "mirror": 1.0}), 64, 64)(coordinates_batch(flow), [0])
+    pairs = Augmenter(FlowAugmentation(**{**mirrored, "mirror": 1.0}), 64, 64)(coordinates_batch(flow), [0])
     torch.testing.assert_close(pairs.flow[0, :, 30, 30], torch.tensor([-5.0, 2.0]))
     assert round(255 * pairs.first[0, 0, 0, 0].item()) == 63
 

@@ -11,9 +11,8 @@ from torch.nn import functional as F
 
 from fg_depth_ros.networks.depth import DepthPrediction
 from fg_depth_ros.training.depth.batch import DistillBatch, per_pixel
+from fg_depth_ros.training.depth.config import PRESETS, DepthLossConfig
 from fg_depth_ros.training.depth.losses import (
-    PRESETS,
-    DepthLossConfig,
     auto_masked,
     depth_loss,
     flow_photometric_loss,
@@ -69,9 +68,9 @@ def says(inverse, like):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mask": "soft"}, "unknown mask 'soft' of the photometric loss; known: auto, flow, none"),
+        ({"photometric_mask": "soft"}, "unknown photometric_mask 'soft'; known: auto, flow, none"),
         ({"regression_of": "feet"}, "unknown regression_of 'feet'; known: metres, ratio"),
-        ({"regression": -1.0}, "regression of the depth loss is -1.0: give 0 or a positive number"),
+        ({"regression": -1.0}, "regression of the depth loss is -1.0: give 0"),
         ({"smoothness": math.nan}, "smoothness of the depth loss is nan"),
         ({"flow_photometric": math.inf}, "flow_photometric of the depth loss is inf"),
         ({"scales": 0}, "scales of the depth loss is 0: at least the finest level has to learn"),
@@ -267,7 +266,8 @@ def test_the_auto_mask_drops_what_does_not_move():
     loss.backward()
     assert parts["photometric"].abs() < 1e-4
     assert inverse.grad.abs().max() < 1e-6
-    loss = depth_loss(DepthPrediction(inverse), batch_of(target, target, 0.1), FOCAL, DepthLossConfig(mask="none"))[0]
+    everywhere = DepthLossConfig(photometric_mask="none")
+    loss = depth_loss(DepthPrediction(inverse), batch_of(target, target, 0.1), FOCAL, everywhere)[0]
     assert loss > 0.05
 
 
@@ -350,7 +350,7 @@ def test_the_rows_of_the_paper():
         "flow_mask_fp": {"photometric", "flow_photometric"},
         "flow_mask_fd": {"photometric", "regression", "flow_photometric"},
     }
-    assert {name: config.mask for name, config in PRESETS.items() if config.mask != "flow"} == {"auto_mask": "auto"}
+    assert [name for name, config in PRESETS.items() if config.photometric_mask != "flow"] == ["auto_mask"]
     assert PRESETS["flow_mask_fd"] == DepthLossConfig()
 
 

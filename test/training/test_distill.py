@@ -22,9 +22,8 @@ from fg_depth_ros.inference import ModelError, MonoConfig, MonoDepthEstimator
 from fg_depth_ros.networks import CheckpointError, create_model, load_checkpoint, load_model
 from fg_depth_ros.networks.checkpoint import ModelCard, load_tensors, save_checkpoint
 from fg_depth_ros.synthesis.cutouts import CutoutAtlas
-from fg_depth_ros.training.depth.distill import DistillModule, DistillTraining, _canonical_focal, train_distill
-from fg_depth_ros.training.depth.flow_mask import MaskConfig
-from fg_depth_ros.training.depth.losses import PRESETS
+from fg_depth_ros.training.depth.config import PRESETS, DistillTraining, MaskConfig
+from fg_depth_ros.training.depth.distill import DistillModule, _canonical_focal, train_distill
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +117,7 @@ def test_a_short_run_writes_weights_that_know_their_camera(tmp_path, walls, cach
         return image
 
     run = tmp_path / "run"
-    settings = {**TINY, "data": (walls,), "frames": "0:4", "held_out": "4:5", "watched": "5:", "cache": cache}
+    settings = {**TINY, "data": (walls,), "frames": "0:4", "held_out": "4:5", "test_frames": "5:", "cache": cache}
     best = train_distill(DistillTraining(out=str(run), steps=3, **settings), None, draw)
     model, card = load_model(best)
     # 160 -> 96 columns: 200 px become 120
@@ -184,7 +183,7 @@ def test_fine_tuning_keeps_the_canonical_focal_length(tmp_path, walls, cache):
     model, card = load_model(best)
     assert model.focal == 77.0 and (model.width, model.height) == (96, 64)
     assert card.description["parent"]["sha256"] == parent.sha256
-    grown = train_distill(DistillTraining(out=str(tmp_path / "grown"), steps=1, grow=True, **settings))
+    grown = train_distill(DistillTraining(out=str(tmp_path / "grown"), steps=1, load_partial=True, **settings))
     assert load_model(grown)[0].focal == 77.0
 
 

@@ -12,10 +12,9 @@ from support.distill import MASK, TINY, wall
 
 from fg_depth_ros.data.io.formats import FileError
 from fg_depth_ros.networks.depth import DepthPrediction
-from fg_depth_ros.training.depth.augmentation import ColourJitter
 from fg_depth_ros.training.depth.batch import PairBatch, Taught
-from fg_depth_ros.training.depth.distill import DistillModule, DistillTraining
-from fg_depth_ros.training.depth.losses import PRESETS
+from fg_depth_ros.training.depth.config import PRESETS, ColourJitter, DistillTraining
+from fg_depth_ros.training.depth.distill import DistillModule
 from fg_depth_ros.training.depth.module import distill_batch, without_bad
 from fg_depth_ros.training.depth.pair_checks import PairCounts
 from fg_depth_ros.training.depth.pair_sources import Drawn

@@ -23,13 +23,14 @@ from fg_depth_ros.networks.checkpoint import ModelCard, load_tensors, save_check
 from fg_depth_ros.training.depth.pair_sources import Fit
 from fg_depth_ros.training.depth.validation import DistillKeeper, errors
 from fg_depth_ros.training.finetune.bags import gather_bags
-from fg_depth_ros.training.finetune.finetune import depth_config, finetune_depth, finetune_stereo, stereo_config
-from fg_depth_ros.training.finetune.time_split import TimeSplit
+from fg_depth_ros.training.finetune.config import DepthFinetuning, StereoFinetuning, TimeSplit
+from fg_depth_ros.training.finetune.finetune import finetune_depth, finetune_stereo
 
 START = 1_800_000_000_000_000_000
 SPLIT = TimeSplit(guard=0.05)
 TINY = {
-    "size": (96, 64), "batch": 2, "workers": 0, "teacher": "sgbm", "mask": MASK, "validate_minutes": 60.0, "zoom": 1.0,
+    "width": 96, "height": 64, "batch": 2, "workers": 0, "teacher": "sgbm", "mask": MASK, "validate_minutes": 60.0,
+    "zoom": 1.0,
 }  # fmt: skip
 
 
@@ -63,8 +64,8 @@ def parent(tmp_path_factory):
 
 def tune(out, bags, parent, cache, split=SPLIT, **settings):
     material = gather_bags(bags, split, notes=out / "checks")
-    config = depth_config(material, out, weights=parent, **{**TINY, "cache": cache, "steps": 2, **settings})
-    return finetune_depth(config, material)
+    settings = {**TINY, "cache": cache, "steps": 2, **settings}
+    return finetune_depth(DepthFinetuning(out=str(out), weights=parent, **settings), material)
 
 
 def rows(out):
@@ -85,16 +86,14 @@ def test_recordings_that_cannot_be_used_are_named_with_the_reason(tmp_path, driv
 
 def test_weights_of_another_kind_are_refused(tmp_path, drive):
     material = gather_bags([drive], SPLIT)
-    with pytest.raises(
-        CheckpointError, match="'flownet_stereo', and a depth network is to be fine-tuned: name weights"
-    ):
-        depth_config(material, tmp_path, weights="flownet_stereo", steps=1)
-    with pytest.raises(CheckpointError, match="'depthnet_lite', and a stereo network is to be fine-tuned"):
-        stereo_config(material, tmp_path, weights="depthnet_lite", steps=1)
+    with pytest.raises(ValueError, match="unknown model 'flownet_stereo'; known: depthnet_lite"):
+        finetune_depth(DepthFinetuning(out=str(tmp_path / "depth"), weights="flownet_stereo", steps=1), material)
+    with pytest.raises(CheckpointError, match="a network 'depthnet_lite' and 'flownet_stereo' is to be trained"):
+        finetune_stereo(StereoFinetuning(out=str(tmp_path / "stereo"), weights="depthnet_lite", steps=1), material)
     with pytest.raises(ValueError, match="give steps or hours"):
-        depth_config(material, tmp_path)
-    with pytest.raises(ValueError, match="patience and validate_steps are counts, got -1 and 1"):
-        depth_config(material, tmp_path, steps=1, patience=-1)
+        DepthFinetuning()
+    with pytest.raises(ValueError, match="patience and validate_steps are counts, got -1 and 0"):
+        DepthFinetuning(steps=1, patience=-1)
 
 
 def test_bags_whose_pairs_are_all_bad_end_it_when_there_are_no_others(tmp_path, parent, cache):
@@ -247,8 +246,8 @@ def test_worse_before_better_is_no_reason_to_end(tmp_path, drive, parent, cache,
 
 def test_a_stereo_network_learns_from_its_recordings(tmp_path, drive):
     material = gather_bags([drive], SPLIT)
-    config = stereo_config(
-        material, tmp_path, size=(64, 64), steps=2, validate_steps=1, workers=0, validation_scenes=1, patience=0
+    config = StereoFinetuning(
+        out=str(tmp_path), width=64, height=64, steps=2, validate_steps=1, workers=0, validation_scenes=1, patience=0
     )
     outcome = finetune_stereo(config, material)
     assert outcome.document["kind"] == "stereo" and outcome.document["model"] == "flownet_stereo"

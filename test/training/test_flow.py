@@ -21,7 +21,8 @@ from fg_depth_ros.networks import CheckpointError, create_model, load_checkpoint
 from fg_depth_ros.networks.checkpoint import ModelCard, load_tensors, save_checkpoint
 from fg_depth_ros.synthesis.chairs import FlowBatch
 from fg_depth_ros.training.feeding import Feed, FolderPairs
-from fg_depth_ros.training.flow.flow import SCHEDULES, FlowModule, FlowTraining, train_flow, validate_flow
+from fg_depth_ros.training.flow.config import SCHEDULES, FlowTraining
+from fg_depth_ros.training.flow.flow import FlowModule, train_flow, validate_flow
 
 TINY = {
     "model": "flownet_s",
@@ -136,7 +137,7 @@ def test_what_is_not_said_follows_the_model():
     ]
     tuned = FlowTraining(steps=1, model="flownet_s", weights="w.safetensors")
     assert (tuned.schedule, tuned.learning_rate) == ("fixed", 1e-5)
-    grown = FlowTraining(steps=1, weights="w.safetensors", grow=True, learning_rate=3e-4, clip=0.0)
+    grown = FlowTraining(steps=1, weights="w.safetensors", load_partial=True, learning_rate=3e-4, clip=0.0)
     assert (grown.schedule, grown.learning_rate, grown.clip) == ("one_cycle", 3e-4, 0.0)
 
 
@@ -345,13 +346,13 @@ def test_the_compact_network_trains_in_mixed_precision_with_a_worker(tmp_path):
 def test_a_run_grows_from_a_relative_and_refuses_a_stranger(tmp_path):
     stereo = create_model("flownet_stereo")
     save_checkpoint(tmp_path / "stereo.safetensors", stereo, ModelCard("flownet_stereo", stereo.options))
-    settings = {"steps": 1, "weights": str(tmp_path / "stereo.safetensors"), "grow": True}
+    settings = {"steps": 1, "weights": str(tmp_path / "stereo.safetensors"), "load_partial": True}
     grown = FlowModule(FlowTraining(**settings))  # both have the same encoder
     torch.testing.assert_close(grown.model.encoder.smooth.weight, stereo.encoder.smooth.weight)
     assert grown.parent["model"] == "flownet_stereo"
     with pytest.raises(CheckpointError, match="nothing in .*stereo.safetensors, a network 'flownet_stereo', fits"):
         FlowModule(FlowTraining(model="flownet_s", width=64, height=64, **settings))
-    with pytest.raises(CheckpointError, match="name its own model, or grow from it"):
+    with pytest.raises(CheckpointError, match="load_partial"):
         FlowModule(FlowTraining(steps=1, weights=settings["weights"]))
 
 
@@ -359,7 +360,7 @@ def test_a_run_grows_from_a_thinner_network(tmp_path):
     small = create_model("flownet_s", width=0.0625)
     save_checkpoint(tmp_path / "small.safetensors", small, ModelCard("flownet_s", small.options))
     settings = {**TINY, "options": {"width": 0.125}, "weights": str(tmp_path / "small.safetensors")}
-    grown = FlowModule(FlowTraining(steps=1, grow=True, **settings))
+    grown = FlowModule(FlowTraining(steps=1, load_partial=True, **settings))
     torch.testing.assert_close(grown.model.conv1[0].weight[:4], small.conv1[0].weight)
     assert grown.options["width"] == 0.125 and "grown" in grown.parent
 

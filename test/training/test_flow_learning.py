@@ -12,7 +12,8 @@ pytest.importorskip("pytorch_lightning")
 
 from fg_depth_ros.networks import load_model
 from fg_depth_ros.synthesis.chairs import FlowBatch
-from fg_depth_ros.training.flow.flow import FlowTraining, train_flow
+from fg_depth_ros.training.flow.config import FlowTraining
+from fg_depth_ros.training.flow.flow import train_flow
 
 REACH = 4  # px
 

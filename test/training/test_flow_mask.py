@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from fg_depth_ros.training.depth.batch import Taught
-from fg_depth_ros.training.depth.flow_mask import MaskConfig, mask_checks, prior_flow_mask
+from fg_depth_ros.training.depth.config import MaskConfig
+from fg_depth_ros.training.depth.flow_mask import mask_checks, prior_flow_mask
 
 NAN = math.nan
 FOCAL, BASELINE = torch.tensor([100.0]), torch.tensor([0.8])

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from fg_depth_ros.networks.depth import DepthPrediction
-from fg_depth_ros.training.depth.augmentation import SHARES, ColourJitter, augment, flip, graft, jitter_colours, zoom
+from fg_depth_ros.training.depth.augmentation import SHARES, augment, flip, graft, jitter_colours, zoom
 from fg_depth_ros.training.depth.batch import DistillBatch
-from fg_depth_ros.training.depth.losses import DepthLossConfig, depth_loss
+from fg_depth_ros.training.depth.config import ColourJitter, DepthLossConfig
+from fg_depth_ros.training.depth.losses import depth_loss
 
 H, W = 10, 6
 

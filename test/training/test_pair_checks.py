@@ -13,7 +13,7 @@ from support.distill import HEIGHT, RIG, WIDTH, MadePair, exchange, wall, write_
 from fg_depth_ros.data.datasets.stereo import open_stereo_folder
 from fg_depth_ros.data.io.formats import FileError, read_image, write_image
 from fg_depth_ros.training.depth.batch import Taught
-from fg_depth_ros.training.depth.flow_mask import MaskConfig
+from fg_depth_ros.training.depth.config import MaskConfig
 from fg_depth_ros.training.depth.pair_checks import (
     BadPair,
     PairCounts,

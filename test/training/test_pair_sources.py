@@ -14,7 +14,8 @@ from fg_depth_ros.data.io.formats import FileError
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.inference import NetworkMono
 from fg_depth_ros.networks import create_model
-from fg_depth_ros.training.depth.flow_mask import MaskConfig, prior_flow_mask
+from fg_depth_ros.training.depth.config import MaskConfig
+from fg_depth_ros.training.depth.flow_mask import prior_flow_mask
 from fg_depth_ros.training.depth.pair_preparation import Lesson, open_pair_sets, prepare
 from fg_depth_ros.training.depth.pair_sources import Fit, LessonSource, Mixture, RenderedSource, best_size, load_lesson
 from fg_depth_ros.training.depth.teacher import Teacher, TeachingCache

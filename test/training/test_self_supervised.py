@@ -17,8 +17,8 @@ from fg_depth_ros.networks import CheckpointError, load_checkpoint, load_model
 from fg_depth_ros.networks.checkpoint import ModelCard, save_checkpoint
 from fg_depth_ros.training.depth.losses import photometric_error
 from fg_depth_ros.training.depth.pair_preparation import Division, Lesson
+from fg_depth_ros.training.finetune.config import StereoFinetuning
 from fg_depth_ros.training.finetune.self_supervised import (
-    SelfSupervised,
     SelfSupervisedModule,
     WindowSource,
     both_views,
@@ -45,12 +45,12 @@ def constant(value, width=WIDTH, height=HEIGHT):
 def test_unusable_settings_are_named():
     def refused(message, **settings):
         with pytest.raises(ValueError, match=message):
-            SelfSupervised(steps=1, **settings)
+            StereoFinetuning(steps=1, **settings)
 
     refused("unknown stereo network 'depthnet_lite'; known: flownet_stereo", model="depthnet_lite")
-    refused("begins with weights of the network itself", weights="")
+    refused("starts from weights of the network itself", weights="")
     refused("multiples of 32, got 100x64", width=100, height=64)
-    refused("leaving must not be negative, got -1", leaving=-1)
+    refused("anchor must not be negative, got -1", anchor=-1)
     refused("tolerance must be positive, got 0", tolerance=0)
 
 
@@ -62,7 +62,7 @@ def test_what_cannot_be_learned_from_is_refused(tmp_path):
         out = tmp_path / "out"
         with pytest.raises(error, match=message):
             train_self_supervised(
-                SelfSupervised(out=str(out), steps=1, width=64, height=64, **settings),
+                StereoFinetuning(out=str(out), steps=1, width=64, height=64, **settings),
                 Division(*({"ep": pairs} for pairs in parts)),
             )
         assert not out.exists()
@@ -202,9 +202,9 @@ def test_a_spoilt_network_comes_nearer_to_the_truth_that_it_never_sees(tmp_path)
         truth = lambda d: np.full((HEIGHT, WIDTH), d, np.float32)  # noqa: E731
         return [MadePair(*wall(6 + i % 8, seed=i), RIG, truth(6 + i % 8), name=f"{i}") for i in range(first, count)]
 
-    config = SelfSupervised(
+    config = StereoFinetuning(
         out=str(tmp_path / "run"), weights=str(tmp_path / "spoilt.safetensors"), steps=10, width=128, height=96,
-        workers=0, validation_scenes=2, learning_rate=4e-4, leaving=1.0, validate_minutes=60,
+        workers=0, validation_scenes=2, learning_rate=4e-4, anchor=1.0, validate_minutes=60,
     )  # fmt: skip
     best = train_self_supervised(config, Division({"a": walls(0, 16)}, {"a": walls(16, 20)}, {"a": walls(20, 24)}))
     rows = [json.loads(line) for line in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()]
@@ -219,7 +219,7 @@ def test_a_spoilt_network_comes_nearer_to_the_truth_that_it_never_sees(tmp_path)
 
 
 def test_leaving_the_first_weights_costs(tmp_path):
-    config = SelfSupervised(out=str(tmp_path), steps=1, leaving=7.0, photometric=0.0, left_right=0.0, smoothness=0.0)
+    config = StereoFinetuning(out=str(tmp_path), steps=1, anchor=7.0, photometric=0.0, left_right=0.0, smoothness=0.0)
     module = SelfSupervisedModule(config)
     windows = WindowSource(_lessons(MadePair(*wall(8))), 64, 64).draw([0, 1])
     assert module.losses(windows)[0] == 0
@@ -227,5 +227,5 @@ def test_leaving_the_first_weights_costs(tmp_path):
         for value in module.model.parameters():
             value *= 1.1
     loss, parts = module.losses(windows)
-    assert loss.item() == pytest.approx(0.07, rel=1e-3) and float(parts["leaving"]) == pytest.approx(0.01, rel=1e-3)
+    assert loss.item() == pytest.approx(0.07, rel=1e-3) and float(parts["anchor"]) == pytest.approx(0.01, rel=1e-3)
     assert all(not part.training for part in module.model.modules() if isinstance(part, torch.nn.BatchNorm2d))

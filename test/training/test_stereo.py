@@ -18,10 +18,11 @@ from fg_depth_ros.networks import CheckpointError, StereoPrediction, create_mode
 from fg_depth_ros.networks.checkpoint import ModelCard, load_tensors, save_checkpoint
 from fg_depth_ros.synthesis.stereo import StereoSceneGenerator
 from fg_depth_ros.synthesis.textures import TextureAtlas
+from fg_depth_ros.training.config import one_cycle
 from fg_depth_ros.training.feeding import SceneFeed
-from fg_depth_ros.training.loop import schedule
+from fg_depth_ros.training.stereo.config import StereoTraining
 from fg_depth_ros.training.stereo.losses import hypothesis_distribution, stereo_loss
-from fg_depth_ros.training.stereo.stereo import StereoModule, StereoTraining, train_stereo
+from fg_depth_ros.training.stereo.stereo import StereoModule, train_stereo
 
 SMALL = {
     "width": 96,
@@ -70,7 +71,7 @@ def test_pixels_beyond_the_search_range_count_nothing():
 
 
 def test_schedule_warms_up_and_falls():
-    values = [schedule(p / 100) for p in range(101)]
+    values = [one_cycle(p / 100) for p in range(101)]
     assert values[0] == pytest.approx(0.05)
     assert max(values) == pytest.approx(1.0)
     assert values.index(max(values)) == 4
@@ -118,7 +119,7 @@ def test_a_stopped_run_goes_on_exactly(tmp_path, monkeypatch):
 def test_a_run_grows_from_weights_of_other_sizes(tmp_path):
     small = create_model("flownet_stereo", features=(16, 16, 16), aggregate=(16, 16, 16), refine=8)
     parent = save_checkpoint(tmp_path / "small.safetensors", small, ModelCard("flownet_stereo", small.options))
-    grown = StereoModule(StereoTraining(steps=1, weights=str(tmp_path / "small.safetensors"), grow=True))
+    grown = StereoModule(StereoTraining(steps=1, weights=str(tmp_path / "small.safetensors"), load_partial=True))
     assert grown.options["features"] == [32, 80, 96]
     assert grown.parent["sha256"] == parent.sha256
     torch.testing.assert_close(grown.model.encoder.stem[0][0].weight, small.encoder.stem[0][0].weight)
@@ -169,8 +170,8 @@ def test_unusable_settings_and_folders_are_named(tmp_path):
         StereoTraining()
     with pytest.raises(ValueError, match="multiples of 32, got 100x64"):
         StereoTraining(steps=1, width=100, height=64)
-    with pytest.raises(ValueError, match="growing needs weights"):
-        StereoTraining(steps=1, grow=True)
+    with pytest.raises(ValueError, match="load_partial needs weights"):
+        StereoTraining(steps=1, load_partial=True)
     with pytest.raises(ValueError, match="even and at least 2, got 3"):
         StereoTraining(steps=1, batch=3)
     with pytest.raises(FileError, match="photo folder .* does not exist"):

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fg_depth_ros.data.io.formats import FileError
-from fg_depth_ros.training.finetune.time_split import TimeSplit, divide_by_time
+from fg_depth_ros.training.finetune.config import TimeSplit
+from fg_depth_ros.training.finetune.time_split import divide_by_time
 
 SECOND = 1_000_000_000
 DATE = 1_800_000_000 * SECOND

@@ -33,9 +33,8 @@ from fg_depth_ros.synthesis.world.drive import frame_of
 from fg_depth_ros.synthesis.world.folder import write_world
 from fg_depth_ros.synthesis.world.generator import WorldGenerator
 from fg_depth_ros.synthesis.world.samples import WORLD_SEED
-from fg_depth_ros.training.depth.distill import DistillTraining, train_distill
-from fg_depth_ros.training.depth.flow_mask import MaskConfig
-from fg_depth_ros.training.depth.losses import PRESETS, DepthLossConfig
+from fg_depth_ros.training.depth.config import PRESETS, DepthLossConfig, DistillTraining, MaskConfig
+from fg_depth_ros.training.depth.distill import train_distill
 
 _LOG = logging.getLogger(__name__)
 MEASURES = ("abs_rel", "rmse", "delta_1")

@@ -7,39 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from fg_depth_ros.training.depth.batch import DistillBatch
+from fg_depth_ros.training.depth.config import ColourJitter
 
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8)
 """Parts of the height that a sample keeps of itself when it is grafted."""
 _ROLLED = 0.5
 # RGB to brightness and the two colour axes of NTSC (YIQ); a turn of the axes changes the hue alone.
 _YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
-
-
-@dataclass(frozen=True)
-class ColourJitter:
-    """How much the colours of the network's input may change; the losses never see it."""
-
-    probability: float = 0.5
-    """Of a sample."""
-    brightness: float = 0.2
-    """The factor is drawn from 1 - this .. 1 + this; ``contrast`` (about the picture's mean grey) and ``saturation``
-    likewise."""
-    contrast: float = 0.2
-    saturation: float = 0.2
-    hue: float = 0.1
-    """Largest turn of the colours, in turns."""
-
-    def __post_init__(self) -> None:
-        for name in ("probability", "brightness", "contrast", "saturation", "hue"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} of the colour jitter must be within 0 .. 1, got {getattr(self, name)}")
 
 
 def augment(

@@ -24,7 +24,7 @@ from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_stamps
 from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
 from fg_depth_ros.synthesis.world.generator import WorldGenerator
 from fg_depth_ros.training.depth.batch import Taught
-from fg_depth_ros.training.depth.config import SCHEDULES, DistillTraining
+from fg_depth_ros.training.depth.config import TRUTH, DistillTraining
 from fg_depth_ros.training.depth.module import DistillModule, moved
 from fg_depth_ros.training.depth.pair_checks import PairCounts
 from fg_depth_ros.training.depth.pair_preparation import (
@@ -37,12 +37,10 @@ from fg_depth_ros.training.depth.pair_preparation import (
     prepare,
 )
 from fg_depth_ros.training.depth.pair_sources import Fit, LessonSource, Mixture, RenderedSource, best_size, load_lesson
-from fg_depth_ros.training.depth.teacher import TRUTH, Teacher, TeachingCache
+from fg_depth_ros.training.depth.teacher import Teacher, TeachingCache
 from fg_depth_ros.training.depth.validation import DistillKeeper, Draw, Judged, judged
 from fg_depth_ros.training.feeding import Feed, evenly
 from fg_depth_ros.training.loop import VALIDATION_SEED, Watch, photo_sources, run
-
-__all__ = ["SCHEDULES", "DistillModule", "DistillTraining", "train_distill"]
 
 _LOG = logging.getLogger(__name__)
 _WIDE = 0.6  # canonical focal length by the width where there are several cameras: 80 degrees across
@@ -101,7 +99,7 @@ def train_distill(
     if teacher is not None and not config.on_the_fly:
         cache = TeachingCache(config.cache or Path(config.out) / "teaching", teacher)
     if parts is None:
-        parts = divide(open_pair_sets(config.data, config.bag), config.frames, config.held_out, config.watched)
+        parts = divide(open_pair_sets(config.data, config.bag), config.frames, config.held_out, config.test_frames)
     if teacher is None:
         _check_truth(parts)
     world = _World(config) if config.world else None
@@ -178,7 +176,7 @@ def _material(
     asked = teacher if cache is not None else None
     prepared, counts = [], {}
     for what, part in parts._asdict().items():
-        usable, counts[what] = prepare(part, asked, cache, config.mask, track, config.skip_useless)
+        usable, counts[what] = prepare(part, asked, cache, config.mask, track, config.skip_unusable)
         prepared.append(usable)
     if parts.training and not (prepared[0] or config.world):
         raise FileError("none of the bags and folders has pairs that can be trained on; the reasons are above")
@@ -227,7 +225,7 @@ class _World:
 
     def __init__(self, config: DistillTraining) -> None:
         self.config, self.photos = config, list_photos(config.photos)
-        self.stamps = list_stamps(config.stamps) if config.stamps else []
+        self.stamps = list_stamps(config.cutouts) if config.cutouts else []
         self.atlas = TextureAtlas.build(self.photos, config.patterns, seed=config.seed)
         self.cutouts = CutoutAtlas.build(self.stamps, config.outlines, seed=config.seed)
 

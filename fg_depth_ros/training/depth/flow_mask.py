@@ -6,42 +6,14 @@ is known before the first step and does not depend on what the network says.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
-
 import torch
 from torch import Tensor
 
 from fg_depth_ros.training.depth.batch import Taught
+from fg_depth_ros.training.depth.config import MaskConfig
 
 REFERENCE_WIDTH = 1024
 """Px of width that ``MaskConfig.max_disparity`` is given for."""
-
-
-@dataclass(frozen=True)
-class MaskConfig:
-    """The checks that a pixel must pass; 0 (False) switches a check off. No answer never passes."""
-
-    max_depth: float = 80.0
-    """Metres: what lies farther is left out; its disparity says little."""
-    max_disparity: float = 80.0
-    """Px at a width of 1024 px, in proportion at others: what lies nearer is left out. FG-Depth names one bound of 80
-    and not its side, so both are here, and either can be switched off."""
-    min_disparity: float = 0.0
-    """Px of the pair: only larger disparities pass. With 0 those above 0, for infinity has no depth to learn."""
-    inside: bool = True
-    """The match lies in the other image."""
-    vertical: float = 1.0
-    """Px of the pair: largest row component of the match; rows of a rectified pair agree."""
-    left_right: float = 1.5
-    """Px of the pair: largest difference between the two views' answers. Like ``vertical`` it does not change with the
-    width: both are errors of a matcher, which come in pixels of what it saw."""
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not math.isfinite(value) or value < 0:
-                raise ValueError(f"{field.name} of the flow mask is {value}: give 0 (no check) or a positive number")
 
 
 def mask_checks(taught: Taught, focal: Tensor, baseline: Tensor, config: MaskConfig) -> dict[str, Tensor]:

@@ -11,8 +11,7 @@ px, whatever the focal length of the pair; that is needed for metres only.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,67 +20,12 @@ from torch.nn import functional as F
 from fg_depth_ros.geometry.warp import warp_right_to_left
 from fg_depth_ros.networks.depth import DepthPrediction, depth_of
 from fg_depth_ros.training.depth.batch import DistillBatch, per_pixel
+from fg_depth_ros.training.depth.config import DepthLossConfig
 
-MASKS = ("auto", "flow", "none")
-REGRESSIONS = ("metres", "ratio")
 _SSIM_SHARE = 0.85
 _C1, _C2 = 0.01**2, 0.03**2
 _NOISE = 1e-5  # decides between equal identity errors, as where nothing has any texture
 _NOTHING = 1e-7  # keeps an empty mask from dividing by 0
-
-
-@dataclass(frozen=True)
-class DepthLossConfig:
-    """The terms of the loss and their weights; 0 leaves a term out.
-
-    The defaults are FG-Depth's full loss on the finest level.
-    """
-
-    photometric: float = 1.0
-    """Target against the warped source."""
-    mask: str = "flow"
-    """Where the photometric term counts. ``flow``: the prior-flow mask. ``auto``: everywhere, but a pixel that the
-    source explains better without any warp teaches nothing (Monodepth2). ``none``: everywhere."""
-    regression: float = 1.0
-    """``L_dr``: depth against the flow's depth, within the prior-flow mask whatever ``mask`` is."""
-    regression_of: str = "metres"
-    """What ``L_dr`` compares. ``metres``: ``log(|D_hat - D| + 1)``, the published form, which far depths lead.
-    ``ratio``: ``|log(D_hat / D)|``, where a tenth too far costs the same at 2 m and at 40 m."""
-    flow_photometric: float = 1.0
-    """``L_fp``: the source warped by the depth against the source warped by the flow, within the same mask."""
-    smoothness: float = 1e-3
-    """Edge-aware smoothness of the inverse depth; halved with every coarser level."""
-    scales: int = 1
-    """Levels that learn, finest first, each enlarged to the full size; the terms are means over them. Monodepth2 has
-    4."""
-    self_distillation: float = 0.0
-    """Every level learns, pixel by pixel, from the level that explains the target best there (needs ``scales`` > 1)."""
-
-    def __post_init__(self) -> None:
-        if self.mask not in MASKS:
-            raise ValueError(f"unknown mask '{self.mask}' of the photometric loss; known: {', '.join(MASKS)}")
-        if self.regression_of not in REGRESSIONS:
-            raise ValueError(f"unknown regression_of '{self.regression_of}'; known: {', '.join(REGRESSIONS)}")
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not isinstance(value, str) and not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{field.name} of the depth loss is {value}: give 0 or a positive number")
-        if self.scales < 1:
-            raise ValueError(f"scales of the depth loss is {self.scales}: at least the finest level has to learn")
-        if self.photometric + self.regression + self.flow_photometric == 0:
-            raise ValueError("the depth loss learns from nothing: photometric, regression and flow_photometric are 0")
-        if self.self_distillation and self.scales == 1:
-            raise ValueError("self_distillation needs several levels that learn from each other: set scales to 4")
-
-
-PRESETS: dict[str, DepthLossConfig] = {
-    "auto_mask": DepthLossConfig(mask="auto", regression=0.0, flow_photometric=0.0),
-    "flow_mask": DepthLossConfig(regression=0.0, flow_photometric=0.0),
-    "flow_mask_dr": DepthLossConfig(flow_photometric=0.0),
-    "flow_mask_fp": DepthLossConfig(regression=0.0),
-    "flow_mask_fd": DepthLossConfig(),
-}
-"""The rows of FG-Depth's ablation by name: the baseline; the other mask; and with it ``L_dr``, ``L_fp``, both."""
 
 
 def depth_loss(
@@ -127,7 +71,9 @@ def depth_loss(
         if warped is not None and (config.photometric or config.self_distillation):
             errors.append(photometric_error(warped, batch.target))
         if config.photometric:
-            terms.setdefault("photometric", []).append(_masked_photometric(errors[-1], batch, config.mask, generator))
+            terms.setdefault("photometric", []).append(
+                _masked_photometric(errors[-1], batch, config.photometric_mask, generator)
+            )
         if config.regression:
             depth = depth_of(inverse, focal_canonical, guide.focal)
             compare = regression_loss if config.regression_of == "metres" else ratio_loss

@@ -11,8 +11,8 @@ import torch
 from fg_depth_ros.networks import DepthNetwork, load_resnet
 from fg_depth_ros.training.depth.augmentation import augment
 from fg_depth_ros.training.depth.batch import DistillBatch, PairBatch, Taught
-from fg_depth_ros.training.depth.config import SCHEDULES, DistillTraining
-from fg_depth_ros.training.depth.flow_mask import MaskConfig, prior_flow_mask
+from fg_depth_ros.training.depth.config import SCHEDULES, DistillTraining, MaskConfig
+from fg_depth_ros.training.depth.flow_mask import prior_flow_mask
 from fg_depth_ros.training.depth.losses import depth_loss
 from fg_depth_ros.training.depth.pair_checks import LEAST_SHARE, PairCounts, refuse_if_useless
 from fg_depth_ros.training.depth.pair_sources import Drawn, RenderedSource

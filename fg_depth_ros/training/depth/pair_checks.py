@@ -18,7 +18,8 @@ from fg_depth_ros.data.io.formats import FileError
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.inference.classical_flow import dis
 from fg_depth_ros.training.depth.batch import Taught
-from fg_depth_ros.training.depth.flow_mask import MaskConfig, prior_flow_mask
+from fg_depth_ros.training.depth.config import MaskConfig
+from fg_depth_ros.training.depth.flow_mask import prior_flow_mask
 
 REASONS = {
     "unreadable": "an image cannot be read: fetch it again or remove the pair",

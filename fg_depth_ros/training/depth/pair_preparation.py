@@ -16,7 +16,7 @@ from fg_depth_ros.data.bags.storage import is_bag
 from fg_depth_ros.data.datasets.stereo import collect_sets, open_stereo_folder
 from fg_depth_ros.data.io.formats import FileError
 from fg_depth_ros.training.depth.batch import Taught
-from fg_depth_ros.training.depth.flow_mask import MaskConfig
+from fg_depth_ros.training.depth.config import MaskConfig
 from fg_depth_ros.training.depth.pair_checks import (
     BadPair,
     Pair,

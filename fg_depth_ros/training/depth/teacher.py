@@ -24,8 +24,6 @@ from fg_depth_ros.networks.flow import pad_to_multiple
 from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE
 from fg_depth_ros.training.depth.batch import PairBatch, Taught
 
-TRUTH = "truth"
-"""Name of the teacher that knows: the true depth that comes with the pairs, as of rendered ones."""
 _VERTICAL_ZERO = 128.0  # added to the row component on disk, where only positive numbers can be written
 _LARGEST = 65535 / 256  # what the file format can hold
 

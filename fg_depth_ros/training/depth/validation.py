@@ -12,7 +12,8 @@ import torch
 from fg_depth_ros.data.io.formats import write_image
 from fg_depth_ros.networks import DepthNetwork, depth_of
 from fg_depth_ros.training.depth.batch import PairBatch, Taught
-from fg_depth_ros.training.depth.flow_mask import MaskConfig, prior_flow_mask
+from fg_depth_ros.training.depth.config import MaskConfig
+from fg_depth_ros.training.depth.flow_mask import prior_flow_mask
 from fg_depth_ros.training.depth.pair_checks import PairCounts
 from fg_depth_ros.training.loop import Keeper, Training, TrainingModule, Watch
 

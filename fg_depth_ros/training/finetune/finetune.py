@@ -12,32 +12,31 @@ import logging
 import math
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from fg_depth_ros.data.io.formats import FileError
-from fg_depth_ros.networks import DEPTH_MODELS, STEREO_MODELS, CheckpointError, load_checkpoint
+from fg_depth_ros.networks import load_checkpoint
 from fg_depth_ros.networks.checkpoint import save_tensors
 from fg_depth_ros.networks.registry import weights_path
 from fg_depth_ros.training.depth.config import DistillTraining
 from fg_depth_ros.training.depth.distill import train_distill
-from fg_depth_ros.training.depth.flow_mask import MaskConfig
-from fg_depth_ros.training.depth.losses import PRESETS
 from fg_depth_ros.training.depth.pair_preparation import Track, first_process
 from fg_depth_ros.training.depth.pair_sources import best_size
 from fg_depth_ros.training.depth.validation import SELECTED as DEPTH_SELECTED
 from fg_depth_ros.training.depth.validation import Draw
 from fg_depth_ros.training.finetune.bags import BagMaterial
+from fg_depth_ros.training.finetune.config import DepthFinetuning, StereoFinetuning
 from fg_depth_ros.training.finetune.self_supervised import SELECTED as STEREO_SELECTED
-from fg_depth_ros.training.finetune.self_supervised import SelfSupervised, train_self_supervised
+from fg_depth_ros.training.finetune.self_supervised import train_self_supervised
 from fg_depth_ros.training.loop import Training, Watch
 
 SCHEMA = "fg_depth_finetune/1"
 BETTER, NOT_BETTER = "weights.safetensors", "not_better.safetensors"
 _LOG = logging.getLogger(__name__)
 _PIXELS = 640 * 192
-_JUDGED = 48  # pairs of all bags together that choose the weights
+_DEPTH_PAIRS, _STEREO_PAIRS = 48, 16  # of all bags together that select the weights
 _VALIDATIONS = 20
 _MADE_OF = "material.json"
 
@@ -54,74 +53,17 @@ class Outcome:
     """As ``finetune.json`` has it."""
 
 
-def depth_config(
-    material: BagMaterial, out: str | Path, *, weights: str = "depthnet_lite", size: tuple[int, int] | None = None,
-    **chosen: Any,
-) -> DistillTraining:  # fmt: skip
-    """Settings for fine-tuning a depth network that did well; everything can be chosen otherwise.
-
-    Args:
-        material: the recordings.
-        out: folder for state, logs and weights.
-        weights: to begin with, a name or a file.
-        size: width and height, px, multiples of 32; None = the shape of most pictures, about as many px as 640x192.
-        chosen: any field of ``DistillTraining``.
-
-    Raises:
-        CheckpointError: weights that cannot be read, or of no depth network.
-        ValueError: settings that do not fit.
-    """
-    width, height = size or best_size(material.rig, _PIXELS)
-    defaults: dict[str, Any] = {
-        "schedule": "one_cycle",
-        "learning_rate": 5e-4,
-        "zoom": 1.8,
-        "losses": replace(PRESETS["flow_mask_fd"], regression_of="ratio"),
-        "mask": MaskConfig(max_disparity=0.0),  # what is near counts most to a robot
-        "world_share": 0.3,
-    }
-    fixed = {"model": _model_of(weights, DEPTH_MODELS, "depth"), "skip_useless": True, "select_by_world": False}
-    return DistillTraining(
-        out=str(out), data=material.paths, weights=weights, width=width, height=height,
-        **{**defaults, **_pace(material, chosen, _JUDGED), **chosen, **fixed},
-    )  # fmt: skip
-
-
-def stereo_config(
-    material: BagMaterial, out: str | Path, *, weights: str = "flownet_stereo", size: tuple[int, int] | None = None,
-    **chosen: Any,
-) -> SelfSupervised:  # fmt: skip
-    """Settings for fine-tuning a stereo network; everything can be chosen otherwise.
-
-    Args:
-        material: the recordings.
-        out: folder for state, logs and weights.
-        weights: to begin with, a name or a file.
-        size: width and height of the windows that are learned from, px, multiples of 32.
-        chosen: any field of ``SelfSupervised``.
-
-    Raises:
-        CheckpointError: weights that cannot be read, or of no stereo network.
-        ValueError: settings that do not fit.
-    """
-    windows = dict(zip(("width", "height"), size, strict=True)) if size else {}
-    return SelfSupervised(
-        out=str(out), data=material.paths, weights=weights, model=_model_of(weights, STEREO_MODELS, "stereo"),
-        **{**_pace(material, chosen, _JUDGED // 3), **windows, **chosen},
-    )  # fmt: skip
-
-
 def finetune_depth(
-    config: DistillTraining,
+    config: DepthFinetuning,
     material: BagMaterial,
     watch: Watch | None = None,
     draw: Draw | None = None,
     track: Track = lambda items, what, count: items,
 ) -> Outcome | None:
-    """Run (or go on with) the fine-tuning of a depth network.
+    """Fine-tune a depth network, or resume it.
 
     Args:
-        config: as ``depth_config`` makes it.
+        config: what to do; what is 0 in it is chosen by the recordings.
         material: the recordings, as ``gather_bags`` finds them.
         watch, draw, track: as ``train_distill`` takes them.
 
@@ -129,52 +71,50 @@ def finetune_depth(
         What came out; None in all but the first process.
 
     Raises:
-        FileError: ``out`` holds a fine-tuning on other bags; and as ``train_distill`` does, all its errors.
+        FileError: ``out`` holds a fine-tuning on other bags.
+        ValueError: settings that do not fit, or weights of no depth network.
+        CheckpointError: weights that cannot be read.
     """
-    _claim(config, material)
-    best = train_distill(config, watch, draw, track, material.division, _source(material))
-    return _conclude(config, material, best, "depth", DEPTH_SELECTED)
+    width, height = best_size(material.rig, _PIXELS)
+    values = {one.name: getattr(config, one.name) for one in fields(DistillTraining)}
+    values |= _pace(config, material, _DEPTH_PAIRS)
+    values |= {
+        "data": material.paths,
+        "model": config.model or load_checkpoint(weights_path(config.weights))[1].name,
+        "width": config.width or width,
+        "height": config.height or height,
+    }
+    training = DistillTraining(**values)
+    _claim(training, material)
+    best = train_distill(training, watch, draw, track, material.division, _source(material))
+    return _conclude(training, material, best, "depth", DEPTH_SELECTED)
 
 
 def finetune_stereo(
-    config: SelfSupervised, material: BagMaterial, track: Track = lambda items, what, count: items
+    config: StereoFinetuning, material: BagMaterial, track: Track = lambda items, what, count: items
 ) -> Outcome | None:
-    """Run (or go on with) the fine-tuning of a stereo network.
+    """Fine-tune a stereo network by self-supervision, or resume it.
 
-    Args, returns and raises as ``finetune_depth`` and ``train_self_supervised``.
+    Args, returns and raises as ``finetune_depth``.
     """
+    config = replace(config, **_pace(config, material, _STEREO_PAIRS))
     _claim(config, material)
     best = train_self_supervised(config, material.division, _source(material), track)
     return _conclude(config, material, best, "stereo", STEREO_SELECTED)
 
 
-def _model_of(weights: str, known: Mapping[str, Any], kind: str) -> str:
-    """The network that weights belong to."""
-    name = load_checkpoint(weights_path(weights))[1].name
-    if name not in known:
-        raise CheckpointError(
-            f"{weights} holds a network '{name}', and a {kind} network is to be fine-tuned: name weights of "
-            f"{', '.join(known)}"
-        )
-    return name
-
-
-def _pace(material: BagMaterial, chosen: Mapping[str, Any], judged: int) -> dict[str, Any]:
-    """How often, on how many pairs of a bag, and how patiently a run of this length is judged."""
-    hours, steps = chosen.get("hours", 0.0), chosen.get("steps", 0)
-    pace: dict[str, Any] = {
-        "patience": 5,
-        "validation_scenes": max(2, math.ceil(judged / len(material.division.held_out))),
+def _pace(config: Training, material: BagMaterial, pairs: int) -> dict[str, Any]:
+    """Return how often and on how many pairs of a bag a run of this length is validated, where that is not given."""
+    minutes = max(1.0, 60 * config.hours / _VALIDATIONS) if config.hours else 10.0
+    return {
+        "validation_scenes": config.validation_scenes or max(2, math.ceil(pairs / len(material.division.held_out))),
+        "validate_minutes": config.validate_minutes or minutes,
+        "validate_steps": config.validate_steps or (max(1, config.steps // _VALIDATIONS) if config.steps else 0),
     }
-    if hours:
-        pace["validate_minutes"] = max(1.0, 60 * hours / _VALIDATIONS)
-    if steps:
-        pace["validate_steps"] = max(1, steps // _VALIDATIONS)
-    return pace
 
 
 def _source(material: BagMaterial) -> dict[str, Any]:
-    return {"bags": material.card(), "split": material.split.to_dict()}
+    return {"bags": material.card(), "split": asdict(material.split)}
 
 
 def _claim(config: Training, material: BagMaterial) -> None:
@@ -183,7 +123,7 @@ def _claim(config: Training, material: BagMaterial) -> None:
         "model": config.model,
         "parent": load_checkpoint(weights_path(config.weights))[1].sha256,
         "size": f"{config.width}x{config.height}",
-        **{f"split {key}": value for key, value in material.split.to_dict().items()},
+        **{f"split {key}": value for key, value in asdict(material.split).items()},
         "bags": {bag["name"]: bag["sha256"] for bag in material.bags if bag["parts"]},
     }
     path = Path(config.out) / _MADE_OF
@@ -235,7 +175,7 @@ def _conclude(config: Training, material: BagMaterial, best: Path, kind: str, se
         "schema": SCHEMA, "kind": kind, "weights": name, "sha256": card.sha256, "model": card.name, **told,
         "steps": rows[-1]["step"], "hours": rows[-1]["hours"], "command": card.description["command"],
         "parent": {"weights": config.weights, "sha256": card.description["parent"].get("sha256")},
-        "teacher": card.description.get("teacher"), "split": material.split.to_dict(), "bags": material.bags,
+        "teacher": card.description.get("teacher"), "split": asdict(material.split), "bags": material.bags,
         "left_out_pairs": _left_out(card.description["sets"]),
     }  # fmt: skip
     save_tensors(out / name, tensors, {"model": {**vars(card), "description": {**card.description, "finetune": told}}})

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,63 +19,22 @@ import torch
 from torch import Tensor
 
 from fg_depth_ros.data.io.formats import FileError
-from fg_depth_ros.networks import STEREO_MODELS
 from fg_depth_ros.networks.flow import pad_to_multiple
 from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE
 from fg_depth_ros.training.depth.batch import PairBatch
-from fg_depth_ros.training.depth.flow_mask import MaskConfig
+from fg_depth_ros.training.depth.config import MaskConfig
 from fg_depth_ros.training.depth.pair_checks import BadPair, PairCounts, as_tensor, checked_images, level_pair
 from fg_depth_ros.training.depth.pair_preparation import Division, Lesson, Track, first_process, prepare
 from fg_depth_ros.training.depth.pair_sources import LessonSource
 from fg_depth_ros.training.feeding import Feed, evenly
+from fg_depth_ros.training.finetune.config import StereoFinetuning
 from fg_depth_ros.training.finetune.stereo_losses import distance_from, look_across, stereo_terms
-from fg_depth_ros.training.loop import Keeper, Training, TrainingModule, run
+from fg_depth_ros.training.loop import Keeper, TrainingModule, run
 
 _LOG = logging.getLogger(__name__)
 SELECTED = "unexplained"
 """The figure that chooses the best weights: the mean over the sets of what their pixels cost."""
-_WEIGHTED = ("photometric", "left_right", "smoothness", "leaving")
-
-
-@dataclass(frozen=True)
-class SelfSupervised(Training):
-    """One self-supervised fine-tuning of a stereo network. ``width`` and ``height`` are those of windows of the pairs
-    at their own size; smaller where a pair is smaller."""
-
-    out: str = "runs/finetune_stereo"
-    model: str = "flownet_stereo"
-    weights: str = "flownet_stereo"
-    width: int = 512
-    height: int = 256
-    batch: int = 2
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.0
-    data: tuple[str, ...] = ()
-    """Bags; what is known of them stands in the card."""
-    photometric: float = 1.0
-    """Weight of the photometric error of what both cameras see."""
-    left_right: float = 0.02
-    """Weight of the difference of the two views' answers, per px."""
-    smoothness: float = 1e-3
-    """Weight of the edge-aware smoothness."""
-    leaving: float = 10.0
-    """Weight of leaving the weights to start from: squared distance of the parameters by their squared length."""
-    tolerance: float = 1.5
-    """Largest difference of the two views' answers where both cameras see a pixel, px."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.model not in STEREO_MODELS:
-            raise ValueError(f"unknown stereo network '{self.model}'; known: {', '.join(STEREO_MODELS)}")
-        if not self.weights or self.grow:
-            raise ValueError("self-supervision begins with weights of the network itself: name them, without growing")
-        if min(self.width, self.height) < SIZE_MULTIPLE or self.width % SIZE_MULTIPLE or self.height % SIZE_MULTIPLE:
-            raise ValueError(f"width and height must be multiples of {SIZE_MULTIPLE}, got {self.width}x{self.height}")
-        for name in _WEIGHTED:
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.tolerance <= 0:
-            raise ValueError(f"tolerance must be positive, got {self.tolerance} px")
+_WEIGHTED = ("photometric", "left_right", "smoothness", "anchor")
 
 
 class Windows(NamedTuple):
@@ -125,9 +83,9 @@ class WindowSource:
 class SelfSupervisedModule(TrainingModule):
     """A stereo network that learns from pairs alone."""
 
-    config: SelfSupervised
+    config: StereoFinetuning
 
-    def __init__(self, config: SelfSupervised) -> None:
+    def __init__(self, config: StereoFinetuning) -> None:
         super().__init__(config)
         self.beginning = [value.detach().clone() for value in self.model.parameters()]
 
@@ -146,7 +104,7 @@ class SelfSupervisedModule(TrainingModule):
         terms = stereo_terms(left, right, of_left, of_right, c.tolerance)
         if self.beginning[0].device != left.device:
             self.beginning = [value.to(left.device) for value in self.beginning]
-        terms["leaving"] = distance_from(self.beginning, list(self.model.parameters()))
+        terms["anchor"] = distance_from(self.beginning, list(self.model.parameters()))
         loss = torch.stack([getattr(c, name) * terms[name] for name in _WEIGHTED]).sum()
         return loss, {name: value.detach() for name, value in {**terms, "loss": loss}.items()}
 
@@ -216,7 +174,7 @@ class SelfSupervisedKeeper(Keeper):
 
     def __init__(
         self,
-        config: SelfSupervised,
+        config: StereoFinetuning,
         selecting: Mapping[str, Sequence[Lesson]],
         watched: Mapping[str, Sequence[Lesson]],
         source: Mapping[str, Any],
@@ -238,7 +196,7 @@ class SelfSupervisedKeeper(Keeper):
 
 
 def train_self_supervised(
-    config: SelfSupervised,
+    config: StereoFinetuning,
     parts: Division,
     source: Mapping[str, Any] | None = None,
     track: Track = lambda items, what, count: items,

@@ -4,50 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
 from fg_depth_ros.data.bags.pairs import BagSample
 from fg_depth_ros.data.io.formats import FileError
 from fg_depth_ros.training.depth.pair_preparation import Division
+from fg_depth_ros.training.finetune.config import TimeSplit
 
-SPLITS = ("blocks", "end", "bag")
 _TRAIN, _STOP, _JUDGE, _GUARD = 0, 1, 2, 3
 _PARTS = ("training", "stopping", "held_out", "guard")
 _WALL_CLOCK = 10**18  # ns; a stamp before September 2001 is no date, and two such clocks are not one
-
-
-@dataclass(frozen=True)
-class TimeSplit:
-    """How recordings are divided into three parts.
-
-    ``training``; ``stopping``, which chooses the best weights and ends the run; ``held_out``, which judges them and
-    has no part in anything else.
-    """
-
-    kind: str = "blocks"
-    """``blocks``: every bag is cut into blocks of equal time, of which some are held out and as many used for stopping,
-    by turns. ``end``: its last part is held out, the part before it used for stopping. ``bag``: whole bags, by the hash
-    of their names, so that a bag stays in its part when others are added."""
-    held_out: float = 0.2
-    """Part of the time that is held out; as much is used for stopping."""
-    guard: float = 0.3
-    """Pairs nearer than this in time to a part with more to say (held out before stopping before training) are left
-    out, s."""
-
-    def __post_init__(self) -> None:
-        if self.kind not in SPLITS:
-            raise ValueError(f"unknown split '{self.kind}'; known: {', '.join(SPLITS)}")
-        if not 0 < self.held_out <= 1 / 3:
-            raise ValueError(f"held_out must lie in 0 .. 1/3 (as much again is for stopping), got {self.held_out}")
-        if self.guard < 0:
-            raise ValueError(f"guard must not be negative, got {self.guard} s")
-
-    def to_dict(self) -> dict[str, Any]:
-        """For a card."""
-        return asdict(self)
 
 
 def divide_by_time(

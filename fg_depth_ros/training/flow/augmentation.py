@@ -10,7 +10,6 @@ Every sample's transform is a function of (seed, number of the sample) alone, wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from fg_depth_ros.synthesis.chairs import FlowBatch
+from fg_depth_ros.training.flow.config import FlowAugmentation
 
 _TRIES = 20
 _SMOOTH = 1.0  # px; flow that differs by more between neighbours is an edge, and what lies between is no motion
@@ -35,61 +35,10 @@ class FlowPairs(NamedTuple):
     occluded: torch.Tensor
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """Ranges to draw from; the defaults are the paper's."""
-
-    translation: float = 0.2
-    """Largest shift along either axis, part of the width; never so far that the window leaves the picture."""
-    rotation: float = 17.0
-    """Largest turn, degrees."""
-    scale: tuple[float, float] = (0.9, 2.0)
-    """Magnification, uniform."""
-    mirror: float = 0.0
-    """Probability of exchanging left and right."""
-    relative: float = 1.0
-    """Strength of the smaller transform between the frames, geometric and of colour; 0 = none."""
-    noise: float = 0.04
-    """Largest deviation of the Gaussian noise, of 1."""
-    contrast: tuple[float, float] = (-0.8, 0.4)
-    """Logarithm of the factor on the distance from middle grey, as the public layers take it."""
-    colour: tuple[float, float] = (0.5, 2.0)
-    """Factor of each channel, uniform in its logarithm."""
-    gamma: tuple[float, float] = (0.7, 1.5)
-    """Exponent, uniform in its logarithm."""
-    brightness: float = 0.2
-    """Deviation of what is added, of 1."""
-    erase: float = 0.0
-    """Probability that up to three patches of the second frame are covered by its mean colour."""
-
-    def __post_init__(self) -> None:
-        for name in ("scale", "contrast", "colour", "gamma"):
-            low, high = getattr(self, name)
-            if low > high or (name != "contrast" and low <= 0):
-                raise ValueError(f"{name} must be a range (low, high) of positive factors, got ({low}, {high})")
-        for name in ("mirror", "erase"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a probability, got {getattr(self, name)}")
-
-
-AUGMENTATIONS = {
-    "paper": Augmentation(),
-    "mild": Augmentation(
-        translation=0.1, rotation=5.0, scale=(0.95, 1.3), relative=0.3, noise=0.02, contrast=(-0.3, 0.2),
-        colour=(0.8, 1.25), gamma=(0.85, 1.2), brightness=0.05,
-    ),
-    "none": Augmentation(
-        translation=0.0, rotation=0.0, scale=(1.0, 1.0), relative=0.0, noise=0.0, contrast=(0.0, 0.0),
-        colour=(1.0, 1.0), gamma=(1.0, 1.0), brightness=0.0,
-    ),
-}  # fmt: skip
-"""By name: the paper's; weaker, for fine-tuning; and only the window in the middle."""
-
-
 class Augmenter:
     """Draws a transform for every sample and applies it, on whatever device the batch lies."""
 
-    def __init__(self, augmentation: Augmentation, width: int, height: int, seed: int = 0) -> None:
+    def __init__(self, augmentation: FlowAugmentation, width: int, height: int, seed: int = 0) -> None:
         """``width``, ``height``: of what comes out, px; ``seed``: of the run."""
         self.augmentation, self.width, self.height, self.seed = augmentation, width, height, seed
 
@@ -221,7 +170,7 @@ class _Colours(NamedTuple):
 
 
 def _draw_windows(
-    rng: np.random.Generator, kind: Augmentation, size: tuple[int, int], source: tuple[int, int]
+    rng: np.random.Generator, kind: FlowAugmentation, size: tuple[int, int], source: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Windows of the first and the second frame, 3 x 3 each, new pixels to old ones; both inside the picture."""
     mirror = -1.0 if rng.random() < kind.mirror else 1.0
@@ -270,7 +219,7 @@ def _window(
     return matrix
 
 
-def _draw_colours(rng: np.random.Generator, kind: Augmentation) -> tuple[_Colours, _Colours]:
+def _draw_colours(rng: np.random.Generator, kind: FlowAugmentation) -> tuple[_Colours, _Colours]:
     """Colours of both frames: the same, but for a small difference."""
     (least, most), (flat, steep) = np.log(kind.colour), np.log(kind.gamma)
     gains = np.exp(rng.uniform(least, most, 3))
@@ -289,7 +238,7 @@ def _draw_colours(rng: np.random.Generator, kind: Augmentation) -> tuple[_Colour
 
 
 def _draw_covers(
-    rng: np.random.Generator, kind: Augmentation, width: int, height: int
+    rng: np.random.Generator, kind: FlowAugmentation, width: int, height: int
 ) -> list[tuple[int, int, int, int]]:
     """Patches (x, y, width, height): sides between 1/16 and 1/4 of the frame's height."""
     if rng.random() >= kind.erase:

@@ -7,7 +7,6 @@ augmentation of the published networks, and those of the compact one. The loop i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -18,12 +17,12 @@ import torch
 
 from fg_depth_ros.data.datasets.flow import open_flow_sets
 from fg_depth_ros.data.io.formats import FileError, write_image
-from fg_depth_ros.networks.registry import FLOW_MODELS
 from fg_depth_ros.synthesis.chairs import ChairsGenerator, FlowBatch
 from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_stamps
 from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
 from fg_depth_ros.training.feeding import Feed, FolderPairs, evenly, known_pairs
-from fg_depth_ros.training.flow.augmentation import AUGMENTATIONS, Augmenter, FlowPairs
+from fg_depth_ros.training.flow.augmentation import Augmenter, FlowPairs
+from fg_depth_ros.training.flow.config import SCHEDULES, FlowTraining
 from fg_depth_ros.training.flow.losses import flow_loss, length
 from fg_depth_ros.training.loop import (
     VALIDATION_SEED,
@@ -34,116 +33,10 @@ from fg_depth_ros.training.loop import (
     Watch,
     photo_sources,
     run,
-    schedule,
 )
 
-LOSSES = ("finest", "flownet2", "lite")
 Draw = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """(first H x W x 3 uint8 RGB, truth H x W x 2 px with NaN, answer H x W x 2 px) -> a picture, uint8 RGB."""
-
-
-def _halved(progress: float, *points: float) -> float:
-    return 0.5 ** sum(progress >= point for point in points)
-
-
-def _short(progress: float) -> float:
-    return _halved(progress, 3 / 6, 4 / 6, 5 / 6)
-
-
-def _long(progress: float) -> float:
-    return _halved(progress, 2 / 6, 3 / 6, 4 / 6, 5 / 6)
-
-
-def _warmed(progress: float) -> float:
-    warm = 1 / 60
-    return 0.01 + 0.99 * progress / warm if progress < warm else _short(progress)
-
-
-SCHEDULES: dict[str, tuple[float, Callable[[float], float]]] = {
-    "S": (1e-4, _short),
-    "S_long": (1e-4, _long),
-    "C": (1e-4, _warmed),
-    "one_cycle": (1e-3, schedule),
-    "fixed": (1e-5, lambda progress: 1.0),
-}
-"""Learning rate and its factor over the part of the run that is done.
-
-``S`` at 600,000 steps is FlowNet's: constant, from 300,000 on halved every 100,000. ``S_long`` at 1,200,000 is FlowNet
-2.0's: halved every 200,000 from 400,000 on. ``C`` is ``S`` after a linear warm-up from a hundredth, 10,000 of 600,000
-steps. ``one_cycle`` is the stereo network's. ``fixed`` is for fine-tuning.
-"""
-
-
-@dataclass(frozen=True)
-class FlowTraining(Training):
-    """One training run of a flow network."""
-
-    out: str = "runs/flow"
-    model: str = "flownet_lite"
-    height: int = 320
-    batch: int = 8
-    learning_rate: float = 0.0
-    """At its highest; 0 = the schedule's own."""
-    weight_decay: float = 4e-4
-    """Of all but biases; added to the gradient (Adam) with the published losses, decoupled (AdamW) with ``lite``."""
-    clip: float = -1.0
-    """Largest norm of the gradient; 0 = any; negative = 1 with the loss ``lite``, any with the published ones."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Of a fresh network, such as ``{"width": 0.375}``."""
-    stamps: tuple[str, ...] = ()
-    """Folders of cut-outs with alpha that move through the scenes, beside drawn outlines."""
-    outlines: int = 256
-    """Drawn outlines beside the cut-outs."""
-    extras: int = 0
-    """Mean number of small, thin and fast pieces in a scene beside the recipe's chairs."""
-    data: tuple[str, ...] = ()
-    """Folders of pairs with true flow to train on instead of rendered scenes; a twentieth is kept to judge by."""
-    split: str = "all"
-    """``train``: Flying Chairs as its list divides it, trained on one part and judged by the other."""
-    loss: str = ""
-    """``finest``, ``flownet2`` (the published weightings) or ``lite``; empty = ``lite`` for flownet_lite."""
-    sparse: bool = False
-    """The true flow is sparse (LiDAR): pooled as the public code does it then."""
-    schedule: str = ""
-    """See ``SCHEDULES``; empty = fixed when weights are given, else the model's."""
-    augment: str = "paper"
-    """``paper``, ``mild`` or ``none``."""
-    erase: float = 0.0
-    """Probability that patches of the second frame are covered."""
-    margin: int = 64
-    """Px by which scenes are wider and higher than what the network sees: room to move and turn them."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _choose("model", self.model, FLOW_MODELS)
-        compact = self.model == "flownet_lite"
-        self._fill("loss", self.loss or ("lite" if compact else "finest"))
-        own = "one_cycle" if compact else "C" if self.model.startswith("flownet_c") else "S"
-        self._fill("schedule", self.schedule or ("fixed" if self.weights and not self.grow else own))
-        _choose("split", self.split, ("all", "train"))
-        _choose("loss", self.loss, LOSSES)
-        _choose("schedule", self.schedule, SCHEDULES)
-        _choose("augment", self.augment, AUGMENTATIONS)
-        self._fill("learning_rate", self.learning_rate or SCHEDULES[self.schedule][0])
-        self._fill("clip", self.clip if self.clip >= 0 else 1.0 if self.loss == "lite" else 0.0)
-        replace(AUGMENTATIONS[self.augment], erase=self.erase)  # complains where it is no probability
-        if self.batch < 1:
-            raise ValueError(f"batch must be at least 1, got {self.batch}")
-        if self.margin < 0:
-            raise ValueError(f"margin must not be negative, got {self.margin}")
-        if self.options and self.weights and not self.grow:
-            raise ValueError(f"options {dict(self.options)} are of a fresh network; these weights have their own")
-        if self.data and (self.photos or self.stamps):
-            raise ValueError("give folders of pairs (data) or material for scenes (photos, stamps), not both")
-
-    def _fill(self, name: str, value: Any) -> None:
-        """Set what stands for a choice to what it means, so that the card tells it."""
-        object.__setattr__(self, name, value)
-
-
-def _choose(what: str, name: str, known: Any) -> None:
-    if name not in known:
-        raise ValueError(f"unknown {what} '{name}'; known: {', '.join(sorted(known))}")
 
 
 class _Source(Protocol):
@@ -179,8 +72,7 @@ class FlowModule(TrainingModule):
                 f"width and height must be multiples of {multiple} for {config.model}, "
                 f"got {config.width}x{config.height}"
             )
-        augmentation = replace(AUGMENTATIONS[config.augment], erase=config.erase)
-        self.augmenter = Augmenter(augmentation, config.width, config.height, config.seed)
+        self.augmenter = Augmenter(config.augmentation, config.width, config.height, config.seed)
         self.source: _Source | None = None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -314,7 +206,7 @@ def train_flow(config: FlowTraining, watch: Watch | None = None, draw: Draw | No
 def _chairs(config: FlowTraining) -> _Material:
     """Rendered scenes."""
     photos = list_photos(config.photos)
-    stamps = list_stamps(config.stamps) if config.stamps else []
+    stamps = list_stamps(config.cutouts) if config.cutouts else []
     atlas = TextureAtlas.build(photos, config.patterns, seed=config.seed)
     cutouts = CutoutAtlas.build(stamps, config.outlines, seed=config.seed)
 

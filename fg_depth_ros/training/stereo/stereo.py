@@ -6,7 +6,6 @@ Scenes drawn without end, judged on a fixed synthetic set and on real folders; t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,27 +13,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE
 from fg_depth_ros.synthesis.stereo import StereoBatch, StereoSceneGenerator
 from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
 from fg_depth_ros.training.feeding import SceneFeed
-from fg_depth_ros.training.loop import VALIDATION_SEED, Keeper, Training, TrainingModule, Watch, photo_sources, run
+from fg_depth_ros.training.loop import VALIDATION_SEED, Keeper, TrainingModule, Watch, photo_sources, run
+from fg_depth_ros.training.stereo.config import StereoTraining
 from fg_depth_ros.training.stereo.losses import stereo_loss
-
-
-@dataclass(frozen=True)
-class StereoTraining(Training):
-    """One training run of the stereo network. ``batch`` is even: every scene gives a pair and its mirror image."""
-
-    out: str = "runs/stereo"
-    model: str = "flownet_stereo"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.width % SIZE_MULTIPLE or self.height % SIZE_MULTIPLE:
-            raise ValueError(f"width and height must be multiples of {SIZE_MULTIPLE}, got {self.width}x{self.height}")
-        if self.batch < 2 or self.batch % 2:
-            raise ValueError(f"batch must be even and at least 2, got {self.batch}")
 
 
 class StereoModule(TrainingModule):

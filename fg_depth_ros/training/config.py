@@ -1,0 +1,102 @@
+"""What every training run is configured by; imports neither PyTorch nor Lightning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+def one_cycle(progress: float) -> float:
+    """Return the factor of the learning rate: 4 % linear warm-up, then a cosine to 1 %.
+
+    Args:
+        progress: part of the run that is done, 0 .. 1.
+    """
+    warm = 0.04
+    if progress < warm:
+        return 0.05 + 0.95 * progress / warm
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (progress - warm) / (1 - warm)))
+
+
+Schedule = tuple[float, Callable[[float], float]]
+"""Highest learning rate, and its factor by the part of the run that is done."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """Configuration of one training run, whatever it trains; stored with the weights."""
+
+    out: str = "runs/training"
+    """Folder for weights, state and logs; a run found there is resumed."""
+    photos: tuple[str, ...] = ()
+    """Folder of pictures for the surfaces of rendered scenes; without any, procedural textures alone."""
+    patterns: int = 160
+    """Number of procedural textures beside the photos."""
+    model: str = ""
+    """Network to train."""
+    weights: str = ""
+    """Weights to start from, a model's name or a file; empty: fresh ones."""
+    load_partial: bool = False
+    """Load as much of the weights as fits a network of other sizes or of a related architecture."""
+    width: int = 448
+    """Width of the training images, px."""
+    height: int = 224
+    """Height of the training images, px."""
+    batch: int = 4
+    """Pairs per process and step."""
+    steps: int = 0
+    """Length in steps; 0: by hours alone; with both the earlier end counts."""
+    hours: float = 0.0
+    """Length in hours of training time, kept over restarts; 0: by steps alone."""
+    learning_rate: float = 1e-3
+    """Highest learning rate."""
+    weight_decay: float = 1e-5
+    """Weight decay of the optimizer."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0: not clipped."""
+    seed: int = 0
+    """Seed of weights, scenes and augmentation."""
+    precision: str = "32"
+    """Precision in Lightning's terms: 32, bf16-mixed or 16-mixed."""
+    workers: int = 1
+    """Processes that read and render; a GPU renders by itself."""
+    validate_minutes: float = 10.0
+    """Minutes between validations."""
+    validate_steps: int = 0
+    """Steps between validations, beside the minutes; 0: by minutes alone."""
+    validation_scenes: int = 24
+    """Number of scenes, or of pairs of each data set, that a validation evaluates."""
+    patience: int = 0
+    """Validations without improvement, from a third of the run on, after which it stops; 0: never."""
+
+    def __post_init__(self) -> None:
+        if self.steps <= 0 and self.hours <= 0:
+            raise ValueError("a training needs a length: give steps or hours")
+        if self.batch < 1:
+            raise ValueError(f"batch must be at least 1, got {self.batch}")
+        if self.load_partial and not self.weights:
+            raise ValueError("load_partial needs weights to start from")
+        if self.patience < 0 or self.validate_steps < 0:
+            raise ValueError(
+                f"patience and validate_steps are counts, got {self.patience} and {self.validate_steps}; 0 is without"
+            )
+
+    def _resolve(self, **values: Any) -> None:
+        """Replace fields that stood for "choose yourself", so that the stored configuration is explicit."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+
+def check_choice(what: str, name: str, known: Iterable[str]) -> None:
+    """Raise ValueError, naming what is known, unless ``name`` is among it."""
+    if name not in known:
+        raise ValueError(f"unknown {what} '{name}'; known: {', '.join(sorted(filter(None, known)))}")
+
+
+def check_multiple(multiple: int, *sizes: tuple[int, int]) -> None:
+    """Raise ValueError unless each width and height (px) is a positive multiple of ``multiple``."""
+    for width, height in sizes:
+        if min(width, height) < multiple or width % multiple or height % multiple:
+            raise ValueError(f"width and height must be multiples of {multiple}, got {width}x{height}")
