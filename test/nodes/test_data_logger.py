@@ -36,11 +36,10 @@ def make(ros_domain: int, tmp_path: Path) -> Iterator[Make]:
 
 
 def test_a_snapshot_keeps_what_came_before_and_after_it(make: Make) -> None:
-    bench = make()
+    bench = make(use_sim_time=True)
     bench.play_pairs(20)
     assert not list(bench.root.glob("*episode*")), "nothing was asked for yet"
     answer = bench.call("snapshot")
-    called = bench.called
     assert answer.success, answer.message
     (line,) = bench.episodes(1)
     assert (line["name"], line["trigger"]) == (answer.message, "manual")
@@ -48,8 +47,8 @@ def test_a_snapshot_keeps_what_came_before_and_after_it(make: Make) -> None:
     stamps = [int(pair.name) for pair in pairs]
     first = bench.sent.index(stamps[0])
     assert stamps == bench.sent[first : first + len(stamps)], "every pair between the first and the last"
-    assert called - 0.75e9 < stamps[0] < called - 0.4e9, "0.6 s before"
-    assert stamps[-1] > called + 0.2e9, "0.3 s after"
+    assert bench.called - 0.6e9 <= stamps[0] <= bench.answered - 0.55e9, "0.6 s before"
+    assert bench.called + 0.25e9 <= stamps[-1] <= bench.answered + 0.3e9, "0.3 s after"
     assert (line["pairs"], line["began_ns"], line["ended_ns"]) == (len(stamps), stamps[0], stamps[-1])
     scene = small_wall()
     assert all(np.array_equal(a, b) for a, b in zip(pairs[-1].images(), (scene.left, scene.right), strict=True))
@@ -67,7 +66,10 @@ def test_start_and_stop_record_all_that_comes_between(make: Make) -> None:
     begun = bench.call("start")
     assert begun.success, begun.message
     bench.play(lambda: int(bench.values("recording").get("pairs written", 0)) > 5)
-    values = bench.values("recording")
+    received = bench.logger_node.inputs.matched
+    values = bench.wait(
+        lambda: (v := bench.values("recording")).get("pairs formed") == str(received) and v["episode"] != "none" and v
+    )
     ended = bench.call("stop")
     assert (ended.success, ended.message) == (True, begun.message)
     (line,) = bench.episodes(1, playing=False)
@@ -77,7 +79,7 @@ def test_start_and_stop_record_all_that_comes_between(make: Make) -> None:
     assert first >= 8, "what came before ~/start is not wanted"
     assert stamps == bench.sent[first : first + len(stamps)]
     assert values["left/image_rect received"] == values["pairs formed"] == values["pairs offered"]
-    assert float(values["left/image_rect rate (Hz)"]) == pytest.approx(20, rel=0.4)
+    assert 0 < float(values["left/image_rect rate (Hz)"]) < 25
     assert values["episode"] == begun.message
     assert int(values["free space (bytes)"]) > 0
     assert {"queue (bytes)", "rate (MB/s)", "last error", "pairs in queue, largest"} <= values.keys()

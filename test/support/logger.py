@@ -13,12 +13,15 @@ import rclpy
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
+from rclpy.time import Time
+from rosgraph_msgs.msg import Clock
 from std_srvs.srv import Trigger
 
 from fg_depth_ros.data.bags.pairs import BagSample, open_bag_pairs
 from fg_depth_ros.data.bags.storage import BagStorage
 from fg_depth_ros.nodes.data_logger.node import DataLoggerNode
 from support.nodes import RecordingLogger, Scene, User, pair_messages, wall
+from support.waiting import wait_until
 
 # Small and short, and no matter how full the disk of the machine is.
 QUICK = {"before": 0.6, "after": 0.3, "free_floor": 0.0, "stall_timeout": 0.5, "cooldown": 0.2}
@@ -29,7 +32,10 @@ def small_wall(seed: int = 0, disparity: int = 12) -> Scene:
 
 
 class LoggerBench(User):
-    """A User with the logger in the same process; they talk over DDS, each with an executor and a thread of its own."""
+    """A User with the logger in the same process; they talk over DDS, each with an executor and a thread of its own.
+
+    With ``use_sim_time`` the pairs make the time: each is 0.05 s after the one before, whatever the machine does.
+    """
 
     def __init__(self, domain: int, root: Path, **values: Any) -> None:
         self.root = root
@@ -40,7 +46,9 @@ class LoggerBench(User):
         self.values_given = values
         self.pair = pair_messages(small_wall())
         self.sent: list[int] = []
-        self.called = 0  # when a service was called, ns
+        self.called = self.answered = 0  # when a service was called and had answered, ns
+        self.time = 1_000_000_000_000  # simulated, ns
+        self._clock = self.node.create_publisher(Clock, "/clock", 10) if values.get("use_sim_time") else None
         self.begin()
 
     def begin(self) -> None:
@@ -56,6 +64,7 @@ class LoggerBench(User):
         self._node_thread = threading.Thread(target=self._spin_node, daemon=True)
         self._node_thread.start()
         self.wait(self.heard)
+        self.wait(lambda: self.logger_node._before_recovered is None)  # from now on triggers fire at once
 
     def end(self) -> None:
         """Stop the logger; it completes its episode."""
@@ -79,9 +88,34 @@ class LoggerBench(User):
         self.sent.append(super().send(pair, stamp, **offsets))
         return self.sent[-1]
 
+    def now(self) -> int:
+        """The time of the logger and the cameras, ns."""
+        return self.node.get_clock().now().nanoseconds if self._clock is None else self.time
+
+    def advance(self, seconds: float) -> None:
+        """Let simulated time pass; returns when the logger knows."""
+        assert self._clock is not None and self.logger_node is not None
+        self.time += round(seconds * 1e9)
+        clock = self.logger_node.get_clock()
+        message = Clock(clock=Time(nanoseconds=self.time).to_msg())
+        wait_until(
+            lambda: clock.now().nanoseconds == self.time, step=lambda: self._clock.publish(message), period=0.001
+        )
+
     def play(self, done: Any, pair: dict[str, Any] | None = None) -> Any:
-        """Play pairs at 20 Hz until `done()` is true; returns that."""
-        return self.send_until(pair or self.pair, done, period=0.05)
+        """Play pairs at 20 Hz (or as fast as a busy logger takes them) until `done()` is true; returns that."""
+
+        def step() -> None:
+            inputs = self.logger_node.inputs if self.logger_node else None
+            matched = inputs.matched if inputs else 0
+            if self._clock is not None:
+                self.advance(0.05)
+            self.send(pair or self.pair, None if self._clock is None else self.time * 1e-9)
+            if inputs:
+                with contextlib.suppress(AssertionError):  # not every pair is one for the logger
+                    wait_until(lambda: inputs.matched > matched, 0.5, period=0.002)
+
+        return wait_until(done, step=step, period=0.05 if self._clock is None else 0.0, describe=self._last_lines)
 
     def play_pairs(self, count: int, pair: dict[str, Any] | None = None) -> None:
         """Play so many pairs."""
@@ -98,9 +132,10 @@ class LoggerBench(User):
         """The answer of `~/service`; meanwhile the cameras go on, if `playing`."""
         client = self.node.create_client(Trigger, f"data_logger_node/{service}")
         (self.play if playing else self.wait)(client.service_is_ready)
-        self.called = self.node.get_clock().now().nanoseconds
+        self.called = self.now()
         future = client.call_async(Trigger.Request())
         (self.play if playing else self.wait)(future.done)
+        self.answered = self.now()
         return future.result()
 
     def told(self) -> str:
