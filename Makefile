@@ -53,7 +53,7 @@ format: $(VENV)/.ready-for-tests
 	@$(BIN)/ruff format .
 
 docs: $(VENV)/.ready-for-tests
-	@$(BIN)/python -m fg_depth_ros.nodes.stereo_depth.parameters
+	@$(BIN)/python -m fg_depth_ros.nodes.parameter_files
 
 clean:
 	rm -rf $(VENV) build install log dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -18,6 +18,7 @@ from fg_depth_ros.evaluation.flow_metrics import FlowTally
 from fg_depth_ros.evaluation.reports import figures
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.evaluation.stereo import progress_bars
+from fg_depth_ros.geometry.flow_colour import colour_flow
 from fg_depth_ros.inference import NetworkFlow
 
 _SHEET_TILE_WIDTH = 400
@@ -191,8 +192,8 @@ def _tiles(first: np.ndarray, truth: np.ndarray, answers: Mapping[str, np.ndarra
     error = np.linalg.norm(next(iter(answers.values())) - truth, axis=-1)
     pictures = [
         first,
-        figures.colour_flow(truth, longest),
-        *(figures.colour_flow(answer, longest) for answer in answers.values()),
+        colour_flow(truth, longest),
+        *(colour_flow(answer, longest) for answer in answers.values()),
         figures.colour_error(error, np.where(np.isfinite(length), 0.0, np.nan)),
     ]
     # Reduced at once, so that a large set's sheet never holds full images; truth may be sparse: no averaging.

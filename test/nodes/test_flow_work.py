@@ -155,14 +155,14 @@ def test_rows_that_disagree_are_a_warning_with_the_measure(make: Callable[..., B
     scene = wall()
     lower = np.roll(scene.right, 2, axis=0)
     shifted = type(scene)(scene.left, lower, scene.rig, scene.disparity)
-    b = make(flow_model="dis", row_check_period=0.1)
+    b = make(flow_model="dis", rectification_check_period=0.1)
     b.listen("depth/image_rect")
     b.send_until(
         pair_messages(shifted),
         lambda: "vertical flow median (px)" in b.values() and b.log_has("flow, running median"),
     )
     assert float(b.values()["vertical flow median (px)"]) == pytest.approx(2.0, abs=0.2)
-    b.set(row_check_period=0.0)
+    b.set(rectification_check_period=0.0)
     b.send_until(pair_messages(shifted), lambda: b.depth_node.faults["rows"] is None)
 
 

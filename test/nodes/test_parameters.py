@@ -14,8 +14,9 @@ from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
+from fg_depth_ros.nodes import parameter_files
 from fg_depth_ros.nodes.common.parameters import Parameter, ParameterTable
-from fg_depth_ros.nodes.stereo_depth import parameters
+from fg_depth_ros.nodes.stereo_depth.parameters import STEREO_DEPTH
 
 TABLE = ParameterTable(
     "some_node",
@@ -27,6 +28,7 @@ TABLE = ParameterTable(
         Parameter("name", "", "Anything."),
         Parameter("fixed", False, "Once.", run_time=False),
     ),
+    renamed={"velocity": "speed"},
 )
 
 
@@ -48,18 +50,18 @@ def make_node(context: Context, **overrides: Any) -> Node:
 
 def test_the_reference_page_is_up_to_date(repository: Path) -> None:
     page = (repository / "docs" / "parameters.md").read_text(encoding="utf-8")
-    assert page == parameters.reference_page(), "run python -m fg_depth_ros.nodes.stereo_depth.parameters"
+    assert page == parameter_files.reference_page(), "run python -m fg_depth_ros.nodes.parameter_files"
 
 
 def test_the_parameter_files_are_up_to_date(repository: Path) -> None:
-    for name, text in parameters.parameter_files().items():
+    for name, text in parameter_files.parameter_files().items():
         found = (repository / "config" / name).read_text(encoding="utf-8")
-        assert found == text, f"config/{name}: run python -m fg_depth_ros.nodes.stereo_depth.parameters"
+        assert found == text, f"config/{name}: run python -m fg_depth_ros.nodes.parameter_files"
 
 
 def test_the_parameter_file_holds_every_default(repository: Path) -> None:
     content = yaml.safe_load((repository / "config" / "stereo_depth.yaml").read_text(encoding="utf-8"))
-    assert content == {"/**/stereo_depth_node": {"ros__parameters": parameters.STEREO_DEPTH.defaults()}}
+    assert content == {"/**/stereo_depth_node": {"ros__parameters": STEREO_DEPTH.defaults()}}
 
 
 def test_the_page_names_type_default_unit_range_and_change_of_each_parameter() -> None:
@@ -70,9 +72,9 @@ def test_the_page_names_type_default_unit_range_and_change_of_each_parameter() -
 
 
 def test_generating_writes_the_files(tmp_path: Path) -> None:
-    assert parameters.main(["--root", str(tmp_path)]) == 0
-    assert (tmp_path / "docs" / "parameters.md").read_text() == parameters.reference_page()
-    assert set(parameters.parameter_files()) == {p.name for p in (tmp_path / "config").iterdir()}
+    assert parameter_files.main(["--root", str(tmp_path)]) == 0
+    assert (tmp_path / "docs" / "parameters.md").read_text() == parameter_files.reference_page()
+    assert set(parameter_files.parameter_files()) == {p.name for p in (tmp_path / "config").iterdir()}
 
 
 # ---- the table ------------------------------------------------------------------------------------------------
@@ -129,6 +131,23 @@ def test_start_values_are_taken_and_whole_numbers_serve_as_doubles(context: Cont
     assert declared.values() == {"speed": 4.0, "count": 2, "mode": "slow", "name": "", "fixed": True}
     assert node.get_parameter("speed").value == 4.0
     assert declared.problems == []
+    node.destroy_node()
+
+
+def test_unknown_start_values_are_named_with_the_nearest_or_the_new_name(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = make_node(context, velocity=4.0, sped=1.0, zzz=1, use_sim_time=True, speed=2.0)
+    warnings: list[str] = []
+    logger = node.get_logger()
+    monkeypatch.setattr(logger, "warning", warnings.append)
+    monkeypatch.setattr(node, "get_logger", lambda: logger)
+    assert TABLE.declare(node)["speed"] == 2.0
+    assert len(warnings) == 3
+    said = {name: next(text for text in warnings if f" {name} " in text) for name in ("velocity", "sped", "zzz")}
+    assert "speed" in said["velocity"]
+    assert "speed" in said["sped"]
+    assert "parameters.md" in said["zzz"]
     node.destroy_node()
 
 
@@ -209,6 +228,6 @@ def test_the_generated_file_is_read_by_a_node_in_a_namespace(context: Context, r
         context=context,
         cli_args=["--ros-args", "--params-file", str(path), "-p", "max_depth:=30.0"],
     )
-    declared = parameters.STEREO_DEPTH.declare(node)
-    assert declared.values() == {**parameters.STEREO_DEPTH.defaults(), "max_depth": 30.0}
+    declared = STEREO_DEPTH.declare(node)
+    assert declared.values() == {**STEREO_DEPTH.defaults(), "max_depth": 30.0}
     node.destroy_node()

@@ -26,10 +26,6 @@ _LABEL_COLOURS: dict[Label, tuple[int, int, int]] = {
     Label.LOW_CONFIDENCE: (188, 189, 34),
     Label.FILLED_FROM_MONO: (44, 160, 44),
 }
-# Segments of the colour circle (red-yellow, yellow-green, green-cyan, cyan-blue, blue-magenta, magenta-red)
-# in the colour code of Baker et al., "A Database and Evaluation Methodology for Optical Flow", IJCV 2011.
-_WHEEL_SEGMENTS = (15, 6, 4, 11, 13, 6)
-_WHEEL_STEPS = 1024
 
 
 def colour_disparity(disparity: np.ndarray, max_disparity: float | None = None) -> np.ndarray:
@@ -68,32 +64,6 @@ def colour_labels(labels: np.ndarray) -> np.ndarray:
     for label, colour in _LABEL_COLOURS.items():
         table[label] = colour
     return table[labels]
-
-
-def colour_flow(flow: np.ndarray, max_flow: float | None = None) -> np.ndarray:
-    """Flow HxWx2 (u, v; px) in Middlebury's colour code: hue = direction, saturation = length / `max_flow`.
-
-    `max_flow` (default: the largest length) is fully saturated; longer flow is darkened. NaN is black.
-    Source: Baker et al., IJCV 2011.
-    """
-    u = np.ascontiguousarray(flow[..., 0], dtype=np.float32)
-    v = np.ascontiguousarray(flow[..., 1], dtype=np.float32)
-    known = np.isfinite(u) & np.isfinite(v)
-    if not known.all():
-        u, v = np.where(known, u, 0.0).astype(np.float32), np.where(known, v, 0.0).astype(np.float32)
-    length, angle = cv2.cartToPolar(-u, -v)  # angle in [0, 2 pi) of the reversed vector
-    if max_flow is None:
-        max_flow = float(length.max(initial=0.0))
-    radius = length * np.float32(1.0 / max(max_flow, 1e-6))
-    # The code's circle starts at -pi: index 0 is the direction atan2(-v, -u) = -pi.
-    index = np.rint(angle * np.float32(_WHEEL_STEPS / (2.0 * np.pi))).astype(np.int32) + _WHEEL_STEPS // 2
-    hue = _flow_wheel()[index % _WHEEL_STEPS]
-    beyond = radius > 1.0
-    colours = 1.0 - np.minimum(radius, 1.0)[..., None] * (1.0 - hue)
-    colours[beyond] = 0.75 * hue[beyond]
-    result = (255.0 * colours).astype(np.uint8)
-    result[~known] = _UNKNOWN
-    return result
 
 
 def cloud_view(
@@ -222,22 +192,3 @@ def _inferno() -> np.ndarray:
 def _colour_table(name: int) -> np.ndarray:
     ramp = np.arange(256, dtype=np.uint8)[:, None]
     return np.ascontiguousarray(cv2.applyColorMap(ramp, name)[:, 0, ::-1])
-
-
-@lru_cache(maxsize=1)
-def _flow_wheel() -> np.ndarray:
-    """The colour circle at `_WHEEL_STEPS` directions from -pi on, float32 RGB in [0, 1]."""
-    corners = np.array(
-        [[255, 0, 0], [255, 255, 0], [0, 255, 0], [0, 255, 255], [0, 0, 255], [255, 0, 255], [255, 0, 0]],
-        dtype=np.float64,
-    )
-    entries = [
-        corners[i] + np.sign(corners[i + 1] - corners[i]) * np.floor(255.0 * step / count)
-        for i, count in enumerate(_WHEEL_SEGMENTS)
-        for step in range(count)
-    ]
-    wheel = np.array(entries) / 255.0
-    position = np.arange(_WHEEL_STEPS) / _WHEEL_STEPS * (len(wheel) - 1)
-    first = position.astype(int)
-    part = (position - first)[:, None]
-    return ((1.0 - part) * wheel[first] + part * wheel[(first + 1) % len(wheel)]).astype(np.float32)

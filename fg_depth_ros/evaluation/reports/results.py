@@ -20,6 +20,7 @@ from fg_depth_ros.data.io.formats import (
 )
 from fg_depth_ros.evaluation.reports import figures
 from fg_depth_ros.geometry import organised_points
+from fg_depth_ros.geometry.flow_colour import colour_flow
 from fg_depth_ros.inference import StereoEstimate
 
 
@@ -88,7 +89,7 @@ def write_flow(flow: np.ndarray, folder: Path, name: str) -> list[Path]:
             parts = [Path(unfinished) / end for end in ends]
             write_flo(parts[0], flow)
             write_kitti_flow(parts[1], np.where(fits, flow, np.float32(np.nan)))
-            write_image(parts[2], figures.colour_flow(flow))
+            write_image(parts[2], colour_flow(flow))
             paths = [folder / f"{name}{end}" for end in ends]
             for part, path in zip(parts, paths, strict=True):
                 os.replace(part, path)

@@ -6,6 +6,7 @@ A node writes a `ParameterTable` of `Parameter` lines and calls `table.declare(n
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -110,11 +111,21 @@ class Parameter:
 
 
 class ParameterTable:
-    """All parameters of one node (`node` is its name), in the order of the reference page."""
+    """All parameters of one node.
 
-    def __init__(self, node: str, summary: str, parameters: tuple[Parameter, ...]) -> None:
+    Args:
+        node: its name.
+        summary: what it does, for the reference page.
+        parameters: in the order of the reference page.
+        renamed: former name -> name now.
+    """
+
+    def __init__(
+        self, node: str, summary: str, parameters: tuple[Parameter, ...], renamed: Mapping[str, str] | None = None
+    ) -> None:
         self.node = node
         self.summary = summary
+        self.renamed = dict(renamed or {})
         self.parameters = {parameter.name: parameter for parameter in parameters}
         if len(self.parameters) != len(parameters):
             raise ValueError(f"the parameter table of {node} has a name twice")
@@ -127,6 +138,14 @@ class ParameterTable:
         """What is wrong with these values (names that are not in the table are somebody else's)."""
         known = ((self.parameters[name], value) for name, value in values.items() if name in self.parameters)
         return [problem for parameter, value in known if (problem := parameter.problem(value)) is not None]
+
+    def unknown(self, name: str) -> str:
+        """Return what to do about a parameter that is not in the table."""
+        if name in self.renamed:
+            return f"parameter {name} is now called {self.renamed[name]}; its value is not used"
+        nearest = difflib.get_close_matches(name, self.parameters, n=1)
+        advice = f"did you mean {nearest[0]}?" if nearest else "docs/parameters.md lists the known ones"
+        return f"parameter {name} is unknown to {self.node} and not used: {advice}"
 
     def declare(
         self,
@@ -189,6 +208,10 @@ class DeclaredParameters:
         self._problems: dict[str, str] = {}
         for parameter in table.parameters.values():
             self._values[parameter.name] = self._declare(node, parameter)
+        # rclpy has no public way to read the overrides of parameters that are not declared.
+        for name in getattr(node, "_parameter_overrides", {}):
+            if not (node.has_parameter(name) or name.startswith("qos_overrides.")):
+                self._logger.warning(table.unknown(name))
         if hasattr(node, "add_post_set_parameters_callback"):
             node.add_pre_set_parameters_callback(self._before)
             node.add_on_set_parameters_callback(self._validate)

@@ -14,8 +14,20 @@ from typing import Any, Generic, TypeVar
 from fg_depth_ros.compat import load_message_filters
 from fg_depth_ros.compat.message_filters import JUMP_BACK_NS, SimpleFilter
 from fg_depth_ros.nodes.common.messages import stamp_ns
+from fg_depth_ros.nodes.common.parameters import Parameter
 
 T = TypeVar("T")
+
+SYNC_PARAMETERS = (
+    Parameter(
+        "approximate_sync",
+        False,
+        "Match stamps that differ by up to `sync_slop`. Without it they must be equal.",
+        run_time=False,
+    ),
+    Parameter("sync_slop", 0.01, "Largest difference of stamps in a pair.", "s", 0.0, 10.0, run_time=False),
+)
+"""How a node forms pairs."""
 
 INPUTS = ("left/image_rect", "right/image_rect", "left/camera_info", "right/camera_info")
 _LEFT_IMAGE, _RIGHT_IMAGE, _LEFT_INFO, _RIGHT_INFO = INPUTS

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fg_depth_ros.nodes.common.parameters import NO_NAMES, Parameter, ParameterTable
-from fg_depth_ros.nodes.stereo_depth.parameters import MATCHING
+from fg_depth_ros.nodes.common.synchronizing import SYNC_PARAMETERS
 from fg_depth_ros.recording.recorder import RecorderConfig
 
 MIB, GIB = 2**20, 2**30
@@ -156,7 +156,7 @@ DATA_LOGGER = ParameterTable(
             choices=("raw", "compressed"),
             run_time=False,
         ),
-        *MATCHING,
+        *SYNC_PARAMETERS,
         Parameter(
             "sync_queue_size",
             30,

@@ -12,8 +12,8 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 from stereo_msgs.msg import DisparityImage
 
-from fg_depth_ros.evaluation.reports.figures import colour_flow
 from fg_depth_ros.geometry import organised_points
+from fg_depth_ros.geometry.flow_colour import colour_flow
 from fg_depth_ros.inference import StereoEstimate
 from fg_depth_ros.nodes.common import messages
 from fg_depth_ros.nodes.common.qos import OVERRIDES, publisher_events

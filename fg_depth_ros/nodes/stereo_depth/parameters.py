@@ -1,27 +1,9 @@
-"""The parameter tables of the nodes, and the files made from them.
-
-`python -m fg_depth_ros.nodes.stereo_depth.parameters` writes `docs/parameters.md` and the parameter files in
-`config/`; a test fails when a table and these files disagree.
-"""
+"""The parameters of stereo_depth_node."""
 
 from __future__ import annotations
 
-import argparse
-import importlib
-from pathlib import Path
-
 from fg_depth_ros.nodes.common.parameters import Parameter, ParameterTable
-
-MATCHING = (
-    Parameter(
-        "approximate_sync",
-        False,
-        "Match stamps that differ by up to `sync_slop`. Without it they must be equal.",
-        run_time=False,
-    ),
-    Parameter("sync_slop", 0.01, "Largest difference of stamps in a pair.", "s", 0.0, 10.0, run_time=False),
-)
-"""How the nodes that take pairs match them."""
+from fg_depth_ros.nodes.common.synchronizing import SYNC_PARAMETERS
 
 STEREO_DEPTH = ParameterTable(
     "stereo_depth_node",
@@ -100,7 +82,7 @@ STEREO_DEPTH = ParameterTable(
         Parameter(
             "flow_model",
             "flownet_lite",
-            "Method for the flow between frames (`temporal_flow/*`) and for the check of the rows. `off`: neither.",
+            "Method for the flow between frames (`temporal_flow/*`) and for the rectification check. `off`: neither.",
             choices=("flownet_lite", "dis", "farneback", "off"),
         ),
         Parameter(
@@ -136,7 +118,7 @@ STEREO_DEPTH = ParameterTable(
             3600.0,
         ),
         Parameter(
-            "row_check_period",
+            "rectification_check_period",
             10.0,
             "How often the vertical flow from left to right is measured, which shows cameras that have moved. 0 "
             "switches it off.",
@@ -145,10 +127,15 @@ STEREO_DEPTH = ParameterTable(
             86400.0,
         ),
         Parameter(
-            "row_check_median", 1.0, "Warn when the running median of the vertical flow is larger.", "px", 0.05, 100.0
+            "rectification_check_median",
+            1.0,
+            "Warn when the running median of the vertical flow is larger.",
+            "px",
+            0.05,
+            100.0,
         ),
         Parameter(
-            "row_check_tilt",
+            "rectification_check_tilt",
             2.0,
             "Warn when the vertical flow changes by more from the left to the right border.",
             "px",
@@ -162,7 +149,7 @@ STEREO_DEPTH = ParameterTable(
             choices=("raw", "compressed"),
             run_time=False,
         ),
-        *MATCHING,
+        *SYNC_PARAMETERS,
         Parameter(
             "sync_queue_size",
             10,
@@ -195,60 +182,5 @@ STEREO_DEPTH = ParameterTable(
         Parameter("cloud_decimation", 2, "`points2` holds every n-th pixel of every n-th row.", "px", 1, 32),
         Parameter("cloud_max_depth", 80.0, "`points2` leaves out points farther away.", "m", 0.02, 10000.0),
     ),
+    renamed={f"row_check_{what}": f"rectification_check_{what}" for what in ("period", "median", "tilt")},
 )
-
-# Where the tables are: a node's writer adds a line here. Imported only when the pages are made.
-TABLES = (
-    "fg_depth_ros.nodes.stereo_depth.parameters:STEREO_DEPTH",
-    "fg_depth_ros.nodes.players.stereo_player_parameters:STEREO_PLAYER",
-    "fg_depth_ros.nodes.evaluator.node:REPLAY_EVALUATOR",
-    "fg_depth_ros.nodes.data_logger.parameters:DATA_LOGGER",
-    "fg_depth_ros.nodes.players.bag_player_parameters:BAG_PLAYER",
-)
-
-HEADER = """# Parameters
-
-Made from the tables in `fg_depth_ros/nodes/` by `python -m fg_depth_ros.nodes.stereo_depth.parameters`; edit those, not
-this page. A value that is refused is named together with what is allowed; the node keeps running with the old
-one. QoS of every topic can be overridden too, see [topics.md](topics.md).
-"""
-
-
-def tables() -> list[ParameterTable]:
-    """Every node's table, in the order of the reference page."""
-    found = []
-    for where in TABLES:
-        module, _, attribute = where.partition(":")
-        found.append(getattr(importlib.import_module(module), attribute))
-    return found
-
-
-def reference_page() -> str:
-    """The text of `docs/parameters.md`."""
-    return "\n".join([HEADER, *(table.markdown() for table in tables())])
-
-
-def parameter_files() -> dict[str, str]:
-    """File name below `config/` -> text: one per node, every parameter at its default."""
-    note = (
-        "# Every parameter at its default, made by `python -m fg_depth_ros.nodes.stereo_depth.parameters`.\n# Copy it "
-        "and change it.\n"
-    )
-    return {f"{table.node.removesuffix('_node')}.yaml": note + table.yaml() for table in tables()}
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Write the reference page and the parameter files below `--root`."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--root", type=Path, default=Path("."), help="repository root (default: here)")
-    root = parser.parse_args(arguments).root
-    (root / "docs").mkdir(exist_ok=True)
-    (root / "docs" / "parameters.md").write_text(reference_page(), encoding="utf-8")
-    (root / "config").mkdir(exist_ok=True)
-    for name, text in parameter_files().items():
-        (root / "config" / name).write_text(text, encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

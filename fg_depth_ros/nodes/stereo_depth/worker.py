@@ -247,7 +247,7 @@ class StereoWorker:
 
     def _check_rows(self, checked: CheckedPair) -> None:
         settings, estimator = self._settings, self._models.flow.estimator
-        period = settings["row_check_period"]
+        period = settings["rectification_check_period"]
         if estimator is None or period == 0:
             self._faults.forget("rows")  # nobody looks any more
             return
@@ -260,7 +260,7 @@ class StereoWorker:
         self._report(
             "rows",
             FaultCode.ROWS_MISALIGNED,
-            self._rows.problem(settings["row_check_median"], settings["row_check_tilt"]),
+            self._rows.problem(settings["rectification_check_median"], settings["rectification_check_tilt"]),
         )
 
     def _report(self, subject: str, code: FaultCode, problem: str | None) -> None:
