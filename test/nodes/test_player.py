@@ -22,11 +22,12 @@ from std_msgs.msg import Header
 from support.pair_folders import FAR, NEAR, planes, small_rig, write_pairs
 from support.waiting import LIMIT
 
-from fg_depth_ros.apps.processes import ChildDied, ProcessGroup
+from fg_depth_ros.apps.processes import ChildDied, ProcessGroup, write_parameter_file
 from fg_depth_ros.data.io import encodings
 from fg_depth_ros.data.io.formats import FileError, write_image
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.nodes.common.messages import depth_to_array, image_to_array, stamp_ns
+from fg_depth_ros.nodes.players import stereo_player
 from fg_depth_ros.nodes.players.source import ENCODINGS, PairSource, encode_image, write_drive
 
 PLAYER = "fg_depth_ros.nodes.players.stereo_player"
@@ -102,8 +103,10 @@ def test_pairs_arrive_with_their_calibration_and_truth(group: ProcessGroup, list
     assert [header.frame_id for header in account] == ["a", "b", "a", "b", "a"]  # looped
     stamps = [stamp_ns(header) for header in account]
     assert all(abs(stamp * 1e-9 - time.time()) < 60 for stamp in stamps)
+    # 20 Hz: never faster on the whole, and as fast at least once on a busy machine.
     intervals = np.diff(stamps) * 1e-9
-    assert np.median(intervals) == pytest.approx(0.05, abs=0.01)
+    assert intervals.mean() > 0.045
+    assert intervals.min() < 0.07
     for topic in list(TOPICS)[:5]:
         assert [stamp_ns(message.header) for message in listener.messages[topic]] == stamps, topic
 
@@ -154,6 +157,8 @@ def test_a_virtual_world_is_played_with_its_true_depth(
     write_drive(tmp_path / "drive", "street", width=96, frames=2, seed=5)
     expected = PairSource(str(tmp_path / "drive"))
     account = listener.wait("published_pair", 3, [player])
+    for topic in list(TOPICS)[:5]:
+        listener.wait(topic, 3, [player])
     assert [header.frame_id for header in account] == ["000000", "000001", "000000"]
     for number in range(2):
         pair = expected.load(number)
@@ -206,13 +211,13 @@ def test_it_waits_for_subscribers_and_says_when_it_gives_up(group: ProcessGroup,
     ],
 )
 def test_what_cannot_be_played_ends_with_a_reason(
-    group: ProcessGroup, tmp_path: Path, make, parameters: dict, message: str
+    ros_domain: int, tmp_path: Path, capfd: pytest.CaptureFixture[str], make, parameters: dict, message: str
 ) -> None:
     folder = tmp_path / "pairs"
     make(folder)
-    group.start("player", PLAYER, {"pairs": str(folder), **parameters})
-    with pytest.raises(ChildDied, match=f"exit code 1(.|\n)*{message}"):
-        group.wait_until(lambda: False, LIMIT, "nothing")
+    file = write_parameter_file(tmp_path / "parameters.yaml", {"pairs": str(folder), **parameters})
+    assert stereo_player.main(["--ros-args", "--params-file", str(file)]) == 1
+    assert message in capfd.readouterr().err
 
 
 def test_broken_pairs_are_named_and_left_out(group: ProcessGroup, listener: Listener, tmp_path: Path) -> None:
