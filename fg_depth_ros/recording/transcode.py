@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, message_types
-from fg_depth_ros.data.io import encodings
-from fg_depth_ros.data.io.camera_images import MessageError, image_to_array
+from fg_depth_ros.data.io import messages
+from fg_depth_ros.data.io.messages import MessageError, MessageFault, image_to_array
 from fg_depth_ros.recording.definitions import Message, Topic
 
 _LOG = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def image_encoder(
             return topic, message
         try:
             compressed = compress(message.data, storage, jpeg_quality)
-        except (MessageError, encodings.EncodingError, cv2.error) as error:
+        except (MessageError, cv2.error) as error:
             if topic.name not in told:
                 told.add(topic.name)
                 _LOG.warning("%s: recorded as it is, not as %s: %s", topic.name, storage, error)
@@ -58,26 +58,26 @@ def image_encoder(
 def compress(data: bytes, storage: str, jpeg_quality: int = 95) -> bytes | None:
     """A raw Image (CDR) as a CompressedImage (CDR); None where `storage` cannot hold it: see `image_encoder`.
 
-    Raises MessageError or EncodingError for an image that is damaged or that no camera sends.
+    Raises MessageError for an image that is damaged or that no camera sends.
     """
     types = message_types()
     try:
         image = types.deserialize_cdr(data, IMAGE)
     except Exception as error:  # damaged data breaks a parser in any way
-        raise MessageError("malformed image", f"{len(data)} bytes are no whole {IMAGE} ({error})") from error
-    form = encodings.layout(image.encoding)
+        raise MessageError(MessageFault.MALFORMED_IMAGE, f"{len(data)} bytes are no whole {IMAGE} ({error})") from error
+    form = messages.layout(image.encoding)
     deep = form.dtype.itemsize > 1
     if storage == "png" and form.colour not in _PLAIN and image.encoding not in ("8UC1", "8UC3"):
         image_to_array(image)  # an encoding that no camera sends is named
         return None
-    pixels = encodings.view(image) if image.encoding == "mono16" else image_to_array(image)
+    pixels = messages.view(image) if image.encoding == "mono16" else image_to_array(image)
     kind = "png" if deep else storage
     colour = pixels.ndim == 3
     stored = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if colour else np.ascontiguousarray(pixels)
     options = _PNG if kind == "png" else [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality]
     done, packed = cv2.imencode(".png" if kind == "png" else ".jpg", stored, options)
     if not done:
-        raise MessageError("malformed image", f"{image.encoding} {pixels.shape} cannot be written as {kind}")
+        raise MessageError(MessageFault.MALFORMED_IMAGE, f"{image.encoding} {pixels.shape} cannot be written as {kind}")
     # What the stored pixels are when a reader has undone the compression; a driver's Bayer or YUV image is RGB by now.
     name = image.encoding if form.colour in _PLAIN else ("rgb8" if colour else "mono8")
     text = f"{name}; {kind} compressed {'bgr8' if colour else ''}"

@@ -12,9 +12,9 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 from support.nodes import Bench, Scene, camera_info, pair_messages, share_near, wall
 
+from fg_depth_ros.data.io import messages
+from fg_depth_ros.data.io.messages import MessageError
 from fg_depth_ros.geometry import StereoRig
-from fg_depth_ros.nodes.common import messages
-from fg_depth_ros.nodes.common.messages import MessageError
 from fg_depth_ros.nodes.common.synchronizing import Pair
 from fg_depth_ros.nodes.stereo_depth.pair_check import PairChecker, feature_geometry
 

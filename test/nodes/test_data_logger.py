@@ -17,11 +17,10 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from std_msgs.msg import Int32MultiArray, String
 from support.logger import LoggerBench, balanced, logger_bench, small_wall
-from support.nodes import pair_messages
+from support.nodes import compressed_image, pair_messages
 
 from fg_depth_ros.data.bags.storage import BagStorage
 from fg_depth_ros.geometry import StereoRig
-from fg_depth_ros.nodes.common import messages
 from fg_depth_ros.nodes.common.message_classes import message_class
 from fg_depth_ros.nodes.data_logger import node as data_logger_node
 from fg_depth_ros.nodes.data_logger import topics as logger_topics
@@ -171,7 +170,7 @@ def test_compressed_images_are_recorded_as_they_come(make: Make) -> None:
     bench.play_until_written(6)
     bench.end()
     (line,) = bench.lines()
-    packed = messages.array_to_compressed(small_wall().left, kind="png").data.tobytes()
+    packed = compressed_image(small_wall().left, kind="png").data.tobytes()
     assert all(
         data.rstrip(b"\0").endswith(packed.rstrip(b"\0"))
         for data in bench.messages(line, "/left/image_rect/compressed")

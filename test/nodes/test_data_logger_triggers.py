@@ -16,8 +16,8 @@ from std_msgs.msg import Header
 from support.logger import LoggerBench, logger_bench, small_wall
 from support.nodes import pair_messages, wall
 
+from fg_depth_ros.data.io import messages
 from fg_depth_ros.geometry.masks import Label
-from fg_depth_ros.nodes.common import messages
 from fg_depth_ros.nodes.data_logger.trigger_monitor import WeightsHeard
 
 Make = Callable[..., LoggerBench]
@@ -48,7 +48,7 @@ class DepthNode:
         stamp = self.bench.node.get_clock().now().to_msg()
         for name, publisher in self.publishers.items():
             array = arrays[name.split("/")[0]]
-            publisher.publish(messages.array_to_image(array, self.kinds[name], Header(stamp=stamp)))
+            publisher.publish(messages.fill_image(Image(), array, self.kinds[name], Header(stamp=stamp)))
 
     def publish_until(self, done: Callable[[], Any], **arrays: np.ndarray) -> None:
         def step() -> Any:

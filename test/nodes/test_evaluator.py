@@ -26,12 +26,13 @@ from support.pair_folders import planes, small_rig
 from support.waiting import LIMIT, wait_until
 
 from fg_depth_ros.apps.processes import Child, ChildDied, ProcessGroup
+from fg_depth_ros.data.io import messages
 from fg_depth_ros.evaluation.reports.report import read_report
 from fg_depth_ros.geometry import disparity_to_depth, organised_points
-from fg_depth_ros.nodes.common import messages
 from fg_depth_ros.nodes.evaluator.node_counters import LOST_AFTER, NEVER_REACHED, NodeAccount
 from fg_depth_ros.nodes.evaluator.snapshot import Snapshot
 from fg_depth_ros.nodes.players.stereo_player import camera_infos
+from fg_depth_ros.nodes.stereo_depth.outputs import cloud_message, disparity_message
 
 EVALUATOR = "fg_depth_ros.nodes.evaluator.node"
 TOPICS = {
@@ -105,10 +106,10 @@ class Source:
         self.publishers["left/camera_info"].publish(left_info)
         self.publishers["right/camera_info"].publish(right_info)
         for side, image in zip(("left", "right"), images or (), strict=False):
-            self.publishers[f"{side}/image_rect"].publish(messages.array_to_image(image, "rgb8", header))
+            self.publishers[f"{side}/image_rect"].publish(messages.fill_image(Image(), image, "rgb8", header))
         if truth is not None:
             depth = disparity_to_depth(truth, self.rig)
-            self.publishers["ground_truth/depth"].publish(messages.array_to_image(depth, "32FC1", header))
+            self.publishers["ground_truth/depth"].publish(messages.fill_image(Image(), depth, "32FC1", header))
         if dense is not None:
             self.answer(header, dense, masked)
         self.settle()
@@ -117,19 +118,19 @@ class Source:
         """What a depth node publishes for the pair of this header."""
         masked = dense if masked is None else masked
         depth = disparity_to_depth(masked, self.rig)
-        message = messages.array_to_image(depth, "32FC1", header)
+        message = messages.fill_image(Image(), depth, "32FC1", header)
         begun = time.time_ns()
         self.publishers["depth/image_rect"].publish(message)
         stamp = messages.stamp_ns(header)
         self.latencies.append(((begun - stamp) * 1e-6, (time.time_ns() - stamp) * 1e-6))
         flow = np.stack([-dense, np.zeros_like(dense)], axis=-1)
-        self.publishers["flow/image"].publish(messages.array_to_image(flow, "32FC2", header))
+        self.publishers["flow/image"].publish(messages.fill_image(Image(), flow, "32FC2", header))
         limits = {"min_depth": 0.1, "max_depth": 80.0, "increment": 0.1}
-        self.publishers["disparity"].publish(messages.disparity_message(masked, self.rig, header, **limits))
+        self.publishers["disparity"].publish(disparity_message(masked, self.rig, header, **limits))
         labels = np.where(np.isfinite(masked), 0, 2).astype(np.uint8)
-        self.publishers["mask/labels"].publish(messages.array_to_image(labels, "8UC1", header))
+        self.publishers["mask/labels"].publish(messages.fill_image(Image(), labels, "8UC1", header))
         points = organised_points(depth, self.rig, 2)
-        self.publishers["points2"].publish(messages.cloud_message(points, np.full(points.shape, 99, np.uint8), header))
+        self.publishers["points2"].publish(cloud_message(points, np.full(points.shape, 99, np.uint8), header))
 
     def send_diagnostics(self, **values: str) -> None:
         items = [KeyValue(key=key.replace("__", ": ").replace("_", " "), value=v) for key, v in values.items()]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from support.nodes import Bench, pair_messages, wall
 
-from fg_depth_ros.nodes.common import messages
+from fg_depth_ros.data.io import messages
 from fg_depth_ros.nodes.stereo_depth.flow_work import RowMonitor, TemporalFlow
 from fg_depth_ros.nodes.stereo_depth.pair_check import CheckedPair
 

@@ -15,10 +15,10 @@ import pytest
 import torch
 from support.nodes import Bench, Scene, pair_messages, share_near, wall
 
+from fg_depth_ros.data.io import messages
 from fg_depth_ros.geometry import Label
 from fg_depth_ros.inference import MonoConfig, MonoDepthEstimator, OutOfMemory, StereoDepthEstimator
 from fg_depth_ros.networks import ModelCard, create_model, registry, save_checkpoint
-from fg_depth_ros.nodes.common import messages
 from fg_depth_ros.nodes.stereo_depth import models as node_models
 
 SCENE = wall()  # 3.0 m away, 320x240, fx 300 px; block matching has no answer in its leftmost columns

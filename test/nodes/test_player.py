@@ -23,10 +23,10 @@ from support.pair_folders import FAR, NEAR, planes, small_rig, write_pairs
 from support.waiting import LIMIT
 
 from fg_depth_ros.apps.processes import ChildDied, ProcessGroup, write_parameter_file
-from fg_depth_ros.data.io import encodings
+from fg_depth_ros.data.io import messages
 from fg_depth_ros.data.io.formats import FileError, write_image
+from fg_depth_ros.data.io.messages import depth_to_array, image_to_array, stamp_ns
 from fg_depth_ros.geometry import StereoRig
-from fg_depth_ros.nodes.common.messages import depth_to_array, image_to_array, stamp_ns
 from fg_depth_ros.nodes.players import stereo_player
 from fg_depth_ros.nodes.players.source import ENCODINGS, PairSource, encode_image, write_drive
 
@@ -245,7 +245,7 @@ def test_every_encoding_is_what_the_reader_makes_of_it(encoding: str) -> None:
         [np.linspace(20 + 30 * c, 120 + 30 * c, 64, dtype=np.uint8)[None].repeat(48, 0) for c in range(3)]
     )
     array = encode_image(smooth, encoding)
-    layout = encodings.layout(encoding)
+    layout = messages.layout(encoding)
     assert array.dtype == layout.dtype
     message = Image(height=48, width=64, encoding=encoding, step=array.strides[0])
     message.data.frombytes(memoryview(np.ascontiguousarray(array)).cast("B"))

@@ -11,8 +11,8 @@ from support.nodes import pair_messages, wall
 
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.bags.writing import write_stereo_bag
+from fg_depth_ros.data.io import messages
 from fg_depth_ros.evaluation.replay.methods import load_methods, shipped
-from fg_depth_ros.nodes.common import messages
 
 
 def recorded(scene, encoding, folder):

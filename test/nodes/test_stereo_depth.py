@@ -12,10 +12,10 @@ import pytest
 import torch
 from support.nodes import KINDS, Bench, camera_info, pair_messages, share_near, wall
 
+from fg_depth_ros.data.io import messages
 from fg_depth_ros.geometry import Label
 from fg_depth_ros.inference import EstimatorConfig, OutOfMemory, StereoDepthEstimator
 from fg_depth_ros.networks import ModelCard, create_model, save_checkpoint
-from fg_depth_ros.nodes.common import messages
 
 SCENE = wall()
 PAIR = pair_messages(SCENE)

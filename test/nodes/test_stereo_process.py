@@ -18,7 +18,7 @@ from rclpy.parameter import Parameter
 from support.nodes import QUICK, User, pair_messages, share_near, wall
 
 from fg_depth_ros.apps.processes import SHARED_MEMORY, Child, ProcessGroup
-from fg_depth_ros.nodes.common import messages
+from fg_depth_ros.data.io import messages
 from fg_depth_ros.nodes.common.environment import child_environment
 
 MODULE = "fg_depth_ros.nodes.stereo_depth.node"

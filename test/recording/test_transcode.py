@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, INFO, message_types
-from fg_depth_ros.data.io.camera_images import CAMERA_ENCODINGS, compressed_to_array, image_to_array
-from fg_depth_ros.data.io.encodings import layout
+from fg_depth_ros.data.io.messages import CAMERA_ENCODINGS, image_to_array, layout
 from fg_depth_ros.recording.definitions import Message, Topic
 from fg_depth_ros.recording.transcode import compress, image_encoder
 
@@ -103,7 +102,7 @@ def test_png_gives_every_pixel_back(encoding: str, padding: int) -> None:
     assert (message.header.stamp.sec, message.header.stamp.nanosec) == STAMP
     assert message.header.frame_id == "eye"
     assert message.data[:4].tobytes() == b"\x89PNG"
-    assert np.array_equal(compressed_to_array(message), raw_pixels(data))
+    assert np.array_equal(image_to_array(message), raw_pixels(data))
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -126,8 +125,8 @@ def test_jpeg_gives_nearly_every_pixel_back(encoding: str) -> None:
     assert message.data[:2].tobytes() == b"\xff\xd8"
     expected = raw_pixels(data).astype(float)
     if not encoding.startswith(PACKED):  # there the picture is noise of colours
-        assert np.abs(compressed_to_array(message) - expected).mean() < 3.0
-    assert compressed_to_array(message).shape == expected.shape
+        assert np.abs(image_to_array(message) - expected).mean() < 3.0
+    assert image_to_array(message).shape == expected.shape
 
 
 def test_a_lower_quality_is_smaller() -> None:
@@ -160,4 +159,4 @@ def test_the_encoder_renames_topic_and_type_and_keeps_time_and_qos() -> None:
     topic, message = encode(LEFT, Message(LEFT.name, 77, image("rgb8")))
     assert topic == Topic("/left/image_rect/compressed", COMPRESSED, "some qos")
     assert (message.topic, message.recorded) == (topic.name, 77)
-    assert np.array_equal(compressed_to_array(decoded(message.data)), raw_pixels(image("rgb8")))
+    assert np.array_equal(image_to_array(decoded(message.data)), raw_pixels(image("rgb8")))

@@ -20,8 +20,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 from stereo_msgs.msg import DisparityImage
 
+from fg_depth_ros.data.io import messages
 from fg_depth_ros.geometry import StereoRig
-from fg_depth_ros.nodes.common import messages
 from fg_depth_ros.nodes.common.environment import use_shared_memory_profile
 from fg_depth_ros.nodes.stereo_depth.node import StereoDepthNode
 from support.waiting import wait_until
@@ -96,7 +96,7 @@ def pair_messages(scene: Scene, encoding: str = "rgb8") -> dict[str, Any]:
     def image(array: np.ndarray, frame: str) -> Image:
         grey = encoding in ("mono8", "8UC1")
         pixels = cv2.cvtColor(array, cv2.COLOR_RGB2GRAY) if grey else array
-        return messages.array_to_image(pixels, encoding, Header(frame_id=frame))
+        return messages.fill_image(Image(), pixels, encoding, Header(frame_id=frame))
 
     return {
         "left/camera_info": camera_info(scene.rig, False),
@@ -104,6 +104,24 @@ def pair_messages(scene: Scene, encoding: str = "rgb8") -> dict[str, Any]:
         "left/image_rect": image(scene.left, "left_eye"),
         "right/image_rect": image(scene.right, "right_eye"),
     }
+
+
+def compressed_image(
+    array: np.ndarray, header: Header | None = None, *, kind: str = "jpeg", quality: int = 95
+) -> CompressedImage:
+    """A JPEG or PNG CompressedImage, named as image_transport names it, of a grey or RGB array."""
+    grey = array.ndim == 2
+    pixels = array if grey else cv2.cvtColor(array, cv2.COLOR_RGB2BGR)
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality] if kind == "jpeg" else []
+    done, data = cv2.imencode(".jpg" if kind == "jpeg" else f".{kind}", pixels, options)
+    if not done:
+        raise ValueError(f"an array of {array.dtype} {array.shape} cannot be compressed as {kind}")
+    names = ("mono8", "") if grey else ("rgb8", " bgr8")
+    message = CompressedImage(format=f"{names[0]}; {kind} compressed{names[1]}")
+    if header is not None:
+        message.header = header
+    messages.fill_data(message, data)
+    return message
 
 
 class RecordingLogger:
@@ -177,7 +195,7 @@ class User:
             message.header.stamp.sec, message.header.stamp.nanosec = divmod(at, 10**9)
             if self._compressed and isinstance(message, Image):
                 array = messages.image_to_array(message)
-                message = messages.array_to_compressed(array, message.header, kind="png")
+                message = compressed_image(array, message.header, kind="png")
             self._publishers[name].publish(message)
         return now
 

@@ -14,8 +14,8 @@ import numpy as np
 from fg_depth_ros.data.bags.messages import Place, decoded, message_at, nearest, places
 from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, INFO, BagStorage
 from fg_depth_ros.data.bags.truth import DepthReader, TruthOptions, find_truth
-from fg_depth_ros.data.io.camera_images import MessageError, compressed_to_array, image_to_array
 from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.data.io.messages import MessageError, image_to_array
 from fg_depth_ros.geometry import RigError, StereoRig, depth_to_disparity
 
 _LOG = logging.getLogger(__name__)
@@ -94,10 +94,10 @@ class BagSample:
         return depth_to_disparity(self.depth_reader(), self.rig)
 
     def _image(self, place: Place) -> np.ndarray:
-        kind, where = self.bag.topics[place.topic], f"{self.bag.path}, {place.topic} at {place.stamp} ns"
+        where = f"{self.bag.path}, {place.topic} at {place.stamp} ns"
         message = message_at(self.bag, place)
         try:
-            pixels = compressed_to_array(message, where) if kind == COMPRESSED else image_to_array(message, where)
+            pixels = image_to_array(message, where)
         except MessageError as error:
             raise FileError(str(error)) from error
         height, width = pixels.shape[:2]

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, INFO, message_types
-from fg_depth_ros.data.io.encodings import layout
+from fg_depth_ros.data.io.messages import layout
 from fg_depth_ros.files import FileError, atomic_write
 from fg_depth_ros.geometry import StereoRig
 

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from fg_depth_ros.compat import load_message_filters
 from fg_depth_ros.compat.message_filters import JUMP_BACK_NS, SimpleFilter
-from fg_depth_ros.nodes.common.messages import stamp_ns
+from fg_depth_ros.data.io.messages import stamp_ns
 from fg_depth_ros.nodes.common.parameters import Parameter
 
 T = TypeVar("T")

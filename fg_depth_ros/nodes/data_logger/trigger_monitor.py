@@ -13,12 +13,11 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image
 
-from fg_depth_ros.data.io import encodings
-from fg_depth_ros.data.io.camera_images import compressed_to_array, image_to_array
+from fg_depth_ros.data.io import messages
+from fg_depth_ros.data.io.messages import depth_to_array, image_to_array, stamp_ns
 from fg_depth_ros.geometry.masks import Label
 from fg_depth_ros.nodes.common.codes import CALIBRATION_FAULTS
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, fault_codes
-from fg_depth_ros.nodes.common.messages import depth_to_array, stamp_ns
 from fg_depth_ros.recording.measures import confident_share, disagreement, mean_flow, small_grey
 from fg_depth_ros.recording.triggers import Every, above, below
 
@@ -69,7 +68,7 @@ class Looks:
             return
         before, self._before = self._before, None
         try:
-            image = small_grey((compressed_to_array if compressed else image_to_array)(decode(), "left image"))
+            image = small_grey(image_to_array(decode(), "left image"))
             if before is not None and before.shape == image.shape:
                 self._judge("motion", above(self._keep("motion", mean_flow(before, image)), limit, "mean flow", " px"))
         except (ValueError, RuntimeError) as error:  # damaged, of an encoding that no camera sends, or tiny
@@ -103,7 +102,7 @@ class Looks:
     def _depth_came(self, name: str, data: bytes) -> None:
         try:
             message = deserialize_message(data, Image)
-            array = encodings.view(message) if name == LABELS else depth_to_array(message, name)
+            array = messages.view(message) if name == LABELS else depth_to_array(message, name)
         except (ValueError, RuntimeError) as error:
             self._faults.report("depth", WARN, f"{name} cannot be looked at: {error}", code=name)
             return

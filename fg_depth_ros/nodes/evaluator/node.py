@@ -29,11 +29,11 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 from stereo_msgs.msg import DisparityImage
 
+from fg_depth_ros.data.io import messages
 from fg_depth_ros.evaluation.replay.scores import ReplayScores
 from fg_depth_ros.evaluation.reports.page import write_page
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.geometry import RigError, StereoRig
-from fg_depth_ros.nodes.common import messages
 from fg_depth_ros.nodes.common.environment import use_shared_memory_profile
 from fg_depth_ros.nodes.common.qos import OVERRIDES, subscription_events
 from fg_depth_ros.nodes.evaluator.node_counters import NodeAccount

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from stereo_msgs.msg import DisparityImage
 
+from fg_depth_ros.data.io import messages
 from fg_depth_ros.evaluation.replay.scores import PublishedPair
 from fg_depth_ros.geometry import StereoRig
-from fg_depth_ros.nodes.common import messages
 from fg_depth_ros.nodes.evaluator.pair_ledger import PairEntry
 
 DEPTH, TRUTH = "depth/image_rect", "ground_truth/depth"

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from fg_depth_ros.data.io import messages
 from fg_depth_ros.geometry import StereoRig
-from fg_depth_ros.nodes.common import messages
 
 # These make a snapshot complete; the optional ones are taken along where they are there.
 SNAPSHOT_PARTS = ("depth", "flow", "left", "labels", "points")

@@ -21,8 +21,8 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.data.io.messages import fill_image
 from fg_depth_ros.geometry import RigError, StereoRig
-from fg_depth_ros.nodes.common.messages import array_to_image
 from fg_depth_ros.nodes.common.qos import OVERRIDES
 from fg_depth_ros.nodes.players.playing import play
 from fg_depth_ros.nodes.players.source import MOTORCYCLE, NO_WORLD, PairSource, encode_image, write_drive
@@ -266,7 +266,7 @@ class StereoPlayerNode(Node):
         left_info, right_info = camera_infos(pair.rig, left_frame, right_frame)
 
         def image(array: np.ndarray, encoding: str, frame: str) -> Image:
-            message = array_to_image(array, encoding)
+            message = fill_image(Image(), array, encoding)
             message.header.frame_id = frame
             return message
 

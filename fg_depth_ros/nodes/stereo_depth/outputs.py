@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField, RegionOfInterest
 from std_msgs.msg import Header
 from stereo_msgs.msg import DisparityImage
 
-from fg_depth_ros.geometry import organised_points
+from fg_depth_ros.data.io import messages
+from fg_depth_ros.geometry import StereoRig, organised_points
 from fg_depth_ros.geometry.flow_colour import colour_flow
 from fg_depth_ros.inference import StereoEstimate
-from fg_depth_ros.nodes.common import messages
 from fg_depth_ros.nodes.common.qos import OVERRIDES, publisher_events
 from fg_depth_ros.nodes.common.synchronizing import LeftView, Pair
 
@@ -65,19 +66,19 @@ class StereoOutputs:
             for name, kind in topics.items()
         }
         self._makers: dict[str, Callable[[StereoEstimate, np.ndarray, Pair | LeftView, Header], Any]] = {
-            "depth/image_rect": lambda e, left, pair, header: messages.depth_image(
-                e.depth, settings["depth_encoding"], header
+            "depth/image_rect": lambda e, left, pair, header: messages.fill_depth(
+                Image(), e.depth, settings["depth_encoding"], header
             ),
             "depth/camera_info": self._camera_info,
             "disparity": self._disparity,
             "depth/sigma": self._sigma,
-            "mask/image": lambda e, left, pair, header: messages.array_to_image(
-                np.where(e.mask, np.uint8(255), np.uint8(0)), "mono8", header
+            "mask/image": lambda e, left, pair, header: messages.fill_image(
+                Image(), np.where(e.mask, np.uint8(255), np.uint8(0)), "mono8", header
             ),
-            "mask/labels": lambda e, left, pair, header: messages.array_to_image(e.labels, "8UC1", header),
-            "flow/image": lambda e, left, pair, header: messages.array_to_image(e.flow, "32FC2", header),
-            "flow/image_color": lambda e, left, pair, header: messages.array_to_image(
-                colour_flow(e.flow), "rgb8", header
+            "mask/labels": lambda e, left, pair, header: messages.fill_image(Image(), e.labels, "8UC1", header),
+            "flow/image": lambda e, left, pair, header: messages.fill_image(Image(), e.flow, "32FC2", header),
+            "flow/image_color": lambda e, left, pair, header: messages.fill_image(
+                Image(), colour_flow(e.flow), "rgb8", header
             ),
             "points2": self._points,
         }
@@ -103,17 +104,17 @@ class StereoOutputs:
             return
         near, far = self._settings["min_depth"], self._settings["max_depth"]
         masked = np.where((depth >= near) & (depth <= far), depth, np.float32(np.nan))
-        message = messages.depth_image(masked, self._settings["depth_encoding"], output_header(pair))
+        message = messages.fill_depth(Image(), masked, self._settings["depth_encoding"], output_header(pair))
         self._publishers[MONO_TOPIC].publish(message)
 
     def publish_flow(self, wanted: Collection[str], flow: np.ndarray, pair: Pair | LeftView) -> None:
         """Publish the `wanted` of the temporal topics; `flow`: H x W x 2 float32 px."""
         header = output_header(pair)
         if "temporal_flow/image" in wanted:
-            message = messages.array_to_image(flow, "32FC2", header)
+            message = messages.fill_image(Image(), flow, "32FC2", header)
             self._publishers["temporal_flow/image"].publish(message)
         if "temporal_flow/image_color" in wanted:
-            message = messages.array_to_image(colour_flow(flow), "rgb8", header)
+            message = messages.fill_image(Image(), colour_flow(flow), "rgb8", header)
             self._publishers["temporal_flow/image_color"].publish(message)
 
     def counts(self) -> Mapping[str, int]:
@@ -139,7 +140,7 @@ class StereoOutputs:
     def _disparity(
         self, estimate: StereoEstimate, left: np.ndarray, pair: Pair | LeftView, header: Header
     ) -> DisparityImage:
-        return messages.disparity_message(
+        return disparity_message(
             # What is masked needs no completing, and mono depth is no match.
             np.where(estimate.matched_mask, estimate.matched, np.float32(np.nan)),
             estimate.rig,
@@ -158,16 +159,65 @@ class StereoOutputs:
                 once=True,
             )
             return None
-        return messages.array_to_image(np.ascontiguousarray(sigma, np.float32), "32FC1", header)
+        return messages.fill_image(Image(), np.ascontiguousarray(sigma, np.float32), "32FC1", header)
 
     def _points(self, estimate: StereoEstimate, left: np.ndarray, pair: Pair | LeftView, header: Header) -> PointCloud2:
         depth, stride = estimate.depth, self._settings["cloud_decimation"]
         near = np.where(depth <= self._settings["cloud_max_depth"], depth, np.float32(np.nan))
         points = organised_points(near, estimate.rig, stride)
-        return messages.cloud_message(points, left[::stride, ::stride], header)
+        return cloud_message(points, left[::stride, ::stride], header)
 
 
 def output_header(pair: Pair | LeftView) -> Header:
     """Stamp of the pair, frame of the left camera."""
     frame = pair.left.header.frame_id or pair.left_info.header.frame_id
     return Header(stamp=pair.left.header.stamp, frame_id=frame)
+
+
+def disparity_message(
+    disparity: np.ndarray,
+    rig: StereoRig,
+    header: Header,
+    *,
+    min_depth: float,
+    max_depth: float,
+    increment: float,
+) -> DisparityImage:
+    """A DisparityImage of image disparities `x_left - x_right` (float32 px H x W, NaN invalid).
+
+    The message's disparity is `x_left - x_right - (cx_left - cx_right)`, so that `Z = f * t / d`; hence
+    `doffs` is added. `min_disparity` and `max_disparity` are those of `max_depth` and `min_depth` (metres),
+    `increment` (px) is the smallest step. Invalid pixels stay NaN.
+    """
+    message = DisparityImage(header=header)
+    messages.fill_image(message.image, np.asarray(disparity + np.float32(rig.doffs), np.float32), "32FC1", header)
+    message.f = float(rig.fx)
+    message.t = float(rig.baseline)
+    message.min_disparity = float(rig.fx * rig.baseline / max_depth)
+    message.max_disparity = float(rig.fx * rig.baseline / min_depth)
+    message.delta_d = float(increment)
+    message.valid_window = RegionOfInterest(width=rig.width, height=rig.height)
+    return message
+
+
+def cloud_message(points: np.ndarray, colours: np.ndarray, header: Header) -> PointCloud2:
+    """An organised PointCloud2 with x, y, z (float32 metres) and rgb, 16 bytes a point.
+
+    `points`: H x W x 3 float32, NaN where there is none (REP 117); `colours`: uint8 H x W grey or H x W x 3
+    RGB.
+    """
+    height, width = points.shape[:2]
+    cells = np.empty((height, width, 4), np.float32)
+    cells[..., :3] = points
+    wide = colours.astype(np.uint32)
+    packed = wide * 0x010101 if wide.ndim == 2 else wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
+    cells[..., 3] = packed.view(np.float32)
+    message = PointCloud2(header=header, height=height, width=width, point_step=16, row_step=16 * width)
+    message.fields = [
+        PointField(name=name, offset=4 * index, datatype=PointField.FLOAT32, count=1)
+        for index, name in enumerate(("x", "y", "z", "rgb"))
+    ]
+    message.is_bigendian = sys.byteorder == "big"
+    message.is_dense = False
+    messages.fill_data(message, cells)
+    return message

@@ -14,8 +14,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from fg_depth_ros.data.io.messages import MONO16_WHITE, MessageError, MessageFault, image_to_array
 from fg_depth_ros.geometry import RigError, StereoRig
-from fg_depth_ros.nodes.common.messages import MONO16_WHITE, MessageError, compressed_to_array, image_to_array
 from fg_depth_ros.nodes.common.synchronizing import LeftView, Pair
 
 # What the feature check needs before it dares to judge.
@@ -69,13 +69,13 @@ class PairChecker:
     def check(self, pair: Pair, mono16_white: int = MONO16_WHITE) -> CheckedPair:
         """The pair's images and rig. Raises MessageError with the reason."""
         rig = self._rig_of(pair)
-        decode = compressed_to_array if self._compressed else image_to_array
+        decode = image_to_array
         topics = (self.topic("left/image_rect"), self.topic("right/image_rect"))
         left = decode(pair.left, topics[0], mono16_white=mono16_white)
         right = decode(pair.right, topics[1], mono16_white=mono16_white)
         if left.shape[:2] != right.shape[:2]:
             raise MessageError(
-                "image size",
+                MessageFault.IMAGE_SIZE,
                 f"{topics[0]} is {_size(left)} pixels and {topics[1]} {_size(right)}: both images of a "
                 "rectified pair have one size; set both cameras to the same resolution",
             )
@@ -89,12 +89,12 @@ class PairChecker:
 
     def check_left(self, view: LeftView, mono16_white: int = MONO16_WHITE) -> CheckedLeft:
         """The left image of a moment without a right one. Raises MessageError with the reason."""
-        decode = compressed_to_array if self._compressed else image_to_array
+        decode = image_to_array
         topic = self.topic("left/camera_info")
         try:
             rig = StereoRig.from_camera_info(view.left_info, _any_right(view.left_info))
         except RigError as error:
-            raise MessageError("camera_info", f"{error} (from {topic})") from error
+            raise MessageError(MessageFault.CAMERA_INFO, f"{error} (from {topic})") from error
         left = decode(view.left, self.topic("left/image_rect"), mono16_white=mono16_white)
         self._fits(left, rig)
         return CheckedLeft(left, rig)
@@ -102,7 +102,7 @@ class PairChecker:
     def _fits(self, left: np.ndarray, rig: StereoRig) -> None:
         if left.shape[:2] != (rig.height, rig.width):
             raise MessageError(
-                "image size",
+                MessageFault.IMAGE_SIZE,
                 f"{self.topic('left/image_rect')} is {_size(left)} pixels, but {self.topic('left/camera_info')} "
                 f"describes {rig.width}x{rig.height}: publish the camera_info of the resized image (scaled K and P, "
                 "or binning and roi), or publish the image at its calibrated size",
@@ -124,7 +124,7 @@ class PairChecker:
             self._rig = StereoRig.from_camera_info(pair.left_info, pair.right_info)
         except RigError as error:
             names = f"{self.topic('left/camera_info')} and {self.topic('right/camera_info')}"
-            raise MessageError("camera_info", f"{error} (from {names})") from error
+            raise MessageError(MessageFault.CAMERA_INFO, f"{error} (from {names})") from error
         return self._rig
 
     def look(self, pair: CheckedPair) -> None:
@@ -140,7 +140,7 @@ class PairChecker:
         self.geometry = feature_geometry(pair.left, pair.right, pair.rig.doffs)
         if self.geometry.matches >= _MIN_MATCHES and self.geometry.in_front < _SWAPPED_BELOW:
             raise MessageError(
-                "swapped cameras",
+                MessageFault.SWAPPED_CAMERAS,
                 f"{self.topic('left/image_rect')} and {self.topic('right/image_rect')} seem to be "
                 f"swapped: of {self.geometry.matches} matched features {self.geometry.in_front:.0%} move "
                 "to the left from the left to the right image, as they must; exchange the two cameras' "

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
 
+from fg_depth_ros.data.io.messages import MessageError
 from fg_depth_ros.inference import MonoEstimate, OutOfMemory, StereoEstimate
 from fg_depth_ros.nodes.common.codes import DropReason, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, PairStatistics
-from fg_depth_ros.nodes.common.messages import MessageError
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
 from fg_depth_ros.nodes.common.synchronizing import LeftView, NewestSlot, Pair
 from fg_depth_ros.nodes.stereo_depth.flow_work import RowMonitor, TemporalFlow
