@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--data", action="append", default=[], help="folder of pairs with true disparity")
     parser.add_argument("--noise", type=float, default=0.0, help="add Gaussian noise of this deviation, grey levels")
     parser.add_argument("--gain", type=float, default=1.0, help="multiply both images, clipping at white")
+    parser.add_argument("--enlarge", type=int, default=1, help="enlarge the images; errors count in original pixels")
     parser.add_argument("--right-gain", type=float, default=1.0, help="multiply the right image")
     options = parser.parse_args()
     defaults = EstimatorConfig()
@@ -42,8 +43,13 @@ def main() -> None:
         for sample in samples:
             images, truth = sample.images(), sample.truth()
             assert truth is not None, f"{sample.name} has no true disparity"
+            if (factor := options.enlarge) > 1:
+                images = tuple(cv2.resize(i, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC) for i in images)
+                truth = factor * cv2.resize(truth, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
             height, width = truth.shape
-            rig = sample.rig or StereoRig(width, height, 700.0, 700.0, width / 2, height / 2, width / 2, 0.5)
+            rig = StereoRig(width, height, 700.0, 700.0, width / 2, height / 2, width / 2, 0.5)
+            if sample.rig is not None:
+                rig = sample.rig.scaled(width, height)
             untextured = deviation(cv2.cvtColor(images[0], cv2.COLOR_RGB2GRAY)) < 3
             generator = np.random.default_rng(0)
             gains = (options.gain, options.gain * options.right_gain)
@@ -55,7 +61,7 @@ def main() -> None:
             estimate = estimator.estimate(left, right, rig)
             published = estimate.mask
             seconds += time.process_time() - begun
-            wrong = ~(np.abs(estimate.matched - truth) <= 2.0)
+            wrong = ~(np.abs(estimate.matched - truth) <= 2.0 * factor)
             for row, region in enumerate((np.isfinite(truth), np.isfinite(truth) & untextured)):
                 shown = region & published
                 counts[row] += region.sum(), shown.sum(), (shown & wrong).sum()
