@@ -5,7 +5,6 @@ while the right camera is gone.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 from support.nodes import Bench, Scene, pair_messages, share_near, wall
+from support.waiting import LIMIT, wait_until
 
 from fg_depth_ros.data.io import messages
 from fg_depth_ros.geometry import Label
 from fg_depth_ros.inference import MonoConfig, MonoDepthEstimator, OutOfMemory, StereoDepthEstimator
 from fg_depth_ros.networks import ModelCard, create_model, registry, save_checkpoint
+from fg_depth_ros.nodes.common.codes import FaultCode
 from fg_depth_ros.nodes.stereo_depth import models as node_models
 
 SCENE = wall()  # 3.0 m away, 320x240, fx 300 px; block matching has no answer in its leftmost columns
@@ -65,14 +66,6 @@ def labels_of(message: Any) -> np.ndarray:
     return np.frombuffer(message.data, np.uint8).reshape(message.height, message.width)
 
 
-def account(b: Bench) -> tuple[int, int]:
-    """What came to the worker, and what of it was published or dropped."""
-    values = b.values()
-    came = ("pairs matched", "left images taken alone")
-    gone = ("pairs published", "left images published alone", "pairs dropped")
-    return sum(int(values[key]) for key in came), sum(int(values[key]) for key in gone)
-
-
 # ---- the topic -----------------------------------------------------------------------------------------------------
 
 
@@ -107,7 +100,7 @@ def test_mono_depth_is_what_the_estimator_says_and_needs_no_stereo(make: Callabl
     assert model["mono weights sha256"] == card.sha256
     assert model["mono weights"] == str(weights)
     assert model["mono weights fit"].startswith("96x64 px, focal length 100 px")
-    b.wait(lambda: account(b)[0] == account(b)[1] and int(b.values()["pairs published"]) > 0)
+    b.wait(lambda: b.accounted() and int(b.values()["pairs published"]) > 0)
 
 
 def test_mono_depth_in_millimetres_beside_stereo_depth(make: Callable[..., Bench], six_metres: str) -> None:
@@ -172,7 +165,7 @@ def test_pairs_go_on_while_the_model_is_loaded(
     class Slow(MonoDepthEstimator):
         def __init__(self, config: MonoConfig) -> None:
             begun.set()
-            assert go_on.wait(20.0)
+            assert go_on.wait(LIMIT)
             super().__init__(config)
 
     monkeypatch.setattr(node_models, "MonoDepthEstimator", Slow)
@@ -195,24 +188,23 @@ def test_pairs_go_on_while_the_model_is_loaded(
 def test_depth_goes_on_without_the_right_camera_and_comes_back(
     make: Callable[..., Bench], six_metres: str, rest: dict[str, Any], silent: str
 ) -> None:
-    b = make(mono_weights=six_metres, mono_timeout=0.6, stall_timeout=0.6, flow_model="off")
+    b = make(mono_weights=six_metres, mono_timeout=1.0, stall_timeout=1.0, flow_model="off")
     stereo_only = ("disparity", "flow/image")
     both = (DEPTH, LABELS, MONO, "mask/image", "points2", "depth/camera_info")
     b.listen(*both, *stereo_only)
     b.send_until(PAIR, lambda: newest(b, *both) and b.values().get("mono factor") == "0.500")
 
-    end, alone = time.monotonic() + 15.0, set()
-    while not (
-        b.level() == 1
-        and "left image alone" in b.status().message
-        and len(alone & {messages.stamp_ns(m.header) for m in list(b.seen[DEPTH])}) >= 3
-    ):
-        assert time.monotonic() < end, b.logged[-8:]
-        alone.add(b.send(rest))
-        time.sleep(0.1)
-    message = b.status().message
-    assert message.startswith(f"depth comes from the left image alone (depthnet_lite): no message on {silent} since ")
-    assert "publisher(s) are there, but nothing comes" in message
+    alone: set[int] = set()
+    wait_until(
+        lambda: (
+            b.has(FaultCode.RIGHT_CAMERA_SILENT, "depthnet_lite", silent, "publisher(s) are there, but nothing comes")
+            and len(alone & {messages.stamp_ns(m.header) for m in list(b.seen[DEPTH])}) >= 3
+        ),
+        period=0.1,
+        step=lambda: alone.add(b.send(rest)),
+        describe=b.status,
+    )
+    assert b.level() == 1
     assert b.values()["mono factor in use without a pair"] == "0.500"
     found = b.wait(lambda: (f := newest(b, *both)) and messages.stamp_ns(f[DEPTH].header) in alone and f)
     assert {m.header.frame_id for m in found.values()} == {"left_eye"}
@@ -238,7 +230,7 @@ def test_depth_goes_on_without_the_right_camera_and_comes_back(
     b.send_until(PAIR, lambda: len(b.seen["disparity"]) > pairs and b.level() == 0)
     assert share_near(b.fresh_depth(PAIR), 3.0) > 0.97
     assert b.log_has("recovered after")
-    b.wait(lambda: account(b)[0] == account(b)[1])
+    b.wait(b.accounted)
     stamps = [messages.stamp_ns(m.header) for m in b.seen[DEPTH]]
     assert len(stamps) == len(set(stamps))  # nothing is answered twice
     assert int(b.values()["left images published alone"]) == len(alone & set(stamps))
@@ -247,18 +239,17 @@ def test_depth_goes_on_without_the_right_camera_and_comes_back(
 def test_only_when_it_is_wanted(make: Callable[..., Bench], six_metres: str) -> None:
     b = make(mono_weights=six_metres, mono_timeout=0.0, stall_timeout=0.5)
     b.listen(DEPTH)
-    b.send_until(LEFT, lambda: b.level() == 1)
-    assert "no stereo pair for" in b.status().message
+    b.send_until(LEFT, lambda: b.level() == 1 and b.has(FaultCode.NO_PAIRS))
     assert b.seen[DEPTH] == []
     assert b.values()["left images taken alone"] == "0"
     b.set(mono_timeout=0.5)
     b.send_until(LEFT, lambda: b.seen[DEPTH])
     assert np.isfinite(depth_of(b.seen[DEPTH][-1])).all()  # the right camera never was there
     np.testing.assert_allclose(depth_of(b.seen[DEPTH][-1]), 6.0, rtol=1e-4)  # no factor is known
-    b.send_until(LEFT, lambda: "from the left image alone" in b.status().message)
+    b.send_until(LEFT, lambda: b.has(FaultCode.RIGHT_CAMERA_SILENT))
     b.set(mono_model="off")
-    b.send_until(LEFT, lambda: "no stereo pair for" in b.status().message)
-    assert b.log_has("no message on /right/image_rect")
+    b.send_until(LEFT, lambda: b.has(FaultCode.NO_PAIRS))
+    b.send_until(LEFT, lambda: b.log_has("no message on /right/image_rect"))
 
 
 def test_a_bad_left_image_alone_is_named(make: Callable[..., Bench], six_metres: str) -> None:
@@ -307,8 +298,7 @@ def test_missing_weights_are_named_when_they_are_needed_and_stereo_goes_on(
 def test_without_weights_a_missing_right_camera_is_named_as_ever(make: Callable[..., Bench]) -> None:
     b = make(mono_timeout=0.3, stall_timeout=0.6)
     b.listen(DEPTH)
-    b.send_until(LEFT, lambda: b.level() == 1 and b.level("model") == 1)
-    assert "no stereo pair for" in b.status().message
+    b.send_until(LEFT, lambda: b.has(FaultCode.NO_PAIRS) and b.level("model") == 1)
     assert "the right camera is gone, but there is no mono depth: no weights of" in b.status("model").message
     assert b.seen[DEPTH] == []
     b.send_until(LEFT, lambda: int(b.values().get("dropped: no mono depth", 0)) > 0)
@@ -375,7 +365,7 @@ def test_too_little_memory_for_mono_leaves_stereo_alone(
     b.send_until(PAIR, lambda: b.level("model") == 2)
     assert b.status("model").message.startswith("depthnet_lite: out of memory (2 GiB wanted, 1 GiB free)")
     b.send_until(PAIR, lambda: np.isfinite(depth_of(b.seen[DEPTH][-1])).all())  # filled, by the smaller one
-    b.wait(lambda: account(b)[0] == account(b)[1])
+    b.wait(b.accounted)
     assert b.values()["pairs dropped"] == "0" or set(b.values()) & {"dropped: replaced by newer"}
     assert "inference_scale 0.562" in b.status("model").message
     assert b.values("model")["inference_scale"] == "1"  # of the stereo model

