@@ -293,13 +293,15 @@ def test_identifiers_in_code_spans_exist(page: Path) -> None:
 
 
 def test_every_code_of_the_diagnostics_is_documented() -> None:
+    from fg_depth_ros.data.io.messages import MessageFault
     from fg_depth_ros.nodes.common.codes import DropReason, FaultCode, NodeState, SwapState
 
     troubleshooting = (REPOSITORY / "docs" / "troubleshooting.md").read_text()
-    for fault in set(FaultCode) - {FaultCode.OK}:
+    of_messages = set(MessageFault) - {MessageFault.MALFORMED_CLOUD}  # no input of a node
+    for fault in (set(FaultCode) - {FaultCode.OK}) | of_messages:
         assert f"`{fault}`" in troubleshooting, f"troubleshooting.md does not explain {fault}"
     topics = (REPOSITORY / "docs" / "topics.md").read_text()
-    for code in (*DropReason, *NodeState, *SwapState):
+    for code in (*DropReason, *of_messages, *NodeState, *SwapState):
         assert f"`{code}`" in topics, f"topics.md does not explain {code}"
 
 
