@@ -93,7 +93,9 @@ def _first_width(pairs: str) -> int:
     from fg_depth_ros.data.datasets.stereo import open_stereo_folder
     from fg_depth_ros.data.io.formats import image_size
 
-    return image_size(open_stereo_folder(Path(pairs).expanduser())[0].left)[0]
+    left = open_stereo_folder(Path(pairs).expanduser())[0].left
+    assert isinstance(left, Path)
+    return image_size(left)[0]
 
 
 def _first_readable(source: PairSource) -> Any:

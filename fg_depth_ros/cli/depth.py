@@ -22,7 +22,7 @@ from fg_depth_ros.cli.app import (
 )
 
 if TYPE_CHECKING:
-    from fg_depth_ros.data.datasets.depth_sample import DepthSample
+    from fg_depth_ros.data.samples import DepthSample
     from fg_depth_ros.evaluation.stereo import Aggregate
     from fg_depth_ros.inference import MonoDepthEstimator
 

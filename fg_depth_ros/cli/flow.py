@@ -37,7 +37,7 @@ def flow_command(
     variational: Annotated[bool, typer.Option("--variational", help="Refine the answer (+v).")] = False,
 ) -> None:
     """Optical flow between two frames: .flo, KITTI's 16-bit PNG, and a picture in Middlebury's colours."""
-    from fg_depth_ros.data.datasets.flow import FlowSample
+    from fg_depth_ros.data.samples import FlowSample
     from fg_depth_ros.evaluation.reports.results import write_flow
 
     frames = FlowSample(first.stem, first, second).images()

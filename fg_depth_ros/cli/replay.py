@@ -14,7 +14,7 @@ from fg_depth_ros.cli.app import Device, Precision, app, check_folder, console
 from fg_depth_ros.cli.bag import Left, LeftInfo, Right, RightInfo, Slop
 
 if TYPE_CHECKING:
-    from fg_depth_ros.data.bags.pairs import BagSample
+    from fg_depth_ros.data.samples import StereoSample
     from fg_depth_ros.evaluation.replay.methods import ReplayMethod
 
 _COLUMNS = {
@@ -122,7 +122,7 @@ def _methods(weights: list[Path], names: list[str], mono: bool) -> tuple[ReplayM
     return chosen
 
 
-def _track(items: Iterable[BagSample], name: str, count: int) -> Iterable[BagSample]:
+def _track(items: Iterable[StereoSample], name: str, count: int) -> Iterable[StereoSample]:
     from rich.progress import track
 
     from fg_depth_ros.evaluation.replay.sharding import world

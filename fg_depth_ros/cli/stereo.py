@@ -46,9 +46,10 @@ def infer(
     max_depth: Annotated[float, typer.Option(help="Farther pixels are out of range, m.")] = 80.0,
 ) -> None:
     """Disparity, depth, labels, pictures and a cloud of one pair or of a folder of pairs."""
-    from fg_depth_ros.data.datasets.stereo import StereoSample, open_stereo_folder
+    from fg_depth_ros.data.datasets.stereo import open_stereo_folder
     from fg_depth_ros.data.io.calibration import read_calibration
     from fg_depth_ros.data.io.formats import FileError, image_size
+    from fg_depth_ros.data.samples import StereoSample
     from fg_depth_ros.evaluation.reports.results import write_disparity, write_estimate
 
     if (pairs is None) == (left is None or right is None):

@@ -104,10 +104,11 @@ def synth_world(
     """Write stereo pairs of virtual streets and rooms with exact disparity and depth."""
     from rich.progress import track
 
+    from fg_depth_ros.data.samples import StereoSample
     from fg_depth_ros.inference.running import choose_device
     from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_stamps
     from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
-    from fg_depth_ros.synthesis.world.drive import WorldDrive, WorldFrame, drive_rig, frame_of
+    from fg_depth_ros.synthesis.world.drive import WorldDrive, drive_rig, sample_of
     from fg_depth_ros.synthesis.world.folder import write_world
     from fg_depth_ros.synthesis.world.generator import WorldGenerator
 
@@ -116,12 +117,12 @@ def synth_world(
     rig = drive_rig(kind, width, height, field_of_view, baseline)
     atlas = TextureAtlas.build(list_photos(photos), patterns, 256, seed=seed)
     cutouts = CutoutAtlas.build(list_stamps(stamps), 64, seed=seed) if stamps else None
-    frames: Callable[[int], WorldFrame]
+    frames: Callable[[int], StereoSample]
     if drive:
         frames = WorldDrive(kind, rig, seed, atlas, cutouts, count, place).frame
     else:
         generator = WorldGenerator(atlas, cutouts, width, height, seed, place, kind, rig)
-        frames = lambda number: frame_of(generator.batch([number]))  # noqa: E731
+        frames = lambda number: sample_of(generator.batch([number]), rig, str(number))  # noqa: E731
     write_world(
         out, rig, frames, count, track=lambda numbers: track(list(numbers), "rendering", console=Console(stderr=True))
     )

@@ -13,8 +13,8 @@ import numpy as np
 from rich.console import Console
 from torch import nn
 
-from fg_depth_ros.data.datasets.depth_sample import DepthProtocol, DepthSample
 from fg_depth_ros.data.io.formats import FileError, write_image
+from fg_depth_ros.data.samples import DepthProtocol, DepthSample
 from fg_depth_ros.evaluation.metrics import DepthTally, garg_mask, mean_metrics
 from fg_depth_ros.evaluation.reports import figures
 from fg_depth_ros.evaluation.reports.report import Report
@@ -182,7 +182,7 @@ def watch_depth(datasets: Mapping[str, Sequence[DepthSample]]) -> Callable[[nn.M
     image with truth.
     """
     for name, samples in datasets.items():
-        if all(sample.truth_reader is None for sample in samples):
+        if all(not sample.has_truth for sample in samples):
             raise FileError(f"data set {name} has no true depth to watch a training by")
 
     def judge(network: nn.Module) -> dict[str, float]:
@@ -199,7 +199,7 @@ def against_stereo(samples: Iterable[DepthSample], estimator: StereoDepthEstimat
     For drives without truth. What the stereo method gets wrong, this calls right: say so beside the figures.
     """
     return [
-        replace(sample, truth_reader=_stereo_reader(sample, estimator), protocol=replace(sample.protocol, name=""))
+        replace(sample, depth=_stereo_reader(sample, estimator), protocol=replace(sample.protocol, name=""))
         for sample in samples
         if sample.pair is not None
     ]

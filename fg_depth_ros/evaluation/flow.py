@@ -12,8 +12,8 @@ import numpy as np
 from rich.console import Console
 from torch import nn
 
-from fg_depth_ros.data.datasets.flow import FlowSample
 from fg_depth_ros.data.io.formats import FileError, write_image
+from fg_depth_ros.data.samples import FlowSample
 from fg_depth_ros.evaluation.flow_metrics import FlowTally
 from fg_depth_ros.evaluation.reports import figures
 from fg_depth_ros.evaluation.reports.report import Report
@@ -126,7 +126,7 @@ def watch_flow(datasets: Mapping[str, Sequence[FlowSample]]) -> Callable[[nn.Mod
     pair with truth.
     """
     for name, samples in datasets.items():
-        if all(sample.truth_reader is None for sample in samples):
+        if all(not sample.has_truth for sample in samples):
             raise FileError(f"data set {name} has no true flow to watch a training by")
 
     def judge(network: nn.Module) -> dict[str, float]:

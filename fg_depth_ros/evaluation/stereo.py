@@ -20,8 +20,8 @@ from rich.progress import (
 )
 from torch import nn
 
-from fg_depth_ros.data.datasets.stereo import StereoSample
 from fg_depth_ros.data.io.formats import FileError, write_image
+from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.evaluation.metrics import DepthTally, StereoTally, mean_metrics
 from fg_depth_ros.evaluation.reports import figures
 from fg_depth_ros.evaluation.reports.report import Report
@@ -134,7 +134,7 @@ def watch_stereo(datasets: Mapping[str, Sequence[StereoSample]]) -> Callable[[nn
     no pair with truth.
     """
     for name, samples in datasets.items():
-        if all(sample.truth_reader is None for sample in samples):
+        if all(not sample.has_truth for sample in samples):
             raise FileError(f"data set {name} has no true disparity to watch a training by")
 
     def judge(network: nn.Module) -> dict[str, float]:

@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import IterableDataset, get_worker_info
 
-from fg_depth_ros.data.datasets.flow import FlowSample
 from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.data.samples import FlowSample
 from fg_depth_ros.synthesis.chairs import FlowBatch
 from fg_depth_ros.synthesis.stereo import StereoSceneGenerator
 
@@ -116,7 +116,7 @@ def known_pairs(sets: Mapping[str, Sequence[FlowSample]]) -> list[FlowSample]:
     Raises:
         FileError: there are none.
     """
-    samples = [sample for each in sets.values() for sample in each if sample.truth_reader is not None]
+    samples = [sample for each in sets.values() for sample in each if sample.has_truth]
     if not samples:
         raise FileError(f"data sets ({', '.join(sets)}) hold no pair with true flow; a training needs it")
     return samples

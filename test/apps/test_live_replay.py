@@ -27,9 +27,10 @@ from support.nodes import QUICK, Bench, pair_messages, wall
 from fg_depth_ros.apps.live_replay import BagInputs, LiveReplay
 from fg_depth_ros.apps.processes import ProcessGroup
 from fg_depth_ros.data.bags.storage import IMAGE, INFO
-from fg_depth_ros.data.bags.writing import StereoFrame, write_stereo_bag
+from fg_depth_ros.data.bags.writing import write_stereo_bag
 from fg_depth_ros.data.io.formats import FileError
 from fg_depth_ros.data.io.messages import stamp_ns
+from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.evaluation.replay.scores import PublishedPair
 from fg_depth_ros.evaluation.reports.page import Picture
 from fg_depth_ros.nodes.evaluator.pair_ledger import PairLedger
@@ -47,7 +48,9 @@ ACCOUNT = ("pairs published", "pairs dropped")  # what becomes of a matched pair
 
 def wall_bag(path: Path, count: int, period_ms: int = 200, truth: bool = True, **options: str) -> Path:
     depth = np.full(SCENE.left.shape[:2], SCENE.depth, np.float32) if truth else None
-    frames = [StereoFrame(FIRST + k * period_ms * MS, SCENE.left, SCENE.right, depth) for k in range(count)]
+    frames = [
+        StereoSample("", SCENE.left, SCENE.right, depth=depth, stamp=FIRST + k * period_ms * MS) for k in range(count)
+    ]
     return write_stereo_bag(path, frames, SCENE.rig, **options)
 
 

@@ -13,7 +13,8 @@ import torch
 
 pytest.importorskip("rosbags", reason="bags are read by rosbags (extra 'data')")
 
-from fg_depth_ros.data.bags.writing import StereoFrame, write_stereo_bag
+from fg_depth_ros.data.bags.writing import write_stereo_bag
+from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.inference import StereoDepthEstimator
 from fg_depth_ros.networks import ModelCard, create_model, load_checkpoint, registry, save_checkpoint
@@ -45,7 +46,9 @@ def bags(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(2):
             texture = random.integers(0, 256, (64, 100, 3), np.uint8)
             depth = np.full((64, 96), TRUE_DEPTH, np.float32)
-            frames.append(StereoFrame(10**9 * (number + 1), texture[:, :96].copy(), texture[:, 4:].copy(), depth))
+            frames.append(
+                StereoSample("", texture[:, :96].copy(), texture[:, 4:].copy(), depth=depth, stamp=10**9 * (number + 1))
+            )
         write_stereo_bag(folder / name, frames, RIG)
     return folder
 

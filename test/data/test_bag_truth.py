@@ -58,7 +58,7 @@ def test_a_lidar_without_a_way_to_the_camera_is_refused_where_it_was_asked_for(t
     with pytest.raises(FileError, match="/velodyne_points: no transform from frame 'lidar' to frame 'left_camera'"):
         open_bag_pairs(bag, truth=TruthOptions(lidar_topic="velodyne_points"))
     with caplog.at_level(logging.WARNING):
-        assert open_bag_pairs(bag)[0].depth_reader is None
+        assert open_bag_pairs(bag)[0].depth is None
     assert "/velodyne_points is not used" in caplog.text
     assert "no transform from frame 'lidar' to frame 'left_camera'" in caplog.text
 
@@ -102,8 +102,8 @@ def test_depth_images_become_depth_and_disparity(tmp_path):
     first, second = open_bag_pairs(bag)
     for seed, sample in enumerate((first, second)):
         np.testing.assert_allclose(sample.truth(), planes(seed)[2], atol=1e-4)
-        np.testing.assert_array_equal(sample.depth_reader(), disparity_to_depth(planes(seed)[2], RIG))
-        assert sample.depth_reader.kind == "true depth"
+        np.testing.assert_array_equal(sample.true_depth(), disparity_to_depth(planes(seed)[2], RIG))
+        assert sample.depth.kind == "true depth"
     again = pickle.loads(pickle.dumps(second))
     np.testing.assert_array_equal(again.truth(), second.truth())
     assert open_bag_pairs(bag, truth=TruthOptions(depth_topic="none"))[0].truth() is None
@@ -122,19 +122,19 @@ def test_millimetres_and_what_is_no_depth(tmp_path):
         ],
     )
     first, second, third = open_bag_pairs(bag, truth=TruthOptions("camera/depth"))
-    assert np.isnan(first.depth_reader()[0, :3]).all()
-    assert (first.depth_reader()[0, 3:] == 2.0).all()
-    assert np.isnan(second.depth_reader()[0, 0])
-    assert second.depth_reader()[0, 1] == pytest.approx(1.5)
-    assert third.depth_reader is None and third.truth() is None and third.truth_reader is None
+    assert np.isnan(first.true_depth()[0, :3]).all()
+    assert (first.true_depth()[0, 3:] == 2.0).all()
+    assert np.isnan(second.true_depth()[0, 0])
+    assert second.true_depth()[0, 1] == pytest.approx(1.5)
+    assert third.depth is None and third.truth() is None and not third.has_truth
     assert first.truth()[0, 3] == pytest.approx(200 * 0.1 / 2.0 - 4.0)
 
 
 def test_a_stamp_within_the_slop_counts(tmp_path):
     depth = depth_message(SECOND + 3_000_000, np.ones((96, 160), np.float32))
     bag = with_messages(stereo_bag(tmp_path / "bag", 1, truth=False), [("/ground_truth/depth", IMAGE, 5, depth)])
-    assert open_bag_pairs(bag)[0].depth_reader is None
-    assert open_bag_pairs(bag, slop=0.003)[0].depth_reader is not None
+    assert open_bag_pairs(bag)[0].depth is None
+    assert open_bag_pairs(bag, slop=0.003)[0].depth is not None
 
 
 def test_depth_data_sets_see_the_truth_of_bags(tmp_path):
@@ -157,9 +157,9 @@ def test_points_fall_on_the_pixels_computed_by_hand(tmp_path):
     ]
     bag = lidar_bag(tmp_path / "bag", [cloud(SECOND + 20_000_000, sweep), cloud(2 * SECOND + 60_000_000, sweep)])
     near, far = open_bag_pairs(bag)
-    assert far.depth_reader is None  # 0.06 s away
-    assert near.depth_reader.kind == "LiDAR"
-    depth = near.depth_reader()
+    assert far.depth is None  # 0.06 s away
+    assert near.depth.kind == "LiDAR"
+    depth = near.true_depth()
     rows, columns = np.nonzero(np.isfinite(depth))
     # np.rint takes halves to the even neighbour: 76.5 -> 76, 47.5 -> 48.
     assert sorted(zip(rows.tolist(), columns.tolist(), strict=True)) == [(37, 56), (37, 57), (48, 76)]
@@ -167,8 +167,8 @@ def test_points_fall_on_the_pixels_computed_by_hand(tmp_path):
     assert depth[37, 56] == pytest.approx(4.0)
     assert depth[37, 57] == pytest.approx(5.0)
     assert near.truth()[48, 76] == pytest.approx(200 * 0.1 / 10 - 4)
-    assert open_bag_pairs(bag, truth=TruthOptions(lidar_slop=0.1))[1].depth_reader is not None
-    assert open_bag_pairs(bag, truth=TruthOptions(lidar_topic="none"))[0].depth_reader is None
+    assert open_bag_pairs(bag, truth=TruthOptions(lidar_slop=0.1))[1].depth is not None
+    assert open_bag_pairs(bag, truth=TruthOptions(lidar_topic="none"))[0].depth is None
 
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8"])
@@ -200,16 +200,16 @@ def test_a_file_goes_before_what_the_bag_says(tmp_path):
     for name, place in (("said", PLACE), ("unsaid", None)):
         bag = lidar_bag(tmp_path / name, sweep, place)
         (sample, _) = open_bag_pairs(bag, truth=TruthOptions(transforms=str(file)))
-        assert np.nanmax(sample.depth_reader()) == pytest.approx(9.0)
+        assert np.nanmax(sample.true_depth()) == pytest.approx(9.0)
 
 
 def test_depth_images_go_before_a_lidar_and_other_clouds_are_none(tmp_path, caplog):
     both = with_messages(
         stereo_bag(tmp_path / "both"), [("/velodyne_points", CLOUD, SECOND, cloud(SECOND, [(9, 0, 0)]))]
     )
-    assert open_bag_pairs(both)[0].depth_reader.kind == "true depth"
+    assert open_bag_pairs(both)[0].depth.kind == "true depth"
     made = lidar_bag(tmp_path / "made", [cloud(SECOND, [(9, 0, 0)])], name="/points2")
-    assert open_bag_pairs(made)[0].depth_reader is None  # the depth node's own cloud is no truth
+    assert open_bag_pairs(made)[0].depth is None  # the depth node's own cloud is no truth
     with caplog.at_level(logging.WARNING):
         open_bag_pairs(made, truth=TruthOptions(transforms="lidar.yaml"))
     assert "so lidar.yaml is not used (PointCloud2: /points2): name its topic" in caplog.text
@@ -217,7 +217,7 @@ def test_depth_images_go_before_a_lidar_and_other_clouds_are_none(tmp_path, capl
         made, [("/a/lidar", CLOUD, 1, cloud(1, [(1, 1, 1)])), ("/b/lidar", CLOUD, 1, cloud(1, [(1, 1, 1)]))]
     )
     with caplog.at_level(logging.WARNING):
-        assert open_bag_pairs(two)[0].depth_reader is None
+        assert open_bag_pairs(two)[0].depth is None
     assert "/a/lidar and /b/lidar could be true depth: name one" in caplog.text
 
 

@@ -119,8 +119,8 @@ def test_pairs_come_out_as_they_were_written(tmp_path, storage, single_file):
         for image, expected in zip(sample.images(), planes(seed)[:2], strict=True):
             np.testing.assert_array_equal(image, expected)
         assert sample.rig == small_rig()
-        assert sample.slack == 0
-        assert sample.truth() is None and sample.truth_reader is None and sample.occluded() is None
+        assert sample.stamp_difference == 0
+        assert sample.truth() is None and not sample.has_truth and sample.occluded() is None
 
 
 def test_every_camera_encoding_is_decoded(tmp_path):
@@ -173,7 +173,7 @@ def test_pairs_are_mutual_nearest_neighbours_within_the_slop(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         samples = open_bag_pairs(bag, slop=0.005)
     assert [sample.name for sample in samples] == [str(k * ms) for k in (100, 200, 309)]
-    assert [sample.slack for sample in samples] == [0.003, 0, -0.003]
+    assert [sample.stamp_difference for sample in samples] == [0.003, 0, -0.003]
     assert "3 pairs; 3 images have no partner within 0.005 s" in caplog.text
     assert [sample.name for sample in open_bag_pairs(bag)] == [str(200 * ms)]
 

@@ -11,10 +11,10 @@ import torch
 from support.pair_folders import FAR, NEAR, planes, small_rig, write_pairs
 
 from fg_depth_ros.data.datasets.depth import NYU, open_depth_sets
-from fg_depth_ros.data.datasets.depth_sample import DepthProtocol, DepthSample
 from fg_depth_ros.data.datasets.kitti_depth import EIGEN, EIGEN_IMPROVED
 from fg_depth_ros.data.datasets.stereo import open_stereo_folder
 from fg_depth_ros.data.io.formats import FileError, read_image
+from fg_depth_ros.data.samples import DepthProtocol, DepthSample
 from fg_depth_ros.evaluation import PairMethod, against_stereo, evaluate_depth, watch_depth
 from fg_depth_ros.evaluation.depth import PUBLISHED
 from fg_depth_ros.inference import EstimatorConfig, StereoDepthEstimator
@@ -51,7 +51,7 @@ def test_nothing_to_judge_is_an_error():
         evaluate([sample(constant(5))], {})
     with pytest.raises(ValueError, match="aggregate is 'mean': choose 'pooled' or 'per_image'"):
         evaluate([sample(constant(5))], {"m": lambda image, fx: constant(5)}, aggregate="mean")
-    blind = replace(sample(constant(5)), truth_reader=None)
+    blind = replace(sample(constant(5)), depth=None)
     with pytest.raises(ValueError, match=r"no image with true depth .*in the data sets \(set\)"):
         evaluate([blind], {"m": lambda image, fx: constant(5)})
     with pytest.raises(FileError, match="data set set has no true depth to watch a training by"):

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from fg_depth_ros.data.datasets.flow import FlowSample, open_flow_sets
+from fg_depth_ros.data.datasets.flow import open_flow_sets
 from fg_depth_ros.data.io.formats import FileError, read_flo, read_image, read_kitti_flow, write_flo, write_image
+from fg_depth_ros.data.samples import FlowSample
 from fg_depth_ros.evaluation import FlowTally, draw_flow, evaluate_flow, watch_flow
 from fg_depth_ros.evaluation.reports.report import _FLOW_COLUMNS, read_report
 from fg_depth_ros.evaluation.reports.results import write_flow
@@ -238,7 +239,7 @@ def test_frames_of_two_sizes_and_a_damaged_file_are_named(tmp_path):
     write_flo(tmp_path / "cut.flo", np.zeros((8, 8, 2)))
     (tmp_path / "cut.flo").write_bytes((tmp_path / "cut.flo").read_bytes()[:-4])
     for spoiled, message in (
-        (FlowSample("x", one.first, tmp_path / "wide.png", one.truth_reader), r"wide\.png 9x8: .* one size"),
+        (FlowSample("x", one.first, tmp_path / "wide.png", one.flow), r"wide\.png 9x8: .* one size"),
         (FlowSample("x", one.first, one.second, lambda: read_flo(tmp_path / "cut.flo")), r"cut\.flo: truncated"),
     ):
         with pytest.raises(FileError, match=message):

@@ -22,7 +22,8 @@ from launch.actions import IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 
 from fg_depth_ros.apps.processes import free_domain_id
-from fg_depth_ros.data.bags.writing import StereoFrame, write_stereo_bag
+from fg_depth_ros.data.bags.writing import write_stereo_bag
+from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.evaluation.reports.report import read_report
 from fg_depth_ros.geometry import StereoRig
 
@@ -42,7 +43,7 @@ def record() -> Path:
     texture = np.repeat(np.repeat(random.integers(0, 256, (120, 166, 3), np.uint8), 2, axis=0), 2, axis=1)
     left, right = texture[:, :320].copy(), texture[:, DISPARITY : 320 + DISPARITY].copy()
     depth = np.full((240, 320), 300.0 * 0.12 / DISPARITY, np.float32)
-    frames = [StereoFrame(10**18 + k * 300_000_000, left, right, depth) for k in range(PAIRS)]
+    frames = [StereoSample("", left, right, depth=depth, stamp=10**18 + k * 300_000_000) for k in range(PAIRS)]
     return write_stereo_bag(OUT / "wall.3m", frames, rig)
 
 

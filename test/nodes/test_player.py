@@ -165,7 +165,7 @@ def test_a_virtual_world_is_played_with_its_true_depth(
         np.testing.assert_array_equal(image_to_array(listener.messages["left/image_rect"][number]), pair.left)
         np.testing.assert_array_equal(image_to_array(listener.messages["right/image_rect"][number]), pair.right)
         depth = depth_to_array(listener.messages["ground_truth/depth"][number])
-        np.testing.assert_array_equal(depth, pair.truth)
+        np.testing.assert_array_equal(depth, pair.depth)
         assert np.isfinite(depth).mean() > 0.3
     infos = [listener.messages[f"{side}/camera_info"][0] for side in ("left", "right")]
     rig = StereoRig.from_camera_info(*infos)
@@ -258,7 +258,7 @@ def test_the_motorcycle_pair_has_its_published_calibration() -> None:
     pair = PairSource("motorcycle").load(0)
     assert pair.left.shape == (500, 741, 3)
     assert pair.rig.fx == 994.978 and pair.rig.doffs == pytest.approx(31.086)
-    assert pair.truth is not None
+    assert pair.depth is not None
     # Z = 994.978 * 0.193001 / (d + 31.086); the data set's disparities are 7.19 ... 59.91 px
-    assert np.nanmax(pair.truth) == pytest.approx(192.031 / (7.1913557 + 31.086), rel=1e-4)
-    assert np.nanmin(pair.truth) == pytest.approx(192.031 / (59.90896 + 31.086), rel=1e-4)
+    assert np.nanmax(pair.depth) == pytest.approx(192.031 / (7.1913557 + 31.086), rel=1e-4)
+    assert np.nanmin(pair.depth) == pytest.approx(192.031 / (59.90896 + 31.086), rel=1e-4)

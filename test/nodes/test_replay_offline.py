@@ -34,7 +34,7 @@ def test_stereo_depth_is_the_same_to_rounding(make, tmp_path, model, encoding):
         min_depth=node.depth_node.get_parameter("min_depth").value,
         max_depth=node.depth_node.get_parameter("max_depth").value,
     )  # fmt: skip
-    offline = loaded.estimator.estimate(*sample.pixels(), sample.rig).depth
+    offline = loaded.estimator.estimate(*sample.raw_images(), sample.rig).depth
     assert np.isfinite(published).mean() > 0.5
     np.testing.assert_array_equal(np.isfinite(offline), np.isfinite(published))
     np.testing.assert_allclose(offline, published, rtol=1e-6)
@@ -47,4 +47,6 @@ def test_mono_depth_is_the_same_to_rounding(make, tmp_path):
     seen = node.seen["mono_depth/image_rect"]
     published = messages.depth_to_array(node.send_until(sent, lambda: seen and seen[-1]))
     (loaded,) = load_methods([shipped("depthnet_lite")], device="cpu", precision="float32", min_depth=0.1, max_depth=80)
-    np.testing.assert_allclose(loaded.estimator.estimate(sample.pixels()[0], sample.rig.fx).depth, published, rtol=1e-6)
+    np.testing.assert_allclose(
+        loaded.estimator.estimate(sample.raw_images()[0], sample.rig.fx).depth, published, rtol=1e-6
+    )

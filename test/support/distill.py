@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from fg_depth_ros.data.io.formats import write_image, write_pfm
+from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.synthesis.textures import fractal_noise
 from fg_depth_ros.training.depth.config import PRESETS, MaskConfig
@@ -66,17 +67,9 @@ def exchange(folder: Path) -> Path:
     return folder
 
 
-class MadePair:
+def made_pair(left, right, rig=RIG, truth=None, name="made"):
     """A pair that lies in memory."""
-
-    def __init__(self, left, right, rig=RIG, truth=None, name="made"):
-        self.pictures, self.rig, self.name, self._truth = (left, right), rig, name, truth
-
-    def images(self):
-        return self.pictures
-
-    def truth(self):
-        return self._truth
+    return StereoSample(name, left, right, rig, truth)
 
 
 def blurred(image):

@@ -17,8 +17,9 @@ from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
 from std_srvs.srv import Trigger
 
-from fg_depth_ros.data.bags.pairs import BagSample, open_bag_pairs
+from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.bags.storage import BagStorage
+from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.nodes.data_logger.node import DataLoggerNode
 from support.nodes import RecordingLogger, Scene, User, pair_messages, wall
 from support.waiting import wait_until
@@ -158,7 +159,7 @@ class LoggerBench(User):
             self.wait(done)
         return self.lines()
 
-    def pairs(self, line: dict[str, Any]) -> list[BagSample]:
+    def pairs(self, line: dict[str, Any]) -> list[StereoSample]:
         """The pairs of a finished episode, found as any reader of bags finds them."""
         return open_bag_pairs(self.root / line["name"])
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from fg_depth_ros.data.bags.storage import IMAGE, message_types
-from fg_depth_ros.data.bags.writing import StereoFrame, write_stereo_bag
+from fg_depth_ros.data.bags.writing import write_stereo_bag
+from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.geometry import disparity_to_depth
 from support.pair_folders import planes, small_rig
 
@@ -63,7 +64,9 @@ def frames(count, truth=True, size=(160, 96), seed=0):
     rig = small_rig(*size)
     for k in range(count):
         left, right, disparity = planes(seed + k, *size)
-        yield StereoFrame((k + 1) * SECOND, left, right, disparity_to_depth(disparity, rig) if truth else None)
+        yield StereoSample(
+            "", left, right, depth=disparity_to_depth(disparity, rig) if truth else None, stamp=(k + 1) * SECOND
+        )
 
 
 def stereo_bag(folder, count=2, truth=True, size=(160, 96), seed=0, **options) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from support.distill import HEIGHT, RIG, WIDTH, MadePair, exchange, wall, write_walls
+from support.distill import HEIGHT, RIG, WIDTH, exchange, made_pair, wall, write_walls
 
 from fg_depth_ros.data.datasets.stereo import open_stereo_folder
 from fg_depth_ros.data.io.formats import FileError, read_image, write_image
@@ -47,18 +47,18 @@ def look(tmp_path):
     return call
 
 
-GOOD = MadePair(*wall(8), name="good")
+GOOD = made_pair(*wall(8), name="good")
 
 
 def test_left_and_right_exchanged(look):
     left, right = wall(8)
-    names, counts = look([GOOD, MadePair(right, left, name="bad")])
+    names, counts = look([GOOD, made_pair(right, left, name="bad")])
     assert names == ["good"] and counts.used == 1 and counts.skipped == {"exchanged": 1}
     assert "set/bad: 1" in counts.examples["exchanged"]  # "100 % of the image ..." or nearly
     with pytest.raises(
         FileError, match="set: none of its 1 pairs can be trained on. 1 x exchanged: .*baseline of the "
     ):
-        look([MadePair(right, left)])
+        look([made_pair(right, left)])
 
 
 def test_a_whole_folder_with_left_and_right_exchanged_is_refused(tmp_path, look):
@@ -75,14 +75,14 @@ def test_a_negative_baseline_in_the_calibration_is_refused(tmp_path):
 
 
 def test_pictures_of_different_moments(look):
-    names, counts = look([GOOD, MadePair(*wall(8, down=7), name="late")])
+    names, counts = look([GOOD, made_pair(*wall(8, down=7), name="late")])
     assert names == ["good"] and counts.skipped == {"rows": 1}
 
 
 def test_nan_in_a_picture(look):
     left, right = (image.astype(np.float32) for image in wall(8))
     left[3, 4] = np.nan
-    names, counts = look([MadePair(left, right, name="nan"), GOOD])
+    names, counts = look([made_pair(left, right, name="nan"), GOOD])
     assert names == ["good"] and counts.skipped == {"not_finite": 1}
     assert counts.examples["not_finite"] == "set/nan: 3 numbers of the left image"
 
@@ -104,18 +104,18 @@ def test_pictures_that_cannot_be_read_or_do_not_fit(tmp_path, look):
     cut.write_bytes((whole / "right" / "001.png").read_bytes())  # mended: not held against it
     assert "001" in look(pairs)[0]
     with pytest.raises(BadPair, match="not H x W x 3 of uint8"):
-        checked_images(MadePair(np.zeros((HEIGHT, WIDTH), np.uint8), np.zeros((HEIGHT, WIDTH), np.uint8)))
+        checked_images(made_pair(*[np.zeros((HEIGHT, WIDTH, 3), np.uint16)] * 2))
 
 
 def test_a_teacher_without_any_answer(look):
     blank = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
-    names, counts = look([MadePair(blank, blank, name="fog"), GOOD])
+    names, counts = look([made_pair(blank, blank, name="fog"), GOOD])
     assert names == ["good"] and counts.skipped == {"no_answer": 1}
 
 
 def test_one_picture_twice_teaches_nothing(look):
     left, _ = wall(8)
-    names, counts = look([MadePair(left, left, name="twice"), GOOD])
+    names, counts = look([made_pair(left, left, name="twice"), GOOD])
     assert names == ["good"] and counts.skipped == {"no_answer": 1}
 
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from support.distill import HEIGHT, RIG, WIDTH, MadePair, wall, write_walls
+from support.distill import HEIGHT, RIG, WIDTH, made_pair, wall, write_walls
 
 from fg_depth_ros.data.io.formats import FileError
 from fg_depth_ros.geometry import StereoRig
@@ -70,7 +70,7 @@ def teach(tmp_path, pairs):
 def test_a_sample_at_half_the_size_has_the_depth_of_the_whole(tmp_path):
     """Disparity 8 px at 200 px * 0.1 m is 2.5 m; at 96 of 160 columns both are 0.6 of it."""
     left, right = wall(8)
-    (lesson,), cache = teach(tmp_path, [MadePair(left, right, truth=np.full((HEIGHT, WIDTH), 8, np.float32))])
+    (lesson,), cache = teach(tmp_path, [made_pair(left, right, truth=np.full((HEIGHT, WIDTH), 8, np.float32))])
     pairs, taught = load_lesson(lesson, cache, 96, 64)
     assert pairs.left.shape == pairs.right.shape == (1, 3, 64, 96) and pairs.left.dtype == torch.uint8
     np.testing.assert_array_equal(
@@ -89,7 +89,7 @@ def test_different_principal_columns_do_not_change_the_depth(tmp_path):
     """Image disparity 3 with doffs 5: the levelled pair has 8, and both depths are 2.5 m."""
     moved = replace(RIG, cx_right=RIG.cx + 5)
     truth = np.full((HEIGHT, WIDTH), 3, np.float32)
-    (lesson,), cache = teach(tmp_path, [MadePair(*wall(3), rig=moved, truth=truth)])
+    (lesson,), cache = teach(tmp_path, [made_pair(*wall(3), rig=moved, truth=truth)])
     pairs, taught = load_lesson(lesson, cache, WIDTH, HEIGHT)
     torch.testing.assert_close(pairs.truth, torch.full((1, 1, HEIGHT, WIDTH), 2.5))
     known = torch.isfinite(taught.disparity)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 pytest.importorskip("pytorch_lightning")
-from support.distill import HEIGHT, RIG, WIDTH, MadePair, wall
+from support.distill import HEIGHT, RIG, WIDTH, made_pair, wall
 from support.pair_folders import FAR, NEAR, planes, small_rig
 
 from fg_depth_ros.data.io.formats import FileError
@@ -55,8 +55,8 @@ def test_unusable_settings_are_named():
 
 
 def test_what_cannot_be_learned_from_is_refused(tmp_path):
-    good = [MadePair(*wall(8), name="good")]
-    wrong = [MadePair(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint8), name="small")]
+    good = [made_pair(*wall(8), name="good")]
+    wrong = [made_pair(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint8), name="small")]
 
     def attempt(error, message, *parts, **settings):
         out = tmp_path / "out"
@@ -127,7 +127,7 @@ def test_how_far_weights_have_gone():
 
 def test_windows_are_cut_at_one_place_of_both_images():
     left, right = wall(8)
-    source = WindowSource(_lessons(MadePair(left, right)), 64, 32)
+    source = WindowSource(_lessons(made_pair(left, right)), 64, 32)
     windows = source.draw([0, 1, 2, 3])
     assert windows.left.shape == windows.right.shape == (4, 3, 32, 64) and windows.left.dtype == torch.uint8
     assert len({bytes(window.numpy().tobytes()) for window in windows.left}) == 4
@@ -145,7 +145,7 @@ def _lessons(*pairs):
 def test_a_pair_whose_principal_columns_differ_is_levelled():
     left, right, truth = planes(0)
     rig = small_rig()  # doffs 4 px
-    pair, _ = whole_pair(Lesson(MadePair(left, right, rig, truth)))
+    pair, _ = whole_pair(Lesson(made_pair(left, right, rig, truth)))
     assert pair.truth[0, 0, 50, 2] == FAR + rig.doffs == 10
     shown = pair.right[0, :, :, 30].permute(1, 0).numpy()
     np.testing.assert_array_equal(shown, right[:, 34])
@@ -165,7 +165,7 @@ class Says(torch.nn.Module):
 
 
 def test_figures_of_a_pair_by_hand():
-    pair, _ = whole_pair(Lesson(MadePair(*wall(8), RIG, np.full((HEIGHT, WIDTH), 8, np.float32))))
+    pair, _ = whole_pair(Lesson(made_pair(*wall(8), RIG, np.full((HEIGHT, WIDTH), 8, np.float32))))
     right = judge_pair(Says(8.0), pair, 1.5, CPU)
     assert right["photometric"] < 1e-6 and right["agreement"] == 1 and right["epe"] == 0
     assert right["unexplained"] == pytest.approx(8 / WIDTH, abs=1e-6)  # the columns that the right camera does not see
@@ -173,7 +173,7 @@ def test_figures_of_a_pair_by_hand():
     assert wrong["epe"] == 4 and wrong["photometric"] > 0.05 and wrong["unexplained"] > right["unexplained"] + 0.05
     blind = judge_pair(Says(500.0), pair, 1.5, CPU)
     assert blind["unexplained"] == 1 and blind["agreement"] == 0  # who gives up gains nothing
-    assert "epe" not in judge_pair(Says(8.0), whole_pair(Lesson(MadePair(*wall(8))))[0], 1.5, CPU)
+    assert "epe" not in judge_pair(Says(8.0), whole_pair(Lesson(made_pair(*wall(8))))[0], 1.5, CPU)
 
 
 def test_both_views_of_a_mirrored_pair():
@@ -200,7 +200,7 @@ def test_a_spoilt_network_comes_nearer_to_the_truth_that_it_never_sees(tmp_path)
 
     def walls(first, count):
         truth = lambda d: np.full((HEIGHT, WIDTH), d, np.float32)  # noqa: E731
-        return [MadePair(*wall(6 + i % 8, seed=i), RIG, truth(6 + i % 8), name=f"{i}") for i in range(first, count)]
+        return [made_pair(*wall(6 + i % 8, seed=i), RIG, truth(6 + i % 8), name=f"{i}") for i in range(first, count)]
 
     config = StereoFinetuning(
         out=str(tmp_path / "run"), weights=str(tmp_path / "spoilt.safetensors"), steps=10, width=128, height=96,
@@ -221,7 +221,7 @@ def test_a_spoilt_network_comes_nearer_to_the_truth_that_it_never_sees(tmp_path)
 def test_leaving_the_first_weights_costs(tmp_path):
     config = StereoFinetuning(out=str(tmp_path), steps=1, anchor=7.0, photometric=0.0, left_right=0.0, smoothness=0.0)
     module = SelfSupervisedModule(config)
-    windows = WindowSource(_lessons(MadePair(*wall(8))), 64, 64).draw([0, 1])
+    windows = WindowSource(_lessons(made_pair(*wall(8))), 64, 64).draw([0, 1])
     assert module.losses(windows)[0] == 0
     with torch.no_grad():
         for value in module.model.parameters():

@@ -14,9 +14,10 @@ import numpy as np
 
 from fg_depth_ros.data.bags.folders import EPISODE_FILE, bag_sha256
 from fg_depth_ros.data.bags.messages import decoded, stamp_of
-from fg_depth_ros.data.bags.pairs import BagSample, BagTopics, find_topics, open_bag_pairs
+from fg_depth_ros.data.bags.pairs import BagTopics, find_topics, open_bag_pairs
 from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, BagStorage
-from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.data.samples import StereoSample
+from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
 
 _LOOKED_AT = 12
@@ -71,7 +72,7 @@ class BagCheck:
     encodings: tuple[str, str] = ("", "")
     rig: StereoRig | None = None
     problems: tuple[Problem, ...] = ()
-    samples: Sequence[BagSample] = field(default=(), repr=False, compare=False)
+    samples: Sequence[StereoSample] = field(default=(), repr=False, compare=False)
     """The pairs themselves, in the order of their stamps."""
 
     @property
@@ -133,7 +134,7 @@ def check_bag(path: str | Path, **options: Any) -> BagCheck:
         )
     stamps = np.array([int(sample.name) for sample in samples], np.int64)
     between = np.diff(stamps) / 1e9
-    slack = max(abs(sample.slack) for sample in samples)
+    slack = max(abs(sample.stamp_difference) for sample in samples)
     rate = float(1 / np.median(between)) if len(between) else None
     found += _of_time(between, slack)
     if scan.changes:
@@ -252,7 +253,7 @@ def _of_time(between: np.ndarray, slack: float) -> list[Problem]:
     return found
 
 
-def _looked_at(samples: Sequence[BagSample], found: list[Problem]) -> Exposure | None:
+def _looked_at(samples: Sequence[StereoSample], found: list[Problem]) -> Exposure | None:
     """Pixels of some pairs; what is wrong with them is added to ``found``."""
     count = min(_LOOKED_AT, len(samples))
     chosen = [(2 * i + 1) * len(samples) // (2 * count) for i in range(count)]

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from fg_depth_ros.data.bags.messages import Place, decoded, message_at, nearest, places
 from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, INFO, BagStorage
-from fg_depth_ros.data.bags.truth import DepthReader, TruthOptions, find_truth
-from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.data.bags.truth import TruthOptions, find_truth
 from fg_depth_ros.data.io.messages import MessageError, image_to_array
-from fg_depth_ros.geometry import RigError, StereoRig, depth_to_disparity
+from fg_depth_ros.data.samples import StereoSample
+from fg_depth_ros.files import FileError
+from fg_depth_ros.geometry import RigError, StereoRig
 
 _LOG = logging.getLogger(__name__)
 # How the topics of two cameras differ: ours and most drivers', RealSense's, EuRoC's and OAK's, KITTI's.
@@ -37,65 +37,22 @@ class BagTopics(NamedTuple):
 
 
 @dataclass(frozen=True)
-class BagSample:
-    """One rectified pair of a bag, as a ``StereoSample``. Images are read when asked for, never kept.
+class BagImage:
+    """Reads one image of a bag."""
 
-    ``name`` is the left image's stamp in ns, ``slack`` the right image's stamp minus the left one's, in s.
-    """
-
-    name: str
-    rig: StereoRig
-    slack: float
     bag: BagStorage = field(repr=False)
-    left: Place = field(repr=False)
-    right: Place = field(repr=False)
-    depth_reader: DepthReader | None = field(default=None, repr=False)
-    """Reads the true depth of the left image, H x W float32 m, NaN unknown; None: the bag has none."""
+    place: Place
+    rig: StereoRig = field(repr=False)
 
-    @property
-    def stamp(self) -> int:
-        """Of the left image, ns."""
-        return self.left.stamp
+    def __call__(self) -> np.ndarray:
+        """Read the pixels as the node receives them: uint8, H x W where they are grey, else RGB H x W x 3.
 
-    @property
-    def truth_reader(self) -> Callable[[], np.ndarray] | None:
-        """Reads the true disparity; None: the bag has none."""
-        return None if self.depth_reader is None else self._disparity
-
-    def images(self) -> tuple[np.ndarray, np.ndarray]:
-        """Left and right, uint8 RGB HxWx3.
-
-        Raises FileError: a message that is gone, damaged, of an encoding that no camera sends, or of another size than
-        the calibration.
+        Raises:
+            FileError: a message that is gone, damaged, of an encoding that no camera sends, or of another size than the
+                calibration.
         """
-        left, right = self.pixels()
-        return _rgb(left), _rgb(right)
-
-    def pixels(self) -> tuple[np.ndarray, np.ndarray]:
-        """Left and right as the node gets them: uint8, H x W where they are grey, else RGB H x W x 3.
-
-        Raises FileError as ``images``.
-        """
-        return self._image(self.left), self._image(self.right)
-
-    def truth(self) -> np.ndarray | None:
-        """True disparity ``x_left - x_right`` of the left image, float32 H x W px, NaN unknown; or None.
-
-        Raises FileError: its message is damaged, or of another size.
-        """
-        return None if self.depth_reader is None else self._disparity()
-
-    def occluded(self) -> None:
-        """None: a bag does not say."""
-        return None
-
-    def _disparity(self) -> np.ndarray:
-        assert self.depth_reader is not None
-        return depth_to_disparity(self.depth_reader(), self.rig)
-
-    def _image(self, place: Place) -> np.ndarray:
-        where = f"{self.bag.path}, {place.topic} at {place.stamp} ns"
-        message = message_at(self.bag, place)
+        where = f"{self.bag.path}, {self.place.topic} at {self.place.stamp} ns"
+        message = message_at(self.bag, self.place)
         try:
             pixels = image_to_array(message, where)
         except MessageError as error:
@@ -109,10 +66,6 @@ class BagSample:
         return np.require(pixels, requirements=["C", "W"])  # a message's bytes are not writable, as torch wants them
 
 
-def _rgb(image: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else image
-
-
 def open_bag_pairs(
     path: str | Path,
     left: str = "",
@@ -123,7 +76,7 @@ def open_bag_pairs(
     right_info: str = "",
     rig: StereoRig | None = None,
     truth: TruthOptions | None = None,
-) -> list[BagSample]:
+) -> list[StereoSample]:
     """The rectified pairs of a bag, in the order of their stamps.
 
     Every image message is looked at once, for its stamp; pixels are read later, pair by pair. Of two messages with one
@@ -155,7 +108,13 @@ def open_bag_pairs(
     lefts, rights = (found_images[topic] for topic in topics[:2])
     matched = _matched(path, topics, sorted(lefts), sorted(rights), slop)
     depth = find_truth(bag, rig, [lefts[a] for a, _ in matched], truth or TruthOptions(), slop)
-    return [BagSample(str(a), rig, (b - a) / 1e9, bag, lefts[a], rights[b], depth.get(a)) for a, b in matched]
+    return [
+        StereoSample(
+            str(a), BagImage(bag, lefts[a], rig), BagImage(bag, rights[b], rig), rig,
+            depth=depth.get(a), stamp=a, stamp_difference=(b - a) / 1e9,
+        )
+        for a, b in matched
+    ]  # fmt: skip
 
 
 def find_topics(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 
 from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, INFO, message_types
 from fg_depth_ros.data.io.messages import layout
+from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.files import FileError, atomic_write
 from fg_depth_ros.geometry import StereoRig
 
@@ -18,22 +19,9 @@ TRUE_DEPTH = "/ground_truth/depth"
 """Topic of true depth, as the player names it."""
 
 
-class StereoFrame(NamedTuple):
-    """What a stereo camera sends at one moment.
-
-    ``stamp``: ns. ``left``, ``right``: H x W uint8 grey or H x W x 3 uint8 RGB; None = that one is missing. ``depth``:
-    true depth of the left image, H x W float32 m, NaN unknown; None = none.
-    """
-
-    stamp: int
-    left: np.ndarray | None
-    right: np.ndarray | None
-    depth: np.ndarray | None = None
-
-
 def write_stereo_bag(
     path: str | Path,
-    pairs: Iterable[StereoFrame | tuple[int, np.ndarray | None, np.ndarray | None]],
+    pairs: Iterable[StereoSample | tuple[int, np.ndarray | None, np.ndarray | None]],
     rig: StereoRig,
     *,
     encoding: str = "",
@@ -47,7 +35,7 @@ def write_stereo_bag(
 
     Args:
         path: the bag's folder, which must not be there yet.
-        pairs: in the order of their stamps.
+        pairs: in the order of their stamps; samples, or (stamp in ns, left, right) where an image may be missing.
         rig: calibration at the images' size.
         encoding: of the images, whose arrays must have its type and channels; empty = mono8 or rgb8 by their shape.
         compressed: write CompressedImage of this format instead (arrays grey or RGB).
@@ -75,8 +63,8 @@ def write_stereo_bag(
             for side in ("left", "right") for name, kind in kinds.items()
         }  # fmt: skip
         truth = None
-        for frame in pairs:
-            stamp, left, right, depth = StereoFrame(*frame)
+        for pair in pairs:
+            stamp, left, right, depth = _parts(pair)
             header = _header(stamp, frame_id)
             sides = (("left", left, rig.P_left()), ("right", right, rig.P_right()))
             for side, image, matrix in sides:
@@ -89,6 +77,17 @@ def write_stereo_bag(
                 truth = truth or bag.add_connection(TRUE_DEPTH, IMAGE, typestore=message_types())
                 bag.write(truth, stamp, message_types().serialize_cdr(_raw(header, depth, "32FC1"), IMAGE))
     return path
+
+
+def _parts(
+    pair: StereoSample | tuple[int, np.ndarray | None, np.ndarray | None],
+) -> tuple[int, np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """Stamp, left, right and true depth."""
+    if isinstance(pair, StereoSample):
+        if pair.stamp is None:
+            raise ValueError(f"{pair.name}: a pair without a stamp cannot be recorded")
+        return (pair.stamp, *pair.raw_images(), pair.true_depth())
+    return (*pair, None)
 
 
 def _message(kind: str, **fields: Any) -> Any:

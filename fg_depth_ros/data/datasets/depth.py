@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,18 +12,17 @@ import numpy as np
 
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.bags.storage import is_bag
-from fg_depth_ros.data.datasets.depth_sample import ArrayReader, DepthProtocol, DepthSample, StereoPair
 from fg_depth_ros.data.datasets.stereo import (
     NoPairsError,
-    StereoSample,
     collect_sets,
     list_images,
     open_stereo_folder,
     reader_of,
 )
 from fg_depth_ros.data.io.calibration import find_calibration, read_calibration
-from fg_depth_ros.data.io.formats import FileError, image_size, read_bytes, read_kitti_disparity, read_png_depth
-from fg_depth_ros.geometry import StereoRig, disparity_to_depth
+from fg_depth_ros.data.io.formats import image_size, read_bytes, read_kitti_disparity, read_png_depth
+from fg_depth_ros.data.samples import ArrayReader, DepthProtocol, DepthSample, StereoSample
+from fg_depth_ros.files import FileError
 
 DepthUnit = Literal["kitti", "mm"]
 _READERS = {"kitti": read_kitti_disparity, "mm": read_png_depth}
@@ -58,15 +58,8 @@ def _open(path: Path, unit: DepthUnit, fx: float, split: str | Path | None) -> l
     if path.suffix == ".mat":
         return open_nyu(path, split)
     if is_bag(path):
-        return [
-            DepthSample(pair.name, _left_of(pair), pair.rig.fx, pair.depth_reader, pair)
-            for pair in open_bag_pairs(path)
-        ]
+        return [DepthSample.of_pair(pair) for pair in open_bag_pairs(path)]
     return open_depth_folder(path, unit, fx)
-
-
-def _left_of(pair: StereoPair) -> ArrayReader:
-    return lambda: pair.images()[0]
 
 
 def open_depth_folder(path: str | Path, unit: DepthUnit = "kitti", fx: float = 0.0) -> list[DepthSample]:
@@ -95,22 +88,14 @@ def open_depth_folder(path: str | Path, unit: DepthUnit = "kitti", fx: float = 0
 
 
 def _from_pair(folder: Path, pair: StereoSample, unit: DepthUnit, fx: float) -> DepthSample:
-    depth, truth = folder / "depth" / f"{pair.left.stem}.png", None
+    image = pair.left
+    assert isinstance(image, Path)
+    depth = folder / "depth" / f"{image.stem}.png"
     if depth.is_file():
-        truth = reader_of(_READERS[unit], depth)
-    elif pair.truth_reader is not None and pair.rig is not None:
-        truth = _depth_reader(pair, pair.rig)
-    focal = pair.rig.fx if pair.rig is not None else fx or _focal_length(folder, pair.left)
-    return DepthSample(pair.name, pair.left, focal, truth, None if pair.rig is None else pair)
-
-
-def _depth_reader(pair: StereoSample, rig: StereoRig) -> ArrayReader:
-    def read() -> np.ndarray:
-        disparity = pair.truth()
-        assert disparity is not None
-        return disparity_to_depth(disparity, rig)
-
-    return read
+        pair = replace(pair, depth=reader_of(_READERS[unit], depth))
+    if pair.rig is not None:
+        return DepthSample.of_pair(pair)
+    return DepthSample(pair.name, image, fx or _focal_length(folder, image), pair.depth)
 
 
 def _focal_length(folder: Path, image: Path) -> float:

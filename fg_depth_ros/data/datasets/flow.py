@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,14 +12,13 @@ import numpy as np
 
 from fg_depth_ros.data.datasets.stereo import NoPairsError, collect_sets, find_image, list_images, partner_of, reader_of
 from fg_depth_ros.data.io.formats import (
-    FileError,
-    image_size,
     read_bytes,
     read_flo,
     read_grey,
-    read_image,
     read_kitti_flow,
 )
+from fg_depth_ros.data.samples import ArrayReader, FlowSample
+from fg_depth_ros.files import FileError
 
 CHAIRS_SPLITS = ("FlyingChairs_train_val.txt", "chairs_split.txt")
 """Names of the list that divides Flying Chairs: line n is 1 where pair n is for training, 2 where it is for testing."""
@@ -30,54 +29,6 @@ _LAYOUTS = (
     "per scene)"
 )
 _SPLITS = {"all": (1, 2), "train": (1,), "test": (2,)}
-
-FlowReader = Callable[[], np.ndarray]
-
-
-@dataclass(frozen=True)
-class FlowSample:
-    """One pair of frames on disk. Images and truth are read when asked for, never kept."""
-
-    name: str
-    first: Path
-    second: Path
-    truth_reader: FlowReader | None = field(default=None, repr=False)
-    occlusion_reader: FlowReader | None = field(default=None, repr=False)
-
-    def images(self) -> tuple[np.ndarray, np.ndarray]:
-        """First and second frame, uint8 RGB HxWx3. Raises FileError: one is unreadable, or their sizes differ."""
-        first, second = read_image(self.first), read_image(self.second)
-        if first.shape != second.shape:
-            raise FileError(
-                f"{self.first} is {first.shape[1]}x{first.shape[0]} pixels and {self.second} "
-                f"{second.shape[1]}x{second.shape[0]}: the frames of a pair have one size"
-            )
-        return first, second
-
-    def truth(self) -> np.ndarray | None:
-        """True flow of the first frame, float32 HxWx2 px (u, v), NaN unknown; None where the set has none.
-
-        Raises FileError: unreadable, or of another size than the first frame.
-        """
-        return None if self.truth_reader is None else self._of_one_size("true flow", self.truth_reader())
-
-    def occluded(self) -> np.ndarray | None:
-        """True (bool HxW) where the surface is not visible in the second frame; None: the set does not say.
-
-        Raises FileError: unreadable, or of another size than the first frame.
-        """
-        if self.occlusion_reader is None:
-            return None
-        return self._of_one_size("occlusion mask", self.occlusion_reader().astype(bool))
-
-    def _of_one_size(self, what: str, values: np.ndarray) -> np.ndarray:
-        width, height = image_size(self.first)
-        if values.shape[:2] != (height, width):
-            raise FileError(
-                f"{self.name}: {what} is {values.shape[1]}x{values.shape[0]} pixels and {self.first} "
-                f"{width}x{height}: they must agree"
-            )
-        return values
 
 
 def open_flow_folder(path: str | Path, split: str = "all") -> list[FlowSample]:
@@ -209,7 +160,7 @@ def _sintel_sample(folder: Path, scene: str, first: Path, second: Path) -> FlowS
     return FlowSample(name, first, second, reader_of(read_flo, flow), occlusion)
 
 
-def _sintel_occlusion(mask: Path, flow: Path) -> FlowReader:
+def _sintel_occlusion(mask: Path, flow: Path) -> ArrayReader:
     """Hidden pixels of the mask, and those that leave the frame, which the mask need not hold."""
 
     def read() -> np.ndarray:
@@ -260,7 +211,7 @@ def _kitti(folder: Path) -> list[FlowSample]:
     return samples
 
 
-def _kitti_occlusion(everything: Path, seen: Path) -> FlowReader:
+def _kitti_occlusion(everything: Path, seen: Path) -> ArrayReader:
     def read() -> np.ndarray:
         known, visible = (np.isfinite(read_kitti_flow(path)).all(axis=2) for path in (everything, seen))
         if known.shape != visible.shape:

@@ -9,10 +9,11 @@ from typing import Literal
 
 import numpy as np
 
-from fg_depth_ros.data.datasets.depth_sample import ArrayReader, DepthProtocol, DepthSample
-from fg_depth_ros.data.datasets.stereo import StereoSample, find_image, reader_of
+from fg_depth_ros.data.datasets.stereo import find_image, reader_of
 from fg_depth_ros.data.io.calibration import read_calibration, read_numbers
-from fg_depth_ros.data.io.formats import FileError, image_size, read_bytes, read_kitti_disparity
+from fg_depth_ros.data.io.formats import image_size, read_bytes, read_kitti_disparity
+from fg_depth_ros.data.samples import ArrayReader, DepthProtocol, DepthSample, StereoSample
+from fg_depth_ros.files import FileError
 
 LidarRule = Literal["published", "camera"]
 LIDAR_RULES = ("published", "camera")

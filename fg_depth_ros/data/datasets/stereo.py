@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,14 +12,14 @@ import numpy as np
 
 from fg_depth_ros.data.io.calibration import find_calibration, read_calibration
 from fg_depth_ros.data.io.formats import (
-    FileError,
     image_size,
     read_bytes,
     read_grey,
-    read_image,
     read_kitti_disparity,
     read_pfm,
 )
+from fg_depth_ros.data.samples import ArrayReader, StereoSample
+from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig, left_right_mismatch
 
 _IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"}
@@ -31,52 +30,11 @@ _LAYOUTS = (
     "or left/ right/ [disp/] or *_left.* *_right.*, with rig.json, calib.txt or left.yaml and right.yaml"
 )
 
-DisparityReader = Callable[[], np.ndarray]
 _Sample = TypeVar("_Sample")
 
 
 class NoPairsError(FileError):
     """A folder in which no known layout of pairs was recognised."""
-
-
-@dataclass(frozen=True)
-class StereoSample:
-    """One rectified pair on disk. Images and truth are read when asked for, never kept."""
-
-    name: str
-    left: Path
-    right: Path
-    rig: StereoRig | None = None
-    """None where the data set comes without calibration: disparity can be judged, metres cannot."""
-    truth_reader: DisparityReader | None = field(default=None, repr=False)
-    occlusion_reader: DisparityReader | None = field(default=None, repr=False)
-
-    def images(self) -> tuple[np.ndarray, np.ndarray]:
-        """Left and right, uint8 RGB HxWx3. Raises FileError where one is unreadable or their sizes differ."""
-        left, right = read_image(self.left), read_image(self.right)
-        if left.shape != right.shape:
-            raise FileError(
-                f"{self.left} is {left.shape[1]}x{left.shape[0]} pixels and {self.right} "
-                f"{right.shape[1]}x{right.shape[0]}: a rectified pair has one size"
-            )
-        return left, right
-
-    def truth(self) -> np.ndarray | None:
-        """True disparity `x_left - x_right` of the left image, float32 HxW pixels, NaN unknown; or None."""
-        if self.truth_reader is None:
-            return None
-        truth = self.truth_reader()
-        width, height = image_size(self.left)
-        if truth.shape != (height, width):
-            raise FileError(
-                f"{self.name}: true disparity is {truth.shape[1]}x{truth.shape[0]} pixels and {self.left} "
-                f"{width}x{height}: they must agree"
-            )
-        return truth
-
-    def occluded(self) -> np.ndarray | None:
-        """True (bool HxW) where the right camera does not see the pixel; None: the set does not say."""
-        return None if self.occlusion_reader is None else self.occlusion_reader().astype(bool)
 
 
 def open_stereo_folder(path: str | Path) -> list[StereoSample]:
@@ -225,12 +183,12 @@ def _kitti(folder: Path) -> list[StereoSample]:
     return samples
 
 
-def reader_of(function: Callable[[Path], np.ndarray], path: Path) -> DisparityReader:
+def reader_of(function: Callable[[Path], np.ndarray], path: Path) -> ArrayReader:
     """A reader of one file, to be called when its content is wanted."""
     return lambda: function(path)
 
 
-def _kitti_occlusion(all_path: Path, seen_path: Path) -> DisparityReader:
+def _kitti_occlusion(all_path: Path, seen_path: Path) -> ArrayReader:
     return lambda: np.isfinite(read_kitti_disparity(all_path)) & np.isnan(read_kitti_disparity(seen_path))
 
 
@@ -290,7 +248,7 @@ def _middlebury_views(folder: Path) -> list[StereoSample]:
     return samples
 
 
-def _eight_bit(path: Path, factor: int) -> DisparityReader:
+def _eight_bit(path: Path, factor: int) -> ArrayReader:
     def read() -> np.ndarray:
         stored = read_grey(path)
         return np.where(stored > 0, stored.astype(np.float32) / factor, np.float32(np.nan))
@@ -298,7 +256,7 @@ def _eight_bit(path: Path, factor: int) -> DisparityReader:
     return read
 
 
-def _views_occlusion(left: DisparityReader, right: DisparityReader) -> DisparityReader:
+def _views_occlusion(left: ArrayReader, right: ArrayReader) -> ArrayReader:
     def read() -> np.ndarray:
         disparity = left()
         return np.isfinite(disparity) & left_right_mismatch(disparity, right(), threshold=1.0)

@@ -29,7 +29,7 @@ from fg_depth_ros.inference.running import choose_device
 from fg_depth_ros.networks import load_model
 from fg_depth_ros.synthesis.cutouts import CutoutAtlas
 from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
-from fg_depth_ros.synthesis.world.drive import frame_of
+from fg_depth_ros.synthesis.world.drive import sample_of
 from fg_depth_ros.synthesis.world.folder import write_world
 from fg_depth_ros.synthesis.world.generator import WorldGenerator
 from fg_depth_ros.synthesis.world.samples import WORLD_SEED
@@ -273,7 +273,7 @@ def _scenes(config: LossAblation, name: str, count: int, seed: int) -> Path:
     generator = WorldGenerator(atlas, cutouts, width, height, seed, choose_device("auto"), config.world, rig)
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(unfinished, ignore_errors=True)
-    write_world(unfinished, rig, lambda number: frame_of(generator.batch([number])), count)
+    write_world(unfinished, rig, lambda number: sample_of(generator.batch([number]), rig, str(number)), count)
     unfinished.rename(folder)
     return folder
 

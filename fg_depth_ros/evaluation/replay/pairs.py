@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fg_depth_ros.data.bags.pairs import BagSample
+from fg_depth_ros.data.bags.truth import DepthReader
+from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.evaluation.metrics import DepthTally
 from fg_depth_ros.evaluation.replay.methods import Loaded
 from fg_depth_ros.evaluation.replay.pictures import picture_of
@@ -127,16 +128,16 @@ class BagJudge:
     series: list[dict[str, Any]] = field(default_factory=list)
     worst: list[Worst] = field(default_factory=list)
 
-    def add(self, sample: BagSample, methods: Sequence[Loaded]) -> None:
+    def add(self, sample: StereoSample, methods: Sequence[Loaded]) -> None:
         """Estimate and judge one pair.
 
         Raises:
             FileError: images or truth that cannot be read; nothing was counted then.
             OutOfMemory: the device cannot hold a pair of this size.
         """
-        left, right = sample.pixels()
-        truth = None if sample.depth_reader is None else sample.depth_reader()
-        kind = "" if sample.depth_reader is None else sample.depth_reader.kind
+        (left, right), rig = sample.raw_images(), sample.require_rig()
+        truth = sample.true_depth()
+        kind = sample.depth.kind if isinstance(sample.depth, DepthReader) else ""
         pair = _Pair(sample, left, right, truth, kind)
         trusted: tuple[str, np.ndarray] | None = None
         monos: list[tuple[Loaded, np.ndarray]] = []
@@ -144,11 +145,11 @@ class BagJudge:
         for loaded in methods:
             estimator = loaded.estimator
             if isinstance(estimator, MonoDepthEstimator):
-                found = estimator.estimate(left, sample.rig.fx)
+                found = estimator.estimate(left, rig.fx)
                 monos.append((loaded, found.depth))
                 self._time(loaded, sample, found.seconds)
             else:
-                estimate = estimator.estimate(left, right, sample.rig)
+                estimate = estimator.estimate(left, right, rig)
                 stereos.append((loaded, estimate))
                 self._time(loaded, sample, estimate.seconds)
                 trusted = trusted or (loaded.label, estimate.matched_depth)
@@ -157,7 +158,7 @@ class BagJudge:
         for loaded, depth in monos:
             self._judge_mono(pair, loaded, depth, trusted)
 
-    def _time(self, loaded: Loaded, sample: BagSample, seconds: float) -> None:
+    def _time(self, loaded: Loaded, sample: StereoSample, seconds: float) -> None:
         if self.judging.timings:
             self.seconds.setdefault(loaded.label, []).append(seconds)
 
@@ -238,7 +239,7 @@ class BagJudge:
 
 @dataclass(frozen=True)
 class _Pair:
-    sample: BagSample
+    sample: StereoSample
     left: np.ndarray
     right: np.ndarray
     truth: np.ndarray | None
@@ -250,11 +251,11 @@ class _Pair:
 
     @property
     def stamp(self) -> float:
-        return self.sample.stamp * 1e-9
+        return (self.sample.stamp or 0) * 1e-9
 
     @property
     def rig(self) -> StereoRig:
-        return self.sample.rig
+        return self.sample.require_rig()
 
 
 def worst_of(found: Sequence[Worst], count: int) -> list[Worst]:

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from fg_depth_ros.data.bags.folders import bag_sha256, find_bags
-from fg_depth_ros.data.bags.pairs import BagSample, open_bag_pairs
-from fg_depth_ros.data.bags.truth import TruthOptions
+from fg_depth_ros.data.bags.pairs import open_bag_pairs
+from fg_depth_ros.data.bags.truth import DepthReader, TruthOptions
 from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.evaluation.replay.methods import Loaded, ReplayMethod, load_methods
 from fg_depth_ros.evaluation.replay.pairs import BagJudge, Histogram, Judging, Score, empty_like, worst_of
 from fg_depth_ros.evaluation.replay.sharding import shared_map, world
@@ -28,7 +29,7 @@ __all__ = ["Replay", "ReplayConfig", "ReplayMethod", "replay"]
 
 ALL_BAGS = "all"
 """The set of a report that holds every bag; it comes first."""
-Track = Callable[[Iterable[BagSample], str, int], Iterable[BagSample]]
+Track = Callable[[Iterable[StereoSample], str, int], Iterable[StereoSample]]
 """Shows how far a bag is: (what to go through, its name, how many) -> the same things."""
 
 
@@ -116,7 +117,7 @@ class _BagResult:
     methods: list[dict[str, Any]] = field(default_factory=list)
 
 
-def _silently(items: Iterable[BagSample], name: str, count: int) -> Iterable[BagSample]:
+def _silently(items: Iterable[StereoSample], name: str, count: int) -> Iterable[StereoSample]:
     return items
 
 
@@ -205,11 +206,12 @@ def _replay_bags(named: Sequence[tuple[str, Path]], config: ReplayConfig, track:
 
 
 def _replay_pairs(
-    result: _BagResult, samples: list[BagSample], methods: Sequence[Loaded], track: Track, warm: set[tuple[int, int]]
+    result: _BagResult, samples: list[StereoSample], methods: Sequence[Loaded], track: Track, warm: set[tuple[int, int]]
 ) -> None:
     name, judged = result.judge.name, 0
     for sample in track(samples, name, len(samples)):
-        size = (sample.rig.width, sample.rig.height)
+        rig = sample.require_rig()
+        size = (rig.width, rig.height)
         if result.judge.judging.timings and size not in warm:
             warm.add(size)
             for loaded in methods:
@@ -224,12 +226,13 @@ def _replay_pairs(
     result.facts |= {"replayed": judged, "damaged": len(result.damaged)}
 
 
-def _facts(name: str, bag: Path, samples: Sequence[BagSample]) -> dict[str, Any]:
-    readers = [sample.depth_reader for sample in samples if sample.depth_reader is not None]
+def _facts(name: str, bag: Path, samples: Sequence[StereoSample]) -> dict[str, Any]:
+    rig = samples[0].require_rig()
+    readers = [sample.depth for sample in samples if isinstance(sample.depth, DepthReader)]
     return {
         "name": name,
         "sha256": bag_sha256(bag),
-        "size": f"{samples[0].rig.width}x{samples[0].rig.height}",
+        "size": f"{rig.width}x{rig.height}",
         "pairs": len(samples),
         "truth": f"{readers[0].kind}, {readers[0].place.topic}" if readers else None,
         "pairs_with_truth": len(readers),

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from fg_depth_ros.data.datasets.stereo import StereoSample, motorcycle, open_stereo_folder
+from fg_depth_ros.data.datasets.stereo import motorcycle, open_stereo_folder
 from fg_depth_ros.data.io.formats import FileError
-from fg_depth_ros.geometry import StereoRig, disparity_to_depth
+from fg_depth_ros.data.samples import StereoSample
+from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.synthesis.world.drive import DRIVES, WorldDrive, drive_rig
 from fg_depth_ros.synthesis.world.folder import write_world
 
@@ -22,21 +23,6 @@ WORLDS = (NO_WORLD, *DRIVES)
 """Virtual worlds that can be played; ``off`` plays pairs from files."""
 WORLD_SIZE = (640, 384)
 _KEPT_PAIRS = 4  # decoded pairs kept in memory: a short loop then costs no decoding
-
-
-@dataclass(frozen=True)
-class LoadedPair:
-    """One pair at the size it is published in.
-
-    `left` and `right` are HxWx3 uint8 RGB, `truth` is HxW float32 depth in metres (NaN where unknown) in
-    the left optical frame, or None.
-    """
-
-    name: str
-    left: np.ndarray
-    right: np.ndarray
-    rig: StereoRig
-    truth: np.ndarray | None
 
 
 class PairSource:
@@ -73,7 +59,7 @@ class PairSource:
         self._width, self._height = width, height
         self._with_truth = with_truth
         self._focal, self._baseline = focal, baseline
-        self._kept: OrderedDict[int, LoadedPair] = OrderedDict()
+        self._kept: OrderedDict[int, StereoSample] = OrderedDict()
         if all(sample.rig is None for sample in self.samples) and not (focal > 0.0 and baseline > 0.0):
             raise FileError(
                 f"{pairs}: no calibration beside its {len(self.samples)} pair(s), so nothing says how many metres "
@@ -87,9 +73,9 @@ class PairSource:
     @property
     def has_truth(self) -> bool:
         """Some pair has ground truth, and it is wanted."""
-        return self._with_truth and any(sample.truth_reader is not None for sample in self.samples)
+        return self._with_truth and any(sample.has_truth for sample in self.samples)
 
-    def load(self, index: int) -> LoadedPair:
+    def load(self, index: int) -> StereoSample:
         """The pair number `index`, resized.
 
         Raises:
@@ -104,7 +90,7 @@ class PairSource:
             self._kept.popitem(last=False)
         return pair
 
-    def _load(self, sample: StereoSample) -> LoadedPair:
+    def _load(self, sample: StereoSample) -> StereoSample:
         left, right = sample.images()
         height, width = left.shape[:2]
         rig = sample.rig or self._assumed_rig(sample, width, height)
@@ -113,9 +99,8 @@ class PairSource:
                 f"{sample.left} is {width}x{height}, but its calibration is for {rig.width}x{rig.height}: "
                 "calibrate for the size of the images, or resize them together"
             )
-        disparity = sample.truth() if self._with_truth else None
-        truth = None if disparity is None else disparity_to_depth(disparity, rig)
-        return _resized(LoadedPair(sample.name, left, right, rig, truth), *self._size(width, height))
+        depth = replace(sample, rig=rig).true_depth() if self._with_truth else None
+        return _resized(StereoSample(sample.name, left, right, rig, depth=depth), *self._size(width, height))
 
     def _assumed_rig(self, sample: StereoSample, width: int, height: int) -> StereoRig:
         if not (self._focal > 0.0 and self._baseline > 0.0):
@@ -158,25 +143,20 @@ def write_drive(
     write_world(folder, rig, WorldDrive(world, rig, seed, frames=frames).frame, frames, track)
 
 
-def _resized(pair: LoadedPair, width: int, height: int) -> LoadedPair:
+def _resized(pair: StereoSample, width: int, height: int) -> StereoSample:
     """The pair at another size. Metres do not change with the size, so the truth is only sampled anew
     (nearest: a mean over a depth edge would be a depth that nothing has)."""
-    if (pair.rig.width, pair.rig.height) == (width, height):
+    rig = pair.require_rig()
+    if (rig.width, rig.height) == (width, height):
         return pair
-    shrinks = width <= pair.rig.width and height <= pair.rig.height
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    truth = pair.truth
-    if truth is not None:
-        rows = np.minimum((np.arange(height) + 0.5) * pair.rig.height / height, pair.rig.height - 1).astype(int)
-        columns = np.minimum((np.arange(width) + 0.5) * pair.rig.width / width, pair.rig.width - 1).astype(int)
-        truth = truth[rows[:, None], columns]
-    return replace(
-        pair,
-        left=cv2.resize(pair.left, (width, height), interpolation=how),
-        right=cv2.resize(pair.right, (width, height), interpolation=how),
-        rig=pair.rig.scaled(width, height),
-        truth=truth,
-    )
+    how = cv2.INTER_AREA if width <= rig.width and height <= rig.height else cv2.INTER_LINEAR
+    depth = pair.true_depth()
+    if depth is not None:
+        rows = np.minimum((np.arange(height) + 0.5) * rig.height / height, rig.height - 1).astype(int)
+        columns = np.minimum((np.arange(width) + 0.5) * rig.width / width, rig.width - 1).astype(int)
+        depth = depth[rows[:, None], columns]
+    left, right = (cv2.resize(image, (width, height), interpolation=how) for image in pair.images())
+    return StereoSample(pair.name, left, right, rig.scaled(width, height), depth=depth)
 
 
 def encode_image(rgb: np.ndarray, encoding: str) -> np.ndarray:

@@ -261,9 +261,10 @@ class StereoPlayerNode(Node):
 
     def _messages(self, index: int) -> PairMessages:
         pair = self.source.load(index)
+        (left, right), depth = pair.images(), pair.true_depth()
         encoding = self.parameters["encoding"]
         left_frame, right_frame = self.parameters["left_frame_id"], self.parameters["right_frame_id"]
-        left_info, right_info = camera_infos(pair.rig, left_frame, right_frame)
+        left_info, right_info = camera_infos(pair.require_rig(), left_frame, right_frame)
 
         def image(array: np.ndarray, encoding: str, frame: str) -> Image:
             message = fill_image(Image(), array, encoding)
@@ -272,11 +273,11 @@ class StereoPlayerNode(Node):
 
         return PairMessages(
             pair.name,
-            image(encode_image(pair.left, encoding), encoding, left_frame),
-            image(encode_image(pair.right, encoding), encoding, right_frame),
+            image(encode_image(left, encoding), encoding, left_frame),
+            image(encode_image(right, encoding), encoding, right_frame),
             left_info,
             right_info,
-            None if pair.truth is None else image(pair.truth, "32FC1", left_frame),
+            None if depth is None else image(depth, "32FC1", left_frame),
         )
 
     def _finish(self, why: str, *, failed: bool = False) -> None:

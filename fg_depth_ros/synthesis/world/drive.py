@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.synthesis.cameras import CameraPair
 from fg_depth_ros.synthesis.cutouts import CutoutAtlas
@@ -24,17 +24,6 @@ DRIVES = ("street", "indoor")
 _BASELINES = {"street": 0.3, "indoor": 0.12}  # m
 _TEXTURE_SIZE = 256
 _PATTERNS = 96
-
-
-class WorldFrame(NamedTuple):
-    """One moment. ``left``, ``right``: H x W x 3 uint8 RGB; ``depth``: H x W float32 m of the left view, inf for the
-    sky; ``pose``: 4 x 4 float64, takes points of this left camera's frame to that of frame 0 (KITTI's convention);
-    None where there is no way that frames belong to."""
-
-    left: np.ndarray
-    right: np.ndarray
-    depth: np.ndarray
-    pose: np.ndarray | None
 
 
 class WorldDrive:
@@ -82,7 +71,7 @@ class WorldDrive:
     def __len__(self) -> int:
         return self.frames
 
-    def frame(self, index: int) -> WorldFrame:
+    def frame(self, index: int) -> StereoSample:
         """The frame with this number.
 
         Raises:
@@ -95,13 +84,14 @@ class WorldDrive:
         self._exposed = True
         time = index * FRAME_SECONDS
         batch = self._renderer.pairs(time, index)
-        return frame_of(batch, self._start @ self.scene.path.pose(time))
+        sample = sample_of(batch, self.rig, f"{self.kind}_{index:06d}")
+        return replace(sample, stamp=round(time * 1e9), pose=self._start @ self.scene.path.pose(time))
 
 
-def frame_of(batch: WorldBatch, pose: np.ndarray | None = None) -> WorldFrame:
-    """The first pair of a batch."""
-    left, right = (picture[0].permute(1, 2, 0).cpu().numpy() for picture in (batch.left, batch.right))
-    return WorldFrame(np.ascontiguousarray(left), np.ascontiguousarray(right), batch.depth[0, 0].cpu().numpy(), pose)
+def sample_of(batch: WorldBatch, rig: StereoRig, name: str) -> StereoSample:
+    """Make a sample of the first pair of a batch; depth is inf for the sky."""
+    left, right = (np.ascontiguousarray(view[0].permute(1, 2, 0).cpu().numpy()) for view in (batch.left, batch.right))
+    return StereoSample(name, left, right, rig, depth=batch.depth[0, 0].cpu().numpy())
 
 
 def check_kind(kind: str) -> None:

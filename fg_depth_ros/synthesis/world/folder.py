@@ -9,9 +9,9 @@ import numpy as np
 
 from fg_depth_ros.data.io.calibration import write_rig
 from fg_depth_ros.data.io.formats import write_image, write_kitti_disparity
+from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.files import FileError, atomic_write
-from fg_depth_ros.geometry import StereoRig, depth_to_disparity
-from fg_depth_ros.synthesis.world.drive import WorldFrame
+from fg_depth_ros.geometry import StereoRig
 
 POSES = "poses.txt"
 _LARGEST = 65535 / 256  # what the PNGs can hold
@@ -20,7 +20,7 @@ _LARGEST = 65535 / 256  # what the PNGs can hold
 def write_world(
     out: str | Path,
     rig: StereoRig,
-    frames: Callable[[int], WorldFrame],
+    frames: Callable[[int], StereoSample],
     count: int,
     track: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> None:
@@ -52,12 +52,13 @@ def write_world(
         write_rig(path, rig)
     for number in track(range(count)):
         frame, name = frames(number), f"{number:06d}.png"
-        disparity = depth_to_disparity(frame.depth, rig)
-        for folder, values in (("disp", disparity), ("depth", frame.depth)):
+        disparity, depth, (left, right) = frame.truth(), frame.true_depth(), frame.images()
+        assert disparity is not None and depth is not None
+        for folder, values in (("disp", disparity), ("depth", depth)):
             known = np.where(values <= _LARGEST, values, np.nan)
             with atomic_write(out / folder / name, sync=False) as path:
                 write_kitti_disparity(path, known)
-        for folder, picture in (("left", frame.left), ("right", frame.right)):
+        for folder, picture in (("left", left), ("right", right)):
             with atomic_write(out / folder / name, sync=False) as path:
                 write_image(path, picture)
         if frame.pose is not None:

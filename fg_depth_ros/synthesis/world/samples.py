@@ -5,32 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from fg_depth_ros.data.datasets.depth_sample import DepthSample
-from fg_depth_ros.geometry import StereoRig
+from fg_depth_ros.data.samples import DepthSample, StereoSample
 from fg_depth_ros.synthesis.textures import TextureAtlas
+from fg_depth_ros.synthesis.world.drive import sample_of
 from fg_depth_ros.synthesis.world.generator import WORLDS, WorldGenerator
 
 WORLD_SEED = 900_001
 """Seed of worlds to measure on: far from the seeds that trainings count up from 0."""
-
-
-class _WorldPair:
-    """A scene of the world as a stereo pair."""
-
-    def __init__(self, scenes: WorldScenes, index: int) -> None:
-        self.scenes, self.index = scenes, index
-
-    @property
-    def rig(self) -> StereoRig:
-        return self.scenes.generator.rig_of(self.index)
-
-    def images(self) -> tuple[np.ndarray, np.ndarray]:
-        batch = self.scenes.render(self.index)
-        return _picture(batch.left), _picture(batch.right)
 
 
 class WorldScenes:
@@ -38,17 +22,26 @@ class WorldScenes:
 
     def __init__(self, generator: WorldGenerator) -> None:
         self.generator = generator
-        self.render = lru_cache(maxsize=1)(lambda index: generator.batch([index]))
+        self._render = lru_cache(maxsize=1)(self._rendered)
 
     def sample(self, index: int) -> DepthSample:
-        """The scene with this number; the sky has no depth."""
-        pair = _WorldPair(self, index)
-        name = f"{self.generator.kind}_{index:06d}"
-        return DepthSample(name, lambda: pair.images()[0], pair.rig.fx, lambda: self._depth(index), pair)
+        """Return the scene with this number; the sky has no depth."""
+        pair = StereoSample(
+            f"{self.generator.kind}_{index:06d}",
+            lambda: self._render(index).raw_images()[0],
+            lambda: self._render(index).raw_images()[1],
+            self.generator.rig_of(index),
+            depth=lambda: self._depth(index),
+        )
+        return DepthSample.of_pair(pair)
 
     def _depth(self, index: int) -> np.ndarray:
-        depth: np.ndarray = self.render(index).depth[0, 0].cpu().numpy()
+        depth = self._render(index).true_depth()
+        assert depth is not None
         return depth
+
+    def _rendered(self, index: int) -> StereoSample:
+        return sample_of(self.generator.batch([index]), self.generator.rig_of(index), "")
 
 
 def world_samples(
@@ -76,8 +69,3 @@ def world_samples(
     atlas = TextureAtlas.build(list(photos), patterns, seed=seed)
     scenes = WorldScenes(WorldGenerator(atlas, None, width, height, seed, device, kind))
     return [scenes.sample(index) for index in range(count)]
-
-
-def _picture(image: Any) -> np.ndarray:
-    """The first of N x 3 x H x W uint8 as H x W x 3."""
-    return np.ascontiguousarray(image[0].permute(1, 2, 0).cpu().numpy())

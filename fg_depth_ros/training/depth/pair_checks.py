@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 
 from fg_depth_ros.data.datasets.stereo import list_images
 from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.inference.classical_flow import dis
 from fg_depth_ros.training.depth.batch import Taught
@@ -45,28 +46,6 @@ _TOLERANCE = 1.0  # px at the width below
 _WITNESS_WIDTH = 640
 _PATIENCE = 20
 """A set of which the first pairs are all bad is refused after as many, not after hours."""
-
-
-class Pair(Protocol):
-    """A rectified pair, wherever it comes from; ``data.datasets.StereoSample`` is one."""
-
-    @property
-    def name(self) -> str:
-        """Name within its set."""
-        ...
-
-    @property
-    def rig(self) -> StereoRig | None:
-        """Calibration of the images."""
-        ...
-
-    def images(self) -> tuple[np.ndarray, np.ndarray]:
-        """Left and right, H x W x 3 uint8 RGB."""
-        ...
-
-    def truth(self) -> np.ndarray | None:
-        """True disparity of the left image, H x W float32 px, NaN unknown; or None."""
-        ...
 
 
 class BadPair(ValueError):
@@ -119,7 +98,7 @@ def refuse_if_useless(set_name: str, counts: PairCounts, whole: bool) -> None:
     raise FileError(f"{set_name}: {what} can be trained on. {reasons}")
 
 
-def checked_images(pair: Pair) -> tuple[np.ndarray, np.ndarray, StereoRig]:
+def checked_images(pair: StereoSample) -> tuple[np.ndarray, np.ndarray, StereoRig]:
     """Left and right, H x W x 3 uint8 RGB of one size, and their rig.
 
     Raises:
@@ -225,7 +204,7 @@ def _passing(taught: Taught, rig: StereoRig, mask: MaskConfig) -> float:
     return float(prior_flow_mask(taught, focal, baseline, mask).float().mean())
 
 
-def check_partners(set_name: str, pairs: Sequence[Pair]) -> None:
+def check_partners(set_name: str, pairs: Sequence[StereoSample]) -> None:
     """Images on disk that are no pairs of one moment: other counts in the two folders, or other stamps beside them.
 
     Looks at samples that name their files (``left``, ``right``), with KITTI's ``timestamps.txt`` above them if there.
@@ -233,7 +212,7 @@ def check_partners(set_name: str, pairs: Sequence[Pair]) -> None:
     Raises:
         FileError: naming the folders and the way out.
     """
-    files = [(p.left, p.right) for p in pairs if hasattr(p, "left") and hasattr(p, "right")]
+    files = [(p.left, p.right) for p in pairs if isinstance(p.left, Path) and isinstance(p.right, Path)]
     folders = {(left.parent, right.parent) for left, right in files if left.parent != right.parent}
     for left, right in sorted(folders):
         counts = [len(list_images(folder)) for folder in (left, right)]

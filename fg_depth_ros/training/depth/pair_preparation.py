@@ -11,15 +11,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fg_depth_ros.data.bags.pairs import open_bag_pairs
+from fg_depth_ros.data.bags.pairs import BagImage, open_bag_pairs
 from fg_depth_ros.data.bags.storage import is_bag
 from fg_depth_ros.data.datasets.stereo import collect_sets, open_stereo_folder
-from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.data.samples import StereoSample
+from fg_depth_ros.files import FileError
 from fg_depth_ros.training.depth.batch import Taught
 from fg_depth_ros.training.depth.config import MaskConfig
 from fg_depth_ros.training.depth.pair_checks import (
     BadPair,
-    Pair,
     PairCounts,
     as_tensor,
     check_pair,
@@ -39,7 +39,7 @@ Track = Callable[[Iterable[int], str, int], Iterable[int]]
 class Lesson(NamedTuple):
     """A pair and the key of what the teacher said of it; no key where the teacher is not asked beforehand."""
 
-    pair: Pair
+    pair: StereoSample
     key: str = ""
 
 
@@ -56,7 +56,7 @@ def frames_of(text: str) -> slice:
         raise ValueError(f"frames '{text}' are not FIRST:LAST, such as 0:80 (the last one not included)") from None
 
 
-def open_pair_sets(paths: Sequence[str | Path], bag: Mapping[str, Any] | None = None) -> dict[str, list[Pair]]:
+def open_pair_sets(paths: Sequence[str | Path], bag: Mapping[str, Any] | None = None) -> dict[str, list[StereoSample]]:
     """Calibrated pairs by the name of their folder or bag.
 
     Args:
@@ -70,8 +70,8 @@ def open_pair_sets(paths: Sequence[str | Path], bag: Mapping[str, Any] | None = 
     return collect_sets(paths, lambda path: {"": _opened(path, bag or {})})
 
 
-def _opened(path: Path, bag: Mapping[str, Any]) -> list[Pair]:
-    pairs: list[Pair]
+def _opened(path: Path, bag: Mapping[str, Any]) -> list[StereoSample]:
+    pairs: list[StereoSample]
     if is_bag(path):
         pairs = list(open_bag_pairs(path, **bag))
     else:
@@ -88,12 +88,14 @@ def _opened(path: Path, bag: Mapping[str, Any]) -> list[Pair]:
 class Division(NamedTuple):
     """Pairs by set: to train on, to judge and select by, to watch."""
 
-    training: dict[str, list[Pair]]
-    held_out: dict[str, list[Pair]]
-    watched: dict[str, list[Pair]]
+    training: dict[str, list[StereoSample]]
+    held_out: dict[str, list[StereoSample]]
+    watched: dict[str, list[StereoSample]]
 
 
-def divide(sets: Mapping[str, Sequence[Pair]], frames: str = "", held_out: str = "", watched: str = "") -> Division:
+def divide(
+    sets: Mapping[str, Sequence[StereoSample]], frames: str = "", held_out: str = "", watched: str = ""
+) -> Division:
     """Parts of every set that have no pair in common.
 
     Args:
@@ -136,7 +138,7 @@ def shard() -> tuple[int, int]:
 
 
 def prepare(
-    sets: Mapping[str, Sequence[Pair]],
+    sets: Mapping[str, Sequence[StereoSample]],
     teacher: Teacher | None,
     cache: TeachingCache | None,
     mask: MaskConfig,
@@ -189,7 +191,9 @@ def prepare(
     return usable, counted
 
 
-def _look(pair: Pair, teacher: Teacher | None, cache: TeachingCache | None, mask: MaskConfig) -> Lesson | BadPair:
+def _look(
+    pair: StereoSample, teacher: Teacher | None, cache: TeachingCache | None, mask: MaskConfig
+) -> Lesson | BadPair:
     key = cache.key(pair.name, _identity(pair)) if cache is not None else ""
     notes = cache.notes(key) if cache is not None else None
     if notes is None or notes["mask"] != asdict(mask):
@@ -198,7 +202,7 @@ def _look(pair: Pair, teacher: Teacher | None, cache: TeachingCache | None, mask
 
 
 def _examine(
-    pair: Pair, teacher: Teacher | None, cache: TeachingCache | None, key: str, mask: MaskConfig
+    pair: StereoSample, teacher: Teacher | None, cache: TeachingCache | None, key: str, mask: MaskConfig
 ) -> dict[str, Any]:
     taught: Taught | None = None
     notes: dict[str, Any] = {"pair": pair.name, "mask": asdict(mask), "reason": "", "detail": ""}
@@ -226,17 +230,17 @@ def _known(cache: TeachingCache | None, key: str) -> Taught | None:
         return None
 
 
-def _identity(pair: Pair) -> str:
+def _identity(pair: StereoSample) -> str:
     """What tells the content of a pair from all others': its rig, its name, and its files as they are now."""
     known = json.dumps([pair.name, pair.rig.to_dict() if pair.rig else None])
-    sides = [getattr(pair, side, None) for side in ("left", "right")]
+    left, right = pair.left, pair.right
     try:
-        if all(isinstance(side, Path) for side in sides):
-            return known + "".join(map(_file_identity, sides))  # type: ignore[arg-type]
-        if hasattr(pair, "bag"):  # the sides say where in it the images lie
-            bag = Path(pair.bag.path)
+        if isinstance(left, Path) and isinstance(right, Path):
+            return known + _file_identity(left) + _file_identity(right)
+        if isinstance(left, BagImage) and isinstance(right, BagImage):
+            bag = Path(left.bag.path)
             files = sorted(bag.iterdir()) if bag.is_dir() else [bag]
-            return known + "".join(map(_file_identity, files)) + repr(sides)
+            return known + "".join(map(_file_identity, files)) + repr([left.place, right.place])
         return known + hashlib.sha256(b"".join(image.tobytes() for image in pair.images())).hexdigest()
     except (FileError, OSError) as error:
         return f"{known} {error}"

@@ -13,8 +13,9 @@ from typing import Any
 
 from fg_depth_ros.data.bags.checks import check_bag
 from fg_depth_ros.data.bags.folders import find_bags, storage_files
-from fg_depth_ros.data.bags.pairs import BagSample, open_bag_pairs
+from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.training.depth.pair_preparation import Division, Track, first_process, shard
 from fg_depth_ros.training.finetune.time_split import TimeSplit, divide_by_time
@@ -79,10 +80,10 @@ def gather_bags(
     names = _names(found)
     rank, ranks = shard()
     order = sorted(range(len(found)), key=lambda i: ((i - rank) % ranks, i))
-    checked: dict[int, tuple[dict[str, Any], list[BagSample]]] = {}
+    checked: dict[int, tuple[dict[str, Any], list[StereoSample]]] = {}
     for i in track(order, "bags", len(order)):
         checked[i] = _checked(found[i], dict(options or {}), Path(notes) if notes else None)
-    sets: dict[str, list[BagSample]] = {}
+    sets: dict[str, list[StereoSample]] = {}
     bags: list[dict[str, Any]] = []
     seen: dict[str, str] = {}
     for i, name in enumerate(names):
@@ -131,7 +132,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def _checked(path: Path, options: Mapping[str, Any], notes: Path | None) -> tuple[dict[str, Any], list[BagSample]]:
+def _checked(path: Path, options: Mapping[str, Any], notes: Path | None) -> tuple[dict[str, Any], list[StereoSample]]:
     """What the check found, from the notes where it is there, and the pairs of a bag that can be used."""
     note = notes / f"{path.name}-{_key(path, options)}.json" if notes else None
     if note is not None and note.is_file():

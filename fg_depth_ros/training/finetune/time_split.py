@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fg_depth_ros.data.bags.pairs import BagSample
 from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.training.depth.pair_preparation import Division
 from fg_depth_ros.training.finetune.config import TimeSplit
 
@@ -18,7 +18,7 @@ _WALL_CLOCK = 10**18  # ns; a stamp before September 2001 is no date, and two su
 
 
 def divide_by_time(
-    sets: Mapping[str, Sequence[BagSample]], split: TimeSplit
+    sets: Mapping[str, Sequence[StereoSample]], split: TimeSplit
 ) -> tuple[Division, dict[str, dict[str, int]]]:
     """The pairs of bags in three parts that have no moment in common.
 

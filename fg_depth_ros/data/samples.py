@@ -1,0 +1,301 @@
+"""What methods are trained and evaluated on: a stereo pair, two frames with flow, an image with depth.
+
+A sample names its images and truth as files, functions or arrays; nothing is read before it is asked for, nor cached.
+What a source cannot know is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from fg_depth_ros.data.io.formats import image_size, read_image
+from fg_depth_ros.files import FileError
+from fg_depth_ros.geometry import StereoRig, depth_to_disparity, disparity_to_depth
+
+ArrayReader = Callable[[], np.ndarray]
+Image = Path | np.ndarray | ArrayReader
+"""A file, pixels (uint8, H x W grey or H x W x 3 RGB), or a function that returns them."""
+Field = np.ndarray | ArrayReader
+"""One value or vector per pixel, or a function that returns it."""
+Crop = Literal["none", "garg", "nyu"]
+CROPS = ("none", "garg", "nyu")
+
+
+@dataclass(frozen=True, eq=False)
+class StereoSample:
+    """A rectified stereo pair, from a folder, a bag, a renderer or memory."""
+
+    name: str
+    left: Image = field(repr=False)
+    right: Image = field(repr=False)
+    rig: StereoRig | None = None
+    """Calibration at the size of the images; None: disparity can be evaluated, metres cannot."""
+    disparity: Field | None = field(default=None, repr=False)
+    """True disparity ``x_left - x_right`` of the left image, H x W px, NaN unknown."""
+    occlusion: Field | None = field(default=None, repr=False)
+    """Non-zero where the right camera does not see the pixel of the left image, H x W."""
+    depth: Field | None = field(default=None, repr=False)
+    """True depth of the left image along the optical axis, H x W m; used where there is no disparity."""
+    stamp: int | None = None
+    """Time of the left image, ns."""
+    stamp_difference: float = 0.0
+    """Stamp of the right image minus that of the left one, s."""
+    pose: np.ndarray | None = field(default=None, repr=False)
+    """4 x 4, transforms points from the left camera to the frame of the sequence."""
+
+    @property
+    def has_truth(self) -> bool:
+        """Whether there is true disparity, or true depth and the rig to convert it."""
+        return self.disparity is not None or (self.depth is not None and self.rig is not None)
+
+    def require_rig(self) -> StereoRig:
+        """Return the rig. Raises FileError: the pair has no calibration."""
+        if self.rig is None:
+            raise FileError(
+                f"{self.name}: no calibration, and metres need one; put a rig.json or calib.txt beside the pair"
+            )
+        return self.rig
+
+    def images(self) -> tuple[np.ndarray, np.ndarray]:
+        """Read both images.
+
+        Returns:
+            Left and right, uint8 RGB H x W x 3.
+
+        Raises:
+            FileError: one is unreadable, or their sizes differ.
+        """
+        left, right = self.raw_images()
+        return _rgb(left), _rgb(right)
+
+    def raw_images(self) -> tuple[np.ndarray, np.ndarray]:
+        """Read both images as a camera sends them.
+
+        Returns:
+            Left and right, uint8, H x W where the source is a grey camera, else RGB H x W x 3.
+
+        Raises:
+            FileError: as ``images``.
+        """
+        names = _label(self.left, f"{self.name} (left)"), _label(self.right, f"{self.name} (right)")
+        return _same_size(_pixels(self.left), _pixels(self.right), names, "a rectified pair has one size")
+
+    def truth(self) -> np.ndarray | None:
+        """Read the true disparity ``x_left - x_right`` of the left image.
+
+        Returns:
+            float32 H x W px, NaN unknown; None where there is none.
+
+        Raises:
+            FileError: unreadable, or of another size than the left image.
+        """
+        if self.disparity is None:
+            depth = self.true_depth() if self.rig is not None else None
+            return None if depth is None else depth_to_disparity(depth, self.rig)  # type: ignore[arg-type]
+        return self._field("true disparity", self.disparity)
+
+    def true_depth(self) -> np.ndarray | None:
+        """Read the true depth of the left image, or compute it from the true disparity.
+
+        Returns:
+            float32 H x W m, NaN unknown; None where there is none, or no rig to convert disparity.
+
+        Raises:
+            FileError: unreadable, or of another size than the left image.
+        """
+        if self.depth is not None:
+            return self._field("true depth", self.depth)
+        if self.disparity is None or self.rig is None:
+            return None
+        return disparity_to_depth(self._field("true disparity", self.disparity), self.rig)
+
+    def occluded(self) -> np.ndarray | None:
+        """Read which pixels of the left image the right camera does not see, bool H x W; None where unknown."""
+        return None if self.occlusion is None else self._field("occlusion mask", self.occlusion).astype(bool)
+
+    def _field(self, what: str, source: Field) -> np.ndarray:
+        return _field_of(self.name, what, source, self.left, self.rig)
+
+
+@dataclass(frozen=True, eq=False)
+class FlowSample:
+    """Two frames of a camera, with true optical flow where it is known."""
+
+    name: str
+    first: Image = field(repr=False)
+    second: Image = field(repr=False)
+    flow: Field | None = field(default=None, repr=False)
+    """True flow of the first frame, H x W x 2 px (u, v), NaN unknown."""
+    occlusion: Field | None = field(default=None, repr=False)
+    """Non-zero where the surface is not visible in the second frame, H x W."""
+
+    @property
+    def has_truth(self) -> bool:
+        """Whether there is true flow."""
+        return self.flow is not None
+
+    def images(self) -> tuple[np.ndarray, np.ndarray]:
+        """Read both frames.
+
+        Returns:
+            First and second, uint8 RGB H x W x 3.
+
+        Raises:
+            FileError: one is unreadable, or their sizes differ.
+        """
+        names = _label(self.first, f"{self.name} (first)"), _label(self.second, f"{self.name} (second)")
+        first, second = _pixels(self.first), _pixels(self.second)
+        first, second = _same_size(first, second, names, "the frames of a pair have one size")
+        return _rgb(first), _rgb(second)
+
+    def truth(self) -> np.ndarray | None:
+        """Read the true flow of the first frame.
+
+        Returns:
+            float32 H x W x 2 px (u, v), NaN unknown; None where there is none.
+
+        Raises:
+            FileError: unreadable, or of another size than the first frame.
+        """
+        return None if self.flow is None else _field_of(self.name, "true flow", self.flow, self.first)
+
+    def occluded(self) -> np.ndarray | None:
+        """Read where the surface is not visible in the second frame, bool H x W; None where unknown.
+
+        Raises:
+            FileError: unreadable, or of another size than the first frame.
+        """
+        if self.occlusion is None:
+            return None
+        return _field_of(self.name, "occlusion mask", self.occlusion, self.first).astype(bool)
+
+
+@dataclass(frozen=True)
+class DepthProtocol:
+    """Which pixels of a data set are evaluated, and how."""
+
+    name: str = ""
+    """Of a published protocol; empty = none."""
+    crop: Crop = "none"
+    """none; garg: of Garg et al., ECCV 2016, for KITTI; nyu: of Eigen et al., NIPS 2014, for NYU."""
+    min_depth: float = 1e-3
+    """Truth up to this is not evaluated, predictions are clamped to it, m."""
+    max_depth: float = 80.0
+    """Truth from this on is not evaluated, predictions are clamped to it, m."""
+
+    def __post_init__(self) -> None:
+        if self.crop not in CROPS:
+            raise ValueError(f"crop '{self.crop}' is unknown; choose one of {', '.join(CROPS)}")
+        if not 0 < self.min_depth < self.max_depth:
+            raise ValueError(f"need 0 < min_depth < max_depth, got {self.min_depth} and {self.max_depth} m")
+
+
+@dataclass(frozen=True, eq=False)
+class DepthSample:
+    """One image with its focal length and, where known, its depth."""
+
+    name: str
+    image: Image = field(repr=False)
+    fx: float
+    """Focal length of this image, px."""
+    depth: Field | None = field(default=None, repr=False)
+    """True depth along the optical axis, H x W m; the size may differ from the image's, not the shape."""
+    pair: StereoSample | None = field(default=None, repr=False)
+    """The stereo pair whose left image this is, where there is one: for stereo methods beside."""
+    protocol: DepthProtocol = DepthProtocol()
+
+    def __post_init__(self) -> None:
+        if not self.fx > 0:
+            raise FileError(
+                f"{self.name}: focal length is {self.fx} px; give the camera's, a positive number of pixels"
+            )
+
+    @classmethod
+    def of_pair(cls, pair: StereoSample, protocol: DepthProtocol = DepthProtocol()) -> DepthSample:
+        """Make a sample of the left image of a pair with a rig."""
+        assert pair.rig is not None
+        depth = pair.depth if pair.depth is not None or not pair.has_truth else _depth_reader(pair)
+        return cls(pair.name, pair.left, pair.rig.fx, depth, pair, protocol)
+
+    @property
+    def has_truth(self) -> bool:
+        """Whether there is true depth."""
+        return self.depth is not None
+
+    def image_rgb(self) -> np.ndarray:
+        """Read the image, uint8 RGB H x W x 3. Raises FileError where it cannot be read."""
+        return _rgb(_pixels(self.image))
+
+    def truth(self) -> np.ndarray | None:
+        """Read the true depth along the optical axis.
+
+        Returns:
+            float32 H x W m, NaN unknown; None where there is none.
+
+        Raises:
+            FileError: it cannot be read, or is not H x W.
+        """
+        if self.depth is None:
+            return None
+        depth = np.asarray(_read(self.depth), dtype=np.float32)
+        if depth.ndim != 2:
+            raise FileError(f"{self.name}: true depth has the shape {depth.shape}; it is H x W")
+        return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(np.nan))
+
+
+def _depth_reader(pair: StereoSample) -> ArrayReader:
+    def read() -> np.ndarray:
+        depth = pair.true_depth()
+        assert depth is not None
+        return depth
+
+    return read
+
+
+def _read(source: Field) -> np.ndarray:
+    return source if isinstance(source, np.ndarray) else source()
+
+
+def _pixels(image: Image) -> np.ndarray:
+    return read_image(image) if isinstance(image, Path) else _read(image)
+
+
+def _rgb(image: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else image
+
+
+def _label(image: Image, name: str) -> str:
+    """What an error calls an image."""
+    return str(image) if isinstance(image, Path) else name
+
+
+def _same_size(
+    first: np.ndarray, second: np.ndarray, names: tuple[str, str], rule: str
+) -> tuple[np.ndarray, np.ndarray]:
+    if first.shape[:2] != second.shape[:2]:
+        (h, w), (height, width) = first.shape[:2], second.shape[:2]
+        raise FileError(f"{names[0]} is {w}x{h} pixels and {names[1]} {width}x{height}: {rule}")
+    return first, second
+
+
+def _field_of(name: str, what: str, source: Field, image: Image, rig: StereoRig | None = None) -> np.ndarray:
+    """Read a field and check that it has the size of its image."""
+    values = _read(source)
+    if isinstance(image, Path):
+        width, height = image_size(image)
+    elif rig is not None:
+        width, height = rig.width, rig.height
+    else:
+        height, width = _read(image).shape[:2]
+    if values.shape[:2] != (height, width):
+        raise FileError(
+            f"{name}: {what} is {values.shape[1]}x{values.shape[0]} pixels and {_label(image, 'its image')} "
+            f"{width}x{height}: they must agree"
+        )
+    return values
