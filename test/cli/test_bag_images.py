@@ -52,7 +52,7 @@ def test_a_part_compressed_without_truth(folder, tmp_path, run):
     assert run("bag", "from-images", folder, "--out", tmp_path / "bag", *options)[0] == 0
     assert len(list((tmp_path / "bag").glob("*.db3"))) == 1
     pairs = open_bag_pairs(tmp_path / "bag")
-    assert len(pairs) == 2 and TRUE_DEPTH not in pairs[0].bag.topics
+    assert len(pairs) == 2 and TRUE_DEPTH not in pairs[0].left.bag.topics
     np.testing.assert_array_equal(pairs[0].images()[1], open_stereo_folder(folder)[1].images()[1])
 
 
