@@ -14,6 +14,7 @@ import rclpy
 from rclpy.context import Context
 from support.logger import QUICK, LoggerBench, balanced, logger_bench, small_wall
 from support.nodes import User, pair_messages
+from support.waiting import LIMIT
 
 from fg_depth_ros.apps.processes import ProcessGroup
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
@@ -178,14 +179,14 @@ def test_a_killed_logger_is_recovered_at_the_next_start_and_sigint_completes(
 
             camera.send_until(pair, lambda: written() > 5, period=0.05)
             killed.signal(signal.SIGKILL)
-            killed.process.wait(10.0)
+            killed.process.wait(LIMIT)
             assert list(root.glob(".episode_*.part"))
             assert not list(root.glob("episode_*"))
             camera.statuses.clear()
             again = group.start("again", "fg_depth_ros.nodes.data_logger.node", given)
             camera.send_until(pair, lambda: written() > 5, period=0.05)
             again.signal(signal.SIGINT)
-            assert again.process.wait(15.0) == 0
+            assert again.process.wait(LIMIT) == 0
             again.drain()
             assert any("an earlier run left episode_" in line for line in again.tail)
             assert any("_continuous is complete: " in line for line in again.tail)

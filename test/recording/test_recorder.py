@@ -9,7 +9,7 @@ import pytest
 from support.bags import SECOND
 from support.pair_folders import small_rig
 from support.recording import TENTH, TOPICS, config, contents, episodes, later, pair_messages, quiet
-from support.waiting import wait_until
+from support.waiting import LIMIT, wait_until
 
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.recording import Message, Recorder, RecorderConfig, Topic, manifest
@@ -181,7 +181,7 @@ def test_a_full_queue_drops_whole_pairs_and_says_so(make, pairs, tmp_path):
     gate = threading.Event()
 
     def slow(topic, message):
-        gate.wait(10)
+        gate.wait(LIMIT)
         return topic, message
 
     recorder = make(queue_bytes=3 * size, encode=slow)

@@ -213,6 +213,10 @@ class User:
     def _last_lines(self) -> str:
         return f"the log says {self.logged[-8:]}"
 
+    def answered(self, stamp: int) -> bool:
+        """Whether depth of the pair with this stamp (ns) has come."""
+        return any(messages.stamp_ns(message.header) == stamp for message in list(self.seen["depth/image_rect"]))
+
     def log_has(self, text: str) -> bool:
         return any(text in line for line in list(self.logged))
 
