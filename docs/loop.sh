@@ -6,15 +6,15 @@
 #
 # Variables: PAIRS (folder of stereo pairs with calibration; default: a rendered drive), TRAIN and HELD_OUT (frames of
 # it to learn from, and to decide by), RATE (Hz of the pairs), SPEED (of the player), WEIGHTS (what the robot runs), LENGTH
-# (options that give the training its length), TUNE (further options of finetune), MODEL (of the depth node), SIZE (of the
-# rendered drive).
+# (options that give the training its length), TUNE and PROMOTE (further options of these), MODEL (of the depth node), SIZE
+# (of the rendered drive).
 set -euo pipefail
 
 FOLDER=${1:?"name a folder for everything that is made: docs/loop.sh FOLDER"}
 PYTHON=${PYTHON:-python3}
 PAIRS=${PAIRS:-}
 TRAIN=${TRAIN:-0:80} HELD_OUT=${HELD_OUT:-84:} RATE=${RATE:-10} SPEED=${SPEED:-0.5}
-WEIGHTS=${WEIGHTS:-depthnet_lite} LENGTH=${LENGTH:---hours 0.1} TUNE=${TUNE:-}
+WEIGHTS=${WEIGHTS:-depthnet_lite} LENGTH=${LENGTH:---hours 0.1} TUNE=${TUNE:-} PROMOTE=${PROMOTE:-}
 MODEL=${MODEL:-flownet_stereo} SIZE=${SIZE:-480x160}
 
 export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST ROS_DOMAIN_ID=${ROS_DOMAIN_ID:-87}
@@ -92,8 +92,9 @@ fg_depth replay "$FOLDER/held_out" "${OLD[@]}" --weights "$FOLDER/tuned/weights.
 step "6. promote, and swap in the running node"
 # The node loads the depth network when somebody first listens to what it makes.
 player player2.log held_out -p loop:=true
+# shellcheck disable=SC2086
 fg_depth promote "$FOLDER/tuned/weights.safetensors" --against "$WEIGHTS" --bags "$FOLDER/held_out" \
-    --margin-latency 0 --store "$FOLDER/store" --node /stereo_depth_node
+    --margin-latency 0 $PROMOTE --store "$FOLDER/store" --node /stereo_depth_node
 fg_depth deployed --store "$FOLDER/store"
 
 step "7. roll back"
