@@ -8,6 +8,7 @@ import importlib.util
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -303,6 +304,17 @@ def test_every_code_of_the_diagnostics_is_documented() -> None:
     topics = (REPOSITORY / "docs" / "topics.md").read_text()
     for code in (*DropReason, *of_messages, *NodeState, *SwapState):
         assert f"`{code}`" in topics, f"topics.md does not explain {code}"
+
+
+def test_the_tuning_script_prints_the_figures_of_its_page() -> None:
+    command = [sys.executable, str(REPOSITORY / "docs" / "tuning.py"), "inference_scale=0.25"]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    name, _, density, bad, *_ = output.splitlines()[1].split()
+    assert name == "Motorcycle"
+    page = (REPOSITORY / "docs" / "tuning.md").read_text()
+    told = re.search(r"`inference_scale: 0\.25` \| [\d.]+ \| ([\d.]+), ([\d.]+) %", page)
+    assert told is not None
+    assert [float(density), float(bad)] == pytest.approx([float(value) for value in told.groups()], abs=0.3)
 
 
 def test_documented_labels_are_those_of_the_code() -> None:
