@@ -1,59 +1,174 @@
-"""``fg-depth``: the package's command line. Every command imports what it needs when it runs."""
+"""``fg-depth``: the package's command line. Only the command that is invoked is imported."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Annotated, Any, NamedTuple
 
+import typer
 from rich.text import Text
 
-from fg_depth_ros.cli import (
-    ablate,
-    bag,
-    bag_images,
-    deploy,
-    depth,
-    distill,
-    finetune,
-    flow,
-    play,
-    record,
-    recover,
-    replay,
-    running,
-    stereo,
-    synth,
-    training,
-    weights,
-)
-from fg_depth_ros.cli.app import app, console
+from fg_depth_ros import __version__
+from fg_depth_ros.cli.app import console
+from fg_depth_ros.cli.options import expand
 
-__all__ = [
-    "ablate",
-    "app",
-    "bag",
-    "bag_images",
-    "deploy",
-    "depth",
-    "distill",
-    "finetune",
-    "flow",
-    "main",
-    "play",
-    "record",
-    "recover",
-    "replay",
-    "running",
-    "stereo",
-    "synth",
-    "training",
-    "weights",
-]
+_RUN, _MEASURE, _TRAIN, _RECORD, _DEPLOY = "Run", "Measure", "Train", "Record and play", "Deploy"
+
+
+class _Entry(NamedTuple):
+    """A command in the overview, before it is imported."""
+
+    where: str
+    """``module:function`` below this package."""
+    summary: str
+
+
+class _Group(NamedTuple):
+    """Commands below a common word."""
+
+    summary: str
+    commands: dict[str, _Entry]
+
+
+COMMANDS: dict[str, dict[str, _Entry | _Group]] = {
+    _RUN: {
+        "demo": _Entry("run:demo", "Play a stereo pair into the node and look at the depth that comes out."),
+        "infer": _Entry("run:infer", "Disparity, depth, labels and cloud of a pair or of a folder."),
+        "flow": _Entry("run:flow", "Optical flow between two frames."),
+        "doctor": _Entry("run:doctor", "Check this machine: versions, device, weights, ROS, transport."),
+    },
+    _MEASURE: {
+        "evaluate": _Group(
+            "Measure accuracy on data sets.",
+            {
+                "stereo": _Entry("evaluate:stereo", "Learned stereo and SGBM, on pairs with true disparity."),
+                "flow": _Entry("evaluate:flow", "Learned and classical flow, on pairs with true flow."),
+                "depth": _Entry("evaluate:depth", "Depth from one image and from stereo, on images with true depth."),
+            },
+        ),
+        "replay": _Entry("replay:replay", "Evaluate weights on every pair of recorded bags."),
+        "replay-live": _Entry("replay:replay_live", "Play bags into the node and measure it."),
+        "bench": _Entry("bench:bench", "Latency, throughput and memory of models and of the node."),
+        "bench-recording": _Entry("bench:recording", "What recording costs on this machine."),
+        "ablate": _Group(
+            "Measure what the losses of the depth training are good for.",
+            {
+                "figure3": _Entry("ablate:figure3", "At which depth each loss is smallest, on a wall of known depth."),
+                "losses": _Entry("ablate:losses", "Train every row of the paper's ablation and evaluate them."),
+            },
+        ),
+    },
+    _TRAIN: {
+        "train": _Group(
+            "Train networks.",
+            {
+                "stereo": _Entry("train:stereo", "Train the stereo network on synthetic scenes."),
+                "flow": _Entry("train:flow", "Train a flow network on scenes or on pairs."),
+            },
+        ),
+        "distill": _Entry("train:distill", "A depth network for one camera, from stereo pairs."),
+        "finetune": _Entry("finetune:finetune", "Better weights from recordings, without labels."),
+        "synth": _Group(
+            "Make synthetic data.",
+            {
+                "stereo": _Entry("synth:stereo", "Synthetic pairs with exact disparity and occlusion."),
+                "chairs": _Entry("synth:chairs", "Pairs in the layout of the Flying Chairs, with exact flow."),
+                "world": _Entry("synth:world", "Stereo pairs of virtual streets and rooms with exact depth."),
+            },
+        ),
+        "import": _Entry("deploy:import_weights", "Published FlowNet weights into a file for --weights."),
+    },
+    _RECORD: {
+        "bag": _Group(
+            "Check and make bags.",
+            {
+                "check": _Entry("bags:check", "Rates, gaps, exposure and calibration of recordings."),
+                "from-images": _Entry("bags:from_images", "A folder of stereo pairs as a bag."),
+            },
+        ),
+        "play": _Entry("bags:play", "Play bags on ROS topics."),
+        "recover": _Entry("bags:recover", "Complete recordings that were cut off."),
+    },
+    _DEPLOY: {
+        "promote": _Entry("deploy:promote", "Put weights into use if they are no worse."),
+        "rollback": _Entry("deploy:rollback", "Put back into use what was replaced."),
+        "deployed": _Entry("deploy:deployed", "What is in use, and how it came to that."),
+    },
+}
+"""Panel of the overview -> name -> command."""
+
+RENAMED = {
+    "--grow": "--load-partial",
+    "--leaving": "--anchor",
+    "--stamps": "--cutouts",
+    "--validation-pairs": "--validation-scenes",
+    "--watch-frames": "--validate-frames",
+}
+"""Options by the names that they had before."""
+
+
+def application(words: Sequence[str]) -> typer.Typer:
+    """Build the command line.
+
+    Args:
+        words: the arguments without options: the command that they name is imported, the others are stubs that carry
+            the summary for the overview.
+    """
+    app = typer.Typer(
+        no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help="Learned stereo depth for ROS 2."
+    )
+    app.callback()(_root)
+    for panel, commands in COMMANDS.items():
+        for name, entry in commands.items():
+            invoked = words[:1] == [name]
+            if isinstance(entry, _Entry):
+                app.command(name, rich_help_panel=panel)(_function(entry, invoked))
+                continue
+            group = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help=entry.summary)
+            for below, each in entry.commands.items():
+                group.command(below)(_function(each, invoked and words[1:2] == [below]))
+            app.add_typer(group, name=name, rich_help_panel=panel)
+    return app
+
+
+def _function(entry: _Entry, invoked: bool) -> Callable[..., Any]:
+    if invoked:
+        module, _, name = entry.where.partition(":")
+        return expand(getattr(import_module(f"{__name__}.{module}"), name))
+
+    def stub() -> None:
+        raise AssertionError(f"{entry.where} is invoked and was not imported")
+
+    stub.__doc__ = entry.summary
+    return stub
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"fg-depth {__version__}", highlight=False)
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:
-    """Entry point: errors that name their cause are one line, not a traceback."""
+    """Run the command line; errors that name their cause are one line, not a traceback."""
+    arguments = sys.argv[1:]
+    for argument in arguments:
+        option = argument.partition("=")[0]
+        if option in RENAMED:
+            console.print(Text(f"fg-depth: {option} is named {RENAMED[option]} now", style="red"), soft_wrap=True)
+            sys.exit(2)
     try:
-        app()
+        application([word for word in arguments if not word.startswith("-")])()
     except OSError as error:
         if error.errno is None:
             raise  # no word of the system

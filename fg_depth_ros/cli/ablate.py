@@ -7,14 +7,11 @@ from typing import Annotated
 
 import typer
 
-from fg_depth_ros.cli.app import Device, Photos, app, console, image_size_of, save
-
-ablate_app = typer.Typer(no_args_is_help=True, help="Measure what the losses of the depth training are good for.")
-app.add_typer(ablate_app, name="ablate")
+from fg_depth_ros.cli.app import console, save
+from fg_depth_ros.cli.options import Device, Photos, image_size_of
 
 
-@ablate_app.command("figure3")
-def ablate_figure3(
+def figure3(
     out: Annotated[Path, typer.Option(help="Folder for figure3.png and figure3.json.")] = Path("fg_depth_ablation"),
     teacher: Annotated[str, typer.Option(help="Any model for stereo or flow.")] = "flownet_stereo",
     teacher_weights: Annotated[str, typer.Option(help="Weights file; default: the shipped weights.")] = "",
@@ -40,8 +37,7 @@ def ablate_figure3(
     save(report, out / "figure3.json")
 
 
-@ablate_app.command("losses")
-def ablate_losses(
+def losses(
     out: Annotated[Path, typer.Option(help="Folder for scenes, runs and tables; what is finished there is kept.")],
     seeds: Annotated[int, typer.Option(help="Trainings of every row, each with scenes and weights of its own.")] = 2,
     steps: Annotated[int, typer.Option(help="Of every row.")] = 1000,

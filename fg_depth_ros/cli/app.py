@@ -1,54 +1,49 @@
-"""The application that the commands belong to, and what they share."""
+"""What the commands share: the console, tables, progress, estimators."""
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from fg_depth_ros.evaluation import Report
-    from fg_depth_ros.inference import StereoDepthEstimator
+    from collections.abc import Iterable, Sequence
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Learned stereo depth for ROS 2.")
-train_app = typer.Typer(no_args_is_help=True, help="Train networks.")
-evaluate_app = typer.Typer(no_args_is_help=True, help="Measure accuracy on data sets.")
-synth_app = typer.Typer(no_args_is_help=True, help="Make synthetic data.")
-bag_app = typer.Typer(no_args_is_help=True, help="Check and make bags.")
-app.add_typer(train_app, name="train")
-app.add_typer(evaluate_app, name="evaluate")
-app.add_typer(synth_app, name="synth")
-app.add_typer(bag_app, name="bag")
+    from fg_depth_ros.evaluation import Report
+    from fg_depth_ros.inference import FlowEstimator, StereoDepthEstimator
 
 console = Console()
-
-Model = Annotated[str, typer.Option(help="flownet_stereo or sgbm.")]
-Weights = Annotated[str, typer.Option(help="Weights file; default: the shipped weights.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda:N.")]
-Precision = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Also write the report here (docs/report_schema.md).")]
-Scale = Annotated[float, typer.Option(help="Resize by this for matching; below 1 reaches larger disparities.")]
-MinDisparity = Annotated[int, typer.Option(help="Where the search begins, px; -doffs reaches infinity.")]
-Photos = Annotated[list[Path], typer.Option(help="Folder of pictures for the surfaces; may be repeated.")]
+_NARROWEST_TABLE = 110
 
 
 def stereo_estimator(
-    model: str, weights: str = "", device: str = "auto", precision: str = "float32", **options: float
+    model: str, weights: str = "", device: str = "auto", precision: str = "float32", **options: Any
 ) -> StereoDepthEstimator:
-    """An estimator with these settings. Raises as ``EstimatorConfig`` and ``StereoDepthEstimator`` do."""
+    """Build an estimator with these settings. Raises as ``EstimatorConfig`` and ``StereoDepthEstimator`` do."""
     from fg_depth_ros.inference import EstimatorConfig, StereoDepthEstimator
 
     return StereoDepthEstimator(
-        EstimatorConfig(model=model, weights=weights, device=device, precision=precision, **options)  # type: ignore[arg-type]
+        EstimatorConfig(model=model, weights=weights, device=device, precision=precision, **options)
     )
 
 
-def identity(estimator: StereoDepthEstimator) -> dict[str, str | None]:
-    """What a report says of the model."""
+def flow_estimator(
+    model: str, weights: str, device: str, precision: str, scale: float, variational: bool = False
+) -> FlowEstimator:
+    """Build a flow estimator; without a model it is that of the weights, or the default. Raises as ``FlowConfig``."""
+    from fg_depth_ros.inference import FlowConfig, FlowEstimator
+
+    model = model or ("" if weights else FlowConfig.model)
+    return FlowEstimator(FlowConfig(model, weights, device, precision, scale, variational))
+
+
+def identity(estimator: Any) -> dict[str, str | None]:
+    """Return what a report says of the model of an estimator: name, hash, device."""
     return {"name": estimator.model_name, "sha256": estimator.model_sha256 or None, "device": estimator.device}
 
 
@@ -59,18 +54,40 @@ def save(report: Report, json: Path | None) -> None:
         console.print(f"report: {json}", highlight=False, soft_wrap=True)
 
 
+def print_tables(report: Report, tables: Mapping[str, Sequence[str]]) -> None:
+    """Print the rows of each kind with those of its measures that occur.
+
+    Args:
+        report: its rows have a ``kind``.
+        tables: measures by kind; a title of the form ``command: kind`` stands above each.
+    """
+    for kind, measures in tables.items():
+        rows = [row for row in report.rows if row["kind"] == kind]
+        if rows:
+            shown = [name for name in measures if any(name in row["metrics"] for row in rows)]
+            print_table(replace(report, rows=rows), shown, f"{report.command}: {kind}")
+
+
+def print_table(report: Report, measures: Sequence[str], title: str | None = None) -> None:
+    """Print a table of measures; in a narrow terminal or a pipe long lines are better than numbers cut off."""
+    width = max(console.width, _NARROWEST_TABLE, 30 + 11 * len(measures))
+    Console(width=width).print(report.table(list(measures), title=title))
+
+
+def progress(items: Iterable[Any], title: str, count: int | None = None) -> Iterable[Any]:
+    """Show on the error output how far a loop over ``items`` is."""
+    from rich.progress import track
+
+    return track(items, title, total=count, console=Console(stderr=True))
+
+
 def check_folder(folder: Path) -> None:
-    """Before long work: whether its results can be written there. Makes nothing; raises OSError where they cannot."""
+    """Check before long work that its results can be written to a folder; nothing is made.
+
+    Raises:
+        OSError: they cannot.
+    """
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     code = errno.ENOTDIR if not there.is_dir() else 0 if os.access(there, os.W_OK | os.X_OK) else errno.EACCES
     if code:
         raise OSError(code, os.strerror(code), str(there))
-
-
-def image_size_of(text: str) -> tuple[int, int]:
-    """``640x480`` -> (640, 480)."""
-    try:
-        width, height = (int(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise typer.BadParameter(f"size '{text}' is not WIDTHxHEIGHT, such as 640x480") from None
-    return width, height

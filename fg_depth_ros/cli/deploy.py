@@ -1,4 +1,4 @@
-"""``fg-depth promote``, ``rollback`` and ``deployed``: weights into use, back, and what is in use."""
+"""Commands about weights in use: ``fg-depth promote``, ``rollback``, ``deployed`` and ``import``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from fg_depth_ros.cli.app import Device, Json, app, check_folder, console, save
+from fg_depth_ros.cli.app import check_folder, console, save
+from fg_depth_ros.cli.options import Device, Json
 from fg_depth_ros.evaluation.replay.promotion import ALL_SETS, Comparison, Decision, Margins, decide
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ Store = Annotated[
 NodeName = Annotated[str, typer.Option(help="A running depth node to exchange the weights of: /stereo_depth_node.")]
 
 
-@app.command()
 def promote(
     weights: Annotated[Path, typer.Argument(help="Weights file that is to be used from now on.")],
     bags: Annotated[list[Path], typer.Option(help="Recordings to judge on, not trained on; may be repeated.")] = [],
@@ -76,7 +76,6 @@ def promote(
     _use(place, weights, record, node, against)
 
 
-@app.command()
 def rollback(
     model: Annotated[str, typer.Argument(help="Model, such as depthnet_lite; not needed where there is one.")] = "",
     why: Annotated[str, typer.Option(help="The reason, which is kept.")] = "",
@@ -106,7 +105,6 @@ def rollback(
     _tell_current(place, model)
 
 
-@app.command()
 def deployed(
     model: Annotated[str, typer.Argument(help="Model; default: all that were promoted.")] = "",
     store: Store = None,
@@ -141,6 +139,33 @@ def deployed(
     raise typer.Exit(1 if problems else 0)
 
 
+def import_weights(
+    file: Annotated[Path, typer.Argument(help="Checkpoint of FlowNetPytorch or flownet2-pytorch (.pth, .pth.tar).")],
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
+    channel_order: Annotated[
+        str, typer.Option(help="What the weights expect: rgb or bgr; auto: bgr for flownets_from_caffe.")
+    ] = "auto",
+) -> None:
+    """Turn a published FlowNet checkpoint into weights for --weights; nothing in it is executed."""
+    if out.suffix != ".safetensors":
+        raise ValueError(f"--out {out} must end in .safetensors")
+    if out.is_dir():
+        raise ValueError(f"--out {out} is a folder; give the name of the file to write")
+    from fg_depth_ros.networks import import_checkpoint, save_checkpoint
+
+    network, card = import_checkpoint(file, channel_order)
+    card = save_checkpoint(out, network, card)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    console.print(
+        f"{card.name}, {count:,} parameters, width {card.options['width']:g}, "
+        f"batch norm {'yes' if card.options['batch_norm'] else 'no'}\n"
+        f"input: {card.description['input']}; flow = answer * {card.options['flow_scale']:g} px\n"
+        f"sha256 {card.sha256[:12]}: {out}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 def _current(place: WeightsStore, against: str, model: str) -> ReplayMethod:
     """What the candidate is held against."""
     from fg_depth_ros.evaluation.replay.methods import of_weights, shipped
@@ -159,6 +184,7 @@ def _judge(
     bags: list[Path], candidate: ReplayMethod, current: ReplayMethod, margins: Margins, every: int, device: str
 ) -> tuple[Report | None, Decision | None]:
     """Both side by side on the bags; nothing in a process that does not lead."""
+    from fg_depth_ros.cli.replay import print_left_out
     from fg_depth_ros.evaluation.replay.methods import shipped
     from fg_depth_ros.evaluation.replay.replay import ReplayConfig, replay
 
@@ -173,8 +199,7 @@ def _judge(
     found = replay(ReplayConfig(tuple(map(str, bags)), tuple(methods), every=every, device=device, worst=0))
     if not found.leads:
         return None, None
-    for entry in [*found.report.settings["left_out"], *found.report.settings["damaged"]]:
-        console.print(f"left out: {entry['name']}: {entry['reason']}", style="yellow", markup=False, soft_wrap=True)
+    print_left_out(found.report.settings)
     found.report.command = "promote"
     return found.report, decide(found.report.rows, "candidate", "in use", margins)
 

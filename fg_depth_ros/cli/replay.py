@@ -1,37 +1,38 @@
-"""``fg-depth replay``: recorded bags through the node's estimators, judged offline."""
+"""Commands that evaluate recordings: ``fg-depth replay`` and ``replay-live``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace as changed
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from fg_depth_ros.cli.app import Device, Precision, app, check_folder, console
-from fg_depth_ros.cli.bag import Left, LeftInfo, Right, RightInfo, Slop
+from fg_depth_ros.cli.app import check_folder, console, print_tables, progress
+from fg_depth_ros.cli.options import Bags, Device, Model, PlayRate, Settings, Weights
+from fg_depth_ros.evaluation.replay.replay import ReplayConfig
 
 if TYPE_CHECKING:
-    from fg_depth_ros.data.samples import StereoSample
+    from fg_depth_ros.data.bags.pairs import BagSample
     from fg_depth_ros.evaluation.replay.methods import ReplayMethod
 
-_COLUMNS = {
+_TABLES = {
     "accuracy": [
         "epe", "d1", "density", "abs_rel", "rmse", "delta_1", "depth_density", "photometric", "left_right",
         "seen_by_both",
     ],
-    "timing": ["inference_p50_ms", "inference_p95_ms", "throughput_hz"],
+    "timing": [
+        "inference_p50_ms", "inference_p95_ms", "throughput_hz", "pairs_sent", "pairs_delivered", "pairs_dropped",
+        "pairs_unaccounted", "rate_hz", "published_p50_ms", "published_p95_ms",
+    ],
 }  # fmt: skip
-_TABLE_WIDTH = 150
 _NONE = "none"
 
 
-@app.command("replay")
-def replay_command(
+def replay(
     bags: Annotated[list[Path], typer.Argument(help="Bags, or folders of bags.")],
     out: Annotated[Path, typer.Option(help="Folder for report.json and report.html.")],
+    config: Settings[ReplayConfig],
     weights: Annotated[
         list[Path], typer.Option(help="Weights file, of a stereo or a depth network; may be repeated.")
     ] = [],
@@ -40,76 +41,68 @@ def replay_command(
     ] = ["flownet_stereo", "depthnet_lite"],
     baseline: Annotated[list[str], typer.Option(help="Classical method beside them: sgbm.")] = [],
     mono: Annotated[bool, typer.Option(help="With networks that see one camera only.")] = True,
-    every: Annotated[int, typer.Option(help="Take every n-th pair.")] = 1,
-    first: Annotated[int, typer.Option(help="So many pairs of every bag at most; 0: all.")] = 0,
-    left: Left = "",
-    right: Right = "",
-    left_info: LeftInfo = "",
-    right_info: RightInfo = "",
-    slop: Slop = 0.0,
-    truth_topic: Annotated[
-        str, typer.Option(help="Depth images to judge by; default: ground_truth/depth; none: without.")
-    ] = "",
-    lidar_topic: Annotated[
-        str, typer.Option(help="PointCloud2 of a LiDAR to judge by; default: found by name; none: without.")
-    ] = "",
-    transform: Annotated[str, typer.Option(help="YAML file with the LiDAR's place, beside the bag's /tf_static.")] = "",
-    lidar_slop: Annotated[float, typer.Option(help="Largest difference of the stamps of sweep and image, s.")] = 0.05,
-    min_depth: Annotated[float, typer.Option(help="Nearer is out of range, m.")] = 0.1,
-    max_depth: Annotated[float, typer.Option(help="Farther is out of range, m.")] = 80.0,
-    worst: Annotated[int, typer.Option(help="Pictures of the worst pairs, for each method.")] = 6,
-    timings: Annotated[
-        bool, typer.Option(help="Measure times; without them, report.json is the same byte for byte.")
-    ] = True,
-    device: Device = "auto",
-    precision: Precision = "float32",
 ) -> None:
-    """Judge weights side by side on every pair of recorded bags, by true depth or LiDAR or by self-consistency.
+    """Evaluate weights side by side on every pair of recorded bags, by true depth or LiDAR or by self-consistency.
 
     Started by torchrun, the processes share the bags; the first one writes.
+
+    Example: `fg-depth replay recordings --weights runs/mine/best.safetensors --out comparison`
     """
-    from fg_depth_ros.evaluation.replay.replay import ReplayConfig, replay
+    from fg_depth_ros.evaluation.replay import replay as offline
     from fg_depth_ros.evaluation.reports.page import write_page
 
-    config = ReplayConfig(
-        bags=tuple(map(str, bags)),
-        methods=_methods(weights, [*model, *baseline], mono),
-        every=every,
-        first=first,
-        left=left,
-        right=right,
-        left_info=left_info,
-        right_info=right_info,
-        slop=slop,
-        truth_topic=truth_topic,
-        lidar_topic=lidar_topic,
-        transform=transform,
-        lidar_slop=lidar_slop,
-        device=device,
-        precision=precision,
-        min_depth=min_depth,
-        max_depth=max_depth,
-        timings=timings,
-        worst=worst,
-    )
+    chosen = config(bags=tuple(map(str, bags)), methods=_methods(weights, [*model, *baseline], mono))
     check_folder(out)
-    found = replay(config, _track)
+    found = offline.replay(chosen, _progress)
     if not found.leads:
         return
     report = found.report
     report.write_json(out / "report.json")
     write_page(out / "report.html", report, pictures=found.worst, title="Replay of recorded pairs")
-    wide = Console(width=max(console.width, _TABLE_WIDTH))  # long lines are better than numbers cut off
-    for kind, columns in _COLUMNS.items():
-        rows = [row for row in report.rows if row["kind"] == kind]
-        shown = [name for name in columns if any(name in row["metrics"] for row in rows)]
-        if rows:
-            wide.print(changed(report, rows=rows).table(shown, title=kind))
+    print_tables(report, _TABLES)
     against = dict.fromkeys(row["against"] for row in report.rows if "against" in row)
-    console.print(f"judged against: {', '.join(against)}", style="dim", soft_wrap=True)
-    for entry in [*report.settings["left_out"], *report.settings["damaged"]]:
-        console.print(f"left out: {entry['name']}: {entry['reason']}", style="yellow", markup=False, soft_wrap=True)
+    console.print(f"evaluated against: {', '.join(against)}", style="dim", soft_wrap=True)
+    print_left_out(report.settings)
     console.print(f"report: {out / 'report.html'} and report.json", highlight=False, soft_wrap=True)
+
+
+def replay_live(
+    bags: Bags,
+    out: Annotated[Path, typer.Option(help="Folder for report.json, report.html and the nodes' logs.")],
+    model: Model = "flownet_stereo",
+    weights: Weights = "",
+    rate: PlayRate = 1.0,
+    loop: Annotated[bool, typer.Option(help="Play again and again, until --count messages.")] = False,
+    count: Annotated[int, typer.Option(help="End after so many messages; 0: all.")] = 0,
+    device: Device = "auto",
+) -> None:
+    """Play bags into the depth node over ROS topics: accuracy, latency, drops and rates as the robot would see them.
+
+    Example: `fg-depth replay-live recordings --out live`
+    """
+    from fg_depth_ros.apps.live_replay import LiveReplay
+    from fg_depth_ros.apps.processes import ProcessGroup, free_domain_id
+    from fg_depth_ros.nodes.common.environment import child_environment
+
+    if loop and not count:
+        raise ValueError("--loop never ends by itself: say with --count after how many messages")
+    depth = {"model": model, "device": device}
+    if weights:
+        depth["depth_weights"] = str(Path(weights).absolute())
+    live = LiveReplay(bags, out, rate=rate, loop=loop, count=count, depth=depth)
+    environment = child_environment(domain_id=free_domain_id())
+    with ProcessGroup(out / "logs", environment) as group, console.status("starting") as status:
+        report = live.run(group, status.update)
+    print_tables(report, _TABLES)
+    for reason, pairs in (reason for row in report.rows for reason in row.get("drops", {}).items()):
+        console.print(f"dropped: {pairs} {reason}", style="yellow", highlight=False)
+    console.print(f"report: {out / 'report.html'} and report.json", highlight=False, soft_wrap=True)
+
+
+def print_left_out(settings: dict[str, list[dict[str, str]]]) -> None:
+    """Print which bags of a replay were left out or damaged, and why."""
+    for entry in [*settings["left_out"], *settings["damaged"]]:
+        console.print(f"left out: {entry['name']}: {entry['reason']}", style="yellow", markup=False, soft_wrap=True)
 
 
 def _methods(weights: list[Path], names: list[str], mono: bool) -> tuple[ReplayMethod, ...]:
@@ -122,11 +115,7 @@ def _methods(weights: list[Path], names: list[str], mono: bool) -> tuple[ReplayM
     return chosen
 
 
-def _track(items: Iterable[StereoSample], name: str, count: int) -> Iterable[StereoSample]:
-    from rich.progress import track
-
+def _progress(items: Iterable[BagSample], name: str, count: int) -> Iterable[BagSample]:
     from fg_depth_ros.evaluation.replay.sharding import world
 
-    if world()[0]:
-        return items
-    return track(items, name, total=count, console=Console(stderr=True))
+    return items if world()[0] else progress(items, name, count)

@@ -7,24 +7,26 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from fg_depth_ros.cli.app import Device, Photos, console, image_size_of, synth_app
+from fg_depth_ros.cli.app import console, progress
+from fg_depth_ros.cli.options import Cutouts, Device, Photos, image_size_of
+
+Seed = Annotated[int, typer.Option(help="Seed of the scenes.")]
 
 
-@synth_app.command("stereo")
-def synth_stereo(
+def stereo(
     out: Annotated[Path, typer.Option(help="Folder for left/, right/, disp/ and occluded/.")],
     photos: Photos = [],
     count: Annotated[int, typer.Option(help="Number of pairs.")] = 10,
-    width: int = 512,
-    height: int = 256,
-    seed: int = 0,
+    width: Annotated[int, typer.Option(help="Width, px.")] = 512,
+    height: Annotated[int, typer.Option(help="Height, px.")] = 256,
+    seed: Seed = 0,
     patterns: Annotated[int, typer.Option(help="Procedural textures beside the photos.")] = 160,
 ) -> None:
-    """Write synthetic pairs with exact disparity (16-bit PNG, px / 256) and occlusion masks."""
-    from rich.progress import track
+    """Write synthetic pairs with exact disparity (16-bit PNG, px / 256) and occlusion masks.
 
+    Example: `fg-depth synth stereo --out look --photos my_pictures`
+    """
     from fg_depth_ros.data.io.formats import write_image, write_kitti_disparity
     from fg_depth_ros.synthesis.stereo import StereoSceneGenerator
     from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
@@ -33,7 +35,7 @@ def synth_stereo(
     generator = StereoSceneGenerator(atlas, width, height, seed)
     for folder in ("left", "right", "disp", "occluded"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    for i in track(range(count), "rendering", console=Console(stderr=True)):
+    for i in progress(range(count), "rendering"):
         pair, name = generator.batch([i]), f"{i:06d}.png"
         write_image(out / "left" / name, pair.left[0].permute(1, 2, 0).numpy())
         write_image(out / "right" / name, pair.right[0].permute(1, 2, 0).numpy())
@@ -42,73 +44,66 @@ def synth_stereo(
     console.print(f"{count} pairs in {out}", highlight=False)
 
 
-@synth_app.command("chairs")
-def synth_chairs(
+def chairs(
     out: Annotated[Path, typer.Option(help="Folder for data/ and FlyingChairs_train_val.txt; without pairs so far.")],
-    photos: Annotated[
-        list[Path], typer.Option(help="Folder of pictures for backgrounds and surfaces; may be repeated.")
-    ] = [],
-    stamps: Annotated[
-        list[Path], typer.Option(help="Folder of cut-out pictures with alpha, flown as chairs; may be repeated.")
-    ] = [],
+    photos: Photos = [],
+    cutouts: Cutouts = [],
     count: Annotated[int, typer.Option(help="Number of pairs.")] = 10,
-    width: int = 512,
-    height: int = 384,
-    seed: int = 0,
+    width: Annotated[int, typer.Option(help="Width, px.")] = 512,
+    height: Annotated[int, typer.Option(help="Height, px.")] = 384,
+    seed: Seed = 0,
     test_share: Annotated[float, typer.Option(help="Part of the pairs that the list marks for testing.")] = 640 / 22872,
     patterns: Annotated[int, typer.Option(help="Procedural textures; backgrounds too where there is no photo.")] = 160,
     outlines: Annotated[int, typer.Option(help="Drawn outlines beside the cut-outs.")] = 256,
     extras: Annotated[int, typer.Option(help="Small, thin and fast pieces per pair beside the recipe; mean.")] = 0,
     device: Device = "auto",
 ) -> None:
-    """Write pairs in the manner and layout of the Flying Chairs, with exact flow and occlusion masks."""
-    from rich.progress import track
+    """Write pairs in the manner and layout of the Flying Chairs, with exact flow and occlusion masks.
 
+    Example: `fg-depth synth chairs --out chairs --photos my_pictures --cutouts my_cutouts --count 1000`
+    """
     from fg_depth_ros.inference.running import choose_device
     from fg_depth_ros.synthesis.chairs import ChairsGenerator
     from fg_depth_ros.synthesis.chairs_folder import write_chairs
-    from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_stamps
+    from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_cutouts
     from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
 
     place = choose_device(device)
-    pictures, things = list_photos(photos), list_stamps(stamps)
-    cutouts = CutoutAtlas.build(things, outlines, seed=seed)
+    pictures = list_photos(photos)
+    pieces = CutoutAtlas.build(list_cutouts(cutouts), outlines, seed=seed)
     atlas = TextureAtlas.build(pictures, patterns, seed=seed)
     generator = ChairsGenerator(
-        atlas, cutouts, width, height, seed, place, backgrounds=len(pictures) or None, extras=extras
+        atlas, pieces, width, height, seed, place, backgrounds=len(pictures) or None, extras=extras
     )
     listed = write_chairs(
         out, generator, count, test_share, batch=1 if place.type == "cpu" else 8,
-        track=lambda numbers: track(list(numbers), "rendering", console=Console(stderr=True)),
+        track=lambda numbers: progress(list(numbers), "rendering"),
     )  # fmt: skip
     console.print(f"{count} pairs in {out / 'data'}, divided by {listed}", highlight=False, soft_wrap=True)
 
 
-@synth_app.command("world")
-def synth_world(
+def world(
     out: Annotated[Path, typer.Option(help="Folder for left/, right/, disp/, depth/, rig.json; without pairs so far.")],
     kind: Annotated[str, typer.Option(help="street, indoor, or mixed (not with --drive).")] = "street",
     count: Annotated[int, typer.Option(help="Number of pairs.")] = 10,
     size: Annotated[str, typer.Option(help="Of the pictures, WIDTHxHEIGHT px.")] = "640x192",
     drive: Annotated[bool, typer.Option(help="One world, driven through at 10 Hz, with poses.txt.")] = False,
     photos: Photos = [],
-    stamps: Annotated[
-        list[Path], typer.Option(help="Folder of cut-out pictures with alpha, stood about; may be repeated.")
-    ] = [],
-    seed: int = 0,
+    cutouts: Cutouts = [],
+    seed: Seed = 0,
     baseline: Annotated[float, typer.Option(help="Of the two cameras, m; 0: 0.3 on streets, 0.12 indoors.")] = 0.0,
     field_of_view: Annotated[float, typer.Option(help="Of the cameras, across, degrees.")] = 80.0,
     patterns: Annotated[int, typer.Option(help="Procedural textures beside the photos.")] = 96,
     device: Device = "auto",
 ) -> None:
-    """Write stereo pairs of virtual streets and rooms with exact disparity and depth."""
-    from rich.progress import track
+    """Write stereo pairs of virtual streets and rooms with exact disparity and depth.
 
-    from fg_depth_ros.data.samples import StereoSample
+    Example: `fg-depth synth world --out street --kind street --drive --count 100`
+    """
     from fg_depth_ros.inference.running import choose_device
-    from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_stamps
+    from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_cutouts
     from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
-    from fg_depth_ros.synthesis.world.drive import WorldDrive, drive_rig, sample_of
+    from fg_depth_ros.synthesis.world.drive import WorldDrive, WorldFrame, drive_rig, frame_of
     from fg_depth_ros.synthesis.world.folder import write_world
     from fg_depth_ros.synthesis.world.generator import WorldGenerator
 
@@ -116,14 +111,12 @@ def synth_world(
     width, height = image_size_of(size)
     rig = drive_rig(kind, width, height, field_of_view, baseline)
     atlas = TextureAtlas.build(list_photos(photos), patterns, 256, seed=seed)
-    cutouts = CutoutAtlas.build(list_stamps(stamps), 64, seed=seed) if stamps else None
-    frames: Callable[[int], StereoSample]
+    pieces = CutoutAtlas.build(list_cutouts(cutouts), 64, seed=seed) if cutouts else None
+    frames: Callable[[int], WorldFrame]
     if drive:
-        frames = WorldDrive(kind, rig, seed, atlas, cutouts, count, place).frame
+        frames = WorldDrive(kind, rig, seed, atlas, pieces, count, place).frame
     else:
-        generator = WorldGenerator(atlas, cutouts, width, height, seed, place, kind, rig)
-        frames = lambda number: sample_of(generator.batch([number]), rig, str(number))  # noqa: E731
-    write_world(
-        out, rig, frames, count, track=lambda numbers: track(list(numbers), "rendering", console=Console(stderr=True))
-    )
+        generator = WorldGenerator(atlas, pieces, width, height, seed, place, kind, rig)
+        frames = lambda number: frame_of(generator.batch([number]))  # noqa: E731
+    write_world(out, rig, frames, count, track=lambda numbers: progress(list(numbers), "rendering"))
     console.print(f"{count} pairs in {out}", highlight=False, soft_wrap=True)

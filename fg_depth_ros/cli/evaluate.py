@@ -1,4 +1,4 @@
-"""``fg-depth evaluate depth``."""
+"""Commands that measure accuracy on data sets: ``fg-depth evaluate stereo``, ``flow`` and ``depth``."""
 
 from __future__ import annotations
 
@@ -9,31 +9,143 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from rich.console import Console
 
-from fg_depth_ros.cli.app import (
+from fg_depth_ros.cli.app import console, flow_estimator, identity, print_table, save, stereo_estimator
+from fg_depth_ros.cli.options import (
     Device,
+    FlowScale,
     Json,
+    Model,
     Photos,
     Precision,
-    console,
-    evaluate_app,
+    Scale,
+    Sheets,
     image_size_of,
-    save,
-    stereo_estimator,
 )
 
 if TYPE_CHECKING:
     from fg_depth_ros.data.samples import DepthSample
     from fg_depth_ros.evaluation.stereo import Aggregate
-    from fg_depth_ros.inference import MonoDepthEstimator
+    from fg_depth_ros.inference import FlowEstimator, MonoDepthEstimator
 
-_COLUMNS = [
+_STEREO_COLUMNS = ["epe", "bad_1", "bad_2", "bad_3", "d1", "density", "abs_rel", "seconds"]
+_FLOW_COLUMNS = [
+    "epe", "epe_noc", "epe_occ", "epe_below_10", "epe_10_40", "epe_above_40", "fl_all", "angular", "seconds",
+]  # fmt: skip
+_DEPTH_COLUMNS = [
     "abs_rel", "sq_rel", "rmse", "rmse_log", "delta_1", "delta_2", "delta_3", "depth_density", "seconds",
 ]  # fmt: skip
-_TABLE_WIDTH = 172
 
 
-@evaluate_app.command("depth")
-def evaluate_depth_command(
+def stereo(
+    data: Annotated[list[Path], typer.Option(help="Data set, or a folder of data sets; may be repeated.")] = [],
+    model: Model = "flownet_stereo",
+    weights: Annotated[list[str], typer.Option(help="Weights file; several are compared.")] = [],
+    device: Device = "auto",
+    precision: Precision = "float32",
+    scale: Scale = 1.0,
+    aggregate: Annotated[str, typer.Option(help="pooled (all pixels alike) or per_image.")] = "pooled",
+    motorcycle: Annotated[bool, typer.Option(help="Also judge scikit-image's Motorcycle pair.")] = True,
+    sheets: Sheets = None,
+    json: Json = None,
+) -> None:
+    """Evaluate learned stereo, SGBM with filled holes and SGBM with its density, on pairs with true disparity.
+
+    Example: `fg-depth evaluate stereo --data kitti2015 --data middlebury2006 --sheets pictures`
+    """
+    from fg_depth_ros.data.datasets import stereo as datasets
+    from fg_depth_ros.evaluation import StereoMethod, evaluate_stereo
+    from fg_depth_ros.geometry import complete_occluded, fill_holes_kitti
+
+    sets = {"Motorcycle": [datasets.motorcycle()]} if motorcycle else {}
+    sets.update(datasets.open_stereo_sets(data))
+    methods: dict[str, StereoMethod] = {}
+    learned = sgbm = stereo_estimator("sgbm")
+    for path in weights or [""]:
+        estimator = stereo_estimator(model, path, device, precision, inference_scale=scale)
+        name = estimator.model_name + (f" {Path(path).stem}" if len(weights) > 1 else "")
+        if model == "sgbm":
+            continue  # stands in the table anyway
+        learned = estimator if learned is sgbm else learned
+        methods[name] = StereoMethod(estimator, fill=complete_occluded)
+        methods[f"{name} raw"] = StereoMethod(estimator)
+    methods |= {"SGBM filled": StereoMethod(sgbm, fill=fill_holes_kitti), "SGBM unfilled": StereoMethod(sgbm)}
+    report = evaluate_stereo(
+        sets,
+        methods,
+        aggregate=cast("Aggregate", aggregate),
+        model=identity(learned),
+        sheets=sheets,
+        console=Console(stderr=True),
+    )
+    print_table(report, _STEREO_COLUMNS)
+    save(report, json)
+    console.print("all pixels with truth; no answer counts as wrong; EPE over answered pixels", style="dim")
+
+
+def flow(
+    data: Annotated[list[Path], typer.Option(help="Data set, or a folder of data sets; may be repeated.")],
+    model: Annotated[
+        list[str],
+        typer.Option(
+            help="Network or classical method; may be repeated; default: the classical ones and what has weights."
+        ),
+    ] = [],
+    weights: Annotated[
+        list[str], typer.Option(help="Weights file, instead of the shipped weights; several are compared.")
+    ] = [],
+    variational: Annotated[
+        bool, typer.Option("--variational", help="Also judge every method with its answer refined (+v).")
+    ] = False,
+    device: Device = "auto",
+    precision: Precision = "float32",
+    scale: FlowScale = 1.0,
+    split: Annotated[str, typer.Option(help="Of Flying Chairs: all, train or test.")] = "all",
+    sheets: Sheets = None,
+    json: Json = None,
+) -> None:
+    """Evaluate learned and classical flow, on pairs with true flow, in one table.
+
+    Example: `fg-depth evaluate flow --data Sintel/training --model flownet_lite --model dis`
+    """
+    from fg_depth_ros.data.datasets.flow import open_flow_sets
+    from fg_depth_ros.evaluation import evaluate_flow
+    from fg_depth_ros.inference.flow import CLASSICAL_FLOW
+    from fg_depth_ros.networks import FLOW_MODELS, has_weights
+
+    sets = open_flow_sets(data, split)
+    shipped = [] if weights else [name for name in FLOW_MODELS if has_weights(name)]
+    names = list(dict.fromkeys(model)) or [*shipped, *CLASSICAL_FLOW]
+    networks = [name for name in names if name not in CLASSICAL_FLOW]
+    if weights:  # each in place of the network it is of; without a network named, whichever it is of
+        chosen = [(networks[0] if len(networks) == 1 else "", path) for path in weights]
+    else:
+        chosen = [(name, "") for name in networks]
+    chosen += [(name, "") for name in names if name in CLASSICAL_FLOW]
+    methods: dict[str, FlowEstimator] = {}
+    for name, path in chosen:
+        estimator = flow_estimator(name, path, device, precision, scale)
+        line = estimator.model_name + (f" {Path(path).stem}" if len(weights) > 1 and path else "")
+        line = f"{estimator.model_name} {path}" if line in methods else line
+        methods[line] = estimator
+        if variational:
+            methods[f"{line} +v"] = estimator.refined()
+    report = evaluate_flow(
+        sets,
+        methods,
+        model=identity(next(iter(methods.values()))),
+        sheets=sheets,
+        console=Console(stderr=True),
+    )
+    print_table(report, _FLOW_COLUMNS)
+    save(report, json)
+    console.print(
+        "EPE in px over all pixels with truth; noc, occ: shown and not shown by the second frame; <10 ... >40: by the "
+        "length of the true flow in px; Fl: off by more than 3 px and 5 %; AE: angular error",
+        style="dim",
+    )
+
+
+def depth(
     data: Annotated[
         list[Path],
         typer.Option(
@@ -83,13 +195,17 @@ def evaluate_depth_command(
     ] = "per_image",
     device: Device = "auto",
     precision: Precision = "float32",
-    sheets: Annotated[Path | None, typer.Option(help="Folder for a picture per data set.")] = None,
+    sheets: Sheets = None,
     json: Json = None,
 ) -> None:
-    """Depth from one image, and from stereo beside it, on images with true depth, in one table."""
+    """Evaluate depth from one image, and from stereo beside it, on images with true depth, in one table.
+
+    Example: `fg-depth evaluate depth --data kitti2015_scene_flow --weights runs/drive/best.safetensors`
+    """
     from fg_depth_ros.data.datasets.depth import open_depth_sets
     from fg_depth_ros.data.datasets.kitti_depth import open_eigen
     from fg_depth_ros.evaluation import PairMethod, against_stereo, evaluate_depth
+    from fg_depth_ros.evaluation.depth import BAND_MEASURES, BANDS
     from fg_depth_ros.synthesis.textures import list_photos
     from fg_depth_ros.synthesis.world.samples import world_samples
     from fg_depth_ros.training.depth.pair_preparation import frames_of
@@ -112,7 +228,7 @@ def evaluate_depth_command(
         )
     sets = {name: samples[frames_of(frames)] for name, samples in sets.items()}
     if crop or max_depth:
-        sets = {name: _judged_by(samples, crop, max_depth) for name, samples in sets.items()}
+        sets = {name: _with_protocol(samples, crop, max_depth) for name, samples in sets.items()}
     if against:
         reference = stereo_estimator(against, device=device, precision=precision, **_TWO_WAY)
         by = f"by {reference.model_name}"
@@ -129,21 +245,19 @@ def evaluate_depth_command(
             "no method: no depth network comes with weights here, and there are no pairs for --stereo; give --weights "
             "('fg-depth distill' makes some)"
         )
-    judged = next(iter(methods.values()))
-    judged = judged.estimator if isinstance(judged, PairMethod) else judged
+    first = next(iter(methods.values()))
     report = evaluate_depth(
         sets,
         methods,
         median=median,
         aggregate=cast("Aggregate", aggregate),
-        model={"name": judged.model_name, "sha256": judged.model_sha256 or None, "device": judged.device},
+        model=identity(getattr(first, "estimator", first)),
         sheets=sheets,
         console=Console(stderr=True),
     )
-    wide = Console(width=max(console.width, _TABLE_WIDTH))  # long lines are better than numbers cut off
-    wide.print(report.table([*_COLUMNS, "scale"] if median else _COLUMNS))
+    print_table(report, [*_DEPTH_COLUMNS, "scale"] if median else _DEPTH_COLUMNS)
     ours = replace(report, rows=[row for row in report.rows if not row.get("published")])
-    wide.print(ours.table(_band_columns(), title="by true distance, m"))
+    print_table(ours, [f"{name}_{near}_{far}" for name in BAND_MEASURES for near, far in BANDS], "by true distance, m")
     save(report, json)
     notes = ["errors over answered pixels; no answer is wrong in delta", aggregate]
     notes += ["answers scaled by the medians"] if median else []
@@ -161,8 +275,8 @@ def _device(device: str) -> str:
     return str(choose_device(device))
 
 
-def _judged_by(samples: list[DepthSample], crop: str, max_depth: float) -> list[DepthSample]:
-    """The same images, judged otherwise than their protocol says, and so by none that is published."""
+def _with_protocol(samples: list[DepthSample], crop: str, max_depth: float) -> list[DepthSample]:
+    """The same images under another protocol, which is then none that is published."""
     given: dict[str, Any] = {"crop": crop} if crop else {}
     if max_depth:
         given["max_depth"] = max_depth
@@ -189,9 +303,3 @@ def _mono_methods(models: list[str], weights: list[str], device: str, precision:
         line = estimator.model_name + (f" {Path(path).stem}" if len(weights) > 1 else "")
         methods[f"{estimator.model_name} {path}" if line in methods else line] = estimator
     return methods
-
-
-def _band_columns() -> list[str]:
-    from fg_depth_ros.evaluation.depth import BAND_MEASURES, BANDS
-
-    return [f"{measure}_{near}_{far}" for measure in BAND_MEASURES for near, far in BANDS]

@@ -1,0 +1,219 @@
+"""Commands about recordings: ``fg-depth bag check``, ``bag from-images``, ``play`` and ``recover``."""
+
+from __future__ import annotations
+
+import json as json_module
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE
+from rich.markup import escape
+from rich.table import Table
+
+from fg_depth_ros.cli.app import console, progress
+from fg_depth_ros.cli.options import Bags, PairTopics, PlayRate, Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fg_depth_ros.data.bags.writing import StereoFrame
+    from fg_depth_ros.data.datasets.stereo import StereoSample
+
+_START = 1.0  # s; a stamp of zero would read as "no stamp"
+_RULE = re.compile(r"[\w/~{}:]+:=[\w/~{}]+")
+
+
+def check(
+    paths: Annotated[list[Path], typer.Argument(help="Bags, or folders of bags.")],
+    topics: Settings[PairTopics],
+    json: Annotated[Path | None, typer.Option("--json", help="Also write what was found here.")] = None,
+) -> None:
+    """Rates, gaps, exposure and calibration of recordings; exit status 1 where one cannot be used."""
+    from fg_depth_ros.data.bags.checks import check_bag
+    from fg_depth_ros.data.bags.folders import find_bags
+
+    options = topics().given()
+    checked = []
+    for path in find_bags(paths):
+        checked.append({"name": path.name, **check_bag(path, **options).to_dict()})
+    show_bags(checked)
+    if json is not None:
+        json.write_text(json_module.dumps(checked, indent=2) + "\n")
+        console.print(f"report: {json}", highlight=False, soft_wrap=True)
+    if not all(bag["usable"] for bag in checked):
+        raise typer.Exit(1)
+
+
+def from_images(
+    folder: Annotated[Path, typer.Argument(help="Calibrated pairs, in a layout that `evaluate stereo` reads.")],
+    out: Annotated[Path, typer.Option(help="The bag's folder, which must not be there yet.")],
+    rate: Annotated[float, typer.Option(help="Pairs per second of the recording.")] = 10.0,
+    frames: Annotated[str, typer.Option(help="Part of the folder, such as 0:80; default: all.")] = "",
+    start: Annotated[float, typer.Option(help="Stamp of the first pair, s.")] = _START,
+    compressed: Annotated[str, typer.Option(help="Write CompressedImage: png (lossless) or jpeg.")] = "",
+    storage: Annotated[str, typer.Option(help="mcap or sqlite3.")] = "mcap",
+    truth: Annotated[bool, typer.Option(help="Write true depth on ground_truth/depth where the folder has it.")] = True,
+) -> None:
+    """Make a bag of a folder of pairs: left and right images, camera_infos and, where known, true depth."""
+    from fg_depth_ros.data.bags.writing import write_stereo_bag
+    from fg_depth_ros.data.datasets.stereo import open_stereo_folder
+    from fg_depth_ros.data.io.formats import FileError
+    from fg_depth_ros.training.depth.pair_preparation import frames_of
+
+    for name, value, known in (
+        ("compressed", compressed, ("", "png", "jpeg")),
+        ("storage", storage, ("mcap", "sqlite3")),
+    ):
+        if value not in known:
+            raise ValueError(f"--{name} '{value}' is unknown; choose one of {', '.join(filter(None, known))}")
+    if not (rate > 0 and start > 0):
+        raise ValueError(f"--rate {rate:g} and --start {start:g} must be positive")
+    samples = open_stereo_folder(folder)
+    chosen = samples[frames_of(frames)]
+    if not chosen:
+        raise FileError(f"{folder}: --frames {frames} leaves none of its {len(samples)} pairs")
+    rigs = {sample.rig for sample in chosen}
+    rig = chosen[0].rig
+    if rig is None or len(rigs) > 1:
+        problem = "has no calibration" if rig is None else f"has {len(rigs)} calibrations"
+        raise FileError(
+            f"{folder}: {problem}, and a bag of a stereo camera has one: give a folder of one camera's pairs"
+        )
+
+    def recorded() -> Iterator[StereoFrame]:
+        numbered = list(enumerate(chosen))
+        for index, sample in progress(numbered, "writing"):
+            yield _frame(sample, round((start + index / rate) * 1e9), truth)
+
+    path = write_stereo_bag(
+        out, recorded(), rig, compressed=compressed, storage=storage, frame_id="left_camera_optical_frame",  # type: ignore[arg-type]
+    )  # fmt: skip
+    console.print(f"{len(chosen)} pairs in {path}", highlight=False, soft_wrap=True)
+
+
+def play(
+    bags: Bags,
+    rate: PlayRate = 1.0,
+    loop: Annotated[bool, typer.Option(help="Start again after the last message.")] = False,
+    topic: Annotated[list[str], typer.Option(help="Play this topic only; may be repeated.")] = [],
+    remap: Annotated[list[str], typer.Option(help="FROM:=TO, as ROS remaps; may be repeated.")] = [],
+    clock: Annotated[bool, typer.Option(help="Publish the recording's time on /clock.")] = True,
+    restart_clock: Annotated[bool, typer.Option(help="/clock goes back with a loop; else it goes on.")] = True,
+    count: Annotated[int, typer.Option(help="End after so many messages; 0: all.")] = 0,
+    wait: Annotated[int, typer.Option(help="Wait for so many subscribers of the stereo pair's topics.")] = 0,
+    wait_timeout: Annotated[float, typer.Option(help="Give up waiting after so many seconds; 0: never.")] = 0.0,
+) -> None:
+    """Play bags on the topics that they were recorded from, where there is no `ros2 bag play`."""
+    if wrong := [rule for rule in remap if not _RULE.fullmatch(rule)]:
+        raise ValueError(f"--remap '{wrong[0]}' is no rule: give FROM:=TO, such as /left/image_rect:=/cam/image_rect")
+
+    from fg_depth_ros.nodes.players.bag_player import main
+
+    values = {
+        "bags": [str(bag) for bag in bags],
+        "topics": topic or [""],
+        "rate": rate,
+        "loop": loop,
+        "publish_clock": clock,
+        "restart_clock": restart_clock,
+        "count": count,
+        "wait_for_subscribers": wait,
+        "wait_timeout": wait_timeout,
+    }
+    words = [word for name, value in values.items() for word in ("-p", f"{name}:={json_module.dumps(value)}")]
+    words += [word for rule in remap for word in ("-r", rule)]
+    raise typer.Exit(main(["--ros-args", *words]))
+
+
+def recover(
+    paths: Annotated[
+        list[Path], typer.Argument(help="Recording folders (completed in place), or cut bags and .mcap files (copied).")
+    ],
+) -> None:
+    """Complete recordings that were cut off, with every whole message; exit status 1 where something is left to do."""
+    from fg_depth_ros.data.io.formats import FileError
+    from fg_depth_ros.recording import recover as complete
+
+    failed = False
+    for path in paths:
+        try:
+            found = complete(path)
+        except FileError as error:  # the other paths are still done
+            console.print(str(error), style="red", highlight=False, soft_wrap=True, markup=False)
+            failed = True
+            continue
+        if not found:
+            text = f"{path}: nothing to recover{_others(path)}"
+            console.print(text, highlight=False, soft_wrap=True, markup=False)
+        for entry in found:
+            failed |= not entry.done
+            lost = f", {entry.lost_bytes:,} bytes without a whole message" if entry.lost_bytes else ""
+            console.print(
+                f"{entry.name}: {entry.messages:,} messages{lost}; {entry.note}",
+                style="" if entry.done else "red", highlight=False, soft_wrap=True, markup=False,
+            )  # fmt: skip
+    if failed:
+        raise typer.Exit(1)
+
+
+def show_bags(bags: Iterable[Mapping[str, Any]]) -> None:
+    """A line a bag, then what is wrong with any of them."""
+    bags = list(bags)
+    table = Table(title=f"{sum(bag['usable'] for bag in bags)} of {len(bags)} bag(s) can be used", box=SIMPLE)
+    table.add_column("bag", overflow="fold")
+    for heading in ("pairs", "s", "Hz", "gap s", "unpaired", "slack ms", "dark %", "bright %", "l/r"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("images", overflow="fold")
+    for bag in bags:
+        exposure, rig = bag["exposure"] or {}, bag["rig"] or {}
+        table.add_row(
+            escape(bag["name"]), str(bag["pairs"]), _number(bag["seconds"], ".1f"), _number(bag["rate"], ".1f"),
+            _number(bag["largest_gap"], ".2f"), "/".join(map(str, bag["unpaired"])),
+            _number(bag["slack"], ".1f", 1000), _number(exposure.get("dark"), ".0f", 100),
+            _number(exposure.get("bright"), ".0f", 100), _number(exposure.get("ratio"), ".2f"),
+            f"{rig['width']}x{rig['height']} {bag['encodings'][0]}" if rig else "-",
+        )  # fmt: skip
+    console.print(table)
+    for bag in bags:
+        for problem in bag["problems"]:
+            colour = "red" if problem["severity"] == "leave out" else "yellow"
+            text = f"{bag['name']}: {problem['severity']}: {problem['text']}"
+            console.print(f"[{colour}]{escape(text)}[/]", highlight=False, soft_wrap=True)
+
+
+def _number(value: float | None, form: str, scale: float = 1.0) -> str:
+    return "-" if value is None else format(scale * value, form)
+
+
+def _others(folder: Path) -> str:
+    """Bags below a recording folder that are none of its episodes, in words."""
+    from fg_depth_ros.data.bags.folders import find_bags
+    from fg_depth_ros.data.io.formats import FileError
+    from fg_depth_ros.recording.manifest import read_episode
+
+    try:
+        bags = [bag for bag in find_bags([folder]) if not (bag.is_dir() and read_episode(bag))]
+    except FileError:  # none at all
+        return ""
+    if not bags:
+        return ""
+    return f"; {len(bags)} bag(s) of other recorders were not looked at: name them, such as {bags[0]}"
+
+
+def _frame(sample: StereoSample, stamp: int, with_truth: bool) -> StereoFrame:
+    from fg_depth_ros.data.bags.writing import StereoFrame
+    from fg_depth_ros.geometry import disparity_to_depth
+
+    disparity = sample.truth() if with_truth else None
+    depth = None if disparity is None or sample.rig is None else disparity_to_depth(disparity, sample.rig)
+    left, right = map(_plain, sample.images())
+    return StereoFrame(stamp, left, right, depth)
+
+
+def _plain(image: np.ndarray) -> np.ndarray:
+    """One channel of an image without colours, all three of any other."""
+    grey = (image[..., :1] == image).all()
+    return image[..., 0].copy() if grey else image

@@ -1,0 +1,112 @@
+"""Commands that measure speed: ``fg-depth bench`` and ``bench-recording``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fg_depth_ros.cli.app import console, print_tables, save
+from fg_depth_ros.cli.options import Device, Json, Model, Weights, image_size_of
+
+_TABLES = {
+    "speed": ["latency_p50_ms", "latency_p95_ms", "throughput_hz", "memory_mib", "device_memory_mib"],
+    "node": [
+        "pairs_sent",
+        "pairs_delivered",
+        "pairs_unaccounted",
+        "published_p50_ms",
+        "inference_p50_ms",
+        "overhead_p50_ms",
+    ],
+}
+_MEASURES = {
+    "pairs_sent": "pairs sent",
+    "pairs_formed": "pairs whose four messages came",
+    "pairs_written": "pairs on the disk",
+    "pairs_before_recording": "pairs before and after recording",
+    "pairs_dropped": "pairs dropped",
+    "pairs_unaccounted": "pairs unaccounted for",
+    "depth_written": "depth images on the disk",
+    "queue_mean": "queue, mean (pairs)",
+    "queue_largest": "queue, largest (pairs)",
+    "megabytes_per_s": "MB/s",
+    "cpu_logger_percent": "CPU, logger (% of a core)",
+    "cpu_depth_percent": "CPU, depth node (% of a core)",
+    "cpu_player_percent": "CPU, player (% of a core)",
+}
+
+
+def bench(
+    model: Annotated[list[str], typer.Option(help="Model for stereo, flow or mono; may be repeated.")] = [
+        "flownet_stereo",
+        "sgbm",
+    ],
+    size: Annotated[list[str], typer.Option(help="WIDTHxHEIGHT; may be repeated.")] = ["640x480"],
+    precision: Annotated[list[str], typer.Option(help="Precision; may be repeated.")] = ["float32"],
+    repeats: Annotated[int, typer.Option(help="Timed runs of each.")] = 20,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 = all cores.")] = 0,
+    node: Annotated[bool, typer.Option(help="Also measure the node over ROS topics.")] = False,
+    weights: Weights = "",
+    device: Device = "auto",
+    json: Json = None,
+) -> None:
+    """Measure latency, throughput and memory of models; with --node the overhead of the node over DDS.
+
+    Example: `fg-depth bench --size 640x480 --size 1280x720 --node`
+    """
+    from fg_depth_ros.evaluation.bench import bench_models
+
+    sizes = [image_size_of(text) for text in size]
+    report = bench_models(model, sizes, precision, repeats, weights=weights, device=device, threads=threads)
+    if node:
+        from fg_depth_ros.apps.bench_node import bench_node
+        from fg_depth_ros.inference import known_models
+
+        for name in (each for each in model if each in known_models()):
+            for one in sizes:
+                measured = bench_node(name, one, weights=weights if name != "sgbm" else "", device=device)
+                report.rows += measured.rows
+    print_tables(report, _TABLES)
+    save(report, json)
+
+
+def recording(
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the pairs.")] = "640x480",
+    rate: Annotated[float, typer.Option(help="Pairs per second.")] = 30.0,
+    seconds: Annotated[float, typer.Option(help="How long pairs are played.")] = 20.0,
+    storage: Annotated[str, typer.Option(help="raw, zstd, png or jpeg.")] = "raw",
+    depth: Annotated[bool, typer.Option(help="Run the depth node beside, and record its depth.")] = True,
+    model: Model = "flownet_stereo",
+    root: Annotated[Path | None, typer.Option(help="Folder on the disk to measure; default: a temporary one.")] = None,
+    json: Json = None,
+) -> None:
+    """Measure the recording of played pairs: what is lost and why, CPU share of each node, MB/s, the queue.
+
+    Exit code 1 when a pair went missing and nobody counted it.
+
+    Example: `fg-depth bench-recording --rate 30 --storage jpeg`
+    """
+    from rich.table import Table
+
+    from fg_depth_ros.apps.bench_recording import bench_recording
+
+    if storage not in ("raw", "zstd", "png", "jpeg"):
+        raise typer.BadParameter(f"storage '{storage}' is unknown: raw, zstd, png and jpeg are known")
+    with console.status("starting") as status:
+        report = bench_recording(
+            image_size_of(size), rate, seconds, storage=storage, depth=depth, model=model, root=root,
+            tell=lambda text: status.update(text),
+        )  # fmt: skip
+    (row,) = report.rows
+    table = Table("measure", title=f"recording {row['set']}, {row['method']}")
+    table.add_column("", justify="right")
+    for name, value in row["metrics"].items():
+        table.add_row(_MEASURES[name], f"{value:.1f}" if isinstance(value, float) else str(value))
+        if name == "pairs_dropped":
+            for reason, count in row["drops"].items():
+                table.add_row(f"  {reason}", str(count))
+    console.print(table)
+    save(report, json)
+    raise typer.Exit(1 if row["metrics"]["pairs_unaccounted"] else 0)

@@ -1,0 +1,177 @@
+"""Command options: those that several commands share, and those generated from configuration dataclasses.
+
+A command whose parameter is annotated ``Settings[SomeConfig]`` gets one option per field of that dataclass: the name of
+the field, its default, and its docstring as help. The command receives a ``functools.partial`` of the dataclass with
+what the user gave, and calls it, with further fields where it has some of its own. So an option is written once, where
+its value is used.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import typer
+
+Settings = functools.partial
+"""``Settings[Config]`` as a parameter's annotation stands for the options of ``Config``."""
+_CONTEXT = "typer_context"
+
+
+class Without(tuple[str, ...]):
+    """Fields that are no options of a command: ``Annotated[Settings[Config], Without(["width", "height"])]``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PairTopics:
+    """The topics of a stereo pair in bags; what is empty is found by name."""
+
+    left: str = ""
+    """Topic of the left images in bags; default: found by name."""
+    right: str = ""
+    """Topic of the right images in bags."""
+    left_info: str = ""
+    """Topic of the left camera_info; default: beside the images."""
+    right_info: str = ""
+    """Topic of the right camera_info."""
+    slop: float = 0.0
+    """Largest difference of the two stamps of a pair in bags, s."""
+
+    def given(self) -> dict[str, Any]:
+        """Return what was given, as options of ``data.bags.open_bag_pairs``."""
+        return {name: value for name, value in vars(self).items() if value}
+
+
+Model = Annotated[str, typer.Option(help="flownet_stereo or sgbm.")]
+Weights = Annotated[str, typer.Option(help="Weights file; default: the shipped weights.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda:N.")]
+Precision = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Also write the report here (docs/report_schema.md).")]
+Scale = Annotated[float, typer.Option(help="Resize by this for matching; below 1 reaches larger disparities.")]
+MinDisparity = Annotated[int, typer.Option(help="Where the search begins, px; -doffs reaches infinity.")]
+Photos = Annotated[list[Path], typer.Option(help="Folder of pictures for the surfaces; may be repeated.")]
+Cutouts = Annotated[list[Path], typer.Option(help="Folder of cut-out pictures with alpha; may be repeated.")]
+Real = Annotated[list[Path], typer.Option(help="Data set to validate on beside (not trained on); may be repeated.")]
+FlowScale = Annotated[float, typer.Option(help="Resize the frames by this; below 1 is faster and reaches farther.")]
+Bags = Annotated[list[Path], typer.Argument(help="Bags, or folders of bags, played one after the other.")]
+PlayRate = Annotated[float, typer.Option(help="How many times as fast as it was recorded.")]
+Sheets = Annotated[Path | None, typer.Option(help="Folder for a picture per data set.")]
+
+
+def image_size_of(text: str) -> tuple[int, int]:
+    """Parse ``640x480`` as (width, height).
+
+    Raises:
+        typer.BadParameter: another form.
+    """
+    try:
+        width, height = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise typer.BadParameter(f"size '{text}' is not WIDTHxHEIGHT, such as 640x480") from None
+    return width, height
+
+
+def expand(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Replace every ``Settings[Config]`` parameter of a command by one option per field of ``Config``.
+
+    The command receives a partial of ``Config`` with what the user gave and nothing else, so that defaults, also those
+    of a preset, stay those of the dataclass. Fields of one name in several configurations are one option. A field is no
+    option where the command has a parameter of that name, where ``Without`` names it, or where its type is a mapping or
+    another dataclass; ``metadata={"option": "split"}`` gives the option another name than the field.
+
+    Returns:
+        The command with the expanded signature, as typer reads it.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    own = inspect.signature(function).parameters
+    configs, left_out = {}, {}
+    for name in own:
+        settings, *marks = get_args(hints[name]) if get_origin(hints[name]) is Annotated else (hints[name],)
+        if get_origin(settings) is functools.partial:
+            (configs[name],) = get_args(settings)
+            left_out[name] = {field for mark in marks if isinstance(mark, Without) for field in mark}
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    options = {_CONTEXT: inspect.Parameter(_CONTEXT, keyword, annotation=typer.Context)}
+    targets: dict[str, list[tuple[str, str]]] = {}  # option -> (the command's parameter, field)
+    for name, parameter in own.items():
+        if name not in configs:
+            options[name] = parameter.replace(annotation=hints[name], kind=keyword)
+            continue
+        for field, option in _options_of(configs[name]):
+            if option.name not in own and field not in left_out[name]:
+                options.setdefault(option.name, option)
+                targets.setdefault(option.name, []).append((name, field))
+
+    @functools.wraps(function)
+    def command(**values: Any) -> Any:
+        given: dict[str, dict[str, Any]] = {name: {} for name in configs}
+        context = values.pop(_CONTEXT)
+        for option, fields in targets.items():
+            value = values.pop(option)
+            if context.get_parameter_source(option).name != "DEFAULT":
+                for name, field in fields:
+                    given[name][field] = tuple(value) if isinstance(value, list) else value
+        return function(**values, **{name: functools.partial(each, **given[name]) for name, each in configs.items()})
+
+    del command.__wrapped__  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature(list(options.values()))  # type: ignore[attr-defined]
+    command.__annotations__ = {name: each.annotation for name, each in options.items()}
+    return command
+
+
+def _options_of(config: type[Any]) -> Iterator[tuple[str, inspect.Parameter]]:
+    """Yield field name and command parameter of every field that can be an option."""
+    hints, docs = get_type_hints(config), field_docs(config)
+    for field in dataclasses.fields(config):
+        name = field.metadata.get("option", field.name)
+        hint = hints[field.name]
+        if not field.init or name is None or dataclasses.is_dataclass(hint) or not _simple(hint):
+            continue
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        else:
+            default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+        details: dict[str, Any] = {"help": " ".join(docs.get(field.name, "").split())}
+        flag = "--" + name.replace("_", "-")
+        declared = [flag]
+        if get_origin(hint) is tuple:
+            (item, _) = get_args(hint)
+            if get_origin(item) is tuple:  # sizes
+                item, details["parser"], details["metavar"] = Any, image_size_of, "WIDTHxHEIGHT"
+            hint, default = list[item], list(default)  # type: ignore[valid-type]
+        elif hint is bool:
+            declared = [flag] if default is False else [f"{flag}/--no{flag[1:]}"]
+        annotation = Annotated[hint, typer.Option(*declared, **details)]  # type: ignore[valid-type]
+        kind = inspect.Parameter.KEYWORD_ONLY
+        yield field.name, inspect.Parameter(name.replace("-", "_"), kind, default=default, annotation=annotation)
+
+
+def _simple(hint: Any) -> bool:
+    """Whether a command line can hold values of this type."""
+    if get_origin(hint) is tuple:
+        item, *rest = get_args(hint)
+        return rest == [Ellipsis] and item in (str, tuple[int, int])
+    return hint in (str, int, float, bool)
+
+
+@functools.lru_cache
+def field_docs(config: type[Any]) -> dict[str, str]:
+    """Read the docstrings below the fields of a dataclass and of its bases from their source, by field."""
+    docs: dict[str, str] = {}
+    for cls in reversed(config.__mro__):
+        if not dataclasses.is_dataclass(cls):
+            continue
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+        assert isinstance(tree, ast.ClassDef)
+        for statement, following in zip(tree.body, [*tree.body[1:], ast.Pass()], strict=True):
+            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+                is_doc = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+                if is_doc:
+                    docs[statement.target.id] = str(following.value.value)  # type: ignore[attr-defined]
+    return docs

@@ -1,0 +1,146 @@
+"""Commands that run the models: ``fg-depth demo``, ``infer``, ``flow`` and ``doctor``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fg_depth_ros.cli.app import console, flow_estimator, stereo_estimator
+from fg_depth_ros.cli.options import Device, FlowScale, Json, MinDisparity, Model, Precision, Scale, Weights
+
+
+def demo(
+    model: Model = "flownet_stereo",
+    pairs: Annotated[str, typer.Option(help="Folder of your own pairs; default: the Motorcycle pair.")] = "motorcycle",
+    seconds: Annotated[float, typer.Option(help="How long each model runs.")] = 8.0,
+    rate: Annotated[float, typer.Option(help="Pairs per second.")] = 3.0,
+    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("fg_depth_demo.png"),
+    width: Annotated[int, typer.Option(help="Resize the pairs to this width; 0 = as they are.")] = 0,
+    world: Annotated[str, typer.Option(help="Play a virtual world with true depth instead: street or indoor.")] = "",
+    weights: Weights = "",
+    json: Json = None,
+) -> None:
+    """Play a real pair, or a virtual world, into the node over ROS topics, and evaluate the depth that comes out.
+
+    Examples: `fg-depth demo`, `fg-depth demo --world street`, `fg-depth demo --pairs my_pairs --width 640`
+    """
+    from fg_depth_ros.apps.demo import run_demo
+
+    code = run_demo(model, pairs, seconds, rate, out, json, weights=weights, width=width, world=world, console=console)
+    raise typer.Exit(code)
+
+
+def infer(
+    left: Annotated[Path | None, typer.Argument(help="Left image of a rectified pair.")] = None,
+    right: Annotated[Path | None, typer.Argument(help="Right image.")] = None,
+    calib: Annotated[
+        Path | None, typer.Option(help="Calibration (Middlebury, KITTI, ROS yaml pair, rig.json).")
+    ] = None,
+    pairs: Annotated[Path | None, typer.Option(help="A whole folder of pairs instead.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("fg_depth_out"),
+    model: Model = "flownet_stereo",
+    weights: Weights = "",
+    device: Device = "auto",
+    precision: Precision = "float32",
+    scale: Scale = 1.0,
+    min_disparity: MinDisparity = 0,
+    max_depth: Annotated[float, typer.Option(help="Farther pixels are out of range, m.")] = 80.0,
+) -> None:
+    """Write disparity, depth, labels, pictures and a cloud of one pair or of a folder of pairs.
+
+    Examples: `fg-depth infer left.png right.png --calib calib.txt`, `fg-depth infer --pairs my_pairs --out results`
+    """
+    from fg_depth_ros.data.datasets.stereo import StereoSample, open_stereo_folder
+    from fg_depth_ros.data.io.calibration import read_calibration
+    from fg_depth_ros.data.io.formats import FileError, image_size
+    from fg_depth_ros.evaluation.reports.results import write_disparity, write_estimate
+
+    if (pairs is None) == (left is None or right is None):
+        raise typer.BadParameter("give two images, or --pairs FOLDER")
+    if pairs is not None:
+        samples = open_stereo_folder(pairs)
+    else:
+        assert left is not None and right is not None
+        rig = read_calibration(calib, *image_size(left)) if calib else None
+        samples = [StereoSample(left.stem, left, right, rig)]
+    estimator = stereo_estimator(
+        model, weights, device, precision, inference_scale=scale, min_disparity=min_disparity, max_depth=max_depth
+    )
+    failed = 0
+    for sample in samples:
+        try:
+            images = sample.images()
+        except FileError as error:
+            console.print(f"[red]skipped[/] {error}", highlight=False, soft_wrap=True)
+            failed += 1
+            continue
+        if sample.rig is None:
+            paths = write_disparity(estimator.disparity(*images), out, sample.name)
+            note = "disparity only: no calibration (give --calib)"
+        else:
+            estimate = estimator.estimate(*images, sample.rig)
+            paths = write_estimate(estimate, images[0], out, sample.name)
+            note = f"{100 * estimate.mask.mean():.0f} % valid, {1000 * estimate.seconds:.0f} ms"
+        console.print(f"{sample.name}: {len(paths)} files in {out} ({note})", highlight=False, soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def flow(
+    first: Annotated[Path, typer.Argument(help="First frame.")],
+    second: Annotated[Path, typer.Argument(help="Second frame.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("fg_depth_out"),
+    model: Annotated[
+        str,
+        typer.Option(help="Network, dis, farneback, lucas_kanade, horn_schunck; default: flownet_lite, or --weights'."),
+    ] = "",
+    weights: Weights = "",
+    device: Device = "auto",
+    precision: Precision = "float32",
+    scale: FlowScale = 1.0,
+    variational: Annotated[bool, typer.Option("--variational", help="Refine the answer (+v).")] = False,
+) -> None:
+    """Write the optical flow between two frames: .flo, KITTI's 16-bit PNG, and a picture in Middlebury's colours.
+
+    Example: `fg-depth flow frame_10.png frame_11.png --model dis`
+    """
+    from fg_depth_ros.data.datasets.flow import FlowSample
+    from fg_depth_ros.evaluation.reports.results import write_flow
+
+    frames = FlowSample(first.stem, first, second).images()
+    estimator = flow_estimator(model, weights, device, precision, scale, variational)
+    estimate = estimator.estimate(*frames)
+    paths = write_flow(estimate.flow, out, first.stem)
+    note = f"{estimator.model_name}{' +v' if variational else ''}, {1000 * estimate.seconds:.0f} ms"
+    console.print(f"{', '.join(path.name for path in paths)} in {out} ({note})", highlight=False, soft_wrap=True)
+
+
+def doctor() -> None:
+    """Check this machine: versions, device, weights, ROS, the transport for large images."""
+    from fg_depth_ros.evaluation.reports.report import software_versions
+    from fg_depth_ros.inference import EstimatorConfig, FlowConfig, MonoConfig
+    from fg_depth_ros.inference.running import choose_device
+    from fg_depth_ros.networks import CheckpointError, load_model
+
+    for name, version in software_versions().items():
+        console.print(f"{name:28} {version}", highlight=False)
+    healthy = True
+    for name in (EstimatorConfig().model, FlowConfig().model, MonoConfig().model):
+        try:
+            card = load_model(name)[1]
+            console.print(f"{'weights':28} {name} {card.sha256[:12]}", highlight=False)
+        except CheckpointError as error:
+            healthy = False
+            console.print(f"[red]weights: {error}[/]")
+    console.print(f"{'device':28} {choose_device('auto')}", highlight=False)
+    try:
+        from fg_depth_ros.nodes.common.environment import describe_environment
+
+        for name, value in describe_environment().items():
+            console.print(f"{name:28} {value}", highlight=False)
+    except ImportError as error:
+        healthy = False
+        console.print(f"[red]ROS: {error}; source a ROS installation, or install the extra 'ros'[/]")
+    raise typer.Exit(0 if healthy else 1)

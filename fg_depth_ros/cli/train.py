@@ -1,0 +1,143 @@
+"""Commands that train networks: ``fg-depth train stereo``, ``train flow`` and ``distill``."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fg_depth_ros.cli.app import console, progress
+from fg_depth_ros.cli.options import PairTopics, Real, Settings, image_size_of
+from fg_depth_ros.training.depth.config import PRESETS, DepthLossConfig, DistillTraining, MaskConfig
+from fg_depth_ros.training.flow.config import FlowTraining
+from fg_depth_ros.training.stereo.config import StereoTraining
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_NEAR, _FAR = 3.0, 80.0  # m, ends of the colours in pictures
+Out = Annotated[Path, typer.Option(help="Folder for weights, state and logs; a run found there is resumed.")]
+
+
+def log_to_terminal() -> None:
+    """Show what a training logs."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+
+
+def stereo(out: Out, config: Settings[StereoTraining], real: Real = []) -> None:
+    """Train the stereo network on synthetic scenes; resumable, and several processes under torchrun.
+
+    Example: `fg-depth train stereo --photos my_pictures --hours 2 --out runs/mine --real kitti2015`
+    """
+    from fg_depth_ros.data.datasets.stereo import open_stereo_sets
+    from fg_depth_ros.evaluation.stereo import watch_stereo
+    from fg_depth_ros.training.stereo.stereo import train_stereo
+
+    log_to_terminal()
+    chosen = config(out=str(out))
+    console.print(str(train_stereo(chosen, watch_stereo(open_stereo_sets(real)) if real else None)))
+
+
+def flow(
+    out: Out,
+    config: Settings[FlowTraining],
+    option: Annotated[
+        list[str], typer.Option(help="Of a fresh network, NAME=VALUE such as width=0.375; may be repeated.")
+    ] = [],
+    real: Real = [],
+) -> None:
+    """Train a flow network on Flying-Chairs-like scenes or on pairs; resumable, several processes under torchrun.
+
+    Examples: `fg-depth train flow --photos my_pictures --hours 4 --out runs/lite`,
+    `fg-depth train flow --model flownet_s --option width=0.375 --data FlyingChairs --steps 600000 --out runs/s`
+    """
+    from fg_depth_ros.data.datasets.flow import open_flow_sets
+    from fg_depth_ros.evaluation.flow import draw_flow, watch_flow
+    from fg_depth_ros.training.flow.flow import train_flow
+
+    log_to_terminal()
+    chosen = config(out=str(out), options=_network_options(option))
+    console.print(str(train_flow(chosen, watch_flow(open_flow_sets(real)) if real else None, draw_flow)))
+
+
+def distill(
+    out: Out,
+    config: Settings[DistillTraining],
+    mask: Settings[MaskConfig],
+    losses: Settings[DepthLossConfig],
+    topics: Settings[PairTopics],
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the network's input, multiples of 32.")] = "640x192",
+    loss: Annotated[
+        str, typer.Option(help="auto_mask, flow_mask, flow_mask_dr, flow_mask_fp or flow_mask_fd (the whole).")
+    ] = "flow_mask_fd",
+    real: Real = [],
+) -> None:
+    """Teach a network metric depth from one camera with stereo pairs and no labels; resumable, torchrun-ready.
+
+    Example: `fg-depth distill --data drive --frames 0:80 --hours 1 --out runs/drive`
+    """
+    from fg_depth_ros.training.depth.distill import train_distill
+
+    log_to_terminal()
+    width, height = image_size_of(size)
+    chosen = config(
+        out=str(out), width=width, height=height, bag=topics().given(), losses=depth_losses(loss, losses), mask=mask()
+    )
+    best = train_distill(chosen, _real_figures(real) if real else None, draw_depth, track_pairs)
+    console.print(str(best), highlight=False, soft_wrap=True)
+
+
+def depth_losses(preset: str, given: Settings[DepthLossConfig]) -> DepthLossConfig:
+    """Return a row of the ablation with the weights that were given in place of its own.
+
+    Raises:
+        ValueError: there is no such row.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"unknown loss '{preset}'; known: {', '.join(PRESETS)}")
+    return replace(PRESETS[preset], **given.keywords)
+
+
+def track_pairs(items: Iterable[int], what: str, count: int) -> Iterable[int]:
+    """Show how far the preparation of pairs is; the first process alone does."""
+    from fg_depth_ros.training.depth.pair_preparation import first_process
+
+    return progress(items, f"checking {what}", count) if first_process() else items
+
+
+def draw_depth(image: np.ndarray, reference: np.ndarray, answer: np.ndarray) -> np.ndarray:
+    """Draw image, reference and answer side by side, near red and far blue; uint8 RGB."""
+    import numpy as np
+
+    from fg_depth_ros.evaluation.reports.figures import colour_depth
+
+    coloured: list[Any] = [colour_depth(depth, _NEAR, _FAR) for depth in (reference, answer)]
+    return np.concatenate([image, *coloured], 1)
+
+
+def _real_figures(folders: list[Path]) -> Any:
+    """Figures of data sets, told from those of pairs of the same folder."""
+    from fg_depth_ros.data.datasets.depth import open_depth_sets
+    from fg_depth_ros.evaluation.depth import watch_depth
+
+    figures = watch_depth(open_depth_sets(folders))
+    return lambda network: {f"real_{name}": value for name, value in figures(network).items()}
+
+
+def _network_options(given: list[str]) -> dict[str, Any]:
+    """``width=0.375`` -> ``{"width": 0.375}``; what is no JSON is text."""
+    options: dict[str, Any] = {}
+    for text in given:
+        name, sign, value = text.partition("=")
+        if not sign or not name:
+            raise typer.BadParameter(f"option '{text}' is not NAME=VALUE, such as width=0.375")
+        try:
+            options[name] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name] = value
+    return options
