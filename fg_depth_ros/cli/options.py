@@ -144,7 +144,8 @@ def _options_of(config: type[Any]) -> Iterator[tuple[str, inspect.Parameter]]:
             (item, _) = get_args(hint)
             if get_origin(item) is tuple:  # sizes
                 item, details["parser"], details["metavar"] = Any, image_size_of, "WIDTHxHEIGHT"
-            hint, default = list[item], list(default)  # type: ignore[valid-type]
+            hint = list[item]  # type: ignore[valid-type]
+            default = list(default) if isinstance(default, tuple) else default
         elif hint is bool:
             declared = [flag] if default is False else [f"{flag}/--no{flag[1:]}"]
         annotation = Annotated[hint, typer.Option(*declared, **details)]  # type: ignore[valid-type]
