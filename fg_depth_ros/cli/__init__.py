@@ -104,7 +104,7 @@ RENAMED = {
     "--leaving": "--anchor",
     "--stamps": "--cutouts",
     "--validation-pairs": "--validation-scenes",
-    "--watch-frames": "--validate-frames",
+    "--watch-frames": "--test-frames",
 }
 """Options by the names that they had before."""
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _NOT_BETTER = 2
 _OF_DISTILL = Without(
-    ["data", "frames", "held_out", "validate_frames", "model", "width", "height", "shapes", "encoder", "focal",
+    ["data", "frames", "held_out", "test_frames", "model", "width", "height", "shapes", "encoder", "focal",
      "skip_unusable", "select_by_world", "schedule", "graft", "on_the_fly"]
 )  # fmt: skip
 _HIGHER_IS_BETTER = ("delta_1", "agreement")

@@ -145,7 +145,8 @@ def _options_of(config: type[Any]) -> Iterator[tuple[str, inspect.Parameter]]:
             if get_origin(item) is tuple:  # sizes
                 item, details["parser"], details["metavar"] = Any, image_size_of, "WIDTHxHEIGHT"
             hint = list[item]  # type: ignore[valid-type]
-            default = list(default) if isinstance(default, tuple) else default
+            if isinstance(default, tuple):
+                default = [value if isinstance(value, str) else "x".join(map(str, value)) for value in default]
         elif hint is bool:
             declared = [flag] if default is False else [f"{flag}/--no{flag[1:]}"]
         annotation = Annotated[hint, typer.Option(*declared, **details)]  # type: ignore[valid-type]
@@ -161,7 +162,6 @@ def _simple(hint: Any) -> bool:
     return hint in (str, int, float, bool)
 
 
-@functools.lru_cache
 def field_docs(config: type[Any]) -> dict[str, str]:
     """Read the docstrings below the fields of a dataclass and of its bases from their source, by field."""
     docs: dict[str, str] = {}

@@ -65,12 +65,12 @@ def chairs(
     from fg_depth_ros.inference.running import choose_device
     from fg_depth_ros.synthesis.chairs import ChairsGenerator
     from fg_depth_ros.synthesis.chairs_folder import write_chairs
-    from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_cutouts
+    from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_stamps
     from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
 
     place = choose_device(device)
     pictures = list_photos(photos)
-    pieces = CutoutAtlas.build(list_cutouts(cutouts), outlines, seed=seed)
+    pieces = CutoutAtlas.build(list_stamps(cutouts), outlines, seed=seed)
     atlas = TextureAtlas.build(pictures, patterns, seed=seed)
     generator = ChairsGenerator(
         atlas, pieces, width, height, seed, place, backgrounds=len(pictures) or None, extras=extras
@@ -101,7 +101,7 @@ def world(
     Example: `fg-depth synth world --out street --kind street --drive --count 100`
     """
     from fg_depth_ros.inference.running import choose_device
-    from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_cutouts
+    from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_stamps
     from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
     from fg_depth_ros.synthesis.world.drive import WorldDrive, WorldFrame, drive_rig, frame_of
     from fg_depth_ros.synthesis.world.folder import write_world
@@ -111,7 +111,7 @@ def world(
     width, height = image_size_of(size)
     rig = drive_rig(kind, width, height, field_of_view, baseline)
     atlas = TextureAtlas.build(list_photos(photos), patterns, 256, seed=seed)
-    pieces = CutoutAtlas.build(list_cutouts(cutouts), 64, seed=seed) if cutouts else None
+    pieces = CutoutAtlas.build(list_stamps(cutouts), 64, seed=seed) if cutouts else None
     frames: Callable[[int], WorldFrame]
     if drive:
         frames = WorldDrive(kind, rig, seed, atlas, pieces, count, place).frame

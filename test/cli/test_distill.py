@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("pytorch_lightning")
 from support.distill import RIG, exchange, wall, write_walls
 
-from fg_depth_ros.cli.distill import draw_depth
+from fg_depth_ros.cli.train import draw_depth
 from fg_depth_ros.data.io.formats import read_image
 from fg_depth_ros.networks import load_checkpoint
 from fg_depth_ros.training.depth.config import PRESETS

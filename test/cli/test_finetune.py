@@ -48,10 +48,10 @@ def test_a_mistake_is_one_clear_line(run, tmp_path, bags):
         status, text = run("finetune", "--out", tmp_path / "out", *arguments)
         assert status == 1 and message in text and "Traceback" not in text, text
 
-    refused("give --hours or --steps", "--bags", bags)
+    refused("give steps or hours", "--bags", bags)
     refused("no such bag or folder; check the path", "--bags", tmp_path / "gone", "--steps", 1)
     refused("unknown loss 'l2'", "--bags", bags, "--steps", 1, "--loss", "l2")
-    refused("unknown split 'halves'; known: blocks, end, bag", "--bags", bags, "--steps", 1, "--split", "halves")
+    refused("unknown split 'halves'; known: bag, blocks, end", "--bags", bags, "--steps", 1, "--split", "halves")
     refused("no camera_info for /left/image_rect", "--bags", bags / "ep_c", "--steps", 1)
     refused("'flownet_stereo', and a depth network", "--bags", bags, "--steps", 1, "--weights", "flownet_stereo")
     assert not list((tmp_path / "out").glob("*.safetensors"))
@@ -61,7 +61,7 @@ def test_bags_become_better_weights(run, tmp_path, bags, parent):
     out = tmp_path / "out"
     status, text = run(
         "finetune", "--bags", bags, "--out", out, "--weights", parent, "--steps", 8, *TINY, "--learning-rate", "0.005",
-        "--validate-steps", 4, "--validation-pairs", 2, "--patience", 0, "--zoom", 1,
+        "--validate-steps", 4, "--validation-scenes", 2, "--patience", 0, "--zoom", 1,
     )  # fmt: skip
     assert status == 0, text
     assert "2 of 3 bag(s) can be used" in text and "ep_c: leave out: " in text
@@ -82,7 +82,7 @@ def test_weights_that_are_not_better_end_with_status_2(run, tmp_path, bags):
     out = tmp_path / "out"
     status, text = run(
         "finetune", "--stereo", "--bags", bags / "ep_a", "--out", out, "--steps", 1, "--workers", 0, "--batch", 1,
-        "--size", "64x64", "--guard", "0.05", "--learning-rate", "1", "--validation-pairs", 1,
+        "--size", "64x64", "--guard", "0.05", "--learning-rate", "1", "--validation-scenes", 1,
     )  # fmt: skip
     assert status == 2, text
     assert "not better than the weights it began with: no weights are made" in text

@@ -56,7 +56,7 @@ def test_a_full_disk_leaves_no_half_file(generator, tmp_path, monkeypatch):
     [
         (["--photos", "/nowhere"], "photo folder /nowhere does not exist"),
         (["--photos", "."], "no photo"),
-        (["--stamps", "."], "no cut-out"),
+        (["--cutouts", "."], "no cut-out"),
         (["--count", "0", "--patterns", "1", "--outlines", "1"], "count is 0"),
         (["--patterns", "0", "--outlines", "1"], "at least one is needed"),
         (["--outlines", "0", "--patterns", "1"], "cut-outs and outlines"),
@@ -99,7 +99,7 @@ def test_synth_chairs_writes_a_set(tmp_path, monkeypatch, capsys):
     cv2.imwrite(str(tmp_path / "photos/a.png"), np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8))
     save_rgba(tmp_path / "stamps/a.png", stamp())
     arguments = [
-        "synth", "chairs", "--out", tmp_path / "set", "--photos", tmp_path / "photos", "--stamps", tmp_path / "stamps",
+        "synth", "chairs", "--out", tmp_path / "set", "--photos", tmp_path / "photos", "--cutouts", tmp_path / "stamps",
         "--count", 4, "--width", 64, "--height", 48, "--seed", 3, "--test-share", 0.25, "--patterns", 2,
         "--outlines", 4, "--device", "cpu",
     ]  # fmt: skip

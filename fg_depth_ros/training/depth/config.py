@@ -161,7 +161,7 @@ class DistillTraining(Training):
     """Part of the samples that is rendered, beside folders."""
     select_by_world: bool = True
     """Whether rendered scenes take part in the selection of the best weights."""
-    shapes: tuple[tuple[int, int], ...] = ()
+    shapes: tuple[tuple[int, int], ...] = field(default=(), metadata={"option": "shape"})
     """A further WIDTHxHEIGHT of rendered scenes, by turns with the first; about as many pixels; without folders."""
     cutouts: tuple[str, ...] = ()
     """Folder of cut-outs with alpha for rendered scenes."""

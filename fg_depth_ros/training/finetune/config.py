@@ -20,7 +20,7 @@ class TimeSplit:
     ``bag``: whole bags, by the hash of their names, so that a bag stays in its part when others are added.
     """
 
-    kind: str = "blocks"
+    kind: str = field(default="blocks", metadata={"option": "split"})
     """How bags are divided: blocks, end (of time), or bag (whole ones)."""
     held_out: float = 0.2
     """Part of the time that is held out; as much is used for stopping."""
