@@ -53,7 +53,7 @@ def test_a_mistake_is_one_clear_line(run, tmp_path, bags):
     refused("unknown loss 'l2'", "--bags", bags, "--steps", 1, "--loss", "l2")
     refused("unknown split 'halves'; known: bag, blocks, end", "--bags", bags, "--steps", 1, "--split", "halves")
     refused("no camera_info for /left/image_rect", "--bags", bags / "ep_c", "--steps", 1)
-    refused("'flownet_stereo', and a depth network", "--bags", bags, "--steps", 1, "--weights", "flownet_stereo")
+    refused("unknown model 'flownet_stereo'", "--bags", bags, "--steps", 1, "--weights", "flownet_stereo")
     assert not list((tmp_path / "out").glob("*.safetensors"))
 
 
