@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_module
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,8 +20,7 @@ from fg_depth_ros.cli.options import Bags, PairTopics, PlayRate, Settings
 if TYPE_CHECKING:
     import numpy as np
 
-    from fg_depth_ros.data.bags.writing import StereoFrame
-    from fg_depth_ros.data.datasets.stereo import StereoSample
+    from fg_depth_ros.data.samples import StereoSample
 
 _START = 1.0  # s; a stamp of zero would read as "no stamp"
 _RULE = re.compile(r"[\w/~{}:]+:=[\w/~{}]+")
@@ -83,7 +83,7 @@ def from_images(
             f"{folder}: {problem}, and a bag of a stereo camera has one: give a folder of one camera's pairs"
         )
 
-    def recorded() -> Iterator[StereoFrame]:
+    def recorded() -> Iterator[StereoSample]:
         numbered = list(enumerate(chosen))
         for index, sample in progress(numbered, "writing"):
             yield _frame(sample, round((start + index / rate) * 1e9), truth)
@@ -203,14 +203,10 @@ def _others(folder: Path) -> str:
     return f"; {len(bags)} bag(s) of other recorders were not looked at: name them, such as {bags[0]}"
 
 
-def _frame(sample: StereoSample, stamp: int, with_truth: bool) -> StereoFrame:
-    from fg_depth_ros.data.bags.writing import StereoFrame
-    from fg_depth_ros.geometry import disparity_to_depth
-
-    disparity = sample.truth() if with_truth else None
-    depth = None if disparity is None or sample.rig is None else disparity_to_depth(disparity, sample.rig)
+def _frame(sample: StereoSample, stamp: int, with_truth: bool) -> StereoSample:
     left, right = map(_plain, sample.images())
-    return StereoFrame(stamp, left, right, depth)
+    depth = sample.true_depth() if with_truth else None
+    return replace(sample, left=left, right=right, disparity=None, depth=depth, stamp=stamp)
 
 
 def _plain(image: np.ndarray) -> np.ndarray:

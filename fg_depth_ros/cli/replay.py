@@ -13,7 +13,7 @@ from fg_depth_ros.cli.options import Bags, Device, Model, PlayRate, Settings, We
 from fg_depth_ros.evaluation.replay.replay import ReplayConfig
 
 if TYPE_CHECKING:
-    from fg_depth_ros.data.bags.pairs import BagSample
+    from fg_depth_ros.data.samples import StereoSample
     from fg_depth_ros.evaluation.replay.methods import ReplayMethod
 
 _TABLES = {
@@ -115,7 +115,7 @@ def _methods(weights: list[Path], names: list[str], mono: bool) -> tuple[ReplayM
     return chosen
 
 
-def _progress(items: Iterable[BagSample], name: str, count: int) -> Iterable[BagSample]:
+def _progress(items: Iterable[StereoSample], name: str, count: int) -> Iterable[StereoSample]:
     from fg_depth_ros.evaluation.replay.sharding import world
 
     return items if world()[0] else progress(items, name, count)

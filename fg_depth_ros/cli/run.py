@@ -52,9 +52,10 @@ def infer(
 
     Examples: `fg-depth infer left.png right.png --calib calib.txt`, `fg-depth infer --pairs my_pairs --out results`
     """
-    from fg_depth_ros.data.datasets.stereo import StereoSample, open_stereo_folder
+    from fg_depth_ros.data.datasets.stereo import open_stereo_folder
     from fg_depth_ros.data.io.calibration import read_calibration
     from fg_depth_ros.data.io.formats import FileError, image_size
+    from fg_depth_ros.data.samples import StereoSample
     from fg_depth_ros.evaluation.reports.results import write_disparity, write_estimate
 
     if (pairs is None) == (left is None or right is None):
@@ -106,7 +107,7 @@ def flow(
 
     Example: `fg-depth flow frame_10.png frame_11.png --model dis`
     """
-    from fg_depth_ros.data.datasets.flow import FlowSample
+    from fg_depth_ros.data.samples import FlowSample
     from fg_depth_ros.evaluation.reports.results import write_flow
 
     frames = FlowSample(first.stem, first, second).images()

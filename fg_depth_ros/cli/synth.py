@@ -100,10 +100,11 @@ def world(
 
     Example: `fg-depth synth world --out street --kind street --drive --count 100`
     """
+    from fg_depth_ros.data.samples import StereoSample
     from fg_depth_ros.inference.running import choose_device
     from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_stamps
     from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
-    from fg_depth_ros.synthesis.world.drive import WorldDrive, WorldFrame, drive_rig, frame_of
+    from fg_depth_ros.synthesis.world.drive import WorldDrive, drive_rig, sample_of
     from fg_depth_ros.synthesis.world.folder import write_world
     from fg_depth_ros.synthesis.world.generator import WorldGenerator
 
@@ -112,11 +113,11 @@ def world(
     rig = drive_rig(kind, width, height, field_of_view, baseline)
     atlas = TextureAtlas.build(list_photos(photos), patterns, 256, seed=seed)
     pieces = CutoutAtlas.build(list_stamps(cutouts), 64, seed=seed) if cutouts else None
-    frames: Callable[[int], WorldFrame]
+    frames: Callable[[int], StereoSample]
     if drive:
         frames = WorldDrive(kind, rig, seed, atlas, pieces, count, place).frame
     else:
         generator = WorldGenerator(atlas, pieces, width, height, seed, place, kind, rig)
-        frames = lambda number: frame_of(generator.batch([number]))  # noqa: E731
+        frames = lambda number: sample_of(generator.batch([number]), rig, str(number))  # noqa: E731
     write_world(out, rig, frames, count, track=lambda numbers: progress(list(numbers), "rendering"))
     console.print(f"{count} pairs in {out}", highlight=False, soft_wrap=True)
