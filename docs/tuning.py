@@ -17,25 +17,25 @@ import torch
 
 from fg_depth_ros.data.datasets.stereo import motorcycle, open_stereo_sets
 from fg_depth_ros.geometry import StereoRig
-from fg_depth_ros.inference import EstimatorConfig, StereoDepthEstimator
+from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
 
 
 def main() -> None:
     """Print one line per data set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("settings", nargs="*", help="field=value of EstimatorConfig")
+    parser.add_argument("settings", nargs="*", help="field=value of StereoConfig")
     parser.add_argument("--data", action="append", default=[], help="folder of pairs with true disparity")
     parser.add_argument("--noise", type=float, default=0.0, help="add Gaussian noise of this deviation, grey levels")
     parser.add_argument("--gain", type=float, default=1.0, help="multiply both images, clipping at white")
     parser.add_argument("--enlarge", type=int, default=1, help="enlarge the images; errors count in original pixels")
     parser.add_argument("--right-gain", type=float, default=1.0, help="multiply the right image")
     options = parser.parse_args()
-    defaults = EstimatorConfig()
+    defaults = StereoConfig()
     settings = dict(setting.split("=", 1) for setting in options.settings)
     values = {name: type(getattr(defaults, name))(value) for name, value in settings.items()}
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    estimator = StereoDepthEstimator(EstimatorConfig(**{"min_depth": 0.01, "max_depth": 1000.0, **values}))
+    estimator = StereoDepthEstimator(StereoConfig(**{"min_depth": 0.01, "max_depth": 1000.0, **values}))
     estimator.warm_up(640, 480)
     print("set                    CPU ms   density %   bad-2 %   untextured: density %   bad-2 %")
     for name, samples in {"Motorcycle": [motorcycle()], **open_stereo_sets(options.data)}.items():

@@ -24,11 +24,11 @@ _NARROWEST_TABLE = 110
 def stereo_estimator(
     model: str, weights: str = "", device: str = "auto", precision: str = "float32", **options: Any
 ) -> StereoDepthEstimator:
-    """Build an estimator with these settings. Raises as ``EstimatorConfig`` and ``StereoDepthEstimator`` do."""
-    from fg_depth_ros.inference import EstimatorConfig, StereoDepthEstimator
+    """Build an estimator with these settings. Raises as ``StereoConfig`` and ``StereoDepthEstimator`` do."""
+    from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
 
     return StereoDepthEstimator(
-        EstimatorConfig(model=model, weights=weights, device=device, precision=precision, **options)
+        StereoConfig(model=model, weights=weights, device=device, precision=precision, **options)
     )
 
 

@@ -62,9 +62,9 @@ def bench(
     report = bench_models(model, sizes, precision, repeats, weights=weights, device=device, threads=threads)
     if node:
         from fg_depth_ros.apps.bench_node import bench_node
-        from fg_depth_ros.inference import known_models
+        from fg_depth_ros.inference import StereoConfig
 
-        for name in (each for each in model if each in known_models()):
+        for name in (each for each in model if each in StereoConfig.known_models()):
             for one in sizes:
                 measured = bench_node(name, one, weights=weights if name != "sgbm" else "", device=device)
                 report.rows += measured.rows

@@ -169,10 +169,10 @@ def import_weights(
 def _current(place: WeightsStore, against: str, model: str) -> ReplayMethod:
     """What the candidate is held against."""
     from fg_depth_ros.evaluation.replay.methods import of_weights, shipped
-    from fg_depth_ros.inference.matchers import CLASSICAL
+    from fg_depth_ros.inference.config import CLASSICAL_STEREO
     from fg_depth_ros.networks import MODELS
 
-    if against in MODELS or against in CLASSICAL:
+    if against in MODELS or against in CLASSICAL_STEREO:
         return shipped(against)
     path = against or place.in_use(model)
     if path is None:

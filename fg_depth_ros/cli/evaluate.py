@@ -109,7 +109,7 @@ def flow(
     """
     from fg_depth_ros.data.datasets.flow import open_flow_sets
     from fg_depth_ros.evaluation import evaluate_flow
-    from fg_depth_ros.inference.flow import CLASSICAL_FLOW
+    from fg_depth_ros.inference.config import CLASSICAL_FLOW
     from fg_depth_ros.networks import FLOW_MODELS, has_weights
 
     sets = open_flow_sets(data, split)
@@ -270,7 +270,7 @@ _TWO_WAY: dict[str, Any] = {"left_right_check": "two_pass"}
 
 
 def _device(device: str) -> str:
-    from fg_depth_ros.inference.running import choose_device
+    from fg_depth_ros.inference.estimator import choose_device
 
     return str(choose_device(device))
 

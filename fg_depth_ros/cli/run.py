@@ -121,14 +121,14 @@ def flow(
 def doctor() -> None:
     """Check this machine: versions, device, weights, ROS, the transport for large images."""
     from fg_depth_ros.evaluation.reports.report import software_versions
-    from fg_depth_ros.inference import EstimatorConfig, FlowConfig, MonoConfig
-    from fg_depth_ros.inference.running import choose_device
+    from fg_depth_ros.inference import FlowConfig, MonoConfig, StereoConfig
+    from fg_depth_ros.inference.estimator import choose_device
     from fg_depth_ros.networks import CheckpointError, load_model
 
     for name, version in software_versions().items():
         console.print(f"{name:28} {version}", highlight=False)
     healthy = True
-    for name in (EstimatorConfig().model, FlowConfig().model, MonoConfig().model):
+    for name in (StereoConfig().model, FlowConfig().model, MonoConfig().model):
         try:
             card = load_model(name)[1]
             console.print(f"{'weights':28} {name} {card.sha256[:12]}", highlight=False)

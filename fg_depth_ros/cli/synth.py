@@ -62,7 +62,7 @@ def chairs(
 
     Example: `fg-depth synth chairs --out chairs --photos my_pictures --cutouts my_cutouts --count 1000`
     """
-    from fg_depth_ros.inference.running import choose_device
+    from fg_depth_ros.inference.estimator import choose_device
     from fg_depth_ros.synthesis.chairs import ChairsGenerator
     from fg_depth_ros.synthesis.chairs_folder import write_chairs
     from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_stamps
@@ -101,7 +101,7 @@ def world(
     Example: `fg-depth synth world --out street --kind street --drive --count 100`
     """
     from fg_depth_ros.data.samples import StereoSample
-    from fg_depth_ros.inference.running import choose_device
+    from fg_depth_ros.inference.estimator import choose_device
     from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_stamps
     from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
     from fg_depth_ros.synthesis.world.drive import WorldDrive, drive_rig, sample_of

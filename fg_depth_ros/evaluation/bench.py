@@ -24,11 +24,10 @@ from fg_depth_ros.inference import (
     FlowEstimator,
     MonoConfig,
     MonoDepthEstimator,
-    create_matcher,
-    known_depth_models,
-    known_flow_models,
+    StereoConfig,
+    StereoDepthEstimator,
 )
-from fg_depth_ros.inference.flow import CLASSICAL_FLOW
+from fg_depth_ros.inference.config import CLASSICAL_FLOW
 
 WARM_UP = 3
 CLASSICAL = ("sgbm", *CLASSICAL_FLOW)  # they know no precision: measured once per size
@@ -168,14 +167,14 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 def _loaded(job: Mapping[str, Any], left: np.ndarray, right: np.ndarray) -> tuple[_Model, Callable[[], object]]:
     """The job's model, and what runs it once."""
     name, chosen = job["model"], {key: job[key] for key in ("model", "weights", "device", "precision")}
-    if name in known_flow_models():
+    if name in FlowConfig.known_models():
         flow = FlowEstimator(FlowConfig(**chosen))
         return _Model(flow.model_sha256, flow.device), lambda: flow.estimate(left, right)
-    if name in known_depth_models():
+    if name in MonoConfig.known_models():
         mono = MonoDepthEstimator(MonoConfig(**chosen))
         return _Model(mono.model_sha256, mono.device), lambda: mono.estimate(left, fx=float(left.shape[1]))
-    matcher = create_matcher(name, weights=job["weights"] or None, device=job["device"], precision=job["precision"])
-    return _Model(matcher.sha256, matcher.device), lambda: matcher.match(left, right)
+    stereo = StereoDepthEstimator(StereoConfig(**chosen))
+    return _Model(stereo.model_sha256, stereo.device), lambda: stereo.match(left, right)
 
 
 class _Model(NamedTuple):

@@ -1,18 +1,17 @@
-"""From a rectified pair to metric depth, from two frames to optical flow: estimators and their methods. No ROS."""
+"""From a rectified pair to metric depth, from two frames to optical flow, from one image to depth. No ROS."""
 
-from fg_depth_ros.inference.estimator import EstimatorConfig, StereoDepthEstimator, StereoEstimate
-from fg_depth_ros.inference.flow import FlowConfig, FlowEstimate, FlowEstimator, NetworkFlow, known_flow_models
-from fg_depth_ros.inference.matchers import (
+from fg_depth_ros.inference.config import EstimatorConfig, FlowConfig, MonoConfig, StereoConfig
+from fg_depth_ros.inference.estimator import (
     Match,
-    Matcher,
     ModelError,
     NetworkMatcher,
     OutOfMemory,
     SgbmMatcher,
-    create_matcher,
-    known_models,
+    StereoDepthEstimator,
+    StereoEstimate,
 )
-from fg_depth_ros.inference.mono import MonoConfig, MonoDepthEstimator, MonoEstimate, NetworkMono, known_depth_models
+from fg_depth_ros.inference.flow import FlowEstimate, FlowEstimator, NetworkFlow
+from fg_depth_ros.inference.mono import MonoDepthEstimator, MonoEstimate, NetworkMono
 
 __all__ = [
     "EstimatorConfig",
@@ -20,7 +19,6 @@ __all__ = [
     "FlowEstimate",
     "FlowEstimator",
     "Match",
-    "Matcher",
     "ModelError",
     "MonoConfig",
     "MonoDepthEstimator",
@@ -30,10 +28,7 @@ __all__ = [
     "NetworkMono",
     "OutOfMemory",
     "SgbmMatcher",
+    "StereoConfig",
     "StereoDepthEstimator",
     "StereoEstimate",
-    "create_matcher",
-    "known_depth_models",
-    "known_flow_models",
-    "known_models",
 ]

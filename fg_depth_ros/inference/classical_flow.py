@@ -12,6 +12,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from fg_depth_ros.geometry.resize import resize_flow, resize_image
+
 _DIS_SMALLEST = 16  # px; OpenCV's DIS refuses smaller images
 # Horn & Schunck's weights of the neighbours (their section "Estimating the Laplacian of the Flow Velocities").
 _NEIGHBOURS = np.array([[1, 2, 1], [2, 0, 2], [1, 2, 1]], np.float32) / 12
@@ -82,7 +84,7 @@ def _pyramid(image: np.ndarray) -> list[np.ndarray]:
     while min(height, width) // 2 >= _COARSEST:
         height, width = (height + 1) // 2, (width + 1) // 2
         smooth = cv2.GaussianBlur(levels[-1], (0, 0), 1.2)
-        levels.append(cv2.resize(smooth, (width, height), interpolation=cv2.INTER_AREA))
+        levels.append(resize_image(smooth, width, height))
     return levels
 
 
@@ -125,7 +127,7 @@ def refine(first: np.ndarray, second: np.ndarray, flow: np.ndarray) -> np.ndarra
     unknown = ~np.isfinite(flow).all(-1)
     refined = _filled(flow, unknown) if unknown.any() else flow
     half = (max(1, width // 2), max(1, height // 2))
-    small = [np.asarray(cv2.resize(image, half, interpolation=cv2.INTER_AREA)) for image in (first, second)]
+    small = [resize_image(image, *half) for image in (first, second)]
     refined = _variational(small[0], small[1], resize_flow(refined, *half), 20)
     refined = _variational(first, second, resize_flow(refined, width, height), 5)
     refined[unknown] = np.nan
@@ -150,13 +152,3 @@ def _filled(flow: np.ndarray, unknown: np.ndarray) -> np.ndarray:
     known = np.flatnonzero(~unknown)
     label[nearest.ravel()[known]] = known
     return np.asarray(flow.reshape(-1, 2)[label[nearest]])
-
-
-def resize_flow(flow: np.ndarray, width: int, height: int) -> np.ndarray:
-    """A flow field H x W x 2 for images of another size: resampled, and its vectors scaled with the image."""
-    before_height, before_width = flow.shape[:2]
-    if (before_width, before_height) == (width, height):
-        return flow
-    method = cv2.INTER_AREA if width < before_width else cv2.INTER_LINEAR
-    scale = np.array([width / before_width, height / before_height], np.float32)
-    return cv2.resize(flow, (width, height), interpolation=method).reshape(height, width, 2) * scale

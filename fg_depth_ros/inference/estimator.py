@@ -1,80 +1,324 @@
-"""``StereoDepthEstimator``: a rectified pair and its rig in, metric depth and all that belongs to it out.
+"""From a rectified pair to metric depth: running a network on images, matching, and what follows from the disparity.
 
-The node, the command line and the evaluation use this one object, so that all of them give the same numbers.
+The node, the command line and the evaluation use ``StereoDepthEstimator``, so all of them give the same numbers.
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
 import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
 import cv2
 import numpy as np
+import torch
+from torch import nn
 
 from fg_depth_ros import geometry
 from fg_depth_ros.geometry import Label, StereoRig
-from fg_depth_ros.inference.matchers import PRECISIONS, Match, Matcher, create_matcher, known_models
-from fg_depth_ros.inference.running import MethodRunner
+from fg_depth_ros.geometry.resize import resize_disparity, resize_image, scaled_size
+from fg_depth_ros.inference.config import PRECISIONS, EstimatorConfig, StereoConfig
+from fg_depth_ros.networks import STEREO_MODELS, CheckpointError, ModelCard, load_model
+from fg_depth_ros.networks.flow import pad_to_multiple
+from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE
+from fg_depth_ros.networks.registry import weights_path
 
-CHECKS = ("one_pass", "two_pass", "off")
-# What an estimate works out of its pair: filling changes none of it.
-_OF_THE_PAIR = ("disparity", "flow", "matched_labels", "matched_mask", "matched_depth", "depth_sigma", "_raw_depth")
+# ---- running a network -----------------------------------------------------------------------------------------------
+
+
+class ModelError(ValueError):
+    """A model that cannot be used; the message says what is wrong and what to do."""
+
+
+class OutOfMemory(RuntimeError):
+    """The device has too little memory for images of this size."""
+
+
+class Method(Protocol):
+    """What an estimator runs: a network with its weights, or a classical method."""
+
+    name: str
+    sha256: str  # of the weights; empty where there are none
+    device: str  # a torch device name
+
+
+ConfigT = TypeVar("ConfigT", bound=EstimatorConfig)
+MethodT = TypeVar("MethodT", bound=Method)
+
+
+class Estimator(Generic[ConfigT, MethodT]):
+    """Base of the estimators: a configuration and the method that was loaded for it."""
+
+    def __init__(self, config: ConfigT, method: MethodT) -> None:
+        self.config, self._method = config, method
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model."""
+        return self._method.name
+
+    @property
+    def model_sha256(self) -> str:
+        """Hash of the weights; empty for classical methods."""
+        return self._method.sha256
+
+    @property
+    def device(self) -> str:
+        """Device that the model runs on, as torch names it."""
+        return self._method.device
+
+
+class NetworkMethod:
+    """Base of the methods that run a network.
+
+    Args:
+        network: in evaluation mode, on its device; not changed.
+        name: of the model.
+        sha256: of its weights.
+        precision: one of PRECISIONS; float32 leaves all layers as they are, the others use automatic mixed precision.
+    """
+
+    def __init__(self, network: nn.Module, name: str, sha256: str = "", precision: str = "float32") -> None:
+        self._network, self._precision = network, precision
+        self._device = next(network.parameters()).device
+        self.name, self.sha256, self.device = name, sha256, str(self._device)
+
+    def _run(self, *images: np.ndarray) -> Any:
+        """Run the network on images as ``network_input`` takes them. Call within ``inference_mode``."""
+        return self._network(*(network_input(image, self._device) for image in images))
+
+    def _inference_mode(self, image: np.ndarray) -> Any:
+        return inference_mode(self._device, self._precision, image.shape[1], image.shape[0])
+
+
+def network_input(image: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Convert H x W x 3 RGB or H x W uint8 to 1 x 3 x H x W float32 in [0, 1]; grey is repeated."""
+    rgb = image if image.ndim == 3 else np.repeat(image[..., None], 3, -1)
+    # The batch dimension comes first: only then do its strides say that the pixels lie channels last.
+    tensor = torch.from_numpy(np.ascontiguousarray(rgb)).to(device).unsqueeze(0)
+    return tensor.permute(0, 3, 1, 2).to(torch.float32).div_(255)
+
+
+@contextmanager
+def inference_mode(device: torch.device, precision: str, width: int, height: int) -> Iterator[None]:
+    """Run networks without gradients and in a precision.
+
+    Args:
+        device: that the network is on.
+        precision: one of PRECISIONS; float32 leaves all layers as they are, the others use automatic mixed precision.
+        width, height: of the images, px, for the message.
+
+    Raises:
+        OutOfMemory: the code inside needs more memory than the device has.
+    """
+    lower = precision != "float32"
+    dtype = getattr(torch, precision) if lower else torch.bfloat16
+    try:
+        with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=lower):
+            yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+            raise OutOfMemory(f"{device} has too little memory for images of {width}x{height} px") from error
+        raise
+
+
+def choose_device(device: str) -> torch.device:
+    """Return the device for ``auto`` (a GPU where there is one) or a device name.
+
+    Raises:
+        ModelError: the device is unknown, or not available on this machine.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"device '{device}' cannot be used here ({reason}); use auto, cpu or cuda:N") from error
+    return chosen
+
+
+def fold_batch_norm(network: nn.Module) -> None:
+    """Fold every batch norm that follows a convolution in an ``nn.Sequential`` into it, in place (inference only)."""
+    for module in network.modules():
+        if not isinstance(module, nn.Sequential):
+            continue
+        for i in range(len(module) - 1):
+            conv, norm = module[i], module[i + 1]
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                module[i] = nn.utils.fusion.fuse_conv_bn_eval(conv, norm)
+                module[i + 1] = nn.Identity()
+
+
+def load_network(
+    model: str, weights: str | Path | None, device: str, precision: str, known: Collection[str], kind: str
+) -> tuple[nn.Module, ModelCard]:
+    """Load a network and its weights onto a device, made fast for inference.
+
+    Args:
+        model: its name; empty = whichever of the known networks the weights belong to.
+        weights: path of a weights file; empty = the shipped ones.
+        device: as ``choose_device`` takes it.
+        precision: one of ``PRECISIONS``; only checked here.
+        known: names of the networks for the task.
+        kind: their task, for the message: "flow".
+
+    Returns:
+        The network in evaluation mode, and its model card.
+
+    Raises:
+        ModelError: weights that are missing, damaged or of another network; unknown device or precision.
+    """
+    if precision not in PRECISIONS:
+        raise ModelError(f"unknown precision '{precision}'; known: {', '.join(PRECISIONS)}")
+    chosen = choose_device(device)
+    path = Path(weights) if weights else weights_path(model)
+    if not weights and not path.is_file():
+        raise ModelError(
+            f"no weights of '{model}' come with the package ({path} does not exist); give a weights file: 'fg-depth "
+            "train' and 'fg-depth distill' make them, 'fg-depth import' makes one of published flow weights"
+        )
+    try:
+        network, card = load_model(path)
+    except CheckpointError as error:
+        raise ModelError(str(error)) from error
+    if card.name not in known:
+        wanted = f"'{model}'" if model else f"one of {', '.join(sorted(known))}"
+        raise ModelError(
+            f"{path} holds weights of '{card.name}', not of {wanted}; '{card.name}' is no {kind} network: give weights "
+            f"of {wanted}"
+        )
+    if model and card.name != model:
+        raise ModelError(
+            f"{path} holds weights of '{card.name}', not of '{model}'; set the model to '{card.name}' or give weights "
+            f"of '{model}'"
+        )
+    fold_batch_norm(network)
+    if chosen.type == "cpu":
+        keep_freed_memory()
+    return network.to(chosen, memory_format=torch.channels_last), card  # type: ignore[call-overload]
+
+
+@cache
+def keep_freed_memory() -> bool:
+    """Keep freed memory in the process for the next pair. Returns whether the C library took the setting.
+
+    By default glibc returns every large buffer to the system and gets it again, zeroed page by page, for the next
+    layer; with megabytes per layer that costs a fifth of the time. The process keeps the memory of its largest pair.
+    Other C libraries are left as they are.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # glibc's mallopt(3)
+    largest_threshold = 32 * 2**20  # what glibc accepts for the second on 64-bit machines
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    return all([mallopt(mmap_threshold, largest_threshold), mallopt(trim_threshold, 2**31 - 1)])
+
+
+# ---- matching --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class EstimatorConfig:
-    """How to estimate. Raises ValueError for values out of range, naming the way out."""
+class Match:
+    """Result of a matcher.
 
-    model: str = "flownet_stereo"
-    """Network or classical method."""
-    weights: str = ""
-    """Path of a weights file; empty = the shipped weights."""
-    device: str = "auto"
-    """auto, cpu, cuda:N."""
-    precision: str = "float32"
-    """float32, bfloat16 or float16."""
-    min_depth: float = 0.1
-    """Nearer pixels are out of range, m."""
-    max_depth: float = 80.0
-    """Farther pixels are out of range, m."""
-    left_right_check: str = "one_pass"
-    """one_pass: half-occlusions found in the left disparity alone; two_pass: the right view is matched too, at twice
-    the time; off."""
-    left_right_threshold: float = 1.5
-    """Largest difference in that check, px."""
-    max_sigma: float = 0.0
-    """Pixels less certain than this are low confidence, px of disparity; 0 = off."""
-    inference_scale: float = 1.0
-    """The images are resized by this factor for matching; below 1 it is faster and reaches larger disparities."""
-    min_disparity: int = 0
-    """Where the search begins, px of image disparity. Objects at infinity have ``-doffs``: set this to it (rounded
-    down) for a rig whose right principal point lies right of the left one."""
-    max_disparity: int = 192
-    """Search range of the classical methods, px at the matched size."""
+    ``disparity``: H x W float32 px, x_left - x_right, NaN = no match. ``sigma``: one standard deviation of its error,
+    H x W float32 px, or None where the method does not know.
+    """
 
-    def __post_init__(self) -> None:
-        for name, value, known in (
-            ("model", self.model, known_models()),
-            ("precision", self.precision, tuple(PRECISIONS)),
-            ("left_right_check", self.left_right_check, CHECKS),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} '{value}' is unknown; choose one of {', '.join(known)}")
-        if not 0 < self.min_depth < self.max_depth < math.inf:
-            raise ValueError(f"need 0 < min_depth < max_depth, got {self.min_depth} and {self.max_depth} m")
-        if not 0.1 <= self.inference_scale <= 4:
-            raise ValueError(f"inference_scale must lie in 0.1 .. 4, got {self.inference_scale}")
-        if not -1024 <= self.min_disparity <= 1024:
-            raise ValueError(f"min_disparity must lie in -1024 .. 1024 px, got {self.min_disparity}")
-        if not 16 <= self.max_disparity <= 1024:
-            raise ValueError(f"max_disparity must lie in 16 .. 1024 px, got {self.max_disparity}")
-        if self.left_right_threshold <= 0 or self.max_sigma < 0:
-            raise ValueError(
-                f"left_right_threshold must be positive and max_sigma not negative, got {self.left_right_threshold} "
-                f"and {self.max_sigma} px"
-            )
+    disparity: np.ndarray
+    sigma: np.ndarray | None
+
+
+class Matcher(Method, Protocol):
+    """Finds the disparity of a rectified pair, from ``min_disparity`` to ``min_disparity`` + the method's range, px."""
+
+    def match(self, left: np.ndarray, right: np.ndarray, min_disparity: int = 0) -> Match:
+        """Match H x W x 3 uint8 RGB or H x W uint8 images of one size."""
+        ...
+
+
+class NetworkMatcher(NetworkMethod):
+    """A stereo network as a matcher."""
+
+    def match(self, left: np.ndarray, right: np.ndarray, min_disparity: int = 0) -> Match:
+        """See ``Matcher``. Raises OutOfMemory."""
+        height, width = left.shape[:2]
+        left, right, first = widened(left, right, min_disparity)
+        view = (0, 0, slice(height), slice(first, first + width))
+        with self._inference_mode(left):
+            pair = (network_input(image, self._device) for image in (left, right))
+            prediction = self._network(*pad_to_multiple(SIZE_MULTIPLE, *pair))
+            disparity = prediction.disparity[view].float() + min_disparity
+            sigma = 2**0.5 * prediction.log_scale[view].float().exp()  # Laplace: sqrt(2) b
+            return Match(disparity.cpu().numpy(), sigma.cpu().numpy())
+
+
+class SgbmMatcher:
+    """OpenCV's semi-global block matching (Hirschmueller 2008) with its stock parameters for 5 x 5 blocks.
+
+    ``max_disparity``: search range in px, rounded up to a multiple of 16.
+    """
+
+    name, sha256, device = "sgbm", "", "cpu"
+
+    def __init__(self, max_disparity: int = 192) -> None:
+        block = 5
+        self._matcher = cv2.StereoSGBM.create(
+            minDisparity=0,
+            numDisparities=-(-max_disparity // 16) * 16,
+            blockSize=block,
+            P1=8 * 3 * block * block,
+            P2=32 * 3 * block * block,
+            disp12MaxDiff=1,
+            uniquenessRatio=10,
+            speckleWindowSize=100,
+            speckleRange=2,
+            mode=cv2.STEREO_SGBM_MODE_SGBM_3WAY,
+        )
+
+    def match(self, left: np.ndarray, right: np.ndarray, min_disparity: int = 0) -> Match:
+        """See ``Matcher``."""
+        # OpenCV answers only columns whose whole search range lies in the image; borders give the others a chance.
+        front = self._matcher.getNumDisparities() + max(min_disparity, 0)
+        back = max(-min_disparity, 0)
+        pair = (cv2.copyMakeBorder(i, 0, 0, front, back, cv2.BORDER_REPLICATE) for i in (left, right))
+        self._matcher.setMinDisparity(min_disparity)
+        fixed_point = self._matcher.compute(*pair)[:, front : front + left.shape[1]]
+        disparity = fixed_point.astype(np.float32) / 16
+        disparity[fixed_point < 16 * min_disparity] = np.nan
+        return Match(disparity, None)
+
+
+def widened(left: np.ndarray, right: np.ndarray, min_disparity: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Reduce a pair's disparities by ``min_disparity`` with replicated borders on opposite sides.
+
+    Returns the two images, and the column of the left one where the original begins.
+    """
+    before, after = max(-min_disparity, 0), max(min_disparity, 0)
+    if before == after:
+        return left, right, 0
+
+    def bordered(image: np.ndarray, front: int, back: int) -> np.ndarray:
+        return cv2.copyMakeBorder(np.ascontiguousarray(image), 0, 0, front, back, cv2.BORDER_REPLICATE)
+
+    return bordered(left, before, after), bordered(right, after, before), before
+
+
+# ---- stereo depth ----------------------------------------------------------------------------------------------------
+
+# What an estimate works out of its pair: filling changes none of it.
+_OF_THE_PAIR = ("disparity", "flow", "matched_labels", "matched_mask", "matched_depth", "depth_sigma", "_raw_depth")
 
 
 @dataclass(frozen=True)
@@ -91,12 +335,12 @@ class StereoEstimate:
     matched: np.ndarray
     disparity_sigma: np.ndarray | None
     right_disparity: np.ndarray | None
-    config: EstimatorConfig
+    config: StereoConfig
     seconds: float
     filling: np.ndarray | None = None
 
     @classmethod
-    def from_mono(cls, depth: np.ndarray, rig: StereoRig, config: EstimatorConfig, seconds: float) -> StereoEstimate:
+    def from_mono(cls, depth: np.ndarray, rig: StereoRig, config: StereoConfig, seconds: float) -> StereoEstimate:
         """What the left image alone gives, for lack of a right one: nothing is matched, everything is filled.
 
         ``depth``: H x W float32 m. Of ``rig`` only the left camera counts.
@@ -194,7 +438,7 @@ class StereoEstimate:
         return geometry.disparity_to_depth(self.matched, self.rig)
 
 
-class StereoDepthEstimator(MethodRunner[Matcher]):
+class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
     """Estimates depth from rectified pairs with one model.
 
     Example::
@@ -207,18 +451,20 @@ class StereoDepthEstimator(MethodRunner[Matcher]):
         print(estimate.depth[240, 320], "m")
     """
 
-    def __init__(self, config: EstimatorConfig | None = None) -> None:
+    def __init__(self, config: StereoConfig | None = None) -> None:
         """Load the model.
 
         Raises:
             ModelError: weights or device that cannot be used.
         """
-        self.config = config or EstimatorConfig()
-        c = self.config
-        matcher = create_matcher(
-            c.model, weights=c.weights or None, device=c.device, precision=c.precision, max_disparity=c.max_disparity
-        )
-        super().__init__(matcher)
+        c = config or StereoConfig()
+        matcher: Matcher
+        if c.model in c.classical:
+            matcher = SgbmMatcher(c.max_disparity)
+        else:
+            network, card = load_network(c.model, c.weights, c.device, c.precision, STEREO_MODELS, "stereo")
+            matcher = NetworkMatcher(network, card.name, card.sha256, c.precision)
+        super().__init__(c, matcher)
 
     def warm_up(self, width: int, height: int) -> None:
         """One run on an empty pair of this size, so that the first real one is not slow."""
@@ -258,19 +504,15 @@ class StereoDepthEstimator(MethodRunner[Matcher]):
         height, width = left.shape[:2]
         if scale == 1:
             return self._method.match(left, right, first)
-        size = (max(16, round(width * scale)), max(16, round(height * scale)))
-        method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        small = [cv2.resize(np.ascontiguousarray(image), size, interpolation=method) for image in (left, right)]
-        found = self._method.match(small[0], small[1], math.floor(first * size[0] / width))
-        back = width / size[0]
-
-        def enlarge(field: np.ndarray) -> np.ndarray:
-            return cv2.resize(field, (width, height), interpolation=cv2.INTER_LINEAR) * np.float32(back)
-
-        return Match(enlarge(found.disparity), None if found.sigma is None else enlarge(found.sigma))
+        size = scaled_size(width, height, scale)
+        found = self._method.match(
+            resize_image(left, *size), resize_image(right, *size), math.floor(first * size[0] / width)
+        )
+        sigma = None if found.sigma is None else resize_disparity(found.sigma, width, height)
+        return Match(resize_disparity(found.disparity, width, height), sigma)
 
 
-def _completed(matched: np.ndarray, config: EstimatorConfig) -> np.ndarray:
+def _completed(matched: np.ndarray, config: StereoConfig) -> np.ndarray:
     if config.left_right_check == "off" or np.isnan(matched).any():
         return matched
     return geometry.complete_occluded(matched, config.left_right_threshold)

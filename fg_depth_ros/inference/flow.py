@@ -9,58 +9,23 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 import cv2
 import numpy as np
-import torch
-from torch import nn
 
+from fg_depth_ros.geometry.resize import resize_flow, resize_image, scaled_size
 from fg_depth_ros.inference import classical_flow
-from fg_depth_ros.inference.classical_flow import resize_flow
-from fg_depth_ros.inference.running import PRECISIONS, Method, MethodRunner, as_tensor, load_network, running
+from fg_depth_ros.inference.config import FlowConfig
+from fg_depth_ros.inference.estimator import Estimator, Method, NetworkMethod, load_network
 from fg_depth_ros.networks import FLOW_MODELS
 
-CLASSICAL_FLOW: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+_METHODS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "dis": classical_flow.dis,
     "farneback": classical_flow.farneback,
     "lucas_kanade": classical_flow.lucas_kanade,
     "horn_schunck": classical_flow.horn_schunck,
 }
-
-
-def known_flow_models() -> tuple[str, ...]:
-    """Names that ``FlowConfig`` takes: networks, then classical methods."""
-    return (*sorted(FLOW_MODELS), *CLASSICAL_FLOW)
-
-
-@dataclass(frozen=True)
-class FlowConfig:
-    """How to estimate flow. Raises ValueError for values out of range, naming the way out."""
-
-    model: str = "flownet_lite"
-    """Network or classical method; empty = the network that ``weights`` belongs to."""
-    weights: str = ""
-    """Path of a weights file; empty = the shipped weights."""
-    device: str = "auto"
-    """auto, cpu, cuda:N; classical methods run on the CPU."""
-    precision: str = "float32"
-    """float32, bfloat16 or float16."""
-    inference_scale: float = 1.0
-    """The images are resized by this factor; below 1 it is faster and reaches farther, above 1 it is finer."""
-    variational: bool = False
-    """Refine the answer on the full images: the ``+v`` of the FlowNet paper."""
-
-    def __post_init__(self) -> None:
-        names = (*known_flow_models(), "") if self.weights else known_flow_models()
-        for name, value, known in (("model", self.model, names), ("precision", self.precision, tuple(PRECISIONS))):
-            if value not in known:
-                raise ValueError(f"{name} '{value}' is unknown; choose one of {', '.join(filter(None, known))}")
-        if self.weights and self.model in CLASSICAL_FLOW:
-            raise ValueError(f"'{self.model}' has no weights; leave {self.weights} out or set the model to its network")
-        if not 0.1 <= self.inference_scale <= 4:
-            raise ValueError(f"inference_scale must lie in 0.1 .. 4, got {self.inference_scale}")
 
 
 @dataclass(frozen=True)
@@ -83,45 +48,31 @@ class FlowMethod(Method, Protocol):
         ...
 
 
-class NetworkFlow:
-    """A flow network, wherever it lies and whatever weights it has."""
-
-    def __init__(self, network: nn.Module, name: str, sha256: str = "", precision: torch.dtype = torch.float32) -> None:
-        """``network``: in evaluation mode, on its device, its forward as ``networks.flow`` describes; not changed."""
-        self._network, self._precision = network, precision
-        self._device = next(network.parameters()).device
-        self.name, self.sha256, self.device = name, sha256, str(self._device)
-
-    @classmethod
-    def load(cls, model: str, weights: str | Path | None, device: str, precision: str) -> NetworkFlow:
-        """A network with weights, made fast for inference. Raises ModelError."""
-        network, card = load_network(model, weights, device, precision, FLOW_MODELS, "flow")
-        return cls(network, card.name, card.sha256, PRECISIONS[precision])
+class NetworkFlow(NetworkMethod):
+    """A flow network as a flow method; its forward as ``networks.flow`` describes."""
 
     def flow(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """See ``FlowMethod``. Raises OutOfMemory."""
-        height, width = first.shape[:2]
-        with running(self._device, self._precision, width, height):
-            answer = self._network(*(as_tensor(image, self._device) for image in (first, second)))
-            found: np.ndarray = answer.flow[0].float().permute(1, 2, 0).contiguous().cpu().numpy()
+        with self._inference_mode(first):
+            prediction = self._run(first, second)
+            found: np.ndarray = prediction.flow[0].float().permute(1, 2, 0).contiguous().cpu().numpy()
             return found
 
 
 class ClassicalFlow:
-    """A method without learning; it looks at grey values."""
+    """One of ``config.CLASSICAL_FLOW``; works on grey values."""
 
     sha256, device = "", "cpu"
 
     def __init__(self, name: str) -> None:
-        """``name``: one of ``CLASSICAL_FLOW``."""
         self.name = name
 
     def flow(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """See ``FlowMethod``."""
-        return CLASSICAL_FLOW[self.name](_grey(first), _grey(second))
+        return _METHODS[self.name](_grey(first), _grey(second))
 
 
-class FlowEstimator(MethodRunner[FlowMethod]):
+class FlowEstimator(Estimator[FlowConfig, FlowMethod]):
     """Estimates optical flow with one model.
 
     Example::
@@ -139,12 +90,12 @@ class FlowEstimator(MethodRunner[FlowMethod]):
         Raises:
             ModelError: weights or device that cannot be used.
         """
-        self.config = config or FlowConfig()
-        c = self.config
-        if c.model in CLASSICAL_FLOW:
-            super().__init__(ClassicalFlow(c.model))
-        else:
-            super().__init__(NetworkFlow.load(c.model, c.weights, c.device, c.precision))
+        c = config or FlowConfig()
+        if c.model in c.classical:
+            super().__init__(c, ClassicalFlow(c.model))
+            return
+        network, card = load_network(c.model, c.weights, c.device, c.precision, FLOW_MODELS, "flow")
+        super().__init__(c, NetworkFlow(network, card.name, card.sha256, c.precision))
 
     def refined(self) -> FlowEstimator:
         """An estimator with the same model and the variational refinement; nothing is loaded again."""
@@ -178,9 +129,8 @@ class FlowEstimator(MethodRunner[FlowMethod]):
         if scale == 1:
             return self._method.flow(first, second)
         height, width = first.shape[:2]
-        size = (max(16, round(width * scale)), max(16, round(height * scale)))
-        method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        small = (cv2.resize(np.ascontiguousarray(image), size, interpolation=method) for image in (first, second))
+        size = scaled_size(width, height, scale)
+        small = (resize_image(image, *size) for image in (first, second))
         return resize_flow(self._method.flow(*small), width, height)
 
 

@@ -13,37 +13,10 @@ import cv2
 import numpy as np
 from torch import nn
 
-from fg_depth_ros.inference.running import PRECISIONS, MethodRunner, as_tensor, load_network, running
+from fg_depth_ros.geometry.resize import resize_image
+from fg_depth_ros.inference.config import MonoConfig
+from fg_depth_ros.inference.estimator import Estimator, NetworkMethod, load_network
 from fg_depth_ros.networks import DEPTH_MODELS, depth_of
-
-
-def known_depth_models() -> tuple[str, ...]:
-    """Names that ``MonoConfig`` takes."""
-    return tuple(sorted(DEPTH_MODELS))
-
-
-@dataclass(frozen=True)
-class MonoConfig:
-    """How to estimate depth from one image. Raises ValueError for values out of range, naming the way out."""
-
-    model: str = "depthnet_lite"
-    """Network; empty = the one that ``weights`` belongs to."""
-    weights: str = ""
-    """Path of a weights file; empty = the shipped weights."""
-    device: str = "auto"
-    """auto, cpu, cuda:N."""
-    precision: str = "float32"
-    """float32, bfloat16 or float16."""
-    inference_scale: float = 1.0
-    """Factor on the size that the network was trained at; below 1 it is faster and coarser."""
-
-    def __post_init__(self) -> None:
-        names = (*known_depth_models(), "") if self.weights else known_depth_models()
-        for name, value, known in (("model", self.model, names), ("precision", self.precision, tuple(PRECISIONS))):
-            if value not in known:
-                raise ValueError(f"{name} '{value}' is unknown; choose one of {', '.join(filter(None, known))}")
-        if not 0.1 <= self.inference_scale <= 4:
-            raise ValueError(f"inference_scale must lie in 0.1 .. 4, got {self.inference_scale}")
 
 
 @dataclass(frozen=True)
@@ -58,24 +31,14 @@ class MonoEstimate:
     seconds: float
 
 
-class NetworkMono:
-    """A depth network, wherever it lies and whatever weights it has."""
+class NetworkMono(NetworkMethod):
+    """A ``DepthNetwork`` as a method; ``scale``: factor on the size of its input."""
 
     def __init__(
         self, network: nn.Module, name: str, sha256: str = "", precision: str = "float32", scale: float = 1.0
     ) -> None:
-        """``network``: a ``DepthNetwork`` in evaluation mode, on its device; not changed. ``scale``: of its input."""
-        self._network, self._precision = network, PRECISIONS[precision]
-        self._device = next(network.parameters()).device
-        self.name, self.sha256, self.device, self.scale = name, sha256, str(self._device), scale
-
-    @classmethod
-    def load(cls, config: MonoConfig) -> NetworkMono:
-        """A network with weights, made fast for inference. Raises ModelError."""
-        network, card = load_network(
-            config.model, config.weights or None, config.device, config.precision, DEPTH_MODELS, "depth"
-        )
-        return cls(network, card.name, card.sha256, config.precision, config.inference_scale)
+        super().__init__(network, name, sha256, precision)
+        self.scale = scale
 
     @property
     def camera(self) -> str:
@@ -100,18 +63,16 @@ class NetworkMono:
         """
         height, width = image.shape[:2]
         size = self.input_size(width, height)
-        method = cv2.INTER_AREA if size[0] < width else cv2.INTER_LINEAR
-        small = cv2.resize(np.ascontiguousarray(image), size, interpolation=method)
-        with running(self._device, self._precision, *size):
-            inverse = self._network(as_tensor(small, self._device)).inverse
-            found = inverse[0, 0].float().cpu().numpy()
+        small = resize_image(image, *size)
+        with self._inference_mode(small):
+            found = self._run(small).inverse[0, 0].float().cpu().numpy()
         # Inverse depth is what varies smoothly over a surface; depth would be smeared towards the far side.
         found = cv2.resize(found, (width, height), interpolation=cv2.INTER_LINEAR)
         focal: float = float(self._network.focal)  # type: ignore[arg-type]
         return np.asarray(depth_of(found, focal, fx * size[0] / width), dtype=np.float32)  # type: ignore[arg-type]
 
 
-class MonoDepthEstimator(MethodRunner[NetworkMono]):
+class MonoDepthEstimator(Estimator[MonoConfig, NetworkMono]):
     """Estimates metric depth from single images with one model.
 
     Example::
@@ -128,8 +89,9 @@ class MonoDepthEstimator(MethodRunner[NetworkMono]):
         Raises:
             ModelError: weights or device that cannot be used.
         """
-        self.config = config or MonoConfig()
-        super().__init__(NetworkMono.load(self.config))
+        c = config or MonoConfig()
+        network, card = load_network(c.model, c.weights, c.device, c.precision, DEPTH_MODELS, "depth")
+        super().__init__(c, NetworkMono(network, card.name, card.sha256, c.precision, c.inference_scale))
 
     @property
     def camera(self) -> str:

@@ -30,15 +30,16 @@ def pad_to_multiple(multiple: int, *images: torch.Tensor) -> list[torch.Tensor]:
     return [F.pad(image, (0, across, 0, down), mode="replicate") for image in images]
 
 
-def warp(second: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
+def warp(second: torch.Tensor, flow: torch.Tensor, padding_mode: str = "border") -> torch.Tensor:
     """Read ``second`` where the flow points to: result(x, y) = second(x + u, y + v).
 
     Args:
         second: N x C x H x W.
         flow: N x 2 x H x W px.
+        padding_mode: beyond the border, as ``torch.nn.functional.grid_sample`` takes it.
 
     Returns:
-        N x C x H x W, bilinear; beyond the border the border continues.
+        N x C x H x W, bilinear.
     """
     _, _, h, w = second.shape
     ys, xs = torch.meshgrid(
@@ -49,5 +50,5 @@ def warp(second: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
     gx = 2 * (xs + flow[:, 0].float()) / max(w - 1, 1) - 1
     gy = 2 * (ys + flow[:, 1].float()) / max(h - 1, 1) - 1
     grid = torch.stack([gx, gy], -1)
-    read = F.grid_sample(second.float(), grid, mode="bilinear", padding_mode="border", align_corners=True)
+    read = F.grid_sample(second.float(), grid, mode="bilinear", padding_mode=padding_mode, align_corners=True)
     return read.to(second.dtype)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from fg_depth_ros.networks.blocks import Encoder, Residual, conv_norm, double, planar, upsample_convex
 from fg_depth_ros.networks.correlation import correlate_near, correlate_row
+from fg_depth_ros.networks.flow import warp
 
 SIZE_MULTIPLE = 32
 _IMAGE_MEAN = (0.45, 0.432, 0.411)
@@ -112,13 +113,8 @@ def expected_hypothesis(logits: torch.Tensor) -> torch.Tensor:
 
 def warp_along_row(features: torch.Tensor, disparity: torch.Tensor) -> torch.Tensor:
     """Read N x C x H x W right features at x - disparity (N x 1 x H x W feature px); zero outside the image."""
-    n, _, h, w = features.shape
-    xs = torch.arange(w, device=features.device, dtype=torch.float32).view(1, 1, w)
-    ys = torch.arange(h, device=features.device, dtype=torch.float32).view(1, h, 1)
-    gx = 2 * (xs - disparity[:, 0].float()) / max(w - 1, 1) - 1
-    gy = (2 * ys / max(h - 1, 1) - 1).expand(n, h, w)
-    grid = torch.stack([gx, gy], -1)
-    return F.grid_sample(features.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+    flow = torch.cat([-disparity, torch.zeros_like(disparity)], 1)
+    return warp(features.float(), flow, padding_mode="zeros")
 
 
 class _Aggregation(nn.Module):

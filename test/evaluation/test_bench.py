@@ -43,7 +43,7 @@ def test_models_of_every_kind_are_measured(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "weights", "message"),
     [
-        ("nothing", "", "nothing at 64x64, float32 on cpu: unknown model 'nothing'; known: .*sgbm"),
+        ("nothing", "", "nothing at 64x64, float32 on cpu: model 'nothing' is unknown; .*sgbm"),
         ("flownet_stereo", "missing.safetensors", "missing.safetensors"),
         ("depthnet_lite", "missing.safetensors", "missing.safetensors"),
     ],

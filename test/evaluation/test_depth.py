@@ -17,7 +17,7 @@ from fg_depth_ros.data.io.formats import FileError, read_image
 from fg_depth_ros.data.samples import DepthProtocol, DepthSample
 from fg_depth_ros.evaluation import PairMethod, against_stereo, evaluate_depth, watch_depth
 from fg_depth_ros.evaluation.depth import PUBLISHED
-from fg_depth_ros.inference import EstimatorConfig, StereoDepthEstimator
+from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
 from fg_depth_ros.inference.mono import NetworkMono
 from fg_depth_ros.networks import create_model
 
@@ -210,7 +210,7 @@ def test_a_drive_without_truth_is_judged_against_stereo_where_its_checks_hold(tm
     (pair,) = open_stereo_folder(write_pairs(tmp_path / "pairs", ("a",), truth=False))
     (blind,) = open_depth_sets([tmp_path / "pairs"])["pairs"]
     assert blind.truth() is None
-    estimator = StereoDepthEstimator(EstimatorConfig(model="sgbm", left_right_check="two_pass"))
+    estimator = StereoDepthEstimator(StereoConfig(model="sgbm", left_right_check="two_pass"))
     lone = replace(blind, pair=None)
     samples = against_stereo([replace(blind, protocol=EIGEN), lone], estimator)
     assert len(samples) == 1 and samples[0].protocol == replace(EIGEN, name="")

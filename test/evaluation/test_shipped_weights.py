@@ -9,7 +9,7 @@ from fg_depth_ros.data.datasets.flow import open_flow_sets
 from fg_depth_ros.data.datasets.stereo import motorcycle, open_stereo_folder
 from fg_depth_ros.evaluation import StereoMethod, evaluate_flow, evaluate_stereo
 from fg_depth_ros.geometry import complete_occluded
-from fg_depth_ros.inference import EstimatorConfig, FlowConfig, FlowEstimator, MonoDepthEstimator, StereoDepthEstimator
+from fg_depth_ros.inference import FlowConfig, FlowEstimator, MonoDepthEstimator, StereoConfig, StereoDepthEstimator
 from fg_depth_ros.networks import load_model
 from fg_depth_ros.synthesis.world.samples import world_samples
 
@@ -23,7 +23,7 @@ BOUNDS = {
 
 
 def judged(samples):
-    estimator = StereoDepthEstimator(EstimatorConfig())
+    estimator = StereoDepthEstimator(StereoConfig())
     method = StereoMethod(estimator, fill=complete_occluded)
     return evaluate_stereo({"set": samples}, {"net": method}, show_progress=False).rows[0]["metrics"]
 

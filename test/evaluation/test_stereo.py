@@ -12,7 +12,7 @@ from fg_depth_ros.data.datasets.stereo import motorcycle, open_stereo_folder
 from fg_depth_ros.data.io.formats import read_image
 from fg_depth_ros.evaluation import StereoMethod, evaluate_stereo
 from fg_depth_ros.geometry import fill_holes_kitti
-from fg_depth_ros.inference import EstimatorConfig, StereoDepthEstimator
+from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
 
 ROWS = 92  # of 96: the first four have no truth
 
@@ -123,7 +123,7 @@ def test_an_answer_of_another_size_is_refused(tmp_path):
 
 
 def test_classical_stereo_on_the_real_pair_is_as_good_as_it_is_known_to_be():
-    sgbm = StereoDepthEstimator(EstimatorConfig(model="sgbm"))
+    sgbm = StereoDepthEstimator(StereoConfig(model="sgbm"))
     report = evaluate_stereo(
         {"Motorcycle": [motorcycle()]},
         {"filled": StereoMethod(sgbm, fill=fill_holes_kitti), "unfilled": sgbm},

@@ -10,7 +10,7 @@ import pytest
 
 from fg_depth_ros.data.datasets.stereo import motorcycle
 from fg_depth_ros.geometry import Label, StereoRig
-from fg_depth_ros.inference import EstimatorConfig, Match, StereoDepthEstimator, StereoEstimate
+from fg_depth_ros.inference import Match, StereoConfig, StereoDepthEstimator, StereoEstimate
 
 RIG = StereoRig(width=64, height=32, fx=100.0, fy=100.0, cx=31.5, cy=15.5, cx_right=33.5, baseline=0.2)
 
@@ -30,7 +30,7 @@ class FixedMatcher:
 
 
 def estimate_with(disparity, sigma=None, mirrored=None, rig=RIG, **options):
-    estimator = StereoDepthEstimator(EstimatorConfig(model="sgbm", **options))
+    estimator = StereoDepthEstimator(StereoConfig(model="sgbm", **options))
     estimator._method = FixedMatcher(disparity.astype(np.float32), sigma, mirrored)
     blank = np.zeros((rig.height, rig.width, 3), np.uint8)
     return estimator.estimate(blank, blank, rig)
@@ -105,8 +105,8 @@ def test_the_same_scene_at_half_resolution_gives_the_same_metres():
 def test_inference_scale_keeps_size_and_metres(model):
     sample = motorcycle()
     left, right = sample.images()
-    full = StereoDepthEstimator(EstimatorConfig(model=model)).estimate(left, right, sample.rig)
-    half = StereoDepthEstimator(EstimatorConfig(model=model, inference_scale=0.5)).estimate(left, right, sample.rig)
+    full = StereoDepthEstimator(StereoConfig(model=model)).estimate(left, right, sample.rig)
+    half = StereoDepthEstimator(StereoConfig(model=model, inference_scale=0.5)).estimate(left, right, sample.rig)
     assert half.depth.shape == full.depth.shape
     both = np.isfinite(full.depth) & np.isfinite(half.depth)
     assert np.median(np.abs(half.depth[both] / full.depth[both] - 1)) < 0.02
@@ -175,7 +175,7 @@ def test_filling_with_another_size_is_named():
 def test_from_the_left_image_alone_everything_in_range_is_filled():
     mono = np.full((32, 64), 5.0, np.float32)
     mono[3] = 0.05
-    config = EstimatorConfig(model="sgbm", max_depth=20.0)
+    config = StereoConfig(model="sgbm", max_depth=20.0)
     estimate = StereoEstimate.from_mono(mono, RIG, config, 0.25)
     assert (estimate.labels[3] == Label.OUT_OF_RANGE).all()
     assert (np.delete(estimate.labels, 3, 0) == Label.FILLED_FROM_MONO).all()
@@ -186,7 +186,7 @@ def test_from_the_left_image_alone_everything_in_range_is_filled():
 
 
 def test_wrong_pairs_are_named():
-    estimator = StereoDepthEstimator(EstimatorConfig(model="sgbm"))
+    estimator = StereoDepthEstimator(StereoConfig(model="sgbm"))
     good = np.zeros((32, 64, 3), np.uint8)
     with pytest.raises(ValueError, match=r"right image must be .* got \(32, 64, 3\) of float32"):
         estimator.estimate(good, good.astype(np.float32), RIG)
@@ -213,4 +213,4 @@ def test_wrong_pairs_are_named():
 )
 def test_options_out_of_range_are_named(options, message):
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(EstimatorConfig(), **options)
+        dataclasses.replace(StereoConfig(), **options)

@@ -7,9 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from fg_depth_ros.inference import FlowConfig, FlowEstimator, ModelError, NetworkFlow, OutOfMemory, create_matcher
+from fg_depth_ros.inference import (
+    FlowConfig,
+    FlowEstimator,
+    ModelError,
+    NetworkFlow,
+    OutOfMemory,
+    StereoConfig,
+    StereoDepthEstimator,
+)
 from fg_depth_ros.inference.classical_flow import dis, horn_schunck, refine, resize_flow
-from fg_depth_ros.inference.flow import CLASSICAL_FLOW
+from fg_depth_ros.inference.config import CLASSICAL_FLOW
 from fg_depth_ros.networks import FLOW_MODELS, MODELS, ModelCard, create_model, save_checkpoint
 from fg_depth_ros.networks.flow import FlowPrediction
 
@@ -126,13 +134,13 @@ def test_a_stereo_net_for_flow_and_the_reverse_are_named(tmp_path, colour_flow):
     with pytest.raises(ModelError, match="'flownet_stereo', not of one of colour_flow, .* is no flow network"):
         FlowEstimator(FlowConfig(model="", weights=str(stereo)))
     with pytest.raises(ModelError, match=r"colour\.safetensors holds .* 'colour_flow' is no stereo network"):
-        create_matcher("flownet_stereo", weights=colour_flow)
+        StereoDepthEstimator(StereoConfig(weights=str(colour_flow)))
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("2 GiB"), RuntimeError("[enforce] can't allocate memory")])
 def test_too_little_memory_has_a_name_of_its_own(error):
     frame = np.zeros((32, 48, 3), np.uint8)
-    with pytest.raises(OutOfMemory, match="cpu has too little memory for a 48x32 pair"):
+    with pytest.raises(OutOfMemory, match="cpu has too little memory for .*48x32"):
         NetworkFlow(ColourFlow(fail=error), "x").flow(frame, frame)
     with pytest.raises(RuntimeError, match="a defect"):
         NetworkFlow(ColourFlow(fail=RuntimeError("a defect")), "x").flow(frame, frame)

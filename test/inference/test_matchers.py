@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from fg_depth_ros.inference import ModelError, create_matcher, known_models
-from fg_depth_ros.inference.matchers import choose_device, fold_batch_norm, widened
+from fg_depth_ros.inference import ModelError, StereoConfig, StereoDepthEstimator
+from fg_depth_ros.inference.estimator import choose_device, fold_batch_norm, widened
 from fg_depth_ros.networks import ModelCard, create_model, save_checkpoint
+
+
+def estimator(model, **options):
+    return StereoDepthEstimator(StereoConfig(model=model, **options))
 
 
 def shifted_pair(disparity: int, height: int = 96, width: int = 256, seed: int = 0):
@@ -19,11 +23,11 @@ def shifted_pair(disparity: int, height: int = 96, width: int = 256, seed: int =
     return scene[:, 40 : 40 + width].copy(), scene[:, 40 + disparity : 40 + disparity + width].copy()
 
 
-@pytest.mark.parametrize("model", known_models())
+@pytest.mark.parametrize("model", StereoConfig.known_models())
 @pytest.mark.parametrize(("disparity", "first"), [(10, 0), (33, 0), (12, 7), (-9, -16)])
 def test_a_known_shift_is_found_from_any_start_of_the_search(model, disparity, first):
     left, right = shifted_pair(disparity)
-    answer = create_matcher(model).match(left, right, first)
+    answer = estimator(model, min_disparity=first).match(left, right)
     assert answer.disparity.shape == left.shape[:2]
     assert answer.disparity.dtype == np.float32
     inner = answer.disparity[8:-8, 48:-48]
@@ -34,11 +38,11 @@ def test_a_known_shift_is_found_from_any_start_of_the_search(model, disparity, f
         assert (answer.sigma > 0).all()
 
 
-@pytest.mark.parametrize("model", known_models())
+@pytest.mark.parametrize("model", StereoConfig.known_models())
 @pytest.mark.parametrize("size", [(97, 251), (64, 208)])
 def test_any_size_and_grey_images(model, size):
     left, right = (image[: size[0], : size[1], 0].copy() for image in shifted_pair(20, 128, 256))
-    answer = create_matcher(model).match(left, right)
+    answer = estimator(model).match(left, right)
     assert answer.disparity.shape == size
     assert np.nanmedian(answer.disparity[:, 48:]) == pytest.approx(20, abs=0.3)
 
@@ -74,12 +78,12 @@ def test_folding_batch_norms_changes_no_answer():
 
 
 def test_every_wrong_choice_is_named_with_the_way_out(tmp_path):
-    with pytest.raises(ModelError, match="unknown model 'raft'; known: flownet_stereo, sgbm"):
-        create_matcher("raft")
+    with pytest.raises(ValueError, match="'raft' is unknown; choose one of flownet_stereo, sgbm"):
+        estimator("raft")
     with pytest.raises(ModelError, match=r"nothing\.safetensors does not exist"):
-        create_matcher("flownet_stereo", weights=tmp_path / "nothing.safetensors")
-    with pytest.raises(ModelError, match="unknown precision 'int3'; known: float32"):
-        create_matcher("flownet_stereo", precision="int3")
+        estimator("flownet_stereo", weights=str(tmp_path / "nothing.safetensors"))
+    with pytest.raises(ValueError, match="precision 'int3' is unknown; choose one of float32"):
+        estimator("flownet_stereo", precision="int3")
     with pytest.raises(ModelError, match="device 'quantum' cannot be used here .*use auto, cpu or cuda:N"):
         choose_device("quantum")
     if not torch.cuda.is_available():
@@ -94,11 +98,11 @@ def test_weights_of_another_network_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "other.safetensors"
     save_checkpoint(path, torch.nn.Linear(1, 1), ModelCard("another_net"))
     with pytest.raises(ModelError, match="holds weights of 'another_net', not of 'flownet_stereo'"):
-        create_matcher("flownet_stereo", weights=path)
+        estimator("flownet_stereo", weights=str(path))
 
 
 def test_bfloat16_answers_nearly_the_same():
     left, right = shifted_pair(21)
-    full = create_matcher("flownet_stereo").match(left, right).disparity
-    half = create_matcher("flownet_stereo", precision="bfloat16").match(left, right).disparity
+    full = estimator("flownet_stereo").match(left, right).disparity
+    half = estimator("flownet_stereo", precision="bfloat16").match(left, right).disparity
     assert np.median(np.abs(full - half)) < 0.2

@@ -6,7 +6,7 @@ import threading
 
 from support.waiting import LIMIT, wait_until
 
-from fg_depth_ros.inference import EstimatorConfig, ModelError, StereoDepthEstimator
+from fg_depth_ros.inference import ModelError, StereoConfig, StereoDepthEstimator
 from fg_depth_ros.nodes.stereo_depth.model_host import LazyHost, ModelHost
 
 
@@ -15,14 +15,14 @@ def test_going_back_while_another_model_loads_ends_with_the_first() -> None:
     exchanged: list[float] = []
 
     class Slow(StereoDepthEstimator):
-        def __init__(self, config: EstimatorConfig) -> None:
+        def __init__(self, config: StereoConfig) -> None:
             if config.max_depth == 50.0:
                 begun.set()
                 assert go_on.wait(LIMIT)
             super().__init__(config)
 
     host = ModelHost(lambda e: exchanged.append(e.config.max_depth), lambda config, text: None, Slow)
-    first, second = (EstimatorConfig(model="sgbm", max_depth=depth) for depth in (80.0, 50.0))
+    first, second = (StereoConfig(model="sgbm", max_depth=depth) for depth in (80.0, 50.0))
     host.load(first)
     host.exchange(second)
     assert begun.wait(LIMIT)
@@ -42,7 +42,7 @@ def test_going_back_while_another_model_loads_ends_with_the_first() -> None:
 # ---- loaded when it is needed --------------------------------------------------------------------------------------
 
 
-CONFIG = EstimatorConfig(model="sgbm")
+CONFIG = StereoConfig(model="sgbm")
 
 
 class Builder:
@@ -51,7 +51,7 @@ class Builder:
     def __init__(self, trouble: str = "") -> None:
         self.trouble, self.asked = trouble, []
 
-    def __call__(self, config: EstimatorConfig) -> StereoDepthEstimator:
+    def __call__(self, config: StereoConfig) -> StereoDepthEstimator:
         self.asked.append(config)
         if self.trouble:
             raise ModelError(self.trouble)
@@ -107,7 +107,7 @@ def test_a_model_that_runs_is_exchanged_at_once_and_stays_on_failure() -> None:
     host.prepare(CONFIG)
     host.demand()
     wait_until(host.demand)
-    other = EstimatorConfig(model="sgbm", max_depth=9.0)
+    other = StereoConfig(model="sgbm", max_depth=9.0)
     host.prepare(other)
     wait_until(lambda: host.estimator.config == other)
     build.trouble = "damaged"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fg_depth_ros.geometry import StereoRig
-from fg_depth_ros.inference import EstimatorConfig, StereoEstimate
+from fg_depth_ros.inference import StereoConfig, StereoEstimate
 from fg_depth_ros.nodes.stereo_depth import mono_work
 from fg_depth_ros.nodes.stereo_depth.mono_work import MonoScale
 
@@ -18,7 +18,7 @@ def stereo(depth: float, share: float = 1.0) -> StereoEstimate:
     rig = StereoRig(50, 20, 100.0, 100.0, 24.5, 9.5, 24.5 + 60.0, 0.2)  # Z = 20 / (d + 60)
     matched = np.full((20, 50), 20.0 / depth - 60.0, np.float32)
     matched[:, : round(50 * (1 - share))] = np.nan
-    return StereoEstimate(rig, matched, None, None, EstimatorConfig(model="sgbm", left_right_check="off"), 0.0)
+    return StereoEstimate(rig, matched, None, None, StereoConfig(model="sgbm", left_right_check="off"), 0.0)
 
 
 def says(metres: float) -> np.ndarray:

@@ -16,7 +16,7 @@ from support.waiting import LIMIT
 
 from fg_depth_ros.data.io import messages
 from fg_depth_ros.geometry import Label
-from fg_depth_ros.inference import EstimatorConfig, OutOfMemory, StereoDepthEstimator
+from fg_depth_ros.inference import OutOfMemory, StereoConfig, StereoDepthEstimator
 from fg_depth_ros.networks import ModelCard, create_model, save_checkpoint
 
 SCENE = wall()
@@ -237,17 +237,17 @@ def test_a_model_is_exchanged_beside_the_running_one(make: Callable[..., Bench],
     weights = tmp_path / "new.safetensors"
     weights.write_bytes(b"anything")
     begun, finish = threading.Event(), threading.Event()
-    built: list[EstimatorConfig] = []
+    built: list[StereoConfig] = []
 
     class Slow(StereoDepthEstimator):
         """Stands in for a network: takes a while to load, and answers as sgbm does."""
 
-        def __init__(self, config: EstimatorConfig) -> None:
+        def __init__(self, config: StereoConfig) -> None:
             built.append(config)
             if config.weights:
                 begun.set()
                 assert finish.wait(LIMIT)
-            super().__init__(EstimatorConfig(model="sgbm", max_disparity=64))
+            super().__init__(StereoConfig(model="sgbm", max_disparity=64))
             self.config = config
 
         def warm_up(self, width: int, height: int) -> None:

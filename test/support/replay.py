@@ -7,15 +7,15 @@ from types import SimpleNamespace
 import numpy as np
 
 from fg_depth_ros.evaluation.replay.methods import Loaded, ReplayMethod
-from fg_depth_ros.inference import EstimatorConfig, MonoConfig, MonoDepthEstimator, StereoDepthEstimator
-from fg_depth_ros.inference.matchers import Match
+from fg_depth_ros.inference import MonoConfig, MonoDepthEstimator, StereoConfig, StereoDepthEstimator
+from fg_depth_ros.inference.estimator import Match
 
 
 class FixedStereo(StereoDepthEstimator):
     """Answers every pair with one disparity, px."""
 
     def __init__(self, disparity: float) -> None:
-        self.config = EstimatorConfig(model="sgbm")
+        self.config = StereoConfig(model="sgbm")
         self._method = SimpleNamespace(name="fixed", sha256="5a", device="cpu")
         self.disparity_px = disparity
 

@@ -188,13 +188,13 @@ def test_real_pairs_are_watched_and_written_down(tmp_path):
 
     from fg_depth_ros.data.datasets.stereo import open_stereo_sets
     from fg_depth_ros.evaluation.stereo import evaluate_stereo, watch_stereo
-    from fg_depth_ros.inference import EstimatorConfig, StereoDepthEstimator
+    from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
 
     sets = open_stereo_sets([write_pairs(tmp_path / "street")])
     best = train_stereo(StereoTraining(out=str(tmp_path / "run"), steps=1, **SMALL), watch_stereo(sets))
     (row,) = [json.loads(line) for line in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()]
     # The estimator with the weights that were kept says the same of these pairs.
-    estimator = StereoDepthEstimator(EstimatorConfig(weights=str(best)))
+    estimator = StereoDepthEstimator(StereoConfig(weights=str(best)))
     judged = evaluate_stereo(sets, {"kept": estimator}, show_progress=False).rows[0]["metrics"]
     assert row["street/epe"] == pytest.approx(judged["epe"], rel=1e-3)
     assert row["street/d1"] == pytest.approx(judged["d1"], abs=0.5)

@@ -24,8 +24,8 @@ from fg_depth_ros.data.io.formats import FileError
 from fg_depth_ros.evaluation.depth import evaluate_depth
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.geometry import StereoRig
+from fg_depth_ros.inference.estimator import choose_device
 from fg_depth_ros.inference.mono import NetworkMono
-from fg_depth_ros.inference.running import choose_device
 from fg_depth_ros.networks import load_model
 from fg_depth_ros.synthesis.cutouts import CutoutAtlas
 from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos

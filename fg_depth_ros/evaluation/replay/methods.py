@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from fg_depth_ros.inference import EstimatorConfig, MonoConfig, MonoDepthEstimator, StereoDepthEstimator
-from fg_depth_ros.inference.matchers import CLASSICAL
+from fg_depth_ros.inference import MonoConfig, MonoDepthEstimator, StereoConfig, StereoDepthEstimator
+from fg_depth_ros.inference.config import CLASSICAL_STEREO
 from fg_depth_ros.networks import DEPTH_MODELS, STEREO_MODELS, CheckpointError, load_checkpoint
 
 Kind = Literal["stereo", "mono"]
@@ -24,7 +24,7 @@ class ReplayMethod(NamedTuple):
 
 def shipped(model: str) -> ReplayMethod:
     """A model with the weights that come with the package, or a classical method. Raises ValueError: unknown."""
-    if model in CLASSICAL:
+    if model in CLASSICAL_STEREO:
         return ReplayMethod(model, "stereo", model)
     return ReplayMethod(f"{model} (shipped)", _kind(model, f"model '{model}'"), model)
 
@@ -44,7 +44,7 @@ def _kind(model: str, where: str) -> Kind:
         return "stereo"
     if model in DEPTH_MODELS:
         return "mono"
-    known = ", ".join([*STEREO_MODELS, *DEPTH_MODELS, *CLASSICAL])
+    known = ", ".join([*STEREO_MODELS, *DEPTH_MODELS, *CLASSICAL_STEREO])
     raise CheckpointError(f"{where}: '{model}' gives no depth to replay; the models that do: {known}")
 
 
@@ -91,7 +91,7 @@ def load_methods(
         if method.kind == "mono":
             estimator = MonoDepthEstimator(MonoConfig(**given))
         else:
-            estimator = StereoDepthEstimator(EstimatorConfig(**given, min_depth=min_depth, max_depth=max_depth))
+            estimator = StereoDepthEstimator(StereoConfig(**given, min_depth=min_depth, max_depth=max_depth))
         loaded.append(Loaded(method, estimator))
     return loaded
 

@@ -8,18 +8,18 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from fg_depth_ros.inference import (
-    EstimatorConfig,
     FlowConfig,
     FlowEstimator,
     ModelError,
     MonoConfig,
     MonoDepthEstimator,
     OutOfMemory,
+    StereoConfig,
     StereoDepthEstimator,
 )
 from fg_depth_ros.nodes.common.codes import SwapState
 
-AnyConfig = EstimatorConfig | FlowConfig | MonoConfig
+AnyConfig = StereoConfig | FlowConfig | MonoConfig
 AnyEstimator = StereoDepthEstimator | FlowEstimator | MonoDepthEstimator
 ConfigT = TypeVar("ConfigT", bound=AnyConfig)
 EstimatorT = TypeVar("EstimatorT", bound=AnyEstimator)
@@ -191,6 +191,6 @@ class LazyHost(ModelHost[ConfigT, EstimatorT]):
         return self._estimator
 
 
-StereoHost = ModelHost[EstimatorConfig, StereoDepthEstimator]
+StereoHost = ModelHost[StereoConfig, StereoDepthEstimator]
 FlowHost = ModelHost[FlowConfig, FlowEstimator]
 MonoHost = LazyHost[MonoConfig, MonoDepthEstimator]

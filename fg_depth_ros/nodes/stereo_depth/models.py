@@ -11,11 +11,11 @@ from rclpy.parameter import Parameter
 
 from fg_depth_ros import __version__
 from fg_depth_ros.inference import (
-    EstimatorConfig,
     FlowConfig,
     FlowEstimator,
     MonoConfig,
     MonoDepthEstimator,
+    StereoConfig,
     StereoDepthEstimator,
 )
 from fg_depth_ros.nodes.common import diagnostics
@@ -75,7 +75,7 @@ class NodeModels:
         node: LifecycleNode,
         faults: Faults,
         post: Callable[[Callable[[], None]], None],
-        build: Callable[[EstimatorConfig], StereoDepthEstimator],
+        build: Callable[[StereoConfig], StereoDepthEstimator],
     ) -> None:
         self._node, self._faults = node, faults
 
@@ -173,14 +173,14 @@ class NodeModels:
             }
         return values
 
-    def _stereo_config(self, values: Values) -> EstimatorConfig:
+    def _stereo_config(self, values: Values) -> StereoConfig:
         """The configurations from parameter values. They raise ValueError for what does not go together."""
         fields = {field: values[name] for field, name in _STEREO.items()}
         if fields["model"] == "sgbm":
             fields["weights"] = ""  # the classical method has none
         _check_file("depth_weights", fields["weights"])
         fields["inference_scale"] = min(fields["inference_scale"], self.stereo.scale_limit)
-        return EstimatorConfig(**fields)
+        return StereoConfig(**fields)
 
     def _flow_config(self, values: Values) -> FlowConfig | None:
         fields = {field: values[name] for field, name in _FLOW.items()}

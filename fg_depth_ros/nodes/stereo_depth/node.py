@@ -20,7 +20,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile
 
-from fg_depth_ros.inference import EstimatorConfig, StereoDepthEstimator
+from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
 from fg_depth_ros.nodes.common import diagnostics
 from fg_depth_ros.nodes.common.codes import FaultCode, NodeState
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, PairStatistics
@@ -67,7 +67,7 @@ class StereoDepthNode(LifecycleNode):
     def __init__(
         self,
         *,
-        build: Callable[[EstimatorConfig], StereoDepthEstimator] = StereoDepthEstimator,
+        build: Callable[[StereoConfig], StereoDepthEstimator] = StereoDepthEstimator,
         **kwargs: Any,
     ) -> None:
         super().__init__("stereo_depth_node", **kwargs)

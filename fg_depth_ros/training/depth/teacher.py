@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from fg_depth_ros.data.io.formats import FileError, read_kitti_disparity, write_kitti_disparity
 from fg_depth_ros.inference import ModelError, SgbmMatcher
-from fg_depth_ros.inference.flow import CLASSICAL_FLOW, ClassicalFlow
-from fg_depth_ros.inference.matchers import CLASSICAL
-from fg_depth_ros.inference.running import PRECISIONS, choose_device, load_network, running
+from fg_depth_ros.inference.config import CLASSICAL_FLOW, CLASSICAL_STEREO
+from fg_depth_ros.inference.estimator import choose_device, inference_mode, load_network
+from fg_depth_ros.inference.flow import ClassicalFlow
 from fg_depth_ros.networks import FLOW_MODELS, STEREO_MODELS
 from fg_depth_ros.networks.flow import pad_to_multiple
 from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE
@@ -32,7 +32,7 @@ _Answer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 def known_teachers() -> tuple[str, ...]:
     """Names that ``Teacher`` takes: networks for stereo and flow, then classical methods."""
-    return (*sorted(STEREO_MODELS), *sorted(FLOW_MODELS), *CLASSICAL, *CLASSICAL_FLOW)
+    return (*sorted(STEREO_MODELS), *sorted(FLOW_MODELS), *CLASSICAL_STEREO, *CLASSICAL_FLOW)
 
 
 class Teacher:
@@ -68,14 +68,14 @@ class Teacher:
             raise ValueError(f"the teacher's scale must lie in 0.1 .. 4, got {scale}")
         if model not in known_teachers() and not (weights and not model):
             raise ModelError(f"unknown teacher '{model}'; known: {', '.join(known_teachers())}")
-        classical = model in (*CLASSICAL, *CLASSICAL_FLOW)
+        classical = model in (*CLASSICAL_STEREO, *CLASSICAL_FLOW)
         if classical and weights:
             raise ModelError(f"teacher '{model}' has no weights; leave {weights} out or name its network")
         self.scale, self.name, self.sha256, self._precision = scale, model, "", precision
         self._network: torch.nn.Module | None = None
         self._device = torch.device("cpu") if classical else choose_device(device)
         if classical:
-            self._answer = _sgbm if model in CLASSICAL else _classical_flow(model)
+            self._answer = _sgbm if model in CLASSICAL_STEREO else _classical_flow(model)
             return
         known = {**STEREO_MODELS, **FLOW_MODELS}
         network, card = load_network(model, weights or None, device, precision, known, "stereo or flow")
@@ -129,7 +129,7 @@ class Teacher:
 
     def _ask(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         height, width = left.shape[-2:]
-        with running(self._device, PRECISIONS[self._precision], width, height):
+        with inference_mode(self._device, self._precision, width, height):
             pair = [image.to(self._device).float() / 255 for image in (left, right)]
             if self.scale != 1:
                 size = (max(16, round(height * self.scale)), max(16, round(width * self.scale)))

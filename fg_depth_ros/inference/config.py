@@ -1,0 +1,116 @@
+"""Configurations of the estimators."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fg_depth_ros.networks.registry import DEPTH_MODELS, FLOW_MODELS, STEREO_MODELS
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+CLASSICAL_STEREO = ("sgbm",)
+CLASSICAL_FLOW = ("dis", "farneback", "lucas_kanade", "horn_schunck")
+
+
+@dataclass(frozen=True)
+class EstimatorConfig:
+    """Base of the configurations. Raises ValueError for values out of range, with the allowed ones."""
+
+    model: str
+    """Network or classical method; empty = the network that ``weights`` belongs to."""
+    weights: str = ""
+    """Path of a weights file; empty = the shipped weights."""
+    device: str = "auto"
+    """auto, cpu, cuda:N; classical methods run on the CPU."""
+    precision: str = "float32"
+    """float32, bfloat16 or float16."""
+    inference_scale: float = 1.0
+    """Factor on the size at which the network runs."""
+
+    networks: ClassVar[Collection[str]] = ()
+    classical: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        models = (*self.known_models(), *([""] if self.weights else []))
+        self._check_choice("model", self.model, models)
+        self._check_choice("precision", self.precision, PRECISIONS)
+        if self.weights and self.model in self.classical:
+            raise ValueError(f"'{self.model}' has no weights; leave {self.weights} out or set the model to its network")
+        if not 0.1 <= self.inference_scale <= 4:
+            raise ValueError(f"inference_scale must lie in 0.1 .. 4, got {self.inference_scale}")
+
+    @classmethod
+    def known_models(cls) -> tuple[str, ...]:
+        """Return the names that ``model`` takes: networks, then classical methods."""
+        return (*sorted(cls.networks), *cls.classical)
+
+    def _check_choice(self, name: str, value: str, known: Collection[str]) -> None:
+        if value not in known:
+            raise ValueError(f"{name} '{value}' is unknown; choose one of {', '.join(filter(None, known))}")
+
+
+@dataclass(frozen=True)
+class StereoConfig(EstimatorConfig):
+    """How to estimate depth from a rectified pair."""
+
+    model: str = "flownet_stereo"
+    """Network or classical method; empty = the network that ``weights`` belongs to."""
+    min_depth: float = 0.1
+    """Nearer pixels are out of range, m."""
+    max_depth: float = 80.0
+    """Farther pixels are out of range, m."""
+    left_right_check: str = "one_pass"
+    """one_pass: half-occlusions found in the left disparity alone; two_pass: the right view is matched too, at twice
+    the time; off."""
+    left_right_threshold: float = 1.5
+    """Largest difference in that check, px."""
+    max_sigma: float = 0.0
+    """Pixels less certain than this are low confidence, px of disparity; 0 = off."""
+    min_disparity: int = 0
+    """Where the search begins, px of image disparity. Objects at infinity have ``-doffs``: set this to it (rounded
+    down) for a rig whose right principal point lies right of the left one."""
+    max_disparity: int = 192
+    """Search range of the classical methods, px at the matched size."""
+
+    networks: ClassVar[Collection[str]] = STEREO_MODELS
+    classical: ClassVar[tuple[str, ...]] = CLASSICAL_STEREO
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_choice("left_right_check", self.left_right_check, ("one_pass", "two_pass", "off"))
+        if not 0 < self.min_depth < self.max_depth < math.inf:
+            raise ValueError(f"need 0 < min_depth < max_depth, got {self.min_depth} and {self.max_depth} m")
+        if not -1024 <= self.min_disparity <= 1024:
+            raise ValueError(f"min_disparity must lie in -1024 .. 1024 px, got {self.min_disparity}")
+        if not 16 <= self.max_disparity <= 1024:
+            raise ValueError(f"max_disparity must lie in 16 .. 1024 px, got {self.max_disparity}")
+        if self.left_right_threshold <= 0 or self.max_sigma < 0:
+            raise ValueError(
+                f"left_right_threshold must be positive and max_sigma not negative, got {self.left_right_threshold} "
+                f"and {self.max_sigma} px"
+            )
+
+
+@dataclass(frozen=True)
+class FlowConfig(EstimatorConfig):
+    """How to estimate optical flow."""
+
+    model: str = "flownet_lite"
+    """Network or classical method; empty = the network that ``weights`` belongs to."""
+    variational: bool = False
+    """Refine the answer on the full images: the ``+v`` of the FlowNet paper."""
+
+    networks: ClassVar[Collection[str]] = FLOW_MODELS
+    classical: ClassVar[tuple[str, ...]] = CLASSICAL_FLOW
+
+
+@dataclass(frozen=True)
+class MonoConfig(EstimatorConfig):
+    """How to estimate depth from one image. ``inference_scale`` is relative to the size that the network fits."""
+
+    model: str = "depthnet_lite"
+    """Network; empty = the one that ``weights`` belongs to."""
+
+    networks: ClassVar[Collection[str]] = DEPTH_MODELS
