@@ -32,7 +32,8 @@ STEREO_DEPTH = ParameterTable(
         Parameter(
             "precision",
             "float32",
-            "Arithmetic of the network. `bfloat16` and `float16` are faster only where the device computes them natively.",
+            "Arithmetic of the network. `bfloat16` and `float16` are faster only where the device computes them "
+            "natively.",
             choices=("float32", "bfloat16", "float16"),
         ),
         Parameter(
