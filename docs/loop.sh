@@ -29,9 +29,7 @@ wait_for() { # seconds, what for, command
     done
 }
 recording() { compgen -G "$FOLDER/recordings/.episode_*.part" > /dev/null; }
-active() { grep -qs 'active with' "$FOLDER/depth.log"; }
-goes_on() { grep -qs 'recording episode' "$FOLDER/logger2.log"; }
-ready() { [ -d "$FOLDER/recordings" ]; }
+wait_for_node() { "$PYTHON" -m fg_depth_ros.apps.node_status "$@" --timeout 120; } # its keys on /diagnostics
 node() { # module, log, parameters
     local module=$1 log=$2
     shift 2
@@ -60,10 +58,10 @@ fg_depth bag from-images "$PAIRS" --frames "$HELD_OUT" --rate "$RATE" --out "$FO
 step "2. the robot: depth node and logger; a drive is played, episodes are recorded when a trigger fires"
 case $WEIGHTS in *.safetensors) MONO=(-p "mono_weights:=$WEIGHTS") ;; *) MONO=(-p "mono_model:=$WEIGHTS") ;; esac
 node stereo_depth.node depth.log -p "model:=$MODEL" "${MONO[@]}"
-wait_for 120 "the depth node" active
+wait_for_node stereo_depth_node state=active
 logger logger.log -p disagreement_abs_rel:=0.15 -p interval_period:=2.0 -p before:=1.0 -p after:=1.0 -p cooldown:=0.5
 LOGGER=$!
-wait_for 60 "the logger" ready
+wait_for_node data_logger_node state=active
 player player.log drive -p "rate:=$SPEED" -p wait_for_subscribers:=1
 PLAYER=$!
 wait_for 120 "a trigger" recording
@@ -75,7 +73,7 @@ wait "$LOGGER" 2> /dev/null || true
 fg_depth recover "$FOLDER/recordings"
 logger logger2.log -p record:=continuous # the drive goes on
 LOGGER=$!
-wait_for 60 "the logger to go on" goes_on
+wait_for_node data_logger_node "episode!=none"
 wait "$PLAYER"
 kill -INT "$LOGGER" && wait "$LOGGER" || true # its episode is completed
 fg_depth bag check "$FOLDER/recordings"

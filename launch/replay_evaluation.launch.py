@@ -1,4 +1,4 @@
-"""Play a bag into stereo_depth_node and judge what comes out: accuracy, latency, drops and rates.
+"""Play a bag into stereo_depth_node and evaluate its outputs: accuracy, latency, drops and rates.
 
 ros2 launch fg_depth_ros replay_evaluation.launch.py bag:=recordings/drive out:=evaluation
 """
@@ -6,6 +6,7 @@ ros2 launch fg_depth_ros replay_evaluation.launch.py bag:=recordings/drive out:=
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
@@ -17,23 +18,19 @@ from launch.actions import (
     OpaqueFunction,
     RegisterEventHandler,
     SetEnvironmentVariable,
-    TimerAction,
 )
-from launch.event_handlers import OnProcessExit, OnProcessIO
+from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown, matches_action
 from launch.events.process import SignalProcess
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from fg_depth_ros.apps.live_replay import LAST_ANSWERS_SECONDS, BagInputs
-from fg_depth_ros.apps.session import START_SECONDS
+from fg_depth_ros.apps.experiment import START_SECONDS
+from fg_depth_ros.apps.live_evaluation import BagsEvaluation
 from fg_depth_ros.nodes.common.environment import use_shared_memory_profile
 
 SHARE = Path(get_package_share_directory("fg_depth_ros"))
-TIMEOUT = 3.0  # s; a pair without depth after this long is dropped
 DISCOVERY = 3.0  # s that `ros2 bag play` gives the nodes to find its topics
-READY = "active with "  # what the depth node says when it has loaded its model
-REFUSED = "not configured: "  # and when it could not
 
 ARGUMENTS = {
     "bag": (None, "The recording: a bag's folder, or one .mcap or .db3 file."),
@@ -45,64 +42,49 @@ ARGUMENTS = {
     "model": ("", "Parameter model (flownet_stereo or sgbm); empty: as in the parameter file."),
     "depth_weights": ("", "Parameter depth_weights; empty: as in the parameter file."),
     "mono_weights": ("", "Parameter mono_weights; empty: as in the parameter file."),
-    "log_level": ("info", "debug, info, warn or error. The depth node stays at info: it says when it is ready."),
+    "log_level": ("info", "debug, info, warn or error."),
 }
 
 
 def start(context):
-    """The nodes, once the arguments are known: the player follows when the depth node is ready."""
+    """Start the nodes; the player follows when both are active."""
     value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    bag, out = Path(value["bag"]).resolve(), Path(value["out"]).absolute()
-    inputs = BagInputs.of(value["bag"])
-    report, page = out / "report.json", out / "report.html"
-    for older in (report, page):  # one would pass for this one's
+    out = Path(value["out"]).absolute()
+    depth = {name: value[name] for name in ("model", "depth_weights", "mono_weights") if value[name]}
+    loop = value["loop"].lower() in ("true", "1")
+    evaluation = BagsEvaluation([value["bag"]], out, rate=speed(value["rate"]), loop=loop, depth=depth)
+    experiment = evaluation.experiment()
+    for older in (evaluation.report, evaluation.report.with_suffix(".html")):  # must not pass for this one's
         older.unlink(missing_ok=True)
-    simulated = {"use_sim_time": True}
-    settings = {name: value[name] for name in ("model", "depth_weights", "mono_weights") if value[name]}
-    settings["image_transport"] = "compressed" if inputs.compressed else "raw"
-    common = {"package": "fg_depth_ros", "remappings": inputs.remaps(), "output": "screen"}
-    depth = Node(
-        executable="stereo_depth_node",
-        name="stereo_depth_node",
-        parameters=[value["params_file"], settings, simulated],
-        arguments=log_level("debug" if value["log_level"].lower() == "debug" else "info"),
-        **common,
-    )
-    evaluator = Node(
-        executable="replay_evaluator_node",
-        name="replay_evaluator_node",
-        parameters=[
-            {
-                "account": "camera_info",
-                "truth": inputs.truth,
-                "timeout": TIMEOUT,
-                "patience": START_SECONDS + 30.0,
-                "set_name": bag.stem if bag.is_file() else bag.name,
-                "report": str(report),
-                "page": str(page),
-            },
-            simulated,
-        ],
-        arguments=log_level(value["log_level"]),
-        # It writes its report before it ends, which may take longer than launch waits by itself.
-        sigterm_timeout="60",
-        sigkill_timeout="10",
-        **common,
-    )
-    player = play(value, inputs.subscribers)
-    begun, failures = [], []
+    nodes = {
+        process.executable: node(
+            process,
+            value["log_level"],
+            [value["params_file"]] if process.executable == "stereo_depth_node" else [],
+            # The evaluator writes its report before it ends, which may take longer than launch waits by itself.
+            sigterm_timeout="60",
+            sigkill_timeout="10",
+        )
+        for process in experiment.nodes
+    }
+    player = play(value, experiment.player)
+    command = [sys.executable, "-m", "fg_depth_ros.apps.node_status", "--timeout", str(START_SECONDS)]
+    waits = [
+        ExecuteProcess(cmd=[*command, name, "state=active"], name=f"wait_for_{name}", output="screen") for name in nodes
+    ]
+    active, failures = [], []
 
-    def begin(event):
-        text = event.text.decode(errors="replace")
-        if REFUSED in text:
-            raise RuntimeError("the depth node was " + text[text.index(REFUSED) :].splitlines()[0])
-        if READY in text and not begun:
-            begun.append(True)
-            return [player]
-        return None
+    def waited(event, context):
+        """Start the player when every node is active."""
+        if context.is_shutdown:
+            return None
+        if event.returncode:
+            raise RuntimeError(f"{event.process_name}: its node is not active; see above")
+        active.append(event.process_name)
+        return [player] if len(active) == len(waits) else None
 
     def ended(event, context):
-        """The evaluator's end, and any other node's before it, ends the launch; failures give it exit status 1."""
+        """End the launch with the evaluator, or with any other node that ends before; failures give exit status 1."""
         if context.is_shutdown:
             return None
         if event.returncode:
@@ -113,61 +95,54 @@ def start(context):
             raise RuntimeError("; ".join(failures))
         return [EmitEvent(event=Shutdown(reason=f"{event.process_name} ended"))]
 
-    # When the recording is at its end, what is under way may still come; then the evaluator writes its report.
-    end = TimerAction(
-        period=TIMEOUT + LAST_ANSWERS_SECONDS,
-        actions=[
-            EmitEvent(event=SignalProcess(signal_number=signal.SIGINT, process_matcher=matches_action(evaluator)))
-        ],
-    )
+    # The evaluator waits for the depth of the pairs that were sent, writes its report and ends.
+    matcher = matches_action(nodes["replay_evaluator_node"])
+    end = EmitEvent(event=SignalProcess(signal_number=signal.SIGINT, process_matcher=matcher))
     handlers = [
-        OnProcessIO(target_action=depth, on_stdout=begin, on_stderr=begin),
-        *(OnProcessExit(target_action=action, on_exit=ended) for action in (player, evaluator, depth)),
+        *(OnProcessExit(target_action=action, on_exit=waited) for action in waits),
+        *(OnProcessExit(target_action=action, on_exit=ended) for action in (player, *nodes.values())),
     ]
-    return [*(RegisterEventHandler(handler) for handler in handlers), depth, evaluator]
+    return [*(RegisterEventHandler(handler) for handler in handlers), *nodes.values(), *waits]
 
 
-def log_level(level):
-    """Arguments of a node."""
-    return ["--ros-args", "--log-level", level]
+def node(process, level, parameter_files=(), **options):
+    """Make the action that runs a node of the package."""
+    return Node(
+        package="fg_depth_ros",
+        executable=process.executable,
+        name=process.executable,
+        parameters=[*parameter_files, dict(process.parameters)],
+        remappings=list(process.remappings),
+        arguments=["--ros-args", "--log-level", level],
+        output="screen",
+        **options,
+    )
 
 
-def play(value, subscribers):
-    """What plays the bag."""
-    loop = value["loop"].lower() in ("true", "1")
+def speed(text):
+    """Parse the argument `rate`."""
     try:
-        rate = float(value["rate"])
+        rate = float(text)
     except ValueError:
         rate = 0.0
     if not 0.0 < rate < float("inf"):
-        raise ValueError(f"rate:={value['rate']} is no speed: give a number above 0, such as rate:=0.5")
+        raise ValueError(f"rate:={text} is no speed: give a number above 0, such as rate:=0.5")
+    return rate
+
+
+def play(value, player):
+    """Make the action that plays the bag; `player` is this package's own."""
     if value["player"] not in ("auto", "ros2bag", "own"):
         raise ValueError(f"player:={value['player']} is unknown: choose auto, ros2bag or own")
-    if value["player"] == "ros2bag" or (value["player"] == "auto" and has_rosbag2()):
-        words = ["ros2", "bag", "play", value["bag"], "--clock", "40", "--rate", value["rate"]]
-        words += ["--delay", str(DISCOVERY), *(["--loop"] if loop else [])]
-        return ExecuteProcess(cmd=words, name="ros2_bag_play", output="screen")
-    return Node(
-        package="fg_depth_ros",
-        executable="bag_player_node",
-        name="bag_player_node",
-        parameters=[
-            {
-                "bags": [str(Path(value["bag"]).absolute())],
-                "rate": rate,
-                "loop": loop,
-                "wait_for_subscribers": subscribers,
-                "wait_timeout": 30.0,
-                "use_sim_time": True,
-            }
-        ],
-        arguments=log_level(value["log_level"]),
-        output="screen",
-    )
+    if value["player"] == "own" or (value["player"] == "auto" and not has_rosbag2()):
+        return node(player, value["log_level"])
+    words = ["ros2", "bag", "play", value["bag"], "--clock", "40", "--rate", value["rate"]]
+    words += ["--delay", str(DISCOVERY), *(["--loop"] if player.parameters["loop"] else [])]
+    return ExecuteProcess(cmd=words, name="ros2_bag_play", output="screen")
 
 
 def has_rosbag2():
-    """Whether `ros2 bag play` is there."""
+    """Return whether `ros2 bag play` is installed."""
     try:
         get_package_share_directory("ros2bag")
     except LookupError:  # PackageNotFoundError
@@ -176,7 +151,7 @@ def has_rosbag2():
 
 
 def generate_launch_description():
-    """Everything `ros2 launch` needs to know."""
+    """Describe the launch."""
     actions = [
         DeclareLaunchArgument(name, description=text, **({} if default is None else {"default_value": default}))
         for name, (default, text) in ARGUMENTS.items()

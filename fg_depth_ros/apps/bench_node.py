@@ -7,11 +7,11 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from fg_depth_ros.apps.live_evaluation import PairsEvaluation
 from fg_depth_ros.apps.processes import ProcessGroup, free_domain_id
-from fg_depth_ros.apps.session import Session
+from fg_depth_ros.data.datasets.stereo import MOTORCYCLE
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.nodes.common.environment import child_environment
-from fg_depth_ros.nodes.players.source import MOTORCYCLE
 
 WARM_UP_PAIRS = 5
 
@@ -26,22 +26,22 @@ def bench_node(
     weights: str = "",
     device: str = "auto",
     precision: str = "float32",
-    tell: Callable[[str], None] = lambda text: None,
+    on_status: Callable[[str], None] = lambda text: None,
 ) -> Report:
-    """Play pairs of `size` (width, height) at `rate` Hz for `seconds` into a depth node of its own process.
+    """Measure a depth node over DDS: play pairs of ``size`` (width, height) at ``rate`` Hz for ``seconds``.
 
-    Returns a report with one row: pairs sent, delivered, dropped (`drops` has them by reason) and unaccounted
-    for; `published_*_ms`, from the stamp to the publication of `depth/image_rect`; `inference_*_ms`, the node's
-    own measure of the model; `overhead_p50_ms`, the difference of their medians, and `overhead_p95_ms`, the
+    Returns a report with one row: pairs sent, delivered, dropped (``drops`` has them by reason) and unaccounted
+    for; ``published_*_ms``, from the stamp to the publication of ``depth/image_rect``; ``inference_*_ms``, the node's
+    own measure of the model; ``overhead_p50_ms``, the difference of their medians, and ``overhead_p95_ms``, the
     difference of their 95th percentiles (over a run they need not belong to the same pairs).
-    `tell` gets a line about the state from time to time.
+    ``on_status`` gets a line about the state from time to time.
 
     Raises:
-        SessionError, ChildDied, ChildTimeout: it did not work; the message says why. No process and no shared
-            memory stays behind.
+        ExperimentError, ChildDied, ChildTimeout: it did not work; the message says why. No process and no shared
+            memory is left.
     """
     folder = Path(tempfile.mkdtemp(prefix="fg_depth_bench_"))
-    session = Session(
+    evaluation = PairsEvaluation(
         model,
         count=max(5, round(seconds * rate)) + WARM_UP_PAIRS,
         rate=rate,
@@ -49,12 +49,12 @@ def bench_node(
         set_name=f"{size[0]}x{size[1]} at {rate:g} Hz",
         warm_up=WARM_UP_PAIRS,
         truth=False,
-        judge=False,
+        accuracy=False,
         depth={"depth_weights": weights, "device": device, "precision": precision},
         player={"width": size[0], "height": size[1]},
     )
     with ProcessGroup(folder, child_environment(domain_id=free_domain_id())) as group:
-        result = session.run(group, tell)
+        result = evaluation.run(group, on_status)
     shutil.rmtree(folder, ignore_errors=True)  # kept, with the logs, when something went wrong
     timing = result.timing
     metrics = dict(timing["metrics"])

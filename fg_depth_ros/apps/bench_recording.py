@@ -6,7 +6,6 @@ No ROS import: this is the parent of the nodes.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import tempfile
@@ -15,13 +14,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fg_depth_ros.apps.experiment import SUBSCRIBER_SECONDS, Experiment, NodeProcess, Run
 from fg_depth_ros.apps.processes import Child, ProcessGroup, free_domain_id
+from fg_depth_ros.data.datasets.stereo import MOTORCYCLE
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.nodes.common.environment import child_environment
-from fg_depth_ros.nodes.players.source import MOTORCYCLE
 from fg_depth_ros.recording import manifest
 
-START_SECONDS, END_SECONDS = 90.0, 60.0
+LOGGER, DEPTH_NODE, PLAYER = "data_logger_node", "stereo_depth_node", "stereo_player_node"
+END_SECONDS = 60.0
+_CPU_NAMES = {LOGGER: "logger", DEPTH_NODE: "depth", PLAYER: "player"}
 LOST = "lost on the way"
 _ALONE = " without partner"  # only the inputs of pairs have such a figure
 _DROPS = ("dropped: ", "dropped before the recorder: ")
@@ -37,64 +39,52 @@ def bench_recording(
     model: str = "flownet_stereo",
     root: Path | None = None,
     logger: Mapping[str, Any] | None = None,
-    tell: Callable[[str], None] = lambda text: None,
+    on_status: Callable[[str], None] = lambda text: None,
 ) -> Report:
-    """Play pairs of `size` (width, height) at `rate` Hz for `seconds` into data_logger_node, which records all of them,
-    each node a process of its own; with `depth` beside a depth node, whose depth and labels are recorded too.
+    """Measure data_logger_node over DDS: play pairs into it, of which it records all.
+
+    With ``depth`` a depth node runs beside it, whose depth and labels are recorded too.
 
     Args:
+        size: of the images, (width, height) in pixels.
+        rate: pairs per second, played for ``seconds``.
         storage: see the parameter of data_logger_node; `logger` has further ones.
         root: folder to record in, so that its disk is measured; None = a temporary one. What was recorded is removed.
-        tell: gets a line about the state now and then.
+        on_status: gets a line about the state now and then.
 
     Returns:
         A report with one row: pairs sent, formed (all four messages came), written and dropped, `drops` by reason, and
-        `pairs_unaccounted`: sent, and neither written nor dropped for a reason that somebody counted. Pairs in the
-        queue to the disk (mean and largest, looked at with every pair), MB/s to the disk, CPU share of each process (%
+        `pairs_unaccounted`: sent, and neither written nor dropped for a known reason. Pairs in the queue to the disk
+        (mean and largest, counted with every pair), MB/s to the disk, CPU share of each process (%
         of one core) while pairs were played.
 
     Raises:
-        ChildDied, ChildTimeout: it did not work; the message says why. No process stays behind.
+        ExperimentError, ChildDied, ChildTimeout: it did not work; the message says why. No process is left.
     """
     folder = Path(tempfile.mkdtemp(prefix="fg_depth_bench_"))
     if root is not None:
         root.mkdir(parents=True, exist_ok=True)
     recordings = Path(tempfile.mkdtemp(prefix="fg_depth_bench_", dir=root)) if root is not None else folder / "episodes"
     count = max(5, round(seconds * rate))
-    watch = _Watch()
+    logger_parameters = {
+        "root": str(recordings), "record": "continuous", "storage": storage, "record_depth": depth, "quota": 0.0,
+        "free_floor": 0.2, **(logger or {}),
+    }  # fmt: skip
+    player_parameters = {
+        "pairs": MOTORCYCLE, "rate": rate, "count": count, "width": size[0], "height": size[1],
+        "publish_truth": False, "wait_for_subscribers": 1 + depth, "wait_timeout": SUBSCRIBER_SECONDS,
+    }  # fmt: skip
+    experiment = Experiment(
+        [NodeProcess(LOGGER, logger_parameters), *([NodeProcess(DEPTH_NODE, {"model": model})] if depth else [])],
+        NodeProcess(PLAYER, player_parameters),
+        count / rate + SUBSCRIBER_SECONDS + END_SECONDS,
+        f"{count} pairs to be written",
+    )
+    progress = _Progress(count, on_status)
     with ProcessGroup(folder, child_environment(domain_id=free_domain_id())) as group:
-        children = {"logger": _start_logger(group, recordings, storage, depth, dict(logger or {}))}
-        group.start("tap", "fg_depth_ros.apps.diagnostics_tap", on_line=watch.line)
-        if depth:
-            children["depth"] = group.start(
-                "depth", "fg_depth_ros.nodes.stereo_depth.node", {"model": model}, on_line=watch.depth_line
-            )
-        tell("starting")
-        group.wait_until(
-            lambda: watch.recording != {} and (watch.depth_active or not depth), START_SECONDS, "the nodes to start"
-        )
-        children["player"] = group.start(
-            "player",
-            "fg_depth_ros.nodes.players.stereo_player",
-            {
-                "pairs": MOTORCYCLE, "rate": rate, "count": count, "width": size[0], "height": size[1],
-                "publish_truth": False, "wait_for_subscribers": 1 + depth, "wait_timeout": 30.0,
-            },
-        )  # fmt: skip
-        player = children["player"]
-        group.wait_until(lambda: watch.number("pairs formed") > 0, START_SECONDS, "the first pair", may_end=(player,))
-        meter = CpuMeter(children)
-
-        def ended() -> bool:
-            meter.look()
-            tell(watch.text(count))
-            return not player.running
-
-        group.wait_until(ended, count / rate + END_SECONDS, "the player to end", may_end=(player,), poll=0.2)
-        told = watch.heard
-        group.wait_until(lambda: watch.settled(told), END_SECONDS, "the queue to be written", may_end=(player,))
-        values = dict(watch.recording)
-        group.stop_child(children["logger"], grace=30.0)
+        run = experiment.run(group, progress.is_finished, on_status)
+        values = run.monitor.values(LOGGER)
+        group.stop_child(run.children[LOGGER], grace=30.0)
     lines = [line for line in manifest.read(recordings) if "pairs" in line]
     shutil.rmtree(recordings, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)  # kept, with the logs, when something went wrong
@@ -103,12 +93,13 @@ def bench_recording(
         model={"name": model if depth else None},
         settings={"rate_hz": rate, "seconds": seconds, "storage": storage, "depth": depth, "cores": os.cpu_count()},
     )
-    metrics, drops = account(count, values, sum(line["pairs"] for line in lines))
+    metrics, drops = count_pairs(count, values, sum(line["pairs"] for line in lines))
     span = sum(line["recorded_ns"][1] - line["recorded_ns"][0] for line in lines) / 1e9
     if depth:
         metrics["depth_written"] = sum(line["messages"].get("/depth/image_rect", 0) for line in lines)
     metrics["megabytes_per_s"] = sum(line["bytes"] for line in lines) / 1e6 / span if span else float("nan")
-    metrics |= {f"cpu_{name}_percent": share for name, share in meter.shares().items()}
+    assert progress.meter is not None
+    metrics |= {f"cpu_{name}_percent": share for name, share in progress.meter.shares().items()}
     name = f"{size[0]}x{size[1]} at {rate:g} Hz"
     report.add_row(
         name, f"{storage}, {'with depth' if depth else 'without depth'}", metrics, kind="recording", drops=drops
@@ -116,10 +107,16 @@ def bench_recording(
     return report
 
 
-def account(sent: int, values: Mapping[str, str], on_disk: int) -> tuple[dict[str, float], dict[str, int]]:
-    """What became of `sent` pairs: the measures of the report's row, and the drops by reason.
+def count_pairs(sent: int, values: Mapping[str, str], on_disk: int) -> tuple[dict[str, float], dict[str, int]]:
+    """Account for every pair.
 
-    `values`: the last ones of the logger's diagnostics; `on_disk`: pairs in finished episodes.
+    Args:
+        sent: number of pairs.
+        values: the last values of the logger's diagnostics.
+        on_disk: pairs in finished episodes.
+
+    Returns:
+        The measures of the report's row, and the number of drops by reason.
     """
     formed = int(values["pairs formed"])
     inputs = [key.removesuffix(_ALONE) for key in values if key.endswith(_ALONE)]
@@ -147,64 +144,51 @@ def account(sent: int, values: Mapping[str, str], on_disk: int) -> tuple[dict[st
     return metrics, drops
 
 
-def _start_logger(group: ProcessGroup, root: Path, storage: str, depth: bool, further: dict[str, Any]) -> Child:
-    parameters = {
-        "root": str(root), "record": "continuous", "storage": storage, "record_depth": depth, "quota": 0.0,
-        "free_floor": 0.2, **further,
-    }  # fmt: skip
-    return group.start("logger", "fg_depth_ros.nodes.data_logger.node", parameters)
+class _Progress:
+    """Measures CPU time while pairs are played, and finds the end: the player has ended and all pairs are written."""
 
+    def __init__(self, count: int, on_status: Callable[[str], None]) -> None:
+        self.meter: CpuMeter | None = None
+        self._count, self._on_status = count, on_status
+        self._formed = 0
+        self._reports_at_end: int | None = None
 
-class _Watch:
-    """What the nodes say, read in the readers' threads."""
-
-    def __init__(self) -> None:
-        self.recording: dict[str, str] = {}
-        self.heard = 0
-        self.depth_active = False
-
-    def line(self, line: str) -> None:
-        with contextlib.suppress(ValueError):
-            for name, status in json.loads(line).items():
-                if name.endswith(": recording"):
-                    self.recording = status["values"]
-                    self.heard += 1
-
-    def depth_line(self, line: str) -> None:
-        self.depth_active |= ": active with " in line
-
-    def number(self, key: str) -> int:
-        return int(self.recording.get(key, 0))
-
-    def settled(self, since: int) -> bool:
-        """Two reports later nothing waits for the disk any more."""
-        return self.heard >= since + 2 and self.number("pairs in queue") == 0
-
-    def text(self, count: int) -> str:
-        written, queue = self.number("pairs written"), self.number("pairs in queue")
-        return (
-            f"{written} of {count} pairs written, {queue} in the queue, {self.recording.get('rate (MB/s)', '0')} MB/s"
-        )
+    def is_finished(self, run: Run) -> bool:
+        values, reports = run.monitor.values(LOGGER), run.monitor.reports(LOGGER)
+        playing = run.children[PLAYER].running
+        before, self._formed = self._formed, int(values["pairs formed"])
+        if self.meter is None or (playing and self._formed and not before):  # anew with the first pair
+            self.meter = CpuMeter({_CPU_NAMES[name]: child for name, child in run.children.items()})
+        if playing:
+            self.meter.sample()
+            self._on_status(
+                f"{values['pairs written']} of {self._count} pairs written, {values['pairs in queue']} in the queue, "
+                f"{values['rate (MB/s)']} MB/s"
+            )
+            return False
+        self._reports_at_end = reports if self._reports_at_end is None else self._reports_at_end
+        # Two reports later the counters hold everything that was played.
+        return reports >= self._reports_at_end + 2 and not int(values["pairs in queue"])
 
 
 class CpuMeter:
-    """CPU time of processes between the first look and the last at which all of them lived (/proc, Linux)."""
+    """CPU time of processes between the first and the last sample at which all of them lived (/proc, Linux)."""
 
     def __init__(self, children: Mapping[str, Child]) -> None:
         self._children = children
         self._first: tuple[float, dict[str, float]] | None = None
         self._last: tuple[float, dict[str, float]] | None = None
-        self.look()
+        self.sample()
 
-    def look(self) -> None:
-        """Read the processes' times."""
+    def sample(self) -> None:
+        """Read the CPU times of the processes."""
         with contextlib.suppress(OSError):  # one of them has ended
             seconds = {name: cpu_seconds(child.pid) for name, child in self._children.items()}
             self._last = (time.monotonic(), seconds)
             self._first = self._first or self._last
 
     def shares(self) -> dict[str, float]:
-        """Per cent of one core by name; empty where nothing could be read."""
+        """Return the share of one core in per cent by name; empty where nothing could be read."""
         if self._first is None or self._last is None or self._last[0] <= self._first[0]:
             return {}
         (begun, before), (ended, after) = self._first, self._last
@@ -212,7 +196,7 @@ class CpuMeter:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time that a process has taken, in its own code and the kernel's. Raises OSError when there is none."""
+    """Return the CPU time of a process in seconds, user and system. Raises OSError when there is no such process."""
     text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     fields = text.rpartition(")")[2].split()  # behind the name, which may hold anything; proc(5)
     if fields[0] == "Z":

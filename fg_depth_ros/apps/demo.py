@@ -12,27 +12,32 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
-from fg_depth_ros.apps.demo_input import DemoInput, check_options, inspect_pairs, live_line, render_world
+from fg_depth_ros.apps.experiment import ExperimentError
+from fg_depth_ros.apps.live_evaluation import PairsEvaluation, PairsResult
 from fg_depth_ros.apps.processes import ChildDied, ChildTimeout, ProcessGroup, free_domain_id
-from fg_depth_ros.apps.session import Session, SessionError, SessionResult
-from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.data.datasets.stereo import MOTORCYCLE, open_stereo_folder
+from fg_depth_ros.data.io.formats import FileError, image_size
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.geometry import RigError
 from fg_depth_ros.nodes.common.environment import child_environment
-from fg_depth_ros.nodes.evaluator.snapshot import Snapshot
-from fg_depth_ros.nodes.players.source import MOTORCYCLE
+from fg_depth_ros.nodes.evaluator.pair_messages import Snapshot
+from fg_depth_ros.nodes.players.source import NO_WORLD, WORLDS, PairSource, write_drive
 
 CLASSICAL = "sgbm"
+ASSUMED_BASELINE = 0.1  # m, for pairs without calibration; said so in the output
+WORLD_FRAMES = 12  # of a virtual world; played again and again
 WARM_UP_PAIRS = 3
 _ACCURACY = {
     "epe": ("EPE", ".2f"),
@@ -61,10 +66,24 @@ _SPEED = {
 
 
 @dataclass
-class _Run:
-    """One model's turn."""
+class DemoInput:
+    """The pairs to play, inspected before any process starts."""
 
-    result: SessionResult
+    pairs: str
+    name: str
+    size: str
+    count: int
+    truth: bool
+    seconds: float
+    rate: float
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class _Run:
+    """What one model gave."""
+
+    result: PairsResult
     snapshot: Snapshot | None
 
     @property
@@ -98,8 +117,9 @@ def run_demo(
         width: resize the images to this width; 0 keeps them.
         world: play a drive through a virtual world, `street` or `indoor`, instead of `pairs`; with true depth.
 
-    Returns the exit code: 0; 1 when something failed, which has then been printed; 130 after Ctrl-C.
-    Whatever happens, no process and no shared memory of it stays behind.
+    Returns:
+        The exit code: 0; 1 when something failed, which has then been printed; 130 after Ctrl-C. No process and no
+        shared memory is left in any case.
     """
     console = console or Console()
     folder = Path(tempfile.mkdtemp(prefix="fg_depth_demo_"))
@@ -131,7 +151,7 @@ def run_demo(
     except KeyboardInterrupt:
         console.print("\nstopped; all processes have ended")
         return 130
-    except (ChildDied, ChildTimeout, SessionError, FileError, RigError, OSError, ValueError) as error:
+    except (ChildDied, ChildTimeout, ExperimentError, FileError, RigError, OSError, ValueError) as error:
         keep_logs = True
         console.print(f"[bold red]demo failed:[/bold red] {_escaped(str(error))}", soft_wrap=True)
         return 1
@@ -143,8 +163,8 @@ def run_demo(
 
 
 def _run_model(group: ProcessGroup, model: str, weights: str, chosen: DemoInput, shown: str, console: Console) -> _Run:
-    """One model's turn; `shown` names the pair for the picture (the one that the model before it showed)."""
-    session = Session(
+    """Run one model; ``shown`` names the pair for the picture (the one that the model before it showed)."""
+    evaluation = PairsEvaluation(
         model,
         count=max(3, round(chosen.seconds * chosen.rate)) + WARM_UP_PAIRS,
         rate=chosen.rate,
@@ -157,9 +177,9 @@ def _run_model(group: ProcessGroup, model: str, weights: str, chosen: DemoInput,
         depth={"depth_weights": weights},
         player=chosen.parameters,
     )
-    with live_line(console, f"{model}: starting") as tell:
-        result = session.run(group, lambda text: tell(f"{model}: {text}"))
-    console.print(f"{model}: {result.last_words}", style="green")
+    with live_line(console, f"{model}: starting") as show:
+        result = evaluation.run(group, lambda text: show(f"{model}: {text}"))
+    console.print(f"{model}: {result.last_status}", style="green")
     try:
         snapshot = Snapshot.read(result.snapshot)
     except (OSError, ValueError) as error:
@@ -170,7 +190,7 @@ def _run_model(group: ProcessGroup, model: str, weights: str, chosen: DemoInput,
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the demo as Ctrl-C does, with everything cleaned up."""
+    """Let SIGTERM and SIGHUP end the demo as Ctrl-C does, with everything cleaned up."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -187,7 +207,7 @@ def _interruptible() -> Iterator[None]:
 
 
 def _merged(runs: list[_Run], chosen: DemoInput) -> Report:
-    """One report of all runs; accuracy on the pairs that every model answered, so that the pixels are the same."""
+    """Make one report of all runs, with accuracy on the pairs that every model answered."""
     first = runs[0].result.report
     report = Report(
         command="demo",
@@ -215,7 +235,7 @@ def _rows(report: Report, kind: str) -> list[dict[str, Any]]:
 def _print(report: Report, chosen: DemoInput, console: Console) -> None:
     accuracy, timing = _rows(report, "accuracy"), _rows(report, "timing")
     if not accuracy:
-        raise SessionError(
+        raise ExperimentError(
             "no pair was answered by every model, so there is nothing to compare: give it more seconds, or a lower rate"
         )
     pairs, count = accuracy[0]["pairs"], chosen.count
@@ -243,7 +263,7 @@ def _print(report: Report, chosen: DemoInput, console: Console) -> None:
 
 
 def _table(title: str, rows: list[dict[str, Any]], columns: dict[str, tuple[str, str]]) -> Table:
-    """A table that fits into 80 columns. `columns`: measure -> heading, number format."""
+    """Make a table that fits into 80 columns. ``columns``: measure -> heading, number format."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("method", no_wrap=True)
     for heading, _ in columns.values():
@@ -259,7 +279,7 @@ def _draw(out: Path, runs: list[_Run], report: Report, chosen: DemoInput) -> Pat
 
     snapshots = {run.model: run.snapshot for run in runs if run.snapshot is not None}
     if not snapshots:
-        raise SessionError("no pair came back complete, so there is no picture; the table above holds")
+        raise ExperimentError("no pair came back complete, so there is no picture; the table above holds")
     first = next(iter(snapshots.values()))
     # Beside each other they must show the same pair; where one model was too slow for it, the first stands alone.
     snapshots = {method: shot for method, shot in snapshots.items() if shot.name == first.name}
@@ -271,7 +291,7 @@ def _draw(out: Path, runs: list[_Run], report: Report, chosen: DemoInput) -> Pat
 
 
 def _foot(report: Report, chosen: DemoInput) -> list[str]:
-    """The table's lines under the picture, for those who see only the picture."""
+    """Return the table as lines of text below the picture."""
 
     def lines(kind: str, *parts: tuple[str, str, str, str]) -> list[str]:
         return [
@@ -309,3 +329,87 @@ def _number(value: float | None, form: str) -> str:
 
 def _escaped(text: str) -> str:
     return text.replace("[", "\\[")
+
+
+# ---- the input ----------------------------------------------------------------------------------------------------
+
+
+def check_options(seconds: float, rate: float, width: int, world: str, pairs: str) -> None:
+    """Raise ValueError, with the way out, for options that make no sense."""
+    if not (0.0 < seconds <= 86400.0 and 0.01 <= rate <= 1000.0 and 0 <= width <= 16384):
+        raise ValueError(
+            f"seconds = {seconds:g}, rate = {rate:g} Hz, width = {width} px: give seconds above 0, a rate from 0.01 to "
+            "1000 and a width from 0 to 16384"
+        )
+    worlds = [name for name in WORLDS if name != NO_WORLD]
+    if world and world not in worlds:
+        raise ValueError(f"there is no virtual world '{world}': choose one of {', '.join(worlds)}")
+    if world and pairs != MOTORCYCLE:
+        raise ValueError(f"world '{world}' and pairs '{pairs}' are two things to play: leave one of them out")
+
+
+def render_world(folder: Path, world: str, width: int, console: Console) -> str:
+    """Render a drive through a virtual world into a folder of pairs; return the folder."""
+    with live_line(console, "rendering the virtual world") as show:
+
+        def track(numbers: Iterable[int]) -> Iterator[int]:
+            for number in numbers:
+                show(f"rendering the virtual world: {number} of {WORLD_FRAMES} frames")
+                yield number
+
+        write_drive(folder, world, width=width, frames=WORLD_FRAMES, track=track)
+    return str(folder)
+
+
+def inspect_pairs(pairs: str, seconds: float, rate: float, width: int, console: Console) -> DemoInput:
+    """Inspect the pairs before any process starts. Raises FileError with the way out."""
+    try:
+        source = PairSource(pairs, width=width)
+        parameters: dict[str, Any] = {}
+    except FileError as error:
+        if "no calibration" not in str(error):
+            raise
+        focal = float(_first_width(pairs))
+        parameters = {"focal": focal, "baseline": ASSUMED_BASELINE}
+        source = PairSource(pairs, width=width, **parameters)
+        console.print(
+            f"[yellow]no calibration found beside the pairs: metres are guesses (focal length {focal:g} px, baseline "
+            f"{ASSUMED_BASELINE} m). Put a calib.txt or rig.json into {pairs} for real ones.[/yellow]"
+        )
+    name = source.samples[0].name if len(source) == 1 else Path(pairs).expanduser().resolve().name
+    rig = _first_readable(source).rig
+    truth = source.has_truth
+    console.print(
+        f"[bold]{name}[/bold]: {len(source)} pair(s), {rig.width}x{rig.height} px, focal length {rig.fx:.1f} px, "
+        f"baseline {rig.baseline:.4f} m, {'with' if truth else 'without'} true depth",
+        soft_wrap=True,
+    )
+    return DemoInput(
+        pairs, name, f"{rig.width}x{rig.height}", len(source), truth, seconds, rate, {**parameters, "width": width}
+    )
+
+
+def _first_width(pairs: str) -> int:
+    left = open_stereo_folder(Path(pairs).expanduser())[0].left
+    assert isinstance(left, Path)
+    return image_size(left)[0]
+
+
+def _first_readable(source: PairSource) -> Any:
+    error: Exception = FileError("no pair")
+    for index in range(len(source)):
+        try:
+            return source.load(index)
+        except (FileError, RigError) as found:
+            error = found
+    raise error
+
+
+@contextlib.contextmanager
+def live_line(console: Console, first: str) -> Iterator[Callable[[str], None]]:
+    """Show a line that changes, on a terminal only."""
+    if not console.is_terminal:
+        yield lambda text: None
+        return
+    with Live(Text(first), console=console, transient=True, refresh_per_second=8) as live:
+        yield lambda text: live.update(Text(text))

@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 
 from fg_depth_ros.evaluation.reports import figures
 from fg_depth_ros.geometry import Label, depth_to_disparity, organised_points, warp_right_to_left
-from fg_depth_ros.nodes.evaluator.snapshot import Snapshot
+from fg_depth_ros.nodes.evaluator.pair_messages import Snapshot
 
 MAX_ERROR = 4.0  # px, where the error's colours end
 MAX_DIFFERENCE = 40.0  # grey levels of 255, likewise

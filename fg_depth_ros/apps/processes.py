@@ -1,10 +1,9 @@
-"""Child processes that never outlive their parent, and what they leave behind.
+"""Child processes that end with their parent.
 
-`ProcessGroup` starts nodes as separate Python processes, keeps each one's log (a file, and its last
-lines in memory), notices a child that dies, and ends all of them in order: SIGINT, SIGTERM, SIGKILL,
-each with a time limit. A parent that is itself killed takes its children along. Shared-memory files of
-Fast DDS that killed children could not remove are removed, but only those that children of this group
-had open and that no living process uses.
+``ProcessGroup`` starts nodes as separate Python processes, keeps each one's log (a file, and its last lines in memory),
+notices a child that dies, and ends all of them in order: SIGINT, SIGTERM, SIGKILL, each with a time limit. When the
+parent is killed, its children end too. Shared-memory files of Fast DDS that killed children could not remove are
+removed, but only those that children of this group had open.
 
 No ROS import here: the parent of the nodes need not be a node.
 """
@@ -12,6 +11,7 @@ No ROS import here: the parent of the nodes need not be a node.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import random
@@ -35,15 +35,15 @@ TAIL_LINES = 40
 
 
 class ChildDied(RuntimeError):
-    """A child process ended although nobody asked it to. The message has its last log lines."""
+    """A child process ended by itself. The message has its last log lines."""
 
 
 class ChildTimeout(RuntimeError):
-    """A child process did not do in time what was waited for. The message says what and how long."""
+    """Something was waited for in vain. The message says what and how long."""
 
 
 def free_domain_id(low: int = 1, high: int = 101) -> int:
-    """A ROS domain id whose discovery ports nobody on this machine uses, drawn at random.
+    """Return a ROS domain id whose discovery ports are unused on this machine, drawn at random.
 
     Port numbers: DDS-RTPS 2.2, section 9.6.1.1 (7400 + 250 domain + 10 + 2 participant). The upper
     limit keeps clear of Linux' ephemeral ports.
@@ -70,8 +70,7 @@ def _udp_port_free(port: int) -> bool:
 
 
 def write_parameter_file(path: Path, parameters: Mapping[str, object]) -> Path:
-    """Write a ROS parameter file that holds for every node (`/**`). JSON is YAML, so nothing needs
-    quoting rules. Returns `path`."""
+    """Write a ROS parameter file for every node (``/**``), as JSON, which is YAML. Returns ``path``."""
     path.write_text(json.dumps({"/**": {"ros__parameters": dict(parameters)}}, indent=1), encoding="utf-8")
     return path
 
@@ -132,20 +131,20 @@ class Child:
                     self._on_line(line)
 
     def drain(self, seconds: float = 2.0) -> None:
-        """Wait until everything the ended child wrote has been read."""
+        """Wait until the output of the ended child has been read."""
         self._reader.join(seconds)
 
     def note_segments(self) -> None:
-        """Remember which shared-memory files of Fast DDS the child has open just now."""
+        """Add the shared-memory files of Fast DDS that the child has open now to ``segments``."""
         self.segments |= _open_segments(self.pid)
 
     def signal(self, number: int) -> None:
-        """Send a signal to the child and whatever it started."""
+        """Send a signal to the child and its own children."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
-    def last_words(self, lines: int = 12) -> str:
-        """The last log lines, indented, for a message."""
+    def last_lines(self, lines: int = 12) -> str:
+        """Return the last log lines, indented, for a message."""
         self.drain(0.5)
         kept = [line for line in self.tail if line.strip()][-lines:]
         return "\n".join(f"    {line}" for line in kept) if kept else "    (it wrote nothing)"
@@ -167,7 +166,7 @@ class ProcessGroup:
         self.env.setdefault("PYTHONUNBUFFERED", "1")
         self.children: list[Child] = []
         self._noted = 0.0
-        # Never written to: the children notice when its writing end is gone.
+        # Nothing is written to it: the children notice when its writing end is closed.
         self._pipe: tuple[int, int] | None = os.pipe()
 
     def __enter__(self) -> ProcessGroup:
@@ -185,7 +184,7 @@ class ProcessGroup:
         ros_args: Sequence[str] = (),
         on_line: Callable[[str], None] | None = None,
     ) -> Child:
-        """Start `python -m module` as a node with these parameters; returns at once.
+        """Start ``python -m module`` as a node with these parameters; return at once.
 
         Args:
             name: of the child in messages and of its log file.
@@ -219,7 +218,7 @@ class ProcessGroup:
                 continue
             raise ChildDied(
                 f"the {child.name} process {_how_it_ended(code)}; its last lines "
-                f"(all in {child.log_path}):\n{child.last_words()}"
+                f"(all in {child.log_path}):\n{child.last_lines()}"
             )
 
     def wait_until(
@@ -231,7 +230,7 @@ class ProcessGroup:
         may_end: Sequence[Child] = (),
         poll: float = 0.05,
     ) -> None:
-        """Wait until `condition()` holds, watching the children meanwhile.
+        """Wait until ``condition()`` holds, checking the children meanwhile.
 
         Raises:
             ChildDied: a child ended.
@@ -241,18 +240,20 @@ class ProcessGroup:
         while not condition():
             self.check(may_end)
             if time.monotonic() > end:
-                logs = "\n".join(f"  {c.name} ({c.log_path}):\n{c.last_words(5)}" for c in self.children)
+                logs = "\n".join(f"  {c.name} ({c.log_path}):\n{c.last_lines(5)}" for c in self.children)
                 raise ChildTimeout(f"waited {seconds:.0f} s for {what}; last lines of the processes:\n{logs}")
             time.sleep(poll)
 
     def stop_child(self, child: Child, grace: float = 5.0) -> None:
-        """End one child in order and forget it (its shared memory is cleaned with the group's)."""
+        """End one child; its shared memory is removed with the group's."""
         child.note_segments()
         _end([child], grace)
 
     def stop(self, grace: float = 5.0) -> None:
-        """End every child: SIGINT, after `grace` seconds SIGTERM, two seconds later SIGKILL; then
-        remove the shared-memory files that they could not remove themselves. May be called again."""
+        """End every child: SIGINT, after ``grace`` seconds SIGTERM, two seconds later SIGKILL.
+
+        Then remove the shared-memory files that they could not remove themselves. May be called again.
+        """
         for child in self.children:
             if child.running:
                 child.note_segments()
@@ -288,7 +289,7 @@ def _how_it_ended(code: int) -> str:
 
 
 def _open_segments(pid: int) -> set[str]:
-    """Names of Fast DDS's files in /dev/shm that a process has mapped or open."""
+    """Return the names of Fast DDS's files in /dev/shm that a process has mapped or open."""
     names: set[str] = set()
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace").splitlines():
@@ -305,43 +306,46 @@ def _open_segments(pid: int) -> set[str]:
 
 
 def remove_segments(names: set[str]) -> list[str]:
-    """Remove those of the named files in /dev/shm that no living process uses; returns what went.
+    """Remove those of the named files in /dev/shm whose owner has ended, with their lock and semaphore files.
 
-    A port's semaphore file (`sem.<port>_mutex`) and lock file (`<port>_el`) go with the port.
+    Fast DDS holds a lock (flock) on NAME_el, or on NAME_sl for what several processes share, as long as it uses NAME.
+    Its tool ``fastdds shm clean`` checks the same locks, but removes the segments of all programs on the machine, and
+    not every installation can run it (that of the wheels needs psutil).
+
+    Returns:
+        The names of the removed files.
     """
-    wanted = set(names)
-    for name in names:
-        if name.startswith("sem."):
+    removed = []
+    for base in sorted({re.sub(r"^sem\.|_mutex$|_el$|_sl$", "", name) for name in names}):
+        if not _SEGMENT.match(base) or any(_is_locked(SHARED_MEMORY / f"{base}{end}") for end in ("_el", "_sl")):
             continue
-        base = name.removesuffix("_el")
-        wanted |= {base, f"{base}_el", f"sem.{base}_mutex"}
-    wanted = {name for name in wanted if _SEGMENT.match(name) and (SHARED_MEMORY / name).exists()}
-    if not wanted:
-        return []
-    in_use: set[str] = set()
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            in_use |= _open_segments(int(entry.name))
-    bases = {name.removeprefix("sem.").removesuffix("_mutex").removesuffix("_el") for name in in_use}
-    gone = []
-    for name in sorted(wanted):
-        if name.removeprefix("sem.").removesuffix("_mutex").removesuffix("_el") in bases:
-            continue
-        with contextlib.suppress(OSError):
-            (SHARED_MEMORY / name).unlink()
-            gone.append(name)
-    return gone
+        for name in (base, f"{base}_el", f"{base}_sl", f"sem.{base}_mutex"):
+            with contextlib.suppress(OSError):
+                (SHARED_MEMORY / name).unlink()
+                removed.append(name)
+    return removed
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def end_with_parent(pipe: int, grace: float = 10.0) -> None:
-    """End this process when the other end of `pipe` is closed, that is, when the parent is gone.
+    """End this process when the other end of ``pipe`` is closed, that is, when the parent has ended.
 
-    A thread waits for the end of the pipe, sends this process one SIGTERM, and after `grace` seconds ends it
-    the hard way. (The kernel's parent-death signal will not do: it is sent once per thread of the parent, and
-    the second one kills a node that is just cleaning up.)
+    A thread waits for the end of the pipe, sends this process one SIGTERM, and exits after ``grace`` seconds. (The
+    kernel's parent-death signal is sent once per thread of the parent, and the second one kills a node while it cleans
+    up.)
     """
 
-    def watch() -> None:
+    def wait() -> None:
         with contextlib.suppress(OSError):
             while os.read(pipe, 1):
                 pass
@@ -349,11 +353,11 @@ def end_with_parent(pipe: int, grace: float = 10.0) -> None:
         time.sleep(grace)
         os._exit(1)
 
-    threading.Thread(target=watch, name="parent watch", daemon=True).start()
+    threading.Thread(target=wait, name="end of parent", daemon=True).start()
 
 
 def _main() -> None:
-    """`python -m fg_depth_ros.apps.processes PIPE MODULE [ARGUMENT ...]`: run a module as a child."""
+    """Run a module as a child: ``python -m fg_depth_ros.apps.processes PIPE MODULE [ARGUMENT ...]``."""
     pipe, module = int(sys.argv[1]), sys.argv[2]
     end_with_parent(pipe)
     sys.argv = [module, *sys.argv[3:]]

@@ -97,7 +97,7 @@ def recording(
     with console.status("starting") as status:
         report = bench_recording(
             image_size_of(size), rate, seconds, storage=storage, depth=depth, model=model, root=root,
-            tell=lambda text: status.update(text),
+            on_status=lambda text: status.update(text),
         )  # fmt: skip
     (row,) = report.rows
     table = Table("measure", title=f"recording {row['set']}, {row['method']}")

@@ -12,8 +12,7 @@ from pathlib import Path
 from fg_depth_ros.nodes.common.parameters import ParameterTable
 from fg_depth_ros.nodes.data_logger.parameters import DATA_LOGGER
 from fg_depth_ros.nodes.evaluator.parameters import REPLAY_EVALUATOR
-from fg_depth_ros.nodes.players.bag_player_parameters import BAG_PLAYER
-from fg_depth_ros.nodes.players.stereo_player_parameters import STEREO_PLAYER
+from fg_depth_ros.nodes.players.parameters import BAG_PLAYER, STEREO_PLAYER
 from fg_depth_ros.nodes.stereo_depth.parameters import STEREO_DEPTH
 
 TABLES: tuple[ParameterTable, ...] = (STEREO_DEPTH, STEREO_PLAYER, REPLAY_EVALUATOR, DATA_LOGGER, BAG_PLAYER)

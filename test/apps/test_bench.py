@@ -13,7 +13,7 @@ from support.pair_folders import write_pairs
 
 from fg_depth_ros.apps import bench_node as module
 from fg_depth_ros.apps.bench_node import WARM_UP_PAIRS, bench_node
-from fg_depth_ros.apps.session import SessionError
+from fg_depth_ros.apps.experiment import ExperimentError
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def domain(ros_domain: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_every_pair_is_accounted_for_and_the_overhead_is_what_is_left(domain: int, tmp_path: Path) -> None:
     folder = write_pairs(tmp_path / "pairs")
     told: list[str] = []
-    report = bench_node("sgbm", (320, 192), 5.0, 2.0, pairs=str(folder), tell=told.append)
+    report = bench_node("sgbm", (320, 192), 5.0, 2.0, pairs=str(folder), on_status=told.append)
     (row,) = report.rows
     metrics = row["metrics"]
     assert (row["set"], row["method"], row["kind"]) == ("320x192 at 5 Hz", "sgbm", "node")
@@ -42,5 +42,5 @@ def test_every_pair_is_accounted_for_and_the_overhead_is_what_is_left(domain: in
 
 
 def test_a_refused_model_is_reported_at_once(domain: int, tmp_path: Path) -> None:
-    with pytest.raises(SessionError, match="depth_weights = '.*missing.safetensors'"):
+    with pytest.raises(ExperimentError, match="depth_weights = '.*missing.safetensors'"):
         bench_node("flownet_stereo", weights=str(tmp_path / "missing.safetensors"))

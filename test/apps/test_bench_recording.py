@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fg_depth_ros.apps.bench_recording import account, cpu_seconds
+from fg_depth_ros.apps.bench_recording import count_pairs, cpu_seconds
 
 INPUTS = ("left/image_rect", "right/image_rect", "left/camera_info", "right/camera_info")
 
@@ -36,7 +36,7 @@ def values(**changes: Any) -> dict[str, str]:
 
 
 def test_every_pair_has_a_reason() -> None:
-    metrics, drops = account(100, values(), 93)
+    metrics, drops = count_pairs(100, values(), 93)
     assert drops == {"queue full": 3, "no time": 1, "lost on the way": 3}
     assert (metrics["pairs_sent"], metrics["pairs_formed"], metrics["pairs_written"]) == (100, 97, 93)
     assert (metrics["pairs_dropped"], metrics["pairs_unaccounted"]) == (7, 0)
@@ -45,18 +45,18 @@ def test_every_pair_has_a_reason() -> None:
 
 def test_a_pair_that_nobody_counted_shows() -> None:
     lost = {f"{name} lost on the way": 0 for name in INPUTS}
-    assert account(100, values(**lost), 93)[0]["pairs_unaccounted"] == 3
-    assert account(100, values(), 91)[0]["pairs_unaccounted"] == 2, "said to be written, but not on the disk"
+    assert count_pairs(100, values(**lost), 93)[0]["pairs_unaccounted"] == 3
+    assert count_pairs(100, values(), 91)[0]["pairs_unaccounted"] == 2, "said to be written, but not on the disk"
 
 
 def test_more_lost_messages_than_pairs_explain_no_more_than_the_pairs() -> None:
-    metrics, drops = account(100, values(**{"left/image_rect lost on the way": 9}), 93)
+    metrics, drops = count_pairs(100, values(**{"left/image_rect lost on the way": 9}), 93)
     assert drops["lost on the way"] == 3
     assert metrics["pairs_unaccounted"] == 0
 
 
 def test_pairs_outside_the_recording_are_no_drops() -> None:
-    metrics, _ = account(100, values(**{"pairs not wanted": 5, "pairs in ring": 2}), 86)
+    metrics, _ = count_pairs(100, values(**{"pairs not wanted": 5, "pairs in ring": 2}), 86)
     assert (metrics["pairs_before_recording"], metrics["pairs_unaccounted"]) == (7, 0)
 
 

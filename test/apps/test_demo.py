@@ -30,7 +30,7 @@ from fg_depth_ros.apps.processes import SHARED_MEMORY
 from fg_depth_ros.data.io.formats import write_image
 from fg_depth_ros.evaluation.reports.report import read_report
 from fg_depth_ros.geometry import Label, disparity_to_depth, organised_points
-from fg_depth_ros.nodes.evaluator.snapshot import Snapshot
+from fg_depth_ros.nodes.evaluator.pair_messages import Snapshot
 
 pytestmark = pytest.mark.ros
 Leftovers = Callable[[], set[str]]

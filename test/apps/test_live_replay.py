@@ -24,7 +24,7 @@ from support.bags import bag_of
 from support.nodes import QUICK, Bench, pair_messages, wall
 from support.waiting import wait_until
 
-from fg_depth_ros.apps.live_replay import BagInputs, LiveReplay
+from fg_depth_ros.apps.live_evaluation import BagInputs, BagsEvaluation
 from fg_depth_ros.apps.processes import ProcessGroup
 from fg_depth_ros.data.bags.storage import IMAGE, INFO
 from fg_depth_ros.data.bags.writing import write_stereo_bag
@@ -37,7 +37,7 @@ from fg_depth_ros.nodes.evaluator.pair_ledger import PairLedger
 from fg_depth_ros.nodes.evaluator.parameters import REPLAY_EVALUATOR
 from fg_depth_ros.nodes.evaluator.report import PairSeries, WorstPairs
 from fg_depth_ros.nodes.players.bag_player import BagPlayerNode
-from fg_depth_ros.nodes.players.bag_player_parameters import BAG_PLAYER
+from fg_depth_ros.nodes.players.parameters import BAG_PLAYER
 from fg_depth_ros.nodes.stereo_depth.parameters import STEREO_DEPTH
 
 MS = 1_000_000
@@ -64,20 +64,20 @@ def group(ros_domain: int, tmp_path: Path) -> Iterator[ProcessGroup]:
 
 def test_a_bag_that_cannot_be_judged_is_refused_before_any_node_starts(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="gone: no such bag"):
-        LiveReplay([tmp_path / "gone"], tmp_path / "out").run(None)  # type: ignore[arg-type]
+        BagsEvaluation([tmp_path / "gone"], tmp_path / "out").run(None)  # type: ignore[arg-type]
     images = {"/left/image_rect": IMAGE, "/right/image_rect": IMAGE}
     with pytest.raises(FileError, match="no camera_info beside /left/image_rect and /right/image_rect: .*record it"):
         BagInputs.of(bag_of(tmp_path / "blind", images))
     other = {"/cam0/image_rect": IMAGE, "/cam1/image_rect": IMAGE, "/cam0/camera_info": INFO, "/cam1/camera_info": INFO}
     inputs = BagInputs.of(bag_of(tmp_path / "other", other))
-    assert inputs.remaps() == [
+    assert inputs.remappings() == [
         ("left/image_rect", "/cam0/image_rect"), ("right/image_rect", "/cam1/image_rect"),
         ("left/camera_info", "/cam0/camera_info"), ("right/camera_info", "/cam1/camera_info"),
     ]  # fmt: skip
-    assert (inputs.truth, inputs.compressed, inputs.subscribers) == (False, False, 2)
+    assert (inputs.truth, inputs.compressed) == (False, False)
     compressed = BagInputs.of(wall_bag(tmp_path / "png", 1, compressed="png"))
-    assert (compressed.truth, compressed.compressed, compressed.subscribers) == (True, True, 1)
-    assert compressed.remaps() == []
+    assert (compressed.truth, compressed.compressed) == (True, True)
+    assert compressed.remappings() == []
 
 
 # ---- the whole -----------------------------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ def test_a_bag_played_into_the_node_is_judged_pair_by_pair(group: ProcessGroup, 
     bag = wall_bag(tmp_path / "drive", count)
     told: list[str] = []
     # Played a second time up to its fifth pair: five messages a pair.
-    live = LiveReplay([bag], tmp_path / "out", rate=rate, loop=True, count=5 * (count + 5), depth=QUICK)
+    live = BagsEvaluation([bag], tmp_path / "out", rate=rate, loop=True, count=5 * (count + 5), depth=QUICK)
     report = live.run(group, told.append)
     (timing,) = [row for row in report.rows if row["kind"] == "timing"]
     figures = timing["metrics"]
@@ -205,7 +205,7 @@ def test_the_worst_pairs_have_pictures() -> None:
 
     def look(error: float, left: np.ndarray | None = image) -> None:
         pair = PublishedPair("a", SCENE.rig, depth, truth=depth * (1 + error), left=left)
-        worst.look(pair, {"abs_rel": error}, 7.0)
+        worst.add(pair, {"abs_rel": error}, 7.0)
 
     for error in (0.1, 0.9, 0.2, float("nan"), 0.8, 0.3, 0.7, 0.4):
         look(error)
@@ -251,9 +251,9 @@ def launched(monkeypatch: pytest.MonkeyPatch, repository: Path, rosbag2: bool, *
         "launch": ["LaunchDescription"],
         "launch.actions": [
             "DeclareLaunchArgument", "EmitEvent", "ExecuteProcess", "OpaqueFunction", "RegisterEventHandler",
-            "SetEnvironmentVariable", "TimerAction",
+            "SetEnvironmentVariable",
         ],
-        "launch.event_handlers": ["OnProcessExit", "OnProcessIO"],
+        "launch.event_handlers": ["OnProcessExit"],
         "launch.events": ["Shutdown", "matches_action"],
         "launch.events.process": ["SignalProcess"],
         "launch_ros": [],
@@ -306,15 +306,21 @@ def test_the_launch_file_starts_what_the_recording_needs(
     evaluator = parameters_of(nodes["replay_evaluator_node"])
     assert (evaluator["account"], evaluator["truth"], evaluator["set_name"]) == ("camera_info", True, "drive")
     assert evaluator["report"] == str(tmp_path / "out" / "report.json")
-    assert set(evaluator) - {"use_sim_time"} <= set(REPLAY_EVALUATOR.parameters)
+    overrides = {f"qos_overrides./{side}/camera_info.subscription.reliability" for side in ("left", "right")}
+    assert set(evaluator) - {"use_sim_time"} - overrides <= set(REPLAY_EVALUATOR.parameters)
     assert set(parameters_of(nodes["stereo_depth_node"])) - {"use_sim_time"} <= set(STEREO_DEPTH.parameters)
 
-    handlers = [action.args[0] for action in actions if type(action).__name__ == "RegisterEventHandler"]
-    begin = handlers[0].kwargs["on_stderr"]
-    assert begin(types.SimpleNamespace(text=b"loading")) is None
-    (player,) = begin(types.SimpleNamespace(text=b"[INFO] [stereo_depth_node]: active with sgbm on cpu"))
-    assert begin(types.SimpleNamespace(text=b"active with sgbm")) is None  # once
-    assert [handler.kwargs["target_action"] for handler in handlers[1:3]] == [player, nodes["replay_evaluator_node"]]
+    handlers = [action.args[0].kwargs for action in actions if type(action).__name__ == "RegisterEventHandler"]
+    waits = [action for action in actions if type(action).__name__ == "ExecuteProcess"]
+    assert [wait.kwargs["cmd"][-2:] for wait in waits] == [[name, "state=active"] for name in nodes]
+    context = types.SimpleNamespace(is_shutdown=False)
+    on_exit = handlers[0]["on_exit"]
+    with pytest.raises(RuntimeError, match="wait_for_stereo_depth_node: its node is not active"):
+        on_exit(types.SimpleNamespace(returncode=1, process_name="wait_for_stereo_depth_node"), context)
+    done = [types.SimpleNamespace(returncode=0, process_name=wait.kwargs["name"]) for wait in waits]
+    assert on_exit(done[0], context) is None
+    (player,) = on_exit(done[1], context)
+    assert [handler["target_action"] for handler in handlers] == [*waits, player, *nodes.values()]
     if rosbag2:
         command = ["ros2", "bag", "play", str(bag), "--clock", "40", "--rate", "0.5", "--delay", "3.0", "--loop"]
         assert player.kwargs["cmd"] == command
@@ -322,4 +328,4 @@ def test_the_launch_file_starts_what_the_recording_needs(
         given = parameters_of(player)
         assert player.kwargs["executable"] == "bag_player_node"
         assert (given["bags"], given["rate"], given["loop"]) == ([str(bag)], 0.5, True)
-        assert set(given) - {"use_sim_time"} <= set(BAG_PLAYER.parameters)
+        assert set(given) <= set(BAG_PLAYER.parameters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -104,15 +105,19 @@ def test_children_die_with_a_killed_parent(modules: Path, tmp_path: Path) -> Non
 def test_only_unused_segments_of_fast_dds_are_removed(tmp_path: Path) -> None:
     mark = f"fastdds_test{os.getpid()}"
     unused, lock = SHARED_MEMORY / f"{mark}a", SHARED_MEMORY / f"{mark}a_el"
-    used, foreign = SHARED_MEMORY / f"{mark}b", SHARED_MEMORY / f"other_{mark}"
+    used, held = SHARED_MEMORY / f"{mark}b", SHARED_MEMORY / f"{mark}b_el"
+    foreign, semaphore = SHARED_MEMORY / f"other_{mark}", SHARED_MEMORY / f"sem.{mark}a_mutex"
+    paths = (unused, lock, used, held, foreign, semaphore)
     try:
-        for path in (unused, lock, used, foreign):
+        for path in paths:
             path.write_bytes(b"x")
-        with used.open("rb"):
-            assert remove_segments({unused.name, used.name, foreign.name}) == [unused.name, lock.name]
-        assert used.exists() and foreign.exists()
+        with held.open("rb") as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX)
+            found = remove_segments({unused.name, used.name, held.name, foreign.name})
+        assert found == [unused.name, lock.name, semaphore.name]
+        assert used.exists() and held.exists() and foreign.exists()
     finally:
-        for path in (unused, lock, used, foreign):
+        for path in paths:
             path.unlink(missing_ok=True)
 
 

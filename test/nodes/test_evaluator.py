@@ -29,8 +29,8 @@ from fg_depth_ros.apps.processes import Child, ChildDied, ProcessGroup
 from fg_depth_ros.data.io import messages
 from fg_depth_ros.evaluation.reports.report import read_report
 from fg_depth_ros.geometry import disparity_to_depth, organised_points
-from fg_depth_ros.nodes.evaluator.node_counters import LOST_AFTER, NEVER_REACHED, NodeAccount
-from fg_depth_ros.nodes.evaluator.snapshot import Snapshot
+from fg_depth_ros.nodes.evaluator.node_counters import LOST_AFTER, NEVER_REACHED, NodeCounters
+from fg_depth_ros.nodes.evaluator.pair_messages import Snapshot
 from fg_depth_ros.nodes.players.stereo_player import camera_infos
 from fg_depth_ros.nodes.stereo_depth.outputs import cloud_message, disparity_message
 
@@ -81,6 +81,11 @@ class Source:
         )
         self.settle()
         return self.child
+
+    def wait_for_subscribers(self, *topics: str) -> None:
+        """Wait until the evaluator listens to these topics."""
+        wait_until(lambda: all(self.publishers[topic].get_subscription_count() for topic in topics))
+        self.settle()
 
     def settle(self) -> None:
         """Wait until the evaluator has taken in what was sent: it serves a request after the messages before it."""
@@ -143,7 +148,7 @@ class Source:
             lambda: not self.child.running,
             period=0.1,
             step=lambda: self.send_diagnostics(**(values or {"pairs_matched": "0"})),
-            describe=self.child.last_words,
+            describe=self.child.last_lines,
         )
         self.group.check(may_end=[self.child])
         return json.loads((self.folder / "report.json").read_text())
@@ -175,6 +180,8 @@ def test_accuracy_drops_and_latency_are_those_that_were_made(source: Source, tmp
     for number in range(8):
         answer = None if number in (2, 5) else dense
         source.send("a", answer, truth, masked, age=0.05, images=(left, left))
+        if number == 0:  # the evaluator subscribes to the other topics of a snapshot when it has seen depth
+            source.wait_for_subscribers("left/image_rect", "mask/labels", "points2")
     report = source.wait_for_report(pairs_matched="108", pairs_published="96", dropped__replaced_by_newer="12")
     assert source.child.returncode == 0
 
@@ -266,7 +273,7 @@ def test_a_camera_or_a_bag_is_accounted_by_its_camera_info(source: Source) -> No
 
 
 def test_the_node_account_explains_drops_with_reasons() -> None:
-    account = NodeAccount()
+    account = NodeCounters()
     account.update({"pairs matched": "50", "pairs published": "40", "dropped: stopped": "10"})
     account.start()
     account.update(
@@ -287,5 +294,5 @@ def test_the_node_account_explains_drops_with_reasons() -> None:
     assert account.explain(sent=100, delivered=93, dropped=7)[1] == 0  # lost on the way, too
     assert account.latencies == {"inference_p50_ms": 81.5}
     assert account.model == {"name": "sgbm", "sha256": None, "device": "cpu"}
-    assert NodeAccount().explain(5, 3, 2) == ({}, 2)
-    assert math.isinf(NodeAccount()._updated)
+    assert NodeCounters().explain(5, 3, 2) == ({}, 2)
+    assert math.isinf(NodeCounters()._updated)

@@ -25,7 +25,7 @@ EXPECTED = {
 
 
 # What still loads more than it needs.
-HEAVIER = dict.fromkeys(("players.stereo_player", "players.bag_player", "evaluator.node"), pytest.mark.xfail)
+HEAVIER = dict.fromkeys(("evaluator.node",), pytest.mark.xfail)
 
 
 @pytest.mark.parametrize("node", [pytest.param(node, marks=HEAVIER.get(node, ())) for node in EXPECTED])

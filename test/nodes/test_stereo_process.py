@@ -82,7 +82,7 @@ def test_it_ends_cleanly_and_leaves_nothing_behind(user: User, group: ProcessGro
     assert max(sizes) > 16_000_000  # the profile's segment, not the half megabyte of the defaults
     child.signal(signal.SIGINT)
     user.wait(lambda: not child.running)
-    assert child.returncode == 0, child.last_words()
+    assert child.returncode == 0, child.last_lines()
     child.drain()
     assert "Traceback" not in child.log_path.read_text()
     group.stop()

@@ -22,6 +22,8 @@ from fg_depth_ros.data.samples import ArrayReader, StereoSample
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig, left_right_mismatch
 
+MOTORCYCLE = "motorcycle"
+"""Names the ``motorcycle`` pair where a folder of pairs is expected."""
 _IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"}
 _LAYOUTS = (
     "KITTI (image_2/ image_3/ [disp_occ_0/ disp_noc_0/]), KITTI raw (DATE/*_sync/image_02/data "

@@ -29,6 +29,7 @@ from std_srvs.srv import Trigger
 
 from fg_depth_ros import __version__
 from fg_depth_ros.nodes.common import diagnostics
+from fg_depth_ros.nodes.common.codes import NodeState
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Fault, Faults
 from fg_depth_ros.nodes.common.environment import use_shared_memory_profile
 from fg_depth_ros.nodes.common.synchronizing import INPUTS, Pair
@@ -320,6 +321,7 @@ class DataLoggerNode(Node):
 
     def _publish_diagnostics(self) -> None:
         values = {
+            "state": NodeState.ACTIVE,
             **self.recorder.values(),
             "pairs in queue, mean": f"{self._queued / max(self.inputs.matched, 1):.2f}",
             "pairs in queue, largest": str(self._most_queued),

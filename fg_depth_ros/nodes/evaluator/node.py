@@ -1,4 +1,4 @@
-"""`replay_evaluator_node`: judges a running depth node, against true depth where there is any."""
+"""`replay_evaluator_node`: evaluates a running depth node, against true depth where there is any."""
 
 from __future__ import annotations
 
@@ -34,25 +34,33 @@ from fg_depth_ros.evaluation.replay.scores import ReplayScores
 from fg_depth_ros.evaluation.reports.page import write_page
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.geometry import RigError, StereoRig
+from fg_depth_ros.nodes.common import diagnostics
+from fg_depth_ros.nodes.common.codes import NodeState
 from fg_depth_ros.nodes.common.environment import use_shared_memory_profile
 from fg_depth_ros.nodes.common.qos import OVERRIDES, subscription_events
-from fg_depth_ros.nodes.evaluator.node_counters import NodeAccount
+from fg_depth_ros.nodes.evaluator.node_counters import NodeCounters
 from fg_depth_ros.nodes.evaluator.pair_ledger import EARLY, PairEntry, PairLedger, percentiles
+from fg_depth_ros.nodes.evaluator.pair_messages import (
+    DEPTH,
+    OPTIONAL_PARTS,
+    SNAPSHOT_PARTS,
+    TRUTH,
+    SnapshotCollector,
+    published_pair,
+)
 from fg_depth_ros.nodes.evaluator.parameters import REPLAY_EVALUATOR
-from fg_depth_ros.nodes.evaluator.parts import DEPTH, TRUTH, published_pair
-from fg_depth_ros.nodes.evaluator.report import PairSeries, WorstPairs, judge, live_report
-from fg_depth_ros.nodes.evaluator.snapshot import OPTIONAL_PARTS, SNAPSHOT_PARTS, SnapshotCollector
+from fg_depth_ros.nodes.evaluator.report import PairSeries, WorstPairs, evaluate_pair, live_report
 
-LAST_WORD_SECONDS = 8.0  # the node's diagnostics come once a second, on a busy machine later
+REPORT_SECONDS = 8.0  # the node's diagnostics come once a second, on a busy machine later
 __all__ = ["REPLAY_EVALUATOR", "ReplayEvaluatorNode", "main"]
 
 
 class ReplayEvaluatorNode(Node):
-    """Subscribes what a depth node publishes and matches it, by stamp, with what was sent.
+    """Subscribes to the outputs of a depth node and matches them, by stamp, with the pairs that were sent.
 
-    Callbacks store; one worker thread judges. `exit_code` is None while it runs. Latency is the time from a
-    pair's stamp to the publication of its depth (the middleware's source timestamp) and to its arrival here;
-    where stamps are not wall-clock time it starts at the announcement on `published_pair`.
+    Callbacks store; one worker thread computes the metrics. ``exit_code`` is None while it runs. Latency is the time
+    from a pair's stamp to the publication of its depth (the middleware's source timestamp) and to its arrival here;
+    where stamps are not wall-clock time it starts at the announcement on ``published_pair``.
 
     Raises:
         ValueError: a parameter that is out of range.
@@ -70,9 +78,9 @@ class ReplayEvaluatorNode(Node):
             wanted.append("left")  # for the pictures
         self.ledger = PairLedger("depth", wanted, timeout=self.parameters["timeout"], limit=self.parameters["pairs"])
         self.scores = ReplayScores()
-        self.node_account = NodeAccount()
+        self.node_counters = NodeCounters()
         self.series, self.worst = PairSeries(), WorstPairs()
-        self._came: OrderedDict[int, tuple[int, int]] = OrderedDict()  # answers to pairs not announced yet
+        self._early: OrderedDict[int, tuple[int, int]] = OrderedDict()  # depth of pairs that were not announced yet
         self._simulated = bool(self.get_parameter("use_sim_time").value)
         self.published_latency: list[float] = []
         self.arrival_latency: list[float] = []
@@ -80,24 +88,28 @@ class ReplayEvaluatorNode(Node):
         self._infos: dict[str, OrderedDict[int, CameraInfo]] = {"left": OrderedDict(), "right": OrderedDict()}
         self._snapshot = SnapshotCollector() if self.parameters["snapshot"] else None
         self._snapshot_subscriptions: list[rclpy.subscription.Subscription] = []
-        self._judge_queue: queue.Queue[tuple[PairEntry, StereoRig] | None] = queue.Queue(maxsize=16)
-        self._not_judged = 0
-        self._last_news = time.monotonic()
+        self._queue: queue.Queue[tuple[PairEntry, StereoRig] | None] = queue.Queue(maxsize=16)
+        self._not_evaluated = 0
+        self._last_news = self._last_announcement = time.monotonic()
         self._last_live = 0.0
         self._closing_since: float | None = None
-        self._complaints: set[str] = set()
+        self._finished_since: float | None = None
+        self._failures: set[str] = set()
         self._subscribe(wanted)
-        self._worker = threading.Thread(target=self._judge, name="judge", daemon=True)
+        self._worker = threading.Thread(target=self._evaluate, name="evaluation", daemon=True)
         self._worker.start()
-        self.create_timer(0.1, self._tick, clock=RosClock(clock_type=ClockType.STEADY_TIME))
-        self._tell({"event": "ready"}, "waiting for pairs")
+        steady = RosClock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(0.1, self._tick, clock=steady)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
+        self.create_timer(1.0, self._publish_diagnostics, clock=steady)
+        self._log_live({"event": "ready"}, "waiting for pairs")
 
     # ---- input ---------------------------------------------------------------------------------------------
 
     def _subscribe(self, wanted: list[str]) -> None:
         reliable = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
         sensor = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
-        account = QoSProfile(
+        all_pairs = QoSProfile(
             depth=1000, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
         )
         topics: dict[str, tuple[str, type, QoSProfile]] = {
@@ -114,10 +126,12 @@ class ReplayEvaluatorNode(Node):
             topic, kind, qos = topics[part]
             self._listen(kind, topic, functools.partial(self._store, part), qos)
         self._snapshot_topics = {part: topics[part] for part in SNAPSHOT_PARTS if part not in ("depth", *wanted)}
+        # Small, and a lost one may be a pair that is not counted.
+        infos = QoSProfile(depth=1000, reliability=ReliabilityPolicy.BEST_EFFORT)
         for side in ("left", "right"):
-            self._listen(CameraInfo, f"{side}/camera_info", functools.partial(self._store_info, side), sensor)
+            self._listen(CameraInfo, f"{side}/camera_info", functools.partial(self._store_info, side), infos)
         if self.parameters["account"] == "published_pair":
-            self._listen(Header, "published_pair", self._announce, account)
+            self._listen(Header, "published_pair", self._announce, all_pairs)
         self._listen(DiagnosticArray, "/diagnostics", self._store_diagnostics, QoSProfile(depth=10))
 
     def _listen(
@@ -143,8 +157,8 @@ class ReplayEvaluatorNode(Node):
         self._announce_pair(messages.stamp_ns(header), published, header.frame_id)
 
     def _announce_pair(self, stamp: int, published: int, name: str) -> None:
-        self._last_news = time.monotonic()
-        self.node_account.start()
+        self._last_news = self._last_announcement = time.monotonic()
+        self.node_counters.start()
         # A stamp that is no wall-clock time (a bag's, a simulation's) says nothing about latency.
         fresh = not self._simulated and abs(published - stamp) < 5_000_000_000
         before = self.ledger.sent
@@ -163,19 +177,19 @@ class ReplayEvaluatorNode(Node):
             self._snapshot.add(stamp, part, message)
         entry = self.ledger.add(stamp, part, message, arrival)
         if part == "depth":
-            self._came[stamp] = (info.get("source_timestamp") or arrival, arrival)
+            self._early[stamp] = (info.get("source_timestamp") or arrival, arrival)
             self._note_latency(stamp)
-            while len(self._came) > EARLY:
-                self._came.popitem(last=False)
+            while len(self._early) > EARLY:
+                self._early.popitem(last=False)
         if entry is not None:
             self._completed(entry)
 
     def _note_latency(self, stamp: int) -> None:
         """Once a pair was announced and its depth has come, in whichever order."""
         pair = self.ledger.find(stamp)
-        if pair is None or stamp not in self._came:
+        if pair is None or stamp not in self._early:
             return
-        published, arrival = ((at - pair.sent) * 1e-9 for at in self._came.pop(stamp))
+        published, arrival = ((at - pair.sent) * 1e-9 for at in self._early.pop(stamp))
         self._recent.append(arrival)
         self.series.note(pair.number, {"latency_ms": 1e3 * published})
         if pair.number > self.parameters["warm_up"]:
@@ -193,9 +207,9 @@ class ReplayEvaluatorNode(Node):
 
     def _store_diagnostics(self, message: DiagnosticArray, _: Any) -> None:
         for status in message.status:
-            self.node_account.update({item.key: item.value for item in status.values})
+            self.node_counters.update({item.key: item.value for item in status.values})
 
-    # ---- judging -------------------------------------------------------------------------------------------
+    # ---- evaluation ------------------------------------------------------------------------------------
 
     def _completed(self, entry: PairEntry) -> None:
         if not self.parameters["judge"]:
@@ -207,61 +221,81 @@ class ReplayEvaluatorNode(Node):
                 if not kept:
                     raise RigError(f"{side}/camera_info has not come: nothing says what a disparity is in metres")
                 infos.append(kept.get(entry.stamp) or kept[next(reversed(kept))])
-            self._judge_queue.put_nowait((entry, StereoRig.from_camera_info(*infos)))
+            self._queue.put_nowait((entry, StereoRig.from_camera_info(*infos)))
         except RigError as error:
-            self._complain(str(error))
+            self._count_failure(str(error))
         except queue.Full:
-            self._not_judged += 1
+            self._not_evaluated += 1
 
-    def _judge(self) -> None:
-        while (job := self._judge_queue.get()) is not None:
+    def _evaluate(self) -> None:
+        while (job := self._queue.get()) is not None:
             try:
-                judge(self.scores, self.series, self.worst, job[0], published_pair(*job))
+                evaluate_pair(self.scores, self.series, self.worst, job[0], published_pair(*job))
             except ValueError as error:  # a malformed message, or sizes that differ
-                self._complain(str(error))
+                self._count_failure(str(error))
             finally:
-                self._judge_queue.task_done()
-        self._judge_queue.task_done()
+                self._queue.task_done()
+        self._queue.task_done()
 
-    def _complain(self, text: str) -> None:
-        """Log the first of equal complaints and count all."""
-        self._not_judged += 1
-        if text not in self._complaints:
-            self._complaints.add(text)
-            self.get_logger().error(f"a pair could not be judged: {text}")
+    def _count_failure(self, text: str) -> None:
+        """Count a pair that cannot be evaluated, and log the first of equal reasons."""
+        self._not_evaluated += 1
+        if text not in self._failures:
+            self._failures.add(text)
+            self.get_logger().error(f"a pair could not be evaluated: {text}")
 
     # ---- running -------------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
         for entry in self.ledger.expire(time.time_ns()):
             if self.parameters["truth"] and "truth" in self.ledger.wanted and "truth" not in entry.parts:
-                self._complain(f"no {TRUTH} came for pair '{entry.name}'; set truth to false if there is none")
+                self._count_failure(f"no {TRUTH} came for pair '{entry.name}'; set truth to false if there is none")
             elif self.parameters["judge"]:
                 # A node without flow/image or disparity is judged by its depth.
                 self._completed(entry)
         self._take_snapshot()
         if time.monotonic() - self._last_live >= 1.0:
             self._last_live = time.monotonic()
-            self._tell_live()
+            self._log_figures()
         patience = self.parameters["patience"]
         if self._closing_since is not None:
-            self._close()
-        elif self.ledger.finished:
-            self._closing_since = time.monotonic()
+            self._accept_no_more()
+        if self.ledger.finished:
+            self._finish_after_report()
         elif patience and time.monotonic() - self._last_news > patience:
-            self.get_logger().error(self._why_nothing(patience))
+            self.get_logger().error(self._idle_reason(patience))
             self.finish(1)
 
-    def _close(self) -> None:
-        """Wait for the node's last word (its diagnostics come once a second), then end."""
+    def close(self) -> None:
+        """Expect no further pair: end when those that were sent have their depth or are dropped."""
+        self._closing_since = time.monotonic()
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._closing_since is not None
+
+    def _accept_no_more(self) -> None:
+        """Ignore pairs from now on, once the announcements that were under way have arrived."""
         assert self._closing_since is not None
-        waited = time.monotonic() - self._closing_since
-        # A word said just after the last answer counts that one; one said at the same moment may not.
-        last_word = self.node_account.updated_after(self._closing_since + 0.1)
-        if last_word or waited > LAST_WORD_SECONDS or (waited > 2.0 and not self.node_account.heard):
+        now = time.monotonic()
+        if now - max(self._last_announcement, self._closing_since) < 1.0 and now - self._closing_since < 5.0:
+            return
+        self.ledger.limit = self.ledger.limit or self.ledger.sent
+        if not self.ledger.sent or not self.count_publishers(self.resolve_topic_name(DEPTH)):
+            self.finish(0)  # no depth can arrive any more
+
+    def _finish_after_report(self) -> None:
+        """Wait until the depth node has reported its counters once more, then end."""
+        now = time.monotonic()
+        self._finished_since = now if self._finished_since is None else self._finished_since
+        waited = now - self._finished_since
+        # A report made just after the last answer counts that one; one made at the same moment may not.
+        reported = self.node_counters.updated_after(self._finished_since + 0.1)
+        if reported or waited > REPORT_SECONDS or (waited > 2.0 and not self.node_counters.heard):
             self.finish(0)
 
-    def _why_nothing(self, patience: float) -> str:
+    def _idle_reason(self, patience: float) -> str:
         if self.ledger.sent == 0:
             source = "published_pair" if self.parameters["account"] == "published_pair" else "left/camera_info"
             topic = self.resolve_topic_name(source)
@@ -292,18 +326,19 @@ class ReplayEvaluatorNode(Node):
             self.get_logger().error(f"snapshot {self.parameters['snapshot']} could not be written: {error}")
         self._snapshot = None
         for subscription in self._snapshot_subscriptions:
-            self.destroy_subscription(subscription)  # what nobody listens to is not computed any more
+            self.destroy_subscription(subscription)  # the node does not compute outputs without subscribers
         self._snapshot_subscriptions.clear()
 
     def _snapshot_choice(self) -> tuple[int, str] | None:
-        """Stamp and name of the pair to keep: the wanted one, or any when the end has come without it."""
+        """Return stamp and name of the pair to keep: the wanted one, or any one at the end."""
         assert self._snapshot is not None
         found = [pair for stamp in self._snapshot.complete() if (pair := self.ledger.find(stamp)) is not None]
         wanted = self.parameters["snapshot_pair"]
-        right = [pair for pair in found if wanted in ("", pair.name)] or (found if self.ledger.finished else [])
-        return (right[0].stamp, right[0].name) if right else None
+        at_end = self.is_closing or self.ledger.finished
+        chosen = [pair for pair in found if wanted in ("", pair.name)] or (found if at_end else [])
+        return (chosen[0].stamp, chosen[0].name) if chosen else None
 
-    def _tell_live(self) -> None:
+    def _log_figures(self) -> None:
         ledger = self.ledger
         latency, rate = percentiles(self._recent)["p50"], ledger.rate()
         figures = {
@@ -315,13 +350,13 @@ class ReplayEvaluatorNode(Node):
             "latency_ms": 1e3 * latency,
         }
         if ledger.sent:
-            self._tell(
+            self._log_live(
                 figures,
                 f"{ledger.delivered} of {ledger.sent} pairs, {0.0 if math.isnan(rate) else rate:.1f} Hz, latency "
                 f"{1e3 * latency:.0f} ms, {ledger.dropped} dropped",
             )
 
-    def _tell(self, event: dict[str, Any], text: str) -> None:
+    def _log_live(self, event: dict[str, Any], text: str) -> None:
         if self.parameters["live"] == "json":
             clean = {k: None if isinstance(v, float) and v != v else v for k, v in event.items()}
             with contextlib.suppress(OSError):  # who read it may be gone
@@ -333,14 +368,14 @@ class ReplayEvaluatorNode(Node):
     # ---- the end -------------------------------------------------------------------------------------------
 
     def finish(self, exit_code: int) -> None:
-        """Judge what is waiting, write the report and set `exit_code`. A second call does nothing."""
+        """Evaluate what is queued, write the report and set ``exit_code``. A second call does nothing."""
         if self.exit_code is not None:
             return
         self.exit_code = exit_code
         try:
-            self._judge_queue.put(None, timeout=10.0)
+            self._queue.put(None, timeout=10.0)
         except queue.Full:
-            self._not_judged += self._judge_queue.qsize()
+            self._not_evaluated += self._queue.qsize()
         self._worker.join(10.0)
         report = self.report()
         if self.parameters["report"]:
@@ -352,29 +387,56 @@ class ReplayEvaluatorNode(Node):
                 self.get_logger().error(f"page {self.parameters['page']} could not be written: {error}")
         if self.parameters["scores"]:
             self.scores.write(Path(self.parameters["scores"]))
-        self._tell_live()
-        self._tell({"event": "done", "exit_code": exit_code}, f"report: {self.parameters['report'] or 'none'}")
+        self._log_figures()
+        self._log_live({"event": "done", "exit_code": exit_code}, f"report: {self.parameters['report'] or 'none'}")
+
+    def _publish_diagnostics(self) -> None:
+        ledger, rate = self.ledger, self.ledger.rate()
+        latency = 1e3 * percentiles(self._recent)["p50"]
+        values = {
+            "state": NodeState.ACTIVE,
+            "pairs sent": str(ledger.sent),
+            "pairs delivered": str(ledger.delivered),
+            "pairs without depth": str(ledger.dropped),
+            "pairs pending": str(ledger.pending),
+            "pairs not evaluated": str(self._not_evaluated),
+            "delivery rate (Hz)": f"{0.0 if math.isnan(rate) else rate:.1f}",
+            "latency (ms)": f"{0.0 if math.isnan(latency) else latency:.0f}",
+        }
+        message = DiagnosticArray()
+        message.header.stamp = self.get_clock().now().to_msg()
+        name = self.get_fully_qualified_name().lstrip("/")
+        text = f"{ledger.delivered} of {ledger.sent} pairs"
+        message.status.append(diagnostics.status(f"{name}: evaluation", "depth node", [], text, values))
+        self._diagnostics.publish(message)
 
     def report(self) -> Report:
-        """What was measured so far."""
+        """Return what was measured so far."""
         latencies = {"published": self.published_latency, "arrival": self.arrival_latency}
         settings = self.parameters.values()
         return live_report(
-            settings, self.ledger, self.scores, self.node_account, self.series, latencies, self._not_judged
+            settings, self.ledger, self.scores, self.node_counters, self.series, latencies, self._not_evaluated
         )
 
 
 def main(args: list[str] | None = None) -> int:
-    """Evaluate until the pairs are through, Ctrl-C or shutdown. Returns the exit code."""
+    """Evaluate until the pairs are through, Ctrl-C or shutdown.
+
+    SIGINT waits for the depth of pairs that were sent before it; a second one, or SIGTERM, ends at once.
+
+    Returns:
+        The exit code.
+    """
     use_shared_memory_profile()
     # rclpy's own handlers shut the context down at once; the report and its last words come first here, and a further
     # signal does not cut them short.
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node: ReplayEvaluatorNode | None = None
 
-    def interrupt(*_: Any) -> None:
-        if node is None or node.exit_code is None:
+    def interrupt(number: int, _: Any) -> None:
+        if node is None or (node.exit_code is None and (number == signal.SIGTERM or node.is_closing)):
             raise KeyboardInterrupt
+        node.close()
 
     for ending in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs begin with SIGINT ignored
         signal.signal(ending, interrupt)

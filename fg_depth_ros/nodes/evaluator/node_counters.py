@@ -1,4 +1,4 @@
-"""What the depth node says about itself in /diagnostics, held against what was sent and what arrived.
+"""The counters that a depth node reports on /diagnostics, compared with what was sent and what arrived.
 
 No ROS import: key-value pairs in.
 """
@@ -15,11 +15,12 @@ _DROP = "dropped: "
 NEVER_REACHED, LOST_AFTER = "never reached the node", "lost between the node and the evaluator"
 
 
-class NodeAccount:
+class NodeCounters:
     """The newest figures of one depth node.
 
-    `model` has name, sha256, device (empty before the node spoke); `latencies` its own percentiles in
-    milliseconds, such as `inference_p50_ms`.
+    Attributes:
+        model: name, sha256 and device; empty before the first report.
+        latencies: the node's own percentiles in milliseconds, such as ``inference_p50_ms``.
     """
 
     def __init__(self) -> None:
@@ -30,12 +31,12 @@ class NodeAccount:
         self._updated = float("-inf")
 
     def start(self) -> None:
-        """The first pair is sent: what was counted before belongs to somebody else. Later calls do nothing."""
+        """Subtract from now on what was counted before the first pair. Later calls do nothing."""
         if self._before is None:
             self._before = dict(self._counts)
 
     def update(self, values: Mapping[str, str]) -> None:
-        """Take in the key-value pairs of one DiagnosticStatus; those of other nodes leave no trace."""
+        """Take in the key-value pairs of one DiagnosticStatus; those of other nodes are ignored."""
         if "model" in values and "weights sha256" in values:
             sha256 = values["weights sha256"]
             self.model = {
@@ -54,18 +55,18 @@ class NodeAccount:
 
     @property
     def heard(self) -> bool:
-        """Whether the node spoke at all."""
+        """Whether the node has reported at all."""
         return bool(self._counts)
 
     def updated_after(self, moment: float) -> bool:
-        """Whether the node spoke after this moment (of `time.monotonic`)."""
+        """Return whether the node has reported after this moment of ``time.monotonic``."""
         return self._updated > moment
 
     def explain(self, sent: int, delivered: int, dropped: int) -> tuple[dict[str, int], int]:
-        """Reasons of the drops with their numbers, and how many of the dropped pairs none of them explains.
+        """Return the number of drops by reason, and the number of dropped pairs that no reason explains.
 
-        Besides the node's own reasons: pairs that it never matched although they were sent, and pairs that
-        it published although they did not arrive.
+        Besides the node's own reasons there are pairs that it never matched although they were sent, and pairs that it
+        published although they did not arrive.
         """
         counts = {key: value - (self._before or {}).get(key, 0) for key, value in self._counts.items()}
         reasons = {

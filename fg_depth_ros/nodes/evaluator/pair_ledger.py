@@ -1,4 +1,4 @@
-"""The account of every pair that was sent: what came back for it, when, and what never did.
+"""A ledger of all pairs that were sent: which messages arrived for each, and when.
 
 No ROS import: keys are stamps in nanoseconds, times are wall-clock nanoseconds, messages are opaque.
 """
@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-REMEMBERED = 512  # stamps of closed pairs, to tell a late answer from one nobody asked for
+REMEMBERED = 512  # stamps of closed pairs, to distinguish a late answer from one that no pair was sent for
 EARLY = 8  # stamps whose answers came before the announcement
 
 
 @dataclass
 class PairEntry:
-    """One sent pair. `parts` holds the messages that came for it, `arrivals` when each came (wall ns)."""
+    """One sent pair. ``parts``: messages that arrived for it; ``arrivals``: when each did (wall-clock ns)."""
 
     stamp: int
     sent: int
@@ -28,17 +28,17 @@ class PairEntry:
 
 
 class PairLedger:
-    """Matches answers to sent pairs by stamp, and leaves no pair unaccounted for.
+    """Matches answers to sent pairs by stamp, so that every pair is accounted for.
 
-    A pair is *delivered* once the part `answer` came, *dropped* when it had not come `timeout` seconds
-    after the pair was sent, *late* when it came after that (it then counts as delivered, and as late).
-    `sent == delivered + dropped + pending` holds at any time.
+    A pair is *delivered* once the part ``answer`` has arrived, *dropped* when it had not arrived ``timeout`` seconds
+    after the pair was sent, *late* when it arrived after that (it then counts as delivered, and as late).
+    ``sent == delivered + dropped + pending`` holds at any time.
 
     Args:
         answer: name of the part that makes a pair delivered.
         wanted: parts (beside the answer) that `completed` waits for.
         timeout: seconds.
-        limit: pairs to account for; 0 is no limit. Pairs announced after that are ignored.
+        limit: pairs to count; 0 is no limit. Pairs announced after that are ignored.
     """
 
     def __init__(self, answer: str, wanted: Collection[str], timeout: float, limit: int = 0) -> None:
@@ -59,22 +59,25 @@ class PairLedger:
 
     @property
     def pending(self) -> int:
-        """Pairs sent whose answer neither came nor is overdue."""
+        """Number of pairs whose answer has neither arrived nor is overdue."""
         return len(self.pending_numbers)
 
     @property
     def pending_numbers(self) -> set[int]:
-        """Their numbers."""
+        """Numbers of the pairs whose answer has neither arrived nor is overdue."""
         return {entry.number for entry in self._open.values() if self.answer not in entry.parts}
 
     @property
     def finished(self) -> bool:
-        """All of `limit` pairs are closed."""
+        """Whether all of ``limit`` pairs are closed."""
         return self.limit > 0 and self.sent >= self.limit and not self._open
 
     def announce(self, stamp: int, sent: int, name: str = "") -> PairEntry | None:
-        """A pair with this stamp was sent at `sent`. Returns its entry if everything wanted was there
-        already (announcements and answers travel on different topics)."""
+        """Add a pair with this stamp that was sent at ``sent``.
+
+        Returns:
+            Its entry if everything wanted has arrived already (announcements and answers travel on different topics).
+        """
         if self.limit and self.sent >= self.limit:
             return None
         early = self._early.pop(stamp, {})
@@ -92,7 +95,7 @@ class PairLedger:
         return complete
 
     def add(self, stamp: int, part: str, message: object, wall: int) -> PairEntry | None:
-        """A message came. Returns the pair's entry when it is complete now, else None."""
+        """Add a message that arrived at ``wall``. Returns the pair's entry when it is complete now, else None."""
         entry = self._open.get(stamp)
         if entry is None:
             self._add_without_entry(stamp, part, message, wall)
@@ -109,16 +112,16 @@ class PairLedger:
         return None
 
     def find(self, stamp: int) -> PairEntry | None:
-        """The pair with this stamp, open or closed not long ago; None for one that nobody announced."""
+        """Return the pair with this stamp, open or closed not long ago; None for one that was not announced."""
         return self._open.get(stamp) or self._closed.get(stamp, (False, None))[1]
 
     def expire(self, now: int) -> list[PairEntry]:
-        """Close the pairs whose time is up. Returns those that were delivered without every wanted part."""
+        """Close overdue pairs. Returns those that were delivered without every wanted part."""
         overdue = [entry for entry in self._open.values() if now - entry.sent > self.timeout_ns]
         return [entry for entry in overdue if self._close(entry)]
 
     def rate(self, window: int = 20) -> float:
-        """Answers per second over the last `window` answers (NaN before the second)."""
+        """Return answers per second over the last ``window`` answers (NaN before the second)."""
         times = self.delivered_at[-window:]
         if len(times) < 2 or times[-1] <= times[0]:
             return float("nan")
@@ -160,7 +163,7 @@ class PairLedger:
 
 
 def percentiles(values: Collection[float]) -> dict[str, float]:
-    """Median, 95th and 99th percentile (NaN when empty)."""
+    """Return median, 95th and 99th percentile (NaN when empty)."""
     if not values:
         return {"p50": float("nan"), "p95": float("nan"), "p99": float("nan")}
     p50, p95, p99 = np.percentile(np.asarray(list(values), dtype=np.float64), [50, 95, 99])

@@ -1,4 +1,4 @@
-"""What replay_evaluator_node says in the end: the report with a line per pair, and pictures of the worst pairs.
+"""The report of replay_evaluator_node: a line per pair, and pictures of the worst pairs.
 
 No ROS import.
 """
@@ -17,7 +17,7 @@ from fg_depth_ros.evaluation.replay.pictures import picture_of
 from fg_depth_ros.evaluation.replay.scores import PublishedPair, ReplayScores
 from fg_depth_ros.evaluation.reports.page import Picture
 from fg_depth_ros.evaluation.reports.report import Report
-from fg_depth_ros.nodes.evaluator.node_counters import NodeAccount
+from fg_depth_ros.nodes.evaluator.node_counters import NodeCounters
 from fg_depth_ros.nodes.evaluator.pair_ledger import PairEntry, PairLedger, percentiles
 
 SERIES_PAIRS = 100_000
@@ -25,7 +25,7 @@ _PICTURES = 6
 
 
 class PairSeries:
-    """What became of each pair, by its number. The newest ``limit`` pairs are kept. Thread-safe."""
+    """Figures of each pair by its number; only the newest ``limit`` pairs are kept. Thread-safe."""
 
     def __init__(self, limit: int = SERIES_PAIRS) -> None:
         self._limit = limit
@@ -33,20 +33,20 @@ class PairSeries:
         self._pairs: OrderedDict[int, dict[str, Any]] = OrderedDict()
 
     def sent(self, number: int, stamp: int, name: str) -> None:
-        """A pair was sent. `stamp`: ns."""
+        """Add a pair that was sent. ``stamp``: ns."""
         with self._lock:
             self._pairs[number] = {"name": name or str(stamp), "stamp": stamp * 1e-9}
             while len(self._pairs) > self._limit:
                 self._pairs.popitem(last=False)
 
     def note(self, number: int, figures: Mapping[str, float]) -> None:
-        """Something was measured on it; nothing happens when it is no longer kept."""
+        """Add measured figures to a pair; does nothing when it is no longer kept."""
         with self._lock:
             if number in self._pairs:
                 self._pairs[number].update(figures)
 
     def entries(self, set_name: str, method: str, pending: Collection[int] = ()) -> list[dict[str, Any]]:
-        """As ``Report.series``; a pair that nothing came for is ``dropped``, but for those that may still come."""
+        """Return entries for ``Report.series``; a pair without depth is ``dropped``, unless it is ``pending``."""
         with self._lock:
             return [
                 {"set": set_name, "method": method, **pair, **({} if "latency_ms" in pair else {"dropped": True})}
@@ -56,13 +56,13 @@ class PairSeries:
 
 
 class WorstPairs:
-    """Pictures of the pairs that were answered worst."""
+    """Pictures of the pairs with the largest errors."""
 
     def __init__(self) -> None:
         self._worst: list[Worst] = []
 
-    def look(self, pair: PublishedPair, measures: Mapping[str, float], stamp: float) -> None:
-        """Keep a picture, if the pair is among the worst so far and its left image came along."""
+    def add(self, pair: PublishedPair, measures: Mapping[str, float], stamp: float) -> None:
+        """Draw a picture if the pair is among the worst so far and its left image is there."""
         what = "abs_rel" if "abs_rel" in measures else "photometric"
         error = (what == "abs_rel", measures.get(what, float("nan")))
         full = len(self._worst) >= _PICTURES and error <= min(worst.error for worst in self._worst)
@@ -76,7 +76,7 @@ class WorstPairs:
 
     @property
     def pictures(self) -> list[Picture]:
-        """The worst first."""
+        """Pictures, the worst pair first."""
         return [worst.picture for worst in self._worst]
 
 
@@ -84,22 +84,22 @@ def live_report(
     settings: Mapping[str, Any],
     ledger: PairLedger,
     scores: ReplayScores,
-    account: NodeAccount,
+    counters: NodeCounters,
     series: PairSeries,
     latencies: Mapping[str, Sequence[float]],
-    not_judged: int,
+    not_evaluated: int,
 ) -> Report:
-    """Everything that was measured so far.
+    """Make the report of everything that was measured so far.
 
     Args:
         settings: parameters of the evaluator (set_name, truth, warm_up, timeout).
         latencies: seconds by what they are of: "published", "arrival".
-        not_judged: pairs that were delivered and could not be judged.
+        not_evaluated: pairs that were delivered and could not be evaluated.
     """
-    name, set_name = account.model.get("name") or "published", settings["set_name"]
+    name, set_name = counters.model.get("name") or "published", settings["set_name"]
     report = Report(
         command="replay_evaluator_node",
-        model=account.model,
+        model=counters.model,
         settings={
             "pixels": "all with truth" if settings["truth"] else "all, no truth",
             "no_answer": "wrong",
@@ -111,7 +111,7 @@ def live_report(
     )
     for method, metrics in scores.methods(name).items():
         report.add_row(set_name, method, metrics, kind="accuracy", pairs=len(scores.names))
-    drops, unaccounted = account.explain(ledger.sent, ledger.delivered, ledger.dropped)
+    drops, unaccounted = counters.explain(ledger.sent, ledger.delivered, ledger.dropped)
     timing: dict[str, float] = {
         "pairs_sent": ledger.sent,
         "pairs_delivered": ledger.delivered,
@@ -119,19 +119,21 @@ def live_report(
         "pairs_late": ledger.late,
         "pairs_pending": ledger.pending,
         "pairs_unaccounted": unaccounted,
-        "pairs_not_judged": not_judged,
+        "pairs_not_judged": not_evaluated,
         "rate_hz": ledger.rate(window=len(ledger.delivered_at)),
     }
     for what, values in latencies.items():
         timing.update({f"{what}_{key}_ms": 1e3 * value for key, value in percentiles(values).items()})
-    timing.update(account.latencies)
+    timing.update(counters.latencies)
     report.add_row(set_name, name, timing, kind="timing", drops=drops)
     return report
 
 
-def judge(scores: ReplayScores, series: PairSeries, worst: WorstPairs, entry: PairEntry, pair: PublishedPair) -> None:
-    """Judge a pair, and note its own figures. Raises ValueError for arrays whose sizes do not fit."""
+def evaluate_pair(
+    scores: ReplayScores, series: PairSeries, worst: WorstPairs, entry: PairEntry, pair: PublishedPair
+) -> None:
+    """Add a pair's errors to the scores, and its figures to the series. Raises ValueError where sizes do not fit."""
     scores.add(pair)
     measures = next(iter(scores.rows([pair.name]).values()))
     series.note(entry.number, {name: value for name, value in measures.items() if np.isfinite(value)})
-    worst.look(pair, measures, entry.stamp * 1e-9)
+    worst.add(pair, measures, entry.stamp * 1e-9)

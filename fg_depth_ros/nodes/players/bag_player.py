@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import rclpy
@@ -25,16 +26,74 @@ from fg_depth_ros.data.bags.storage import BagStorage, OfferedQos, RawMessage
 from fg_depth_ros.data.io.formats import FileError
 from fg_depth_ros.nodes.common.message_classes import message_class
 from fg_depth_ros.nodes.common.qos import OVERRIDES, publisher_events
-from fg_depth_ros.nodes.players.bag_player_parameters import BAG_PLAYER
-from fg_depth_ros.nodes.players.bag_reading import ReadAhead
-from fg_depth_ros.nodes.players.playing import play
-from fg_depth_ros.nodes.players.stereo_player import CLOCK_RATE, SETTLE_SECONDS
+from fg_depth_ros.nodes.players.parameters import BAG_PLAYER
+from fg_depth_ros.nodes.players.playing import CLOCK_RATE, SubscriberWait, run_player, subscriber_counts
 
 CLOCK_TOPIC = "/clock"
+AHEAD_BYTES = 64 << 20
 _LEAST_DEPTH = 10  # of a queue: messages that are caught up come in bursts
 _LATE_SECONDS = 0.1
 _ROUND_GAP = 0.02  # s between two rounds, at least
 _CDR_HEAD = 4  # bytes that every serialized message begins with
+
+
+class ReadAhead:
+    """Iterates over messages that a thread reads ahead, so that a slow disk does not make them late.
+
+    Args:
+        messages: read in a thread of its own.
+        limit: bytes that wait at most; one message may wait whatever its size.
+    """
+
+    def __init__(self, messages: Iterator[RawMessage], limit: int = AHEAD_BYTES) -> None:
+        self._limit = limit
+        self._waiting: deque[RawMessage] = deque()
+        self._bytes = 0
+        self._ended, self._closed = False, False
+        self._error: Exception | None = None
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._read, args=(messages,), name="bag reader", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[RawMessage]:
+        """Every message, in its order. What went wrong with reading is raised after the last one."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._ended)
+                if not self._waiting:
+                    break
+                message = self._waiting.popleft()
+                self._bytes -= len(message.data)
+                self._changed.notify_all()
+            yield message
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """Read no further."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _read(self, messages: Iterator[RawMessage]) -> None:
+        try:
+            for message in messages:
+                size = len(message.data)
+                with self._changed:
+                    while self._waiting and self._bytes + size > self._limit and not self._closed:
+                        self._changed.wait()
+                    if self._closed:
+                        return
+                    self._waiting.append(message)
+                    self._bytes += size
+                    self._changed.notify_all()
+        except Exception as error:
+            self._error = error
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
 
 
 class PlayedClock:
@@ -111,6 +170,7 @@ class BagPlayerNode(Node):
         self._thread: threading.Thread | None = None
         self._bags = self._open()
         self._on_topic = self._create_publishers()
+        self._subscribers = SubscriberWait(self, self._wanted_subscribers(), self.parameters["wait_timeout"])
         self._time = PlayedClock(self.parameters["rate"], self._publish_clock)
         self._clock_publisher = None
         steady = RosClock(clock_type=ClockType.STEADY_TIME)
@@ -223,7 +283,7 @@ class BagPlayerNode(Node):
                     origin = message.recorded
                     shift = self._shift(origin)
                     self._time.stand(origin + shift)
-                    if not self._awaited():
+                    if not self._has_subscribers():
                         break
                     begun = time.monotonic_ns()
                     self._time.run(origin + shift, begun)
@@ -279,39 +339,25 @@ class BagPlayerNode(Node):
         count = self.parameters["count"]
         return bool(self.failure) or 0 < count <= self.published
 
-    def _awaited(self) -> bool:
-        """Wait for as many subscribers as wanted, before the first message. False when it was in vain."""
-        wanted, limit = self.parameters["wait_for_subscribers"], self.parameters["wait_timeout"]
-        if self.published or not wanted:
-            return True
-        begun, complete = time.monotonic(), None
-        while not self._closing.wait(0.05):
-            lacking = {
-                publisher.topic_name: found
-                for publisher in self._awaited_topics()
-                if (found := publisher.get_subscription_count()) < wanted
-            }
-            waited = time.monotonic() - begun
-            if not lacking:
-                complete = complete or time.monotonic()
-                # Both ends find each other one after the other; a subscriber that we see may not see us yet.
-                if time.monotonic() - complete > SETTLE_SECONDS:
-                    return True
-                continue
-            complete = None
-            text = ", ".join(f"{topic} has {found} subscriber(s) of {wanted}" for topic, found in lacking.items())
-            if limit and waited > limit:
-                self.failure = f"{text} after {waited:.0f} s: start the consumer, or lower wait_for_subscribers"
-                return False
-            self.get_logger().info(f"waiting: {text}", throttle_duration_sec=5.0, skip_first=True)
-        return False
-
-    def _awaited_topics(self) -> list[rclpy.publisher.Publisher]:
+    def _wanted_subscribers(self) -> dict[rclpy.publisher.Publisher, int]:
         try:
-            pair = find_topics({topic: self._kinds[topic] for topic in self._on_topic})
+            pair = [topic for topic in find_topics({topic: self._kinds[topic] for topic in self._on_topic}) if topic]
         except FileError:
-            return list(self._on_topic.values())
-        return [self._on_topic[topic] for topic in pair if topic]
+            pair = list(self._on_topic)
+        topics = [name if name.startswith("/") else f"/{name}" for name in self.parameters["wait_for_topics"] if name]
+        wanted = self.parameters["wait_for_subscribers"]
+        return subscriber_counts([self._on_topic[topic] for topic in pair], self._on_topic, wanted, topics)
+
+    def _has_subscribers(self) -> bool:
+        """Wait for the subscribers. Returns False when they did not appear, or the node is closed."""
+        try:
+            while not self._subscribers.check():
+                if self._closing.wait(0.05):
+                    return False
+        except TimeoutError as error:
+            self.failure = str(error)
+            return False
+        return True
 
     def _publish_clock(self, at: int) -> None:
         if self._clock_publisher is not None and self.context.ok():
@@ -329,7 +375,7 @@ class BagPlayerNode(Node):
             self.get_logger().info(f"played {self.published} message(s), {late}; the end of {self._names}")
         self.finished = True
 
-    def wait_until_taken(self, seconds: float) -> None:
+    def wait_until_acknowledged(self, seconds: float) -> None:
         """Wait until reliable subscribers have everything, at most this long."""
         end = time.monotonic() + seconds
         for publisher in self._on_topic.values():
@@ -355,7 +401,7 @@ def _profile(offered: OfferedQos | None) -> QoSProfile:
 
 def main(args: list[str] | None = None) -> int:
     """Play until the end, Ctrl-C or shutdown. Returns the exit code: 1 when nothing could be played."""
-    return play("bag_player_node", BagPlayerNode, args)
+    return run_player("bag_player_node", BagPlayerNode, args)
 
 
 if __name__ == "__main__":

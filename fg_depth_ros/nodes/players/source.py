@@ -1,4 +1,4 @@
-"""What the player plays: pairs from a folder, or a drive through a virtual world. No ROS import."""
+"""What ``stereo_player_node`` plays: pairs from a folder, or a drive through a virtual world. No ROS import."""
 
 from __future__ import annotations
 
@@ -10,17 +10,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fg_depth_ros.data.datasets.stereo import motorcycle, open_stereo_folder
+from fg_depth_ros.data.datasets.stereo import MOTORCYCLE, motorcycle, open_stereo_folder
 from fg_depth_ros.data.io.formats import FileError
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.geometry import StereoRig
-from fg_depth_ros.synthesis.world.drive import DRIVES, WorldDrive, drive_rig
-from fg_depth_ros.synthesis.world.folder import write_world
 
-MOTORCYCLE = "motorcycle"
 NO_WORLD = "off"
-WORLDS = (NO_WORLD, *DRIVES)
-"""Virtual worlds that can be played; ``off`` plays pairs from files."""
+WORLDS = (NO_WORLD, "street", "indoor")
+"""Virtual worlds that can be played (those of ``synthesis.world.drive``, imported when needed); ``off`` plays files."""
 WORLD_SIZE = (640, 384)
 _KEPT_PAIRS = 4  # decoded pairs kept in memory: a short loop then costs no decoding
 
@@ -130,13 +127,21 @@ def write_drive(
 ) -> None:
     """Render a drive through a virtual world into ``folder``, for a ``PairSource``; with true disparity.
 
-    ``world``: one of ``WORLDS`` but the first. ``width``, ``height``: of the pictures in pixels; 0 follows the other
-    in the shape of ``WORLD_SIZE``. ``track`` wraps the numbers of the frames.
+    Args:
+        folder: is made where it is missing.
+        world: one of ``WORLDS`` but ``off``.
+        width, height: of the images in pixels; 0 follows the other in the shape of ``WORLD_SIZE``.
+        frames: number of pairs, 0.1 s apart.
+        seed: another number is another world.
+        track: wraps the numbers of the frames, for a progress bar.
 
     Raises:
         FileError: the folder cannot be written to, or holds pairs.
         ValueError: an unknown world, or less than one frame.
     """
+    from fg_depth_ros.synthesis.world.drive import WorldDrive, drive_rig  # needs PyTorch
+    from fg_depth_ros.synthesis.world.folder import write_world
+
     width = width or (round(height * WORLD_SIZE[0] / WORLD_SIZE[1]) if height else WORLD_SIZE[0])
     height = height or max(1, round(width * WORLD_SIZE[1] / WORLD_SIZE[0]))
     rig = drive_rig(world, width, height)
@@ -199,3 +204,4 @@ _BAYER = {
     "bayer_grbg8": (1, 0, 2, 1),
 }
 ENCODINGS = ("rgb8", *_CONVERSIONS, "mono16", *_BAYER)
+"""Encodings that ``encode_image`` knows."""

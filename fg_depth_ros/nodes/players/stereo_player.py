@@ -20,16 +20,15 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
+from fg_depth_ros.data.datasets.stereo import MOTORCYCLE
 from fg_depth_ros.data.io.formats import FileError
 from fg_depth_ros.data.io.messages import fill_image
 from fg_depth_ros.geometry import RigError, StereoRig
 from fg_depth_ros.nodes.common.qos import OVERRIDES
-from fg_depth_ros.nodes.players.playing import play
-from fg_depth_ros.nodes.players.source import MOTORCYCLE, NO_WORLD, PairSource, encode_image, write_drive
-from fg_depth_ros.nodes.players.stereo_player_parameters import STEREO_PLAYER
+from fg_depth_ros.nodes.players.parameters import STEREO_PLAYER
+from fg_depth_ros.nodes.players.playing import CLOCK_RATE, SubscriberWait, run_player, subscriber_counts
+from fg_depth_ros.nodes.players.source import NO_WORLD, PairSource, encode_image, write_drive
 
-CLOCK_RATE = 40.0  # Hz of /clock, what `ros2 bag play --clock` uses
-SETTLE_SECONDS = 0.5
 SIMULATED_START = 1_000_000_000  # ns; a stamp of zero would read as "no stamp"
 
 
@@ -105,8 +104,7 @@ class StereoPlayerNode(Node):
         self._simulated_since = time.monotonic_ns()
         self._create_publishers()
         self._prepare()  # a folder in which nothing can be read fails here, not in the first callback
-        self._waiting_since = time.monotonic()
-        self._complete_since: float | None = None
+        self._subscribers = SubscriberWait(self, self._wanted_subscribers(), self.parameters["wait_timeout"])
         steady = RosClock(clock_type=ClockType.STEADY_TIME)
         self._timer = self.create_timer(1.0 / self.parameters["rate"], self._tick, clock=steady)
         if self.parameters["publish_clock"]:
@@ -152,7 +150,7 @@ class StereoPlayerNode(Node):
         latched = QoSProfile(
             depth=5, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
         )
-        account = QoSProfile(
+        all_pairs = QoSProfile(
             depth=1000, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
         )
 
@@ -163,14 +161,14 @@ class StereoPlayerNode(Node):
         self._right = publisher(Image, "right/image_rect", stream)
         self._left_info = publisher(CameraInfo, "left/camera_info", stream)
         self._right_info = publisher(CameraInfo, "right/camera_info", stream)
-        self._account = publisher(Header, "published_pair", account)
+        self._published_pair = publisher(Header, "published_pair", all_pairs)
         self._truth = publisher(Image, "ground_truth/depth", latched) if self.source.has_truth else None
         self._clock_publisher = None
         if self.parameters["publish_clock"]:
             self._clock_publisher = publisher(Clock, "/clock", QoSProfile(depth=1))
 
     def _tick(self) -> None:
-        if self.finished or not self._awaited():
+        if self.finished or not self._has_subscribers():
             return
         assert self._prepared is not None
         index, messages = self._prepared
@@ -187,37 +185,32 @@ class StereoPlayerNode(Node):
         if self._index >= len(self.source) and not self.parameters["loop"]:
             self._finish(f"played {self.published} pair(s), the end of {self._name}")
 
-    def _awaited(self) -> bool:
-        """Whether as many subscribers are there as wanted, and have been for a moment."""
-        wanted = self.parameters["wait_for_subscribers"]
-        if self.published or not wanted:
-            return True
-        for publisher in (self._left, self._right, self._left_info, self._right_info):
-            found = publisher.get_subscription_count()
-            if found < wanted:
-                self._complete_since = None
-                self._say_waiting(f"{publisher.topic_name} has {found} subscriber(s) of {wanted}")
-                return False
-        if self._complete_since is None:
-            self._complete_since = time.monotonic()
-        # Both ends find each other one after the other; a subscriber that we see may not see us yet.
-        return time.monotonic() - self._complete_since > SETTLE_SECONDS
+    def _wanted_subscribers(self) -> dict[rclpy.publisher.Publisher, int]:
+        pair = {
+            "left/image_rect": self._left,
+            "right/image_rect": self._right,
+            "left/camera_info": self._left_info,
+            "right/camera_info": self._right_info,
+        }
+        others = {"published_pair": self._published_pair, "ground_truth/depth": self._truth}
+        publishers = {topic: publisher for topic, publisher in {**pair, **others}.items() if publisher is not None}
+        wanted, topics = self.parameters["wait_for_subscribers"], self.parameters["wait_for_topics"]
+        return subscriber_counts(list(pair.values()), publishers, wanted, topics)
 
-    def _say_waiting(self, text: str) -> None:
-        waited, limit = time.monotonic() - self._waiting_since, self.parameters["wait_timeout"]
-        text = f"{text} after {waited:.0f} s"
-        if limit and waited > limit:
-            self._finish(f"{text}: start the consumer, or lower wait_for_subscribers", failed=True)
-        else:
-            self.get_logger().info(f"waiting: {text}", throttle_duration_sec=5.0, skip_first=True)
+    def _has_subscribers(self) -> bool:
+        try:
+            return self._subscribers.check()
+        except TimeoutError as error:
+            self._finish(str(error), failed=True)
+            return False
 
     def _publish(self, messages: PairMessages) -> None:
         stamp = self._now()
         messages.stamp(stamp)
         if self._clock_publisher is not None:
             self._clock_publisher.publish(Clock(clock=stamp))
-        # First, so that who keeps the account knows of the pair before anything can answer it.
-        self._account.publish(Header(stamp=stamp, frame_id=messages.name))
+        # First, so that a subscriber that counts pairs knows of it before its depth can arrive.
+        self._published_pair.publish(Header(stamp=stamp, frame_id=messages.name))
         self._left_info.publish(messages.left_info)
         self._right_info.publish(messages.right_info)
         self._left.publish(messages.left)
@@ -288,16 +281,16 @@ class StereoPlayerNode(Node):
         else:
             self.get_logger().info(why)
 
-    def wait_until_taken(self, seconds: float) -> None:
+    def wait_until_acknowledged(self, seconds: float) -> None:
         """Wait until reliable subscribers have everything, at most this long."""
-        for publisher in (self._left, self._right, self._account, self._truth):
+        for publisher in (self._left, self._right, self._published_pair, self._truth):
             if publisher is not None:
                 publisher.wait_for_all_acked(Duration(seconds=seconds))
 
 
 def main(args: list[str] | None = None) -> int:
     """Play until the end, Ctrl-C or shutdown. Returns the exit code: 1 when nothing could be played."""
-    return play("stereo_player_node", StereoPlayerNode, args)
+    return run_player("stereo_player_node", StereoPlayerNode, args)
 
 
 if __name__ == "__main__":

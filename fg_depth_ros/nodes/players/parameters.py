@@ -1,9 +1,81 @@
-"""The parameters of stereo_player_node."""
+"""The parameters of the player nodes."""
 
 from __future__ import annotations
 
-from fg_depth_ros.nodes.common.parameters import Parameter, ParameterTable
-from fg_depth_ros.nodes.players.source import ENCODINGS, MOTORCYCLE, NO_WORLD, WORLDS
+from fg_depth_ros.data.datasets.stereo import MOTORCYCLE
+from fg_depth_ros.nodes.common.parameters import NO_NAMES, Parameter, ParameterTable
+from fg_depth_ros.nodes.players.source import ENCODINGS, NO_WORLD, WORLDS
+
+_WAIT = (
+    Parameter(
+        "wait_for_subscribers",
+        0,
+        "Play nothing before each of the image and camera_info topics of the stereo pair has this many subscribers "
+        "(each topic that is played, where there is no pair).",
+        minimum=0,
+        maximum=100,
+        run_time=False,
+    ),
+    Parameter(
+        "wait_for_topics",
+        NO_NAMES,
+        "Further topics to wait for, or the same ones with another number of subscribers: `TOPIC=NUMBER`, such as "
+        "`left/camera_info=2`.",
+        run_time=False,
+    ),
+    Parameter(
+        "wait_timeout",
+        0.0,
+        "End with an error when the subscribers have not appeared after this long; 0 waits on.",
+        "s",
+        0.0,
+        86400.0,
+        run_time=False,
+    ),
+)
+
+BAG_PLAYER = ParameterTable(
+    "bag_player_node",
+    "Plays ROS 2 bags (MCAP or SQLite) on the topics that they were recorded from, where there is no `ros2 bag play`.",
+    (
+        Parameter(
+            "bags",
+            NO_NAMES,
+            "Bags, or folders of bags, played one after the other.",
+            run_time=False,
+        ),
+        Parameter(
+            "topics",
+            NO_NAMES,
+            "Play these topics only, named as in the bag. Empty: all.",
+            run_time=False,
+        ),
+        Parameter("rate", 1.0, "How many times as fast as it was recorded.", "", 0.01, 100.0, run_time=False),
+        Parameter("loop", False, "Start again after the last message.", run_time=False),
+        Parameter(
+            "publish_clock",
+            True,
+            "Publish the recording's time on `/clock`, 40 times a second and before each message.",
+            run_time=False,
+        ),
+        Parameter(
+            "restart_clock",
+            True,
+            "`/clock` follows the recording back when it starts again, or when the next bag is an older one, as stamps "
+            "do. Without it, `/clock` never goes back, and stamps fall behind it.",
+            run_time=False,
+        ),
+        Parameter(
+            "count",
+            0,
+            "End after this many messages; 0 plays to the end.",
+            minimum=0,
+            maximum=1_000_000_000,
+            run_time=False,
+        ),
+        *_WAIT,
+    ),
+)
 
 STEREO_PLAYER = ParameterTable(
     "stereo_player_node",
@@ -83,17 +155,7 @@ STEREO_PLAYER = ParameterTable(
             "looping bag.",
             run_time=False,
         ),
-        Parameter(
-            "wait_for_subscribers",
-            0,
-            "Play nothing before each of the image and camera_info topics has this many subscribers.",
-            minimum=0,
-            maximum=100,
-            run_time=False,
-        ),
-        Parameter(
-            "wait_timeout", 0.0, "Give up waiting after this long; 0 waits on.", "s", 0.0, 86400.0, run_time=False
-        ),
+        *_WAIT,
         Parameter(
             "focal",
             0.0,

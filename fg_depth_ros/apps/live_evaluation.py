@@ -1,0 +1,318 @@
+"""A depth node that a player feeds, evaluated over ROS topics: stereo pairs, or bags.
+
+No ROS import: this is the parent of the nodes.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fg_depth_ros.apps.experiment import START_SECONDS, SUBSCRIBER_SECONDS, Experiment, NodeProcess, Run
+from fg_depth_ros.apps.processes import ProcessGroup
+from fg_depth_ros.data.bags.folders import find_bags
+from fg_depth_ros.data.bags.pairs import BagTopics, find_topics
+from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, BagStorage
+from fg_depth_ros.data.datasets.stereo import MOTORCYCLE
+from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.evaluation.replay.scores import ReplayScores
+from fg_depth_ros.evaluation.reports.report import Report, read_report
+
+DEPTH_NODE, EVALUATOR = "stereo_depth_node", "replay_evaluator_node"
+INPUTS = ("left/image_rect", "right/image_rect", "left/camera_info", "right/camera_info")
+TRUTH = "ground_truth/depth"
+END_SECONDS = 60.0  # beyond the time that playing takes
+_UNLIMITED = 366 * 86400.0
+_IDLE_SECONDS = START_SECONDS + SUBSCRIBER_SECONDS + 30.0
+
+
+@dataclass(frozen=True)
+class PairsEvaluation:
+    """Stereo pairs played into a depth node (``fg-depth demo``, ``fg-depth bench``).
+
+    Attributes:
+        model: parameter of the depth node; ``depth`` has further ones.
+        count: pairs to play, at ``rate`` Hz; the first ``warm_up`` count for everything but latency.
+        pairs, player: parameters of the player.
+        truth: the pairs have true depth.
+        accuracy: measure accuracy too, otherwise rates and latencies only.
+        snapshot: save one pair with all outputs, the one named ``snapshot_pair`` if it arrives.
+    """
+
+    model: str
+    count: int
+    rate: float
+    pairs: str = MOTORCYCLE
+    set_name: str = "replay"
+    warm_up: int = 3
+    truth: bool = True
+    accuracy: bool = True
+    snapshot: bool = False
+    snapshot_pair: str = ""
+    depth: Mapping[str, Any] = field(default_factory=dict)
+    player: Mapping[str, Any] = field(default_factory=dict)
+
+    def run(self, group: ProcessGroup, on_status: Callable[[str], None] = lambda text: None) -> PairsResult:
+        """Run the nodes in ``group``, which the caller stops, and return what the evaluator measured.
+
+        ``on_status`` gets a line about the state whenever it may have changed.
+
+        Raises:
+            ExperimentError: the depth node refuses its model or a parameter.
+            ChildDied, ChildTimeout: a node ended, or something did not happen in time.
+        """
+        folder = group.log_dir
+        report, snapshot, scores = folder / "report.json", folder / "pair.npz", folder / "scores.json"
+        # The evaluator always listens to camera_info, and to what it compares with.
+        listened = ["left/camera_info", "right/camera_info"]
+        if self.accuracy:
+            listened += [TRUTH] if self.truth else INPUTS[:2]
+        experiment = Experiment(
+            [
+                NodeProcess(DEPTH_NODE, {"model": self.model, **self.depth}),
+                NodeProcess(
+                    EVALUATOR,
+                    {
+                        "warm_up": self.warm_up,
+                        "truth": self.truth,
+                        "judge": self.accuracy,
+                        "set_name": self.set_name,
+                        "report": str(report),
+                        "scores": str(scores) if self.accuracy else "",
+                        "snapshot": str(snapshot) if self.snapshot else "",
+                        "snapshot_pair": self.snapshot_pair,
+                        "live": "off",
+                        "patience": _IDLE_SECONDS,
+                    },
+                ),
+            ],
+            NodeProcess(
+                "stereo_player_node",
+                {
+                    "pairs": self.pairs,
+                    "rate": self.rate,
+                    "count": self.count,
+                    "publish_truth": self.truth,
+                    **wait_parameters({**dict.fromkeys(INPUTS, 1)}, listened),
+                    **self.player,
+                },
+            ),
+            self.count / self.rate + SUBSCRIBER_SECONDS + END_SECONDS,
+            f"the evaluator to report {self.count} pairs",
+        )
+        last = _run(experiment, group, on_status)
+        measured = ReplayScores.read(scores) if self.accuracy else ReplayScores()
+        return PairsResult(self.model, read_report(report), measured, snapshot, last)
+
+
+@dataclass(frozen=True)
+class PairsResult:
+    """What was measured.
+
+    Attributes:
+        scores: the report's accuracy rows pair by pair.
+        snapshot: path of a pair (see ``nodes.evaluator.pair_messages``), if one was wanted and arrived complete.
+        last_status: the last state in words.
+    """
+
+    model: str
+    report: Report
+    scores: ReplayScores
+    snapshot: Path
+    last_status: str
+
+    @property
+    def timing(self) -> dict[str, Any]:
+        """The report's row of rates, latencies and drops."""
+        return next(row for row in self.report.rows if row.get("kind") == "timing")
+
+
+@dataclass(frozen=True)
+class BagInputs:
+    """What the nodes must know of a recording.
+
+    Attributes:
+        topics: of its stereo pair.
+        compressed: its images are CompressedImage.
+        truth: it has true depth.
+        reliable: camera_info was published reliably, and so is played reliably.
+    """
+
+    topics: BagTopics
+    compressed: bool
+    truth: bool
+    reliable: bool = True
+
+    @classmethod
+    def of(cls, bag: str | Path) -> BagInputs:
+        """Inspect a bag.
+
+        Raises:
+            FileError: no such bag, no pair of image topics, or no camera_info for it.
+        """
+        storage = BagStorage(bag)
+        kinds = storage.topics
+        topics = find_topics(kinds, where=str(bag))
+        if not (topics.left_info and topics.right_info):
+            raise FileError(
+                f"{bag}: no camera_info beside {topics.left} and {topics.right}: nothing says what a pixel of "
+                "disparity is in metres; record it too"
+            )
+        qos = storage.offered_qos
+        reliable = all(qos[name].reliable for name in (topics.left_info, topics.right_info) if name in qos)
+        return cls(topics, kinds[topics.left] == COMPRESSED, kinds.get(f"/{TRUTH}") == IMAGE, reliable)
+
+    def remappings(self) -> list[tuple[str, str]]:
+        """Return (name in the nodes, topic of the bag) for the depth node and the evaluator."""
+        left, right = (topic.removesuffix("/compressed") for topic in self.topics[:2])
+        bag = (left, right, self.topics.left_info, self.topics.right_info)
+        return [(name, topic) for name, topic in zip(INPUTS, bag, strict=True) if topic != f"/{name}"]
+
+
+@dataclass(frozen=True)
+class BagsEvaluation:
+    """Bags played into a depth node (``fg-depth replay-live``, launch/replay_evaluation.launch.py).
+
+    Attributes:
+        bags: recordings, or folders of them.
+        out: folder for report.json, report.html and the nodes' logs.
+        rate: times the recorded speed; ``count`` and ``loop`` are further parameters of the player.
+        depth: further parameters of the depth node.
+        timeout: seconds; a pair without depth after that is dropped.
+    """
+
+    bags: Sequence[str | Path]
+    out: Path
+    rate: float = 1.0
+    count: int = 0
+    loop: bool = False
+    depth: Mapping[str, Any] = field(default_factory=dict)
+    timeout: float = 3.0
+
+    @property
+    def report(self) -> Path:
+        """The evaluator's report."""
+        return self.out.absolute() / "report.json"
+
+    def experiment(self) -> Experiment:
+        """Describe the nodes.
+
+        Raises:
+            FileError: no bag that can be played.
+        """
+        bags = find_bags(self.bags)
+        inputs = BagInputs.of(bags[0])
+        remappings = inputs.remappings()
+        names = {name: f"/{name}" for name in INPUTS} | dict(remappings)
+        listened = [names["left/camera_info"], names["right/camera_info"]]
+        page = self.report.with_suffix(".html")
+        if inputs.truth:
+            listened.append(f"/{TRUTH}")
+        if not inputs.compressed:  # the evaluator subscribes to raw images, for its pictures and without truth
+            listened += [names["left/image_rect"], *([] if inputs.truth else [names["right/image_rect"]])]
+        evaluator: dict[str, Any] = {
+            "use_sim_time": True,
+            "account": "camera_info",
+            "truth": inputs.truth,
+            "timeout": self.timeout,
+            "set_name": _set_name(bags),
+            "report": str(self.report),
+            "page": str(page),
+            "patience": _IDLE_SECONDS,
+        }
+        if inputs.reliable:  # a lost camera_info is a pair that is not counted
+            for topic in listened[:2]:
+                evaluator[f"qos_overrides.{topic}.subscription.reliability"] = "reliable"
+        return Experiment(
+            [
+                NodeProcess(
+                    DEPTH_NODE,
+                    {
+                        "use_sim_time": True,
+                        "image_transport": "compressed" if inputs.compressed else "raw",
+                        **self.depth,
+                    },
+                    remappings,
+                ),
+                NodeProcess(EVALUATOR, evaluator, remappings),
+            ],
+            NodeProcess(
+                "bag_player_node",
+                {
+                    "bags": [str(bag.absolute()) for bag in bags],
+                    "rate": self.rate,
+                    "loop": self.loop,
+                    "count": self.count,
+                    **wait_parameters(dict.fromkeys(filter(None, inputs.topics), 1), listened),
+                },
+            ),
+            _UNLIMITED,
+            "the end of the bags",
+        )
+
+    def run(self, group: ProcessGroup, on_status: Callable[[str], None] = lambda text: None) -> Report:
+        """Run the nodes in ``group``, which the caller stops, and return the evaluator's report.
+
+        ``on_status`` gets a line about the state whenever it may have changed.
+
+        Raises:
+            FileError: no bag that can be played.
+            ExperimentError: the depth node refuses its model or a parameter.
+            ChildDied, ChildTimeout: a node ended, or something did not happen in time.
+        """
+        experiment = self.experiment()
+        self.report.unlink(missing_ok=True)  # an older one must not pass for this one's
+        _run(experiment, group, on_status)
+        return read_report(self.report)
+
+
+def wait_parameters(subscribers: Mapping[str, int], listened: Sequence[str]) -> dict[str, Any]:
+    """Return the parameters by which a player waits for all subscribers of a depth node and an evaluator.
+
+    Args:
+        subscribers: number of subscribers by topic without the evaluator.
+        listened: topics that the evaluator subscribes to.
+    """
+    counts = {**subscribers}
+    for topic in listened:
+        counts[topic] = counts.get(topic, 0) + 1
+    return {
+        "wait_for_topics": [f"{topic}={count}" for topic, count in counts.items()],
+        "wait_timeout": SUBSCRIBER_SECONDS,
+    }
+
+
+def _run(experiment: Experiment, group: ProcessGroup, on_status: Callable[[str], None]) -> str:
+    """Run until the evaluator has written its report. Returns the last status in words."""
+    interrupted: list[bool] = []
+
+    def is_finished(run: Run) -> bool:
+        on_status(_status(run))
+        if not run.children[experiment.player.executable].running and not interrupted:
+            interrupted.append(True)  # the evaluator waits for what is under way, writes its report and ends
+            run.children[EVALUATOR].signal(signal.SIGINT)
+        return not run.children[EVALUATOR].running
+
+    run = experiment.run(group, is_finished, on_status, may_end=(EVALUATOR,))
+    run.children[EVALUATOR].drain()
+    return _status(run)
+
+
+def _status(run: Run) -> str:
+    values = run.monitor.values(EVALUATOR)
+    if not int(values.get("pairs sent", 0)):
+        return "waiting for the first pair"
+    return (
+        f"{values['delivery rate (Hz)']} Hz, latency {values['latency (ms)']} ms, {values['pairs delivered']} of "
+        f"{values['pairs sent']} pairs delivered, {values['pairs without depth']} dropped"
+    )
+
+
+def _set_name(bags: Sequence[Path]) -> str:
+    """Name the data: the bag's whole name, as that of an episode has a dot in it."""
+    if len(bags) > 1:
+        return f"{len(bags)} bags"
+    return bags[0].stem if bags[0].is_file() else bags[0].name
