@@ -80,7 +80,7 @@ def replay_live(
 
     Example: `fg-depth replay-live recordings --out live`
     """
-    from fg_depth_ros.apps.live_replay import LiveReplay
+    from fg_depth_ros.apps.live_evaluation import BagsEvaluation
     from fg_depth_ros.apps.processes import ProcessGroup, free_domain_id
     from fg_depth_ros.nodes.common.environment import child_environment
 
@@ -89,10 +89,10 @@ def replay_live(
     depth = {"model": model, "device": device}
     if weights:
         depth["depth_weights"] = str(Path(weights).absolute())
-    live = LiveReplay(bags, out, rate=rate, loop=loop, count=count, depth=depth)
+    evaluation = BagsEvaluation(bags, out, rate=rate, loop=loop, count=count, depth=depth)
     environment = child_environment(domain_id=free_domain_id())
     with ProcessGroup(out / "logs", environment) as group, console.status("starting") as status:
-        report = live.run(group, status.update)
+        report = evaluation.run(group, status.update)
     print_tables(report, _TABLES)
     for reason, pairs in (reason for row in report.rows for reason in row.get("drops", {}).items()):
         console.print(f"dropped: {pairs} {reason}", style="yellow", highlight=False)
