@@ -24,7 +24,7 @@ from fg_depth_ros.cli.options import (
 
 if TYPE_CHECKING:
     from fg_depth_ros.data.samples import DepthSample
-    from fg_depth_ros.evaluation.stereo import Aggregate
+    from fg_depth_ros.evaluation.task import Aggregate
     from fg_depth_ros.inference import FlowEstimator, MonoDepthEstimator
 
 _STEREO_COLUMNS = ["epe", "bad_1", "bad_2", "bad_3", "d1", "density", "abs_rel", "seconds"]

@@ -48,7 +48,7 @@ def folder(tmp_path):
         (["--data", "{set}", "--fx", "50", "--frames", "9"], "frames '9' are not FIRST:LAST"),
         (["--data", "{set}", "--fx", "50", "--model", "depthnet"], "model 'depthnet' is unknown; choose one of"),
         (["--data", "{set}", "--fx", "50", "--weights", "no.safetensors"], "no.safetensors does not exist"),
-        (["--data", "{set}", "--fx", "50", "--weights", "{thin}", "--against", "sgbm"], "no image with true depth"),
+        (["--data", "{set}", "--fx", "50", "--weights", "{thin}", "--against", "sgbm"], "no sample with true depth"),
         (["--data", "{set}", "--improved", "{set}"], "--improved belongs to --eigen"),
         (["--data", "{set}", "--data", "{set}", "--eigen", "{thin}"], "--eigen needs one --data"),
         (["--data", "{set}", "--eigen", "frames.txt"], "frames.txt: no such file"),

@@ -52,12 +52,12 @@ def test_nothing_to_judge_is_an_error():
     with pytest.raises(ValueError, match="aggregate is 'mean': choose 'pooled' or 'per_image'"):
         evaluate([sample(constant(5))], {"m": lambda image, fx: constant(5)}, aggregate="mean")
     blind = replace(sample(constant(5)), depth=None)
-    with pytest.raises(ValueError, match=r"no image with true depth .*in the data sets \(set\)"):
+    with pytest.raises(ValueError, match=r"no sample with true depth .*in the data sets \(set\)"):
         evaluate([blind], {"m": lambda image, fx: constant(5)})
-    with pytest.raises(FileError, match="data set set has no true depth to watch a training by"):
+    with pytest.raises(FileError, match="data set set has no true depth"):
         watch_depth({"set": [blind]})
     mixed = [sample(constant(5)), sample(constant(5), protocol=NYU)]
-    with pytest.raises(ValueError, match="data set set is judged by 2 protocols"):
+    with pytest.raises(ValueError, match="data set set has 2 protocols"):
         evaluate(mixed, {"m": lambda image, fx: constant(5)})
 
 
@@ -279,8 +279,8 @@ def test_sheets_show_image_truth_answers_and_error(tmp_path):
 
 def test_the_rig_of_a_pair_scales_stereo(tmp_path):
     """The same disparity with twice the baseline is twice as far."""
-    view = SimpleNamespace(image=np.zeros((96, 160, 3), np.uint8), fx=200.0, right=np.zeros((96, 160, 3), np.uint8))
-    near = PairMethod(FakeStereo())(SimpleNamespace(**vars(view), rig=small_rig()))
-    far = PairMethod(FakeStereo())(SimpleNamespace(**vars(view), rig=replace(small_rig(), baseline=0.2)))
+    image = np.zeros((96, 160, 3), np.uint8)
+    near = PairMethod(FakeStereo()).depth(image, image, small_rig())
+    far = PairMethod(FakeStereo()).depth(image, image, replace(small_rig(), baseline=0.2))
     np.testing.assert_allclose(far[:, 8:], 2 * near[:, 8:], rtol=1e-6)
     assert np.isposinf(near[:, :4]).all() and np.isnan(near[:, 4:8]).all()

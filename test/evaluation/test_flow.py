@@ -12,7 +12,7 @@ import torch
 from fg_depth_ros.data.datasets.flow import open_flow_sets
 from fg_depth_ros.data.io.formats import FileError, read_flo, read_image, read_kitti_flow, write_flo, write_image
 from fg_depth_ros.data.samples import FlowSample
-from fg_depth_ros.evaluation import FlowTally, draw_flow, evaluate_flow, watch_flow
+from fg_depth_ros.evaluation import FlowMetrics, draw_flow, evaluate_flow, watch_flow
 from fg_depth_ros.evaluation.reports.report import _FLOW_COLUMNS, read_report
 from fg_depth_ros.evaluation.reports.results import write_flow
 from fg_depth_ros.inference import FlowConfig, FlowEstimator
@@ -44,14 +44,14 @@ def test_arrays_that_do_not_fit_are_refused():
         (FOUND, TRUTH, HIDDEN.astype(np.uint8), "got .* of uint8"),
     ):
         with pytest.raises(ValueError, match=message):
-            FlowTally().add(prediction, truth, occluded)
+            FlowMetrics().update(prediction, truth, occluded)
 
 
 def test_measures_of_seven_pixels():
-    tally = FlowTally()
-    tally.add(FOUND, TRUTH, HIDDEN)
-    metrics = tally.metrics()
-    assert tally.pixels == 6
+    metric = FlowMetrics()
+    metric.update(FOUND, TRUTH, HIDDEN)
+    metrics = metric.compute()
+    assert metric.pixels == 6
     assert metrics["epe"] == pytest.approx((0 + 5 + 2 + 1 + 4) / 5)
     assert metrics["epe_noc"] == pytest.approx((0 + 2 + 1) / 3)
     assert metrics["epe_occ"] == pytest.approx((5 + 4) / 2)
@@ -66,17 +66,17 @@ def test_measures_of_seven_pixels():
 def test_an_outlier_is_off_by_more_than_3_px_and_more_than_5_percent():
     truth = np.array([[[100.0, 0]] * 4])
     found = np.array([[[95.1, 0], [94.9, 0], [100, 3.0], [np.inf, 0]]])
-    tally = FlowTally()
-    tally.add(found, truth)
-    assert tally.metrics()["fl_all"] == pytest.approx(50)  # 5.1 px of 100, and the one that is no number
-    assert tally.metrics()["density"] == 75
+    metric = FlowMetrics()
+    metric.update(found, truth)
+    assert metric.compute()["fl_all"] == pytest.approx(50)  # 5.1 px of 100, and the one that is no number
+    assert metric.compute()["density"] == 75
 
 
 def test_angular_error_in_space_and_time():
     def angle(found, truth):
-        tally = FlowTally()
-        tally.add(np.array([[found]], np.float64), np.array([[truth]], np.float64))
-        return tally.metrics()["angular"]
+        metric = FlowMetrics()
+        metric.update(np.array([[found]], np.float64), np.array([[truth]], np.float64))
+        return metric.compute()["angular"]
 
     # between (1, 0, 1) and (0, 0, 1): 45; (1, 0, 1) and (-1, 0, 1): 90; (1, 0, 1) and (0, 1, 1): cos = 1 / 2
     assert angle((1, 0), (0, 0)) == pytest.approx(45)
@@ -87,12 +87,12 @@ def test_angular_error_in_space_and_time():
 
 
 def test_pairs_are_pooled_and_only_those_that_know_count_for_noc_and_occ():
-    tally, second = FlowTally(), FlowTally()
-    tally.add(FOUND, TRUTH, HIDDEN)
-    second.add(np.full((3, 3, 2), 6.0), np.zeros((3, 3, 2)))
-    tally += second
-    metrics = tally.metrics()
-    assert tally.pixels == 15
+    metric, second = FlowMetrics(), FlowMetrics()
+    metric.update(FOUND, TRUTH, HIDDEN)
+    second.update(np.full((3, 3, 2), 6.0), np.zeros((3, 3, 2)))
+    metric += second
+    metrics = metric.compute()
+    assert metric.pixels == 15
     assert metrics["epe"] == pytest.approx((12 + 9 * 72**0.5) / 14)
     assert metrics["epe_noc"] == pytest.approx(1)
     assert metrics["epe_occ"] == pytest.approx(4.5)
@@ -100,14 +100,14 @@ def test_pairs_are_pooled_and_only_those_that_know_count_for_noc_and_occ():
 
 
 def test_no_truth_gives_no_number():
-    tally = FlowTally()
-    tally.add(FOUND, np.full_like(TRUTH, NAN), HIDDEN)
-    assert all(math.isnan(value) for value in tally.metrics().values())
+    metric = FlowMetrics()
+    metric.update(FOUND, np.full_like(TRUTH, NAN), HIDDEN)
+    assert all(math.isnan(value) for value in metric.compute().values())
 
 
 def test_every_measure_stands_in_the_document_and_has_a_heading(repository):
     document = (repository / "docs/report_schema.md").read_text()
-    names = set(FlowTally().metrics())
+    names = set(FlowMetrics().compute())
     assert set(_FLOW_COLUMNS) == names - {"epe", "density"}
     for name in names:
         assert f"`{name}`" in document, name
@@ -223,13 +223,13 @@ def test_a_picture_of_one_sample():
 def test_nothing_to_judge_is_an_error(tmp_path):
     one = sample(tmp_path, "a", np.zeros((8, 8, 2)))
     without = FlowSample("a", one.first, one.second)
-    with pytest.raises(ValueError, match=r"no pair with true flow in the data sets \(street\)"):
+    with pytest.raises(ValueError, match=r"no sample with true flow .*in the data sets \(street\)"):
         evaluate_flow({"street": [without]}, {"m": FakeEstimator(0, 0)}, show_progress=False)
     with pytest.raises(ValueError, match="no method"):
         evaluate_flow({"street": [one]}, {}, show_progress=False)
-    with pytest.raises(ValueError, match=r"method 'half' answered \(4, 4, 2\) for a, whose flow is \(8, 8, 2\)"):
+    with pytest.raises(ValueError, match=r"method 'half' answered \(4, 4, 2\) for a, whose size is \(8, 8\)"):
         evaluate_flow({"s": [one]}, {"half": lambda a, b: np.zeros((4, 4, 2))}, show_progress=False)
-    with pytest.raises(FileError, match="data set street has no true flow to watch a training by"):
+    with pytest.raises(FileError, match="data set street has no true flow"):
         watch_flow({"street": [without]})
 
 

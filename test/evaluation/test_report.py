@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from fg_depth_ros.evaluation import Report, read_report
-from fg_depth_ros.evaluation.metrics import DepthTally, StereoTally
+from fg_depth_ros.evaluation.metrics import DepthMetrics, StereoMetrics
 from fg_depth_ros.evaluation.reports.report import _COLUMNS, SCHEMA
 
 
@@ -85,7 +85,7 @@ def test_table_and_markdown_show_every_measure_once():
 
 
 def test_every_measure_of_the_tallies_has_a_heading_and_stands_in_the_document(repository):
-    names = {*StereoTally().metrics(), *DepthTally().metrics(), "seconds"}
+    names = {*StereoMetrics().compute(), *DepthMetrics().compute(), "seconds"}
     assert names == set(_COLUMNS)
     document = (repository / "docs/report_schema.md").read_text()
     for name in names:

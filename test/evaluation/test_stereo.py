@@ -109,7 +109,7 @@ def test_contact_sheet_shows_each_pair(tmp_path):
 
 def test_nothing_to_judge_is_an_error(tmp_path):
     samples = open_stereo_folder(write_pairs(tmp_path, truth=False))
-    with pytest.raises(ValueError, match=r"no pair with true disparity in the data sets \(planes\)"):
+    with pytest.raises(ValueError, match=r"no sample with true disparity .*in the data sets \(planes\)"):
         evaluate_stereo({"planes": samples}, {"m": FakeMatcher()}, show_progress=False)
     with pytest.raises(ValueError, match="no method"):
         evaluate_stereo({"planes": samples}, {}, show_progress=False)

@@ -10,7 +10,7 @@ import numpy as np
 
 from fg_depth_ros.data.bags.truth import DepthReader
 from fg_depth_ros.data.samples import StereoSample
-from fg_depth_ros.evaluation.metrics import DepthTally
+from fg_depth_ros.evaluation.metrics import DepthMetrics
 from fg_depth_ros.evaluation.replay.methods import Loaded
 from fg_depth_ros.evaluation.replay.pictures import picture_of
 from fg_depth_ros.evaluation.replay.scores import ALL, MASKED, PublishedPair, ReplayScores
@@ -49,13 +49,13 @@ class MonoScores:
 
     min_depth: float
     max_depth: float
-    pairs: dict[str, tuple[DepthTally, float | None]] = field(default_factory=dict)
+    pairs: dict[str, tuple[DepthMetrics, float | None]] = field(default_factory=dict)
 
     def add(self, name: str, depth: np.ndarray, reference: np.ndarray) -> None:
         """Judge one pair, H x W m both, NaN = none."""
-        tally = DepthTally(self.min_depth, self.max_depth)
-        tally.add(depth, reference)
-        self.pairs[name] = (tally, scale_between(depth, reference, np.isfinite(reference), least=1))
+        metric = DepthMetrics(self.min_depth, self.max_depth)
+        metric.update(depth, reference)
+        self.pairs[name] = (metric, scale_between(depth, reference, np.isfinite(reference), least=1))
 
     def include(self, other: MonoScores, prefix: str = "") -> None:
         """Take over what another one judged, its pairs' names with ``prefix`` before them."""
@@ -65,11 +65,11 @@ class MonoScores:
         """Measures over all pairs, every pixel counted alike; empty when nothing was judged."""
         if not self.pairs:
             return {}
-        total = DepthTally(self.min_depth, self.max_depth)
-        for tally, _ in self.pairs.values():
-            total += tally
+        total = DepthMetrics(self.min_depth, self.max_depth)
+        for metric, _ in self.pairs.values():
+            total += metric
         scales = [scale for _, scale in self.pairs.values() if scale is not None]
-        return {ALL: {**total.metrics(), "scale": float(np.median(scales)) if scales else float("nan")}}
+        return {ALL: {**total.compute(), "scale": float(np.median(scales)) if scales else float("nan")}}
 
     def methods(self, model: str) -> dict[str, dict[str, float]]:
         """The same, named for a table of methods."""

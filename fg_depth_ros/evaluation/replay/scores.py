@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fg_depth_ros.evaluation.metrics import DepthTally, StereoTally
+from fg_depth_ros.evaluation.metrics import DepthMetrics, StereoMetrics
 from fg_depth_ros.geometry import (
     Label,
     StereoRig,
@@ -63,8 +63,8 @@ class PublishedPair:
 
 @dataclass
 class _Row:
-    disparity: StereoTally = field(default_factory=StereoTally)
-    depth: DepthTally = field(default_factory=DepthTally)
+    disparity: StereoMetrics = field(default_factory=StereoMetrics)
+    depth: DepthMetrics = field(default_factory=DepthMetrics)
     pixels: int = 0
 
     def __iadd__(self, other: _Row) -> _Row:
@@ -74,9 +74,9 @@ class _Row:
         return self
 
     def metrics(self) -> dict[str, float]:
-        depth = self.depth.metrics()
+        depth = self.depth.compute()
         return {
-            **self.disparity.metrics(),
+            **self.disparity.compute(),
             "density": 100.0 * self.disparity.answered / self.pixels if self.pixels else float("nan"),
             "abs_rel": depth["abs_rel"],
             "rmse": depth["rmse"],
@@ -243,7 +243,7 @@ class ReplayScores:
                 )
 
     def _row(self, pixels: int = 0) -> _Row:
-        return _Row(depth=DepthTally(*self._range), pixels=pixels)
+        return _Row(depth=DepthMetrics(*self._range), pixels=pixels)
 
     def _judge(self, pair: PublishedPair, truth: np.ndarray) -> dict[str, _Row]:
         expected = depth_to_disparity(truth, pair.rig)
@@ -251,13 +251,13 @@ class ReplayScores:
         rows = {}
         for name, disparity in ((ALL, pair.answer), (FILLED, fill_holes_kitti(pair.answer))):
             row = self._row(pixels)
-            row.disparity.add(disparity, expected)
-            row.depth.add(disparity_to_depth(disparity, pair.rig), truth)
+            row.disparity.update(disparity, expected)
+            row.depth.update(disparity_to_depth(disparity, pair.rig), truth)
             rows[name] = row
         masked = self._row(pixels)
         published = depth_to_disparity(pair.depth, pair.rig) if pair.disparity is None else pair.disparity
-        masked.disparity.add(published, expected, valid_only=True)
-        masked.depth.add(pair.depth, np.where(np.isfinite(pair.depth), truth, np.float32(np.nan)))
+        masked.disparity.update(published, expected, valid_only=True)
+        masked.depth.update(pair.depth, np.where(np.isfinite(pair.depth), truth, np.float32(np.nan)))
         return {**rows, MASKED: masked}
 
     @staticmethod
@@ -290,10 +290,10 @@ def _grey(image: np.ndarray) -> np.ndarray:
     return grey.astype(np.float32)
 
 
-def _stereo(values: dict[str, Any]) -> StereoTally:
+def _stereo(values: dict[str, Any]) -> StereoMetrics:
     # JSON knows no numbers as keys.
-    return StereoTally(**{**values, "bad": {float(key): count for key, count in values["bad"].items()}})
+    return StereoMetrics(**{**values, "bad": {float(key): count for key, count in values["bad"].items()}})
 
 
-def _depth(values: dict[str, Any]) -> DepthTally:
-    return DepthTally(**{**values, "within": {int(key): count for key, count in values["within"].items()}})
+def _depth(values: dict[str, Any]) -> DepthMetrics:
+    return DepthMetrics(**{**values, "within": {int(key): count for key, count in values["within"].items()}})

@@ -58,6 +58,20 @@ def colour_error(prediction: np.ndarray, truth: np.ndarray, max_error: float = 4
     return colours
 
 
+def colour_relative_error(depth: np.ndarray, reference: np.ndarray, max_error: float = 0.25) -> np.ndarray:
+    """Colour ``|depth / reference - 1|`` (H x W, same unit) as ``colour_error``; a sparse reference is spread."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = visible(np.abs(depth / reference - 1).astype(np.float32))
+    return colour_error(error, np.where(np.isfinite(visible(reference)), np.float32(0), np.float32(np.nan)), max_error)
+
+
+def depth_range(depth: np.ndarray, default: tuple[float, float] = (1.0, 10.0)) -> tuple[float, float]:
+    """Return the near and the far end of most of these depths (2nd and 98th percentile), m; NaN and 0 are left out."""
+    known = depth[np.isfinite(depth) & (depth > 0)]
+    near, far = (float(d) for d in np.percentile(known, (2, 98))) if known.size else default
+    return near, max(far, near * 1.01)
+
+
 def colour_labels(labels: np.ndarray) -> np.ndarray:
     """Values of `Label` (uint8 HxW), one colour each: valid is white."""
     table = np.zeros((256, 3), dtype=np.uint8)

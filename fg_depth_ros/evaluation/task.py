@@ -1,0 +1,316 @@
+"""Evaluation of methods on data sets with ground truth, written once over a ``Task``.
+
+A task (``StereoTask``, ``FlowTask``, ``DepthTask``) says how its data sets are opened, what a method gets to see, how
+an answer is compared with the truth, and how it is drawn. ``evaluate`` runs methods over data sets,
+``Task.validation`` measures a network while it is trained.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch import nn
+
+from fg_depth_ros.data.io.formats import write_image
+from fg_depth_ros.evaluation.metrics import Metrics, mean_metrics
+from fg_depth_ros.evaluation.reports import figures
+from fg_depth_ros.evaluation.reports.report import Report
+from fg_depth_ros.files import FileError
+
+Aggregate = Literal["pooled", "per_image"]
+_TILE_WIDTH = 400
+
+
+@dataclass
+class Score:
+    """What one method scored on one data set."""
+
+    sums: dict[str, Metrics] = field(default_factory=dict)
+    per_image: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def add(self, sums: Mapping[str, Metrics], metrics: dict[str, float], seconds: float) -> None:
+        """Add the sums, the metrics and the time of one sample."""
+        for part, one in sums.items():
+            if part in self.sums:
+                self.sums[part] += one
+            else:
+                self.sums[part] = one
+        self.per_image.append(metrics)
+        self.seconds += seconds
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """One problem: its data sets, its truth, its metrics and its picture.
+
+    Raises ValueError for an unknown ``aggregate``.
+    """
+
+    aggregate: Aggregate = "pooled"
+    """``pooled``: all pixels of a data set count alike; ``per_image``: the mean of each image's metrics."""
+
+    name: ClassVar[str]
+    quantity: ClassVar[str]
+    """What is estimated, such as "disparity"."""
+    interface: ClassVar[tuple[str, str]]
+    """Of an estimator: the method to call, and the attribute of its result that holds the answer."""
+    columns: ClassVar[tuple[str, ...]]
+    """Of a table, in their order."""
+    validation_metrics: ClassVar[tuple[str, ...]]
+    image_title: ClassVar[str] = "image"
+    error_title: ClassVar[str] = "dark 0 px, bright 4 px and more"
+    open: ClassVar[Callable[..., dict[str, list[Any]]]]
+    """Open data sets: (paths, **options) -> samples by the name of their set."""
+
+    def __post_init__(self) -> None:
+        if self.aggregate not in ("pooled", "per_image"):
+            raise ValueError(f"aggregate is {self.aggregate!r}: choose 'pooled' or 'per_image'")
+
+    # ---- one sample ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def inputs(self, sample: Any, methods: Sequence[Any]) -> tuple[Any, ...]:
+        """Read what ``estimate`` and ``compare`` need; first the image of the answer, uint8 RGB H x W x 3."""
+
+    def runner(self, method: Any, inputs: tuple[Any, ...]) -> Any:
+        """Return the estimator or function that answers; None where the method does not apply to these inputs.
+
+        Methods that share one run it once per sample.
+        """
+        return method
+
+    def estimate(self, runner: Any, inputs: tuple[Any, ...]) -> np.ndarray:
+        """Run an estimator or a function."""
+        call, attribute = self.interface
+        answer = getattr(getattr(runner, call)(*inputs), attribute) if hasattr(runner, call) else runner(*inputs)
+        return np.asarray(answer)
+
+    @abstractmethod
+    def compare(
+        self, method: Any, answer: np.ndarray, truth: np.ndarray, sample: Any, inputs: tuple[Any, ...]
+    ) -> tuple[np.ndarray, dict[str, Metrics]]:
+        """Compare an answer with the truth.
+
+        Returns:
+            The answer as it is compared (completed, resized, scaled), and its sums by part, the main part first.
+        """
+
+    def metrics(self, sums: Mapping[str, Metrics]) -> dict[str, float]:
+        """Return the metrics of sums as ``compare`` returns them."""
+        return next(iter(sums.values())).compute()
+
+    # ---- a table ---------------------------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How answers are compared, for a report."""
+        return {"pixels": "all with truth", "no_answer": "wrong", "aggregate": self.aggregate}
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know about the table."""
+        return []
+
+    def details(self, set_name: str, samples: Sequence[Any]) -> dict[str, Any]:
+        """Return what stands beside the metrics of a data set. Raises ValueError: its samples do not fit together."""
+        return {}
+
+    def published(self, samples: Sequence[Any]) -> Sequence[tuple[str, dict[str, float]]]:
+        """Return the figures that others published for this protocol, by the name of their line."""
+        return ()
+
+    def summary(self, score: Score) -> dict[str, float]:
+        """Return the metrics of a method over a data set."""
+        metrics = mean_metrics(score.per_image) if self.aggregate == "per_image" else self.metrics(score.sums)
+        return metrics | {"seconds": score.seconds / len(score.per_image)}
+
+    # ---- a picture -------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def colours(self, truth: np.ndarray, sample: Any) -> Callable[[np.ndarray], np.ndarray]:
+        """Return a function that colours answers and this truth alike."""
+
+    @abstractmethod
+    def colour_error(self, answer: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        """Colour the error of an answer, uint8 RGB."""
+
+    def tiles(
+        self, image: np.ndarray, truth: np.ndarray, answers: Sequence[np.ndarray | None], sample: Any = None
+    ) -> list[np.ndarray]:
+        """Draw the image, the truth, the answers in the same colours and the error of the first answer, 400 px wide."""
+        colour = self.colours(truth, sample)
+        nothing = np.full_like(truth, np.nan)
+        drawn = [nothing if answer is None else answer for answer in answers]
+        pictures = [image, colour(truth), *map(colour, drawn), self.colour_error(drawn[0], truth)]
+        # Truth may be sparse: no averaging.
+        return [figures.resized(picture, _TILE_WIDTH, smooth=index == 0) for index, picture in enumerate(pictures)]
+
+    def titles(self, methods: Sequence[str]) -> list[str]:
+        """Return what stands above the tiles."""
+        error = f"error of {methods[0]} ({self.error_title})"
+        return [self.image_title, f"true {self.quantity}", *methods, error]
+
+    def draw(self, image: np.ndarray, truth: np.ndarray, answer: np.ndarray, method: str = "answer") -> np.ndarray:
+        """Draw one sample: image, truth, answer, error.
+
+        Args:
+            image: uint8 RGB H x W x 3.
+            truth, answer: as the task's methods give them; NaN = unknown.
+            method: title of the answer.
+
+        Returns:
+            uint8 RGB; four tiles of 400 px width beside each other.
+        """
+        tiles = self.tiles(image, truth, [answer])
+        return figures.contact_sheet([tiles], self.titles([method]), tile_width=_TILE_WIDTH)
+
+    # ---- training --------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def method_of(self, network: nn.Module) -> Any:
+        """Wrap a network, as it is, on its device, as a method of this task."""
+
+    def validation(self, datasets: Mapping[str, Sequence[Any]]) -> Callable[[nn.Module], dict[str, float]]:
+        """Return a function that measures a network while it is trained: "set/metric" -> figure.
+
+        Raises:
+            FileError: a data set has no sample with truth.
+        """
+        for name, samples in datasets.items():
+            if not any(sample.has_truth for sample in samples):
+                raise FileError(f"data set {name} has no true {self.quantity}: nothing to validate with")
+
+        def validate(network: nn.Module) -> dict[str, float]:
+            report = evaluate(self, datasets, {"network": self.method_of(network)}, show_progress=False)
+            rows = [row for row in report.rows if not row.get("published")]
+            return {f"{row['set']}/{name}": row["metrics"][name] for row in rows for name in self.validation_metrics}
+
+        return validate
+
+
+def evaluate(
+    task: Task,
+    datasets: Mapping[str, Sequence[Any]],
+    methods: Mapping[str, Any],
+    *,
+    model: Mapping[str, Any] | None = None,
+    sheets: str | Path | None = None,
+    sheet_samples: int = 12,
+    console: Console | None = None,
+    show_progress: bool = True,
+) -> Report:
+    """Compare every method with the truth of every data set; no answer counts as wrong.
+
+    Args:
+        task: the problem.
+        datasets: samples by the name of their set; those without truth are left out.
+        methods: estimators or functions as the task describes them, by the name of their line.
+        model: name and hash for the report.
+        sheets: a folder that gets one picture per data set: image, truth, every method's answer in the same colours,
+            and the error of the first method.
+        sheet_samples: as many samples stand on it, the first ones.
+        console: where the progress is shown; default: standard error.
+        show_progress: show it.
+
+    Returns:
+        One row per data set and method with the task's metrics and ``seconds``, the mean time of one estimate (warmed
+        up; reading and completing are not in it), and below them the rows that others published for this protocol.
+
+    Raises:
+        ValueError: no method, no sample with truth, or an answer of another size than its image.
+        FileError: what cannot be read.
+    """
+    if not methods:
+        raise ValueError("no method to evaluate: give at least one")
+    report = Report(f"evaluate {task.name}", dict(model or {}), task.settings)
+    with progress_bars(console, show_progress) as progress:
+        for set_name, samples in datasets.items():
+            bar = progress.add_task(set_name, total=len(samples))
+            details = task.details(set_name, samples)
+            scores = {name: Score() for name in methods}
+            rows: list[list[np.ndarray]] = []
+            captions: list[str] = []
+            for sample in samples:
+                truth = sample.truth()
+                if truth is not None:
+                    image, answers = _evaluate_sample(task, sample, truth, methods, scores)
+                    if sheets is not None and len(rows) < sheet_samples:
+                        rows.append(task.tiles(image, truth, [answers.get(name) for name in methods], sample))
+                        captions.append(sample.name)
+                progress.advance(bar)
+            scores = {name: score for name, score in scores.items() if score.per_image}
+            for name, score in scores.items():
+                images, pixels = len(score.per_image), next(iter(score.sums.values())).pixels
+                report.add_row(set_name, name, task.summary(score), images=images, pixels=pixels, **details)
+            for name, metrics in task.published(samples) if scores else ():
+                report.add_row(set_name, name, metrics, published=True)
+            if scores and sheets is not None:
+                sheet = figures.contact_sheet(rows, task.titles(list(methods)), captions, tile_width=_TILE_WIDTH)
+                path = Path(sheets) / f"{set_name.replace('/', '_')}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_image(path, sheet)
+    if not report.rows:
+        names = ", ".join(datasets) or "none given"
+        raise ValueError(
+            f"no sample with true {task.quantity} that a method applies to in the data sets ({names}): nothing to "
+            "evaluate against"
+        )
+    return report
+
+
+def _evaluate_sample(
+    task: Task, sample: Any, truth: np.ndarray, methods: Mapping[str, Any], scores: Mapping[str, Score]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Add one sample to all scores; return its image and every method's answer."""
+    inputs = task.inputs(sample, list(methods.values()))
+    image: np.ndarray = inputs[0]
+    answers: dict[str, np.ndarray] = {}
+    found: dict[int, tuple[np.ndarray, float]] = {}
+    for name, method in methods.items():
+        runner = task.runner(method, inputs)
+        if runner is None:
+            continue
+        if id(runner) not in found:
+            if not scores[name].per_image:
+                task.estimate(runner, inputs)  # the first call loads and warms up: not counted
+            begin = time.perf_counter()
+            found[id(runner)] = task.estimate(runner, inputs), time.perf_counter() - begin
+        answer, seconds = found[id(runner)]
+        if answer.shape[:2] != image.shape[:2]:
+            raise ValueError(
+                f"method '{name}' answered {answer.shape} for {sample.name}, whose size is {image.shape[:2]}: a method "
+                "answers at the size of its input"
+            )
+        answers[name], sums = task.compare(method, answer, truth, sample, inputs)
+        scores[name].add(sums, task.metrics(sums), seconds)
+    return image, answers
+
+
+def progress_bars(console: Console | None, show: bool) -> Progress:
+    """Return progress bars with the time left; on standard error where no console is given."""
+    return Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console or Console(stderr=True),
+        disable=not show,
+    )
