@@ -206,7 +206,7 @@ def test_a_folder_without_truth_cannot_be_watched(tmp_path):
     from fg_depth_ros.data.datasets.stereo import open_stereo_sets
     from fg_depth_ros.evaluation.stereo import watch_stereo
 
-    with pytest.raises(FileError, match="street has no true disparity to watch"):
+    with pytest.raises(FileError, match="street has no true disparity"):
         watch_stereo(open_stereo_sets([write_pairs(tmp_path / "street", truth=False)]))
 
 
