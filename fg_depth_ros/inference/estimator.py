@@ -73,6 +73,10 @@ class Estimator(Generic[ConfigT, MethodT]):
         """Device that the model runs on, as torch names it."""
         return self._method.device
 
+    def warm_up(self, width: int, height: int) -> None:
+        """Run once on empty images of this size, so that the first real one is not slow."""
+        raise NotImplementedError
+
 
 class NetworkMethod:
     """Base of the methods that run a network.

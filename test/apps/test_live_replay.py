@@ -158,7 +158,7 @@ def test_time_that_stands_still_stops_neither_work_nor_warnings(make: Callable[.
     pair = pair_messages(SCENE)
     # Before the first /clock there is depth all the same, and a warning.
     b.send_until(pair, lambda: b.seen["depth/image_rect"] and b.level() == 1)
-    assert "nobody publishes /clock" in b.status().message
+    assert "/clock" in b.status().message
     assert "processing 50 % (ms)" in b.values() and "pipeline 50 % (ms)" not in b.values()
     b.seen["depth/image_rect"].clear()
     stamps: list[float] = []

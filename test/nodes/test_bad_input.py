@@ -15,8 +15,9 @@ from support.nodes import Bench, Scene, camera_info, pair_messages, share_near, 
 from fg_depth_ros.data.io.messages import MessageError
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.nodes.common.codes import FaultCode
-from fg_depth_ros.nodes.common.synchronizing import Pair
-from fg_depth_ros.nodes.stereo_depth.pair_check import PairChecker, feature_geometry
+from fg_depth_ros.nodes.common.synchronizing import INPUTS, StereoMessages
+from fg_depth_ros.nodes.stereo_depth import worker
+from fg_depth_ros.nodes.stereo_depth.rectification import FeatureCheck, match_features
 
 SCENE = wall()
 GOOD = pair_messages(SCENE)
@@ -129,27 +130,32 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
 }
 
 
-@pytest.fixture
-def checker() -> PairChecker:
-    return PairChecker(lambda name: f"/{name}")
+TOPICS = {name: f"/{name}" for name in INPUTS}
 
 
-def as_pair(found: dict[str, Any]) -> Pair:
-    names = ("left/image_rect", "right/image_rect", "left/camera_info", "right/camera_info")
-    return Pair(*(found[name] for name in names))
+def as_pair(found: dict[str, Any]) -> StereoMessages:
+    return StereoMessages(*(found[name] for name in INPUTS))
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_the_check_names_value_and_way_out(checker: PairChecker, name: str) -> None:
+def test_the_check_names_value_and_way_out(name: str) -> None:
+    decoder, features = worker.PairDecoder(TOPICS), FeatureCheck(TOPICS)
+
+    def check(pair: dict[str, Any]) -> worker.StereoImages:
+        images = decoder.decode(as_pair(pair))
+        features.check(images.left, images.right, images.rig.doffs)
+        return images
+
     bad, reason, words = BAD[name]
     for _ in range(2):  # also the second time: nothing bad is remembered as good
         with pytest.raises(MessageError) as error:
-            checker.check(as_pair(bad))
+            check(bad)
         assert error.value.reason == reason
         assert [word for word in words if word not in str(error.value)] == []
-    checked = checker.check(as_pair(GOOD))
-    np.testing.assert_array_equal(checked.left, SCENE.left)
-    assert checked.rig == SCENE.rig
+    images = check(GOOD)
+    np.testing.assert_array_equal(images.left, SCENE.left)
+    assert images.rig == SCENE.rig
+    assert decoder.decode(as_pair(GOOD)).rig is images.rig, "the same until the calibration changes"
 
 
 def test_the_node_lives_through_all_of_it_and_recovers(make: Callable[..., Bench]) -> None:
@@ -257,18 +263,18 @@ def test_a_source_that_loops_keeps_producing(make: Callable[..., Bench]) -> None
 
 
 def test_features_tell_which_way_the_pair_stands() -> None:
-    found = feature_geometry(SCENE.left, SCENE.right, 0.0)
-    assert found.matches >= 40
+    found = match_features(SCENE.left, SCENE.right, 0.0)
+    assert found.count >= 40
     assert found.in_front > 0.97
     assert abs(found.vertical) < 0.3
-    assert feature_geometry(SCENE.right, SCENE.left, 0.0).in_front < 0.03
+    assert match_features(SCENE.right, SCENE.left, 0.0).in_front < 0.03
     # with principal points 20 px apart even those lie in front
-    assert feature_geometry(SCENE.right, SCENE.left, 20.0).in_front > 0.97
+    assert match_features(SCENE.right, SCENE.left, 20.0).in_front > 0.97
 
 
 def test_features_measure_a_vertical_shift() -> None:
     lower = np.roll(SCENE.right, 3, axis=0)
-    assert feature_geometry(SCENE.left, lower, 0.0).vertical == pytest.approx(3.0, abs=0.3)
+    assert match_features(SCENE.left, lower, 0.0).vertical == pytest.approx(3.0, abs=0.3)
 
 
 def test_images_that_are_not_rectified_are_warned_of(make: Callable[..., Bench]) -> None:
@@ -282,21 +288,17 @@ def test_images_that_are_not_rectified_are_warned_of(make: Callable[..., Bench])
 
 def test_a_picture_without_features_says_nothing() -> None:
     grey = np.full((100, 120), 90, np.uint8)
-    assert feature_geometry(grey, grey, 0.0).matches == 0
-    checker = PairChecker(lambda name: name)
-    rig = StereoRig(120, 100, 100.0, 100.0, 60.0, 50.0, 60.0, 0.1)
-    checker.check(as_pair(pair_messages(Scene(np.stack([grey] * 3, -1), np.stack([grey] * 3, -1), rig, 0.0))))
-    assert checker.rectification_problem() is None
+    assert match_features(grey, grey, 0.0).count == 0
+    check = FeatureCheck(TOPICS)
+    check.check(grey, grey, 0.0)
+    assert check.problem is None
 
 
 def test_a_rig_whose_far_range_is_not_searched_is_named():
-    from fg_depth_ros.geometry import StereoRig
-
-    checker = PairChecker(lambda name: f"/{name}")
     crossed = StereoRig(741, 500, 994.978, 994.978, 311.193, 254.877, 342.279, 0.193001)
     # 994.978 * 0.193001 / 31.086 = 6.18 m
-    assert "nothing beyond 6.2 m is searched" in checker.range_problem(crossed, 0)
-    assert "set min_disparity to -32" in checker.range_problem(crossed, 0)
-    assert checker.range_problem(crossed, -32) is None
+    assert "nothing beyond 6.2 m is searched" in worker._range_problem(crossed, 0, TOPICS)
+    assert "set min_disparity to -32" in worker._range_problem(crossed, 0, TOPICS)
+    assert worker._range_problem(crossed, -32, TOPICS) is None
     parallel = StereoRig(640, 480, 500.0, 500.0, 320.0, 240.0, 320.0, 0.1)
-    assert checker.range_problem(parallel, 0) is None
+    assert worker._range_problem(parallel, 0, TOPICS) is None

@@ -15,8 +15,10 @@ from support.nodes import Bench, pair_messages, wall
 from support.waiting import wait_until
 
 from fg_depth_ros.data.io import messages
-from fg_depth_ros.nodes.stereo_depth.flow_work import RowMonitor, TemporalFlow
-from fg_depth_ros.nodes.stereo_depth.pair_check import CheckedPair
+from fg_depth_ros.nodes.common.codes import FaultCode
+from fg_depth_ros.nodes.common.synchronizing import INPUTS
+from fg_depth_ros.nodes.stereo_depth.rectification import VerticalFlowCheck
+from fg_depth_ros.nodes.stereo_depth.worker import TemporalFlow
 
 SECOND = 1_000_000_000
 
@@ -45,8 +47,8 @@ def grey(value: int, width: int = 300) -> np.ndarray:
 
 def test_flow_goes_from_the_image_before_to_the_newest():
     estimator, temporal = Answers(flow(1.0)), TemporalFlow()
-    assert temporal.next(0, grey(1), estimator) is None
-    assert temporal.next(SECOND // 10, grey(2), estimator) is not None
+    assert temporal.update(0, grey(1), estimator) is None
+    assert temporal.update(SECOND // 10, grey(2), estimator) is not None
     first, second = estimator.asked[0]
     assert (first[0, 0], second[0, 0]) == (1, 2)
 
@@ -56,24 +58,27 @@ def test_flow_goes_from_the_image_before_to_the_newest():
 )
 def test_a_gap_a_jump_back_and_another_size_begin_anew(stamp: int, width: int):
     estimator, temporal = Answers(flow(1.0)), TemporalFlow()
-    temporal.next(SECOND, grey(1), estimator)
-    assert temporal.next(stamp, grey(2, width), estimator) is None
-    assert temporal.next(stamp + SECOND // 10, grey(3, width), estimator) is not None
+    temporal.update(SECOND, grey(1), estimator)
+    assert temporal.update(stamp, grey(2, width), estimator) is None
+    assert temporal.update(stamp + SECOND // 10, grey(3, width), estimator) is not None
     assert estimator.asked[0][0][0, 0] == 2
 
 
 def test_after_nobody_listened_the_next_image_is_a_first_one():
     temporal = TemporalFlow()
-    temporal.next(0, grey(1), Answers(flow(0.0)))
-    temporal.forget()
-    assert temporal.next(1000, grey(2), Answers(flow(0.0))) is None
+    temporal.update(0, grey(1), Answers(flow(0.0)))
+    temporal.reset()
+    assert temporal.update(1000, grey(2), Answers(flow(0.0))) is None
 
 
-def monitor(*flows: np.ndarray, doffs: float = 0.0) -> RowMonitor:
-    rows, scene = RowMonitor(lambda name: f"/stereo/{name}"), wall(doffs=doffs)
+TOPICS = {name: f"/stereo/{name}" for name in INPUTS}
+
+
+def monitor(*flows: np.ndarray, doffs: float = 0.0) -> VerticalFlowCheck:
+    rows, scene = VerticalFlowCheck(TOPICS), wall(doffs=doffs)
     estimator = Answers(*flows)
     for _ in flows:
-        rows.look(CheckedPair(scene.left, scene.right, scene.rig), estimator, 10.0)
+        rows.measure(scene.left, scene.right, scene.rig.doffs, estimator, 10.0)
     return rows
 
 
@@ -97,16 +102,16 @@ def test_one_bad_measurement_among_five_raises_no_alarm():
 
 
 def test_what_moves_to_the_right_is_a_wrong_match_and_does_not_count():
-    assert monitor(flow(5.0, u=8.0)).running is None
-    assert monitor(flow(0.2, u=8.0), doffs=20.0).running.median == pytest.approx(0.2)  # infinity lies at +20
+    assert monitor(flow(5.0, u=8.0)).median is None
+    assert monitor(flow(0.2, u=8.0), doffs=20.0).median.median == pytest.approx(0.2)  # infinity lies at +20
 
 
 def test_a_look_is_due_after_the_period_and_never_with_zero():
-    rows = RowMonitor(str)
+    rows = VerticalFlowCheck(TOPICS)
     assert rows.due(10.0)
     assert not rows.due(0.0)
     scene = wall()
-    rows.look(CheckedPair(scene.left, scene.right, scene.rig), Answers(flow(0.0)), 1000.0)
+    rows.measure(scene.left, scene.right, scene.rig.doffs, Answers(flow(0.0)), 1000.0)
     assert not rows.due(1000.0)
 
 
@@ -183,5 +188,6 @@ def test_a_first_flow_model_that_cannot_be_loaded_is_named(make: Callable[..., B
     (result,) = b.set(flow_model="flownet_lite", flow_weights=str(corrupt))
     assert result.successful  # the file is there; what is in it turns out later
     b.wait(lambda: b.level("model") == 1)
-    assert b.status("model").message.startswith(f"flownet_lite could not be loaded: {corrupt}")
-    b.send_until(pair_messages(wall()), lambda: b.log_has(f"temporal_flow/* has a listener, but {corrupt}"))
+    assert b.has(FaultCode.MODEL_NOT_LOADED, "flownet_lite", str(corrupt), name="model")
+    assert b.values("model")["flow swap"] == "failed"
+    b.send_until(pair_messages(wall()), lambda: b.has(FaultCode.NO_FLOW_MODEL, str(corrupt)))

@@ -233,7 +233,7 @@ def test_depth_goes_on_without_the_right_camera_and_comes_back(
     b.wait(b.accounted)
     stamps = [messages.stamp_ns(m.header) for m in b.seen[DEPTH]]
     assert len(stamps) == len(set(stamps))  # nothing is answered twice
-    assert int(b.values()["left images published alone"]) == len(alone & set(stamps))
+    assert int(b.values()["mono fallback published"]) == len(alone & set(stamps))
 
 
 def test_only_when_it_is_wanted(make: Callable[..., Bench], six_metres: str) -> None:
@@ -241,7 +241,7 @@ def test_only_when_it_is_wanted(make: Callable[..., Bench], six_metres: str) -> 
     b.listen(DEPTH)
     b.send_until(LEFT, lambda: b.level() == 1 and b.has(FaultCode.NO_PAIRS))
     assert b.seen[DEPTH] == []
-    assert b.values()["left images taken alone"] == "0"
+    assert b.values()["mono fallback received"] == "0"
     b.set(mono_timeout=0.5)
     b.send_until(LEFT, lambda: b.seen[DEPTH])
     assert np.isfinite(depth_of(b.seen[DEPTH][-1])).all()  # the right camera never was there
@@ -281,7 +281,8 @@ def test_missing_weights_are_named_when_they_are_needed_and_stereo_goes_on(
     b.listen(MONO)
     b.send_until(PAIR, lambda: b.level("model") == 1)
     message = b.status("model").message
-    assert message.startswith("mono_depth/image_rect has a listener, but there is no mono depth: no weights of ")
+    assert message.startswith("mono_depth/image_rect has a subscriber")
+    assert b.values("model")["reason"] == "no mono depth"
     assert "'depthnet_lite'" in message
     assert "Set mono_weights" in message
     assert b.values("model")["mono swap"] == "failed"
@@ -299,7 +300,7 @@ def test_without_weights_a_missing_right_camera_is_named_as_ever(make: Callable[
     b = make(mono_timeout=0.3, stall_timeout=0.6)
     b.listen(DEPTH)
     b.send_until(LEFT, lambda: b.has(FaultCode.NO_PAIRS) and b.level("model") == 1)
-    assert "the right camera is gone, but there is no mono depth: no weights of" in b.status("model").message
+    assert b.has(FaultCode.NO_MONO_DEPTH, "right camera", name="model")
     assert b.seen[DEPTH] == []
     b.send_until(LEFT, lambda: int(b.values().get("dropped: no mono depth", 0)) > 0)
     assert share_near(b.fresh_depth(PAIR), 3.0) > 0.97
@@ -309,7 +310,7 @@ def test_without_weights_a_missing_right_camera_is_named_as_ever(make: Callable[
 def test_a_listener_without_a_mono_model_is_told(make: Callable[..., Bench]) -> None:
     b = make(mono_model="off")
     b.listen(MONO)
-    b.send_until(PAIR, lambda: b.log_has("mono_depth/image_rect has a listener"))
+    b.send_until(PAIR, lambda: b.has(FaultCode.NO_MONO_DEPTH, "mono_depth/image_rect", name="model"))
     assert b.log_has("mono_model is off: set it to depthnet_lite")
     b.listen(DEPTH)
     b.unlisten(MONO)
@@ -334,7 +335,7 @@ def test_weights_that_cannot_be_used_are_refused_or_put_back(
     assert "mono_weights = '/nowhere/mono.safetensors'" in result.reason
     (result,) = b.set(mono_weights=str(corrupt))
     assert result.successful  # the file is there; what is in it turns out later
-    b.send_until(PAIR, lambda: b.values("model")["mono swap"] == "failed")
+    b.send_until(PAIR, lambda: b.values("model").get("mono swap") == "failed")
     assert b.log_has(str(corrupt))
     b.wait(lambda: b.depth_node.parameters["mono_weights"] == six_metres)
     four = network_that_says(4.0, tmp_path / "four.safetensors")

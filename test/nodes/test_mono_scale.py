@@ -9,8 +9,8 @@ import pytest
 
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.inference import StereoConfig, StereoEstimate
-from fg_depth_ros.nodes.stereo_depth import mono_work
-from fg_depth_ros.nodes.stereo_depth.mono_work import MonoScale
+from fg_depth_ros.nodes.stereo_depth import mono
+from fg_depth_ros.nodes.stereo_depth.mono import MonoScale, ScaleError
 
 
 def stereo(depth: float, share: float = 1.0) -> StereoEstimate:
@@ -27,46 +27,49 @@ def says(metres: float) -> np.ndarray:
 
 def test_the_factor_brings_mono_depth_to_stereo_depth(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr(mono_work, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(mono, "time", SimpleNamespace(monotonic=lambda: now[0]))
     scale = MonoScale()
     assert scale.values() == {}
-    assert scale.hold() == 1.0  # nothing is known yet
-    scale.let_go()
+    assert scale.fallback() == 1.0  # nothing is known yet
+    scale.end_fallback()
     for metres in (0.30, 0.60, 0.31, 0.32, 0.33):
         assert scale.measure(says(metres), stereo(0.33, 0.5)) == pytest.approx(0.33 / metres, rel=1e-5)
     now[0] += 59.0
-    assert scale.hold() == pytest.approx(0.33 / 0.32, rel=1e-5)  # the median of the five
+    assert scale.fallback() == pytest.approx(0.33 / 0.32, rel=1e-5)  # the median of the five
     assert scale.values() == {
         "mono factor": "1.000",
         "mono factor age (s)": "59",
         "mono factor in use without a pair": "1.031",
     }
     now[0] += 1000.0
-    assert scale.hold() == pytest.approx(0.33 / 0.32, rel=1e-5)  # no jump while the right camera is gone
-    scale.let_go()
-    assert scale.hold() == 1.0  # too old for the next time
+    assert scale.fallback() == pytest.approx(0.33 / 0.32, rel=1e-5)  # no jump while the right camera is gone
+    scale.end_fallback()
+    assert scale.fallback() == 1.0  # too old for the next time
 
 
 def test_a_factor_is_measured_without_need_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr(mono_work, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(mono, "time", SimpleNamespace(monotonic=lambda: now[0]))
     scale = MonoScale()
-    assert scale.due()
-    scale.measure(says(0.3), stereo(0.3, 0.0))  # in vain
-    assert not scale.due()
+    assert scale.due
+    with pytest.raises(ScaleError):
+        scale.measure(says(0.3), stereo(0.3, 0.0))
+    assert not scale.due
     now[0] += 1.0
-    assert scale.due()
+    assert scale.due
 
 
 @pytest.mark.parametrize(
     ("metres", "share", "words"),
     [
         (0.3, 0.18, "too few pixels have stereo depth (18.0%)"),  # 180 of 1000 pixels
-        (0.05, 1.0, "stereo depth is 6 times mono depth (0.2 to 5 can be)"),
+        (0.05, 1.0, "stereo depth is 6 times mono depth"),
         (3.0, 1.0, "stereo depth is 0.1 times mono depth"),
     ],
 )
 def test_without_a_sensible_factor_the_reason_is_said_and_nothing_kept(metres: float, share: float, words: str) -> None:
     scale = MonoScale()
-    assert words in scale.measure(says(metres), stereo(0.3, share))
-    assert scale.hold() == 1.0
+    with pytest.raises(ScaleError) as caught:
+        scale.measure(says(metres), stereo(0.3, share))
+    assert words in str(caught.value)
+    assert scale.fallback() == 1.0

@@ -12,7 +12,7 @@ from std_msgs.msg import Header
 
 from fg_depth_ros.compat import message_filters as drop_in
 from fg_depth_ros.compat.message_filters import SimpleFilter
-from fg_depth_ros.nodes.common.synchronizing import INPUTS, NewestSlot, Pair, PairSynchronizer
+from fg_depth_ros.nodes.common.synchronizing import INPUTS, NewestSlot, PairSynchronizer, StereoMessages
 
 LEFT, RIGHT, LEFT_INFO, RIGHT_INFO = range(4)
 
@@ -80,7 +80,7 @@ class Rig:
 
     def __init__(self, filters: Any, **options: Any) -> None:
         self.sources = [SimpleFilter() for _ in INPUTS]
-        self.pairs: list[Pair] = []
+        self.pairs: list[StereoMessages] = []
         self.sync = PairSynchronizer(
             self.sources, options.pop("on_pair", self.pairs.append), filters=filters, **options
         )
@@ -163,7 +163,7 @@ def test_an_exception_is_reported_and_stops_nothing(filters: Any) -> None:
     seen: list[float] = []
     errors: list[Exception] = []
 
-    def on_pair(pair: Pair) -> None:
+    def on_pair(pair: StereoMessages) -> None:
         seen.append(pair.stamp * 1e-9)
         if len(seen) == 1:
             raise RuntimeError("first")
@@ -237,7 +237,7 @@ def left_rig(filters: Any, **options: Any) -> tuple[Rig, list[tuple[float, float
     def note(*messages: Any) -> None:
         alone.append(tuple(round(m.header.stamp.sec + m.header.stamp.nanosec * 1e-9, 6) for m in messages))
 
-    return Rig(filters, on_left=note, **options), alone
+    return Rig(filters, on_left_only=note, **options), alone
 
 
 def test_a_left_image_is_handed_out_once_with_its_own_camera_info(filters: Any) -> None:
@@ -286,7 +286,7 @@ def test_an_exception_over_a_left_image_is_reported_and_stops_nothing(filters: A
         raise RuntimeError("left")
 
     errors: list[Exception] = []
-    rig = Rig(filters, on_left=fail, on_error=errors.append)
+    rig = Rig(filters, on_left_only=fail, on_error=errors.append)
     rig.send(1.0, None, 1.0, None)
     rig.send(2.0, 2.0, 2.0, 2.0)
     assert rig.stamps == [2.0]
@@ -295,17 +295,17 @@ def test_an_exception_over_a_left_image_is_reported_and_stops_nothing(filters: A
 
 def test_the_right_camera_is_gone_when_left_images_go_on_without_it(filters: Any) -> None:
     rig, _ = left_rig(filters)
-    assert rig.sync.right_gone(0.0) is None  # nothing goes on
+    assert rig.sync.silent_right(0.0) is None  # nothing goes on
     rig.send(1.0, 1.0, 1.0, 1.0)
     rig.send(2.0, None, 2.0, None)
-    assert rig.sync.right_gone(0.0) is None  # a slow camera's next pair begins like this
+    assert rig.sync.silent_right(0.0) is None  # a slow camera's next pair begins like this
     rig.send(3.0, None, 3.0, 3.0)
-    assert rig.sync.right_gone(0.0) == "right/image_rect"
-    assert rig.sync.right_gone(10.0) is None  # it may still come
+    assert rig.sync.silent_right(0.0) == "right/image_rect"
+    assert rig.sync.silent_right(10.0) is None  # it may still come
     rig.send(4.0, 4.0, 4.0, None)
-    assert rig.sync.right_gone(0.0) == "right/camera_info"
+    assert rig.sync.silent_right(0.0) == "right/camera_info"
     rig.send(5.0, 5.0, 5.0, 5.0)
-    assert rig.sync.right_gone(0.0) is None
+    assert rig.sync.silent_right(0.0) is None
 
 
 # ---- the slot -------------------------------------------------------------------------------------------------
@@ -316,8 +316,8 @@ def test_the_slot_holds_the_newest() -> None:
     assert slot.put(1) is None
     assert slot.put(2) == 1
     assert slot.put(3) == 2
-    assert slot.take() == 3
-    assert slot.take(timeout=0.01) is None
+    assert slot.get() == 3
+    assert slot.get(timeout=0.01) is None
 
 
 @pytest.mark.timeout(10)
@@ -326,7 +326,7 @@ def test_a_worker_waits_for_the_slot_and_ends_with_it() -> None:
     taken: list[int | None] = []
 
     def work() -> None:
-        while (item := slot.take()) is not None:
+        while (item := slot.get()) is not None:
             taken.append(item)
         taken.append(None)
 
@@ -340,4 +340,4 @@ def test_a_worker_waits_for_the_slot_and_ends_with_it() -> None:
     worker.join()
     assert taken == [1, 2, None]
     assert slot.closed
-    assert slot.take() is None
+    assert slot.get() is None

@@ -241,8 +241,8 @@ class User:
     def accounted(self) -> bool:
         """Whether every pair or left image that the node took was published or dropped, by its newest status."""
         values = self.values()
-        taken = ("pairs matched", "left images taken alone")
-        gone = ("pairs published", "left images published alone", "pairs dropped")
+        taken = ("pairs matched", "mono fallback received")
+        gone = ("pairs published", "mono fallback published", "pairs dropped")
         return sum(int(values.get(k, -1)) for k in taken) == sum(int(values.get(k, 0)) for k in gone)
 
     def fresh_depth(self, pair: dict[str, Any]) -> np.ndarray:

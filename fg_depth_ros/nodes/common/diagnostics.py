@@ -1,6 +1,4 @@
-"""What the node tells about itself: rates, latencies, drops by reason, faults; as a DiagnosticArray (REP
-107).
-"""
+"""Diagnostics of a node: rates, latencies, drops by reason and faults, as DiagnosticStatus (REP 107)."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ PERCENTILES = (50, 95, 99)
 
 
 class RateMeter:
-    """Events per second over the last `window` seconds."""
+    """Events per second over the last ``window`` seconds."""
 
     def __init__(self, window: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._window, self._clock = window, clock
@@ -32,14 +30,14 @@ class RateMeter:
         self.total = 0
 
     def tick(self) -> None:
-        """Count one event now."""
+        """Count one event."""
         self.total += 1
         self._times.append(self._clock())
-        self._forget()
+        self._trim()
 
     def rate(self) -> float:
-        """Hz; 0 when fewer than two events lie in the window."""
-        self._forget()
+        """Return the rate in Hz; 0 with fewer than two events in the window."""
+        self._trim()
         if len(self._times) < 2:
             return 0.0
         # From the first event to now, at least to the last: a source that stopped fades out.
@@ -49,24 +47,24 @@ class RateMeter:
     def _mean_gap(self) -> float:
         return (self._times[-1] - self._times[0]) / (len(self._times) - 1)
 
-    def _forget(self) -> None:
+    def _trim(self) -> None:
         end = self._clock() - self._window
         while self._times and self._times[0] < end:
             self._times.popleft()
 
 
 class Latency:
-    """Percentiles of the last `size` durations, in seconds."""
+    """Percentiles of the last ``size`` durations."""
 
     def __init__(self, size: int = 300) -> None:
         self._values: deque[float] = deque(maxlen=size)
 
     def add(self, seconds: float) -> None:
-        """Count one duration."""
+        """Add one duration, s."""
         self._values.append(seconds)
 
     def percentiles(self) -> dict[int, float]:
-        """Percentile -> seconds; empty when nothing was measured."""
+        """Return percentile -> seconds; empty before the first duration."""
         if not self._values:
             return {}
         found = np.percentile(np.array(self._values), PERCENTILES)
@@ -74,7 +72,7 @@ class Latency:
 
 
 def node_log(node: Any) -> Callable[[bytes, str], None]:
-    """Writes (level, text) to a node's log."""
+    """Return a function that writes (level, text) to a node's log."""
 
     def log(level: bytes, text: str) -> None:
         # One call for each: rclpy binds a line of code to one severity.
@@ -90,7 +88,7 @@ def node_log(node: Any) -> Callable[[bytes, str], None]:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that is wrong just now."""
+    """Something that is wrong now."""
 
     level: bytes
     text: str
@@ -99,9 +97,11 @@ class Fault:
 
 
 class Faults:
-    """Faults by subject. A new one, and one that persists, is logged; one that went is logged as recovered.
+    """Faults by subject. New and persisting ones are logged, and recoveries. Thread-safe.
 
-    `log(level, text)` is called with OK for a recovery. Thread-safe.
+    Args:
+        log: called with level (OK for a recovery) and text.
+        repeat: seconds between two log lines of one fault.
     """
 
     def __init__(self, log: Callable[[bytes, str], None], repeat: float = 10.0) -> None:
@@ -132,15 +132,22 @@ class Faults:
         if speak:
             self._log(level, text)
 
+    def update(self, subject: str, level: bytes, text: str | None, code: str = "") -> None:
+        """Report ``text``, or clear the fault where it is None."""
+        if text is None:
+            self.clear(subject)
+        else:
+            self.report(subject, level, text, code)
+
     def clear(self, subject: str) -> None:
-        """`subject` is well."""
+        """Remove the fault of ``subject`` and log that it has recovered."""
         with self._lock:
             fault = self._faults.pop(subject, None)
         if fault is not None:
             self._log(OK, f"recovered after {time.monotonic() - fault.since:.1f} s: {subject}")
 
     def forget(self, subject: str, older_than: float = 0.0) -> None:
-        """Nothing is known about `subject` any more (its fault is older than so many seconds)."""
+        """Remove the fault of ``subject`` without a log line, if it is older than so many seconds."""
         with self._lock:
             fault = self._faults.get(subject)
             if fault is not None and time.monotonic() - fault.since >= older_than:
@@ -157,50 +164,56 @@ class Faults:
 
 
 class PairStatistics:
-    """The account of the pairs, and of left images that stand for one while the right camera is gone:
-    `matched + taken alone = published + published from the left image + dropped + in work`. Thread-safe.
+    """Counts pairs, and left images that are processed alone while the right camera is silent. Thread-safe.
+
+    Received pairs and left images = published + dropped + in work.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.input = RateMeter()
         self.output = RateMeter()
-        self.alone = Counter[str]()  # left images: "taken", "published"
+        self._mono_received = self._mono_published = 0  # left images without a right one
         self.drops: Counter[str] = Counter()
         self.inference, self.processing, self.pipeline = Latency(), Latency(), Latency()
 
-    def came(self, alone: bool = False) -> None:
-        """A pair was matched, or a left image was taken `alone`."""
+    def receive(self, mono: bool = False) -> None:
+        """Count a pair, or with ``mono`` a left image alone."""
         with self._lock:
             self.input.tick()
-            self.alone["taken"] += alone
+            self._mono_received += mono
 
-    def dropped(self, reason: str, count: int = 1) -> None:
-        """`count` pairs, or left images taken alone, were dropped for `reason`."""
+    def drop(self, reason: str) -> None:
+        """Count a pair, or a left image alone, that was dropped."""
         with self._lock:
-            self.drops[reason] += count
+            self.drops[str(reason)] += 1
 
-    def finished(self, *, inference: float, processing: float, pipeline: float | None, alone: bool = False) -> None:
-        """A pair was published, or what a left image `alone` gives. Seconds: in the models; in the worker; from the
-        stamp to published, None where that is not known.
+    def publish(self, *, inference: float, processing: float, pipeline: float | None, mono: bool = False) -> None:
+        """Count a published pair, or with ``mono`` a left image alone.
+
+        Args:
+            inference: seconds in the models.
+            processing: seconds in the worker.
+            pipeline: seconds from the stamp to publication; None where that is not known.
+            mono: whether there was no right image.
         """
         with self._lock:
             self.output.tick()
-            self.alone["published"] += alone
+            self._mono_published += mono
             self.inference.add(inference)
             self.processing.add(processing)
             if pipeline is not None:
                 self.pipeline.add(pipeline)
 
     def values(self) -> dict[str, str]:
-        """Key -> value for a DiagnosticStatus."""
+        """Return the key-value pairs of a DiagnosticStatus."""
         with self._lock:
             values = {
-                "pairs matched": str(self.input.total - self.alone["taken"]),
-                "pairs published": str(self.output.total - self.alone["published"]),
+                "pairs matched": str(self.input.total - self._mono_received),
+                "pairs published": str(self.output.total - self._mono_published),
                 "pairs dropped": str(sum(self.drops.values())),
-                "left images taken alone": str(self.alone["taken"]),
-                "left images published alone": str(self.alone["published"]),
+                "mono fallback received": str(self._mono_received),
+                "mono fallback published": str(self._mono_published),
                 "input rate (Hz)": f"{self.input.rate():.2f}",
                 "output rate (Hz)": f"{self.output.rate():.2f}",
             }
@@ -248,7 +261,7 @@ def fault_codes(status: DiagnosticStatus) -> frozenset[str]:
 
 
 def memory_values(device: str) -> dict[str, str]:
-    """Memory of this process, and of the accelerator `device` where the model runs on one (MiB)."""
+    """Return the memory of this process, and of ``device`` where that is a GPU, MiB, as key-value pairs."""
     values = {}
     try:
         with open("/proc/self/statm", encoding="ascii") as file:

@@ -1,13 +1,11 @@
-"""From four input streams to pairs, and to left images that no right one comes for; and from them to the one that is
-worth working on: the newest.
-"""
+"""From four input streams to pairs, and to left images without a right one; and a slot that holds the newest."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
@@ -34,33 +32,18 @@ _LEFT_IMAGE, _RIGHT_IMAGE, _LEFT_INFO, _RIGHT_INFO = INPUTS
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Messages of one moment. `arrival` is when the last of them came (time.monotonic seconds)."""
+class StereoMessages:
+    """Messages of one moment; of the left camera alone where ``right`` is None, and ``reason`` says why."""
 
     left: Any
     right: Any
     left_info: Any
     right_info: Any
-    arrival: float = field(default_factory=time.monotonic)
+    reason: str = ""
 
     @property
     def stamp(self) -> int:
-        """The pair's stamp, nanoseconds: that of the left image."""
-        return stamp_ns(self.left.header)
-
-
-@dataclass(frozen=True)
-class LeftView:
-    """Messages of one moment from the left camera alone; `why` says what has become of the right one."""
-
-    left: Any
-    left_info: Any
-    why: str
-    arrival: float = field(default_factory=time.monotonic)
-
-    @property
-    def stamp(self) -> int:
-        """The left image's stamp, nanoseconds."""
+        """Stamp of the left image, ns."""
         return stamp_ns(self.left.header)
 
 
@@ -73,21 +56,21 @@ class NewestSlot(Generic[T]):
         self._closed = False
 
     def put(self, item: T) -> T | None:
-        """Leave an item. Returns the one that it replaced, if any."""
+        """Store an item. Returns the one that it replaced, if any."""
         with self._changed:
             replaced, self._item = self._item, item
             self._changed.notify()
         return replaced
 
-    def take(self, timeout: float | None = None) -> T | None:
-        """Wait for an item and take it. None after `timeout` seconds, or once the slot is closed."""
+    def get(self, timeout: float | None = None) -> T | None:
+        """Wait for an item and remove it. None after ``timeout`` seconds, or once the slot is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._item is not None or self._closed, timeout)
             item, self._item = self._item, None
             return None if self._closed else item
 
     def close(self) -> T | None:
-        """Let `take` return None from now on. Returns the item nobody took."""
+        """Let ``get`` return None from now on. Returns the item that still waited."""
         with self._changed:
             self._closed = True
             item, self._item = self._item, None
@@ -101,7 +84,7 @@ class NewestSlot(Generic[T]):
 
 
 class _Gate(SimpleFilter):
-    """An input on its way into the synchroniser: counts it, and keeps upstream's queue from starving."""
+    """An input of the synchroniser: counts its messages, and keeps upstream's queue from starving."""
 
     def __init__(self, source: Any, name: str) -> None:
         super().__init__()
@@ -112,10 +95,10 @@ class _Gate(SimpleFilter):
         self.last_arrival = time.monotonic()  # of a message; before the first one, when the waiting began
         self.before: Callable[[_Gate, int], None] = lambda gate, stamp: None
         self.after: Callable[[_Gate, int], None] = lambda gate, stamp: None
-        source.registerCallback(self.pass_on)
+        source.registerCallback(self.on_message)
 
-    def pass_on(self, message: Any) -> None:
-        """Take a message from the subscription."""
+    def on_message(self, message: Any) -> None:
+        """Add a message of the subscription."""
         stamp = stamp_ns(message.header)
         self.before(self, stamp)
         self.received += 1
@@ -127,10 +110,10 @@ class _Gate(SimpleFilter):
 
 
 class PairSynchronizer:
-    """Calls `on_pair(Pair)` for images and camera_infos of one moment.
+    """Calls ``on_pair(StereoMessages)`` for images and camera_infos of one moment.
 
     Uses the real message_filters where it can be imported and the drop-in elsewhere, and holds for both:
-    a source whose time jumps back keeps producing pairs; an exception in `on_pair` goes to `on_error` and
+    a source whose time jumps back keeps producing pairs; an exception in ``on_pair`` goes to ``on_error`` and
     stops nothing; a slop of 0 matches equal stamps.
 
     Args:
@@ -138,7 +121,7 @@ class PairSynchronizer:
         approximate: match stamps that differ by up to `slop` seconds; else they must be equal.
         queue_size: messages of each input that wait for their partners.
         on_time_jump: called with (input name, seconds) when an input's time went back.
-        on_left: called with (left image, left camera_info) as soon as both wait for the right camera, each image
+        on_left_only: called with (left image, left camera_info) as soon as both wait for the right camera, each image
             once; most of them become a pair a moment later.
         filters: the message_filters module (for tests).
     """
@@ -146,19 +129,24 @@ class PairSynchronizer:
     def __init__(
         self,
         sources: Sequence[Any],
-        on_pair: Callable[[Pair], None],
+        on_pair: Callable[[StereoMessages], None],
         *,
         approximate: bool = False,
         slop: float = 0.0,
         queue_size: int = 10,
         on_error: Callable[[Exception], None] | None = None,
         on_time_jump: Callable[[str, float], None] | None = None,
-        on_left: Callable[[Any, Any], None] | None = None,
+        on_left_only: Callable[[Any, Any], None] | None = None,
         filters: ModuleType | Any | None = None,
     ) -> None:
         filters = filters if filters is not None else load_message_filters()
-        self._on_pair, self._on_error, self._on_time_jump, self._on_left = on_pair, on_error, on_time_jump, on_left
-        self._told_left: int | None = None  # stamp of the last left image that on_left had
+        self._on_pair, self._on_error, self._on_time_jump, self._on_left_only = (
+            on_pair,
+            on_error,
+            on_time_jump,
+            on_left_only,
+        )
+        self._last_left_only: int | None = None  # stamp of the last left image that on_left_only had
         self._gates = [_Gate(source, name) for source, name in zip(sources, INPUTS, strict=True)]
         if approximate:
             # Upstream matches differences below the slop only; a nanosecond more makes it "up to".
@@ -176,38 +164,40 @@ class PairSynchronizer:
         self.last_match = time.monotonic()
 
     def received(self, name: str) -> int:
-        """Messages that came on an input."""
+        """Return the number of messages of an input."""
         return self._gate(name).received
 
     def silent(self, name: str) -> float:
-        """Seconds since the last message of an input; before the first one, since the waiting began."""
+        """Return the seconds since the last message of an input, or since the start before the first one."""
         return time.monotonic() - self._gate(name).last_arrival
 
-    def right_gone(self, patience: float) -> str | None:
-        """The right camera's input that has been silent for `patience` seconds while left images go on; None where
-        there is none.
+    def silent_right(self, timeout: float) -> str | None:
+        """Return the right camera's input that has been silent for ``timeout`` seconds while left images arrive.
 
-        A left image just before its pair, from a camera slower than `patience`, is no left image that goes on.
+        None where there is none: a single left image may be that of the next pair of a slow camera.
         """
         if self._gate(_LEFT_IMAGE).since_match < 2:
             return None
         longest = max((_RIGHT_IMAGE, _RIGHT_INFO), key=self.silent)
-        return longest if self.silent(longest) >= patience else None
+        return longest if self.silent(longest) >= timeout else None
 
     def waiting(self, name: str) -> int:
-        """Messages of an input that still wait for their partners."""
+        """Return the number of messages of an input that still wait for their partners."""
         return len(self._queues[name])
 
     def unmatched(self, name: str) -> int:
-        """Messages of an input that were thrown out without a partner: `received = matched + waiting +
-        this`.
+        """Return the number of messages of an input that were removed without a partner.
+
+        received = matched + waiting + unmatched.
         """
         return self.received(name) - self.matched - self.waiting(name)
 
     def why_no_pair(self, publishers: Callable[[str], int], topic: Callable[[str], str]) -> str:
-        """What keeps pairs from forming, with the stamps and the way out.
+        """Explain why no pairs form, with the stamps and what to do.
 
-        `publishers(input name)` is the number of publishers there, `topic(input name)` its resolved name.
+        Args:
+            publishers: input name -> number of publishers.
+            topic: input name -> resolved topic.
         """
         silent = [gate.name for gate in self._gates if gate.since_match == 0]
         if silent:
@@ -230,7 +220,7 @@ class PairSynchronizer:
         return next(gate for gate in self._gates if gate.name == name)
 
     def _apart(self) -> float:
-        """Seconds between the stamps that come nearest to a match: the slop that would be needed."""
+        """Return the seconds between the stamps that are nearest to a match: the slop that would be needed."""
         stamps = [
             list(self._queues[gate.name]) or ([] if gate.last_stamp is None else [gate.last_stamp])
             for gate in self._gates
@@ -242,7 +232,7 @@ class PairSynchronizer:
         return min(spans, default=0) * 1e-9
 
     def _before(self, gate: _Gate, stamp: int) -> None:
-        """Before a message goes in: throw out what waits from before a backward jump of time.
+        """Remove messages that wait from before a backward jump of time, before a message is added.
 
         Upstream keeps the largest stamps of a full queue. After a jump back those are the old ones, which no
         partner will ever come for, and every new message would be thrown out in their place.
@@ -261,8 +251,8 @@ class PairSynchronizer:
                     del queue[future]
 
     def _after(self, gate: _Gate, stamp: int) -> None:
-        """After a message went in: if it waits for the right camera, and so does its partner from the left one."""
-        if self._on_left is None or gate.name not in (_LEFT_IMAGE, _LEFT_INFO):
+        """Report a left image that waits, with its camera_info, for the right camera; after a message was added."""
+        if self._on_left_only is None or gate.name not in (_LEFT_IMAGE, _LEFT_INFO):
             return
         other = _LEFT_INFO if gate.name == _LEFT_IMAGE else _LEFT_IMAGE
         waiting, partners = self._queues[gate.name], self._queues[other]
@@ -270,17 +260,17 @@ class PairSynchronizer:
         if stamp not in waiting or partner is None or abs(partner - stamp) > self._slop_ns:
             return
         image, info = (stamp, partner) if gate.name == _LEFT_IMAGE else (partner, stamp)
-        if image == self._told_left:
+        if image == self._last_left_only:
             return
-        self._told_left = image
-        self._guarded(self._on_left, self._queues[_LEFT_IMAGE][image], self._queues[_LEFT_INFO][info])
+        self._last_left_only = image
+        self._guarded(self._on_left_only, self._queues[_LEFT_IMAGE][image], self._queues[_LEFT_INFO][info])
 
     def _matched(self, left: Any, right: Any, left_info: Any, right_info: Any) -> None:
         self.matched += 1
         self.last_match = time.monotonic()
         for gate in self._gates:
             gate.since_match = 0
-        self._guarded(self._on_pair, Pair(left, right, left_info, right_info))
+        self._guarded(self._on_pair, StereoMessages(left, right, left_info, right_info))
 
     def _guarded(self, callback: Callable[..., None], *arguments: Any) -> None:
         try:
@@ -292,7 +282,7 @@ class PairSynchronizer:
 
 
 def why_silent(publishers: int) -> str:
-    """Why nothing comes on a topic that so many publish, and the way out."""
+    """Explain why a topic with so many publishers is silent."""
     if publishers == 0:
         return "nobody publishes it: start the camera driver, or remap the topic"
     return f"{publishers} publisher(s) are there, but nothing comes: check that they run, and their QoS"

@@ -22,7 +22,7 @@ from fg_depth_ros.nodes.common.codes import FaultCode
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, RateMeter
 from fg_depth_ros.nodes.common.message_loss import MessageLoss
 from fg_depth_ros.nodes.common.qos import OVERRIDES, subscription_events
-from fg_depth_ros.nodes.common.synchronizing import INPUTS, Pair, PairSynchronizer
+from fg_depth_ros.nodes.common.synchronizing import INPUTS, PairSynchronizer, StereoMessages
 from fg_depth_ros.recording.definitions import Message, Topic
 
 INPUT_FAULTS = ("time", "input", "camera_info", "pairs")
@@ -80,7 +80,7 @@ class LoggerInputs:
         node: Node,
         settings: Any,
         now: Callable[[], int],
-        on_pair: Callable[[Pair, list[tuple[Topic, Message]]], None],
+        on_pair: Callable[[StereoMessages, list[tuple[Topic, Message]]], None],
         on_calibration: Callable[[str], None],
         faults: Faults,
     ) -> None:
@@ -121,7 +121,7 @@ class LoggerInputs:
         resolved = str(self._node.resolve_topic_name(name))
         return f"{resolved}/compressed" if self.compressed and name.endswith("image_rect") else resolved
 
-    def left_image(self, pair: Pair) -> Any:
+    def left_image(self, pair: StereoMessages) -> Any:
         """The left image of a pair as a message."""
         return deserialize_message(pair.left.data, self._type(INPUTS[0]))
 
@@ -179,7 +179,7 @@ class LoggerInputs:
             self.drops["malformed message"] += 1
             return None
 
-    def _matched(self, pair: Pair) -> None:
+    def _matched(self, pair: StereoMessages) -> None:
         messages = [pair.left, pair.right, pair.left_info, pair.right_info]
         if not all(message.recorded for message in messages):
             self.drops["no time"] += 1
@@ -198,7 +198,7 @@ class LoggerInputs:
         ]
         self._on_pair(pair, parts)
 
-    def _check_calibration(self, pair: Pair) -> None:
+    def _check_calibration(self, pair: StereoMessages) -> None:
         # The bytes behind the stamp are compared first: they nearly always agree, and nothing has to be decoded.
         infos = (pair.left_info.data[12:], pair.right_info.data[12:])
         if infos == self._infos:

@@ -32,7 +32,7 @@ from fg_depth_ros.nodes.common import diagnostics
 from fg_depth_ros.nodes.common.codes import NodeState
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Fault, Faults
 from fg_depth_ros.nodes.common.environment import use_shared_memory_profile
-from fg_depth_ros.nodes.common.synchronizing import INPUTS, Pair
+from fg_depth_ros.nodes.common.synchronizing import INPUTS, StereoMessages
 from fg_depth_ros.nodes.data_logger.inputs import INPUT_FAULTS, LoggerInputs
 from fg_depth_ros.nodes.data_logger.parameters import DATA_LOGGER, recorder_config
 from fg_depth_ros.nodes.data_logger.topics import TOPIC_FAULTS, GraphTopics, Use
@@ -139,7 +139,7 @@ class DataLoggerNode(Node):
     def _now(self) -> int:
         return int(self.get_clock().now().nanoseconds)
 
-    def _pair_came(self, pair: Pair, messages: list[tuple[Topic, Message]]) -> None:
+    def _pair_came(self, pair: StereoMessages, messages: list[tuple[Topic, Message]]) -> None:
         self.recorder.put_pair(pair.stamp, messages)
         queued = self.recorder.account()["in_queue"]
         self._queued, self._most_queued = self._queued + queued, max(self._most_queued, queued)

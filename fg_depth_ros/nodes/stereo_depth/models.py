@@ -1,72 +1,222 @@
-"""The models of stereo_depth_node: made from its parameters, exchanged when those change, put back when that fails."""
+"""The models of stereo_depth_node: made from its parameters, swapped when those change, kept when that fails."""
 
 from __future__ import annotations
 
+import dataclasses
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from rclpy.lifecycle import LifecycleNode
 from rclpy.parameter import Parameter
 
 from fg_depth_ros import __version__
 from fg_depth_ros.inference import (
+    EstimatorConfig,
     FlowConfig,
     FlowEstimator,
+    ModelError,
     MonoConfig,
     MonoDepthEstimator,
+    OutOfMemory,
     StereoConfig,
     StereoDepthEstimator,
 )
+from fg_depth_ros.inference.estimator import Estimator
 from fg_depth_ros.nodes.common import diagnostics
 from fg_depth_ros.nodes.common.codes import FaultCode, SwapState
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults
-from fg_depth_ros.nodes.stereo_depth.model_host import (
-    AnyConfig,
-    AnyEstimator,
-    FlowHost,
-    ModelHost,
-    MonoHost,
-    StereoHost,
-)
 
-# Parameters that make a configuration: field -> parameter.
-_STEREO = {
-    name: name
-    for name in (
-        "model",
-        "device",
-        "precision",
-        "min_depth",
-        "max_depth",
-        "left_right_check",
-        "left_right_threshold",
-        "max_sigma",
-        "inference_scale",
-        "min_disparity",
-        "max_disparity",
-    )
-} | {"weights": "depth_weights"}
-_FLOW = {
+ConfigT = TypeVar("ConfigT", bound=EstimatorConfig)
+EstimatorT = TypeVar("EstimatorT", bound=Estimator[Any, Any])
+Values = Mapping[str, Any]
+
+LOAD_ERRORS = (ModelError, OutOfMemory, ValueError, OSError, RuntimeError)
+"""What can be raised while a model is built from parameters and a file."""
+
+# Field of the configuration -> parameter of the node.
+_STEREO = {field.name: field.name for field in dataclasses.fields(StereoConfig)} | {"weights": "depth_weights"}
+_FLOW = {field: field for field in ("device", "precision", "inference_scale")} | {
     "model": "flow_model",
     "weights": "flow_weights",
-    "device": "device",
-    "precision": "precision",
-    "inference_scale": "inference_scale",
 }
-# A depth network brings images to its own size, whatever theirs.
+# A depth network resizes images to its own size, whatever theirs.
 _MONO = {"model": "mono_model", "weights": "mono_weights", "device": "device", "precision": "precision"}
 _ALL = {*_STEREO.values(), *_FLOW.values(), *_MONO.values()}
 
-Values = Mapping[str, Any]
+_SMALLEST_SCALE = 0.25
+_SCALE_STEP = 0.75
+_WARM_UP_SIZE = (640, 480)  # before the first pair: width, height
+
+
+class ModelHost(Generic[ConfigT, EstimatorT]):
+    """The estimator in use. Another one is built and warmed up beside it, then replaces it; on failure it stays.
+
+    Args:
+        build: makes an estimator from a configuration.
+        on_swapped: called from the loading thread with the new estimator.
+        on_failed: called from the loading thread with the configuration that failed and the reason.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[ConfigT], EstimatorT],
+        on_swapped: Callable[[EstimatorT], None],
+        on_failed: Callable[[ConfigT, str], None],
+    ) -> None:
+        self._build, self._on_swapped, self._on_failed = build, on_swapped, on_failed
+        self._lock = threading.Lock()
+        self._requested: ConfigT | None = None
+        self._failure: str | None = None
+        self._thread: threading.Thread | None = None
+        self._estimator: EstimatorT | None = None
+        self.size = _WARM_UP_SIZE  # of the images to warm up for: width, height
+        self.scale_limit = 1.0  # the largest inference_scale that is known to fit into memory
+
+    @property
+    def estimator(self) -> EstimatorT | None:
+        """The estimator to use now; None before the first load."""
+        return self._estimator
+
+    @property
+    def loading(self) -> bool:
+        """Whether another estimator is being loaded."""
+        return self._requested is not None
+
+    @property
+    def failure(self) -> str | None:
+        """Why the newest request failed; None when it did not."""
+        return self._failure
+
+    @property
+    def swap_state(self) -> SwapState:
+        """Result of the newest request."""
+        if self.loading:
+            return SwapState.LOADING
+        if self._failure is not None:
+            return SwapState.FAILED
+        return SwapState.OFF if self._estimator is None else SwapState.LOADED
+
+    def load(self, config: ConfigT) -> None:
+        """Build an estimator now and use it. Raises one of LOAD_ERRORS, and then keeps the one before."""
+        self._estimator = self._loaded(config)
+
+    def swap(self, config: ConfigT) -> None:
+        """Build an estimator in the background, then use it; a newer request replaces one that has not begun.
+
+        Nothing happens when this one is in use and no other was requested.
+        """
+        with self._lock:
+            if self._requested is None and self._estimator is not None and self._estimator.config == config:
+                return
+            self._request(config)
+
+    def reduce_scale(self) -> float | None:
+        """Load the same model at a smaller inference_scale after memory ran out. Returns the new scale.
+
+        None when it cannot be lower, or when even the smallest one does not fit.
+        """
+        if self._estimator is None:
+            return None
+        config = self._estimator.config
+        while config.inference_scale > _SMALLEST_SCALE:
+            scale = max(_SMALLEST_SCALE, round(config.inference_scale * _SCALE_STEP, 3))
+            config = dataclasses.replace(config, inference_scale=scale)
+            try:
+                self.load(config)
+            except OutOfMemory:
+                continue
+            self.scale_limit = scale
+            return scale
+        return None
+
+    def release(self) -> None:
+        """Drop the estimator, after waiting for one that is being loaded."""
+        with self._lock:
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+        self._estimator = None
+
+    def _request(self, config: ConfigT) -> None:
+        """Request a configuration; the lock is held."""
+        self._requested, self._failure = config, None
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="model loader", daemon=True)
+            self._thread.start()
+
+    def _loaded(self, config: ConfigT) -> EstimatorT:
+        estimator = self._build(config)
+        estimator.warm_up(*self.size)
+        return estimator
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                config = self._requested
+                if config is None:
+                    self._thread = None
+                    return
+            try:
+                estimator = self._loaded(config)
+            except LOAD_ERRORS as error:
+                self._finish(config, str(error))
+                self._on_failed(config, str(error))
+            else:
+                self._estimator = estimator
+                self._finish(config)
+                self._on_swapped(estimator)
+
+    def _finish(self, config: ConfigT, failure: str | None = None) -> None:
+        with self._lock:
+            if self._requested is config:
+                self._requested, self._failure = None, failure
+
+
+class LazyModelHost(ModelHost[ConfigT, EstimatorT]):
+    """A host whose model is loaded, in the background, when it is first requested."""
+
+    _config: ConfigT | None = None
+
+    @property
+    def off(self) -> bool:
+        """Whether no model is configured."""
+        return self._config is None
+
+    @property
+    def swap_state(self) -> SwapState:
+        """Result of the newest request."""
+        state = super().swap_state
+        return SwapState.NOT_LOADED if state == SwapState.OFF and not self.off else state
+
+    def configure(self, config: ConfigT | None) -> None:
+        """Set the model to load on request; None = none. One that is in use already is swapped at once."""
+        with self._lock:
+            self._config = config
+            if config is None or self._estimator is None or self._estimator.config != config:
+                self._failure = None  # otherwise the parameters return to the model in use after a failure
+        if config is None:
+            self.release()
+        elif self._estimator is not None or self.loading:
+            self.swap(config)
+
+    def request(self) -> EstimatorT | None:
+        """Return the estimator, or start to load it. After a failure nothing is loaded until it is configured again."""
+        with self._lock:
+            idle = self._requested is None and self._failure is None
+            if self._config is not None and self._estimator is None and idle:
+                self._request(self._config)
+        return self._estimator
 
 
 class NodeModels:
-    """The three hosts of a node: `stereo`, `flow` (may be off) and `mono` (may be off; loaded when it is needed).
+    """The three hosts of a node: ``stereo``, ``flow`` (may be off) and ``mono`` (may be off; loaded on request).
 
     Args:
-        node: whose parameters go back when a model cannot be had.
-        post: lets the executor's thread do something.
+        node: whose parameters are set back when a model cannot be loaded.
+        faults: of the node.
+        post: runs a function in the executor's thread.
         build: makes the stereo estimator.
     """
 
@@ -79,37 +229,43 @@ class NodeModels:
     ) -> None:
         self._node, self._faults = node, faults
 
-        def exchanged(estimator: AnyEstimator) -> None:
-            post(lambda: self._exchanged(estimator))
+        def swapped(estimator: Estimator[Any, Any]) -> None:
+            post(lambda: self._log_swap(estimator))
 
-        self.stereo: StereoHost = StereoHost(
-            exchanged, lambda config, text: post(lambda: self._failed(self.stereo, _STEREO, config, text)), build
+        self.stereo: ModelHost[StereoConfig, StereoDepthEstimator] = ModelHost(
+            build, swapped, lambda config, text: post(lambda: self._set_back(self.stereo, _STEREO, config, text))
         )
-        self.flow: FlowHost = FlowHost(
-            exchanged, lambda config, text: post(lambda: self._failed(self.flow, _FLOW, config, text)), FlowEstimator
+        self.flow: ModelHost[FlowConfig, FlowEstimator] = ModelHost(
+            FlowEstimator, swapped, lambda config, text: post(lambda: self._set_back(self.flow, _FLOW, config, text))
         )
-        self.mono: MonoHost = MonoHost(
-            exchanged,
-            lambda config, text: post(lambda: self._failed(self.mono, _MONO, config, text)),
+        self.mono: LazyModelHost[MonoConfig, MonoDepthEstimator] = LazyModelHost(
             MonoDepthEstimator,
+            swapped,
+            lambda config, text: post(lambda: self._set_back(self.mono, _MONO, config, text)),
         )
+
+    @property
+    def hosts(self) -> tuple[ModelHost[Any, Any], ...]:
+        """All three."""
+        return self.stereo, self.flow, self.mono
 
     def load(self, values: Values) -> None:
-        """What `values` (all parameters) ask for. Raises one of LOAD_ERRORS."""
-        flow, mono = self._flow_config(values), self._mono_config(values)
-        self.stereo.load(self._stereo_config(values))
+        """Load what the parameters ask for. Raises one of LOAD_ERRORS."""
+        stereo, flow, mono = self._stereo_config(values), self._flow_config(values), self._mono_config(values)
+        assert stereo is not None
+        self.stereo.load(stereo)
         if flow is not None:
             self.flow.load(flow)
-        self.mono.prepare(mono)
+        self.mono.configure(mono)
 
     def release(self) -> None:
-        """Give all of them back."""
+        """Drop all models."""
         self.stereo.release()
         self.flow.release()
-        self.mono.prepare(None)
+        self.mono.configure(None)
 
     def problem(self, before: Values, values: Values) -> str | None:
-        """Why `values` would not do where they differ from those before, or None."""
+        """Return why new parameter values are refused, or None."""
         if all(values[name] == before[name] for name in _ALL):
             return None
         try:
@@ -121,101 +277,75 @@ class NodeModels:
         return None
 
     def apply(self, changed: set[str], values: Values) -> None:
-        """Exchange the models that the `changed` parameters concern."""
+        """Swap the models that the changed parameters concern."""
         if "inference_scale" in changed:
             # Memory may have become free meanwhile.
-            self.stereo.scale_limit = self.flow.scale_limit = self.mono.scale_limit = 1.0
+            for host in self.hosts:
+                host.scale_limit = 1.0
             self._faults.forget("memory")
         if changed & _ALL:
             self._faults.forget("model")
         if changed & set(_STEREO.values()):
-            self.stereo.exchange(self._stereo_config(values))
+            stereo = self._stereo_config(values)
+            assert stereo is not None
+            self.stereo.swap(stereo)
         if changed & set(_FLOW.values()):
             flow = self._flow_config(values)
             if flow is None:
                 self.flow.release()
             else:
-                self.flow.exchange(flow)
+                self.flow.swap(flow)
         if changed & {*_MONO.values(), "inference_scale"}:
-            self.mono.prepare(self._mono_config(values))
-
-    @property
-    def _flow_configured(self) -> bool:
-        return bool(self._node.get_parameter("flow_model").value != "off")
+            self.mono.configure(self._mono_config(values))
 
     def values(self) -> dict[str, str]:
-        """Key -> value for a DiagnosticStatus."""
-        hosts: tuple[ModelHost[Any, Any], ...] = (self.stereo, self.flow, self.mono)
-        values = {
-            "version": __version__,
-            "swap": self.stereo.swap_state,
-            "flow swap": self.flow.swap_state if self._flow_configured else SwapState.OFF,
-            "mono swap": self.mono.swap_state,
-        }
-        stereo, flow, mono = (host.estimator for host in hosts)
+        """Return the key-value pairs of a DiagnosticStatus."""
+        values: dict[str, str] = {"version": __version__}
+        for prefix, host in zip(("", "flow ", "mono "), self.hosts, strict=True):
+            values[f"{prefix}swap"] = host.swap_state
+            if host.estimator is not None:
+                values[f"{prefix}model"] = host.estimator.model_name
+                values[f"{prefix}weights sha256"] = host.estimator.model_sha256 or "none"
+        stereo, mono = self.stereo.estimator, self.mono.estimator
         if stereo is not None:
             values |= {
-                "model": stereo.model_name,
-                "weights sha256": stereo.model_sha256 or "none",
                 "weights": stereo.config.weights or ("shipped" if stereo.model_sha256 else "none"),
                 "device": stereo.device,
                 "inference_scale": f"{stereo.config.inference_scale:g}",
                 **diagnostics.memory_values(stereo.device),
             }
-        if flow is not None:
-            values |= {"flow model": flow.model_name, "flow weights sha256": flow.model_sha256 or "none"}
         if mono is not None:
-            values |= {
-                "mono model": mono.model_name,
-                "mono weights sha256": mono.model_sha256,
-                "mono weights": mono.config.weights or "shipped",
-                "mono weights fit": mono.camera,
-            }
+            values |= {"mono weights": mono.config.weights or "shipped", "mono weights fit": mono.camera}
         return values
 
-    def _stereo_config(self, values: Values) -> StereoConfig:
-        """The configurations from parameter values. They raise ValueError for what does not go together."""
-        fields = {field: values[name] for field, name in _STEREO.items()}
-        if fields["model"] == "sgbm":
-            fields["weights"] = ""  # the classical method has none
-        _check_file("depth_weights", fields["weights"])
-        fields["inference_scale"] = min(fields["inference_scale"], self.stereo.scale_limit)
-        return StereoConfig(**fields)
+    def _stereo_config(self, values: Values) -> StereoConfig | None:
+        return _config(StereoConfig, _STEREO, values, self.stereo.scale_limit)
 
     def _flow_config(self, values: Values) -> FlowConfig | None:
-        fields = {field: values[name] for field, name in _FLOW.items()}
-        if fields["model"] == "off":
-            return None
-        if fields["model"] != "flownet_lite":
-            fields["weights"] = ""
-        _check_file("flow_weights", fields["weights"])
-        fields["inference_scale"] = min(fields["inference_scale"], self.flow.scale_limit)
-        return FlowConfig(**fields)
+        return _config(FlowConfig, _FLOW, values, self.flow.scale_limit)
 
     def _mono_config(self, values: Values) -> MonoConfig | None:
-        fields = {field: values[name] for field, name in _MONO.items()}
-        if fields["model"] == "off":
-            return None
-        _check_file("mono_weights", fields["weights"])
-        return MonoConfig(**fields, inference_scale=self.mono.scale_limit)
+        return _config(MonoConfig, _MONO, values, self.mono.scale_limit)
 
-    def _exchanged(self, estimator: AnyEstimator) -> None:
+    def _log_swap(self, estimator: Estimator[Any, Any]) -> None:
         self._node.get_logger().info(
             f"now running {estimator.model_name} on {estimator.device} (sha256 {estimator.model_sha256 or '-'})"
         )
 
-    def _failed(self, host: ModelHost[Any, Any], fields: Mapping[str, str], config: AnyConfig, text: str) -> None:
-        """The new model could not be had: the parameters go back to what is running, if anything is."""
+    def _set_back(
+        self, host: ModelHost[Any, Any], names: Mapping[str, str], config: EstimatorConfig, text: str
+    ) -> None:
+        """Set the parameters back to the model in use, if there is one, after another could not be loaded."""
         running = host.estimator
         if running is None:
-            if host is not self.mono:  # reported by the outputs that need it
+            if host is not self.mono:  # that one is reported by the outputs that need it
                 self._faults.report(
                     "model", WARN, f"{config.model} could not be loaded: {text}", FaultCode.MODEL_NOT_LOADED
                 )
             return
         back = {
             name: getattr(running.config, field)
-            for field, name in fields.items()
+            for field, name in names.items()
             if getattr(running.config, field) != getattr(config, field)
         }
         self._node.set_parameters_atomically([Parameter(name, value=value) for name, value in back.items()])
@@ -223,13 +353,21 @@ class NodeModels:
             "model",
             WARN,
             f"the model was not swapped, {running.model_name} still runs: {text}",
-            FaultCode.SWAP_FAILED,
+            code=FaultCode.SWAP_FAILED,
         )
 
 
-def _check_file(parameter: str, path: str) -> None:
-    if path and not Path(path).is_file():
+def _config(kind: type[ConfigT], names: Mapping[str, str], values: Values, scale_limit: float) -> ConfigT | None:
+    """Return a configuration from parameter values; None where the model is off. Raises ValueError."""
+    fields = {field: values[name] for field, name in names.items()}
+    if fields["model"] == "off":
+        return None
+    if fields["model"] in kind.classical:
+        fields["weights"] = ""  # it has none
+    if fields["weights"] and not Path(fields["weights"]).is_file():
         raise ValueError(
-            f"parameter {parameter} = '{path}': there is no such file; give the path of a .safetensors file, or "
-            "nothing for the weights that come with the package"
+            f"parameter {names['weights']} = '{fields['weights']}': there is no such file; give the path of a "
+            ".safetensors file, or nothing for the weights that come with the package"
         )
+    fields["inference_scale"] = min(fields.get("inference_scale", 1.0), scale_limit)
+    return kind(**fields)

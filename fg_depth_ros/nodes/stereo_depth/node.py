@@ -1,8 +1,7 @@
-"""stereo_depth_node: a rectified stereo pair in, disparity, metric depth, masks, flow and points out; while the right
-camera is gone, what the left image gives alone.
+"""stereo_depth_node: a rectified stereo pair in, disparity, metric depth, masks, flow and points out.
 
-A lifecycle node. Callbacks only store; one worker thread works on the newest pair. See docs/topics.md for the
-topics and docs/parameters.md for the parameters.
+While the right camera is silent, depth comes from the left image alone. A lifecycle node: callbacks only store, one
+worker thread processes the newest pair. docs/topics.md describes the topics, docs/parameters.md the parameters.
 """
 
 from __future__ import annotations
@@ -25,12 +24,9 @@ from fg_depth_ros.nodes.common import diagnostics
 from fg_depth_ros.nodes.common.codes import FaultCode, NodeState
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, PairStatistics
 from fg_depth_ros.nodes.common.environment import use_shared_memory_profile
-from fg_depth_ros.nodes.common.synchronizing import LeftView, Pair
-from fg_depth_ros.nodes.stereo_depth.inputs import StereoInputs
-from fg_depth_ros.nodes.stereo_depth.model_host import LOAD_ERRORS
-from fg_depth_ros.nodes.stereo_depth.models import NodeModels
+from fg_depth_ros.nodes.stereo_depth.inputs import StereoInputs, input_topics
+from fg_depth_ros.nodes.stereo_depth.models import LOAD_ERRORS, NodeModels
 from fg_depth_ros.nodes.stereo_depth.outputs import StereoOutputs
-from fg_depth_ros.nodes.stereo_depth.pair_check import PairChecker
 from fg_depth_ros.nodes.stereo_depth.parameters import STEREO_DEPTH
 from fg_depth_ros.nodes.stereo_depth.worker import StereoWorker
 
@@ -50,19 +46,17 @@ _PAIR_FAULTS = (
     "time",
 )
 _MODEL_FAULTS = ("configuration", "memory", "model", "mono")
-_WATCH_SECONDS = 0.1
-_CLOSE_AFTER = 20  # watches without a listener before the inputs are closed: two seconds
+_CHECK_SECONDS = 0.1
+_CLOSE_AFTER = 20  # checks without a subscriber before the inputs are closed: two seconds
 _SWAP_FAULT_SECONDS = 60.0
 _NO_CLOCK = (
-    "use_sim_time is true, and nobody publishes /clock: latencies are not known; let the player publish it (ros2 "
+    "use_sim_time is true, but /clock has no publisher: latencies are not known; let the player publish it (ros2 "
     "bag play --clock), or set use_sim_time to false"
 )
 
 
 class StereoDepthNode(LifecycleNode):
-    """The node. `build` makes the estimator from its configuration (for tests); the rest goes to
-    LifecycleNode.
-    """
+    """The node. ``build`` makes the stereo estimator (for tests); other arguments are those of LifecycleNode."""
 
     def __init__(
         self,
@@ -74,26 +68,26 @@ class StereoDepthNode(LifecycleNode):
         self.faults = Faults(diagnostics.node_log(self))
         self.statistics = PairStatistics()
         self._state = NodeState.UNCONFIGURED
-        self._unheard = 0
+        self._unsubscribed = 0
         self._outputs: StereoOutputs | None = None
         self._inputs: StereoInputs | None = None
         self._worker: StereoWorker | None = None
-        self._mail: deque[Callable[[], None]] = deque()
-        self._mail_came = self.create_guard_condition(self._read_mail)
+        self._tasks: deque[Callable[[], None]] = deque()
+        self._tasks_ready = self.create_guard_condition(self._run_tasks)
         self._models = NodeModels(self, self.faults, self._post, build)
-        self.parameters = STEREO_DEPTH.declare(self, check=self._check, apply=self._apply)
+        self.parameters = STEREO_DEPTH.declare(self, check=self._refusal, apply=self._apply)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
         # Simulated time may stand still; these must not.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0, self._publish_diagnostics, clock=steady)
-        self.create_timer(_WATCH_SECONDS, self._watch, clock=steady)
+        self.create_timer(_CHECK_SECONDS, self._check_inputs, clock=steady)
         if self.parameters["autostart"]:
             self._post(self._start)
 
     # ---- lifecycle -------------------------------------------------------------------------------
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the model and create the topics. FAILURE, with the reason, when the settings allow neither."""
+        """Load the models and create the topics. FAILURE, with a fault, when the parameters are refused."""
         try:
             if self.parameters.problems:
                 raise ValueError("; ".join(self.parameters.problems))
@@ -107,33 +101,33 @@ class StereoDepthNode(LifecycleNode):
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Begin to work."""
+        """Start processing."""
         assert self._outputs is not None
-        self._inputs = StereoInputs(self, self.parameters, self._put, self.statistics, self.faults)
-        checker = PairChecker(self._inputs.topic, compressed=self._inputs.compressed)
+        topics = input_topics(self, self.parameters)
         self._worker = StereoWorker(
-            self, self.parameters, self._models, checker, self._outputs, self.statistics, self.faults
+            self, self.parameters, topics, self._models, self._outputs, self.statistics, self.faults
         )
+        self._inputs = StereoInputs(self, self.parameters, topics, self._worker.submit, self.statistics, self.faults)
         self._state = NodeState.ACTIVE
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop working; the model stays loaded."""
+        """Stop processing; the models stay loaded."""
         self._stop()
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Give everything back."""
+        """Release topics and models."""
         self._tear_down()
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Give everything back, for good."""
+        """Release topics and models."""
         self._tear_down()
         return super().on_shutdown(state)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """A transition raised: give everything back, so that it can be tried again."""
+        """Release everything after a transition raised, so that it can be tried again."""
         self.get_logger().error(f"the transition from '{state.label}' failed; starting over from unconfigured")
         self._tear_down()
         return SUCCESS
@@ -172,7 +166,7 @@ class StereoDepthNode(LifecycleNode):
 
     # ---- parameters and models -------------------------------------------------------------------
 
-    def _check(self, values: dict[str, Any]) -> str | None:
+    def _refusal(self, values: dict[str, Any]) -> str | None:
         return self._models.problem(self.parameters.values(), values)
 
     def _apply(self, changed: set[str]) -> None:
@@ -183,22 +177,18 @@ class StereoDepthNode(LifecycleNode):
 
     # ---- pairs -----------------------------------------------------------------------------------
 
-    def _put(self, come: Pair | LeftView) -> None:
-        if self._worker is not None:
-            self._worker.put(come)
-
-    def _watch(self) -> None:
-        """Open and close the inputs with the listeners, and look after them."""
+    def _check_inputs(self) -> None:
+        """Open and close the inputs with the subscribers of the outputs, and check that pairs arrive."""
         if self._inputs is None or self._outputs is None:
             return
-        self._unheard = 0 if self._outputs.wanted() else self._unheard + 1
-        if self._unheard == 0:
+        self._unsubscribed = 0 if self._outputs.subscribed() else self._unsubscribed + 1
+        if self._unsubscribed == 0:
             self._inputs.open()
-        elif self._unheard >= _CLOSE_AFTER:
+        elif self._unsubscribed >= _CLOSE_AFTER:
             self._inputs.close()
-        self._inputs.watch()
+        self._inputs.check()
 
-    # ---- telling ---------------------------------------------------------------------------------
+    # ---- diagnostics ------------------------------------------------------------------------------
 
     def _publish_diagnostics(self) -> None:
         self.faults.forget("model", older_than=_SWAP_FAULT_SECONDS)
@@ -210,8 +200,8 @@ class StereoDepthNode(LifecycleNode):
         name = self.get_fully_qualified_name().lstrip("/")
         message = DiagnosticArray()
         message.header.stamp = now.to_msg()
-        listening = self._inputs is not None and self._inputs.opened
-        idle = self._state == NodeState.ACTIVE and not listening
+        subscribed = self._inputs is not None and self._inputs.is_open
+        idle = self._state == NodeState.ACTIVE and not subscribed
         message_text = "idle: no output has a subscriber" if idle else self._state.value
         values = {"state": self._state, **self.statistics.values()}
         if self._inputs is not None:
@@ -230,13 +220,13 @@ class StereoDepthNode(LifecycleNode):
         self._diagnostics.publish(message)
 
     def _post(self, task: Callable[[], None]) -> None:
-        """Let the executor's thread do it."""
-        self._mail.append(task)
-        self._mail_came.trigger()
+        """Run a function in the executor's thread."""
+        self._tasks.append(task)
+        self._tasks_ready.trigger()
 
-    def _read_mail(self) -> None:
-        while self._mail:
-            self._mail.popleft()()
+    def _run_tasks(self) -> None:
+        while self._tasks:
+            self._tasks.popleft()()
 
 
 def main(args: list[str] | None = None) -> int:

@@ -1,9 +1,9 @@
-"""The topics that stereo_depth_node publishes: made only for those who listen."""
+"""The topics that stereo_depth_node publishes; outputs without subscribers are not computed."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,15 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField, RegionOf
 from std_msgs.msg import Header
 from stereo_msgs.msg import DisparityImage
 
-from fg_depth_ros.data.io import messages
+from fg_depth_ros.data.io.messages import fill_data, fill_depth, fill_image
 from fg_depth_ros.geometry import StereoRig, organised_points
 from fg_depth_ros.geometry.flow_colour import colour_flow
 from fg_depth_ros.inference import StereoEstimate
+from fg_depth_ros.nodes.common.parameters import DeclaredParameters
 from fg_depth_ros.nodes.common.qos import OVERRIDES, publisher_events
-from fg_depth_ros.nodes.common.synchronizing import LeftView, Pair
+from fg_depth_ros.nodes.common.synchronizing import StereoMessages
 
-# What is looked at most comes first: it is also published first.
+# In the order of publication: the outputs that are used most come first.
 TOPICS: dict[str, type] = {
     "depth/image_rect": Image,
     "depth/camera_info": CameraInfo,
@@ -35,143 +36,130 @@ TOPICS: dict[str, type] = {
 MONO_TOPIC = "mono_depth/image_rect"
 TEMPORAL_TOPICS: dict[str, type] = {"temporal_flow/image": Image, "temporal_flow/image_color": Image}
 
-# What changes when holes are filled, and what there is without a right image.
+# Outputs that change when holes are filled, and those without a right image.
 FILLED_TOPICS = frozenset({"depth/image_rect", "mask/image", "mask/labels", "points2"})
 LEFT_TOPICS = FILLED_TOPICS | {"depth/camera_info", MONO_TOPIC}
 
-# Block matching answers in sixteenths of a pixel, a network in whatever float32 holds at large disparities.
+# Block matching gives sixteenths of a pixel, a network what float32 resolves at large disparities.
 _SGBM_STEP = 1.0 / 16.0
 _NETWORK_STEP = float(np.spacing(np.float32(128.0)))
 
 
 class StereoOutputs:
-    """The publishers of a lifecycle node, and the messages made from a StereoEstimate.
+    """The publishers of a lifecycle node, and the messages made from estimates.
 
-    `settings` is read at each pair: depth_encoding, min_depth, max_depth, cloud_decimation, cloud_max_depth.
+    Args:
+        node: that publishes.
+        parameters: read at each pair: depth_encoding, min_depth, max_depth, cloud_decimation, cloud_max_depth, model.
     """
 
-    def __init__(self, node: LifecycleNode, settings: Any) -> None:
-        self._settings = settings
-        self._node = node
+    def __init__(self, node: LifecycleNode, parameters: DeclaredParameters) -> None:
+        self._node, self._parameters = node, parameters
         topics = TOPICS | {MONO_TOPIC: Image} | TEMPORAL_TOPICS
-        qos = {name: QoSProfile(depth=2, reliability=ReliabilityPolicy.RELIABLE) for name in topics}
         self._publishers = {
             name: node.create_lifecycle_publisher(
                 kind,
                 name,
-                qos[name],
+                QoSProfile(depth=2, reliability=ReliabilityPolicy.RELIABLE),
                 event_callbacks=publisher_events(node, name),
                 qos_overriding_options=OVERRIDES,
             )
             for name, kind in topics.items()
         }
-        self._makers: dict[str, Callable[[StereoEstimate, np.ndarray, Pair | LeftView, Header], Any]] = {
-            "depth/image_rect": lambda e, left, pair, header: messages.fill_depth(
-                Image(), e.depth, settings["depth_encoding"], header
-            ),
-            "depth/camera_info": self._camera_info,
-            "disparity": self._disparity,
-            "depth/sigma": self._sigma,
-            "mask/image": lambda e, left, pair, header: messages.fill_image(
-                Image(), np.where(e.mask, np.uint8(255), np.uint8(0)), "mono8", header
-            ),
-            "mask/labels": lambda e, left, pair, header: messages.fill_image(Image(), e.labels, "8UC1", header),
-            "flow/image": lambda e, left, pair, header: messages.fill_image(Image(), e.flow, "32FC2", header),
-            "flow/image_color": lambda e, left, pair, header: messages.fill_image(
-                Image(), colour_flow(e.flow), "rgb8", header
-            ),
-            "points2": self._points,
-        }
 
-    def wanted(self) -> set[str]:
-        """Topics that somebody subscribes to."""
+    def subscribed(self) -> set[str]:
+        """Return the topics that have subscribers."""
         return {name for name, found in self._publishers.items() if found.get_subscription_count() > 0}
 
     def publish(
-        self, wanted: Collection[str], estimate: StereoEstimate, left: np.ndarray, pair: Pair | LeftView
+        self, topics: Collection[str], estimate: StereoEstimate, left: np.ndarray, messages: StereoMessages
     ) -> None:
-        """Make and publish the `wanted` topics of one pair; `left` is its image, uint8, H x W or H x W x 3
-        RGB.
+        """Publish those of ``topics`` that an estimate gives.
+
+        Args:
+            topics: names of outputs; those that are not in TOPICS are left out.
+            estimate: of the pair.
+            left: its left image, uint8, H x W or H x W x 3 RGB.
+            messages: it was made from.
         """
-        header = output_header(pair)
+        header = output_header(messages)
         for name in TOPICS:
-            if name in wanted and (message := self._makers[name](estimate, left, pair, header)) is not None:
+            if name in topics and (message := self._message(name, estimate, left, messages, header)) is not None:
                 self._publishers[name].publish(message)
 
-    def publish_mono(self, wanted: Collection[str], depth: np.ndarray, pair: Pair | LeftView) -> None:
-        """Publish mono depth where it is `wanted`; `depth`: H x W float32 m, masked here by the range."""
-        if MONO_TOPIC not in wanted:
+    def publish_mono(self, topics: Collection[str], depth: np.ndarray, messages: StereoMessages) -> None:
+        """Publish mono depth (H x W float32 m, masked here by the range) if its topic is in ``topics``."""
+        if MONO_TOPIC not in topics:
             return
-        near, far = self._settings["min_depth"], self._settings["max_depth"]
+        near, far = self._parameters["min_depth"], self._parameters["max_depth"]
         masked = np.where((depth >= near) & (depth <= far), depth, np.float32(np.nan))
-        message = messages.fill_depth(Image(), masked, self._settings["depth_encoding"], output_header(pair))
+        message = fill_depth(Image(), masked, self._parameters["depth_encoding"], output_header(messages))
         self._publishers[MONO_TOPIC].publish(message)
 
-    def publish_flow(self, wanted: Collection[str], flow: np.ndarray, pair: Pair | LeftView) -> None:
-        """Publish the `wanted` of the temporal topics; `flow`: H x W x 2 float32 px."""
-        header = output_header(pair)
-        if "temporal_flow/image" in wanted:
-            message = messages.fill_image(Image(), flow, "32FC2", header)
-            self._publishers["temporal_flow/image"].publish(message)
-        if "temporal_flow/image_color" in wanted:
-            message = messages.fill_image(Image(), colour_flow(flow), "rgb8", header)
+    def publish_flow(self, topics: Collection[str], flow: np.ndarray, messages: StereoMessages) -> None:
+        """Publish temporal flow (H x W x 2 float32 px) on its topics that are in ``topics``."""
+        header = output_header(messages)
+        if "temporal_flow/image" in topics:
+            self._publishers["temporal_flow/image"].publish(fill_image(Image(), flow, "32FC2", header))
+        if "temporal_flow/image_color" in topics:
+            message = fill_image(Image(), colour_flow(flow), "rgb8", header)
             self._publishers["temporal_flow/image_color"].publish(message)
 
-    def counts(self) -> Mapping[str, int]:
-        """Subscribers by topic."""
-        return {name: found.get_subscription_count() for name, found in self._publishers.items()}
-
     def destroy(self) -> None:
-        """Take the publishers down."""
+        """Destroy the publishers."""
         for publisher in self._publishers.values():
             self._node.destroy_lifecycle_publisher(publisher)
         self._publishers.clear()
 
-    def _camera_info(
-        self, estimate: StereoEstimate, left: np.ndarray, pair: Pair | LeftView, header: Header
-    ) -> CameraInfo:
-        # The depth image has the left image's size, so the left camera_info fits it; but for the header.
-        info = pair.left_info
-        return CameraInfo(
-            header=header,
-            **{name: getattr(info, name) for name in info.get_fields_and_field_types() if name != "header"},
-        )
-
-    def _disparity(
-        self, estimate: StereoEstimate, left: np.ndarray, pair: Pair | LeftView, header: Header
-    ) -> DisparityImage:
-        return disparity_message(
-            # What is masked needs no completing, and mono depth is no match.
-            np.where(estimate.matched_mask, estimate.matched, np.float32(np.nan)),
-            estimate.rig,
-            header,
-            min_depth=self._settings["min_depth"],
-            max_depth=self._settings["max_depth"],
-            increment=_SGBM_STEP if self._settings["model"] == "sgbm" else _NETWORK_STEP,
-        )
-
-    def _sigma(self, estimate: StereoEstimate, left: np.ndarray, pair: Pair | LeftView, header: Header) -> Image | None:
-        sigma = estimate.depth_sigma
-        if sigma is None:
-            self._node.get_logger().warning(
-                f"depth/sigma is not published: model {self._settings['model']} gives no uncertainty; use "
-                "flownet_stereo",
-                once=True,
+    def _message(
+        self, name: str, estimate: StereoEstimate, left: np.ndarray, messages: StereoMessages, header: Header
+    ) -> Any:
+        """Return the message of an output; None where the model does not give it."""
+        parameters = self._parameters
+        if name == "depth/image_rect":
+            return fill_depth(Image(), estimate.depth, parameters["depth_encoding"], header)
+        if name == "depth/camera_info":
+            # The depth image has the left image's size, so the left camera_info fits it; but for the header.
+            info = messages.left_info
+            fields = {name: getattr(info, name) for name in info.get_fields_and_field_types() if name != "header"}
+            return CameraInfo(header=header, **fields)
+        if name == "disparity":
+            return disparity_message(
+                # What is masked needs no completing, and mono depth is no match.
+                np.where(estimate.matched_mask, estimate.matched, np.float32(np.nan)),
+                estimate.rig,
+                header,
+                min_depth=parameters["min_depth"],
+                max_depth=parameters["max_depth"],
+                increment=_SGBM_STEP if parameters["model"] == "sgbm" else _NETWORK_STEP,
             )
-            return None
-        return messages.fill_image(Image(), np.ascontiguousarray(sigma, np.float32), "32FC1", header)
+        if name == "depth/sigma":
+            if estimate.depth_sigma is None:
+                self._node.get_logger().warning(
+                    f"depth/sigma is not published: model {parameters['model']} gives no uncertainty; use "
+                    "flownet_stereo",
+                    once=True,
+                )
+                return None
+            return fill_image(Image(), np.asarray(estimate.depth_sigma, np.float32), "32FC1", header)
+        if name == "mask/image":
+            return fill_image(Image(), np.where(estimate.mask, np.uint8(255), np.uint8(0)), "mono8", header)
+        if name == "mask/labels":
+            return fill_image(Image(), estimate.labels, "8UC1", header)
+        if name == "flow/image":
+            return fill_image(Image(), estimate.flow, "32FC2", header)
+        if name == "flow/image_color":
+            return fill_image(Image(), colour_flow(estimate.flow), "rgb8", header)
+        assert name == "points2"
+        stride = parameters["cloud_decimation"]
+        near = np.where(estimate.depth <= parameters["cloud_max_depth"], estimate.depth, np.float32(np.nan))
+        return cloud_message(organised_points(near, estimate.rig, stride), left[::stride, ::stride], header)
 
-    def _points(self, estimate: StereoEstimate, left: np.ndarray, pair: Pair | LeftView, header: Header) -> PointCloud2:
-        depth, stride = estimate.depth, self._settings["cloud_decimation"]
-        near = np.where(depth <= self._settings["cloud_max_depth"], depth, np.float32(np.nan))
-        points = organised_points(near, estimate.rig, stride)
-        return cloud_message(points, left[::stride, ::stride], header)
 
-
-def output_header(pair: Pair | LeftView) -> Header:
-    """Stamp of the pair, frame of the left camera."""
-    frame = pair.left.header.frame_id or pair.left_info.header.frame_id
-    return Header(stamp=pair.left.header.stamp, frame_id=frame)
+def output_header(messages: StereoMessages) -> Header:
+    """Return a header with the pair's stamp and the left camera's frame."""
+    frame = messages.left.header.frame_id or messages.left_info.header.frame_id
+    return Header(stamp=messages.left.header.stamp, frame_id=frame)
 
 
 def disparity_message(
@@ -183,14 +171,20 @@ def disparity_message(
     max_depth: float,
     increment: float,
 ) -> DisparityImage:
-    """A DisparityImage of image disparities `x_left - x_right` (float32 px H x W, NaN invalid).
+    """Return a DisparityImage.
 
-    The message's disparity is `x_left - x_right - (cx_left - cx_right)`, so that `Z = f * t / d`; hence
-    `doffs` is added. `min_disparity` and `max_disparity` are those of `max_depth` and `min_depth` (metres),
-    `increment` (px) is the smallest step. Invalid pixels stay NaN.
+    The message's disparity is ``x_left - x_right - (cx_left - cx_right)``, so that ``Z = f * t / d``; hence ``doffs``
+    is added to the image disparity.
+
+    Args:
+        disparity: image disparity ``x_left - x_right``, H x W float32 px, NaN where invalid.
+        rig: at that size.
+        header: of the message.
+        min_depth, max_depth: m; give ``max_disparity`` and ``min_disparity``.
+        increment: smallest step, px.
     """
     message = DisparityImage(header=header)
-    messages.fill_image(message.image, np.asarray(disparity + np.float32(rig.doffs), np.float32), "32FC1", header)
+    fill_image(message.image, np.asarray(disparity + np.float32(rig.doffs), np.float32), "32FC1", header)
     message.f = float(rig.fx)
     message.t = float(rig.baseline)
     message.min_disparity = float(rig.fx * rig.baseline / max_depth)
@@ -201,10 +195,12 @@ def disparity_message(
 
 
 def cloud_message(points: np.ndarray, colours: np.ndarray, header: Header) -> PointCloud2:
-    """An organised PointCloud2 with x, y, z (float32 metres) and rgb, 16 bytes a point.
+    """Return an organised PointCloud2 with x, y, z (float32 m) and rgb, 16 bytes a point.
 
-    `points`: H x W x 3 float32, NaN where there is none (REP 117); `colours`: uint8 H x W grey or H x W x 3
-    RGB.
+    Args:
+        points: H x W x 3 float32 m, NaN where invalid (REP 117).
+        colours: uint8, H x W grey or H x W x 3 RGB.
+        header: of the message.
     """
     height, width = points.shape[:2]
     cells = np.empty((height, width, 4), np.float32)
@@ -219,5 +215,5 @@ def cloud_message(points: np.ndarray, colours: np.ndarray, header: Header) -> Po
     ]
     message.is_bigendian = sys.byteorder == "big"
     message.is_dense = False
-    messages.fill_data(message, cells)
+    fill_data(message, cells)
     return message

@@ -1,26 +1,28 @@
-"""The thread that turns the newest pair into outputs; and, while the right camera is gone, the newest left image."""
+"""The thread that turns the newest pair into outputs; the newest left image while the right camera is silent."""
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import traceback
 from collections.abc import Mapping
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
 
-from fg_depth_ros.data.io.messages import MessageError
-from fg_depth_ros.inference import MonoEstimate, OutOfMemory, StereoEstimate
+from fg_depth_ros.data.io.messages import MONO16_WHITE, MessageError, MessageFault, image_to_array
+from fg_depth_ros.geometry import RigError, StereoRig
+from fg_depth_ros.inference import FlowEstimator, MonoEstimate, OutOfMemory, StereoEstimate
 from fg_depth_ros.nodes.common.codes import DropReason, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, PairStatistics
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
-from fg_depth_ros.nodes.common.synchronizing import LeftView, NewestSlot, Pair
-from fg_depth_ros.nodes.stereo_depth.flow_work import RowMonitor, TemporalFlow
-from fg_depth_ros.nodes.stereo_depth.model_host import ModelHost
-from fg_depth_ros.nodes.stereo_depth.models import NodeModels
-from fg_depth_ros.nodes.stereo_depth.mono_work import MonoWork
+from fg_depth_ros.nodes.common.synchronizing import NewestSlot, StereoMessages
+from fg_depth_ros.nodes.stereo_depth.models import ModelHost, NodeModels
+from fg_depth_ros.nodes.stereo_depth.mono import MonoDepth
 from fg_depth_ros.nodes.stereo_depth.outputs import (
     FILLED_TOPICS,
     LEFT_TOPICS,
@@ -29,249 +31,252 @@ from fg_depth_ros.nodes.stereo_depth.outputs import (
     TOPICS,
     StereoOutputs,
 )
-from fg_depth_ros.nodes.stereo_depth.pair_check import CheckedLeft, CheckedPair, PairChecker
+from fg_depth_ros.nodes.stereo_depth.rectification import FeatureCheck, VerticalFlowCheck
 
 _STOP_SECONDS = 30.0
-
-
-class _Dropped(Exception):
-    """Nothing is published for a pair or a left image."""
-
-    def __init__(self, reason: DropReason) -> None:
-        super().__init__(reason)
-        self.reason = reason
+_LONGEST_GAP = 1_000_000_000  # ns between two frames that still show one motion
 
 
 class StereoWorker:
-    """Checks, matches and publishes, one pair at a time. Whatever a pair is like, the thread lives on."""
+    """Decodes, checks, estimates and publishes, one pair at a time. The thread survives any input.
+
+    Args:
+        node: for its clock and log.
+        parameters: of the node.
+        topics: input name -> resolved topic, for messages.
+        models: of the node.
+        outputs: of the node.
+        statistics: counts what becomes of the pairs.
+        faults: of the node.
+    """
 
     def __init__(
         self,
         node: LifecycleNode,
-        settings: DeclaredParameters,
+        parameters: DeclaredParameters,
+        topics: Mapping[str, str],
         models: NodeModels,
-        checker: PairChecker,
         outputs: StereoOutputs,
         statistics: PairStatistics,
         faults: Faults,
     ) -> None:
-        self._node, self._settings, self._models = node, settings, models
-        self._checker, self._outputs = checker, outputs
+        self._node, self._parameters, self._models, self._outputs = node, parameters, models, outputs
         self._statistics, self._faults = statistics, faults
-        self._temporal, self._rows = TemporalFlow(), RowMonitor(checker.topic)
-        self._mono = MonoWork(models.mono, faults)
-        self._answered: int | None = None  # stamp of the last left image that was published alone
-        self._slot: NewestSlot[Pair | LeftView] = NewestSlot()
+        self._decoder = PairDecoder(topics)
+        self._features, self._vertical_flow = FeatureCheck(topics), VerticalFlowCheck(topics)
+        self._temporal, self._mono = TemporalFlow(), MonoDepth(models.mono, faults)
+        self._topics = topics
+        self._rig: StereoRig | None = None  # of the last pair
+        self._published_left: int | None = None  # stamp of the last left image that was published alone
+        self._slot: NewestSlot[StereoMessages] = NewestSlot()
         self._thread = threading.Thread(target=self._run, name="stereo worker", daemon=True)
         self._thread.start()
 
-    def put(self, come: Pair | LeftView) -> None:
-        """Leave a pair, or a left image, to work on; returns at once. An older one that waits is dropped."""
-        if self._slot.put(come) is not None:
-            self._statistics.dropped(DropReason.REPLACED)
+    def submit(self, messages: StereoMessages) -> None:
+        """Queue messages for processing, replacing older ones that still wait. For the executor's thread."""
+        mono = messages.right is None
+        self._statistics.receive(mono=mono)
+        if not mono:
+            self._faults.clear("right camera")
+        if self._slot.put(messages) is not None:
+            self._statistics.drop(DropReason.REPLACED)
 
     def stop(self) -> None:
-        """End the thread, after the pair in work."""
+        """End the thread after the pair in work."""
         if self._slot.close() is not None:
-            self._statistics.dropped(DropReason.STOPPED)
+            self._statistics.drop(DropReason.STOPPED)
         self._thread.join(_STOP_SECONDS)
 
     def values(self) -> Mapping[str, str]:
-        """Key -> value for a DiagnosticStatus: what was measured beside the outputs."""
-        return {**self._rows.values(), **self._mono.scale.values()}
+        """Return the key-value pairs of a DiagnosticStatus."""
+        return {**self._vertical_flow.values(), **self._mono.scale.values()}
 
     def _run(self) -> None:
-        while (come := self._slot.take()) is not None:
+        while (messages := self._slot.get()) is not None:
             try:
-                self._work(come)
+                self._process(messages)
             except Exception as error:
                 if not self._node.context.ok():
-                    return  # the process is ending, and publishers went before us
-                self._statistics.dropped(DropReason.INTERNAL_ERROR)
-                self._faults.report(
-                    "matching",
-                    ERROR,
-                    f"a pair could not be worked on: {error!r}; please report this",
-                    code=FaultCode.INTERNAL_ERROR,
-                )
+                    return  # the process is ending, and its publishers are gone
+                self._statistics.drop(DropReason.INTERNAL_ERROR)
+                text = f"a pair could not be processed: {error!r}; please report this"
+                self._faults.report("matching", ERROR, text, FaultCode.INTERNAL_ERROR)
                 self._node.get_logger().debug(traceback.format_exc())
 
-    def _work(self, come: Pair | LeftView) -> None:
+    def _process(self, messages: StereoMessages) -> None:
         begun = time.monotonic()
-        wanted = self._outputs.wanted()
+        topics = self._outputs.subscribed()
+        process = self._process_left if messages.right is None else self._process_pair
         try:
-            if not wanted:
+            if not topics:
                 raise _Dropped(DropReason.NO_SUBSCRIBERS)
-            if isinstance(come, LeftView):
-                self._left_view(begun, wanted, come)
-            else:
-                self._pair(begun, wanted, come)
+            process(begun, topics, messages)
         except _Dropped as drop:
-            self._faults.forget("right camera")  # nothing stands in for the pairs, which is told as for any stall
-            self._statistics.dropped(drop.reason)
+            self._faults.forget("right camera")  # no fallback is published: reported as any missing pair
+            self._statistics.drop(drop.reason)
         except MessageError as error:
-            self._statistics.dropped(error.reason)
-            self._faults.report("input", ERROR, str(error), code=error.reason)
+            self._statistics.drop(error.reason)
+            self._faults.report("input", ERROR, str(error), error.reason)
 
-    def _pair(self, begun: float, wanted: set[str], pair: Pair) -> None:
-        self._mono.scale.let_go()
-        if pair.stamp == self._answered:  # the right camera came back with it, a moment too late
+    # ---- a pair ------------------------------------------------------------------------------------------------------
+
+    def _process_pair(self, begun: float, topics: set[str], messages: StereoMessages) -> None:
+        self._mono.scale.end_fallback()
+        if messages.stamp == self._published_left:  # the right camera is back, with a pair that was just replaced
             raise _Dropped(DropReason.LEFT_PUBLISHED)
-        checked = self._checker.check(pair, self._settings["mono16_white"])
-        self._passed(checked)
-        inference = self._depth(wanted, checked, pair)
-        inference += self._temporal_flow(wanted, checked.left, pair)
-        self._finished(begun, inference, pair)
-        self._check_rows(checked)
-        try:
-            self._checker.look(checked)
-        except MessageError as error:  # the next pair will not pass
-            self._faults.report("input", ERROR, str(error), code=error.reason)
+        images = self._decode(messages)
+        estimate = self._estimate_stereo(images) if topics & TOPICS.keys() else None
+        seconds = self._publish_depth(topics, estimate, images, messages)
+        seconds += self._publish_temporal_flow(topics, images.left, messages)
+        self._finish(begun, seconds, messages)
+        self._check_rectification(images)
 
-    def _left_view(self, begun: float, wanted: set[str], view: LeftView) -> None:
-        if not wanted & (LEFT_TOPICS | TEMPORAL_TOPICS.keys()):
-            raise _Dropped(DropReason.RIGHT_CAMERA_SILENT)
-        checked = self._checker.check_left(view, self._settings["mono16_white"])
-        self._passed(checked)
-        inference = self._depth_alone(wanted & LEFT_TOPICS, checked, view)
-        inference += self._temporal_flow(wanted, checked.left, view)
-        self._answered = view.stamp
-        self._finished(begun, inference, view)
-
-    def _passed(self, checked: CheckedPair | CheckedLeft) -> None:
+    def _decode(self, messages: StereoMessages) -> StereoImages:
+        """Return images and calibration. Raises MessageError."""
+        images = self._decoder.decode(messages, self._parameters["mono16_white"])
+        if images.right is not None:
+            if images.rig is not self._rig:
+                self._features.reset()
+                self._rig = images.rig
+            if self._features.pending:
+                self._features.check(images.left, images.right, images.rig.doffs)
         self._faults.clear("input")
-        size = (checked.rig.width, checked.rig.height)
-        self._models.stereo.size = self._models.flow.size = self._models.mono.size = size
+        for host in self._models.hosts:
+            host.size = (images.rig.width, images.rig.height)
+        return images
 
-    def _finished(self, begun: float, inference: float, come: Pair | LeftView) -> None:
-        self._faults.clear("matching")
-        now = self._node.get_clock().now().nanoseconds
-        self._statistics.finished(
-            inference=inference,
-            processing=time.monotonic() - begun,
-            pipeline=None if now == 0 else (now - come.stamp) * 1e-9,  # 0: simulated time that nobody tells
-            alone=isinstance(come, LeftView),
-        )
+    def _estimate_stereo(self, images: StereoImages) -> StereoEstimate:
+        estimator = self._models.stereo.estimator
+        assert estimator is not None
+        assert images.right is not None
+        self._faults.update("rectification", WARN, self._features.problem, FaultCode.NOT_RECTIFIED)
+        limited = _range_problem(images.rig, estimator.config.min_disparity, self._topics)
+        self._faults.update("range", WARN, limited, FaultCode.RANGE_LIMITED)
+        try:
+            return estimator.estimate(images.left, images.right, images.rig)
+        except OutOfMemory as error:
+            self._reduce_scale(self._models.stereo, error)
+            raise _Dropped(DropReason.OUT_OF_MEMORY) from error
 
-    def _depth(self, wanted: set[str], checked: CheckedPair, pair: Pair) -> float:
-        """Everything that comes from the stereo pair, and mono depth beside it; seconds in the models."""
-        estimate = self._stereo(checked) if wanted & TOPICS.keys() else None
-        filling = estimate is not None and self._settings["fill_from_mono"] and bool(wanted & FILLED_TOPICS)
-        if estimate is not None:  # what is not filled need not wait for the other network
-            self._outputs.publish(wanted - FILLED_TOPICS if filling else wanted, estimate, checked.left, pair)
-        need = f"{MONO_TOPIC} has a listener" if MONO_TOPIC in wanted else None
-        mono = self._mono_depth(checked, "fill_from_mono is set" if filling else need)
-        if estimate is not None and mono is not None and not filling and self._settings["mono_timeout"] > 0:
-            self._mono.keep_scale(estimate, mono.depth)
-        if estimate is not None and filling:
+    def _publish_depth(
+        self, topics: set[str], estimate: StereoEstimate | None, images: StereoImages, messages: StereoMessages
+    ) -> float:
+        """Publish what follows from the pair, and mono depth; returns the seconds in the models."""
+        fill = estimate is not None and self._parameters["fill_from_mono"] and bool(topics & FILLED_TOPICS)
+        if estimate is not None:  # unfilled outputs do not wait for the mono network
+            self._outputs.publish(topics - FILLED_TOPICS if fill else topics, estimate, images.left, messages)
+        need = f"{MONO_TOPIC} has a subscriber" if MONO_TOPIC in topics else None
+        mono = self._estimate_mono(images, "fill_from_mono is set" if fill else need)
+        if estimate is not None and mono is not None and not fill and self._parameters["mono_timeout"] > 0:
+            self._mono.update_scale(estimate, mono.depth)
+        if estimate is not None and fill:
             filled = estimate if mono is None else self._mono.fill(estimate, mono.depth)
-            self._outputs.publish(wanted & FILLED_TOPICS, filled, checked.left, pair)
+            self._outputs.publish(topics & FILLED_TOPICS, filled, images.left, messages)
         else:
             self._faults.forget("scale")
         if mono is not None:
-            self._outputs.publish_mono(wanted, mono.depth, pair)
-        if estimate is None and mono is None and not wanted & TEMPORAL_TOPICS.keys():
+            self._outputs.publish_mono(topics, mono.depth, messages)
+        if estimate is None and mono is None and not topics & TEMPORAL_TOPICS.keys():
             raise _Dropped(DropReason.NO_MONO_DEPTH)
-        return sum(answer.seconds for answer in (estimate, mono) if answer is not None)
+        return sum(found.seconds for found in (estimate, mono) if found is not None)
 
-    def _stereo(self, checked: CheckedPair) -> StereoEstimate:
-        estimator = self._models.stereo.estimator
-        assert estimator is not None
-        self._report("rectification", FaultCode.NOT_RECTIFIED, self._checker.rectification_problem())
-        self._report(
-            "range", FaultCode.RANGE_LIMITED, self._checker.range_problem(checked.rig, estimator.config.min_disparity)
-        )
+    def _check_rectification(self, images: StereoImages) -> None:
+        """Check the rectification again from time to time, after the pair was published."""
+        assert images.right is not None
+        parameters, estimator = self._parameters, self._models.flow.estimator
+        period, pair = parameters["rectification_check_period"], (images.left, images.right, images.rig.doffs)
+        if estimator is None or period == 0:
+            self._faults.forget("rows")
+        elif self._vertical_flow.due(period):
+            try:
+                self._vertical_flow.measure(*pair, estimator, period)
+            except OutOfMemory as error:
+                self._reduce_scale(self._models.flow, error)
+            limits = parameters["rectification_check_median"], parameters["rectification_check_tilt"]
+            self._faults.update("rows", WARN, self._vertical_flow.problem(*limits), FaultCode.ROWS_MISALIGNED)
         try:
-            return estimator.estimate(checked.left, checked.right, checked.rig)
-        except OutOfMemory as error:
-            self._shrink(self._models.stereo, error)
-            raise _Dropped(DropReason.OUT_OF_MEMORY) from error
+            self._features.check(*pair)
+        except MessageError as error:  # the next pair will not pass
+            self._faults.report("input", ERROR, str(error), error.reason)
 
-    def _mono_depth(self, checked: CheckedPair | CheckedLeft, need: str | None) -> MonoEstimate | None:
-        """Depth from the left image; None where nothing needs it (`need` says what does), or where it cannot be had,
-        which is reported.
-        """
+    # ---- a left image alone ------------------------------------------------------------------------------------------
+
+    def _process_left(self, begun: float, topics: set[str], messages: StereoMessages) -> None:
+        if not topics & (LEFT_TOPICS | TEMPORAL_TOPICS.keys()):
+            raise _Dropped(DropReason.RIGHT_CAMERA_SILENT)
+        images = self._decode(messages)
+        seconds = self._publish_mono_only(topics & LEFT_TOPICS, images, messages)
+        seconds += self._publish_temporal_flow(topics, images.left, messages)
+        self._published_left = messages.stamp
+        self._finish(begun, seconds, messages)
+
+    def _publish_mono_only(self, topics: set[str], images: StereoImages, messages: StereoMessages) -> float:
+        """Publish what follows from the left image alone; returns the seconds in the model."""
+        if not topics:
+            self._faults.forget("right camera")
+            return 0.0
+        mono, stereo = self._estimate_mono(images, "the right camera is silent"), self._models.stereo.estimator
+        assert stereo is not None
+        if mono is None:
+            raise _Dropped(DropReason.NO_MONO_DEPTH)
+        scaled = mono.depth * self._mono.scale.fallback()
+        estimate = StereoEstimate.from_mono(scaled, images.rig, stereo.config, mono.seconds)
+        self._outputs.publish(topics, estimate, images.left, messages)
+        self._outputs.publish_mono(topics, mono.depth, messages)
+        text = f"depth comes from the left image alone ({self._parameters['mono_model']}): {messages.reason}"
+        self._faults.report("right camera", WARN, text, FaultCode.RIGHT_CAMERA_SILENT)
+        return mono.seconds
+
+    # ---- both --------------------------------------------------------------------------------------------------------
+
+    def _estimate_mono(self, images: StereoImages, need: str | None) -> MonoEstimate | None:
+        """Estimate mono depth; None where nothing needs it (``need`` names what does) or where it fails."""
         if need is None:
             self._faults.forget("mono")
             return None
         try:
-            return self._mono.estimate(checked.left, checked.rig.fx, need)
+            return self._mono.estimate(images.left, images.rig.fx, need)
         except OutOfMemory as error:
-            self._shrink(self._models.mono, error)
+            self._reduce_scale(self._models.mono, error)
             return None
 
-    def _depth_alone(self, wanted: set[str], checked: CheckedLeft, view: LeftView) -> float:
-        """Everything that the left image gives by itself; seconds in the model."""
-        if not wanted:
-            self._faults.forget("right camera")
-            return 0.0
-        mono, stereo = self._mono_depth(checked, "the right camera is gone"), self._models.stereo.estimator
-        assert stereo is not None
-        if mono is None:
-            raise _Dropped(DropReason.NO_MONO_DEPTH)
-        estimate = StereoEstimate.from_mono(
-            mono.depth * self._mono.scale.hold(), checked.rig, stereo.config, mono.seconds
-        )
-        self._outputs.publish(wanted, estimate, checked.left, view)
-        self._outputs.publish_mono(wanted, mono.depth, view)
-        self._faults.report(
-            "right camera",
-            WARN,
-            f"depth comes from the left image alone ({self._settings['mono_model']}): {view.why}",
-            code=FaultCode.RIGHT_CAMERA_SILENT,
-        )
-        return mono.seconds
-
-    def _temporal_flow(self, wanted: set[str], left: np.ndarray, come: Pair | LeftView) -> float:
-        """Flow from the left image before; seconds in the model."""
+    def _publish_temporal_flow(self, topics: set[str], left: np.ndarray, messages: StereoMessages) -> float:
+        """Publish the flow from the left image before; returns the seconds in the model."""
         estimator = self._models.flow.estimator
-        if not wanted & TEMPORAL_TOPICS.keys():
-            self._temporal.forget()
+        if not topics & TEMPORAL_TOPICS.keys():
+            self._temporal.reset()
             self._faults.clear("flow")
             return 0.0
         if estimator is None:
-            lacking = self._models.flow.failure or "flow_model is off: set it to flownet_lite or dis"
-            self._report("flow", FaultCode.NO_FLOW_MODEL, f"temporal_flow/* has a listener, but {lacking}")
+            problem = self._models.flow.failure or "flow_model is off: set it to flownet_lite or dis"
+            text = f"temporal_flow/* has a subscriber, but {problem}"
+            self._faults.report("flow", WARN, text, FaultCode.NO_FLOW_MODEL)
             return 0.0
         self._faults.clear("flow")
         begun = time.monotonic()
         try:
-            flow = self._temporal.next(come.stamp, left, estimator)
+            flow = self._temporal.update(messages.stamp, left, estimator)
         except OutOfMemory as error:
-            self._shrink(self._models.flow, error)
+            self._reduce_scale(self._models.flow, error)
             return 0.0
         seconds = time.monotonic() - begun
         if flow is not None:
-            self._outputs.publish_flow(wanted, flow, come)
+            self._outputs.publish_flow(topics, flow, messages)
         return seconds
 
-    def _check_rows(self, checked: CheckedPair) -> None:
-        settings, estimator = self._settings, self._models.flow.estimator
-        period = settings["rectification_check_period"]
-        if estimator is None or period == 0:
-            self._faults.forget("rows")  # nobody looks any more
-            return
-        if not self._rows.due(period):
-            return
-        try:
-            self._rows.look(checked, estimator, period)
-        except OutOfMemory as error:
-            self._shrink(self._models.flow, error)
-        self._report(
-            "rows",
-            FaultCode.ROWS_MISALIGNED,
-            self._rows.problem(settings["rectification_check_median"], settings["rectification_check_tilt"]),
+    def _finish(self, begun: float, seconds: float, messages: StereoMessages) -> None:
+        self._faults.clear("matching")
+        now = self._node.get_clock().now().nanoseconds
+        self._statistics.publish(
+            inference=seconds,
+            processing=time.monotonic() - begun,
+            pipeline=None if now == 0 else (now - messages.stamp) * 1e-9,  # 0: simulated time without /clock
+            mono=messages.right is None,
         )
 
-    def _report(self, subject: str, code: FaultCode, problem: str | None) -> None:
-        if problem is None:
-            self._faults.clear(subject)
-        else:
-            self._faults.report(subject, WARN, problem, code=code)
-
-    def _shrink(self, host: ModelHost[Any, Any], error: OutOfMemory) -> None:
+    def _reduce_scale(self, host: ModelHost[Any, Any], error: OutOfMemory) -> None:
         name = host.estimator.model_name if host.estimator is not None else "the model"
-        scale = host.shrink()
+        scale = host.reduce_scale()
         if scale is None:
             text = (
                 f"{name}: out of memory even at the smallest inference_scale ({error}): set device to cpu, send "
@@ -283,3 +288,137 @@ class StereoWorker:
                 "free memory, then set inference_scale again"
             )
         self._faults.report("memory", ERROR, text, code=FaultCode.OUT_OF_MEMORY)
+
+
+class _Dropped(Exception):
+    """Nothing is published for a pair or a left image."""
+
+    def __init__(self, reason: DropReason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class StereoImages(NamedTuple):
+    """Decoded images of one kind, uint8, both H x W or both H x W x 3 RGB, and their rig.
+
+    Without a right image only the left camera of the rig is known.
+    """
+
+    left: np.ndarray
+    right: np.ndarray | None
+    rig: StereoRig
+
+
+class PairDecoder:
+    """Decodes messages and checks their form: encodings, sizes, calibration. Not thread-safe.
+
+    Args:
+        topics: input name -> resolved topic, for messages.
+    """
+
+    def __init__(self, topics: Mapping[str, str]) -> None:
+        self._topics = topics
+        self._key: tuple[Any, ...] | None = None
+        self._rig: StereoRig | None = None
+
+    def decode(self, messages: StereoMessages, mono16_white: int = MONO16_WHITE) -> StereoImages:
+        """Return images and rig; the same rig object until the calibration changes. Raises MessageError."""
+        rig = self._stereo_rig(messages) if messages.right is not None else self._left_rig(messages.left_info)
+        left = image_to_array(messages.left, self._topics["left/image_rect"], mono16_white=mono16_white)
+        right = None
+        if messages.right is not None:
+            right = image_to_array(messages.right, self._topics["right/image_rect"], mono16_white=mono16_white)
+            if left.shape[:2] != right.shape[:2]:
+                raise MessageError(
+                    MessageFault.IMAGE_SIZE,
+                    f"{self._topics['left/image_rect']} is {_size(left)} pixels and "
+                    f"{self._topics['right/image_rect']} {_size(right)}: both images of a rectified pair have one "
+                    "size; set both cameras to the same resolution",
+                )
+            if left.ndim != right.ndim:
+                left, right = (cv2.cvtColor(i, cv2.COLOR_GRAY2RGB) if i.ndim == 2 else i for i in (left, right))
+        if left.shape[:2] != (rig.height, rig.width):
+            raise MessageError(
+                MessageFault.IMAGE_SIZE,
+                f"{self._topics['left/image_rect']} is {_size(left)} pixels, but {self._topics['left/camera_info']} "
+                f"describes {rig.width}x{rig.height}: publish the camera_info of the resized image (scaled K and P, "
+                "or binning and roi), or publish the image at its calibrated size",
+            )
+        return StereoImages(left, right, rig)
+
+    def _stereo_rig(self, messages: StereoMessages) -> StereoRig:
+        key = tuple(
+            (
+                *(i.width, i.height, *i.p, i.binning_x, i.binning_y),
+                *(i.roi.x_offset, i.roi.y_offset, i.roi.width, i.roi.height),
+            )
+            for i in (messages.left_info, messages.right_info)
+        )
+        if self._rig is None or key != self._key:
+            self._rig, self._key = None, key
+            try:
+                self._rig = StereoRig.from_camera_info(messages.left_info, messages.right_info)
+            except RigError as error:
+                names = f"{self._topics['left/camera_info']} and {self._topics['right/camera_info']}"
+                raise MessageError(MessageFault.CAMERA_INFO, f"{error} (from {names})") from error
+        return self._rig
+
+    def _left_rig(self, info: Any) -> StereoRig:
+        # For the right camera, which is not known, the same one a metre beside it.
+        projection = list(info.p)
+        projection[3] = -projection[0]
+        fields = ("width", "height", "binning_x", "binning_y", "roi")
+        right = SimpleNamespace(p=projection, **{name: getattr(info, name) for name in fields})
+        try:
+            return StereoRig.from_camera_info(info, right)
+        except RigError as error:
+            raise MessageError(
+                MessageFault.CAMERA_INFO, f"{error} (from {self._topics['left/camera_info']})"
+            ) from error
+
+
+class TemporalFlow:
+    """Flow from the left image before to the newest one. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._before: tuple[int, np.ndarray] | None = None
+
+    def update(self, stamp: int, left: np.ndarray, estimator: FlowEstimator) -> np.ndarray | None:
+        """Return the flow from the image before to ``left``, H x W x 2 float32 px.
+
+        None where there is no image to compare with: the first one, another size, more than a second ago, or a later
+        stamp (a source that begins again).
+
+        Args:
+            stamp: of ``left``, ns.
+            left: uint8, H x W or H x W x 3 RGB.
+            estimator: of the flow.
+
+        Raises:
+            OutOfMemory: the device cannot hold images of this size.
+        """
+        before, self._before = self._before, (stamp, left)
+        if before is None or not 0 < stamp - before[0] <= _LONGEST_GAP or before[1].shape != left.shape:
+            return None
+        return estimator.estimate(before[1], left).flow
+
+    def reset(self) -> None:
+        """Begin again with the next image."""
+        self._before = None
+
+
+def _range_problem(rig: StereoRig, min_disparity: int, topics: Mapping[str, str]) -> str | None:
+    """Return why far points are not searched, or None: infinity is at an image disparity of ``-doffs``."""
+    margin = rig.doffs + min_disparity
+    if margin <= 1.0:
+        return None
+    return (
+        f"nothing beyond {rig.fx * rig.baseline / margin:.1f} m is searched: the principal points of "
+        f"{topics['left/camera_info']} and {topics['right/camera_info']} differ by {rig.doffs:.1f} px, so infinity is "
+        f"at {-rig.doffs:.1f} px and the search begins at {min_disparity}; set min_disparity to "
+        f"{math.floor(-rig.doffs)} if the scene reaches farther"
+    )
+
+
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"

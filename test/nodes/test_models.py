@@ -7,12 +7,12 @@ import threading
 from support.waiting import LIMIT, wait_until
 
 from fg_depth_ros.inference import ModelError, StereoConfig, StereoDepthEstimator
-from fg_depth_ros.nodes.stereo_depth.model_host import LazyHost, ModelHost
+from fg_depth_ros.nodes.stereo_depth.models import LazyModelHost, ModelHost
 
 
 def test_going_back_while_another_model_loads_ends_with_the_first() -> None:
     begun, go_on = threading.Event(), threading.Event()
-    exchanged: list[float] = []
+    swapped: list[float] = []
 
     class Slow(StereoDepthEstimator):
         def __init__(self, config: StereoConfig) -> None:
@@ -21,19 +21,19 @@ def test_going_back_while_another_model_loads_ends_with_the_first() -> None:
                 assert go_on.wait(LIMIT)
             super().__init__(config)
 
-    host = ModelHost(lambda e: exchanged.append(e.config.max_depth), lambda config, text: None, Slow)
+    host = ModelHost(Slow, lambda e: swapped.append(e.config.max_depth), lambda config, text: None)
     first, second = (StereoConfig(model="sgbm", max_depth=depth) for depth in (80.0, 50.0))
     host.load(first)
-    host.exchange(second)
+    host.swap(second)
     assert begun.wait(LIMIT)
     assert host.loading
-    host.exchange(first)
+    host.swap(first)
     go_on.set()
     wait_until(lambda: not host.loading)
     assert host.estimator is not None
     assert host.estimator.config == first
-    assert exchanged[-1] == 80.0
-    host.exchange(first)  # it is running already
+    assert swapped[-1] == 80.0
+    host.swap(first)  # it is running already
     assert not host.loading
     host.release()
     assert host.estimator is None
@@ -58,9 +58,9 @@ class Builder:
         return StereoDepthEstimator(config)
 
 
-def lazy(build: Builder) -> tuple[LazyHost, list[str]]:
+def lazy(build: Builder) -> tuple[LazyModelHost, list[str]]:
     told: list[str] = []
-    host = LazyHost(lambda e: told.append(e.model_name), lambda config, text: told.append(text), build)
+    host = LazyModelHost(build, lambda e: told.append(e.model_name), lambda config, text: told.append(text))
     return host, told
 
 
@@ -68,49 +68,54 @@ def test_nothing_is_loaded_before_it_is_demanded_and_then_once() -> None:
     build = Builder()
     host, _ = lazy(build)
     assert host.off
-    assert host.demand() is None
-    host.prepare(CONFIG)
+    assert host.request() is None
+    assert host.swap_state == "off"
+    host.configure(CONFIG)
     assert not host.off
+    assert host.swap_state == "not loaded"
     assert host.estimator is None
     assert build.asked == []
-    host.demand()
-    wait_until(host.demand)
-    assert host.demand() is host.estimator
+    host.request()
+    wait_until(host.request)
+    assert host.request() is host.estimator
     assert build.asked == [CONFIG]
-    host.prepare(None)
+    host.configure(None)
     assert host.off
-    assert host.demand() is None
+    assert host.request() is None
     assert build.asked == [CONFIG]
 
 
 def test_a_failure_is_kept_and_not_tried_again_until_something_changes() -> None:
     build = Builder("no such file")
     host, told = lazy(build)
-    host.prepare(CONFIG)
-    assert host.demand() is None
+    host.configure(CONFIG)
+    assert host.request() is None
     wait_until(lambda: told)
-    assert host.failure == "no such file"
+    assert (host.failure, host.swap_state) == ("no such file", "failed")
     for _ in range(3):
-        assert host.demand() is None
+        assert host.request() is None
     assert len(build.asked) == 1
     build.trouble = ""
-    host.prepare(CONFIG)
+    host.configure(CONFIG)
     assert host.failure is None
-    host.demand()
-    wait_until(host.demand)
+    host.request()
+    wait_until(host.request)
     assert len(build.asked) == 2
 
 
-def test_a_model_that_runs_is_exchanged_at_once_and_stays_on_failure() -> None:
+def test_a_model_that_runs_is_swapped_at_once_and_stays_on_failure() -> None:
     build = Builder()
     host, told = lazy(build)
-    host.prepare(CONFIG)
-    host.demand()
-    wait_until(host.demand)
+    host.configure(CONFIG)
+    host.request()
+    wait_until(host.request)
     other = StereoConfig(model="sgbm", max_depth=9.0)
-    host.prepare(other)
+    host.configure(other)
     wait_until(lambda: host.estimator.config == other)
     build.trouble = "damaged"
-    host.prepare(CONFIG)
+    host.configure(CONFIG)
     wait_until(lambda: "damaged" in told)
-    assert host.demand().config == other
+    assert host.request().config == other
+    assert host.swap_state == "failed"
+    host.configure(other)  # as the node sets its parameters back
+    assert host.swap_state == "failed"
