@@ -65,15 +65,15 @@ def chairs(
     from fg_depth_ros.inference.estimator import choose_device
     from fg_depth_ros.synthesis.chairs import ChairsGenerator
     from fg_depth_ros.synthesis.chairs_folder import write_chairs
-    from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_stamps
+    from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_cutouts
     from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
 
     place = choose_device(device)
     pictures = list_photos(photos)
-    pieces = CutoutAtlas.build(list_stamps(cutouts), outlines, seed=seed)
+    shapes = CutoutAtlas.build(list_cutouts(cutouts), outlines, seed=seed)
     atlas = TextureAtlas.build(pictures, patterns, seed=seed)
     generator = ChairsGenerator(
-        atlas, pieces, width, height, seed, place, backgrounds=len(pictures) or None, extras=extras
+        atlas, shapes, width, height, seed, place, backgrounds=len(pictures) or None, extras=extras
     )
     listed = write_chairs(
         out, generator, count, test_share, batch=1 if place.type == "cpu" else 8,
@@ -102,7 +102,7 @@ def world(
     """
     from fg_depth_ros.data.samples import StereoSample
     from fg_depth_ros.inference.estimator import choose_device
-    from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_stamps
+    from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_cutouts
     from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
     from fg_depth_ros.synthesis.world.drive import WorldDrive, drive_rig, sample_of
     from fg_depth_ros.synthesis.world.folder import write_world
@@ -112,12 +112,12 @@ def world(
     width, height = image_size_of(size)
     rig = drive_rig(kind, width, height, field_of_view, baseline)
     atlas = TextureAtlas.build(list_photos(photos), patterns, 256, seed=seed)
-    pieces = CutoutAtlas.build(list_stamps(cutouts), 64, seed=seed) if cutouts else None
+    shapes = CutoutAtlas.build(list_cutouts(cutouts), 64, seed=seed) if cutouts else None
     frames: Callable[[int], StereoSample]
     if drive:
-        frames = WorldDrive(kind, rig, seed, atlas, pieces, count, place).frame
+        frames = WorldDrive(kind, rig, seed, atlas, shapes, count, place).frame
     else:
-        generator = WorldGenerator(atlas, pieces, width, height, seed, place, kind, rig)
+        generator = WorldGenerator(atlas, shapes, width, height, seed, place, kind, rig)
         frames = lambda number: sample_of(generator.batch([number]), rig, str(number))  # noqa: E731
     write_world(out, rig, frames, count, track=lambda numbers: progress(list(numbers), "rendering"))
     console.print(f"{count} pairs in {out}", highlight=False, soft_wrap=True)

@@ -1,10 +1,10 @@
 """Flying-Chairs-like pairs with exact optical flow, rendered on the CPU or on the training device.
 
-Both frames are rendered from the same pieces; neither is a warp of the other. A piece is a mask and a colour that
+Both frames are rendered from the same layers; neither is a warp of the other. A layer is a mask and a colour that
 move by one affine matrix M, so the flow of what is seen at x is M x - x, to the rounding of float32. What is seen at
-a pixel is the topmost piece that covers it by half or more; at edges the colours mix as the covered area says.
+a pixel is the topmost layer that covers it by half or more; at edges the colours mix as the covered area says.
 
-A scene is painted piece by piece, each within the box that it can touch: on the CPU scene by scene, on a GPU the
+A scene is painted layer by layer, each within the box that it can touch: on the CPU scene by scene, on a GPU the
 whole batch at once.
 """
 
@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional as F
 
 from fg_depth_ros.synthesis.affine_motion import shifted
-from fg_depth_ros.synthesis.chairs_scenes import Piece, SceneSampler
+from fg_depth_ros.synthesis.chairs_scenes import Layer, SceneSampler
 from fg_depth_ros.synthesis.cutouts import CutoutAtlas
 from fg_depth_ros.synthesis.textures import TextureAtlas
 
@@ -45,7 +45,7 @@ class ChairsGenerator:
     def __init__(
         self,
         photos: TextureAtlas,
-        stamps: CutoutAtlas | None = None,
+        cutouts: CutoutAtlas | None = None,
         width: int = 512,
         height: int = 384,
         seed: int = 0,
@@ -57,13 +57,13 @@ class ChairsGenerator:
         """What scenes are made of.
 
         Args:
-            photos: backgrounds, and surfaces of the pieces that have no colour of their own.
-            stamps: masks of the pieces, some with their own colour; None for drawn outlines alone.
+            photos: backgrounds, and surfaces of the layers that have no colour of their own.
+            cutouts: masks of the layers, some with their own colour; None for drawn outlines alone.
             width, height: of the frames, px.
             seed: separates whole data sets (training, validation) from each other.
             device: where frames are rendered.
             backgrounds: only the first so many of ``photos`` serve as backgrounds; None for all.
-            extras: mean number of small, thin and fast pieces in a scene beside the recipe's chairs.
+            extras: mean number of small, thin and fast layers in a scene beside the recipe's chairs.
 
         Raises:
             ValueError: no photos, more backgrounds than photos, or frames without pixels.
@@ -77,15 +77,15 @@ class ChairsGenerator:
             raise ValueError(f"extras is {extras}; a scene can have 0 or more of them")
         self.width, self.height, self.seed, self.device = width, height, seed, torch.device(device)
         self.photos = photos.to(self.device)
-        self.cutouts = (CutoutAtlas.build() if stamps is None else stamps).to(self.device)
+        self.cutouts = (CutoutAtlas.build() if cutouts is None else cutouts).to(self.device)
         self.sampler = SceneSampler(
-            width, height, photos.count, photos.size, backgrounds, self.cutouts.stamps,
-            self.cutouts.count - self.cutouts.stamps, extras,
+            width, height, photos.count, photos.size, backgrounds, self.cutouts.photos,
+            self.cutouts.count - self.cutouts.photos, extras,
         )  # fmt: skip
         self._offsets = {False: self.photos.offsets.tolist(), True: self.cutouts.offsets}
 
-    def scene(self, index: int) -> list[Piece]:
-        """What the pair with this number shows: the background, then the pieces from the lowest to the topmost."""
+    def scene(self, index: int) -> list[Layer]:
+        """What the pair with this number shows: the background, then the layers from the lowest to the topmost."""
         return self.sampler.draw(np.random.default_rng([self.seed, index]))
 
     def batch(self, indices: Sequence[int]) -> FlowBatch:
@@ -95,14 +95,14 @@ class ChairsGenerator:
         return FlowBatch(*(torch.cat(field) for field in zip(*rendered, strict=True)))
 
     @torch.no_grad()
-    def _render(self, scenes: list[list[Piece]]) -> FlowBatch:
+    def _render(self, scenes: list[list[Layer]]) -> FlowBatch:
         n, h, w = len(scenes), self.height, self.width
         layers = max(map(len, scenes))
         scenes = [[*scene, *[_NOTHING] * (layers - len(scene))] for scene in scenes]
         frames = _Frame(n, h, w, self.device), _Frame(n, h, w, self.device)
         for k in range(layers):
             self._paint(k, [scene[k] for scene in scenes], frames)
-        flow = _displacement(np.array([[piece.motion for piece in scene] for scene in scenes]), frames[0].label)
+        flow = _displacement(np.array([[layer.motion for layer in scene] for scene in scenes]), frames[0].label)
         return FlowBatch(
             frames[0].picture(),
             frames[1].picture(),
@@ -111,66 +111,66 @@ class ChairsGenerator:
             _occluded(flow, frames[0].label, frames[1].label).unsqueeze(1),
         )
 
-    def _paint(self, k: int, pieces: list[Piece], frames: tuple[_Frame, _Frame]) -> None:
+    def _paint(self, k: int, layers: list[Layer], frames: tuple[_Frame, _Frame]) -> None:
         """Layer ``k`` of all scenes onto both frames."""
-        at_start = [np.eye(3)] * len(pieces)
-        boxes = [self._box(pieces, moves) for moves in (at_start, [p.motion for p in pieces])]
+        at_start = [np.eye(3)] * len(layers)
+        boxes = [self._box(layers, moves) for moves in (at_start, [p.motion for p in layers])]
         if boxes == [None, None]:
             return
-        colours = self._colours(pieces)
-        masks = None if k == 0 else self._masks(pieces)
-        for frame, box, moves in zip(frames, boxes, (at_start, [np.linalg.inv(p.motion) for p in pieces]), strict=True):
+        colours = self._colours(layers)
+        masks = None if k == 0 else self._masks(layers)
+        for frame, box, moves in zip(frames, boxes, (at_start, [np.linalg.inv(p.motion) for p in layers]), strict=True):
             if box is None:
                 continue
-            colour = colours.read(np.array([p.to_colour @ m for p, m in zip(pieces, moves, strict=True)]), box)
+            colour = colours.read(np.array([p.to_colour @ m for p, m in zip(layers, moves, strict=True)]), box)
             if masks is None:
                 frame.colour.copy_(colour)
                 continue
-            alpha = masks.read(np.array([p.to_mask @ m for p, m in zip(pieces, moves, strict=True)]), box)
+            alpha = masks.read(np.array([p.to_mask @ m for p, m in zip(layers, moves, strict=True)]), box)
             frame.cover(k, box, colour, alpha)
 
-    def _box(self, pieces: list[Piece], moves: list[np.ndarray]) -> Box | None:
-        """What the pieces can touch of a frame; None: nothing."""
+    def _box(self, layers: list[Layer], moves: list[np.ndarray]) -> Box | None:
+        """What the layers can touch of a frame; None: nothing."""
         y0, y1, x0, x1 = self.height, 0, self.width, 0
         corners = np.array([[0, 1, 1, 0], [0, 0, 1, 1], [1, 1, 1, 1]], float)
-        for piece, move in zip(pieces, moves, strict=True):
-            if piece.mask < 0:
+        for layer, move in zip(layers, moves, strict=True):
+            if layer.mask < 0:
                 return 0, self.height, 0, self.width
-            xs, ys, _ = move @ np.linalg.inv(piece.to_mask) @ corners
+            xs, ys, _ = move @ np.linalg.inv(layer.to_mask) @ corners
             if xs.max() >= 0 and ys.max() >= 0 and xs.min() <= self.width - 1 and ys.min() <= self.height - 1:
                 x0, x1 = min(x0, max(0, int(xs.min()))), max(x1, min(self.width, int(xs.max()) + 2))
                 y0, y1 = min(y0, max(0, int(ys.min()))), max(y1, min(self.height, int(ys.max()) + 2))
         return (y0, y1, x0, x1) if y0 < y1 and x0 < x1 else None
 
-    def _colours(self, pieces: list[Piece]) -> _Source:
+    def _colours(self, layers: list[Layer]) -> _Source:
         images = []
-        for piece in pieces:
-            atlas = self.cutouts.colours if piece.own_colour else self.photos
-            level, side = _level(piece.to_colour, atlas.size, atlas.levels)
-            at = piece.image * atlas.stride + self._offsets[piece.own_colour][level]
+        for layer in layers:
+            atlas = self.cutouts.colours if layer.own_colour else self.photos
+            level, side = _level(layer.to_colour, atlas.size, atlas.levels)
+            at = layer.image * atlas.stride + self._offsets[layer.own_colour][level]
             image = atlas.texels[at : at + side * side].view(side, side, 3).permute(2, 0, 1).float()
-            if piece.gain != 1:
-                shade = torch.tensor(piece.shade, device=self.device, dtype=torch.float32)
-                image = image * piece.gain + (128 * (1 - piece.gain) + shade).view(3, 1, 1)
+            if layer.gain != 1:
+                shade = torch.tensor(layer.shade, device=self.device, dtype=torch.float32)
+                image = image * layer.gain + (128 * (1 - layer.gain) + shade).view(3, 1, 1)
             images.append(image)
         return _Source(images, mirrored=True)
 
-    def _masks(self, pieces: list[Piece]) -> _Source:
+    def _masks(self, layers: list[Layer]) -> _Source:
         images = []
-        for piece in pieces:
-            level, side = _level(piece.to_mask, self.cutouts.size, self.cutouts.levels)
-            at = piece.mask * self.cutouts.stride + self.cutouts.offsets[level]
+        for layer in layers:
+            level, side = _level(layer.to_mask, self.cutouts.size, self.cutouts.levels)
+            at = layer.mask * self.cutouts.stride + self.cutouts.offsets[level]
             image = self.cutouts.masks[at : at + side * side].view(1, side, side).float() / 255
             images.append(image)
-        magnified = [1 / (_footprint(p.to_mask) * image.shape[-1]) for p, image in zip(pieces, images, strict=True)]
+        magnified = [1 / (_footprint(p.to_mask) * image.shape[-1]) for p, image in zip(layers, images, strict=True)]
         return _Source(images, mirrored=False, magnified=magnified)
 
 
-_NOTHING = Piece(
+_NOTHING = Layer(
     np.eye(3), np.eye(3), image=0, own_colour=False, gain=1.0, shade=(0.0, 0.0, 0.0),
     to_mask=shifted(1e4, 1e4), mask=0,
 )  # fmt: skip
-"""What a scene of few pieces has where another of its batch has one more: a pixel far outside."""
+"""What a scene of few layers has where another of its batch has one more: a pixel far outside."""
 
 
 class _Frame:
@@ -250,7 +250,7 @@ def _level(to_image: np.ndarray, size: int, levels: int) -> tuple[int, int]:
 
 
 def _displacement(motions: np.ndarray, label: torch.Tensor) -> torch.Tensor:
-    """Flow N x 2 x H x W px of the pieces ``label`` (N x H x W) that move by N x L 3 x 3 ``motions``.
+    """Flow N x 2 x H x W px of the layers ``label`` (N x H x W) that move by N x L 3 x 3 ``motions``.
 
     Coordinates are taken from the frame's middle, so that float32 rounds as little as it can.
     """

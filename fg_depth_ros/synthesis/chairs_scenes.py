@@ -1,6 +1,6 @@
 """Scenes in the manner of the Flying Chairs: what lies where, with which surface, and how it moves.
 
-A scene is a background and a pile of flat pieces on it, the last on top. Nothing here makes pixels; ``chairs.py``
+A scene is a background and a pile of flat layers on it, the last on top. Nothing here makes pixels; ``chairs.py``
 does. All randomness of a scene comes from one NumPy generator, so a seed is a scene.
 
 Places are pixels of the first frame. Lengths of the recipe are for a picture of 512 x 384 pixels and are multiplied
@@ -26,7 +26,7 @@ _EXTRA_SPEED = (0.3, 120.0)
 
 
 @dataclass(frozen=True)
-class Piece:
+class Layer:
     """One flat thing.
 
     Matrices are 3 x 3 float64. ``to_colour`` and ``to_mask`` take first-frame pixels to the unit square of an image
@@ -56,8 +56,8 @@ class SceneSampler:
         width, height: of the picture, px.
         photos, photo_size: number of photos and their side in texels.
         backgrounds: only the first so many photos serve as backgrounds.
-        stamps, outlines: numbers of photo cut-outs and of masks without a colour of their own.
-        extras: mean number of small, thin and fast pieces that are added to the recipe.
+        cutouts, outlines: numbers of photo cut-outs and of masks without a colour of their own.
+        extras: mean number of small, thin and fast layers that are added to the recipe.
     """
 
     width: int
@@ -65,7 +65,7 @@ class SceneSampler:
     photos: int
     photo_size: int
     backgrounds: int
-    stamps: int
+    cutouts: int
     outlines: int
     extras: int = 0
 
@@ -74,15 +74,15 @@ class SceneSampler:
         """Pixels of this picture per pixel of the recipe."""
         return math.sqrt(self.width * self.height / (512 * 384))
 
-    def draw(self, rng: np.random.Generator) -> list[Piece]:
+    def draw(self, rng: np.random.Generator) -> list[Layer]:
         """One scene: the background first, then from the lowest chair to the topmost."""
         ground = self._background(rng)
-        pieces = [self._chair(rng, ground.motion) for _ in range(rng.integers(CHAIRS[0], CHAIRS[1] + 1))]
+        layers = [self._chair(rng, ground.motion) for _ in range(rng.integers(CHAIRS[0], CHAIRS[1] + 1))]
         for _ in range(rng.integers(0, 2 * self.extras + 1)):
-            pieces.insert(int(rng.integers(len(pieces) + 1)), self._extra(rng, ground.motion))
-        return [ground, *pieces]
+            layers.insert(int(rng.integers(len(layers) + 1)), self._extra(rng, ground.motion))
+        return [ground, *layers]
 
-    def _background(self, rng: np.random.Generator) -> Piece:
+    def _background(self, rng: np.random.Generator) -> Layer:
         """A part of a photo, at most as large as the photo where its texels suffice."""
         w, h = self.width, self.height
         fitting = self.photo_size / max(w, h)
@@ -95,17 +95,17 @@ class SceneSampler:
             to_colour = to_colour @ shifted(w, 0) @ stretched(-1, 1)
         motion = BACKGROUND_MOTION.draw(rng, ((w - 1) / 2, (h - 1) / 2), self.unit)
         image = int(rng.integers(self.backgrounds))
-        return Piece(motion, to_colour, image, False, 1.0, (0.0, 0.0, 0.0), np.eye(3), -1)
+        return Layer(motion, to_colour, image, False, 1.0, (0.0, 0.0, 0.0), np.eye(3), -1)
 
-    def _chair(self, rng: np.random.Generator, ground: np.ndarray) -> Piece:
+    def _chair(self, rng: np.random.Generator, ground: np.ndarray) -> Layer:
         mean, deviation, least, most = CHAIR_SIZE
         size = self.unit * float(np.clip(rng.normal(mean, deviation), least, most))
         centre = self._place(rng, _FIELD)
         # The chair's own motion comes first and the background's carries it along.
         motion = ground @ CHAIR_MOTION.draw(rng, centre, self.unit)
-        return self._piece(rng, centre, size, motion, float(np.exp(-abs(rng.normal(0, 0.35)))))
+        return self._layer(rng, centre, size, motion, float(np.exp(-abs(rng.normal(0, 0.35)))))
 
-    def _extra(self, rng: np.random.Generator, ground: np.ndarray) -> Piece:
+    def _extra(self, rng: np.random.Generator, ground: np.ndarray) -> Layer:
         """Small or thin, and as often fast as slow."""
         size = self.unit * _between(rng, *_EXTRA_SIZE)
         thin = float(np.exp(-abs(rng.normal(0, 0.5))))
@@ -116,30 +116,30 @@ class SceneSampler:
         shift = (speed * math.cos(heading), speed * math.sin(heading))
         turn = float(np.deg2rad(CHAIR_MOTION.rotation.draw(rng)))
         motion = ground @ about(centre, turn, float(CHAIR_MOTION.scale.draw(rng)), shift)
-        return self._piece(rng, centre, size, motion, thin)
+        return self._layer(rng, centre, size, motion, thin)
 
     def _place(self, rng: np.random.Generator, field: float) -> tuple[float, float]:
         across, down = (rng.random(2) - 0.5) * field + 0.5
         return float(across * self.width), float(down * self.height)
 
-    def _piece(
+    def _layer(
         self, rng: np.random.Generator, centre: tuple[float, float], size: float, motion: np.ndarray, aspect: float
-    ) -> Piece:
+    ) -> Layer:
         """``size``: longer side in px; ``aspect``: of outlines, whose other side is shortened by it."""
-        own_colour = self.stamps > 0 and (self.outlines == 0 or rng.random() < 0.6)
+        own_colour = self.cutouts > 0 and (self.outlines == 0 or rng.random() < 0.6)
         mirror = -1.0 if rng.random() < 0.5 else 1.0
         if own_colour:  # photos of things keep their shape and stand nearly upright
             across, down, angle = size * mirror, size, rng.normal(0, 0.15)
-            mask = int(rng.integers(self.stamps))
+            mask = int(rng.integers(self.cutouts))
         else:
             across, down = (size * mirror, size * aspect) if rng.random() < 0.5 else (size * aspect * mirror, size)
             angle = rng.normal(0, 0.2) if rng.random() < 0.5 else rng.uniform(-np.pi, np.pi)
-            mask = self.stamps + int(rng.integers(self.outlines)) if self.outlines else int(rng.integers(self.stamps))
+            mask = self.cutouts + int(rng.integers(self.outlines)) if self.outlines else int(rng.integers(self.cutouts))
         unit_square = (
             shifted(0.5, 0.5) @ stretched(1 / across, 1 / down) @ turned(-angle) @ shifted(-centre[0], -centre[1])
         )
         if own_colour:
-            return Piece(motion, unit_square, mask, True, 1.0, (0.0, 0.0, 0.0), unit_square, mask)
+            return Layer(motion, unit_square, mask, True, 1.0, (0.0, 0.0, 0.0), unit_square, mask)
         texels = _between(rng, 0.5, 2.0) / self.photo_size
         to_colour = (
             shifted(*rng.random(2)) @ turned(rng.uniform(-np.pi, np.pi)) @ stretched(texels, texels)
@@ -149,7 +149,7 @@ class SceneSampler:
         if rng.random() < 0.3:  # painted: less texture, a colour of its own
             gain, shade = _between(rng, 0.05, 0.8), rng.normal(0, 50, 3)
         image = int(rng.integers(self.photos))
-        return Piece(motion, to_colour, image, False, gain, (shade[0], shade[1], shade[2]), unit_square, mask)
+        return Layer(motion, to_colour, image, False, gain, (shade[0], shade[1], shade[2]), unit_square, mask)
 
 
 def _between(rng: np.random.Generator, low: float, high: float) -> float:

@@ -13,14 +13,14 @@ from fg_depth_ros.data.io.formats import FileError, read_rgba
 from fg_depth_ros.synthesis.outlines import draw_outline
 from fg_depth_ros.synthesis.textures import TextureAtlas, list_pictures
 
-STAMP_SUFFIXES = {".png", ".tif", ".tiff", ".webp"}
+CUTOUT_SUFFIXES = {".png", ".tif", ".tiff", ".webp"}
 _REACH = 0.94  # of the square's side that a cut-out fills with its longer side
 _SEEN = 32  # alpha from which a texel's own colour is trusted
 
 
-def list_stamps(folders: Sequence[str | Path]) -> list[Path]:
+def list_cutouts(folders: Sequence[str | Path]) -> list[Path]:
     """All files below the folders that can hold a picture with alpha, as ``list_pictures``."""
-    return list_pictures(folders, STAMP_SUFFIXES, "cut-out")
+    return list_pictures(folders, CUTOUT_SUFFIXES, "cut-out")
 
 
 class CutoutAtlas:
@@ -30,25 +30,25 @@ class CutoutAtlas:
         masks: M uint8, all masks' mip levels one behind the other (mask-major, finest first), 255 = opaque.
         colours: the RGB of the photo cut-outs; mask ``i`` belongs to image ``i`` of it. Colours continue beyond the
             mask's edge, so that no foreign colour bleeds in when they are interpolated.
-        count: number of masks, photo cut-outs first; ``stamps``: how many of them are photo cut-outs.
+        count: number of masks, photo cut-outs first; ``photos``: how many of them are photo cut-outs.
         size, levels, stride, offsets: as of ``colours`` (``TextureAtlas``).
     """
 
-    def __init__(self, stamps: Sequence[np.ndarray], outlines: Sequence[np.ndarray], levels: int = 6) -> None:
+    def __init__(self, photos: Sequence[np.ndarray], outlines: Sequence[np.ndarray], levels: int = 6) -> None:
         """Build from S x S x 4 uint8 cut-outs and S x S uint8 masks, S a power of two.
 
         Raises:
             ValueError: neither cut-outs nor outlines, or squares of different sides.
         """
-        sides = {image.shape[:2] for image in [*stamps, *outlines]}
+        sides = {image.shape[:2] for image in [*photos, *outlines]}
         if len(sides) != 1 or (size := next(iter(sides))[0]) & (size - 1):
             raise ValueError(f"cut-outs and outlines must be squares of one side, a power of two; got {sorted(sides)}")
-        self.colours = TextureAtlas([image[:, :, :3] for image in stamps], size, levels)
+        self.colours = TextureAtlas([image[:, :, :3] for image in photos], size, levels)
         self.size, self.levels, self.stride = size, levels, self.colours.stride
         self.offsets = self.colours.offsets.tolist()
-        self.stamps, self.count = len(stamps), len(stamps) + len(outlines)
+        self.photos, self.count = len(photos), len(photos) + len(outlines)
         flat = np.empty((self.count, self.stride), np.uint8)
-        for row, mask in zip(flat, [*(image[:, :, 3] for image in stamps), *outlines], strict=True):
+        for row, mask in zip(flat, [*(image[:, :, 3] for image in photos), *outlines], strict=True):
             for level, offset in enumerate(self.offsets):
                 side = size >> level
                 small = mask if level == 0 else cv2.resize(mask, (side, side), interpolation=cv2.INTER_AREA)
@@ -56,14 +56,14 @@ class CutoutAtlas:
         self.masks = torch.from_numpy(flat.reshape(-1))
 
     @classmethod
-    def build(cls, stamps: Sequence[Path] = (), outlines: int = 256, size: int = 256, seed: int = 0) -> CutoutAtlas:
-        """Photo cut-outs (files, see ``list_stamps``) and ``outlines`` drawn masks, deterministic by ``seed``.
+    def build(cls, photos: Sequence[Path] = (), outlines: int = 256, size: int = 256, seed: int = 0) -> CutoutAtlas:
+        """Photo cut-outs (files, see ``list_cutouts``) and ``outlines`` drawn masks, deterministic by ``seed``.
 
         Raises:
             FileError: a file that cannot be read, has no alpha, or is wholly transparent.
         """
         rng = np.random.default_rng(seed)
-        return cls([_squared(path, size) for path in stamps], [draw_outline(rng, size) for _ in range(outlines)])
+        return cls([_squared(path, size) for path in photos], [draw_outline(rng, size) for _ in range(outlines)])
 
     def to(self, device: torch.device | str) -> CutoutAtlas:
         """The same atlas with its texels on ``device``."""

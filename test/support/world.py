@@ -11,7 +11,7 @@ from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.synthesis.cameras import CameraPair
 from fg_depth_ros.synthesis.cutouts import CutoutAtlas
 from fg_depth_ros.synthesis.textures import TextureAtlas
-from fg_depth_ros.synthesis.world.asset_library import Stock
+from fg_depth_ros.synthesis.world.asset_library import AssetLibrary
 from fg_depth_ros.synthesis.world.primitives import Builder, Light, Path, Scene, Sky
 from fg_depth_ros.synthesis.world.rendering import Renderer, Sample
 
@@ -32,8 +32,8 @@ def small_cutouts() -> CutoutAtlas:
 
 
 @functools.cache
-def small_stock() -> Stock:
-    return Stock(small_atlas(), small_cutouts())
+def small_assets() -> AssetLibrary:
+    return AssetLibrary(small_atlas(), small_cutouts())
 
 
 def rig(baseline: float = 0.2, focal: float = 80.0) -> StereoRig:
@@ -48,9 +48,13 @@ def scene(builder: Builder, path: Path = Path(speed=0.0, height=1.5), **fields: 
     return Scene(np.stack(builder.rows), tuple(builder.motions), Light(), GREY_SKY, path, **fields)  # type: ignore[arg-type]
 
 
-def renderer(world: Scene, with_rig: StereoRig | None = None, stock: Stock | None = None, **options: float) -> Renderer:
+def renderer(
+    world: Scene, with_rig: StereoRig | None = None, assets: AssetLibrary | None = None, **options: float
+) -> Renderer:
     """A renderer with even cameras; ``options`` of ``rig``, unless one is given."""
-    return Renderer([Sample(world, with_rig or rig(**options), STILL, 0)], stock or small_stock(), torch.device("cpu"))
+    return Renderer(
+        [Sample(world, with_rig or rig(**options), STILL, 0)], assets or small_assets(), torch.device("cpu")
+    )
 
 
 def depth_of(builder: Builder, **path: float) -> np.ndarray:

@@ -13,7 +13,7 @@ from support.chairs import HEIGHT, WIDTH, small_atlas, small_cutouts, small_gene
 from fg_depth_ros.networks.flow import warp
 from fg_depth_ros.synthesis.affine_motion import about, shifted, stretched
 from fg_depth_ros.synthesis.chairs import ChairsGenerator
-from fg_depth_ros.synthesis.chairs_scenes import Piece
+from fg_depth_ros.synthesis.chairs_scenes import Layer
 from fg_depth_ros.synthesis.cutouts import CutoutAtlas
 
 
@@ -55,11 +55,11 @@ def square(x0, y0, side, motion, shade=0.0):
     """A flat square that covers pixels x0 .. x0 + side - 1; mask 0 fills its unit square."""
     # The area of the pixel x reaches from x - 1/2 to x + 1/2.
     to_mask = stretched(1 / side, 1 / side) @ shifted(0.5 - x0, 0.5 - y0)
-    return Piece(motion, np.eye(3), to_mask=to_mask, mask=0, **{**FLAT, "shade": (shade,) * 3})
+    return Layer(motion, np.eye(3), to_mask=to_mask, mask=0, **{**FLAT, "shade": (shade,) * 3})
 
 
 def ground(motion, shade=0.0):
-    return Piece(motion, np.eye(3) / 128, to_mask=np.eye(3), mask=-1, **{**FLAT, "shade": (shade,) * 3})
+    return Layer(motion, np.eye(3) / 128, to_mask=np.eye(3), mask=-1, **{**FLAT, "shade": (shade,) * 3})
 
 
 @pytest.fixture
@@ -67,9 +67,9 @@ def render(atlas, monkeypatch):
     """Renders a scene given by hand. The only mask is full but for its outermost texels."""
     full = np.full((64, 64), 255, np.uint8)
 
-    def call(*pieces, width=WIDTH, height=HEIGHT):
+    def call(*layers, width=WIDTH, height=HEIGHT):
         generator = ChairsGenerator(atlas, CutoutAtlas([], [full]), width, height)
-        monkeypatch.setattr(generator, "scene", lambda index: list(pieces))
+        monkeypatch.setattr(generator, "scene", lambda index: list(layers))
         return generator.batch([0])
 
     return call
@@ -117,9 +117,9 @@ def test_flow_is_the_affine_map_to_a_thousandth_of_a_pixel(render):
 
 def test_edges_mix_colours_by_the_covered_area(render):
     # Shades: background 128 - 100, square 128 + 100; its left edge cuts column 40 at a quarter, the upper one row 30.
-    piece = square(40, 30, 20, shifted(0.5, 0), shade=100.0)
-    piece = replace(piece, to_mask=piece.to_mask @ shifted(-0.25, -0.5))
-    batch = render(ground(np.eye(3), shade=-100.0), piece)
+    layer = square(40, 30, 20, shifted(0.5, 0), shade=100.0)
+    layer = replace(layer, to_mask=layer.to_mask @ shifted(-0.25, -0.5))
+    batch = render(ground(np.eye(3), shade=-100.0), layer)
     image = batch.first[0, 0].float()
     assert image[40, 39] == 28 and image[40, 41] == 228
     assert image[40, 40] == pytest.approx(28 + 0.75 * 200, abs=1)
@@ -136,8 +136,8 @@ def test_magnified_edges_stay_one_pixel_wide(atlas, monkeypatch):
     mask = np.zeros((64, 64), np.uint8)
     mask[16:48, 16:48] = 255
     generator = ChairsGenerator(atlas, CutoutAtlas([], [mask]), 512, 384)
-    piece = replace(square(0, 0, 320, np.eye(3), shade=100.0))  # five pixels per texel
-    monkeypatch.setattr(generator, "scene", lambda index: [ground(np.eye(3), shade=-100.0), piece])
+    layer = replace(square(0, 0, 320, np.eye(3), shade=100.0))  # five pixels per texel
+    monkeypatch.setattr(generator, "scene", lambda index: [ground(np.eye(3), shade=-100.0), layer])
     row = generator.batch([0]).first[0, 0, 160].float()
     mixed = np.flatnonzero((row > 30) & (row < 226))
     assert len(mixed) <= 4  # two edges
@@ -148,7 +148,7 @@ def test_magnified_edges_stay_one_pixel_wide(atlas, monkeypatch):
 
 
 def naive_pair(generator, index):
-    """Topmost piece of both frames and the flow, pixel by pixel, from the masks' finest texels."""
+    """Topmost layer of both frames and the flow, pixel by pixel, from the masks' finest texels."""
     scene = generator.scene(index)
     size, stride = generator.cutouts.size, generator.cutouts.stride
     masks = generator.cutouts.masks.view(-1, stride)[:, : size * size].view(-1, size, size).numpy()
@@ -157,10 +157,10 @@ def naive_pair(generator, index):
     labels = []
     for second in (False, True):
         label = np.zeros(xs.size, int)
-        for k, piece in enumerate(scene[1:], 1):
-            u, v, _ = piece.to_mask @ (np.linalg.inv(piece.motion) if second else np.eye(3)) @ places
+        for k, layer in enumerate(scene[1:], 1):
+            u, v, _ = layer.to_mask @ (np.linalg.inv(layer.motion) if second else np.eye(3)) @ places
             within = (u >= 0) & (u < 1) & (v >= 0) & (v < 1)
-            value = masks[piece.mask, (v.clip(0, 0.999) * size).astype(int), (u.clip(0, 0.999) * size).astype(int)]
+            value = masks[layer.mask, (v.clip(0, 0.999) * size).astype(int), (u.clip(0, 0.999) * size).astype(int)]
             label[within & (value >= 128)] = k
         labels.append(label.reshape(HEIGHT, WIDTH))
     there = np.einsum("nij,jn->in", np.array([p.motion for p in scene])[labels[0].ravel()], places)

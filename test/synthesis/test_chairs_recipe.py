@@ -144,8 +144,8 @@ def test_extras_are_small_or_thin_and_leave_the_recipe_alone(scenes):
     added = [len(b) - len(a) for a, b in zip(scenes, more, strict=False)]
     assert min(added) >= 0 and np.mean(added) == pytest.approx(10, abs=2)
     for a, b in zip(scenes, more, strict=False):
-        kept = {piece.motion.tobytes() for piece in b}
-        assert all(piece.motion.tobytes() in kept for piece in a)
+        kept = {layer.motion.tobytes() for layer in b}
+        assert all(layer.motion.tobytes() in kept for layer in a)
 
 
 def test_the_histogram_of_rendered_displacements_follows_the_recipe(monkeypatch):

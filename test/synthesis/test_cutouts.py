@@ -10,27 +10,27 @@ from support.chairs import HEIGHT, WIDTH, save_rgba, stamp
 
 from fg_depth_ros.data.io.formats import FileError
 from fg_depth_ros.synthesis.chairs import ChairsGenerator
-from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_stamps
+from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_cutouts
 from fg_depth_ros.synthesis.outlines import draw_outline
 from fg_depth_ros.synthesis.textures import TextureAtlas
 
 
 def test_cut_outs_that_cannot_be_used_are_named(tmp_path):
     with pytest.raises(FileError, match="cut-out folder .*nowhere does not exist"):
-        list_stamps([tmp_path / "nowhere"])
+        list_cutouts([tmp_path / "nowhere"])
     with pytest.raises(FileError, match=rf"no cut-out .* below {tmp_path}"):
-        list_stamps([tmp_path])
+        list_cutouts([tmp_path])
     cv2.imwrite(str(tmp_path / "solid.png"), np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(FileError, match=r"solid\.png: has no transparency"):
-        CutoutAtlas.build(list_stamps([tmp_path]), outlines=0)
+        CutoutAtlas.build(list_cutouts([tmp_path]), outlines=0)
     save_rgba(tmp_path / "solid.png", np.zeros((8, 8, 4), np.uint8))
     with pytest.raises(FileError, match=r"solid\.png: is transparent everywhere"):
-        CutoutAtlas.build(list_stamps([tmp_path]), outlines=0)
+        CutoutAtlas.build(list_cutouts([tmp_path]), outlines=0)
     save_rgba(tmp_path / "solid.png", stamp())
     whole = (tmp_path / "solid.png").read_bytes()
     (tmp_path / "solid.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(FileError, match=r"solid\.png: truncated"):
-        CutoutAtlas.build(list_stamps([tmp_path]), outlines=0)
+        CutoutAtlas.build(list_cutouts([tmp_path]), outlines=0)
 
 
 def test_squares_that_do_not_fit_together_are_refused():
@@ -43,8 +43,8 @@ def test_squares_that_do_not_fit_together_are_refused():
 def test_photo_cut_outs_keep_their_colours_and_nothing_bleeds_in(tmp_path):
     for i in range(3):
         save_rgba(tmp_path / f"disc{i}.png", stamp())
-    cutouts = CutoutAtlas.build(list_stamps([tmp_path]), outlines=0, size=64)
-    assert (cutouts.count, cutouts.stamps) == (3, 3)
+    cutouts = CutoutAtlas.build(list_cutouts([tmp_path]), outlines=0, size=64)
+    assert (cutouts.count, cutouts.photos) == (3, 3)
     grey = TextureAtlas([np.full((64, 64, 3), 90, np.uint8)], size=64)
     batch = ChairsGenerator(grey, cutouts, WIDTH, HEIGHT).batch([0, 1])
     pixels = torch.cat([batch.first, batch.second]).permute(0, 2, 3, 1).reshape(-1, 3).float()

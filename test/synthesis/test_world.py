@@ -16,15 +16,15 @@ from support.world import (
     renderer,
     rig,
     scene,
+    small_assets,
     small_atlas,
     small_cutouts,
-    small_stock,
 )
 
 from fg_depth_ros.geometry import StereoRig, warp_right_to_left
 from fg_depth_ros.synthesis.world import furniture
 from fg_depth_ros.synthesis.world import street_objects as things
-from fg_depth_ros.synthesis.world.asset_library import Palette
+from fg_depth_ros.synthesis.world.asset_library import AssetSampler
 from fg_depth_ros.synthesis.world.generator import WorldGenerator
 from fg_depth_ros.synthesis.world.primitives import Builder, Light, Material, Motion, Path, Pattern, turned
 from fg_depth_ros.synthesis.world.rendering import Renderer
@@ -96,7 +96,7 @@ def test_a_batch_rendered_at_once_is_what_its_samples_are(seed: int) -> None:
     """As a GPU does it; streets and rooms, with and without mirrors, sun and lamps in one batch."""
     g = generator(seed=seed, size=(96, 48))
     samples = [g.sample(i) for i in range(5)]
-    together = Renderer(samples, g.stock, torch.device("cpu")).pairs(with_motion=True)
+    together = Renderer(samples, g.assets, torch.device("cpu")).pairs(with_motion=True)
     for n in range(5):
         alone = g.batch([n], with_motion=True)
         for name in ("depth", "disparity", "occluded", "flow", "pose"):
@@ -149,7 +149,7 @@ def test_occlusion_against_brute_force(kind: str, still: None) -> None:
         # The right view eight times finer along the row holds a ray right to each match.
         wide = replace(sample.rig, width=160 * fine, fx=sample.rig.fx * fine, cx=sample.rig.cx * fine)
         world = replace(sample.scene, path=_Beside(sample.scene.path, sample.rig.baseline))  # type: ignore[arg-type]
-        right = renderer(world, with_rig=wide, stock=g.stock).views().depth[0, 0].numpy()
+        right = renderer(world, with_rig=wide, assets=g.assets).views().depth[0, 0].numpy()
         depth, force = batch.depth[0, 0].numpy(), float(batch.focal[0]) * float(batch.baseline[0])
         target = np.arange(160) - force / depth
         column = np.clip(np.rint(target * fine), 0, 160 * fine - 1).astype(int)
@@ -356,8 +356,8 @@ def test_things_have_their_true_sizes(build, widths, heights) -> None:
     eyes, focal = (1.8, 600.0) if large else (1.05, 1100.0)
     pixel = 20 / focal
     for seed in range(4):
-        palette = Palette(np.random.default_rng(seed), small_stock())
-        width, low, high = _measured(lambda b, palette=palette: build(b, palette), eyes, focal)
+        sampler = AssetSampler(np.random.default_rng(seed), small_assets())
+        width, low, high = _measured(lambda b, sampler=sampler: build(b, sampler), eyes, focal)
         assert widths[0] - 2 * pixel < width < widths[1] + 2 * pixel
         assert -pixel < low < 2 * pixel
         assert heights[0] - 2 * pixel < high < heights[1] + pixel

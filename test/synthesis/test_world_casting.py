@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from support.world import HEIGHT, WIDTH, depth_of, directions, rig, scene, small_stock
+from support.world import HEIGHT, WIDTH, depth_of, directions, rig, scene, small_assets
 
 from fg_depth_ros.synthesis.world.outlines import Outlines, spans_of
 from fg_depth_ros.synthesis.world.primitives import Builder, Material, Path, turned
@@ -185,7 +185,7 @@ def test_the_nearest_wins_and_a_decal_lies_on_its_wall():
     b.box(M, (2.0, 4.5), (1, 1, 1), base=1.0)
     world = scene(b, Path(speed=0.0, height=1.5))
     shot = _shot(world)
-    found = cast(shot, small_stock().cutouts, torch.device("cpu"))
+    found = cast(shot, small_assets().cutouts, torch.device("cpu"))
     item = found.item[0].numpy()
     assert item[32, 48] == 1 and item[5, 5] == 0 and item[32, 88] == 2
     np.testing.assert_allclose(found.depth[0].numpy()[item == 1], 6.0, rtol=1e-6)
@@ -216,7 +216,7 @@ def test_a_batch_is_what_its_samples_are():
         scenes.append(scene(b))
     shots = [_shot(world) for world in scenes]
     together = Shot.of([world.rows for world in scenes], [shot.views[0] for shot in shots], WIDTH, HEIGHT)
-    cutouts, cpu = small_stock().cutouts, torch.device("cpu")
+    cutouts, cpu = small_assets().cutouts, torch.device("cpu")
     found = cast(together, cutouts, cpu)
     for n, shot in enumerate(shots):
         alone = cast(shot, cutouts, cpu)
@@ -225,11 +225,11 @@ def test_a_batch_is_what_its_samples_are():
 
 
 def test_a_cut_out_is_where_its_mask_is():
-    stock = small_stock()
+    assets = small_assets()
     b = Builder()
-    b.wall(M, (0, 2.0), (2.0, 2.0), base=0.5, cutout=stock.outlines[0])
+    b.wall(M, (0, 2.0), (2.0, 2.0), base=0.5, cutout=assets.outlines[0])
     depth = depth_of(b)
-    mask = stock.cutouts.masks.view(-1, stock.cutouts.stride)[stock.outlines[0]][: 64 * 64].view(64, 64).numpy()
+    mask = assets.cutouts.masks.view(-1, assets.cutouts.stride)[assets.outlines[0]][: 64 * 64].view(64, 64).numpy()
     truth = np.zeros((HEIGHT, WIDTH), bool)
     for row in range(HEIGHT):
         for column in range(8, 89):
@@ -291,7 +291,7 @@ def test_a_mirrored_view_sees_a_thing_as_far_below_as_it_stands_above():
     b.wall(M, (0.0, 5.0), (1.0, 0.5), base=0.203)  # seen from 0.5 m; its image reaches from -0.203 to -0.703 m
     world = scene(b)
     shot = Shot.of([world.rows], [view.mirrored(0.0)], WIDTH, HEIGHT)
-    found = cast(shot, small_stock().cutouts, torch.device("cpu")).depth[0].numpy()
+    found = cast(shot, small_assets().cutouts, torch.device("cpu")).depth[0].numpy()
     _, y = directions()
     below = y[:, 48] * 5
     np.testing.assert_array_equal(np.isfinite(found[:, 48]), (below >= 0.703) & (below <= 1.203))

@@ -19,13 +19,13 @@ _FINE = 2  # figures are drawn this much larger, then averaged
 _FIGURE_SEED = 11
 
 
-class Stock:
+class AssetLibrary:
     """Pictures and outlines in one place, by what they show.
 
     Attributes:
         textures: pictures for surfaces.
         cutouts: drawn people, crowns and bushes first, then those given.
-        people, crowns, bushes, stamps, outlines: which cut-outs are what (stamps: photos of anything).
+        people, crowns, bushes, photos, outlines: which cut-outs are what (photos: photos of anything).
         extents: M x 4, columns and rows (u0, u1, v0, v1 in 0 .. 1) that the cut-outs fill.
     """
 
@@ -33,18 +33,18 @@ class Stock:
         """``cutouts``: further ones; their size is that of the drawn figures too."""
         size = 256 if cutouts is None else cutouts.size
         figures = CutoutAtlas(draw_figures(size), [])
-        given = (0, 0) if cutouts is None else (cutouts.stamps, cutouts.count)
+        given = (0, 0) if cutouts is None else (cutouts.photos, cutouts.count)
         self.textures = textures
         self.cutouts = figures if cutouts is None else _together(figures, cutouts)
         first, last = figures.count, figures.count + given[1]
         self.people = range(_PEOPLE)
         self.crowns = range(_PEOPLE, _PEOPLE + _CROWNS)
         self.bushes = range(_PEOPLE + _CROWNS, first)
-        self.stamps, self.outlines = range(first, first + given[0]), range(first + given[0], last)
+        self.photos, self.outlines = range(first, first + given[0]), range(first + given[0], last)
         finest = self.cutouts.masks.view(-1, self.cutouts.stride)[:, : size * size].reshape(-1, size, size).cpu()
         self.extents = np.array([_extent(mask.numpy() > 127) for mask in finest])
 
-    def to(self, device: torch.device | str) -> Stock:
+    def to(self, device: torch.device | str) -> AssetLibrary:
         """The same with its pictures on ``device``."""
         self.textures, self.cutouts = self.textures.to(device), self.cutouts.to(device)
         return self
@@ -59,8 +59,8 @@ def _together(figures: CutoutAtlas, others: CutoutAtlas) -> CutoutAtlas:
     both.colours = TextureAtlas.__new__(TextureAtlas)
     both.colours.__dict__.update(others.colours.__dict__)
     both.colours.texels = torch.cat([figures.colours.texels.to(device), others.colours.texels])
-    both.colours.count = figures.stamps + others.stamps
-    both.stamps, both.count = both.colours.count, figures.count + others.count
+    both.colours.count = figures.photos + others.photos
+    both.photos, both.count = both.colours.count, figures.count + others.count
     return both
 
 
@@ -73,17 +73,17 @@ def _extent(mask: np.ndarray) -> tuple[float, float, float, float]:
 
 
 @dataclass(frozen=True)
-class Palette:
+class AssetSampler:
     """Draws materials and sets up cut-outs for one scene."""
 
     rng: np.random.Generator
-    stock: Stock
+    assets: AssetLibrary
 
-    def any_image(self) -> int:
+    def random_image(self) -> int:
         """Some picture for a surface."""
-        return int(self.rng.random() * self.stock.textures.count)
+        return int(self.rng.random() * self.assets.textures.count)
 
-    def between(self, low: float, high: float) -> float:
+    def uniform(self, low: float, high: float) -> float:
         """A number of an even distribution."""
         return low + (high - low) * self.rng.random()
 
@@ -91,42 +91,42 @@ class Palette:
         """True in this part of all cases."""
         return self.rng.random() < part
 
-    def tone(self, low: float = 40.0, high: float = 215.0, tint: float = 0.25) -> tuple[float, float, float]:
+    def colour(self, low: float = 40.0, high: float = 215.0, tint: float = 0.25) -> tuple[float, float, float]:
         """A colour between grey and, with ``tint`` = 1, strong."""
-        grey = self.between(low, high)
-        red, green, blue = ((1 + tint * self.between(-1, 1)) * grey for _ in range(3))
+        grey = self.uniform(low, high)
+        red, green, blue = ((1 + tint * self.uniform(-1, 1)) * grey for _ in range(3))
         return (_byte(red), _byte(green), _byte(blue))
 
-    def near(self, colour: tuple[float, float, float], spread: float = 12.0) -> tuple[float, float, float]:
+    def similar(self, colour: tuple[float, float, float], spread: float = 12.0) -> tuple[float, float, float]:
         """A colour like this one: up to ``spread`` lighter or darker, and a little of another tint."""
-        lighter, tint = self.between(-spread, spread), spread / 3
-        red, green, blue = (c + lighter + self.between(-tint, tint) for c in colour)
+        lighter, tint = self.uniform(-spread, spread), spread / 3
+        red, green, blue = (c + lighter + self.uniform(-tint, tint) for c in colour)
         return (_byte(red), _byte(green), _byte(blue))
 
-    def surface(
+    def material(
         self, colour: tuple[float, float, float], gain: tuple[float, float] = (0.1, 0.5),
         scale: tuple[float, float] = (50.0, 250.0), **fields: object,
     ) -> Material:  # fmt: skip
         """A material of about this colour with some picture as its texture. A few surfaces are nearly plain."""
         return Material(
-            image=self.any_image(),
-            colour=self.near(colour),
-            gain=self.between(*gain) * (0.15 if self.chance(0.1) else 1.0),
+            image=self.random_image(),
+            colour=self.similar(colour),
+            gain=self.uniform(*gain) * (0.15 if self.chance(0.1) else 1.0),
             scale=scale[0] * (scale[1] / scale[0]) ** self.rng.random(),
-            start=(self.between(0, 500), self.between(0, 500)),
+            start=(self.uniform(0, 500), self.uniform(0, 500)),
             **fields,  # type: ignore[arg-type]
         )
 
-    def stand(
+    def billboard(
         self, b: Builder, cutout: int, at: tuple[float, float], height: float, yaw: float = 0.0, base: float = 0.0,
         widest: float = 1e3, material: Material | None = None,
     ) -> None:  # fmt: skip
         """A cut-out that reaches from ``base`` ``height`` metres up, or less, so that it is at most ``widest`` wide.
         ``material`` gives colour to bare outlines."""
-        u0, u1, v0, v1 = self.stock.extents[cutout]
+        u0, u1, v0, v1 = self.assets.extents[cutout]
         height = min(height, widest * (v1 - v0) / (u1 - u0))
         side = height / (v1 - v0)
-        own = Material(gain=self.between(0.8, 1.1), colour=self.near((128, 128, 128), 8), scale=100)
+        own = Material(gain=self.uniform(0.8, 1.1), colour=self.similar((128, 128, 128), 8), scale=100)
         aside = (0.5 - (u0 + u1) / 2) * side
         place = b.place(at, yaw)
         place.wall(material or own, (aside, 0), (side, side), base - (1 - v1) * side, cutout=cutout, shade=2)

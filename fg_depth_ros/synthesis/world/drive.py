@@ -13,7 +13,7 @@ from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.synthesis.cameras import CameraPair
 from fg_depth_ros.synthesis.cutouts import CutoutAtlas
 from fg_depth_ros.synthesis.textures import TextureAtlas
-from fg_depth_ros.synthesis.world.asset_library import Palette, Stock
+from fg_depth_ros.synthesis.world.asset_library import AssetLibrary, AssetSampler
 from fg_depth_ros.synthesis.world.generator import fitted_rig
 from fg_depth_ros.synthesis.world.rendering import FRAME_SECONDS, Renderer, Sample, WorldBatch
 from fg_depth_ros.synthesis.world.rooms import draw_room
@@ -53,10 +53,10 @@ class WorldDrive:
         self.kind, self.rig, self.frames, self.seed = kind, fitted_rig(rig, rig.width, rig.height), frames, seed
         if atlas is None:
             atlas = TextureAtlas.build([], _PATTERNS, _TEXTURE_SIZE, seed)
-        stock = Stock(atlas, cutouts).to(device)
-        palette = Palette(np.random.default_rng([seed, 3]), stock)
+        assets = AssetLibrary(atlas, cutouts).to(device)
+        sampler = AssetSampler(np.random.default_rng([seed, 3]), assets)
         # 15 m/s is as fast as a street is driven along.
-        scene = draw_street(palette, 15.0 * frames * FRAME_SECONDS) if kind == "street" else draw_room(palette)
+        scene = draw_street(sampler, 15.0 * frames * FRAME_SECONDS) if kind == "street" else draw_room(sampler)
         drawn = CameraPair.draw(np.random.default_rng([seed, 4]), rig.width)
         # A rig that someone has calibrated and focused.
         cameras = replace(
@@ -64,7 +64,7 @@ class WorldDrive:
             blur=(min(drawn.blur[0], 0.6), min(drawn.blur[1], 0.6)),
         )  # fmt: skip
         self.scene = scene
-        self._renderer = Renderer([Sample(scene, self.rig, cameras, seed * 1_000_003)], stock, torch.device(device))
+        self._renderer = Renderer([Sample(scene, self.rig, cameras, seed * 1_000_003)], assets, torch.device(device))
         self._start = np.linalg.inv(scene.path.pose(0.0))
         self._exposed = False
 

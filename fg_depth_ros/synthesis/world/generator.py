@@ -19,7 +19,7 @@ from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.synthesis.cameras import CameraPair
 from fg_depth_ros.synthesis.cutouts import CutoutAtlas
 from fg_depth_ros.synthesis.textures import TextureAtlas
-from fg_depth_ros.synthesis.world.asset_library import Palette, Stock
+from fg_depth_ros.synthesis.world.asset_library import AssetLibrary, AssetSampler
 from fg_depth_ros.synthesis.world.primitives import Scene
 from fg_depth_ros.synthesis.world.rendering import FRAME_SECONDS, Renderer, Sample, WorldBatch, WorldViews
 from fg_depth_ros.synthesis.world.rooms import draw_room
@@ -63,7 +63,7 @@ class WorldGenerator:
         self.width, self.height, self.seed, self.kind = width, height, seed, kind
         self.device = torch.device(device)
         self.rig = None if rig is None else fitted_rig(rig, width, height)
-        self.stock = Stock(atlas, cutouts).to(self.device)
+        self.assets = AssetLibrary(atlas, cutouts).to(self.device)
 
     def batch(self, indices: Sequence[int], with_motion: bool = False) -> WorldBatch:
         """The samples with these numbers, ``with_motion`` with the next picture, flow and pose."""
@@ -80,8 +80,8 @@ class WorldGenerator:
         """The world with this number."""
         rng = np.random.default_rng([self.seed, 0, index])
         street = self.kind == "street" or (self.kind == "mixed" and rng.random() < _STREETS)
-        palette = Palette(rng, self.stock)
-        return draw_street(palette) if street else draw_room(palette)
+        sampler = AssetSampler(rng, self.assets)
+        return draw_street(sampler) if street else draw_room(sampler)
 
     def rig_of(self, index: int, scene: Scene | None = None) -> StereoRig:
         """The cameras of the sample with this number."""
@@ -93,7 +93,7 @@ class WorldGenerator:
     def _renderers(self, indices: Sequence[int]) -> list[Renderer]:
         # On a CPU one by one is as fast and needs less memory.
         groups = [[i] for i in indices] if self.device.type == "cpu" else [list(indices)]
-        return [Renderer([self.sample(i) for i in group], self.stock, self.device) for group in groups]
+        return [Renderer([self.sample(i) for i in group], self.assets, self.device) for group in groups]
 
     def sample(self, index: int) -> Sample:
         """The world with this number, its cameras and their noise."""

@@ -87,7 +87,7 @@ class Material:
     glow: float = 0.0
     pattern: Pattern | None = None
 
-    def but(self, **changes: object) -> Material:
+    def replace(self, **changes: object) -> Material:
         """The same with some of it exchanged."""
         return replace(self, **changes)  # type: ignore[arg-type]
 

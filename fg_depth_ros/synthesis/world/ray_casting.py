@@ -159,7 +159,7 @@ def corners_of(rows: np.ndarray, grow: np.ndarray | float = 0.0) -> np.ndarray:
     return np.asarray(centre_of(rows)[:, None] + signed @ axes_of(rows).transpose(0, 2, 1))
 
 
-def worth_seeing(shot: Shot, pixels: float) -> np.ndarray:
+def visible_primitives(shot: Shot, pixels: float) -> np.ndarray:
     """G bool: is a primitive's second longest side, at its nearest, at least so many pixels long? What is thinner than
     a pixel would come and go along its length."""
     half = half_of(shot.rows)

@@ -11,7 +11,7 @@ import torch
 
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.synthesis.cameras import CameraPair, expose
-from fg_depth_ros.synthesis.world.asset_library import Stock
+from fg_depth_ros.synthesis.world.asset_library import AssetLibrary
 from fg_depth_ros.synthesis.world.primitives import Scene
 from fg_depth_ros.synthesis.world.ray_casting import (
     Cast,
@@ -22,7 +22,7 @@ from fg_depth_ros.synthesis.world.ray_casting import (
     centre_of,
     corners_of,
     half_of,
-    worth_seeing,
+    visible_primitives,
 )
 from fg_depth_ros.synthesis.world.shading import Painter
 
@@ -81,8 +81,8 @@ class Sample:
 class Renderer:
     """Renders samples of one picture size. Its exposure is that of the first picture it makes."""
 
-    def __init__(self, samples: Sequence[Sample], stock: Stock, device: torch.device) -> None:
-        self.samples, self.stock, self.device = list(samples), stock, device
+    def __init__(self, samples: Sequence[Sample], assets: AssetLibrary, device: torch.device) -> None:
+        self.samples, self.assets, self.device = list(samples), assets, device
         self._rigs = [sample.rig for sample in samples]
         self._exposure: torch.Tensor | None = None
 
@@ -94,7 +94,7 @@ class Renderer:
         """What both cameras see at ``time`` (s), and, ``with_motion``, the left one ``FRAME_SECONDS`` later."""
         views, kept, left_shot, left = self._left(time, frame)
         right_shot = self._shot(time, kept, right=True)
-        right = cast(right_shot, self.stock.cutouts, self.device)
+        right = cast(right_shot, self.assets.cutouts, self.device)
         force = (views.focal * views.baseline).view(-1, 1, 1)
         disparity, right_disparity = force / left.depth, force / right.depth
         hidden = occluded(disparity, right_disparity, left.item, right.item)
@@ -111,7 +111,7 @@ class Renderer:
             return batch
         later = time + FRAME_SECONDS
         shot = self._shot(later, kept)
-        second = self._picture(shot, cast(shot, self.stock.cutouts, self.device), 0, 4 * frame + 2)
+        second = self._picture(shot, cast(shot, self.assets.cutouts, self.device), 0, 4 * frame + 2)
         moved = [np.linalg.inv(sample.scene.path.pose(later)) @ sample.scene.path.pose(time) for sample in self.samples]
         pose = torch.from_numpy(np.stack(moved)).to(self.device, torch.float32)
         return batch._replace(second=second, flow=_flow(left_shot, left, shot, self._rigs), pose=pose)
@@ -120,10 +120,10 @@ class Renderer:
         """What the left cameras see, and what it was made from."""
         # What is thick enough to be seen, the same things for all pictures of a sample.
         whole = self._shot(time, [np.ones(len(sample.scene.rows), bool) for sample in self.samples])
-        seen = worth_seeing(whole, _THINNEST)
+        seen = visible_primitives(whole, _THINNEST)
         kept = [seen[whole.sample == n] for n in range(len(self.samples))]
         shot = self._shot(time, kept)
-        found = cast(shot, self.stock.cutouts, self.device)
+        found = cast(shot, self.assets.cutouts, self.device)
         focal, baseline = (
             torch.tensor([getattr(rig, name) for rig in self._rigs], device=self.device, dtype=torch.float32)
             for name in ("fx", "baseline")
@@ -159,7 +159,7 @@ class Renderer:
         return expose(light * self._exposure, [sample.cameras for sample in self.samples], view, seeds)
 
     def _painter(self, shot: Shot) -> Painter:
-        return Painter(shot, [sample.scene for sample in self.samples], self.stock, self.device)
+        return Painter(shot, [sample.scene for sample in self.samples], self.assets, self.device)
 
     def _reflections(self, shot: Shot, seen: Cast) -> torch.Tensor | None:
         """N x H x W x 3: what wet roads and polished floors show, if there are any."""
@@ -182,7 +182,7 @@ class Renderer:
         mirrored = Shot.of([shot.rows[shot.sample == n] for n in range(len(views))], views, shot.width, shot.height)
         above = corners_of(shot.rows)[..., 1].min(1) < level[shot.sample] - 0.02
         depth = torch.where(shiny, seen.depth, torch.inf)
-        found = cast(mirrored, self.stock.cutouts, self.device, window, depth, above)
+        found = cast(mirrored, self.assets.cutouts, self.device, window, depth, above)
         return self._painter(mirrored).paint(found, where=shiny)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from fg_depth_ros.synthesis.world.asset_library import Stock
+from fg_depth_ros.synthesis.world.asset_library import AssetLibrary
 from fg_depth_ros.synthesis.world.outlines import spans_of
 from fg_depth_ros.synthesis.world.primitives import COLUMN, Kind, Scene
 from fg_depth_ros.synthesis.world.ray_casting import (
@@ -25,7 +25,7 @@ from fg_depth_ros.synthesis.world.ray_casting import (
     groups_of,
     half_of,
     opaque,
-    worth_seeing,
+    visible_primitives,
 )
 from fg_depth_ros.synthesis.world.surfaces import Surface, surface_of
 
@@ -39,8 +39,8 @@ _VIRTUAL = 12.0  # m: how far away lies what glossy things reflect
 class Painter:
     """Shades what a cast has found. One per set of scenes and pictures."""
 
-    def __init__(self, shot: Shot, scenes: Sequence[Scene], stock: Stock, device: torch.device) -> None:
-        self.shot, self.scenes, self.stock, self.device = shot, scenes, stock, device
+    def __init__(self, shot: Shot, scenes: Sequence[Scene], assets: AssetLibrary, device: torch.device) -> None:
+        self.shot, self.scenes, self.assets, self.device = shot, scenes, assets, device
         self._table = self._on_device(shot.rows.T)
 
     def _on_device(self, values: np.ndarray) -> torch.Tensor:
@@ -87,7 +87,7 @@ class Painter:
         """P x 3 colour of the surfaces, and P gloss."""
         # A pixel covers a long strip of a surface seen from the side: averaged between its width and its length.
         foot = torch.maximum((s.foot_u * s.foot_v).sqrt(), torch.maximum(s.foot_u, s.foot_v) / 4)
-        size, scale = self.stock.textures.size, self._of("scale", s)
+        size, scale = self.assets.textures.size, self._of("scale", s)
         upright = s.normal[:, 1].abs() < _UPRIGHT
         # Ground runs through from one slab to the next.
         through = ~upright & (self._of("body", s) == 0)
@@ -99,15 +99,15 @@ class Painter:
             tu[fit], tv[fit] = ((unit[fit] + 1) * (size / 2) - 0.5 for unit in (s.unit_u, s.unit_v))
             sides = self._table[COLUMN["hx"] : COLUMN["hy"] + 1][:, s.item[fit]]
             texels[fit] = foot[fit] * size / (2 * sides.amin(0))
-        colour = self.stock.textures.sample(self._of("image", s).long(), tu, tv, texels)
+        colour = self.assets.textures.sample(self._of("image", s).long(), tu, tv, texels)
         cutout = self._of("cutout", s)
-        own = ((cutout >= 0) & (cutout < self.stock.cutouts.stamps)).nonzero()[:, 0]
+        own = ((cutout >= 0) & (cutout < self.assets.cutouts.photos)).nonzero()[:, 0]
         if len(own):  # cut-outs that are photos have their own colours
-            side = self.stock.cutouts.size
+            side = self.assets.cutouts.size
             cu, cv = ((unit[own] + 1) * (side / 2) - 0.5 for unit in (s.unit_u, s.unit_v))
             half = self._table[COLUMN["hx"] : COLUMN["hy"] + 1][:, s.item[own]]
             texels = foot[own] * side / (2 * half.amin(0))
-            colour[own] = self.stock.cutouts.colours.sample(cutout[own].long(), cu, cv, texels)
+            colour[own] = self.assets.cutouts.colours.sample(cutout[own].long(), cu, cv, texels)
         gain = self._of("gain", s).unsqueeze(1)
         mean = self._table[COLUMN["red"] : COLUMN["blue"] + 1].T[s.item]
         colour = colour.sub_(128).mul_(gain).add_(mean).clamp_(2, 255)
@@ -217,7 +217,7 @@ class Painter:
     def _cast_shadows(self, shot: Shot, sunless: torch.Tensor, depth: torch.Tensor) -> None:
         """Add to ``sunless`` the number of things between each pixel's place and the sun."""
         sunny = np.array([max(scene.light.sun) > 0 for scene in self.scenes])[shot.sample]
-        wanted = sunny & (shot.column("shade") >= 2) & worth_seeing(shot, 0.75)
+        wanted = sunny & (shot.column("shade") >= 2) & visible_primitives(shot, 0.75)
         if not wanted.any():
             return
         towards = np.array([scene.light.towards for scene in self.scenes])[shot.sample]
@@ -243,7 +243,7 @@ class Painter:
             s = -o[2] / d[2]
             x, y = o[0] + s * d[0], o[1] + s * d[1]
             hit = (s > _OWN_SKIN) & (x.abs() <= 1) & (y.abs() <= 1)
-            return hit if kind == 10 else hit & opaque(c, shot, self.stock.cutouts, [x, y])
+            return hit if kind == 10 else hit & opaque(c, shot, self.assets.cutouts, [x, y])
         if kind == Kind.BOX:
             enter, leave = torch.full_like(o[0], -torch.inf), torch.full_like(o[0], torch.inf)
             for name, axis, sign in FACES:
@@ -269,7 +269,7 @@ class Painter:
         bounced = ray - 2 * (ray * s.normal).sum(1, keepdim=True) * s.normal
         there = s.at + _VIRTUAL * bounced
         images = self._on_device(np.array([scene.surroundings for scene in self.scenes])).long()
-        picture = self.stock.textures.sample(
+        picture = self.assets.textures.sample(
             images[s.sample], (there[:, 0] + there[:, 2]) * 40, there[:, 1] * 40, s.foot_u * 40 + 0.5
         )
         up = (-bounced[:, 1:2] * 3).clamp(0, 1)
@@ -292,7 +292,7 @@ class Painter:
         if (clouds > 0).any():
             far = 60 / (up + 0.12)
             image = self._on_device(np.array([scene.sky.image for scene in self.scenes])).long()[sample]
-            tone = self.stock.textures.sample(image, ray[:, 0] * far + 200, ray[:, 2] * far * 0.3, far * 0 + 2)
+            tone = self.assets.textures.sample(image, ray[:, 0] * far + 200, ray[:, 2] * far * 0.3, far * 0 + 2)
             tone = (tone.mean(1, keepdim=True) - 128) / 64 * self._on_device(clouds)[sample].unsqueeze(1)
             colour = colour + (245 - colour) * (tone * part).clamp(0, 1) - 30 * (-tone * part).clamp(0, 1)
         return colour

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fg_depth_ros.synthesis.world import street_objects as things
-from fg_depth_ros.synthesis.world.asset_library import Palette
+from fg_depth_ros.synthesis.world.asset_library import AssetSampler
 from fg_depth_ros.synthesis.world.primitives import Builder, Light, Material, Motion, Path, Pattern, Scene, Sky
 
 _AHEAD = 150.0  # m that are built before the end of the way
@@ -66,20 +66,20 @@ class _Plan:
         return self.edge + self.pavement + self.garden
 
 
-def draw_street(p: Palette, way: float = 0.0) -> Scene:
+def draw_street(p: AssetSampler, way: float = 0.0) -> Scene:
     """A street with a camera in it that goes ``way`` metres; everything by chance."""
     b, rng = Builder(), p.rng
     manner = str(rng.choice(["city", "suburb", "country"], p=[0.5, 0.35, 0.15]))
     course = _Course(0.0 if p.chance(0.5) else float(rng.normal(0, 1 / 90)))
     course = _Course(float(np.clip(course.curvature, -1 / 45, 1 / 45)))
     plan = _Plan(
-        lane=p.between(2.7, 3.7),
+        lane=p.uniform(2.7, 3.7),
         lanes=int(rng.choice([1, 2, 3, 4], p=[0.15, 0.6, 0.1, 0.15])),
-        parking=p.between(2.0, 2.4) if p.chance(0.65) and manner != "country" else 0.0,
-        pavement=p.between(1.5, 4.0) if manner != "country" else p.between(0.5, 1.5),
-        garden={"city": p.between(0, 0.4), "suburb": p.between(2, 9), "country": p.between(8, 40)}[manner],
+        parking=p.uniform(2.0, 2.4) if p.chance(0.65) and manner != "country" else 0.0,
+        pavement=p.uniform(1.5, 4.0) if manner != "country" else p.uniform(0.5, 1.5),
+        garden={"city": p.uniform(0, 0.4), "suburb": p.uniform(2, 9), "country": p.uniform(8, 40)}[manner],
         way=way,
-        curb=p.between(*_CURB) if manner != "country" else 0.02,
+        curb=p.uniform(*_CURB) if manner != "country" else 0.02,
     )
     _ground(b, p, course, plan, manner)
     walks = p.chance(0.25) and plan.pavement > 1.6  # a robot on the pavement instead of a car in its lane
@@ -90,21 +90,21 @@ def draw_street(p: Palette, way: float = 0.0) -> Scene:
         _parked(b, p, course, plan, side)
     _traffic(b, p, course, plan, path, walks)
     light, sky = _weather(p)
-    return Scene(np.stack(b.rows), tuple(b.motions), light, sky, path, p.any_image())
+    return Scene(np.stack(b.rows), tuple(b.motions), light, sky, path, p.random_image())
 
 
-def _path(p: Palette, course: _Course, plan: _Plan, walks: bool) -> Path:
+def _path(p: AssetSampler, course: _Course, plan: _Plan, walks: bool) -> Path:
     if walks:
         side = 1 if p.chance(0.5) else -1
-        aside = side * (plan.edge + plan.pavement * p.between(0.35, 0.6))
-        height, speed = plan.curb + p.between(0.3, 1.3), p.between(0.4, 1.8)
+        aside = side * (plan.edge + plan.pavement * p.uniform(0.35, 0.6))
+        height, speed = plan.curb + p.uniform(0.3, 1.3), p.uniform(0.4, 1.8)
     else:
-        aside = plan.lane * (0.0 if plan.lanes == 1 else (0.5 if plan.lanes % 2 == 0 else 1.0)) + p.between(-0.35, 0.35)
-        height, speed = p.between(0.9, 2.0), p.between(2.0, 15.0)
+        aside = plan.lane * (0.0 if plan.lanes == 1 else (0.5 if plan.lanes % 2 == 0 else 1.0)) + p.uniform(-0.35, 0.35)
+        height, speed = p.uniform(0.9, 2.0), p.uniform(2.0, 15.0)
     (x, z), _ = course.at(0.0, aside)
     curvature = course.curvature / (1 - course.curvature * aside)
     return Path(
-        x, z, p.between(-0.07, 0.07), height,
+        x, z, p.uniform(-0.07, 0.07), height,
         pitch=float(p.rng.normal(0, 0.02)), roll=float(p.rng.normal(0, 0.012)), speed=speed, curvature=curvature,
         sway=(0.05, 0.012, 0.01, 0.004, 0.004),
     )  # fmt: skip
@@ -118,25 +118,27 @@ def _stretches(course: _Course, start: float, end: float) -> list[tuple[float, f
     return [(start + (i + 0.5) * step, step) for i in range(count)]
 
 
-def _ground(b: Builder, p: Palette, course: _Course, plan: _Plan, manner: str) -> None:
-    grey = p.tone(62, 135, 0.04)
-    wet = p.between(0.15, 0.5) if p.chance(0.15) else 0.0
-    asphalt = p.surface(grey, (0.08, 0.35), (60, 220), mirror=wet)
+def _ground(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, manner: str) -> None:
+    grey = p.colour(62, 135, 0.04)
+    wet = p.uniform(0.15, 0.5) if p.chance(0.15) else 0.0
+    asphalt = p.material(grey, (0.08, 0.35), (60, 220), mirror=wet)
     if p.chance(0.12) and manner == "city":  # paving stones
-        asphalt = asphalt.but(pattern=Pattern((0.2, 0.2), (0.9, 0.9), (45, 42, 40), -0.6))
-    grass = p.surface((95, 110, 60), (0.3, 0.7), (60, 200))
+        asphalt = asphalt.replace(pattern=Pattern((0.2, 0.2), (0.9, 0.9), (45, 42, 40), -0.6))
+    grass = p.material((95, 110, 60), (0.3, 0.7), (60, 200))
     plain = asphalt if manner == "city" else grass
     end = plan.way + _AHEAD + 250
-    b.floor(plain.but(pattern=None), (0, end / 2 - 100), (900, end + 400), -0.01 if plain is grass else 0.0, shade=0)
-    white = p.near((215, 213, 205), 10)
+    b.floor(
+        plain.replace(pattern=None), (0, end / 2 - 100), (900, end + 400), -0.01 if plain is grass else 0.0, shade=0
+    )
+    white = p.similar((215, 213, 205), 10)
     lines = p.chance(0.85) and plan.lanes > 1
-    wide, long = p.between(0.1, 0.16) / plan.lane, p.between(0.35, 1.0)
-    dash = Pattern((plan.lane, p.between(4, 12)), (wide, long), white, p.between(0.6, 1))
+    wide, long = p.uniform(0.1, 0.16) / plan.lane, p.uniform(0.35, 1.0)
+    dash = Pattern((plan.lane, p.uniform(4, 12)), (wide, long), white, p.uniform(0.6, 1))
     edges = p.chance(0.5)
-    flags = p.surface(p.tone(105, 185, 0.1), (0.1, 0.4), (60, 200))
-    tile = p.between(0.25, 0.7)
-    flags = flags.but(pattern=Pattern((tile, tile * p.between(0.5, 1)), (0.97, 0.97), (70, 68, 65), -0.5))
-    kerb = p.surface(p.tone(120, 190, 0.05), (0.1, 0.3))
+    flags = p.material(p.colour(105, 185, 0.1), (0.1, 0.4), (60, 200))
+    tile = p.uniform(0.25, 0.7)
+    flags = flags.replace(pattern=Pattern((tile, tile * p.uniform(0.5, 1)), (0.97, 0.97), (70, 68, 65), -0.5))
+    kerb = p.material(p.colour(120, 190, 0.05), (0.1, 0.3))
     far = plan.way + _AHEAD
     for middle, length in _stretches(course, -_BEHIND - 6, far):
         (x, z), yaw = course.at(middle, 0.0)
@@ -146,13 +148,13 @@ def _ground(b: Builder, p: Palette, course: _Course, plan: _Plan, manner: str) -
         if lines:
             # The pattern runs on from piece to piece: it is measured from each piece's own middle.
             start = -plan.lane / 2 * (plan.lanes % 2) - dash.duty[0] * plan.lane / 2, middle
-            on = asphalt.but(pattern=Pattern(dash.period, dash.duty, dash.colour, dash.strength, start))
+            on = asphalt.replace(pattern=Pattern(dash.period, dash.duty, dash.colour, dash.strength, start))
             inside = 2 * plan.road - (0.6 if plan.lanes > 1 else 0.0)
             b.floor(on, (x, z), (inside, length), yaw=yaw, order=2, shade=0)
         for side in (-1, 1):
             if edges:
                 (ex, ez), _ = course.at(middle, side * (plan.road - 0.2))
-                b.floor(p_line(white), (ex, ez), (0.12, longer), yaw=yaw, order=3, shade=0)
+                b.floor(_road_paint(white), (ex, ez), (0.12, longer), yaw=yaw, order=3, shade=0)
             aside = plan.edge + plan.pavement / 2
             (sx, sz), _ = course.at(middle, side * aside)
             b.box(flags, (sx, sz), (plan.pavement, plan.curb + 0.3, longer), -0.3, yaw, shade=0)
@@ -163,59 +165,59 @@ def _ground(b: Builder, p: Palette, course: _Course, plan: _Plan, manner: str) -
                 (gx, gz), _ = course.at(middle, side * (plan.edge + plan.pavement + 15))
                 b.box(grass, (gx, gz), (30, plan.curb + 0.31, longer), -0.3, yaw, shade=0)
     if p.chance(0.35):  # a zebra crossing
-        (x, z), yaw = course.at(p.between(6, 40), 0)
-        stripes = asphalt.but(pattern=Pattern((1.0, 90.0), (0.5, 1.0), white, 0.9, (0.0, -45.0)))
-        b.floor(stripes, (x, z), (2 * plan.road, p.between(2.5, 4)), yaw=yaw, order=4, shade=0)
+        (x, z), yaw = course.at(p.uniform(6, 40), 0)
+        stripes = asphalt.replace(pattern=Pattern((1.0, 90.0), (0.5, 1.0), white, 0.9, (0.0, -45.0)))
+        b.floor(stripes, (x, z), (2 * plan.road, p.uniform(2.5, 4)), yaw=yaw, order=4, shade=0)
     for _ in range(int(p.rng.integers(0, 8))):  # mended places and covers
-        (x, z), yaw = course.at(p.between(3, 60), p.between(-1, 1) * plan.road)
-        patch = p.surface(p.near(grey, 18), (0.1, 0.4), (60, 220))
-        b.floor(patch, (x, z), (p.between(0.5, 2.5), p.between(0.5, 5)), yaw=yaw, order=1.5, shade=0)
+        (x, z), yaw = course.at(p.uniform(3, 60), p.uniform(-1, 1) * plan.road)
+        patch = p.material(p.similar(grey, 18), (0.1, 0.4), (60, 220))
+        b.floor(patch, (x, z), (p.uniform(0.5, 2.5), p.uniform(0.5, 5)), yaw=yaw, order=1.5, shade=0)
 
 
-def p_line(white: tuple[float, float, float]) -> Material:
+def _road_paint(white: tuple[float, float, float]) -> Material:
     """Road paint."""
     return Material(colour=white, gain=0.1, scale=150)
 
 
-def _houses(b: Builder, p: Palette, course: _Course, plan: _Plan, side: int, manner: str) -> None:
+def _houses(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, side: int, manner: str) -> None:
     if manner == "country" and p.chance(0.5):
         _forest(b, p, course, plan, side)
         return
-    along, far = -_BEHIND - p.between(0, 8), plan.way + _AHEAD
+    along, far = -_BEHIND - p.uniform(0, 8), plan.way + _AHEAD
     low, high = {"city": (7, 22), "suburb": (3.2, 8), "country": (3.2, 9)}[manner]
     while along < far:
-        width = p.between(9, 26) if manner == "city" else p.between(7, 14)
-        depth, height = p.between(8, 14), p.between(low, high)
-        (x, z), yaw = course.at(along + width / 2, side * (plan.front + p.between(0, 0.3)))
+        width = p.uniform(9, 26) if manner == "city" else p.uniform(7, 14)
+        depth, height = p.uniform(8, 14), p.uniform(low, high)
+        (x, z), yaw = course.at(along + width / 2, side * (plan.front + p.uniform(0, 0.3)))
         # A house's front looks towards its own -z: across the street.
         place = b.place((x, z), yaw + side * math.pi / 2, plan.curb)
         things.house(place, p, width, depth, height, gable=manner != "city" or p.chance(0.3))
-        gap = 0.02 if manner == "city" else p.between(2, 9) if manner == "suburb" else p.between(15, 60)
-        along += width + (p.between(6, 14) if p.chance(0.12) else gap) + abs(course.curvature) * width * plan.front
+        gap = 0.02 if manner == "city" else p.uniform(2, 9) if manner == "suburb" else p.uniform(15, 60)
+        along += width + (p.uniform(6, 14) if p.chance(0.12) else gap) + abs(course.curvature) * width * plan.front
         if manner != "city" and plan.garden > 2.5:
             if p.chance(0.6):
                 (hx, hz), hyaw = course.at(along - width / 2, side * (plan.edge + plan.pavement + 0.3))
-                size = (p.between(0.3, 0.8), p.between(0.5, 1.8), width * p.between(0.7, 1.0))
+                size = (p.uniform(0.3, 0.8), p.uniform(0.5, 1.8), width * p.uniform(0.7, 1.0))
                 things.box_hedge(b.place((hx, hz), hyaw, plan.curb), p, (0, 0), size, 0.0)
             if p.chance(0.6):
-                (tx, tz), _ = course.at(along + p.between(-width, 0), side * (plan.front - p.between(1.2, 2)))
+                (tx, tz), _ = course.at(along + p.uniform(-width, 0), side * (plan.front - p.uniform(1.2, 2)))
                 things.tree(b, p, (tx, tz))
 
 
-def _forest(b: Builder, p: Palette, course: _Course, plan: _Plan, side: int) -> None:
+def _forest(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, side: int) -> None:
     along = -5.0
     while along < plan.way + _AHEAD:
-        at, _ = course.at(along, side * (plan.edge + plan.pavement + p.between(2, 16)))
+        at, _ = course.at(along, side * (plan.edge + plan.pavement + p.uniform(2, 16)))
         if p.chance(0.7):
             things.tree(b, p, at)
         else:
-            things.bush(b, p, at, p.between(0.8, 2.5))
-        along += p.between(1.5, 7)
+            things.bush(b, p, at, p.uniform(0.8, 2.5))
+        along += p.uniform(1.5, 7)
     # What can be seen between the trees: more of them, far away.
     for middle, length in _stretches(course, 0, plan.way + _AHEAD):
         (x, z), yaw = course.at(middle, side * (plan.edge + 35))
-        wood = p.surface((60, 85, 45), (0.5, 0.9), (15, 40))
-        b.wall(wood, (x, z), (length * 1.7 + 4, p.between(6, 10)), yaw=yaw + math.pi / 2, shade=0)
+        wood = p.material((60, 85, 45), (0.5, 0.9), (15, 40))
+        b.wall(wood, (x, z), (length * 1.7 + 4, p.uniform(6, 10)), yaw=yaw + math.pi / 2, shade=0)
 
 
 def _clear(path: Path, walks: bool, at: tuple[float, float], margin: float, way: float) -> bool:
@@ -229,22 +231,22 @@ def _clear(path: Path, walks: bool, at: tuple[float, float], margin: float, way:
     return True
 
 
-def _pavement(b: Builder, p: Palette, course: _Course, plan: _Plan, side: int, path: Path, walks: bool) -> None:
+def _pavement(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, side: int, path: Path, walks: bool) -> None:
     """Lamps, trees, signs, bins, benches, cycles and people on one side."""
     inner, outer = plan.edge + 0.3, plan.edge + plan.pavement - 0.3
-    lamps, trees = p.between(12, 35), p.between(6, 20) if p.chance(0.5) else 1e9
+    lamps, trees = p.uniform(12, 35), p.uniform(6, 20) if p.chance(0.5) else 1e9
     far = plan.way + _AHEAD
 
     def place(along: float, aside: float, margin: float) -> Builder | None:
         at, yaw = course.at(along, side * aside)
         return b.place(at, yaw, plan.curb) if _clear(path, walks, at, margin, plan.way) else None
 
-    for step, what in ((lamps, "lamp"), (trees, "tree"), (p.between(5, 25), "small"), (p.between(4, 25), "people")):
-        along = p.between(-2, step)
+    for step, what in ((lamps, "lamp"), (trees, "tree"), (p.uniform(5, 25), "small"), (p.uniform(4, 25), "people")):
+        along = p.uniform(-2, step)
         while along < min(far, along + 1e4) and along < (far if what in ("lamp", "tree") else plan.way + 70):
-            aside = inner if what in ("lamp", "tree") else p.between(inner, max(inner + 0.1, outer))
+            aside = inner if what in ("lamp", "tree") else p.uniform(inner, max(inner + 0.1, outer))
             spot = place(along, aside, 2.2 if what == "tree" else 0.7)
-            along += step * p.between(0.5, 1.5) if what in ("small", "people") else step
+            along += step * p.uniform(0.5, 1.5) if what in ("small", "people") else step
             if spot is None:
                 continue
             if what == "lamp":
@@ -252,47 +254,49 @@ def _pavement(b: Builder, p: Palette, course: _Course, plan: _Plan, side: int, p
             elif what == "tree":
                 things.tree(spot, p, (0, 0))
             elif what == "people":
-                pace = p.between(0.5, 1.7) * (1 if p.chance(0.5) else -1) * (0 if p.chance(0.25) else 1)
+                pace = p.uniform(0.5, 1.7) * (1 if p.chance(0.5) else -1) * (0 if p.chance(0.25) else 1)
                 if _clear(path, walks, course.at(along, side * aside)[0], 1.2, plan.way):
                     motion = None if walks else course.motion(pace, side * aside)
-                    things.person(spot, p, (0, 0), p.between(-0.5, 0.5), motion)
+                    things.person(spot, p, (0, 0), p.uniform(-0.5, 0.5), motion)
             else:
                 _small(spot, p, side, plan)
 
 
-def _small(spot: Builder, p: Palette, side: int, plan: _Plan) -> None:
+def _small(spot: Builder, p: AssetSampler, side: int, plan: _Plan) -> None:
     kind = int(p.rng.integers(8))
     if kind <= 1:
-        things.sign(spot, p, (0, 0), p.between(-0.2, 0.2))
+        things.sign(spot, p, (0, 0), p.uniform(-0.2, 0.2))
     elif kind == 2:
         things.bin_(spot, p, (0, 0))
     elif kind == 3:
         things.bench(spot, p, (0, 0), side * math.pi / 2)
     elif kind == 4:
-        things.cycle(spot.place((0, 0), p.between(0, 3)), p)
+        things.cycle(spot.place((0, 0), p.uniform(0, 3)), p)
     elif kind == 5:
         for i in range(int(p.rng.integers(2, 7))):
-            spot.cylinder(p.surface((120, 120, 118), (0, 0.3)), (0, i * 1.4), p.between(0.05, 0.1), p.between(0.6, 1.1))
+            spot.cylinder(
+                p.material((120, 120, 118), (0, 0.3)), (0, i * 1.4), p.uniform(0.05, 0.1), p.uniform(0.6, 1.1)
+            )
     elif kind == 6:
-        things.bush(spot, p, (0, 0), p.between(0.5, 1.5))
+        things.bush(spot, p, (0, 0), p.uniform(0.5, 1.5))
     else:
-        things.traffic_light(spot, p, (0, 0), p.between(-0.1, 0.1))
+        things.traffic_light(spot, p, (0, 0), p.uniform(-0.1, 0.1))
 
 
-def _parked(b: Builder, p: Palette, course: _Course, plan: _Plan, side: int) -> None:
+def _parked(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, side: int) -> None:
     if plan.parking == 0:
         return
-    density, along = p.between(0.3, 0.95), -6.0 - p.between(0, 5)
+    density, along = p.uniform(0.3, 0.95), -6.0 - p.uniform(0, 5)
     while along < plan.way + 0.8 * _AHEAD:
         length = 5.0
         if p.chance(density):
-            at, yaw = course.at(along, side * (plan.road + plan.parking / 2 + p.between(-0.1, 0.15)))
-            turned = yaw + (math.pi if side < 0 else 0.0) + p.between(-0.03, 0.03)
+            at, yaw = course.at(along, side * (plan.road + plan.parking / 2 + p.uniform(-0.1, 0.15)))
+            turned = yaw + (math.pi if side < 0 else 0.0) + p.uniform(-0.03, 0.03)
             length = things.vehicle(b.place(at, turned), p)
-        along += length + p.between(0.6, 2.0)
+        along += length + p.uniform(0.6, 2.0)
 
 
-def _traffic(b: Builder, p: Palette, course: _Course, plan: _Plan, path: Path, walks: bool) -> None:
+def _traffic(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, path: Path, walks: bool) -> None:
     """Vehicles that move, lane by lane at one speed, and somebody who crosses."""
     for lane in range(plan.lanes):
         aside = (lane + 0.5 - plan.lanes / 2) * plan.lane
@@ -300,39 +304,39 @@ def _traffic(b: Builder, p: Palette, course: _Course, plan: _Plan, path: Path, w
         if plan.lanes == 1 and not walks:
             break  # it is the camera's own
         # Nobody in the camera's direction is slower than the camera.
-        speed = -p.between(3, 14) if oncoming else path.speed * p.between(1.0, 1.3) if not walks else p.between(3, 14)
-        along = p.between(14, 60)
+        speed = -p.uniform(3, 14) if oncoming else path.speed * p.uniform(1.0, 1.3) if not walks else p.uniform(3, 14)
+        along = p.uniform(14, 60)
         while along < 90 + plan.way * (1 if not oncoming else 2.5) and p.chance(0.45):
             at, yaw = course.at(along, aside)
             place = b.place(at, yaw + (math.pi if oncoming else 0.0), motion=course.motion(speed, aside))
-            along += things.vehicle(place, p) + p.between(8, 40)
+            along += things.vehicle(place, p) + p.uniform(8, 40)
     if not p.chance(0.3):
         return
-    along, aside = p.between(12, 45), p.between(-1, 1) * plan.road
+    along, aside = p.uniform(12, 45), p.uniform(-1, 1) * plan.road
     at, yaw = course.at(along, aside)
-    pace = p.between(0.7, 1.6) * (1 if p.chance(0.5) else -1)
+    pace = p.uniform(0.7, 1.6) * (1 if p.chance(0.5) else -1)
     meets = aside + pace * along / path.speed
     if abs(meets - path.x) > 1.5 or plan.way == 0:
         motion = Motion((pace * math.cos(yaw), 0.0, -pace * math.sin(yaw)))
-        things.person(b, p, at, p.between(-0.4, 0.4), motion)
+        things.person(b, p, at, p.uniform(-0.4, 0.4), motion)
 
 
-def _weather(p: Palette) -> tuple[Light, Sky]:
+def _weather(p: AssetSampler) -> tuple[Light, Sky]:
     """Sun or clouds, and the colour of the light."""
     haze = float(np.exp(p.rng.uniform(np.log(150), np.log(4000))))
-    image = p.any_image()
+    image = p.random_image()
     if p.chance(0.6):
-        high, round_ = p.between(0.25, 1.3), p.between(0, 2 * math.pi)
+        high, round_ = p.uniform(0.25, 1.3), p.uniform(0, 2 * math.pi)
         towards = (math.cos(high) * math.sin(round_), -math.sin(high), math.cos(high) * math.cos(round_))
         warm = 0.25 * max(0.0, 0.8 - high)
-        strong = p.between(0.6, 1.0)
+        strong = p.uniform(0.6, 1.0)
         sun = (strong, strong * (1 - 0.3 * warm), strong * (1 - warm))
-        sky = (p.between(0.38, 0.5), p.between(0.4, 0.52), p.between(0.45, 0.58))
+        sky = (p.uniform(0.38, 0.5), p.uniform(0.4, 0.52), p.uniform(0.45, 0.58))
         return Light(towards, sun, sky, haze=haze), Sky(
-            p.near((95, 140, 215), 15), p.near((200, 212, 228), 12), image, p.between(0, 0.9)
+            p.similar((95, 140, 215), 15), p.similar((200, 212, 228), 12), image, p.uniform(0, 0.9)
         )
-    grey = p.between(150, 240)
-    bright = p.between(0.65, 1.0)
+    grey = p.uniform(150, 240)
+    bright = p.uniform(0.65, 1.0)
     return Light(sky=(bright, bright, bright * 1.03), haze=haze), Sky(
-        p.near((grey * 0.9,) * 3, 5), p.near((grey,) * 3, 5), image, p.between(0, 0.5)
+        p.similar((grey * 0.9,) * 3, 5), p.similar((grey,) * 3, 5), image, p.uniform(0, 0.5)
     )

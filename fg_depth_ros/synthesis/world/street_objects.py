@@ -6,31 +6,31 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-from fg_depth_ros.synthesis.world.asset_library import Palette
+from fg_depth_ros.synthesis.world.asset_library import AssetSampler
 from fg_depth_ros.synthesis.world.primitives import Builder, Material, Motion, Pattern
 
 _GLASS = (38.0, 46.0, 54.0)
 
 
-def paint(p: Palette) -> Material:
+def paint(p: AssetSampler) -> Material:
     """Car paint: most cars are white, grey or black."""
-    colour = p.tone(25, 235, 0.08) if p.chance(0.65) else p.tone(60, 160, 0.8)
-    return p.surface(colour, (0.0, 0.08), gloss=p.between(0.06, 0.2))
+    colour = p.colour(25, 235, 0.08) if p.chance(0.65) else p.colour(60, 160, 0.8)
+    return p.material(colour, (0.0, 0.08), gloss=p.uniform(0.06, 0.2))
 
 
-def car(b: Builder, p: Palette) -> float:
+def car(b: Builder, p: AssetSampler) -> float:
     """A passenger car, 1.4 - 1.9 m high; returns its length."""
-    length, width, height = p.between(3.6, 4.9), p.between(1.66, 1.92), p.between(1.4, 1.9)
-    clear, waist = p.between(0.16, 0.24), p.between(0.52, 0.6) * height
-    body, dark = paint(p), p.surface((28, 28, 30), (0.0, 0.1))
-    estate = p.between(0.02, 0.3)
+    length, width, height = p.uniform(3.6, 4.9), p.uniform(1.66, 1.92), p.uniform(1.4, 1.9)
+    clear, waist = p.uniform(0.16, 0.24), p.uniform(0.52, 0.6) * height
+    body, dark = paint(p), p.material((28, 28, 30), (0.0, 0.1))
+    estate = p.uniform(0.02, 0.3)
     b.box(body, (0, 0), (width, waist - clear, length), clear, taper=(0.06, 0.05, 0.04))
     cabin = height - waist
-    back, front = p.between(-0.47, -0.36) * length, p.between(0.16, 0.26) * length
+    back, front = p.uniform(-0.47, -0.36) * length, p.uniform(0.16, 0.26) * length
     middle, long = (front + back) / 2, front - back
-    slope, inset = p.between(0.35, 0.55), p.between(0.14, 0.22)
+    slope, inset = p.uniform(0.35, 0.55), p.uniform(0.14, 0.22)
     # Glass all around, then posts and a roof of the body's colour.
-    glass = Material(image=p.any_image(), colour=_GLASS, gain=0.05, gloss=p.between(0.12, 0.4))
+    glass = Material(image=p.random_image(), colour=_GLASS, gain=0.05, gloss=p.uniform(0.12, 0.4))
     b.box(glass, (0, middle), (width * 0.94, cabin, long), waist, taper=(inset, slope, estate), shade=2)
     roof = long * (1 - (slope + estate) / 2)
     b.box(
@@ -40,11 +40,11 @@ def car(b: Builder, p: Palette) -> float:
         height - 0.045,
         shade=0,
     )
-    for post in (0.12, p.between(0.42, 0.52)):
+    for post in (0.12, p.uniform(0.42, 0.52)):
         place = back + long * (estate / 4 + post * (1 - slope / 2))
         b.box(body, (0, place), (width * 0.945, cabin, 0.09), waist, taper=(inset, 0, 0), shade=0)
-    radius, wheel = p.between(0.29, 0.36), p.surface((30, 30, 32), (0.0, 0.15))
-    rim = p.surface(p.tone(110, 200, 0.05), (0.0, 0.2))
+    radius, wheel = p.uniform(0.29, 0.36), p.material((30, 30, 32), (0.0, 0.15))
+    rim = p.material(p.colour(110, 200, 0.05), (0.0, 0.2))
     for z in (length * 0.31, -length * 0.3):
         for side in (-1, 1):
             outside = side * (width / 2 + 0.01)
@@ -55,38 +55,38 @@ def car(b: Builder, p: Palette) -> float:
         lamp = Material(colour=(235, 235, 225), gain=0.05, glow=0.25)
         b.box(lamp, (at, length / 2 - 0.03), (0.32, 0.14, 0.09), waist - 0.22, shade=0)
         tail = Material(colour=(165, 22, 20), gain=0.05, glow=0.3)
-        b.box(tail, (at * 1.08, -length / 2 + 0.03), (0.2, p.between(0.14, 0.3), 0.09), waist - 0.28, shade=0)
+        b.box(tail, (at * 1.08, -length / 2 + 0.03), (0.2, p.uniform(0.14, 0.3), 0.09), waist - 0.28, shade=0)
         b.box(body, (side * (width / 2 + 0.09), front * 0.8), (0.18, 0.13, 0.1), waist + 0.02, shade=0)
-    plate = Material(colour=(225, 225, 215), gain=0.1, image=p.any_image(), scale=400)
+    plate = Material(colour=(225, 225, 215), gain=0.1, image=p.random_image(), scale=400)
     for end in (-1, 1):
         b.box(plate, (0, end * (length / 2 - 0.015)), (0.5, 0.11, 0.06), clear + 0.22, shade=0)
         b.box(dark, (0, end * (length / 2 - 0.02)), (width * 0.8, 0.13, 0.06), clear - 0.01, shade=0)
     return length
 
 
-def lorry(b: Builder, p: Palette) -> float:
+def lorry(b: Builder, p: AssetSampler) -> float:
     """A van, lorry or bus, 2.0 - 3.6 m high; returns its length."""
     bus = p.chance(0.3)
     if p.chance(0.5) and not bus:
-        length, width, height, clear = p.between(4.8, 6.2), p.between(1.9, 2.05), p.between(2.0, 2.7), 0.25
+        length, width, height, clear = p.uniform(4.8, 6.2), p.uniform(1.9, 2.05), p.uniform(2.0, 2.7), 0.25
     else:
-        length, width, height, clear = p.between(7, 12), p.between(2.3, 2.55), p.between(2.9, 3.6), 0.4
+        length, width, height, clear = p.uniform(7, 12), p.uniform(2.3, 2.55), p.uniform(2.9, 3.6), 0.4
     body = paint(p)
     side = body
     if bus:
-        windows = Pattern((p.between(1.2, 1.8), 10.0), (0.9, 0.12), _GLASS, start=(0.0, -height * 0.33), gloss=0.3)
-        side = body.but(pattern=windows)
+        windows = Pattern((p.uniform(1.2, 1.8), 10.0), (0.9, 0.12), _GLASS, start=(0.0, -height * 0.33), gloss=0.3)
+        side = body.replace(pattern=windows)
     elif p.chance(0.5):
-        side = p.surface(p.tone(80, 235, 0.4), (0.1, 0.6), (40, 120))
-    cab = 0.0 if bus else p.between(1.3, 1.9)
+        side = p.material(p.colour(80, 235, 0.4), (0.1, 0.6), (40, 120))
+    cab = 0.0 if bus else p.uniform(1.3, 1.9)
     b.box(side, (0, -cab / 2), (width, height - clear, length - cab), clear)
     if cab:
         b.box(body, (0, length / 2 - cab / 2), (width * 0.96, height * 0.45, cab), clear)
-        glass = Material(image=p.any_image(), colour=_GLASS, gain=0.05, gloss=0.3)
+        glass = Material(image=p.random_image(), colour=_GLASS, gain=0.05, gloss=0.3)
         b.box(glass, (0, length / 2 - cab / 2), (width * 0.95, height * 0.32, cab), clear + height * 0.45,
               taper=(0.06, 0.35, 0))  # fmt: skip
         b.box(body, (0, length / 2 - cab * 0.62), (width * 0.88, 0.1, cab * 0.7), clear + height * 0.77 - 0.05)
-    wheel, radius = p.surface((30, 30, 32), (0.0, 0.15)), 0.36 if height < 2.8 else 0.48
+    wheel, radius = p.material((30, 30, 32), (0.0, 0.15)), 0.36 if height < 2.8 else 0.48
     for z in (length * 0.33, -length * 0.3):
         for s in (-1, 1):
             b.rod(wheel, (s * (width / 2 - 0.25), radius, z), (s * (width / 2 + 0.01), radius, z), radius, shade=1)
@@ -96,14 +96,14 @@ def lorry(b: Builder, p: Palette) -> float:
     return length
 
 
-def vehicle(b: Builder, p: Palette) -> float:
+def vehicle(b: Builder, p: AssetSampler) -> float:
     """Any vehicle; returns its length."""
     return car(b, p) if p.chance(0.85) else lorry(b, p)
 
 
-def cycle(b: Builder, p: Palette) -> None:
+def cycle(b: Builder, p: AssetSampler) -> None:
     """A parked bicycle: wheels, frame and handlebar from thin rods."""
-    m, r = p.surface(p.tone(20, 160, 0.8), (0.0, 0.2)), 0.34
+    m, r = p.material(p.colour(20, 160, 0.8), (0.0, 0.2)), 0.34
     for z in (-0.52, 0.52):
         ends = [(0.0, r + r * math.sin(a), z + r * math.cos(a)) for a in [i * math.pi / 4 for i in range(9)]]
         for start, end in pairwise(ends):
@@ -116,64 +116,64 @@ def cycle(b: Builder, p: Palette) -> None:
     b.box(m, (0, -0.24), (0.14, 0.06, 0.25), 0.92)
 
 
-def tree(b: Builder, p: Palette, at: tuple[float, float]) -> None:
+def tree(b: Builder, p: AssetSampler, at: tuple[float, float]) -> None:
     """A trunk, and a crown from two or three crossing cut-outs; 3 - 12 m."""
-    height = p.between(3, 12)
-    trunk, radius = p.between(0.2, 0.42) * height, p.between(0.01, 0.02) * height + 0.03
-    bark = p.surface((88, 74, 60), (0.2, 0.5), (80, 250))
+    height = p.uniform(3, 12)
+    trunk, radius = p.uniform(0.2, 0.42) * height, p.uniform(0.01, 0.02) * height + 0.03
+    bark = p.material((88, 74, 60), (0.2, 0.5), (80, 250))
     b.cylinder(bark, at, radius, trunk + 0.15 * height)
-    crown = int(p.rng.choice(p.stock.crowns))
-    turn = p.between(0, math.pi)
+    crown = int(p.rng.choice(p.assets.crowns))
+    turn = p.uniform(0, math.pi)
     for i in range(int(p.rng.integers(2, 4))):
-        p.stand(b, crown, at, height - trunk * 0.8, turn + i * math.pi / 3, trunk * 0.8)
+        p.billboard(b, crown, at, height - trunk * 0.8, turn + i * math.pi / 3, trunk * 0.8)
 
 
-def bush(b: Builder, p: Palette, at: tuple[float, float], height: float) -> None:
+def bush(b: Builder, p: AssetSampler, at: tuple[float, float], height: float) -> None:
     """A bush, of two crossing cut-outs."""
-    turn = p.between(0, math.pi)
-    cutout = int(p.rng.choice(p.stock.bushes))
+    turn = p.uniform(0, math.pi)
+    cutout = int(p.rng.choice(p.assets.bushes))
     for i in range(2):
-        p.stand(b, cutout, at, height, turn + i * math.pi / 2)
+        p.billboard(b, cutout, at, height, turn + i * math.pi / 2)
 
 
-def person(b: Builder, p: Palette, at: tuple[float, float], yaw: float, motion: Motion | None = None) -> None:
+def person(b: Builder, p: AssetSampler, at: tuple[float, float], yaw: float, motion: Motion | None = None) -> None:
     """Somebody 1.5 - 1.95 m tall (some are children), or, where there are photos, now and then something else."""
     place = b.place(at, yaw, motion=motion)
-    if len(p.stock.stamps) and p.chance(0.25):
-        p.stand(place, int(p.rng.choice(p.stock.stamps)), (0, 0), p.between(0.5, 1.9), widest=2.2)
+    if len(p.assets.photos) and p.chance(0.25):
+        p.billboard(place, int(p.rng.choice(p.assets.photos)), (0, 0), p.uniform(0.5, 1.9), widest=2.2)
         return
-    height = p.between(1.5, 1.95) if p.chance(0.88) else p.between(0.9, 1.5)
-    p.stand(place, int(p.rng.choice(p.stock.people)), (0, 0), height)
+    height = p.uniform(1.5, 1.95) if p.chance(0.88) else p.uniform(0.9, 1.5)
+    p.billboard(place, int(p.rng.choice(p.assets.people)), (0, 0), height)
 
 
-def lamp_post(b: Builder, p: Palette, at: tuple[float, float], inwards: float) -> None:
+def lamp_post(b: Builder, p: AssetSampler, at: tuple[float, float], inwards: float) -> None:
     """A street lamp; ``inwards``: the sign of the direction in which its arm points, across the street."""
-    grey, height = p.surface(p.tone(50, 150, 0.1), (0.0, 0.3)), p.between(4, 9)
-    b.cylinder(grey, at, p.between(0.05, 0.11), height)
-    arm = p.between(0.4, 2.0) * inwards
+    grey, height = p.material(p.colour(50, 150, 0.1), (0.0, 0.3)), p.uniform(4, 9)
+    b.cylinder(grey, at, p.uniform(0.05, 0.11), height)
+    arm = p.uniform(0.4, 2.0) * inwards
     b.rod(grey, (at[0], height, at[1]), (at[0] + arm, height + 0.2, at[1]), 0.04)
     b.box(grey, (at[0] + arm, at[1]), (0.5, 0.14, 0.25), height + 0.12)
 
 
-def sign(b: Builder, p: Palette, at: tuple[float, float], yaw: float) -> None:
+def sign(b: Builder, p: AssetSampler, at: tuple[float, float], yaw: float) -> None:
     """A traffic sign on its post: a round or square plate, 0.6 - 0.9 m."""
-    post = p.surface((140, 140, 140), (0.0, 0.2))
-    height, size = p.between(2.0, 2.8), p.between(0.55, 0.9)
+    post = p.material((140, 140, 140), (0.0, 0.2))
+    height, size = p.uniform(2.0, 2.8), p.uniform(0.55, 0.9)
     b.cylinder(post, at, 0.03, height + size)
-    plate = Material(image=p.any_image(), colour=p.tone(90, 200, 0.9), gain=0.25, scale=300)
+    plate = Material(image=p.random_image(), colour=p.colour(90, 200, 0.9), gain=0.25, scale=300)
     place = b.place(at, yaw)
     if p.chance(0.5):
         place.rod(plate, (0, height + size / 2, -0.04), (0, height + size / 2, -0.055), size / 2)
     else:
-        place.box(plate, (0, -0.05), (size, size * p.between(0.5, 1.4), 0.02), height)
+        place.box(plate, (0, -0.05), (size, size * p.uniform(0.5, 1.4), 0.02), height)
 
 
-def traffic_light(b: Builder, p: Palette, at: tuple[float, float], yaw: float) -> None:
+def traffic_light(b: Builder, p: AssetSampler, at: tuple[float, float], yaw: float) -> None:
     """A signal on its post."""
-    post = p.surface((60, 64, 60), (0.0, 0.2))
+    post = p.material((60, 64, 60), (0.0, 0.2))
     b.cylinder(post, at, 0.06, 3.2)
     place = b.place(at, yaw)
-    place.box(p.surface((24, 26, 24), (0.0, 0.1)), (0, -0.12), (0.3, 0.9, 0.2), 2.3)
+    place.box(p.material((24, 26, 24), (0.0, 0.1)), (0, -0.12), (0.3, 0.9, 0.2), 2.3)
     lit = int(p.rng.integers(3))
     for i, colour in enumerate(((225, 40, 30), (235, 170, 40), (50, 210, 120))):
         light = Material(colour=colour if i == lit else (40, 40, 40), gain=0.0, glow=0.9 if i == lit else 0.0)
@@ -181,84 +181,88 @@ def traffic_light(b: Builder, p: Palette, at: tuple[float, float], yaw: float) -
         place.rod(light, (0, height, -0.22), (0, height, -0.235), 0.1, shade=0)
 
 
-def bin_(b: Builder, p: Palette, at: tuple[float, float]) -> None:
+def bin_(b: Builder, p: AssetSampler, at: tuple[float, float]) -> None:
     """A dustbin: round, or with wheels."""
-    m = p.surface(p.tone(30, 130, 0.6), (0.0, 0.3))
+    m = p.material(p.colour(30, 130, 0.6), (0.0, 0.3))
     if p.chance(0.5):
-        b.cylinder(m, at, p.between(0.18, 0.3), p.between(0.7, 1.0))
+        b.cylinder(m, at, p.uniform(0.18, 0.3), p.uniform(0.7, 1.0))
     else:
-        b.box(m, at, (0.58, p.between(0.95, 1.1), 0.7), yaw=p.between(-0.4, 0.4), taper=(-0.08, -0.08, -0.08))
+        b.box(m, at, (0.58, p.uniform(0.95, 1.1), 0.7), yaw=p.uniform(-0.4, 0.4), taper=(-0.08, -0.08, -0.08))
 
 
-def bench(b: Builder, p: Palette, at: tuple[float, float], yaw: float) -> None:
+def bench(b: Builder, p: AssetSampler, at: tuple[float, float], yaw: float) -> None:
     """A bench with a back."""
-    wood, iron = p.surface((130, 95, 60), (0.2, 0.5), (100, 300)), p.surface((50, 50, 52), (0, 0.2))
-    place, width = b.place(at, yaw), p.between(1.3, 1.9)
+    wood, iron = p.material((130, 95, 60), (0.2, 0.5), (100, 300)), p.material((50, 50, 52), (0, 0.2))
+    place, width = b.place(at, yaw), p.uniform(1.3, 1.9)
     place.box(wood, (0, 0), (width, 0.06, 0.45), 0.42)
     place.wall(wood, (0, 0.24), (width, 0.35), 0.52, lean=-0.15)
     for side in (-1, 1):
         place.box(iron, (side * width * 0.42, 0), (0.06, 0.45, 0.42))
 
 
-def box_hedge(b: Builder, p: Palette, at: tuple[float, float], size: tuple[float, float, float], yaw: float) -> None:
+def box_hedge(
+    b: Builder, p: AssetSampler, at: tuple[float, float], size: tuple[float, float, float], yaw: float
+) -> None:
     """A hedge, a garden wall or a board fence along something."""
     kind = p.rng.integers(3)
     if kind == 0:
-        m = p.surface((70, 105, 45), (0.4, 0.8), (150, 400))
+        m = p.material((70, 105, 45), (0.4, 0.8), (150, 400))
     elif kind == 1:
-        m = p.surface(p.tone(90, 180, 0.2), (0.2, 0.5))
-        joints = Pattern((0.4, 0.16), (0.96, 0.92), p.near((170, 165, 155)), -0.6)
-        m = m.but(pattern=joints) if p.chance(0.6) else m
+        m = p.material(p.colour(90, 180, 0.2), (0.2, 0.5))
+        joints = Pattern((0.4, 0.16), (0.96, 0.92), p.similar((170, 165, 155)), -0.6)
+        m = m.replace(pattern=joints) if p.chance(0.6) else m
     else:
-        boards = Pattern((p.between(0.1, 0.25), 50.0), (0.9, 1.0), (30, 28, 26), -0.9)
-        m = p.surface(p.tone(70, 190, 0.3), (0.1, 0.4)).but(pattern=boards)
+        boards = Pattern((p.uniform(0.1, 0.25), 50.0), (0.9, 1.0), (30, 28, 26), -0.9)
+        m = p.material(p.colour(70, 190, 0.3), (0.1, 0.4)).replace(pattern=boards)
         size = (0.06, size[1], size[2])
     b.box(m, at, size, yaw=yaw)
 
 
-def house(b: Builder, p: Palette, width: float, depth: float, height: float, gable: bool) -> None:
+def house(b: Builder, p: AssetSampler, width: float, depth: float, height: float, gable: bool) -> None:
     """A house whose front, ``width`` wide, stands at the origin and looks towards -z."""
-    storey = p.between(2.7, 3.5)
+    storey = p.uniform(2.7, 3.5)
     storeys = max(1, round(height / storey))
     height = storeys * storey
-    colour = p.tone(85, 215, 0.12 if p.chance(0.8) else 0.4)
-    count = max(1, round(width / p.between(1.8, 3.6)))
+    colour = p.colour(85, 215, 0.12 if p.chance(0.8) else 0.4)
+    count = max(1, round(width / p.uniform(1.8, 3.6)))
     period = width / count
-    wide, high = min(p.between(0.8, 1.6), period * 0.75), p.between(1.1, 1.9)
+    wide, high = min(p.uniform(0.8, 1.6), period * 0.75), p.uniform(1.1, 1.9)
     duty = (wide / period, high / storey)
-    glass = p.near(_GLASS, 18)
+    glass = p.similar(_GLASS, 18)
     windows = Pattern((period, storey), duty, glass, 1.0,
-                      (-width / 2 + period * (1 - duty[0]) / 2, height / 2 - p.between(0.75, 1.0) - high),
-                      p.between(0.04, 0.14) if p.chance(0.7) else 0.0, p.between(0.1, 0.5))  # fmt: skip
+                      (-width / 2 + period * (1 - duty[0]) / 2, height / 2 - p.uniform(0.75, 1.0) - high),
+                      p.uniform(0.04, 0.14) if p.chance(0.7) else 0.0, p.uniform(0.1, 0.5))  # fmt: skip
     if p.chance(0.15):  # an office: bands of glass
-        windows = Pattern((period, storey), (0.94, 0.6), glass, 1.0, windows.start, 0.0, p.between(0.3, 0.6))
-    front = p.surface(colour, (0.08, 0.5), (40, 160)).but(pattern=windows)
+        windows = Pattern((period, storey), (0.94, 0.6), glass, 1.0, windows.start, 0.0, p.uniform(0.3, 0.6))
+    front = p.material(colour, (0.08, 0.5), (40, 160)).replace(pattern=windows)
     b.box(front, (0, depth / 2), (width, height, depth), shade=2)
-    roof = p.surface(p.tone(50, 130, 0.15) if p.chance(0.6) else (130, 70, 50), (0.2, 0.5), (60, 160))
+    roof = p.material(p.colour(50, 130, 0.15) if p.chance(0.6) else (130, 70, 50), (0.2, 0.5), (60, 160))
     if gable:
         tiles = Pattern((0.3, 0.35), (0.93, 0.9), (25, 20, 20), -0.5)
-        b.box(roof.but(pattern=tiles), (0, depth / 2), (width + 0.3, p.between(0.25, 0.5) * depth, depth + 0.8), height,
-              taper=(0, 0.99, 0.99), shade=2)  # fmt: skip
+        size = (width + 0.3, p.uniform(0.25, 0.5) * depth, depth + 0.8)
+        b.box(roof.replace(pattern=tiles), (0, depth / 2), size, height, taper=(0, 0.99, 0.99), shade=2)
     else:
-        b.box(roof, (0, depth / 2), (width + 0.2, p.between(0.2, 0.6), depth + p.between(0.1, 0.5)), height, shade=2)
-    plinth = p.surface(p.tone(60, 150, 0.15), (0.1, 0.4))
-    door = p.surface(p.tone(30, 150, 0.5), (0.05, 0.3)).but(
-        pattern=Pattern((0.5, 0.9), (0.7, 0.7), p.tone(20, 120, 0.3), 0.5)
+        b.box(roof, (0, depth / 2), (width + 0.2, p.uniform(0.2, 0.6), depth + p.uniform(0.1, 0.5)), height, shade=2)
+    plinth = p.material(p.colour(60, 150, 0.15), (0.1, 0.4))
+    door = p.material(p.colour(30, 150, 0.5), (0.05, 0.3)).replace(
+        pattern=Pattern((0.5, 0.9), (0.7, 0.7), p.colour(20, 120, 0.3), 0.5)
     )
     if p.chance(0.45) and storeys > 1:  # a shop: glass behind a step forward, an awning now and then
-        shop = Pattern((period * 2, 9.0), (0.88, 0.26), p.near((60, 62, 62), 25), 1.0,
-                       (-width / 2 + 0.12 * period, -0.9), 0.05, p.between(0.2, 0.5))  # fmt: skip
-        b.box(plinth.but(pattern=shop), (0, 0.05), (width, storey, 0.3), shade=1)
+        shop = Pattern((period * 2, 9.0), (0.88, 0.26), p.similar((60, 62, 62), 25), 1.0,
+                       (-width / 2 + 0.12 * period, -0.9), 0.05, p.uniform(0.2, 0.5))  # fmt: skip
+        b.box(plinth.replace(pattern=shop), (0, 0.05), (width, storey, 0.3), shade=1)
         if p.chance(0.4):
-            cloth = p.surface(p.tone(80, 200, 0.8), (0.0, 0.3)).but(
-                pattern=Pattern((0.5, 50), (0.5, 1.0), p.tone(150, 240, 0.3))
+            cloth = p.material(p.colour(80, 200, 0.8), (0.0, 0.3)).replace(
+                pattern=Pattern((0.5, 50), (0.5, 1.0), p.colour(150, 240, 0.3))
             )
             b.wall(cloth, (0, -0.7), (width * 0.9, 1.7), storey - 0.95, lean=1.05)
-        board = Material(image=p.any_image(), colour=p.tone(60, 220, 0.7), gain=0.8, scale=120, glow=p.between(0, 0.3))
-        b.box(board, (0, -0.12), (width * p.between(0.4, 0.9), p.between(0.4, 0.8), 0.12), storey, shade=0)
+        board = Material(
+            image=p.random_image(), colour=p.colour(60, 220, 0.7), gain=0.8, scale=120, glow=p.uniform(0, 0.3)
+        )
+        b.box(board, (0, -0.12), (width * p.uniform(0.4, 0.9), p.uniform(0.4, 0.8), 0.12), storey, shade=0)
     else:
-        b.box(plinth, (0, 0.02), (width, p.between(0.3, 0.8), 0.14), shade=1)
-    b.box(door, (p.between(-0.4, 0.4) * width, 0.0), (p.between(0.95, 1.5), p.between(2.05, 2.4), 0.32), shade=0)
+        b.box(plinth, (0, 0.02), (width, p.uniform(0.3, 0.8), 0.14), shade=1)
+    b.box(door, (p.uniform(-0.4, 0.4) * width, 0.0), (p.uniform(0.95, 1.5), p.uniform(2.05, 2.4), 0.32), shade=0)
     if p.chance(0.35):
         for level in range(1, storeys):
             for i in range(count):
@@ -266,7 +270,7 @@ def house(b: Builder, p: Palette, width: float, depth: float, height: float, gab
                     x = -width / 2 + (i + 0.5) * period
                     slab = (min(period * 0.9, 2.4), 0.14, 1.1)
                     b.box(plinth, (x, -0.45), slab, level * storey)
-                    rail = plinth.but(pattern=Pattern((0.14, 50.0), (0.4, 1.0), p.near(colour, 30)))
+                    rail = plinth.replace(pattern=Pattern((0.14, 50.0), (0.4, 1.0), p.similar(colour, 30)))
                     b.wall(rail, (x, -0.98), (slab[0], 0.95), level * storey + 0.1, shade=0)
     elif p.chance(0.5):
         for level in range(1, storeys + 1):

@@ -20,7 +20,7 @@ from fg_depth_ros.data.io.formats import FileError
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.networks import load_checkpoint
 from fg_depth_ros.networks.registry import weights_path
-from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_stamps
+from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_cutouts
 from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
 from fg_depth_ros.synthesis.world.generator import WorldGenerator
 from fg_depth_ros.training.depth.batch import Taught
@@ -225,7 +225,7 @@ class _World:
 
     def __init__(self, config: DistillTraining) -> None:
         self.config, self.photos = config, list_photos(config.photos)
-        self.stamps = list_stamps(config.cutouts) if config.cutouts else []
+        self.stamps = list_cutouts(config.cutouts) if config.cutouts else []
         self.atlas = TextureAtlas.build(self.photos, config.patterns, seed=config.seed)
         self.cutouts = CutoutAtlas.build(self.stamps, config.outlines, seed=config.seed)
 

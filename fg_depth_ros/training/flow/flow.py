@@ -18,7 +18,7 @@ import torch
 from fg_depth_ros.data.datasets.flow import open_flow_sets
 from fg_depth_ros.data.io.formats import FileError, write_image
 from fg_depth_ros.synthesis.chairs import ChairsGenerator, FlowBatch
-from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_stamps
+from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_cutouts
 from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
 from fg_depth_ros.training.feeding import Feed, FolderPairs, evenly, known_pairs
 from fg_depth_ros.training.flow.augmentation import Augmenter, FlowPairs
@@ -206,7 +206,7 @@ def train_flow(config: FlowTraining, watch: Watch | None = None, draw: Draw | No
 def _chairs(config: FlowTraining) -> _Material:
     """Rendered scenes."""
     photos = list_photos(config.photos)
-    stamps = list_stamps(config.cutouts) if config.cutouts else []
+    stamps = list_cutouts(config.cutouts) if config.cutouts else []
     atlas = TextureAtlas.build(photos, config.patterns, seed=config.seed)
     cutouts = CutoutAtlas.build(stamps, config.outlines, seed=config.seed)
 
