@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from rich.console import Console
 
 from fg_depth_ros.cli.app import console, flow_estimator, identity, print_table, save, stereo_estimator
 from fg_depth_ros.cli.options import (
@@ -24,16 +25,9 @@ from fg_depth_ros.cli.options import (
 
 if TYPE_CHECKING:
     from fg_depth_ros.data.samples import DepthSample
+    from fg_depth_ros.evaluation import Report, Task
     from fg_depth_ros.evaluation.task import Aggregate
-    from fg_depth_ros.inference import FlowEstimator, MonoDepthEstimator
-
-_STEREO_COLUMNS = ["epe", "bad_1", "bad_2", "bad_3", "d1", "density", "abs_rel", "seconds"]
-_FLOW_COLUMNS = [
-    "epe", "epe_noc", "epe_occ", "epe_below_10", "epe_10_40", "epe_above_40", "fl_all", "angular", "seconds",
-]  # fmt: skip
-_DEPTH_COLUMNS = [
-    "abs_rel", "sq_rel", "rmse", "rmse_log", "delta_1", "delta_2", "delta_3", "depth_density", "seconds",
-]  # fmt: skip
+    from fg_depth_ros.inference import FlowEstimator
 
 
 def stereo(
@@ -52,34 +46,24 @@ def stereo(
 
     Example: `fg-depth evaluate stereo --data kitti2015 --data middlebury2006 --sheets pictures`
     """
-    from fg_depth_ros.data.datasets import stereo as datasets
-    from fg_depth_ros.evaluation import StereoMethod, evaluate_stereo
+    from fg_depth_ros.data.datasets.stereo import motorcycle as motorcycle_pair
+    from fg_depth_ros.evaluation import StereoMethod, StereoTask
     from fg_depth_ros.geometry import complete_occluded, fill_holes_kitti
 
-    sets = {"Motorcycle": [datasets.motorcycle()]} if motorcycle else {}
-    sets.update(datasets.open_stereo_sets(data))
+    task = StereoTask(cast("Aggregate", aggregate))
+    sets = {"Motorcycle": [motorcycle_pair()]} if motorcycle else {}
+    sets.update(task.open(data))
+    sgbm = stereo_estimator("sgbm")
+    learned = {} if model == "sgbm" else _estimators(  # SGBM stands in the table anyway
+        [(model, path) for path in weights or [""]],
+        lambda name, path: stereo_estimator(name, path, device, precision, inference_scale=scale),
+    )  # fmt: skip
     methods: dict[str, StereoMethod] = {}
-    learned = sgbm = stereo_estimator("sgbm")
-    for path in weights or [""]:
-        estimator = stereo_estimator(model, path, device, precision, inference_scale=scale)
-        name = estimator.model_name + (f" {Path(path).stem}" if len(weights) > 1 else "")
-        if model == "sgbm":
-            continue  # stands in the table anyway
-        learned = estimator if learned is sgbm else learned
+    for name, estimator in learned.items():
         methods[name] = StereoMethod(estimator, fill=complete_occluded)
         methods[f"{name} raw"] = StereoMethod(estimator)
     methods |= {"SGBM filled": StereoMethod(sgbm, fill=fill_holes_kitti), "SGBM unfilled": StereoMethod(sgbm)}
-    report = evaluate_stereo(
-        sets,
-        methods,
-        aggregate=cast("Aggregate", aggregate),
-        model=identity(learned),
-        sheets=sheets,
-        console=Console(stderr=True),
-    )
-    print_table(report, _STEREO_COLUMNS)
-    save(report, json)
-    console.print("all pixels with truth; no answer counts as wrong; EPE over answered pixels", style="dim")
+    _evaluate(task, sets, methods, next(iter(learned.values()), sgbm), sheets, json)
 
 
 def flow(
@@ -107,42 +91,22 @@ def flow(
 
     Example: `fg-depth evaluate flow --data Sintel/training --model flownet_lite --model dis`
     """
-    from fg_depth_ros.data.datasets.flow import open_flow_sets
-    from fg_depth_ros.evaluation import evaluate_flow
+    from fg_depth_ros.evaluation import FlowTask
     from fg_depth_ros.inference.config import CLASSICAL_FLOW
-    from fg_depth_ros.networks import FLOW_MODELS, has_weights
+    from fg_depth_ros.networks import FLOW_MODELS
 
-    sets = open_flow_sets(data, split)
-    shipped = [] if weights else [name for name in FLOW_MODELS if has_weights(name)]
-    names = list(dict.fromkeys(model)) or [*shipped, *CLASSICAL_FLOW]
-    networks = [name for name in names if name not in CLASSICAL_FLOW]
-    if weights:  # each in place of the network it is of; without a network named, whichever it is of
-        chosen = [(networks[0] if len(networks) == 1 else "", path) for path in weights]
-    else:
-        chosen = [(name, "") for name in networks]
-    chosen += [(name, "") for name in names if name in CLASSICAL_FLOW]
+    task = FlowTask()
+    sets = task.open(data, split)
+    classical = [name for name in model or CLASSICAL_FLOW if name in CLASSICAL_FLOW]
+    networks = [name for name in model if name not in CLASSICAL_FLOW]
+    chosen = _networks(networks, weights, FLOW_MODELS if not model else ())
     methods: dict[str, FlowEstimator] = {}
-    for name, path in chosen:
-        estimator = flow_estimator(name, path, device, precision, scale)
-        line = estimator.model_name + (f" {Path(path).stem}" if len(weights) > 1 and path else "")
-        line = f"{estimator.model_name} {path}" if line in methods else line
-        methods[line] = estimator
+    build = partial(flow_estimator, device=device, precision=precision, scale=scale)
+    for name, estimator in _estimators([*chosen, *((name, "") for name in dict.fromkeys(classical))], build).items():
+        methods[name] = estimator
         if variational:
-            methods[f"{line} +v"] = estimator.refined()
-    report = evaluate_flow(
-        sets,
-        methods,
-        model=identity(next(iter(methods.values()))),
-        sheets=sheets,
-        console=Console(stderr=True),
-    )
-    print_table(report, _FLOW_COLUMNS)
-    save(report, json)
-    console.print(
-        "EPE in px over all pixels with truth; noc, occ: shown and not shown by the second frame; <10 ... >40: by the "
-        "length of the true flow in px; Fl: off by more than 3 px and 5 %; AE: angular error",
-        style="dim",
-    )
+            methods[f"{name} +v"] = estimator.refined()
+    _evaluate(task, sets, methods, next(iter(methods.values())), sheets, json)
 
 
 def depth(
@@ -202,10 +166,11 @@ def depth(
 
     Example: `fg-depth evaluate depth --data kitti2015_scene_flow --weights runs/drive/best.safetensors`
     """
-    from fg_depth_ros.data.datasets.depth import open_depth_sets
     from fg_depth_ros.data.datasets.kitti_depth import open_eigen
-    from fg_depth_ros.evaluation import PairMethod, against_stereo, evaluate_depth
-    from fg_depth_ros.evaluation.depth import BAND_MEASURES, BANDS
+    from fg_depth_ros.evaluation import DepthTask, PairMethod, against_stereo
+    from fg_depth_ros.inference import MonoConfig, MonoDepthEstimator
+    from fg_depth_ros.inference.estimator import choose_device
+    from fg_depth_ros.networks import DEPTH_MODELS
     from fg_depth_ros.synthesis.textures import list_photos
     from fg_depth_ros.synthesis.world.samples import world_samples
     from fg_depth_ros.training.depth.pair_preparation import frames_of
@@ -216,25 +181,32 @@ def depth(
         raise typer.BadParameter(f"--eigen needs one --data, the folder of KITTI raw, and there are {len(data)}")
     if eigen is None and improved is not None:
         raise typer.BadParameter("--improved belongs to --eigen: give the list of frames")
+    task = DepthTask(cast("Aggregate", aggregate), median)
     sets: dict[str, list[DepthSample]]
     if eigen is not None:
         sets = open_eigen(data[0], eigen, improved, cast("Any", lidar))
     else:
-        sets = open_depth_sets(data, unit=cast("Any", unit), fx=fx, split=split)
+        sets = task.open(data, unit=cast("Any", unit), fx=fx, split=split)
     width, height = image_size_of(size)
+    place = str(choose_device(device))
     for kind in world:
         sets[f"world {kind}"] = world_samples(
-            kind, scenes, width, height, photos=list_photos(photos), patterns=patterns, device=_device(device)
+            kind, scenes, width, height, photos=list_photos(photos), patterns=patterns, device=place
         )
     sets = {name: samples[frames_of(frames)] for name, samples in sets.items()}
     if crop or max_depth:
         sets = {name: _with_protocol(samples, crop, max_depth) for name, samples in sets.items()}
     if against:
-        reference = stereo_estimator(against, device=device, precision=precision, **_TWO_WAY)
+        reference = stereo_estimator(against, device=device, precision=precision, left_right_check="two_pass")
         by = f"by {reference.model_name}"
         sets = {f"{name} {by}": against_stereo(samples, reference) for name, samples in sets.items()}
 
-    methods: dict[str, Any] = dict(_mono_methods(model, weights, device, precision))
+    methods: dict[str, Any] = dict(
+        _estimators(
+            _networks(model, weights, () if model else DEPTH_MODELS),
+            lambda name, path: MonoDepthEstimator(MonoConfig(name, path, device, precision)),
+        )
+    )
     pairs = any(sample.pair is not None for samples in sets.values() for sample in samples)
     for name in stereo if pairs else []:
         if name not in ("none", against):
@@ -246,37 +218,58 @@ def depth(
             "('fg-depth distill' makes some)"
         )
     first = next(iter(methods.values()))
-    report = evaluate_depth(
-        sets,
-        methods,
-        median=median,
-        aggregate=cast("Aggregate", aggregate),
-        model=identity(getattr(first, "estimator", first)),
-        sheets=sheets,
-        console=Console(stderr=True),
-    )
-    print_table(report, [*_DEPTH_COLUMNS, "scale"] if median else _DEPTH_COLUMNS)
+    report = _evaluate(task, sets, methods, getattr(first, "estimator", first), sheets, json)
     ours = replace(report, rows=[row for row in report.rows if not row.get("published")])
-    print_table(ours, [f"{name}_{near}_{far}" for name in BAND_MEASURES for near, far in BANDS], "by true distance, m")
-    save(report, json)
-    notes = ["errors over answered pixels; no answer is wrong in delta", aggregate]
-    notes += ["answers scaled by the medians"] if median else []
+    print_table(ours, task.band_columns, "by true distance, m")
     if len(ours.rows) < len(report.rows):
-        notes.append("published: as their authors give them, on all 697 frames")
-    console.print("; ".join(notes), style="dim")
+        console.print("published: as their authors give them, on all 697 frames", style="dim")
 
 
-_TWO_WAY: dict[str, Any] = {"left_right_check": "two_pass"}
+def _evaluate(
+    task: Task,
+    sets: Mapping[str, Any],
+    methods: Mapping[str, Any],
+    estimator: Any,
+    sheets: Path | None,
+    json: Path | None,
+) -> Report:
+    """Evaluate methods and print and save the report; ``estimator`` is the one that it names."""
+    from fg_depth_ros.evaluation import evaluate
+
+    report = evaluate(task, sets, methods, model=identity(estimator), sheets=sheets)
+    print_table(report, [name for name in task.columns if any(name in row["metrics"] for row in report.rows)])
+    save(report, json)
+    for note in task.notes:
+        console.print(note, style="dim")
+    return report
 
 
-def _device(device: str) -> str:
-    from fg_depth_ros.inference.estimator import choose_device
+def _networks(models: Sequence[str], weights: Sequence[str], default: Iterable[str]) -> list[tuple[str, str]]:
+    """Pair models with weights: each file for the model that was named or else for its own; without any, the shipped.
 
-    return str(choose_device(device))
+    ``default``: models of which those that come with weights are taken where nothing is named.
+    """
+    from fg_depth_ros.networks import has_weights
+
+    names = list(dict.fromkeys(models))
+    if weights:
+        return [(names[0] if len(names) == 1 else "", path) for path in weights]
+    return [(name, "") for name in names or [name for name in default if has_weights(name)]]
+
+
+def _estimators(chosen: Sequence[tuple[str, str]], build: Callable[[str, str], Any]) -> dict[str, Any]:
+    """Build estimators of (model, weights), by the name of their line: the model, told apart by the file."""
+    several = sum(bool(path) for _, path in chosen) > 1
+    found: dict[str, Any] = {}
+    for name, path in chosen:
+        estimator = build(name, path)
+        line = f"{estimator.model_name} {Path(path).stem}" if several and path else estimator.model_name
+        found[f"{estimator.model_name} {path}" if line in found else line] = estimator
+    return found
 
 
 def _with_protocol(samples: list[DepthSample], crop: str, max_depth: float) -> list[DepthSample]:
-    """The same images under another protocol, which is then none that is published."""
+    """Replace the protocol of samples; it is then none that is published."""
     given: dict[str, Any] = {"crop": crop} if crop else {}
     if max_depth:
         given["max_depth"] = max_depth
@@ -285,21 +278,3 @@ def _with_protocol(samples: list[DepthSample], crop: str, max_depth: float) -> l
         else replace(sample, protocol=replace(sample.protocol, name="", **given))
         for sample in samples
     ]  # fmt: skip
-
-
-def _mono_methods(models: list[str], weights: list[str], device: str, precision: str) -> dict[str, MonoDepthEstimator]:
-    """Estimators by the name of their line; without any named, those that have weights."""
-    from fg_depth_ros.inference import MonoConfig, MonoDepthEstimator
-    from fg_depth_ros.networks import DEPTH_MODELS, has_weights
-
-    names = list(dict.fromkeys(models))
-    if weights:
-        chosen = [(names[0] if len(names) == 1 else "", path) for path in weights]
-    else:
-        chosen = [(name, "") for name in names or [name for name in DEPTH_MODELS if has_weights(name)]]
-    methods: dict[str, MonoDepthEstimator] = {}
-    for name, path in chosen:
-        estimator = MonoDepthEstimator(MonoConfig(name, path, device, precision))
-        line = estimator.model_name + (f" {Path(path).stem}" if len(weights) > 1 else "")
-        methods[f"{estimator.model_name} {path}" if line in methods else line] = estimator
-    return methods

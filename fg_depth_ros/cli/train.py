@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +20,8 @@ from fg_depth_ros.training.stereo.config import StereoTraining
 if TYPE_CHECKING:
     import numpy as np
 
+    from fg_depth_ros.evaluation import Task
+
 _NEAR, _FAR = 3.0, 80.0  # m, ends of the colours in pictures
 Out = Annotated[Path, typer.Option(help="Folder for weights, state and logs; a run found there is resumed.")]
 
@@ -34,13 +36,12 @@ def stereo(out: Out, config: Settings[StereoTraining], real: Real = []) -> None:
 
     Example: `fg-depth train stereo --photos my_pictures --hours 2 --out runs/mine --real kitti2015`
     """
-    from fg_depth_ros.data.datasets.stereo import open_stereo_sets
-    from fg_depth_ros.evaluation.stereo import watch_stereo
+    from fg_depth_ros.evaluation import StereoTask
     from fg_depth_ros.training.stereo.stereo import train_stereo
 
     log_to_terminal()
     chosen = config(out=str(out))
-    console.print(str(train_stereo(chosen, watch_stereo(open_stereo_sets(real)) if real else None)))
+    console.print(str(train_stereo(chosen, _validation(StereoTask(), real))))
 
 
 def flow(
@@ -56,13 +57,12 @@ def flow(
     Examples: `fg-depth train flow --photos my_pictures --hours 4 --out runs/lite`,
     `fg-depth train flow --model flownet_s --option width=0.375 --data FlyingChairs --steps 600000 --out runs/s`
     """
-    from fg_depth_ros.data.datasets.flow import open_flow_sets
-    from fg_depth_ros.evaluation.flow import draw_flow, watch_flow
+    from fg_depth_ros.evaluation import FlowTask
     from fg_depth_ros.training.flow.flow import train_flow
 
     log_to_terminal()
     chosen = config(out=str(out), options=_network_options(option))
-    console.print(str(train_flow(chosen, watch_flow(open_flow_sets(real)) if real else None, draw_flow)))
+    console.print(str(train_flow(chosen, _validation(FlowTask(), real), FlowTask().draw)))
 
 
 def distill(
@@ -81,6 +81,7 @@ def distill(
 
     Example: `fg-depth distill --data drive --frames 0:80 --hours 1 --out runs/drive`
     """
+    from fg_depth_ros.evaluation import DepthTask
     from fg_depth_ros.training.depth.distill import train_distill
 
     log_to_terminal()
@@ -88,7 +89,7 @@ def distill(
     chosen = config(
         out=str(out), width=width, height=height, bag=topics().given(), losses=depth_losses(loss, losses), mask=mask()
     )
-    best = train_distill(chosen, _real_figures(real) if real else None, draw_depth, track_pairs)
+    best = train_distill(chosen, _validation(DepthTask(), real, "real_"), draw_depth, track_pairs)
     console.print(str(best), highlight=False, soft_wrap=True)
 
 
@@ -120,13 +121,12 @@ def draw_depth(image: np.ndarray, reference: np.ndarray, answer: np.ndarray) -> 
     return np.concatenate([image, *coloured], 1)
 
 
-def _real_figures(folders: list[Path]) -> Any:
-    """Figures of data sets, told from those of pairs of the same folder."""
-    from fg_depth_ros.data.datasets.depth import open_depth_sets
-    from fg_depth_ros.evaluation.depth import watch_depth
-
-    figures = watch_depth(open_depth_sets(folders))
-    return lambda network: {f"real_{name}": value for name, value in figures(network).items()}
+def _validation(task: Task, folders: list[Path], prefix: str = "") -> Callable[[Any], dict[str, float]] | None:
+    """Return a function that evaluates a network on data sets; ``prefix`` stands before their names."""
+    if not folders:
+        return None
+    figures = task.validation(task.open(folders))
+    return lambda network: {prefix + name: value for name, value in figures(network).items()}
 
 
 def _network_options(given: list[str]) -> dict[str, Any]:
