@@ -7,7 +7,7 @@ import hashlib
 
 import pytest
 
-from fg_depth_ros.data.bags.folders import bag_sha256, find_bags, storage_files
+from fg_depth_ros.data.bags.folders import bag_names, bag_sha256, find_bags, storage_files
 from fg_depth_ros.data.io.formats import FileError
 
 
@@ -86,3 +86,12 @@ def test_the_hash_is_that_of_the_storage_files_alone(tmp_path):
     (two / "a.mcap").write_bytes(b"A.mcap")
     assert bag_sha256(two) != expected
     assert bag_sha256(two / "b.mcap") == hashlib.sha256(b"b.mcap").hexdigest()
+
+
+def test_bags_are_named_by_as_many_folders_as_make_them_differ(tmp_path):
+    for folder in ("monday/a", "tuesday/a", "tuesday/b"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "tuesday" / "b.mcap").write_bytes(b"")
+    bags = [tmp_path / name for name in ("monday/a", "tuesday/a", "tuesday/b", "tuesday/b.mcap")]
+    assert bag_names(bags) == ["monday/a", "tuesday/a", "b", "b.mcap"]
+    assert bag_names(bags[:1]) == ["a"] and bag_names([]) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from fg_depth_ros.data.bags.folders import EPISODE_FILE, bag_sha256
-from fg_depth_ros.data.bags.messages import decoded, stamp_of
-from fg_depth_ros.data.bags.pairs import BagTopics, find_topics, open_bag_pairs
-from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, BagStorage
+from fg_depth_ros.data.bags.pairs import open_stereo_bag
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
@@ -28,7 +26,6 @@ _USELESS = 0.9
 _BRIGHTER = 1.25
 _SLACK = 0.005  # s; at 10 m/s a car moves by 5 cm
 _GAP = 3.0  # periods
-_ALIKE = 1e-6  # calibrations that differ by less, relatively, are one
 
 
 class Problem(NamedTuple):
@@ -109,26 +106,23 @@ def check_bag(path: str | Path, **options: Any) -> BagCheck:
     """
     path = Path(path)
     found: list[Problem] = []
-    digest, bag = "", None
+    digest = ""
     with _heard() as warnings:
         try:
             digest = bag_sha256(path)
-            bag = BagStorage(path)
-            samples = open_bag_pairs(path, **options)
-            names = [options.get(name, "") for name in BagTopics._fields]
-            topics = find_topics(bag.topics, *names, where=str(path))
-            scan = _Scan.of(bag, topics, with_infos=options.get("rig") is None)
+            bag = open_stereo_bag(path, **options)
         except (FileError, OSError) as error:
             return BagCheck(path, digest, problems=(Problem("leave out", str(error)),))
-        exposure = _looked_at(samples, found)
-    # The scans say the same damage more than once.
+        samples = bag.samples
+        exposure = _exposure(samples, found)
+    # Damage of two topics may be reported twice.
     found += [Problem("warn", text) for text in dict.fromkeys(warnings)]
     found += _of_recorder(path, digest)
-    if scan.repeated:
+    if bag.repeated:
         found.append(
             Problem(
                 "warn",
-                f"{path}: {scan.repeated} images repeat the stamp of an earlier one, as from a source that loops: the "
+                f"{path}: {bag.repeated} images repeat the stamp of an earlier one, as from a source that loops: the "
                 "first of each counts; record it once",
             )
         )
@@ -137,79 +131,21 @@ def check_bag(path: str | Path, **options: Any) -> BagCheck:
     slack = max(abs(sample.stamp_difference) for sample in samples)
     rate = float(1 / np.median(between)) if len(between) else None
     found += _of_time(between, slack)
-    if scan.changes:
+    if bag.calibration_changes:
         found.append(
             Problem(
                 "leave out",
-                f"{path}: the calibration changes {scan.changes} time(s) within the bag, first at {scan.changed_at}: "
-                "pairs of two cameras cannot share one; cut the recording there, or give the calibration",
+                f"{path}: the calibration changes {bag.calibration_changes} time(s) within the bag, first at "
+                f"{bag.changed_at}: pairs of two cameras cannot share one; cut the recording there, or give the "
+                "calibration",
             )
         )
     return BagCheck(
         path, digest, len(samples), float((stamps[-1] - stamps[0]) / 1e9), rate,
         float(between.max()) if len(between) else None,
-        (len(scan.left) - len(samples), len(scan.right) - len(samples)),
-        slack, exposure, scan.changes, scan.encodings, samples[0].rig, tuple(found), samples,
+        (bag.images[0] - len(samples), bag.images[1] - len(samples)),
+        slack, exposure, bag.calibration_changes, bag.encodings, samples[0].rig, tuple(found), samples,
     )  # fmt: skip
-
-
-def check_bags(paths: Sequence[str | Path], options: Mapping[str, Any] | None = None) -> Iterator[BagCheck]:
-    """``check_bag`` of each, one after the other."""
-    for path in paths:
-        yield check_bag(path, **(options or {}))
-
-
-@dataclass(frozen=True)
-class _Scan:
-    """What all messages of a pair's topics say: stamps (ns) of the images, encodings, changes of the calibration."""
-
-    left: set[int]
-    right: set[int]
-    encodings: tuple[str, str]
-    changes: int
-    changed_at: str
-    repeated: int
-    """Images whose stamp an earlier one of their topic has."""
-
-    @classmethod
-    def of(cls, bag: BagStorage, topics: BagTopics, with_infos: bool) -> _Scan:
-        stamps: dict[str, set[int]] = {topics.left: set(), topics.right: set()}
-        encodings: dict[str, str] = {}
-        last: dict[str, np.ndarray] = {}
-        changes, first, images = 0, "", 0
-        infos = [name for name in topics[2:] if name] if with_infos else []
-        for topic, recorded, data in bag.scan([topics.left, topics.right, *infos]):
-            kind = bag.topics[topic]
-            image = kind in (IMAGE, COMPRESSED)
-            if image and topic in encodings:
-                stamp = stamp_of(data)
-                if stamp is not None:
-                    stamps[topic].add(stamp)
-                    images += 1
-                continue
-            try:
-                message = decoded(data, kind, str(bag.path))
-            except FileError:  # reading the pair names it
-                continue
-            if image:
-                encodings[topic] = message.encoding if kind == IMAGE else message.format
-                stamps[topic].add(message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec)
-                images += 1
-                continue
-            camera = np.concatenate([[message.width, message.height], message.k, message.d, message.r, message.p])
-            before = last.get(topic)
-            if before is not None and not _same(before, camera):
-                changes += 1
-                first = first or f"{recorded} ns ({topic})"
-            last[topic] = camera
-        left, right = topics.left, topics.right
-        repeated = images - sum(map(len, stamps.values()))
-        seen = encodings.get(left, ""), encodings.get(right, "")
-        return cls(stamps[left], stamps[right], seen, changes, first, repeated)
-
-
-def _same(first: np.ndarray, second: np.ndarray) -> bool:
-    return first.shape == second.shape and bool(np.allclose(first, second, rtol=_ALIKE, atol=1e-9))
 
 
 def _of_recorder(path: Path, digest: str) -> list[Problem]:
@@ -253,7 +189,7 @@ def _of_time(between: np.ndarray, slack: float) -> list[Problem]:
     return found
 
 
-def _looked_at(samples: Sequence[StereoSample], found: list[Problem]) -> Exposure | None:
+def _exposure(samples: Sequence[StereoSample], found: list[Problem]) -> Exposure | None:
     """Pixels of some pairs; what is wrong with them is added to ``found``."""
     count = min(_LOOKED_AT, len(samples))
     chosen = [(2 * i + 1) * len(samples) // (2 * count) for i in range(count)]

@@ -60,6 +60,19 @@ def _below(path: Path, above: frozenset[Path]) -> Iterator[Path]:
         yield from sorted([*files, *lower])
 
 
+def bag_names(bags: Sequence[Path]) -> list[str]:
+    """Name bags by their folder or file, with as many folders before it as make the names differ."""
+    paths = [bag.resolve() for bag in bags]
+    parts = [(path if path.is_dir() else path.with_suffix("")).parts for path in paths]
+    names = [tail[-1] for tail in parts]
+    for count in range(2, max(map(len, parts), default=0) + 1):
+        names = [
+            "/".join(tail[-count:]) if names.count(name) > 1 else name for name, tail in zip(names, parts, strict=True)
+        ]
+    # A file and a folder beside it may differ in the suffix alone.
+    return [path.name if names.count(name) > 1 else name for name, path in zip(names, paths, strict=True)]
+
+
 def storage_files(path: str | Path) -> list[Path]:
     """The files of a bag that hold its messages, sorted by name; the path itself where it is one file."""
     path = Path(path)

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fg_depth_ros.data.bags.messages import Place, decoded, message_at, nearest, places
+from fg_depth_ros.data.bags.messages import Place, decoded, message_at, nearest, stamp_of
 from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, INFO, BagStorage
 from fg_depth_ros.data.bags.truth import TruthOptions, find_truth
 from fg_depth_ros.data.io.messages import MessageError, image_to_array
@@ -24,6 +24,8 @@ _SIDES = (
     ("left", "right"), ("infra1", "infra2"), ("cam0", "cam1"), ("cam_0", "cam_1"), ("camera_0", "camera_1"),
     ("image_02", "image_03"),
 )  # fmt: skip
+_ALIKE = 1e-6  # calibrations that differ by less, relatively, are one
+_STAMP_END = 12  # bytes of a message before its frame_id
 _NO_CAMERA = ("depth", "disparity", "mask", "flow", "theora", "ffmpeg")
 
 
@@ -66,7 +68,30 @@ class BagImage:
         return np.require(pixels, requirements=["C", "W"])  # a message's bytes are not writable, as torch wants them
 
 
-def open_bag_pairs(
+@dataclass(frozen=True)
+class StereoBag:
+    """The rectified pairs of a bag, and what one pass over its messages found."""
+
+    samples: list[StereoSample]
+    """In the order of their stamps; at least one."""
+    images: tuple[int, int]
+    """Left and right images with different stamps."""
+    repeated: int
+    """Images whose stamp an earlier one of their topic has, as from a source that loops."""
+    encodings: tuple[str, str]
+    """Of the first left and right image (format of compressed ones)."""
+    calibration_changes: int
+    """How often a camera_info differs from the one before it; 0 where the rig was given."""
+    changed_at: str
+    """Time recorded and topic of the first change."""
+
+
+def open_bag_pairs(path: str | Path, *args: Any, **options: Any) -> list[StereoSample]:
+    """Open the rectified pairs of a bag, in the order of their stamps; arguments and errors as ``open_stereo_bag``."""
+    return open_stereo_bag(path, *args, **options).samples
+
+
+def open_stereo_bag(
     path: str | Path,
     left: str = "",
     right: str = "",
@@ -76,11 +101,10 @@ def open_bag_pairs(
     right_info: str = "",
     rig: StereoRig | None = None,
     truth: TruthOptions | None = None,
-) -> list[StereoSample]:
-    """The rectified pairs of a bag, in the order of their stamps.
+) -> StereoBag:
+    """Open the rectified pairs of a bag in one pass over the messages of its cameras.
 
-    Every image message is looked at once, for its stamp; pixels are read later, pair by pair. Of two messages with one
-    stamp (a looping source) the first counts.
+    Pixels are read later, pair by pair. Of two messages with one stamp (a looping source) the first counts.
 
     Args:
         path: the bag's folder, or one ``.mcap`` or ``.db3`` file. What is whole of a cut-off MCAP file is used.
@@ -91,30 +115,83 @@ def open_bag_pairs(
         truth: where true depth is looked for; default: what ``TruthOptions`` finds by itself.
 
     Raises:
-        FileError: no such bag, topics that are not there or not to be told apart, no camera_info, a calibration of no
-            rectified pair, an encoding that no camera sends, or no pair; as ``find_truth``; the message says what to
-            do.
+        FileError: no such bag, topics that are not there or ambiguous, no camera_info, a calibration of no rectified
+            pair, an encoding that no camera sends, or no pair; as ``find_truth``; the message says what to do.
     """
     bag = BagStorage(path)
     topics = find_topics(bag.topics, left, right, left_info, right_info, where=str(path))
+    found = _Messages(bag, topics, with_infos=rig is None)
     if rig is None:
-        rig = _rig(bag, topics)
-    found_images = places(bag, topics[:2])
-    for topic, found in found_images.items():
-        if found:
-            _check_encoding(bag, found[min(found)])
-        else:
+        rig = _rig(bag, topics, found.infos)
+    lefts, rights = (found.images[topic] for topic in topics[:2])
+    for topic, messages in found.images.items():
+        if not messages:
             raise FileError(f"{path}: {topic} holds no message; record both cameras, or name the topics")
-    lefts, rights = (found_images[topic] for topic in topics[:2])
     matched = _matched(path, topics, sorted(lefts), sorted(rights), slop)
     depth = find_truth(bag, rig, [lefts[a] for a, _ in matched], truth or TruthOptions(), slop)
-    return [
+    samples = [
         StereoSample(
             str(a), BagImage(bag, lefts[a], rig), BagImage(bag, rights[b], rig), rig,
             depth=depth.get(a), stamp=a, stamp_difference=(b - a) / 1e9,
         )
         for a, b in matched
     ]  # fmt: skip
+    encodings = found.encodings.get(topics.left, ""), found.encodings.get(topics.right, "")
+    return StereoBag(
+        samples, (len(lefts), len(rights)), found.repeated, encodings, found.calibration_changes, found.changed_at
+    )
+
+
+class _Messages:
+    """One pass over the messages of two cameras: stamps and encodings of images, first camera_infos and changes."""
+
+    def __init__(self, bag: BagStorage, topics: BagTopics, with_infos: bool) -> None:
+        self.images: dict[str, dict[int, Place]] = {topics.left: {}, topics.right: {}}
+        self.encodings: dict[str, str] = {}
+        self.infos: dict[str, Any] = {}
+        self.repeated, self.calibration_changes, self.changed_at = 0, 0, ""
+        last: dict[str, tuple[bytes, np.ndarray]] = {}
+        infos = [name for name in topics[2:] if name] if with_infos else []
+        for topic, recorded, data in bag.scan([*self.images, *infos]):
+            if topic in self.images:
+                self._image(bag, topic, recorded, data)
+            elif topic not in last or last[topic][0] != data[_STAMP_END:]:
+                try:
+                    info = decoded(data, INFO, f"{bag.path}, {topic}")
+                except FileError:
+                    if topic not in last:  # there is none to use instead
+                        raise
+                    continue
+                camera = np.concatenate([[info.width, info.height], info.k, info.d, info.r, info.p])
+                if topic in last and not _same(last[topic][1], camera):
+                    self.calibration_changes += 1
+                    self.changed_at = self.changed_at or f"{recorded} ns ({topic})"
+                last[topic] = data[_STAMP_END:], camera
+                self.infos.setdefault(topic, info)
+
+    def _image(self, bag: BagStorage, topic: str, recorded: int, data: bytes) -> None:
+        stamp = stamp_of(data)
+        if stamp is None:
+            return
+        self.repeated += stamp in self.images[topic]
+        self.images[topic].setdefault(stamp, Place(topic, recorded, stamp))
+        if topic not in self.encodings:
+            where = f"{bag.path}, {topic}"
+            try:
+                message = decoded(data, bag.topics[topic], where)
+                raw = bag.topics[topic] == IMAGE
+                self.encodings[topic] = message.encoding if raw else message.format
+                if raw:
+                    image_to_array(message, where)
+            except MessageError as error:
+                if error.reason == "unknown encoding":  # before any work is done; a damaged image is that one pair's
+                    raise FileError(str(error)) from error
+            except FileError:  # a damaged image is that one pair's
+                pass
+
+
+def _same(first: np.ndarray, second: np.ndarray) -> bool:
+    return first.shape == second.shape and bool(np.allclose(first, second, rtol=_ALIKE, atol=1e-9))
 
 
 def find_topics(
@@ -174,18 +251,16 @@ def _info_beside(image: str) -> str:
     return image.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"
 
 
-def _rig(bag: BagStorage, topics: BagTopics) -> StereoRig:
-    infos = []
+def _rig(bag: BagStorage, topics: BagTopics, found: Mapping[str, Any]) -> StereoRig:
     for image, name in zip(topics[:2], topics[2:], strict=True):
-        first = next((message.data for message in bag.scan([name])), None) if name else None
-        if first is None:
+        if name not in found:
             known = [n for n, kind in bag.topics.items() if kind == INFO]
             raise FileError(
                 f"{bag.path}: no camera_info for {image} (expected {_info_beside(image)}; the bag has "
                 f"{', '.join(sorted(known)) or 'none'}): name the camera_info topics (left_info, right_info); where "
                 "there are none, record them with the images"
             )
-        infos.append(decoded(first, INFO, f"{bag.path}, {name}"))
+    infos = [found[name] for name in topics[2:]]
     try:
         rig = StereoRig.from_camera_info(*infos)
     except RigError as error:
@@ -196,18 +271,6 @@ def _rig(bag: BagStorage, topics: BagTopics) -> StereoRig:
             "wrong depth; rectify them first", bag.path, topics.left,
         )  # fmt: skip
     return rig
-
-
-def _check_encoding(bag: BagStorage, place: Place) -> None:
-    """Raises FileError where the first image of a topic is none that a camera sends, before any work is done."""
-    if bag.topics[place.topic] == IMAGE:
-        where = f"{bag.path}, {place.topic}"
-        message = decoded(next(bag.at(place.topic, place.recorded)), IMAGE, where)
-        try:
-            image_to_array(message, where)
-        except MessageError as error:
-            if error.reason == "unknown encoding":  # a damaged image is that one pair's
-                raise FileError(str(error)) from error
 
 
 def _matched(

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fg_depth_ros.data.bags.folders import bag_sha256, find_bags
+from fg_depth_ros.data.bags.folders import bag_names, bag_sha256, find_bags
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.bags.truth import DepthReader, TruthOptions
 from fg_depth_ros.data.io.formats import FileError
@@ -138,7 +138,7 @@ def replay(config: ReplayConfig, track: Track = _silently) -> Replay:
         ShardError: processes that cannot work together.
     """
     bags = find_bags(config.bags)
-    named = list(zip(_names(bags), bags, strict=True))
+    named = list(zip(bag_names(bags), bags, strict=True))
     with _same_rounding(not config.timings):
         results = shared_map(named, lambda part: list(_replay_bags(part, config, track)) if part else [])
     used = [result for result in results if not result.left_out]
@@ -167,18 +167,6 @@ def _same_rounding(wanted: bool) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _names(bags: Sequence[Path]) -> list[str]:
-    """What the bags are called: by their own names, with as many folders before them as tell them apart."""
-    parts = [bag.resolve().with_suffix("").parts if bag.is_file() else bag.resolve().parts for bag in bags]
-    names, count = [tail[-1] for tail in parts], 1
-    while len(set(names)) < len(names) and count < max(map(len, parts)):
-        count += 1
-        names = [
-            "/".join(tail[-count:]) if names.count(name) > 1 else name for name, tail in zip(names, parts, strict=True)
-        ]
-    return names
 
 
 def _replay_bags(named: Sequence[tuple[str, Path]], config: ReplayConfig, track: Track) -> Iterator[_BagResult]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fg_depth_ros.data.bags.checks import check_bag
-from fg_depth_ros.data.bags.folders import find_bags, storage_files
+from fg_depth_ros.data.bags.folders import bag_names, find_bags, storage_files
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
-from fg_depth_ros.data.io.formats import FileError
 from fg_depth_ros.data.samples import StereoSample
+from fg_depth_ros.files import FileError, atomic_write
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.training.depth.pair_preparation import Division, Track, first_process, shard
 from fg_depth_ros.training.finetune.time_split import TimeSplit, divide_by_time
@@ -77,7 +76,7 @@ def gather_bags(
         FileError: no bag, none that can be used, or too few pairs for the parts.
     """
     found = find_bags(paths)
-    names = _names(found)
+    names = bag_names(found)
     rank, ranks = shard()
     order = sorted(range(len(found)), key=lambda i: ((i - rank) % ranks, i))
     checked: dict[int, tuple[dict[str, Any], list[StereoSample]]] = {}
@@ -120,18 +119,6 @@ def _tell(bags: Sequence[Mapping[str, Any]]) -> None:
             _LOG.warning("%s: %s", bag["name"], warned)
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
-    """A name for every bag: that of its folder or file, with the folders above where that is taken."""
-    names: list[str] = []
-    for path in map(Path.resolve, paths):
-        parts = [*path.parts[1:-1], path.name if path.is_dir() else path.stem]
-        depth = 1
-        while "/".join(parts[-depth:]) in names and depth < len(parts):
-            depth += 1
-        names.append("/".join(parts[-depth:]) if depth < len(parts) else path.name)
-    return names
-
-
 def _checked(path: Path, options: Mapping[str, Any], notes: Path | None) -> tuple[dict[str, Any], list[StereoSample]]:
     """What the check found, from the notes where it is there, and the pairs of a bag that can be used."""
     note = notes / f"{path.name}-{_key(path, options)}.json" if notes else None
@@ -143,10 +130,8 @@ def _checked(path: Path, options: Mapping[str, Any], notes: Path | None) -> tupl
     check = check_bag(path, **options)
     bag = check.to_dict()
     if note is not None and check.usable:  # what cannot be read now may be readable next time
-        note.parent.mkdir(parents=True, exist_ok=True)
-        partial = note.with_name(f".{note.name}.{os.getpid()}")
-        partial.write_text(json.dumps(bag, indent=1) + "\n")
-        os.replace(partial, note)
+        with atomic_write(note) as unfinished:
+            unfinished.write_text(json.dumps(bag, indent=1) + "\n")
     return bag, list(check.samples)
 
 
