@@ -62,7 +62,7 @@ class Subscriber(SimpleFilter):
         self.signalMessage(msg)
 
     def getTopic(self) -> str:
-        """The topic as it was given."""
+        """Return the topic as it was given."""
         return self.topic
 
     def __getattr__(self, key: str) -> Any:

@@ -10,7 +10,7 @@ ArrayT = TypeVar("ArrayT")  # numpy.ndarray or torch.Tensor; what goes in comes 
 
 
 def array_module(values: Any) -> Any:
-    """The module (numpy or torch) that computes with `values`. Raises TypeError for anything else."""
+    """Return the module (numpy or torch) that computes with ``values``. Raises TypeError for anything else."""
     if isinstance(values, np.ndarray):
         return np
     if type(values).__module__.split(".")[0] == "torch":

@@ -1,4 +1,4 @@
-"""Bringing a depth map to the scale of another one."""
+"""Scale between two depth maps."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 
 
 def scale_between(depth: np.ndarray, reference: np.ndarray, trusted: np.ndarray, least: int = 200) -> float | None:
-    """The factor that brings ``depth`` to ``reference``: ``exp(median(log(reference / depth)))``.
+    """Return the factor from ``depth`` to ``reference``: ``exp(median(log(reference / depth)))``.
 
-    The median of the ratios does not mind what up to half of the pixels say (the median scaling of Zhou et al., CVPR
+    The median resists errors in less than half of the pixels (the median scaling of Zhou et al., CVPR
     2017, with the ratio taken pixel by pixel).
 
     Args:

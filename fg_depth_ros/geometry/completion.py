@@ -1,4 +1,4 @@
-"""An answer for every pixel: holes and half-occlusions take the background beside them."""
+"""Dense disparity: holes and half-occlusions take the background beside them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from fg_depth_ros.geometry.masks import hidden_by_nearer, leaves_image
 
 
 def complete_occluded(disparity: np.ndarray, threshold: float = 1.5) -> np.ndarray:
-    """A dense disparity map HxW with the pixels that the right camera cannot see filled from the background; new.
+    """Fill the pixels that the right camera cannot see from the background beside them; returns a new map.
 
-    What stands behind a nearer surface or outside the right image cannot be matched, so an answer there is a guess;
-    the surface that is half hidden is the farther one beside it. `threshold`: as for `hidden_by_nearer`, px. Holes
-    (NaN) are filled too.
+    What is behind a nearer surface or outside the right image cannot be matched; the surface that is half hidden is the
+    farther one beside it. Holes (NaN) are filled too.
+
+    Args:
+        disparity: H x W px.
+        threshold: as for ``hidden_by_nearer``, px.
     """
     unseen = hidden_by_nearer(disparity, threshold) | leaves_image(disparity)
     return fill_holes_kitti(np.where(unseen, np.float32(np.nan), disparity))
 
 
 def fill_holes_kitti(disparity: np.ndarray) -> np.ndarray:
-    """Fills the holes (NaN) of a disparity map HxW with the background beside them; a new float32 map.
+    """Fill the holes (NaN) of a disparity map H x W with the background beside them; returns a new float32 map.
 
     The background interpolation of the KITTI stereo devkit: along the row a hole takes the smaller (farther)
     of the two values that enclose it, and at the image's side the one there is; then rows without any value

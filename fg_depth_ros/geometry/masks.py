@@ -1,4 +1,4 @@
-"""Which pixels of a disparity map can be trusted, and why the others cannot (numpy, H x W)."""
+"""Which pixels of a disparity map can be trusted, and the reason of the others (numpy, H x W)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Label(IntEnum):
     OUT_OF_RANGE = 1  # no answer, or depth outside [min_depth, max_depth]
     LEFT_RIGHT_MISMATCH = 2  # not seen by the right camera, or the two views disagree
     LEAVES_IMAGE = 3  # the match lies outside the right image
-    VERTICAL_FLOW = 4  # the match is not on the row: no rectified pair, or a wrong match
+    VERTICAL_FLOW = 4  # reserved: no check gives it
     LOW_CONFIDENCE = 5
     FILLED_FROM_MONO = 6
 
 
 def leaves_image(disparity: np.ndarray) -> np.ndarray:
-    """True (bool HxW) where the match of pixel x, column `x - d`, lies outside the right image.
+    """Return where (bool H x W) the match of pixel x, column ``x - d``, lies outside the right image.
 
     `disparity`: HxW, pixels; False where it is NaN (there is no match that could leave).
     """
@@ -29,7 +29,7 @@ def leaves_image(disparity: np.ndarray) -> np.ndarray:
 
 
 def left_right_mismatch(disp_left: np.ndarray, disp_right: np.ndarray, threshold: float) -> np.ndarray:
-    """True (bool HxW) where the right view's disparity contradicts the left one by more than `threshold` px.
+    """Return where (bool H x W) the right view's disparity differs from the left one by more than ``threshold`` px.
 
     `disp_left(x)` and `disp_right(x)` are both `x_left - x_right` in pixels, each in its own image, HxW. The
     right value is taken at the nearest column to `x - disp_left(x)`. Where one of both is NaN the check fails
@@ -48,7 +48,7 @@ def left_right_mismatch(disp_left: np.ndarray, disp_right: np.ndarray, threshold
 
 
 def hidden_by_nearer(disparity: np.ndarray, threshold: float) -> np.ndarray:
-    """True (bool HxW) where a nearer surface lands on the same pixel of the right image: half-occlusion.
+    """Return where (bool H x W) a nearer surface lands on the same pixel of the right image: half-occlusion.
 
     The occlusion test that needs one disparity map only: project every left pixel to its right column, keep
     the nearest one per column (z-buffer), and call hidden whatever lies more than `threshold` px of disparity
@@ -86,20 +86,18 @@ def label_pixels(
     max_depth: float,
     leaves: np.ndarray | None = None,
     mismatch: np.ndarray | None = None,
-    vertical: np.ndarray | None = None,
     unsure: np.ndarray | None = None,
 ) -> np.ndarray:
-    """One `Label` per pixel, uint8 HxW.
+    """Return one ``Label`` per pixel, uint8 H x W.
 
     `depth`: HxW metres, NaN = no answer. The masks (bool HxW, True = this check failed) are optional. Where
     several checks fail the first in this order names the pixel: out of range, leaves the image, left-right
-    mismatch, vertical flow, low confidence.
+    mismatch, low confidence.
     """
     labels = np.full(depth.shape, Label.VALID, dtype=np.uint8)
     # Written from the weakest reason to the strongest, so that the strongest stays.
     for failed, label in (
         (unsure, Label.LOW_CONFIDENCE),
-        (vertical, Label.VERTICAL_FLOW),
         (mismatch, Label.LEFT_RIGHT_MISMATCH),
         (leaves, Label.LEAVES_IMAGE),
         (~((depth >= min_depth) & (depth <= max_depth)), Label.OUT_OF_RANGE),

@@ -62,7 +62,7 @@ class StereoRig:
 
     @classmethod
     def from_camera_info(cls, left: Any, right: Any) -> StereoRig:
-        """The rig of a rectified pair from its two sensor_msgs/CameraInfo messages (REP 104).
+        """Make the rig of a rectified pair from its two sensor_msgs/CameraInfo messages (REP 104).
 
         Duck typed: reads `width`, `height`, `p` (or `P`; 12 numbers, row major) and, where present,
         `binning_x`, `binning_y` and `roi`. Region of interest and binning are applied, so the rig fits the
@@ -92,7 +92,7 @@ class StereoRig:
         )
 
     def scaled(self, width: int, height: int) -> StereoRig:
-        """The same rig after its images were resized to `width` x `height` (pixels).
+        """Return the rig after its images were resized to ``width`` x ``height`` pixels.
 
         Pixel centres are at integers, so a principal point moves as `c' = (c + 0.5) * s - 0.5` and `doffs` as
         `doffs * s`; metres stay what they are.
@@ -126,12 +126,12 @@ class StereoRig:
         return matrix
 
     def to_dict(self) -> dict[str, float | int]:
-        """The eight fields by name, ready for JSON."""
+        """Return the eight fields by name, ready for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> StereoRig:
-        """Inverse of `to_dict`. `cx_right` may be absent (= `cx`), as may `fy` (= `fx`).
+        """Make a rig from ``to_dict``'s result. `cx_right` may be absent (= `cx`), as may `fy` (= `fx`).
 
         Raises RigError naming missing, unknown and non-numeric fields.
         """

@@ -10,8 +10,11 @@ _FEWEST = 200  # pixels in a third of the image before its median is believed
 
 
 class VerticalFlow(NamedTuple):
-    """``median``: px, positive when things lie lower in the right image. ``tilt``: px by which that changes from the
-    left to the right border, as a rotation of one camera about its axis does."""
+    """Median and tilt of the vertical flow, px.
+
+    ``median`` is positive when things lie lower in the right image. ``tilt`` is by how much that changes from the left
+    to the right border, as a rotation of one camera about its axis makes it.
+    """
 
     median: float
     tilt: float

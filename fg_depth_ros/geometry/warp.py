@@ -10,7 +10,7 @@ from fg_depth_ros.geometry._arrays import ArrayT, array_module, as_float32
 
 
 def warp_right_to_left(image: ArrayT, disparity: ArrayT) -> tuple[ArrayT, ArrayT]:
-    """What the left camera would see: `out(x, y) = image(x - d(x, y), y)`, bilinear along the row.
+    """Warp the right image to the left camera: ``out(x, y) = image(x - d(x, y), y)``, bilinear along the row.
 
     numpy: `image` HxW or HxWxC, `disparity` HxW; torch: `image` NxCxHxW, `disparity` Nx1xHxW. Disparity in
     pixels. Returns the warped image (float32, shape of `image`; zero where nothing is known) and the validity

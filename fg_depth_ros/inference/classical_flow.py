@@ -1,7 +1,7 @@
 """Optical flow without learning: DIS, Farneback, Lucas-Kanade, Horn-Schunck, and the variational refinement.
 
-All take two grey images H x W uint8 of one size and answer H x W x 2 float32 px (u right, v down;
-``first(x, y) <-> second(x + u, y + v)``), for every pixel. All look for the flow in a pyramid, coarse to fine.
+All take two grey images H x W uint8 of one size and return H x W x 2 float32 px (u right, v down;
+``first(x, y) <-> second(x + u, y + v)``), for every pixel. All search in a pyramid, coarse to fine.
 
 The settings were chosen among a few of each method for a low end-point error over three Middlebury, three Flying Chairs
 and three KITTI pairs together; DIS runs in the best of OpenCV's presets.
@@ -32,16 +32,20 @@ def dis(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def farneback(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Polynomial expansion (Farneback, SCIA 2003), OpenCV's: fine pyramid steps, neighbourhoods of 5 px, windows of
-    21 px."""
+    """Polynomial expansion (Farneback, SCIA 2003), OpenCV's.
+
+    Fine pyramid steps, neighbourhoods of 5 px, windows of 21 px.
+    """
     settings = {"pyr_scale": 0.8, "levels": 12, "winsize": 21, "iterations": 5, "poly_n": 5, "poly_sigma": 1.1}
     flow = cv2.calcOpticalFlowFarneback(first, second, None, **settings, flags=0)  # type: ignore[call-overload]
     return np.asarray(flow, np.float32)
 
 
 def lucas_kanade(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Lucas & Kanade (IJCAI 1981) at every pixel: the iterative version of scikit-image (Le Besnerais & Champagnat,
-    ICIP 2005) with Gaussian windows of radius 10 px."""
+    """Lucas & Kanade (IJCAI 1981) at every pixel.
+
+    The iterative version of scikit-image (Le Besnerais & Champagnat, ICIP 2005) with Gaussian windows of radius 10 px.
+    """
     from skimage.registration import optical_flow_ilk  # not needed for anything else: seconds to import
 
     height, width = first.shape
@@ -78,7 +82,7 @@ def horn_schunck(
 
 
 def _pyramid(image: np.ndarray) -> list[np.ndarray]:
-    """The image float32 at scale 1, 1/2, 1/4, ..., each without what its sampling would alias."""
+    """Return the image, float32, at scale 1, 1/2, 1/4, ..., low-pass filtered against aliasing."""
     height, width = image.shape
     levels = [cv2.GaussianBlur(image.astype(np.float32), (0, 0), 0.8)]
     while min(height, width) // 2 >= _COARSEST:
@@ -109,7 +113,7 @@ def _horn_schunck_step(a: np.ndarray, b: np.ndarray, flow: np.ndarray, alpha: fl
 
 
 def refine(first: np.ndarray, second: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """The ``+v`` of FlowNet (Dosovitskiy et al. 2015, section 3): a variational refinement of any flow.
+    """Refine any flow by the variational ``+v`` of FlowNet (Dosovitskiy et al. 2015, section 3).
 
     As in the paper 20 iterations coarse to fine and 5 at the full resolution. The coarse ones run at half the
     resolution: from a quarter on, as in the paper, a good flow loses small things. The energy is that of OpenCV's
@@ -142,7 +146,7 @@ def _variational(first: np.ndarray, second: np.ndarray, flow: np.ndarray, iterat
 
 
 def _filled(flow: np.ndarray, unknown: np.ndarray) -> np.ndarray:
-    """Flow of the nearest known pixel where it is unknown; zero where nothing is known."""
+    """Return the flow with unknown pixels filled from the nearest known one; zero where nothing is known."""
     if unknown.all():
         return np.zeros_like(flow)
     _, nearest = cv2.distanceTransformWithLabels(

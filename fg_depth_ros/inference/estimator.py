@@ -293,7 +293,7 @@ class SgbmMatcher:
 
     def match(self, left: np.ndarray, right: np.ndarray, min_disparity: int = 0) -> Match:
         """See ``Matcher``."""
-        # OpenCV answers only columns whose whole search range lies in the image; borders give the others a chance.
+        # OpenCV gives only columns whose whole search range is in the image; borders extend it to all columns.
         front = self._matcher.getNumDisparities() + max(min_disparity, 0)
         back = max(-min_disparity, 0)
         pair = (cv2.copyMakeBorder(i, 0, 0, front, back, cv2.BORDER_REPLICATE) for i in (left, right))
@@ -321,15 +321,15 @@ def widened(left: np.ndarray, right: np.ndarray, min_disparity: int) -> tuple[np
 
 # ---- stereo depth ----------------------------------------------------------------------------------------------------
 
-# What an estimate works out of its pair: filling changes none of it.
-_OF_THE_PAIR = ("disparity", "flow", "matched_labels", "matched_mask", "matched_depth", "depth_sigma", "_raw_depth")
+# Cached properties that filling does not change.
+_UNFILLED = ("disparity", "flow", "matched_labels", "matched_mask", "matched_depth", "depth_sigma", "_raw_depth")
 
 
 @dataclass(frozen=True)
 class StereoEstimate:
-    """Everything known about one pair, in the left camera's view. Depth and masks are worked out when first asked for.
+    """Everything known about one pair, in the left camera's view. Depth and masks are computed on first access.
 
-    ``matched``: H x W float32 px, x_left - x_right, what the method answered; NaN where it has no answer.
+    ``matched``: H x W float32 px, x_left - x_right, the method's result; NaN = no match.
     ``disparity_sigma``: H x W float32 px, one standard deviation, or None where the method does not know.
     ``seconds``: time the matching took.
     ``filling``: H x W float32 m, depth from the left image alone at the scale of the pair's, for the holes; or None.
@@ -345,7 +345,7 @@ class StereoEstimate:
 
     @classmethod
     def from_mono(cls, depth: np.ndarray, rig: StereoRig, config: StereoConfig, seconds: float) -> StereoEstimate:
-        """What the left image alone gives, for lack of a right one: nothing is matched, everything is filled.
+        """Make an estimate from mono depth alone: nothing is matched, everything is filled.
 
         ``depth``: H x W float32 m. Of ``rig`` only the left camera counts.
         """
@@ -354,8 +354,9 @@ class StereoEstimate:
         return cls(rig, nothing, None, None, replace(config, left_right_check="off"), seconds, depth)
 
     def filled(self, depth: np.ndarray) -> StereoEstimate:
-        """The same with its holes filled from ``depth`` (H x W float32 m, at the scale of this one) where that lies in
-        the range. Disparity, flow and uncertainty stay as they are.
+        """Return the estimate with its holes filled from another depth, where that is in the range.
+
+        Disparity, flow and uncertainty stay as they are. ``depth``: H x W float32 m, at the scale of this one.
 
         Raises ValueError when the sizes differ.
         """
@@ -364,13 +365,15 @@ class StereoEstimate:
                 f"depth to fill with is {depth.shape}, the estimate {self.matched.shape}: sizes must agree"
             )
         other = replace(self, filling=depth)
-        vars(other).update({name: value for name, value in vars(self).items() if name in _OF_THE_PAIR})
+        vars(other).update({name: value for name, value in vars(self).items() if name in _UNFILLED})
         return other
 
     @cached_property
     def disparity(self) -> np.ndarray:
-        """H x W float32 px, x_left - x_right, not masked. A dense answer is completed where the right camera cannot
-        see (``geometry.complete_occluded``); a method that leaves holes keeps them, NaN.
+        """H x W float32 px, x_left - x_right, not masked.
+
+        A dense result is completed where the right camera cannot see (``geometry.complete_occluded``); a result with
+        holes keeps them, NaN.
         """
         return _completed(self.matched, self.config)
 
@@ -425,8 +428,9 @@ class StereoEstimate:
 
     @cached_property
     def depth_sigma(self) -> np.ndarray | None:
-        """H x W float32 m, one standard deviation, NaN where the depth does not come from the pair; None where the
-        method does not know.
+        """H x W float32 m, one standard deviation, NaN where the depth does not come from the pair.
+
+        None where the method does not know.
         """
         if self.disparity_sigma is None:
             return None
@@ -500,7 +504,7 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
         return _completed(self.match(left, right).disparity, self.config)
 
     def match(self, left: np.ndarray, right: np.ndarray) -> Match:
-        """What the method answers, at the images' own size, matched at ``inference_scale``; nothing is completed.
+        """Match at ``inference_scale`` and return the result at the images' own size; nothing is completed.
 
         Images as for ``estimate``. Raises OutOfMemory.
         """

@@ -30,7 +30,7 @@ _METHODS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 @dataclass(frozen=True)
 class FlowEstimate:
-    """Answer for one pair of frames.
+    """Flow of one pair of frames.
 
     ``flow``: H x W x 2 float32 px, u to the right and v down: ``first(x, y) <-> second(x + u, y + v)``; NaN = none.
     ``seconds``: time it took.
@@ -98,7 +98,7 @@ class FlowEstimator(Estimator[FlowConfig, FlowMethod]):
         super().__init__(c, NetworkFlow(network, card.name, card.sha256, c.precision))
 
     def refined(self) -> FlowEstimator:
-        """An estimator with the same model and the variational refinement; nothing is loaded again."""
+        """Return an estimator with the same model and the variational refinement; nothing is loaded again."""
         other = copy.copy(self)
         other.config = replace(self.config, variational=True)
         return other

@@ -23,7 +23,7 @@ from fg_depth_ros.networks import DEPTH_MODELS, depth_of
 class MonoEstimate:
     """Depth from one image.
 
-    ``depth``: H x W float32 m along the optical axis (REP 118), an answer for every pixel, masked by nothing.
+    ``depth``: H x W float32 m along the optical axis (REP 118), of every pixel, not masked.
     ``seconds``: time it took.
     """
 
@@ -48,15 +48,17 @@ class NetworkMono(NetworkMethod):
         return f"{width}x{height} px, focal length {focal:.0f} px ({view:.0f} degrees across)"
 
     def input_size(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height that an image of this size is resized to, px: its own shape, as far as the network's
-        multiples allow, and about as many pixels as the network was trained at."""
+        """Return width and height, px, that an image of this size is resized to.
+
+        Its own shape, as far as the network's multiples allow, and about as many pixels as the network was trained at.
+        """
         network, unit = self._network, int(self._network.size_multiple)  # type: ignore[arg-type]
         pixels = int(network.width) * int(network.height) * self.scale**2  # type: ignore[arg-type]
         wide, tall = math.sqrt(pixels * width / height), math.sqrt(pixels * height / width)
         return max(unit, round(wide / unit) * unit), max(unit, round(tall / unit) * unit)
 
     def depth(self, image: np.ndarray, fx: float) -> np.ndarray:
-        """H x W x 3 uint8 RGB or H x W uint8, and its focal length in px, to depth H x W float32 m.
+        """Estimate depth, H x W float32 m, of H x W x 3 uint8 RGB or H x W uint8 with its focal length in px.
 
         Raises:
             OutOfMemory: the device cannot hold an image of this size.

@@ -19,7 +19,7 @@ def conv_norm(cin: int, cout: int, kernel: int = 3, stride: int = 1, relu: bool 
 
 
 def planar(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
-    """A 1 x 1 convolution as one matrix product; its result lies channel by channel, as a softmax over taps wants."""
+    """Apply a 1 x 1 convolution as one matrix product; the result is channels first, for a softmax over taps."""
     n, _, h, w = x.shape
     product = torch.bmm(conv.weight.flatten(1).expand(n, -1, -1), x.flatten(2))
     if conv.bias is not None:
@@ -28,18 +28,19 @@ def planar(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
 
 
 class Residual(nn.Module):
-    """Two 3 x 3 convolutions beside the way past them."""
+    """Residual block of two 3 x 3 convolutions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.body = nn.Sequential(conv_norm(channels, channels), conv_norm(channels, channels, relu=False))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return N x C x H x W for N x C x H x W; may change ``x``."""
         return self.body(x).add_(x).relu_()
 
 
 def double(x: torch.Tensor) -> torch.Tensor:
-    """Twice the resolution, every value repeated."""
+    """Double the resolution by repeating every value."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
@@ -58,6 +59,7 @@ class Encoder(nn.Module):
         self.smooth = nn.Conv2d(quarter, quarter, 3, padding=1)
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the features at 1/2, 1/4, 1/8 and 1/16 of N x 3 x H x W."""
         half = self.stem(image)
         quarter = self.quarter(half)
         eighth = self.eighth(quarter)

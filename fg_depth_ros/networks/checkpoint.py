@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+
+from fg_depth_ros.files import atomic_write
 
 _METADATA_KEY = "fg_depth"
 
@@ -27,7 +28,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a weights file says of itself.
+    """Description of a network in its weights file.
 
     ``name`` and ``options`` build the network (``create_model``); ``sha256`` identifies the weights;
     ``description`` is free: training data, command, seed, hours, figures, licence.
@@ -51,18 +52,10 @@ def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
 
 def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], document: dict[str, Any]) -> None:
     """Write tensors and a JSON document; the file appears under its name only when it is complete."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     clean = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    try:
-        save_file(clean, partial, metadata={_METADATA_KEY: json.dumps(document)})
-        partial.chmod(0o644)  # safetensors makes files that only their owner can read
-        with open(partial, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_write(path) as unfinished:
+        save_file(clean, unfinished, metadata={_METADATA_KEY: json.dumps(document)})
+        unfinished.chmod(0o644)  # safetensors makes files that only their owner can read
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -113,3 +106,31 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], ModelCar
     if found != card.sha256:
         raise CheckpointError(f"{path} is damaged: contents hash to {found[:12]}, its card says {card.sha256[:12]}")
     return tensors, card
+
+
+@torch.no_grad()
+def load_partial(network: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> list[str]:
+    """Copy weights of a network of the same kind and other sizes into ``network``, as far as they overlap.
+
+    The leading corner of a tensor is copied to the leading corner of the one with its name. The rest keeps its values,
+    except that old channels get no input from new ones (zero): where every layer is larger, the network first computes
+    what the smaller one did (after Net2Net, Chen et al. 2016, with fresh instead of copied channels).
+
+    Args:
+        network: changed in place.
+        weights: tensors by name, as of ``state_dict()``.
+
+    Returns:
+        Names of the network's tensors that keep their own values: no tensor of that name and rank was found.
+    """
+    fresh = []
+    for name, target in network.state_dict().items():
+        source = weights.get(name)
+        if source is None or source.dim() != target.dim():
+            fresh.append(name)
+            continue
+        common = tuple(slice(min(a, b)) for a, b in zip(source.shape, target.shape, strict=True))
+        if source.dim() > 1:
+            target[common[0]] = 0
+        target[common] = source[common]
+    return fresh

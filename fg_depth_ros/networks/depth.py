@@ -1,8 +1,8 @@
-"""What every monocular depth network here says, and how its answer becomes metres.
+"""Prediction of the monocular depth networks, and how it becomes metres.
 
 A network sees pixels, not angles: twice the focal length shows everything twice as large, as if it were twice as near.
-So a network answers for one *canonical camera*, the one with the focal length that it was trained for, and the true
-focal length turns the answer into metres (the label transformation of Metric3D, Yin et al., ICCV 2023, Eq. 2).
+So a network predicts for one *canonical camera*, the one with the focal length that it was trained for, and the true
+focal length turns the prediction into metres (the label transformation of Metric3D, Yin et al., ICCV 2023, Eq. 2).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import NamedTuple
 import torch
 
 NEAREST, FARTHEST = 0.1, 100.0
-"""Depth that a network can say, m in its canonical camera; as ``.01 + 9.99 * sigmoid`` of its inverse has it."""
+"""Range of depth that a network can predict, m in its canonical camera (inverse: ``.01 + 9.99 * sigmoid``)."""
 START_DEPTH = 10.0
-"""Depth that a fresh network says everywhere, m: near the middle of what it can say, and of what there is."""
+"""Depth that a fresh network predicts everywhere, m: near the middle of its range, and of usual scenes."""
 
 
 class DepthPrediction(NamedTuple):
-    """What a depth network says of N images.
+    """Prediction of a depth network for N images.
 
     ``inverse``: N x 1 x H x W float32, inverse depth in 1/m in the network's canonical camera, 0.01 .. 10.
     ``levels`` (training): the same at all scales, finest first (``inverse`` itself), N x 1 x H/2^k x W/2^k.
@@ -29,7 +29,7 @@ class DepthPrediction(NamedTuple):
 
 
 def depth_of(inverse: torch.Tensor, focal_canonical: float, focal: torch.Tensor | float) -> torch.Tensor:
-    """Metres from what a network says: ``Z = (focal / focal_canonical) / inverse``.
+    """Return depth in metres for a prediction: ``Z = (focal / focal_canonical) / inverse``.
 
     Args:
         inverse: of any shape, 1/m in the canonical camera, > 0.
@@ -40,7 +40,7 @@ def depth_of(inverse: torch.Tensor, focal_canonical: float, focal: torch.Tensor 
 
 
 def inverse_of(depth: torch.Tensor, focal_canonical: float, focal: torch.Tensor | float) -> torch.Tensor:
-    """What a network should say of a depth in metres: the way back from ``depth_of``.
+    """Return what a network should predict for a depth in metres: the inverse of ``depth_of``.
 
     With ``Z = focal * B / d`` it is ``d / (B * focal_canonical)``: disparity alone, whatever the focal length.
     """
@@ -48,33 +48,32 @@ def inverse_of(depth: torch.Tensor, focal_canonical: float, focal: torch.Tensor 
 
 
 def inverse_from_logits(logits: torch.Tensor) -> torch.Tensor:
-    """Any real number to an inverse depth in [1 / FARTHEST, 1 / NEAREST] (Monodepth2, Godard et al., ICCV 2019)."""
+    """Map logits to inverse depth in [1 / FARTHEST, 1 / NEAREST] (Monodepth2, Godard et al., ICCV 2019)."""
     return 1 / FARTHEST + (1 / NEAREST - 1 / FARTHEST) * torch.sigmoid(logits.float())
 
 
 def start_logit() -> float:
-    """The number that ``inverse_from_logits`` turns into ``1 / START_DEPTH``: bias of a fresh network's last layer."""
+    """Return the logit of ``1 / START_DEPTH``: bias of a fresh network's last layer."""
     share = (1 / START_DEPTH - 1 / FARTHEST) / (1 / NEAREST - 1 / FARTHEST)
     return float(torch.logit(torch.tensor(share, dtype=torch.float64)))
 
 
 class DepthNetwork(torch.nn.Module):
-    """What all depth networks share: which camera they fit, and what their input must be like."""
+    """Base of the depth networks: the camera they fit, and the form of their input.
+
+    Args:
+        focal: canonical focal length, px at the network's input size.
+        width, height: size that it is trained at, and that images are resized to, px.
+
+    Raises:
+        ValueError: a focal length that is not positive, or a size that is no multiple of ``size_multiple``.
+    """
 
     size_multiple = 32
     mean: torch.Tensor
     deviation: torch.Tensor
 
     def __init__(self, focal: float, width: int, height: int) -> None:
-        """The camera that the network fits.
-
-        Args:
-            focal: canonical focal length, px at the network's input size.
-            width, height: size that it is trained at, and that images are resized to, px.
-
-        Raises:
-            ValueError: a focal length that is not positive, or a size that is no multiple of ``size_multiple``.
-        """
         super().__init__()
         if not focal > 0:
             raise ValueError(f"focal must be a positive number of pixels, got {focal}")
@@ -88,7 +87,7 @@ class DepthNetwork(torch.nn.Module):
         self.register_buffer("deviation", torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1), persistent=False)
 
     def normalised(self, image: torch.Tensor) -> torch.Tensor:
-        """N x 3 x H x W RGB in [0, 1] as the layers want it.
+        """Normalise N x 3 x H x W RGB in [0, 1] for the layers.
 
         Raises:
             ValueError: a size that is no multiple of ``size_multiple``.
@@ -99,7 +98,7 @@ class DepthNetwork(torch.nn.Module):
         return ((image - self.mean) / self.deviation).contiguous(memory_format=torch.channels_last)
 
     def answer(self, logits: list[torch.Tensor]) -> DepthPrediction:
-        """The prediction from the logits of all levels, finest first; outside training only the finest counts."""
+        """Return the prediction for the logits of all levels, finest first; outside training only of the finest."""
         if not self.training:
             return DepthPrediction(inverse_from_logits(logits[0]))
         levels = tuple(inverse_from_logits(level) for level in logits)

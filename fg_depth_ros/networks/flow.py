@@ -1,4 +1,4 @@
-"""What all networks for optical flow share: their answer, padding, and reading an image along a flow."""
+"""What all networks for optical flow share: their prediction, padding, and warping."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 
 class FlowPrediction(NamedTuple):
-    """What a flow network says of N pairs of frames.
+    """Prediction of a flow network for N pairs of frames.
 
     ``flow``: N x 2 x H x W float32 px, u to the right and v down: ``first(x, y) <-> second(x + u, y + v)``.
-    ``levels`` (training): the answers of all resolutions, finest first, N x 2 x h x w each, px of the full image.
+    ``levels`` (training): the predictions at all resolutions, finest first, N x 2 x h x w each, px of the full image.
     ``coarse`` (training, networks that search a window): N x K*K x h x w logits of the displacements there.
     """
 
@@ -22,7 +22,7 @@ class FlowPrediction(NamedTuple):
 
 
 def pad_to_multiple(multiple: int, *images: torch.Tensor) -> list[torch.Tensor]:
-    """Images N x C x H x W, continued at the right and below to multiples of ``multiple``."""
+    """Pad images N x C x H x W at the right and below, by replication, to multiples of ``multiple``."""
     height, width = images[0].shape[-2:]
     across, down = -width % multiple, -height % multiple
     if not across and not down:

@@ -24,7 +24,7 @@ _SEARCH_RADIUS, _SEARCH_STRIDE = 20, 2  # feature pixels at 1/8: +-160 px of the
 
 
 class FlowNetwork(nn.Module):
-    """From two frames to a flow: normalisation, padding, units. What lies between is ``match`` of the subclasses."""
+    """From two frames to a flow: normalisation, padding, units. Subclasses implement ``match`` between them."""
 
     size_multiple = 64
     enlarging = "bilinear"  # how an answer at 1/4 becomes one at full resolution
@@ -96,7 +96,7 @@ class FlowNetwork(nn.Module):
         return FlowPrediction(flow[..., :height, :width], levels if self.training else None)
 
     def normalized(self, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The frames as the layers want them."""
+        """Normalise the frames for the layers."""
         if self.normalization == "pair_mean":
             # In the order and range (0 .. 255) of the public code: what rounding leaves grows in a stack of networks.
             first, second = 255 * first, 255 * second
@@ -113,7 +113,7 @@ class FlowNetwork(nn.Module):
         """Normalised and padded frames to the answers of all resolutions, finest first, float32 px of the image."""
 
     def channels(self, count: int) -> int:
-        """This many channels times the width."""
+        """Return a number of channels times the width factor."""
         return max(1, round(count * self.width))
 
     def in_pixels(self, levels: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

@@ -69,7 +69,7 @@ class FlowNet2SD(RefiningNetwork):
 
 
 class FlowNetFusion(nn.Module):
-    """The last part of ``flownet2``: chooses between two flows at full resolution and mends what neither got right."""
+    """The last part of ``flownet2``: chooses between two flows at full resolution and corrects where both are wrong."""
 
     def __init__(self, batch_norm: bool = False, width: float = 1.0) -> None:
         """Build with fresh weights.
@@ -125,11 +125,11 @@ class FlowNet2CS(FlowNetwork):
         return self.in_pixels(self.flownets_1.levels(self.stacked(first, second, flow)))
 
     def stacked(self, first: torch.Tensor, second: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
-        """What the next network sees, N x 12 x H x W.
+        """Return the input of the next network, N x 12 x H x W.
 
         Args:
             first, second: N x 3 x H x W normalised frames.
-            flow: N x 2 x H x W px, the answer so far.
+            flow: N x 2 x H x W px, the flow so far.
         """
         warped = resample(second, flow)
         error = length(first - warped)

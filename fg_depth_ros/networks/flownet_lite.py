@@ -1,4 +1,4 @@
-"""The compact network for optical flow: FlowNetC's search where it is cheap, then ever finer second looks.
+"""The compact network for optical flow: FlowNetC's search where it is cheap, then refinements up to full size.
 
 1. One encoder for both frames.
 2. At 1/16 of the resolution all displacements of a window are compared (FlowNetC's correlation layer); a 2-D hourglass
@@ -51,9 +51,9 @@ class FlowNetLite(nn.Module):
         half = 16
         self.encoder = Encoder(half, features)
         self.search = _Search(sixteenth, widths[0], radii[0], context=widths[1])
-        self.at_eighth = _SecondLook(eighth, 32, widths[1], radii[1], scale=8, context=widths[2])
-        self.at_quarter = _SecondLook(quarter, 16, widths[2], radii[2], scale=4, context=widths[3])
-        self.at_half = _SecondLook(half, 8, widths[3], radii[3], scale=2, context=0)
+        self.at_eighth = _Refinement(eighth, 32, widths[1], radii[1], scale=8, context=widths[2])
+        self.at_quarter = _Refinement(quarter, 16, widths[2], radii[2], scale=4, context=widths[3])
+        self.at_half = _Refinement(half, 8, widths[3], radii[3], scale=2, context=0)
         self.register_buffer("mean", torch.tensor(_IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> FlowPrediction:
@@ -134,7 +134,7 @@ class _Search(nn.Module):
         return logits, flow, upsample_convex(flow, planar(self.mask, top)), self.context(top)
 
 
-class _SecondLook(nn.Module):
+class _Refinement(nn.Module):
     """Residual flow at one resolution, up-sampled to the next."""
 
     def __init__(self, features: int, compared: int, width: int, radius: int, scale: int, context: int) -> None:

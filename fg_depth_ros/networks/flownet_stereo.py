@@ -1,4 +1,4 @@
-"""The compact stereo network: FlowNetC with its search kept to the epipolar line, and a finer second look.
+"""The compact stereo network: FlowNetC with its search kept to the epipolar line, and a refinement.
 
 1. One encoder for both images; matching features at 1/4 of the resolution.
 2. Row correlation over 192 px, then a 2-D hourglass over the correlation channels, guided by the left image.
@@ -23,7 +23,7 @@ from fg_depth_ros.networks.flow import warp
 SIZE_MULTIPLE = 32
 _IMAGE_MEAN = (0.45, 0.432, 0.411)
 _WINDOW = 2  # hypotheses on either side of the best one that enter the expectation
-_NEAR = 2  # radius of the second look, pixels at 1/2 resolution
+_NEAR = 2  # radius of the refinement, pixels at 1/2 resolution
 
 
 class StereoPrediction(NamedTuple):
@@ -31,7 +31,7 @@ class StereoPrediction(NamedTuple):
 
     ``disparity``: N x 1 x H x W px of the left image, >= 0. ``log_scale``: N x 1 x H x W, log of the Laplace scale b of
     its error in px. ``coarse`` (training): N x D x H/4 x W/4 logits of the hypotheses; ``middle`` (training):
-    N x 1 x H/2 x W/2 disparity before the second look, px of the full image.
+    N x 1 x H/2 x W/2 disparity before the refinement, px of the full image.
     """
 
     disparity: torch.Tensor
@@ -57,7 +57,7 @@ class FlowNetStereo(nn.Module):
         Args:
             features: channels of the encoder at 1/4 (matching features), 1/8 and 1/16 of the resolution.
             aggregate: channels of the hourglass at the same resolutions; at 1/32 as many as at 1/16.
-            refine: channels of the second look at 1/2 resolution.
+            refine: channels of the refinement at 1/2 resolution.
             max_disparity: largest disparity searched, px, a multiple of 4.
 
         Raises:
@@ -77,7 +77,7 @@ class FlowNetStereo(nn.Module):
         half = 16
         self.encoder = Encoder(half, features)
         self.aggregation = _Aggregation(self.hypotheses, features, aggregate, refine)
-        self.second_look = _SecondLook(half, refine)
+        self.second_look = _Refinement(half, refine)  # the name is part of the weights files
         self.register_buffer("mean", torch.tensor(_IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, left: torch.Tensor, right: torch.Tensor) -> StereoPrediction:
@@ -118,7 +118,7 @@ def warp_along_row(features: torch.Tensor, disparity: torch.Tensor) -> torch.Ten
 
 
 class _Aggregation(nn.Module):
-    """Correlation -> logits of the hypotheses, an up-sampling mask, and context for the second look."""
+    """Correlation -> logits of the hypotheses, an up-sampling mask, and context for the refinement."""
 
     def __init__(self, hypotheses: int, guides: Sequence[int], channels: Sequence[int], context: int) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ class _Aggregation(nn.Module):
         return torch.addcmul(self.logits(top), costs, self.direct), self.mask(top), self.context(top)
 
 
-class _SecondLook(nn.Module):
+class _Refinement(nn.Module):
     """Residual disparity at 1/2 resolution, up-sampled to full, with the scale of the error."""
 
     def __init__(self, features: int, width: int) -> None:

@@ -108,7 +108,7 @@ def _read(path: Path) -> Any:
 
 
 def _tensors(path: Path, stored: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The state_dict without wrappers' prefixes, and whatever else the file holds."""
+    """Return the state_dict without wrappers' prefixes, and the rest of the file."""
     if not isinstance(stored, Mapping):
         raise CheckpointError(f"{path} holds a {type(stored).__name__}, not a checkpoint; {_WANTED}")
     state = stored.get("state_dict", stored)
@@ -175,7 +175,7 @@ def _flow_scale(path: Path, said: Mapping[str, Any]) -> float:
 
 
 def _compare_with_arch(path: Path, said: Mapping[str, Any], name: str) -> None:
-    """What the file calls itself must agree with its keys: otherwise one of them was spoiled."""
+    """Check that the architecture the file names agrees with its keys. Raises CheckpointError."""
     arch = said.get("arch")
     known = _PUBLIC_NAMES.get(arch) if isinstance(arch, str) else None
     if known and known != name:
@@ -218,7 +218,7 @@ def _more(keys: list[str]) -> str:
 
 
 def _plain(said: Mapping[str, Any]) -> dict[str, Any]:
-    """What can be written down of what the file says of itself."""
+    """Return the entries of the file's own description that can be stored as JSON."""
     wanted: Iterable[str] = ("arch", "epoch", "best_EPE")
     values = {key: said[key].item() if _is_number_tensor(said.get(key)) else said.get(key) for key in wanted}
     return {

@@ -39,7 +39,7 @@ WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "weights"
 
 
 def create_model(name: str, **options: Any) -> torch.nn.Module:
-    """A network with fresh weights.
+    """Make a network with fresh weights.
 
     Raises:
         ValueError: unknown name, or options that the network does not take.
@@ -53,17 +53,17 @@ def create_model(name: str, **options: Any) -> torch.nn.Module:
 
 
 def weights_path(source: str | Path) -> Path:
-    """The file of a model's shipped weights, or the path given."""
+    """Return the file of a model's shipped weights, or the path given."""
     return WEIGHTS_DIR / f"{source}.safetensors" if str(source) in MODELS else Path(source)
 
 
 def has_weights(name: str) -> bool:
-    """Whether weights of this model come with the package."""
+    """Tell whether weights of this model come with the package."""
     return name in MODELS and weights_path(name).is_file()
 
 
 def load_model(source: str | Path, device: str | torch.device = "cpu") -> tuple[torch.nn.Module, ModelCard]:
-    """A network with weights, in evaluation mode.
+    """Load a network with weights, in evaluation mode.
 
     Args:
         source: name of a model with shipped weights, or path of a weights file.

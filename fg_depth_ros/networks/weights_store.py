@@ -1,4 +1,4 @@
-"""Weights in use on a robot, and the way back: a folder that remembers what was replaced by what, when and why.
+"""Weights in use on a robot and those before them: a folder that records what replaced what, when and why.
 
 Below the store's folder, for each model by its name:
 
@@ -6,7 +6,7 @@ Below the store's folder, for each model by its name:
 - ``history.json``: the entries in the order they came, and which one is in use;
 - ``current.safetensors``: a link to the one in use, to give a node at its start.
 
-The first entry is what came with the package when the store was first used, so that every way back ends there.
+The first entry holds the weights of the package when the store was first used: every rollback can end there.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from fg_depth_ros.files import atomic_write, sync_path
 from fg_depth_ros.networks.checkpoint import CheckpointError, load_checkpoint
 from fg_depth_ros.networks.registry import MODELS, has_weights, load_model, weights_path
 
@@ -40,7 +41,8 @@ class Entry:
     """Weights that are or were in use.
 
     ``before`` is the number of the entry that they replaced, None for the first; ``record`` is free: where the file
-    came from, on which bags it was judged, with which figures; ``left`` says when and why it was gone back from.
+    came from, on which bags it was evaluated, with which figures; ``left`` lists when and why it was rolled back (the
+    name is part of the file format).
     """
 
     sha256: str
@@ -64,12 +66,12 @@ class History:
 
     @property
     def entry(self) -> Entry:
-        """The one in use."""
+        """The entry in use."""
         return self.entries[self.current]
 
     @property
     def previous(self) -> Entry | None:
-        """The one that a way back leads to; None where there is none."""
+        """The entry that a rollback returns to; None where there is none."""
         before = self.entry.before
         return None if before is None else self.entries[before]
 
@@ -87,7 +89,7 @@ class WeightsStore:
         return sorted(name for name in MODELS if (self.folder / name / _HISTORY).is_file())
 
     def history(self, model: str) -> History | None:
-        """What is known of a model; None before its first promotion.
+        """Return the history of a model; None before its first promotion.
 
         Raises:
             StoreError: an unknown model, or a history that cannot be read.
@@ -109,7 +111,7 @@ class WeightsStore:
         return history
 
     def in_use(self, model: str) -> Path | None:
-        """The file of the weights in use, those of the package before the first promotion; None where there are none.
+        """Return the file of the weights in use: those of the package before the first promotion, None without any.
 
         Raises:
             StoreError: as ``history``, or the file is not there any more.
@@ -128,7 +130,7 @@ class WeightsStore:
         """
         card = load_model(weights)[1]
         with self._changing(card.name):
-            return card.name, card.sha256, self._keep(weights, card.name, card.sha256)
+            return card.name, card.sha256, self._copy(weights, card.name, card.sha256)
 
     def promote(self, weights: str | Path, record: Mapping[str, Any]) -> tuple[str, History]:
         """Put a weights file into use. Returns its model's name and the history after that.
@@ -142,37 +144,38 @@ class WeightsStore:
         card = load_model(weights)[1]
         with self._changing(card.name) as before:
             if before is not None and before.entry.sha256 == card.sha256:
-                self._keep(weights, card.name, card.sha256)  # in case its file was lost or damaged
+                self._copy(weights, card.name, card.sha256)  # in case its file was lost or damaged
                 return card.name, self._written(card.name, before)
             history = before or self._first(card.name)
-            self._keep(weights, card.name, card.sha256)
+            self._copy(weights, card.name, card.sha256)
             entry = Entry(card.sha256, _now(), history.current if history.entries else None, dict(record))
             return card.name, self._written(card.name, History((*history.entries, entry), len(history.entries)))
 
     def rollback(self, model: str, why: str = "") -> tuple[Entry, Entry]:
-        """Put back into use what the weights in use have replaced. Returns (what was left, what is in use now).
+        """Put the weights before those in use back into use.
+
+        Returns the entry that was rolled back and the one in use now.
 
         Raises:
-            StoreError: nothing lies before, its file is gone or damaged, or the folder cannot be written.
+            StoreError: nothing is before it, its file is gone or damaged, or the folder cannot be written.
         """
         with self._changing(model) as history:
             if history is None:
-                raise StoreError(f"{self._of(model)}: nothing was promoted yet, so there is nothing to go back from")
+                raise StoreError(f"{self._of(model)}: nothing was promoted yet, so there is nothing to roll back")
             if history.previous is None:
                 raise StoreError(
-                    f"{self._of(model)}: {history.entry.sha256[:12]} is the first entry, nothing lies before it; "
-                    "promote other weights instead"
+                    f"{self._of(model)}: {history.entry.sha256[:12]} is the first entry; promote other weights instead"
                 )
             self._checked(model, history.previous)
-            left = history.entry
-            told = Entry(**{**asdict(left), "left": [*left.left, {"when": _now(), "why": why}]})
-            entries = tuple(told if number == history.current else e for number, e in enumerate(history.entries))
-            assert left.before is not None
-            now = self._written(model, History(entries, left.before))
-            return told, now.entry
+            rolled_back = history.entry
+            noted = Entry(**{**asdict(rolled_back), "left": [*rolled_back.left, {"when": _now(), "why": why}]})
+            entries = tuple(noted if number == history.current else e for number, e in enumerate(history.entries))
+            assert rolled_back.before is not None
+            now = self._written(model, History(entries, rolled_back.before))
+            return noted, now.entry
 
     def problems(self, model: str) -> list[str]:
-        """What is wrong with the files of a model, in words."""
+        """Return what is wrong with the files of a model."""
         history = self.history(model)
         if history is None:
             return []
@@ -187,7 +190,7 @@ class WeightsStore:
         return found
 
     def path(self, model: str, entry: Entry) -> Path:
-        """Where the weights of an entry lie."""
+        """Return the file of an entry's weights."""
         return self._of(model) / entry.file
 
     def _of(self, model: str) -> Path:
@@ -214,54 +217,42 @@ class WeightsStore:
             )
 
     def _first(self, model: str) -> History:
-        """The history that a first promotion continues: the weights of the package, where there are any."""
+        """Return the history before a first promotion: the weights of the package, where there are any."""
         if not has_weights(model):
             return History((), 0)
         card = load_checkpoint(weights_path(model))[1]
-        self._keep(weights_path(model), model, card.sha256)
+        self._copy(weights_path(model), model, card.sha256)
         return History((Entry(card.sha256, _now(), None, {"source": "shipped with the package"}),), 0)
 
-    def _keep(self, weights: str | Path, model: str, sha256: str) -> Path:
+    def _copy(self, weights: str | Path, model: str, sha256: str) -> Path:
         """Copy weights into the store, unless they are there and whole."""
         folder, name = self._of(model), f"{sha256[:12]}.safetensors"
         with contextlib.suppress(CheckpointError):
             if load_checkpoint(folder / name)[1].sha256 == sha256:
                 return folder / name
-        partial = folder / f".{name}.{os.getpid()}.partial"
-        try:
-            shutil.copyfile(weights_path(weights), partial)
-            if load_checkpoint(partial)[1].sha256 != sha256:  # the file was exchanged meanwhile
+        with atomic_write(folder / name) as unfinished:
+            shutil.copyfile(weights_path(weights), unfinished)
+            if load_checkpoint(unfinished)[1].sha256 != sha256:
                 raise StoreError(f"{weights} changed while it was copied; try again")
-            _sync(partial)
-            os.replace(partial, folder / name)
-        finally:
-            partial.unlink(missing_ok=True)
         return folder / name
 
     def _written(self, model: str, history: History) -> History:
-        """Write the history, and lead the link to its current entry. The history is what counts: were the power to
-        fail between the two, the next promotion or way back would lead the link there.
+        """Write the history, and point the link to its current entry.
+
+        The history is what counts: after a power cut between the two, the next promotion or rollback corrects the link.
         """
         folder = self._of(model)
         values = {"schema": SCHEMA, "current": history.current, "entries": [asdict(e) for e in history.entries]}
-        text = json.dumps(values, indent=1) + "\n"
-        partial, link = (folder / f".{name}.{os.getpid()}.partial" for name in (_HISTORY, CURRENT))
-        try:
-            partial.write_text(text, encoding="utf-8")
-            _sync(partial)
-            os.replace(partial, folder / _HISTORY)
-            link.unlink(missing_ok=True)
-            link.symlink_to(history.entry.file)
-            os.replace(link, folder / CURRENT)
-            _sync(folder)
-        finally:
-            partial.unlink(missing_ok=True)
-            link.unlink(missing_ok=True)
+        with atomic_write(folder / _HISTORY) as unfinished:
+            unfinished.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        with atomic_write(folder / CURRENT, sync=False) as unfinished:
+            unfinished.symlink_to(history.entry.file)
+        sync_path(folder)
         return history
 
     @contextlib.contextmanager
     def _changing(self, model: str) -> Iterator[History | None]:
-        """The history, while nobody else changes it. OSError becomes StoreError."""
+        """Lock the history of a model and give it; None before the first entry. OSError becomes StoreError."""
         folder = self._of(model)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -273,15 +264,6 @@ class WeightsStore:
                 f"{error.filename or folder}: the store cannot be written ({error.strerror or error}); free space or "
                 f"fix the permissions, or name another folder (--store, or {VARIABLE})"
             ) from error
-
-
-def _sync(path: Path) -> None:
-    """Have a file, or the names in a folder, safe on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _now() -> str:

@@ -1,1 +1,1 @@
-"""The ROS nodes: parameters, synchronising, messages, diagnostics. The only room, with `compat`, that knows ROS."""
+"""The ROS nodes, one package each, and what they share (``common``)."""

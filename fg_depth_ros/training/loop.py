@@ -26,8 +26,14 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader, IterableDataset
 
-from fg_depth_ros.networks.checkpoint import CheckpointError, ModelCard, load_checkpoint, save_checkpoint, save_tensors
-from fg_depth_ros.networks.growing import grow_from
+from fg_depth_ros.networks.checkpoint import (
+    CheckpointError,
+    ModelCard,
+    load_checkpoint,
+    load_partial,
+    save_checkpoint,
+    save_tensors,
+)
 from fg_depth_ros.networks.registry import create_model, load_model, weights_path
 from fg_depth_ros.training.config import Training, one_cycle
 from fg_depth_ros.training.progress import ProgressLine
@@ -168,7 +174,7 @@ def _starting_network(config: Training, options: Mapping[str, Any]) -> tuple[tor
         return model, {"sha256": card.sha256, **card.description}
     tensors, card = load_checkpoint(weights_path(config.weights))
     model = create_model(config.model, **options)
-    fresh = grow_from(model, tensors)
+    fresh = load_partial(model, tensors)
     if len(fresh) == len(model.state_dict()):
         raise CheckpointError(f"nothing in {config.weights}, a network '{card.name}', fits '{config.model}'")
     parent = {"model": card.name, "sha256": card.sha256, "grown": {"fresh": fresh}, **card.description}

@@ -213,7 +213,7 @@ def test_a_silent_input_is_named(make: Callable[..., Bench]) -> None:
 def test_a_topic_that_nobody_publishes_is_named(make: Callable[..., Bench]) -> None:
     b = make(stall_timeout=0.5, user_namespace="elsewhere")
     b.node.create_subscription(Image, "/depth/image_rect", lambda message: None, 5)
-    b.wait(lambda: b.has(FaultCode.NO_PAIRS, "/left/image_rect (nobody publishes it"))
+    b.wait(lambda: b.has(FaultCode.NO_PAIRS, "/left/image_rect (it has no publisher"))
 
 
 def test_incompatible_quality_of_service_is_logged_with_the_cause(make: Callable[..., Bench]) -> None:

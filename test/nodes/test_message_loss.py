@@ -27,25 +27,25 @@ def info(number: int | None, publisher: bytes = b"one") -> dict[str, Any]:
 def test_gaps_are_counted(numbers: list[int], lost: int) -> None:
     loss = MessageLoss()
     for number in numbers:
-        loss.came(info(number))
+        loss.on_received(info(number))
     assert loss.lost == lost
 
 
 def test_every_publisher_counts_for_itself() -> None:
     loss = MessageLoss()
     for number, publisher in ((1, b"a"), (100, b"b"), (3, b"a"), (101, b"b"), (1, b"started again"), (4, b"a")):
-        loss.came(info(number, publisher))
+        loss.on_received(info(number, publisher))
     assert loss.lost == 1
 
 
 def test_without_numbers_the_middleware_is_believed_and_with_them_not_counted_twice() -> None:
     silent, numbered = MessageLoss(), MessageLoss()
     for loss in (silent, numbered):
-        loss.told(SimpleNamespace(total_count_change=3))
-    silent.came(info(None))
-    silent.came({})
-    numbered.came(info(1))
-    numbered.came(info(3))
+        loss.on_lost(SimpleNamespace(total_count_change=3))
+    silent.on_received(info(None))
+    silent.on_received({})
+    numbered.on_received(info(1))
+    numbered.on_received(info(3))
     assert (silent.lost, numbered.lost) == (3, 1)
 
 

@@ -222,7 +222,7 @@ def test_says_which_input_is_silent(filters: Any) -> None:
     rig = Rig(filters)
     rig.send(1.0, None, 1.0, None)
     text = rig.sync.why_no_pair(lambda name: 0 if name == "right/image_rect" else 2, str)
-    assert "no message on right/image_rect (nobody publishes it" in text
+    assert "no message on right/image_rect (it has no publisher" in text
     assert "no message on right/camera_info (2 publisher(s) are there, but nothing comes" in text
     assert "left" not in text
 

@@ -42,7 +42,7 @@ def use_shared_memory_profile(environ: MutableMapping[str, str] | None = None) -
 def child_environment(
     base: Mapping[str, str] | None = None, *, domain_id: int | None = None, local: bool = True
 ) -> dict[str, str]:
-    """The environment for a node in a child process, made from `base` (default: this process's).
+    """Make the environment of a node in a child process from ``base`` (default: this process's).
 
     With `local`, nothing leaves this machine. What the ROS wheels set up for this process only (library paths
     into its virtual environment) is taken out: a child sets up its own, and a child of another virtual
@@ -64,7 +64,7 @@ def child_environment(
 
 
 def describe_environment() -> dict[str, str]:
-    """What a node would find here, in words: middleware, profile, domain, room for shared memory.
+    """Describe the environment for people: middleware, profile, domain, shared memory.
 
     Raises ImportError where rclpy cannot be imported.
     """

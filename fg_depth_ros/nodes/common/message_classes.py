@@ -1,4 +1,4 @@
-"""The Python class of a message type that is known by name only."""
+"""Message classes by the name of their type."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def message_class(name: str) -> Any:
-    """The Python class of a type such as ``sensor_msgs/msg/Image``.
+    """Return the Python class of a type such as ``sensor_msgs/msg/Image``.
 
     Raises ValueError, with the way out, where it is not installed.
     """

@@ -1,4 +1,4 @@
-"""Messages that were sent and never came, counted by the receiver."""
+"""Lost messages, counted by the receiver."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ import rclpy.subscription
 
 
 class MessageLoss:
-    """Counts, for one subscription, the gaps in the publishers' sequence numbers (DDS-RTPS 8.3.5.4); where the
-    middleware gives none, what it reports as lost itself. For the executor's thread.
+    """Counts the lost messages of one subscription. For the executor's thread.
+
+    Gaps in the publishers' sequence numbers (DDS-RTPS 8.3.5.4); where the middleware gives none, its own reports.
     """
 
     def __init__(self) -> None:
         self._last: dict[bytes, int] = {}  # by publisher
-        self._gaps = self._told = 0
+        self._gaps = self._reported = 0
 
     @property
     def lost(self) -> int:
-        """Messages so far. What a publisher sent before its first message that came is not known, and not counted."""
-        return self._gaps if self._last else self._told
+        """Lost messages. What a publisher sent before its first received message is not known and not counted."""
+        return self._gaps if self._last else self._reported
 
-    def came(self, info: Any) -> None:
-        """A message came; `info` is what rclpy says about it."""
+    def on_received(self, info: Any) -> None:
+        """Count a received message by rclpy's message info."""
         number = info.get("publication_sequence_number")
         if number is None:
             return
@@ -35,15 +36,15 @@ class MessageLoss:
         self._gaps += 0 if last is None else max(number - last - 1, 0)
         self._last[publisher] = number
 
-    def told(self, event: Any) -> None:
-        """The middleware's own word, an event of the subscription."""
-        self._told += event.total_count_change
+    def on_lost(self, event: Any) -> None:
+        """Count an event ``message_lost`` of the subscription."""
+        self._reported += event.total_count_change
 
     def counting(self, callback: Callable[[bytes], None]) -> Callable[..., None]:
-        """`callback`, as a subscription calls it, with this count kept."""
+        """Wrap a subscription's callback so that its messages are counted."""
 
         def with_info(data: bytes, info: Any) -> None:
-            self.came(info)
+            self.on_received(info)
             callback(data)
 
         # Humble knows no message info.

@@ -30,8 +30,9 @@ _ROS_TYPES: dict[type, Any] = {
 
 @dataclass(frozen=True)
 class Parameter:
-    """One line of the table. Its type is the type of `default` (bool, int, float, str, or a tuple of strings, whose
-    default is NO_NAMES rather than empty).
+    """One line of the table.
+
+    Its type is that of ``default``: bool, int, float, str, or a tuple of strings (NO_NAMES instead of an empty one).
 
     `minimum` and `maximum` (both or none) are inclusive, in `unit`. `choices` are the values a string may
     take. `run_time` says whether it may be changed while the node runs (otherwise it is declared read-only).
@@ -69,7 +70,7 @@ class Parameter:
         return ""
 
     def problem(self, value: object) -> str | None:
-        """Why `value` is refused (names parameter, value and way out), or None when it is fine."""
+        """Return why ``value`` is refused and what is allowed, or None."""
         if not self._is_of_type(value):
             return (
                 f"parameter {self.name} = {value!r} is a {type(value).__name__}: give a {self.type_name}, "
@@ -90,7 +91,7 @@ class Parameter:
         return type(value) is type(self.default)
 
     def descriptor(self) -> ParameterDescriptor:
-        """What `ros2 param describe` and rqt show."""
+        """Return the descriptor that ``ros2 param describe`` and rqt show."""
         unit = f" [{self.unit}]" if self.unit else ""
         text = ParameterDescriptor(
             name=self.name,
@@ -131,11 +132,11 @@ class ParameterTable:
             raise ValueError(f"the parameter table of {node} has a name twice")
 
     def defaults(self) -> dict[str, Value]:
-        """Default value by name."""
+        """Return default value by name."""
         return {name: parameter.default for name, parameter in self.parameters.items()}
 
     def problems(self, values: Mapping[str, object]) -> list[str]:
-        """What is wrong with these values (names that are not in the table are somebody else's)."""
+        """Return what is wrong with these values; names that are not in the table are ignored."""
         known = ((self.parameters[name], value) for name, value in values.items() if name in self.parameters)
         return [problem for parameter, value in known if (problem := parameter.problem(value)) is not None]
 
@@ -164,7 +165,7 @@ class ParameterTable:
         return DeclaredParameters(self, node, check, apply)
 
     def markdown(self) -> str:
-        """The section of the reference page."""
+        """Return the section of the reference page."""
         lines = [f"## `{self.node}`", "", self.summary, ""]
         lines += ["| name | type | default | unit | allowed | at run time | description |", "|-|-|-|-|-|-|-|"]
         for parameter in self.parameters.values():
@@ -176,7 +177,7 @@ class ParameterTable:
         return "\n".join([*lines, ""])
 
     def yaml(self) -> str:
-        """A parameter file with every default, for any namespace."""
+        """Return a parameter file with every default, for any namespace."""
         lines = [f"/**/{self.node}:", "  ros__parameters:"]
         for parameter in self.parameters.values():
             notes = [note for note in (parameter.unit, parameter.allowed.replace("`", "")) if note]
@@ -190,7 +191,7 @@ class DeclaredParameters:
     """The parameters of a running node. `parameters["name"]` is the value; `problems` names what was refused.
 
     A refused start value (wrong type, out of range) does not take the node down: the parameter keeps its
-    default, and `problems` holds the reason until somebody sets a good value.
+    default, and `problems` holds the reason until an allowed value is set.
     """
 
     def __init__(
@@ -228,7 +229,7 @@ class DeclaredParameters:
         return list(self._problems.values())
 
     def values(self) -> dict[str, Any]:
-        """A copy of all values by name."""
+        """Return a copy of all values by name."""
         return dict(self._values)
 
     def _declare(self, node: rclpy.node.Node, parameter: Parameter) -> Any:
@@ -286,9 +287,7 @@ class DeclaredParameters:
 
 
 def _as_declared(parameter: Parameter, value: object) -> Any:
-    """`30` given for a double is meant as `30.0`, and a list of strings is kept as a tuple; everything else is
-    returned as it came.
-    """
+    """Convert a whole number given for a double to float, and a list of strings to a tuple; keep other values."""
     if isinstance(parameter.default, float) and type(value) is int:
         return float(value)
     if isinstance(parameter.default, tuple):

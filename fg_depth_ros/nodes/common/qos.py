@@ -1,6 +1,4 @@
-"""Quality of service: what the topics ask for, what users may override, and what is said when it does not
-fit.
-"""
+"""Quality of service of the topics: defaults, what users may override, and the log lines where it does not fit."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ OVERRIDES = QoSOverridingOptions(
 
 
 def sensor_data() -> QoSProfile:
-    """Best effort, newest message only: a queue in front of a slow consumer is nothing but latency."""
+    """Return best effort with depth 1: a queue in front of a slow consumer only adds latency."""
     return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
@@ -33,7 +31,7 @@ def _policy(event: Any) -> str:
 
 
 def subscription_events(node: Node, topic: str) -> SubscriptionEventCallbacks:
-    """Log publishers that cannot be heard, with the cause and the way out."""
+    """Return callbacks that log publishers with an incompatible QoS."""
 
     def incompatible(event: Any) -> None:
         policy, name = _policy(event), node.resolve_topic_name(topic)
@@ -46,7 +44,7 @@ def subscription_events(node: Node, topic: str) -> SubscriptionEventCallbacks:
 
 
 def publisher_events(node: Node, topic: str) -> PublisherEventCallbacks:
-    """Log subscribers that cannot hear us, with the cause and the way out."""
+    """Return callbacks that log subscribers with an incompatible QoS."""
 
     def incompatible(event: Any) -> None:
         policy, name = _policy(event), node.resolve_topic_name(topic)

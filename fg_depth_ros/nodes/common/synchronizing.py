@@ -284,5 +284,5 @@ class PairSynchronizer:
 def why_silent(publishers: int) -> str:
     """Explain why a topic with so many publishers is silent."""
     if publishers == 0:
-        return "nobody publishes it: start the camera driver, or remap the topic"
+        return "it has no publisher: start the camera driver, or remap the topic"
     return f"{publishers} publisher(s) are there, but nothing comes: check that they run, and their QoS"

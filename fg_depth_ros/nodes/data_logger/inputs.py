@@ -159,7 +159,7 @@ class LoggerInputs:
             reliability=ReliabilityPolicy.BEST_EFFORT,
         )
         events = subscription_events(self._node, self.topic(name))
-        events.message_lost = self._loss[name].told
+        events.message_lost = self._loss[name].on_lost
         self._node.create_subscription(
             self._type(name),
             self.topic(name),

@@ -123,7 +123,7 @@ class GraphTopics:
             durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
         )
         events, loss = subscription_events(self._node, name), MessageLoss()
-        events.message_lost = loss.told
+        events.message_lost = loss.on_lost
         subscription = self._node.create_subscription(
             message_class(kind),
             name,

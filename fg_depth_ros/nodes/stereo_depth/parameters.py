@@ -7,7 +7,7 @@ from fg_depth_ros.nodes.common.synchronizing import SYNC_PARAMETERS
 
 STEREO_DEPTH = ParameterTable(
     "stereo_depth_node",
-    "Rectified stereo pair in, disparity, depth, masks, flow and points out; while the right camera is gone, depth "
+    "Rectified stereo pair in, disparity, depth, masks, flow and points out; while the right camera is silent, depth "
     "from the left image alone. What is changed at run time takes effect with a later pair; whatever concerns a model "
     "is loaded and warmed up beside the running one first.",
     (
@@ -47,7 +47,7 @@ STEREO_DEPTH = ParameterTable(
         Parameter(
             "min_disparity",
             0,
-            "Where the search begins, in image disparity. Infinity lies at cx_left - cx_right: set this to it, rounded "
+            "Where the search begins, in image disparity. Infinity is at cx_left - cx_right: set this to it, rounded "
             "down, where that is negative and the scene reaches far.",
             unit="px",
             minimum=-1024,
@@ -162,7 +162,7 @@ STEREO_DEPTH = ParameterTable(
         Parameter(
             "stall_timeout",
             3.0,
-            "Warn, with the reason, when somebody listens and no pair came for this long.",
+            "Warn, with the reason, when an output has a subscriber and no pair arrived for this long.",
             "s",
             0.1,
             3600.0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fg_depth_ros.networks.growing import grow_from
+from fg_depth_ros.networks.checkpoint import load_partial
 
 
 def layers(width: int) -> nn.Sequential:
@@ -15,7 +15,7 @@ def layers(width: int) -> nn.Sequential:
 def test_a_wider_network_computes_what_the_smaller_one_did():
     torch.manual_seed(0)
     small, wide = layers(4), layers(9)
-    assert grow_from(wide, small.state_dict()) == []
+    assert load_partial(wide, small.state_dict()) == []
     image = torch.rand(1, 3, 8, 8)
     torch.testing.assert_close(wide(image), small(image))
 
@@ -23,7 +23,7 @@ def test_a_wider_network_computes_what_the_smaller_one_did():
 def test_the_new_channels_can_learn():
     torch.manual_seed(0)
     small, wide = layers(4), layers(9)
-    grow_from(wide, small.state_dict())
+    load_partial(wide, small.state_dict())
     wide(torch.rand(1, 3, 8, 8)).sum().backward()
     assert bool((wide[2].weight.grad[:, 4:] != 0).any())
     assert bool((wide[0].weight[4:] != 0).any())
@@ -32,5 +32,5 @@ def test_the_new_channels_can_learn():
 def test_a_narrower_network_gets_the_leading_channels_and_what_is_new_is_named():
     torch.manual_seed(0)
     wide, small = layers(9), nn.Sequential(*layers(4), nn.Conv2d(2, 5, 1))
-    assert grow_from(small, wide.state_dict()) == ["3.weight", "3.bias"]
+    assert load_partial(small, wide.state_dict()) == ["3.weight", "3.bias"]
     torch.testing.assert_close(small[0].weight, wide[0].weight[:4])
