@@ -3,7 +3,6 @@
 ros2 launch fg_depth_ros replay_evaluation.launch.py bag:=recordings/drive out:=evaluation
 """
 
-import os
 import shutil
 import signal
 import sys
@@ -11,25 +10,16 @@ from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchDescription
-from launch.actions import (
-    DeclareLaunchArgument,
-    EmitEvent,
-    ExecuteProcess,
-    OpaqueFunction,
-    RegisterEventHandler,
-    SetEnvironmentVariable,
-)
+from launch.actions import EmitEvent, ExecuteProcess, OpaqueFunction, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown, matches_action
 from launch.events.process import SignalProcess
-from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from fg_depth_ros.apps import launch_arguments as shared
 from fg_depth_ros.apps.experiment import START_SECONDS
 from fg_depth_ros.apps.live_evaluation import BagsEvaluation
-from fg_depth_ros.nodes.common.environment import use_shared_memory_profile
 
-SHARE = Path(get_package_share_directory("fg_depth_ros"))
 DISCOVERY = 3.0  # s that `ros2 bag play` gives the nodes to find its topics
 
 ARGUMENTS = {
@@ -38,19 +28,17 @@ ARGUMENTS = {
     "rate": ("1.0", "How many times as fast as it was recorded."),
     "loop": ("false", "Play it again and again, until Ctrl-C."),
     "player": ("auto", "ros2bag, own, or auto: `ros2 bag play` where rosbag2 is installed."),
-    "params_file": (str(SHARE / "config" / "stereo_depth.yaml"), "Parameter file of the depth node."),
-    "model": ("", "Parameter model (flownet_stereo or sgbm); empty: as in the parameter file."),
-    "depth_weights": ("", "Parameter depth_weights; empty: as in the parameter file."),
-    "mono_weights": ("", "Parameter mono_weights; empty: as in the parameter file."),
-    "log_level": ("info", "debug, info, warn or error."),
+    **shared.parameter_file("stereo_depth"),
+    **shared.MODELS,
+    "log_level": shared.NODE["log_level"],
 }
 
 
 def start(context):
     """Start the nodes; the player follows when both are active."""
-    value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    value = shared.values(context, ARGUMENTS)
     out = Path(value["out"]).absolute()
-    depth = {name: value[name] for name in ("model", "depth_weights", "mono_weights") if value[name]}
+    depth = {name: value[name] for name in shared.MODELS if value[name]}
     loop = value["loop"].lower() in ("true", "1")
     evaluation = BagsEvaluation([value["bag"]], out, rate=speed(value["rate"]), loop=loop, depth=depth)
     experiment = evaluation.experiment()
@@ -113,7 +101,7 @@ def node(process, level, parameter_files=(), **options):
         name=process.executable,
         parameters=[*parameter_files, dict(process.parameters)],
         remappings=list(process.remappings),
-        arguments=["--ros-args", "--log-level", level],
+        arguments=shared.log_level(level),
         output="screen",
         **options,
     )
@@ -151,14 +139,7 @@ def has_rosbag2():
 
 
 def generate_launch_description():
-    """Describe the launch."""
-    actions = [
-        DeclareLaunchArgument(name, description=text, **({} if default is None else {"default_value": default}))
-        for name, (default, text) in ARGUMENTS.items()
-    ]
-    # For `ros2 bag play`, too: Fast DDS's defaults lose most images.
-    environment = dict(os.environ)
-    if use_shared_memory_profile(environment):
-        changed = environment.items() - os.environ.items()
-        actions += [SetEnvironmentVariable(name, value) for name, value in sorted(changed)]
-    return LaunchDescription([*actions, OpaqueFunction(function=start)])
+    """Return the launch description."""
+    return LaunchDescription(
+        [*shared.declare(ARGUMENTS), *shared.shared_memory_profile(), OpaqueFunction(function=start)]
+    )

@@ -95,12 +95,11 @@ def test_hidden_agrees_with_a_slow_z_buffer_on_random_maps():
 
 
 def test_labels_name_the_strongest_reason():
-    depth = np.array([[1.0, NAN, 0.05, 90.0, 2.0, 2.0, 2.0, 2.0, NAN]])
+    depth = np.array([[1.0, NAN, 0.05, 90.0, 2.0, 2.0, 2.0, NAN]])
     flags = {
-        "leaves": [0, 0, 0, 0, 1, 0, 0, 0, 1],
-        "mismatch": [0, 0, 0, 0, 1, 1, 0, 0, 1],
-        "vertical": [0, 0, 0, 0, 0, 1, 1, 0, 0],
-        "unsure": [0, 0, 0, 0, 0, 0, 1, 1, 0],
+        "leaves": [0, 0, 0, 0, 1, 0, 0, 1],
+        "mismatch": [0, 0, 0, 0, 1, 1, 0, 1],
+        "unsure": [0, 0, 0, 0, 0, 1, 1, 0],
     }
     masks = {name: np.array([values], dtype=bool) for name, values in flags.items()}
     labels = label_pixels(depth, min_depth=0.1, max_depth=80.0, **masks)
@@ -112,7 +111,6 @@ def test_labels_name_the_strongest_reason():
         "OUT_OF_RANGE",
         "LEAVES_IMAGE",
         "LEFT_RIGHT_MISMATCH",
-        "VERTICAL_FLOW",
         "LOW_CONFIDENCE",
         "OUT_OF_RANGE",
     ]

@@ -32,6 +32,10 @@ class Recorded:
         self.args, self.kwargs = args, kwargs
 
 
+def describe(repository: Path, name: str) -> Recorded:
+    return runpy.run_path(str(repository / "launch" / f"{name}.launch.py"))["generate_launch_description"]()
+
+
 class LaunchConfiguration(Recorded):
     def perform(self, context: Context) -> str:
         return context.launch_configurations[self.args[0]]
@@ -62,8 +66,7 @@ def launch_file(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.delitem(sys.modules, "fg_depth_ros.apps.launch_arguments", raising=False)
 
     def run(name: str, **given: str) -> list[Recorded]:
-        found = runpy.run_path(str(repository / "launch" / f"{name}.launch.py"))
-        description = found["generate_launch_description"]()
+        description = describe(repository, name)
         (function,) = [a.kwargs["function"] for a in description.args[0] if "function" in a.kwargs]
         return function(Context(description, given))
 
@@ -107,3 +110,10 @@ def test_a_former_or_misspelt_argument_is_refused_with_the_right_name(launch_fil
     with pytest.raises(ValueError, match="'modle'.*'model'"):
         launch_file("stereo_depth", modle="sgbm")
     launch_file("stereo_depth", map_file="of another launch file that includes this one")
+
+
+def test_the_evaluation_declares_the_shared_arguments_and_its_own(launch_file: Any, repository: Path) -> None:
+    actions = describe(repository, "replay_evaluation").args[0]
+    declared = {a.args[0]: a.kwargs for a in actions if a.args and "description" in a.kwargs}
+    assert {"bag", "out", "rate", "loop", "player", "params_file", "model", "log_level"} <= declared.keys()
+    assert "default_value" not in declared["bag"], "it has to be given"

@@ -16,7 +16,7 @@ BASE = {"geometry", "nodes", "resources"}
 PLAYER = BASE | {"data", "files"}
 # node -> (packages of fg_depth_ros, heavy third-party modules)
 EXPECTED = {
-    "stereo_depth.node": (BASE | {"compat", "data", "inference", "networks"}, {"cv2", "torch"}),
+    "stereo_depth.node": (BASE | {"compat", "data", "files", "inference", "networks"}, {"cv2", "torch"}),
     "data_logger.node": (PLAYER | {"compat", "files", "recording"}, {"cv2", "mcap"}),
     "players.stereo_player": (PLAYER, {"cv2"}),
     "players.bag_player": (PLAYER, {"cv2"}),
