@@ -52,7 +52,7 @@ def losses(
         bool, typer.Option("--choices", help="Also what the paper leaves open: bounds of the mask, levels, L_dr.")
     ] = False,
     scenes: Annotated[int, typer.Option(help="Pairs that a seed trains on.")] = 400,
-    test_scenes: Annotated[int, typer.Option(help="Pairs that all are judged on.")] = 100,
+    test_scenes: Annotated[int, typer.Option(help="Pairs that all are evaluated on.")] = 100,
     world: Annotated[str, typer.Option(help="street, indoor or mixed.")] = "street",
     photos: Photos = [],
     patterns: Annotated[int, typer.Option(help="Procedural textures beside the photos.")] = 160,
@@ -67,7 +67,7 @@ def losses(
     teacher_weights: Annotated[str, typer.Option(help="Weights file of the teacher; default: the shipped ones.")] = "",
     precision: Annotated[str, typer.Option(help="32, bf16-mixed or 16-mixed.")] = "32",
 ) -> None:
-    """Train every row of the paper's ablation alike in the virtual world, and judge them on other scenes; resumable."""
+    """Train every row of the paper's ablation alike in the virtual world, and evaluate them on other scenes; resumable."""
     from fg_depth_ros.evaluation.ablation.losses import LABELS, LossAblation, run_ablation, table
 
     width, height = image_size_of(size)

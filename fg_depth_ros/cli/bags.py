@@ -31,7 +31,10 @@ def check(
     topics: Settings[PairTopics],
     json: Annotated[Path | None, typer.Option("--json", help="Also write what was found here.")] = None,
 ) -> None:
-    """Rates, gaps, exposure and calibration of recordings; exit status 1 where one cannot be used."""
+    """Check rates, gaps, exposure and calibration of recordings; exit status 1 where one cannot be used.
+
+    Example: `fg-depth bag check recordings`
+    """
     from fg_depth_ros.data.bags.checks import check_bag
     from fg_depth_ros.data.bags.folders import find_bags
 
@@ -57,7 +60,10 @@ def from_images(
     storage: Annotated[str, typer.Option(help="mcap or sqlite3.")] = "mcap",
     truth: Annotated[bool, typer.Option(help="Write true depth on ground_truth/depth where the folder has it.")] = True,
 ) -> None:
-    """Make a bag of a folder of pairs: left and right images, camera_infos and, where known, true depth."""
+    """Make a bag of a folder of pairs: left and right images, camera_infos and, where known, true depth.
+
+    Example: `fg-depth bag from-images my_pairs --out my_bag --rate 10`
+    """
     from fg_depth_ros.data.bags.writing import write_stereo_bag
     from fg_depth_ros.data.datasets.stereo import open_stereo_folder
     from fg_depth_ros.data.io.formats import FileError
@@ -106,7 +112,10 @@ def play(
     wait: Annotated[int, typer.Option(help="Wait for so many subscribers of the stereo pair's topics.")] = 0,
     wait_timeout: Annotated[float, typer.Option(help="Give up waiting after so many seconds; 0: never.")] = 0.0,
 ) -> None:
-    """Play bags on the topics that they were recorded from, where there is no `ros2 bag play`."""
+    """Play bags on the topics that they were recorded from, where there is no `ros2 bag play`.
+
+    Example: `fg-depth play recordings --rate 0.5 --remap /left/image_rect:=/cam/left/image_rect`
+    """
     if wrong := [rule for rule in remap if not _RULE.fullmatch(rule)]:
         raise ValueError(f"--remap '{wrong[0]}' is no rule: give FROM:=TO, such as /left/image_rect:=/cam/image_rect")
 
@@ -133,7 +142,10 @@ def recover(
         list[Path], typer.Argument(help="Recording folders (completed in place), or cut bags and .mcap files (copied).")
     ],
 ) -> None:
-    """Complete recordings that were cut off, with every whole message; exit status 1 where something is left to do."""
+    """Complete recordings that were cut off, with every whole message; exit status 1 where something is left to do.
+
+    Example: `fg-depth recover recordings`
+    """
     from fg_depth_ros.data.io.formats import FileError
     from fg_depth_ros.recording import recover as complete
 
@@ -160,7 +172,7 @@ def recover(
 
 
 def show_bags(bags: Iterable[Mapping[str, Any]]) -> None:
-    """A line a bag, then what is wrong with any of them."""
+    """Print a line per bag, then what is wrong with any of them."""
     bags = list(bags)
     table = Table(title=f"{sum(bag['usable'] for bag in bags)} of {len(bags)} bag(s) can be used", box=SIMPLE)
     table.add_column("bag", overflow="fold")

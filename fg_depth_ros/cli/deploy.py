@@ -23,27 +23,30 @@ Store = Annotated[
     Path | None,
     typer.Option(help="Folder of the store; default: FG_DEPTH_STORE, else ~/.local/share/fg_depth_ros/weights."),
 ]
-NodeName = Annotated[str, typer.Option(help="A running depth node to exchange the weights of: /stereo_depth_node.")]
+NodeName = Annotated[str, typer.Option(help="A running depth node to set the weights of: /stereo_depth_node.")]
 
 
 def promote(
     weights: Annotated[Path, typer.Argument(help="Weights file that is to be used from now on.")],
-    bags: Annotated[list[Path], typer.Option(help="Recordings to judge on, not trained on; may be repeated.")] = [],
+    bags: Annotated[list[Path], typer.Option(help="Recordings to evaluate on, not trained on; may be repeated.")] = [],
     against: Annotated[
-        str, typer.Option(help="Weights file or model to be held against; default: what is in use, else the shipped.")
+        str, typer.Option(help="Weights file or model to compare with; default: what is in use, else the shipped.")
     ] = "",
     margin: Annotated[float, typer.Option(help="May be worse by this part, over all bags.")] = 0.02,
     margin_per_bag: Annotated[float, typer.Option(help="May be worse by this part, on any one bag.")] = 0.1,
-    margin_latency: Annotated[float, typer.Option(help="May take so many times as long; 0: not looked at.")] = 1.5,
-    metric: Annotated[list[str], typer.Option(help="Measure that decides, such as abs_rel; may be repeated.")] = [],
-    every: Annotated[int, typer.Option(help="Judge every n-th pair.")] = 1,
+    margin_latency: Annotated[float, typer.Option(help="May take so many times as long; 0: any.")] = 1.5,
+    metric: Annotated[list[str], typer.Option(help="Metric that decides, such as abs_rel; may be repeated.")] = [],
+    every: Annotated[int, typer.Option(help="Take every n-th pair.")] = 1,
     store: Store = None,
     node: NodeName = "",
     force_reason: Annotated[str, typer.Option(help="Use them whatever the figures say; the reason is kept.")] = "",
     device: Device = "auto",
     json: Json = None,
 ) -> None:
-    """Put weights into use, if they are no worse than those in use. Exit code 2: refused, nothing has changed."""
+    """Put weights into use, if they are no worse than those in use; exit code 2: refused, nothing has changed.
+
+    Example: `fg-depth promote runs/robot/weights.safetensors --bags held_out --node /stereo_depth_node`
+    """
     from fg_depth_ros.evaluation.replay.methods import of_weights
     from fg_depth_ros.networks import FLOW_MODELS, load_model
     from fg_depth_ros.networks.weights_store import WeightsStore
@@ -51,29 +54,31 @@ def promote(
     margins = Margins(margin, margin_per_bag, margin_latency, tuple(metric))
     card = load_model(weights)[1]
     if not (bags or force_reason):
-        raise ValueError("--bags: name recordings to judge the weights on, or say with --force-reason why without")
-    _nodes(node, card.name)
+        raise ValueError("--bags: name recordings to evaluate the weights on, or give the reason with --force-reason")
+    _node_client(node, card.name)
     place = WeightsStore(store)
     record: dict[str, Any] = {"source": str(weights.absolute())}
     if bags and card.name in FLOW_MODELS:
-        raise ValueError(f"{weights}: '{card.name}' gives no depth to judge on bags; use --force-reason without --bags")
+        raise ValueError(
+            f"{weights}: '{card.name}' gives no depth to evaluate on bags; use --force-reason without --bags"
+        )
     for folder in (place.folder, *([json.parent] if json is not None else [])):
         check_folder(folder)
     if bags:
         current = _current(place, against, card.name)
-        report, decision = _judge(bags, of_weights(weights), current, margins, every, device)
+        report, decision = _compare(bags, of_weights(weights), current, margins, every, device)
         if report is None or decision is None:
             return  # another process of the launcher goes on
         report.settings["promotion"] = {"accepted": decision.accepted, "reasons": decision.reasons, **vars(margins)}
-        _show(decision, against or "the weights in use")
+        _print_decision(decision, against or "the weights in use")
         save(report, json)
-        record |= _figures(report, decision)
+        record |= _history_record(report, decision)
         if not decision.accepted and not force_reason:
             console.print(f"[red]refused[/], {weights} is not used; nothing has changed", soft_wrap=True)
             raise typer.Exit(_REFUSED)
     if force_reason:
         record["forced"] = force_reason
-    _use(place, weights, record, node, against)
+    _put_into_use(place, weights, record, node, against)
 
 
 def rollback(
@@ -94,7 +99,7 @@ def rollback(
     undo = None
     if node and history is not None and history.previous is not None:
         previous = history.previous
-        undo = _exchange(node, model, place.path(model, previous), previous.sha256)
+        undo = _set_node_weights(node, model, place.path(model, previous), previous.sha256)
     try:
         left, now = place.rollback(model, why)
     except StoreError:
@@ -102,14 +107,14 @@ def rollback(
             undo()
         raise
     console.print(f"{model}: {now.sha256[:_BRIEF]} is in use again, {left.sha256[:_BRIEF]} is not", highlight=False)
-    _tell_current(place, model)
+    _print_current(place, model)
 
 
 def deployed(
     model: Annotated[str, typer.Argument(help="Model; default: all that were promoted.")] = "",
     store: Store = None,
 ) -> None:
-    """What is in use, and how it came to that. Exit code 1 when a file of it is damaged or gone."""
+    """Print what is in use, and how it came to that; exit code 1 when a file of it is damaged or gone."""
     from fg_depth_ros.networks.weights_store import WeightsStore
 
     place = WeightsStore(store)
@@ -130,7 +135,7 @@ def deployed(
             source = str(entry.record.get("source", ""))
             table.add_row(mark, entry.sha256[:_BRIEF], entry.since, before, source, left)
         console.print(table)
-        _tell_current(place, name)
+        _print_current(place, name)
         problems += place.problems(name)
     if not models:
         console.print(f"{place.folder}: nothing was promoted, the shipped weights are used", soft_wrap=True)
@@ -167,7 +172,7 @@ def import_weights(
 
 
 def _current(place: WeightsStore, against: str, model: str) -> ReplayMethod:
-    """What the candidate is held against."""
+    """Return the weights that the candidate is compared with."""
     from fg_depth_ros.evaluation.replay.methods import of_weights, shipped
     from fg_depth_ros.inference.config import CLASSICAL_STEREO
     from fg_depth_ros.networks import MODELS
@@ -180,10 +185,10 @@ def _current(place: WeightsStore, against: str, model: str) -> ReplayMethod:
     return of_weights(path)
 
 
-def _judge(
+def _compare(
     bags: list[Path], candidate: ReplayMethod, current: ReplayMethod, margins: Margins, every: int, device: str
 ) -> tuple[Report | None, Decision | None]:
-    """Both side by side on the bags; nothing in a process that does not lead."""
+    """Evaluate both side by side on the bags; None in all but the first process."""
     from fg_depth_ros.cli.replay import print_left_out
     from fg_depth_ros.evaluation.replay.methods import shipped
     from fg_depth_ros.evaluation.replay.replay import ReplayConfig, replay
@@ -194,7 +199,7 @@ def _judge(
             "weights of one kind (--against)"
         )
     methods = [current._replace(label="in use"), candidate._replace(label="candidate")]
-    if candidate.kind == "mono":  # what depth networks are judged by where a bag has no truth
+    if candidate.kind == "mono":  # what depth networks are compared with where a bag has no truth
         methods.insert(0, shipped("flownet_stereo"))
     found = replay(ReplayConfig(tuple(map(str, bags)), tuple(methods), every=every, device=device, worst=0))
     if not found.leads:
@@ -204,7 +209,7 @@ def _judge(
     return found.report, decide(found.report.rows, "candidate", "in use", margins)
 
 
-def _show(decision: Decision, against: str) -> None:
+def _print_decision(decision: Decision, against: str) -> None:
     table = Table(title=f"candidate against {against}")
     for head in ("set", "pixels", "measure"):
         table.add_column(head, overflow="fold")
@@ -219,8 +224,8 @@ def _show(decision: Decision, against: str) -> None:
         console.print(reason, style="red", markup=False, soft_wrap=True)
 
 
-def _figures(report: Report, decision: Decision) -> dict[str, Any]:
-    """What the history keeps of the judgement."""
+def _history_record(report: Report, decision: Decision) -> dict[str, Any]:
+    """Return what the history keeps of a comparison."""
     overall: list[Comparison] = [line for line in decision.table if line.set == ALL_SETS]
     sha256 = {entry["label"]: entry["sha256"] for entry in report.settings["methods"]}
     return {
@@ -231,14 +236,16 @@ def _figures(report: Report, decision: Decision) -> dict[str, Any]:
     }
 
 
-def _use(place: WeightsStore, weights: Path, record: dict[str, Any], node: str, against: str) -> None:
-    """Put the file into use: first the node, which may refuse, then the store. Where nothing was promoted before, what
-    it was held ``against`` is what it replaces."""
+def _put_into_use(place: WeightsStore, weights: Path, record: dict[str, Any], node: str, against: str) -> None:
+    """Put the file into use: first in the node, which may refuse, then in the store.
+
+    Where nothing was promoted before, it replaces what it was compared with (``against``).
+    """
     from fg_depth_ros.networks import load_model
     from fg_depth_ros.networks.weights_store import StoreError
 
     model, sha256, path = place.add(weights)
-    undo = _exchange(node, model, path, sha256) if node else None
+    undo = _set_node_weights(node, model, path, sha256) if node else None
     try:
         first = place.history(model) is None  # the shipped ones, by name, begin every history anyway
         if first and Path(against).is_file() and load_model(against)[1].name == model:
@@ -250,11 +257,11 @@ def _use(place: WeightsStore, weights: Path, record: dict[str, Any], node: str, 
         raise
     before = f", {history.previous.sha256[:_BRIEF]} before" if history.previous is not None else ""
     console.print(f"{model}: {sha256[:_BRIEF]} is in use{before}", highlight=False)
-    _tell_current(place, model)
+    _print_current(place, model)
 
 
-def _nodes(node: str, model: str) -> Any:
-    """The module that talks to nodes, after the node was found; None where no node was named."""
+def _node_client(node: str, model: str) -> Any:
+    """Return the module that talks to nodes, after the node was found; None where no node was named."""
     if not node:
         return None
     try:
@@ -265,9 +272,9 @@ def _nodes(node: str, model: str) -> Any:
     return node_weights
 
 
-def _exchange(node: str, model: str, path: Path, sha256: str) -> Any:
-    """Let the node run these weights; returns what puts it back."""
-    nodes = _nodes(node, model)
+def _set_node_weights(node: str, model: str, path: Path, sha256: str) -> Any:
+    """Let the node run these weights; return a function that puts the earlier ones back."""
+    nodes = _node_client(node, model)
     taken = nodes.set_node_weights(node, model, str(path), sha256)
     if taken.confirmed:
         console.print(f"{node} runs {sha256[:_BRIEF]}", highlight=False)
@@ -281,7 +288,7 @@ def _exchange(node: str, model: str, path: Path, sha256: str) -> Any:
     return lambda: nodes.set_node_parameters(node, taken.parameters)
 
 
-def _tell_current(place: WeightsStore, model: str) -> None:
+def _print_current(place: WeightsStore, model: str) -> None:
     from fg_depth_ros.networks.weights_store import CURRENT
 
     console.print(f"for a node's next start: {place.folder / model / CURRENT}", highlight=False, soft_wrap=True)

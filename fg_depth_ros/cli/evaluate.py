@@ -38,7 +38,7 @@ def stereo(
     precision: Precision = "float32",
     scale: Scale = 1.0,
     aggregate: Annotated[str, typer.Option(help="pooled (all pixels alike) or per_image.")] = "pooled",
-    motorcycle: Annotated[bool, typer.Option(help="Also judge scikit-image's Motorcycle pair.")] = True,
+    motorcycle: Annotated[bool, typer.Option(help="Also evaluate scikit-image's Motorcycle pair.")] = True,
     sheets: Sheets = None,
     json: Json = None,
 ) -> None:
@@ -78,7 +78,7 @@ def flow(
         list[str], typer.Option(help="Weights file, instead of the shipped weights; several are compared.")
     ] = [],
     variational: Annotated[
-        bool, typer.Option("--variational", help="Also judge every method with its answer refined (+v).")
+        bool, typer.Option("--variational", help="Also evaluate every method with its answer refined (+v).")
     ] = False,
     device: Device = "auto",
     precision: Precision = "float32",
@@ -140,13 +140,13 @@ def depth(
         list[str], typer.Option(help="Stereo model beside, where there are pairs; may be repeated; none: without.")
     ] = ["flownet_stereo"],
     against: Annotated[
-        str, typer.Option(help="Judge by this stereo model, where its two-way check holds, instead of by a truth.")
+        str, typer.Option(help="Compare with this stereo model, where its two-way check holds, instead of by a truth.")
     ] = "",
     median: Annotated[
         bool, typer.Option("--median", help="Scale every answer to the truth by the medians first.")
     ] = False,
     crop: Annotated[str, typer.Option(help="none, garg or nyu; default: the set's own.")] = "",
-    max_depth: Annotated[float, typer.Option(help="Truth from here on is not judged, m; default: the set's own.")] = 0,
+    max_depth: Annotated[float, typer.Option(help="Truth from here on is left out, m; default: the set's own.")] = 0,
     unit: Annotated[str, typer.Option(help="Of 16-bit depth PNG: kitti (1/256 m) or mm.")] = "kitti",
     fx: Annotated[float, typer.Option(help="Focal length of images without calibration, px.")] = 0,
     frames: Annotated[str, typer.Option(help="Part of every set, such as 80:112.")] = "",

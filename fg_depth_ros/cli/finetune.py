@@ -85,7 +85,7 @@ def finetune(
 
 
 def _show(document: Mapping[str, Any]) -> None:
-    """The held-out part before and after, and what became of it."""
+    """Print the held-out part before and after, and what became of it."""
     before, after = (document["figures"][when].get("held_out", {}) for when in ("before", "after"))
     table = Table(title=f"held-out part ({document['split']['kind']}), neither trained on nor chosen by")
     table.add_column("bag", overflow="fold")

@@ -77,14 +77,14 @@ def test_what_cannot_be_judged_is_refused_before_any_work(run, call, store, bags
     stereo = create_model("flownet_stereo", **TINY_STEREO)
     save_checkpoint(tmp_path / "stereo.safetensors", stereo, ModelCard("flownet_stereo", stereo.options))
     for arguments, why in [
-        ((good,), "--bags: name recordings to judge the weights on, or say with --force-reason why without"),
+        ((good,), "--bags: name recordings to evaluate the weights on, or give the reason with --force-reason"),
         ((tmp_path / "none.safetensors", "--bags", bags), "none.safetensors does not exist"),
         ((tmp_path / "bad.safetensors", "--bags", bags), "bad.safetensors is not a readable safetensors file"),
         ((good, "--bags", tmp_path / "gone"), "gone: no such bag or folder"),
         ((good, "--bags", bags, "--metric", "beauty"), "unknown measure beauty: choose among abs_rel"),
         ((good, "--bags", bags, "--margin", "-1"), "margins must be 0 or more"),
         ((tmp_path / "stereo.safetensors", "--bags", bags, "--against", good), "compare weights of one kind"),
-        ((weights_path("flownet_lite"), "--bags", bags), "'flownet_lite' gives no depth to judge on bags"),
+        ((weights_path("flownet_lite"), "--bags", bags), "'flownet_lite' gives no depth to evaluate on bags"),
         ((good, "--bags", bags, "--json", good / "x.json"), "good.safetensors: Not a directory; check the path"),
     ]:
         status, text = call("promote", *arguments)
