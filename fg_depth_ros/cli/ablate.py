@@ -67,7 +67,7 @@ def losses(
     teacher_weights: Annotated[str, typer.Option(help="Weights file of the teacher; default: the shipped ones.")] = "",
     precision: Annotated[str, typer.Option(help="32, bf16-mixed or 16-mixed.")] = "32",
 ) -> None:
-    """Train every row of the paper's ablation alike in the virtual world, and evaluate them on other scenes; resumable."""
+    """Train every row of the paper's ablation in the virtual world and evaluate it on other scenes; resumable."""
     from fg_depth_ros.evaluation.ablation.losses import LABELS, LossAblation, run_ablation, table
 
     width, height = image_size_of(size)
