@@ -67,7 +67,7 @@ def from_images(
     from fg_depth_ros.data.bags.writing import write_stereo_bag
     from fg_depth_ros.data.datasets.stereo import open_stereo_folder
     from fg_depth_ros.data.io.formats import FileError
-    from fg_depth_ros.training.depth.pair_preparation import frames_of
+    from fg_depth_ros.training.depth.config import frame_slice
 
     for name, value, known in (
         ("compressed", compressed, ("", "png", "jpeg")),
@@ -78,7 +78,7 @@ def from_images(
     if not (rate > 0 and start > 0):
         raise ValueError(f"--rate {rate:g} and --start {start:g} must be positive")
     samples = open_stereo_folder(folder)
-    chosen = samples[frames_of(frames)]
+    chosen = samples[frame_slice(frames)]
     if not chosen:
         raise FileError(f"{folder}: --frames {frames} leaves none of its {len(samples)} pairs")
     rigs = {sample.rig for sample in chosen}

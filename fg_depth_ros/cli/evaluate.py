@@ -173,7 +173,7 @@ def depth(
     from fg_depth_ros.networks import DEPTH_MODELS
     from fg_depth_ros.synthesis.textures import list_photos
     from fg_depth_ros.synthesis.world.samples import world_samples
-    from fg_depth_ros.training.depth.pair_preparation import frames_of
+    from fg_depth_ros.training.depth.config import frame_slice
 
     if not data and not world:
         raise typer.BadParameter("nothing to evaluate on: give --data or --world")
@@ -193,7 +193,7 @@ def depth(
         sets[f"world {kind}"] = world_samples(
             kind, scenes, width, height, photos=list_photos(photos), patterns=patterns, device=place
         )
-    sets = {name: samples[frames_of(frames)] for name, samples in sets.items()}
+    sets = {name: samples[frame_slice(frames)] for name, samples in sets.items()}
     if crop or max_depth:
         sets = {name: _with_protocol(samples, crop, max_depth) for name, samples in sets.items()}
     if against:

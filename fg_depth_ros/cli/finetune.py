@@ -55,8 +55,8 @@ def finetune(
     Examples: `fg-depth finetune --bags recordings --hours 0.5 --out runs/robot`,
     `fg-depth finetune --bags recordings --stereo --steps 500 --out runs/stereo`
     """
-    from fg_depth_ros.training.depth.pair_preparation import first_process
-    from fg_depth_ros.training.finetune.bags import gather_bags
+    from fg_depth_ros.evaluation.replay.sharding import process_rank
+    from fg_depth_ros.training.finetune.bags import open_recordings
     from fg_depth_ros.training.finetune.finetune import finetune_depth, finetune_stereo
 
     log_to_terminal()
@@ -69,14 +69,14 @@ def finetune(
         losses = depth_losses(loss, partial(DepthLossConfig, regression_of=regression_of))
         mask = MaskConfig(max_depth=max_depth, max_disparity=max_disparity)
         tuning = depth(out=str(out), losses=losses, mask=mask, **sizes)
-    material = gather_bags(bags, division(), topics().given(), out / "checks", track_pairs)
-    if first_process():
-        show_bags(material.bags)
+    recordings = open_recordings(bags, division(), topics().given(), out / "checks", track_pairs)
+    if process_rank()[0] == 0:
+        show_bags(recordings.bags)
     outcome: Outcome | None
     if isinstance(tuning, StereoFinetuning):
-        outcome = finetune_stereo(tuning, material, track_pairs)
+        outcome = finetune_stereo(tuning, recordings, track_pairs)
     else:
-        outcome = finetune_depth(tuning, material, draw=draw_depth, track=track_pairs)
+        outcome = finetune_depth(tuning, recordings, draw=draw_depth, track=track_pairs)
     if outcome is not None:
         _show(outcome.document)
         console.print(str(outcome.path), highlight=False, soft_wrap=True)

@@ -106,9 +106,9 @@ def depth_losses(preset: str, given: Settings[DepthLossConfig]) -> DepthLossConf
 
 def track_pairs(items: Iterable[int], what: str, count: int) -> Iterable[int]:
     """Show how far the preparation of pairs is; the first process alone does."""
-    from fg_depth_ros.training.depth.pair_preparation import first_process
+    from fg_depth_ros.evaluation.replay.sharding import process_rank
 
-    return progress(items, f"checking {what}", count) if first_process() else items
+    return progress(items, f"checking {what}", count) if process_rank()[0] == 0 else items
 
 
 def draw_depth(image: np.ndarray, reference: np.ndarray, answer: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from support.bags import bag_of, storage_file
 from support.replay import use_fixed
 from support.truth import stereo_bag
 
-from fg_depth_ros.evaluation.replay.sharding import ShardError, shared_map, world
+from fg_depth_ros.evaluation.replay.sharding import ShardError, process_rank, shared_map
 from fg_depth_ros.networks import ModelCard, create_model, save_checkpoint
 
 IMAGE = "sensor_msgs/msg/Image"
@@ -78,7 +78,7 @@ def test_report_and_page_are_written_and_what_was_left_out_is_told(tmp_path, run
 def test_an_incomplete_environment_is_named(monkeypatch, environment, message):
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    assert world() == (0, 1)
+    assert process_rank() == (0, 1)
     assert shared_map([1, 2, 3], lambda part: [10 * x for x in part]) == [10, 20, 30]
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

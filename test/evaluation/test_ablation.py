@@ -28,9 +28,9 @@ from fg_depth_ros.evaluation.ablation.figure3 import (
 from fg_depth_ros.evaluation.ablation.losses import LossAblation, Row, cells, markdown, rows_of, run_ablation, summary
 from fg_depth_ros.evaluation.reports.report import read_report
 from fg_depth_ros.networks.checkpoint import load_tensors
-from fg_depth_ros.training.depth.batch import Taught
+from fg_depth_ros.training.depth.batch import TeacherPrediction
 from fg_depth_ros.training.depth.config import PRESETS
-from fg_depth_ros.training.depth.losses import photometric_error, warp_source
+from fg_depth_ros.training.photometric import photometric_error, warp_source
 
 SMALL = Figure3(width=320, height=160, focal=300.0, patch=24, step=0.1)
 
@@ -46,7 +46,7 @@ class Exact:
     def teach(self, left, right, both=True):
         depth = render(self.setup, CONDITIONS["smooth wall, exposures alike"]).depth
         disparity = self.setup.focal * self.setup.baseline / depth + self.error
-        return Taught(disparity, torch.zeros_like(disparity))
+        return TeacherPrediction(disparity, torch.zeros_like(disparity))
 
 
 # ---- figure 3 --------------------------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ def test_the_distilling_losses_follow_the_flow():
     """With the exact flow the truth, to half a step; with a flow that is off by 1 px its depth, f B / (f B / Z + 1)."""
     view = render(SMALL, CONDITIONS["smooth wall, exposures differ"])
     for error in (0.0, 1.0):
-        curves = sweep(SMALL, view, Exact(SMALL, error).teach(None, None).disparity)
+        curves = sweep(SMALL, view, Exact(SMALL, error).predict(None, None).disparity)
         expected = 162 / (162 / 11.22 + error)
         for name in LOSSES[1:]:
             assert (curves.minima(name) - expected).abs().max() <= 0.05 + 1e-3, name

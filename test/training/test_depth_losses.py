@@ -16,14 +16,11 @@ from fg_depth_ros.training.depth.losses import (
     auto_masked,
     depth_loss,
     flow_photometric_loss,
-    photometric_error,
     ratio_loss,
     regression_loss,
     self_distillation_loss,
-    smoothness_loss,
-    ssim,
-    warp_source,
 )
+from fg_depth_ros.training.photometric import photometric_error, smoothness_loss, ssim, warp_source
 
 FOCAL, BASELINE = 100.0, 0.5
 ALONE = {"photometric": 0.0, "regression": 0.0, "flow_photometric": 0.0, "smoothness": 0.0}

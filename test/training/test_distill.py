@@ -134,7 +134,7 @@ def test_a_short_run_writes_weights_that_know_their_camera(tmp_path, walls, cach
     assert last["counts"]["while"] == {"used": 6, "skipped": {}, "examples": {}}
     first, last = rows(run)
     assert first["step"] == 0 and last["step"] == 3
-    assert {"abs_rel", "walls/abs_rel", "walls/rmse", "walls/delta_1", "watched_walls/abs_rel"} <= last.keys()
+    assert {"abs_rel", "walls/abs_rel", "walls/rmse", "walls/delta_1", "test:walls/abs_rel"} <= last.keys()
     assert last["abs_rel"] == last["walls/abs_rel"]
     # Two pairs, before and after: the watched one (20 / 13 m) and the held-out one (20 / 12 m).
     assert len(pictures) == 4

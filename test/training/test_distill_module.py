@@ -12,14 +12,14 @@ from support.distill import MASK, TINY, wall
 
 from fg_depth_ros.data.io.formats import FileError
 from fg_depth_ros.networks.depth import DepthPrediction
-from fg_depth_ros.training.depth.batch import PairBatch, Taught
+from fg_depth_ros.training.depth.batch import PairBatch, TeacherPrediction
 from fg_depth_ros.training.depth.config import PRESETS, ColourJitter, DistillTraining
+from fg_depth_ros.training.depth.dataset import MixedBatch
 from fg_depth_ros.training.depth.distill import DistillModule
-from fg_depth_ros.training.depth.module import distill_batch, without_bad
-from fg_depth_ros.training.depth.pair_checks import PairCounts
-from fg_depth_ros.training.depth.pair_sources import Drawn
+from fg_depth_ros.training.depth.module import distill_batch, replace_bad
+from fg_depth_ros.training.depth.pairs import PairCounts
 from fg_depth_ros.training.depth.teacher import Teacher
-from fg_depth_ros.training.depth.validation import Judged, errors, judge, judged
+from fg_depth_ros.training.depth.validation import ValidationPair, evaluate_sets, validation_pair
 
 # ---- from pairs to what the losses see
 
@@ -32,7 +32,7 @@ def made(disparities, width=8, height=4):
     field = torch.tensor(disparities, dtype=torch.float32).view(n, 1, 1, 1).expand(n, 1, height, width).clone()
     field[field == 0] = math.nan
     pairs = PairBatch(image, image.flip(0), torch.full((n,), 40.0), torch.full((n,), 0.5), 20 / field)
-    return pairs, Taught(field, torch.zeros_like(field), field)
+    return pairs, TeacherPrediction(field, torch.zeros_like(field), field)
 
 
 def test_a_batch_for_the_losses_by_hand():
@@ -49,13 +49,13 @@ def test_a_batch_for_the_losses_by_hand():
 def test_a_bad_sample_is_replaced_by_a_good_one():
     pairs, taught = made([2, 0, 3, 2])
     pairs = pairs._replace(baseline=torch.tensor([0.5, 0.5, 0.5, math.nan]))
-    batch, bad = without_bad(distill_batch(pairs, taught, MASK))
+    batch, bad = replace_bad(distill_batch(pairs, taught, MASK))
     assert bad == [1, 3]
     assert [int(d.max()) for d in batch.disparity] == [2, 2, 3, 3]
     torch.testing.assert_close(batch.target[1], pairs.left[0] / 255)
     torch.testing.assert_close(batch.source[3], pairs.right[2] / 255)
     assert torch.isfinite(batch.baseline).all()
-    nothing, bad = without_bad(distill_batch(*made([0, 0]), MASK))
+    nothing, bad = replace_bad(distill_batch(*made([0, 0]), MASK))
     assert bad == [0, 1] and not nothing.mask.any()
 
 
@@ -66,7 +66,7 @@ def module_of(**settings):
 
 def drawn(*samples, first=0):
     numbers = torch.arange(first, first + len(samples))
-    return Drawn(numbers, list(samples), None, torch.tensor([], dtype=torch.int64), PairCounts())
+    return MixedBatch(numbers, list(samples), None, torch.tensor([], dtype=torch.int64), PairCounts())
 
 
 def sample(disparity, seed=0, known=True):
@@ -76,7 +76,7 @@ def sample(disparity, seed=0, known=True):
     field = torch.full((1, 1, 64, 96), float(disparity) if known else math.nan)
     truth = 12 / field
     pairs = PairBatch(left, right, torch.tensor([120.0]), torch.tensor([0.1]), truth)
-    return pairs, Taught(field, torch.zeros_like(field), field)
+    return pairs, TeacherPrediction(field, torch.zeros_like(field), field)
 
 
 def test_who_has_no_answer_yet_is_asked_and_the_others_are_not():
@@ -145,12 +145,20 @@ def test_the_rate_is_the_papers():
 
 
 def test_errors_by_hand():
-    """Answers 2, 5, 100 (clamped to 80) for 4, 4, 40 m; what has no truth or lies beyond 80 m does not count."""
+    """Predictions 2, 4.9, 100 (clamped to 80) for 4, 4, 40 m; what has no truth or lies beyond 80 m does not count."""
+
+    class Fixed(torch.nn.Module):
+        focal = 1.0
+
+        def forward(self, image):
+            return DepthPrediction(1 / torch.tensor([2.0, 4.9, 100.0, 1.0, 1.0]).view(1, 1, 1, 5))
+
     reference = torch.tensor([[4.0, 4.0, 40.0, math.nan, 90.0]])
-    found = errors(torch.tensor([[2.0, 4.9, 100.0, 1.0, 1.0]]), reference)
-    assert found["abs_rel"] == pytest.approx((0.5 + 0.225 + 1.0) / 3)
-    assert found["rmse"] == pytest.approx(math.sqrt((4 + 0.81 + 1600) / 3))
-    assert found["delta_1"] == pytest.approx(1 / 3)
+    pair = ValidationPair(torch.zeros(1, 3, 1, 5, dtype=torch.uint8), 1.0, reference, False)
+    found = evaluate_sets({"s": [pair]}, Fixed(), torch.device("cpu"))
+    assert found["s/abs_rel"] == pytest.approx((0.5 + 0.225 + 1.0) / 3)
+    assert found["s/rmse"] == pytest.approx(math.sqrt((4 + 0.81 + 1600) / 3))
+    assert found["s/delta_1"] == pytest.approx(1 / 3)
 
 
 class Constant(torch.nn.Module):
@@ -164,18 +172,18 @@ def test_depth_of_another_camera_is_judged_in_metres():
     """Inverse 0.5 /m at focal 60 is 2 m; a camera with focal 120 shows it at 4 m."""
     image = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     pairs = [
-        Judged(image, 60.0, torch.full((32, 32), 2.0), True),
-        Judged(image, 120.0, torch.full((32, 32), 5.0), True),
+        ValidationPair(image, 60.0, torch.full((32, 32), 2.0), False),
+        ValidationPair(image, 120.0, torch.full((32, 32), 5.0), False),
     ]
-    found = judge({"set": pairs}, Constant(), torch.device("cpu"))
+    found = evaluate_sets({"set": pairs}, Constant(), torch.device("cpu"))
     assert found["set/abs_rel"] == pytest.approx(0.1) and found["set/delta_1"] == pytest.approx(0.5 + 0.5 * 0.0 + 0.0)
-    by_teacher = judge({"set": [pairs[0]._replace(by_truth=False)]}, Constant(), torch.device("cpu"))
+    by_teacher = evaluate_sets({"set": [pairs[0]._replace(by_teacher=True)]}, Constant(), torch.device("cpu"))
     assert sorted(by_teacher) == ["set/teacher_abs_rel", "set/teacher_delta_1", "set/teacher_rmse"]
 
 
 def test_the_truth_is_the_reference_where_there_is_any():
     pairs, taught = made([4])
-    assert judged(pairs, taught, MASK).by_truth
-    found = judged(pairs._replace(truth=torch.full_like(pairs.truth, math.nan)), taught, MASK)
-    assert not found.by_truth
+    assert not validation_pair(pairs, taught, MASK).by_teacher
+    found = validation_pair(pairs._replace(truth=torch.full_like(pairs.truth, math.nan)), taught, MASK)
+    assert found.by_teacher
     assert torch.isnan(found.reference[:, :4]).all() and (found.reference[:, 4:] == 5.0).all()  # 40 px * 0.5 m / 4 px

@@ -20,9 +20,9 @@ from fg_depth_ros.data.io.formats import FileError, read_image, write_flo, write
 from fg_depth_ros.networks import CheckpointError, create_model, load_checkpoint, load_model
 from fg_depth_ros.networks.checkpoint import ModelCard, load_tensors, save_checkpoint
 from fg_depth_ros.synthesis.chairs import FlowBatch
-from fg_depth_ros.training.feeding import Feed, FolderPairs
 from fg_depth_ros.training.flow.config import SCHEDULES, FlowTraining
-from fg_depth_ros.training.flow.flow import FlowModule, train_flow, validate_flow
+from fg_depth_ros.training.flow.flow import FlowModule, FolderPairs, evaluate_pairs, train_flow
+from fg_depth_ros.training.stream import DataStream
 
 TINY = {
     "model": "flownet_s",
@@ -87,7 +87,7 @@ def test_unusable_folders_and_files_are_named(tmp_path):
     with pytest.raises(FileError, match="no such folder"):
         train_flow(FlowTraining(out=str(tmp_path / "a"), steps=1, data=("/nowhere",), **TINY))
     single = write_chairs_like(tmp_path / "single", 1)
-    with pytest.raises(FileError, match="one pair with true flow; a training needs one more"):
+    with pytest.raises(FileError, match="one pair with true flow; a training needs another"):
         train_flow(FlowTraining(out=str(tmp_path / "a"), steps=1, data=(str(single),), **TINY))
     assert not (tmp_path / "a").exists()
     cut = write_chairs_like(tmp_path / "cut", 2)
@@ -154,9 +154,9 @@ def test_biases_do_not_decay():
 
 def test_processes_share_what_one_would_see():
     """Rank r of R with count n: numbers (b R + r) n ..., so a step of all ranks is one step of one with R n."""
-    feeds = [iter(Feed(list, 2, start=3, rank=rank, ranks=2)) for rank in range(2)]
+    feeds = [iter(DataStream(list, 2, start=3, rank=rank, ranks=2)) for rank in range(2)]
     together = [number for _ in range(3) for feed in feeds for number in next(feed)]
-    alone = iter(Feed(list, 4, start=3))
+    alone = iter(DataStream(list, 4, start=3))
     assert together == [number for _ in range(3) for number in next(alone)] == list(range(12, 24))
 
 
@@ -198,8 +198,8 @@ def test_validation_by_hand():
     valid = torch.tensor([[[[True, True], [True, False]]]])
     frame = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
     batch = FlowBatch(frame, frame, flow, valid, ~valid)
-    found = validate_flow("set", [batch], Still(), torch.device("cpu"))
-    assert found == {"set/epe": pytest.approx(5.0), "set/fl": pytest.approx(200 / 3)}
+    found = evaluate_pairs("set", [batch], Still(), torch.device("cpu"))
+    assert found == {"set/epe": pytest.approx(5.0), "set/fl_all": pytest.approx(200 / 3)}
 
 
 def test_every_validation_leaves_a_picture_of_the_same_sample(tmp_path):
@@ -331,7 +331,7 @@ def test_flying_chairs_are_divided_as_their_list_says(tmp_path):
     (folder / "FlyingChairs_train_val.txt").write_text("1\n2\n1\n2\n")
     material = _pairs(FlowTraining(steps=1, data=(str(folder),), split="train", **{**TINY, "validation_scenes": 9}))
     assert [batch.flow[0, 0, 0, 0].item() for batch in material.validation] == [2.0, 4.0]
-    trained = material.open_source(torch.device("cpu")).batch(range(6)).flow[:, 0, 0, 0]
+    trained = material.open_batches(torch.device("cpu"))(range(6)).flow[:, 0, 0, 0]
     assert set(trained.tolist()) == {1.0, 3.0}
 
 
@@ -362,7 +362,7 @@ def test_a_run_grows_from_a_thinner_network(tmp_path):
     settings = {**TINY, "options": {"width": 0.125}, "weights": str(tmp_path / "small.safetensors")}
     grown = FlowModule(FlowTraining(steps=1, load_partial=True, **settings))
     torch.testing.assert_close(grown.model.conv1[0].weight[:4], small.conv1[0].weight)
-    assert grown.options["width"] == 0.125 and "grown" in grown.parent
+    assert grown.options["width"] == 0.125 and "partial" in grown.parent
 
 
 def test_the_command_says_in_one_line_what_is_wrong(monkeypatch, capsys, tmp_path):

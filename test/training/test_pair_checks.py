@@ -12,20 +12,21 @@ from support.distill import HEIGHT, RIG, WIDTH, exchange, made_pair, wall, write
 
 from fg_depth_ros.data.datasets.stereo import open_stereo_folder
 from fg_depth_ros.data.io.formats import FileError, read_image, write_image
-from fg_depth_ros.training.depth.batch import Taught
-from fg_depth_ros.training.depth.config import MaskConfig
-from fg_depth_ros.training.depth.pair_checks import (
+from fg_depth_ros.training.depth.batch import TeacherPrediction
+from fg_depth_ros.training.depth.config import MaskConfig, frame_slice
+from fg_depth_ros.training.depth.pairs import (
     BadPair,
     PairCounts,
-    Witness,
+    RectificationCheck,
     check_pair,
     checked_images,
-    level_pair,
-    refuse_if_useless,
-    witness,
+    open_pair_sets,
+    prepare_pairs,
+    rectification_check,
+    remove_doffs,
+    split_frames,
 )
-from fg_depth_ros.training.depth.pair_preparation import divide, frames_of, open_pair_sets, prepare
-from fg_depth_ros.training.depth.teacher import Teacher, TeachingCache
+from fg_depth_ros.training.depth.teacher import PredictionCache, Teacher
 
 MASK = MaskConfig(max_disparity=0)
 
@@ -40,8 +41,8 @@ def look(tmp_path):
     teacher = Teacher("sgbm")
 
     def call(pairs, mask=MASK, name="set"):
-        cache = TeachingCache(tmp_path / "cache", teacher)
-        usable, counts = prepare({name: pairs}, teacher, cache, mask, plain)
+        cache = PredictionCache(tmp_path / "cache", teacher)
+        usable, counts = prepare_pairs({name: pairs}, teacher, cache, mask, plain)
         return [lesson.pair.name for lesson in usable[name]], counts[name]
 
     return call
@@ -130,7 +131,7 @@ def test_the_verdict_follows_the_mask(look):
 def test_the_teacher_is_asked_once(tmp_path, look, monkeypatch):
     pairs = open_pair_sets([write_walls(tmp_path / "walls", (8, 9))])["walls"]
     first = look(pairs)
-    monkeypatch.setattr(Teacher, "teach", lambda *a, **k: pytest.fail("asked again"))
+    monkeypatch.setattr(Teacher, "predict", lambda *a, **k: pytest.fail("asked again"))
     assert look(pairs) == first
     assert look(pairs, replace(MASK, left_right=1.0))[0] == ["000", "001"]  # another mask, the same answers
 
@@ -139,8 +140,8 @@ def test_processes_share_the_work(tmp_path, look, monkeypatch):
     """The second of two processes begins with the odd pairs; both end with the same."""
     pairs = open_pair_sets([write_walls(tmp_path / "walls")])["walls"]
     asked = []
-    answer = Teacher.teach
-    monkeypatch.setattr(Teacher, "teach", lambda *a, **k: asked.append(a[1].float().mean().item()) or answer(*a, **k))
+    answer = Teacher.predict
+    monkeypatch.setattr(Teacher, "predict", lambda *a, **k: asked.append(a[1].float().mean().item()) or answer(*a, **k))
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     names, counts = look(pairs)
@@ -150,39 +151,39 @@ def test_processes_share_the_work(tmp_path, look, monkeypatch):
 
 
 def test_a_convincing_teacher_is_believed_and_others_are_not():
-    """Half of the pixels pass the mask: enough against the witness; a tenth is not."""
-    bad = Witness(level=0.1, backward=0.9)
+    """Half of the pixels pass the mask: enough against the rectification_check; a tenth is not."""
+    bad = RectificationCheck(level=0.1, backward=0.9)
     disparity = torch.full((1, 1, HEIGHT, WIDTH), float("nan"))
     disparity[..., 80:] = 8.0
-    half = Taught(disparity, torch.zeros_like(disparity), disparity)
+    half = TeacherPrediction(disparity, torch.zeros_like(disparity), disparity)
     mask = MaskConfig(max_disparity=0, left_right=0)
     assert check_pair(bad, half, RIG, mask) == pytest.approx(0.5)
     disparity[..., 96:] = float("nan")
     with pytest.raises(BadPair, match="they agree in 10 %"):
         check_pair(bad, half, RIG, mask)
-    assert check_pair(Witness(1.0, 0.0), half, RIG, mask) == pytest.approx(0.1)
+    assert check_pair(RectificationCheck(1.0, 0.0), half, RIG, mask) == pytest.approx(0.1)
     disparity[..., 82:] = float("nan")  # 2 of 160 columns
     with pytest.raises(BadPair, match=r"1\.3 % of the image") as found:
-        check_pair(Witness(1.0, 0.0), half, RIG, mask)
+        check_pair(RectificationCheck(1.0, 0.0), half, RIG, mask)
     assert found.value.reason == "few_pixels"
-    assert check_pair(Witness(1.0, 0.0), None, RIG, mask) == 1.0
+    assert check_pair(RectificationCheck(1.0, 0.0), None, RIG, mask) == 1.0
     with pytest.raises(BadPair) as found:
-        check_pair(Witness(1.0, 0.9), None, RIG, mask)
+        check_pair(RectificationCheck(1.0, 0.9), None, RIG, mask)
     assert found.value.reason == "exchanged"
 
 
 def test_what_lies_behind_infinity_depends_on_the_principal_columns():
     """With doffs 12 px a match 8 px further right is nearer than infinity: 4 px of true disparity."""
     left, right = wall(-8)
-    assert witness(left, right).backward > 0.9
-    assert witness(left, right, doffs=12.0).backward < 0.1
+    assert rectification_check(left, right).backward > 0.9
+    assert rectification_check(left, right, doffs=12.0).backward < 0.1
 
 
 def test_a_pair_is_levelled_by_its_principal_columns():
     """left(x) <-> right(x - d) becomes left(x) <-> levelled(x - d - doffs)."""
     left, right = wall(8)
     rig = replace(RIG, cx_right=RIG.cx + 5)
-    same, moved, new = level_pair(left, right, rig)
+    same, moved, new = remove_doffs(left, right, rig)
     assert new.doffs == 0 and same is left
     np.testing.assert_array_equal(moved[:, :-5], right[:, 5:])
     assert new.fx * new.baseline / (8 + 5) == pytest.approx(rig.fx * rig.baseline / (8 + rig.doffs))
@@ -191,7 +192,11 @@ def test_a_pair_is_levelled_by_its_principal_columns():
 def test_real_pairs_exchanged_and_one_frame_late(public_data):
     drive = open_stereo_folder(public_data / "drive")
     left, right, _ = checked_images(drive[40])
-    true, exchanged, late = witness(left, right), witness(right, left), witness(left, drive[41].images()[1])
+    true, exchanged, late = (
+        rectification_check(left, right),
+        rectification_check(right, left),
+        rectification_check(left, drive[41].images()[1]),
+    )
     assert true.level > 0.8 and true.backward < 0.05
     assert exchanged.backward > 0.9
     assert late.level < 0.4
@@ -201,14 +206,14 @@ def test_a_set_is_refused_before_all_of_it_was_looked_at():
     counts = PairCounts()
     for i in range(19):
         counts.skip(f"s/{i}", "rows", "they agree in 3 % of the image")
-    refuse_if_useless("s", counts, whole=False)
+    counts.require_used("s", complete=False)
     counts.skip("s/19", "no_answer")
     with pytest.raises(
         FileError, match=r"s: none of the first 20 pairs .*19 x rows: .*\(first: s/0: they agree in 3 %"
     ):
-        refuse_if_useless("s", counts, whole=False)
+        counts.require_used("s", complete=False)
     counts.used = 1
-    refuse_if_useless("s", counts, whole=True)
+    counts.require_used("s", complete=True)
     assert "1 pairs used, 20 left out" in counts.summary()
     both = counts + PairCounts(4, counts.skipped, {"rows": "other"})
     assert both.used == 5 and both.skipped == {"rows": 38, "no_answer": 2} and both.examples["rows"].startswith("s/0")
@@ -280,18 +285,18 @@ def test_pairs_without_calibration_are_refused(tmp_path):
 
 def test_parts_have_no_pair_in_common():
     sets = {"s": list("abcdefghijklmnopqrst")}
-    parts = divide(sets, "0:12", watched="15:")
+    parts = split_frames(sets, "0:12", test="15:")
     assert "".join(parts.training["s"]) == "abcdefghijk"
-    assert parts.held_out["s"] == ["l"] and "".join(parts.watched["s"]) == "pqrst"
-    parts = divide(sets, held_out="16:18", watched="17:")
+    assert parts.validation["s"] == ["l"] and "".join(parts.test["s"]) == "pqrst"
+    parts = split_frames(sets, held_out="16:18", test="17:")
     assert "".join(parts.training["s"]) == "abcdefghijklmnop"
-    assert parts.held_out["s"] == ["q"] and "".join(parts.watched["s"]) == "rst"
-    assert divide({"s": ["a", "b"]}).training == {"s": ["a"]}
+    assert parts.validation["s"] == ["q"] and "".join(parts.test["s"]) == "rst"
+    assert split_frames({"s": ["a", "b"]}).training == {"s": ["a"]}
     with pytest.raises(FileError, match="s: of its 1 pairs none is left to train on, .* held out 'the last tenth'"):
-        divide({"s": ["a"]})
+        split_frames({"s": ["a"]})
     with pytest.raises(FileError, match="of its 20 pairs none is left .* frames '30:40'"):
-        divide(sets, "30:40")
+        split_frames(sets, "30:40")
     for text in ("80", "a:b", "1:2:3"):
         with pytest.raises(ValueError, match=f"frames '{text}' are not FIRST:LAST, such as 0:80"):
-            frames_of(text)
-    assert list(range(10))[frames_of("-3:")] == [7, 8, 9]
+            frame_slice(text)
+    assert list(range(10))[frame_slice("-3:")] == [7, 8, 9]

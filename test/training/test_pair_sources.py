@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -15,10 +16,17 @@ from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.inference import NetworkMono
 from fg_depth_ros.networks import create_model
 from fg_depth_ros.training.depth.config import MaskConfig
+from fg_depth_ros.training.depth.dataset import (
+    MixedDataset,
+    PairDataset,
+    ResizeCrop,
+    SceneDataset,
+    best_size,
+    load_sample,
+)
 from fg_depth_ros.training.depth.flow_mask import prior_flow_mask
-from fg_depth_ros.training.depth.pair_preparation import Lesson, open_pair_sets, prepare
-from fg_depth_ros.training.depth.pair_sources import Fit, LessonSource, Mixture, RenderedSource, best_size, load_lesson
-from fg_depth_ros.training.depth.teacher import Teacher, TeachingCache
+from fg_depth_ros.training.depth.pairs import TrainingPair, open_pair_sets, prepare_pairs
+from fg_depth_ros.training.depth.teacher import PredictionCache, Teacher
 
 MASK = MaskConfig(max_disparity=0)
 
@@ -38,7 +46,7 @@ def rig(width, height, fx):
 )
 def test_a_picture_becomes_one_of_the_training(width, height, resized, focal):
     one = rig(width, height, 500.0 if width == 640 else 645.24)
-    fit = Fit.of(one, 640, 192)
+    fit = ResizeCrop.of(one, 640, 192)
     assert (fit.resized_width, fit.resized_height) == resized
     assert fit.focal(one) == pytest.approx(focal)
     field = np.tile(np.arange(width, dtype=np.float32), (height, 1))
@@ -54,24 +62,28 @@ def test_the_training_sees_what_inference_will_show():
     for width, height in ((1242, 375), (640, 192), (1344, 372), (1280, 720)):
         assert network.input_size(width, height) == best_size(rig(width, height, 500.0), 320 * 96)
     for width, height in ((1242, 375), (640, 192), (1344, 372)):
-        fit = Fit.of(rig(width, height, 500.0), 320, 96)
+        fit = ResizeCrop.of(rig(width, height, 500.0), 320, 96)
         assert (fit.resized_width, fit.resized_height) == network.input_size(width, height)
-    assert Fit.of(rig(640, 192, 500.0), 320, 96).cut_off == 0
-    assert Fit(320, 96, 640, 96).cut_off == 0.5
+    assert ResizeCrop.of(rig(640, 192, 500.0), 320, 96).cropped_share == 0
+    assert ResizeCrop(320, 96, 640, 96).cropped_share == 0.5
 
 
 def teach(tmp_path, pairs):
     teacher = Teacher("sgbm")
-    cache = TeachingCache(tmp_path / "cache", teacher)
-    usable, _ = prepare({"set": pairs}, teacher, cache, MASK, lambda items, what, count: items)
+    cache = PredictionCache(tmp_path / "cache", teacher)
+    usable, _ = prepare_pairs({"set": pairs}, teacher, cache, MASK, lambda items, what, count: items)
     return usable["set"], cache
+
+
+def dataset(lessons, cache, seed=0):
+    return PairDataset(lessons, partial(load_sample, cache=cache, width=96, height=64), cache, seed)
 
 
 def test_a_sample_at_half_the_size_has_the_depth_of_the_whole(tmp_path):
     """Disparity 8 px at 200 px * 0.1 m is 2.5 m; at 96 of 160 columns both are 0.6 of it."""
     left, right = wall(8)
     (lesson,), cache = teach(tmp_path, [made_pair(left, right, truth=np.full((HEIGHT, WIDTH), 8, np.float32))])
-    pairs, taught = load_lesson(lesson, cache, 96, 64)
+    pairs, taught = load_sample(lesson, cache, 96, 64)
     assert pairs.left.shape == pairs.right.shape == (1, 3, 64, 96) and pairs.left.dtype == torch.uint8
     np.testing.assert_array_equal(
         pairs.left[0].permute(1, 2, 0), cv2.resize(left, (96, 64), interpolation=cv2.INTER_AREA)
@@ -82,7 +94,7 @@ def test_a_sample_at_half_the_size_has_the_depth_of_the_whole(tmp_path):
     assert mask.float().mean() > 0.6
     assert (taught.disparity[mask] - 4.8).abs().median() < 0.05
     assert (120.0 * 0.1 / taught.disparity[mask] - 2.5).abs().median() < 0.03
-    assert not load_lesson(Lesson(lesson.pair), None, 96, 64)[1]  # without a key nobody was asked
+    assert not load_sample(TrainingPair(lesson.pair), None, 96, 64)[1]  # without a key nobody was asked
 
 
 def test_different_principal_columns_do_not_change_the_depth(tmp_path):
@@ -90,7 +102,7 @@ def test_different_principal_columns_do_not_change_the_depth(tmp_path):
     moved = replace(RIG, cx_right=RIG.cx + 5)
     truth = np.full((HEIGHT, WIDTH), 3, np.float32)
     (lesson,), cache = teach(tmp_path, [made_pair(*wall(3), rig=moved, truth=truth)])
-    pairs, taught = load_lesson(lesson, cache, WIDTH, HEIGHT)
+    pairs, taught = load_sample(lesson, cache, WIDTH, HEIGHT)
     torch.testing.assert_close(pairs.truth, torch.full((1, 1, HEIGHT, WIDTH), 2.5))
     known = torch.isfinite(taught.disparity)
     assert (taught.disparity[known] - 8).abs().median() < 0.05
@@ -100,7 +112,7 @@ def test_different_principal_columns_do_not_change_the_depth(tmp_path):
 
 def test_every_pair_comes_once_a_pass_in_a_new_order(tmp_path):
     lessons, cache = teach(tmp_path, open_pair_sets([write_walls(tmp_path / "walls")])["walls"])
-    source = LessonSource(lessons, cache, 96, 64, seed=4)
+    source = dataset(lessons, cache, seed=4)
     passes = []
     for start in (0, 5, 10):
         samples, counts = source.samples(range(start, start + 5))
@@ -108,16 +120,22 @@ def test_every_pair_comes_once_a_pass_in_a_new_order(tmp_path):
         passes.append([round(float(pairs.truth[0, 0, 0, 0]), 3) for pairs, _ in samples])
     assert all(sorted(one) == sorted(passes[0]) for one in passes) and len(set(passes[0])) == 5
     assert passes[0] != passes[1] or passes[1] != passes[2]
-    again = LessonSource(lessons, cache, 96, 64, seed=4).samples([7])[0][0][0]
+    again = dataset(lessons, cache, seed=4).samples([7])[0][0][0]
     torch.testing.assert_close(again.truth[0, 0, 0, 0].item(), passes[1][2], rtol=0, atol=1e-3)
 
 
-def test_what_was_read_is_not_read_again(tmp_path, monkeypatch):
+def test_what_was_read_is_not_read_again(tmp_path):
     lessons, cache = teach(tmp_path, open_pair_sets([write_walls(tmp_path / "walls", (8, 9))])["walls"])
-    source = LessonSource(lessons, cache, 96, 64)
-    source.samples([0, 1])
-    monkeypatch.setattr("fg_depth_ros.training.depth.pair_sources.load_lesson", lambda *a: pytest.fail("read again"))
-    source.samples([2, 3])
+    loaded = []
+
+    def load(one):
+        loaded.append(one.pair.name)
+        return load_sample(one, cache, 96, 64)
+
+    source = PairDataset(lessons, load)
+    for numbers in ([0, 1], [2, 3]):
+        source.samples(numbers)
+        assert sorted(loaded) == ["000", "001"]
 
 
 def test_a_pair_that_vanishes_while_training_is_replaced_and_counted(tmp_path):
@@ -126,13 +144,13 @@ def test_a_pair_that_vanishes_while_training_is_replaced_and_counted(tmp_path):
     (folder / "left" / "001.png").unlink()
     kept = next(cache.folder.glob("002-*_right.png"))
     kept.write_bytes(kept.read_bytes()[:-10])
-    samples, counts = LessonSource(lessons, cache, 96, 64).samples(range(3))
+    samples, counts = dataset(lessons, cache).samples(range(3))
     assert [round(float(pairs.truth[0, 0, 0, 0]), 3) for pairs, _ in samples] == [2.5, 2.5, 2.5]
     assert counts.skipped["unreadable"] >= 2
     assert not list(cache.folder.glob("002-*.json"))  # a damaged answer is asked for anew in the next run
     (folder / "left" / "000.png").unlink()
     with pytest.raises(FileError, match="none of the 3 pairs can be read any more"):
-        LessonSource(lessons, cache, 96, 64).samples([0])
+        dataset(lessons, cache).samples([0])
 
 
 class Scenes:
@@ -150,7 +168,7 @@ class Scenes:
 
 
 def test_the_sky_teaches_nothing():
-    pairs = RenderedSource([Scenes()]).pairs([3, 5])
+    pairs = SceneDataset([Scenes()]).pairs([3, 5])
     assert torch.isnan(pairs.truth[:, 0, 0, 0]).all()
     assert pairs.truth[:, 0, 1, 1].tolist() == [4.0, 6.0]
 
@@ -165,7 +183,7 @@ def test_shapes_come_by_turns_of_a_batch():
             return super().batch(indices)
 
     asked = []
-    source = RenderedSource([Views("wide"), Views("square")], turn=2)
+    source = SceneDataset([Views("wide"), Views("square")], turn=2)
     for numbers in ([0, 1], [2, 3], [4, 5]):
         source.pairs(numbers)
     assert asked == [("wide", [0, 1]), ("square", [2, 3]), ("wide", [4, 5])]
@@ -178,16 +196,16 @@ def test_scenes_and_files_keep_their_share_and_each_comes_once():
             return list(numbers), "counts"
 
     seen: list[int] = []
-    scenes = RenderedSource([Scenes()])
-    mixture = Mixture(Files(), scenes, 0.25)
-    drawn = [mixture.draw(range(start, start + 6)) for start in range(0, 24, 6)]
+    scenes = SceneDataset([Scenes()])
+    mixture = MixedDataset(Files(), scenes, 0.25)
+    drawn = [mixture.batch(range(start, start + 6)) for start in range(0, 24, 6)]
     assert seen == list(range(18))
     shown = torch.cat([d.scenes.truth[:, 0, 1, 1] for d in drawn if d.scenes is not None])
     assert shown.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
     assert not any(len(d.to_render) for d in drawn)
-    later = Mixture(Files(), scenes, 0.25, render_here=False).draw(range(8))
+    later = MixedDataset(Files(), scenes, 0.25, render_here=False).batch(range(8))
     assert later.scenes is None and later.to_render.tolist() == [0, 1]
-    assert Mixture(None, scenes, 0.25).draw([4, 5]).scenes.truth[:, 0, 1, 1].tolist() == [5.0, 6.0]
-    assert len(Mixture(Files(), None, 0.25).draw(range(9)).read) == 9
+    assert MixedDataset(None, scenes, 0.25).batch([4, 5]).scenes.truth[:, 0, 1, 1].tolist() == [5.0, 6.0]
+    assert len(MixedDataset(Files(), None, 0.25).batch(range(9)).loaded) == 9
     with pytest.raises(ValueError, match="nothing to train on"):
-        Mixture(None, None, 0.5)
+        MixedDataset(None, None, 0.5)

@@ -15,18 +15,21 @@ from support.pair_folders import FAR, NEAR, planes, small_rig
 from fg_depth_ros.data.io.formats import FileError
 from fg_depth_ros.networks import CheckpointError, load_checkpoint, load_model
 from fg_depth_ros.networks.checkpoint import ModelCard, save_checkpoint
-from fg_depth_ros.training.depth.losses import photometric_error
-from fg_depth_ros.training.depth.pair_preparation import Division, Lesson
+from fg_depth_ros.training.depth.dataset import PairDataset, load_whole
+from fg_depth_ros.training.depth.pairs import PairSplit, TrainingPair
 from fg_depth_ros.training.finetune.config import StereoFinetuning
-from fg_depth_ros.training.finetune.self_supervised import (
+from fg_depth_ros.training.finetune.stereo import (
     SelfSupervisedModule,
-    WindowSource,
-    both_views,
-    judge_pair,
+    WindowDataset,
+    anchor_distance,
+    compare_views,
+    evaluate_pair,
+    match_exposure,
+    predict_views,
+    stereo_terms,
     train_self_supervised,
-    whole_pair,
 )
-from fg_depth_ros.training.finetune.stereo_losses import distance_from, exposed_alike, look_across, stereo_terms
+from fg_depth_ros.training.photometric import photometric_error
 
 CPU = torch.device("cpu")
 
@@ -63,12 +66,12 @@ def test_what_cannot_be_learned_from_is_refused(tmp_path):
         with pytest.raises(error, match=message):
             train_self_supervised(
                 StereoFinetuning(out=str(out), steps=1, width=64, height=64, **settings),
-                Division(*({"ep": pairs} for pairs in parts)),
+                PairSplit(*({"ep": pairs} for pairs in parts)),
             )
         assert not out.exists()
 
     attempt(FileError, "none of the training pairs can be used", wrong, good, good)
-    attempt(FileError, "none of the watched pairs can be used", good, good, wrong)
+    attempt(FileError, "none of the test pairs can be used", good, good, wrong)
     attempt(CheckpointError, "does not exist", good, good, good, weights=str(tmp_path / "gone.safetensors"))
     attempt(CheckpointError, "holds a network 'depthnet_lite'", good, good, good, weights="depthnet_lite")
 
@@ -98,7 +101,7 @@ def test_what_only_one_camera_sees_is_not_compared():
     of_right = np.full((height, width), FAR, np.float32)
     of_right[rows, first - NEAR : last - NEAR] = NEAR
     views = [torch.from_numpy(field)[None, None] for field in (truth, of_right)]
-    view = look_across(*as_float(left, right), *views, 1, 1.5)
+    view = compare_views(*as_float(left, right), *views, 1, 1.5)
     hidden = np.zeros((height, width), bool)
     hidden[:, :FAR] = True  # matches left of the image
     hidden[rows, first - (NEAR - FAR) : first] = True
@@ -109,17 +112,17 @@ def test_what_only_one_camera_sees_is_not_compared():
 def test_the_exposure_of_two_cameras_is_no_error():
     left, right = as_float(*wall(8))
     darker = 0.6 * right + 0.1
-    warped = look_across(left, darker, constant(8), constant(8), 1, 1.5)
+    warped = compare_views(left, darker, constant(8), constant(8), 1, 1.5)
     assert float(warped.error[warped.visible].mean()) < 1e-3
     assert float(photometric_error(darker, right).mean()) > 0.05  # what it would be without
     nothing = torch.zeros(1, 1, HEIGHT, WIDTH, dtype=torch.bool)
-    torch.testing.assert_close(exposed_alike(darker, left, nothing), darker)
+    torch.testing.assert_close(match_exposure(darker, left, nothing), darker)
 
 
 def test_how_far_weights_have_gone():
     parent = [torch.tensor([3.0, 0.0]), torch.tensor([[4.0]])]
-    assert distance_from(parent, parent) == 0
-    assert distance_from(parent, [torch.tensor([3.0, 1.0]), torch.tensor([[6.0]])]) == pytest.approx(5 / 25)
+    assert anchor_distance(parent, parent) == 0
+    assert anchor_distance(parent, [torch.tensor([3.0, 1.0]), torch.tensor([[6.0]])]) == pytest.approx(5 / 25)
 
 
 # ---- samples and figures
@@ -127,26 +130,24 @@ def test_how_far_weights_have_gone():
 
 def test_windows_are_cut_at_one_place_of_both_images():
     left, right = wall(8)
-    source = WindowSource(_lessons(made_pair(left, right)), 64, 32)
-    windows = source.draw([0, 1, 2, 3])
+    source = WindowDataset(_lessons(made_pair(left, right)), 64, 32)
+    windows = source.batch([0, 1, 2, 3])
     assert windows.left.shape == windows.right.shape == (4, 3, 32, 64) and windows.left.dtype == torch.uint8
     assert len({bytes(window.numpy().tobytes()) for window in windows.left}) == 4
     for one, other in zip(windows.left, windows.right, strict=True):
         torch.testing.assert_close(one[:, :, 8:], other[:, :, :-8])
-    torch.testing.assert_close(source.draw([2]).left[0], windows.left[2])
+    torch.testing.assert_close(source.batch([2]).left[0], windows.left[2])
 
 
 def _lessons(*pairs):
-    from fg_depth_ros.training.depth.pair_sources import LessonSource
-
-    return LessonSource([Lesson(pair) for pair in pairs], None, 0, 0, 5, whole_pair)
+    return PairDataset([TrainingPair(pair) for pair in pairs], lambda one: (load_whole(one), None), seed=5)
 
 
 def test_a_pair_whose_principal_columns_differ_is_levelled():
     left, right, truth = planes(0)
     rig = small_rig()  # doffs 4 px
-    pair, _ = whole_pair(Lesson(made_pair(left, right, rig, truth)))
-    assert pair.truth[0, 0, 50, 2] == FAR + rig.doffs == 10
+    pair = load_whole(TrainingPair(made_pair(left, right, rig, truth)))
+    assert pair.truth[0, 0, 50, 2] == pytest.approx(rig.fx * rig.baseline / 10) and FAR + rig.doffs == 10
     shown = pair.right[0, :, :, 30].permute(1, 0).numpy()
     np.testing.assert_array_equal(shown, right[:, 34])
 
@@ -165,22 +166,22 @@ class Says(torch.nn.Module):
 
 
 def test_figures_of_a_pair_by_hand():
-    pair, _ = whole_pair(Lesson(made_pair(*wall(8), RIG, np.full((HEIGHT, WIDTH), 8, np.float32))))
-    right = judge_pair(Says(8.0), pair, 1.5, CPU)
+    pair = load_whole(TrainingPair(made_pair(*wall(8), RIG, np.full((HEIGHT, WIDTH), 8, np.float32))))
+    right = evaluate_pair(Says(8.0), pair, 1.5, CPU)
     assert right["photometric"] < 1e-6 and right["agreement"] == 1 and right["epe"] == 0
     assert right["unexplained"] == pytest.approx(8 / WIDTH, abs=1e-6)  # the columns that the right camera does not see
-    wrong = judge_pair(Says(12.0), pair, 1.5, CPU)
+    wrong = evaluate_pair(Says(12.0), pair, 1.5, CPU)
     assert wrong["epe"] == 4 and wrong["photometric"] > 0.05 and wrong["unexplained"] > right["unexplained"] + 0.05
-    blind = judge_pair(Says(500.0), pair, 1.5, CPU)
+    blind = evaluate_pair(Says(500.0), pair, 1.5, CPU)
     assert blind["unexplained"] == 1 and blind["agreement"] == 0  # who gives up gains nothing
-    assert "epe" not in judge_pair(Says(8.0), whole_pair(Lesson(made_pair(*wall(8))))[0], 1.5, CPU)
+    assert "epe" not in evaluate_pair(Says(8.0), load_whole(TrainingPair(made_pair(*wall(8)))), 1.5, CPU)
 
 
 def test_both_views_of_a_mirrored_pair():
     network = load_model("flownet_stereo")[0]
     left, right = as_float(*wall(9))
     with torch.no_grad():
-        of_left, of_right = both_views(network, left, right)
+        of_left, of_right = predict_views(network, left, right)
     for view in (of_left, of_right):
         assert view.shape == (1, 1, HEIGHT, WIDTH) and float((view[..., 20:-20] - 9).abs().median()) < 0.3
 
@@ -206,22 +207,22 @@ def test_a_spoilt_network_comes_nearer_to_the_truth_that_it_never_sees(tmp_path)
         out=str(tmp_path / "run"), weights=str(tmp_path / "spoilt.safetensors"), steps=10, width=128, height=96,
         workers=0, validation_scenes=2, learning_rate=4e-4, anchor=1.0, validate_minutes=60,
     )  # fmt: skip
-    best = train_self_supervised(config, Division({"a": walls(0, 16)}, {"a": walls(16, 20)}, {"a": walls(20, 24)}))
+    best = train_self_supervised(config, PairSplit({"a": walls(0, 16)}, {"a": walls(16, 20)}, {"a": walls(20, 24)}))
     rows = [json.loads(line) for line in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()]
     before, after = rows[0], rows[-1]
     assert before["step"] == 0 and after["step"] == 10
     assert after["unexplained"] < before["unexplained"]
-    assert after["watched_a/epe"] < 0.9 * before["watched_a/epe"]
-    assert after["watched_a/agreement"] >= before["watched_a/agreement"]
+    assert after["test:a/epe"] < 0.9 * before["test:a/epe"]
+    assert after["test:a/agreement"] >= before["test:a/agreement"]
     said = load_checkpoint(best)[1].description
     assert said["parent"]["sha256"] == spoilt.sha256 and said["data"] == "16 pairs of a"
-    assert said["sets"]["watched"]["a"] == {"used": 4, "skipped": {}, "examples": {}}
+    assert said["sets"]["test"]["a"] == {"used": 4, "skipped": {}, "examples": {}}
 
 
 def test_leaving_the_first_weights_costs(tmp_path):
     config = StereoFinetuning(out=str(tmp_path), steps=1, anchor=7.0, photometric=0.0, left_right=0.0, smoothness=0.0)
     module = SelfSupervisedModule(config)
-    windows = WindowSource(_lessons(made_pair(*wall(8))), 64, 64).draw([0, 1])
+    windows = WindowDataset(_lessons(made_pair(*wall(8))), 64, 64).batch([0, 1])
     assert module.losses(windows)[0] == 0
     with torch.no_grad():
         for value in module.model.parameters():

@@ -13,13 +13,13 @@ import torch
 
 pytest.importorskip("pytorch_lightning")
 
+
 from fg_depth_ros.data.io.formats import FileError
 from fg_depth_ros.networks import CheckpointError, StereoPrediction, create_model, load_checkpoint, load_model
 from fg_depth_ros.networks.checkpoint import ModelCard, load_tensors, save_checkpoint
 from fg_depth_ros.synthesis.stereo import StereoSceneGenerator
 from fg_depth_ros.synthesis.textures import TextureAtlas
 from fg_depth_ros.training.config import one_cycle
-from fg_depth_ros.training.feeding import SceneFeed
 from fg_depth_ros.training.stereo.config import StereoTraining
 from fg_depth_ros.training.stereo.losses import hypothesis_distribution, stereo_loss
 from fg_depth_ros.training.stereo.stereo import StereoModule, train_stereo
@@ -78,17 +78,6 @@ def test_schedule_warms_up_and_falls():
     assert values[-1] == pytest.approx(0.01)
 
 
-def test_feed_gives_every_scene_once_whatever_the_processes():
-    generator = StereoSceneGenerator(TextureAtlas.build([], 2, size=64), 64, 32)
-    numbers = []
-    for rank in range(2):
-        feed = iter(SceneFeed(generator, 4, start=3, rank=rank, ranks=2, render=False))
-        numbers += [n for _ in range(5) for n in next(feed).tolist()]
-    assert sorted(numbers) == list(range(12, 32))  # 3 batches of 2 scenes in 2 processes came before
-    with pytest.raises(ValueError, match="must be even .* got 3"):
-        SceneFeed(generator, 3)
-
-
 def test_a_short_run_writes_weights_that_load(tmp_path):
     best = train_stereo(StereoTraining(out=str(tmp_path / "run"), steps=3, **SMALL))
     _, card = load_model(best)
@@ -104,9 +93,7 @@ def test_a_stopped_run_goes_on_exactly(tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train_stereo(StereoTraining(out=str(whole), steps=4, **SMALL))
     # The schedule must be that of the whole run: only the end is moved.
-    monkeypatch.setattr(
-        "fg_depth_ros.training.stereo.stereo.StereoModule.progress", property(lambda m: m.steps_done / 4)
-    )
+    monkeypatch.setattr("fg_depth_ros.training.loop.TrainingModule.progress", property(lambda m: m.steps_done / 4))
     train_stereo(StereoTraining(out=str(parts), steps=2, **SMALL))
     assert load_tensors(parts / "state.safetensors")[1]["training"]["steps"] == 2
     train_stereo(StereoTraining(out=str(parts), steps=4, **SMALL))
@@ -192,7 +179,7 @@ def test_real_pairs_are_watched_and_written_down(tmp_path):
 
     sets = open_stereo_sets([write_pairs(tmp_path / "street")])
     best = train_stereo(StereoTraining(out=str(tmp_path / "run"), steps=1, **SMALL), watch_stereo(sets))
-    (row,) = [json.loads(line) for line in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()]
+    _, row = [json.loads(line) for line in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()]
     # The estimator with the weights that were kept says the same of these pairs.
     estimator = StereoDepthEstimator(StereoConfig(weights=str(best)))
     judged = evaluate_stereo(sets, {"kept": estimator}, show_progress=False).rows[0]["metrics"]

@@ -9,12 +9,12 @@ import pytest
 import torch
 from support.distill import wall
 
-from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.files import FileError, WriteError
 from fg_depth_ros.inference import ModelError, NetworkFlow, NetworkMatcher
 from fg_depth_ros.networks import create_model
 from fg_depth_ros.networks.checkpoint import ModelCard, save_checkpoint
-from fg_depth_ros.training.depth.batch import PairBatch, Taught
-from fg_depth_ros.training.depth.teacher import Teacher, TeachingCache, known_teachers, taught_by_truth
+from fg_depth_ros.training.depth.batch import PairBatch, TeacherPrediction
+from fg_depth_ros.training.depth.teacher import PredictionCache, Teacher, known_teachers, prediction_from_truth
 
 
 def tensors(*images):
@@ -44,9 +44,9 @@ def test_what_cannot_teach_is_named(tmp_path):
     teacher = Teacher("dis")
     image = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     with pytest.raises(ValueError, match="left images must be N x 3 x H x W of uint8, got .*float32"):
-        teacher.teach(image.float(), image)
+        teacher.predict(image.float(), image)
     with pytest.raises(ValueError, match="left and right images differ"):
-        teacher.teach(image, image[..., :16])
+        teacher.predict(image, image[..., :16])
     assert {"flownet_stereo", "flownet_lite", "sgbm", "dis"} <= set(known_teachers())
 
 
@@ -54,7 +54,7 @@ def test_a_stereo_network_teaches_what_the_matcher_answers(tmp_path):
     network, path = saved(tmp_path, "flownet_stereo", max_disparity=32)
     pairs = [wall(6, seed=0, width=70, height=40), wall(3, seed=1, width=70, height=40)]
     left, right = (torch.cat([tensors(pair[side])[0] for pair in pairs]) for side in (0, 1))
-    taught = Teacher("flownet_stereo", path, "cpu").teach(left, right)
+    taught = Teacher("flownet_stereo", path, "cpu").predict(left, right)
     matcher = NetworkMatcher(network, "flownet_stereo")
     for n, (a, b) in enumerate(pairs):
         np.testing.assert_allclose(taught.disparity[n, 0], matcher.match(a, b).disparity, atol=2e-3)
@@ -66,7 +66,7 @@ def test_a_stereo_network_teaches_what_the_matcher_answers(tmp_path):
 def test_of_a_flow_the_horizontal_part_reversed_is_the_disparity(tmp_path):
     network, path = saved(tmp_path, "flownet_s", width=0.0625)
     left, right = wall(5, width=64, height=64)
-    taught = Teacher("", path, "cpu").teach(*tensors(left, right))
+    taught = Teacher("", path, "cpu").predict(*tensors(left, right))
     flow = NetworkFlow(network, "flownet_s").flow(left, right)
     np.testing.assert_allclose(taught.disparity[0, 0], -flow[..., 0], atol=1e-4)
     np.testing.assert_allclose(taught.vertical[0, 0], flow[..., 1], atol=1e-4)
@@ -75,7 +75,7 @@ def test_of_a_flow_the_horizontal_part_reversed_is_the_disparity(tmp_path):
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_signs_by_a_wall_that_moved(scale):
     """left(x, y) <-> right(x - 8, y + 2): disparity 8 in both views, the match two rows lower."""
-    taught = Teacher("dis", scale=scale).teach(*tensors(*wall(8, down=2)))
+    taught = Teacher("dis", scale=scale).predict(*tensors(*wall(8, down=2)))
     inner = (slice(None), slice(None), slice(16, -16), slice(24, -24))
     assert taught.disparity[inner].median() == pytest.approx(8, abs=0.25)
     assert taught.right_disparity[inner].median() == pytest.approx(8, abs=0.25)
@@ -83,18 +83,18 @@ def test_signs_by_a_wall_that_moved(scale):
 
 
 def test_a_classical_stereo_method_says_nothing_where_it_does_not_know():
-    taught = Teacher("sgbm").teach(*tensors(*wall(8)))
+    taught = Teacher("sgbm").predict(*tensors(*wall(8)))
     known = torch.isfinite(taught.disparity)
     assert 0.5 < known.float().mean() < 1
     assert (taught.disparity[known] - 8).abs().median() < 0.1
-    one = Teacher("sgbm").teach(*tensors(*wall(8)), both=False)
+    one = Teacher("sgbm").predict(*tensors(*wall(8)), both=False)
     assert one.right_disparity is None
 
 
 def test_nothing_of_the_teacher_ever_learns(tmp_path):
     _, path = saved(tmp_path, "flownet_stereo", max_disparity=32)
     teacher = Teacher("flownet_stereo", path, "cpu")
-    taught = teacher.teach(*tensors(*wall(4, width=64, height=32)))
+    taught = teacher.predict(*tensors(*wall(4, width=64, height=32)))
     weight = torch.ones(1, requires_grad=True)
     (weight * taught.disparity * taught.right_disparity).mean().backward()  # the answers take part, as numbers
     assert weight.grad is not None
@@ -105,7 +105,7 @@ def test_nothing_of_the_teacher_ever_learns(tmp_path):
 def test_true_depth_teaches_by_hand():
     truth = torch.tensor([[[[4.0, float("nan")], [float("inf"), 10.0]]]])
     image = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
-    taught = taught_by_truth(PairBatch(image, image, torch.tensor([100.0]), torch.tensor([0.2]), truth))
+    taught = prediction_from_truth(PairBatch(image, image, torch.tensor([100.0]), torch.tensor([0.2]), truth))
     expected = torch.tensor([[[[5.0, float("nan")], [float("nan"), 2.0]]]])  # 100 px * 0.2 m / Z
     torch.testing.assert_close(taught.disparity, expected, equal_nan=True)
     assert taught.right_disparity is None and not taught.vertical.any()
@@ -115,17 +115,17 @@ def some_answer():
     rng = np.random.default_rng(0)
     disparity, right = (torch.from_numpy(rng.uniform(0.5, 200, (1, 1, 6, 9)).astype(np.float32)) for _ in range(2))
     disparity[0, 0, 0, :2] = torch.tensor([float("nan"), 300.0])  # none, and beyond the format
-    return Taught(disparity, torch.linspace(-90, 90, 54).view(1, 1, 6, 9), right)
+    return TeacherPrediction(disparity, torch.linspace(-90, 90, 54).view(1, 1, 6, 9), right)
 
 
 def test_a_kept_answer_comes_back(tmp_path):
-    cache = TeachingCache(tmp_path / "new", Teacher("dis"))
+    cache = PredictionCache(tmp_path / "new", Teacher("dis"))
     key = cache.key("a/b", "content")
     assert cache.notes(key) is None
     answer = some_answer()
-    cache.keep(key, {"reason": ""}, answer)
+    cache.save(key, {"reason": ""}, answer)
     assert cache.notes(key) == {"reason": ""}
-    back = cache.taught(key)
+    back = cache.load(key)
     for kept, given in zip(back, answer, strict=True):
         known = torch.isfinite(kept)
         assert known.sum() >= 52
@@ -138,9 +138,9 @@ def test_a_kept_answer_comes_back(tmp_path):
 
 def test_nobody_elses_answers_are_used(tmp_path):
     one, other, scaled = (
-        TeachingCache(tmp_path, t) for t in (Teacher("dis"), Teacher("sgbm"), Teacher("dis", scale=2))
+        PredictionCache(tmp_path, t) for t in (Teacher("dis"), Teacher("sgbm"), Teacher("dis", scale=2))
     )
-    one.keep(one.key("p", "content"), {"reason": ""}, some_answer())
+    one.save(one.key("p", "content"), {"reason": ""}, some_answer())
     for cache in (other, scaled):
         assert cache.notes(cache.key("p", "content")) is None
         assert cache.notes(one.key("p", "content")) is None  # not even under the very name
@@ -148,13 +148,13 @@ def test_nobody_elses_answers_are_used(tmp_path):
 
 
 def test_half_an_answer_is_none(tmp_path):
-    cache = TeachingCache(tmp_path, Teacher("dis"))
+    cache = PredictionCache(tmp_path, Teacher("dis"))
     key = cache.key("p", "content")
-    cache.keep(key, {"reason": ""}, some_answer())
+    cache.save(key, {"reason": ""}, some_answer())
     note, picture = cache.folder / f"{key}.json", cache.folder / f"{key}_left.png"
     picture.write_bytes(picture.read_bytes()[:-20])
     with pytest.raises(FileError, match=r"_left\.png: truncated"):
-        cache.taught(key)
+        cache.load(key)
     note.write_text(json.dumps({"teacher": "somebody"}))
     assert cache.notes(key) is None
     note.write_text("{ cut o")
@@ -167,7 +167,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("fg_depth_ros.training.depth.teacher.write_kitti_disparity", full)
-    cache = TeachingCache(tmp_path, Teacher("dis"))
-    with pytest.raises(FileError, match=r"cannot be kept there \(No space left on device\); free some space"):
-        cache.keep(cache.key("p", "content"), {}, some_answer())
+    cache = PredictionCache(tmp_path, Teacher("dis"))
+    with pytest.raises(WriteError, match="No space left on device"):
+        cache.save(cache.key("p", "content"), {}, some_answer())
     assert not list(cache.folder.iterdir())

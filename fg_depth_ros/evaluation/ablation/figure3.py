@@ -21,8 +21,8 @@ from torch import Tensor
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.synthesis.cameras import CameraPair, expose
 from fg_depth_ros.synthesis.textures import TextureAtlas, fractal_noise
-from fg_depth_ros.training.depth.losses import photometric_error, warp_source
 from fg_depth_ros.training.depth.teacher import Teacher
+from fg_depth_ros.training.photometric import photometric_error, warp_source
 
 LOSSES = ("photometric", "L_dr", "L_fp", "L_fd")
 _TEXELS = 60.0  # per metre
@@ -213,7 +213,7 @@ def run_figure3(teacher: Teacher, setup: Figure3 | None = None) -> tuple[Report,
     shown = {}
     for name, condition in CONDITIONS.items():
         view = render(setup, condition)
-        estimate = teacher.teach(view.left, view.right, both=False).disparity.cpu()
+        estimate = teacher.predict(view.left, view.right, both=False).disparity.cpu()
         curves = sweep(setup, view, estimate)
         exact = sweep(setup, view, setup.focal * setup.baseline / view.depth)
         for loss in LOSSES:

@@ -21,7 +21,7 @@ from fg_depth_ros.data.io.formats import FileError
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.evaluation.replay.methods import Loaded, ReplayMethod, load_methods
 from fg_depth_ros.evaluation.replay.pairs import BagJudge, Histogram, Judging, Score, empty_like, worst_of
-from fg_depth_ros.evaluation.replay.sharding import shared_map, world
+from fg_depth_ros.evaluation.replay.sharding import process_rank, shared_map
 from fg_depth_ros.evaluation.reports.page import Picture
 from fg_depth_ros.evaluation.reports.report import Report
 
@@ -153,7 +153,7 @@ def replay(config: ReplayConfig, track: Track = _silently) -> Replay:
             else f"{', '.join(config.bags)}: no pair could be judged: {used[0].damaged[:1]}"
         )
     worst = worst_of([worst for result in used for worst in result.judge.worst], config.worst)
-    return Replay(report, [found.picture for found in worst], leads=world()[0] == 0)
+    return Replay(report, [found.picture for found in worst], leads=process_rank()[0] == 0)
 
 
 @contextmanager

@@ -19,8 +19,8 @@ class ShardError(ValueError):
     """The processes cannot work together; the message says why and what to do."""
 
 
-def world() -> tuple[int, int]:
-    """This process's number and how many there are: (0, 1) where nobody started several.
+def process_rank() -> tuple[int, int]:
+    """Return this process's rank and the number of processes (RANK and WORLD_SIZE): (0, 1) without a launcher.
 
     Raises ShardError, naming the variable: numbers that are none.
     """
@@ -44,7 +44,7 @@ def shared_map(items: Sequence[Item], work: Callable[[Sequence[Item]], list[Resu
         ShardError: the environment is incomplete, the processes do not find one another, or another one failed.
         Exception: what ``work`` raises here.
     """
-    rank, ranks = world()
+    rank, ranks = process_rank()
     if ranks == 1:
         return work(items)
     from torch import distributed

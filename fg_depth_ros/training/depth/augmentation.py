@@ -1,4 +1,4 @@
-"""What is done to a batch before the network sees it: zoom, flips, colour jitter, data grafting; in this order.
+"""Augmentation of a depth training: zoom, flips, colour jitter, data grafting; in this order.
 
 Every step draws from the generator that it is given and from nothing else, and leaves the batch that it got as it is.
 """
@@ -31,7 +31,7 @@ def augment(
     jitter: ColourJitter | None = None,
     grafting: bool = True,
 ) -> DistillBatch:
-    """All of them: enlarged, mirrored with probability ``flips``, jittered, grafted.
+    """Return the batch enlarged, mirrored with probability ``flips``, jittered and grafted.
 
     Args:
         batch: N samples.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -97,6 +98,20 @@ class MaskConfig:
 
     def __post_init__(self) -> None:
         _check_not_negative(self, "the flow mask")
+
+
+def frame_slice(text: str) -> slice:
+    """Return the slice for ``FIRST:LAST``: ``0:80`` -> the first 80, ``80:`` -> all others, empty -> all.
+
+    Raises:
+        ValueError: text of another form.
+    """
+    if not text:
+        return slice(None)
+    match = re.fullmatch(r"(-?\d+)?:(-?\d+)?", text.strip())
+    if not match:
+        raise ValueError(f"frames '{text}' are not FIRST:LAST, such as 0:80 (the last one not included)")
+    return slice(*(int(number) if number else None for number in match.groups()))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Distillation of a depth network for one camera from stereo pairs: ``fg-depth distill``.
 
-FG-Depth (Zhu et al., ICRA 2023): a frozen teacher says where the matches of a pair are; the network, which sees the
-left image alone, learns from that, in metres. The loop is ``training.loop``.
+FG-Depth (Zhu et al., ICRA 2023): a frozen teacher predicts the matches of a pair; the network, which sees the left
+image alone, learns from that, in metres.
 """
 
 from __future__ import annotations
@@ -9,78 +9,73 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.evaluation.replay.sharding import process_rank
+from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.networks import load_checkpoint
 from fg_depth_ros.networks.registry import weights_path
 from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_cutouts
 from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
 from fg_depth_ros.synthesis.world.generator import WorldGenerator
-from fg_depth_ros.training.depth.batch import Taught
+from fg_depth_ros.training.callbacks import ExtraEvaluate
+from fg_depth_ros.training.depth.batch import PairBatch
 from fg_depth_ros.training.depth.config import TRUTH, DistillTraining
-from fg_depth_ros.training.depth.module import DistillModule, moved
-from fg_depth_ros.training.depth.pair_checks import PairCounts
-from fg_depth_ros.training.depth.pair_preparation import (
-    Division,
-    Lesson,
-    Track,
-    divide,
-    first_process,
-    open_pair_sets,
-    prepare,
+from fg_depth_ros.training.depth.dataset import (
+    MixedDataset,
+    PairDataset,
+    ResizeCrop,
+    Sample,
+    SceneDataset,
+    best_size,
+    load_sample,
 )
-from fg_depth_ros.training.depth.pair_sources import Fit, LessonSource, Mixture, RenderedSource, best_size, load_lesson
-from fg_depth_ros.training.depth.teacher import Teacher, TeachingCache
-from fg_depth_ros.training.depth.validation import DistillKeeper, Draw, Judged, judged
-from fg_depth_ros.training.feeding import Feed, evenly
-from fg_depth_ros.training.loop import VALIDATION_SEED, Watch, photo_sources, run
+from fg_depth_ros.training.depth.module import DistillModule, predict
+from fg_depth_ros.training.depth.pairs import (
+    PairCounts,
+    PairSplit,
+    Track,
+    TrainingPair,
+    no_progress,
+    open_pair_sets,
+    prepare_pairs,
+    split_frames,
+)
+from fg_depth_ros.training.depth.teacher import PredictionCache, Teacher
+from fg_depth_ros.training.depth.validation import Draw, ValidationPair, depth_validation, validation_pair
+from fg_depth_ros.training.loop import VALIDATION_SEED, fit, photo_sources
+from fg_depth_ros.training.stream import DataStream, evenly
 
 _LOG = logging.getLogger(__name__)
 _WIDE = 0.6  # canonical focal length by the width where there are several cameras: 80 degrees across
-_MUCH = 0.1
+_MAX_CROPPED = 0.1
 _FOCAL_TOLERANCE = 0.01  # cameras whose focal lengths differ by less are one camera
-
-
-class _Material(NamedTuple):
-    """Pairs on disk that a run is trained and judged on."""
-
-    lessons: list[Lesson]
-    selecting: dict[str, list[Judged]]
-    watched: dict[str, list[Judged]]
-    counts: dict[str, dict[str, PairCounts]]
-    """By part of the division and set."""
-
-    @property
-    def total(self) -> PairCounts:
-        """All of them."""
-        return sum((c for part in self.counts.values() for c in part.values()), start=PairCounts())
 
 
 def train_distill(
     config: DistillTraining,
-    watch: Watch | None = None,
+    extra: ExtraEvaluate | None = None,
     draw: Draw | None = None,
-    track: Track = lambda items, what, count: items,
-    parts: Division | None = None,
+    track: Track = no_progress,
+    split: PairSplit | None = None,
     source: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Run (or go on with) a distillation; returns the path of the best weights.
+    """Distill a depth network, or resume it; return the path of the best weights.
 
     Args:
         config: what to do.
-        watch: figures of the network on anything else; written down at every validation, and neither trained on nor
-            selected by.
+        extra: figures of the network on anything else, such as data sets with true depth.
         draw: makes the picture of one pair that every validation leaves, for some, in ``out/pictures``.
-        track: shows how far the preparation is.
-        parts: the pairs, opened and divided by the caller; None = as ``config`` says.
-        source: what the card says of the data beside.
+        track: shows the progress of the preparation.
+        split: the pairs, opened and split by the caller; None = as ``config`` says.
+        source: what else the card says of the data.
 
     Raises:
         FileError: folders, bags or photos that cannot be used; a set of which no pair can be trained on.
@@ -90,78 +85,62 @@ def train_distill(
         ValueError: a size or options that do not fit the network.
     """
     pl.seed_everything(config.seed, verbose=False)
-    teacher = None
+    teacher = cache = None
     if config.teacher != TRUTH:
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
         teacher = Teacher(
-            config.teacher, config.teacher_weights, _own_device(), config.teacher_precision, config.teacher_scale
+            config.teacher, config.teacher_weights, device, config.teacher_precision, config.teacher_scale
         )
-    cache = None
-    if teacher is not None and not config.on_the_fly:
-        cache = TeachingCache(config.cache or Path(config.out) / "teaching", teacher)
-    if parts is None:
-        parts = divide(open_pair_sets(config.data, config.bag), config.frames, config.held_out, config.test_frames)
+        if not config.on_the_fly:
+            cache = PredictionCache(config.cache or Path(config.out) / "teaching", teacher)
+    if split is None:
+        split = split_frames(
+            open_pair_sets(config.data, config.bag), config.frames, config.held_out, config.test_frames
+        )
     if teacher is None:
-        _check_truth(parts)
-    world = _World(config) if config.world else None
-    rigs = [pair.rig for pairs in parts.training.values() for pair in pairs if pair.rig is not None]
+        _require_truth(split)
+    scenes = _Scenes(config) if config.world else None
+    rigs = [pair.rig for pairs in split.training.values() for pair in pairs if pair.rig is not None]
     module = DistillModule(config, _canonical_focal(config, rigs), teacher)
-    _tell_cut(config, rigs)
-    material = _material(config, parts, teacher, cache, track)
-    if world is not None:
-        for shape in config.all_shapes:
-            scenes = world.scenes(config.seed + VALIDATION_SEED, "cpu", [shape])
-            name = "world" if len(config.all_shapes) == 1 else f"world_{shape[0]}x{shape[1]}"
-            numbers = range(config.validation_scenes // len(config.all_shapes))
-            judging = material.selecting if config.select_by_world else material.watched
-            judging[name] = [judged(scenes.pairs([i]), None, config.mask) for i in numbers]
-    selecting, watched = (
-        {name: kept for name, pairs in sets.items() if (kept := [p for p in pairs if p.reference.isfinite().any()])}
-        for sets in (material.selecting, material.watched)
-    )
-    for wanted, found, what in ((True, selecting, "held-out"), (parts.watched, watched, "watched")):
-        if wanted and not found:
-            raise FileError(f"none of the {what} pairs has a depth to judge by; choose others")
-    card = {**_card(config, module, material, world), **(source or {})}
-    keeper = DistillKeeper(config, selecting, watched, card, watch, draw, material.total)
+    _warn_cropped(config, rigs)
+    load = partial(load_sample, cache=cache, width=config.width, height=config.height)
+    parts, counts = _prepare(config, split, teacher, cache, track)
+    module.prepared = sum((c for part in counts.values() for c in part.values()), start=PairCounts())
+    if config.data and process_rank()[0] == 0:
+        _LOG.info("%s", module.prepared.summary())
 
-    def open_feed(device: torch.device, start: int, rank: int, ranks: int) -> tuple[Feed, int]:
-        on_cpu = device.type == "cpu"
+    def validating(pairs: Sequence[TrainingPair], count: int) -> list[ValidationPair]:
+        return [_validation_pair(load(pairs[i]), teacher, config) for i in evenly(pairs, count)]
+
+    selecting = {name: validating(pairs, config.validation_scenes) for name, pairs in parts["validation"].items()}
+    testing = {f"test:{n}": validating(pairs, 4 * config.validation_scenes) for n, pairs in parts["test"].items()}
+    if scenes is not None:
+        (selecting if config.select_by_world else testing).update(scenes.validation())
+    selecting, testing = (_with_reference(sets) for sets in (selecting, testing))
+    for required, sets, what in ((True, selecting, "validation"), (split.test, testing, "test")):
+        if required and not sets:
+            raise FileError(f"none of the {what} pairs has a depth to compare with; choose others")
+    training = [pair for pairs in parts["training"].values() for pair in pairs]
+
+    def open_stream(device: torch.device) -> DataStream:
         if teacher is not None:
             teacher.to(device)
-        module.scenes = world.scenes(config.seed, device, config.all_shapes) if world is not None else None
-        lessons = None
-        if material.lessons:
-            lessons = LessonSource(material.lessons, cache, config.width, config.height, config.seed)
-        mixture = Mixture(lessons, module.scenes, config.world_share, render_here=on_cpu)
-        workers = config.workers if on_cpu or lessons is not None else 0
-        return Feed(mixture.draw, config.batch, start=start, rank=rank, ranks=ranks), workers
+        module.scenes = scenes.dataset(config.seed, device, config.all_shapes) if scenes is not None else None
+        pairs = PairDataset(training, load, cache, config.seed) if training else None
+        dataset = MixedDataset(pairs, module.scenes, config.world_share, render_here=device.type == "cpu")
+        workers = config.workers if device.type == "cpu" or pairs is not None else 0
+        return DataStream(dataset.batch, config.batch, workers)
 
-    best = run(config, module, keeper, open_feed)
-    if first_process():
+    card = {**_card(config, module, training, counts, scenes), **(source or {})}
+    best = fit(module, depth_validation(selecting, testing, extra, draw), card, open_stream)
+    if process_rank()[0] == 0:
         _LOG.info("while training: %s", module.counts.summary())
     return best
 
 
-def _own_device() -> str:
-    """The GPU of this process, or the CPU."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-
-
-def _tell_cut(config: DistillTraining, rigs: Sequence[StereoRig]) -> None:
-    """Say which size would show whole pictures, where much of them is cut off."""
-    for rig in dict.fromkeys(rigs):
-        cut = Fit.of(rig, config.width, config.height).cut_off
-        if cut > _MUCH and first_process():
-            width, height = best_size(rig, config.width * config.height)
-            _LOG.warning(
-                "%.0f %% of the pictures of %dx%d px are cut off at %dx%d; the size %dx%d would show them whole",
-                100 * cut, rig.width, rig.height, config.width, config.height, width, height,
-            )  # fmt: skip
-
-
-def _check_truth(parts: Division) -> None:
-    """Raise FileError for a set that a training by truth cannot use."""
-    for sets in parts:
+def _require_truth(split: PairSplit) -> None:
+    """Raise FileError for a set that a training by true depth cannot use."""
+    for sets in split:
         for name, pairs in sets.items():
             if pairs[0].truth() is None:
                 raise FileError(
@@ -169,93 +148,109 @@ def _check_truth(parts: Division) -> None:
                 )
 
 
-def _material(
-    config: DistillTraining, parts: Division, teacher: Teacher | None, cache: TeachingCache | None, track: Track
-) -> _Material:
-    """Everything on disk, looked at and, if that is wanted beforehand, answered by the teacher."""
-    asked = teacher if cache is not None else None
-    prepared, counts = [], {}
-    for what, part in parts._asdict().items():
-        usable, counts[what] = prepare(part, asked, cache, config.mask, track, config.skip_unusable)
-        prepared.append(usable)
-    if parts.training and not (prepared[0] or config.world):
-        raise FileError("none of the bags and folders has pairs that can be trained on; the reasons are above")
-    judged_parts = [
-        {
-            name: [_judged(config, lessons[i], teacher, cache) for i in sorted(evenly(lessons, limit))]
-            for name, lessons in part.items()
-        }
-        for part, limit in ((prepared[1], config.validation_scenes), (prepared[2], 4 * config.validation_scenes))
-    ]
-    selecting, watched = judged_parts
-    material = _Material(
-        [lesson for lessons in prepared[0].values() for lesson in lessons],
-        selecting,
-        {f"watched_{name}": pairs for name, pairs in watched.items()},
-        counts,
-    )
-    if config.data and first_process():
-        _LOG.info("%s", material.total.summary())
-    return material
-
-
-def _judged(config: DistillTraining, lesson: Lesson, teacher: Teacher | None, cache: TeachingCache | None) -> Judged:
-    pairs, taught = load_lesson(lesson, cache, config.width, config.height)
-    if taught is None and teacher is not None:
-        taught = teacher.teach(pairs.left, pairs.right, both=bool(config.mask.left_right))
-        taught = Taught(*moved(taught, torch.device("cpu")))
-    return judged(pairs, taught, config.mask)
-
-
 def _canonical_focal(config: DistillTraining, rigs: Sequence[StereoRig]) -> float:
-    """As ``DistillTraining.focal`` says."""
+    """Return the canonical focal length (px) as ``DistillTraining.focal`` says."""
     if config.weights:
         parent = load_checkpoint(weights_path(config.weights))[1]
-        return float(parent.options.get("focal", _WIDE * config.width))  # a relative to grow from has none
+        return float(parent.options.get("focal", _WIDE * config.width))  # a related architecture has none
     if config.focal:
         return config.focal
-    focals = [Fit.of(rig, config.width, config.height).focal(rig) for rig in rigs]
+    focals = [ResizeCrop.of(rig, config.width, config.height).focal(rig) for rig in rigs]
     if focals and not config.world and max(focals) - min(focals) <= _FOCAL_TOLERANCE * min(focals):
         return float(np.mean(focals))
     return _WIDE * config.width
 
 
-class _World:
-    """Material for rendered scenes."""
+def _warn_cropped(config: DistillTraining, rigs: Sequence[StereoRig]) -> None:
+    """Name the size that would show whole pictures, where much of them is cut off."""
+    for rig in dict.fromkeys(rigs):
+        cropped = ResizeCrop.of(rig, config.width, config.height).cropped_share
+        if cropped > _MAX_CROPPED and process_rank()[0] == 0:
+            width, height = best_size(rig, config.width * config.height)
+            _LOG.warning(
+                "%.0f %% of the pictures of %dx%d px are cut off at %dx%d; the size %dx%d would show them whole",
+                100 * cropped, rig.width, rig.height, config.width, config.height, width, height,
+            )  # fmt: skip
+
+
+def _prepare(
+    config: DistillTraining, split: PairSplit, teacher: Teacher | None, cache: PredictionCache | None, track: Track
+) -> tuple[dict[str, dict[str, list[TrainingPair]]], dict[str, dict[str, PairCounts]]]:
+    """Return the usable pairs and the counts, by part and set."""
+    parts, counts = {}, {}
+    for what, sets in split._asdict().items():
+        asked = teacher if cache is not None else None
+        parts[what], counts[what] = prepare_pairs(sets, asked, cache, config.mask, track, config.skip_unusable)
+    if split.training and not (parts["training"] or config.world):
+        raise FileError("none of the bags and folders has pairs that can be trained on; the reasons are above")
+    return parts, counts
+
+
+def _validation_pair(sample: Sample, teacher: Teacher | None, config: DistillTraining) -> ValidationPair:
+    pairs, prediction = sample
+    if prediction is None and teacher is not None:
+        prediction = predict(teacher, pairs, config.mask)
+    return validation_pair(pairs, prediction, config.mask)
+
+
+def _with_reference(sets: Mapping[str, Sequence[ValidationPair]]) -> dict[str, list[ValidationPair]]:
+    """Return the pairs with any reference depth, and the sets that have one."""
+    known = {name: [pair for pair in pairs if pair.reference.isfinite().any()] for name, pairs in sets.items()}
+    return {name: pairs for name, pairs in known.items() if pairs}
+
+
+class _Scenes:
+    """Rendered scenes and the material for them."""
 
     def __init__(self, config: DistillTraining) -> None:
         self.config, self.photos = config, list_photos(config.photos)
-        self.stamps = list_cutouts(config.cutouts) if config.cutouts else []
-        self.atlas = TextureAtlas.build(self.photos, config.patterns, seed=config.seed)
-        self.cutouts = CutoutAtlas.build(self.stamps, config.outlines, seed=config.seed)
+        self.cutouts = list_cutouts(config.cutouts) if config.cutouts else []
+        self._atlas = TextureAtlas.build(self.photos, config.patterns, seed=config.seed)
+        self._cutout_atlas = CutoutAtlas.build(self.cutouts, config.outlines, seed=config.seed)
 
-    def scenes(self, seed: int, device: torch.device | str, shapes: Sequence[tuple[int, int]]) -> RenderedSource:
-        """Scenes of this run's kind in these shapes, by turns of a batch."""
+    def dataset(self, seed: int, device: torch.device | str, shapes: Sequence[tuple[int, int]]) -> SceneDataset:
+        """Return scenes in these shapes, by turns of a batch."""
         c = self.config
         renderers = [
-            WorldGenerator(self.atlas, self.cutouts, width, height, seed=seed, device=device, kind=c.world)
-            for width, height in shapes
+            WorldGenerator(self._atlas, self._cutout_atlas, *shape, seed=seed, device=device, kind=c.world)
+            for shape in shapes
         ]
-        return RenderedSource(renderers, c.batch, c.needs_right)
+        return SceneDataset(renderers, c.batch, c.needs_right)
+
+    def validation(self) -> dict[str, list[ValidationPair]]:
+        """Return the fixed scenes of the validation, a set for every shape."""
+        shapes, sets = self.config.all_shapes, {}
+        for width, height in shapes:
+            dataset = self.dataset(self.config.seed + VALIDATION_SEED, "cpu", [(width, height)])
+            scenes: list[PairBatch] = [dataset.pairs([i]) for i in range(self.config.validation_scenes // len(shapes))]
+            name = "world" if len(shapes) == 1 else f"world_{width}x{height}"
+            sets[name] = [validation_pair(scene, None, self.config.mask) for scene in scenes]
+        return sets
 
 
-def _card(config: DistillTraining, module: DistillModule, material: _Material, world: _World | None) -> dict[str, Any]:
-    """What the weights say of themselves."""
-    rigs = [lesson.pair.rig for lesson in material.lessons]
-    baselines = sorted({round(rig.baseline, 4) for rig in rigs if rig is not None})
-    sources = [f"{counts.used} pairs of {name}" for name, counts in material.counts["training"].items() if counts.used]
+def _card(
+    config: DistillTraining,
+    module: DistillModule,
+    pairs: Sequence[TrainingPair],
+    counts: Mapping[str, Mapping[str, PairCounts]],
+    scenes: _Scenes | None,
+) -> dict[str, Any]:
+    """Return what the card of the weights says of licence, data, camera and teacher."""
+    rigs = [one.pair.rig for one in pairs]
+    sources = [f"{counted.used} pairs of {name}" for name, counted in counts["training"].items() if counted.used]
     card: dict[str, Any] = {"licence": "that of the data it was trained on"}
-    card["sets"] = {
-        what: {name: counts.as_dict() for name, counts in part.items()} for what, part in material.counts.items()
-    }
-    if world is not None:
+    card["sets"] = {what: {name: c.as_dict() for name, c in part.items()} for what, part in counts.items()}
+    if scenes is not None:
         sources.append(f"rendered scenes (fg_depth_ros.synthesis.world.generator, {config.world})")
-        card["photo_sources"], card["stamp_sources"] = photo_sources(world.photos), photo_sources(world.stamps)
-        if not material.lessons:
-            card["licence"] = module.parent.get("licence", "Apache-2.0") if module.parent else "Apache-2.0"
+        card["photo_sources"], card["cutout_sources"] = photo_sources(scenes.photos), photo_sources(scenes.cutouts)
+        if not pairs:
+            card["licence"] = module.parent.get("licence", "Apache-2.0")
     card["data"] = ", ".join(sources)
     card["camera"] = {
-        "focal": module.model.focal, "width": config.width, "height": config.height, "baselines": baselines,
-    }  # fmt: skip
+        "focal": module.model.focal,
+        "width": config.width,
+        "height": config.height,
+        "baselines": sorted({round(rig.baseline, 4) for rig in rigs if rig is not None}),
+    }
     card["teacher"] = module.teacher.settings if module.teacher else {"model": TRUTH}
     return card

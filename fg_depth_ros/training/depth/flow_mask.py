@@ -1,4 +1,4 @@
-"""The prior-flow mask: which of the teacher's answers a depth network may learn from.
+"""The prior-flow mask: which of the teacher's predictions a depth network may learn from.
 
 FG-Depth (Zhu et al., ICRA 2023, M_fp) takes it in place of the auto-mask of Monodepth2: what is decided by the flow
 is known before the first step and does not depend on what the network says.
@@ -9,26 +9,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fg_depth_ros.training.depth.batch import Taught
+from fg_depth_ros.training.depth.batch import TeacherPrediction
 from fg_depth_ros.training.depth.config import MaskConfig
 
 REFERENCE_WIDTH = 1024
 """Px of width that ``MaskConfig.max_disparity`` is given for."""
 
 
-def mask_checks(taught: Taught, focal: Tensor, baseline: Tensor, config: MaskConfig) -> dict[str, Tensor]:
-    """What passes each check that is switched on, by its name; N x 1 x H x W bool, False without an answer.
+def mask_checks(
+    prediction: TeacherPrediction, focal: Tensor, baseline: Tensor, config: MaskConfig
+) -> dict[str, Tensor]:
+    """Return what passes each check that is switched on, by its name; N x 1 x H x W bool, False without a prediction.
 
     Args:
-        taught: what the teacher says.
+        prediction: of the teacher.
         focal: N float32 px, of the pairs' size.
         baseline: N float32 m.
         config: the checks.
 
     Raises:
-        ValueError: the left-right check is wanted and the teacher was not asked for the right view.
+        ValueError: the left-right check is on and the right view was not predicted.
     """
-    disparity = taught.disparity
+    disparity = prediction.disparity
     width = disparity.shape[-1]
     checks = {"min_disparity": torch.isfinite(disparity) & (disparity > config.min_disparity)}
     if config.max_depth:
@@ -43,20 +45,22 @@ def mask_checks(taught: Taught, focal: Tensor, baseline: Tensor, config: MaskCon
     if config.inside:
         checks["inside"] = inside
     if config.vertical:
-        checks["vertical"] = taught.vertical.abs() < config.vertical
+        checks["vertical"] = prediction.vertical.abs() < config.vertical
     if config.left_right:
-        if taught.right_disparity is None:
+        if prediction.right_disparity is None:
             raise ValueError(
-                "the left-right check of the flow mask needs the right view's disparity: ask the teacher for it, or "
+                "the left-right check of the flow mask needs the right view's disparity: predict it, or "
                 "switch the check off with left_right=0"
             )
         column = torch.where(inside, match, torch.zeros_like(match)).round().long()
-        difference = (disparity - taught.right_disparity.gather(3, column)).abs()
+        difference = (disparity - prediction.right_disparity.gather(3, column)).abs()
         checks["left_right"] = inside & (difference <= config.left_right)
     return checks
 
 
-def prior_flow_mask(taught: Taught, focal: Tensor, baseline: Tensor, config: MaskConfig | None = None) -> Tensor:
-    """Pixels that pass every check, N x 1 x H x W bool. Arguments and errors as ``mask_checks``."""
-    checks = mask_checks(taught, focal, baseline, config or MaskConfig())
+def prior_flow_mask(
+    prediction: TeacherPrediction, focal: Tensor, baseline: Tensor, config: MaskConfig | None = None
+) -> Tensor:
+    """Return the pixels that pass every check, N x 1 x H x W bool. Arguments and errors as ``mask_checks``."""
+    checks = mask_checks(prediction, focal, baseline, config or MaskConfig())
     return torch.stack(list(checks.values())).all(0)

@@ -1,4 +1,4 @@
-"""A depth network in distillation: from pairs and what the teacher says of them to a loss."""
+"""A depth network in distillation: from pairs and the teacher's predictions to a loss."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ import numpy as np
 import torch
 
 from fg_depth_ros.networks import DepthNetwork, load_resnet
+from fg_depth_ros.training.config import check_multiple
 from fg_depth_ros.training.depth.augmentation import augment
-from fg_depth_ros.training.depth.batch import DistillBatch, PairBatch, Taught
+from fg_depth_ros.training.depth.batch import DistillBatch, PairBatch, TeacherPrediction
 from fg_depth_ros.training.depth.config import SCHEDULES, DistillTraining, MaskConfig
+from fg_depth_ros.training.depth.dataset import MixedBatch, SceneDataset
 from fg_depth_ros.training.depth.flow_mask import prior_flow_mask
 from fg_depth_ros.training.depth.losses import depth_loss
-from fg_depth_ros.training.depth.pair_checks import LEAST_SHARE, PairCounts, refuse_if_useless
-from fg_depth_ros.training.depth.pair_sources import Drawn, RenderedSource
-from fg_depth_ros.training.depth.teacher import Teacher, taught_by_truth
+from fg_depth_ros.training.depth.pairs import MIN_SHARE, PairCounts
+from fg_depth_ros.training.depth.teacher import Teacher, prediction_from_truth
 from fg_depth_ros.training.loop import TrainingModule
 
 
-def distill_batch(pairs: PairBatch, taught: Taught, mask: MaskConfig) -> DistillBatch:
-    """Pairs and what the teacher says of them, as the losses want it; nothing augmented."""
+def distill_batch(pairs: PairBatch, prediction: TeacherPrediction, mask: MaskConfig) -> DistillBatch:
+    """Return pairs and the teacher's prediction as the losses take them, without augmentation."""
     target, source = pairs.left.float() / 255, pairs.right.float() / 255
-    usable = prior_flow_mask(taught, pairs.focal, pairs.baseline, mask)
-    disparity = torch.where(usable, taught.disparity, torch.zeros_like(taught.disparity))
+    usable = prior_flow_mask(prediction, pairs.focal, pairs.baseline, mask)
+    disparity = torch.where(usable, prediction.disparity, torch.zeros_like(prediction.disparity))
     return DistillBatch(target, source, target, disparity, usable, pairs.focal, pairs.baseline, pairs.truth)
 
 
-def without_bad(batch: DistillBatch) -> tuple[DistillBatch, list[int]]:
-    """The batch with a good sample in place of every bad one, and which were bad.
+def replace_bad(batch: DistillBatch) -> tuple[DistillBatch, list[int]]:
+    """Return the batch with a good sample in place of every bad one, and which were bad.
 
-    Bad is a sample of which too few pixels may be learned from, or whose camera is none (a focal length or baseline
-    that is not finite and positive). Where all are bad they stay, and the caller must not learn from the batch.
+    Bad is a sample of which too few pixels pass the mask, or whose camera is none (a focal length or baseline that is
+    not finite and positive). Where all are bad they stay, and the caller must not learn from the batch.
     """
     share = batch.mask.flatten(1).float().mean(1)
     camera = torch.isfinite(batch.focal) & torch.isfinite(batch.baseline) & (batch.focal > 0) & (batch.baseline > 0)
-    good = (share >= LEAST_SHARE) & camera
+    good = (share >= MIN_SHARE) & camera
     bad = (~good).nonzero().flatten().tolist()
     if not bad or len(bad) == len(good):
         return batch, bad
@@ -47,18 +48,22 @@ def without_bad(batch: DistillBatch) -> tuple[DistillBatch, list[int]]:
 
 
 class DistillModule(TrainingModule):
-    """A depth network in training."""
+    """A depth network in training.
+
+    Args:
+        config: of the run.
+        focal: canonical focal length, px at the training's size.
+        teacher: None where the true depth stands for it.
+
+    Raises:
+        ValueError: a size that does not fit the network.
+        CheckpointError: weights that cannot be used.
+    """
 
     config: DistillTraining
     model: DepthNetwork
 
     def __init__(self, config: DistillTraining, focal: float, teacher: Teacher | None) -> None:
-        """``focal``: canonical, px at the training's size; ``teacher``: None where the truth teaches.
-
-        Raises:
-            ValueError: a size that does not fit the network.
-            CheckpointError: weights that cannot be used.
-        """
         super().__init__(config, {"focal": focal, "width": config.width, "height": config.height})
         if config.encoder:
             load_resnet(self.model, config.encoder)
@@ -69,82 +74,72 @@ class DistillModule(TrainingModule):
                 setattr(network, name, getattr(config, name))
                 network.options[name] = getattr(config, name)  # type: ignore[index,operator]
             self.options[name] = getattr(config, name)
-        multiple = int(self.model.size_multiple)
-        for width, height in config.all_shapes:
-            if width % multiple or height % multiple:
-                raise ValueError(f"width and height must be multiples of {multiple}, got {width}x{height}")
+        check_multiple(int(self.model.size_multiple), *config.all_shapes)
         self.teacher = teacher
-        self.scenes: RenderedSource | None = None
-        self.counts = PairCounts()
+        self.scenes: SceneDataset | None = None
+        self.prepared, self.counts = PairCounts(), PairCounts()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam, as published."""
+        """Return Adam, as published."""
         return torch.optim.Adam(
             self.model.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
         )
 
     def rate_factor(self, progress: float) -> float:
-        """As the schedule says."""
+        """Return the factor of the schedule."""
         return SCHEDULES[self.config.schedule][1](progress)
 
-    def render(self, numbers: list[int]) -> PairBatch:
-        """The scenes with these numbers."""
-        if self.scenes is None:
-            raise RuntimeError("no generator to render scenes with")
-        return self.scenes.pairs(numbers)
+    def describe(self) -> dict[str, Any]:
+        """Return the counts of pairs before and while training."""
+        return {"counts": {"before": self.prepared.as_dict(), "while": self.counts.as_dict()}}
 
-    def transfer_batch_to_device(self, batch: Drawn, device: torch.device, dataloader_idx: int) -> DistillBatch:
-        """Everything a step needs: moved, rendered, taught, masked and augmented on the training device."""
-        parts: list[tuple[PairBatch, Taught | None]] = [
-            (PairBatch(*moved(pairs, device)), None if taught is None else Taught(*moved(taught, device)))
-            for pairs, taught in batch.read
-        ]
+    def transfer_batch_to_device(self, batch: MixedBatch, device: torch.device, dataloader_idx: int) -> DistillBatch:
+        """Return what a step needs: moved, rendered, predicted, masked and augmented on the training device."""
+        c = self.config
+        predicted: list[tuple[PairBatch, TeacherPrediction]] = []
+        others: list[PairBatch] = []
+        for pairs, prediction in batch.loaded:
+            pairs = PairBatch(*moved(pairs, device))
+            if prediction is None:
+                others.append(pairs)
+            else:
+                predicted.append((pairs, TeacherPrediction(*moved(prediction, device))))
         if batch.scenes is not None:
-            parts.append((PairBatch(*moved(batch.scenes, device)), None))
-        if len(batch.to_render):
-            parts.append((PairBatch(*moved(self.render(batch.to_render.tolist()), device)), None))
-        self.counts += batch.counts
-        ready = distill_batch(*self._taught(parts), self.config.mask)
-        ready, bad = without_bad(ready)
-        for _ in bad:
-            self.counts.skip(f"step {self.steps_done}", "few_pixels")
-        self.counts.used += len(ready.target) - len(bad)
-        refuse_if_useless("the samples of this training", self.counts, whole=False)
+            others.append(PairBatch(*moved(batch.scenes, device)))
+        if self.scenes is not None and len(batch.to_render):
+            others.append(PairBatch(*moved(self.scenes.pairs(batch.to_render.tolist()), device)))
+        if others:
+            together = PairBatch(*_concatenated(others))
+            predicted.append((together, predict(self.teacher, together, c.mask)))
+        ready = distill_batch(
+            PairBatch(*_concatenated([pairs for pairs, _ in predicted])),
+            TeacherPrediction(*_concatenated([prediction for _, prediction in predicted])),
+            c.mask,
+        )
+        ready, bad = replace_bad(ready)
+        self._count(batch.counts, len(ready.target), len(bad))
         if len(bad) == len(ready.target):
             nothing = torch.zeros_like(ready.mask)
             ready = ready._replace(mask=nothing, disparity=torch.zeros_like(ready.disparity))
-        generator = torch.Generator().manual_seed(_seed(self.config.seed, int(batch.numbers[0])))
-        c = self.config
+        generator = torch.Generator().manual_seed(_seed(c.seed, int(batch.numbers[0])))
         return augment(ready, generator, zoom_most=c.zoom, flips=c.flips, jitter=c.jitter, grafting=c.graft)
 
-    def _taught(self, parts: Sequence[tuple[PairBatch, Taught | None]]) -> tuple[PairBatch, Taught]:
-        """One batch of all parts; who has no answer yet is answered, all together."""
-        known = [(pairs, taught) for pairs, taught in parts if taught is not None]
-        asked = [pairs for pairs, taught in parts if taught is None]
-        if asked:
-            together = PairBatch(*(torch.cat(field) for field in zip(*asked, strict=True)))
-            known.append((together, self.teach(together)))
-        pairs = PairBatch(*(torch.cat(field) for field in zip(*(p for p, _ in known), strict=True)))
-        fields = list(zip(*(t for _, t in known), strict=True))
-        right = None if any(part is None for part in fields[2]) else torch.cat(fields[2])
-        return pairs, Taught(torch.cat(fields[0]), torch.cat(fields[1]), right)
-
-    def teach(self, pairs: PairBatch) -> Taught:
-        """What the teacher says now."""
-        if self.teacher is None:
-            return taught_by_truth(pairs)
-        answer = self.teacher.teach(pairs.left, pairs.right, both=bool(self.config.mask.left_right))
-        return Taught(*moved(answer, pairs.left.device))
+    def _count(self, left_out: PairCounts, samples: int, bad: int) -> None:
+        self.counts += left_out
+        for _ in range(bad):
+            self.counts.skip(f"step {self.steps_done}", "few_pixels")
+        self.counts.used += samples - bad
+        self.counts.require_used("the samples of this training", complete=False)
 
     def on_train_epoch_end(self) -> None:
-        """The end of the run: count the pairs of all processes."""
+        """Add up the counts of all processes at the end of the run."""
         if self.trainer.world_size > 1:
             every: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(every, self.counts)
             self.counts = sum(every, start=PairCounts())
 
     def losses(self, batch: DistillBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The configured losses; a batch without any pixel to learn from changes nothing."""
+        """Return the configured losses; a batch without any pixel to learn from changes nothing."""
         prediction = self.model(batch.seen)
         generator = torch.Generator().manual_seed(_seed(self.config.seed, self.steps_done))
         loss, parts = depth_loss(prediction, batch, self.model.focal, self.config.losses, generator)
@@ -153,9 +148,22 @@ class DistillModule(TrainingModule):
         return (loss + nothing if batch.mask.any() else nothing), parts
 
 
+def predict(teacher: Teacher | None, pairs: PairBatch, mask: MaskConfig) -> TeacherPrediction:
+    """Return the teacher's prediction where the pairs are; without a teacher their true depth."""
+    if teacher is None:
+        return prediction_from_truth(pairs)
+    prediction = teacher.predict(pairs.left, pairs.right, both=bool(mask.left_right))
+    return TeacherPrediction(*moved(prediction, pairs.left.device))
+
+
 def moved(tensors: Sequence[torch.Tensor | None], device: torch.device) -> list[Any]:
-    """The tensors there; None stays None."""
+    """Return the tensors on the device; None stays None."""
     return [None if tensor is None else tensor.to(device) for tensor in tensors]
+
+
+def _concatenated(batches: Sequence[Sequence[torch.Tensor | None]]) -> list[Any]:
+    """Concatenate batches field by field; a field that one of them lacks is None."""
+    return [None if any(part is None for part in field) else torch.cat(field) for field in zip(*batches, strict=True)]  # type: ignore[arg-type]
 
 
 def _seed(*words: int) -> int:

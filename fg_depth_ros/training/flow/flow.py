@@ -1,7 +1,7 @@
 """Training of the flow networks: ``fg-depth train flow``.
 
 Flying-Chairs-like scenes rendered without end, or folders of pairs with true flow; the losses, schedules and
-augmentation of the published networks, and those of the compact one. The loop is ``training.loop``.
+augmentation of the published networks, and those of the compact one.
 """
 
 from __future__ import annotations
@@ -9,74 +9,58 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch.nn import functional as F
 
 from fg_depth_ros.data.datasets.flow import open_flow_sets
-from fg_depth_ros.data.io.formats import FileError, write_image
+from fg_depth_ros.data.samples import FlowSample
+from fg_depth_ros.evaluation.flow_metrics import FlowTally
+from fg_depth_ros.files import FileError
 from fg_depth_ros.synthesis.chairs import ChairsGenerator, FlowBatch
 from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_cutouts
 from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
-from fg_depth_ros.training.feeding import Feed, FolderPairs, evenly, known_pairs
+from fg_depth_ros.training.callbacks import ExtraEvaluate, Validation
+from fg_depth_ros.training.config import check_multiple
 from fg_depth_ros.training.flow.augmentation import Augmenter, FlowPairs
 from fg_depth_ros.training.flow.config import SCHEDULES, FlowTraining
-from fg_depth_ros.training.flow.losses import flow_loss, length
-from fg_depth_ros.training.loop import (
-    VALIDATION_SEED,
-    Judge,
-    Keeper,
-    Training,
-    TrainingModule,
-    Watch,
-    photo_sources,
-    run,
-)
+from fg_depth_ros.training.flow.losses import flow_loss
+from fg_depth_ros.training.loop import VALIDATION_SEED, TrainingModule, fit, photo_sources
+from fg_depth_ros.training.stream import DataStream, evenly, shuffled
 
+_MEASURES = ("epe", "fl_all")
 Draw = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""(first H x W x 3 uint8 RGB, truth H x W x 2 px with NaN, answer H x W x 2 px) -> a picture, uint8 RGB."""
+"""(first H x W x 3 uint8 RGB, truth H x W x 2 px with NaN, prediction H x W x 2 px) -> a picture, uint8 RGB."""
+MakeFlowBatch = Callable[[Sequence[int]], FlowBatch]
 
 
-class _Source(Protocol):
-    def batch(self, indices: Sequence[int]) -> FlowBatch: ...
-
-
-class Numbered(NamedTuple):
-    """Pairs as they were read, and their numbers (int64), for augmenting on the training device."""
+class NumberedBatch(NamedTuple):
+    """Pairs as they were read, and their numbers (int64), for augmentation on the training device."""
 
     numbers: torch.Tensor
     batch: FlowBatch
 
 
-def _augmented(source: _Source, augmenter: Augmenter, numbers: list[int]) -> FlowPairs:
-    return augmenter(source.batch(numbers), numbers)
-
-
-def _numbered(source: _Source, numbers: list[int]) -> Numbered:
-    return Numbered(torch.tensor(numbers), source.batch(numbers))
-
-
 class FlowModule(TrainingModule):
-    """A flow network in training."""
+    """A flow network in training.
+
+    Raises:
+        ValueError: a size or options that do not fit the network.
+        CheckpointError: weights that cannot be used.
+    """
 
     config: FlowTraining
 
     def __init__(self, config: FlowTraining) -> None:
-        """Raises ValueError where the network cannot be trained at this size; else as ``TrainingModule``."""
         super().__init__(config, config.options)
-        multiple = int(self.model.size_multiple)  # type: ignore[arg-type]
-        if config.width % multiple or config.height % multiple:
-            raise ValueError(
-                f"width and height must be multiples of {multiple} for {config.model}, "
-                f"got {config.width}x{config.height}"
-            )
+        check_multiple(int(self.model.size_multiple), (config.width, config.height))  # type: ignore[arg-type]
         self.augmenter = Augmenter(config.augmentation, config.width, config.height, config.seed)
-        self.source: _Source | None = None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam as published, AdamW with the loss ``lite``; biases do not decay."""
+        """Return Adam as published, AdamW with the loss ``lite``; biases do not decay."""
         named = list(self.model.named_parameters())
         groups: list[dict[str, Any]] = [
             {"params": [p for name, p in named if not name.endswith("bias")]},
@@ -87,93 +71,66 @@ class FlowModule(TrainingModule):
         return kind(groups, lr=self.config.learning_rate, weight_decay=self.config.weight_decay)
 
     def rate_factor(self, progress: float) -> float:
-        """As the schedule says."""
+        """Return the factor of the schedule."""
         return SCHEDULES[self.config.schedule][1](progress)
 
-    def render(self, numbers: list[int]) -> FlowPairs:
-        """The scenes with these numbers, augmented."""
-        if self.source is None:
-            raise RuntimeError("no generator to render scenes with")
-        return _augmented(self.source, self.augmenter, numbers)
-
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> FlowPairs:
-        """Scene numbers are rendered here, read pairs are moved and augmented; augmented ones are moved."""
+        """Move or render a batch; augment what comes as it was read."""
         moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        return self.augmenter(moved.batch, batch.numbers.tolist()) if isinstance(moved, Numbered) else moved
+        return self.augmenter(moved.batch, batch.numbers.tolist()) if isinstance(moved, NumberedBatch) else moved
 
     def losses(self, batch: FlowPairs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The configured loss of the network's prediction."""
+        """Return the configured loss of the network's prediction."""
         prediction = self.model(batch.first, batch.second)
         return flow_loss(prediction, batch.flow, batch.valid, self.config.loss, sparse=self.config.sparse)
 
 
-class FlowKeeper(Keeper):
-    """Validates before the first step too, and draws a fixed sample each time."""
+def _augmented(make: MakeFlowBatch, augmenter: Augmenter, numbers: list[int]) -> FlowPairs:
+    return augmenter(make(numbers), numbers)
 
-    def __init__(
-        self, config: Training, judge: Judge, select: str, source: Mapping[str, Any], watch: Watch | None,
-        sample: FlowBatch, draw: Draw | None,
-    ) -> None:  # fmt: skip
-        """``sample``: one pair; ``draw``: makes a picture of it and the answer."""
-        super().__init__(config, judge, select, source, watch)
-        self.sample, self.draw = sample, draw
 
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """What the network knows before it is trained."""
-        if module.steps_done == 0:  # type: ignore[attr-defined]
-            self.keep(trainer, module)  # type: ignore[arg-type]
-
-    def keep(self, trainer: pl.Trainer, module: TrainingModule) -> None:
-        """As every training does it, and ``pictures/STEP.png``."""
-        super().keep(trainer, module)
-        if self.draw is None or not trainer.is_global_zero:
-            return
-        flow = answer(module.average, self.sample, module.device)[0].permute(1, 2, 0).numpy()
-        truth = torch.where(self.sample.valid, self.sample.flow, torch.nan)[0].permute(1, 2, 0).numpy()
-        picture = self.draw(self.sample.first[0].permute(1, 2, 0).numpy(), truth, flow)
-        (self.out / "pictures").mkdir(exist_ok=True)
-        write_image(self.out / "pictures" / f"{module.steps_done:07d}.png", picture)
-        if trainer.logger:
-            trainer.logger.experiment.add_image(  # type: ignore[attr-defined]
-                "val/sample", picture, module.steps_done, dataformats="HWC"
-            )
+def _numbered(make: MakeFlowBatch, numbers: list[int]) -> NumberedBatch:
+    return NumberedBatch(torch.tensor(numbers), make(numbers))
 
 
 @torch.no_grad()
-def answer(network: torch.nn.Module, batch: FlowBatch, device: torch.device) -> torch.Tensor:
-    """The network's flow of a batch, N x 2 x H x W float32 px on the CPU."""
+def predict(network: torch.nn.Module, batch: FlowBatch, device: torch.device) -> torch.Tensor:
+    """Return the network's flow of a batch, N x 2 x H x W float32 px on the CPU."""
     return network(batch.first.to(device).float() / 255, batch.second.to(device).float() / 255).flow.float().cpu()
 
 
-def validate_flow(
+def evaluate_pairs(
     name: str, batches: Sequence[FlowBatch], network: torch.nn.Module, device: torch.device
 ) -> dict[str, float]:
-    """``NAME/epe`` (px) and ``NAME/fl`` (% off by more than 3 px and 5 % of the true length), over all known pixels."""
-    sums = torch.zeros(3, dtype=torch.float64)
+    """Return ``NAME/epe`` (px) and ``NAME/fl_all`` (%) over all known pixels."""
+    tally = FlowTally()
     for batch in batches:
-        error = length(answer(network, batch, device) - batch.flow)[batch.valid]
-        wrong = (error > 3) & (error > 0.05 * length(batch.flow)[batch.valid])
-        sums += torch.stack([error.double().sum(), wrong.double().sum(), batch.valid.double().sum()])
-    epe, wrong_part = (sums[:2] / sums[2]).tolist()
-    return {f"{name}/epe": epe, f"{name}/fl": 100 * wrong_part}
+        for flow, truth in zip(predict(network, batch, device), _true_flow(batch), strict=True):
+            tally.add(flow.permute(1, 2, 0).numpy(), truth)
+    metrics = tally.metrics()
+    return {f"{name}/{measure}": metrics[measure] for measure in _MEASURES}
+
+
+def _true_flow(batch: FlowBatch) -> np.ndarray:
+    """Return N x H x W x 2 px, NaN where it is not known."""
+    return torch.where(batch.valid, batch.flow, torch.nan).permute(0, 2, 3, 1).cpu().numpy()
 
 
 class _Material(NamedTuple):
-    """What a run is trained and judged on."""
+    """What a run is trained and validated on."""
 
     name: str
-    open_source: Callable[[torch.device], _Source]
+    open_batches: Callable[[torch.device], MakeFlowBatch]
     validation: list[FlowBatch]
     card: dict[str, Any]
 
 
-def train_flow(config: FlowTraining, watch: Watch | None = None, draw: Draw | None = None) -> Path:
-    """Run (or go on with) a training; returns the path of the best weights.
+def train_flow(config: FlowTraining, extra: ExtraEvaluate | None = None, draw: Draw | None = None) -> Path:
+    """Train a flow network, or resume it; return the path of the best weights.
 
     Args:
         config: what to do.
-        watch: figures of the network on anything else, such as real pairs; written down at every validation, and
-            neither trained on nor selected by.
+        extra: figures of the network on anything else, such as real pairs.
         draw: makes the picture of one validation sample that every validation leaves in ``out/pictures``.
 
     Raises:
@@ -185,26 +142,88 @@ def train_flow(config: FlowTraining, watch: Watch | None = None, draw: Draw | No
     material = _pairs(config) if config.data else _chairs(config)
     pl.seed_everything(config.seed, verbose=False)
     module = FlowModule(config)
-    judge = partial(validate_flow, material.name, material.validation)
     card = material.card
     if not config.data and module.parent.get("licence"):
-        card = {**card, "licence": module.parent["licence"]}  # what was fine-tuned stays under its licence
+        card = {**card, "licence": module.parent["licence"]}  # fine-tuned weights stay under their licence
     sample = FlowBatch(*(part[:1] for part in material.validation[0]))
-    keeper = FlowKeeper(config, judge, f"{material.name}/epe", card, watch, sample, draw)
 
-    def open_feed(device: torch.device, start: int, rank: int, ranks: int) -> tuple[Feed, int]:
-        on_cpu, workers = device.type == "cpu", config.workers
-        module.source = source = material.open_source(device)
-        make: Callable[[list[int]], Any] = partial(_augmented, source, module.augmenter)
-        if not on_cpu:
-            make, workers = (partial(_numbered, source), workers) if config.data else (torch.tensor, 0)
-        return Feed(make, config.batch, start=start, rank=rank, ranks=ranks), workers
+    def picture(network: torch.nn.Module, device: torch.device) -> np.ndarray | None:
+        flow = predict(network, sample, device)[0].permute(1, 2, 0).numpy()
+        return draw(sample.first[0].permute(1, 2, 0).cpu().numpy(), _true_flow(sample)[0], flow) if draw else None
 
-    return run(config, module, keeper, open_feed)
+    def open_stream(device: torch.device) -> DataStream:
+        make = material.open_batches(device)
+        if config.data and device.type != "cpu":
+            return DataStream(partial(_numbered, make), config.batch, config.workers)
+        return module.scene_stream(partial(_augmented, make, module.augmenter), config.batch, device)
+
+    evaluate = partial(evaluate_pairs, material.name, material.validation)
+    return fit(module, Validation(evaluate, f"{material.name}/epe", extra, picture), card, open_stream)
+
+
+class FolderPairs:
+    """Pairs on disk as endless numbered samples of one size: every pass through them is in another order.
+
+    Args:
+        samples: the pairs.
+        width, height: of the window that is cut out at a place drawn by the number, px; a smaller picture is continued
+            at the right and below, where its flow is not known.
+        seed: of the order and the windows.
+    """
+
+    def __init__(self, samples: Sequence[FlowSample], width: int, height: int, seed: int = 0) -> None:
+        self.samples, self.width, self.height, self.seed = list(samples), width, height, seed
+
+    def batch(self, numbers: Sequence[int]) -> FlowBatch:
+        """Return the samples with these numbers, each a function of (seed, number) alone.
+
+        Raises:
+            FileError: a file that cannot be read.
+        """
+        cut = []
+        for number in numbers:
+            sample = self.samples[shuffled(number, len(self.samples), self.seed)[0]]
+            cut.append(self._window(self.whole(sample), number))
+        return FlowBatch(*(torch.cat(field) for field in zip(*cut, strict=True)))
+
+    def _window(self, whole: FlowBatch, number: int) -> FlowBatch:
+        height, width = whole.first.shape[-2:]
+        across, down = max(0, self.width - width), max(0, self.height - height)
+        if across or down:
+            frames = [F.pad(f.float(), (0, across, 0, down), mode="replicate").to(torch.uint8) for f in whole[:2]]
+            whole = FlowBatch(*frames, *(F.pad(field, (0, across, 0, down)) for field in whole[2:]))
+        rng = np.random.default_rng([self.seed, 1, number])
+        x = int(rng.integers(0, width + across - self.width + 1))
+        y = int(rng.integers(0, height + down - self.height + 1))
+        return FlowBatch(*(field[..., y : y + self.height, x : x + self.width] for field in whole))
+
+    @staticmethod
+    def whole(sample: FlowSample) -> FlowBatch:
+        """Return one pair at its own size; ``occluded`` is False everywhere where the set does not say."""
+        first, second = (torch.from_numpy(np.ascontiguousarray(i)).permute(2, 0, 1)[None] for i in sample.images())
+        truth, hidden = sample.truth(), sample.occluded()
+        if truth is None:
+            raise FileError(f"{sample.name}: no true flow beside {sample.first}; a training needs it")
+        flow = torch.from_numpy(np.ascontiguousarray(truth)).permute(2, 0, 1)[None]
+        valid = torch.isfinite(flow).all(1, keepdim=True)
+        occluded = torch.zeros_like(valid) if hidden is None else torch.from_numpy(hidden)[None, None] & valid
+        return FlowBatch(first, second, torch.where(valid, flow, torch.zeros_like(flow)), valid, occluded)
+
+
+def known_pairs(sets: Mapping[str, Sequence[FlowSample]]) -> list[FlowSample]:
+    """Return the samples that have true flow.
+
+    Raises:
+        FileError: there are none.
+    """
+    samples = [sample for each in sets.values() for sample in each if sample.has_truth]
+    if not samples:
+        raise FileError(f"data sets ({', '.join(sets)}) hold no pair with true flow; a training needs it")
+    return samples
 
 
 def _chairs(config: FlowTraining) -> _Material:
-    """Rendered scenes."""
+    """Return rendered scenes."""
     photos = list_photos(config.photos)
     stamps = list_cutouts(config.cutouts) if config.cutouts else []
     atlas = TextureAtlas.build(photos, config.patterns, seed=config.seed)
@@ -220,26 +239,30 @@ def _chairs(config: FlowTraining) -> _Material:
         "licence": "Apache-2.0",
         "data": "synthetic scenes of affine motions (fg_depth_ros.synthesis.chairs), rendered while training",
         "photo_sources": photo_sources(photos),
-        "stamp_sources": photo_sources(stamps),
+        "cutout_sources": photo_sources(stamps),
     }
     return _Material(
         "synthetic",
-        partial(generator, config.width + config.margin, config.height + config.margin, config.seed),
+        lambda device: (
+            generator(config.width + config.margin, config.height + config.margin, config.seed, device).batch
+        ),
         [held_out.batch([i]) for i in range(config.validation_scenes)],
         card,
     )
 
 
 def _pairs(config: FlowTraining) -> _Material:
-    """Pairs from folders, and others of them to judge by."""
+    """Return pairs from folders, and others of them for the validation."""
     sets = open_flow_sets(config.data, config.split)
     training = known_pairs(sets)
     if config.split == "train":
         others = known_pairs(open_flow_sets(config.data, "test"))
-        held_out = [others[i] for i in sorted(evenly(others, config.validation_scenes))]
+        held_out = [others[i] for i in evenly(others, config.validation_scenes)]
     else:
         if len(training) < 2:
-            raise FileError(f"{', '.join(config.data)}: one pair with true flow; a training needs one more to judge by")
+            raise FileError(
+                f"{', '.join(config.data)}: one pair with true flow; a training needs another for the validation"
+            )
         chosen = evenly(training, max(1, min(config.validation_scenes, len(training) // 20)))
         held_out = [sample for i, sample in enumerate(training) if i in chosen]
         training = [sample for i, sample in enumerate(training) if i not in chosen]
@@ -248,4 +271,4 @@ def _pairs(config: FlowTraining) -> _Material:
         "licence": "that of the data it was trained on",
         "data": "pairs of " + ", ".join(f"{name} ({len(samples)})" for name, samples in sets.items()),
     }
-    return _Material("held_out", lambda device: pairs, [FolderPairs.whole(sample) for sample in held_out], card)
+    return _Material("held_out", lambda device: pairs.batch, [FolderPairs.whole(sample) for sample in held_out], card)

@@ -1,0 +1,193 @@
+"""Lightning callbacks of every training: validation with checkpoints and early stopping, and a line of progress."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from fg_depth_ros.data.io.formats import write_image
+from fg_depth_ros.training.checkpoint import Checkpoint
+from fg_depth_ros.training.config import Training
+
+_LOG = logging.getLogger(__name__)
+_COUNTED_FROM = 1 / 3  # part of the run
+_LINE_EVERY = 60.0  # s
+
+Evaluate = Callable[[torch.nn.Module, torch.device], dict[str, float]]
+"""(network, its device) -> figures by name."""
+ExtraEvaluate = Callable[[torch.nn.Module], dict[str, float]]
+"""Figures of a network on anything else, such as real pairs: logged, neither trained on nor selected by."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a network is validated by while it is trained."""
+
+    evaluate: Evaluate
+    """Figures on the fixed validation set."""
+    monitor: str
+    """The figure that selects the best weights (the lowest) and stops the run."""
+    extra: ExtraEvaluate | None = None
+    """Further figures, logged only."""
+    picture: Callable[[torch.nn.Module, torch.device], np.ndarray | None] | None = None
+    """Draws predictions for fixed samples, H x W x 3 uint8 RGB; None: nothing to draw."""
+
+
+class EarlyStopping:
+    """Count validations without improvement.
+
+    Lightning's callback of this name counts from the first validation on and keeps its count in a pickled checkpoint.
+    Here neither the weights to start from nor the first third of a run count: a learning rate at its highest makes good
+    weights worse before it makes them better.
+
+    Args:
+        patience: so many validations without improvement stop the run; 0: it never stops.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience, self.least, self.waited = patience, math.inf, 0
+
+    def update(self, figure: float, progress: float) -> None:
+        """Count the validation of trained weights at this part of the run."""
+        self.waited += 1
+        if figure < self.least or progress < _COUNTED_FROM:
+            self.least, self.waited = min(figure, self.least), 0
+
+    @property
+    def should_stop(self) -> bool:
+        """Return whether patience has run out."""
+        return 0 < self.patience <= self.waited
+
+
+class ValidationCallback(pl.Callback):
+    """Validate the averaged weights, before the first step and now and then, then checkpoint them.
+
+    On the first process alone, between two steps; the others learn of an early stop with the progress of the run.
+
+    Args:
+        config: of the run.
+        validation: by what.
+        card: what the weights' card says of licence and data.
+    """
+
+    def __init__(self, config: Training, validation: Validation, card: Mapping[str, Any]) -> None:
+        self.config, self.validation = config, validation
+        self.checkpoint, self.stopping = Checkpoint(config, card), EarlyStopping(config.patience)
+        self._validated = -1  # the step
+        self._next = time.monotonic() + 60 * config.validate_minutes
+
+    def resume(self, module: Any, optimizer: torch.optim.Optimizer) -> None:
+        """Restore module, optimizer and counters from the state in the folder of the run.
+
+        Raises:
+            CheckpointError: a state that belongs to another training.
+        """
+        document = self.checkpoint.load(module, optimizer)
+        self._validated = document["steps"]
+        self.stopping.waited, self.stopping.least = document.get("waited", 0), document.get("least", math.inf)
+        module.stopped_early = self.stopping.should_stop
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Validate the weights to start from."""
+        if not module.steps_done:
+            self._validate(trainer, module)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        """Validate if it is due.
+
+        Not at the end of a step: callbacks run before the module there, which has neither counted the step nor moved
+        the average yet.
+        """
+        every, steps = self.config.validate_steps, int(module.steps_done)  # type: ignore[arg-type]
+        if time.monotonic() >= self._next or (every and steps and steps % every == 0 and steps != self._validated):
+            self._validate(trainer, module)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Validate the last weights."""
+        if module.steps_done != self._validated:
+            self._validate(trainer, module)
+
+    def _validate(self, trainer: pl.Trainer, module: Any) -> None:
+        self._validated, self._next = module.steps_done, time.monotonic() + 60 * self.config.validate_minutes
+        if not trainer.is_global_zero:
+            return
+        figures = self.validation.evaluate(module.average, module.device)
+        if self.validation.extra:
+            figures.update(self.validation.extra(module.average))
+        if module.steps_done:
+            self.stopping.update(figures[self.validation.monitor], module.progress)
+            module.stopped_early = self.stopping.should_stop
+        self.checkpoint.save(
+            module, trainer.optimizers[0], trainer.world_size, figures, self.validation.monitor,
+            {"least": self.stopping.least, "waited": self.stopping.waited},
+        )  # fmt: skip
+        self._log(trainer, module, figures)
+
+    def _log(self, trainer: pl.Trainer, module: Any, figures: dict[str, float]) -> None:
+        with open(self.checkpoint.folder / "validation.jsonl", "a") as log:
+            log.write(json.dumps({"step": module.steps_done, "hours": module.seconds_done / 3600, **figures}) + "\n")
+        _LOG.info("step %d: %s", module.steps_done, ", ".join(f"{k} {v:.3f}" for k, v in figures.items()))
+        if module.stopped_early:
+            _LOG.info("no better %s in %d validations: stopping", self.validation.monitor, self.stopping.waited)
+        if trainer.logger:
+            trainer.logger.log_metrics({f"val/{k}": v for k, v in figures.items()}, module.steps_done)
+        picture = self.validation.picture(module.average, module.device) if self.validation.picture else None
+        if picture is not None:
+            folder = self.checkpoint.folder / "pictures"
+            folder.mkdir(exist_ok=True)
+            write_image(folder / f"{module.steps_done:07d}.png", picture)
+            if trainer.logger:
+                trainer.logger.experiment.add_image("val/sample", picture, module.steps_done, dataformats="HWC")  # type: ignore[attr-defined]
+
+
+class ProgressLine(pl.Callback):
+    """Show a bar on a terminal, in a log file a line a minute: step, rate, figures, time left."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._bar: Progress | None = None
+        self._last_print = 0.0
+        self._began = (0.0, 0.0, 0)
+
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        """Open the bar on the first process."""
+        self._began = (time.monotonic(), module.progress, module.steps_done)
+        if trainer.is_global_zero and self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=self._console
+            )
+            self._bar.add_task("training", total=1.0)
+            self._bar.start()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
+        """Show the newest figures."""
+        if not trainer.is_global_zero:
+            return
+        now = time.monotonic()
+        began, progress0, steps0 = self._began
+        steps, done = module.steps_done - steps0, module.progress - progress0
+        rate = steps / max(now - began, 1e-6)
+        left = (now - began) / done * (1 - module.progress) if done > 0 else float("nan")
+        figures = " ".join(f"{name} {float(value):.2f}" for name, value in module.latest.items())
+        text = f"step {module.steps_done} {rate:.2f}/s {figures} left {left / 60:.0f} min"
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=module.progress, description=text)
+        elif now - self._last_print > _LINE_EVERY:
+            self._last_print = now
+            self._console.print(f"{100 * module.progress:5.1f} % {text}", highlight=False, soft_wrap=True)
+
+    def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
+        """Close the bar."""
+        if self._bar:
+            self._bar.stop()

@@ -1,0 +1,126 @@
+"""The files of a run: the best and the last weights, and the state that it is resumed from."""
+
+from __future__ import annotations
+
+import math
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fg_depth_ros.networks.checkpoint import CheckpointError, ModelCard, load_tensors, save_checkpoint, save_tensors
+from fg_depth_ros.training.config import Training
+
+if TYPE_CHECKING:
+    from fg_depth_ros.training.loop import TrainingModule
+
+
+class Checkpoint:
+    """Write ``best.safetensors``, ``last.safetensors`` and ``state.safetensors`` into the folder of a run.
+
+    Lightning's ``ModelCheckpoint`` is not used: it pickles, and it saves the weights in training, not their average.
+    Here nothing is ever unpickled, and a resumed run goes on at the exact step with both.
+
+    Args:
+        config: of the run.
+        card: what the weights' card says of licence and data.
+    """
+
+    def __init__(self, config: Training, card: Mapping[str, Any]) -> None:
+        self.config, self.card, self.folder = config, card, Path(config.out)
+        self.best = math.inf
+
+    @property
+    def state_path(self) -> Path:
+        """Return the path of the state file."""
+        return self.folder / "state.safetensors"
+
+    def save(
+        self, module: TrainingModule, optimizer: torch.optim.Optimizer, processes: int, figures: Mapping[str, float],
+        monitor: str, counters: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        """Write the averaged weights as the last ones, as the best ones if they are, and the state.
+
+        Args:
+            module: what is trained.
+            optimizer: of the module.
+            processes: how many train together.
+            figures: of the validation.
+            monitor: the figure that is lowest for the best weights.
+            counters: what else ``load`` is to return.
+        """
+        card = ModelCard(self.config.model, module.options, "", self._describe(module, processes, figures))
+        save_checkpoint(self.folder / "last.safetensors", module.average, card)
+        if figures[monitor] < self.best:
+            self.best = figures[monitor]
+            save_checkpoint(self.folder / "best.safetensors", module.average, card)
+        document = {"steps": module.steps_done, "seconds": module.seconds_done, "best": self.best, **counters}
+        save_state(self.state_path, {"model": module.model, "average": module.average}, optimizer, document)
+
+    def load(self, module: TrainingModule, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """Restore what ``save`` wrote; return the counters.
+
+        Raises:
+            CheckpointError: unreadable, or the state of a training of other networks.
+        """
+        document = load_state(self.state_path, {"model": module.model, "average": module.average}, optimizer)
+        module.steps_done, module.seconds_done = document["steps"], document["seconds"]
+        self.best = document["best"]
+        return document
+
+    def _describe(self, module: TrainingModule, processes: int, figures: Mapping[str, float]) -> dict[str, Any]:
+        """Return the card's history of the weights."""
+        return {
+            **self.card,
+            "command": shlex.join(["fg-depth", *sys.argv[1:]]),
+            "config": asdict(self.config),
+            "processes": processes,
+            "steps": module.steps_done,
+            "pairs": module.steps_done * self.config.batch * processes,
+            "hours": round(module.seconds_done / 3600, 3),
+            "parent": module.parent,
+            "torch": torch.__version__,
+            "machine": platform.machine(),
+            "validation": {name: round(value, 4) for name, value in figures.items()},
+            **module.describe(),
+        }
+
+
+def save_state(
+    path: Path, networks: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer, document: dict[str, Any]
+) -> None:
+    """Write networks, the optimizer's tensors and a JSON document to one safetensors file, atomically."""
+    tensors = {f"{key}.{name}": t for key, net in networks.items() for name, t in net.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        for name, value in state.items():
+            tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+    save_tensors(path, tensors, {"training": document})
+
+
+def load_state(path: Path, networks: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Restore what ``save_state`` wrote; return the document.
+
+    Raises:
+        CheckpointError: unreadable, or made by a training of other networks.
+    """
+    tensors, stored = load_tensors(path)
+    if "training" not in stored:
+        raise CheckpointError(f"{path} is not the state of a training; give the state.safetensors of an output folder")
+    try:
+        for key, net in networks.items():
+            prefix = f"{key}."
+            net.load_state_dict({n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)})
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".", 2)
+                state.setdefault(int(index), {})[key] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path} belongs to a training with other networks or options: {error}") from error
+    return dict(stored["training"])

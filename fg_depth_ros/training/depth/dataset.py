@@ -1,0 +1,243 @@
+"""Samples of a depth training by number: pairs from disk with the teacher's cached predictions, and rendered scenes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+
+from fg_depth_ros.files import FileError
+from fg_depth_ros.geometry import StereoRig, disparity_to_depth
+from fg_depth_ros.synthesis.world.generator import WorldBatch, WorldGenerator
+from fg_depth_ros.training.depth.batch import PairBatch, TeacherPrediction
+from fg_depth_ros.training.depth.pairs import BadPair, PairCounts, TrainingPair, checked_images, remove_doffs, to_tensor
+from fg_depth_ros.training.depth.teacher import PredictionCache
+from fg_depth_ros.training.stream import shuffled
+
+_UNIT = 32  # px; networks want multiples of it, and inference resizes to them
+_MEMORY_BYTES = 512 * 2**20
+
+Sample = tuple[PairBatch, TeacherPrediction | None]
+"""One pair (1 x ... each), and what the teacher predicted for it beforehand."""
+
+
+@dataclass(frozen=True)
+class ResizeCrop:
+    """How a picture of another size becomes one of the training: resized, then cropped around its middle."""
+
+    width: int
+    height: int
+    resized_width: int
+    resized_height: int
+
+    @classmethod
+    def of(cls, rig: StereoRig, width: int, height: int) -> ResizeCrop:
+        """Resize as ``NetworkMono.input_size`` does for a network of this size, and further where that is too small."""
+        wide, tall = best_size(rig, width * height)
+        cover = max(1.0, width / wide, height / tall)
+        return cls(width, height, max(width, round(wide * cover)), max(height, round(tall * cover)))
+
+    @property
+    def cropped_share(self) -> float:
+        """Return the part of the picture that is cut off."""
+        return 1 - self.width * self.height / (self.resized_width * self.resized_height)
+
+    def focal(self, rig: StereoRig) -> float:
+        """Return fx in px afterwards."""
+        return rig.fx * self.resized_width / rig.width
+
+    def image(self, image: np.ndarray) -> np.ndarray:
+        """Resize and crop H x W x 3 uint8, averaged over areas."""
+        return self._crop(cv2.resize(image, (self.resized_width, self.resized_height), interpolation=cv2.INTER_AREA))
+
+    def field(self, field: np.ndarray) -> np.ndarray:
+        """Resize and crop H x W float32 by the nearest value: a mean across an edge would be the depth of nothing."""
+        size = (self.resized_width, self.resized_height)
+        return self._crop(cv2.resize(field, size, interpolation=cv2.INTER_NEAREST_EXACT))
+
+    def _crop(self, picture: np.ndarray) -> np.ndarray:
+        x, y = (self.resized_width - self.width) // 2, (self.resized_height - self.height) // 2
+        return np.ascontiguousarray(picture[y : y + self.height, x : x + self.width])
+
+
+def best_size(rig: StereoRig, pixels: float) -> tuple[int, int]:
+    """Return width and height, multiples of 32 px, of about as many pixels and the shape of the rig's pictures."""
+    wide, tall = math.sqrt(pixels * rig.width / rig.height), math.sqrt(pixels * rig.height / rig.width)
+    return max(_UNIT, round(wide / _UNIT) * _UNIT), max(_UNIT, round(tall / _UNIT) * _UNIT)
+
+
+def load_whole(one: TrainingPair) -> PairBatch:
+    """Load a pair at its own size, infinity at disparity 0, with its true depth.
+
+    Raises:
+        BadPair: the images cannot be used.
+        FileError: the true disparity cannot be read.
+    """
+    left, right, original = checked_images(one.pair)
+    left, right, rig = remove_doffs(left, right, original)
+    disparity = one.pair.truth()
+    unknown = np.full(left.shape[:2], np.nan, np.float32)
+    truth = unknown if disparity is None else disparity_to_depth(disparity, original)
+    focal, baseline = (torch.tensor([value], dtype=torch.float32) for value in (rig.fx, rig.baseline))
+    return PairBatch(to_tensor(left), to_tensor(right), focal, baseline, torch.from_numpy(truth)[None, None])
+
+
+def load_sample(one: TrainingPair, cache: PredictionCache | None, width: int, height: int) -> Sample:
+    """Load a pair at the training's size, and what the teacher predicted for it.
+
+    Raises:
+        BadPair: the images cannot be used.
+        FileError: the true depth or a cached prediction cannot be read.
+    """
+    whole = load_whole(one)
+    rig = one.pair.rig
+    assert rig is not None
+    fit = ResizeCrop.of(rig, width, height)
+    left, right = (to_tensor(fit.image(image[0].permute(1, 2, 0).numpy())) for image in (whole.left, whole.right))
+    truth = torch.from_numpy(fit.field(whole.truth[0, 0].numpy()))[None, None]
+    pairs = PairBatch(left, right, torch.tensor([fit.focal(rig)], dtype=torch.float32), whole.baseline, truth)
+    if not one.key or cache is None:
+        return pairs, None
+    full = cache.load(one.key)
+    across, down = fit.resized_width / rig.width, fit.resized_height / rig.height
+    assert full.right_disparity is not None
+    fields = ((full.disparity, across), (full.vertical, down), (full.right_disparity, across))
+    scaled = [
+        torch.from_numpy(fit.field(field[0, 0].numpy()) * np.float32(scale))[None, None] for field, scale in fields
+    ]
+    return pairs, TeacherPrediction(*scaled)
+
+
+class PairDataset:
+    """Pairs on disk as endless numbered samples: every pass through them is in another order.
+
+    Loaded samples stay in memory until that holds half a gigabyte.
+
+    Args:
+        pairs: what to train on.
+        load: loads a sample of a pair.
+        cache: what the pairs' keys belong to.
+        seed: of the order.
+    """
+
+    def __init__(
+        self, pairs: Sequence[TrainingPair], load: Callable[[TrainingPair], Sample],
+        cache: PredictionCache | None = None, seed: int = 0,
+    ) -> None:  # fmt: skip
+        self.pairs, self.load, self.cache, self.seed = list(pairs), load, cache, seed
+        self._loaded: dict[int, Sample] = {}
+        self._bytes = 0
+
+    def samples(self, numbers: Sequence[int]) -> tuple[list[Sample], PairCounts]:
+        """Return the samples with these numbers, each a function of (seed, number) alone, and what was left out.
+
+        A pair that can no longer be read is replaced by the next one of the same pass.
+
+        Raises:
+            FileError: no pair can be read any more.
+        """
+        counts, found = PairCounts(), []
+        for number in numbers:
+            for index in map(int, shuffled(number, len(self.pairs), self.seed)):
+                try:
+                    found.append(self._sample(index))
+                    break
+                except (BadPair, FileError) as error:
+                    reason = error.reason if isinstance(error, BadPair) else "unreadable"
+                    counts.skip(self.pairs[index].pair.name, reason, str(error))
+            else:
+                raise FileError(f"none of the {len(self.pairs)} pairs can be read any more: {counts.examples}")
+        return found, counts
+
+    def _sample(self, index: int) -> Sample:
+        if index in self._loaded:
+            return self._loaded[index]
+        one = self.pairs[index]
+        try:
+            sample = self.load(one)
+        except FileError:
+            if self.cache is not None:
+                self.cache.forget(one.key)  # checked anew when the next run begins
+            raise
+        size = sum(t.nbytes for part in sample if part is not None for t in part if t is not None)
+        if self._bytes + size <= _MEMORY_BYTES:
+            self._loaded[index] = sample
+            self._bytes += size
+        return sample
+
+
+class SceneDataset:
+    """Rendered scenes as pairs by number, in one shape or in several by turns.
+
+    Args:
+        renderers: one for every shape of the pictures.
+        turn: so many numbers in a row are of one shape, as many as a batch has where there are several shapes.
+        with_right: False where the right images are not used: half the work, and the left ones stand in.
+    """
+
+    def __init__(self, renderers: Sequence[WorldGenerator], turn: int = 1, with_right: bool = True) -> None:
+        self.renderers, self.turn, self.with_right = list(renderers), turn, with_right
+
+    def pairs(self, numbers: Sequence[int]) -> PairBatch:
+        """Render the scenes with these numbers, of one turn; the sky has no true depth."""
+        renderer = self.renderers[numbers[0] // self.turn % len(self.renderers)]
+        scenes = renderer.batch(numbers) if self.with_right else renderer.views(numbers)
+        truth = torch.where(torch.isfinite(scenes.depth) & (scenes.depth > 0), scenes.depth, torch.nan)
+        right = scenes.right if isinstance(scenes, WorldBatch) else scenes.left
+        return PairBatch(scenes.left, right, scenes.focal.float(), scenes.baseline.float(), truth.float())
+
+
+class MixedBatch(NamedTuple):
+    """What a batch is made of, as it comes from a worker.
+
+    ``numbers``: int64, of the samples. ``loaded``: samples from disk. ``scenes``: rendered pairs. ``to_render``: int64,
+    numbers of scenes that the training device is to render. ``counts``: pairs that had to be left out.
+    """
+
+    numbers: torch.Tensor
+    loaded: list[Sample]
+    scenes: PairBatch | None
+    to_render: torch.Tensor
+    counts: PairCounts
+
+
+class MixedDataset:
+    """Samples by number: a fixed share of rendered scenes, the others from disk.
+
+    Args:
+        pairs, scenes: one of both at least.
+        share: part of the samples that is rendered, where there are both.
+        render_here: False where the training device renders.
+    """
+
+    def __init__(
+        self, pairs: PairDataset | None, scenes: SceneDataset | None, share: float, render_here: bool = True
+    ) -> None:
+        if pairs is None and scenes is None:
+            raise ValueError("nothing to train on")
+        self.pairs, self.scenes, self.render_here = pairs, scenes, render_here
+        self.share = 1.0 if pairs is None else 0.0 if scenes is None else share
+
+    def batch(self, numbers: Sequence[int]) -> MixedBatch:
+        """Return the samples with these numbers."""
+        rendered, files = [], []
+        for number in numbers:
+            before, after = math.floor(number * self.share), math.floor((number + 1) * self.share)
+            if after > before:
+                rendered.append(before)
+            else:
+                files.append(number - before)
+        loaded, counts = self.pairs.samples(files) if self.pairs is not None and files else ([], PairCounts())
+        here = self.scenes is not None and self.render_here and rendered
+        return MixedBatch(
+            torch.tensor(numbers),
+            loaded,
+            self.scenes.pairs(rendered) if here else None,  # type: ignore[union-attr]
+            torch.tensor([] if here else rendered, dtype=torch.int64),
+            counts,
+        )

@@ -1,0 +1,460 @@
+"""Stereo pairs to train on: opened, split, checked once, and predicted by the teacher, before a training begins."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+
+from fg_depth_ros.data.bags.pairs import BagImage, open_bag_pairs
+from fg_depth_ros.data.bags.storage import is_bag
+from fg_depth_ros.data.datasets.stereo import collect_sets, list_images, open_stereo_folder
+from fg_depth_ros.data.samples import StereoSample
+from fg_depth_ros.evaluation.replay.sharding import process_rank
+from fg_depth_ros.files import FileError
+from fg_depth_ros.geometry import StereoRig
+from fg_depth_ros.inference.classical_flow import dis
+from fg_depth_ros.training.depth.batch import TeacherPrediction
+from fg_depth_ros.training.depth.config import MaskConfig, frame_slice
+from fg_depth_ros.training.depth.flow_mask import prior_flow_mask
+from fg_depth_ros.training.depth.teacher import PredictionCache, Teacher
+
+_LOG = logging.getLogger(__name__)
+
+REASONS = {
+    "unreadable": "an image cannot be read: fetch it again or remove the pair",
+    "not_finite": "an image holds numbers that are not finite (NaN): record it again or remove the pair",
+    "wrong_size": "the images are not what their calibration is for: give the calibration of these images",
+    "exchanged": "things lie further right in the right image, as with a baseline of the wrong sign: exchange the "
+    "left and the right images",
+    "rows": "the rows of the two images do not agree, as when they show different moments or are not rectified: pair "
+    "the images by their stamps, or calibrate again",
+    "no_answer": "the teacher predicts no valid pixel: inspect the images, widen the mask, or choose another teacher",
+    "few_pixels": "too few of the teacher's predictions pass the flow mask: inspect the images, or widen the mask",
+}
+"""Why a pair is not trained on, by its code, and what to do."""
+
+MIN_SHARE = 0.05
+"""Part of the pixels that must pass the flow mask."""
+_CONVINCING_SHARE = 0.5
+_MIN_LEVEL = 0.4
+"""Part of the pixels whose rows must agree. On a drive at 10 Hz it is 0.88 in true pairs, and 0.14 where the right
+image is one frame late."""
+_MAX_BACKWARD = 0.5
+_TOLERANCE = 1.0  # px at the width below
+_CHECK_WIDTH = 640
+_GIVE_UP_AFTER = 20
+"""A set of which the first pairs are all bad is refused after as many, not after hours."""
+
+Track = Callable[[Iterable[int], str, int], Iterable[int]]
+"""Shows the progress of a loop: (what to iterate over, what is done, how many) -> the same things."""
+
+
+def no_progress(items: Iterable[int], what: str, count: int) -> Iterable[int]:
+    """Show nothing; the default ``Track``."""
+    return items
+
+
+class TrainingPair(NamedTuple):
+    """A pair to train on, and the key of the teacher's cached prediction (empty: not predicted beforehand)."""
+
+    pair: StereoSample
+    key: str = ""
+
+
+class PairSplit(NamedTuple):
+    """Pairs by the name of their set: to train on, to validate and select by, to test with."""
+
+    training: dict[str, list[StereoSample]]
+    validation: dict[str, list[StereoSample]]
+    test: dict[str, list[StereoSample]]
+
+
+class BadPair(ValueError):
+    """A pair that is not trained on: ``reason`` is one of ``REASONS``; the message says more of this very pair."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+@dataclass
+class PairCounts:
+    """Pairs that were used and pairs that were left out, by reason."""
+
+    used: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    """Of every reason the first pair that it was found at, and what was wrong with it."""
+
+    def skip(self, name: str, reason: str, detail: str = "") -> None:
+        """Count a pair that is left out."""
+        self.skipped[reason] += 1
+        self.examples.setdefault(reason, f"{name}: {detail}" if detail else name)
+
+    def __add__(self, other: PairCounts) -> PairCounts:
+        return PairCounts(self.used + other.used, self.skipped + other.skipped, {**other.examples, **self.examples})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the counts for a card."""
+        return {"used": self.used, "skipped": dict(self.skipped), "examples": dict(self.examples)}
+
+    def reasons(self) -> list[str]:
+        """Return one line for every reason, the most frequent one first."""
+        return [
+            f"{count} x {reason}: {REASONS[reason]} (first: {self.examples[reason]})"
+            for reason, count in self.skipped.most_common()
+        ]
+
+    def summary(self) -> str:
+        """Return how many were used, and in one line a reason why the others were not."""
+        return "\n  ".join([f"{self.used} pairs used, {self.skipped.total()} left out", *self.reasons()])
+
+    def require_used(self, set_name: str, complete: bool) -> None:
+        """Raise FileError if all pairs so far were left out: all of a set (``complete``), or a number of first ones."""
+        seen = self.used + self.skipped.total()
+        if self.used or not seen or not (complete or seen >= _GIVE_UP_AFTER):
+            return
+        what = f"none of its {seen} pairs" if complete else f"none of the first {seen} pairs"
+        raise FileError(f"{set_name}: {what} can be trained on. {'; '.join(self.reasons())}")
+
+
+# ---- open and split
+
+
+def open_pair_sets(paths: Sequence[str | Path], bag: Mapping[str, Any] | None = None) -> dict[str, list[StereoSample]]:
+    """Return calibrated pairs by the name of their folder or bag.
+
+    Args:
+        paths: folders in a layout that ``open_stereo_folder`` knows, or of such folders; bags (.mcap, .db3, or their
+            folder).
+        bag: options of ``data.bags.open_bag_pairs``.
+
+    Raises:
+        FileError: what cannot be opened, has no calibration, or is not synchronised.
+    """
+    return collect_sets(paths, lambda path: {"": _opened(path, bag or {})})
+
+
+def _opened(path: Path, bag: Mapping[str, Any]) -> list[StereoSample]:
+    pairs: list[StereoSample]
+    if is_bag(path):
+        pairs = list(open_bag_pairs(path, **bag))
+    else:
+        pairs = list(open_stereo_folder(path))
+        check_synchronised(str(path), pairs)
+    if any(pair.rig is None for pair in pairs):
+        raise FileError(
+            f"{path}: no calibration beside the images, and depth in metres needs focal length and baseline: put a "
+            "rig.json, calib.txt or left.yaml and right.yaml there"
+        )
+    return pairs
+
+
+def split_frames(
+    sets: Mapping[str, Sequence[StereoSample]], frames: str = "", held_out: str = "", test: str = ""
+) -> PairSplit:
+    """Split every set into parts that have no pair in common.
+
+    Args:
+        sets: pairs by the name of their set.
+        frames: what is used at all, as ``frame_slice`` takes it.
+        held_out: the validation part; empty = the last tenth of ``frames``, together, since neighbours look alike.
+        test: the test part; empty = nothing.
+
+    Raises:
+        FileError: a set that has no pair left to train on.
+        ValueError: frames that are no range.
+    """
+    split = PairSplit({}, {}, {})
+    for name, pairs in sets.items():
+        numbers = range(len(pairs))
+        chosen = numbers[frame_slice(frames)]
+        validating = numbers[frame_slice(held_out)] if held_out else chosen[-max(1, len(chosen) // 10) :]
+        testing = set(numbers[frame_slice(test)]) if test else set()
+        training = [i for i in chosen if i not in validating and i not in testing]
+        if not training:
+            raise FileError(
+                f"{name}: of its {len(pairs)} pairs none is left to train on, with frames '{frames}', held out "
+                f"'{held_out or 'the last tenth'}' and test frames '{test}'; give more pairs or choose others"
+            )
+        split.training[name] = [pairs[i] for i in training]
+        for part, wanted in ((split.validation, set(validating) - testing), (split.test, testing)):
+            if wanted:
+                part[name] = [pairs[i] for i in sorted(wanted)]
+    return split
+
+
+def check_synchronised(set_name: str, pairs: Sequence[StereoSample]) -> None:
+    """Refuse images on disk that are no pairs of one moment: other counts or other stamps of the two cameras.
+
+    Applies to samples that name their files (``left``, ``right``), with KITTI's ``timestamps.txt`` above them if there.
+
+    Raises:
+        FileError: naming the folders and what to do.
+    """
+    files = [(p.left, p.right) for p in pairs if isinstance(p.left, Path) and isinstance(p.right, Path)]
+    folders = {(left.parent, right.parent) for left, right in files if left.parent != right.parent}
+    for left, right in sorted(folders):
+        counts = [len(list_images(folder)) for folder in (left, right)]
+        if counts[0] != counts[1]:
+            raise FileError(
+                f"{set_name}: {left} holds {counts[0]} images and {right} {counts[1]}: the cameras were not recorded "
+                "together, so equal names need not be equal moments; pair the images by their stamps first"
+            )
+        _check_stamps(set_name, left.parent / "timestamps.txt", right.parent / "timestamps.txt")
+    used = {path for both in files for path in both}
+    for folder in sorted({left.parent for left, right in files if left.parent == right.parent}):
+        stray = [p for p in list_images(folder) if p not in used and re.match(r"I2_|(.*_)?right$", p.stem)]
+        if stray:
+            raise FileError(
+                f"{set_name}: {stray[0]} and {len(stray) - 1} more right images have no left one: the cameras were not "
+                "recorded together; pair the images by their stamps first, or remove these"
+            )
+
+
+def _check_stamps(set_name: str, left: Path, right: Path) -> None:
+    if left == right or not (left.is_file() and right.is_file()):
+        return
+    stamps = [_stamps(path) for path in (left, right)]
+    if len(stamps[0]) != len(stamps[1]):
+        raise FileError(f"{set_name}: {left} has {len(stamps[0])} stamps and {right} {len(stamps[1])}; pair them first")
+    if len(stamps[0]) < 2:
+        return
+    period = float(np.median(np.diff(stamps[0])))
+    apart = np.abs(stamps[0] - stamps[1])
+    if np.median(apart) > period / 4:
+        raise FileError(
+            f"{set_name}: the stamps in {left} and {right} lie {1000 * float(np.median(apart)):.0f} ms apart (median) "
+            f"at a period of {1000 * period:.0f} ms: these are not pairs of one moment; pair the images by their stamps"
+        )
+
+
+def _stamps(path: Path) -> np.ndarray:
+    """Return the seconds of KITTI's lines such as ``2011-09-26 13:02:25.964389445``; within one recording."""
+    lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    try:
+        return np.array([np.datetime64(line.replace(" ", "T"), "ns").astype(np.int64) for line in lines]) / 1e9
+    except ValueError as error:
+        raise FileError(f"{path}: not a list of stamps ({error}); remove it or write it again") from None
+
+
+# ---- check
+
+
+def checked_images(pair: StereoSample) -> tuple[np.ndarray, np.ndarray, StereoRig]:
+    """Return left and right, H x W x 3 uint8 RGB of one size, and their rig.
+
+    Raises:
+        BadPair: unreadable, not finite, not of the rig's size.
+    """
+    try:
+        left, right = pair.images()
+    except (FileError, OSError) as error:
+        raise BadPair("unreadable", str(error)) from error
+    for side, image in (("left", left), ("right", right)):
+        if image.dtype.kind == "f" and not np.isfinite(image).all():
+            raise BadPair("not_finite", f"{np.count_nonzero(~np.isfinite(image))} numbers of the {side} image")
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise BadPair("unreadable", f"the {side} image is {image.shape} of {image.dtype}, not H x W x 3 of uint8")
+    rig = pair.rig
+    if rig is None or left.shape != right.shape or left.shape[:2] != (rig.height, rig.width):
+        sizes = " and ".join(f"{image.shape[1]}x{image.shape[0]}" for image in (left, right))
+        calibrated = f"{rig.width}x{rig.height}" if rig else "nothing"
+        raise BadPair("wrong_size", f"images of {sizes}, calibration for {calibrated}")
+    return left, right, rig
+
+
+def remove_doffs(left: np.ndarray, right: np.ndarray, rig: StereoRig) -> tuple[np.ndarray, np.ndarray, StereoRig]:
+    """Return the pair with infinity at disparity 0: the right image is shifted where principal columns differ."""
+    if abs(rig.doffs) > 1e-3:
+        shift = np.array([[1, 0, -rig.doffs], [0, 1, 0]], np.float64)
+        right = cv2.warpAffine(right, shift, (rig.width, rig.height), borderMode=cv2.BORDER_REPLICATE)
+        rig = replace(rig, cx_right=rig.cx)
+    return left, right, rig
+
+
+def to_tensor(image: np.ndarray) -> torch.Tensor:
+    """Return H x W x C as 1 x C x H x W of the same type (not divided by 255)."""
+    # Copied where it is read-only: images of a bag lie in the message.
+    return torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)[None]
+
+
+class RectificationCheck(NamedTuple):
+    """What a 2-D flow method finds in a pair.
+
+    ``level``: part of the pixels whose rows agree. ``backward``: part of these that lie further right in the right
+    image than even infinity can.
+    """
+
+    level: float
+    backward: float
+
+
+def rectification_check(left: np.ndarray, right: np.ndarray, doffs: float = 0.0) -> RectificationCheck:
+    """Compare rows and sides of a pair by OpenCV's DIS flow from left to right, at most 640 px wide.
+
+    A stereo method searches the rows only, and to one side only, so it cannot see that the rows or the sides are wrong.
+
+    Args:
+        left, right: H x W x 3 uint8 RGB of one size.
+        doffs: principal column of the right camera minus the left one's, px.
+    """
+    scale = min(1.0, _CHECK_WIDTH / left.shape[1])
+    size = (max(16, round(left.shape[1] * scale)), max(16, round(left.shape[0] * scale)))
+    grey = [
+        cv2.resize(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA)
+        for image in (left, right)
+    ]
+    flow = dis(*grey)
+    level = np.abs(flow[..., 1]) <= _TOLERANCE
+    backward = flow[..., 0][level] > doffs * scale + _TOLERANCE
+    return RectificationCheck(float(level.mean()), float(backward.mean()) if backward.size else 0.0)
+
+
+def check_pair(
+    check: RectificationCheck, prediction: TeacherPrediction | None, rig: StereoRig, mask: MaskConfig
+) -> float:
+    """Return the part of the pixels that passes the flow mask; 1 without a prediction.
+
+    The rectification check fails at disparities of a quarter of the image. So a teacher whose own checks hold in half
+    of the image overrules it.
+
+    Args:
+        check: of the pair.
+        prediction: of one pair, at the rig's size, or None.
+        rig: of that pair, its principal columns alike.
+        mask: the checks of the prediction.
+
+    Raises:
+        BadPair: left and right exchanged, rows that do not agree, no prediction, too few pixels.
+    """
+    share = None
+    if prediction is not None:
+        device = prediction.disparity.device
+        focal, baseline = (torch.tensor([value], device=device) for value in (rig.fx, rig.baseline))
+        share = float(prior_flow_mask(prediction, focal, baseline, mask).float().mean())
+    if share is None or share < _CONVINCING_SHARE:
+        if check.level < _MIN_LEVEL:
+            raise BadPair("rows", f"they agree in {100 * check.level:.0f} % of the image")
+        if check.backward > _MAX_BACKWARD:
+            raise BadPair("exchanged", f"{100 * check.backward:.0f} % of the image lies further right in the right one")
+    if share == 0:
+        raise BadPair("no_answer", "nothing passes the flow mask")
+    if share is not None and share < MIN_SHARE:
+        raise BadPair("few_pixels", f"{100 * share:.1f} % of the image")
+    return 1.0 if share is None else share
+
+
+# ---- prepare
+
+
+def prepare_pairs(
+    sets: Mapping[str, Sequence[StereoSample]],
+    teacher: Teacher | None,
+    cache: PredictionCache | None,
+    mask: MaskConfig,
+    track: Track = no_progress,
+    skip_unusable: bool = False,
+) -> tuple[dict[str, list[TrainingPair]], dict[str, PairCounts]]:
+    """Check every pair once, have the teacher predict it, and return what can be trained on.
+
+    The results are in the cache, so a second run checks nothing twice. Under torchrun every process begins with its own
+    share of a set and finds the others' results in the cache.
+
+    Args:
+        sets: pairs by the name of their set.
+        teacher: None where there is none, or where it predicts while training: then only the images are checked.
+        cache: of this teacher's predictions; needed with a teacher.
+        mask: the checks of its predictions.
+        track: shows the progress.
+        skip_unusable: leave out a set of which no pair can be used, with a warning.
+
+    Returns:
+        The usable pairs of every set, and the counts of every set.
+
+    Raises:
+        FileError: a set of which no pair can be used.
+    """
+    rank, ranks = process_rank()
+    counted, usable = {}, {}
+    for name, pairs in sets.items():
+        checked: dict[int, TrainingPair | BadPair] = {}
+        counts = counted[name] = PairCounts()
+        order = sorted(range(len(pairs)), key=lambda i: ((i - rank) % ranks, i))
+        for i in track(order, name, len(order)):
+            found = checked[i] = _checked(pairs[i], teacher, cache, mask)
+            if isinstance(found, BadPair):
+                counts.skip(f"{name}/{pairs[i].name}", found.reason, str(found))
+            else:
+                counts.used += 1
+            complete = len(checked) == len(pairs)
+            try:
+                if complete or not skip_unusable:  # processes that gave up early would not agree on the sets
+                    counts.require_used(name, complete)
+            except FileError as error:
+                if not skip_unusable:
+                    raise
+                if rank == 0:
+                    _LOG.warning("left out: %s", error)
+        if counts.used:
+            usable[name] = [one for i in range(len(pairs)) if isinstance(one := checked[i], TrainingPair)]
+    return usable, counted
+
+
+def _checked(
+    pair: StereoSample, teacher: Teacher | None, cache: PredictionCache | None, mask: MaskConfig
+) -> TrainingPair | BadPair:
+    """Return the pair or what is wrong with it, from the cache where that knows it."""
+    key = cache.key(pair.name, _identity(pair)) if cache is not None else ""
+    known = cache.notes(key) if cache is not None else None
+    if known is not None and known["mask"] == asdict(mask):
+        return BadPair(known["reason"], known["detail"]) if known["reason"] else TrainingPair(pair, key)
+    prediction: TeacherPrediction | None = None
+    notes: dict[str, Any] = {"pair": pair.name, "mask": asdict(mask), "reason": "", "detail": ""}
+    result: TrainingPair | BadPair = TrainingPair(pair, key)
+    try:
+        left, right, rig = checked_images(pair)
+        check = rectification_check(left, right, rig.doffs)
+        left, right, rig = remove_doffs(left, right, rig)
+        if teacher is not None:
+            prediction = cache.load_if_there(key) if cache is not None and known is not None else None
+            prediction = prediction or teacher.predict(to_tensor(left), to_tensor(right))
+        notes["share"] = check_pair(check, prediction, rig, mask)
+    except BadPair as bad:
+        result = bad
+        notes |= {"reason": bad.reason, "detail": str(bad)}
+    if cache is not None and notes["reason"] != "unreadable":  # what cannot be read now may be readable next time
+        cache.save(key, notes, prediction)
+    return result
+
+
+def _identity(pair: StereoSample) -> str:
+    """Return what tells the content of a pair from all others': its rig, its name, and its files as they are now."""
+    known = json.dumps([pair.name, pair.rig.to_dict() if pair.rig else None])
+    left, right = pair.left, pair.right
+    try:
+        if isinstance(left, Path) and isinstance(right, Path):
+            return known + _file_identity(left) + _file_identity(right)
+        if isinstance(left, BagImage) and isinstance(right, BagImage):
+            bag = Path(left.bag.path)
+            files = sorted(bag.iterdir()) if bag.is_dir() else [bag]
+            return known + "".join(map(_file_identity, files)) + repr([left.place, right.place])
+        return known + hashlib.sha256(b"".join(image.tobytes() for image in pair.images())).hexdigest()
+    except (FileError, OSError) as error:
+        return f"{known} {error}"
+
+
+def _file_identity(path: Path) -> str:
+    status = path.stat()
+    return f" {path.resolve()} {status.st_size} {status.st_mtime_ns}"

@@ -1,0 +1,61 @@
+"""Endless batches by number, the same for any number of processes, and resumable at any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+
+class DataStream(IterableDataset[Any]):
+    """Endless batches made from the numbers 0, 1, 2, ...
+
+    Every process takes its own share of one sequence of numbers, so a run is the same for any number of workers and is
+    resumed where it stopped. Batch ``b`` of rank ``r`` in ``R`` processes is made from the ``count`` numbers that begin
+    at ``(b * R + r) * count``: in one step, R processes see what one process with R times the count sees.
+
+    Args:
+        make: makes a batch from ``count`` numbers.
+        count: numbers per batch.
+        workers: processes that call ``make``; 0: this one.
+        start: batches that this rank has consumed before.
+        rank: number of this process.
+        ranks: number of processes.
+    """
+
+    def __init__(
+        self, make: Callable[[list[int]], Any], count: int, workers: int = 0, *, start: int = 0, rank: int = 0,
+        ranks: int = 1,
+    ) -> None:  # fmt: skip
+        self.make, self.count, self.workers = make, count, workers
+        self.start, self.rank, self.ranks = start, rank, ranks
+
+    def __iter__(self) -> Iterator[Any]:
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        if info:
+            torch.set_num_threads(1)
+        batch = self.start + worker
+        while True:
+            first = (batch * self.ranks + self.rank) * self.count
+            yield self.make(list(range(first, first + self.count)))
+            batch += workers
+
+
+def shuffled(number: int, count: int, seed: int) -> np.ndarray:
+    """Return the indices 0 .. count - 1 in the order in which ``number`` and its successors take them.
+
+    The first one is the index of sample ``number`` in endless passes through ``count`` items, each pass in another
+    order; the others are those that can stand in for it.
+    """
+    epoch, position = divmod(number, count)
+    return np.roll(np.random.default_rng([seed, 0, epoch]).permutation(count), -position)
+
+
+def evenly(samples: Sequence[Any], count: int) -> list[int]:
+    """Return the ascending indices of up to ``count`` samples, spread evenly."""
+    count = min(count, len(samples))
+    return [(2 * i + 1) * len(samples) // (2 * count) for i in range(count)]
