@@ -21,7 +21,7 @@ def figure3(
     seed: Annotated[int, typer.Option(help="Of texture and noise.")] = 0,
 ) -> None:
     """At which depth each loss is smallest, on a wall of known depth seen by two cameras of different exposure."""
-    from fg_depth_ros.evaluation.ablation.figure3 import Figure3, draw_figure3, run_figure3
+    from fg_depth_ros.training.ablation.figure3 import Figure3, draw_figure3, run_figure3
     from fg_depth_ros.training.depth.teacher import Teacher
 
     setup = Figure3(depth=depth, step=step, seed=seed)
@@ -68,7 +68,7 @@ def losses(
     precision: Annotated[str, typer.Option(help="32, bf16-mixed or 16-mixed.")] = "32",
 ) -> None:
     """Train every row of the paper's ablation in the virtual world and evaluate it on other scenes; resumable."""
-    from fg_depth_ros.evaluation.ablation.losses import LABELS, LossAblation, run_ablation, table
+    from fg_depth_ros.training.ablation.losses import LABELS, LossAblation, run_ablation, table
 
     width, height = image_size_of(size)
     config = LossAblation(

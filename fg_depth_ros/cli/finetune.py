@@ -14,7 +14,7 @@ from rich.table import Table
 from fg_depth_ros.cli.app import console
 from fg_depth_ros.cli.bags import show_bags
 from fg_depth_ros.cli.options import PairTopics, Settings, Without, image_size_of
-from fg_depth_ros.cli.train import Out, depth_losses, draw_depth, log_to_terminal, track_pairs
+from fg_depth_ros.cli.train import Out, depth_losses, log_to_terminal, track_pairs
 from fg_depth_ros.training.depth.config import DepthLossConfig, MaskConfig
 from fg_depth_ros.training.finetune.config import DepthFinetuning, StereoFinetuning, TimeSplit
 
@@ -76,7 +76,7 @@ def finetune(
     if isinstance(tuning, StereoFinetuning):
         outcome = finetune_stereo(tuning, recordings, track_pairs)
     else:
-        outcome = finetune_depth(tuning, recordings, draw=draw_depth, track=track_pairs)
+        outcome = finetune_depth(tuning, recordings, track=track_pairs)
     if outcome is not None:
         _show(outcome.document)
         console.print(str(outcome.path), highlight=False, soft_wrap=True)

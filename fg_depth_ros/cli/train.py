@@ -18,11 +18,8 @@ from fg_depth_ros.training.flow.config import FlowTraining
 from fg_depth_ros.training.stereo.config import StereoTraining
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from fg_depth_ros.evaluation import Task
 
-_NEAR, _FAR = 3.0, 80.0  # m, ends of the colours in pictures
 Out = Annotated[Path, typer.Option(help="Folder for weights, state and logs; a run found there is resumed.")]
 
 
@@ -62,7 +59,7 @@ def flow(
 
     log_to_terminal()
     chosen = config(out=str(out), options=_network_options(option))
-    console.print(str(train_flow(chosen, _validation(FlowTask(), real), FlowTask().draw)))
+    console.print(str(train_flow(chosen, _validation(FlowTask(), real))))
 
 
 def distill(
@@ -89,7 +86,7 @@ def distill(
     chosen = config(
         out=str(out), width=width, height=height, bag=topics().given(), losses=depth_losses(loss, losses), mask=mask()
     )
-    best = train_distill(chosen, _validation(DepthTask(), real, "real_"), draw_depth, track_pairs)
+    best = train_distill(chosen, _validation(DepthTask(), real, "real_"), track_pairs)
     console.print(str(best), highlight=False, soft_wrap=True)
 
 
@@ -109,16 +106,6 @@ def track_pairs(items: Iterable[int], what: str, count: int) -> Iterable[int]:
     from fg_depth_ros.evaluation.replay.sharding import process_rank
 
     return progress(items, f"checking {what}", count) if process_rank()[0] == 0 else items
-
-
-def draw_depth(image: np.ndarray, reference: np.ndarray, answer: np.ndarray) -> np.ndarray:
-    """Draw image, reference and answer side by side, near red and far blue; uint8 RGB."""
-    import numpy as np
-
-    from fg_depth_ros.evaluation.reports.figures import colour_depth
-
-    coloured: list[Any] = [colour_depth(depth, _NEAR, _FAR) for depth in (reference, answer)]
-    return np.concatenate([image, *coloured], 1)
 
 
 def _validation(task: Task, folders: list[Path], prefix: str = "") -> Callable[[Any], dict[str, float]] | None:

@@ -24,10 +24,8 @@ _LOG = logging.getLogger(__name__)
 _COUNTED_FROM = 1 / 3  # part of the run
 _LINE_EVERY = 60.0  # s
 
-Evaluate = Callable[[torch.nn.Module, torch.device], dict[str, float]]
-"""(network, its device) -> figures by name."""
-ExtraEvaluate = Callable[[torch.nn.Module], dict[str, float]]
-"""Figures of a network on anything else, such as real pairs: logged, neither trained on nor selected by."""
+Evaluate = Callable[[torch.nn.Module], dict[str, float]]
+"""Returns the figures of a network by name, on its device, such as ``Task.validation`` of ``evaluation.task``."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +36,10 @@ class Validation:
     """Figures on the fixed validation set."""
     monitor: str
     """The figure that selects the best weights (the lowest) and stops the run."""
-    extra: ExtraEvaluate | None = None
-    """Further figures, logged only."""
-    picture: Callable[[torch.nn.Module, torch.device], np.ndarray | None] | None = None
-    """Draws predictions for fixed samples, H x W x 3 uint8 RGB; None: nothing to draw."""
+    extra: Evaluate | None = None
+    """Further figures, of anything else such as real pairs: logged, neither trained on nor selected by."""
+    picture: Callable[[torch.nn.Module], np.ndarray] | None = None
+    """Draws predictions for fixed samples, H x W x 3 uint8 RGB."""
 
 
 class EarlyStopping:
@@ -122,7 +120,7 @@ class ValidationCallback(pl.Callback):
         self._validated, self._next = module.steps_done, time.monotonic() + 60 * self.config.validate_minutes
         if not trainer.is_global_zero:
             return
-        figures = self.validation.evaluate(module.average, module.device)
+        figures = self.validation.evaluate(module.average)
         if self.validation.extra:
             figures.update(self.validation.extra(module.average))
         if module.steps_done:
@@ -142,8 +140,8 @@ class ValidationCallback(pl.Callback):
             _LOG.info("no better %s in %d validations: stopping", self.validation.monitor, self.stopping.waited)
         if trainer.logger:
             trainer.logger.log_metrics({f"val/{k}": v for k, v in figures.items()}, module.steps_done)
-        picture = self.validation.picture(module.average, module.device) if self.validation.picture else None
-        if picture is not None:
+        if self.validation.picture:
+            picture = self.validation.picture(module.average)
             folder = self.checkpoint.folder / "pictures"
             folder.mkdir(exist_ok=True)
             write_image(folder / f"{module.steps_done:07d}.png", picture)

@@ -101,7 +101,7 @@ def test_a_folder_with_exchanged_cameras_or_without_answers_is_refused(tmp_path)
     ):
         train_distill(DistillTraining(data=(str(wrong),), **settings))
     far = MaskConfig(max_disparity=0, max_depth=1.0)
-    with pytest.raises(FileError, match="walls: none of its 4 pairs .* 4 x no_answer: the teacher yields no valid"):
+    with pytest.raises(FileError, match="walls: none of its 4 pairs .* 4 x no_answer: the teacher predicts no valid"):
         train_distill(DistillTraining(data=(str(write_walls(tmp_path / "walls")),), **{**settings, "mask": far}))
     assert not (tmp_path / "out" / "best.safetensors").exists()
 
@@ -110,15 +110,9 @@ def test_a_folder_with_exchanged_cameras_or_without_answers_is_refused(tmp_path)
 
 
 def test_a_short_run_writes_weights_that_know_their_camera(tmp_path, walls, cache):
-    pictures = []
-
-    def draw(image, reference, answer):
-        pictures.append((image, reference, answer))
-        return image
-
     run = tmp_path / "run"
     settings = {**TINY, "data": (walls,), "frames": "0:4", "held_out": "4:5", "test_frames": "5:", "cache": cache}
-    best = train_distill(DistillTraining(out=str(run), steps=3, **settings), None, draw)
+    best = train_distill(DistillTraining(out=str(run), steps=3, **settings))
     model, card = load_model(best)
     # 160 -> 96 columns: 200 px become 120
     assert model.focal == pytest.approx(120.0) and (model.width, model.height) == (96, 64)
@@ -136,12 +130,9 @@ def test_a_short_run_writes_weights_that_know_their_camera(tmp_path, walls, cach
     assert first["step"] == 0 and last["step"] == 3
     assert {"abs_rel", "walls/abs_rel", "walls/rmse", "walls/delta_1", "test:walls/abs_rel"} <= last.keys()
     assert last["abs_rel"] == last["walls/abs_rel"]
-    # Two pairs, before and after: the watched one (20 / 13 m) and the held-out one (20 / 12 m).
-    assert len(pictures) == 4
-    assert sorted(float(p[1][0, 0]) for p in pictures[:2]) == pytest.approx([20 / 13, 20 / 12], rel=1e-3)
-    np.testing.assert_array_equal(pictures[0][0], pictures[2][0])
+    # Two pictures, one below the other: the test one and the held-out one.
     shown = sorted((run / "pictures").iterdir())
-    assert [p.name for p in shown] == ["0000000.png", "0000003.png"] and read_image(shown[0]).shape == (128, 96, 3)
+    assert [p.name for p in shown] == ["0000000.png", "0000003.png"] and read_image(shown[0]).shape[0] > 2 * 64
 
 
 def test_without_truth_the_teacher_is_the_reference_and_the_figures_say_so(tmp_path):
@@ -207,7 +198,7 @@ def test_published_encoder_weights_are_where_the_encoder_begins(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"on_the_fly": True}, {"teacher": "truth"}, {"teacher": "dis", "workers": 1}])
-def test_other_ways_to_be_taught(tmp_path, walls, options):
+def test_other_teachers(tmp_path, walls, options):
     settings = {**TINY, "data": (walls,), **options}
     best = train_distill(DistillTraining(out=str(tmp_path), steps=2, precision="bf16-mixed", **settings))
     tensors, card = load_checkpoint(best)
@@ -232,13 +223,13 @@ def test_rendered_scenes_and_folders_together(tmp_path, walls, cache, monkeypatc
     _, card = load_model(best)
     assert "rendered scenes" in card.description["data"] and card.options["focal"] == pytest.approx(0.6 * 96)
     alone = {**TINY, "world": "street", "teacher": "truth", "shapes": ((64, 64),), "losses": ONLY_REGRESSION}
-    best = train_distill(DistillTraining(out=str(tmp_path / "alone"), steps=2, **alone), None, lambda *p: p[0])
+    best = train_distill(DistillTraining(out=str(tmp_path / "alone"), steps=2, **alone))
     assert {"world_96x64/abs_rel", "world_64x64/abs_rel"} <= rows(tmp_path / "alone")[-1].keys()
-    assert read_image(tmp_path / "alone" / "pictures" / "0000002.png").shape == (2 * 64, 96, 3)
+    assert (tmp_path / "alone" / "pictures" / "0000002.png").is_file()
     assert load_checkpoint(best)[1].description["licence"] == "Apache-2.0"
 
 
-def test_a_size_that_cuts_much_off_is_told_with_a_better_one(tmp_path, walls, cache, caplog):
+def test_a_size_that_cuts_much_off_is_named_with_a_better_one(tmp_path, walls, cache, caplog):
     settings = {**TINY, "data": (walls,), "cache": cache, "height": 32}
     with caplog.at_level("WARNING"):
         train_distill(DistillTraining(out=str(tmp_path), steps=1, **settings))

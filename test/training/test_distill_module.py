@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("pytorch_lightning")
 from support.distill import MASK, TINY, wall
 
-from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.data.samples import DepthSample
+from fg_depth_ros.files import FileError
 from fg_depth_ros.networks.depth import DepthPrediction
 from fg_depth_ros.training.depth.batch import PairBatch, TeacherPrediction
 from fg_depth_ros.training.depth.config import PRESETS, ColourJitter, DistillTraining
@@ -19,7 +22,7 @@ from fg_depth_ros.training.depth.distill import DistillModule
 from fg_depth_ros.training.depth.module import distill_batch, replace_bad
 from fg_depth_ros.training.depth.pairs import PairCounts
 from fg_depth_ros.training.depth.teacher import Teacher
-from fg_depth_ros.training.depth.validation import ValidationPair, evaluate_sets, validation_pair
+from fg_depth_ros.training.depth.validation import TEACHER, evaluate_sets, validation_sample
 
 # ---- from pairs to what the losses see
 
@@ -144,25 +147,8 @@ def test_the_rate_is_the_papers():
 # ---- judging
 
 
-def test_errors_by_hand():
-    """Predictions 2, 4.9, 100 (clamped to 80) for 4, 4, 40 m; what has no truth or lies beyond 80 m does not count."""
-
-    class Fixed(torch.nn.Module):
-        focal = 1.0
-
-        def forward(self, image):
-            return DepthPrediction(1 / torch.tensor([2.0, 4.9, 100.0, 1.0, 1.0]).view(1, 1, 1, 5))
-
-    reference = torch.tensor([[4.0, 4.0, 40.0, math.nan, 90.0]])
-    pair = ValidationPair(torch.zeros(1, 3, 1, 5, dtype=torch.uint8), 1.0, reference, False)
-    found = evaluate_sets({"s": [pair]}, Fixed(), torch.device("cpu"))
-    assert found["s/abs_rel"] == pytest.approx((0.5 + 0.225 + 1.0) / 3)
-    assert found["s/rmse"] == pytest.approx(math.sqrt((4 + 0.81 + 1600) / 3))
-    assert found["s/delta_1"] == pytest.approx(1 / 3)
-
-
 class Constant(torch.nn.Module):
-    focal = 60.0
+    focal, width, height, size_multiple = 60.0, 32, 32, 32
 
     def forward(self, image):
         return DepthPrediction(torch.full((len(image), 1, *image.shape[-2:]), 0.5))
@@ -170,20 +156,19 @@ class Constant(torch.nn.Module):
 
 def test_depth_of_another_camera_is_judged_in_metres():
     """Inverse 0.5 /m at focal 60 is 2 m; a camera with focal 120 shows it at 4 m."""
-    image = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
-    pairs = [
-        ValidationPair(image, 60.0, torch.full((32, 32), 2.0), False),
-        ValidationPair(image, 120.0, torch.full((32, 32), 5.0), False),
+    image = np.zeros((32, 32, 3), np.uint8)
+    samples = [
+        DepthSample("truth", image, fx, np.full((32, 32), z, np.float32)) for fx, z in ((60.0, 2.0), (120.0, 5.0))
     ]
-    found = evaluate_sets({"set": pairs}, Constant(), torch.device("cpu"))
+    found = evaluate_sets({"set": samples})(Constant())
     assert found["set/abs_rel"] == pytest.approx(0.1) and found["set/delta_1"] == pytest.approx(0.5 + 0.5 * 0.0 + 0.0)
-    by_teacher = evaluate_sets({"set": [pairs[0]._replace(by_teacher=True)]}, Constant(), torch.device("cpu"))
+    by_teacher = evaluate_sets({"set": [replace(samples[0], name=TEACHER)]})(Constant())
     assert sorted(by_teacher) == ["set/teacher_abs_rel", "set/teacher_delta_1", "set/teacher_rmse"]
 
 
 def test_the_truth_is_the_reference_where_there_is_any():
     pairs, taught = made([4])
-    assert not validation_pair(pairs, taught, MASK).by_teacher
-    found = validation_pair(pairs._replace(truth=torch.full_like(pairs.truth, math.nan)), taught, MASK)
-    assert found.by_teacher
-    assert torch.isnan(found.reference[:, :4]).all() and (found.reference[:, 4:] == 5.0).all()  # 40 px * 0.5 m / 4 px
+    assert validation_sample(pairs, taught, MASK).name != TEACHER
+    found = validation_sample(pairs._replace(truth=torch.full_like(pairs.truth, math.nan)), taught, MASK)
+    assert found.name == TEACHER
+    assert np.isnan(found.truth()[:, :4]).all() and (found.truth()[:, 4:] == 5.0).all()  # 40 px * 0.5 m / 4 px

@@ -31,8 +31,6 @@ from fg_depth_ros.training.finetune.stereo import (
 )
 from fg_depth_ros.training.photometric import photometric_error
 
-CPU = torch.device("cpu")
-
 
 def as_float(*images):
     return tuple(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255 for image in images)
@@ -167,14 +165,14 @@ class Says(torch.nn.Module):
 
 def test_figures_of_a_pair_by_hand():
     pair = load_whole(TrainingPair(made_pair(*wall(8), RIG, np.full((HEIGHT, WIDTH), 8, np.float32))))
-    right = evaluate_pair(Says(8.0), pair, 1.5, CPU)
+    right = evaluate_pair(Says(8.0), pair, 1.5)
     assert right["photometric"] < 1e-6 and right["agreement"] == 1 and right["epe"] == 0
     assert right["unexplained"] == pytest.approx(8 / WIDTH, abs=1e-6)  # the columns that the right camera does not see
-    wrong = evaluate_pair(Says(12.0), pair, 1.5, CPU)
+    wrong = evaluate_pair(Says(12.0), pair, 1.5)
     assert wrong["epe"] == 4 and wrong["photometric"] > 0.05 and wrong["unexplained"] > right["unexplained"] + 0.05
-    blind = evaluate_pair(Says(500.0), pair, 1.5, CPU)
+    blind = evaluate_pair(Says(500.0), pair, 1.5)
     assert blind["unexplained"] == 1 and blind["agreement"] == 0  # who gives up gains nothing
-    assert "epe" not in evaluate_pair(Says(8.0), load_whole(TrainingPair(made_pair(*wall(8)))), 1.5, CPU)
+    assert "epe" not in evaluate_pair(Says(8.0), load_whole(TrainingPair(made_pair(*wall(8)))), 1.5)
 
 
 def test_both_views_of_a_mirrored_pair():

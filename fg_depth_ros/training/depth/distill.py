@@ -17,6 +17,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from fg_depth_ros.data.samples import DepthSample
 from fg_depth_ros.evaluation.replay.sharding import process_rank
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
@@ -25,7 +26,7 @@ from fg_depth_ros.networks.registry import weights_path
 from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_cutouts
 from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
 from fg_depth_ros.synthesis.world.generator import WorldGenerator
-from fg_depth_ros.training.callbacks import ExtraEvaluate
+from fg_depth_ros.training.callbacks import Evaluate
 from fg_depth_ros.training.depth.batch import PairBatch
 from fg_depth_ros.training.depth.config import TRUTH, DistillTraining
 from fg_depth_ros.training.depth.dataset import (
@@ -49,7 +50,7 @@ from fg_depth_ros.training.depth.pairs import (
     split_frames,
 )
 from fg_depth_ros.training.depth.teacher import PredictionCache, Teacher
-from fg_depth_ros.training.depth.validation import Draw, ValidationPair, depth_validation, validation_pair
+from fg_depth_ros.training.depth.validation import depth_validation, validation_sample
 from fg_depth_ros.training.loop import VALIDATION_SEED, fit, photo_sources
 from fg_depth_ros.training.stream import DataStream, evenly
 
@@ -61,8 +62,7 @@ _FOCAL_TOLERANCE = 0.01  # cameras whose focal lengths differ by less are one ca
 
 def train_distill(
     config: DistillTraining,
-    extra: ExtraEvaluate | None = None,
-    draw: Draw | None = None,
+    extra: Evaluate | None = None,
     track: Track = no_progress,
     split: PairSplit | None = None,
     source: Mapping[str, Any] | None = None,
@@ -72,7 +72,6 @@ def train_distill(
     Args:
         config: what to do.
         extra: figures of the network on anything else, such as data sets with true depth.
-        draw: makes the picture of one pair that every validation leaves, for some, in ``out/pictures``.
         track: shows the progress of the preparation.
         split: the pairs, opened and split by the caller; None = as ``config`` says.
         source: what else the card says of the data.
@@ -109,8 +108,8 @@ def train_distill(
     if config.data and process_rank()[0] == 0:
         _LOG.info("%s", module.prepared.summary())
 
-    def validating(pairs: Sequence[TrainingPair], count: int) -> list[ValidationPair]:
-        return [_validation_pair(load(pairs[i]), teacher, config) for i in evenly(pairs, count)]
+    def validating(pairs: Sequence[TrainingPair], count: int) -> list[DepthSample]:
+        return [_validation_sample(load(pairs[i]), teacher, config) for i in evenly(pairs, count)]
 
     selecting = {name: validating(pairs, config.validation_scenes) for name, pairs in parts["validation"].items()}
     testing = {f"test:{n}": validating(pairs, 4 * config.validation_scenes) for n, pairs in parts["test"].items()}
@@ -132,7 +131,7 @@ def train_distill(
         return DataStream(dataset.batch, config.batch, workers)
 
     card = {**_card(config, module, training, counts, scenes), **(source or {})}
-    best = fit(module, depth_validation(selecting, testing, extra, draw), card, open_stream)
+    best = fit(module, depth_validation(selecting, testing, extra), card, open_stream)
     if process_rank()[0] == 0:
         _LOG.info("while training: %s", module.counts.summary())
     return best
@@ -186,17 +185,22 @@ def _prepare(
     return parts, counts
 
 
-def _validation_pair(sample: Sample, teacher: Teacher | None, config: DistillTraining) -> ValidationPair:
+def _validation_sample(sample: Sample, teacher: Teacher | None, config: DistillTraining) -> DepthSample:
     pairs, prediction = sample
     if prediction is None and teacher is not None:
         prediction = predict(teacher, pairs, config.mask)
-    return validation_pair(pairs, prediction, config.mask)
+    return validation_sample(pairs, prediction, config.mask)
 
 
-def _with_reference(sets: Mapping[str, Sequence[ValidationPair]]) -> dict[str, list[ValidationPair]]:
-    """Return the pairs with any reference depth, and the sets that have one."""
-    known = {name: [pair for pair in pairs if pair.reference.isfinite().any()] for name, pairs in sets.items()}
-    return {name: pairs for name, pairs in known.items() if pairs}
+def _with_reference(sets: Mapping[str, Sequence[DepthSample]]) -> dict[str, list[DepthSample]]:
+    """Return the samples with any reference depth, and the sets that have one."""
+    known = {name: [one for one in samples if _has_reference(one)] for name, samples in sets.items()}
+    return {name: samples for name, samples in known.items() if samples}
+
+
+def _has_reference(sample: DepthSample) -> bool:
+    truth = sample.truth()
+    return truth is not None and bool(np.isfinite(truth).any())
 
 
 class _Scenes:
@@ -217,14 +221,14 @@ class _Scenes:
         ]
         return SceneDataset(renderers, c.batch, c.needs_right)
 
-    def validation(self) -> dict[str, list[ValidationPair]]:
+    def validation(self) -> dict[str, list[DepthSample]]:
         """Return the fixed scenes of the validation, a set for every shape."""
         shapes, sets = self.config.all_shapes, {}
         for width, height in shapes:
             dataset = self.dataset(self.config.seed + VALIDATION_SEED, "cpu", [(width, height)])
             scenes: list[PairBatch] = [dataset.pairs([i]) for i in range(self.config.validation_scenes // len(shapes))]
             name = "world" if len(shapes) == 1 else f"world_{width}x{height}"
-            sets[name] = [validation_pair(scene, None, self.config.mask) for scene in scenes]
+            sets[name] = [validation_sample(scene, None, self.config.mask) for scene in scenes]
         return sets
 
 

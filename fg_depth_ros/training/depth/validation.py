@@ -1,109 +1,91 @@
-"""Validation of a depth network while it is trained: figures on fixed pairs, and a picture of some of them."""
+"""Validation of a depth network while it is trained: figures on fixed images, and a picture of some of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
-from fg_depth_ros.evaluation.metrics import DepthTally, mean_metrics
-from fg_depth_ros.networks import DepthNetwork, depth_of
-from fg_depth_ros.training.callbacks import ExtraEvaluate, Validation
+from fg_depth_ros.data.samples import DepthSample
+from fg_depth_ros.evaluation.depth import DepthTask
+from fg_depth_ros.training.callbacks import Evaluate, Validation
 from fg_depth_ros.training.depth.batch import PairBatch, TeacherPrediction
 from fg_depth_ros.training.depth.config import MaskConfig
 from fg_depth_ros.training.depth.flow_mask import prior_flow_mask
+from fg_depth_ros.training.stream import image_of
 
 MONITOR = "abs_rel"
 """The figure that selects the best weights: the mean of the AbsRel of all validation sets."""
-_MEASURES = ("abs_rel", "rmse", "delta_1")
+TEACHER = "teacher"
+"""Name of the samples whose reference depth is the teacher's."""
 _SHOWN = 3
 
-Draw = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""(image H x W x 3 uint8 RGB, reference H x W m with NaN, prediction H x W m) -> a picture, uint8 RGB."""
 
+def validation_sample(pairs: PairBatch, prediction: TeacherPrediction | None, mask: MaskConfig) -> DepthSample:
+    """Return the left image of a pair (N = 1) with its true depth if there is any, else with the teacher's.
 
-class ValidationPair(NamedTuple):
-    """An image and its reference depth.
-
-    ``image`` 1 x 3 x H x W uint8, ``focal`` px, ``reference`` H x W m, NaN where there is none: the true depth, or
-    (``by_teacher``) what the teacher predicts where its checks hold.
+    The teacher's depth is NaN outside the flow mask.
     """
-
-    image: torch.Tensor
-    focal: float
-    reference: torch.Tensor
-    by_teacher: bool
-
-
-def validation_pair(pairs: PairBatch, prediction: TeacherPrediction | None, mask: MaskConfig) -> ValidationPair:
-    """Return one pair (N = 1) with its true depth if there is any, else with the teacher's within the flow mask."""
     if torch.isfinite(pairs.truth).any() or prediction is None:
-        return ValidationPair(pairs.left, float(pairs.focal[0]), pairs.truth[0, 0], False)
-    usable = prior_flow_mask(prediction, pairs.focal, pairs.baseline, mask)
-    depth = (pairs.focal * pairs.baseline).view(-1, 1, 1, 1) / torch.where(usable, prediction.disparity, 1.0)
-    reference = torch.where(usable, depth, torch.nan)[0, 0].cpu()
-    return ValidationPair(pairs.left, float(pairs.focal[0]), reference, True)
+        name, depth = "truth", pairs.truth
+    else:
+        usable = prior_flow_mask(prediction, pairs.focal, pairs.baseline, mask)
+        depth = (pairs.focal * pairs.baseline).view(-1, 1, 1, 1) / torch.where(usable, prediction.disparity, 1.0)
+        name, depth = TEACHER, torch.where(usable, depth, torch.nan)
+    return DepthSample(name, image_of(pairs.left), float(pairs.focal[0]), depth[0, 0].cpu().numpy())
 
 
-@torch.no_grad()
-def predict_depth(network: DepthNetwork, pair: ValidationPair, device: torch.device) -> np.ndarray:
-    """Return the network's depth of a pair's image, H x W float32 m."""
-    inverse = network(pair.image.to(device).float() / 255).inverse
-    return depth_of(inverse.float(), network.focal, pair.focal)[0, 0].cpu().numpy()
-
-
-def evaluate_sets(
-    sets: Mapping[str, Sequence[ValidationPair]], network: DepthNetwork, device: torch.device
-) -> dict[str, float]:
-    """Return AbsRel, RMSE (m) and delta_1 of every set, means over its images.
+def evaluate_sets(sets: Mapping[str, Sequence[DepthSample]]) -> Evaluate:
+    """Return a function that measures AbsRel, RMSE (m) and delta_1 of every set, means over its images.
 
     ``SET/abs_rel`` ... against the truth, ``SET/teacher_abs_rel`` ... where the teacher is the reference.
     """
-    figures: dict[str, float] = {}
-    for name, pairs in sets.items():
-        found: list[dict[str, float]] = []
-        for pair in pairs:
-            tally = DepthTally()
-            tally.add(predict_depth(network, pair, device), pair.reference.numpy())
-            metrics, prefix = tally.metrics(), f"{name}/teacher_" if pair.by_teacher else f"{name}/"
-            found.append({prefix + measure: metrics[measure] for measure in _MEASURES})
-        figures |= mean_metrics(found)
-    return figures
+    parts: dict[str, dict[str, list[DepthSample]]] = {"": {}, f"{TEACHER}_": {}}
+    for name, samples in sets.items():
+        for sample in samples:
+            parts[f"{TEACHER}_" if sample.name == TEACHER else ""].setdefault(name, []).append(sample)
+    measured = {prefix: DepthTask().validation(known) for prefix, known in parts.items() if known}
+
+    def evaluate(network: torch.nn.Module) -> dict[str, float]:
+        figures = {}
+        for prefix, measure in measured.items():
+            for key, value in measure(network).items():
+                name, _, metric = key.rpartition("/")
+                figures[f"{name}/{prefix}{metric}"] = value
+        return figures
+
+    return evaluate
 
 
 def depth_validation(
-    selecting: Mapping[str, Sequence[ValidationPair]],
-    testing: Mapping[str, Sequence[ValidationPair]],
-    extra: ExtraEvaluate | None = None,
-    draw: Draw | None = None,
+    selecting: Mapping[str, Sequence[DepthSample]],
+    testing: Mapping[str, Sequence[DepthSample]],
+    extra: Evaluate | None = None,
 ) -> Validation:
     """Return the validation of a depth training.
 
     Args:
-        selecting: pairs whose mean AbsRel selects the best weights.
-        testing: pairs whose figures are logged beside.
+        selecting: images whose mean AbsRel selects the best weights.
+        testing: images whose figures are logged beside.
         extra: figures of the network on anything else.
-        draw: makes the picture of one pair.
     """
-    every = [pair for sets in (testing, selecting) for pairs in sets.values() for pair in pairs]
+    every = [sample for sets in (testing, selecting) for samples in sets.values() for sample in samples]
     step = max(1, len(every) // _SHOWN)
     shown = every[step // 2 :: step][:_SHOWN]
+    task, select, test = DepthTask(), evaluate_sets(selecting), evaluate_sets(testing)
 
-    def evaluate(network: torch.nn.Module, device: torch.device) -> dict[str, float]:
-        figures = evaluate_sets(selecting, network, device)  # type: ignore[arg-type]
+    def evaluate(network: torch.nn.Module) -> dict[str, float]:
+        figures = select(network)
         mean = float(np.mean([value for name, value in figures.items() if name.endswith("abs_rel")]))
-        return {MONITOR: mean, **figures, **evaluate_sets(testing, network, device)}  # type: ignore[arg-type]
+        return {MONITOR: mean, **figures, **test(network)}
 
-    def picture(network: torch.nn.Module, device: torch.device) -> np.ndarray | None:
-        if draw is None or not shown:
-            return None
-        rows = [
-            draw(pair.image[0].permute(1, 2, 0).numpy(), pair.reference.numpy(), predict_depth(network, pair, device))  # type: ignore[arg-type]
-            for pair in shown
-        ]
-        widest = max(row.shape[1] for row in rows)
-        return np.concatenate([np.pad(row, ((0, 0), (0, widest - row.shape[1]), (0, 0))) for row in rows])
+    def picture(network: torch.nn.Module) -> np.ndarray:
+        method, rows = task.method_of(network), []
+        for sample in shown:
+            image, truth = sample.image_rgb(), sample.truth()
+            assert truth is not None
+            rows.append(task.draw(image, truth, method(image, sample.fx)))
+        return np.concatenate(rows)
 
     return Validation(evaluate, MONITOR, extra, picture)

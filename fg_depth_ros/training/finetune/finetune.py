@@ -22,14 +22,13 @@ from fg_depth_ros.files import FileError, atomic_write
 from fg_depth_ros.networks import load_checkpoint
 from fg_depth_ros.networks.checkpoint import save_tensors
 from fg_depth_ros.networks.registry import weights_path
-from fg_depth_ros.training.callbacks import ExtraEvaluate
+from fg_depth_ros.training.callbacks import Evaluate
 from fg_depth_ros.training.config import Training
 from fg_depth_ros.training.depth.config import DistillTraining
 from fg_depth_ros.training.depth.dataset import best_size
 from fg_depth_ros.training.depth.distill import train_distill
 from fg_depth_ros.training.depth.pairs import Track, no_progress
 from fg_depth_ros.training.depth.validation import MONITOR as DEPTH_MONITOR
-from fg_depth_ros.training.depth.validation import Draw
 from fg_depth_ros.training.finetune.bags import Recordings
 from fg_depth_ros.training.finetune.config import DepthFinetuning, StereoFinetuning
 from fg_depth_ros.training.finetune.stereo import MONITOR as STEREO_MONITOR
@@ -61,8 +60,7 @@ class Outcome:
 def finetune_depth(
     config: DepthFinetuning,
     recordings: Recordings,
-    extra: ExtraEvaluate | None = None,
-    draw: Draw | None = None,
+    extra: Evaluate | None = None,
     track: Track = no_progress,
 ) -> Outcome | None:
     """Fine-tune a depth network, or resume it.
@@ -70,7 +68,7 @@ def finetune_depth(
     Args:
         config: what to do; what is 0 in it is chosen by the recordings.
         recordings: as ``open_recordings`` returns them.
-        extra, draw, track: as ``train_distill`` takes them.
+        extra, track: as ``train_distill`` takes them.
 
     Returns:
         The result; None in all but the first process.
@@ -91,7 +89,7 @@ def finetune_depth(
     }
     training = DistillTraining(**values)
     _claim(training, recordings)
-    best = train_distill(training, extra, draw, track, recordings.pairs, _source(recordings))
+    best = train_distill(training, extra, track, recordings.pairs, _source(recordings))
     return _conclude(training, recordings, best, "depth", DEPTH_MONITOR)
 
 

@@ -215,15 +215,14 @@ def predict_views(network: torch.nn.Module, left: Tensor, right: Tensor) -> tupl
 
 
 @torch.no_grad()
-def evaluate_pair(
-    network: torch.nn.Module, pair: PairBatch, tolerance: float, device: torch.device
-) -> dict[str, float]:
+def evaluate_pair(network: torch.nn.Module, pair: PairBatch, tolerance: float) -> dict[str, float]:
     """Return figures of one pair at its own size, without labels where there are none.
 
     ``photometric``: mean error of the visible pixels of the left view. ``agreement``: part of the pixels inside where
     both views agree. ``unexplained``: mean over all pixels of the error where both views agree and of 1, the largest
     error there is, elsewhere: a network that gives up gains nothing. ``epe``: px, against the truth where it is known.
     """
+    device = next((value.device for value in network.parameters()), torch.device("cpu"))
     left, right = (image.to(device).float() / 255 for image in (pair.left, pair.right))
     of_left, of_right = predict_views(network, left, right)
     view = compare_views(left, right, of_left, of_right, 1, tolerance)
@@ -241,7 +240,7 @@ def evaluate_pair(
 
 
 def evaluate_sets(
-    sets: Mapping[str, Sequence[TrainingPair]], tolerance: float, network: torch.nn.Module, device: torch.device
+    sets: Mapping[str, Sequence[TrainingPair]], tolerance: float, network: torch.nn.Module
 ) -> dict[str, float]:
     """Return ``SET/photometric`` and so on: means over the pairs of every set. Unreadable pairs are left out."""
     figures: dict[str, float] = {}
@@ -249,7 +248,7 @@ def evaluate_sets(
         found = []
         for one in pairs:
             try:
-                found.append(evaluate_pair(network, load_whole(one), tolerance, device))
+                found.append(evaluate_pair(network, load_whole(one), tolerance))
             except (BadPair, FileError) as error:
                 _LOG.warning("not evaluated: %s", error)
         figures |= {f"{name}/{measure}": value for measure, value in mean_metrics(found).items()}
@@ -295,10 +294,10 @@ def train_self_supervised(
     selecting = {name: [pairs[i] for i in evenly(pairs, count)] for name, pairs in parts["validation"].items()}
     testing = {f"test:{n}": [pairs[i] for i in evenly(pairs, 2 * count)] for n, pairs in parts["test"].items()}
 
-    def evaluate(network: torch.nn.Module, device: torch.device) -> dict[str, float]:
-        figures = evaluate_sets(selecting, config.tolerance, network, device)
+    def evaluate(network: torch.nn.Module) -> dict[str, float]:
+        figures = evaluate_sets(selecting, config.tolerance, network)
         mean = float(np.mean([value for name, value in figures.items() if name.endswith(MONITOR)]))
-        return {MONITOR: mean, **figures, **evaluate_sets(testing, config.tolerance, network, device)}
+        return {MONITOR: mean, **figures, **evaluate_sets(testing, config.tolerance, network)}
 
     def open_stream(device: torch.device) -> DataStream:
         dataset = PairDataset(training, lambda one: (load_whole(one), None), seed=config.seed)

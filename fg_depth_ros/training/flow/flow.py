@@ -18,22 +18,19 @@ from torch.nn import functional as F
 
 from fg_depth_ros.data.datasets.flow import open_flow_sets
 from fg_depth_ros.data.samples import FlowSample
-from fg_depth_ros.evaluation.flow_metrics import FlowTally
+from fg_depth_ros.evaluation.flow import FlowTask
 from fg_depth_ros.files import FileError
 from fg_depth_ros.synthesis.chairs import ChairsGenerator, FlowBatch
 from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_cutouts
 from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
-from fg_depth_ros.training.callbacks import ExtraEvaluate, Validation
+from fg_depth_ros.training.callbacks import Evaluate, Validation
 from fg_depth_ros.training.config import check_multiple
 from fg_depth_ros.training.flow.augmentation import Augmenter, FlowPairs
 from fg_depth_ros.training.flow.config import SCHEDULES, FlowTraining
 from fg_depth_ros.training.flow.losses import flow_loss
 from fg_depth_ros.training.loop import VALIDATION_SEED, TrainingModule, fit, photo_sources
-from fg_depth_ros.training.stream import DataStream, evenly, shuffled
+from fg_depth_ros.training.stream import DataStream, evenly, image_of, shuffled
 
-_MEASURES = ("epe", "fl_all")
-Draw = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""(first H x W x 3 uint8 RGB, truth H x W x 2 px with NaN, prediction H x W x 2 px) -> a picture, uint8 RGB."""
 MakeFlowBatch = Callable[[Sequence[int]], FlowBatch]
 
 
@@ -93,45 +90,21 @@ def _numbered(make: MakeFlowBatch, numbers: list[int]) -> NumberedBatch:
     return NumberedBatch(torch.tensor(numbers), make(numbers))
 
 
-@torch.no_grad()
-def predict(network: torch.nn.Module, batch: FlowBatch, device: torch.device) -> torch.Tensor:
-    """Return the network's flow of a batch, N x 2 x H x W float32 px on the CPU."""
-    return network(batch.first.to(device).float() / 255, batch.second.to(device).float() / 255).flow.float().cpu()
-
-
-def evaluate_pairs(
-    name: str, batches: Sequence[FlowBatch], network: torch.nn.Module, device: torch.device
-) -> dict[str, float]:
-    """Return ``NAME/epe`` (px) and ``NAME/fl_all`` (%) over all known pixels."""
-    tally = FlowTally()
-    for batch in batches:
-        for flow, truth in zip(predict(network, batch, device), _true_flow(batch), strict=True):
-            tally.add(flow.permute(1, 2, 0).numpy(), truth)
-    metrics = tally.metrics()
-    return {f"{name}/{measure}": metrics[measure] for measure in _MEASURES}
-
-
-def _true_flow(batch: FlowBatch) -> np.ndarray:
-    """Return N x H x W x 2 px, NaN where it is not known."""
-    return torch.where(batch.valid, batch.flow, torch.nan).permute(0, 2, 3, 1).cpu().numpy()
-
-
 class _Material(NamedTuple):
     """What a run is trained and validated on."""
 
     name: str
     open_batches: Callable[[torch.device], MakeFlowBatch]
-    validation: list[FlowBatch]
+    validation: list[FlowSample]
     card: dict[str, Any]
 
 
-def train_flow(config: FlowTraining, extra: ExtraEvaluate | None = None, draw: Draw | None = None) -> Path:
+def train_flow(config: FlowTraining, extra: Evaluate | None = None) -> Path:
     """Train a flow network, or resume it; return the path of the best weights.
 
     Args:
         config: what to do.
         extra: figures of the network on anything else, such as real pairs.
-        draw: makes the picture of one validation sample that every validation leaves in ``out/pictures``.
 
     Raises:
         FileError: folders of photos, cut-outs or pairs that cannot be used.
@@ -145,11 +118,13 @@ def train_flow(config: FlowTraining, extra: ExtraEvaluate | None = None, draw: D
     card = material.card
     if not config.data and module.parent.get("licence"):
         card = {**card, "licence": module.parent["licence"]}  # fine-tuned weights stay under their licence
-    sample = FlowBatch(*(part[:1] for part in material.validation[0]))
+    task, sample = FlowTask(), material.validation[0]
+    first, second = sample.images()
+    truth = sample.truth()
+    assert truth is not None
 
-    def picture(network: torch.nn.Module, device: torch.device) -> np.ndarray | None:
-        flow = predict(network, sample, device)[0].permute(1, 2, 0).numpy()
-        return draw(sample.first[0].permute(1, 2, 0).cpu().numpy(), _true_flow(sample)[0], flow) if draw else None
+    def picture(network: torch.nn.Module) -> np.ndarray:
+        return task.draw(first, truth, task.method_of(network)(first, second))
 
     def open_stream(device: torch.device) -> DataStream:
         make = material.open_batches(device)
@@ -157,7 +132,7 @@ def train_flow(config: FlowTraining, extra: ExtraEvaluate | None = None, draw: D
             return DataStream(partial(_numbered, make), config.batch, config.workers)
         return module.scene_stream(partial(_augmented, make, module.augmenter), config.batch, device)
 
-    evaluate = partial(evaluate_pairs, material.name, material.validation)
+    evaluate = task.validation({material.name: material.validation})
     return fit(module, Validation(evaluate, f"{material.name}/epe", extra, picture), card, open_stream)
 
 
@@ -246,7 +221,7 @@ def _chairs(config: FlowTraining) -> _Material:
         lambda device: (
             generator(config.width + config.margin, config.height + config.margin, config.seed, device).batch
         ),
-        [held_out.batch([i]) for i in range(config.validation_scenes)],
+        [_sample(held_out.batch([i])) for i in range(config.validation_scenes)],
         card,
     )
 
@@ -271,4 +246,10 @@ def _pairs(config: FlowTraining) -> _Material:
         "licence": "that of the data it was trained on",
         "data": "pairs of " + ", ".join(f"{name} ({len(samples)})" for name, samples in sets.items()),
     }
-    return _Material("held_out", lambda device: pairs.batch, [FolderPairs.whole(sample) for sample in held_out], card)
+    return _Material("held_out", lambda device: pairs.batch, held_out, card)
+
+
+def _sample(scene: FlowBatch) -> FlowSample:
+    """Return a rendered pair (N = 1) as a sample."""
+    flow = torch.where(scene.valid, scene.flow, torch.nan)[0].permute(1, 2, 0).cpu().numpy()
+    return FlowSample("scene", image_of(scene.first), image_of(scene.second), flow)
