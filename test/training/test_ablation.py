@@ -43,7 +43,7 @@ class Exact:
     def __init__(self, setup, error=0.0):
         self.setup, self.error = setup, error
 
-    def teach(self, left, right, both=True):
+    def predict(self, left, right, both=True):
         depth = render(self.setup, CONDITIONS["smooth wall, exposures alike"]).depth
         disparity = self.setup.focal * self.setup.baseline / depth + self.error
         return TeacherPrediction(disparity, torch.zeros_like(disparity))
@@ -234,7 +234,7 @@ def test_rows_share_scenes_and_initial_weights_and_are_trained_once(tmp_path, mo
     learned = [name for name in first if "running" not in name and first[name].is_floating_point()]
     assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in learned)
     results = [json.loads((out / "seed0" / row.name / "result.json").read_text()) for row in rows_of(config)]
-    assert results[0]["losses"]["mask"] == "auto" and results[1]["losses"]["regression"] == 1
+    assert results[0]["losses"]["photometric_mask"] == "auto" and results[1]["losses"]["regression"] == 1
     assert results[0]["graft"] is False
     for part in ("left", "right", "disp"):
         assert (

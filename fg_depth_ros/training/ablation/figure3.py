@@ -1,4 +1,4 @@
-"""FG-Depth's Figure 3 as an experiment: at which depth is each loss smallest, on a surface whose depth is known?
+"""FG-Depth's Figure 3 as an experiment: the depth at which each loss is smallest, on a surface of known depth.
 
 A wall at 11.22 m is seen by two cameras of different exposure. One depth after the other is tried for its pixels, and
 every loss says which it likes best. Everything is planes, ray-cast in closed form into both views, so what is right is
@@ -8,7 +8,6 @@ smallest at 14.80 m and the others at 11.34 m.)
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fg_depth_ros.evaluation.reports.report import Report
+from fg_depth_ros.files import atomic_write
 from fg_depth_ros.synthesis.cameras import CameraPair, expose
 from fg_depth_ros.synthesis.textures import TextureAtlas, fractal_noise
 from fg_depth_ros.training.depth.teacher import Teacher
@@ -81,8 +81,11 @@ class Figure3:
 
 @dataclass(frozen=True)
 class Condition:
-    """A wall and two cameras: ``slope`` of its texture's amplitude spectrum 1 / f^slope, its ``contrast`` (standard
-    deviation, of full scale), and whether the cameras are exposed differently."""
+    """A wall and two cameras.
+
+    ``slope`` of its texture's amplitude spectrum 1 / f^slope, its ``contrast`` (standard deviation, of full scale), and
+    whether the cameras are exposed differently.
+    """
 
     slope: float
     contrast: float
@@ -117,7 +120,7 @@ class Curves(NamedTuple):
 
 
 def render(setup: Figure3, condition: Condition) -> View:
-    """The wall, on the ground and before a far one, exact in both views."""
+    """Render the wall, on the ground and before a far one, exactly in both views."""
     rng = np.random.default_rng(setup.seed)
     atlas = TextureAtlas([_plaster(rng, condition) for _ in range(3)])
     cameras = _DIFFERENT if condition.exposures_differ else _ALIKE
@@ -192,13 +195,13 @@ def sweep(setup: Figure3, view: View, disparity: Tensor) -> Curves:
 
 
 def run_figure3(teacher: Teacher, setup: Figure3 | None = None) -> tuple[Report, dict[str, tuple[View, Curves]]]:
-    """The whole experiment.
+    """Run the whole experiment.
 
     Rows: ``minimum`` (m) of the patch's middle pixel and its ``error`` (%); over all pixels of the patch the median of
     the errors' magnitudes, ``median_error`` (%), and the share ``within_2`` (%) that is at most 2 % off.
 
     Args:
-        teacher: says the flow of the pairs; beside it the exact flow is taken.
+        teacher: predicts the flow of the pairs; beside it the exact flow is taken.
         setup: the experiment.
 
     Returns:
@@ -237,10 +240,7 @@ def measures(minima: Tensor, depth: float) -> dict[str, float]:
 
 
 def draw_figure3(path: str | Path, setup: Figure3, shown: Mapping[str, tuple[View, Curves]]) -> None:
-    """A PNG: the pair of the first condition, its middle pixel's curves, and the errors of all pixels of all of them.
-
-    It appears under its name only when it is complete.
-    """
+    """Write a PNG: the pair of the first condition, its middle pixel's curves, and the errors of all pixels of all."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 7.2), layout="constrained")
@@ -257,11 +257,8 @@ def draw_figure3(path: str | Path, setup: Figure3, shown: Mapping[str, tuple[Vie
     left, right = below.subplots(1, 2)
     _draw_curves(left, curves, setup.depth)
     _draw_errors(right, shown, setup.depth)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.png")
-    figure.savefig(unfinished, dpi=110)
-    os.replace(unfinished, path)
+    with atomic_write(path) as unfinished:
+        figure.savefig(unfinished, dpi=110)
 
 
 def _draw_curves(axes: Any, curves: Curves, depth: float) -> None:

@@ -1,16 +1,14 @@
 """FG-Depth's ablation in the virtual world: what each loss, mask and the grafting are worth, all else alike.
 
-Every row is a training of the same length from the same initial weights on the same scenes, taught by the same kept
-answers; several seeds, each with scenes and weights of its own. All are judged on the same other scenes, with exact
-depth. (Zhu et al., ICRA 2023, arXiv 2301.08414, ablation study.)
+Every row is a training of the same length from the same initial weights on the same scenes, taught by the same cached
+predictions; several seeds, each with scenes and weights of its own. All are evaluated on the same other scenes, with
+exact depth. (Zhu et al., ICRA 2023, arXiv 2301.08414, ablation study.)
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,9 +18,9 @@ import numpy as np
 from rich.table import Table
 
 from fg_depth_ros.data.datasets.depth import open_depth_sets
-from fg_depth_ros.data.io.formats import FileError
 from fg_depth_ros.evaluation.depth import evaluate_depth
 from fg_depth_ros.evaluation.reports.report import Report
+from fg_depth_ros.files import FileError, atomic_write
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.inference.estimator import choose_device
 from fg_depth_ros.inference.mono import NetworkMono
@@ -54,8 +52,10 @@ _WIDE, _BASELINE = 0.58, 0.54  # focal length by the width, and m: a car's rig, 
 
 @dataclass(frozen=True)
 class LossAblation:
-    """The experiment. To go on with a folder, all but ``seeds``, ``losses``, ``grafting`` and ``choices`` must be as it
-    was."""
+    """Configuration of the experiment.
+
+    To resume it, all but ``seeds``, ``losses``, ``grafting`` and ``choices`` must be unchanged.
+    """
 
     out: str = "runs/ablation"
     """Folder for scenes, runs and the tables; rows that are finished there are not trained again."""
@@ -132,7 +132,7 @@ def rows_of(config: LossAblation) -> list[Row]:
 
 
 def _choices() -> list[Row]:
-    """What the paper leaves open, each instead of the default in the whole loss with grafting."""
+    """Return the choices that the paper leaves open, each in place of the default in the whole loss with grafting."""
     whole, mask = DepthLossConfig(), MaskConfig()
     far, near = replace(mask, max_disparity=0.0), replace(mask, max_depth=0.0)
     return [
@@ -150,11 +150,11 @@ def _choices() -> list[Row]:
 
 
 def run_ablation(config: LossAblation, progress: Callable[[str], None] = _LOG.info) -> Report:
-    """Train and judge whatever is not finished in ``config.out``; the tables are written anew after every training.
+    """Train and evaluate whatever is not finished in ``config.out``; the tables are written anew after every training.
 
     Args:
         config: the experiment.
-        progress: is told what begins.
+        progress: called with the name of what begins.
 
     Returns:
         One row per line of the table: ``metrics`` are means over the seeds; ``spread`` their standard deviations, None
@@ -172,7 +172,7 @@ def run_ablation(config: LossAblation, progress: Callable[[str], None] = _LOG.in
             folder = out / f"seed{seed}" / row.name
             if not (folder / "result.json").is_file():
                 progress(f"seed {seed}: {row.group}, {row.label.strip()}")
-                _write_json(folder / "result.json", _train_and_judge(config, row, seed, folder))
+                _write_json(folder / "result.json", _train_and_evaluate(config, row, seed, folder))
             found[row.name, seed] = _read_json(folder / "result.json")["metrics"]
             report = summary(config, rows, found)
             report.write_json(out / "losses.json")
@@ -181,7 +181,7 @@ def run_ablation(config: LossAblation, progress: Callable[[str], None] = _LOG.in
 
 
 def summary(config: LossAblation, rows: Iterable[Row], found: Mapping[tuple[str, int], Mapping[str, float]]) -> Report:
-    """The report of what is finished: ``found`` holds the measures by name of row and seed."""
+    """Return the report of what is finished; ``found`` holds the measures by name of row and seed."""
     settings = {**config.fixed, "seeds": config.seeds, "measures": "held-out scenes, all pixels alike, 1 mm to 80 m"}
     report = Report(command="ablate losses", model={"name": config.model}, settings=settings)
     for row in rows:
@@ -196,7 +196,7 @@ def summary(config: LossAblation, rows: Iterable[Row], found: Mapping[tuple[str,
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
-    """A row's measures as ``mean ± standard deviation``."""
+    """Return the measures of a row as ``mean ± standard deviation``."""
     texts = []
     for name in MEASURES:
         mean, spread = row["metrics"][name], row["spread"][name]
@@ -206,7 +206,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def table(report: Report) -> Table:
-    """The report for a terminal."""
+    """Return the report as a table for a terminal."""
     shown = Table(title="held-out scenes: mean ± standard deviation over the seeds")
     for name in ("", "loss", "AbsRel", "RMSE m", "delta<1.25", "seeds"):
         shown.add_column(name, justify="left" if name in ("", "loss") else "right")
@@ -221,7 +221,7 @@ def table(report: Report) -> Table:
 
 
 def markdown(report: Report) -> str:
-    """The report for a document."""
+    """Return the report as a table in Markdown."""
     lines = ["| | loss | AbsRel | RMSE m | delta<1.25 | seeds |", "|---|---|---:|---:|---:|---:|"]
     for row in report.rows:
         label = row["method"].replace("  ", "&nbsp;&nbsp;")
@@ -232,9 +232,9 @@ def markdown(report: Report) -> str:
 # ---- one row ---------------------------------------------------------------------------------------------------
 
 
-def _train_and_judge(config: LossAblation, row: Row, seed: int, folder: Path) -> dict[str, Any]:
-    """What stands in ``result.json``: settings of the row, hash of the weights, measures."""
-    # Of the last weights, not of the best ones by some truth: no row may choose by what it is judged by.
+def _train_and_evaluate(config: LossAblation, row: Row, seed: int, folder: Path) -> dict[str, Any]:
+    """Return the content of ``result.json``: settings of the row, hash of the weights, measures."""
+    # Of the last weights, not of the best ones: no row may select by what it is evaluated by.
     train_distill(_training(config, row, seed, folder))
     network, card = load_model(folder / "last.safetensors")
     method = NetworkMono(network.eval().to(choose_device("auto")), card.name)
@@ -261,7 +261,7 @@ def _training(config: LossAblation, row: Row, seed: int, folder: Path) -> Distil
 
 
 def _scenes(config: LossAblation, name: str, count: int, seed: int) -> Path:
-    """A folder of rendered pairs with true disparity and their rig; rendered if it is not there yet."""
+    """Return a folder of rendered pairs with true disparity and their rig; render it if it is not there yet."""
     folder = Path(config.out) / name
     if folder.is_dir():
         return folder
@@ -271,15 +271,13 @@ def _scenes(config: LossAblation, name: str, count: int, seed: int) -> Path:
     cx, cy = (width - 1) / 2, (height - 1) / 2
     rig = StereoRig(width, height, _WIDE * width, _WIDE * width, cx, cy, cx, _BASELINE)
     generator = WorldGenerator(atlas, cutouts, width, height, seed, choose_device("auto"), config.world, rig)
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    write_world(unfinished, rig, lambda number: sample_of(generator.batch([number]), rig, str(number)), count)
-    unfinished.rename(folder)
+    with atomic_write(folder, sync=False) as unfinished:
+        write_world(unfinished, rig, lambda number: sample_of(generator.batch([number]), rig, str(number)), count)
     return folder
 
 
 def _claim(out: Path, config: LossAblation) -> None:
-    """Write down what the rows have in common, or see that it is the same. Raises ValueError."""
+    """Write the settings that the rows have in common, or raise ValueError if they differ from those there."""
     path = out / "settings.json"
     if not path.is_file():
         _write_json(path, config.fixed)
@@ -302,7 +300,5 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")

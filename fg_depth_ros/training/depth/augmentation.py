@@ -124,7 +124,9 @@ def jitter_colours(images: Tensor, generator: torch.Generator, jitter: ColourJit
 
 
 def graft(batch: DistillBatch, generator: torch.Generator) -> DistillBatch:
-    """Data grafting (EPCDepth, Peng et al., ICCV 2021, section 3.1): the height in the picture tells less.
+    """Graft rows of other samples (data grafting, EPCDepth, Peng et al., ICCV 2021, section 3.1).
+
+    It makes the height in the picture tell less of the depth.
 
     One share r of ``SHARES`` is drawn for the batch. The rows from ``int(r * H)`` on come from another sample, in every
     picture of the batch alike; with probability 1/2 all rows are then rolled up by as many. Samples graft only with
@@ -155,7 +157,7 @@ def graft(batch: DistillBatch, generator: torch.Generator) -> DistillBatch:
 
 
 def _partners(baseline: Tensor, generator: torch.Generator) -> Tensor:
-    """For every sample another one of its sign, each taken once; itself where there is no other. N int64 on the CPU."""
+    """Return for every sample another one of its sign, each taken once, or itself; N int64 on the CPU."""
     signs = baseline.reshape(len(baseline), -1).sign().cpu()
     side = torch.where((signs > 0).all(1), 1, torch.where((signs < 0).all(1), -1, 0))
     partner = torch.arange(len(side))
@@ -167,7 +169,7 @@ def _partners(baseline: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _of_pictures(batch: DistillBatch, change: Callable[[Tensor], Tensor]) -> DistillBatch:
-    """The batch with everything that is a picture changed alike."""
+    """Return the batch with everything that is a picture changed alike."""
     names = ("target", "source", "seen", "disparity", "mask", "truth")
     return batch._replace(**{name: change(getattr(batch, name)) for name in names})
 
@@ -178,7 +180,7 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def _hue_turns(angles: Tensor) -> Tensor:
-    """Matrices that turn RGB colours by N angles (radians) about the axis of greys, N x 3 x 3."""
+    """Return matrices that turn RGB colours by N angles (radians) about the axis of greys, N x 3 x 3."""
     to_yiq = torch.tensor(_YIQ, device=angles.device, dtype=torch.float64)
     # Rows 2 and 3 of the rounded NTSC numbers do not quite sum to 0; greys are to stay grey.
     to_yiq[1:] -= to_yiq[1:].mean(1, keepdim=True)

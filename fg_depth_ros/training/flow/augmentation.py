@@ -1,4 +1,4 @@
-"""Other views of a pair of frames with known flow: moved, turned, scaled, recoloured, noisy, partly covered.
+"""Augmentation of a pair of frames with known flow: moved, turned, scaled, recoloured, noisy, partly covered.
 
 The kinds and ranges are those of FlowNet (Dosovitskiy et al. 2015, section 4.2 "data augmentation"). The paper does not
 say how much smaller the transform between the two frames is; the deviations used here (3 % of the width, 0.03 rad, 3 %
@@ -25,8 +25,11 @@ _STREAM = 11  # second word of the seeds, so that a sample's scene and its trans
 
 
 class FlowPairs(NamedTuple):
-    """What a flow network is trained on: ``first``/``second`` N x 3 x H x W float32 RGB in [0, 1], ``flow``
-    N x 2 x H x W float32 px (0 where unknown), ``valid`` and ``occluded`` N x 1 x H x W bool as in ``FlowBatch``."""
+    """A batch that a flow network is trained on.
+
+    ``first``/``second`` N x 3 x H x W float32 RGB in [0, 1], ``flow`` N x 2 x H x W float32 px (0 where unknown),
+    ``valid`` and ``occluded`` N x 1 x H x W bool as in ``FlowBatch``.
+    """
 
     first: torch.Tensor
     second: torch.Tensor
@@ -197,8 +200,7 @@ def _draw_windows(
 
 
 def _room(scale: float, angle: float, size: tuple[int, int], source: tuple[int, int]) -> tuple[float, float]:
-    """How far the window can be moved along x and y before a corner pixel leaves the picture; negative: it is too
-    large."""
+    """Return how far the window can move along x and y inside the picture, px; negative: it is too large."""
     across, down = (size[0] - 1) / scale, (size[1] - 1) / scale
     c, s = abs(np.cos(angle)), abs(np.sin(angle))
     return (source[0] - 1 - across * c - down * s) / 2, (source[1] - 1 - across * s - down * c) / 2
@@ -281,8 +283,10 @@ def _gather(field: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
 
 
 def _read_truth(batch: FlowBatch, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Flow, its validity and occlusion at N x 2 x h x w px: flow interpolated where it is smooth, else all of the
-    nearest pixel."""
+    """Return flow, validity and occlusion at N x 2 x h x w px.
+
+    Flow is interpolated where it is smooth; else all are those of the nearest pixel.
+    """
     known = torch.where(batch.valid, batch.flow, torch.zeros_like(batch.flow))
     truth = torch.cat([known, batch.valid.to(known.dtype), batch.occluded.to(known.dtype)], 1)
     nearest = _gather(truth, places.round().long())

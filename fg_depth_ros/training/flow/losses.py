@@ -22,7 +22,7 @@ _LINEAR_UP_TO = 8.0  # px; larger errors weigh ever less
 
 
 def level_weights(weighting: str, levels: int) -> tuple[float, ...]:
-    """Weights of the levels, finest first.
+    """Return the weights of the levels, finest first.
 
     ``finest``: .005 .01 .02 .08 .32, as ClementPinard/FlowNetPytorch takes them from the paper. ``flownet2``:
     .32 / 2^i, as NVIDIA/flownet2-pytorch.
@@ -48,7 +48,7 @@ def multiscale_epe(
     reduction: str = "sum",
     sparse: bool = False,
 ) -> torch.Tensor:
-    """Weighted sum of the levels' end-point errors, in units of ``FLOW_SCALE`` px.
+    """Return the weighted sum of the levels' end-point errors, in units of ``FLOW_SCALE`` px.
 
     The truth of a level's cell is the mean over its known pixels, and it counts by the part of it that is known. Where
     everything is known this is the average pooling of the public code.
@@ -91,7 +91,7 @@ def multiscale_epe(
 
 
 def robust_loss(prediction: FlowPrediction, flow: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Loss of the compact network: every level at full resolution, and its choice among the coarse displacements.
+    """Return the loss of the compact network: all levels at full resolution, and the choice of coarse displacements.
 
     Levels: ``c ln(1 + e / c)`` of the end-point error e, c = 8 px, of the bilinearly enlarged answer, weighted 1, 1/2,
     1/4, ... from the finest. Averaged truth would mix the motions at an edge; enlarged answers are compared with each.
@@ -114,7 +114,7 @@ def robust_loss(prediction: FlowPrediction, flow: torch.Tensor, valid: torch.Ten
 
 
 def _choice(logits: torch.Tensor, flow: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of N x K*K x h x w logits (channel iy * K + ix) against the true displacement."""
+    """Return the cross entropy of N x K*K x h x w logits (channel iy * K + ix) against the true displacement."""
     side = round(logits.shape[1] ** 0.5)
     radius = side // 2
     step = flow.shape[-1] // logits.shape[-1]
@@ -129,7 +129,7 @@ def _choice(logits: torch.Tensor, flow: torch.Tensor, known: torch.Tensor) -> to
 def flow_loss(
     prediction: FlowPrediction, flow: torch.Tensor, valid: torch.Tensor, kind: str, *, sparse: bool = False
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The loss ``kind`` (finest, flownet2 or lite) of a training-mode prediction.
+    """Return the loss ``kind`` (finest, flownet2 or lite) of a training-mode prediction.
 
     Returns:
         The loss and its parts (detached scalars): ``loss``, ``epe`` of the full answer over known pixels, px.
@@ -148,7 +148,7 @@ def flow_loss(
 
 
 def length(vectors: torch.Tensor) -> torch.Tensor:
-    """Lengths of N x 2 x H x W vectors, N x 1 x H x W, to 1e-6; the gradient at 0 is 0.
+    """Return the lengths of N x 2 x H x W vectors, N x 1 x H x W, to 1e-6; the gradient at 0 is 0.
 
     ``torch.linalg.vector_norm`` over so short a dimension took a fifth of a training step on a CPU.
     """
@@ -157,15 +157,19 @@ def length(vectors: torch.Tensor) -> torch.Tensor:
 
 
 def pool_known(flow: torch.Tensor, valid: torch.Tensor, size: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean over the known pixels of every cell, N x 2 x h x w px, and the part that is known, N x 1 x h x w 0 .. 1."""
+    """Return the mean over every cell's known pixels, N x 2 x h x w px, and the known part, N x 1 x h x w 0 .. 1."""
     known = F.adaptive_avg_pool2d(valid.to(flow.dtype), (size[0], size[1]))
     total = F.adaptive_avg_pool2d(torch.where(valid, flow, torch.zeros_like(flow)), (size[0], size[1]))
     return total / known.clamp(min=1e-6), known
 
 
 def sparse_max_pool(flow: torch.Tensor, valid: torch.Tensor, size: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Largest positive plus largest negative value of every cell's known pixels, for each component, and 1 where any
-    is known (the pooling of ClementPinard/FlowNetPytorch for sparse truth)."""
+    """Pool as ClementPinard/FlowNetPytorch does for sparse truth.
+
+    Returns:
+        Largest positive plus largest negative value of every cell's known pixels, for each component, N x 2 x h x w
+        px, and 1 where any is known, N x 1 x h x w.
+    """
     known = torch.where(valid, flow, torch.zeros_like(flow))
     up = F.adaptive_max_pool2d(known.clamp(min=0), (size[0], size[1]))
     down = F.adaptive_max_pool2d((-known).clamp(min=0), (size[0], size[1]))
@@ -173,5 +177,5 @@ def sparse_max_pool(flow: torch.Tensor, valid: torch.Tensor, size: Sequence[int]
 
 
 def _mean_of_known(values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """Mean over the known pixels of each sample, then over the samples; N x 1 x H x W both."""
+    """Return the mean over the known pixels of each sample, then over the samples; N x 1 x H x W both."""
     return ((values * known).sum((1, 2, 3)) / known.sum((1, 2, 3)).clamp(min=1e-6)).mean()

@@ -14,7 +14,7 @@ _PEAK_SCALE = 0.35  # Laplace scale of the target distribution over hypotheses, 
 def stereo_loss(
     prediction: StereoPrediction, disparity: torch.Tensor, max_disparity: int
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Loss of a training-mode prediction against exact disparity.
+    """Return the loss of a training-mode prediction against exact disparity.
 
     Terms: robust L1 of the final and of the middle disparity; cross entropy of the hypotheses against a Laplace
     distribution around the truth; negative log likelihood of the error under the predicted Laplace scale
@@ -55,11 +55,11 @@ def stereo_loss(
 
 
 def _robust(error: torch.Tensor) -> torch.Tensor:
-    """Absolute error, growing with its logarithm beyond ``_LINEAR_UP_TO`` px."""
+    """Return the absolute error, growing with its logarithm beyond ``_LINEAR_UP_TO`` px."""
     return _LINEAR_UP_TO * torch.log1p(error / _LINEAR_UP_TO)
 
 
 def hypothesis_distribution(disparity: torch.Tensor, hypotheses: int) -> torch.Tensor:
-    """Laplace distribution over hypotheses 0 .. D - 1 around the truth: N x 1 x h x w -> N x D x h x w, sums to 1."""
+    """Return Laplace distributions over hypotheses 0 .. D - 1 around the truth, N x 1 x h x w -> N x D x h x w."""
     steps = torch.arange(hypotheses, device=disparity.device, dtype=disparity.dtype).view(1, -1, 1, 1)
     return torch.softmax(-(steps - disparity).abs() / _PEAK_SCALE, 1)
