@@ -14,7 +14,7 @@ from rich.console import Console
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from fg_depth_ros.evaluation import Report
+    from fg_depth_ros.evaluation.reports.report import Report
     from fg_depth_ros.inference import FlowEstimator, StereoDepthEstimator
 
 console = Console()

@@ -25,8 +25,8 @@ from fg_depth_ros.cli.options import (
 
 if TYPE_CHECKING:
     from fg_depth_ros.data.samples import DepthSample
-    from fg_depth_ros.evaluation import Report, Task
-    from fg_depth_ros.evaluation.task import Aggregate
+    from fg_depth_ros.evaluation.reports.report import Report
+    from fg_depth_ros.evaluation.task import Aggregate, Task
     from fg_depth_ros.inference import FlowEstimator
 
 
@@ -47,7 +47,7 @@ def stereo(
     Example: `fg-depth evaluate stereo --data kitti2015 --data middlebury2006 --sheets pictures`
     """
     from fg_depth_ros.data.datasets.stereo import motorcycle as motorcycle_pair
-    from fg_depth_ros.evaluation import StereoMethod, StereoTask
+    from fg_depth_ros.evaluation.stereo import StereoMethod, StereoTask
     from fg_depth_ros.geometry import complete_occluded, fill_holes_kitti
 
     task = StereoTask(cast("Aggregate", aggregate))
@@ -91,7 +91,7 @@ def flow(
 
     Example: `fg-depth evaluate flow --data Sintel/training --model flownet_lite --model dis`
     """
-    from fg_depth_ros.evaluation import FlowTask
+    from fg_depth_ros.evaluation.flow import FlowTask
     from fg_depth_ros.inference.config import CLASSICAL_FLOW
     from fg_depth_ros.networks import FLOW_MODELS
 
@@ -167,7 +167,7 @@ def depth(
     Example: `fg-depth evaluate depth --data kitti2015_scene_flow --weights runs/drive/best.safetensors`
     """
     from fg_depth_ros.data.datasets.kitti_depth import open_eigen
-    from fg_depth_ros.evaluation import DepthTask, PairMethod, against_stereo
+    from fg_depth_ros.evaluation.depth import DepthTask, PairMethod, against_stereo
     from fg_depth_ros.inference import MonoConfig, MonoDepthEstimator
     from fg_depth_ros.inference.estimator import choose_device
     from fg_depth_ros.networks import DEPTH_MODELS
@@ -234,7 +234,7 @@ def _evaluate(
     json: Path | None,
 ) -> Report:
     """Evaluate methods and print and save the report; ``estimator`` is the one that it names."""
-    from fg_depth_ros.evaluation import evaluate
+    from fg_depth_ros.evaluation.task import evaluate
 
     report = evaluate(task, sets, methods, model=identity(estimator), sheets=sheets)
     print_table(report, [name for name in task.columns if any(name in row["metrics"] for row in report.rows)])

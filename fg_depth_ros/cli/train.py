@@ -18,7 +18,7 @@ from fg_depth_ros.training.flow.config import FlowTraining
 from fg_depth_ros.training.stereo.config import StereoTraining
 
 if TYPE_CHECKING:
-    from fg_depth_ros.evaluation import Task
+    from fg_depth_ros.evaluation.task import Task
 
 Out = Annotated[Path, typer.Option(help="Folder for weights, state and logs; a run found there is resumed.")]
 
@@ -33,7 +33,7 @@ def stereo(out: Out, config: Settings[StereoTraining], real: Real = []) -> None:
 
     Example: `fg-depth train stereo --photos my_pictures --hours 2 --out runs/mine --real kitti2015`
     """
-    from fg_depth_ros.evaluation import StereoTask
+    from fg_depth_ros.evaluation.stereo import StereoTask
     from fg_depth_ros.training.stereo.stereo import train_stereo
 
     log_to_terminal()
@@ -54,7 +54,7 @@ def flow(
     Examples: `fg-depth train flow --photos my_pictures --hours 4 --out runs/lite`,
     `fg-depth train flow --model flownet_s --option width=0.375 --data FlyingChairs --steps 600000 --out runs/s`
     """
-    from fg_depth_ros.evaluation import FlowTask
+    from fg_depth_ros.evaluation.flow import FlowTask
     from fg_depth_ros.training.flow.flow import train_flow
 
     log_to_terminal()
@@ -78,7 +78,7 @@ def distill(
 
     Example: `fg-depth distill --data drive --frames 0:80 --hours 1 --out runs/drive`
     """
-    from fg_depth_ros.evaluation import DepthTask
+    from fg_depth_ros.evaluation.depth import DepthTask
     from fg_depth_ros.training.depth.distill import train_distill
 
     log_to_terminal()

@@ -41,14 +41,27 @@ def warp(second: torch.Tensor, flow: torch.Tensor, padding_mode: str = "border")
     Returns:
         N x C x H x W, bilinear.
     """
-    _, _, h, w = second.shape
+    h, w = second.shape[-2:]
     ys, xs = torch.meshgrid(
         torch.arange(h, device=flow.device, dtype=torch.float32),
         torch.arange(w, device=flow.device, dtype=torch.float32),
         indexing="ij",
     )
-    gx = 2 * (xs + flow[:, 0].float()) / max(w - 1, 1) - 1
-    gy = 2 * (ys + flow[:, 1].float()) / max(h - 1, 1) - 1
-    grid = torch.stack([gx, gy], -1)
-    read = F.grid_sample(second.float(), grid, mode="bilinear", padding_mode=padding_mode, align_corners=True)
-    return read.to(second.dtype)
+    places = torch.stack([xs + flow[:, 0].float(), ys + flow[:, 1].float()], 1)
+    return sample_bilinear(second.float(), places, padding_mode).to(second.dtype)
+
+
+def sample_bilinear(field: torch.Tensor, places: torch.Tensor, padding_mode: str = "border") -> torch.Tensor:
+    """Read a field at places between its pixels.
+
+    Args:
+        field: N x C x H x W float.
+        places: N x 2 x h x w px, column and row.
+        padding_mode: beyond the border, as ``torch.nn.functional.grid_sample`` takes it.
+
+    Returns:
+        N x C x h x w, bilinear.
+    """
+    h, w = field.shape[-2:]
+    grid = torch.stack([2 * places[:, 0] / max(w - 1, 1) - 1, 2 * places[:, 1] / max(h - 1, 1) - 1], -1)
+    return F.grid_sample(field, grid, mode="bilinear", padding_mode=padding_mode, align_corners=True)

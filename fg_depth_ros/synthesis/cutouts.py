@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from fg_depth_ros.data.io.formats import FileError, read_rgba
+from fg_depth_ros.geometry.resize import resize_image
 from fg_depth_ros.synthesis.outlines import draw_outline
 from fg_depth_ros.synthesis.textures import TextureAtlas, list_pictures
 
@@ -81,7 +82,7 @@ def _squared(path: Path, size: int) -> np.ndarray:
     image = _spread_colours(image[y : y + h, x : x + w])
     scale = size * _REACH / max(w, h)
     w, h = max(2, round(w * scale)), max(2, round(h * scale))
-    image = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    image = resize_image(image, w, h)
     left, top = (size - w) // 2, (size - h) // 2
     square = cv2.copyMakeBorder(image, top, size - h - top, left, size - w - left, cv2.BORDER_REPLICATE)
     inside = np.zeros((size, size), bool)

@@ -15,8 +15,7 @@ from fg_depth_ros.data.datasets.kitti_depth import EIGEN, EIGEN_IMPROVED
 from fg_depth_ros.data.datasets.stereo import open_stereo_folder
 from fg_depth_ros.data.io.formats import FileError, read_image
 from fg_depth_ros.data.samples import DepthProtocol, DepthSample
-from fg_depth_ros.evaluation import PairMethod, against_stereo, evaluate_depth, watch_depth
-from fg_depth_ros.evaluation.depth import PUBLISHED
+from fg_depth_ros.evaluation.depth import PUBLISHED, PairMethod, against_stereo, evaluate_depth, watch_depth
 from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
 from fg_depth_ros.inference.mono import NetworkMono
 from fg_depth_ros.networks import create_model

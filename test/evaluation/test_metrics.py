@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fg_depth_ros.evaluation import DepthMetrics, StereoMetrics
-from fg_depth_ros.evaluation.metrics import crop_mask, mean_metrics
+from fg_depth_ros.evaluation.metrics import DepthMetrics, StereoMetrics, crop_mask, mean_metrics
 from fg_depth_ros.geometry import fill_holes_kitti
 
 NAN = np.nan

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from fg_depth_ros.evaluation import Report
 from fg_depth_ros.evaluation.reports.page import Picture, jpeg, write_page
 from fg_depth_ros.evaluation.reports.plots import colours_of, histograms, latencies, over_time
+from fg_depth_ros.evaluation.reports.report import Report
 
 
 class Reader(HTMLParser):

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fg_depth_ros.evaluation import Report, read_report
 from fg_depth_ros.evaluation.metrics import DepthMetrics, StereoMetrics
-from fg_depth_ros.evaluation.reports.report import _COLUMNS, SCHEMA
+from fg_depth_ros.evaluation.reports.report import _COLUMNS, SCHEMA, Report, read_report
 
 
 def example() -> Report:

@@ -7,7 +7,8 @@ import pytest
 
 from fg_depth_ros.data.datasets.flow import open_flow_sets
 from fg_depth_ros.data.datasets.stereo import motorcycle, open_stereo_folder
-from fg_depth_ros.evaluation import StereoMethod, evaluate_flow, evaluate_stereo
+from fg_depth_ros.evaluation.flow import evaluate_flow
+from fg_depth_ros.evaluation.stereo import StereoMethod, evaluate_stereo
 from fg_depth_ros.geometry import complete_occluded
 from fg_depth_ros.inference import FlowConfig, FlowEstimator, MonoDepthEstimator, StereoConfig, StereoDepthEstimator
 from fg_depth_ros.networks import load_model

@@ -10,7 +10,7 @@ from support.pair_folders import FAR, NEAR, planes, write_pairs
 
 from fg_depth_ros.data.datasets.stereo import motorcycle, open_stereo_folder
 from fg_depth_ros.data.io.formats import read_image
-from fg_depth_ros.evaluation import StereoMethod, evaluate_stereo
+from fg_depth_ros.evaluation.stereo import StereoMethod, evaluate_stereo
 from fg_depth_ros.geometry import fill_holes_kitti
 from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
 

@@ -14,7 +14,8 @@ from support.nodes import Bench, Scene, camera_info, pair_messages, share_near, 
 
 from fg_depth_ros.data.io.messages import MessageError
 from fg_depth_ros.geometry import StereoRig
-from fg_depth_ros.nodes.common.codes import FaultCode
+from fg_depth_ros.nodes.common.codes import CALIBRATION_FAULTS, FaultCode
+from fg_depth_ros.nodes.common.diagnostics import fault_codes
 from fg_depth_ros.nodes.common.synchronizing import INPUTS, StereoMessages
 from fg_depth_ros.nodes.stereo_depth import worker
 from fg_depth_ros.nodes.stereo_depth.rectification import FeatureCheck, match_features
@@ -284,6 +285,8 @@ def test_images_that_are_not_rectified_are_warned_of(make: Callable[..., Bench])
     b.send_until(pair_messages(lower), lambda: b.level() == 1)
     assert "features lie +4.0 px lower in /right/image_rect than in /left/image_rect" in b.status().message
     assert "publish rectified images" in b.status().message
+    assert b.has(FaultCode.NOT_RECTIFIED)
+    assert CALIBRATION_FAULTS & fault_codes(b.status())
 
 
 def test_a_picture_without_features_says_nothing() -> None:

@@ -13,22 +13,18 @@ HEAVY = {
     "skimage", "tensorboard", "torch", "typer",
 }  # fmt: skip
 BASE = {"geometry", "nodes", "resources"}
-PLAYER = BASE | {"data", "files"}
+LIGHT = BASE | {"data", "files"}
 # node -> (packages of fg_depth_ros, heavy third-party modules)
 EXPECTED = {
     "stereo_depth.node": (BASE | {"compat", "data", "files", "inference", "networks"}, {"cv2", "torch"}),
-    "data_logger.node": (PLAYER | {"compat", "files", "recording"}, {"cv2", "mcap"}),
-    "players.stereo_player": (PLAYER, {"cv2"}),
-    "players.bag_player": (PLAYER, {"cv2"}),
-    "evaluator.node": (PLAYER | {"evaluation"}, {"cv2", "rich"}),
+    "data_logger.node": (LIGHT | {"compat", "files", "recording"}, {"cv2", "mcap"}),
+    "players.stereo_player": (LIGHT, {"cv2"}),
+    "players.bag_player": (LIGHT, {"cv2"}),
+    "evaluator.node": (LIGHT | {"evaluation"}, {"cv2", "rich"}),
 }
 
 
-# What still loads more than it needs.
-HEAVIER = dict.fromkeys(("evaluator.node",), pytest.mark.xfail)
-
-
-@pytest.mark.parametrize("node", [pytest.param(node, marks=HEAVIER.get(node, ())) for node in EXPECTED])
+@pytest.mark.parametrize("node", EXPECTED)
 def test_a_node_loads_only_what_it_needs(node: str) -> None:
     code = f"import fg_depth_ros.nodes.{node}, json, sys; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)

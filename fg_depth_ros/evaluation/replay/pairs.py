@@ -12,9 +12,8 @@ from fg_depth_ros.data.bags.truth import DepthReader
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.evaluation.metrics import DepthMetrics
 from fg_depth_ros.evaluation.replay.methods import Loaded
-from fg_depth_ros.evaluation.replay.pictures import picture_of
+from fg_depth_ros.evaluation.replay.pictures import Worst, picture_of, worst_of
 from fg_depth_ros.evaluation.replay.scores import ALL, MASKED, PublishedPair, ReplayScores
-from fg_depth_ros.evaluation.reports.page import Picture
 from fg_depth_ros.geometry import StereoRig, scale_between, warp_right_to_left
 from fg_depth_ros.inference import MonoDepthEstimator, StereoDepthEstimator, StereoEstimate
 
@@ -93,18 +92,6 @@ class Score:
         self.histogram.counts += other.histogram.counts
         self.against |= other.against
         self.pairs += other.pairs
-
-
-@dataclass(frozen=True)
-class Worst:
-    """A pair that a method answers badly, with its picture.
-
-    ``error``: whether it was judged by a reference, and the measure; the larger is the worse.
-    """
-
-    label: str
-    error: tuple[bool, float]
-    picture: Picture
 
 
 @dataclass(frozen=True)
@@ -256,13 +243,6 @@ class _Pair:
     @property
     def rig(self) -> StereoRig:
         return self.sample.require_rig()
-
-
-def worst_of(found: Sequence[Worst], count: int) -> list[Worst]:
-    """Of each method the ``count`` worst, the worst first, methods in the order in which they come first."""
-    labels = dict.fromkeys(worst.label for worst in found)
-    ranked = sorted(found, key=lambda worst: worst.error, reverse=True)
-    return [worst for label in labels for worst in [w for w in ranked if w.label == label][:count]]
 
 
 def empty_like(scores: ReplayScores | MonoScores, judging: Judging) -> ReplayScores | MonoScores:

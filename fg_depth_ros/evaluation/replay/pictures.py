@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
 from fg_depth_ros.evaluation.reports import figures
@@ -41,3 +44,22 @@ def picture_of(
 
 def _depth(depth: np.ndarray, near: float, far: float) -> np.ndarray:
     return figures.colour_depth(depth, near, far)
+
+
+@dataclass(frozen=True)
+class Worst:
+    """A pair that a method answers badly, with its picture.
+
+    ``error``: whether it was judged by a reference, and the measure; the larger is the worse.
+    """
+
+    label: str
+    error: tuple[bool, float]
+    picture: Picture
+
+
+def worst_of(found: Sequence[Worst], count: int) -> list[Worst]:
+    """Of each method the ``count`` worst, the worst first, methods in the order in which they come first."""
+    labels = dict.fromkeys(worst.label for worst in found)
+    ranked = sorted(found, key=lambda worst: worst.error, reverse=True)
+    return [worst for label in labels for worst in [w for w in ranked if w.label == label][:count]]

@@ -20,7 +20,8 @@ from fg_depth_ros.data.bags.truth import DepthReader, TruthOptions
 from fg_depth_ros.data.io.formats import FileError
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.evaluation.replay.methods import Loaded, ReplayMethod, load_methods
-from fg_depth_ros.evaluation.replay.pairs import BagJudge, Histogram, Judging, Score, empty_like, worst_of
+from fg_depth_ros.evaluation.replay.pairs import BagJudge, Histogram, Judging, Score, empty_like
+from fg_depth_ros.evaluation.replay.pictures import worst_of
 from fg_depth_ros.evaluation.replay.sharding import process_rank, shared_map
 from fg_depth_ros.evaluation.reports.page import Picture
 from fg_depth_ros.evaluation.reports.report import Report

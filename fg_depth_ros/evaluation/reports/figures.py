@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from fg_depth_ros.geometry import Label
+from fg_depth_ros.geometry.resize import resize_image
 
 _UNKNOWN = (0, 0, 0)  # nothing to show
 _NO_TRUTH = (48, 48, 48)
@@ -162,8 +163,9 @@ def resized(picture: np.ndarray, width: int, *, smooth: bool = True) -> np.ndarr
     if picture.shape[1] == width:
         return picture
     height = max(1, round(picture.shape[0] * width / picture.shape[1]))
-    how = cv2.INTER_NEAREST if not smooth else cv2.INTER_AREA if width < picture.shape[1] else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(picture, (width, height), interpolation=how))
+    if smooth:
+        return resize_image(picture, width, height)
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_NEAREST))
 
 
 def visible(values: np.ndarray) -> np.ndarray:

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fg_depth_ros.evaluation.replay.pairs import Worst, worst_of
-from fg_depth_ros.evaluation.replay.pictures import picture_of
+from fg_depth_ros.evaluation.replay.pictures import Worst, picture_of, worst_of
 from fg_depth_ros.evaluation.replay.scores import PublishedPair, ReplayScores
 from fg_depth_ros.evaluation.reports.page import Picture
 from fg_depth_ros.evaluation.reports.report import Report

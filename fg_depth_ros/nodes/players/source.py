@@ -14,6 +14,7 @@ from fg_depth_ros.data.datasets.stereo import MOTORCYCLE, motorcycle, open_stere
 from fg_depth_ros.data.io.formats import FileError
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.geometry import StereoRig
+from fg_depth_ros.geometry.resize import resize_image
 
 NO_WORLD = "off"
 WORLDS = (NO_WORLD, "street", "indoor")
@@ -154,13 +155,12 @@ def _resized(pair: StereoSample, width: int, height: int) -> StereoSample:
     rig = pair.require_rig()
     if (rig.width, rig.height) == (width, height):
         return pair
-    how = cv2.INTER_AREA if width <= rig.width and height <= rig.height else cv2.INTER_LINEAR
     depth = pair.true_depth()
     if depth is not None:
         rows = np.minimum((np.arange(height) + 0.5) * rig.height / height, rig.height - 1).astype(int)
         columns = np.minimum((np.arange(width) + 0.5) * rig.width / width, rig.width - 1).astype(int)
         depth = depth[rows[:, None], columns]
-    left, right = (cv2.resize(image, (width, height), interpolation=how) for image in pair.images())
+    left, right = (resize_image(image, width, height) for image in pair.images())
     return StereoSample(pair.name, left, right, rig.scaled(width, height), depth=depth)
 
 

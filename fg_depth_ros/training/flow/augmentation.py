@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
+from fg_depth_ros.networks.flow import sample_bilinear
 from fg_depth_ros.synthesis.chairs import FlowBatch
 from fg_depth_ros.training.flow.config import FlowAugmentation
 
@@ -133,8 +133,8 @@ def transform(batch: FlowBatch, first: np.ndarray, second: np.ndarray, size: tup
     hidden = occluded | ~_inside(moved, size) | ~_inside(matches, batch.first.shape[-2:])
     valid = valid & inside
     return FlowPairs(
-        _read(batch.first.float(), places) / 255,
-        _read(batch.second.float(), _apply(b, here)) / 255,
+        sample_bilinear(batch.first.float(), places) / 255,
+        sample_bilinear(batch.second.float(), _apply(b, here)) / 255,
         torch.where(valid, moved - here, torch.zeros_like(flow)),
         valid,
         hidden & valid,
@@ -267,13 +267,6 @@ def _inside(points: torch.Tensor, size: tuple[int, int] | torch.Size) -> torch.T
     return (x >= -0.5) & (x <= size[1] - 0.5) & (y >= -0.5) & (y <= size[0] - 0.5)
 
 
-def _read(field: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Bilinear look-up of float N x C x H x W at N x 2 x h x w px, border continued."""
-    h, w = field.shape[-2:]
-    grid = torch.stack([2 * places[:, 0] / max(w - 1, 1) - 1, 2 * places[:, 1] / max(h - 1, 1) - 1], -1)
-    return F.grid_sample(field, grid, mode="bilinear", padding_mode="border", align_corners=True)
-
-
 def _gather(field: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
     """Values of N x C x H x W at whole pixels N x 2 x h x w (x, y), clamped to the picture."""
     n, c, h, w = field.shape
@@ -298,5 +291,5 @@ def _read_truth(batch: FlowBatch, places: torch.Tensor) -> tuple[torch.Tensor, t
     smooth[..., -1, :] = False
     smooth[..., :, -1] = False
     between = _gather(smooth, places.floor().long())
-    flow = torch.where(between, _read(known, places), nearest[:, :2])
+    flow = torch.where(between, sample_bilinear(known, places), nearest[:, :2])
     return flow, nearest[:, 2:3] > 0.5, nearest[:, 3:] > 0.5
