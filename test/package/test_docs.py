@@ -21,6 +21,8 @@ import pytest
 import typer
 import yaml
 
+from fg_depth_ros.cli import application
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])
 NODES = ("stereo_depth_node", "stereo_player_node", "replay_evaluator_node", "data_logger_node", "bag_player_node")
@@ -90,17 +92,16 @@ def options_of(command: Any) -> set[str]:
 
 
 @cache
-def command_line() -> Any:
-    """Return the command ``fg-depth``: a group of click, or of the copy inside newer versions of Typer."""
-    importlib.import_module("fg_depth_ros.cli")
-    return typer.main.get_command(importlib.import_module("fg_depth_ros.cli.app").app)
+def command_line(words: tuple[str, ...]) -> Any:
+    """Return ``fg-depth`` with these commands imported: a group of click, or of the copy inside newer Typer."""
+    return typer.main.get_command(application(list(words)))
 
 
 def problem_of_command(words: list[str]) -> str | None:
     """Return what is wrong with the words after ``fg-depth``, or None."""
-    command = command_line()
-    context = command.context_class(command)
     rest = [word for word in until_next(words) if word]
+    command = command_line(tuple(rest[:2]))
+    context = command.context_class(command)
     while hasattr(command, "get_command"):
         if not rest or not re.fullmatch(r"[a-z][a-z-]+", rest[0]):
             return None  # "fg-depth --help", or a placeholder
