@@ -17,6 +17,7 @@ import numpy as np
 from fg_depth_ros.data.io.formats import image_size, read_image
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig, depth_to_disparity, disparity_to_depth
+from fg_depth_ros.geometry.resize import resize_image, resize_nearest
 
 ArrayReader = Callable[[], np.ndarray]
 Image = Path | np.ndarray | ArrayReader
@@ -118,6 +119,19 @@ class StereoSample:
     def occluded(self) -> np.ndarray | None:
         """Read which pixels of the left image the right camera does not see, bool H x W; None where unknown."""
         return None if self.occlusion is None else self._field("occlusion mask", self.occlusion).astype(bool)
+
+    def resized(self, width: int, height: int) -> StereoSample:
+        """Read a pair with a rig into memory at another size: images, rig and true depth, whose metres stay.
+
+        Raises:
+            FileError: no rig, or something cannot be read.
+        """
+        rig, depth = self.require_rig().scaled(width, height), self.true_depth()
+        left, right = (resize_image(image, width, height) for image in self.images())
+        return StereoSample(
+            self.name, left, right, rig, depth=None if depth is None else resize_nearest(depth, width, height),
+            stamp=self.stamp, stamp_difference=self.stamp_difference, pose=self.pose,
+        )  # fmt: skip
 
     def _field(self, what: str, source: Field) -> np.ndarray:
         return _field_of(self.name, what, source, self.left, self.rig)

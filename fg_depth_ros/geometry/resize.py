@@ -22,6 +22,11 @@ def resize_image(image: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.asarray(cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=method))
 
 
+def resize_nearest(field: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Resize H x W float32 to the nearest values: a mean across a depth edge would be the depth of nothing."""
+    return np.asarray(cv2.resize(field, (width, height), interpolation=cv2.INTER_NEAREST_EXACT))
+
+
 def resize_disparity(disparity: np.ndarray, width: int, height: int) -> np.ndarray:
     """Resize a disparity map (or its sigma) H x W px; values scale with the width."""
     scale = np.float32(width / disparity.shape[1])

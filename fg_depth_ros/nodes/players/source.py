@@ -14,7 +14,6 @@ from fg_depth_ros.data.datasets.stereo import MOTORCYCLE, motorcycle, open_stere
 from fg_depth_ros.data.io.formats import FileError
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.geometry import StereoRig
-from fg_depth_ros.geometry.resize import resize_image
 
 NO_WORLD = "off"
 WORLDS = (NO_WORLD, "street", "indoor")
@@ -98,7 +97,7 @@ class PairSource:
                 "calibrate for the size of the images, or resize them together"
             )
         depth = replace(sample, rig=rig).true_depth() if self._with_truth else None
-        return _resized(StereoSample(sample.name, left, right, rig, depth=depth), *self._size(width, height))
+        return StereoSample(sample.name, left, right, rig, depth=depth).resized(*self._size(width, height))
 
     def _assumed_rig(self, sample: StereoSample, width: int, height: int) -> StereoRig:
         if not (self._focal > 0.0 and self._baseline > 0.0):
@@ -147,21 +146,6 @@ def write_drive(
     height = height or max(1, round(width * WORLD_SIZE[1] / WORLD_SIZE[0]))
     rig = drive_rig(world, width, height)
     write_world(folder, rig, WorldDrive(world, rig, seed, frames=frames).frame, frames, track)
-
-
-def _resized(pair: StereoSample, width: int, height: int) -> StereoSample:
-    """The pair at another size. Metres do not change with the size, so the truth is only sampled anew
-    (nearest: a mean over a depth edge would be a depth that nothing has)."""
-    rig = pair.require_rig()
-    if (rig.width, rig.height) == (width, height):
-        return pair
-    depth = pair.true_depth()
-    if depth is not None:
-        rows = np.minimum((np.arange(height) + 0.5) * rig.height / height, rig.height - 1).astype(int)
-        columns = np.minimum((np.arange(width) + 0.5) * rig.width / width, rig.width - 1).astype(int)
-        depth = depth[rows[:, None], columns]
-    left, right = (resize_image(image, width, height) for image in pair.images())
-    return StereoSample(pair.name, left, right, rig.scaled(width, height), depth=depth)
 
 
 def encode_image(rgb: np.ndarray, encoding: str) -> np.ndarray:
