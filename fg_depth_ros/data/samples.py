@@ -285,7 +285,7 @@ def _rgb(image: np.ndarray) -> np.ndarray:
 
 
 def _label(image: Image, name: str) -> str:
-    """What an error calls an image."""
+    """Name an image in an error."""
     return str(image) if isinstance(image, Path) else name
 
 

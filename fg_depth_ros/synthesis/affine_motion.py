@@ -47,7 +47,7 @@ class MotionLaws:
     scale: Law
 
     def draw(self, rng: np.random.Generator, centre: tuple[float, float], unit: float = 1.0) -> np.ndarray:
-        """A 3 x 3 motion that turns and scales about ``centre`` (px) and shifts by ``unit`` times the drawn pixels."""
+        """Draw a 3 x 3 motion about ``centre`` (px): rotation, scale, and ``unit`` times the drawn shift."""
         shift = unit * self.translation.draw(rng, 2)
         angle = np.deg2rad(float(self.rotation.draw(rng)))
         return about(centre, angle, float(self.scale.draw(rng)), (float(shift[0]), float(shift[1])))
@@ -69,17 +69,17 @@ BACKGROUND_MOTION = MotionLaws(
 
 
 def shifted(x: float, y: float) -> np.ndarray:
-    """The 3 x 3 matrix that adds (x, y)."""
+    """Return the 3 x 3 matrix that adds (x, y)."""
     return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
 
 
 def stretched(x: float, y: float) -> np.ndarray:
-    """The 3 x 3 matrix that multiplies by (x, y)."""
+    """Return the 3 x 3 matrix that multiplies by (x, y)."""
     return np.diag([x, y, 1.0])
 
 
 def turned(angle: float) -> np.ndarray:
-    """The 3 x 3 matrix that turns by ``angle`` radians, from the x axis towards the y axis (clockwise on a screen)."""
+    """Return the 3 x 3 rotation by ``angle`` radians, from the x axis towards the y axis (clockwise on a screen)."""
     c, s = np.cos(angle), np.sin(angle)
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 

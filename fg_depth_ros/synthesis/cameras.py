@@ -1,5 +1,7 @@
-"""What two cameras of one rig make of the light that reaches them: exposure, response, blur, noise, and their
-differences. Shared by all synthetic stereo scenes."""
+"""Model the two cameras of a rig: exposure, response, blur, noise, and their differences.
+
+Shared by all synthetic stereo scenes.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,7 @@ class CameraPair:
 
 
 def expose(colour: torch.Tensor, cameras: Sequence[CameraPair], view: int, seeds: Sequence[int]) -> torch.Tensor:
-    """What camera ``view`` (0 left, 1 right) makes of the light: blur, response, vignetting, noise, 8 bits.
+    """Convert light to the image of camera ``view`` (0 left, 1 right): blur, response, vignetting, noise, 8 bits.
 
     Args:
         colour: N x H x W x 3 float light, 0..255.

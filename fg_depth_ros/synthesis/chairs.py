@@ -28,8 +28,10 @@ Box = tuple[int, int, int, int]
 
 
 class FlowBatch(NamedTuple):
-    """N pairs of frames. ``first``/``second`` N x 3 x H x W uint8 RGB; ``flow`` N x 2 x H x W float32 px, u right and
-    v down, ``first(x, y) <-> second(x + u, y + v)``; ``valid`` N x 1 x H x W bool, where the flow is known;
+    """N pairs of frames.
+
+    ``first``/``second`` N x 3 x H x W uint8 RGB; ``flow`` N x 2 x H x W float32 px, u right and v down,
+    ``first(x, y) <-> second(x + u, y + v)``; ``valid`` N x 1 x H x W bool, where the flow is known;
     ``occluded`` N x 1 x H x W bool, True where the surface is not visible in the second frame (hidden, or outside)."""
 
     first: torch.Tensor
@@ -54,7 +56,7 @@ class ChairsGenerator:
         backgrounds: int | None = None,
         extras: int = 0,
     ) -> None:
-        """What scenes are made of.
+        """Set up the generator of one data set.
 
         Args:
             photos: backgrounds, and surfaces of the layers that have no colour of their own.
@@ -85,11 +87,11 @@ class ChairsGenerator:
         self._offsets = {False: self.photos.offsets.tolist(), True: self.cutouts.offsets}
 
     def scene(self, index: int) -> list[Layer]:
-        """What the pair with this number shows: the background, then the layers from the lowest to the topmost."""
+        """Draw the scene with this number: the background, then the layers from the lowest to the topmost."""
         return self.sampler.draw(np.random.default_rng([self.seed, index]))
 
     def batch(self, indices: Sequence[int]) -> FlowBatch:
-        """The pairs with these numbers; each is a function of (seed, number) and the size of the frames alone."""
+        """Render the pairs with these numbers; each is a function of (seed, number) and the frame size alone."""
         groups = [[i] for i in indices] if self.device.type == "cpu" else [list(indices)]
         rendered = [self._render([self.scene(i) for i in group]) for group in groups]
         return FlowBatch(*(torch.cat(field) for field in zip(*rendered, strict=True)))
@@ -130,7 +132,7 @@ class ChairsGenerator:
             frame.cover(k, box, colour, alpha)
 
     def _box(self, layers: list[Layer], moves: list[np.ndarray]) -> Box | None:
-        """What the layers can touch of a frame; None: nothing."""
+        """Find the part of a frame that the layers can touch; None: nothing."""
         y0, y1, x0, x1 = self.height, 0, self.width, 0
         corners = np.array([[0, 1, 1, 0], [0, 0, 1, 1], [1, 1, 1, 1]], float)
         for layer, move in zip(layers, moves, strict=True):
@@ -243,7 +245,7 @@ def _footprint(to_image: np.ndarray) -> float:
 
 
 def _level(to_image: np.ndarray, size: int, levels: int) -> tuple[int, int]:
-    """The mip level whose texels are about as large as a pixel, and its side."""
+    """Choose the mip level whose texels are about as large as a pixel; returns it and its side."""
     texels = _footprint(to_image) * size
     level = min(max(0, round(math.log2(texels))), levels - 1, int(math.log2(size)) - 2)
     return level, size >> level
@@ -267,7 +269,7 @@ def _displacement(motions: np.ndarray, label: torch.Tensor) -> torch.Tensor:
 
 
 def _occluded(flow: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """N x H x W: does the pixel leave the frame, or lie below what the nearest pixel of the second frame shows?
+    """Find pixels that leave the frame, or lie below what the nearest pixel of the second frame shows; N x H x W bool.
 
     ``first`` and ``second`` are the frames' topmost layers; a higher one hides a lower one.
     """

@@ -24,8 +24,10 @@ def write_chairs(
     batch: int = 1,
     track: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> Path:
-    """Write ``count`` pairs: ``out``/data/00001_img1.ppm, _img2.ppm, _flow.flo, _occ.png (255 = not visible in the
-    second frame), and the list that divides them, ``out``/FlyingChairs_train_val.txt.
+    """Write ``count`` pairs and the list that divides them into training and test.
+
+    ``out``/data holds 00001_img1.ppm, _img2.ppm, _flow.flo, _occ.png (255 = not visible in the second frame), ... ;
+    ``out``/FlyingChairs_train_val.txt the list.
 
     Pairs are those with the numbers 0 .. count - 1 of ``generator``; which of them are for testing depends on its
     seed. Every file appears complete, a pair's flow last; the list comes when all pairs are there.

@@ -83,7 +83,7 @@ class SceneSampler:
         return [ground, *layers]
 
     def _background(self, rng: np.random.Generator) -> Layer:
-        """A part of a photo, at most as large as the photo where its texels suffice."""
+        """Draw a part of a photo, at most as large as the photo where its texels suffice."""
         w, h = self.width, self.height
         fitting = self.photo_size / max(w, h)
         texels = math.exp(rng.uniform(math.log(0.75), math.log(max(fitting, 0.76)))) / self.photo_size

@@ -67,14 +67,14 @@ class CutoutAtlas:
         return cls([_squared(path, size) for path in photos], [draw_outline(rng, size) for _ in range(outlines)])
 
     def to(self, device: torch.device | str) -> CutoutAtlas:
-        """The same atlas with its texels on ``device``."""
+        """Move the texels to ``device``; returns this atlas."""
         if self.masks.device != torch.device(device):
             self.masks, self.colours = self.masks.to(device), self.colours.to(device)
         return self
 
 
 def _squared(path: Path, size: int) -> np.ndarray:
-    """A cut-out in the middle of a square, S x S x 4 uint8, its colours continued beyond its edge."""
+    """Read a cut-out into the middle of a square, S x S x 4 uint8, its colours continued beyond its edge."""
     image = read_rgba(path)
     x, y, w, h = cv2.boundingRect((image[:, :, 3] >= _SEEN).astype(np.uint8))
     if w < 2 or h < 2:

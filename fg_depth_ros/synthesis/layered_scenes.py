@@ -149,7 +149,7 @@ class SceneSampler:
     # ---- pieces ------------------------------------------------------------------------------------------------
 
     def _blank(self, rng: np.random.Generator, disparity: float) -> np.ndarray:
-        """A fronto-parallel layer without outline and with a random texture."""
+        """Make a fronto-parallel layer without outline and with a random texture."""
         row = np.zeros(len(FIELDS))
         plain = rng.random() < 0.14
         gain = rng.uniform(0.0, 0.12) if plain else float(np.exp(rng.uniform(np.log(0.35), np.log(1.4))))
@@ -187,7 +187,7 @@ class SceneSampler:
         self, rng: np.random.Generator, x: float, y: float, disparity: float, size: float, nearest: float,
         standing: bool = False,
     ) -> np.ndarray:  # fmt: skip
-        """A thing of about ``size`` pixels; ``standing``: ``y`` is its foot, else its centre."""
+        """Draw an object of about ``size`` pixels; ``standing``: ``y`` is its foot, else its centre."""
         row = self._blank(rng, disparity)
         kind = Outline(rng.choice(len(Outline), p=[0.0, 0.52, 0.13, 0.09, 0.05, 0.05, 0.05, 0.11]))
         aspect = float(np.exp(rng.normal(0, 0.5)))
@@ -224,7 +224,7 @@ class SceneSampler:
         self, rng: np.random.Generator, rows: list[np.ndarray], x: float, foot: float, disparity: float, height: float,
         vanish: float,
     ) -> None:  # fmt: skip
-        """A glossy body with dark windows: hardly any texture of its own, and reflections that lie elsewhere."""
+        """Add a glossy body with dark windows: hardly any texture of its own, and reflections that lie elsewhere."""
         length = height * rng.uniform(0.9, 3.0)
         slope = rng.normal(0, 0.02)
         if rng.random() < 0.5:  # along the road, towards the vanishing point

@@ -37,7 +37,7 @@ def _polygon(canvas: np.ndarray, points: np.ndarray, value: int = 255) -> None:
 
 
 def _stroke(canvas: np.ndarray, points: np.ndarray, thickness: float) -> None:
-    """A line of round ends through points in -1 .. 1; ``thickness`` in the same units."""
+    """Draw a line of round ends through points in -1 .. 1; ``thickness`` in the same units."""
     half = canvas.shape[0] / 2
     places = np.rint((points * 0.9 + 1) * half * 16).astype(np.int32)
     cv2.polylines(canvas, [places], False, 255, max(2, round(thickness * half)), cv2.LINE_AA, shift=4)
@@ -76,7 +76,7 @@ def _superellipse(rng: np.random.Generator, canvas: np.ndarray) -> None:
 
 
 def _corners(rng: np.random.Generator, canvas: np.ndarray) -> None:
-    """A polygon of few corners, not always convex."""
+    """Draw a polygon of few corners, not always convex."""
     count = int(rng.integers(3, 10))
     angle = np.sort(rng.uniform(0, 2 * np.pi, count))
     radius = rng.uniform(0.35, 1, count)
@@ -84,7 +84,7 @@ def _corners(rng: np.random.Generator, canvas: np.ndarray) -> None:
 
 
 def _ring(rng: np.random.Generator, canvas: np.ndarray) -> None:
-    """A closed shape with holes."""
+    """Draw a closed shape with holes."""
     angle, radius = _radial(rng)
     outside = np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1)
     _polygon(canvas, outside)
@@ -96,7 +96,7 @@ def _ring(rng: np.random.Generator, canvas: np.ndarray) -> None:
 
 
 def _bars(rng: np.random.Generator, canvas: np.ndarray) -> None:
-    """A fence, or a grid."""
+    """Draw a fence, or a grid."""
     count, thickness = int(rng.integers(2, 9)), rng.uniform(0.02, 0.12)
     for place in np.linspace(-0.9, 0.9, count):
         _stroke(canvas, np.array([[place, -1], [place, 1]]), thickness)
@@ -105,7 +105,7 @@ def _bars(rng: np.random.Generator, canvas: np.ndarray) -> None:
 
 
 def _curve(rng: np.random.Generator, canvas: np.ndarray) -> None:
-    """A cable, or a few branches."""
+    """Draw a cable, or a few branches."""
     paths = []
     for _ in range(rng.integers(1, 4)):
         steps = rng.normal(0, 0.25, (int(rng.integers(4, 24)), 2)).cumsum(0)
@@ -129,7 +129,7 @@ def _foliage(rng: np.random.Generator, canvas: np.ndarray) -> None:
 
 
 def _chair(rng: np.random.Generator, canvas: np.ndarray) -> None:
-    """A seat, four legs and a back, seen from somewhere above."""
+    """Draw a seat, four legs and a back, seen from somewhere above."""
     turn, above = rng.uniform(0, 2 * np.pi), rng.uniform(0.15, 0.6)
     legs, back = rng.uniform(0.6, 1.0), rng.uniform(0.5, 1.1)
     thickness = rng.uniform(0.02, 0.09)

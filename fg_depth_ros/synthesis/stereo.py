@@ -26,8 +26,11 @@ _CAMERA_STREAM = 1  # second word of the seed: scene 0, camera 1
 
 
 class StereoBatch(NamedTuple):
-    """N pairs. ``left``/``right`` N x 3 x H x W uint8; ``disparity`` N x 1 x H x W float32 px, left view, every pixel
-    known; ``occluded`` N x 1 x H x W bool, True where the right camera does not see the left pixel."""
+    """N stereo pairs.
+
+    ``left``/``right`` N x 3 x H x W uint8; ``disparity`` N x 1 x H x W float32 px, left view, every pixel known;
+    ``occluded`` N x 1 x H x W bool, True where the right camera does not see the left pixel.
+    """
 
     left: torch.Tensor
     right: torch.Tensor
@@ -54,7 +57,7 @@ class StereoSceneGenerator:
         self.noise = torch.from_numpy(noise).to(self.device).view(-1)
 
     def batch(self, indices: Sequence[int], mirrored: bool = False) -> StereoBatch:
-        """The samples with these indices; each is a function of (seed, index) and the picture size alone.
+        """Render the samples with these indices; each is a function of (seed, index) and the image size alone.
 
         ``mirrored`` appends every scene seen in a mirror, where the right camera becomes the left one: 2 N pairs for
         little more than the price of N.
@@ -147,7 +150,7 @@ class StereoSceneGenerator:
         )
 
     def _inside(self, rows: np.ndarray, p: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Is a point within the layer's outline?"""
+        """Find the points within the layer's outline, bool."""
         kinds = set(rows[:, COLUMN["outline"]].astype(int))
         if kinds == {int(Outline.EVERYWHERE)}:
             return torch.ones(x.shape, dtype=torch.bool, device=x.device)

@@ -74,7 +74,7 @@ class TextureAtlas:
         return cls(images, size)
 
     def to(self, device: torch.device | str) -> TextureAtlas:
-        """The same atlas with its texels on ``device``."""
+        """Move the texels to ``device``; returns this atlas."""
         if self.texels.device != torch.device(device):
             self.texels, self.offsets = self.texels.to(device), self.offsets.to(device)
         return self

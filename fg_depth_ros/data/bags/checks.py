@@ -237,7 +237,7 @@ def _exposure(samples: Sequence[StereoSample], found: list[Problem]) -> Exposure
 
 @contextmanager
 def _heard() -> Iterator[list[str]]:
-    """What the readers of bags warn of inside, as texts instead of log lines."""
+    """Collect the warnings of the readers of bags inside the block as texts instead of log lines."""
     texts: list[str] = []
 
     class Listener(logging.Handler):

@@ -43,7 +43,7 @@ def find_bags(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def _below(path: Path, above: frozenset[Path]) -> Iterator[Path]:
-    """The bags of a path that was found or given. ``above``: the folders it lies in, against links in a circle."""
+    """Yield the bags of a path. ``above``: the folders it lies in, against circular links."""
     real = path.resolve()
     if real in above:
         return
@@ -74,7 +74,7 @@ def bag_names(bags: Sequence[Path]) -> list[str]:
 
 
 def storage_files(path: str | Path) -> list[Path]:
-    """The files of a bag that hold its messages, sorted by name; the path itself where it is one file."""
+    """Return the files of a bag that hold its messages, sorted by name; the path itself where it is one file."""
     path = Path(path)
     if not path.is_dir():
         return [path]

@@ -20,7 +20,7 @@ class Place(NamedTuple):
 
 
 def stamp_of(data: bytes) -> int | None:
-    """The header's stamp in ns, which all these messages begin with, without decoding the rest; None: too short.
+    """Read the header's stamp in ns, which these messages begin with, without decoding the rest; None: too short.
 
     CDR (DDS-RTPS 10.5): four bytes, of which the second tells the byte order; then int32 s, uint32 ns.
     """
@@ -42,7 +42,7 @@ def places(bag: BagStorage, topics: Iterable[str]) -> dict[str, dict[int, Place]
 
 
 def message_at(bag: BagStorage, place: Place) -> Any:
-    """The message at a place, decoded. Raises FileError: it is gone, or damaged."""
+    """Read and decode the message at a place. Raises FileError: it is gone, or damaged."""
     kind, where = bag.topics[place.topic], f"{bag.path}, {place.topic} at {place.stamp} ns"
     data = next((d for d in bag.at(place.topic, place.recorded) if stamp_of(d) == place.stamp), None)
     if data is None:
@@ -51,7 +51,7 @@ def message_at(bag: BagStorage, place: Place) -> Any:
 
 
 def decoded(data: bytes, kind: str, where: str) -> Any:
-    """A message of this type from its bytes (CDR). Raises FileError, naming ``where``, for damaged data."""
+    """Decode a message of this type from its bytes (CDR). Raises FileError, naming ``where``, for damaged data."""
     try:
         return message_types().deserialize_cdr(data, kind)
     except Exception as error:  # damaged data breaks a parser in any way

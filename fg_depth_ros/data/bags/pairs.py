@@ -198,7 +198,7 @@ def find_topics(
     topics: Mapping[str, str], left: str = "", right: str = "", left_info: str = "", right_info: str = "",
     *, where: str = "bag",
 ) -> BagTopics:  # fmt: skip
-    """The topics of a pair among a bag's, by their types and names; those given are taken as they are.
+    """Find the topics of a pair among a bag's, by their types and names; those given are taken as they are.
 
     Rectified images come before others, raw ones before compressed ones. A camera_info that is neither given nor beside
     its images comes out empty.
@@ -229,7 +229,7 @@ def find_topics(
 
 
 def _given(topics: Mapping[str, str], name: str, kinds: tuple[str, ...], where: str) -> str:
-    """The full name of a topic that was given, or "" where none was."""
+    """Return the full name of a topic that was given, or "" where none was."""
     if not name:
         return ""
     full = name if name in topics else f"/{name}"

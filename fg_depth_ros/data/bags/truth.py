@@ -177,7 +177,7 @@ def find_truth(
 
 
 def _beside(stamps: np.ndarray, found: Mapping[int, Place], slop: float) -> dict[int, Place]:
-    """The place nearest to each stamp, where it is no farther than ``slop`` s."""
+    """Find the place nearest to each stamp, where it is no farther than ``slop`` s."""
     if not found:
         return {}
     there = np.array(sorted(found), np.int64)

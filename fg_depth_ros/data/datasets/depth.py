@@ -35,7 +35,7 @@ _NYU_FX = 518.8579
 def open_depth_sets(
     paths: Iterable[str | Path], *, unit: DepthUnit = "kitti", fx: float = 0.0, split: str | Path | None = None
 ) -> dict[str, list[DepthSample]]:
-    """Data sets by name; a folder that is none itself stands for the data sets right inside it.
+    """Open data sets by name; a folder that is none itself stands for the data sets right inside it.
 
     Args:
         paths: nyu_depth_v2_labeled.mat; folders of images and ``depth/``; any set of stereo pairs that
@@ -63,7 +63,7 @@ def _open(path: Path, unit: DepthUnit, fx: float, split: str | Path | None) -> l
 
 
 def open_depth_folder(path: str | Path, unit: DepthUnit = "kitti", fx: float = 0.0) -> list[DepthSample]:
-    """The images of one folder, sorted by name; arguments and errors as ``open_depth_sets``.
+    """Open the images of one folder, sorted by name; arguments and errors as ``open_depth_sets``.
 
     Depth PNG are looked for in ``depth/`` under the image's name. Raises NoPairsError where there are neither pairs nor
     images with depth.
@@ -112,7 +112,7 @@ def _focal_length(folder: Path, image: Path) -> float:
 
 
 def open_nyu(path: str | Path, split: str | Path | None = None) -> list[DepthSample]:
-    """The frames of nyu_depth_v2_labeled.mat (Silberman et al., ECCV 2012), judged in Eigen's crop up to 10 m.
+    """Open the frames of nyu_depth_v2_labeled.mat (Silberman et al., ECCV 2012), evaluated in Eigen's crop up to 10 m.
 
     Truth is what the sensor measured (``rawDepths``; ``depths``, with holes painted over, where the file lacks it).
 
@@ -155,7 +155,7 @@ def _hdf5(path: Path) -> Any:
 
 
 def _check_there(path: Path) -> None:
-    """Raises FileError where a file is missing or empty."""
+    """Raise FileError where a file is missing or empty."""
     if not path.is_file() or not path.stat().st_size:
         read_bytes(path)
 

@@ -32,7 +32,7 @@ _SPLITS = {"all": (1, 2), "train": (1,), "test": (2,)}
 
 
 def open_flow_folder(path: str | Path, split: str = "all") -> list[FlowSample]:
-    """The pairs of one data set, sorted by name; the layout is recognised by its names.
+    """Open the pairs of one data set, sorted by name; the layout is recognised by its names.
 
     Of Sintel both passes come, named clean/... and final/... .
 
@@ -52,7 +52,7 @@ def open_flow_folder(path: str | Path, split: str = "all") -> list[FlowSample]:
 
 
 def open_flow_sets(paths: Iterable[str | Path], split: str = "all") -> dict[str, list[FlowSample]]:
-    """Data sets by folder name; a folder that is none itself stands for the data sets right inside it.
+    """Open data sets by folder name; a folder that is none itself stands for the data sets right inside it.
 
     Sintel's passes are two sets, named with /clean and /final. Raises as ``open_flow_folder``.
     """

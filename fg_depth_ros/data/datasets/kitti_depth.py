@@ -36,8 +36,13 @@ class LidarCamera:
 
     @classmethod
     def read(cls, cameras: Path, lidar: Path, camera: int) -> LidarCamera:
-        """From calib_cam_to_cam.txt and calib_velo_to_cam.txt: ``P_rect_0x R_rect_00 (R | T)`` (Geiger et al., Vision
-        meets Robotics, IJRR 2013, Eq. 8). Raises FileError: a file or a line of it is missing or damaged."""
+        """Read calib_cam_to_cam.txt and calib_velo_to_cam.txt.
+
+        ``to_image`` is ``P_rect_0x R_rect_00 (R | T)`` (Geiger et al., Vision meets Robotics, IJRR 2013, Eq. 8).
+
+        Raises:
+            FileError: a file or a line of it is missing or damaged.
+        """
         projection, rectify, size = read_numbers(
             cameras, {f"P_rect_0{camera}": 12, "R_rect_00": 9, f"S_rect_0{camera}": 2}
         )
@@ -78,7 +83,7 @@ def nearest_depth(pixels: np.ndarray, depth: np.ndarray, width: int, height: int
 
 
 def read_velodyne(path: str | Path) -> np.ndarray:
-    """A LiDAR sweep: N x 3 float32 m, x forward, y left, z up. Raises FileError: missing or cut off."""
+    """Read a LiDAR sweep: N x 3 float32 m, x forward, y left, z up. Raises FileError: missing or cut off."""
     content = read_bytes(path)
     if len(content) % 16:
         raise FileError(f"{path}: {len(content)} bytes are no whole number of points of 16 bytes; fetch it again")
@@ -88,8 +93,10 @@ def read_velodyne(path: str | Path) -> np.ndarray:
 def open_eigen(
     raw: str | Path, frames: str | Path, improved: str | Path | None = None, rule: LidarRule = "published"
 ) -> dict[str, list[DepthSample]]:
-    """The frames of a list as data sets: ``KITTI Eigen`` with the sweeps, and, where ``improved`` is given, ``KITTI
-    Eigen improved`` with the maps of Uhrig et al. (3DV 2017).
+    """Open the frames of a list as data sets.
+
+    ``KITTI Eigen`` has the sweeps as truth; ``KITTI Eigen improved``, where ``improved`` is given, the maps of Uhrig et
+    al. (3DV 2017).
 
     Args:
         raw: KITTI raw: DATE/DATE_drive_NNNN_sync/{image_02, image_03, velodyne_points}/data, DATE/calib_*.txt.

@@ -40,7 +40,7 @@ class NoPairsError(FileError):
 
 
 def open_stereo_folder(path: str | Path) -> list[StereoSample]:
-    """The pairs of one data set, sorted by name; the layout is recognised by its names.
+    """Open the pairs of one data set, sorted by name; the layout is recognised by its names.
 
     Known: KITTI 2012/2015 (also its `training/` folder), KITTI raw (one drive, a date, or all of it), Middlebury
     2005/2006, Middlebury 2014, ETH3D, the I1_*/I2_* drives, and plain folders. Raises FileError naming the folder or
@@ -58,14 +58,14 @@ def open_stereo_folder(path: str | Path) -> list[StereoSample]:
 
 
 def open_stereo_sets(paths: Iterable[str | Path]) -> dict[str, list[StereoSample]]:
-    """Data sets by folder name; a folder that is none itself stands for the data sets right inside it."""
+    """Open data sets by folder name; a folder that is none itself stands for the data sets right inside it."""
     return collect_sets(paths, lambda path: {"": open_stereo_folder(path)})
 
 
 def collect_sets(
     paths: Iterable[str | Path], open_parts: Callable[[Path], dict[str, list[_Sample]]]
 ) -> dict[str, list[_Sample]]:
-    """What ``open_parts`` finds in folders, or, where it raises NoPairsError, in the folders right inside them.
+    """Apply ``open_parts`` to folders, or, where it raises NoPairsError, to the folders right inside them.
 
     ``open_parts`` returns the parts of one data set by what is added to the folder's name ("" for a set in one part).
     A name that is taken already is written with its upper folder.
@@ -89,7 +89,7 @@ def collect_sets(
 
 
 def motorcycle() -> StereoSample:
-    """The Motorcycle pair that scikit-image ships (Middlebury 2014 at a quarter of its size), with its truth.
+    """Open the Motorcycle pair that scikit-image ships (Middlebury 2014 at a quarter of its size), with its truth.
 
     Calibration as `skimage.data.stereo_motorcycle` documents it: f 994.978 px, principal point (311.193,
     254.877) px, doffs 31.086 px, baseline 193.001 mm, 741x500 pixels.
@@ -113,7 +113,7 @@ def motorcycle() -> StereoSample:
 
 
 def read_disparity(path: str | Path) -> np.ndarray:
-    """A disparity file: .pfm (inf = unknown), .npy, or KITTI's uint16 PNG. float32 HxW, NaN unknown."""
+    """Read a disparity file: .pfm (inf = unknown), .npy, or KITTI's uint16 PNG. float32 H x W px, NaN unknown."""
     path = Path(path)
     if path.suffix.lower() == ".pfm":
         values = read_pfm(path)
@@ -146,12 +146,12 @@ def partner_of(left: Path, right: Path, kind: str = "right") -> Path:
 
 
 def list_images(folder: Path, pattern: str = "*") -> list[Path]:
-    """The images right in a folder whose names match, sorted."""
+    """List the images right in a folder whose names match, sorted."""
     return sorted(p for p in folder.glob(pattern) if p.suffix.lower() in _IMAGE_ENDINGS and p.is_file())
 
 
 def find_image(folder: Path, stem: str) -> Path | None:
-    """The image of this name and any ending, or None."""
+    """Find the image of this name and any ending, or None."""
     return next(iter(list_images(folder, f"{stem}.*")), None)
 
 
@@ -186,7 +186,7 @@ def _kitti(folder: Path) -> list[StereoSample]:
 
 
 def reader_of(function: Callable[[Path], np.ndarray], path: Path) -> ArrayReader:
-    """A reader of one file, to be called when its content is wanted."""
+    """Make a reader of one file, to be called when its content is needed."""
     return lambda: function(path)
 
 
@@ -224,7 +224,7 @@ def _kitti_raw(folder: Path) -> list[StereoSample]:
 
 
 def _scenes(folder: Path, left_stem: str) -> list[Path]:
-    """The folder itself if it is a scene, else the scenes right inside it."""
+    """List the folder itself if it is a scene, else the scenes right inside it."""
     if find_image(folder, left_stem):
         return [folder]
     return sorted(p for p in folder.iterdir() if p.is_dir() and find_image(p, left_stem))

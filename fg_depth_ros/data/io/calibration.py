@@ -29,7 +29,7 @@ _PROJECTION_PAIRS = (
 
 
 def read_calibration(path: str | Path, width: int | None = None, height: int | None = None) -> StereoRig:
-    """The rig that a calibration file describes, for images of `width` x `height` pixels.
+    """Read the rig that a calibration file describes, for images of `width` x `height` pixels.
 
     Recognised by content: the project's own `rig.json` (fields of StereoRig), Middlebury and ETH3D
     `calib.txt` (`cam0=[..]`, `cam1`, `doffs`, `baseline` in mm), KITTI text (`P_rect_02` and `P_rect_03`,
@@ -58,12 +58,12 @@ def read_calibration(path: str | Path, width: int | None = None, height: int | N
 
 
 def write_rig(path: str | Path, rig: StereoRig) -> None:
-    """Writes the project's own `rig.json`, which `read_calibration` reads back."""
+    """Write the project's own `rig.json`, which `read_calibration` reads back."""
     Path(path).write_text(json.dumps(rig.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
 def read_numbers(path: str | Path, counts: Mapping[str, int]) -> list[np.ndarray]:
-    """The numbers (float64) behind each of these names in a text of `name: numbers` lines, as KITTI writes them.
+    """Read the numbers (float64) behind each of these names in a text of `name: numbers` lines, as KITTI writes them.
 
     `counts`: how many each has. Raises FileError naming what is missing or not a number.
     """
@@ -80,7 +80,7 @@ def _calibration_in(folder: Path) -> Path:
 
 
 def find_calibration(folder: Path) -> Path | None:
-    """The calibration file of a folder of pairs, or None."""
+    """Find the calibration file of a folder of pairs, or None."""
     for name in ("rig.json", "calib.txt", "calib_cam_to_cam.txt", "left.yaml", "left.yml"):
         if (folder / name).is_file():
             return folder / name

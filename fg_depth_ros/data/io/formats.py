@@ -21,7 +21,7 @@ _LARGEST_SIDE = 100_000  # a header that claims more is a damaged header
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """The whole file. Raises FileError where it is missing, empty or cannot be read."""
+    """Read the whole file. Raises FileError where it is missing, empty or cannot be read."""
     path = Path(path)
     try:
         content = path.read_bytes()
@@ -41,7 +41,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def read_rgba(path: str | Path) -> np.ndarray:
-    """An image with transparency, uint8 HxWx4 RGB and alpha (255 opaque), colours not multiplied by alpha.
+    """Read an image with transparency, uint8 HxWx4 RGB and alpha (255 opaque), colours not multiplied by alpha.
 
     Raises FileError where the image has no alpha channel.
     """
@@ -59,7 +59,7 @@ def read_grey(path: str | Path) -> np.ndarray:
 
 
 def write_image(path: str | Path, image: np.ndarray) -> None:
-    """Writes uint8 RGB HxWx3 or uint8/uint16 HxW in the format of the path's ending (.png is lossless)."""
+    """Write uint8 RGB HxWx3 or uint8/uint16 HxW in the format of the path's ending (.png is lossless)."""
     _encode(path, image[:, :, ::-1] if image.ndim == 3 else image)
 
 
@@ -94,7 +94,7 @@ def read_pfm(path: str | Path) -> np.ndarray:
 
 
 def write_pfm(path: str | Path, values: np.ndarray) -> None:
-    """Writes float HxW or HxWx3 as a little-endian PFM, unchanged (NaN stays NaN)."""
+    """Write float HxW or HxWx3 as a little-endian PFM, unchanged (NaN stays NaN)."""
     values = np.asarray(values)
     if values.ndim != 2 and not (values.ndim == 3 and values.shape[2] == 3):
         raise ValueError(f"a PFM holds HxW or HxWx3 values, got shape {values.shape}")
@@ -120,7 +120,7 @@ def read_flo(path: str | Path) -> np.ndarray:
 
 
 def write_flo(path: str | Path, flow: np.ndarray) -> None:
-    """Writes flow HxWx2 (u, v; pixels); a pixel with a NaN is written as unknown."""
+    """Write flow HxWx2 (u, v; px) as .flo; a pixel with a NaN is written as unknown."""
     _check_flow(flow)
     written = np.where(np.isfinite(flow).all(axis=2, keepdims=True), flow, _FLO_UNKNOWN_WRITTEN).astype("<f4")
     header = np.float32(_FLO_MAGIC).astype("<f4").tobytes()
@@ -137,7 +137,7 @@ def read_kitti_disparity(path: str | Path) -> np.ndarray:
 
 
 def write_kitti_disparity(path: str | Path, disparity: np.ndarray) -> None:
-    """Writes HxW pixels as uint16 = 256 d; NaN and d <= 0, which the format cannot hold, become 0 = unknown.
+    """Write HxW px as uint16 = 256 d; NaN and d <= 0, which the format cannot hold, become 0 = unknown.
 
     Raises ValueError above 65535/256 px, the format's largest value.
     """
@@ -159,7 +159,7 @@ def read_kitti_flow(path: str | Path) -> np.ndarray:
 
 
 def write_kitti_flow(path: str | Path, flow: np.ndarray) -> None:
-    """Writes flow HxWx2 (u, v; px); NaN becomes invalid. Raises ValueError beyond the format's +-512 px."""
+    """Write flow HxWx2 (u, v; px); NaN becomes invalid. Raises ValueError beyond the format's +-512 px."""
     _check_flow(flow)
     known = np.isfinite(flow).all(axis=2)
     stored = np.rint(np.where(known[..., None], flow, 0.0) * 64.0 + 32768.0)
@@ -171,7 +171,7 @@ def write_kitti_flow(path: str | Path, flow: np.ndarray) -> None:
 
 
 def write_png_depth(path: str | Path, depth: np.ndarray) -> None:
-    """Writes HxW metres as a uint16 PNG in millimetres (REP 118), 0 where NaN or beyond 65.535 m."""
+    """Write HxW metres as a uint16 PNG in millimetres (REP 118), 0 where NaN or beyond 65.535 m."""
     known = np.isfinite(depth) & (depth > 0)
     millimetres = np.rint(np.where(known, depth, 0.0) * 1000.0)
     millimetres[millimetres > 65535] = 0
@@ -179,7 +179,7 @@ def write_png_depth(path: str | Path, depth: np.ndarray) -> None:
 
 
 def read_png_depth(path: str | Path) -> np.ndarray:
-    """A uint16 PNG in millimetres as float32 HxW metres, NaN where 0."""
+    """Read a uint16 PNG in millimetres as float32 HxW metres, NaN where 0."""
     stored = _decode_png16(path, channels=1)
     depth = stored.astype(np.float32) / np.float32(1000.0)
     depth[stored == 0] = np.nan
@@ -187,7 +187,7 @@ def read_png_depth(path: str | Path) -> np.ndarray:
 
 
 def write_ply(path: str | Path, points: np.ndarray, colours: np.ndarray | None = None) -> int:
-    """Writes the finite points of (..., 3) metres, with uint8 RGB `colours` of the same shape, as binary PLY.
+    """Write the finite points of (..., 3) metres, with uint8 RGB `colours` of the same shape, as binary PLY.
 
     Returns how many points were written. Raises ValueError when the shapes differ.
     """

@@ -101,7 +101,7 @@ def chain(transforms: Iterable[Transform], target: str, source: str, where: str)
 
 
 def read_transforms(path: str | Path) -> list[Transform]:
-    """The transforms of a YAML file: one mapping, a list of them, or a list under ``transforms``.
+    """Read the transforms of a YAML file: one mapping, a list of them, or a list under ``transforms``.
 
     A mapping has ``parent`` and ``child`` (also ``frame_id`` and ``child_frame_id``), ``translation`` and ``rotation``
     (x, y, z, w), both as lists or as mappings by these letters.
@@ -148,7 +148,7 @@ def _numbers(value: Any, letters: str, where: str) -> list[float]:
 
 
 def bag_transforms(bag: BagStorage) -> list[Transform]:
-    """What a bag's /tf_static (in any namespace) says; of a transform that was sent again, the last. Empty: nothing.
+    """Read a bag's /tf_static (in any namespace); of a transform that was sent again, the last. Empty: none.
 
     Raises:
         FileError: a message that is damaged, or no transform.

@@ -45,7 +45,7 @@ class AssetLibrary:
         self.extents = np.array([_extent(mask.numpy() > 127) for mask in finest])
 
     def to(self, device: torch.device | str) -> AssetLibrary:
-        """The same with its pictures on ``device``."""
+        """Move the images to ``device``; returns this library."""
         self.textures, self.cutouts = self.textures.to(device), self.cutouts.to(device)
         return self
 
@@ -80,25 +80,25 @@ class AssetSampler:
     assets: AssetLibrary
 
     def random_image(self) -> int:
-        """Some picture for a surface."""
+        """Draw the index of a surface image."""
         return int(self.rng.random() * self.assets.textures.count)
 
     def uniform(self, low: float, high: float) -> float:
-        """A number of an even distribution."""
+        """Draw from the uniform distribution of ``low`` .. ``high``."""
         return low + (high - low) * self.rng.random()
 
     def chance(self, part: float) -> bool:
-        """True in this part of all cases."""
+        """Return True with this probability."""
         return self.rng.random() < part
 
     def colour(self, low: float = 40.0, high: float = 215.0, tint: float = 0.25) -> tuple[float, float, float]:
-        """A colour between grey and, with ``tint`` = 1, strong."""
+        """Draw an RGB colour of this lightness; ``tint`` 0 is grey, 1 strongly coloured."""
         grey = self.uniform(low, high)
         red, green, blue = ((1 + tint * self.uniform(-1, 1)) * grey for _ in range(3))
         return (_byte(red), _byte(green), _byte(blue))
 
     def similar(self, colour: tuple[float, float, float], spread: float = 12.0) -> tuple[float, float, float]:
-        """A colour like this one: up to ``spread`` lighter or darker, and a little of another tint."""
+        """Draw a colour like this one: up to ``spread`` lighter or darker, with a slightly different tint."""
         lighter, tint = self.uniform(-spread, spread), spread / 3
         red, green, blue = (c + lighter + self.uniform(-tint, tint) for c in colour)
         return (_byte(red), _byte(green), _byte(blue))
@@ -107,7 +107,7 @@ class AssetSampler:
         self, colour: tuple[float, float, float], gain: tuple[float, float] = (0.1, 0.5),
         scale: tuple[float, float] = (50.0, 250.0), **fields: object,
     ) -> Material:  # fmt: skip
-        """A material of about this colour with some picture as its texture. A few surfaces are nearly plain."""
+        """Draw a material of about this colour with a random image as texture; a few surfaces are nearly plain."""
         return Material(
             image=self.random_image(),
             colour=self.similar(colour),
@@ -121,8 +121,18 @@ class AssetSampler:
         self, b: Builder, cutout: int, at: tuple[float, float], height: float, yaw: float = 0.0, base: float = 0.0,
         widest: float = 1e3, material: Material | None = None,
     ) -> None:  # fmt: skip
-        """A cut-out that reaches from ``base`` ``height`` metres up, or less, so that it is at most ``widest`` wide.
-        ``material`` gives colour to bare outlines."""
+        """Add an upright cut-out.
+
+        Args:
+            b: where it is added.
+            cutout: its index.
+            at: (right, forward), m.
+            height: m; less where it would be wider than ``widest`` m.
+            yaw: about the vertical, rad.
+            base: height of its lower edge, m.
+            widest: largest width, m.
+            material: colour of bare outlines.
+        """
         u0, u1, v0, v1 = self.assets.extents[cutout]
         height = min(height, widest * (v1 - v0) / (u1 - u0))
         side = height / (v1 - v0)
@@ -154,13 +164,13 @@ class _Canvas:
         self.mask = np.zeros((self.side, self.side), np.uint8)
 
     def limb(self, points: np.ndarray, widths: tuple[float, float], colour: np.ndarray) -> None:
-        """A stroke through points, its width going from the first to the last."""
+        """Draw a stroke through points whose width changes from the first to the last."""
         steps = np.concatenate([np.linspace(a, b, 12) for a, b in pairwise(points)])
         for place, width in zip(steps, np.linspace(*widths, len(steps)), strict=True):
             self.spot(place, (width / 2, width / 2), colour * (1 + 0.12 * (place[0] - 0.5)))
 
     def spot(self, centre: np.ndarray, radii: tuple[float, float], colour: np.ndarray, angle: float = 0.0) -> None:
-        """A filled ellipse."""
+        """Draw a filled ellipse."""
         at = (round(centre[0] * self.side), round(centre[1] * self.side))
         axes = (max(1, round(radii[0] * self.side)), max(1, round(radii[1] * self.side)))
         tone = tuple(int(c) for c in np.clip(colour, 0, 255))
@@ -216,7 +226,7 @@ def _person(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _leaves(rng: np.random.Generator, size: int, conifer: bool = False, bush: bool = False) -> np.ndarray:
-    """The crown of a tree, or a bush: leaves in many tones, darker below and inside, with gaps."""
+    """Draw the crown of a tree, or a bush: leaves in many tones, darker below and inside, with gaps."""
     c = _Canvas(size)
     green = np.array([rng.uniform(50, 130), rng.uniform(90, 150), rng.uniform(25, 70)])
     if rng.random() < 0.15:

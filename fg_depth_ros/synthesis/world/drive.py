@@ -72,7 +72,7 @@ class WorldDrive:
         return self.frames
 
     def frame(self, index: int) -> StereoSample:
-        """The frame with this number.
+        """Render the frame with this number.
 
         Raises:
             IndexError: there is none.
@@ -95,13 +95,13 @@ def sample_of(batch: WorldBatch, rig: StereoRig, name: str) -> StereoSample:
 
 
 def check_kind(kind: str) -> None:
-    """Raises ValueError unless ``kind`` is one of ``DRIVES``."""
+    """Raise ValueError unless ``kind`` is one of ``DRIVES``."""
     if kind not in DRIVES:
         raise ValueError(f"there is no world '{kind}' to drive through; choose one of {', '.join(DRIVES)}")
 
 
 def drive_rig(kind: str, width: int, height: int, field_of_view: float = 80.0, baseline: float = 0.0) -> StereoRig:
-    """A rig with its principal point in the middle.
+    """Make a rig with its principal point in the middle.
 
     Args:
         kind: of the world, for the baseline.

@@ -24,9 +24,11 @@ def write_world(
     count: int,
     track: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> None:
-    """Write ``out``/left, right: 000000.png ...; disp: true disparity (KITTI, px / 256); depth: true depth (KITTI,
-    m / 256); rig.json; and, where frames have poses, poses.txt: row by row the 3 x 4
-    that takes points of each frame to the first.
+    """Write pairs with true disparity, depth, rig and poses.
+
+    ``out`` holds left/ and right/: 000000.png ...; disp/: true disparity (KITTI, px / 256); depth/: true depth (KITTI,
+    m / 256); rig.json; and, where frames have poses, poses.txt: row by row the 3 x 4 that takes points of each frame to
+    the first.
 
     In disp and depth 0 means unknown: the sky, and what is farther than 255.99 m or has more than 255.99 px. Every
     file appears complete, a pair's right picture last; rig.json comes first, poses.txt when all pairs are there.

@@ -9,7 +9,7 @@ from fg_depth_ros.synthesis.world.primitives import Builder, Material, Pattern
 
 
 def wood(p: AssetSampler) -> Material:
-    """What furniture is made of: wood, or paint."""
+    """Draw the material of furniture: wood, or paint."""
     if p.chance(0.6):
         return p.material((p.uniform(90, 190), p.uniform(70, 140), p.uniform(40, 95)), (0.1, 0.5), (60, 250))
     return p.material(p.colour(40, 240, 0.3), (0.02, 0.25), gloss=p.uniform(0, 0.08))
@@ -88,7 +88,7 @@ def small(b: Builder, p: AssetSampler) -> None:
 
 
 def table(b: Builder, p: AssetSampler, width: float, depth: float, height: float) -> None:
-    """A table with four legs, or one, and things on it."""
+    """Add a table with four legs, or one, and things on it."""
     top, thick = wood(p), p.uniform(0.02, 0.05)
     b.box(top.replace(gloss=p.uniform(0, 0.1)), (0, 0), (width, thick, depth), height - thick)
     legs = top if p.chance(0.6) else p.material(p.colour(20, 200, 0.1), (0, 0.2))
@@ -122,7 +122,7 @@ def _clutter(b: Builder, p: AssetSampler, width: float, depth: float, height: fl
 
 
 def chair(b: Builder, p: AssetSampler) -> None:
-    """A chair, its back at +z: seat at 0.42 - 0.5 m, back up to 0.8 - 1.05 m."""
+    """Add a chair, its back at +z: seat at 0.42 - 0.5 m, back up to 0.8 - 1.05 m."""
     m, seat, side = wood(p), p.uniform(0.42, 0.5), p.uniform(0.38, 0.46)
     leg = p.uniform(0.018, 0.04)
     cover = p.material(p.colour(30, 200, 0.7), (0.1, 0.5)) if p.chance(0.4) else m
@@ -140,7 +140,7 @@ def chair(b: Builder, p: AssetSampler) -> None:
 
 
 def sofa(b: Builder, p: AssetSampler, width: float) -> None:
-    """A sofa or armchair, its back at +z."""
+    """Add a sofa or armchair, its back at +z."""
     m = p.material(p.colour(40, 190, 0.6), (0.1, 0.5), (80, 300))
     b.box(m, (0, -0.2), (width, 0.42, 0.85))
     b.box(m, (0, 0.15), (width, p.uniform(0.7, 0.95), 0.22), taper=(0, 0.2, 0))
@@ -152,7 +152,7 @@ def sofa(b: Builder, p: AssetSampler, width: float) -> None:
 
 
 def shelf(b: Builder, p: AssetSampler, width: float, depth: float, height: float) -> None:
-    """An open shelf with books and things on its boards."""
+    """Add an open shelf with books and things on its boards."""
     m, thick = wood(p), p.uniform(0.015, 0.03)
     for side in (-1, 1):
         b.box(m, (side * (width - thick) / 2, 0), (thick, height, depth))
@@ -178,7 +178,7 @@ def shelf(b: Builder, p: AssetSampler, width: float, depth: float, height: float
 
 
 def cupboard(b: Builder, p: AssetSampler, width: float, depth: float, height: float) -> None:
-    """A closed cupboard with doors or drawers."""
+    """Add a closed cupboard with doors or drawers."""
     doors = max(1, round(width / p.uniform(0.35, 0.6)))
     rows = 1 if p.chance(0.5) else int(p.rng.integers(2, 5))
     seams = Pattern((width / doors, height / rows), (1 - 0.012 * doors / width, 1 - 0.012 * rows / height),
@@ -194,7 +194,7 @@ def cupboard(b: Builder, p: AssetSampler, width: float, depth: float, height: fl
 
 
 def plant(b: Builder, p: AssetSampler) -> None:
-    """A plant in its pot, 0.5 - 1.8 m."""
+    """Add a plant in its pot, 0.5 - 1.8 m."""
     pot, height = p.uniform(0.2, 0.4), p.uniform(0.3, 1.4)
     b.box(p.material(p.colour(60, 220, 0.5), (0, 0.3)), (0, 0), (pot, pot, pot), taper=(-0.25, -0.25, -0.25))
     leaves, turn = int(p.rng.choice(p.assets.bushes)), p.uniform(0, 3)
@@ -203,7 +203,7 @@ def plant(b: Builder, p: AssetSampler) -> None:
 
 
 def floor_lamp(b: Builder, p: AssetSampler) -> None:
-    """A standing lamp with a shade, 1.3 - 1.8 m."""
+    """Add a standing lamp with a shade, 1.3 - 1.8 m."""
     m, height = p.material(p.colour(30, 200, 0.1), (0, 0.1)), p.uniform(1.3, 1.8)
     b.cylinder(m, (0, 0), 0.14, 0.03)
     b.cylinder(m, (0, 0), 0.012, height)
@@ -212,7 +212,7 @@ def floor_lamp(b: Builder, p: AssetSampler) -> None:
 
 
 def picture(b: Builder, p: AssetSampler, wall: float, width: float, base: float = 1.1) -> None:
-    """A framed picture on the wall that lies ``wall`` m behind."""
+    """Add a framed picture on the wall that lies ``wall`` m behind."""
     wide, high = min(width, p.uniform(0.3, 1.2)), p.uniform(0.3, 0.8)
     base += p.uniform(0, 0.3)
     b.box(wood(p), (0, wall - 0.015), (wide, high, 0.03), base, shade=0)
@@ -221,7 +221,7 @@ def picture(b: Builder, p: AssetSampler, wall: float, width: float, base: float 
 
 
 def door(b: Builder, p: AssetSampler, m: Material) -> None:
-    """A closed door in the wall at the origin: 0.8 - 1.0 m by 2.0 - 2.1 m."""
+    """Add a closed door in the wall at the origin: 0.8 - 1.0 m by 2.0 - 2.1 m."""
     wide, high = p.uniform(0.8, 1.0), p.uniform(2.0, 2.1)
     frame = p.material(p.colour(60, 235, 0.1), (0, 0.2))
     b.box(frame, (0, 0), (wide + 0.14, high + 0.07, 0.05), shade=0)
@@ -232,7 +232,7 @@ def door(b: Builder, p: AssetSampler, m: Material) -> None:
 
 
 def rack(b: Builder, p: AssetSampler, width: float, depth: float, height: float) -> None:
-    """A storage rack with cartons on its boards."""
+    """Add a storage rack with cartons on its boards."""
     iron = p.material(p.colour(50, 180, 0.8), (0, 0.2))
     for x in (-1, 1):
         for z in (-1, 1):

@@ -46,7 +46,9 @@ class WorldGenerator:
         kind: str = "mixed",
         rig: StereoRig | None = None,
     ) -> None:
-        """Args:
+        """Set up the generator of one data set.
+
+        Args:
             atlas: pictures for surfaces.
             cutouts: photos and outlines of things beside the drawn people and trees; may be None.
             width, height: of the pictures, px.
@@ -66,25 +68,25 @@ class WorldGenerator:
         self.assets = AssetLibrary(atlas, cutouts).to(self.device)
 
     def batch(self, indices: Sequence[int], with_motion: bool = False) -> WorldBatch:
-        """The samples with these numbers, ``with_motion`` with the next picture, flow and pose."""
+        """Render the samples with these numbers, ``with_motion`` with the next image, flow and pose."""
         parts = [renderer.pairs(with_motion=with_motion) for renderer in self._renderers(indices)]
         together = [None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)]
         return WorldBatch(*together)  # type: ignore[arg-type]
 
     def views(self, indices: Sequence[int]) -> WorldViews:
-        """What the left cameras of these samples see: half the work."""
+        """Render the left images of these samples alone, which takes half the time."""
         parts = [renderer.views() for renderer in self._renderers(indices)]
         return WorldViews(*map(torch.cat, zip(*parts, strict=True)))
 
     def scene(self, index: int) -> Scene:
-        """The world with this number."""
+        """Draw the world with this number."""
         rng = np.random.default_rng([self.seed, 0, index])
         street = self.kind == "street" or (self.kind == "mixed" and rng.random() < _STREETS)
         sampler = AssetSampler(rng, self.assets)
         return draw_street(sampler) if street else draw_room(sampler)
 
     def rig_of(self, index: int, scene: Scene | None = None) -> StereoRig:
-        """The cameras of the sample with this number."""
+        """Draw the cameras of the sample with this number."""
         if self.rig is not None:
             return self.rig
         rng = np.random.default_rng([self.seed, 2, index])
@@ -96,14 +98,14 @@ class WorldGenerator:
         return [Renderer([self.sample(i) for i in group], self.assets, self.device) for group in groups]
 
     def sample(self, index: int) -> Sample:
-        """The world with this number, its cameras and their noise."""
+        """Draw the world with this number, its cameras and their noise."""
         scene = self.scene(index)
         cameras = CameraPair.draw(np.random.default_rng([self.seed, 1, index]), self.width)
         return Sample(scene, self.rig_of(index, scene), cameras, (self.seed * 1_000_003 + index) * 1_000_033)
 
 
 def fitted_rig(rig: StereoRig, width: int, height: int) -> StereoRig:
-    """The rig at another size of the same shape.
+    """Scale a rig to another size of the same shape.
 
     Raises:
         ValueError: its cameras have different principal columns, or the size has another shape.

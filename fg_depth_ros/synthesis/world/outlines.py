@@ -22,8 +22,9 @@ class Outlines(NamedTuple):
 
     @classmethod
     def of(cls, points: np.ndarray, edges: np.ndarray, near: float, numbers: np.ndarray) -> Outlines:
-        """From G x K x 3 projected points (column * z, row * z, z) and E x 2 edges between them; ``numbers`` G: what
-        the bodies are called.
+        """Build outlines from G x K x 3 projected points (column * z, row * z, z) and E x 2 edges between them.
+
+        ``numbers`` G: indices of the bodies.
 
         What lies nearer than ``near`` (z) is cut off; the cut's own outline is added.
         """
@@ -53,8 +54,10 @@ class Outlines(NamedTuple):
 
 
 class Spans(NamedTuple):
-    """Parts of picture rows, R in all, int64 each: of body ``item``, in row ``y`` of its picture, columns ``x0`` to
-    ``x0 + length - 1``."""
+    """Parts of image rows, R in all, int64 each.
+
+    Of body ``item``, in row ``y`` of its image, columns ``x0`` to ``x0 + length - 1``.
+    """
 
     item: torch.Tensor
     y: torch.Tensor
@@ -70,7 +73,7 @@ def spans_of(
     device: torch.device,
     window: np.ndarray | None = None,
 ) -> Spans:
-    """The pixels within outlines, row by row.
+    """Find the pixels within outlines, row by row.
 
     Args:
         outlines: of bodies 0 .. G - 1.

@@ -88,7 +88,7 @@ class Material:
     pattern: Pattern | None = None
 
     def replace(self, **changes: object) -> Material:
-        """The same with some of it exchanged."""
+        """Return a copy with some fields changed."""
         return replace(self, **changes)  # type: ignore[arg-type]
 
     @cached_property
@@ -108,9 +108,11 @@ class Material:
 
 @dataclass(frozen=True)
 class Motion:
-    """How a body moves: at time t (s) it has gone ``velocity * t + swing * (sin(rate t + phase) - sin(phase))`` (m) and
-    turned by ``turn * t`` (rad, positive to the right) about the vertical through ``pivot`` (m; None: through the place
-    where the body was set up)."""
+    """Motion of a body.
+
+    At time t (s) it has moved by ``velocity * t + swing * (sin(rate t + phase) - sin(phase))`` (m) and turned by
+    ``turn * t`` (rad, positive to the right) about the vertical through ``pivot`` (m; None: through the body's origin).
+    """
 
     velocity: tuple[float, float, float] = (0.0, 0.0, 0.0)
     swing: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -130,8 +132,10 @@ class Motion:
 
 
 def turned(yaw: float, pitch: float = 0.0, roll: float = 0.0) -> np.ndarray:
-    """3 x 3: first ``roll`` about z, then ``pitch`` about x (positive: z goes up), then ``yaw`` about y (z to the
-    right)."""
+    """Return the 3 x 3 rotation of first ``roll`` about z, then ``pitch`` about x, then ``yaw`` about y, rad.
+
+    Positive ``pitch`` turns z upwards, positive ``yaw`` turns z to the right.
+    """
     c, s = math.cos(yaw), math.sin(yaw)
     about_y = np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
     if pitch == 0 and roll == 0:
@@ -161,8 +165,10 @@ class Builder:
     def place(
         self, at: tuple[float, float], yaw: float = 0.0, height: float = 0.0, motion: Motion | None = None
     ) -> Builder:
-        """A builder whose own middle stands there, turned. With ``motion`` (in world axes) what it adds moves as one
-        body."""
+        """Return a builder with its origin there, turned by ``yaw``.
+
+        With ``motion`` (in world axes) its primitives move as one body.
+        """
         origin = self.origin + self.rotation @ np.array([at[0], -height, at[1]])
         body = self.body
         if motion is not None:
@@ -180,8 +186,11 @@ class Builder:
         taper: tuple[float, float, float] = (0.0, 0.0, 0.0),
         **fields: float,
     ) -> None:
-        """A box ``size`` = (width, height, length) whose underside lies at height ``base``. ``taper``: parts of its
-        half width, and of its half length in front (+z) and at the back, that are missing at the top."""
+        """Add a box ``size`` = (width, height, length) whose underside lies at height ``base``.
+
+        ``taper``: parts of its half width, and of its half length in front (+z) and at the back, that are missing at
+        the top.
+        """
         centre = (at[0], base + size[1] / 2, at[1])
         tapers = dict(zip(("taper_x", "taper_front", "taper_back"), taper, strict=True))
         self._add(Kind.BOX, centre, turned(yaw), (size[0] / 2, size[1] / 2, size[2] / 2), material, **tapers, **fields)
@@ -196,7 +205,7 @@ class Builder:
         lean: float = 0.0,
         **fields: float,
     ) -> None:
-        """An upright rectangle ``size`` = (width, height), seen from both sides; ``lean``: pitch of its plane."""
+        """Add an upright rectangle ``size`` = (width, height), seen from both sides; ``lean``: pitch of its plane."""
         centre = (at[0], base + size[1] / 2, at[1])
         self._add(Kind.RECT, centre, turned(yaw, lean), (size[0] / 2, size[1] / 2, 1.0), material, **fields)
 
@@ -209,7 +218,7 @@ class Builder:
         yaw: float = 0.0,
         **fields: float,
     ) -> None:
-        """A horizontal rectangle ``size`` = (width, length)."""
+        """Add a horizontal rectangle ``size`` = (width, length)."""
         self._add(
             Kind.RECT, (at[0], height, at[1]), turned(yaw) @ _FLAT, (size[0] / 2, size[1] / 2, 1.0), material, **fields
         )
@@ -223,7 +232,7 @@ class Builder:
         base: float = 0.0,
         **fields: float,
     ) -> None:
-        """An upright cylinder."""
+        """Add an upright cylinder."""
         centre = (at[0], base + height / 2, at[1])
         self._add(Kind.CYLINDER, centre, np.eye(3), (radius, height / 2, radius), material, **fields)
 
@@ -235,7 +244,7 @@ class Builder:
         radius: float,
         **fields: float,
     ) -> None:
-        """A cylinder between two points (right, height, forward)."""
+        """Add a cylinder between two points (right, height, forward)."""
         a, b = np.array(start, float), np.array(end, float)
         a[1], b[1] = -a[1], -b[1]
         long = math.dist(a, b)
@@ -253,7 +262,7 @@ class Builder:
         self, material: Material, at: tuple[float, float], radii: tuple[float, float, float], base: float = 0.0,
         yaw: float = 0.0, **fields: float,
     ) -> None:  # fmt: skip
-        """An ellipsoid of half sizes ``radii`` (x, y, z) that stands on height ``base``."""
+        """Add an ellipsoid of half sizes ``radii`` (x, y, z) that stands on height ``base``."""
         self._add(Kind.BALL, (at[0], base + radii[1], at[1]), turned(yaw), radii, material, **fields)
 
     def _add(
@@ -277,9 +286,12 @@ class Builder:
 
 @dataclass(frozen=True)
 class Light:
-    """The light of a scene. ``towards``: unit vector from a surface to the sun (y down, so a sun above has y < 0);
-    ``sun``, ``sky``: RGB strengths of its direct and of the scattered light; ``lamps``: L x 4 places (m) and reach (m)
-    of lamps indoors, of strength ``lamp``; ``haze``: distance (m) at which a third of the contrast is left."""
+    """Light of a scene.
+
+    ``towards``: unit vector from a surface to the sun (y down, so a sun above has y < 0); ``sun``, ``sky``: RGB
+    strengths of its direct and of the scattered light; ``lamps``: L x 4 places (m) and reach (m) of lamps indoors,
+    of strength ``lamp``; ``haze``: distance (m) at which a third of the contrast is left.
+    """
 
     towards: tuple[float, float, float] = (0.0, -1.0, 0.0)
     sun: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -301,9 +313,11 @@ class Sky:
 
 @dataclass(frozen=True)
 class Path:
-    """Where the camera goes: on an arc of ``curvature`` (1/m, positive turns right) that begins at (``x``, ``z``) in
-    direction z, ``speed`` m/s, at this ``height`` (m). It looks ``look`` (rad) to the right of where it goes, up by
-    ``pitch``, turned by ``roll``, and sways by ``sway`` (m, rad: sideways, up, yaw, pitch, roll).
+    """Path of the camera.
+
+    An arc of ``curvature`` (1/m, positive turns right) that begins at (``x``, ``z``) in direction z, at ``speed`` m/s
+    and this ``height`` (m). The camera is turned by ``look`` (rad) to the right of its path, up by ``pitch``, and by
+    ``roll``, and sways by ``sway`` (m, rad: sideways, up, yaw, pitch, roll).
 
     ``reach``: where the way ends and goes back, m: for rooms.
     """
@@ -347,7 +361,7 @@ class Scene:
     """Image that glossy things reflect."""
 
     def at(self, time: float) -> np.ndarray:
-        """The table with all bodies where they are at ``time`` s."""
+        """Return the table with all bodies where they are at ``time`` s."""
         if len(self.motions) < 2:
             return self.rows
         poses = np.stack([motion.pose(time) for motion in self.motions])[self.rows[:, COLUMN["body"]].astype(int)]

@@ -57,8 +57,7 @@ class View:
         return np.array([[1, 0, 0], row, [0, 0, 1]]) @ pinhole
 
     def mirrored(self, y: float) -> View:
-        """The camera behind a horizontal mirror at world height ``y``: it sees what the mirror shows, at the same
-        pixels."""
+        """Return the camera mirrored at world height ``y``: it sees what the mirror shows, at the same pixels."""
         flip = np.array([1.0, -1.0, 1.0])
         return replace(self, axes=self.axes * flip[:, None], origin=self.origin * flip + np.array([0, 2 * y, 0]))
 
@@ -91,7 +90,7 @@ class Shot:
         return cls(rows, sample, tuple(views), width, height, rays, start)
 
     def halved(self) -> Shot:
-        """The same for every other pixel of every other row, beginning with the first."""
+        """Return the same for every other pixel of every other row, beginning with the first."""
         views = [replace(v, fx=v.fx / 2, fy=v.fy / 2, cx=v.cx / 2, cy=v.cy / 2, row_offset=v.row_offset / 2,
                          middle=v.middle / 2) for v in self.views]  # fmt: skip
         rays = self.rays * [2.0, 2.0, 1.0]
@@ -118,8 +117,10 @@ class Shot:
         return np.array([view.fx for view in self.views])[self.sample]
 
     def outlines(self, points: np.ndarray, edges: np.ndarray, wanted: np.ndarray) -> Outlines:
-        """The outlines in the pictures of the convex hulls of G x K world points, as far as ``wanted`` (G bool);
-        ``edges`` E x 2: which points the hulls' edges join (more do no harm)."""
+        """Project the convex hulls of G x K world points, as far as ``wanted`` (G bool), to outlines in the images.
+
+        ``edges`` E x 2: which points the hulls' edges join (more do no harm).
+        """
         chosen = np.nonzero(wanted)[0]
         sample = self.sample[chosen]
         origin = np.stack([view.origin for view in self.views])[sample]
@@ -147,8 +148,10 @@ _SIGNS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]
 
 
 def corners_of(rows: np.ndarray, grow: np.ndarray | float = 0.0) -> np.ndarray:
-    """G x 8 x 3 world corners of the boxes around the primitives, ``grow`` m (one for all, or G x 1) larger to all
-    sides."""
+    """Return the world corners G x 8 x 3 of boxes around the primitives.
+
+    ``grow``: m (one for all, or G x 1) that they are larger to all sides.
+    """
     half = half_of(rows) * np.where((rows[:, COLUMN["kind"]] == Kind.RECT)[:, None], [1.0, 1.0, 0.0], 1.0) + grow
     signed = _SIGNS * half[:, None]
     # A box that tapers has its upper corners further inside.
@@ -160,8 +163,10 @@ def corners_of(rows: np.ndarray, grow: np.ndarray | float = 0.0) -> np.ndarray:
 
 
 def visible_primitives(shot: Shot, pixels: float) -> np.ndarray:
-    """G bool: is a primitive's second longest side, at its nearest, at least so many pixels long? What is thinner than
-    a pixel would come and go along its length."""
+    """Find primitives whose second longest side, at its nearest, is at least so many pixels long; G bool.
+
+    What is thinner than a pixel would come and go along its length.
+    """
     half = half_of(shot.rows)
     rect = shot.column("kind") == Kind.RECT
     second = np.where(rect, half[:, :2].min(1), np.sort(half, 1)[:, 1])
@@ -199,8 +204,10 @@ class Candidates:
         return there[self._spans.item][self._row]
 
     def along(self, slopes: np.ndarray, offset: np.ndarray | float = 0.0) -> torch.Tensor:
-        """An affine function of column and row for every candidate: G x 3 factors of (column, row, 1) for the
-        primitives, plus ``offset`` G."""
+        """Evaluate an affine function of column and row for every candidate.
+
+        G x 3 factors of (column, row, 1) for the primitives, plus ``offset`` G.
+        """
         device = self._row.device
         table = torch.from_numpy(np.stack([slopes[:, 0], slopes[:, 1], slopes[:, 2] + offset])).to(device)
         table = table[:, self._spans.item]
@@ -217,12 +224,12 @@ class Candidates:
         return [self.along(self._shot.rays[:, i]) for i in range(3)]
 
     def start(self) -> list[torch.Tensor]:
-        """The camera's place in the primitives' own coordinates."""
+        """Return the camera's place in the primitives' own coordinates."""
         return [self.of(self._shot.start[:, i]) for i in range(3)]
 
 
 def groups_of(shot: Shot, spans: Spans, kinds: np.ndarray) -> Iterator[tuple[int, Candidates]]:
-    """The candidates of the primitives group by group; ``kinds``: G int, the group of each, -1 for none."""
+    """Yield the candidates of the primitives group by group; ``kinds``: G int, the group of each, -1 for none."""
     group = torch.from_numpy(kinds).to(spans.item.device)[spans.item]
     for kind in np.unique(kinds[kinds >= 0]):
         rows = (group == int(kind)).nonzero()[:, 0]
@@ -245,7 +252,7 @@ def cast(
     behind: torch.Tensor | None = None,
     wanted: np.ndarray | None = None,
 ) -> Cast:
-    """The nearest primitive of every pixel.
+    """Find the nearest primitive of every pixel.
 
     Args:
         shot: what stands where.
@@ -291,8 +298,10 @@ def cast(
 
 
 def _rect_depth(shot: Shot, c: Candidates, cutouts: CutoutAtlas | None) -> torch.Tensor:
-    """C depths of rects. One over the depth is an affine function of column and row, and so is a place on the rect
-    times it."""
+    """Compute C depths of rects.
+
+    One over the depth is an affine function of column and row, and so is a place on the rect times it.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         nearness = -shot.rays[:, 2] / shot.start[:, 2:]
         places = [shot.start[:, i : i + 1] * nearness + shot.rays[:, i] for i in range(2)]
@@ -306,8 +315,11 @@ def _rect_depth(shot: Shot, c: Candidates, cutouts: CutoutAtlas | None) -> torch
 
 
 def _planes(shot: Shot) -> tuple[np.ndarray, np.ndarray]:
-    """The six planes of boxes: G x 6 values at the camera's place, above 0 outside, and G x 6 x 3 how these change
-    along the ray of (column, row, 1)."""
+    """Compute the six planes of boxes.
+
+    Returns G x 6 values at the camera's place, above 0 outside, and G x 6 x 3 how these change along the ray of
+    (column, row, 1).
+    """
     # Inside: |y| <= 1 and sign * along <= 1 - taper * (1 - y) / 2, as the height above the bottom is (1 - y) / 2.
     value, slope = np.empty((len(shot.rows), 6)), np.empty((len(shot.rows), 6, 3))
     o, d = shot.start, shot.rays
@@ -359,7 +371,7 @@ def _round_depth(o: Sequence[torch.Tensor], d: Sequence[torch.Tensor], ball: boo
 
 
 def opaque(c: Candidates, shot: Shot, cutouts: CutoutAtlas, at: Sequence[torch.Tensor]) -> torch.Tensor:
-    """C bool: is something there at the places ``at`` = (x, y) in -1 .. 1 of rects with an outline or a hole?"""
+    """Find the places ``at`` = (x, y) in -1 .. 1 of rects with an outline or a hole that are opaque; C bool."""
     x, y = at
     hole = (x > c.field("hole_u0")) & (x < c.field("hole_u1")) & (y > c.field("hole_v0")) & (y < c.field("hole_v1"))
     mask = shot.column("cutout").astype(np.int64)

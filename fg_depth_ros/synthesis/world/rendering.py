@@ -87,11 +87,11 @@ class Renderer:
         self._exposure: torch.Tensor | None = None
 
     def views(self, time: float = 0.0, frame: int = 0) -> WorldViews:
-        """What the left cameras see at ``time`` (s). ``frame`` gives every picture of a drive noise of its own."""
+        """Render the left cameras at ``time`` (s). ``frame`` gives every image of a drive noise of its own."""
         return self._left(time, frame)[0]
 
     def pairs(self, time: float = 0.0, frame: int = 0, with_motion: bool = False) -> WorldBatch:
-        """What both cameras see at ``time`` (s), and, ``with_motion``, the left one ``FRAME_SECONDS`` later."""
+        """Render both cameras at ``time`` (s), and, ``with_motion``, the left one ``FRAME_SECONDS`` later."""
         views, kept, left_shot, left = self._left(time, frame)
         right_shot = self._shot(time, kept, right=True)
         right = cast(right_shot, self.assets.cutouts, self.device)
@@ -117,7 +117,7 @@ class Renderer:
         return batch._replace(second=second, flow=_flow(left_shot, left, shot, self._rigs), pose=pose)
 
     def _left(self, time: float, frame: int) -> tuple[WorldViews, list[np.ndarray], Shot, Cast]:
-        """What the left cameras see, and what it was made from."""
+        """Render the left cameras; returns also what the images were made from."""
         # What is thick enough to be seen, the same things for all pictures of a sample.
         whole = self._shot(time, [np.ones(len(sample.scene.rows), bool) for sample in self.samples])
         seen = visible_primitives(whole, _THINNEST)
@@ -132,7 +132,7 @@ class Renderer:
         return WorldViews(picture, found.depth.unsqueeze(1), focal, baseline), kept, shot, found
 
     def _shot(self, time: float, kept: Sequence[np.ndarray], right: bool = False) -> Shot:
-        """The primitives that are ``kept``, at ``time``, before the left or right cameras."""
+        """Project the primitives that are ``kept``, at ``time``, to the left or right cameras."""
         views = []
         for sample in self.samples:
             rig, cameras, pose = sample.rig, sample.cameras, sample.scene.path.pose(time)
@@ -205,7 +205,7 @@ def occluded(
 
 
 def _flow(shot: Shot, seen: Cast, later: Shot, rigs: Sequence[StereoRig]) -> torch.Tensor:
-    """N x 2 x H x W: where in the later picture is what the pixels show now?"""
+    """Compute the flow from now to the later image, N x 2 x H x W px."""
     n, height, width = seen.depth.shape
     device = seen.depth.device
     # A thing's own coordinates stay the same while it moves: pixel -> own place -> later world -> later camera.

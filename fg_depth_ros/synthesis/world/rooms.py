@@ -24,13 +24,13 @@ class _Room:
     aisle: float  # x of the way that stays free
 
     def free(self, x: float, z: float, radius: float) -> bool:
-        """Is a thing of this radius out of the camera's way and within the walls?"""
+        """Return whether a thing of this radius is clear of the camera's path and within the walls."""
         inside = abs(x) < self.width / 2 - radius and 0.2 + radius < z < self.length - radius
         return inside and abs(x - self.aisle) > radius + 0.45
 
 
 def draw_room(p: AssetSampler) -> Scene:
-    """A room with a camera in it; everything by chance."""
+    """Draw a random room with a camera in it."""
     rng, b = p.rng, Builder()
     kind = str(rng.choice(["room", "corridor", "hall"], p=[0.6, 0.2, 0.2]))
     width, length, height = {
@@ -100,7 +100,7 @@ def _shell(b: Builder, p: AssetSampler, room: _Room) -> None:
 def _wall(
     b: Builder, p: AssetSampler, room: _Room, m: Material, at: tuple[float, float], width: float, yaw: float
 ) -> None:
-    """A wall, perhaps with an opening through which more can be seen; its own z points outwards."""
+    """Add a wall, perhaps with an opening through which more can be seen; its own z points outwards."""
     place, h = b.place(at, yaw), room.height
     skirting = p.material(p.colour(60, 235, 0.1), (0, 0.2))
     place.box(skirting, (0, -0.01), (width, p.uniform(0.05, 0.12), 0.02), shade=0)

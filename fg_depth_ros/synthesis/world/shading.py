@@ -237,7 +237,7 @@ class Painter:
             sunless.index_add_(0, c.pixel, blocked.float())
 
     def _blocks(self, shot: Shot, kind: int, c: Candidates, o: list[torch.Tensor], to_sun: np.ndarray) -> torch.Tensor:
-        """C bool: does the primitive stand between the places ``o`` and the sun, in direction G x 3 ``to_sun``?"""
+        """Find the places ``o`` that the primitive shades from the sun in direction G x 3 ``to_sun``; C bool."""
         d = [c.of(to_sun[:, i]) for i in range(3)]
         if kind in (Kind.RECT, 10):
             s = -o[2] / d[2]
@@ -264,7 +264,7 @@ class Painter:
         return hit if ball else hit & (p[1].abs() <= 1)
 
     def _reflect(self, light: torch.Tensor, gloss: torch.Tensor, s: Surface) -> torch.Tensor:
-        """What shines on glossy surfaces: the picture of something ``_VIRTUAL`` metres away, or the sky."""
+        """Sample what glossy surfaces reflect: the image of something ``_VIRTUAL`` metres away, or the sky."""
         ray = s.ray / s.ray.norm(dim=1, keepdim=True)
         bounced = ray - 2 * (ray * s.normal).sum(1, keepdim=True) * s.normal
         there = s.at + _VIRTUAL * bounced
@@ -304,7 +304,7 @@ class Painter:
         return self._table[COLUMN[name]][s.item]
 
     def _each(self, name: str, sample: torch.Tensor) -> torch.Tensor:
-        """A field of the lights for every pixel: P (x 3), or 1 (x 3) where there is one scene only."""
+        """Look up a field of the lights for every pixel: P (x 3), or 1 (x 3) where there is one scene only."""
         return self._spread(np.array([getattr(scene.light, name) for scene in self.scenes]), sample)
 
     def _horizon(self, sample: torch.Tensor) -> torch.Tensor:
@@ -328,7 +328,9 @@ def covered(at: torch.Tensor, blur: torch.Tensor, duty: torch.Tensor) -> torch.T
 
 
 def _fresnel(s: Surface, gloss: torch.Tensor) -> torch.Tensor:
-    """Part of the light that is reflected: ``gloss`` seen from straight ahead, more from the side (after Schlick,
-    Computer Graphics Forum 1994, eq. 15)."""
+    """Compute the part of the light that is reflected: ``gloss`` from straight ahead, more from the side.
+
+    After Schlick, Computer Graphics Forum 1994, eq. 15.
+    """
     facing = ((s.ray * s.normal).sum(1).abs() / s.ray.norm(dim=1)).clamp(0, 1)
     return gloss + (1 - gloss) * 0.8 * (1 - facing) ** 5

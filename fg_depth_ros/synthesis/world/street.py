@@ -31,7 +31,7 @@ class _Course:
         return (x, math.sin(angle) / self.curvature - aside * math.sin(angle)), angle
 
     def motion(self, speed: float, aside: float) -> Motion:
-        """Going along the course at ``speed`` (m/s; below 0 backwards), at this offset to the right."""
+        """Return the motion along the course at ``speed`` (m/s; below 0 backwards), at this offset to the right."""
         if abs(self.curvature) < 1e-9:
             return Motion((0.0, 0.0, speed))
         turn = speed * self.curvature / (1 - self.curvature * aside)
@@ -67,34 +67,34 @@ class _Plan:
 
 
 def draw_street(p: AssetSampler, way: float = 0.0) -> Scene:
-    """A street with a camera in it that goes ``way`` metres; everything by chance."""
+    """Draw a random street with a camera in it that drives ``way`` metres."""
     b, rng = Builder(), p.rng
-    manner = str(rng.choice(["city", "suburb", "country"], p=[0.5, 0.35, 0.15]))
+    style = str(rng.choice(["city", "suburb", "country"], p=[0.5, 0.35, 0.15]))
     course = _Course(0.0 if p.chance(0.5) else float(rng.normal(0, 1 / 90)))
     course = _Course(float(np.clip(course.curvature, -1 / 45, 1 / 45)))
     plan = _Plan(
         lane=p.uniform(2.7, 3.7),
         lanes=int(rng.choice([1, 2, 3, 4], p=[0.15, 0.6, 0.1, 0.15])),
-        parking=p.uniform(2.0, 2.4) if p.chance(0.65) and manner != "country" else 0.0,
-        pavement=p.uniform(1.5, 4.0) if manner != "country" else p.uniform(0.5, 1.5),
-        garden={"city": p.uniform(0, 0.4), "suburb": p.uniform(2, 9), "country": p.uniform(8, 40)}[manner],
+        parking=p.uniform(2.0, 2.4) if p.chance(0.65) and style != "country" else 0.0,
+        pavement=p.uniform(1.5, 4.0) if style != "country" else p.uniform(0.5, 1.5),
+        garden={"city": p.uniform(0, 0.4), "suburb": p.uniform(2, 9), "country": p.uniform(8, 40)}[style],
         way=way,
-        curb=p.uniform(*_CURB) if manner != "country" else 0.02,
+        curb=p.uniform(*_CURB) if style != "country" else 0.02,
     )
-    _ground(b, p, course, plan, manner)
-    walks = p.chance(0.25) and plan.pavement > 1.6  # a robot on the pavement instead of a car in its lane
-    path = _path(p, course, plan, walks)
+    _ground(b, p, course, plan, style)
+    on_pavement = p.chance(0.25) and plan.pavement > 1.6  # a robot on the pavement instead of a car in its lane
+    path = _path(p, course, plan, on_pavement)
     for side in (-1, 1):
-        _houses(b, p, course, plan, side, manner)
-        _pavement(b, p, course, plan, side, path, walks)
+        _houses(b, p, course, plan, side, style)
+        _pavement(b, p, course, plan, side, path, on_pavement)
         _parked(b, p, course, plan, side)
-    _traffic(b, p, course, plan, path, walks)
+    _traffic(b, p, course, plan, path, on_pavement)
     light, sky = _weather(p)
     return Scene(np.stack(b.rows), tuple(b.motions), light, sky, path, p.random_image())
 
 
-def _path(p: AssetSampler, course: _Course, plan: _Plan, walks: bool) -> Path:
-    if walks:
+def _path(p: AssetSampler, course: _Course, plan: _Plan, on_pavement: bool) -> Path:
+    if on_pavement:
         side = 1 if p.chance(0.5) else -1
         aside = side * (plan.edge + plan.pavement * p.uniform(0.35, 0.6))
         height, speed = plan.curb + p.uniform(0.3, 1.3), p.uniform(0.4, 1.8)
@@ -118,14 +118,14 @@ def _stretches(course: _Course, start: float, end: float) -> list[tuple[float, f
     return [(start + (i + 0.5) * step, step) for i in range(count)]
 
 
-def _ground(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, manner: str) -> None:
+def _ground(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, style: str) -> None:
     grey = p.colour(62, 135, 0.04)
     wet = p.uniform(0.15, 0.5) if p.chance(0.15) else 0.0
     asphalt = p.material(grey, (0.08, 0.35), (60, 220), mirror=wet)
-    if p.chance(0.12) and manner == "city":  # paving stones
+    if p.chance(0.12) and style == "city":  # paving stones
         asphalt = asphalt.replace(pattern=Pattern((0.2, 0.2), (0.9, 0.9), (45, 42, 40), -0.6))
     grass = p.material((95, 110, 60), (0.3, 0.7), (60, 200))
-    plain = asphalt if manner == "city" else grass
+    plain = asphalt if style == "city" else grass
     end = plan.way + _AHEAD + 250
     b.floor(
         plain.replace(pattern=None), (0, end / 2 - 100), (900, end + 400), -0.01 if plain is grass else 0.0, shade=0
@@ -143,7 +143,7 @@ def _ground(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, manner: s
     for middle, length in _stretches(course, -_BEHIND - 6, far):
         (x, z), yaw = course.at(middle, 0.0)
         longer = length + abs(course.curvature) * length * (plan.edge + 6) + 0.02
-        if manner != "city":
+        if style != "city":
             b.floor(asphalt, (x, z), (2 * plan.edge, longer), yaw=yaw, order=1, shade=0)
         if lines:
             # The pattern runs on from piece to piece: it is measured from each piece's own middle.
@@ -161,7 +161,7 @@ def _ground(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, manner: s
             (kx, kz), _ = course.at(middle, side * (plan.edge - 0.06))
             if plan.curb > 0.05:
                 b.box(kerb, (kx, kz), (0.14, plan.curb + 0.31, longer), -0.3, yaw, shade=0)
-            if manner == "suburb":
+            if style == "suburb":
                 (gx, gz), _ = course.at(middle, side * (plan.edge + plan.pavement + 15))
                 b.box(grass, (gx, gz), (30, plan.curb + 0.31, longer), -0.3, yaw, shade=0)
     if p.chance(0.35):  # a zebra crossing
@@ -179,22 +179,22 @@ def _road_paint(white: tuple[float, float, float]) -> Material:
     return Material(colour=white, gain=0.1, scale=150)
 
 
-def _houses(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, side: int, manner: str) -> None:
-    if manner == "country" and p.chance(0.5):
+def _houses(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, side: int, style: str) -> None:
+    if style == "country" and p.chance(0.5):
         _forest(b, p, course, plan, side)
         return
     along, far = -_BEHIND - p.uniform(0, 8), plan.way + _AHEAD
-    low, high = {"city": (7, 22), "suburb": (3.2, 8), "country": (3.2, 9)}[manner]
+    low, high = {"city": (7, 22), "suburb": (3.2, 8), "country": (3.2, 9)}[style]
     while along < far:
-        width = p.uniform(9, 26) if manner == "city" else p.uniform(7, 14)
+        width = p.uniform(9, 26) if style == "city" else p.uniform(7, 14)
         depth, height = p.uniform(8, 14), p.uniform(low, high)
         (x, z), yaw = course.at(along + width / 2, side * (plan.front + p.uniform(0, 0.3)))
         # A house's front looks towards its own -z: across the street.
         place = b.place((x, z), yaw + side * math.pi / 2, plan.curb)
-        things.house(place, p, width, depth, height, gable=manner != "city" or p.chance(0.3))
-        gap = 0.02 if manner == "city" else p.uniform(2, 9) if manner == "suburb" else p.uniform(15, 60)
+        things.house(place, p, width, depth, height, gable=style != "city" or p.chance(0.3))
+        gap = 0.02 if style == "city" else p.uniform(2, 9) if style == "suburb" else p.uniform(15, 60)
         along += width + (p.uniform(6, 14) if p.chance(0.12) else gap) + abs(course.curvature) * width * plan.front
-        if manner != "city" and plan.garden > 2.5:
+        if style != "city" and plan.garden > 2.5:
             if p.chance(0.6):
                 (hx, hz), hyaw = course.at(along - width / 2, side * (plan.edge + plan.pavement + 0.3))
                 size = (p.uniform(0.3, 0.8), p.uniform(0.5, 1.8), width * p.uniform(0.7, 1.0))
@@ -220,9 +220,9 @@ def _forest(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, side: int
         b.wall(wood, (x, z), (length * 1.7 + 4, p.uniform(6, 10)), yaw=yaw + math.pi / 2, shade=0)
 
 
-def _clear(path: Path, walks: bool, at: tuple[float, float], margin: float, way: float) -> bool:
-    """Is a place far enough from where the camera walks? (A car's lane is kept free anyhow.)"""
-    if not walks:
+def _clear(path: Path, on_pavement: bool, at: tuple[float, float], margin: float, way: float) -> bool:
+    """Return whether a place is far enough from a camera on the pavement; a car's lane is free anyhow."""
+    if not on_pavement:
         return True
     for time in np.linspace(-1, (way + 6) / path.speed, 24):
         pose = path.pose(float(time))
@@ -231,7 +231,9 @@ def _clear(path: Path, walks: bool, at: tuple[float, float], margin: float, way:
     return True
 
 
-def _pavement(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, side: int, path: Path, walks: bool) -> None:
+def _pavement(
+    b: Builder, p: AssetSampler, course: _Course, plan: _Plan, side: int, path: Path, on_pavement: bool
+) -> None:
     """Lamps, trees, signs, bins, benches, cycles and people on one side."""
     inner, outer = plan.edge + 0.3, plan.edge + plan.pavement - 0.3
     lamps, trees = p.uniform(12, 35), p.uniform(6, 20) if p.chance(0.5) else 1e9
@@ -239,7 +241,7 @@ def _pavement(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, side: i
 
     def place(along: float, aside: float, margin: float) -> Builder | None:
         at, yaw = course.at(along, side * aside)
-        return b.place(at, yaw, plan.curb) if _clear(path, walks, at, margin, plan.way) else None
+        return b.place(at, yaw, plan.curb) if _clear(path, on_pavement, at, margin, plan.way) else None
 
     for step, what in ((lamps, "lamp"), (trees, "tree"), (p.uniform(5, 25), "small"), (p.uniform(4, 25), "people")):
         along = p.uniform(-2, step)
@@ -255,14 +257,14 @@ def _pavement(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, side: i
                 things.tree(spot, p, (0, 0))
             elif what == "people":
                 pace = p.uniform(0.5, 1.7) * (1 if p.chance(0.5) else -1) * (0 if p.chance(0.25) else 1)
-                if _clear(path, walks, course.at(along, side * aside)[0], 1.2, plan.way):
-                    motion = None if walks else course.motion(pace, side * aside)
+                if _clear(path, on_pavement, course.at(along, side * aside)[0], 1.2, plan.way):
+                    motion = None if on_pavement else course.motion(pace, side * aside)
                     things.person(spot, p, (0, 0), p.uniform(-0.5, 0.5), motion)
             else:
-                _small(spot, p, side, plan)
+                _street_furniture(spot, p, side)
 
 
-def _small(spot: Builder, p: AssetSampler, side: int, plan: _Plan) -> None:
+def _street_furniture(spot: Builder, p: AssetSampler, side: int) -> None:
     kind = int(p.rng.integers(8))
     if kind <= 1:
         things.sign(spot, p, (0, 0), p.uniform(-0.2, 0.2))
@@ -296,15 +298,17 @@ def _parked(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, side: int
         along += length + p.uniform(0.6, 2.0)
 
 
-def _traffic(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, path: Path, walks: bool) -> None:
+def _traffic(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, path: Path, on_pavement: bool) -> None:
     """Vehicles that move, lane by lane at one speed, and somebody who crosses."""
     for lane in range(plan.lanes):
         aside = (lane + 0.5 - plan.lanes / 2) * plan.lane
         oncoming = aside < -0.1
-        if plan.lanes == 1 and not walks:
+        if plan.lanes == 1 and not on_pavement:
             break  # it is the camera's own
         # Nobody in the camera's direction is slower than the camera.
-        speed = -p.uniform(3, 14) if oncoming else path.speed * p.uniform(1.0, 1.3) if not walks else p.uniform(3, 14)
+        speed = (
+            -p.uniform(3, 14) if oncoming else path.speed * p.uniform(1.0, 1.3) if not on_pavement else p.uniform(3, 14)
+        )
         along = p.uniform(14, 60)
         while along < 90 + plan.way * (1 if not oncoming else 2.5) and p.chance(0.45):
             at, yaw = course.at(along, aside)

@@ -1,5 +1,8 @@
-"""Things of the street in true size, built from boxes, cylinders, balls and cut-outs: vehicles, houses, trees, people,
-what stands on pavements. Lengths in metres; a thing is built in its own coordinates, z forward."""
+"""Build things of the street in true size: vehicles, houses, trees, people, what stands on pavements.
+
+They consist of boxes, cylinders, balls and cut-outs. Lengths in metres; a thing is built in its own coordinates, z
+forward.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ def paint(p: AssetSampler) -> Material:
 
 
 def car(b: Builder, p: AssetSampler) -> float:
-    """A passenger car, 1.4 - 1.9 m high; returns its length."""
+    """Add a passenger car, 1.4 - 1.9 m high; returns its length."""
     length, width, height = p.uniform(3.6, 4.9), p.uniform(1.66, 1.92), p.uniform(1.4, 1.9)
     clear, waist = p.uniform(0.16, 0.24), p.uniform(0.52, 0.6) * height
     body, dark = paint(p), p.material((28, 28, 30), (0.0, 0.1))
@@ -65,7 +68,7 @@ def car(b: Builder, p: AssetSampler) -> float:
 
 
 def lorry(b: Builder, p: AssetSampler) -> float:
-    """A van, lorry or bus, 2.0 - 3.6 m high; returns its length."""
+    """Add a van, lorry or bus, 2.0 - 3.6 m high; returns its length."""
     bus = p.chance(0.3)
     if p.chance(0.5) and not bus:
         length, width, height, clear = p.uniform(4.8, 6.2), p.uniform(1.9, 2.05), p.uniform(2.0, 2.7), 0.25
@@ -102,7 +105,7 @@ def vehicle(b: Builder, p: AssetSampler) -> float:
 
 
 def cycle(b: Builder, p: AssetSampler) -> None:
-    """A parked bicycle: wheels, frame and handlebar from thin rods."""
+    """Add a parked bicycle: wheels, frame and handlebar from thin rods."""
     m, r = p.material(p.colour(20, 160, 0.8), (0.0, 0.2)), 0.34
     for z in (-0.52, 0.52):
         ends = [(0.0, r + r * math.sin(a), z + r * math.cos(a)) for a in [i * math.pi / 4 for i in range(9)]]
@@ -117,7 +120,7 @@ def cycle(b: Builder, p: AssetSampler) -> None:
 
 
 def tree(b: Builder, p: AssetSampler, at: tuple[float, float]) -> None:
-    """A trunk, and a crown from two or three crossing cut-outs; 3 - 12 m."""
+    """Add a trunk, and a crown from two or three crossing cut-outs; 3 - 12 m."""
     height = p.uniform(3, 12)
     trunk, radius = p.uniform(0.2, 0.42) * height, p.uniform(0.01, 0.02) * height + 0.03
     bark = p.material((88, 74, 60), (0.2, 0.5), (80, 250))
@@ -129,7 +132,7 @@ def tree(b: Builder, p: AssetSampler, at: tuple[float, float]) -> None:
 
 
 def bush(b: Builder, p: AssetSampler, at: tuple[float, float], height: float) -> None:
-    """A bush, of two crossing cut-outs."""
+    """Add a bush of two crossing cut-outs."""
     turn = p.uniform(0, math.pi)
     cutout = int(p.rng.choice(p.assets.bushes))
     for i in range(2):
@@ -147,7 +150,7 @@ def person(b: Builder, p: AssetSampler, at: tuple[float, float], yaw: float, mot
 
 
 def lamp_post(b: Builder, p: AssetSampler, at: tuple[float, float], inwards: float) -> None:
-    """A street lamp; ``inwards``: the sign of the direction in which its arm points, across the street."""
+    """Add a street lamp; ``inwards``: the sign of the direction in which its arm points, across the street."""
     grey, height = p.material(p.colour(50, 150, 0.1), (0.0, 0.3)), p.uniform(4, 9)
     b.cylinder(grey, at, p.uniform(0.05, 0.11), height)
     arm = p.uniform(0.4, 2.0) * inwards
@@ -156,7 +159,7 @@ def lamp_post(b: Builder, p: AssetSampler, at: tuple[float, float], inwards: flo
 
 
 def sign(b: Builder, p: AssetSampler, at: tuple[float, float], yaw: float) -> None:
-    """A traffic sign on its post: a round or square plate, 0.6 - 0.9 m."""
+    """Add a traffic sign on its post: a round or square plate, 0.6 - 0.9 m."""
     post = p.material((140, 140, 140), (0.0, 0.2))
     height, size = p.uniform(2.0, 2.8), p.uniform(0.55, 0.9)
     b.cylinder(post, at, 0.03, height + size)
@@ -169,7 +172,7 @@ def sign(b: Builder, p: AssetSampler, at: tuple[float, float], yaw: float) -> No
 
 
 def traffic_light(b: Builder, p: AssetSampler, at: tuple[float, float], yaw: float) -> None:
-    """A signal on its post."""
+    """Add a traffic light on its post."""
     post = p.material((60, 64, 60), (0.0, 0.2))
     b.cylinder(post, at, 0.06, 3.2)
     place = b.place(at, yaw)
@@ -182,7 +185,7 @@ def traffic_light(b: Builder, p: AssetSampler, at: tuple[float, float], yaw: flo
 
 
 def bin_(b: Builder, p: AssetSampler, at: tuple[float, float]) -> None:
-    """A dustbin: round, or with wheels."""
+    """Add a dustbin: round, or with wheels."""
     m = p.material(p.colour(30, 130, 0.6), (0.0, 0.3))
     if p.chance(0.5):
         b.cylinder(m, at, p.uniform(0.18, 0.3), p.uniform(0.7, 1.0))
@@ -191,7 +194,7 @@ def bin_(b: Builder, p: AssetSampler, at: tuple[float, float]) -> None:
 
 
 def bench(b: Builder, p: AssetSampler, at: tuple[float, float], yaw: float) -> None:
-    """A bench with a back."""
+    """Add a bench with a back."""
     wood, iron = p.material((130, 95, 60), (0.2, 0.5), (100, 300)), p.material((50, 50, 52), (0, 0.2))
     place, width = b.place(at, yaw), p.uniform(1.3, 1.9)
     place.box(wood, (0, 0), (width, 0.06, 0.45), 0.42)
@@ -203,7 +206,7 @@ def bench(b: Builder, p: AssetSampler, at: tuple[float, float], yaw: float) -> N
 def box_hedge(
     b: Builder, p: AssetSampler, at: tuple[float, float], size: tuple[float, float, float], yaw: float
 ) -> None:
-    """A hedge, a garden wall or a board fence along something."""
+    """Add a hedge, a garden wall or a board fence along something."""
     kind = p.rng.integers(3)
     if kind == 0:
         m = p.material((70, 105, 45), (0.4, 0.8), (150, 400))
@@ -219,7 +222,7 @@ def box_hedge(
 
 
 def house(b: Builder, p: AssetSampler, width: float, depth: float, height: float, gable: bool) -> None:
-    """A house whose front, ``width`` wide, stands at the origin and looks towards -z."""
+    """Add a house whose front, ``width`` wide, stands at the origin and looks towards -z."""
     storey = p.uniform(2.7, 3.5)
     storeys = max(1, round(height / storey))
     height = storeys * storey

@@ -52,7 +52,7 @@ class _Face(NamedTuple):
 def surface_of(
     shot: Shot, table: torch.Tensor, pixel: torch.Tensor, item: torch.Tensor, depth: torch.Tensor
 ) -> Surface:
-    """The surfaces that P pixels show.
+    """Describe the surfaces that P pixels show.
 
     Args:
         shot: what was cast.
