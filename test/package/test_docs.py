@@ -179,6 +179,25 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors, f"{page.name}: {name or page.name} has no heading #{anchor}"
 
 
+def test_the_architecture_page_names_what_is_in_each_file() -> None:
+    text = (REPOSITORY / "docs" / "architecture.md").read_text()
+    paths = set(re.findall(r"`((?:\w+/)+(?:\w+\.py)?)`", text))
+    assert len(paths) > 30
+    for path in paths:
+        assert (REPOSITORY / "fg_depth_ros" / path).exists() or (REPOSITORY / path).exists(), path
+    rows = re.findall(r"^\|[^|]*\| `([\w/]+\.py)` \| (.*) \|$", text, re.M)
+    rows += [(path, name) for name, path in re.findall(r"^\| (`\w+`) \| `([\w/]+\.py)` \|", text, re.M)]
+    assert len(rows) > 25
+    everywhere = "".join(path.read_text() for path in (REPOSITORY / "fg_depth_ros").rglob("*.py"))
+    for name in re.findall(r"`([A-Z]\w+|\w+\(\))`", text):
+        assert re.search(rf"^\s*(?:class |def )?{name.removesuffix('()')}\b", everywhere, re.M) or name == "NAME", name
+    for path, names in rows:
+        code = (REPOSITORY / "fg_depth_ros" / path).read_text()
+        for name in re.findall(r"`([\w.]+)(?:\(\))?`", names):
+            for part in name.split("."):
+                assert re.search(rf"^\s*(?:class|def) {part}\b", code, re.M), f"{path} has no {name}"
+
+
 @page
 def test_named_files_exist(page: Path) -> None:
     for name in re.findall(r"(?<![\w/.])(?:fg_depth_ros|docs|test|config|launch|rviz)/[\w./*-]*\w", page.read_text()):
