@@ -21,7 +21,7 @@ import pytest
 import typer
 import yaml
 
-from fg_depth_ros.cli import application
+from fg_depth_ros.cli import RENAMED, application
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])
@@ -213,6 +213,24 @@ def test_every_page_is_in_the_index_and_every_picture_on_a_page() -> None:
     everything = "".join(path.read_text() for path in PAGES)
     for picture in (REPOSITORY / "docs" / "images").iterdir():
         assert f"images/{picture.name})" in everything, f"no page shows {picture.name}"
+
+
+def test_every_former_name_that_is_refused_is_in_the_changelog() -> None:
+    arguments = ast.parse((REPOSITORY / "fg_depth_ros" / "apps" / "launch_arguments.py").read_text())
+    launch = next(
+        ast.literal_eval(node.value)
+        for node in arguments.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "RENAMED"
+    )
+    renamed = {**RENAMED, **launch}
+    pytest.importorskip("rclpy", reason="the tables of parameters need rclpy")
+    for table in importlib.import_module("fg_depth_ros.nodes.parameter_files").TABLES:
+        renamed |= table.renamed
+    assert len(renamed) >= 10
+    changelog = re.sub(r"\s+", " ", (REPOSITORY / "CHANGELOG.rst").read_text())
+    for before, now in renamed.items():
+        assert f"``{before}``" in changelog, f"CHANGELOG.rst does not name {before}"
+        assert f"``{now}``" in changelog, f"CHANGELOG.rst does not name {now}"
 
 
 def test_no_file_has_conflict_markers() -> None:
