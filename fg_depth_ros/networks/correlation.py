@@ -21,7 +21,7 @@ def correlate_window(first: torch.Tensor, second: torch.Tensor, radius: int = 20
     Returns:
         N x K*K x H x W with K = 2 * radius / stride + 1; channel ``iy * K + ix`` compares ``first[y, x]`` with
         ``second[y + dy, x + dx]``, dy and dx running from -radius to radius. Zero where the window leaves the image.
-        Features in bfloat16 or float16 are multiplied and summed in float32, and the answer stays float32.
+        Features in bfloat16 or float16 are multiplied and summed in float32, and the result stays float32.
 
     Raises:
         ValueError: shapes differ, or the radius is not a multiple of the stride.
@@ -50,7 +50,7 @@ def _window_by_shifts(first: torch.Tensor, second: torch.Tensor, radius: int, st
 
 
 def _window_by_products(first: torch.Tensor, second: torch.Tensor, radius: int, stride: int) -> torch.Tensor:
-    """One matrix product per row and vertical displacement: all pairs of columns, of which a band is wanted.
+    """One matrix product per row and vertical displacement: all pairs of columns, of which a band is used.
 
     Columns that are compared have the same remainder by the stride, so each remainder makes a product of its own.
     Within it, column x meets x + k for k = 0 .. K - 1. In the flattened product that pair lies at
@@ -86,7 +86,7 @@ def correlate_row(left: torch.Tensor, right: torch.Tensor, disparities: int) -> 
     Raises:
         ValueError: shapes differ, or ``disparities`` is below one.
 
-    One matrix product per row compares all pairs of columns. With the right columns in reverse order the wanted
+    One matrix product per row compares all pairs of columns. With the right columns in reverse order the used
     diagonals run forward, and reading the flattened product with rows shorter by one lines them up.
     """
     _check(left, right)
@@ -115,7 +115,7 @@ def correlate_near(left: torch.Tensor, right: torch.Tensor, radius: int) -> torc
     """
     _check(left, right)
     width = left.shape[-1]
-    left, padded = left.contiguous(), F.pad(right, (radius, radius))  # shifts along rows want rows in one piece
+    left, padded = left.contiguous(), F.pad(right, (radius, radius))  # shifts along rows need contiguous rows
     maps = [(left * padded[..., 2 * radius - k : 2 * radius - k + width]).mean(1) for k in range(2 * radius + 1)]
     return torch.stack(maps, 1)
 

@@ -97,7 +97,7 @@ class DepthNetwork(torch.nn.Module):
             raise ValueError(f"width and height must be multiples of {self.size_multiple} px, got {width}x{height}")
         return ((image - self.mean) / self.deviation).contiguous(memory_format=torch.channels_last)
 
-    def answer(self, logits: list[torch.Tensor]) -> DepthPrediction:
+    def prediction(self, logits: list[torch.Tensor]) -> DepthPrediction:
         """Return the prediction for the logits of all levels, finest first; outside training only of the finest."""
         if not self.training:
             return DepthPrediction(inverse_from_logits(logits[0]))

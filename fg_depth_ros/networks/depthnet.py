@@ -45,7 +45,7 @@ class DepthNet(DepthNetwork):
     def forward(self, image: torch.Tensor) -> DepthPrediction:
         """Inverse depth of N x 3 x H x W float RGB in [0, 1]; H and W multiples of 32."""
         logits = self.decoder(self.encoder(self.normalised(image)), _DECODER_LEVELS if self.training else 1)
-        return self.answer(logits)
+        return self.prediction(logits)
 
 
 def load_resnet(network: nn.Module, path: str | Path) -> None:
@@ -170,7 +170,7 @@ class _Decoder(nn.Module):
         self.before, self.after, self.heads = nn.ModuleList(before), nn.ModuleList(after), nn.ModuleList(heads)
 
     def forward(self, features: list[torch.Tensor], levels: int) -> list[torch.Tensor]:
-        """``levels``: as many of the finest are answered."""
+        """Decode; ``levels``: number of the finest resolutions to return."""
         x, logits = features[-1], []
         for level in reversed(range(len(_DECODER))):
             x = double(self.before[level](x))
@@ -190,6 +190,6 @@ class _Conv(nn.Module):
         self.conv = nn.Conv2d(cin, cout, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # Padding by reflection wants more pixels than it adds; one row or column is repeated instead.
+        # Padding by reflection needs more pixels than it adds; one row or column is repeated instead.
         mode = "reflect" if min(x.shape[-2:]) > 1 else "replicate"
         return F.elu(self.conv(F.pad(x, (1, 1, 1, 1), mode=mode)), inplace=True)

@@ -1,9 +1,9 @@
 """``depthnet_lite``: depth from one image, small enough for a robot.
 
-An encoder down to 1/32 of the resolution, where a mean over the whole image joins in; a way back up with sums instead
+An encoder down to 1/32 of the resolution, where a mean over the whole image is added; a decoder with sums instead
 of concatenations; depth at 1/4, then two steps of learned 9-tap up-sampling with a residual between them, as in
-``flownet_stereo``. The layers at 1/16 also see where in the picture they are: how high in the picture a point of the
-ground lies says how far away it is.
+``flownet_stereo``. The layers at 1/16 also get the position in the image: how high in the image a point of the
+ground is depends on its distance.
 """
 
 from __future__ import annotations
@@ -81,11 +81,11 @@ class DepthNetLite(DepthNetwork):
         logits = [upsample_convex(half_logits, planar(self.fine_mask, x))]
         if self.training:
             logits += [half_logits, quarter_logits, self.coarse(eighth)]
-        return self.answer(logits)
+        return self.prediction(logits)
 
 
 def _head(channels: int) -> nn.Conv2d:
-    """Logits of the inverse depth; a fresh one says START_DEPTH nearly everywhere."""
+    """Logits of the inverse depth; a fresh one gives START_DEPTH nearly everywhere."""
     head = nn.Conv2d(channels, 1, 3, padding=1)
     nn.init.normal_(head.weight, std=0.01)
     nn.init.constant_(head.bias, start_logit())  # type: ignore[arg-type]

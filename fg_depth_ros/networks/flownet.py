@@ -1,6 +1,6 @@
 """FlowNetS and FlowNetC (Dosovitskiy et al., ICCV 2015), and the frame that FlowNet 2.0's networks share with them.
 
-Layers as in the paper's figures 2 and 3, with LeakyReLU(0.1) where the paper has ReLU, as all public weights want it.
+Layers as in the paper's figures 2 and 3, with LeakyReLU(0.1) where the paper has ReLU, as in all public weights.
 Layers are named as in the public PyTorch implementations, so their weights fit tensor by tensor.
 """
 
@@ -27,7 +27,7 @@ class FlowNetwork(nn.Module):
     """From two frames to a flow: normalisation, padding, units. Subclasses implement ``match`` between them."""
 
     size_multiple = 64
-    enlarging = "bilinear"  # how an answer at 1/4 becomes one at full resolution
+    enlarging = "bilinear"  # how flow at 1/4 is up-sampled to full resolution
     mean: torch.Tensor
 
     def __init__(
@@ -47,7 +47,7 @@ class FlowNetwork(nn.Module):
             normalization: ``fixed``: RGB minus (.45, .432, .411); ``pair_mean``: minus the mean of every channel over
                 both frames.
             channel_order: of the layers' input, ``rgb`` or ``bgr``; ``forward`` always takes RGB.
-            flow_scale: px per unit of the layers' answer.
+            flow_scale: px per unit of the layers' output.
             options: further ones, only kept for ``self.options``.
 
         Raises:
@@ -83,11 +83,11 @@ class FlowNetwork(nn.Module):
         """
         if first.shape != second.shape or first.dim() != 4 or first.shape[1] != 3:
             raise ValueError(
-                f"two N x 3 x H x W frames of one size are wanted, got {tuple(first.shape)} and {tuple(second.shape)}"
+                f"expected two N x 3 x H x W frames of one size, got {tuple(first.shape)} and {tuple(second.shape)}"
             )
         height, width = first.shape[-2:]
         if self.training and (height % self.size_multiple or width % self.size_multiple):
-            raise ValueError(f"training wants sizes that are multiples of {self.size_multiple}, got {width}x{height}")
+            raise ValueError(f"training needs sizes that are multiples of {self.size_multiple}, got {width}x{height}")
         first, second = pad_to_multiple(self.size_multiple, *self.normalized(first, second))
         levels = self.match(first, second)
         flow = levels[0]
@@ -110,7 +110,7 @@ class FlowNetwork(nn.Module):
 
     @abstractmethod
     def match(self, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Normalised and padded frames to the answers of all resolutions, finest first, float32 px of the image."""
+        """Return the flow of normalised and padded frames at all resolutions, finest first, float32 px of the image."""
 
     def channels(self, count: int) -> int:
         """Return a number of channels times the width factor."""
@@ -188,7 +188,7 @@ class FlowNetS(RefiningNetwork):
         """Build with fresh weights; arguments as of ``FlowNetwork`` and ``RefiningNetwork``.
 
         Args:
-            inputs: channels that ``levels`` takes; ``forward`` wants 6, the stacks of FlowNet 2.0 12.
+            inputs: channels that ``levels`` takes; ``forward`` needs 6, the stacks of FlowNet 2.0 12.
         """
         super().__init__(
             decoder_bias, flow_bias, batch_norm=batch_norm, width=width, normalization=normalization,

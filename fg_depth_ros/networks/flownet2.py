@@ -120,7 +120,7 @@ class FlowNet2CS(FlowNetwork):
         self.flownets_1 = self._stacked_net()
 
     def match(self, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """As ``FlowNetwork.match``; the answers are those of the last network."""
+        """As ``FlowNetwork.match``; the results are those of the last network."""
         flow = enlarge(self.flownetc.match(first, second)[0], "bilinear")
         return self.in_pixels(self.flownets_1.levels(self.stacked(first, second, flow)))
 
@@ -151,7 +151,7 @@ class FlowNet2CSS(FlowNet2CS):
         self.flownets_2 = self._stacked_net()
 
     def match(self, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """As ``FlowNetwork.match``; the answers are those of the last network."""
+        """As ``FlowNetwork.match``; the results are those of the last network."""
         flow = enlarge(super().match(first, second)[0], "bilinear")
         return self.in_pixels(self.flownets_2.levels(self.stacked(first, second, flow)))
 
@@ -166,9 +166,9 @@ class FlowNet2(FlowNet2CSS):
         self.flownetfusion = FlowNetFusion(self.batch_norm, self.width)
 
     def match(self, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """As ``FlowNetwork.match``; the answers are those of the fusion at 1, 1/2 and 1/4 of the resolution."""
+        """As ``FlowNetwork.match``; the results are those of the fusion at 1, 1/2 and 1/4 of the resolution."""
         large = enlarge(super().match(first, second)[0], "nearest")
-        # Within this network the net for small motions answers in px * flow_scale: its public weights are trained so.
+        # Within this network the net for small motions gives px * flow_scale: its public weights are trained so.
         small = self.flownets_d.levels(torch.cat([first, second], 1))[0]
         small = enlarge(at_least_single(small) / self.flow_scale, "nearest")
         errors = [length(first - resample(second, flow)) for flow in (small, large)]

@@ -64,7 +64,7 @@ class FlowNetLite(nn.Module):
         """
         height, width = first.shape[-2:]
         if self.training and (height % self.size_multiple or width % self.size_multiple):
-            raise ValueError(f"training wants sizes that are multiples of {self.size_multiple}, got {width}x{height}")
+            raise ValueError(f"training needs sizes that are multiples of {self.size_multiple}, got {width}x{height}")
         pair = torch.cat(pad_to_multiple(self.size_multiple, first, second)) - self.mean
         half, quarter, eighth, sixteenth = self.encoder(pair.contiguous(memory_format=torch.channels_last))
         logits, coarsest, flow, context = self.search(*sixteenth.chunk(2))

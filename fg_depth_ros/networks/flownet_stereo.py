@@ -27,7 +27,7 @@ _NEAR = 2  # radius of the refinement, pixels at 1/2 resolution
 
 
 class StereoPrediction(NamedTuple):
-    """What a stereo network says of N pairs.
+    """Prediction of a stereo network for N pairs.
 
     ``disparity``: N x 1 x H x W px of the left image, >= 0. ``log_scale``: N x 1 x H x W, log of the Laplace scale b of
     its error in px. ``coarse`` (training): N x D x H/4 x W/4 logits of the hypotheses; ``middle`` (training):
@@ -161,7 +161,7 @@ class _Refinement(nn.Module):
         self.compare = nn.Conv2d(features, features // 2, 1)
         self.enter = conv_norm(features + 2 * _NEAR + 2, width, relu=False)
         self.body = nn.Sequential(Residual(width), Residual(width))
-        self.answer = nn.Conv2d(width, 2, 3, padding=1)  # residual, log scale
+        self.answer = nn.Conv2d(width, 2, 3, padding=1)  # residual, log scale; the name is part of the weights files
         self.mask = nn.Conv2d(width, 36, 1)
         nn.init.zeros_(self.answer.weight)
         nn.init.zeros_(self.answer.bias)  # type: ignore[arg-type]

@@ -6,10 +6,10 @@ leaves, and bare state_dicts. The layers here bear the same names, so tensors ar
 
 What a network expects, by where its weights come from:
 
-- FlowNetPytorch: RGB in [0, 1] minus (.45, .432, .411); flow = answer * div_flow (20 where the file does not say).
+- FlowNetPytorch: RGB in [0, 1] minus (.45, .432, .411); flow = output * div_flow (20 by default).
 - the one that FlowNetPytorch converted from Caffe: the same in the order blue, green, red.
 - flownet2-pytorch: RGB in [0, 1] minus the mean of every channel over both frames (the converter turned the first
-  layers from Caffe's blue, green, red); flow = answer * 20.
+  layers from Caffe's blue, green, red); flow = output * 20.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ def import_checkpoint(path: str | Path, channel_order: str = "auto") -> tuple[to
 
     Returns:
         The network in evaluation mode, and its card. The card's options hold normalisation, channel order, flow scale
-        and width; its description what the file says of itself, with the file's SHA-256.
+        and width; its description the file's own description, with its SHA-256.
 
     Raises:
-        CheckpointError: missing, unreadable or truncated file, one that wants to run code, another architecture, a
+        CheckpointError: missing, unreadable or truncated file, one that would run code, another architecture, a
             missing or extra key, a tensor of another shape or with values that are no numbers. The message names the
             file and the key.
         ValueError: unknown channel order.
@@ -63,7 +63,7 @@ def import_checkpoint(path: str | Path, channel_order: str = "auto") -> tuple[to
     if channel_order not in ("auto", *CHANNEL_ORDERS):
         raise ValueError(f"channel_order must be auto, {' or '.join(CHANNEL_ORDERS)}, got '{channel_order}'")
     stored = _read(path)
-    tensors, said = _tensors(path, stored)
+    tensors, extra = _tensors(path, stored)
     name, options = _architecture(path, tensors)
     nvidia = name.startswith("flownet2")
     source_sha256 = _sha256(path)
@@ -73,14 +73,14 @@ def import_checkpoint(path: str | Path, channel_order: str = "auto") -> tuple[to
     options |= {
         "normalization": "pair_mean" if nvidia else "fixed",
         "channel_order": channel_order,
-        "flow_scale": _flow_scale(path, said),
+        "flow_scale": _flow_scale(path, extra),
     }
-    _compare_with_arch(path, said, name)
+    _compare_with_arch(path, extra, name)
     network = create_model(name, **options)
     _fill(path, network, name, tensors)
     origin = "NVIDIA/flownet2-pytorch" if nvidia else "ClementPinard/FlowNetPytorch"
     description = {
-        "source": {"file": path.name, "sha256": source_sha256, "format": origin, **_plain(said)},
+        "source": {"file": path.name, "sha256": source_sha256, "format": origin, **_plain(extra)},
         "input": _input_sentence(options),
         "licence": f"that of the imported file; see {origin}",
     }
@@ -95,10 +95,10 @@ def _read(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged pickles and archives end in errors of every kind
-        wanted = re.search(r"GLOBAL (\S+)", str(error))
-        if wanted:
+        forbidden = re.search(r"GLOBAL (\S+)", str(error))
+        if forbidden:
             raise CheckpointError(
-                f"{path} wants to run {wanted[1]} while it is read, which is refused; a checkpoint of tensors and "
+                f"{path} would run {forbidden[1]} while it is read, which is refused; a checkpoint of tensors and "
                 "plain values is needed: save the network's state_dict() alone"
             ) from error
         raise CheckpointError(
@@ -110,27 +110,27 @@ def _read(path: Path) -> Any:
 def _tensors(path: Path, stored: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Return the state_dict without wrappers' prefixes, and the rest of the file."""
     if not isinstance(stored, Mapping):
-        raise CheckpointError(f"{path} holds a {type(stored).__name__}, not a checkpoint; {_WANTED}")
+        raise CheckpointError(f"{path} holds a {type(stored).__name__}, not a checkpoint; {_EXPECTED}")
     state = stored.get("state_dict", stored)
-    said = {str(key): value for key, value in stored.items() if key != "state_dict"} if state is not stored else {}
+    extra = {str(key): value for key, value in stored.items() if key != "state_dict"} if state is not stored else {}
     if not isinstance(state, Mapping) or not state:
-        raise CheckpointError(f"{path} holds no state_dict with tensors; {_WANTED}")
+        raise CheckpointError(f"{path} holds no state_dict with tensors; {_EXPECTED}")
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             raise CheckpointError(
-                f"{path}: '{key}' in its state_dict is a {type(value).__name__}, not a tensor; {_WANTED}"
+                f"{path}: '{key}' in its state_dict is a {type(value).__name__}, not a tensor; {_EXPECTED}"
             )
     tensors = dict(state)
     while prefix := next((p for p in _WRAPPERS if all(key.startswith(p) for key in tensors)), ""):
         tensors = {key[len(prefix) :]: tensor for key, tensor in tensors.items()}
-    return tensors, said
+    return tensors, extra
 
 
-_WANTED = "a file of ClementPinard/FlowNetPytorch or NVIDIA/flownet2-pytorch is wanted"
+_EXPECTED = "a file of ClementPinard/FlowNetPytorch or NVIDIA/flownet2-pytorch is expected"
 
 
 def _architecture(path: Path, tensors: Mapping[str, torch.Tensor]) -> tuple[str, dict[str, Any]]:
-    """Name and options of the network that these keys belong to; any key of a part tells that the part is there."""
+    """Name and options of the network that these keys belong to; any key of a part means that the part is present."""
 
     def has(prefix: str, ending: str = "") -> bool:
         return any(key.startswith(prefix) and key.endswith(ending) for key in tensors)
@@ -138,7 +138,7 @@ def _architecture(path: Path, tensors: Mapping[str, torch.Tensor]) -> tuple[str,
     part = "flownetc." if has("flownetc.") else ""
     if not has(f"{part}predict_flow") or not has(f"{part}conv6_1.") or not has(f"{part}deconv"):
         first = ", ".join(f"'{key}'" for key in list(tensors)[:_SHOWN])
-        raise CheckpointError(f"{path} holds another architecture (its keys begin with {first}); {_WANTED}")
+        raise CheckpointError(f"{path} holds another architecture (its keys begin with {first}); {_EXPECTED}")
     biased = has(f"{part}deconv", ".bias") or has(f"{part}predict_flow", ".bias")
     options: dict[str, Any] = {"batch_norm": has(part, ".running_mean"), "width": _width(tensors, part)}
     if part:
@@ -163,8 +163,8 @@ def _width(tensors: Mapping[str, torch.Tensor], part: str) -> float:
     return mode(widths) if widths else 1.0
 
 
-def _flow_scale(path: Path, said: Mapping[str, Any]) -> float:
-    value = said.get("div_flow", 20.0)
+def _flow_scale(path: Path, extra: Mapping[str, Any]) -> float:
+    value = extra.get("div_flow", 20.0)
     try:
         scale = float(value)
     except (TypeError, ValueError):
@@ -174,9 +174,9 @@ def _flow_scale(path: Path, said: Mapping[str, Any]) -> float:
     return scale
 
 
-def _compare_with_arch(path: Path, said: Mapping[str, Any], name: str) -> None:
+def _compare_with_arch(path: Path, extra: Mapping[str, Any], name: str) -> None:
     """Check that the architecture the file names agrees with its keys. Raises CheckpointError."""
-    arch = said.get("arch")
+    arch = extra.get("arch")
     known = _PUBLIC_NAMES.get(arch) if isinstance(arch, str) else None
     if known and known != name:
         raise CheckpointError(f"{path} calls itself '{arch}', but its keys are those of {name}; fetch it again")
@@ -217,10 +217,10 @@ def _more(keys: list[str]) -> str:
     return f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
 
 
-def _plain(said: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(extra: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of the file's own description that can be stored as JSON."""
-    wanted: Iterable[str] = ("arch", "epoch", "best_EPE")
-    values = {key: said[key].item() if _is_number_tensor(said.get(key)) else said.get(key) for key in wanted}
+    names: Iterable[str] = ("arch", "epoch", "best_EPE")
+    values = {key: extra[key].item() if _is_number_tensor(extra.get(key)) else extra.get(key) for key in names}
     return {
         key: value
         for key, value in values.items()

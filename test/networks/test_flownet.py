@@ -46,11 +46,11 @@ def test_impossible_options_are_named(name, options, message):
 
 def test_frames_that_do_not_fit_are_named():
     net = create_model("flownet_s", width=TINY)
-    with pytest.raises(ValueError, match=r"frames of one size are wanted, got \(1, 3, 64, 64\) and \(1, 3, 64, 128\)"):
+    with pytest.raises(ValueError, match=r"expected two .* frames of one size, got \(1, 3, 64, 64\) and \(1, 3, 64, 128\)"):
         net(torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 128))
     with pytest.raises(ValueError, match=r"N x 3 x H x W frames .* got \(1, 1, 64, 64\)"):
         net(torch.zeros(1, 1, 64, 64), torch.zeros(1, 1, 64, 64))
-    with pytest.raises(ValueError, match="training wants sizes that are multiples of 64, got 100x64"):
+    with pytest.raises(ValueError, match="training needs sizes that are multiples of 64, got 100x64"):
         net.train()(torch.zeros(1, 3, 64, 100), torch.zeros(1, 3, 64, 100))
 
 
