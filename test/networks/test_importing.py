@@ -127,9 +127,7 @@ def test_code_in_a_file_is_refused_and_not_run(write, tmp_path, legacy):
         def __reduce__(self):
             return (open, (str(trace), "w"))
 
-    with pytest.raises(
-        CheckpointError, match=r"model_best\.pth\.tar would run \S*open while it is read, .* refused"
-    ):
+    with pytest.raises(CheckpointError, match=r"model_best\.pth\.tar would run \S*open while it is read, .* refused"):
         import_checkpoint(write("flownets", legacy=legacy, best_EPE=Bomb()))
     assert not trace.exists()
 
