@@ -99,7 +99,7 @@ class _Sheet:
         FigureCanvasAgg(self.figure)
 
     def panel(self, row: int, column: int) -> Axes:
-        """The axes at this place of the grid."""
+        """Add axes at this place of the grid."""
         left = self.EDGE + column * (self.PANEL + self.GAP_X)
         bottom = self._height - self.HEAD - (row + 1) * self._tall - row * self.GAP_Y
         box = (
@@ -111,7 +111,7 @@ class _Sheet:
         return self.figure.add_axes(box)
 
     def write(self, title: str, lines: Sequence[str]) -> None:
-        """The heading, and the lines at the foot."""
+        """Write the heading, and the lines at the foot."""
         x = self.EDGE / self._width
         self.figure.text(x, 1 - 0.36 / self._height, title, fontsize=18, fontweight="bold", color=_INK, va="center")
         for index, line in enumerate(reversed(lines)):

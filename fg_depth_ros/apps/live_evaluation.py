@@ -78,14 +78,14 @@ class PairsEvaluation:
                     {
                         "warm_up": self.warm_up,
                         "truth": self.truth,
-                        "judge": self.accuracy,
+                        "accuracy": self.accuracy,
                         "set_name": self.set_name,
                         "report": str(report),
                         "scores": str(scores) if self.accuracy else "",
                         "snapshot": str(snapshot) if self.snapshot else "",
                         "snapshot_pair": self.snapshot_pair,
                         "live": "off",
-                        "patience": _IDLE_SECONDS,
+                        "idle_timeout": _IDLE_SECONDS,
                     },
                 ),
             ],
@@ -215,13 +215,13 @@ class BagsEvaluation:
             listened += [names["left/image_rect"], *([] if inputs.truth else [names["right/image_rect"]])]
         evaluator: dict[str, Any] = {
             "use_sim_time": True,
-            "account": "camera_info",
+            "pair_source": "camera_info",
             "truth": inputs.truth,
             "timeout": self.timeout,
             "set_name": _set_name(bags),
             "report": str(self.report),
             "page": str(page),
-            "patience": _IDLE_SECONDS,
+            "idle_timeout": _IDLE_SECONDS,
         }
         if inputs.reliable:  # a lost camera_info is a pair that is not counted
             for topic in listened[:2]:

@@ -1,4 +1,4 @@
-"""Exchange the weights of a running stereo_depth_node from outside, and wait for what comes of it."""
+"""Swap the weights of a running stereo_depth_node from another process, and wait for the result."""
 
 from __future__ import annotations
 
@@ -19,58 +19,62 @@ from fg_depth_ros.networks import DEPTH_MODELS, STEREO_MODELS
 from fg_depth_ros.nodes.common.codes import SwapState
 from fg_depth_ros.nodes.common.environment import use_shared_memory_profile
 
-FIND_SECONDS = 10.0
-EXCHANGE_SECONDS = 60.0
-_SETTLED = 2  # diagnostics in a row that know of no exchange: one may have been under way
+RESPONSE_SECONDS = 10.0
+SWAP_SECONDS = 60.0
+_SETTLED = 2  # reports in a row without a swap in progress: one may have been under way
 _MONO_TOPIC = "mono_depth/image_rect"
 
 
 class NodeWeightsError(RuntimeError):
-    """The node did not take the weights, and runs what it ran before; the message says what it said."""
+    """The node refused the weights and runs those it ran before; the message has its reason."""
 
 
-class _Place(NamedTuple):
-    """Where a kind of network stands: its parameters, and what the diagnostics call it."""
+class _Slot(NamedTuple):
+    """A kind of network in the node: its parameters, and the prefix of its keys on /diagnostics."""
 
     model: str
     weights: str
-    named: str
+    prefix: str
 
     @property
     def sha256(self) -> str:
-        return f"{self.named}weights sha256"
+        return f"{self.prefix}weights sha256"
 
 
-STEREO = _Place("model", "depth_weights", "")
-FLOW = _Place("flow_model", "flow_weights", "flow ")
-MONO = _Place("mono_model", "mono_weights", "mono ")
+STEREO = _Slot("model", "depth_weights", "")
+FLOW = _Slot("flow_model", "flow_weights", "flow ")
+MONO = _Slot("mono_model", "mono_weights", "mono ")
 
 
-class Taken(NamedTuple):
-    """What came of it. ``confirmed``: the node's diagnostics name the new hash; without that, the node has taken the
-    parameters, and will load the file when something first needs it. ``parameters``: those that were set before.
+class SwapResult(NamedTuple):
+    """Result of a swap.
+
+    Attributes:
+        confirmed: the node's diagnostics have the new hash; else it accepted the parameters, and loads the file when
+            an output first needs it.
+        parameters: those before the swap.
     """
 
     confirmed: bool
     parameters: dict[str, str]
 
 
-def place_of(model: str) -> _Place:
-    """Where a network of this name stands in the node."""
+def slot_of(model: str) -> _Slot:
+    """Return the slot of the node that a network of this name belongs to."""
     return STEREO if model in STEREO_MODELS else MONO if model in DEPTH_MODELS else FLOW
 
 
 def set_node_weights(
-    node: str, model: str, weights: str, sha256: str, *, patience: float = EXCHANGE_SECONDS, context: Any = None
-) -> Taken:
-    """Let a running node exchange the weights of a network, and wait until it runs them.
+    node: str, model: str, weights: str, sha256: str, *, timeout: float = SWAP_SECONDS, context: Any = None
+) -> SwapResult:
+    """Swap the weights of a network in a running node, and wait until it runs them.
 
     Args:
         node: its full name, such as "/stereo_depth_node".
         model: name of the network.
         weights: file that the node can read; empty = those that come with its package.
         sha256: of these weights, as the diagnostics will report it.
-        patience: seconds to wait for the exchange.
+        timeout: seconds to wait for the swap.
         context: an initialised rclpy context; default: one of its own.
 
     Raises:
@@ -78,26 +82,26 @@ def set_node_weights(
             they were.
     """
     with _client(node, context) as client:
-        place = place_of(model)
-        before = client.parameters([place.model, place.weights])
-        change = {place.model: model, place.weights: weights}
+        slot = slot_of(model)
+        before = client.parameters([slot.model, slot.weights])
+        change = {slot.model: model, slot.weights: weights}
         client.set({name: value for name, value in change.items() if before[name] != value})
         try:
-            confirmed = client.wait_for(place, sha256, patience)
+            confirmed = client.wait_for(slot, sha256, timeout)
         except NodeWeightsError:
-            now = client.parameters([place.model, place.weights])
+            now = client.parameters([slot.model, slot.weights])
             # The node puts them back by itself where a model was running.
             with contextlib.suppress(NodeWeightsError):
                 client.set({name: value for name, value in before.items() if now[name] != value})
             raise
-        return Taken(confirmed, before)
+        return SwapResult(confirmed, before)
 
 
 def node_parameters(node: str, model: str, *, context: Any = None) -> dict[str, str]:
-    """The parameters of a running node that say which network of this kind it uses. Raises NodeWeightsError."""
-    place = place_of(model)
+    """Return the parameters of a running node for this kind of network. Raises NodeWeightsError."""
+    slot = slot_of(model)
     with _client(node, context) as client:
-        return client.parameters([place.model, place.weights])
+        return client.parameters([slot.model, slot.weights])
 
 
 def set_node_parameters(node: str, parameters: Mapping[str, str], *, context: Any = None) -> None:
@@ -107,22 +111,22 @@ def set_node_parameters(node: str, parameters: Mapping[str, str], *, context: An
 
 
 class _Client:
-    """Talks to the parameter services of a node, and hears its diagnostics."""
+    """Calls the parameter services of a node, and reads its diagnostics."""
 
     def __init__(self, own: Node, executor: SingleThreadedExecutor, target: str) -> None:
         self._own, self._executor, self._target = own, executor, target
         self._status: DiagnosticStatus | None = None
-        self._heard = 0
-        own.create_subscription(DiagnosticArray, "/diagnostics", self._diagnose, 10)
+        self._reports = 0
+        own.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         self._get = own.create_client(GetParameters, f"{target}/get_parameters")
         self._set = own.create_client(SetParametersAtomically, f"{target}/set_parameters_atomically")
 
     def find(self) -> None:
         """Wait for the node. Raises NodeWeightsError."""
-        if not self._until(lambda: self._get.service_is_ready() and self._set.service_is_ready(), FIND_SECONDS):
+        if not self._until(lambda: self._get.service_is_ready() and self._set.service_is_ready(), RESPONSE_SECONDS):
             running = ", ".join(sorted(f"{space.rstrip('/')}/{name}" for name, space in self._others()))
             raise NodeWeightsError(
-                f"no node {self._target} answered within {FIND_SECONDS:.0f} s (there are: {running or 'none'}): give "
+                f"no node {self._target} answered within {RESPONSE_SECONDS:.0f} s (running: {running or 'none'}): give "
                 "its full name, and the ROS_DOMAIN_ID that it runs in"
             )
 
@@ -143,60 +147,62 @@ class _Client:
         if not result.successful:
             raise NodeWeightsError(f"{self._target} refuses: {result.reason}")
 
-    def wait_for(self, place: _Place, sha256: str, patience: float) -> bool:
-        """Wait until the node runs these weights; False: it will load them when they are needed. Raises
-        NodeWeightsError where it goes on without them.
+    def wait_for(self, slot: _Slot, sha256: str, timeout: float) -> bool:
+        """Wait until the node runs these weights; False: it will load them when they are needed.
+
+        Raises:
+            NodeWeightsError: it runs other weights.
         """
         begun, settled, demand = time.monotonic(), 0, None
         try:
-            while self._next_word(begun + patience - time.monotonic()):
+            while self._next_report(begun + timeout - time.monotonic()):
                 assert self._status is not None
                 values = {item.key: item.value for item in self._status.values}
-                if values.get(place.sha256) == sha256:
+                if values.get(slot.sha256) == sha256:
                     return True
-                if values.get(f"{place.named}swap") == SwapState.NOT_LOADED:
-                    if demand is None:  # a listener is what makes the node load it, once there is an image
+                if values.get(f"{slot.prefix}swap") == SwapState.NOT_LOADED:
+                    if demand is None:  # a subscriber makes the node load it, once there is an image
                         demand = self._own.create_subscription(Image, self._topic(_MONO_TOPIC), lambda _: None, 1)
                     continue
-                settled = 0 if values.get(f"{place.named}swap") == SwapState.LOADING else settled + 1
+                settled = 0 if values.get(f"{slot.prefix}swap") == SwapState.LOADING else settled + 1
                 if settled >= _SETTLED:
-                    raise NodeWeightsError(self._what_runs(place, values))
+                    raise NodeWeightsError(self._describe_running(slot, values))
         finally:
             if demand is not None:
                 self._own.destroy_subscription(demand)
         if demand is not None:
             return False
-        told = "its exchange is still under way" if self._heard else "it sends no /diagnostics"
-        raise NodeWeightsError(f"{self._target} did not run the weights within {patience:.0f} s: {told}")
+        reason = "the swap is still in progress" if self._reports else "it sends no /diagnostics"
+        raise NodeWeightsError(f"{self._target} did not run the weights within {timeout:.0f} s: {reason}")
 
-    def _next_word(self, seconds: float) -> bool:
-        """Wait for diagnostics of the node's models; False when none come."""
-        before = self._heard
-        return self._until(lambda: self._heard > before, max(0.0, seconds))
+    def _next_report(self, seconds: float) -> bool:
+        """Wait for the next report of the node's models; False when none arrives."""
+        before = self._reports
+        return self._until(lambda: self._reports > before, max(0.0, seconds))
 
-    def _what_runs(self, place: _Place, values: Mapping[str, str]) -> str:
+    def _describe_running(self, slot: _Slot, values: Mapping[str, str]) -> str:
         assert self._status is not None
-        runs = values.get(place.sha256, "")[:12] or values.get(f"{place.named}model", "nothing")
-        says = f": {self._status.message}" if ord(self._status.level) else ""
-        return f"{self._target} goes on with {runs}{says}"
+        runs = values.get(slot.sha256, "")[:12] or values.get(f"{slot.prefix}model", "nothing")
+        message = f": {self._status.message}" if ord(self._status.level) else ""
+        return f"{self._target} still runs {runs}{message}"
 
     def _topic(self, name: str) -> str:
-        """As an unremapped topic of the node would be called."""
+        """Return the name of an unremapped topic of the node."""
         return f"{self._target.rpartition('/')[0]}/{name}"
 
-    def _diagnose(self, array: DiagnosticArray) -> None:
+    def _on_diagnostics(self, array: DiagnosticArray) -> None:
         for status in array.status:
             if status.name == f"{self._target.lstrip('/')}: model":
                 self._status = status
-                self._heard += 1
+                self._reports += 1
 
     def _others(self) -> list[tuple[str, str]]:
         return [found for found in self._own.get_node_names_and_namespaces() if found[0] != self._own.get_name()]
 
     def _call(self, client: Any, request: Any) -> Any:
         done = client.call_async(request)
-        if not self._until(done.done, FIND_SECONDS):
-            raise NodeWeightsError(f"{self._target} did not answer within {FIND_SECONDS:.0f} s: does it hang?")
+        if not self._until(done.done, RESPONSE_SECONDS):
+            raise NodeWeightsError(f"{self._target} did not respond within {RESPONSE_SECONDS:.0f} s: is it blocked?")
         return done.result()
 
     def _until(self, done: Callable[[], bool], seconds: float) -> bool:

@@ -109,14 +109,17 @@ class Child:
 
     @property
     def pid(self) -> int:
+        """Process id."""
         return self.process.pid
 
     @property
     def returncode(self) -> int | None:
+        """Exit code, negative for a signal; None while it runs."""
         return self.process.poll()
 
     @property
     def running(self) -> bool:
+        """Whether the process has not ended."""
         return self.process.poll() is None
 
     def _read(self) -> None:

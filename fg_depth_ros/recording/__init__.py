@@ -1,4 +1,4 @@
-"""What to keep of what a robot sees, and how it is safe on the disk. Works without ROS."""
+"""Record what a robot sees: triggers, crash-safe episodes, recovery. Works without ROS."""
 
 from fg_depth_ros.recording.config import RecorderConfig
 from fg_depth_ros.recording.definitions import Message, Topic

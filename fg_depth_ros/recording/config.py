@@ -1,4 +1,4 @@
-"""What a recorder keeps, where, and how much of it."""
+"""Configuration of a recorder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Storage = Literal["raw", "zstd", "png", "jpeg"]
 
 @dataclass(frozen=True)
 class RecorderConfig:
-    """Checked when it is made: raises ValueError naming the field, its value and what it may be."""
+    """Configuration of a recorder; raises ValueError naming a field, its value and what is allowed."""
 
     root: Path
     """Folder of the episodes; made where it is missing."""

@@ -1,4 +1,4 @@
-"""Topics and messages as the recorder takes them, and the texts of message types that a bag carries along."""
+"""Topics and messages of the recorder, and the message definitions that a bag contains."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Topic(NamedTuple):
 
 
 class Message(NamedTuple):
-    """A message as it came: the full name of its topic, when it was received (node clock, ns), its bytes (CDR)."""
+    """A received message: the full name of its topic, when it was received (node clock, ns), its bytes (CDR)."""
 
     topic: str
     recorded: int
@@ -48,7 +48,7 @@ class Message(NamedTuple):
 
 
 def channel_of(topic: Topic) -> Channel:
-    """What a bag says of a topic; a type that is not known here gets an empty schema."""
+    """Return the MCAP channel of a topic; a type that is not known here gets an empty schema."""
     text = definition(topic.msgtype)
     qos = topic.qos if _is_qos(topic.qos) else DEFAULT_QOS
     return Channel(topic.name, topic.msgtype, "ros2msg" if text else "", text.encode(), "cdr", ((QOS_KEY, qos),))
@@ -56,9 +56,9 @@ def channel_of(topic: Topic) -> Channel:
 
 @lru_cache(maxsize=256)
 def definition(msgtype: str) -> str:
-    """The text of a type and of all it is made of, as ``ros2msg`` asks; "" where it is not known here.
+    """Return the definition of a type and of the types it uses (``ros2msg``); "" where it is not known here.
 
-    Looked for among the standard types, then in ``share/PACKAGE/msg`` of the folders in AMENT_PREFIX_PATH.
+    It is searched among the standard types, then in ``share/PACKAGE/msg`` of the folders in AMENT_PREFIX_PATH.
     """
     try:
         return message_types().generate_msgdef(msgtype, ros_version=2)[0]
@@ -81,7 +81,7 @@ def definition(msgtype: str) -> str:
 
 
 def type_hash(msgtype: str) -> str:
-    """The type's REP 2016 hash ("RIHS01_..."); "" where the type is not known here."""
+    """Return the type's REP 2016 hash ("RIHS01_..."); "" where the type is not known here."""
     try:
         return message_types().hash_rihs01(msgtype)
     except Exception:  # the library's own error for types it does not know
@@ -100,7 +100,7 @@ def _installed(msgtype: str) -> str | None:
 
 
 def _used(text: str, package: str) -> list[str]:
-    """Types that a definition names."""
+    """Return the types that a definition uses."""
     found = []
     for word in _FIELD.findall(text):
         if not _BUILTIN.fullmatch(word):

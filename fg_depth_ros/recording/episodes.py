@@ -1,4 +1,4 @@
-"""An episode on disk: written under a hidden name, complete when it appears under its own."""
+"""An episode on disk: written under a hidden name, complete when it appears under its own name."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from fg_depth_ros.data.bags.mcap import Channel, McapIndex, StoredMessage
+from fg_depth_ros.files import atomic_write, sync_path
 from fg_depth_ros.recording import manifest
 from fg_depth_ros.recording.definitions import Message, Topic, channel_of, type_hash
 from fg_depth_ros.recording.mcap_writer import DurableFile, McapWriter
@@ -26,32 +27,32 @@ OpenFile = Callable[[Path], DurableFile]
 
 
 def episode_name(prefix: str, recorded: int, kind: str) -> str:
-    """``episode_20261123T013000.123Z_motion``: when its first message came (ns since 1970, shown as UTC), the kind."""
+    """Return ``episode_20261123T013000.123Z_motion``: time of the first message (ns since 1970, as UTC) and kind."""
     moment = _EPOCH + timedelta(milliseconds=recorded // 1_000_000)
     return f"{prefix}_{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03d}Z_{kind}"
 
 
 def part_folder(root: Path, name: str) -> Path:
-    """Where an episode lies until it is complete."""
+    """Return the folder of an episode until it is complete."""
     return root / f".{name}.part"
 
 
 def part_name(folder: Path) -> str | None:
-    """The episode that a folder holds a part of; None: it is no such folder."""
+    """Return the name of the episode whose part a folder holds; None: it is no such folder."""
     name = folder.name
     return name[1 : -len(".part")] if name.startswith(".") and name.endswith(".part") and len(name) > 6 else None
 
 
 def storage_file(folder: Path, name: str) -> Path:
-    """The MCAP file of an episode in its folder."""
+    """Return the MCAP file of an episode in its folder."""
     return folder / f"{name}_0.mcap"
 
 
 class EpisodeLock:
-    """Tells other processes that somebody works on an episode; the kernel gives it back when he dies."""
+    """Lock that an episode is being written or recovered; the kernel releases it when the process ends."""
 
     def __init__(self, root: Path, name: str) -> None:
-        """Raises BlockingIOError where another holds it, OSError where there can be no lock."""
+        """Acquire the lock. Raises BlockingIOError where another process holds it, OSError where it cannot be made."""
         self.path = root / f".{name}.lock"
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -61,7 +62,7 @@ class EpisodeLock:
             raise
 
     def release(self) -> None:
-        """Give it back; a second call does nothing."""
+        """Release the lock; a second call does nothing."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             with suppress(OSError):
@@ -73,7 +74,10 @@ class Episode:
     """The episode being written. After an OSError: ``finish`` what is safe, or ``abandon`` it for the recovery."""
 
     def __init__(self, root: Path, name: str, draft: dict[str, Any], open_file: OpenFile = DurableFile) -> None:
-        """``draft``: what the manifest will say, as far as it is known now. Raises OSError."""
+        """Create the episode's folder and file. Raises OSError.
+
+        ``draft``: keys of its manifest line that are known now.
+        """
         self.root, self.name, self.draft = root, _unused(root, name), dict(draft)
         self.draft.update(schema=manifest.SCHEMA, name=self.name)
         self.pairs, self.began, self.ended = 0, 0, 0
@@ -87,9 +91,8 @@ class Episode:
             folder.mkdir()
             file = open_file(storage_file(folder, self.name))
             self._mcap = McapWriter(file, zstd=draft.get("storage") == "zstd")
-            write_json(folder / manifest.EPISODE_FILE, self.draft)
-            sync_folder(folder)
-            sync_folder(root)
+            _write_draft(folder, self.draft)
+            sync_path(root)
         except OSError:
             if file is not None:
                 file.close()
@@ -99,21 +102,21 @@ class Episode:
 
     @property
     def size(self) -> int:
-        """Bytes of its file so far."""
+        """Size of its file so far, bytes."""
         return self._mcap.file.size
 
     @property
     def messages(self) -> int:
-        """Messages written so far."""
+        """Number of messages written so far."""
         return self._mcap.index.messages
 
     @property
     def first_recorded(self) -> int:
-        """When its first message was received, ns; 0 before there is one."""
+        """Time when its first message was received, ns; 0 before there is one."""
         return self._mcap.index.first
 
     def write(self, items: Sequence[tuple[Topic, Message]], stamps: Sequence[int] = ()) -> None:
-        """Append messages as one chunk, among them the pairs of these stamps (ns). Raises OSError: none is written."""
+        """Append messages as one chunk, among them the pairs of these stamps (ns). Raises OSError: none was written."""
         self._mcap.write([StoredMessage(self._channel(topic), m.recorded, m.recorded, m.data) for topic, m in items])
         for stamp in stamps:
             self.began = stamp if not self.pairs else self.began
@@ -125,7 +128,9 @@ class Episode:
         self._mcap.file.sync()
 
     def finish(self, changes: dict[str, Any]) -> dict[str, Any]:
-        """Complete it under its own name and list it; the manifest's line. On OSError it stays: ``abandon`` it.
+        """Complete it under its own name, list it and return the manifest's line.
+
+        On OSError it stays a part: ``abandon`` it.
 
         ``listed`` is False where the line could not be added, which the recovery does.
         """
@@ -140,23 +145,23 @@ class Episode:
         return line
 
     def abandon(self) -> None:
-        """Close the file and let others at it; where it holds no message, it goes."""
+        """Close the file and release the lock; a part without a message is removed."""
         self._mcap.file.close()
         if not self.messages:
             shutil.rmtree(part_folder(self.root, self.name), ignore_errors=True)
         self._lock.release()
 
     def _channel(self, topic: Topic) -> Channel:
-        line = self._channels.get(topic)
-        if line is None:
-            line = self._channels[topic] = channel_of(topic)
-            if not line.schema:
+        channel = self._channels.get(topic)
+        if channel is None:
+            channel = self._channels[topic] = channel_of(topic)
+            if not channel.schema:
                 self.unknown_types.add(topic.msgtype)
-        return line
+        return channel
 
 
 def complete(root: Path, name: str, index: McapIndex, sha256: str, size: int, draft: dict[str, Any]) -> dict[str, Any]:
-    """Give a part whose MCAP file is whole its metadata and its name; the line for the manifest. Raises OSError."""
+    """Complete a part whose MCAP file is whole; return the line for the manifest. Raises OSError."""
     folder, file = part_folder(root, name), f"{name}_0.mcap"
     line = {
         "schema": manifest.SCHEMA, "name": name, "trigger": "manual", "detail": "", "began_ns": 0, "ended_ns": 0,
@@ -167,20 +172,22 @@ def complete(root: Path, name: str, index: McapIndex, sha256: str, size: int, dr
     line.update(
         {key: value for key, value in draft.items() if key not in ("recorded_ns", "messages", "bytes", "files")}
     )
-    write_text(folder / "metadata.yaml", metadata_yaml({file: index}))
-    write_json(folder / manifest.EPISODE_FILE, line)
-    sync_folder(folder)
+    for unfinished in folder.glob(".*"):  # of a write that a power cut interrupted
+        shutil.rmtree(unfinished, ignore_errors=True)
+    with atomic_write(folder / "metadata.yaml") as metadata:
+        metadata.write_text(metadata_yaml({file: index}), encoding="utf-8")
+    _write_draft(folder, line)
     os.rename(folder, root / name)
-    sync_folder(root)
+    sync_path(root)
     return line
 
 
 def metadata_yaml(files: dict[str, McapIndex]) -> str:
-    """rosbag2's ``metadata.yaml``, version 8, of MCAP files by name; readable from ROS 2 Humble on."""
+    """Return rosbag2's ``metadata.yaml``, version 8, of MCAP files by name; readable from ROS 2 Humble on."""
     counts: dict[Channel, int] = {}
     for index in files.values():
-        for line, count in index.count_by_channel().items():
-            counts[line] = counts.get(line, 0) + count
+        for channel, count in index.count_by_channel().items():
+            counts[channel] = counts.get(channel, 0) + count
 
     def span(indexes: Sequence[McapIndex]) -> dict[str, Any]:
         some = [index for index in indexes if index.messages]
@@ -200,15 +207,15 @@ def metadata_yaml(files: dict[str, McapIndex]) -> str:
         "topics_with_message_count": [
             {
                 "topic_metadata": {
-                    "name": line.topic,
-                    "type": line.msgtype,
-                    "serialization_format": line.encoding,
-                    "offered_qos_profiles": line.qos,
-                    "type_description_hash": type_hash(line.msgtype),
+                    "name": channel.topic,
+                    "type": channel.msgtype,
+                    "serialization_format": channel.encoding,
+                    "offered_qos_profiles": channel.qos,
+                    "type_description_hash": type_hash(channel.msgtype),
                 },
                 "message_count": count,
             }
-            for line, count in counts.items()
+            for channel, count in counts.items()
         ],
         "compression_format": "",
         "compression_mode": "",
@@ -219,32 +226,13 @@ def metadata_yaml(files: dict[str, McapIndex]) -> str:
     return yaml.safe_dump({"rosbag2_bagfile_information": information}, sort_keys=False)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small file so that it is old or new, never half, also behind a power cut. Raises OSError."""
-    unfinished = path.with_name(f".{path.name}.new")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """As ``write_text``."""
-    write_text(path, json.dumps(content, indent=1) + "\n")
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the disk holds the names in a folder. Raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _write_draft(folder: Path, content: dict[str, Any]) -> None:
+    with atomic_write(folder / manifest.EPISODE_FILE) as path:
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _unused(root: Path, name: str) -> str:
-    """The name, or the first of NAME_2, NAME_3, ... that nothing has: a clock that jumped back gives a name twice."""
+    """Return the name, or the first free one of NAME_2, NAME_3, ...: a clock that jumped back gives a name twice."""
     choice, number = name, 1
     while any(os.path.lexists(path) for path in (root / choice, part_folder(root, choice), root / f".{choice}.lock")):
         number += 1

@@ -19,7 +19,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def append(root: Path, line: dict[str, Any]) -> None:
-    """Add a line and wait until the disk holds it: whole, or, when OSError is raised, not at all."""
+    """Add a line and wait until the disk holds it. Raises OSError: it was not added."""
     descriptor = os.open(root / NAME, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)  # a recovery may write at the same time
@@ -40,12 +40,12 @@ def append(root: Path, line: dict[str, Any]) -> None:
 
 
 def append_removed(root: Path, name: str, why: str) -> None:
-    """Say that an episode was removed. Raises OSError."""
+    """Add a line for a removed episode. Raises OSError."""
     append(root, {"schema": SCHEMA, "removed": name, "why": why})
 
 
 def read(root: Path) -> list[dict[str, Any]]:
-    """Every line in the order of the file; a line that is none of ours is skipped with a warning. Raises OSError."""
+    """Return every line in order; a line of another schema is skipped with a warning. Raises OSError."""
     try:
         content = (root / NAME).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -61,7 +61,7 @@ def read(root: Path) -> list[dict[str, Any]]:
 
 
 def read_episode(folder: Path) -> dict[str, Any] | None:
-    """What ``episode.json`` of a folder says; None where it is none of ours."""
+    """Return ``episode.json`` of a folder; None where there is none of this schema."""
     try:
         return _parsed((folder / EPISODE_FILE).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
@@ -69,7 +69,7 @@ def read_episode(folder: Path) -> dict[str, Any] | None:
 
 
 def finished(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The finished episodes of a folder by name: those whose episode.json tells the folder's own name.
+    """Yield the finished episodes of a folder by name: those whose episode.json has the folder's own name.
 
     A folder that was renamed by hand is no longer one of them, so nothing removes it. Raises OSError.
     """

@@ -247,7 +247,7 @@ class McapWriter:
 
 
 def _declare(channel: Channel, index: McapIndex) -> bytes:
-    """Number a channel, and its schema where that is new; return the records that declare them."""
+    """Add a channel to the index, and its schema where that is new; return the records that declare them."""
     builder = RecordBuilder()
     key = (channel.msgtype, channel.schema_encoding, channel.schema)
     if key not in index.schemas:

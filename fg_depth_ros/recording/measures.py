@@ -1,6 +1,6 @@
-"""Figures that tell whether a moment is worth keeping: motion, disagreement, confidence.
+"""Figures that the triggers compare with their limits: motion, disagreement, confidence.
 
-They are looked at several times a second beside a recording, so they are taken on small images and on a grid.
+They are computed several times a second beside a recording, so they use small images and a grid of pixels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SMALLEST = 16
 
 
 def small_grey(image: np.ndarray, width: int = MOTION_WIDTH) -> np.ndarray:
-    """An image (uint8 H x W, or H x W x 3 RGB) as uint8 grey, `width` pixels wide, in its own proportions."""
+    """Resize an image (uint8 H x W, or H x W x 3 RGB) to uint8 grey, ``width`` pixels wide, keeping its proportions."""
     height = max(1, round(image.shape[0] * width / image.shape[1]))
     # First smaller, then grey: the conversion then has little to do.
     small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
@@ -26,10 +26,16 @@ def small_grey(image: np.ndarray, width: int = MOTION_WIDTH) -> np.ndarray:
 
 
 def mean_flow(before: np.ndarray, after: np.ndarray) -> float:
-    """Mean length of the optical flow (DIS, Kroeger et al., ECCV 2016) between two grey images uint8 H x W, px of
-    these images.
+    """Compute the mean length of the optical flow (DIS, Kroeger et al., ECCV 2016) between two images.
 
-    Raises ValueError when the sizes differ, or where they are smaller than the 16 px that the method needs.
+    Args:
+        before, after: grey, uint8 H x W.
+
+    Returns:
+        Pixels of these images.
+
+    Raises:
+        ValueError: the sizes differ, or are smaller than the 16 px that the method needs.
     """
     if before.shape != after.shape:
         raise ValueError(f"one image is {before.shape} and the other {after.shape}: sizes must agree")
@@ -44,15 +50,15 @@ def mean_flow(before: np.ndarray, after: np.ndarray) -> float:
 def disagreement(
     stereo: np.ndarray, mono: np.ndarray, trusted: np.ndarray | None = None, least: int = _LEAST
 ) -> float | None:
-    """How far mono depth is from stereo depth once both have one scale: the mean of `|s * mono - stereo| / stereo`.
+    """Compute the mean of ``|s * mono - stereo| / stereo``, the difference of both depths at one scale.
 
-    `s` is the median ratio of the two (`geometry.alignment.scale_between`): a network that is wrong about the size of
+    ``s`` is the median ratio of the two (``scale_between``): a network that is wrong about the size of
     everything agrees; one that sees another shape does not. Taken on a grid of some 20 000 pixels.
 
     Args:
         stereo, mono: depth H x W, metres, NaN (or not positive) where there is none.
-        trusted: bool H x W, pixels of the stereo depth to look at; None = all.
-        least: fewer pixels than this with both depths say nothing.
+        trusted: bool H x W, pixels of the stereo depth to use; None = all.
+        least: smallest number of pixels with both depths.
 
     Returns:
         The mean, >= 0; None where there are too few pixels.
@@ -76,5 +82,5 @@ def disagreement(
 
 
 def confident_share(labels: np.ndarray) -> float:
-    """Share of the pixels of `mask/labels` (uint8 H x W) that are labelled valid, 0 to 1. Filled ones are not."""
+    """Return the share of the pixels of ``mask/labels`` (uint8 H x W) that are valid, 0 to 1; filled ones are not."""
     return float(np.mean(labels == Label.VALID))

@@ -1,4 +1,4 @@
-"""The recorder: takes what comes, never blocks, and writes what a trigger asks for.
+"""The recorder: accepts messages without blocking, and writes episodes when triggered.
 
 Callers' threads only store (a ring of the last seconds, a bounded queue); one thread writes. The time base is the
 ``recorded`` time of the pairs, the node's clock, which may jump.
@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 from fg_depth_ros.recording.config import RecorderConfig
 from fg_depth_ros.recording.definitions import Message, Topic
+from fg_depth_ros.recording.episode_writer import DISK, Encode, EpisodeRequest, EpisodeWriter, OnFault, make_root
 from fg_depth_ros.recording.episodes import OpenFile
 from fg_depth_ros.recording.mcap_writer import DurableFile
 from fg_depth_ros.recording.recovery import recover
 from fg_depth_ros.recording.ring import Group, Ring
-from fg_depth_ros.recording.writing import DISK, Encode, OnFault, Plan, Writing, make_root
 
 __all__ = ["Message", "Recorder", "RecorderConfig", "Topic"]
 
@@ -29,24 +29,24 @@ RECOVERY, INTERNAL, DESCRIPTION = "recovery", "internal", "description"
 _LOG = logging.getLogger(__name__)
 _BACK = 1_000_000_000  # ns that messages may come out of order before it is a clock that was set back
 _FORWARD = 10_000_000_000  # ns that the clock may outrun the steady one
-_PATIENCE = 5.0  # s beyond the end of an episode that its last pair is waited for
+_END_SECONDS = 5.0  # beyond the end of an episode, to wait for its last pair
 _CHUNK_BYTES, _CHUNK_GROUPS = 8 << 20, 64  # what one chunk may hold: what a crash may cost
 _TICK = 0.25  # s
 
 
 class _Entry(NamedTuple):
-    """In the queue: a group, or a plan that begins, or (both None) the end of the episode."""
+    """An entry of the queue: a group, or a request that begins, or (both None) the end of the episode."""
 
     group: Group | None = None
-    plan: Plan | None = None
+    request: EpisodeRequest | None = None
     preroll: bool = False
 
 
 class Recorder:
-    """Pairs and other messages into episodes. Every method may be called from any thread; none of them raises or waits,
-    except ``close``.
+    """Records pairs and other messages in episodes.
 
-    Callbacks come from the writing thread or the caller's, never while a lock of the recorder is held.
+    Every method may be called from any thread; none of them raises or waits, except ``close``. Callbacks come from the
+    writing thread or the caller's, never while a lock of the recorder is held.
     """
 
     def __init__(
@@ -59,15 +59,15 @@ class Recorder:
         on_finished: Callable[[dict[str, Any]], None] | None = None,
         open_file: OpenFile = DurableFile,
     ) -> None:
-        """Begins to fill the ring; records when asked to.
+        """Start the writing thread; messages fill the ring until an episode is requested.
 
         Args:
             config: see there.
-            describe: "rig", "weights", "software" for the manifest, as they are now. Asked with every pair that is
-                written, in the thread that brings it; an episode carries the last answer before its end.
-            on_fault: told the subject and text of a fault, and the subject and None when it is over.
-            encode: what becomes of each message before it is written, in the writing thread. What raises is dropped.
-            on_finished: told the manifest's line of every episode that is complete.
+            describe: returns "rig", "weights", "software" for the manifest. Called with every pair that is written, in
+                the submitting thread; an episode has the last value before its end.
+            on_fault: called with subject and text of a fault, and with the subject and None when it is over.
+            encode: applied to each message in the writing thread; where it raises, the message is dropped.
+            on_finished: called with the manifest's line of every complete episode.
             open_file: how files are opened; tests put a failing disk here.
         """
         self.config = config
@@ -77,7 +77,7 @@ class Recorder:
         self._queue: deque[_Entry] = deque()
         self._queue_bytes = self._preroll_bytes = self._pairs_in_queue = 0
         self._ring = Ring()
-        self._plan: Plan | None = None
+        self._request: EpisodeRequest | None = None
         self._continuous = False
         self._until: int | None = None  # of the episode, ns; None: not known before a pair comes
         self._deadline = math.inf  # steady time when an episode ends without further pairs
@@ -89,7 +89,7 @@ class Recorder:
         self._last_error = ""
         self._closing = False
         self._recovering: threading.Thread | None = None
-        self._writing = Writing(config, self._fault, encode, open_file, self._drops, self._finished, self._recover)
+        self._writer = EpisodeWriter(config, self._fault, encode, open_file, self._drops, self._finished, self._recover)
         try:
             make_root(config.root)
         except OSError as error:
@@ -97,90 +97,93 @@ class Recorder:
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
 
-    def put_pair(self, stamp_ns: int, messages: Sequence[tuple[Topic, Message]]) -> None:
-        """A pair, images and camera_infos: kept together or not at all. ``stamp_ns``: of the left image."""
+    def submit_pair(self, stamp_ns: int, messages: Sequence[tuple[Topic, Message]]) -> None:
+        """Submit a pair, images and camera_infos, that is recorded as a whole or not at all.
+
+        ``stamp_ns``: of the left image.
+        """
         recorded = max((message.recorded for _, message in messages), default=stamp_ns)
         group = Group(recorded, stamp_ns, tuple(messages))
-        description = self._described() if self._plan is not None else None
+        description = self._described() if self._request is not None else None
         with self._wake:
             self._offered += 1
             if self._closing:
                 self._drops["closed"] += 1
                 return
-            self._watch_clock(recorded)
+            self._check_clock(recorded)
             self._newest, self._seen = recorded, time.monotonic()
-            if self._plan is not None and not self._continuous:
+            if self._request is not None and not self._continuous:
                 if self._until is None:
                     self._until = recorded + round(self.config.after * 1e9)
                 if recorded > self._until:
                     self._end()
                 else:
                     self._set_deadline()
-            if self._plan is None:
+            if self._request is None:
                 self._to_ring(group)
             else:
                 if description:
-                    self._plan.description = description
+                    self._request.description = description
                 self._enqueue(group)
 
-    def put_extra(self, topic: Topic, message: Message) -> None:
-        """Something beside the pairs; kept while it lies in an episode's time, counted apart."""
+    def submit_extra(self, topic: Topic, message: Message) -> None:
+        """Submit another message; it is recorded within the time of an episode, and counted apart from the pairs."""
         group = Group(message.recorded, None, ((topic, message),))
         with self._wake:
             if self._closing:
                 self._extra_drops["closed"] += 1
-            elif self._plan is not None:
+            elif self._request is not None:
                 self._enqueue(group)
             else:
                 self._to_ring(group)
 
     def trigger(self, kind: str, detail: str = "") -> None:
-        """Keep the seconds before and after now. During an episode: go on until ``after`` s from now."""
+        """Record the seconds before and after now. During an episode: continue until ``after`` s from now."""
         description = self._described()
         with self._wake:
             if self._closing:
                 return
-            if self._plan is None:
+            if self._request is None:
                 self._trim_ring()
-                self._begin(Plan(kind, detail, description))
+                self._begin(EpisodeRequest(kind, detail, description))
                 for group in self._ring.take():
                     self._preroll_bytes += group.size
                     self._pairs_in_queue += group.stamp is not None
                     self._queue.append(_Entry(group, preroll=True))
             else:
-                self._plan.also(f"{kind}: {detail}" if detail else kind)
+                self._request.add_detail(f"{kind}: {detail}" if detail else kind)
             if not self._continuous and self._newest is not None:
                 self._until = max(self._until or 0, self._newest + round(self.config.after * 1e9))
             self._set_deadline()
             self._wake.notify_all()
 
     def start(self) -> None:
-        """Record everything from now on. An episode in progress goes on as this."""
+        """Record everything from now on; an episode in progress is continued."""
         description = self._described()
         with self._wake:
             if self._closing or self._continuous:
                 return
             self._continuous, self._deadline = True, math.inf
-            if self._plan is not None:
-                self._plan.also("continuous")
+            if self._request is not None:
+                self._request.add_detail("continuous")
                 return
             self._not_wanted += sum(group.stamp is not None for group in self._ring.take())
-            self._begin(Plan("continuous", "", description))
+            self._begin(EpisodeRequest("continuous", "", description))
 
     def stop(self) -> None:
-        """The episode ends now, whatever asked for it."""
+        """End the current episode, whatever requested it."""
         with self._wake:
             self._continuous = False
-            if self._plan is not None:
+            if self._request is not None:
                 self._end()
 
     def cut(self, reason: str) -> None:
-        """The cameras are others from here on: the episode ends, the ring is emptied; what was asked for goes on."""
+        """Begin a new episode for a request in progress and clear the ring, as the cameras have changed."""
         with self._wake:
             self._break(reason)
 
-    def account(self) -> dict[str, int]:
-        """Pairs: ``offered`` is the sum of the others, at every moment."""
+    def counters(self) -> dict[str, int]:
+        """Return the numbers of pairs; ``offered`` is the sum of the others at every moment."""
         with self._wake:
             return {
                 "offered": self._offered, "written": self._written, "not_wanted": self._not_wanted,
@@ -189,21 +192,25 @@ class Recorder:
 
     @property
     def drops(self) -> Counter[str]:
-        """Pairs that were dropped, by reason."""
+        """Number of dropped pairs by reason."""
         with self._wake:
             return Counter(self._drops)
 
     @property
     def episode(self) -> str:
-        """Name of the episode that is being written; empty where there is none."""
-        return self._writing.episode_name
+        """Name of the episode being written; empty where there is none."""
+        return self._writer.episode_name
 
     def values(self) -> dict[str, str]:
-        """Figures for diagnostics."""
-        disk = self._writing
+        """Return keys for diagnostics."""
+        disk = self._writer
         with self._wake:
             values = {
-                "recording": "no" if self._plan is None else "continuous" if self._continuous else self._plan.kind,
+                "recording": "no"
+                if self._request is None
+                else "continuous"
+                if self._continuous
+                else self._request.kind,
                 "episode": disk.episode_name or "none",
                 "last episode": disk.last_name or "none",
                 "episodes finished": str(disk.finished),
@@ -230,10 +237,10 @@ class Recorder:
         }
 
     def close(self, timeout: float = 10.0) -> None:
-        """Write what is wanted, complete the episode, end the thread; waits no longer than ``timeout`` s."""
+        """Write the queue, complete the episode and end the thread, within ``timeout`` s."""
         end = time.monotonic() + timeout
         with self._wake:
-            if not self._closing and self._plan is not None:
+            if not self._closing and self._request is not None:
                 self._end()
             self._closing = True
             self._wake.notify_all()
@@ -241,33 +248,33 @@ class Recorder:
         if self._recovering is not None:  # begun by the writing thread, at its last
             self._recovering.join(max(0.0, end - time.monotonic()))
         if self._thread.is_alive():
-            self._fault(DISK, f"{self.config.root}: not written within {timeout:g} s; fg-depth recover mends it")
+            self._fault(DISK, f"{self.config.root}: not written within {timeout:g} s; run fg-depth recover")
 
     # What follows down to _run is called with the lock held.
 
-    def _begin(self, plan: Plan) -> None:
-        plan.drops = self._drops.copy()
-        self._plan, self._until = plan, None
-        self._queue.append(_Entry(plan=plan))
+    def _begin(self, request: EpisodeRequest) -> None:
+        request.drops = self._drops.copy()
+        self._request, self._until = request, None
+        self._queue.append(_Entry(request=request))
         self._wake.notify_all()
 
     def _end(self) -> None:
-        self._plan, self._until, self._deadline = None, None, math.inf
+        self._request, self._until, self._deadline = None, None, math.inf
         self._queue.append(_Entry())
         self._wake.notify_all()
 
     def _break(self, reason: str, shift: int = 0) -> None:
-        """The episode ends here and what is left of it goes on in another, ``shift`` ns later by the clock."""
+        """End the episode and continue the request in another one, ``shift`` ns later by the clock."""
         self._not_wanted += sum(group.stamp is not None for group in self._ring.take())
-        if self._plan is not None:
-            plan, until = self._plan, self._until
+        if self._request is not None:
+            request, until = self._request, self._until
             self._end()
-            self._begin(Plan(plan.kind, plan.detail, plan.description, continued=True))
-            self._plan.also(reason)
+            self._begin(EpisodeRequest(request.kind, request.detail, request.description, continued=True))
+            self._request.add_detail(reason)
             self._until = until + shift if until is not None else None
             self._set_deadline()
 
-    def _watch_clock(self, recorded: int) -> None:
+    def _check_clock(self, recorded: int) -> None:
         if self._newest is None:
             return
         step = recorded - self._newest
@@ -281,7 +288,7 @@ class Recorder:
         left = self.config.after
         if self._until is not None and self._newest is not None:
             left = (self._until - self._newest) / 1e9
-        self._deadline = time.monotonic() + left + _PATIENCE
+        self._deadline = time.monotonic() + left + _END_SECONDS
 
     def _to_ring(self, group: Group) -> None:
         self._ring.add(group)
@@ -310,7 +317,7 @@ class Recorder:
         (self._drops if group.stamp is not None else self._extra_drops)[reason] += 1
 
     def _next(self) -> list[_Entry]:
-        """One plan or end, or as many groups as a chunk takes."""
+        """Take one request or end, or as many groups as fit in a chunk, out of the queue."""
         taken: list[_Entry] = []
         size = 0
         while self._queue and len(taken) < _CHUNK_GROUPS and size < _CHUNK_BYTES:
@@ -330,35 +337,35 @@ class Recorder:
             with self._wake:
                 if not self._queue and not self._closing:
                     self._wake.wait(_TICK)
-                if self._plan is not None and time.monotonic() > self._deadline:
+                if self._request is not None and time.monotonic() > self._deadline:
                     self._end()
                 entries = self._next()
                 if not entries and self._closing:
                     return
             groups = [entry.group for entry in entries if entry.group is not None]
-            answers = ["internal error"] * len(groups)
+            results = ["internal error"] * len(groups)
             try:
-                answers = self._work(entries, groups)
-                self._writing.tick()
+                results = self._work(entries, groups)
+                self._writer.tick()
             except Exception as error:  # a defect must not end the recording
                 _LOG.exception("recording into %s", self.config.root)
-                self._writing.abandon()
+                self._writer.abandon()
                 self._fault(INTERNAL, f"{type(error).__name__}: {error}; the episode is left for fg-depth recover")
-            self._settle(entries, answers)
+            self._count_results(entries, results)
 
     def _work(self, entries: list[_Entry], groups: list[Group]) -> list[str]:
         if groups:
-            return self._writing.write(groups)
+            return self._writer.write(groups)
         for entry in entries:
-            if entry.plan is not None:
-                self._writing.begin(entry.plan)
+            if entry.request is not None:
+                self._writer.begin(entry.request)
             else:
-                self._writing.end()
+                self._writer.end()
         return []
 
-    def _settle(self, entries: list[_Entry], answers: list[str]) -> None:
+    def _count_results(self, entries: list[_Entry], results: list[str]) -> None:
         with self._wake:
-            for entry, answer in zip((e for e in entries if e.group is not None), answers, strict=True):
+            for entry, result in zip((e for e in entries if e.group is not None), results, strict=True):
                 assert entry.group is not None
                 if entry.preroll:
                     self._preroll_bytes -= entry.group.size
@@ -366,8 +373,8 @@ class Recorder:
                     self._queue_bytes -= entry.group.size
                 pair = entry.group.stamp is not None
                 self._pairs_in_queue -= pair
-                if answer:
-                    self._count_drop(entry.group, answer)
+                if result:
+                    self._count_drop(entry.group, result)
                 elif pair:
                     self._written += 1
                 else:
@@ -376,8 +383,8 @@ class Recorder:
     def _described(self) -> dict[str, Any]:
         try:
             return dict(self._describe())
-        except Exception as error:  # the caller's, whose thread must not suffer from it
-            self._fault(DESCRIPTION, f"{type(error).__name__}: {error}; the manifest does not tell rig and weights")
+        except Exception as error:  # must not reach the caller's thread
+            self._fault(DESCRIPTION, f"{type(error).__name__}: {error}; the manifest lacks rig and weights")
             return {}
 
     def _fault(self, subject: str, text: str | None) -> None:
@@ -386,16 +393,16 @@ class Recorder:
         try:
             self._on_fault(subject, text)
         except Exception:
-            _LOG.exception("who is told of faults failed at '%s: %s'", subject, text)
+            _LOG.exception("on_fault failed at '%s: %s'", subject, text)
 
     def _finished(self, line: dict[str, Any]) -> None:
         try:
             self._on_finished(line)
         except Exception:
-            _LOG.exception("who is told of finished episodes failed at %s", line["name"])
+            _LOG.exception("on_finished failed at %s", line["name"])
 
     def _recover(self) -> None:
-        """Complete what a failing disk left, beside the recording that goes on."""
+        """Recover what a failing disk left, while recording continues."""
         if self._recovering is None or not self._recovering.is_alive():
             self._recovering = threading.Thread(target=self._recover_now, name="recovery", daemon=True)
             self._recovering.start()

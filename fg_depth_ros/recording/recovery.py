@@ -1,9 +1,8 @@
-"""What a crash, a power cut or a full disk left behind becomes valid bags again, with every whole message."""
+"""Recover what a crash, a power cut or a full disk left: valid bags again, with every whole message."""
 
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from fg_depth_ros.data.bags.messages import stamp_of
 from fg_depth_ros.data.bags.pairs import find_topics
 from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE
 from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.files import atomic_write
 from fg_depth_ros.recording import manifest
 from fg_depth_ros.recording.episodes import (
     EpisodeLock,
@@ -25,8 +25,6 @@ from fg_depth_ros.recording.episodes import (
     part_folder,
     part_name,
     storage_file,
-    sync_folder,
-    write_text,
 )
 from fg_depth_ros.recording.mcap_writer import DurableFile, McapWriter
 
@@ -35,7 +33,7 @@ _BATCH = 4 << 20
 
 
 class Recovered(NamedTuple):
-    """What became of one recording: messages it holds now, bytes that held no whole message, a sentence.
+    """Result of one recording: messages it holds now, bytes that held no whole message, a note for people.
 
     ``done``: False where something is left to do, which ``note`` names.
     """
@@ -48,11 +46,11 @@ class Recovered(NamedTuple):
 
 
 def recover(path: str | Path) -> list[Recovered]:
-    """Make valid what was cut off; what is whole stays as it is, so a second call finds nothing to do.
+    """Complete recordings that were cut off; what is whole stays as it is, so a second call finds nothing to do.
 
     Args:
-        path: a recording folder: every hidden part in it is completed in place, unless somebody is writing it; lines
-            that its manifest lacks are added. Or a bag's folder or MCAP file: NAME_recovered is written beside it, the
+        path: a recording folder: every hidden part in it is completed in place, unless it is being written; lines that
+            its manifest lacks are added. Or a bag's folder or MCAP file: NAME_recovered is written beside it, the
             original stays.
 
     Returns:
@@ -106,7 +104,7 @@ def _parts(root: Path, names: list[str]) -> list[Recovered]:
 
 
 def add_missing_lines(root: Path) -> int:
-    """Add the lines of finished episodes that the manifest lacks; how many. Raises OSError."""
+    """Add the lines of finished episodes that the manifest lacks; return their number. Raises OSError."""
     added = 0
     for _, line in _unlisted(root):
         try:
@@ -151,7 +149,7 @@ def _part(root: Path, name: str) -> Recovered | None:
         return Recovered(name, 0, 0, "is being written; left alone")
     try:
         folder = part_folder(root, name)
-        return _complete_part(root, name, folder) if folder.is_dir() else None  # else its writer was faster
+        return _complete_part(root, name, folder) if folder.is_dir() else None  # else its writer has completed it
     finally:
         lock.release()
 
@@ -196,7 +194,7 @@ def _complete_part(root: Path, name: str, folder: Path) -> Recovered:
 
 
 def _pairs(topics: dict[str, str], stamps: dict[str, list[int]]) -> dict[str, int]:
-    """The manifest's word on pairs, from the stamps (ns) of the images that are left."""
+    """Return the manifest's keys about pairs, from the stamps (ns) of the remaining images."""
     try:
         found = find_topics(topics)
     except FileError:  # nothing but other messages
@@ -206,7 +204,7 @@ def _pairs(topics: dict[str, str], stamps: dict[str, list[int]]) -> dict[str, in
 
 
 def _copy(original: Path, files: list[Path], target: Path) -> Recovered:
-    """Another recorder's bag, whole messages only, beside the original."""
+    """Copy the whole messages of another recorder's bag to a bag beside the original."""
     if target.exists():
         return Recovered(original.name, 0, 0, f"{target.name} is there already; remove it to recover again")
     scans = [McapScanner(file) for file in files]
@@ -218,9 +216,8 @@ def _copy(original: Path, files: list[Path], target: Path) -> Recovered:
     lost = sum(scan.lost for scan in scans)
     if not messages:
         return Recovered(original.name, 0, lost, f"holds no whole message: {problem}; fetch it again", False)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     name = f"{target.name}_0.mcap"
-    try:
+    with atomic_write(target) as unfinished:
         unfinished.mkdir()
         file = DurableFile(unfinished / name)
         try:
@@ -230,11 +227,7 @@ def _copy(original: Path, files: list[Path], target: Path) -> Recovered:
             mcap.finish()
         finally:
             file.close()
-        write_text(unfinished / "metadata.yaml", metadata_yaml({name: mcap.index}))
-        sync_folder(unfinished)
-        os.rename(unfinished, target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        (unfinished / "metadata.yaml").write_text(metadata_yaml({name: mcap.index}), encoding="utf-8")
     return Recovered(original.name, messages, lost, f"{problem}: its whole messages are in {target.name}")
 
 
@@ -252,12 +245,12 @@ def _batches(files: list[Path]) -> Iterator[list[StoredMessage]]:
 
 
 def _unopened(path: Path) -> str:
-    """What of a bag is damaged, whose files end as they should."""
+    """Name what is damaged of a bag whose files end as they should."""
     return "its metadata.yaml" if path.is_dir() and any(_opens(file) for file in path.glob("*.mcap")) else "its index"
 
 
 def _opens(path: Path) -> bool:
-    """Whether readers take it as it is."""
+    """Return whether rosbags opens it."""
     from rosbags.rosbag2 import Reader
 
     try:

@@ -1,4 +1,4 @@
-"""The seconds before a trigger: what came last, bounded in time and in bytes."""
+"""Ring buffer of the seconds before a trigger, bounded in time and in bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fg_depth_ros.recording.definitions import Message, Topic
 
 
 class Group(NamedTuple):
-    """Messages that are kept or dropped together: a pair (with its stamp, ns) or something beside (stamp None)."""
+    """Messages that are recorded or dropped together: a pair (with its stamp, ns) or another message (stamp None)."""
 
     recorded: int
     stamp: int | None
@@ -17,7 +17,7 @@ class Group(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of its messages."""
+        """Total bytes of the messages."""
         return sum(len(message.data) for _, message in self.items)
 
 
@@ -31,13 +31,8 @@ class Ring:
 
     @property
     def seconds(self) -> float:
-        """Between the first and the last group, s."""
+        """Time between the first and the last group, s."""
         return (self._groups[-1].recorded - self._groups[0].recorded) / 1e9 if self._groups else 0.0
-
-    @property
-    def first(self) -> Group | None:
-        """The oldest group."""
-        return self._groups[0] if self._groups else None
 
     def add(self, group: Group) -> None:
         """Append a group."""
@@ -46,7 +41,7 @@ class Ring:
         self.pairs += group.stamp is not None
 
     def trim(self, oldest: int, limit: int) -> int:
-        """Drop groups recorded before ``oldest`` (ns), then the oldest beyond ``limit`` bytes; how many pairs went."""
+        """Drop groups before ``oldest`` (ns), then the oldest beyond ``limit`` bytes; return the number of pairs."""
         before = self.pairs
         while self._groups and (self._groups[0].recorded < oldest or self.bytes > limit):
             group = self._groups.popleft()
@@ -55,7 +50,7 @@ class Ring:
         return before - self.pairs
 
     def take(self) -> list[Group]:
-        """Everything, oldest first; the ring is empty afterwards."""
+        """Remove and return all groups, oldest first."""
         groups = list(self._groups)
         self._groups.clear()
         self.bytes = self.pairs = 0

@@ -1,4 +1,4 @@
-"""Room on the disk: what recordings may take, what must stay free, and which episodes go first."""
+"""Disk quota: what recordings may take, what must stay free, and which episodes are removed first."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fg_depth_ros.recording.episodes import part_name
 
 
 class Space:
-    """Keeps the recordings of a folder within ``quota`` bytes (0: any) and ``floor`` bytes of its disk free.
+    """Limits the recordings of a folder to ``quota`` bytes (0: any) with ``floor`` bytes of its disk free.
 
     Only finished episodes that name themselves in their episode.json are ever removed, in the order they were finished.
     """
@@ -25,22 +25,22 @@ class Space:
         floor: int,
         free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free,
     ) -> None:
-        """``free``: bytes free where a path lies."""
+        """Read nothing yet. ``free`` returns the free bytes of the disk with a path."""
         self.root, self.quota, self.floor, self._free = root, quota, floor, free
-        self.used = 0  # by recordings other than the one being written, when last looked
+        self.used = 0  # by recordings other than the one being written, at the last refresh
         self._episodes: list[tuple[str, int]] = []
-        self._looked = False
+        self._fresh = False
 
-    def forget(self) -> None:
-        """Look again before the next answer: there is another episode."""
-        self._looked = False
+    def invalidate(self) -> None:
+        """Read the folder again before the next answer: there is another episode."""
+        self._fresh = False
 
     def free(self) -> int:
-        """Bytes free on the disk of the recordings. Raises OSError."""
+        """Return the free bytes on the disk of the recordings. Raises OSError."""
         return self._free(self.root)
 
-    def look(self, current: str = "") -> None:
-        """See what is there besides the episode ``current``. Raises OSError."""
+    def refresh(self, current: str = "") -> None:
+        """Read the folder: all recordings but the episode ``current``. Raises OSError."""
         order = {line["name"]: place for place, line in enumerate(manifest.read(self.root)) if "name" in line}
         found = sorted(manifest.finished(self.root), key=lambda item: (order.get(item[0].name, -1), item[0].name))
         self._episodes = [(path.name, _bytes(path)) for path, _ in found]
@@ -50,19 +50,28 @@ class Space:
                 shutil.rmtree(path, ignore_errors=True)
             elif part_name(path) not in (None, current):
                 self.used += _bytes(path)
-        self._looked = True
+        self._fresh = True
 
     def room_for(self, size: int, *, current: str = "", written: int = 0, keep: str = "", remove: bool = True) -> str:
-        """Make room for ``size`` bytes; "" or why there is none.
+        """Make room for ``size`` bytes.
 
-        ``written``: bytes of the episode ``current`` so far. ``keep``: a finished episode that is not removed, as the
-        current one continues it. ``remove``: False only asks. Raises OSError.
+        Args:
+            size: bytes to write.
+            current: the episode being written, ``written`` bytes long so far.
+            keep: a finished episode that is not removed, as the current one continues it.
+            remove: False only checks.
+
+        Returns:
+            "", or why there is no room.
+
+        Raises:
+            OSError: the folder cannot be read.
         """
-        if not self._looked:
-            self.look(current)
+        if not self._fresh:
+            self.refresh(current)
         if not self._lacking(size + written, size):
             return ""
-        self.look(current)
+        self.refresh(current)
         why = self._lacking(size + written, size)
         doomed, freed = [], 0
         for name, taken in self._episodes:
@@ -91,8 +100,8 @@ class Space:
 
     def _remove(self, name: str, size: int, why: str) -> None:
         doomed = self.root / f".{name}.removed"
-        with suppress(FileNotFoundError):  # the user was faster
-            os.rename(self.root / name, doomed)  # first out of sight: never half of it under its name
+        with suppress(FileNotFoundError):  # the user has removed it
+            os.rename(self.root / name, doomed)  # never half of it under its name
             shutil.rmtree(doomed, ignore_errors=True)
             manifest.append_removed(self.root, name, why)
         self._episodes = [episode for episode in self._episodes if episode[0] != name]

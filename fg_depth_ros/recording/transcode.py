@@ -24,8 +24,9 @@ _PLAIN = ("mono", "rgb", "bgr", "rgba", "bgra")
 def image_encoder(
     storage: str, jpeg_quality: int, topics: Container[str]
 ) -> Callable[[Topic, Message], tuple[Topic, Message]] | None:
-    """What turns the Image messages of `topics` into CompressedImage on `<topic>/compressed`; None where `storage` is
-    neither `png` nor `jpeg`.
+    """Make the function that turns Image messages of ``topics`` into CompressedImage on ``<topic>/compressed``.
+
+    Returns None where ``storage`` is neither ``png`` nor ``jpeg``.
 
     The `format` field is image_transport's. What comes out is what `image_to_array` makes of the raw message: with
     `png` exactly, with `jpeg` nearly. An alpha channel, which means nothing in a camera's image, is left out.
@@ -35,7 +36,7 @@ def image_encoder(
     """
     if storage not in ("png", "jpeg"):
         return None
-    told: set[str] = set()
+    warned: set[str] = set()
 
     def encode(topic: Topic, message: Message) -> tuple[Topic, Message]:
         if topic.msgtype != IMAGE or topic.name not in topics:
@@ -43,8 +44,8 @@ def image_encoder(
         try:
             compressed = compress(message.data, storage, jpeg_quality)
         except (MessageError, cv2.error) as error:
-            if topic.name not in told:
-                told.add(topic.name)
+            if topic.name not in warned:
+                warned.add(topic.name)
                 _LOG.warning("%s: recorded as it is, not as %s: %s", topic.name, storage, error)
             compressed = None
         if compressed is None:
@@ -56,9 +57,10 @@ def image_encoder(
 
 
 def compress(data: bytes, storage: str, jpeg_quality: int = 95) -> bytes | None:
-    """A raw Image (CDR) as a CompressedImage (CDR); None where `storage` cannot hold it: see `image_encoder`.
+    """Compress a raw Image (CDR) to a CompressedImage (CDR); None where ``storage`` cannot hold it.
 
-    Raises MessageError for an image that is damaged or that no camera sends.
+    Raises:
+        MessageError: an image that is damaged or that no camera sends.
     """
     types = message_types()
     try:

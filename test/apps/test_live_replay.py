@@ -159,7 +159,8 @@ def test_time_that_stands_still_stops_neither_work_nor_warnings(make: Callable[.
     # Before the first /clock there is depth all the same, and a warning.
     b.send_until(pair, lambda: b.seen["depth/image_rect"] and b.level() == 1)
     assert "/clock" in b.status().message
-    assert "processing 50 % (ms)" in b.values() and "pipeline 50 % (ms)" not in b.values()
+    b.wait(lambda: "processing 50 % (ms)" in b.values())
+    assert "pipeline 50 % (ms)" not in b.values()
     b.seen["depth/image_rect"].clear()
     stamps: list[float] = []
 
@@ -304,7 +305,7 @@ def test_the_launch_file_starts_what_the_recording_needs(
     assert all(parameters_of(node)["use_sim_time"] is True for node in nodes.values())
     assert parameters_of(nodes["stereo_depth_node"])["model"] == "sgbm"
     evaluator = parameters_of(nodes["replay_evaluator_node"])
-    assert (evaluator["account"], evaluator["truth"], evaluator["set_name"]) == ("camera_info", True, "drive")
+    assert (evaluator["pair_source"], evaluator["truth"], evaluator["set_name"]) == ("camera_info", True, "drive")
     assert evaluator["report"] == str(tmp_path / "out" / "report.json")
     overrides = {f"qos_overrides./{side}/camera_info.subscription.reliability" for side in ("left", "right")}
     assert set(evaluator) - {"use_sim_time"} - overrides <= set(REPLAY_EVALUATOR.parameters)

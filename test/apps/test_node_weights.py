@@ -41,7 +41,7 @@ def mono(tmp_path: Path) -> tuple[str, str]:
 def test_a_node_that_is_not_there_is_named_with_those_that_are(make: Callable[..., Bench], monkeypatch) -> None:
     b = make()
     monkeypatch.setattr(node_weights, "FIND_SECONDS", 1.5)
-    with pytest.raises(NodeWeightsError, match=r"no node /robot/depth answered .*there are: .*/stereo_depth_node"):
+    with pytest.raises(NodeWeightsError, match=r"no node /robot/depth answered .*running: .*/stereo_depth_node"):
         set_node_weights("robot/depth", "flownet_stereo", "", "", context=b.context)
 
 
@@ -57,7 +57,7 @@ def test_stereo_weights_are_exchanged_and_a_bad_file_leaves_the_old_ones(
 
     bad = tmp_path / "bad.safetensors"
     bad.write_bytes(Path(first).read_bytes()[:-64])
-    with pytest.raises(NodeWeightsError, match=rf"goes on with {sha_2[:12]}: the model was not swapped.*bad\.safet"):
+    with pytest.raises(NodeWeightsError, match=rf"still runs {sha_2[:12]}: the model was not swapped.*bad\.safet"):
         set_node_weights(NODE, "flownet_stereo", str(bad), sha_1, context=b.context)
     with pytest.raises(
         NodeWeightsError, match=r"refuses: .*depth_weights = '/none\.safetensors': there is no such file"
@@ -76,7 +76,7 @@ def test_the_model_changes_with_its_weights_and_goes_back_with_them(make: Callab
     b.listen("depth/image_rect")
     scene = wall()
     assert share_near(b.fresh_depth(pair_messages(scene)), scene.depth) > 0.97
-    with pytest.raises(NodeWeightsError, match="goes on with none: the model was not swapped"):
+    with pytest.raises(NodeWeightsError, match="still runs none: the model was not swapped"):
         set_node_weights(NODE, "flownet_stereo", __file__, "0" * 64, context=b.context)
     assert (b.depth_node.parameters["model"], b.depth_node.parameters["depth_weights"]) == ("sgbm", "")
     assert share_near(b.fresh_depth(pair_messages(scene)), scene.depth) > 0.97
@@ -90,7 +90,7 @@ def test_mono_weights_are_loaded_for_it_where_images_come(make: Callable[..., Be
     b = make()
     b.wait(b.status)
     # Nothing needs them and no image comes: taken, and said to be unconfirmed.
-    taken = set_node_weights(NODE, "depthnet_lite", path, sha256, patience=2.5, context=b.context)
+    taken = set_node_weights(NODE, "depthnet_lite", path, sha256, timeout=2.5, context=b.context)
     assert taken == (False, {"mono_model": "depthnet_lite", "mono_weights": ""})
     assert b.depth_node.parameters["mono_weights"] == path
     b.set(mono_weights="")
@@ -113,6 +113,6 @@ def test_mono_weights_that_cannot_be_loaded_are_taken_back(make: Callable[..., B
     b.listen("depth/image_rect")
     b.send_until(pair_messages(wall()), lambda: b.values("model").get("mono weights sha256"))
     sha256 = b.values("model")["mono weights sha256"]
-    with pytest.raises(NodeWeightsError, match=rf"goes on with {sha256[:12]}: the model was not swapped"):
+    with pytest.raises(NodeWeightsError, match=rf"still runs {sha256[:12]}: the model was not swapped"):
         set_node_weights(NODE, "depthnet_lite", str(bad), "0" * 64, context=b.context)
     assert b.depth_node.parameters["mono_weights"] == ""

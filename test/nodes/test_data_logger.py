@@ -85,7 +85,7 @@ def test_start_and_stop_record_all_that_comes_between(make: Make) -> None:
 
 
 def test_a_snapshot_without_cameras_says_what_is_missing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_logger_node, "_ANSWER_SECONDS", 1.2)
+    monkeypatch.setattr(data_logger_node, "_RESPONSE_SECONDS", 1.2)
     bench = make()
     answer = bench.call("snapshot", playing=False)
     assert not answer.success
@@ -97,7 +97,7 @@ def test_a_snapshot_without_cameras_says_what_is_missing(make: Make, monkeypatch
 def test_other_topics_are_recorded_as_they_are_also_what_was_said_before(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logger_topics, "_PATIENCE", 0.2)
+    monkeypatch.setattr(logger_topics, "_WARN_SECONDS", 0.2)
     bench = make(topics=["words", "/numbers", "/latched", "/left/image_rect"])
     bench.play(lambda: "/words: nobody publishes it" in bench.told())
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)

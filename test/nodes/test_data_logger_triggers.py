@@ -18,7 +18,7 @@ from support.nodes import pair_messages, wall
 
 from fg_depth_ros.data.io import messages
 from fg_depth_ros.geometry.masks import Label
-from fg_depth_ros.nodes.data_logger.trigger_monitor import WeightsHeard
+from fg_depth_ros.nodes.data_logger.trigger_monitor import WeightsMonitor
 
 Make = Callable[..., LoggerBench]
 SHA = "0123456789abcdef" * 4
@@ -32,7 +32,7 @@ def make(ros_domain: int, tmp_path: Path) -> Iterator[Make]:
 
 def fired(bench: LoggerBench, kind: str) -> int:
     assert bench.logger_node is not None
-    return bench.logger_node._desk.fired[kind]
+    return bench.logger_node._limiter.fired[kind]
 
 
 class DepthNode:
@@ -72,7 +72,7 @@ def test_nothing_fires_while_everything_is_off(make: Make) -> None:
     for pair in (bench.pair, other, bench.pair):
         bench.play_pairs(8, pair)
     assert bench.logger_node is not None
-    assert bench.logger_node._desk.fired.total() == 0
+    assert bench.logger_node._limiter.fired.total() == 0
     assert not list(bench.root.glob("*episode_*"))
     assert bench.settled()["written"] == 0
 
@@ -87,10 +87,10 @@ def test_interval_fires_once_a_period(make: Make) -> None:
 
 
 def test_motion_fires_when_the_picture_moves_and_not_when_it_stands(make: Make) -> None:
-    bench = make(motion_flow=2.0, look_period=0.05)
-    bench.play(lambda: "looked at: motion" in bench.values("recording"))
+    bench = make(motion_flow=2.0, check_period=0.05)
+    bench.play(lambda: "measured: motion" in bench.values("recording"))
     assert fired(bench, "motion") == 0
-    assert float(bench.values("recording")["looked at: motion"]) < 0.2
+    assert float(bench.values("recording")["measured: motion"]) < 0.2
     # The same wall, 4 px of a 160 px wide image further with every picture.
     whole = wall(width=960).left
     scene = small_wall()
@@ -130,7 +130,7 @@ def test_record_off_holds_the_triggers_back_until_it_is_set(make: Make) -> None:
 
 
 def test_disagreement_fires_for_another_shape_and_not_for_another_scale(make: Make) -> None:
-    bench = make(disagreement_abs_rel=0.2, look_period=0.05)
+    bench = make(disagreement_abs_rel=0.2, check_period=0.05)
     node = DepthNode(bench, **{"depth/image_rect": "32FC1", "mono_depth/image_rect": "32FC1", "mask/labels": "8UC1"})
     stereo = np.tile(np.linspace(2.0, 8.0, 160, dtype=np.float32), (120, 1))
     labels = np.zeros((120, 160), np.uint8)
@@ -138,9 +138,9 @@ def test_disagreement_fires_for_another_shape_and_not_for_another_scale(make: Ma
     half_wrong = 3.0 * stereo
     half_wrong[:, :50] *= 9.0  # where stereo has nothing of its own
     node.publish_until(
-        lambda: "looked at: disagreement" in bench.values("recording"), depth=stereo, mono_depth=half_wrong, mask=labels
+        lambda: "measured: disagreement" in bench.values("recording"), depth=stereo, mono_depth=half_wrong, mask=labels
     )
-    assert float(bench.values("recording")["looked at: disagreement"]) < 0.01
+    assert float(bench.values("recording")["measured: disagreement"]) < 0.01
     assert fired(bench, "disagreement") == 0
     wrong = 3.0 * stereo
     wrong[:48] *= 2.0  # 40 % of the pixels twice as far: 0.4
@@ -154,11 +154,11 @@ def test_disagreement_fires_for_another_shape_and_not_for_another_scale(make: Ma
 
 
 def test_low_confidence_fires_below_its_share_and_depth_is_recorded_beside(make: Make) -> None:
-    bench = make(low_confidence_share=0.5, look_period=0.0, record_depth=True)
+    bench = make(low_confidence_share=0.5, check_period=0.0, record_depth=True)
     node = DepthNode(bench, **{"depth/image_rect": "16UC1", "mask/labels": "8UC1"})
     depth, labels = np.full((120, 160), 3000, np.uint16), np.zeros((120, 160), np.uint8)
     labels[:59] = Label.LOW_CONFIDENCE  # 51 % are valid
-    node.publish_until(lambda: "looked at: low_confidence" in bench.values("recording"), depth=depth, mask=labels)
+    node.publish_until(lambda: "measured: low_confidence" in bench.values("recording"), depth=depth, mask=labels)
     assert fired(bench, "low_confidence") == 0
     labels[:72] = Label.LEFT_RIGHT_MISMATCH
     node.publish_until(lambda: fired(bench, "low_confidence"), depth=depth, mask=labels)
@@ -207,7 +207,7 @@ def test_the_weights_heard_stand_in_the_manifest(make: Make) -> None:
 
     def heard() -> bool:
         publisher.publish(message)
-        return SHA in bench.values("recording").get("stereo weights heard", "")
+        return SHA in bench.values("recording").get("stereo weights used", "")
 
     bench.play(heard)
     bench.call("snapshot")
@@ -221,9 +221,9 @@ def test_the_weights_heard_stand_in_the_manifest(make: Make) -> None:
 
 
 def test_weights_change_only_when_the_named_node_says_so() -> None:
-    heard = WeightsHeard()
+    heard = WeightsMonitor()
     told = status("depth: model", DiagnosticStatus.OK, model="a", weights_sha256=SHA)
-    assert not heard.diagnosed(told, "other")
-    assert heard.diagnosed(told, "depth")
-    assert not heard.diagnosed(told, "depth")
+    assert not heard.on_diagnostics(told, "other")
+    assert heard.on_diagnostics(told, "depth")
+    assert not heard.on_diagnostics(told, "depth")
     assert heard.weights["stereo"] == {"model": "a", "sha256": SHA}

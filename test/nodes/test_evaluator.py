@@ -73,7 +73,7 @@ class Source:
         rclpy.shutdown(context=self.context)
 
     def start_evaluator(self, **parameters: object) -> Child:
-        values = {"report": str(self.folder / "report.json"), "timeout": 1.0, "patience": 10.0, **parameters}
+        values = {"report": str(self.folder / "report.json"), "timeout": 1.0, "idle_timeout": 10.0, **parameters}
         self.child = self.group.start("evaluator", EVALUATOR, values)
         needed = [self.publishers[topic] for topic in ("depth/image_rect", "left/camera_info", "/diagnostics")]
         self.group.wait_until(
@@ -230,7 +230,7 @@ def test_without_truth_the_images_are_compared(source: Source) -> None:
 
 def test_a_late_answer_is_delivered_and_late(source: Source) -> None:
     truth = np.full((96, 160), 6.0, np.float32)
-    source.start_evaluator(pairs=2, judge=False, timeout=4.0, live="json")
+    source.start_evaluator(pairs=2, accuracy=False, timeout=4.0, live="json")
     source.send("a", None, None, age=3.5)
     header = source.header
     wait_until(lambda: any('"dropped": 1' in line for line in source.child.tail))
@@ -258,14 +258,14 @@ def test_what_cannot_be_judged_is_named_and_nothing_is_invented(source: Source, 
 
 
 def test_it_ends_with_a_reason_when_nothing_comes(source: Source) -> None:
-    source.group.start("evaluator", EVALUATOR, {"pairs": 2, "patience": 1.0})
+    source.group.start("evaluator", EVALUATOR, {"pairs": 2, "idle_timeout": 1.0})
     with pytest.raises(ChildDied, match="exit code 1(.|\n)*no pair was announced on /published_pair"):
         source.group.wait_until(lambda: False, LIMIT, "nothing")
 
 
 def test_a_camera_or_a_bag_is_accounted_by_its_camera_info(source: Source) -> None:
     truth = np.full((96, 160), 6.0, np.float32)
-    source.start_evaluator(pairs=3, judge=False, account="camera_info")
+    source.start_evaluator(pairs=3, accuracy=False, pair_source="camera_info")
     for _ in range(3):
         source.send("a", truth, None)
     metrics = _row(source.wait_for_report(), "published", "timing")["metrics"]

@@ -31,8 +31,8 @@ def pairs(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    monkeypatch.setattr("fg_depth_ros.recording.writing._RETRY", 0.05)
-    monkeypatch.setattr("fg_depth_ros.recording.writing._LOOK", 0.05)
+    monkeypatch.setattr("fg_depth_ros.recording.episode_writer._RETRY", 0.05)
+    monkeypatch.setattr("fg_depth_ros.recording.episode_writer._REFRESH", 0.05)
 
 
 @pytest.fixture
@@ -61,16 +61,16 @@ def one_by_one(recorder, pairs, count, begin=0):
     for number in range(begin, begin + count):
         lap, place = divmod(number, len(pairs))
         shift = lap * len(pairs) * TENTH
-        recorder.put_pair(pairs[place][0] + shift, later(pairs[place][1], shift))
+        recorder.submit_pair(pairs[place][0] + shift, later(pairs[place][1], shift))
         quiet(recorder)
 
 
 def until_written(recorder, pairs, begin, most=400):
     """Go on until a pair is written again; the number of the next."""
-    before = recorder.account()["written"]
+    before = recorder.counters()["written"]
     for number in range(begin, begin + most):
         one_by_one(recorder, pairs, 1, number)
-        if recorder.account()["written"] > before:
+        if recorder.counters()["written"] > before:
             return number + 1
         time.sleep(0.005)
     raise AssertionError("never written again")
@@ -94,7 +94,7 @@ def test_a_disk_that_is_full_pauses_and_what_is_safe_stays(make, pairs, tmp_path
     recorder = make(disk)
     recorder.start()
     one_by_one(recorder, pairs, 6)
-    account = recorder.account()
+    account = recorder.counters()
     fits = 3 if free > PAIR else 0
     assert (account["written"], account["dropped"]) == (fits, 6 - fits)
     assert recorder.values()[f"dropped: {reason}"] == str(6 - fits)
@@ -109,7 +109,7 @@ def test_a_disk_that_is_full_pauses_and_what_is_safe_stays(make, pairs, tmp_path
     end = until_written(recorder, pairs, 6)
     one_by_one(recorder, pairs, 2, end)
     assert texts(recorder, "disk") == [text, None]
-    assert recorder.account()["written"] == fits + 3
+    assert recorder.counters()["written"] == fits + 3
     wait_until(lambda: not list(root.glob(".*.part")) or recorder.values()["episode"] != "none")
     recorder.close()
     recover(root)
@@ -139,7 +139,7 @@ def test_an_episode_that_could_not_be_completed_is_when_the_disk_is_well(make, p
     first, second = sorted(manifest.read(tmp_path / "root"), key=lambda line: line["name"])
     assert (first["name"], first["pairs"], first["recovered"]) == (name, 3, True)
     assert second["continues"] == name
-    assert second["drops"]["disk full"] == recorder.account()["dropped"]
+    assert second["drops"]["disk full"] == recorder.counters()["dropped"]
 
 
 def test_a_fault_is_over_when_the_disk_is_well_though_nothing_is_recorded(make, pairs):
@@ -162,14 +162,14 @@ def test_a_folder_that_goes_and_comes_back(make, pairs, tmp_path):
     one_by_one(recorder, pairs, 4, 3)  # the first of them may still go into the file that moved
     (text,) = texts(recorder, "disk")
     assert "bring the folder back" in text
-    assert recorder.account()["dropped"] >= 3
+    assert recorder.counters()["dropped"] >= 3
     assert not root.exists()  # a folder in the place of a disk that is not there would fill another disk
     os.rename(away, root)
     until_written(recorder, pairs, 7)
     assert texts(recorder, "disk")[-1] is None
     recorder.close()
     recover(root)
-    assert every(root) == 4 * recorder.account()["written"]
+    assert every(root) == 4 * recorder.counters()["written"]
 
 
 def test_a_folder_that_cannot_be_written(make, pairs, tmp_path):
@@ -196,7 +196,7 @@ def test_a_folder_that_cannot_be_written(make, pairs, tmp_path):
     recorder = make(root=tmp_path / "file")
     recorder.start()
     one_by_one(recorder, pairs, 2)
-    assert recorder.account()["dropped"] == 2
+    assert recorder.counters()["dropped"] == 2
     assert "give another folder" in texts(recorder, "disk")[0]
 
 
@@ -214,20 +214,20 @@ def test_the_quota_removes_the_oldest_and_pauses_when_nothing_is_left(make, pair
     assert gone == names[: len(gone)]
     assert gone
     assert [bag.name for bag in episodes(root)] == names[len(gone) :]
-    assert recorder.account()["dropped"] == 0
+    assert recorder.counters()["dropped"] == 0
 
     recorder.start()
     one_by_one(recorder, pairs, 10, 12)  # more than the quota: the episode must not eat its own beginning
     for number in range(22, 26):  # nor when it is tried again
         time.sleep(0.06)
         one_by_one(recorder, pairs, 1, number)
-    assert recorder.account()["dropped"] > 0
-    assert recorder.values()["dropped: quota"] == str(recorder.account()["dropped"])
+    assert recorder.counters()["dropped"] > 0
+    assert recorder.values()["dropped: quota"] == str(recorder.counters()["dropped"])
     assert "quota" in texts(recorder, "space")[-1]
     total = sum(file.stat().st_size for file in root.rglob("*") if file.name != manifest.NAME)
     assert total <= quota
     (last,) = episodes(root)
-    assert len(contents(last)) == 4 * (recorder.account()["written"] - 12)
+    assert len(contents(last)) == 4 * (recorder.counters()["written"] - 12)
     recorder.stop()
     wait_until(lambda: texts(recorder, "space")[-1] is None)  # the next may take its place
     recorder.trigger("manual")
@@ -243,7 +243,7 @@ def test_a_quota_lets_continuous_recording_go_on_for_ever(make, pairs, tmp_path)
     recorder.close()
     lines = [line for line in manifest.read(tmp_path / "root") if "name" in line]
     assert [line["pairs"] for line in lines] == [3, 3, 3, 3, 3, 3, 2]
-    assert recorder.account()["dropped"] == 0
+    assert recorder.counters()["dropped"] == 0
     assert [bag.name for bag in episodes(tmp_path / "root")] == [line["name"] for line in lines[-2:]]
 
 
@@ -271,11 +271,11 @@ CHILD = """
     recorder.start()
     for number in range(10 ** 6 if not limit else 10):
         shift = number // 10 * 10 * TENTH
-        recorder.put_pair(pairs[number % 10][0] + shift, later(pairs[number % 10][1], shift))
+        recorder.submit_pair(pairs[number % 10][0] + shift, later(pairs[number % 10][1], shift))
         print("written", quiet(recorder)["written"], flush=True)
         time.sleep(0.005)
     recorder.close()
-    print("closed", recorder.account(), flush=True)
+    print("closed", recorder.counters(), flush=True)
 """
 
 

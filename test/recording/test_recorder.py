@@ -45,7 +45,7 @@ def make(tmp_path):
 
 def feed(recorder, pairs, shift=0):
     for stamp, items in pairs:
-        recorder.put_pair(stamp + shift, later(items, shift))
+        recorder.submit_pair(stamp + shift, later(items, shift))
 
 
 def stamps(bag):
@@ -141,12 +141,12 @@ def test_a_trigger_during_an_episode_prolongs_it(make, pairs, tmp_path):
 def test_continuous_recording_and_what_lies_beside_the_pairs(make, pairs, tmp_path):
     recorder = make()
     feed(recorder, pairs[:3])
-    recorder.put_extra(WORD, Message("/word", pairs[2][1][0][1].recorded, b"\0\1\0\0\2\0\0\0a\0"))
+    recorder.submit_extra(WORD, Message("/word", pairs[2][1][0][1].recorded, b"\0\1\0\0\2\0\0\0a\0"))
     recorder.start()
     recorder.start()
     feed(recorder, pairs[3:8])
     data = b"\0\1\0\0\3\0\0\0hi\0"
-    recorder.put_extra(WORD, Message("/word", pairs[7][1][0][1].recorded + 5, data))
+    recorder.submit_extra(WORD, Message("/word", pairs[7][1][0][1].recorded + 5, data))
     assert counts(recorder) == (8, 5, 3, 0, 0)
     assert recorder.values()["recording"] == "continuous"
     assert recorder.values()["other messages written"] == "1"
@@ -169,10 +169,10 @@ def test_the_ring_is_bounded_in_bytes_before_seconds(make, pairs, tmp_path):
     assert int(recorder.values()["ring (bytes)"]) == 4 * size
     assert recorder.values()["ring (s)"] == "0.30"
     word = Message("/word", pairs[9][1][0][1].recorded, bytes(11))
-    recorder.put_extra(WORD, word)
+    recorder.submit_extra(WORD, word)
     assert counts(recorder) == (10, 0, 7, 3, 0)
     for _ in range(1000):  # with the cameras dead
-        recorder.put_extra(WORD, word)
+        recorder.submit_extra(WORD, word)
     assert int(recorder.values()["ring (bytes)"]) <= 4 * size + 10
 
 
@@ -187,8 +187,8 @@ def test_a_full_queue_drops_whole_pairs_and_says_so(make, pairs, tmp_path):
     recorder = make(queue_bytes=3 * size, encode=slow)
     recorder.start()
     feed(recorder, pairs[:10])
-    recorder.put_extra(WORD, Message("/word", pairs[9][1][0][1].recorded, bytes(11)))
-    account = recorder.account()
+    recorder.submit_extra(WORD, Message("/word", pairs[9][1][0][1].recorded, bytes(11)))
+    account = recorder.counters()
     assert (account["in_queue"], account["dropped"]) == (3, 7)
     gate.set()
     assert counts(recorder) == (10, 3, 0, 0, 7)
@@ -278,7 +278,7 @@ def test_a_clock_that_jumps_ends_the_episode_and_what_was_asked_for_goes_on(make
     assert word in second["detail"]
     # The images keep their stamps; 0.15 s are left, counted from the pair after the jump (0.1 s of it were its step).
     assert second["pairs"] == 2
-    account = recorder.account()
+    account = recorder.counters()
     assert (account["written"], account["not_wanted"] + account["in_ring"], account["dropped"]) == (6, 6, 0)
 
 
@@ -292,7 +292,7 @@ def test_a_jump_between_episodes_empties_the_ring(make, pairs):
 
 
 def test_an_episode_ends_when_the_cameras_are_gone(make, pairs, monkeypatch):
-    monkeypatch.setattr("fg_depth_ros.recording.recorder._PATIENCE", 0.05)
+    monkeypatch.setattr("fg_depth_ros.recording.recorder._END_SECONDS", 0.05)
     recorder = make()
     feed(recorder, pairs[:3])
     recorder.trigger("manual")
@@ -325,7 +325,7 @@ def test_nothing_that_callers_or_callbacks_do_stops_it(make, pairs, tmp_path):
         raise KeyError("rig")
 
     recorder = make(describe=describe, on_finished=finished)
-    recorder.put_pair(START, [])
+    recorder.submit_pair(START, [])
     recorder.trigger("manual")
     feed(recorder, pairs[:2])
     assert counts(recorder)[4] == 0
@@ -334,18 +334,20 @@ def test_nothing_that_callers_or_callbacks_do_stops_it(make, pairs, tmp_path):
     feed(recorder, pairs[2:3])
     recorder.trigger("manual")
     recorder.start()
-    recorder.put_extra(WORD, Message("/word", 1, b""))
-    account = recorder.account()
+    recorder.submit_extra(WORD, Message("/word", 1, b""))
+    account = recorder.counters()
     assert (account["offered"], account["dropped"]) == (4, 1)
     assert told == [bag.name for bag in episodes(tmp_path)]
-    assert ("description", "KeyError: 'rig'; the manifest does not tell rig and weights") in recorder.faults
+    assert ("description", "KeyError: 'rig'; the manifest lacks rig and weights") in recorder.faults
 
 
 def test_a_type_without_a_definition_is_recorded_and_named(make, pairs, tmp_path):
     recorder = make()
     recorder.start()
     feed(recorder, pairs[:1])
-    recorder.put_extra(Topic("/odd", "odd_msgs/msg/Odd"), Message("/odd", pairs[0][1][0][1].recorded, b"\0\1\0\0odd"))
+    recorder.submit_extra(
+        Topic("/odd", "odd_msgs/msg/Odd"), Message("/odd", pairs[0][1][0][1].recorded, b"\0\1\0\0odd")
+    )
     recorder.close()
     assert [d for t, _, d in contents(episodes(tmp_path)[0]) if t == "/odd"] == [b"\0\1\0\0odd"]
     (text,) = [text for subject, text in recorder.faults if subject == "types"]
@@ -357,7 +359,7 @@ def test_zstd_packs_the_chunks(make, tmp_path):
     recorder.start()
     zeros = Message("/word", START, b"\0\1\0\0" + bytes(100_000))
     for _ in range(5):
-        recorder.put_extra(WORD, zeros)
+        recorder.submit_extra(WORD, zeros)
     recorder.close()
     (bag,) = episodes(tmp_path)
     assert [data for *_, data in contents(bag)] == [zeros.data] * 5

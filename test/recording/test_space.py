@@ -149,7 +149,7 @@ def test_what_a_crash_left_of_a_removal_goes_and_a_user_may_be_faster(tmp_path):
     episode(tmp_path, "a", 1000)
     episode(tmp_path, "b", 1000)
     space = Space(tmp_path, 2500, 0)
-    space.look()
+    space.refresh()
     os.rename(tmp_path / "a", tmp_path / ".a.removed")
     assert space.room_for(1500) == ""
     assert names(tmp_path) == ["b"]

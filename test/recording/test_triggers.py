@@ -8,21 +8,21 @@ import pytest
 
 from fg_depth_ros.geometry.masks import Label
 from fg_depth_ros.recording.measures import confident_share, disagreement, mean_flow, small_grey
-from fg_depth_ros.recording.triggers import KINDS, Every, TriggerDesk, above, below
+from fg_depth_ros.recording.triggers import KINDS, PeriodicTimer, RateLimiter, above, below
 
 SECOND = 1_000_000_000
 
 
-def desk() -> tuple[TriggerDesk, list[tuple[str, str]]]:
+def limiter() -> tuple[RateLimiter, list[tuple[str, str]]]:
     fired: list[tuple[str, str]] = []
-    return TriggerDesk(lambda kind, detail: fired.append((kind, detail))), fired
+    return RateLimiter(lambda kind, detail: fired.append((kind, detail))), fired
 
 
 # ---- bad input ------------------------------------------------------------------------------------------------
 
 
 def test_an_unknown_kind_is_refused_with_those_that_are_known() -> None:
-    made, fired = desk()
+    made, fired = limiter()
     with pytest.raises(ValueError, match="'earthquake'.*interval.*manual"):
         made.call("earthquake", "", 0)
     assert fired == []
@@ -50,7 +50,7 @@ def test_sizes_that_differ_are_refused() -> None:
 
 
 def test_a_period_begins_with_the_first_question_and_is_counted_from_there() -> None:
-    every = Every()
+    every = PeriodicTimer()
     asked = [
         (at, every.due(round(at * SECOND), 2.0)) for at in (100.0, 101.0, 101.9, 102.0, 103.9, 104.5, 106.4, 106.5)
     ]
@@ -58,7 +58,7 @@ def test_a_period_begins_with_the_first_question_and_is_counted_from_there() -> 
 
 
 def test_a_clock_that_jumps_back_begins_a_new_period() -> None:
-    every = Every()
+    every = PeriodicTimer()
     assert not every.due(100 * SECOND, 2.0)
     assert every.due(103 * SECOND, 2.0)
     assert not every.due(10 * SECOND, 2.0)
@@ -67,7 +67,7 @@ def test_a_clock_that_jumps_back_begins_a_new_period() -> None:
 
 
 def test_one_of_a_kind_per_cooldown_and_each_kind_for_itself() -> None:
-    made, fired = desk()
+    made, fired = limiter()
     went = [
         made.call("motion", "first", 100 * SECOND, 5.0),
         made.call("motion", "too soon", 104 * SECOND, 5.0),
@@ -76,17 +76,21 @@ def test_one_of_a_kind_per_cooldown_and_each_kind_for_itself() -> None:
     ]
     assert went == [True, False, True, True]
     assert fired == [("motion", "first"), ("interval", "another kind"), ("motion", "again")]
-    assert made.values() == {"triggered: interval": "1", "triggered: motion": "2", "held back by cooldown: motion": "1"}
+    assert made.values() == {
+        "triggered: interval": "1",
+        "triggered: motion": "2",
+        "suppressed by cooldown: motion": "1",
+    }
 
 
 def test_a_manual_call_always_goes_through() -> None:
-    made, fired = desk()
+    made, fired = limiter()
     assert all(made.call("manual", "", SECOND + i, 60.0) for i in range(3))
     assert len(fired) == 3
 
 
 def test_after_a_jump_back_the_cooldown_does_not_wait_for_the_old_time() -> None:
-    made, _ = desk()
+    made, _ = limiter()
     assert made.call("motion", "", 100 * SECOND, 5.0)
     assert made.call("motion", "", 1 * SECOND, 5.0)
     assert not made.call("motion", "", 2 * SECOND, 5.0)

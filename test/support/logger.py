@@ -127,7 +127,7 @@ class LoggerBench(User):
         """Play pairs until so many are on the disk."""
         assert self.logger_node is not None
         recorder = self.logger_node.recorder
-        self.play(lambda: recorder.account()["written"] >= count, pair=pair)
+        self.play(lambda: recorder.counters()["written"] >= count, pair=pair)
 
     def call(self, service: str, playing: bool = True) -> Any:
         """The answer of `~/service`; meanwhile the cameras go on, if `playing`."""
@@ -171,7 +171,7 @@ class LoggerBench(User):
         """The recorder's account once nothing waits for the disk."""
         assert self.logger_node is not None
         recorder = self.logger_node.recorder
-        return self.wait(lambda: recorder.account() if recorder.account()["in_queue"] == 0 else None)
+        return self.wait(lambda: recorder.counters() if recorder.counters()["in_queue"] == 0 else None)
 
 
 @contextlib.contextmanager

@@ -36,12 +36,12 @@ def later(items, shift):
 def quiet(recorder: Recorder) -> dict[str, int]:
     """Wait until nothing is in the queue; the account, which must add up."""
 
-    def account() -> dict[str, int] | None:
-        found = recorder.account()
+    def counters() -> dict[str, int] | None:
+        found = recorder.counters()
         assert found["offered"] == sum(found.values()) - found["offered"], found
         return found if found["in_queue"] == 0 else None
 
-    return wait_until(account, period=0.005, describe=recorder.account)
+    return wait_until(counters, period=0.005, describe=recorder.counters)
 
 
 def config(root: Path, **changes) -> RecorderConfig:

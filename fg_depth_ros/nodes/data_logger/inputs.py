@@ -1,4 +1,4 @@
-"""The four inputs of data_logger_node as the bytes that came: matched to pairs, and watched for another calibration."""
+"""The four inputs of data_logger_node as serialized bytes: matched to pairs, checked for a new calibration."""
 
 from __future__ import annotations
 
@@ -33,11 +33,16 @@ TYPES: dict[type, str] = {
 }
 
 
-class Arrived:
-    """A serialized message with a header: its bytes, when it came (ns of the node's clock), and `header.stamp`, which
-    is read from the first bytes; the rest is not decoded.
+class SerializedMessage:
+    """A message with a header that is not deserialized, but for its stamp.
 
-    Raises ValueError for fewer bytes than a header has.
+    Attributes:
+        data: its bytes (CDR).
+        recorded: when it was received, ns of the node's clock.
+        header: has the stamp alone.
+
+    Raises:
+        ValueError: fewer bytes than a header has.
     """
 
     __slots__ = ("data", "header", "recorded")
@@ -53,26 +58,26 @@ class Arrived:
 
 
 class _RawSource(SimpleFilter):
-    """A subscription that hands on bytes, as an input of the synchroniser."""
+    """Passes serialized messages of a subscription to the synchroniser."""
 
-    def __init__(self, take: Callable[[bytes], Arrived | None]) -> None:
+    def __init__(self, parse: Callable[[bytes], SerializedMessage | None]) -> None:
         super().__init__()
-        self._take = take
+        self._parse = parse
 
-    def came(self, data: bytes) -> None:
-        arrived = self._take(data)
-        if arrived is not None:
-            self.signalMessage(arrived)
+    def on_data(self, data: bytes) -> None:
+        message = self._parse(data)
+        if message is not None:
+            self.signalMessage(message)
 
 
 class LoggerInputs:
-    """Subscribes, matches and counts. All methods are for the executor's thread.
+    """Subscribes to the inputs and matches pairs. All methods are for the executor's thread.
 
     Args:
-        settings: gives image_transport, approximate_sync, sync_slop, sync_queue_size, input_depth, stall_timeout.
+        settings: parameters image_transport, approximate_sync, sync_slop, sync_queue_size, input_depth, stall_timeout.
         now: the node's time, ns; 0 while it is not known (simulated time without a /clock).
-        on_pair: called with (pair of Arrived, its four (Topic, Message)).
-        on_calibration: called with a text before the first pair of another calibration than the pairs before had.
+        on_pair: called with (pair of SerializedMessage, its four (Topic, Message)).
+        on_calibration: called with a text before the first pair of a new calibration.
     """
 
     def __init__(
@@ -93,14 +98,14 @@ class LoggerInputs:
         self._rates = {name: RateMeter() for name in INPUTS}
         self._loss = {name: MessageLoss() for name in INPUTS}
         self._topics = {name: Topic(self.topic(name), TYPES[self._type(name)]) for name in INPUTS}
-        self._sources = [_RawSource(functools.partial(self._arrived, name)) for name in INPUTS]
+        self._sources = [_RawSource(functools.partial(self._on_message, name)) for name in INPUTS]
         self._sync = PairSynchronizer(
             self._sources,
             self._matched,
             approximate=settings["approximate_sync"],
             slop=settings["sync_slop"],
             queue_size=settings["sync_queue_size"],
-            on_error=self._failed,
+            on_error=self._on_error,
         )
         self._opened = time.monotonic()
         for name, source in zip(INPUTS, self._sources, strict=True):
@@ -113,20 +118,24 @@ class LoggerInputs:
 
     @property
     def matched(self) -> int:
-        """Pairs so far."""
+        """Number of pairs so far."""
         return self._sync.matched
 
     def topic(self, name: str) -> str:
-        """Resolved name of an input, remapping included."""
+        """Return the resolved name of an input, remapping included."""
         resolved = str(self._node.resolve_topic_name(name))
         return f"{resolved}/compressed" if self.compressed and name.endswith("image_rect") else resolved
 
     def left_image(self, pair: StereoMessages) -> Any:
-        """The left image of a pair as a message."""
+        """Deserialize the left image of a pair."""
         return deserialize_message(pair.left.data, self._type(INPUTS[0]))
 
-    def watch(self) -> str | None:
-        """Called now and then: report when no pair comes. Returns the reason, or None while pairs come."""
+    def check(self) -> str | None:
+        """Report when no pair arrives; call it several times a second.
+
+        Returns:
+            The reason, or None while pairs arrive.
+        """
         waited = time.monotonic() - max(self._opened, self._sync.last_match)
         if waited < self._settings["stall_timeout"]:
             self._faults.clear("pairs")
@@ -136,7 +145,7 @@ class LoggerInputs:
         return why
 
     def values(self) -> dict[str, str]:
-        """Key -> value for a DiagnosticStatus: pairs formed, and rate and losses by input."""
+        """Return keys for a DiagnosticStatus: pairs formed, and rate and losses by input."""
         values = {"pairs formed": str(self._sync.matched)}
         for name in INPUTS:
             values[f"{name} rate (Hz)"] = f"{self._rates[name].rate():.2f}"
@@ -163,17 +172,17 @@ class LoggerInputs:
         self._node.create_subscription(
             self._type(name),
             self.topic(name),
-            self._loss[name].counting(source.came),
+            self._loss[name].counting(source.on_data),
             qos,
             raw=True,
             event_callbacks=events,
             qos_overriding_options=OVERRIDES,
         )
 
-    def _arrived(self, name: str, data: bytes) -> Arrived | None:
+    def _on_message(self, name: str, data: bytes) -> SerializedMessage | None:
         self._rates[name].tick()
         try:
-            return Arrived(data, self._now())
+            return SerializedMessage(data, self._now())
         except ValueError as error:
             self._faults.report("input", WARN, f"{self.topic(name)}: {error}; check the driver that publishes it")
             self.drops["malformed message"] += 1
@@ -220,13 +229,13 @@ class LoggerInputs:
             self._node.get_logger().info(f"{names}: another calibration, which begins a new episode")
             self._on_calibration("another calibration")
 
-    def _failed(self, error: Exception) -> None:
+    def _on_error(self, error: Exception) -> None:
         self.drops["internal error"] += 1
-        self._node.get_logger().error(f"a pair could not be taken in: {error!r}; please report this")
+        self._node.get_logger().error(f"a pair could not be processed: {error!r}; please report this")
 
 
 def _calibration(info: CameraInfo) -> tuple[Any, ...]:
-    """All of a camera_info but its stamp."""
+    """Return all fields of a camera_info but its stamp."""
     roi = info.roi
     return (
         *(info.header.frame_id, info.width, info.height, info.distortion_model, info.binning_x, info.binning_y),

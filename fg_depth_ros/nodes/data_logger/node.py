@@ -1,6 +1,6 @@
 """data_logger_node: synchronised stereo pairs and other topics into crash-safe episodes, on triggers or all the time.
 
-Callbacks hand on bytes; the recorder's own thread writes. See docs/recording.md.
+Callbacks pass on bytes; the recorder's own thread writes. See docs/recording.md.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from fg_depth_ros.nodes.common.synchronizing import INPUTS, StereoMessages
 from fg_depth_ros.nodes.data_logger.inputs import INPUT_FAULTS, LoggerInputs
 from fg_depth_ros.nodes.data_logger.parameters import DATA_LOGGER, recorder_config
 from fg_depth_ros.nodes.data_logger.topics import TOPIC_FAULTS, GraphTopics, Use
-from fg_depth_ros.nodes.data_logger.trigger_monitor import DEPTH, LABELS, LOOK_FAULTS, Looks, WeightsHeard
+from fg_depth_ros.nodes.data_logger.trigger_monitor import DEPTH, LABELS, MONITOR_FAULTS, TriggerMonitor, WeightsMonitor
 from fg_depth_ros.recording.definitions import Message, Topic
+from fg_depth_ros.recording.episode_writer import ENCODING, MANIFEST, SPACE, TYPES
 from fg_depth_ros.recording.recorder import DESCRIPTION, RECOVERY, Recorder
 from fg_depth_ros.recording.recovery import recover
 from fg_depth_ros.recording.transcode import image_encoder
-from fg_depth_ros.recording.triggers import Every, TriggerDesk
-from fg_depth_ros.recording.writing import ENCODING, MANIFEST, SPACE, TYPES
+from fg_depth_ros.recording.triggers import PeriodicTimer, RateLimiter
 
 __all__ = ["DATA_LOGGER", "DataLoggerNode", "main"]
 
-_WATCH_SECONDS = 0.1
-_ANSWER_SECONDS = 3.0  # a service waits so long for an episode to begin or to end
+_CHECK_SECONDS = 0.1
+_RESPONSE_SECONDS = 3.0  # a service waits this long for an episode to begin or to end
 _CLOSE_SECONDS = 30.0
 # Faults of the recorder that are no failing disk.
 _WARNINGS = (SPACE, ENCODING, TYPES, MANIFEST, RECOVERY, DESCRIPTION)
@@ -55,22 +55,22 @@ _DROP_FAULT_SECONDS = 10.0  # drops are a warning for so long
 
 
 class DataLoggerNode(Node):
-    """The node. It stays up whatever the disk does."""
+    """Records pairs and other topics; a failing disk does not end it."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__("data_logger_node", **kwargs)
         self.faults = Faults(diagnostics.node_log(self))
-        # Replaced, never changed: the recorder's thread adds to them while others read.
+        # Replaced, never changed: the recorder's thread adds to them while other threads read.
         self._fault_subjects: tuple[str, ...] = (
             *INPUT_FAULTS,
-            *LOOK_FAULTS,
+            *MONITOR_FAULTS,
             *TOPIC_FAULTS,
             "configuration",
             "topic names",
             RECOVERY,
         )
         self._last_drop: tuple[int, float] | None = None  # how many were dropped by then, and since when
-        self._answers: list[tuple[Callable[[], str | None], float, Future]] = []
+        self._responses: list[tuple[Callable[[], str | None], float, Future]] = []
         self._episode = ""
         self._queued = self._most_queued = 0  # pairs in the recorder's queue: sum over all pairs, and the largest
         self.parameters = DATA_LOGGER.declare(self, apply=self._apply)
@@ -88,13 +88,13 @@ class DataLoggerNode(Node):
             "ros": os.environ.get("ROS_DISTRO", "unknown"),
             "middleware": rclpy.get_rmw_implementation_identifier(),
         }
-        self._weights = WeightsHeard()
+        self._weights = WeightsMonitor()
         namespace = self.get_namespace().strip("/")
         name = self.parameters["depth_node"].strip("/")
         self._depth_node = name if self.parameters["depth_node"].startswith("/") else f"{namespace}/{name}".lstrip("/")
-        self._interval = Every()
-        self._desk = TriggerDesk(self._fire)
-        self._looks = Looks(self.parameters, self._now, self._triggered, self.faults)
+        self._interval = PeriodicTimer()
+        self._limiter = RateLimiter(self._fire)
+        self._monitor = TriggerMonitor(self.parameters, self._now, self._on_trigger, self.faults)
         images = {str(self.resolve_topic_name(topic)) for topic in INPUTS if topic.endswith("image_rect")}
         self.recorder = Recorder(
             config,
@@ -107,21 +107,26 @@ class DataLoggerNode(Node):
         if values["record"] == "continuous":
             self._when_recovered(self.recorder.start)
         self.inputs = LoggerInputs(
-            self, self.parameters, self._now, self._pair_came, self._another_calibration, self.faults
+            self, self.parameters, self._now, self._on_pair, self._on_new_calibration, self.faults
         )
         self.topics = GraphTopics(
-            self, self._wanted_topics, self.parameters["input_depth"], self._now, self.recorder.put_extra, self.faults
+            self,
+            self._wanted_topics,
+            self.parameters["input_depth"],
+            self._now,
+            self.recorder.submit_extra,
+            self.faults,
         )
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
-        self.create_subscription(DiagnosticArray, "/diagnostics", self._diagnosed, QoSProfile(depth=50))
-        # A group of their own: while one of them waits for its episode, the rest of the node goes on.
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, QoSProfile(depth=50))
+        # A group of their own: while one of them waits for its episode, the rest of the node continues.
         waiting = ReentrantCallbackGroup()
         for service, callback in (("start", self._on_start), ("stop", self._on_stop), ("snapshot", self._on_snapshot)):
             self.create_service(Trigger, f"~/{service}", callback, callback_group=waiting)
         # Simulated time may stand still; these must not.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0, self._publish_diagnostics, clock=steady)
-        self.create_timer(_WATCH_SECONDS, self._watch, clock=steady)
+        self.create_timer(_CHECK_SECONDS, self._check, clock=steady)
         self.get_logger().info(
             f"episodes go to {self.root} (record: {self._record}), pairs come from {self.inputs.topic(INPUTS[0])} "
             f"and {self.inputs.topic(INPUTS[1])}"
@@ -139,21 +144,21 @@ class DataLoggerNode(Node):
     def _now(self) -> int:
         return int(self.get_clock().now().nanoseconds)
 
-    def _pair_came(self, pair: StereoMessages, messages: list[tuple[Topic, Message]]) -> None:
-        self.recorder.put_pair(pair.stamp, messages)
-        queued = self.recorder.account()["in_queue"]
+    def _on_pair(self, pair: StereoMessages, messages: list[tuple[Topic, Message]]) -> None:
+        self.recorder.submit_pair(pair.stamp, messages)
+        queued = self.recorder.counters()["in_queue"]
         self._queued, self._most_queued = self._queued + queued, max(self._most_queued, queued)
         period = self.parameters["interval_period"]
         if period and self._interval.due(pair.left.recorded, period):
-            self._triggered("interval", f"every {period:g} s")
-        self._looks.left_came(lambda: self.inputs.left_image(pair), self.inputs.compressed)
+            self._on_trigger("interval", f"every {period:g} s")
+        self._monitor.on_left_image(lambda: self.inputs.left_image(pair), self.inputs.compressed)
 
-    def _another_calibration(self, reason: str) -> None:
-        self._looks.forget_left()
+    def _on_new_calibration(self, reason: str) -> None:
+        self._monitor.reset_motion()
         self.recorder.cut(reason)
 
     def _resolved(self, names: Sequence[str]) -> list[str]:
-        """The full names of topics; what can be none is told and left out."""
+        """Resolve topic names; names that are not valid are reported and left out."""
         found, wrong = [], []
         for name in filter(None, names):
             try:
@@ -161,7 +166,7 @@ class DataLoggerNode(Node):
             except Exception as error:  # rclpy has a class of its own for each layer that may refuse
                 wrong.append(f"'{name}' ({str(error).partition(', at ')[0]})")
         if wrong:
-            text = f"parameter topics: {', '.join(wrong)} can be no topic and is not recorded; give names such as /odom"
+            text = f"parameter topics: {', '.join(wrong)} no valid topic name, not recorded; give names such as /odom"
             self.faults.report("topic names", WARN, text)
         return found
 
@@ -169,25 +174,25 @@ class DataLoggerNode(Node):
         wanted = {name: Use(True) for name in self._extra_topics}
         if self.parameters["record_depth"]:
             wanted |= {str(self.resolve_topic_name(name)): Use(True) for name in (DEPTH, LABELS)}
-        looks = self._looks.uses() if self.parameters["record"] == "triggers" else {}
-        for name, look in looks.items():
+        monitored = self._monitor.uses() if self.parameters["record"] == "triggers" else {}
+        for name, callback in monitored.items():
             topic = str(self.resolve_topic_name(name))
-            wanted[topic] = Use(topic in wanted and wanted[topic].record, look)
+            wanted[topic] = Use(topic in wanted and wanted[topic].record, callback)
         for name in INPUTS:  # recorded already
             wanted.pop(self.inputs.topic(name), None)
         return wanted
 
-    def _diagnosed(self, array: DiagnosticArray) -> None:
-        if self._weights.diagnosed(array, self._depth_node):
+    def _on_diagnostics(self, array: DiagnosticArray) -> None:
+        if self._weights.on_diagnostics(array, self._depth_node):
             self.get_logger().info("; ".join(f"{key}: {value}" for key, value in self._weights.values().items()))
-        self._looks.diagnosed(array, self._depth_node)
+        self._monitor.on_diagnostics(array, self._depth_node)
 
     # ---- episodes --------------------------------------------------------------------------------------------------
 
-    def _triggered(self, kind: str, detail: str) -> None:
-        """A trigger that works by itself."""
+    def _on_trigger(self, kind: str, detail: str) -> None:
+        """Handle an automatic trigger."""
         if self.parameters["record"] == "triggers":
-            self._desk.call(kind, detail, self._now(), self.parameters["cooldown"])
+            self._limiter.call(kind, detail, self._now(), self.parameters["cooldown"])
 
     def _fire(self, kind: str, detail: str) -> None:
         self.get_logger().info(f"trigger {kind}: {detail}")
@@ -217,7 +222,7 @@ class DataLoggerNode(Node):
         }
 
     def _recover(self) -> None:
-        """What a crash or a power cut left, before the first episode of this run. In a thread of its own."""
+        """Recover what a crash or a power cut left, before the first episode of this run. In a thread of its own."""
         try:
             left = []
             for found in recover(self.root):
@@ -226,7 +231,7 @@ class DataLoggerNode(Node):
             if left:
                 self.faults.report(RECOVERY, WARN, "; ".join(left))
         except Exception as error:  # whatever lies in the folder, recording goes on
-            text = f"what may be left of an earlier run in {self.root} was not looked at: {error}; try fg-depth recover"
+            text = f"what may be left of an earlier run in {self.root} was not measured: {error}; try fg-depth recover"
             self.faults.report(RECOVERY, WARN, text)
 
     # ---- services --------------------------------------------------------------------------------------------------
@@ -234,14 +239,14 @@ class DataLoggerNode(Node):
     async def _on_start(self, _: Any, response: Any) -> Any:
         self.get_logger().info("~/start: recording all that comes")
         self._when_recovered(self.recorder.start)
-        return await self._answer_with_episode(response)
+        return await self._respond_with_episode(response)
 
     async def _on_snapshot(self, _: Any, response: Any) -> Any:
-        self._desk.call("manual", "~/snapshot", self._now())
-        return await self._answer_with_episode(response)
+        self._limiter.call("manual", "~/snapshot", self._now())
+        return await self._respond_with_episode(response)
 
-    async def _answer_with_episode(self, response: Any) -> Any:
-        name = await self._answer(self._current_episode)
+    async def _respond_with_episode(self, response: Any) -> Any:
+        name = await self._wait_for(self._current_episode)
         response.success = bool(name)
         response.message = name or f"no episode has begun yet: {self._why_not()}"
         return response
@@ -249,15 +254,15 @@ class DataLoggerNode(Node):
     async def _on_stop(self, _: Any, response: Any) -> Any:
         name = self._current_episode()
         self._when_recovered(self.recorder.stop)
-        ended = await self._answer(lambda: "yes" if self._current_episode() != name or not name else None)
+        ended = await self._wait_for(lambda: "yes" if self._current_episode() != name or not name else None)
         response.success = bool(ended)
         response.message = (name or "nothing was being recorded") if ended else f"{name} has not ended yet"
         return response
 
-    def _answer(self, found: Callable[[], str | None]) -> Future:
-        """A future that holds what `found()` returns as soon as it is true, or None after a while."""
+    def _wait_for(self, found: Callable[[], str | None]) -> Future:
+        """Return a future for the first true value of ``found()``; None after ``_RESPONSE_SECONDS``."""
         future: Future = Future()
-        self._answers.append((found, time.monotonic() + _ANSWER_SECONDS, future))
+        self._responses.append((found, time.monotonic() + _RESPONSE_SECONDS, future))
         return future
 
     def _current_episode(self) -> str | None:
@@ -267,11 +272,11 @@ class DataLoggerNode(Node):
         faults = self._faults_present()
         return faults[0].text if faults else "it begins with the next pair"
 
-    # ---- telling ---------------------------------------------------------------------------------------------------
+    # ---- state -----------------------------------------------------------------------------------------------------
 
-    def _watch(self) -> None:
-        self.inputs.watch()
-        self.topics.watch()
+    def _check(self) -> None:
+        self.inputs.check()
+        self.topics.update()
         if self._before_recovered is not None and not self._recovery.is_alive():
             tasks, self._before_recovered = self._before_recovered, None
             for task in tasks:
@@ -282,16 +287,16 @@ class DataLoggerNode(Node):
             if episode:
                 self.get_logger().info(f"recording {episode}")
                 self.topics.repeat_latched()
-        waiting, self._answers = self._answers, []
+        waiting, self._responses = self._responses, []
         for found, end, future in waiting:
-            answer = found()
-            if answer is None and time.monotonic() < end:
-                self._answers.append((found, end, future))
+            result = found()
+            if result is None and time.monotonic() < end:
+                self._responses.append((found, end, future))
             else:
-                future.set_result(answer)
-        self._watch_drops()
+                future.set_result(result)
+        self._check_drops()
 
-    def _watch_drops(self) -> None:
+    def _check_drops(self) -> None:
         drops = self.recorder.drops + self.inputs.drops
         dropped = drops.total()
         if self._last_drop is None or dropped > self._last_drop[0]:
@@ -307,7 +312,7 @@ class DataLoggerNode(Node):
         return self.faults.present((*self._fault_subjects, "drops"))  # a cause goes before its consequence
 
     def _recorder_fault(self, subject: str, text: str | None) -> None:
-        """The recorder's word, from its thread."""
+        """Handle a fault of the recorder, called from its thread."""
         if subject not in self._fault_subjects:
             self._fault_subjects = (*self._fault_subjects, subject)
         if text is None:
@@ -316,7 +321,7 @@ class DataLoggerNode(Node):
             self.faults.report(subject, WARN if subject in _WARNINGS else ERROR, text)
 
     def _episode_finished(self, line: dict[str, Any]) -> None:
-        """In the recorder's thread."""
+        """Log a finished episode, called from the recorder's thread."""
         self.get_logger().info(f"{line['name']} is complete: {line['pairs']} pairs, {line['bytes'] / 1e6:.1f} MB")
 
     def _publish_diagnostics(self) -> None:
@@ -325,8 +330,8 @@ class DataLoggerNode(Node):
             **self.recorder.values(),
             "pairs in queue, mean": f"{self._queued / max(self.inputs.matched, 1):.2f}",
             "pairs in queue, largest": str(self._most_queued),
-            **self._desk.values(),
-            **self._looks.values(),
+            **self._limiter.values(),
+            **self._monitor.values(),
             **self.inputs.values(),
             **self.topics.values(),
             **self._weights.values(),
@@ -344,8 +349,8 @@ class DataLoggerNode(Node):
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM, then finish the episode."""
     use_shared_memory_profile()
-    # rclpy's own handlers shut the context down at once; the episode and its last words come first here, and a second
-    # signal does not cut them short.
+    # rclpy's own handlers shut the context down at once; here the episode is finished first, and a second signal does
+    # not interrupt that.
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -38,7 +38,7 @@ DATA_LOGGER = ParameterTable(
         Parameter(
             "motion_flow",
             0.0,
-            "Trigger `motion`: mean optical flow between two left images, `look_period` apart, in pixels of an image "
+            "Trigger `motion`: mean optical flow between two left images, `check_period` apart, in pixels of an image "
             "160 pixels wide, is larger.",
             "px",
             0.0,
@@ -68,11 +68,11 @@ DATA_LOGGER = ParameterTable(
             "Trigger `calibration`: the depth node's diagnostics say that the cameras have moved or are not rectified.",
         ),
         Parameter("cooldown", 5.0, "A trigger of one kind fires at most once in this time.", "s", 0.0, 86400.0),
-        Parameter("look_period", 0.25, "How often the triggers look at images and depth.", "s", 0.0, 60.0),
+        Parameter("check_period", 0.25, "How often the triggers check images and depth.", "s", 0.0, 60.0),
         Parameter(
             "depth_node",
             "stereo_depth_node",
-            "Name of the depth node whose diagnostics are heard (calibration, hashes of the weights); relative to this "
+            "Name of the depth node whose diagnostics are read (calibration, hashes of the weights); relative to this "
             "node's namespace.",
             run_time=False,
         ),
@@ -175,11 +175,12 @@ DATA_LOGGER = ParameterTable(
         ),
         Parameter("stall_timeout", 3.0, "Warn, with the reason, when no pair came for this long.", "s", 0.1, 3600.0),
     ),
+    renamed={"look_period": "check_period"},
 )
 
 
 def recorder_config(values: Mapping[str, Any]) -> RecorderConfig:
-    """The recorder's part of the parameters (all of them, by name). Raises ValueError as RecorderConfig does."""
+    """Return the recorder's part of all parameters. Raises ValueError as RecorderConfig does."""
     return RecorderConfig(
         root=Path(values["root"]).expanduser(),
         before=values["before"],

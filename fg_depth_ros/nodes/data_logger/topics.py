@@ -1,4 +1,4 @@
-"""Topics of any type, as the bytes that come: found in the graph, subscribed to when they appear."""
+"""Topics of any type as serialized bytes: found in the graph, subscribed to when they appear."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from fg_depth_ros.nodes.common.qos import OVERRIDES, subscription_events
 from fg_depth_ros.recording.definitions import Message, Topic
 
 TOPIC_FAULTS = ("topics",)
-_PATIENCE = 5.0  # seconds before a topic that nobody publishes is worth a warning
+_WARN_SECONDS = 5.0  # before a topic without publishers is worth a warning
 _LATCHED = 20  # messages of a latched topic that are kept for the next episode
 
 
 @dataclass
 class Use:
-    """What is to be done with a topic: `record` it; let `look` have its bytes."""
+    """How a topic is used: whether it is recorded, and what is called with its bytes."""
 
     record: bool
-    look: Callable[[bytes], None] | None = None
+    callback: Callable[[bytes], None] | None = None
 
 
 @dataclass
@@ -41,13 +41,13 @@ class _Subscribed:
 
 
 class GraphTopics:
-    """Subscribes to topics by name alone; the type and the QoS are the publishers'. For the executor's thread.
+    """Subscribes to topics by name alone, with the type and QoS of their publishers. For the executor's thread.
 
     Args:
-        wanted: says, whenever it is asked, what is wanted: resolved name -> Use.
+        wanted: returns the topics to subscribe to now: resolved name -> Use.
         depth: messages that the middleware keeps while the node is busy.
         now: the node's time, ns; 0 while it is not known.
-        record: called with what is to be recorded.
+        record: called with every message to record.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class GraphTopics:
         self._waiting: dict[str, tuple[float, str]] = {}  # since when, and why
         self.received: Counter[str] = Counter()
 
-    def watch(self) -> None:
-        """Called now and then: subscribe to what has appeared, unsubscribe from what is no longer wanted."""
+    def update(self) -> None:
+        """Subscribe to topics that have appeared, unsubscribe from those no longer wanted; call it repeatedly."""
         self._uses = self._wanted()
         for name in [name for name in self._subscribed if name not in self._uses]:
             self._node.destroy_subscription(self._subscribed.pop(name).subscription)
@@ -75,21 +75,21 @@ class GraphTopics:
             if name not in self._subscribed:
                 self._try(name)
         self._waiting = {name: kept for name, kept in self._waiting.items() if name in self._uses}
-        late = [why for since, why in self._waiting.values() if time.monotonic() - since > _PATIENCE]
+        late = [why for since, why in self._waiting.values() if time.monotonic() - since > _WARN_SECONDS]
         if late:
             self._faults.report("topics", WARN, "; ".join(late), code="waiting")
         else:
             self._faults.clear("topics")
 
     def repeat_latched(self) -> None:
-        """Record again, as of now, what latched topics last said: an episode that begins would lack it."""
+        """Record the last messages of latched topics again, with the time now, for an episode that begins."""
         for name, found in self._subscribed.items():
             if found.latched and self._uses[name].record:
                 for data in found.kept:
-                    self._put(found.topic, data)
+                    self._record_now(found.topic, data)
 
     def values(self) -> dict[str, str]:
-        """Key -> value for a DiagnosticStatus."""
+        """Return keys for a DiagnosticStatus."""
         values = {f"{name} received": str(count) for name, count in sorted(self.received.items())}
         values |= {f"{name} lost on the way": str(found.loss.lost) for name, found in sorted(self._subscribed.items())}
         return values | {f"{name} waits": why for name, (_, why) in sorted(self._waiting.items())}
@@ -99,20 +99,20 @@ class GraphTopics:
         since = self._waiting.get(name, (time.monotonic(), ""))[0]
         types = sorted({info.topic_type for info in publishers})
         if not publishers:
-            self._waiting[name] = (since, f"{name}: nobody publishes it; waiting for somebody who does")
+            self._waiting[name] = (since, f"{name}: nobody publishes it yet")
             return
         try:
             if len(types) > 1:
                 raise ValueError(f"it is published as {' and as '.join(types)}: rename one of them")
             self._subscribe(name, types[0], publishers)
         except ValueError as error:
-            self._waiting[name] = (since - _PATIENCE, f"{name} is not recorded: {error}")
+            self._waiting[name] = (since - _WARN_SECONDS, f"{name} is not recorded: {error}")
             return
         if self._waiting.pop(name, None) is not None:
             self._node.get_logger().info(f"{name} ({types[0]}) has appeared")
 
     def _subscribe(self, name: str, kind: str, publishers: Sequence[Any]) -> None:
-        # What every publisher offers: a subscriber that asks for more would not hear the others.
+        # What every publisher offers: a subscription that asks for more would not match the others.
         profiles = [info.qos_profile for info in publishers]
         reliable = all(profile.reliability == ReliabilityPolicy.RELIABLE for profile in profiles)
         latched = all(profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for profile in profiles)
@@ -127,7 +127,7 @@ class GraphTopics:
         subscription = self._node.create_subscription(
             message_class(kind),
             name,
-            loss.counting(functools.partial(self._came, name)),
+            loss.counting(functools.partial(self._on_message, name)),
             qos,
             raw=True,
             event_callbacks=events,
@@ -135,25 +135,25 @@ class GraphTopics:
         )
         self._subscribed[name] = _Subscribed(Topic(name, kind, offered(qos)), subscription, latched, loss)
 
-    def _came(self, name: str, data: bytes) -> None:
+    def _on_message(self, name: str, data: bytes) -> None:
         found, use = self._subscribed.get(name), self._uses.get(name)
         if found is None or use is None:
-            return  # came while it was unsubscribed
+            return  # it was unsubscribed meanwhile
         if use.record:
             self.received[name] += 1
             if found.latched:
                 found.kept = [*found.kept, data][-_LATCHED:]
-            self._put(found.topic, data)
-        if use.look is not None:
-            use.look(data)
+            self._record_now(found.topic, data)
+        if use.callback is not None:
+            use.callback(data)
 
-    def _put(self, topic: Topic, data: bytes) -> None:
+    def _record_now(self, topic: Topic, data: bytes) -> None:
         if now := self._now():
             self._record(topic, Message(topic.name, now, data))
 
 
 def offered(qos: QoSProfile) -> str:
-    """A QoS profile as rosbag2's metadata has it (version 8: YAML with the numbers of rmw), for one publisher."""
+    """Format a QoS profile as rosbag2's metadata has it (version 8: YAML with the numbers of rmw)."""
     forever = "{sec: 9223372036, nsec: 854775807}"
     return (
         f"- history: {int(qos.history)}\n  depth: {qos.depth}\n  reliability: {int(qos.reliability)}\n"

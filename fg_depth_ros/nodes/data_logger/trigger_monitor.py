@@ -1,4 +1,4 @@
-"""What the triggers of data_logger_node look at: left images, depth, labels, and the depth node's diagnostics."""
+"""What the triggers of data_logger_node measure: left images, depth, labels, and the depth node's diagnostics."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from fg_depth_ros.geometry.masks import Label
 from fg_depth_ros.nodes.common.codes import CALIBRATION_FAULTS
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, fault_codes
 from fg_depth_ros.recording.measures import confident_share, disagreement, mean_flow, small_grey
-from fg_depth_ros.recording.triggers import Every, above, below
+from fg_depth_ros.recording.triggers import PeriodicTimer, above, below
 
 DEPTH, MONO, LABELS = "depth/image_rect", "mono_depth/image_rect", "mask/labels"
-LOOK_FAULTS = ("motion", "depth")
+MONITOR_FAULTS = ("motion", "depth")
 _KEPT = 20  # images of each kind that wait for the others of their moment
 _WEIGHTS = {
     "stereo": ("model", "weights sha256"),
@@ -32,37 +32,37 @@ _WEIGHTS = {
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-class Looks:
-    """Measures now and then what the triggers are about, and calls `fire(kind, detail)`. For the executor's thread.
+class TriggerMonitor:
+    """Measures motion, disagreement and confidence, and calls ``fire(kind, detail)``. For the executor's thread.
 
     Args:
-        settings: gives motion_flow, disagreement_abs_rel, low_confidence_share, calibration_alarm and look_period,
-            which may change at any time.
+        settings: parameters motion_flow, disagreement_abs_rel, low_confidence_share, calibration_alarm and
+            check_period, which may change at any time.
         now: the node's time, ns.
     """
 
     def __init__(self, settings: Any, now: Callable[[], int], fire: Callable[[str, str], None], faults: Faults) -> None:
         self._settings, self._now, self._fire, self._faults = settings, now, fire, faults
-        self._times = {kind: Every() for kind in ("motion", "disagreement", "low_confidence")}
+        self._times = {kind: PeriodicTimer() for kind in ("motion", "disagreement", "low_confidence")}
         self._before: np.ndarray | None = None
         self._alarm = False
-        self._labels_come = False
+        self._has_labels = False
         self._waiting: dict[str, OrderedDict[int, Any]] = {name: OrderedDict() for name in (DEPTH, MONO, LABELS)}
         self.figures: dict[str, float | None] = {}
 
     def uses(self) -> dict[str, Callable[[bytes], None]]:
-        """The topics that the triggers which are on look at: name -> what takes their bytes."""
+        """Return the topics that the enabled triggers need: name -> callback for their bytes."""
         names: set[str] = set()
         if self._settings["disagreement_abs_rel"]:
             names |= {DEPTH, MONO, LABELS}
         if self._settings["low_confidence_share"]:
             names.add(LABELS)
-        return {name: functools.partial(self._depth_came, name) for name in names}
+        return {name: functools.partial(self._on_depth_message, name) for name in names}
 
-    def left_came(self, decode: Callable[[], Any], compressed: bool) -> None:
-        """A left image has come; `decode` makes a message of it, if it is looked at."""
+    def on_left_image(self, decode: Callable[[], Any], compressed: bool) -> None:
+        """Measure motion where it is due. ``decode`` deserializes the image."""
         limit = self._settings["motion_flow"]
-        if not limit or not self._times["motion"].due(self._now(), self._settings["look_period"]):
+        if not limit or not self._times["motion"].due(self._now(), self._settings["check_period"]):
             if not limit:
                 self._before = None
             return
@@ -70,21 +70,23 @@ class Looks:
         try:
             image = small_grey(image_to_array(decode(), "left image"))
             if before is not None and before.shape == image.shape:
-                self._judge("motion", above(self._keep("motion", mean_flow(before, image)), limit, "mean flow", " px"))
+                self._evaluate(
+                    "motion", above(self._record_figure("motion", mean_flow(before, image)), limit, "mean flow", " px")
+                )
         except (ValueError, RuntimeError) as error:  # damaged, of an encoding that no camera sends, or tiny
             self._faults.report("motion", WARN, f"no motion can be measured: {error}", code="motion")
             return
         self._before = image
         self._faults.clear("motion")
 
-    def forget_left(self) -> None:
-        """The next left image has nothing to do with the one before."""
+    def reset_motion(self) -> None:
+        """Do not compare the next left image with the one before."""
         self._before = None
 
-    def diagnosed(self, array: DiagnosticArray, depth_node: str) -> None:
-        """The depth node's own word on its calibration. `depth_node`: its full name without the first slash.
+    def on_diagnostics(self, array: DiagnosticArray, depth_node: str) -> None:
+        """Fire on a calibration fault of the depth node, whose full name without the first slash is ``depth_node``.
 
-        Fires when the alarm begins, not as long as it lasts: a camera that has moved stays where it is.
+        Fires when the fault begins, not as long as it lasts: a camera that has moved stays where it is.
         """
         for status in array.status:
             if status.name == f"{depth_node}: pairs":
@@ -93,33 +95,33 @@ class Looks:
                     self._fire("calibration", status.message)
 
     def values(self) -> dict[str, str]:
-        """Key -> value for a DiagnosticStatus: the last figures."""
+        """Return keys for a DiagnosticStatus: the last figures."""
         return {
-            f"looked at: {kind}": "nothing to measure" if figure is None else f"{figure:.3g}"
+            f"measured: {kind}": "nothing to measure" if figure is None else f"{figure:.3g}"
             for kind, figure in sorted(self.figures.items())
         }
 
-    def _depth_came(self, name: str, data: bytes) -> None:
+    def _on_depth_message(self, name: str, data: bytes) -> None:
         try:
             message = deserialize_message(data, Image)
             array = messages.view(message) if name == LABELS else depth_to_array(message, name)
         except (ValueError, RuntimeError) as error:
-            self._faults.report("depth", WARN, f"{name} cannot be looked at: {error}", code=name)
+            self._faults.report("depth", WARN, f"{name} cannot be measured: {error}", code=name)
             return
         self._faults.clear("depth")
         if name == LABELS:
-            self._labels_come = True
-            self._look_at_labels(array)
+            self._has_labels = True
+            self._check_labels(array)
         if self._settings["disagreement_abs_rel"]:
-            self._look_at_depths(name, stamp_ns(message.header), array)
+            self._check_depths(name, stamp_ns(message.header), array)
 
-    def _look_at_labels(self, labels: np.ndarray) -> None:
+    def _check_labels(self, labels: np.ndarray) -> None:
         limit = self._settings["low_confidence_share"]
-        if limit and self._times["low_confidence"].due(self._now(), self._settings["look_period"]):
-            share = self._keep("low_confidence", confident_share(labels))
-            self._judge("low_confidence", below(share, limit, "share of valid pixels"))
+        if limit and self._times["low_confidence"].due(self._now(), self._settings["check_period"]):
+            share = self._record_figure("low_confidence", confident_share(labels))
+            self._evaluate("low_confidence", below(share, limit, "share of valid pixels"))
 
-    def _look_at_depths(self, name: str, stamp: int, array: np.ndarray) -> None:
+    def _check_depths(self, name: str, stamp: int, array: np.ndarray) -> None:
         waiting = self._waiting[name]
         waiting[stamp] = array
         while len(waiting) > _KEPT:
@@ -128,38 +130,38 @@ class Looks:
         if depth is None or mono is None:
             return
         labels = self._waiting[LABELS].get(stamp)
-        if labels is None and self._labels_come:
-            return  # they are on their way
+        if labels is None and self._has_labels:
+            return  # not arrived yet
         for others in self._waiting.values():
             others.pop(stamp, None)
-        if not self._times["disagreement"].due(self._now(), self._settings["look_period"]):
+        if not self._times["disagreement"].due(self._now(), self._settings["check_period"]):
             return
         # What was filled from mono depth agrees with it.
         trusted = None if labels is None or labels.shape != depth.shape else labels == Label.VALID
         if depth.shape != mono.shape:
             self._faults.report("depth", WARN, f"{DEPTH} is {depth.shape} and {MONO} {mono.shape}: nothing to compare")
             return
-        figure = self._keep("disagreement", disagreement(depth, mono, trusted))
+        figure = self._record_figure("disagreement", disagreement(depth, mono, trusted))
         limit = self._settings["disagreement_abs_rel"]
-        self._judge("disagreement", above(figure, limit, "AbsRel between stereo and mono depth"))
+        self._evaluate("disagreement", above(figure, limit, "AbsRel between stereo and mono depth"))
 
-    def _keep(self, kind: str, figure: float | None) -> float | None:
+    def _record_figure(self, kind: str, figure: float | None) -> float | None:
         self.figures[kind] = figure
         return figure
 
-    def _judge(self, kind: str, detail: str | None) -> None:
+    def _evaluate(self, kind: str, detail: str | None) -> None:
         if detail is not None:
             self._fire(kind, detail)
 
 
-class WeightsHeard:
-    """Which weights made the depth: from the depth node's diagnostics."""
+class WeightsMonitor:
+    """Hashes of the weights that made the depth, from the depth node's diagnostics."""
 
     def __init__(self) -> None:
         self.weights: dict[str, dict[str, str] | None] = dict.fromkeys(_WEIGHTS)
 
-    def diagnosed(self, array: DiagnosticArray, depth_node: str) -> bool:
-        """Take its word. Returns whether there was one, and it is another one than before."""
+    def on_diagnostics(self, array: DiagnosticArray, depth_node: str) -> bool:
+        """Take in a report of the depth node. Returns whether the weights are others than before."""
         for status in array.status:
             if status.name == f"{depth_node}: model":
                 before, self.weights = self.weights, _weights(status)
@@ -167,9 +169,9 @@ class WeightsHeard:
         return False
 
     def values(self) -> dict[str, str]:
-        """Key -> value for a DiagnosticStatus."""
+        """Return keys for a DiagnosticStatus."""
         return {
-            f"{kind} weights heard": f"{found['model']} {found['sha256'] or 'no weights'}" if found else "none"
+            f"{kind} weights used": f"{found['model']} {found['sha256'] or 'no weights'}" if found else "none"
             for kind, found in self.weights.items()
         }
 
@@ -178,7 +180,7 @@ def _weights(status: DiagnosticStatus) -> dict[str, dict[str, str] | None]:
     values = {item.key: item.value for item in status.values}
     found: dict[str, dict[str, str] | None] = {}
     for kind, (model, sha256) in _WEIGHTS.items():
-        # A model that is not loaded says so in words, and has no hash key; a classical one says "none".
+        # A model that is not loaded has no hash key; a classical one has "none".
         known = model in values and sha256 in values
         digest = values.get(sha256, "")
         found[kind] = {"model": values[model], "sha256": digest if _SHA256.fullmatch(digest) else ""} if known else None

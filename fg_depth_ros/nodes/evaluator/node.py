@@ -72,9 +72,9 @@ class ReplayEvaluatorNode(Node):
         if self.parameters.problems:
             raise ValueError("; ".join(self.parameters.problems))
         self.exit_code: int | None = None
-        judge, truth = self.parameters["judge"], self.parameters["truth"]
-        wanted = [] if not judge else ["flow", "disparity", *(["truth"] if truth else ["left", "right"])]
-        if judge and truth and self.parameters["page"]:
+        accuracy, truth = self.parameters["accuracy"], self.parameters["truth"]
+        wanted = [] if not accuracy else ["flow", "disparity", *(["truth"] if truth else ["left", "right"])]
+        if accuracy and truth and self.parameters["page"]:
             wanted.append("left")  # for the pictures
         self.ledger = PairLedger("depth", wanted, timeout=self.parameters["timeout"], limit=self.parameters["pairs"])
         self.scores = ReplayScores()
@@ -130,7 +130,7 @@ class ReplayEvaluatorNode(Node):
         infos = QoSProfile(depth=1000, reliability=ReliabilityPolicy.BEST_EFFORT)
         for side in ("left", "right"):
             self._listen(CameraInfo, f"{side}/camera_info", functools.partial(self._store_info, side), infos)
-        if self.parameters["account"] == "published_pair":
+        if self.parameters["pair_source"] == "published_pair":
             self._listen(Header, "published_pair", self._announce, all_pairs)
         self._listen(DiagnosticArray, "/diagnostics", self._store_diagnostics, QoSProfile(depth=10))
 
@@ -202,7 +202,7 @@ class ReplayEvaluatorNode(Node):
         kept[stamp] = message
         while len(kept) > 64:
             kept.popitem(last=False)
-        if side == "left" and self.parameters["account"] == "camera_info":
+        if side == "left" and self.parameters["pair_source"] == "camera_info":
             self._announce_pair(stamp, info.get("source_timestamp") or time.time_ns(), "")
 
     def _store_diagnostics(self, message: DiagnosticArray, _: Any) -> None:
@@ -212,7 +212,7 @@ class ReplayEvaluatorNode(Node):
     # ---- evaluation ------------------------------------------------------------------------------------
 
     def _completed(self, entry: PairEntry) -> None:
-        if not self.parameters["judge"]:
+        if not self.parameters["accuracy"]:
             return
         try:
             infos = []
@@ -250,20 +250,20 @@ class ReplayEvaluatorNode(Node):
         for entry in self.ledger.expire(time.time_ns()):
             if self.parameters["truth"] and "truth" in self.ledger.wanted and "truth" not in entry.parts:
                 self._count_failure(f"no {TRUTH} came for pair '{entry.name}'; set truth to false if there is none")
-            elif self.parameters["judge"]:
+            elif self.parameters["accuracy"]:
                 # A node without flow/image or disparity is judged by its depth.
                 self._completed(entry)
         self._take_snapshot()
         if time.monotonic() - self._last_live >= 1.0:
             self._last_live = time.monotonic()
             self._log_figures()
-        patience = self.parameters["patience"]
+        idle_timeout = self.parameters["idle_timeout"]
         if self._closing_since is not None:
             self._accept_no_more()
         if self.ledger.finished:
             self._finish_after_report()
-        elif patience and time.monotonic() - self._last_news > patience:
-            self.get_logger().error(self._idle_reason(patience))
+        elif idle_timeout and time.monotonic() - self._last_news > idle_timeout:
+            self.get_logger().error(self._idle_reason(idle_timeout))
             self.finish(1)
 
     def close(self) -> None:
@@ -295,16 +295,16 @@ class ReplayEvaluatorNode(Node):
         if reported or waited > REPORT_SECONDS or (waited > 2.0 and not self.node_counters.heard):
             self.finish(0)
 
-    def _idle_reason(self, patience: float) -> str:
+    def _idle_reason(self, idle_timeout: float) -> str:
         if self.ledger.sent == 0:
-            source = "published_pair" if self.parameters["account"] == "published_pair" else "left/camera_info"
+            source = "published_pair" if self.parameters["pair_source"] == "published_pair" else "left/camera_info"
             topic = self.resolve_topic_name(source)
             found = self.count_publishers(topic)
-            way = "start stereo_player_node, or set account to camera_info for a bag or a camera"
-            return f"no pair was announced on {topic} for {patience:.0f} s ({found} publisher(s)): {way}"
+            way = "start stereo_player_node, or set pair_source to camera_info for a bag or a camera"
+            return f"no pair was announced on {topic} for {idle_timeout:.0f} s ({found} publisher(s)): {way}"
         topic = self.resolve_topic_name(DEPTH)
         return (
-            f"nothing came for {patience:.0f} s after {self.ledger.sent} pair(s), {self.ledger.delivered} of them "
+            f"nothing came for {idle_timeout:.0f} s after {self.ledger.sent} pair(s), {self.ledger.delivered} of them "
             f"answered ({self.count_publishers(topic)} publisher(s) of {topic}): has the player or the depth node "
             "ended? Set pairs to 0 to evaluate until stopped"
         )

@@ -19,17 +19,22 @@ from fg_depth_ros.nodes.evaluator.pair_ledger import PairEntry
 
 DEPTH, TRUTH = "depth/image_rect", "ground_truth/depth"
 
-# These make a snapshot complete; the optional ones are taken along where they are there.
+# Outputs of a complete snapshot; the optional ones are added where they are there.
 SNAPSHOT_PARTS = ("depth", "flow", "left", "labels", "points")
 OPTIONAL_PARTS = ("truth", "right")
 _KEPT = 12
 
 
 def image_disparity(message: DisparityImage, rig: StereoRig) -> np.ndarray:
-    """Image disparity `x_left - x_right` (float32 px, NaN none) of a message, whose own disparity is
-    `x_left - x_right - (cx_left - cx_right)`. What lies outside its range is no answer: so some nodes mark holes.
+    """Convert a DisparityImage to image disparity ``x_left - x_right``.
 
-    Raises MessageError when the image is not 32FC1.
+    The message's own disparity is ``x_left - x_right - (cx_left - cx_right)``; values outside its range are holes.
+
+    Returns:
+        float32 H x W, px; NaN where there is none.
+
+    Raises:
+        MessageError: the image is not 32FC1.
     """
     values = messages.float_array(message.image, "disparity")
     answered = (values >= message.min_disparity) & (values <= message.max_disparity) & (values > 0)
@@ -37,7 +42,7 @@ def image_disparity(message: DisparityImage, rig: StereoRig) -> np.ndarray:
 
 
 def published_pair(entry: PairEntry, rig: StereoRig) -> PublishedPair:
-    """The messages of a pair as arrays. Raises MessageError (a ValueError) naming topic and value."""
+    """Convert the messages of a pair to arrays. Raises MessageError (a ValueError) naming topic and value."""
     parts: dict[str, Any] = entry.parts
     disparity = dense = None
     if "disparity" in parts:
@@ -58,9 +63,15 @@ def published_pair(entry: PairEntry, rig: StereoRig) -> PublishedPair:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One pair called `name`, arrays of H x W: `left` and `right` (or None) uint8 RGB, `disparity` (dense, image
-    disparity, px) and `depth` (m) float32 with NaN, `labels` uint8 (geometry.Label), `truth` (m) or None; the
-    cloud's `points` and `colours` are h x w x 3."""
+    """One pair with all outputs of the node.
+
+    Attributes:
+        left, right: uint8 RGB H x W x 3; right may be None.
+        disparity: dense image disparity, float32 H x W px.
+        depth, truth: float32 H x W m with NaN; truth may be None.
+        labels: uint8 H x W (``geometry.Label``).
+        points, colours: of the cloud, h x w x 3.
+    """
 
     left: np.ndarray
     disparity: np.ndarray
@@ -75,7 +86,7 @@ class Snapshot:
 
     @classmethod
     def read(cls, path: Path) -> Snapshot:
-        """A snapshot that `SnapshotCollector.write` wrote. Raises OSError or ValueError for anything else."""
+        """Read what ``SnapshotCollector.write`` wrote. Raises OSError or ValueError for anything else."""
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         try:
@@ -89,19 +100,19 @@ _RIG = ("width", "height", "fx", "fy", "cx", "cy", "cx_right", "baseline")
 
 
 class SnapshotCollector:
-    """Gathers messages by stamp until one stamp has them all."""
+    """Collects messages by stamp until one stamp has them all."""
 
     def __init__(self) -> None:
         self._by_stamp: OrderedDict[int, dict[str, Any]] = OrderedDict()
 
     def add(self, stamp: int, part: str, message: Any) -> None:
-        """Keep a message."""
+        """Add a message; those of the newest stamps are held."""
         self._by_stamp.setdefault(stamp, {})[part] = message
         while len(self._by_stamp) > _KEPT:
             self._by_stamp.popitem(last=False)
 
     def complete(self) -> list[int]:
-        """Stamps of the pairs of which everything is there, oldest first."""
+        """Return the stamps of complete pairs, oldest first."""
         return [stamp for stamp, parts in self._by_stamp.items() if all(name in parts for name in SNAPSHOT_PARTS)]
 
     def write(self, path: Path, stamp: int, name: str, infos: Mapping[str, Mapping[int, Any]]) -> None:

@@ -6,11 +6,11 @@ from fg_depth_ros.nodes.common.parameters import Parameter, ParameterTable
 
 REPLAY_EVALUATOR = ParameterTable(
     "replay_evaluator_node",
-    "Compares the depth that a node publishes with true depth, keeps account of every pair, and measures rates and "
+    "Compares the depth that a node publishes with true depth, accounts for every pair, and measures rates and "
     "latencies.",
     (
         Parameter(
-            "account",
+            "pair_source",
             "published_pair",
             "What says which pairs were sent: the player's topic, or the stamps of `left/camera_info` (a bag, a "
             "camera).",
@@ -36,7 +36,7 @@ REPLAY_EVALUATOR = ParameterTable(
         Parameter(
             "truth", True, "Compare with `ground_truth/depth`. Without it, with the right image.", run_time=False
         ),
-        Parameter("judge", True, "Judge accuracy; without it only rates and latencies.", run_time=False),
+        Parameter("accuracy", True, "Measure accuracy; without it only rates and latencies.", run_time=False),
         Parameter(
             "timeout",
             3.0,
@@ -47,9 +47,9 @@ REPLAY_EVALUATOR = ParameterTable(
             run_time=False,
         ),
         Parameter(
-            "patience",
+            "idle_timeout",
             30.0,
-            "End with an error when nothing comes for this long; 0 waits on.",
+            "End with an error when nothing arrives for this long; 0 waits on.",
             "s",
             0.0,
             86400.0,
@@ -66,7 +66,7 @@ REPLAY_EVALUATOR = ParameterTable(
         Parameter(
             "snapshot_pair",
             "",
-            "Name of the pair to keep as snapshot; empty takes the first. Another one is kept if it never comes.",
+            "Name of the pair for the snapshot; empty takes the first. If it does not arrive, another one is written.",
             run_time=False,
         ),
         Parameter(
@@ -85,9 +85,10 @@ REPLAY_EVALUATOR = ParameterTable(
         Parameter(
             "live",
             "log",
-            "How the running figures are told, once a second.",
+            "How the running figures are reported, once a second.",
             choices=("log", "json", "off"),
             run_time=False,
         ),
     ),
+    renamed={"account": "pair_source", "judge": "accuracy", "patience": "idle_timeout"},
 )

@@ -38,7 +38,7 @@ _CDR_HEAD = 4  # bytes that every serialized message begins with
 
 
 class ReadAhead:
-    """Iterates over messages that a thread reads ahead, so that a slow disk does not make them late.
+    """Iterates over messages that a thread reads ahead, so that a slow disk does not delay them.
 
     Args:
         messages: read in a thread of its own.
@@ -56,7 +56,7 @@ class ReadAhead:
         self._thread.start()
 
     def __iter__(self) -> Iterator[RawMessage]:
-        """Every message, in its order. What went wrong with reading is raised after the last one."""
+        """Yield every message in its order; an error of reading is raised after the last one."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._ended)
@@ -70,7 +70,7 @@ class ReadAhead:
             raise self._error
 
     def close(self) -> None:
-        """Read no further."""
+        """Stop reading."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -97,13 +97,13 @@ class ReadAhead:
 
 
 class PlayedClock:
-    """The recording's time as it goes by, for `/clock`. Thread-safe.
+    """The recording's time for ``/clock``. Thread-safe.
 
     It stands still until it is started, and never passes the message that is due next.
     """
 
     def __init__(self, rate: float, publish: Callable[[int], None]) -> None:
-        """`rate`: seconds of the recording per second; `publish` gets the time in ns."""
+        """Stand still. ``rate``: seconds of the recording per second; ``publish`` is called with the time in ns."""
         self._rate, self._publish = rate, publish
         self._lock = threading.Lock()
         self._origin: tuple[int, int] | None = None  # time of the recording, and time.monotonic_ns() then
@@ -116,12 +116,12 @@ class PlayedClock:
             self._origin, self._limit, self._last = None, at, None
 
     def run(self, origin: int, begun: int) -> None:
-        """Go on from `origin`, which was at `begun` of time.monotonic_ns()."""
+        """Run from ``origin``, which was at ``begun`` of time.monotonic_ns()."""
         with self._lock:
             self._origin = (origin, begun)
 
     def wait_for(self, message: int) -> None:
-        """A message of this time is the next."""
+        """Set the time of the next message, which the clock does not pass."""
         with self._lock:
             self._limit = message
 
@@ -133,7 +133,7 @@ class PlayedClock:
                 self._publish(message)
 
     def tick(self) -> None:
-        """Publish the time now; nothing before the first message is known."""
+        """Publish the current time, once the first message is known."""
         with self._lock:
             if self._limit is None:
                 return
@@ -146,9 +146,13 @@ class PlayedClock:
 
 
 class BagPlayerNode(Node):
-    """Publishes the messages of bags as they were stored, at the times they were recorded. `finished` is true once
-    there is no more to play, `failure` then says why if it ended badly; `published` counts messages, `late` those that
-    were published more than a tenth of a second after their time (none is left out for that).
+    """Publishes the messages of bags as they were stored, at the times they were recorded.
+
+    Attributes:
+        finished: there is no more to play.
+        failure: why it ended with an error; "" else.
+        published: number of messages.
+        late: messages that were published more than a tenth of a second after their time (none is left out for that).
 
     Raises:
         FileError: no bag, none that can be read, or no topic in them that can be played.
@@ -264,13 +268,13 @@ class BagPlayerNode(Node):
                 if self.published == before and not self.failure:
                     self.failure = f"{self._names}: no message of {', '.join(self._on_topic)} can be read"
                     break
-        except Exception as error:  # an ended context, or a defect: whoever waits for the end must hear of it
+        except Exception as error:  # an ended context, or a defect: the end must be reported in any case
             if not self._closing.is_set() and self.context.ok():
                 self.failure = repr(error)
-        self._tell_end()
+        self._report_end()
 
     def _play(self, bag: BagStorage) -> float:
-        """One bag from its first message to its last. Returns the seconds to wait before what comes next."""
+        """Play one bag. Returns the seconds to wait before the next one."""
         topics = [name for name, kind in bag.topics.items() if self._kinds[name] == kind and name in self._on_topic]
         messages = ReadAhead(bag.replay(topics))
         rate, shift, origin, begun = self.parameters["rate"], 0, None, 0
@@ -300,7 +304,7 @@ class BagPlayerNode(Node):
         return max(_ROUND_GAP, 0.0 if origin is None else (last - origin) / max(times - 1, 1) * 1e-9 / rate)
 
     def _shift(self, origin: int) -> int:
-        """What is added to the times of a bag that begins at `origin` for `/clock`, ns."""
+        """Return what is added to the times of a bag that begins at ``origin`` for ``/clock``, ns."""
         if self.parameters["restart_clock"] or self._played_to is None:
             return 0
         return max(0, self._played_to - origin)
@@ -367,7 +371,7 @@ class BagPlayerNode(Node):
 
     # ---- the end -------------------------------------------------------------------------------------------
 
-    def _tell_end(self) -> None:
+    def _report_end(self) -> None:
         if self.failure:
             self.get_logger().error(self.failure)
         elif self.context.ok():
@@ -390,7 +394,7 @@ class BagPlayerNode(Node):
 
 
 def _profile(offered: OfferedQos | None) -> QoSProfile:
-    """As it was recorded; reliable where the bag does not say."""
+    """Return the QoS as it was recorded; reliable where the bag does not say."""
     offered = offered or OfferedQos(True, False, _LEAST_DEPTH)
     return QoSProfile(
         depth=max(offered.depth, _LEAST_DEPTH),

@@ -19,7 +19,7 @@ NO_WORLD = "off"
 WORLDS = (NO_WORLD, "street", "indoor")
 """Virtual worlds that can be played (those of ``synthesis.world.drive``, imported when needed); ``off`` plays files."""
 WORLD_SIZE = (640, 384)
-_KEPT_PAIRS = 4  # decoded pairs kept in memory: a short loop then costs no decoding
+_LOADED_PAIRS = 4  # decoded pairs held in memory: a short loop then costs no decoding
 
 
 class PairSource:
@@ -56,7 +56,7 @@ class PairSource:
         self._width, self._height = width, height
         self._with_truth = with_truth
         self._focal, self._baseline = focal, baseline
-        self._kept: OrderedDict[int, StereoSample] = OrderedDict()
+        self._loaded: OrderedDict[int, StereoSample] = OrderedDict()
         if all(sample.rig is None for sample in self.samples) and not (focal > 0.0 and baseline > 0.0):
             raise FileError(
                 f"{pairs}: no calibration beside its {len(self.samples)} pair(s), so nothing says how many metres "
@@ -69,22 +69,22 @@ class PairSource:
 
     @property
     def has_truth(self) -> bool:
-        """Some pair has ground truth, and it is wanted."""
+        """Whether some pair has ground truth, and it is loaded."""
         return self._with_truth and any(sample.has_truth for sample in self.samples)
 
     def load(self, index: int) -> StereoSample:
-        """The pair number `index`, resized.
+        """Load the pair number ``index``, resized.
 
         Raises:
             FileError: a file cannot be read, or the images and the calibration do not fit together.
         """
-        if index in self._kept:
-            self._kept.move_to_end(index)
-            return self._kept[index]
+        if index in self._loaded:
+            self._loaded.move_to_end(index)
+            return self._loaded[index]
         pair = self._load(self.samples[index])
-        self._kept[index] = pair
-        while len(self._kept) > _KEPT_PAIRS:
-            self._kept.popitem(last=False)
+        self._loaded[index] = pair
+        while len(self._loaded) > _LOADED_PAIRS:
+            self._loaded.popitem(last=False)
         return pair
 
     def _load(self, sample: StereoSample) -> StereoSample:
@@ -149,7 +149,7 @@ def write_drive(
 
 
 def encode_image(rgb: np.ndarray, encoding: str) -> np.ndarray:
-    """HxWx3 uint8 RGB as the array that an Image of this encoding carries.
+    """Convert H x W x 3 uint8 RGB to the array of an Image of this encoding.
 
     Bayer encodings keep one of the three colours per pixel; the name gives the first row's first two
     and the second row's first two colours. 8UC3 is OpenCV's order, blue first. mono16 uses the whole range

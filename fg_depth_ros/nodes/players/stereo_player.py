@@ -1,5 +1,4 @@
-"""`stereo_player_node`: plays stereo pairs, real ones from files or a drive through a virtual world, as a calibrated
-stereo camera would publish them."""
+"""`stereo_player_node`: plays stereo pairs, from files or of a virtual world, as a calibrated stereo camera."""
 
 from __future__ import annotations
 
@@ -34,7 +33,7 @@ SIMULATED_START = 1_000_000_000  # ns; a stamp of zero would read as "no stamp"
 
 @dataclass(frozen=True)
 class PairMessages:
-    """One pair as messages; only the stamps are still to be written."""
+    """One pair as messages, without stamps."""
 
     name: str
     left: Image
@@ -51,8 +50,10 @@ class PairMessages:
 
 
 def camera_infos(rig: StereoRig, left_frame: str, right_frame: str) -> tuple[CameraInfo, CameraInfo]:
-    """CameraInfo of both cameras of a rectified rig (REP 104): no distortion, R the identity, and
-    `P_right[3] = -fx * baseline`."""
+    """Make the CameraInfo of both cameras of a rectified rig.
+
+    REP 104: no distortion, R the identity, and ``P_right[3] = -fx * baseline``.
+    """
     infos = []
     for frame, projection in ((left_frame, rig.P_left()), (right_frame, rig.P_right())):
         info = CameraInfo(width=rig.width, height=rig.height, distortion_model="plumb_bob")
@@ -66,12 +67,13 @@ def camera_infos(rig: StereoRig, left_frame: str, right_frame: str) -> tuple[Cam
 
 
 class StereoPlayerNode(Node):
-    """Publishes the pairs of a `PairSource`. `finished` is true once there is no more to play, `failure`
-    then says why if it ended badly.
+    """Publishes the pairs of a ``PairSource``.
+
+    ``finished``: there is no more to play; ``failure``: why it ended with an error.
 
     Topics: `left/image_rect`, `right/image_rect`, `left/camera_info`, `right/camera_info`; where wanted
     `ground_truth/depth` (32FC1, metres, NaN unknown) and `/clock`; and `published_pair` (std_msgs/Header:
-    each pair's stamp and, as frame_id, its name), which says what was sent and never loses one.
+    each pair's stamp and, as frame_id, its name), which lists every pair that was sent.
 
     Raises:
         FileError, RigError: nothing playable in the folder.
@@ -113,12 +115,12 @@ class StereoPlayerNode(Node):
 
     @property
     def _name(self) -> str:
-        """What is played, in words."""
+        """Name of the input, for messages."""
         world = self.parameters["world"]
         return str(self.parameters["pairs"]) if world == NO_WORLD else f"a virtual world ({world})"
 
     def _pairs(self) -> str:
-        """The folder that is played; that of a virtual world is rendered first, and goes with the node."""
+        """Return the folder to play; that of a virtual world is rendered first, and removed with the node."""
         world, pairs = self.parameters["world"], self.parameters["pairs"]
         if world == NO_WORLD:
             return str(pairs)
@@ -235,8 +237,10 @@ class StereoPlayerNode(Node):
             self._clock_publisher.publish(Clock(clock=self._now()))
 
     def _prepare(self) -> None:
-        """Make the next pair's messages ahead of its time. Pairs that cannot be read are reported once and
-        left out; raises FileError when none is left."""
+        """Make the next pair's messages ahead of its time.
+
+        Pairs that cannot be read are reported once and left out. Raises FileError when none is left.
+        """
         while len(self._broken) < len(self.source):
             index = self._index % len(self.source)
             if self._prepared is not None and self._prepared[0] == index:

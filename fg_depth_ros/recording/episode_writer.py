@@ -1,4 +1,4 @@
-"""The recorder's side of the disk: opens, splits, completes episodes, and waits out what the disk refuses."""
+"""Writes requested episodes: opens, splits and completes them, and pauses while the disk refuses."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ OnFault = Callable[[str, "str | None"], None]
 
 DISK, SPACE, ENCODING, TYPES, MANIFEST = "disk", "space", "encoding", "types", "manifest"
 _RETRY = 1.0  # s between attempts
-_LOOK = 1.0  # s between looks at the disk
+_REFRESH = 1.0  # s between readings of the free space
 _RATE_SPAN = 5.0  # s
 _SLACK = 1 << 16  # bytes: the index, metadata.yaml and episode.json of an episode
 _DETAIL_LENGTH = 500
 
 
 @dataclass
-class Plan:
-    """Why there is an episode. The recorder goes on changing ``detail`` and ``description`` while it is written."""
+class EpisodeRequest:
+    """A request for an episode. The recorder changes ``detail`` and ``description`` while it is written."""
 
     kind: str
     detail: str
@@ -43,62 +43,72 @@ class Plan:
     continued: bool = False  # the episode before was cut, this one goes on
     drops: Counter[str] = field(default_factory=Counter)  # pairs dropped before it, by reason
 
-    def also(self, text: str) -> None:
-        """Add to the detail, up to a length that a line can bear."""
+    def add_detail(self, text: str) -> None:
+        """Append to the detail, up to ``_DETAIL_LENGTH`` characters."""
         if text and len(self.detail) + len(text) < _DETAIL_LENGTH:
             self.detail = f"{self.detail}; {text}" if self.detail else text
 
 
-class Writing:
-    """Used by the recorder's thread alone; its plain attributes may be read by others. Raises nothing of the disk's."""
+class EpisodeWriter:
+    """Writes episodes for the recorder's thread; other threads may read its plain attributes. Raises no OSError."""
 
     def __init__(
         self, config: RecorderConfig, on_fault: OnFault, encode: Encode | None, open_file: OpenFile,
-        drops: Counter[str], on_finished: Callable[[dict[str, Any]], None], on_left: Callable[[], None],
+        drops: Counter[str], on_finished: Callable[[dict[str, Any]], None], on_incomplete: Callable[[], None],
     ) -> None:  # fmt: skip
-        """``drops``: the recorder's count, read only. ``on_left``: told that an episode was left unfinished."""
+        """Write nothing yet.
+
+        Args:
+            config: see there.
+            on_fault: see ``OnFault``.
+            encode: applied to every message.
+            open_file: opens the files.
+            drops: the recorder's counter, read only.
+            on_finished: called with the manifest's line of an episode.
+            on_incomplete: called when an episode was left unfinished.
+        """
         self.space = Space(config.root, config.quota_bytes, config.free_floor_bytes)
         self.episode_name = self.last_name = ""
         self.finished = self.bytes_written = self.free_bytes = 0
         self.rate = 0.0  # bytes/s
         self.faults: dict[str, str] = {}
-        self._config, self._tell, self._encode, self._open_file = config, on_fault, encode, open_file
-        self._on_finished, self._on_left = on_finished, on_left
+        self._config, self._on_fault, self._encode, self._open_file = config, on_fault, encode, open_file
+        self._on_finished, self._on_incomplete = on_finished, on_incomplete
         self._drops, self._drops_before = drops, Counter[str]()
-        self._plan: Plan | None = None
+        self._request: EpisodeRequest | None = None
         self._episode: Episode | None = None
         self._chain = ""  # the episode that the next one continues
-        self._left = False
+        self._incomplete = False
         self._paused, self._retry_at = "", 0.0
-        self._synced, self._looked = time.monotonic(), -math.inf
+        self._synced, self._refreshed = time.monotonic(), -math.inf
         self._unsynced = False
         self._marks: deque[tuple[float, int]] = deque([(self._synced, 0)])
 
-    def begin(self, plan: Plan) -> None:
-        """What comes next belongs to this plan's episode, which appears with its first message."""
+    def begin(self, request: EpisodeRequest) -> None:
+        """Begin a request; its episode is created with its first message."""
         self.end()
-        self._plan = plan
-        if not plan.continued:
+        self._request = request
+        if not request.continued:
             self._chain, self._retry_at = "", 0.0
-            self._drops_before = plan.drops
+            self._drops_before = request.drops
 
     def end(self) -> None:
         """Complete the episode, if there is one."""
         self._finish()
-        self._plan = None
+        self._request = None
 
     def write(self, groups: Sequence[Group]) -> list[str]:
-        """Write groups of the plan that was begun; for each "" or why it was dropped."""
+        """Write groups to the current request's episode. Returns for each "" or the reason of its drop."""
         if self._paused and time.monotonic() < self._retry_at:
             return [self._paused] * len(groups)
-        encoded, answers = self._encoded(groups)
+        encoded, results = self._encoded(groups)
         if encoded:
             reason = self._write(encoded)
-            answers = [answer or reason for answer in answers]
-        return answers
+            results = [result or reason for result in results]
+        return results
 
     def tick(self) -> None:
-        """What is due: bytes to the disk, figures, another look where something was wrong. Call it twice a second."""
+        """Sync, update figures and retry after faults, where due. Call it several times a second."""
         now = time.monotonic()
         if self._episode is not None and self._unsynced and now - self._synced >= self._config.sync_seconds:
             try:
@@ -109,20 +119,20 @@ class Writing:
             self._marks.popleft()
         began, before = self._marks[0]
         self.rate = (self.bytes_written - before) / min(max(now - began, 1e-3), _RATE_SPAN)
-        if now - self._looked >= _LOOK:
-            self._looked = now
+        if now - self._refreshed >= _REFRESH:
+            self._refreshed = now
             with suppress(OSError):
                 self.free_bytes = self.space.free()
-            if self._left and not self._paused:
-                self._left = False
-                self._on_left()
-            if self._plan is None and self.faults.keys() & {DISK, SPACE} and now >= self._retry_at:
+            if self._incomplete and not self._paused:
+                self._incomplete = False
+                self._on_incomplete()
+            if self._request is None and self.faults.keys() & {DISK, SPACE} and now >= self._retry_at:
                 self._probe()
 
     def abandon(self) -> None:
-        """Leave the episode as it is, for the recovery: something went wrong that is none of the disk's."""
+        """Leave the episode as it is, for the recovery, after an error that is not the disk's."""
         if self._episode is not None:
-            self._left |= self._episode.messages > 0
+            self._incomplete |= self._episode.messages > 0
             with suppress(OSError):
                 self._episode.abandon()
         self._episode, self.episode_name = None, ""
@@ -130,30 +140,30 @@ class Writing:
     def _encoded(self, groups: Sequence[Group]) -> tuple[list[Group], list[str]]:
         if self._encode is None:
             return list(groups), [""] * len(groups)
-        encoded, answers = [], []
+        encoded, results = [], []
         for group in groups:
             try:
                 items = tuple(self._encode(topic, message) for topic, message in group.items)
                 encoded.append(group._replace(items=items))
-                answers.append("")
+                results.append("")
                 self._fault(ENCODING, None)
             except Exception as error:  # an image that is not what it says breaks a codec in any way
-                answers.append("encode error")
+                results.append("encode error")
                 self._fault(ENCODING, f"{', '.join(t.name for t, _ in group.items)}: cannot be encoded ({error})")
-        return encoded, answers
+        return encoded, results
 
     def _write(self, groups: Sequence[Group]) -> str:
-        if self._plan is None:
+        if self._request is None:
             return "no episode"
         size = sum(group.size for group in groups)
         try:
             self._split_where_due(groups[0].recorded, size)
-            why = self.space.room_for(
+            reason = self.space.room_for(
                 size + _SLACK, current=self.episode_name, written=self._episode.size if self._episode else 0,
                 keep=self._chain,
             )  # fmt: skip
-            if why:
-                return self._pause(why)
+            if reason:
+                return self._pause(reason)
             if self._episode is None:
                 self._open(groups[0].recorded)
             assert self._episode is not None
@@ -163,9 +173,9 @@ class Writing:
             )
             self.bytes_written += self._episode.size - before
             self._unsynced = True
-            if self._paused:  # the disk is well again only when it has taken it
+            if self._paused:  # the fault is over only when the disk holds it
                 self._sync()
-                self._well()
+                self._resume()
         except OSError as error:
             return self._fail(error)
         self._marks.append((time.monotonic(), self.bytes_written))
@@ -177,12 +187,12 @@ class Writing:
         return ""
 
     def _open(self, recorded: int) -> None:
-        assert self._plan is not None
+        assert self._request is not None
         draft = {
-            **_description(self._plan), "trigger": self._plan.kind, "detail": self._plan.detail,
+            **_description(self._request), "trigger": self._request.kind, "detail": self._request.detail,
             "storage": self._config.storage, "continues": self._chain or None,
         }  # fmt: skip
-        name = episode_name(self._config.prefix, recorded, self._plan.kind)
+        name = episode_name(self._config.prefix, recorded, self._request.kind)
         self._episode = Episode(self._config.root, name, draft, self._open_file)
         self.episode_name = self._episode.name
         self._synced, self._unsynced = time.monotonic(), True
@@ -203,9 +213,9 @@ class Writing:
             self._fail(error)
 
     def _complete(self) -> None:
-        """Complete the episode where it holds something. On OSError it is left for the recovery."""
-        episode, plan = self._episode, self._plan
-        if episode is None or plan is None:
+        """Complete an episode that has messages. On OSError it is left for the recovery."""
+        episode, request = self._episode, self._request
+        if episode is None or request is None:
             return
         if not episode.messages:
             self.abandon()
@@ -214,21 +224,21 @@ class Writing:
         drops = self._drops_before - before
         self._chain = episode.name
         try:
-            line = episode.finish({**_description(plan), "detail": plan.detail, "drops": dict(drops)})
+            line = episode.finish({**_description(request), "detail": request.detail, "drops": dict(drops)})
         except OSError:
-            self._drops_before = before  # the next episode tells them
+            self._drops_before = before  # the next episode reports them
             self.abandon()
             raise
         self.last_name, self._episode, self.episode_name = episode.name, None, ""
         self.finished += 1
-        self.space.forget()
-        self._left |= not episode.listed
+        self.space.invalidate()
+        self._incomplete |= not episode.listed
         where = self._config.root / manifest.NAME
-        self._fault(MANIFEST, None if episode.listed else f"{where}: cannot be written; fg-depth recover mends it")
+        self._fault(MANIFEST, None if episode.listed else f"{where}: cannot be written; run fg-depth recover")
         self._on_finished(line)
 
     def _fail(self, error: OSError) -> str:
-        """The disk refused: save what is there, then wait; why what comes meanwhile is dropped."""
+        """Handle a disk error: complete what is there, then pause. Returns the reason of drops meanwhile."""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         self._paused, self._retry_at = "disk full" if full else "write error", time.monotonic() + _RETRY
         if self._episode is not None:
@@ -241,20 +251,20 @@ class Writing:
         )
         return self._paused
 
-    def _pause(self, why: str) -> str:
-        """There is no room, and nothing left that may go."""
+    def _pause(self, reason: str) -> str:
+        """Pause as there is no room and no episode may be removed."""
         self._complete()
-        self._paused, self._retry_at = why.partition(":")[0], time.monotonic() + _RETRY
-        self._fault(SPACE, f"{why}; nothing is recorded until then")
+        self._paused, self._retry_at = reason.partition(":")[0], time.monotonic() + _RETRY
+        self._fault(SPACE, f"{reason}; nothing is recorded until then")
         return self._paused
 
-    def _well(self) -> None:
+    def _resume(self) -> None:
         self._paused = ""
         self._fault(DISK, None)
         self._fault(SPACE, None)
 
     def _probe(self) -> None:
-        """Whether the next episode could be written; nothing is removed for it."""
+        """Check whether the next episode could be written; nothing is removed for it."""
         probe = self._config.root / ".probe"
         self._retry_at = time.monotonic() + _RETRY
         with suppress(OSError):
@@ -268,7 +278,7 @@ class Writing:
             finally:
                 file.close()
                 probe.unlink()
-            self._well()
+            self._resume()
 
     def _sync(self) -> None:
         assert self._episode is not None
@@ -280,18 +290,18 @@ class Writing:
         if text is not None:
             self.faults[subject] = text
         if _wording(before) != _wording(text):
-            self._tell(subject, text)
+            self._on_fault(subject, text)
 
 
 def _wording(text: str | None) -> str | None:
-    """A text without its numbers, which alone are no news."""
+    """Return a text without its numbers, so that another number alone is no new fault."""
     return None if text is None else re.sub(r"\d+", "", text)
 
 
-def _description(plan: Plan) -> dict[str, Any]:
-    return {key: plan.description.get(key) for key in ("rig", "weights", "software") if key in plan.description}
+def _description(request: EpisodeRequest) -> dict[str, Any]:
+    return {key: request.description.get(key) for key in ("rig", "weights", "software") if key in request.description}
 
 
 def make_root(root: Path) -> None:
-    """The recording folder, made where it is missing. Raises OSError."""
+    """Make the recording folder where it is missing. Raises OSError."""
     root.mkdir(parents=True, exist_ok=True)

@@ -50,18 +50,18 @@ def test_exactly_the_pairs_around_the_triggers_are_kept(triggers, before, after,
             config(root, before=before / 10 + 0.05, after=after / 10 + 0.05, storage=storage), dict, lambda *fault: None
         )
         for number in range(30):
-            recorder.put_pair(*pair(number))
+            recorder.submit_pair(*pair(number))
             for _ in range(triggers.count(number)):
                 recorder.trigger("manual")
-        account = quiet(recorder)
+        counters = quiet(recorder)
         recorder.close()
         wanted = {n for n in range(30) if any(t - before <= n <= t + after for t in triggers)}
         assert kept(root) == wanted
-        assert account["written"] == len(wanted)
-        assert account["dropped"] == 0
+        assert counters["written"] == len(wanted)
+        assert counters["dropped"] == 0
         last = {n for n in range(30) if n >= 29 - before} - wanted  # all of the ring that no trigger took
-        assert account["in_ring"] == len(last)
-        assert account["not_wanted"] == 30 - len(wanted) - len(last)
+        assert counters["in_ring"] == len(last)
+        assert counters["not_wanted"] == 30 - len(wanted) - len(last)
 
 
 def test_the_account_adds_up_at_every_moment_from_many_threads(tmp_path):
@@ -75,7 +75,7 @@ def test_the_account_adds_up_at_every_moment_from_many_threads(tmp_path):
     def meddle(seed):
         mine = random.Random(seed)
         while doing.is_set():
-            getattr(recorder, mine.choice(["start", "stop", "values", "account"]))()
+            getattr(recorder, mine.choice(["start", "stop", "values", "counters"]))()
             recorder.trigger("motion", "x")
             if mine.random() < 0.2:
                 recorder.cut("calibration changed")
@@ -86,17 +86,17 @@ def test_the_account_adds_up_at_every_moment_from_many_threads(tmp_path):
     for thread in threads:
         thread.start()
     for number in range(400):
-        recorder.put_pair(*pair(number))
-        account = recorder.account()
-        assert account["offered"] == number + 1
-        assert account["offered"] == sum(account.values()) - account["offered"], account
+        recorder.submit_pair(*pair(number))
+        counters = recorder.counters()
+        assert counters["offered"] == number + 1
+        assert counters["offered"] == sum(counters.values()) - counters["offered"], counters
         if dice.random() < 0.1:
             doing_rest.wait(0.002)
     doing.clear()
     for thread in threads:
         thread.join()
     recorder.close()
-    account = quiet(recorder)
-    assert account["written"] > 0
-    assert len(kept(tmp_path)) == account["written"]
+    counters = quiet(recorder)
+    assert counters["written"] > 0
+    assert len(kept(tmp_path)) == counters["written"]
     assert list(tmp_path.glob(".*")) == []
