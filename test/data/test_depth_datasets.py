@@ -9,7 +9,7 @@ import pytest
 from support.pair_folders import FAR, NEAR, planes, small_rig, write_pairs
 
 from fg_depth_ros.data.datasets.depth import NYU, open_depth_sets
-from fg_depth_ros.data.datasets.stereo import NoPairsError
+from fg_depth_ros.data.datasets.layouts import NoPairsError
 from fg_depth_ros.data.io.formats import FileError, write_image, write_kitti_disparity, write_png_depth
 from fg_depth_ros.data.samples import DepthProtocol, DepthSample
 from fg_depth_ros.synthesis.textures import TextureAtlas

@@ -10,9 +10,14 @@ import pytest
 from support.chairs import HEIGHT, WIDTH, save_rgba, small_generator, stamp
 
 from fg_depth_ros import cli
-from fg_depth_ros.data.datasets.flow import open_flow_folder
+from fg_depth_ros.data.datasets.flow import open_flow_sets
 from fg_depth_ros.data.io.formats import FileError, read_image
 from fg_depth_ros.synthesis.chairs_folder import write_chairs
+
+
+def open_flow_folder(path, split="all"):
+    """The pairs of all sets in one folder."""
+    return [sample for samples in open_flow_sets([path], split).values() for sample in samples]
 
 
 @pytest.fixture(scope="module")

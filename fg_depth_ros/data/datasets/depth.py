@@ -12,15 +12,10 @@ import numpy as np
 
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.bags.storage import is_bag
-from fg_depth_ros.data.datasets.stereo import (
-    NoPairsError,
-    collect_sets,
-    list_images,
-    open_stereo_folder,
-    reader_of,
-)
-from fg_depth_ros.data.io.calibration import find_calibration, read_calibration
-from fg_depth_ros.data.io.formats import image_size, read_bytes, read_kitti_disparity, read_png_depth
+from fg_depth_ros.data.datasets.layouts import NoPairsError, collect_sets, list_images, reader_of, rig_of
+from fg_depth_ros.data.datasets.stereo import open_stereo_folder
+from fg_depth_ros.data.io.calibration import find_calibration
+from fg_depth_ros.data.io.formats import read_bytes, read_kitti_disparity, read_png_depth
 from fg_depth_ros.data.samples import ArrayReader, DepthProtocol, DepthSample, StereoSample
 from fg_depth_ros.files import FileError
 
@@ -74,38 +69,37 @@ def open_depth_folder(path: str | Path, unit: DepthUnit = "kitti", fx: float = 0
     except NoPairsError:
         images = next((found for name in _IMAGES if (found := list_images(folder / name))), None)
         images = images if images is not None else list_images(folder)
-        depths = {image: folder / "depth" / f"{image.stem}.png" for image in images}
-        known = {image: depth for image, depth in depths.items() if depth.is_file()}
-        if not known:
+        depths = [(image, reader_of(_READERS[unit], folder / "depth" / f"{image.stem}.png")) for image in images]
+        samples = [
+            DepthSample(image.stem, image, fx or _focal_length(folder, image), depth)
+            for image, depth in depths
+            if depth
+        ]
+        if not samples:
             raise NoPairsError(
                 f"{folder}: neither stereo pairs nor images with depth found. Known: images in {', '.join(_IMAGES)} or "
                 "right here with depth/NAME.png, sets of stereo pairs, bags, nyu_depth_v2_labeled.mat"
             ) from None
-        return [
-            DepthSample(image.stem, image, fx or _focal_length(folder, image), reader_of(_READERS[unit], depth))
-            for image, depth in known.items()
-        ]
+        return samples
 
 
 def _from_pair(folder: Path, pair: StereoSample, unit: DepthUnit, fx: float) -> DepthSample:
     image = pair.left
     assert isinstance(image, Path)
-    depth = folder / "depth" / f"{image.stem}.png"
-    if depth.is_file():
-        pair = replace(pair, depth=reader_of(_READERS[unit], depth))
+    pair = replace(pair, depth=reader_of(_READERS[unit], folder / "depth" / f"{image.stem}.png"))
     if pair.rig is not None:
         return DepthSample.of_pair(pair)
     return DepthSample(pair.name, image, fx or _focal_length(folder, image), pair.depth)
 
 
 def _focal_length(folder: Path, image: Path) -> float:
-    calibration = find_calibration(folder)
-    if calibration is None:
+    rig = rig_of(find_calibration(folder), image)
+    if rig is None:
         raise FileError(
             f"{image}: no calibration beside it, and depth in metres needs the focal length: give it in px, or put a "
             f"rig.json or calib.txt into {folder}"
         )
-    return read_calibration(calibration, *image_size(image)).fx
+    return rig.fx
 
 
 # ---- NYU -------------------------------------------------------------------------------------------------------

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from fg_depth_ros.data.datasets.stereo import NoPairsError, collect_sets, find_image, list_images, partner_of, reader_of
+from fg_depth_ros.data.datasets.layouts import (
+    Layout,
+    NoPairsError,
+    collect_sets,
+    find_image,
+    find_scenes,
+    list_images,
+    open_layouts,
+    partner_of,
+    reader_of,
+)
 from fg_depth_ros.data.io.formats import (
     read_bytes,
     read_flo,
@@ -22,66 +32,42 @@ from fg_depth_ros.files import FileError
 
 CHAIRS_SPLITS = ("FlyingChairs_train_val.txt", "chairs_split.txt")
 """Names of the list that divides Flying Chairs: line n is 1 where pair n is for training, 2 where it is for testing."""
-_LAYOUTS = (
-    "Flying Chairs ([data/]00001_img1.ppm 00001_img2.ppm 00001_flow.flo), "
-    "Sintel (clean/ final/ [flow/ occlusions/]), KITTI (image_2/ or colored_0/ or image_0/ with *_10 and *_11, "
-    "[flow_occ/ flow_noc/]), Middlebury (other-data/ [other-gt-flow/], or frame10 frame11 [flow10.flo] in a folder "
-    "per scene)"
-)
 _SPLITS = {"all": (1, 2), "train": (1,), "test": (2,)}
-
-
-def open_flow_folder(path: str | Path, split: str = "all") -> list[FlowSample]:
-    """Open the pairs of one data set, sorted by name; the layout is recognised by its names.
-
-    Of Sintel both passes come, named clean/... and final/... .
-
-    Args:
-        path: the data set; also its ``training/`` or ``data/`` folder, or one scene of Middlebury.
-        split: all, train or test; what is not all needs the list that divides Flying Chairs.
-
-    Raises:
-        NoPairsError: no known layout.
-        FileError: a file is missing or damaged, naming it and the way out.
-        ValueError: an unknown split.
-    """
-    parts = _open_parts(Path(path), split)
-    if "" in parts:
-        return parts[""]
-    return [replace(s, name=f"{part[1:]}/{s.name}") for part, samples in sorted(parts.items()) for s in samples]
 
 
 def open_flow_sets(paths: Iterable[str | Path], split: str = "all") -> dict[str, list[FlowSample]]:
     """Open data sets by folder name; a folder that is none itself stands for the data sets right inside it.
 
-    Sintel's passes are two sets, named with /clean and /final. Raises as ``open_flow_folder``.
+    Sintel's passes are two sets, named with /clean and /final.
+
+    Args:
+        paths: data sets; also their ``training/`` or ``data/`` folder, or one scene of Middlebury.
+        split: all, train or test; what is not all needs the list that divides Flying Chairs.
+
+    Raises:
+        NoPairsError: no known layout.
+        FileError: a file is missing or damaged, naming it and what to do.
+        ValueError: an unknown split.
     """
     return collect_sets(paths, lambda path: _open_parts(path, split))
 
 
 def _open_parts(folder: Path, split: str) -> dict[str, list[FlowSample]]:
-    """Parts of one data set, by what is added to its name."""
     if split not in _SPLITS:
         raise ValueError(f"split '{split}' is unknown; choose one of {', '.join(_SPLITS)}")
-    if not folder.is_dir():
-        raise FileError(f"{folder}: no such folder; give the folder that holds the pairs")
-    for candidate in (folder, folder / "data", folder / "FlyingChairs_release" / "data"):
-        samples = _chairs(candidate, split) if candidate.is_dir() else []
-        if samples:
-            return {"": samples}
-    if split != "all":
-        raise NoPairsError(f"{folder}: holds no Flying Chairs, and nothing else is divided; use the split 'all'")
-    for candidate in (folder, folder / "training"):
-        if not candidate.is_dir():
-            continue
-        passes = _sintel(candidate)
-        if passes:
-            return passes
-        for reader in (_kitti, _middlebury):
-            samples = reader(candidate)
-            if samples:
-                return {"": sorted(samples, key=lambda sample: sample.name)}
-    raise NoPairsError(f"{folder}: no pairs of frames found. Known layouts: {_LAYOUTS}")
+    chairs = Layout(
+        "Flying Chairs ([data/]00001_img1.ppm 00001_img2.ppm 00001_flow.flo)",
+        partial(_chairs, split=split),
+        inside=("data", "FlyingChairs_release/data"),
+    )
+    if split == "all":
+        return open_layouts(folder, (chairs, *LAYOUTS), "pairs of frames")
+    try:
+        return open_layouts(folder, (chairs,), "Flying Chairs")
+    except NoPairsError:
+        raise NoPairsError(
+            f"{folder}: holds no Flying Chairs, and nothing else is divided; use the split 'all'"
+        ) from None
 
 
 # ---- Flying Chairs ---------------------------------------------------------------------------------------------
@@ -98,8 +84,7 @@ def _chairs(folder: Path, split: str) -> list[FlowSample]:
         first = find_image(folder, number + one) or folder / f"{number}{one}.ppm"
         second = find_image(folder, number + two) or folder / f"{number}{two}.ppm"
         partner_of(flow, first, "first")
-        mask = folder / f"{number}_occ.png"
-        occlusion = reader_of(_read_mask, mask) if mask.is_file() else None
+        occlusion = reader_of(_read_mask, folder / f"{number}_occ.png")
         samples.append(
             FlowSample(number, first, partner_of(first, second, "second"), reader_of(read_flo, flow), occlusion)
         )
@@ -195,19 +180,11 @@ def _kitti(folder: Path) -> list[FlowSample]:
         return []
     samples = []
     for first in firsts:
-        second = first.with_name(f"{first.stem[:-2]}11{first.suffix}")
-        everything, seen = (place / f"{first.stem}.png" for place in truth_folders)
-        truth = next((path for path in (everything, seen) if path.is_file()), None)
-        both = everything.is_file() and seen.is_file()
-        samples.append(
-            FlowSample(
-                first.stem,
-                first,
-                partner_of(first, second, "second"),
-                None if truth is None else reader_of(read_kitti_flow, truth),
-                _kitti_occlusion(everything, seen) if both else None,
-            )
-        )
+        second = partner_of(first, first.with_name(f"{first.stem[:-2]}11{first.suffix}"), "second")
+        everything, visible = (place / f"{first.stem}.png" for place in truth_folders)
+        occlusion = _kitti_occlusion(everything, visible) if everything.is_file() and visible.is_file() else None
+        truth = reader_of(read_kitti_flow, everything, visible)
+        samples.append(FlowSample(first.stem, first, second, truth, occlusion))
     return samples
 
 
@@ -229,15 +206,19 @@ def _kitti_occlusion(everything: Path, seen: Path) -> ArrayReader:
 
 def _middlebury(folder: Path) -> list[FlowSample]:
     """SCENE/frame10, frame11 below other-data/ or right here; flow10.flo beside them or in other-gt-flow/SCENE/."""
-    root = folder / "other-data" if (folder / "other-data").is_dir() else folder
-    scenes = [root] if find_image(root, "frame10") else sorted(p for p in root.iterdir() if p.is_dir())
     samples = []
-    for scene in scenes:
-        first = find_image(scene, "frame10")
-        if first is None:
-            continue
+    for scene, first in find_scenes(folder / "other-data" if (folder / "other-data").is_dir() else folder, "frame10"):
         second = partner_of(first, find_image(scene, "frame11") or scene / f"frame11{first.suffix}", "second")
-        flows = [scene / "flow10.flo", scene.parent.parent / "other-gt-flow" / scene.name / "flow10.flo"]
-        truth = next((path for path in flows if path.is_file()), None)
-        samples.append(FlowSample(scene.name, first, second, None if truth is None else reader_of(read_flo, truth)))
+        elsewhere = scene.parent.parent / "other-gt-flow" / scene.name / "flow10.flo"
+        samples.append(FlowSample(scene.name, first, second, reader_of(read_flo, scene / "flow10.flo", elsewhere)))
     return samples
+
+
+LAYOUTS = (
+    Layout("Sintel (clean/ final/ [flow/ occlusions/])", _sintel),
+    Layout("KITTI (image_2/ or colored_0/ or image_0/ with *_10 and *_11, [flow_occ/ flow_noc/])", _kitti),
+    Layout(
+        "Middlebury (other-data/ [other-gt-flow/], or frame10 frame11 [flow10.flo] in a folder per scene)", _middlebury
+    ),
+)
+"""Layouts of pairs of frames beside Flying Chairs, in the order in which they are tried."""

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from fg_depth_ros.data.datasets.stereo import find_image, reader_of
+from fg_depth_ros.data.datasets.layouts import find_image, reader_of
 from fg_depth_ros.data.io.calibration import read_calibration, read_numbers
 from fg_depth_ros.data.io.formats import image_size, read_bytes, read_kitti_disparity
 from fg_depth_ros.data.samples import ArrayReader, DepthProtocol, DepthSample, StereoSample
@@ -134,8 +134,8 @@ def open_eigen(
             truth = _swept(lidar_camera, sweep, rule)
             sets[EIGEN.name].append(_sample(folder, stem, camera, where, truth, EIGEN))
             if maps is not None:
-                path = _annotated(maps, folder.name, camera, stem)
-                reader = None if path is None else reader_of(read_kitti_disparity, path)
+                inner = Path(folder.name, "proj_depth", "groundtruth", f"image_0{camera}", f"{stem}.png")
+                reader = reader_of(read_kitti_disparity, *(maps / part / inner for part in ("val", "train", "")))
                 sets[EIGEN_IMPROVED.name].append(_sample(folder, stem, camera, where, reader, EIGEN_IMPROVED))
     if not sets[EIGEN.name]:
         raise FileError(f"{frames}: holds no frame; a line is 'DATE/DRIVE_sync FRAME l'")
@@ -165,8 +165,3 @@ def _sample(
 
 def _swept(camera: LidarCamera, sweep: Path, rule: LidarRule) -> ArrayReader:
     return lambda: camera.depth(read_velodyne(sweep), rule)
-
-
-def _annotated(maps: Path, drive: str, camera: int, stem: str) -> Path | None:
-    inner = Path(drive, "proj_depth", "groundtruth", f"image_0{camera}", f"{stem}.png")
-    return next((path for part in ("val", "train", "") if (path := maps / part / inner).is_file()), None)

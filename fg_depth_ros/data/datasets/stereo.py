@@ -4,88 +4,48 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
-from fg_depth_ros.data.io.calibration import find_calibration, read_calibration
-from fg_depth_ros.data.io.formats import (
-    image_size,
-    read_bytes,
-    read_grey,
-    read_kitti_disparity,
-    read_pfm,
+from fg_depth_ros.data.datasets.layouts import (
+    Layout,
+    collect_sets,
+    find_image,
+    find_scenes,
+    list_images,
+    open_layouts,
+    partner_of,
+    reader_of,
+    rig_of,
 )
+from fg_depth_ros.data.io.calibration import find_calibration
+from fg_depth_ros.data.io.formats import image_size, read_bytes, read_grey, read_kitti_disparity, read_pfm
 from fg_depth_ros.data.samples import ArrayReader, StereoSample
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig, left_right_mismatch
 
 MOTORCYCLE = "motorcycle"
 """Names the ``motorcycle`` pair where a folder of pairs is expected."""
-_IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"}
-_LAYOUTS = (
-    "KITTI (image_2/ image_3/ [disp_occ_0/ disp_noc_0/]), KITTI raw (DATE/*_sync/image_02/data "
-    "image_03/data, DATE/calib_cam_to_cam.txt), Middlebury 2005/2006 (view1 view5 [disp1]), "
-    "Middlebury 2014 and ETH3D (im0 im1 [disp0GT.pfm] [calib.txt]), I1_*/I2_* with calib.txt, "
-    "or left/ right/ [disp/] or *_left.* *_right.*, with rig.json, calib.txt or left.yaml and right.yaml"
-)
-
-_Sample = TypeVar("_Sample")
-
-
-class NoPairsError(FileError):
-    """A folder in which no known layout of pairs was recognised."""
 
 
 def open_stereo_folder(path: str | Path) -> list[StereoSample]:
     """Open the pairs of one data set, sorted by name; the layout is recognised by its names.
 
     Known: KITTI 2012/2015 (also its `training/` folder), KITTI raw (one drive, a date, or all of it), Middlebury
-    2005/2006, Middlebury 2014, ETH3D, the I1_*/I2_* drives, and plain folders. Raises FileError naming the folder or
-    file and the way out.
+    2005/2006, Middlebury 2014, ETH3D, the I1_*/I2_* drives, and plain folders.
+
+    Raises:
+        NoPairsError: no known layout.
+        FileError: a file is missing or damaged, naming it and what to do.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise FileError(f"{folder}: no such folder; give the folder that holds the pairs")
-    for candidate in (folder, folder / "training"):
-        for reader in (_kitti, _kitti_raw, _middlebury_views, _middlebury_2014, _drive, _plain):
-            samples = reader(candidate) if candidate.is_dir() else []
-            if samples:
-                return sorted(samples, key=lambda sample: sample.name)
-    raise NoPairsError(f"{folder}: no stereo pairs found. Known layouts: {_LAYOUTS}")
+    return open_layouts(Path(path), LAYOUTS, "stereo pairs")[""]
 
 
 def open_stereo_sets(paths: Iterable[str | Path]) -> dict[str, list[StereoSample]]:
     """Open data sets by folder name; a folder that is none itself stands for the data sets right inside it."""
-    return collect_sets(paths, lambda path: {"": open_stereo_folder(path)})
-
-
-def collect_sets(
-    paths: Iterable[str | Path], open_parts: Callable[[Path], dict[str, list[_Sample]]]
-) -> dict[str, list[_Sample]]:
-    """Apply ``open_parts`` to folders, or, where it raises NoPairsError, to the folders right inside them.
-
-    ``open_parts`` returns the parts of one data set by what is added to the folder's name ("" for a set in one part).
-    A name that is taken already is written with its upper folder.
-    """
-    sets: dict[str, list[_Sample]] = {}
-    for path in map(Path, paths):
-        try:
-            found = {path.resolve().name + part: samples for part, samples in open_parts(path).items()}
-        except NoPairsError:
-            found = {}
-            for child in sorted(p for p in path.iterdir() if p.is_dir()) if path.is_dir() else []:
-                try:
-                    found.update({child.name + part: samples for part, samples in open_parts(child).items()})
-                except NoPairsError:
-                    continue
-            if not found:
-                raise
-        for name, samples in found.items():
-            sets[name if name not in sets else f"{path.name}/{name}"] = samples
-    return sets
+    return collect_sets(paths, lambda path: open_layouts(path, LAYOUTS, "stereo pairs"))
 
 
 def motorcycle() -> StereoSample:
@@ -138,23 +98,6 @@ def _read_npz(path: Path) -> np.ndarray:
     return values
 
 
-def partner_of(left: Path, right: Path, kind: str = "right") -> Path:
-    """``right`` if it is a file. Raises FileError saying that ``left`` has no ``kind`` image."""
-    if not right.is_file():
-        raise FileError(f"{right}: missing: {left} has no {kind} image; fetch it or remove {left.name}")
-    return right
-
-
-def list_images(folder: Path, pattern: str = "*") -> list[Path]:
-    """List the images right in a folder whose names match, sorted."""
-    return sorted(p for p in folder.glob(pattern) if p.suffix.lower() in _IMAGE_ENDINGS and p.is_file())
-
-
-def find_image(folder: Path, stem: str) -> Path | None:
-    """Find the image of this name and any ending, or None."""
-    return next(iter(list_images(folder, f"{stem}.*")), None)
-
-
 def _kitti(folder: Path) -> list[StereoSample]:
     for left_name, right_name in (("image_2", "image_3"), ("colored_0", "colored_1"), ("image_0", "image_1")):
         if (folder / left_name).is_dir() and (folder / right_name).is_dir():
@@ -163,45 +106,27 @@ def _kitti(folder: Path) -> list[StereoSample]:
         return []
     lefts = list_images(folder / left_name)
     # Frame _11 of a scene is the next moment, for flow; truth belongs to _10.
-    first_frames = [p for p in lefts if p.stem.endswith("_10")]
     samples = []
-    for left in first_frames or lefts:
+    for left in [p for p in lefts if p.stem.endswith("_10")] or lefts:
         right = partner_of(left, folder / right_name / left.name)
         every = [folder / name / left.name for name in ("disp_occ_0", "disp_occ")]
-        seen = [folder / name / left.name for name in ("disp_noc_0", "disp_noc")]
-        all_path = next((p for p in every if p.is_file()), None)
-        seen_path = next((p for p in seen if p.is_file()), None)
-        truth_path = all_path or seen_path
-        samples.append(
-            StereoSample(
-                left.stem,
-                left,
-                right,
-                _kitti_rig(folder, left),
-                None if truth_path is None else reader_of(read_kitti_disparity, truth_path),
-                None if all_path is None or seen_path is None else _kitti_occlusion(all_path, seen_path),
-            )
-        )
+        visible = [folder / name / left.name for name in ("disp_noc_0", "disp_noc")]
+        truth = reader_of(read_kitti_disparity, *every, *visible)
+        both = reader_of(read_kitti_disparity, *every), reader_of(read_kitti_disparity, *visible)
+        samples.append(StereoSample(left.stem, left, right, _kitti_rig(folder, left), truth, _kitti_occlusion(*both)))
     return samples
 
 
-def reader_of(function: Callable[[Path], np.ndarray], path: Path) -> ArrayReader:
-    """Make a reader of one file, to be called when its content is needed."""
-    return lambda: function(path)
-
-
-def _kitti_occlusion(all_path: Path, seen_path: Path) -> ArrayReader:
-    return lambda: np.isfinite(read_kitti_disparity(all_path)) & np.isnan(read_kitti_disparity(seen_path))
+def _kitti_occlusion(every: ArrayReader | None, visible: ArrayReader | None) -> ArrayReader | None:
+    if every is None or visible is None:
+        return None
+    return lambda: np.isfinite(every()) & np.isnan(visible())
 
 
 def _kitti_rig(folder: Path, left: Path) -> StereoRig | None:
     scene = left.stem.split("_")[0]
-    for name in ("calib_cam_to_cam", "calib_cam", "calib"):
-        path = folder / name / f"{scene}.txt"
-        if path.is_file():
-            return read_calibration(path, *image_size(left))
-    shared = find_calibration(folder)
-    return None if shared is None else read_calibration(shared, *image_size(left))
+    own = [folder / name / f"{scene}.txt" for name in ("calib_cam_to_cam", "calib_cam", "calib")]
+    return rig_of(next((path for path in own if path.is_file()), None) or find_calibration(folder), left)
 
 
 def _kitti_raw(folder: Path) -> list[StereoSample]:
@@ -213,52 +138,39 @@ def _kitti_raw(folder: Path) -> list[StereoSample]:
         if drive.resolve().name.endswith("_extract"):
             raise FileError(f"{drive}: holds images that are not rectified; use the drive that ends in _sync")
         lefts, rights = list_images(drive / inner), drive / "image_03" / "data"
-        calibration = find_calibration(drive) or find_calibration(drive.resolve().parent)
-        rig = read_calibration(calibration, *image_size(lefts[0])) if calibration and lefts else None
+        rig = rig_of(find_calibration(drive) or find_calibration(drive.resolve().parent), lefts[0]) if lefts else None
         for left in lefts:
-            right = partner_of(left, _same_stem(rights, left) or rights / left.name)
-            samples.append(
-                StereoSample(left.stem if drive == folder else f"{drive.name}_{left.stem}", left, right, rig)
-            )
+            name = left.stem if drive == folder else f"{drive.name}_{left.stem}"
+            samples.append(StereoSample(name, left, partner_of(left, _same_stem(rights, left)), rig))
     return samples
-
-
-def _scenes(folder: Path, left_stem: str) -> list[Path]:
-    """List the folder itself if it is a scene, else the scenes right inside it."""
-    if find_image(folder, left_stem):
-        return [folder]
-    return sorted(p for p in folder.iterdir() if p.is_dir() and find_image(p, left_stem))
 
 
 def _middlebury_views(folder: Path) -> list[StereoSample]:
     """Middlebury 2005/2006: view1 = left, view5 = right, 8-bit disparities, 0 = unknown."""
     samples = []
-    for scene in _scenes(folder, "view1"):
-        left = find_image(scene, "view1")
-        assert left is not None
+    for scene, left in find_scenes(folder, "view1"):
         right = partner_of(left, find_image(scene, "view5") or scene / "view5.png")
         width, height = image_size(left)
         # Published in full size (1240-1390 px wide), half and third; the 8-bit value divides accordingly.
         factor = 1 if width > 1000 else 2 if width > 550 else 3
-        disp1, disp5 = find_image(scene, "disp1"), find_image(scene, "disp5")
-        truth = None if disp1 is None else _eight_bit(disp1, factor)
-        occlusion = None
-        if disp1 is not None and disp5 is not None:
-            occlusion = _views_occlusion(_eight_bit(disp1, factor), _eight_bit(disp5, factor))
+        disp1, disp5 = (_eight_bit(find_image(scene, name), factor) for name in ("disp1", "disp5"))
         rig = _middlebury_views_rig(scene, width, height, factor)
-        samples.append(StereoSample(scene.name, left, right, rig, truth, occlusion))
+        samples.append(StereoSample(scene.name, left, right, rig, disp1, _views_occlusion(disp1, disp5)))
     return samples
 
 
-def _eight_bit(path: Path, factor: int) -> ArrayReader:
-    def read() -> np.ndarray:
+def _eight_bit(path: Path | None, factor: int) -> ArrayReader | None:
+    def read(path: Path) -> np.ndarray:
         stored = read_grey(path)
         return np.where(stored > 0, stored.astype(np.float32) / factor, np.float32(np.nan))
 
-    return read
+    return None if path is None else reader_of(read, path)
 
 
-def _views_occlusion(left: ArrayReader, right: ArrayReader) -> ArrayReader:
+def _views_occlusion(left: ArrayReader | None, right: ArrayReader | None) -> ArrayReader | None:
+    if left is None or right is None:
+        return None
+
     def read() -> np.ndarray:
         disparity = left()
         return np.isfinite(disparity) & left_right_mismatch(disparity, right(), threshold=1.0)
@@ -286,75 +198,66 @@ def _middlebury_views_rig(scene: Path, width: int, height: int, factor: int) -> 
 def _middlebury_2014(folder: Path) -> list[StereoSample]:
     """Middlebury 2014/2021 and ETH3D two-view: im0 = left, im1 = right."""
     samples = []
-    for scene in _scenes(folder, "im0"):
-        left = find_image(scene, "im0")
-        assert left is not None
+    for scene, left in find_scenes(folder, "im0"):
         right = partner_of(left, find_image(scene, "im1") or scene / f"im1{left.suffix}")
-        truth = next((scene / name for name in ("disp0GT.pfm", "disp0.pfm") if (scene / name).is_file()), None)
-        mask = scene / "mask0nocc.png"
-        calibration = find_calibration(scene)
-        samples.append(
-            StereoSample(
-                scene.name,
-                left,
-                right,
-                None if calibration is None else read_calibration(calibration, *image_size(left)),
-                None if truth is None else reader_of(read_disparity, truth),
-                reader_of(_occluded_in_mask, mask) if mask.is_file() else None,
-            )
-        )
+        truth = reader_of(read_disparity, scene / "disp0GT.pfm", scene / "disp0.pfm")
+        occlusion = reader_of(_occluded_in_mask, scene / "mask0nocc.png")
+        samples.append(StereoSample(scene.name, left, right, rig_of(find_calibration(scene), left), truth, occlusion))
     return samples
 
 
 def _occluded_in_mask(path: Path) -> np.ndarray:
-    return read_grey(path) == 128  # 255 seen by both, 128 occluded, 0 unknown
+    return read_grey(path) == 128  # 255 visible in both, 128 occluded, 0 unknown
 
 
-def _drive(folder: Path) -> list[StereoSample]:
-    lefts = list_images(folder, "I1_*")
+def _numbered_cameras(folder: Path) -> list[StereoSample]:
+    """I1_NAME = left, I2_NAME = right."""
     calibration = find_calibration(folder)
-    samples = []
-    for left in lefts:
-        right = partner_of(left, left.with_name("I2_" + left.name[3:]))
-        rig = None if calibration is None else read_calibration(calibration, *image_size(left))
-        samples.append(StereoSample(left.stem[3:], left, right, rig))
-    return samples
+    return [
+        StereoSample(
+            left.stem[3:], left, partner_of(left, left.with_name("I2_" + left.name[3:])), rig_of(calibration, left)
+        )
+        for left in list_images(folder, "I1_*")
+    ]
 
 
 def _plain(folder: Path) -> list[StereoSample]:
     if (folder / "left").is_dir() and (folder / "right").is_dir():
-        pairs = [
-            (p, _same_stem(folder / "right", p) or folder / "right" / p.name) for p in list_images(folder / "left")
-        ]
-        names = [left.stem for left, _ in pairs]
+        lefts = list_images(folder / "left")
+        found = [(left.stem, left, _same_stem(folder / "right", left)) for left in lefts]
     else:
-        lefts = [p for p in list_images(folder) if re.fullmatch(r"(.*_)?left", p.stem)]
-        pairs, names = [], []
-        for left in lefts:
+        found = []
+        for left in (p for p in list_images(folder) if re.fullmatch(r"(.*_)?left", p.stem)):
             stem = left.stem[: -len("left")]
-            pairs.append((left, find_image(folder, f"{stem}right") or left.with_name(f"{stem}right{left.suffix}")))
-            names.append(stem.rstrip("_") or folder.name)
+            right = find_image(folder, f"{stem}right") or left.with_name(f"{stem}right{left.suffix}")
+            found.append((stem.rstrip("_") or folder.name, left, right))
     calibration = find_calibration(folder)
-    samples = []
-    for name, (left, right) in zip(names, pairs, strict=True):
-        truth = _plain_truth(folder, left, name)
-        rig = None if calibration is None else read_calibration(calibration, *image_size(left))
-        reader = None if truth is None else reader_of(read_disparity, truth)
-        samples.append(StereoSample(name, left, partner_of(left, right), rig, reader))
-    return samples
+    return [
+        StereoSample(name, left, partner_of(left, right), rig_of(calibration, left), _plain_truth(folder, left, name))
+        for name, left, right in found
+    ]
 
 
-def _same_stem(folder: Path, like: Path) -> Path | None:
+def _same_stem(folder: Path, like: Path) -> Path:
+    """Return the image of the same name and any ending, or where it would be."""
     exact = folder / like.name
-    return exact if exact.is_file() else find_image(folder, like.stem)
+    return exact if exact.is_file() else find_image(folder, like.stem) or exact
 
 
-def _plain_truth(folder: Path, left: Path, name: str) -> Path | None:
+def _plain_truth(folder: Path, left: Path, name: str) -> ArrayReader | None:
     stems = [folder / "disp" / left.stem, folder / "disp" / name, left.with_name(f"{name}_disp")]
     if left.stem == "left":
         stems.append(left.with_name("disp"))
-    for stem in stems:
-        for ending in (".pfm", ".png", ".npy"):
-            if stem.with_name(stem.name + ending).is_file():
-                return stem.with_name(stem.name + ending)
-    return None
+    files = [stem.with_name(stem.name + suffix) for stem in stems for suffix in (".pfm", ".png", ".npy")]
+    return reader_of(read_disparity, *files)
+
+
+LAYOUTS = (
+    Layout("KITTI (image_2/ image_3/ [disp_occ_0/ disp_noc_0/])", _kitti),
+    Layout("KITTI raw (DATE/*_sync/image_02/data image_03/data, DATE/calib_cam_to_cam.txt)", _kitti_raw),
+    Layout("Middlebury 2005/2006 (view1 view5 [disp1])", _middlebury_views),
+    Layout("Middlebury 2014 and ETH3D (im0 im1 [disp0GT.pfm] [calib.txt])", _middlebury_2014),
+    Layout("I1_*/I2_* with calib.txt", _numbered_cameras),
+    Layout("left/ right/ [disp/] or *_left.* *_right.*, with rig.json, calib.txt or left.yaml and right.yaml", _plain),
+)
+"""Layouts of stereo pairs, in the order in which they are tried."""

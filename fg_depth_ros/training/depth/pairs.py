@@ -18,7 +18,8 @@ import torch
 
 from fg_depth_ros.data.bags.pairs import BagImage, open_bag_pairs
 from fg_depth_ros.data.bags.storage import is_bag
-from fg_depth_ros.data.datasets.stereo import collect_sets, list_images, open_stereo_folder
+from fg_depth_ros.data.datasets.layouts import collect_sets, list_images
+from fg_depth_ros.data.datasets.stereo import open_stereo_folder
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.evaluation.replay.sharding import process_rank
 from fg_depth_ros.files import FileError

@@ -1,0 +1,122 @@
+"""What the readers of data set folders share: recognising a layout, finding images, reading files later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from fg_depth_ros.data.io.calibration import read_calibration
+from fg_depth_ros.data.io.formats import image_size
+from fg_depth_ros.data.samples import ArrayReader
+from fg_depth_ros.files import FileError
+from fg_depth_ros.geometry import StereoRig
+
+_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"}
+Sample = TypeVar("Sample")
+
+
+class NoPairsError(FileError):
+    """A folder in which no known layout was recognised."""
+
+
+@dataclass(frozen=True)
+class Layout(Generic[Sample]):
+    """How one kind of data set lies in a folder. To add a data set, add a layout to the tuple of its task."""
+
+    description: str
+    """For the error that lists the known layouts."""
+    read: Callable[[Path], list[Sample] | dict[str, list[Sample]]]
+    """Returns the samples of a folder, or those of its parts by what is added to its name; empty for another layout."""
+    inside: tuple[str, ...] = ("training",)
+    """Folders in which the data set may lie instead."""
+
+
+def open_layouts(folder: Path, layouts: Sequence[Layout[Sample]], what: str) -> dict[str, list[Sample]]:
+    """Open one data set by the first layout that fits.
+
+    Args:
+        folder: of the data set.
+        layouts: in the order in which they are tried.
+        what: for the error, such as ``stereo pairs``.
+
+    Returns:
+        The samples, sorted by name, by what is added to the data set's name ("" for a set in one part).
+
+    Raises:
+        NoPairsError: no layout fits.
+        FileError: no such folder; a file is missing or damaged.
+    """
+    if not folder.is_dir():
+        raise FileError(f"{folder}: no such folder; give the folder that holds the pairs")
+    for layout in layouts:
+        for candidate in (folder, *(folder / name for name in layout.inside)):
+            found = layout.read(candidate) if candidate.is_dir() else []
+            parts = found if isinstance(found, dict) else {"": found}
+            if any(parts.values()):
+                return {part: sorted(samples, key=lambda sample: sample.name) for part, samples in parts.items()}  # type: ignore[attr-defined]
+    known = ", ".join(layout.description for layout in layouts)
+    raise NoPairsError(f"{folder}: no {what} found. Known layouts: {known}")
+
+
+def collect_sets(
+    paths: Iterable[str | Path], open_parts: Callable[[Path], dict[str, list[Sample]]]
+) -> dict[str, list[Sample]]:
+    """Apply ``open_parts`` to folders, or, where it raises NoPairsError, to the folders right inside them.
+
+    ``open_parts`` returns the parts of one data set as ``open_layouts`` does. A name that is taken already is written
+    with its upper folder.
+    """
+    sets: dict[str, list[Sample]] = {}
+    for path in map(Path, paths):
+        try:
+            found = {path.resolve().name + part: samples for part, samples in open_parts(path).items()}
+        except NoPairsError:
+            found = {}
+            for child in sorted(p for p in path.iterdir() if p.is_dir()) if path.is_dir() else []:
+                try:
+                    found.update({child.name + part: samples for part, samples in open_parts(child).items()})
+                except NoPairsError:
+                    continue
+            if not found:
+                raise
+        for name, samples in found.items():
+            sets[name if name not in sets else f"{path.name}/{name}"] = samples
+    return sets
+
+
+def list_images(folder: Path, pattern: str = "*") -> list[Path]:
+    """List the images right in a folder whose names match, sorted."""
+    return sorted(p for p in folder.glob(pattern) if p.suffix.lower() in _IMAGE_SUFFIXES and p.is_file())
+
+
+def find_image(folder: Path, stem: str) -> Path | None:
+    """Find the image of this name and any ending, or None."""
+    return next(iter(list_images(folder, f"{stem}.*")), None)
+
+
+def find_scenes(folder: Path, stem: str) -> list[tuple[Path, Path]]:
+    """List (scene, its image of this name): the folder itself if it is a scene, else the scenes right inside it."""
+    places = [folder] if find_image(folder, stem) else sorted(p for p in folder.iterdir() if p.is_dir())
+    return [(place, image) for place in places if (image := find_image(place, stem)) is not None]
+
+
+def partner_of(left: Path, right: Path, kind: str = "right") -> Path:
+    """Return ``right``. Raises FileError where it is no file, saying that ``left`` has no ``kind`` image."""
+    if not right.is_file():
+        raise FileError(f"{right}: missing: {left} has no {kind} image; fetch it or remove {left.name}")
+    return right
+
+
+def reader_of(function: Callable[[Path], np.ndarray], *candidates: Path) -> ArrayReader | None:
+    """Make a reader of the first of these files that exists, to be called when its content is needed; None: none."""
+    path = next((path for path in candidates if path.is_file()), None)
+    return None if path is None else lambda: function(path)
+
+
+def rig_of(calibration: Path | None, image: Path) -> StereoRig | None:
+    """Read the rig for the size of an image; None without a calibration."""
+    return None if calibration is None else read_calibration(calibration, *image_size(image))
