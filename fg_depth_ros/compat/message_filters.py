@@ -1,11 +1,11 @@
-"""Drop-in for `message_filters` (Python part): the same classes and methods, minus three defects of upstream.
+"""Drop-in for ``message_filters`` (Python part): the same classes and methods, minus three defects of upstream.
 
 1. After a backward jump of time with full queues upstream never fires again, because it throws out the
    smallest stamp, which is always the new message. Here the message that came first goes, and a jump empties
    the queue.
 2. If a callback raises, upstream keeps its lock and the next message deadlocks. Here no lock is held
    meanwhile.
-3. With a slop of 0 upstream never matches, not even equal stamps. Here a difference of exactly `slop`
+3. With a slop of 0 upstream never matches, not even equal stamps. Here a difference of exactly ``slop``
    matches.
 """
 
@@ -31,21 +31,21 @@ class SimpleFilter:
         self.callbacks: dict[int, tuple[Callable[..., Any], tuple[Any, ...]]] = {}
 
     def registerCallback(self, cb: Callable[..., Any], *args: Any) -> int:
-        """Call `cb(message, ..., *args)` for each output. Returns the number of the connection."""
+        """Call ``cb(message, ..., *args)`` for each output. Returns the number of the connection."""
         connection = len(self.callbacks)
         self.callbacks[connection] = (cb, args)
         return connection
 
     def signalMessage(self, *msg: Any) -> None:
-        """Hand `msg` to every registered callback, in the order of registration."""
+        """Hand ``msg`` to every registered callback, in the order of registration."""
         for callback, args in list(self.callbacks.values()):
             callback(*msg, *args)
 
 
 class Subscriber(SimpleFilter):
-    """A subscription as a filter: `Subscriber(node, msg_type, topic, qos_profile=10, ...)`.
+    """A subscription as a filter: ``Subscriber(node, msg_type, topic, qos_profile=10, ...)``.
 
-    Takes what `Node.create_subscription` takes, save the callback; attributes of the subscription are served
+    Takes what ``Node.create_subscription`` takes, save the callback; attributes of the subscription are served
     too.
     """
 
@@ -74,7 +74,7 @@ class Subscriber(SimpleFilter):
 class TimeSynchronizer(SimpleFilter):
     """Calls back with one message of each input whenever all of them have the same stamp.
 
-    `fs` are the inputs, `queue_size` how many messages of each input wait for their partners.
+    ``fs`` are the inputs, ``queue_size`` how many messages of each input wait for their partners.
     """
 
     def __init__(self, fs: Sequence[SimpleFilter], queue_size: int) -> None:
@@ -112,9 +112,9 @@ class TimeSynchronizer(SimpleFilter):
 
 
 class ApproximateTimeSynchronizer(TimeSynchronizer):
-    """Calls back with one message of each input whose stamps lie within `slop` seconds (inclusive).
+    """Calls back with one message of each input whose stamps lie within ``slop`` seconds (inclusive).
 
-    With `allow_headerless`, messages without a stamp count as stamped on arrival; otherwise they are refused.
+    With ``allow_headerless``, messages without a stamp count as stamped on arrival; otherwise they are refused.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class ApproximateTimeSynchronizer(TimeSynchronizer):
             self.signalMessage(*messages)
 
     def _match(self, stamp: int, my_queue: dict[int, Any]) -> tuple[int, ...] | None:
-        """One stamp per queue, nearest to `stamp` first, that lie within the slop; None when there are none."""
+        """One stamp per queue, nearest to ``stamp`` first, that lie within the slop; None when there are none."""
         candidates = [
             [stamp]
             if queue is my_queue

@@ -8,11 +8,20 @@ from fg_depth_ros.geometry.rig import StereoRig
 
 
 def organised_points(depth: np.ndarray, rig: StereoRig, stride: int = 1) -> np.ndarray:
-    """Points of every `stride`-th pixel in the left optical frame (x right, y down, z forward), metres.
+    """Return the points of every ``stride``-th pixel in the left optical frame (x right, y down, z forward).
 
-    `depth`: HxW metres at the rig's size. Returns float32 (ceil(H/stride), ceil(W/stride), 3); all three
-    coordinates are NaN where the depth is not finite. Raises ValueError when depth and rig differ in size or
-    `stride` is below 1. Formula: `X = (x - cx) * Z / fx`, `Y = (y - cy) * Z / fy` (pinhole back-projection).
+    Pinhole back-projection: ``X = (x - cx) * Z / fx``, ``Y = (y - cy) * Z / fy``.
+
+    Args:
+        depth: H x W m, at the rig's size.
+        rig: of the depth image.
+        stride: px, at least 1.
+
+    Returns:
+        ceil(H / stride) x ceil(W / stride) x 3 float32 m; all three are NaN where the depth is not finite.
+
+    Raises:
+        ValueError: depth and rig differ in size, or ``stride`` is below 1.
     """
     if depth.shape != (rig.height, rig.width):
         raise ValueError(

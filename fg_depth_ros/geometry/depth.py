@@ -14,22 +14,33 @@ from fg_depth_ros.geometry.rig import StereoRig
 
 
 def disparity_to_depth(disparity: ArrayT, rig: StereoRig) -> ArrayT:
-    """Depth in metres along the optical axis: `Z = fx * baseline / (d + doffs)` (REP 118 meaning of depth).
+    """Convert disparity to depth along the optical axis (REP 118): ``Z = fx * baseline / (d + doffs)``.
 
-    `disparity`: image disparity `x_left - x_right` in pixels of the rig's image size. NaN where the disparity
-    is NaN or where `d + doffs <= 0` (at or beyond infinity).
+    Args:
+        disparity: ``x_left - x_right``, px of the rig's image size; of any shape.
+        rig: of the images.
+
+    Returns:
+        Depth, m; NaN where the disparity is NaN or ``d + doffs <= 0`` (at or beyond infinity).
     """
     shifted: Any = as_float32(disparity) + np.float32(rig.doffs).item()
     xp = array_module(disparity)
     usable = shifted > 0
-    # Dividing by 1 where nothing may be divided keeps numpy free of warnings; the result there is thrown
-    # away.
+    # Dividing by 1 where the result is not used avoids numpy's warnings.
     depth = rig.fx * rig.baseline / xp.where(usable, shifted, xp.ones_like(shifted))
     return as_float32(xp.where(usable, depth, xp.full_like(shifted, float("nan"))))
 
 
 def depth_to_disparity(depth: ArrayT, rig: StereoRig) -> ArrayT:
-    """Image disparity in pixels: `d = fx * baseline / Z - doffs`. NaN where Z is NaN, infinite or <= 0."""
+    """Convert depth to disparity: ``d = fx * baseline / Z - doffs``.
+
+    Args:
+        depth: m, of any shape.
+        rig: of the images.
+
+    Returns:
+        Image disparity, px; NaN where the depth is NaN, infinite or not positive.
+    """
     metres: Any = as_float32(depth)
     xp = array_module(depth)
     usable = (metres > 0) & xp.isfinite(metres)
@@ -38,10 +49,17 @@ def depth_to_disparity(depth: ArrayT, rig: StereoRig) -> ArrayT:
 
 
 def depth_sigma(depth: ArrayT, disparity_sigma: ArrayT, rig: StereoRig) -> ArrayT:
-    """One standard deviation of the depth in metres: `sigma_Z = Z^2 * sigma_d / (fx * baseline)`.
+    """Propagate a standard deviation of disparity to depth: ``sigma_Z = Z^2 * sigma_d / (fx * baseline)``.
 
-    First-order propagation through `Z = fx * baseline / (d + doffs)`; `disparity_sigma` in pixels, same shape
-    as `depth` (metres). NaN where either is NaN.
+    First order, from ``Z = fx * baseline / (d + doffs)``.
+
+    Args:
+        depth: m, of any shape.
+        disparity_sigma: px, of the same shape.
+        rig: of the images.
+
+    Returns:
+        One standard deviation of the depth, m; NaN where either is NaN.
     """
     metres: Any = as_float32(depth)
     sigma: Any = as_float32(disparity_sigma)

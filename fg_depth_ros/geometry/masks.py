@@ -8,10 +8,10 @@ import numpy as np
 
 
 class Label(IntEnum):
-    """Values of `mask/labels`, one per pixel."""
+    """Values of ``mask/labels``, one per pixel."""
 
     VALID = 0
-    OUT_OF_RANGE = 1  # no answer, or depth outside [min_depth, max_depth]
+    OUT_OF_RANGE = 1  # no match, or depth outside [min_depth, max_depth]
     LEFT_RIGHT_MISMATCH = 2  # not seen by the right camera, or the two views disagree
     LEAVES_IMAGE = 3  # the match lies outside the right image
     VERTICAL_FLOW = 4  # reserved: no check gives it
@@ -20,21 +20,27 @@ class Label(IntEnum):
 
 
 def leaves_image(disparity: np.ndarray) -> np.ndarray:
-    """Return where (bool H x W) the match of pixel x, column ``x - d``, lies outside the right image.
+    """Return where (bool H x W) the match of pixel x, column ``x - d``, is outside the right image.
 
-    `disparity`: HxW, pixels; False where it is NaN (there is no match that could leave).
+    Args:
+        disparity: H x W px; False where it is NaN.
     """
     target = np.arange(disparity.shape[1], dtype=np.float32) - disparity
     return (target < 0) | (target > disparity.shape[1] - 1)
 
 
 def left_right_mismatch(disp_left: np.ndarray, disp_right: np.ndarray, threshold: float) -> np.ndarray:
-    """Return where (bool H x W) the right view's disparity differs from the left one by more than ``threshold`` px.
+    """Return where (bool H x W) the right view's disparity differs from the left one by more than a threshold.
 
-    `disp_left(x)` and `disp_right(x)` are both `x_left - x_right` in pixels, each in its own image, HxW. The
-    right value is taken at the nearest column to `x - disp_left(x)`. Where one of both is NaN the check fails
-    (True); where the match leaves the image nothing can be checked (False: `leaves_image` says so).
-    Raises ValueError when the sizes differ.
+    The right value is taken at the nearest column to ``x - disp_left(x)``. True where one of both is NaN; False where the
+    match leaves the image (see ``leaves_image``).
+
+    Args:
+        disp_left, disp_right: ``x_left - x_right``, H x W px, each in its own image.
+        threshold: px.
+
+    Raises:
+        ValueError: the sizes differ.
     """
     if disp_left.shape != disp_right.shape:
         raise ValueError(f"left disparity is {disp_left.shape} and right {disp_right.shape}: sizes must agree")
@@ -48,12 +54,15 @@ def left_right_mismatch(disp_left: np.ndarray, disp_right: np.ndarray, threshold
 
 
 def hidden_by_nearer(disparity: np.ndarray, threshold: float) -> np.ndarray:
-    """Return where (bool H x W) a nearer surface lands on the same pixel of the right image: half-occlusion.
+    """Return where (bool H x W) a nearer surface covers the same pixel of the right image: half-occlusion.
 
-    The occlusion test that needs one disparity map only: project every left pixel to its right column, keep
-    the nearest one per column (z-buffer), and call hidden whatever lies more than `threshold` px of disparity
-    behind it. A pixel falls between two columns; both must be covered by something nearer. NaN never hides
-    nor is hidden.
+    Needs one disparity map only: project every left pixel to its right column, keep the nearest one per column
+    (z-buffer), and call hidden what is more than ``threshold`` behind it. A pixel falls between two columns; both must be
+    covered by something nearer. NaN never hides nor is hidden.
+
+    Args:
+        disparity: H x W px.
+        threshold: px of disparity.
     """
     height, width = disparity.shape
     values = np.asarray(disparity, dtype=np.float32)
@@ -90,9 +99,16 @@ def label_pixels(
 ) -> np.ndarray:
     """Return one ``Label`` per pixel, uint8 H x W.
 
-    `depth`: HxW metres, NaN = no answer. The masks (bool HxW, True = this check failed) are optional. Where
-    several checks fail the first in this order names the pixel: out of range, leaves the image, left-right
-    mismatch, low confidence.
+    Where several checks fail the first in this order is the label: out of range, leaves the image, left-right mismatch,
+    low confidence.
+
+    Args:
+        depth: H x W m, NaN = no match.
+        min_depth, max_depth: the valid range, m.
+        leaves, mismatch, unsure: bool H x W, True where this check failed; None = not checked.
+
+    Raises:
+        ValueError: the sizes differ.
     """
     labels = np.full(depth.shape, Label.VALID, dtype=np.uint8)
     # Written from the weakest reason to the strongest, so that the strongest stays.

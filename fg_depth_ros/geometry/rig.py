@@ -20,13 +20,13 @@ class RigError(ValueError):
 
 @dataclass(frozen=True)
 class StereoRig:
-    """A rectified stereo pair of `width` x `height` pixels (pixel centres at integer coordinates).
+    """A rectified stereo pair of ``width`` x ``height`` pixels (pixel centres at integer coordinates).
 
-    `fx`, `fy`, `cx`, `cy` (pixels) belong to the left camera; the right one shares `fx`, `fy`, `cy`, and has
-    its own principal column `cx_right`. `baseline` is in metres and positive: the right camera stands at +x
-    of the left one (REP 103 optical frame: x right, y down, z forward).
+    ``fx``, ``fy``, ``cx``, ``cy`` (pixels) belong to the left camera; the right one shares ``fx``, ``fy``, ``cy``, and
+    has its own principal column ``cx_right``. ``baseline`` is in metres and positive: the right camera is at +x of the
+    left one (REP 103 optical frame: x right, y down, z forward).
 
-    With the image disparity `d = x_left - x_right` in pixels, depth is `Z = fx * baseline / (d + doffs)`.
+    With the image disparity ``d = x_left - x_right`` in pixels, depth is ``Z = fx * baseline / (d + doffs)``.
     """
 
     width: int
@@ -57,15 +57,15 @@ class StereoRig:
 
     @property
     def doffs(self) -> float:
-        """`cx_right - cx` in pixels: what is added to the image disparity before it is turned into depth."""
+        """``cx_right - cx`` in pixels: what is added to the image disparity before it is turned into depth."""
         return self.cx_right - self.cx
 
     @classmethod
     def from_camera_info(cls, left: Any, right: Any) -> StereoRig:
         """Make the rig of a rectified pair from its two sensor_msgs/CameraInfo messages (REP 104).
 
-        Duck typed: reads `width`, `height`, `p` (or `P`; 12 numbers, row major) and, where present,
-        `binning_x`, `binning_y` and `roi`. Region of interest and binning are applied, so the rig fits the
+        Duck typed: reads ``width``, ``height``, ``p`` (or ``P``; 12 numbers, row major) and, where present,
+        ``binning_x``, ``binning_y`` and ``roi``. Region of interest and binning are applied, so the rig fits the
         published image. Raises RigError naming the camera and the field, the value found and what to do.
         """
         p_left, p_right = _projection(left, "left"), _projection(right, "right")
@@ -94,8 +94,8 @@ class StereoRig:
     def scaled(self, width: int, height: int) -> StereoRig:
         """Return the rig after its images were resized to ``width`` x ``height`` pixels.
 
-        Pixel centres are at integers, so a principal point moves as `c' = (c + 0.5) * s - 0.5` and `doffs` as
-        `doffs * s`; metres stay what they are.
+        Pixel centres are at integers, so a principal point moves as ``c' = (c + 0.5) * s - 0.5`` and ``doffs`` as
+        ``doffs * s``; metres stay what they are.
         """
         if width < 1 or height < 1:
             raise RigError(f"cannot rescale a rig to {width}x{height}: both must be at least 1 pixel")
@@ -119,7 +119,7 @@ class StereoRig:
         )
 
     def P_right(self) -> np.ndarray:
-        """Projection matrix of the right camera, 3x4 float64, `P[0, 3] = -fx * baseline` (REP 104)."""
+        """Projection matrix of the right camera, 3x4 float64, ``P[0, 3] = -fx * baseline`` (REP 104)."""
         matrix = self.P_left()
         matrix[0, 2] = self.cx_right
         matrix[0, 3] = -self.fx * self.baseline
@@ -131,7 +131,7 @@ class StereoRig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> StereoRig:
-        """Make a rig from ``to_dict``'s result. `cx_right` may be absent (= `cx`), as may `fy` (= `fx`).
+        """Make a rig from ``to_dict``'s result. ``cx_right`` may be absent (= ``cx``), as may ``fy`` (= ``fx``).
 
         Raises RigError naming missing, unknown and non-numeric fields.
         """

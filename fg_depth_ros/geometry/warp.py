@@ -12,10 +12,18 @@ from fg_depth_ros.geometry._arrays import ArrayT, array_module, as_float32
 def warp_right_to_left(image: ArrayT, disparity: ArrayT) -> tuple[ArrayT, ArrayT]:
     """Warp the right image to the left camera: ``out(x, y) = image(x - d(x, y), y)``, bilinear along the row.
 
-    numpy: `image` HxW or HxWxC, `disparity` HxW; torch: `image` NxCxHxW, `disparity` Nx1xHxW. Disparity in
-    pixels. Returns the warped image (float32, shape of `image`; zero where nothing is known) and the validity
-    (bool, shape of `disparity`): False where the disparity is not finite or its match lies outside the image.
-    Torch gradients flow to both arguments. Raises ValueError when the shapes do not fit.
+    Gradients of torch flow to both arguments.
+
+    Args:
+        image: numpy H x W or H x W x C, or torch N x C x H x W.
+        disparity: px, of the same library: H x W, or N x 1 x H x W.
+
+    Returns:
+        The warped image, float32, of the shape of ``image``, zero where it is not valid; and the validity, bool, of the
+        shape of ``disparity``: False where the disparity is not finite or its match is outside the image.
+
+    Raises:
+        ValueError: the shapes do not fit.
     """
     xp = array_module(image)
     _check_shapes(image, disparity, torch_layout=xp is not np)

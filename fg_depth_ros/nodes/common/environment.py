@@ -1,7 +1,7 @@
 """The environment of a node's process: Fast DDS with a shared-memory segment that holds whole images.
 
 With Fast DDS's defaults (half a megabyte) most large best-effort messages are lost on their way. This must be
-done before `rclpy.init`, and has no effect on other middlewares.
+done before ``rclpy.init``, and has no effect on other middlewares.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _OWN = (*_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS")
 def use_shared_memory_profile(environ: MutableMapping[str, str] | None = None) -> bool:
     """Point Fast DDS to the package's profile, unless the user chose one. Returns whether it was set.
 
-    `environ` is changed in place (default: this process's environment). Also left alone: a file
+    ``environ`` is changed in place (default: this process's environment). Also left alone: a file
     DEFAULT_FASTDDS_PROFILES.xml in the working folder, which Fast DDS reads by itself, and any other
     middleware. Raises ResourceError when the installation lacks the profile.
     """
@@ -44,7 +44,7 @@ def child_environment(
 ) -> dict[str, str]:
     """Make the environment of a node in a child process from ``base`` (default: this process's).
 
-    With `local`, nothing leaves this machine. What the ROS wheels set up for this process only (library paths
+    With ``local``, nothing leaves this machine. What the ROS wheels set up for this process only (library paths
     into its virtual environment) is taken out: a child sets up its own, and a child of another virtual
     environment would break on ours.
     """

@@ -1,6 +1,6 @@
 """A node's parameters as one table: declared, checked, documented and written to YAML from the same lines.
 
-A node writes a `ParameterTable` of `Parameter` lines and calls `table.declare(node, ...)`. Everything else
+A node writes a ``ParameterTable`` of ``Parameter`` lines and calls ``table.declare(node, ...)``. Everything else
 (the reference page, the YAML file, the descriptors that rqt shows) is derived from the table.
 """
 
@@ -34,8 +34,8 @@ class Parameter:
 
     Its type is that of ``default``: bool, int, float, str, or a tuple of strings (NO_NAMES instead of an empty one).
 
-    `minimum` and `maximum` (both or none) are inclusive, in `unit`. `choices` are the values a string may
-    take. `run_time` says whether it may be changed while the node runs (otherwise it is declared read-only).
+    ``minimum`` and ``maximum`` (both or none) are inclusive, in ``unit``. ``choices`` are the values a string may
+    take. ``run_time`` says whether it may be changed while the node runs (otherwise it is declared read-only).
     """
 
     name: str
@@ -57,7 +57,7 @@ class Parameter:
 
     @property
     def type_name(self) -> str:
-        """`bool`, `int`, `double`, `string` or `string array`, as the ROS tools call it."""
+        """``bool``, ``int``, ``double``, ``string`` or ``string array``, as the ROS tools call it."""
         return {bool: "bool", int: "int", float: "double", str: "string", tuple: "string array"}[type(self.default)]
 
     @property
@@ -155,12 +155,12 @@ class ParameterTable:
         check: Callable[[dict[str, Any]], str | None] | None = None,
         apply: Callable[[set[str]], None] | None = None,
     ) -> DeclaredParameters:
-        """Declare the table on `node`, and answer changes in three phases.
+        """Declare the table on ``node``, and answer changes in three phases.
 
-        1. before: whole numbers given for a double become doubles (`ros2 param set ... max_depth 30`);
-        2. validate: type, range and choice of each value, then `check(all values as they would become)`,
+        1. before: whole numbers given for a double become doubles (``ros2 param set ... max_depth 30``);
+        2. validate: type, range and choice of each value, then ``check(all values as they would become)``,
            which returns a reason to refuse or None; nothing is changed here;
-        3. apply: `apply(names that changed)` after the values are stored.
+        3. apply: ``apply(names that changed)`` after the values are stored.
         """
         return DeclaredParameters(self, node, check, apply)
 
@@ -188,10 +188,10 @@ class ParameterTable:
 
 
 class DeclaredParameters:
-    """The parameters of a running node. `parameters["name"]` is the value; `problems` names what was refused.
+    """The parameters of a running node. ``parameters["name"]`` is the value; ``problems`` names what was refused.
 
     A refused start value (wrong type, out of range) does not take the node down: the parameter keeps its
-    default, and `problems` holds the reason until an allowed value is set.
+    default, and ``problems`` holds the reason until an allowed value is set.
     """
 
     def __init__(

@@ -118,7 +118,7 @@ class PairSynchronizer:
 
     Args:
         sources: filters of the four inputs, in the order of INPUTS.
-        approximate: match stamps that differ by up to `slop` seconds; else they must be equal.
+        approximate: match stamps that differ by up to ``slop`` seconds; else they must be equal.
         queue_size: messages of each input that wait for their partners.
         on_time_jump: called with (input name, seconds) when an input's time went back.
         on_left_only: called with (left image, left camera_info) as soon as both wait for the right camera, each image
