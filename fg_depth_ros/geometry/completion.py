@@ -24,10 +24,10 @@ def complete_occluded(disparity: np.ndarray, threshold: float = 1.5) -> np.ndarr
 def fill_holes_kitti(disparity: np.ndarray) -> np.ndarray:
     """Fill the holes (NaN) of a disparity map with the background beside them; returns a new float32 map.
 
-    The background interpolation of the KITTI stereo devkit: along the row a hole takes the smaller (farther) of the two
-    values that enclose it, and at the image's side the one there is; then rows without any value are filled the same way
-    along the columns. A map without any value stays as it is. One difference: the devkit leaves an empty row between two
-    filled ones empty, here it is filled as well.
+    The background interpolation of the KITTI stereo devkit: along the row a hole takes the smaller (farther) of the
+    two values that enclose it, and at the image's side the one there is; then rows without any value are filled in the
+    same way along the columns. A map without any value stays as it is. One difference: the devkit leaves an empty row
+    between two filled ones empty, here it is filled as well.
 
     Args:
         disparity: H x W px.

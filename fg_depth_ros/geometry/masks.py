@@ -32,8 +32,8 @@ def leaves_image(disparity: np.ndarray) -> np.ndarray:
 def left_right_mismatch(disp_left: np.ndarray, disp_right: np.ndarray, threshold: float) -> np.ndarray:
     """Return where (bool H x W) the right view's disparity differs from the left one by more than a threshold.
 
-    The right value is taken at the nearest column to ``x - disp_left(x)``. True where one of both is NaN; False where the
-    match leaves the image (see ``leaves_image``).
+    The right value is taken at the nearest column to ``x - disp_left(x)``. True where one of both is NaN; False where
+    the match leaves the image (see ``leaves_image``).
 
     Args:
         disp_left, disp_right: ``x_left - x_right``, H x W px, each in its own image.
@@ -57,8 +57,8 @@ def hidden_by_nearer(disparity: np.ndarray, threshold: float) -> np.ndarray:
     """Return where (bool H x W) a nearer surface covers the same pixel of the right image: half-occlusion.
 
     Needs one disparity map only: project every left pixel to its right column, keep the nearest one per column
-    (z-buffer), and call hidden what is more than ``threshold`` behind it. A pixel falls between two columns; both must be
-    covered by something nearer. NaN never hides nor is hidden.
+    (z-buffer), and call hidden what is more than ``threshold`` behind it. A pixel falls between two columns; both must
+    be covered by something nearer. NaN never hides nor is hidden.
 
     Args:
         disparity: H x W px.
