@@ -76,7 +76,7 @@ class ValidationCallback(pl.Callback):
     Args:
         config: of the run.
         validation: by what.
-        card: what the weights' card says of licence and data.
+        card: licence and data for the card of the weights.
     """
 
     def __init__(self, config: Training, validation: Validation, card: Mapping[str, Any]) -> None:

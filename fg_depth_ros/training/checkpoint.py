@@ -24,11 +24,11 @@ class Checkpoint:
     """Write ``best.safetensors``, ``last.safetensors`` and ``state.safetensors`` into the folder of a run.
 
     Lightning's ``ModelCheckpoint`` is not used: it pickles, and it saves the weights in training, not their average.
-    Here nothing is ever unpickled, and a resumed run goes on at the exact step with both.
+    Here nothing is ever unpickled, and a resumed run continues at the exact step with both.
 
     Args:
         config: of the run.
-        card: what the weights' card says of licence and data.
+        card: licence and data for the card of the weights.
     """
 
     def __init__(self, config: Training, card: Mapping[str, Any]) -> None:

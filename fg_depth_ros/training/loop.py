@@ -70,7 +70,7 @@ class TrainingModule(pl.LightningModule):
         return one_cycle(progress)
 
     def describe(self) -> dict[str, Any]:
-        """Return what else the card of the weights says at a checkpoint."""
+        """Return further entries for the card of the weights at a checkpoint."""
         return {}
 
     def scene_stream(self, render: MakeBatch, count: int, device: torch.device) -> DataStream:
@@ -195,7 +195,7 @@ def fit(
     Args:
         module: the network.
         validation: by what it is validated.
-        card: what the weights' card says of licence and data.
+        card: licence and data for the card of the weights.
         open_stream: opens the batches; given the device where scenes are rendered: the GPU, or ``cpu``.
 
     Raises:

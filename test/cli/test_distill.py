@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 
-import numpy as np
 import pytest
 
 pytest.importorskip("pytorch_lightning")
 from support.distill import RIG, exchange, wall, write_walls
 
-from fg_depth_ros.cli.train import draw_depth
 from fg_depth_ros.data.io.formats import read_image
 from fg_depth_ros.networks import load_checkpoint
 from fg_depth_ros.training.depth.config import PRESETS
@@ -105,14 +103,3 @@ def test_the_command_says_in_one_line_what_is_wrong(run, tmp_path):
     assert not (tmp_path / "run").exists()
     text = fails("--data", exchange(walls), *TINY)
     assert "walls: none of its 4 pairs can be trained on. 4 x exchanged" in text and "Traceback" not in text
-
-
-def test_the_picture_shows_near_red_and_far_blue_and_nothing_black():
-    image = np.full((4, 6, 3), 7, np.uint8)
-    reference = np.full((4, 6), np.nan, np.float32)
-    answer = np.full((4, 6), 3.0, np.float32)
-    answer[:2] = 79.0
-    picture = draw_depth(image, reference, answer)
-    assert picture.shape == (4, 18, 3)
-    assert (picture[:, :6] == 7).all() and not picture[:, 6:12].any()
-    assert picture[3, 15, 0] > picture[3, 15, 2] and picture[0, 15, 2] > picture[0, 15, 0]

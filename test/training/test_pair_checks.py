@@ -21,7 +21,7 @@ from fg_depth_ros.training.depth.pairs import (
     check_pair,
     checked_images,
     open_pair_sets,
-    prepare_pairs,
+    prepare_set,
     rectification_check,
     remove_doffs,
     split_frames,
@@ -31,10 +31,6 @@ from fg_depth_ros.training.depth.teacher import PredictionCache, Teacher
 MASK = MaskConfig(max_disparity=0)
 
 
-def plain(items, what, count):
-    return items
-
-
 @pytest.fixture
 def look(tmp_path):
     """Prepares pairs with SGBM as the teacher: the usable ones and the counts."""
@@ -42,8 +38,8 @@ def look(tmp_path):
 
     def call(pairs, mask=MASK, name="set"):
         cache = PredictionCache(tmp_path / "cache", teacher)
-        usable, counts = prepare_pairs({name: pairs}, teacher, cache, mask, plain)
-        return [lesson.pair.name for lesson in usable[name]], counts[name]
+        usable, counts = prepare_set(name, pairs, teacher, cache, mask)
+        return [one.pair.name for one in usable], counts
 
     return call
 

@@ -25,7 +25,7 @@ from fg_depth_ros.training.depth.dataset import (
     load_sample,
 )
 from fg_depth_ros.training.depth.flow_mask import prior_flow_mask
-from fg_depth_ros.training.depth.pairs import TrainingPair, open_pair_sets, prepare_pairs
+from fg_depth_ros.training.depth.pairs import TrainingPair, open_pair_sets, prepare_set
 from fg_depth_ros.training.depth.teacher import PredictionCache, Teacher
 
 MASK = MaskConfig(max_disparity=0)
@@ -71,8 +71,7 @@ def test_the_training_sees_what_inference_will_show():
 def teach(tmp_path, pairs):
     teacher = Teacher("sgbm")
     cache = PredictionCache(tmp_path / "cache", teacher)
-    usable, _ = prepare_pairs({"set": pairs}, teacher, cache, MASK, lambda items, what, count: items)
-    return usable["set"], cache
+    return prepare_set("set", pairs, teacher, cache, MASK)[0], cache
 
 
 def dataset(lessons, cache, seed=0):

@@ -170,15 +170,15 @@ def test_unusable_settings_and_folders_are_named(tmp_path):
         train_stereo(StereoTraining(out=str(broken), steps=1, **SMALL))
 
 
-def test_real_pairs_are_watched_and_written_down(tmp_path):
+def test_real_pairs_are_evaluated_at_every_validation(tmp_path):
     from support.pair_folders import write_pairs
 
     from fg_depth_ros.data.datasets.stereo import open_stereo_sets
-    from fg_depth_ros.evaluation.stereo import evaluate_stereo, watch_stereo
+    from fg_depth_ros.evaluation.stereo import StereoTask, evaluate_stereo
     from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
 
     sets = open_stereo_sets([write_pairs(tmp_path / "street")])
-    best = train_stereo(StereoTraining(out=str(tmp_path / "run"), steps=1, **SMALL), watch_stereo(sets))
+    best = train_stereo(StereoTraining(out=str(tmp_path / "run"), steps=1, **SMALL), StereoTask().validation(sets))
     _, row = [json.loads(line) for line in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()]
     # The estimator with the weights that were kept says the same of these pairs.
     estimator = StereoDepthEstimator(StereoConfig(weights=str(best)))
@@ -187,14 +187,14 @@ def test_real_pairs_are_watched_and_written_down(tmp_path):
     assert row["street/d1"] == pytest.approx(judged["d1"], abs=0.5)
 
 
-def test_a_folder_without_truth_cannot_be_watched(tmp_path):
+def test_a_folder_without_truth_cannot_validate(tmp_path):
     from support.pair_folders import write_pairs
 
     from fg_depth_ros.data.datasets.stereo import open_stereo_sets
-    from fg_depth_ros.evaluation.stereo import watch_stereo
+    from fg_depth_ros.evaluation.stereo import StereoTask
 
     with pytest.raises(FileError, match="street has no true disparity"):
-        watch_stereo(open_stereo_sets([write_pairs(tmp_path / "street", truth=False)]))
+        StereoTask().validation(open_stereo_sets([write_pairs(tmp_path / "street", truth=False)]))
 
 
 def test_mixed_precision_trains_on_a_cpu(tmp_path):

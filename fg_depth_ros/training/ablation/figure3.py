@@ -1,7 +1,7 @@
 """FG-Depth's Figure 3 as an experiment: the depth at which each loss is smallest, on a surface of known depth.
 
 A wall at 11.22 m is seen by two cameras of different exposure. One depth after the other is tried for its pixels, and
-every loss says which it likes best. Everything is planes, ray-cast in closed form into both views, so what is right is
+every loss is smallest at one of them. Everything is planes, ray-cast in closed form into both views, so the truth is
 known exactly. (Zhu et al., ICRA 2023, arXiv 2301.08414, figure 3, where the plain photometric loss of one pixel is
 smallest at 14.80 m and the others at 11.34 m.)
 """
@@ -67,7 +67,7 @@ class Figure3:
                 f"{self.farthest} m"
             )
         if not 0 < self.step <= _WITHIN * self.depth:
-            raise ValueError(f"steps of {self.step} m are no use to tell 2 % of {self.depth} m: choose smaller ones")
+            raise ValueError(f"steps of {self.step} m are too coarse for 2 % of {self.depth} m: choose smaller ones")
         if min(self.patch_box) < 1 or self.patch_box[1] >= self.height or self.patch_box[3] >= self.width:
             raise ValueError(f"a patch of {self.patch} px has no room in {self.width}x{self.height} px")
 
@@ -97,7 +97,7 @@ CONDITIONS: dict[str, Condition] = {
     "smooth wall, exposures alike": Condition(1.6, 0.1, False),
     "rough wall, exposures differ": Condition(1.2, 0.1, True),
 }
-"""What is shown: the first is the experiment, the others tell what makes it hard for the photometric loss."""
+"""What is shown: the first is the experiment, the others show what makes it hard for the photometric loss."""
 
 
 class View(NamedTuple):
@@ -168,7 +168,7 @@ def sweep(setup: Figure3, view: View, disparity: Tensor) -> Curves:
     Args:
         setup: the experiment.
         view: the pair.
-        disparity: what the flow says, 1 x 1 x H x W px of the left view.
+        disparity: of the flow, 1 x 1 x H x W px of the left view.
     """
     y0, y1, x0, x1 = setup.patch_box
     product = setup.focal * setup.baseline

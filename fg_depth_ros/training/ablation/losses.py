@@ -71,7 +71,7 @@ class LossAblation:
     scenes: int = 400
     """Pairs that a seed trains on."""
     test_scenes: int = 100
-    """Pairs that all are judged on."""
+    """Number of scenes that all are evaluated on."""
     world: str = "street"
     photos: tuple[str, ...] = ()
     """Folders of pictures for surfaces, beside drawn ones."""

@@ -126,7 +126,7 @@ def jitter_colours(images: Tensor, generator: torch.Generator, jitter: ColourJit
 def graft(batch: DistillBatch, generator: torch.Generator) -> DistillBatch:
     """Graft rows of other samples (data grafting, EPCDepth, Peng et al., ICCV 2021, section 3.1).
 
-    It makes the height in the picture tell less of the depth.
+    The height in the picture then says less about the depth.
 
     One share r of ``SHARES`` is drawn for the batch. The rows from ``int(r * H)`` on come from another sample, in every
     picture of the batch alike; with probability 1/2 all rows are then rolled up by as many. Samples graft only with

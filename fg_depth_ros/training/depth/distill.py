@@ -40,8 +40,8 @@ from fg_depth_ros.training.depth.dataset import (
 )
 from fg_depth_ros.training.depth.module import DistillModule, predict
 from fg_depth_ros.training.depth.pairs import (
-    PairCounts,
     PairSplit,
+    PreparedPairs,
     Track,
     TrainingPair,
     no_progress,
@@ -52,7 +52,7 @@ from fg_depth_ros.training.depth.pairs import (
 from fg_depth_ros.training.depth.teacher import PredictionCache, Teacher
 from fg_depth_ros.training.depth.validation import depth_validation, validation_sample
 from fg_depth_ros.training.loop import VALIDATION_SEED, fit, photo_sources
-from fg_depth_ros.training.stream import DataStream, evenly
+from fg_depth_ros.training.stream import DataStream
 
 _LOG = logging.getLogger(__name__)
 _WIDE = 0.6  # canonical focal length by the width where there are several cameras: 80 degrees across
@@ -74,7 +74,7 @@ def train_distill(
         extra: figures of the network on anything else, such as data sets with true depth.
         track: shows the progress of the preparation.
         split: the pairs, opened and split by the caller; None = as ``config`` says.
-        source: what else the card says of the data.
+        source: further entries for the card.
 
     Raises:
         FileError: folders, bags or photos that cannot be used; a set of which no pair can be trained on.
@@ -103,34 +103,36 @@ def train_distill(
     module = DistillModule(config, _canonical_focal(config, rigs), teacher)
     _warn_cropped(config, rigs)
     load = partial(load_sample, cache=cache, width=config.width, height=config.height)
-    parts, counts = _prepare(config, split, teacher, cache, track)
-    module.prepared = sum((c for part in counts.values() for c in part.values()), start=PairCounts())
-    if config.data and process_rank()[0] == 0:
-        _LOG.info("%s", module.prepared.summary())
+    prepared = prepare_pairs(
+        split, teacher if cache is not None else None, cache, config.mask, track, config.skip_unusable
+    )
+    if split.training and not (prepared.training or config.world):
+        raise FileError("none of the bags and folders has pairs that can be trained on; the reasons are above")
+    module.prepared = prepared.total
 
-    def validating(pairs: Sequence[TrainingPair], count: int) -> list[DepthSample]:
-        return [_validation_sample(load(pairs[i]), teacher, config) for i in evenly(pairs, count)]
+    def samples(sets: Mapping[str, Sequence[TrainingPair]]) -> dict[str, list[DepthSample]]:
+        return {name: [_validation_sample(load(one), teacher, config) for one in pairs] for name, pairs in sets.items()}
 
-    selecting = {name: validating(pairs, config.validation_scenes) for name, pairs in parts["validation"].items()}
-    testing = {f"test:{n}": validating(pairs, 4 * config.validation_scenes) for n, pairs in parts["test"].items()}
+    selecting = samples(prepared.few("validation", config.validation_scenes))
+    testing = samples(prepared.few("test", 4 * config.validation_scenes, "test:"))
     if scenes is not None:
         (selecting if config.select_by_world else testing).update(scenes.validation())
     selecting, testing = (_with_reference(sets) for sets in (selecting, testing))
     for required, sets, what in ((True, selecting, "validation"), (split.test, testing, "test")):
         if required and not sets:
             raise FileError(f"none of the {what} pairs has a depth to compare with; choose others")
-    training = [pair for pairs in parts["training"].values() for pair in pairs]
 
     def open_stream(device: torch.device) -> DataStream:
         if teacher is not None:
             teacher.to(device)
         module.scenes = scenes.dataset(config.seed, device, config.all_shapes) if scenes is not None else None
+        training = prepared.training
         pairs = PairDataset(training, load, cache, config.seed) if training else None
         dataset = MixedDataset(pairs, module.scenes, config.world_share, render_here=device.type == "cpu")
         workers = config.workers if device.type == "cpu" or pairs is not None else 0
         return DataStream(dataset.batch, config.batch, workers)
 
-    card = {**_card(config, module, training, counts, scenes), **(source or {})}
+    card = {**_card(config, module, prepared, scenes), **(source or {})}
     best = fit(module, depth_validation(selecting, testing, extra), card, open_stream)
     if process_rank()[0] == 0:
         _LOG.info("while training: %s", module.counts.summary())
@@ -170,19 +172,6 @@ def _warn_cropped(config: DistillTraining, rigs: Sequence[StereoRig]) -> None:
                 "%.0f %% of the pictures of %dx%d px are cut off at %dx%d; the size %dx%d would show them whole",
                 100 * cropped, rig.width, rig.height, config.width, config.height, width, height,
             )  # fmt: skip
-
-
-def _prepare(
-    config: DistillTraining, split: PairSplit, teacher: Teacher | None, cache: PredictionCache | None, track: Track
-) -> tuple[dict[str, dict[str, list[TrainingPair]]], dict[str, dict[str, PairCounts]]]:
-    """Return the usable pairs and the counts, by part and set."""
-    parts, counts = {}, {}
-    for what, sets in split._asdict().items():
-        asked = teacher if cache is not None else None
-        parts[what], counts[what] = prepare_pairs(sets, asked, cache, config.mask, track, config.skip_unusable)
-    if split.training and not (parts["training"] or config.world):
-        raise FileError("none of the bags and folders has pairs that can be trained on; the reasons are above")
-    return parts, counts
 
 
 def _validation_sample(sample: Sample, teacher: Teacher | None, config: DistillTraining) -> DepthSample:
@@ -235,19 +224,17 @@ class _Scenes:
 def _card(
     config: DistillTraining,
     module: DistillModule,
-    pairs: Sequence[TrainingPair],
-    counts: Mapping[str, Mapping[str, PairCounts]],
+    prepared: PreparedPairs,
     scenes: _Scenes | None,
 ) -> dict[str, Any]:
-    """Return what the card of the weights says of licence, data, camera and teacher."""
-    rigs = [one.pair.rig for one in pairs]
-    sources = [f"{counted.used} pairs of {name}" for name, counted in counts["training"].items() if counted.used]
-    card: dict[str, Any] = {"licence": "that of the data it was trained on"}
-    card["sets"] = {what: {name: c.as_dict() for name, c in part.items()} for what, part in counts.items()}
+    """Return licence, data, camera and teacher for the card of the weights."""
+    rigs = [one.pair.rig for one in prepared.training]
+    sources = [f"{c.used} pairs of {name}" for name, c in prepared.counts["training"].items() if c.used]
+    card: dict[str, Any] = {"licence": "that of the data it was trained on", "sets": prepared.card()}
     if scenes is not None:
         sources.append(f"rendered scenes (fg_depth_ros.synthesis.world.generator, {config.world})")
         card["photo_sources"], card["cutout_sources"] = photo_sources(scenes.photos), photo_sources(scenes.cutouts)
-        if not pairs:
+        if not prepared.training:
             card["licence"] = module.parent.get("licence", "Apache-2.0")
     card["data"] = ", ".join(sources)
     card["camera"] = {

@@ -1,7 +1,7 @@
 """The prior-flow mask: which of the teacher's predictions a depth network may learn from.
 
 FG-Depth (Zhu et al., ICRA 2023, M_fp) takes it in place of the auto-mask of Monodepth2: what is decided by the flow
-is known before the first step and does not depend on what the network says.
+is known before the first step and does not depend on the network's output.
 """
 
 from __future__ import annotations

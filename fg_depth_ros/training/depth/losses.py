@@ -108,7 +108,7 @@ class _Guide:
     @classmethod
     def of(cls, batch: DistillBatch, focal_canonical: float) -> _Guide:
         focal, baseline = per_pixel(batch.focal), per_pixel(batch.baseline).abs()
-        # Outside the mask a disparity may be 0 or NaN: whatever is computed from 1 instead is never looked at.
+        # Outside the mask a disparity may be 0 or NaN: what is computed from 1 instead is not used.
         disparity = torch.where(batch.mask, batch.disparity, torch.ones_like(batch.disparity))
         depth = torch.where(batch.mask, focal * baseline / disparity, torch.ones_like(disparity))
         shift = torch.where(batch.mask, disparity, torch.zeros_like(disparity))

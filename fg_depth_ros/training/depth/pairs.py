@@ -29,6 +29,7 @@ from fg_depth_ros.training.depth.batch import TeacherPrediction
 from fg_depth_ros.training.depth.config import MaskConfig, frame_slice
 from fg_depth_ros.training.depth.flow_mask import prior_flow_mask
 from fg_depth_ros.training.depth.teacher import PredictionCache, Teacher
+from fg_depth_ros.training.stream import evenly
 
 _LOG = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class PairSplit(NamedTuple):
 
 
 class BadPair(ValueError):
-    """A pair that is not trained on: ``reason`` is one of ``REASONS``; the message says more of this very pair."""
+    """A pair that is not trained on: ``reason`` is one of ``REASONS``; the message names details of this pair."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -360,57 +361,92 @@ def check_pair(
 # ---- prepare
 
 
+@dataclass(frozen=True)
+class PreparedPairs:
+    """The usable pairs and the counts of all, by part of a split and set."""
+
+    parts: dict[str, dict[str, list[TrainingPair]]]
+    counts: dict[str, dict[str, PairCounts]]
+
+    @property
+    def training(self) -> list[TrainingPair]:
+        """Return the pairs to train on, of all sets."""
+        return [one for pairs in self.parts["training"].values() for one in pairs]
+
+    @property
+    def total(self) -> PairCounts:
+        """Return the counts of all parts and sets together."""
+        return sum((counts for sets in self.counts.values() for counts in sets.values()), start=PairCounts())
+
+    def few(self, part: str, count: int, prefix: str = "") -> dict[str, list[TrainingPair]]:
+        """Return up to ``count`` pairs of every set of a part, spread evenly; ``prefix`` stands before the names."""
+        return {prefix + name: [pairs[i] for i in evenly(pairs, count)] for name, pairs in self.parts[part].items()}
+
+    def card(self) -> dict[str, dict[str, Any]]:
+        """Return the counts for a card."""
+        return {part: {name: c.as_dict() for name, c in sets.items()} for part, sets in self.counts.items()}
+
+
 def prepare_pairs(
-    sets: Mapping[str, Sequence[StereoSample]],
-    teacher: Teacher | None,
-    cache: PredictionCache | None,
-    mask: MaskConfig,
+    split: PairSplit,
+    teacher: Teacher | None = None,
+    cache: PredictionCache | None = None,
+    mask: MaskConfig | None = None,
     track: Track = no_progress,
     skip_unusable: bool = False,
-) -> tuple[dict[str, list[TrainingPair]], dict[str, PairCounts]]:
+) -> PreparedPairs:
     """Check every pair once, have the teacher predict it, and return what can be trained on.
 
     The results are in the cache, so a second run checks nothing twice. Under torchrun every process begins with its own
     share of a set and finds the others' results in the cache.
 
     Args:
-        sets: pairs by the name of their set.
+        split: the pairs.
         teacher: None where there is none, or where it predicts while training: then only the images are checked.
         cache: of this teacher's predictions; needed with a teacher.
         mask: the checks of its predictions.
         track: shows the progress.
         skip_unusable: leave out a set of which no pair can be used, with a warning.
 
-    Returns:
-        The usable pairs of every set, and the counts of every set.
-
     Raises:
         FileError: a set of which no pair can be used.
     """
-    rank, ranks = process_rank()
-    counted, usable = {}, {}
-    for name, pairs in sets.items():
-        checked: dict[int, TrainingPair | BadPair] = {}
-        counts = counted[name] = PairCounts()
-        order = sorted(range(len(pairs)), key=lambda i: ((i - rank) % ranks, i))
-        for i in track(order, name, len(order)):
-            found = checked[i] = _checked(pairs[i], teacher, cache, mask)
-            if isinstance(found, BadPair):
-                counts.skip(f"{name}/{pairs[i].name}", found.reason, str(found))
-            else:
-                counts.used += 1
-            complete = len(checked) == len(pairs)
-            try:
-                if complete or not skip_unusable:  # processes that gave up early would not agree on the sets
-                    counts.require_used(name, complete)
-            except FileError as error:
-                if not skip_unusable:
-                    raise
-                if rank == 0:
-                    _LOG.warning("left out: %s", error)
-        if counts.used:
-            usable[name] = [one for i in range(len(pairs)) if isinstance(one := checked[i], TrainingPair)]
-    return usable, counted
+    prepared = PreparedPairs({}, {})
+    for part, sets in split._asdict().items():
+        results = {
+            name: prepare_set(name, pairs, teacher, cache, mask, track, skip_unusable) for name, pairs in sets.items()
+        }
+        prepared.parts[part] = {name: usable for name, (usable, _) in results.items() if usable}
+        prepared.counts[part] = {name: counts for name, (_, counts) in results.items()}
+    if process_rank()[0] == 0 and any(prepared.counts.values()):
+        _LOG.info("%s", prepared.total.summary())
+    return prepared
+
+
+def prepare_set(
+    name: str, pairs: Sequence[StereoSample], teacher: Teacher | None = None, cache: PredictionCache | None = None,
+    mask: MaskConfig | None = None, track: Track = no_progress, skip_unusable: bool = False,
+) -> tuple[list[TrainingPair], PairCounts]:  # fmt: skip
+    """Prepare one set as ``prepare_pairs`` does; return the usable pairs and the counts."""
+    (rank, ranks), counts = process_rank(), PairCounts()
+    checked: dict[int, TrainingPair | BadPair] = {}
+    order = sorted(range(len(pairs)), key=lambda i: ((i - rank) % ranks, i))
+    for i in track(order, name, len(order)):
+        found = checked[i] = _checked(pairs[i], teacher, cache, mask or MaskConfig())
+        if isinstance(found, BadPair):
+            counts.skip(f"{name}/{pairs[i].name}", found.reason, str(found))
+        else:
+            counts.used += 1
+        complete = len(checked) == len(pairs)
+        try:
+            if complete or not skip_unusable:  # processes that gave up early would not agree on the sets
+                counts.require_used(name, complete)
+        except FileError as error:
+            if not skip_unusable:
+                raise
+            if rank == 0:
+                _LOG.warning("left out: %s", error)
+    return [one for i in range(len(pairs)) if isinstance(one := checked[i], TrainingPair)], counts
 
 
 def _checked(
@@ -441,7 +477,7 @@ def _checked(
 
 
 def _identity(pair: StereoSample) -> str:
-    """Return what tells the content of a pair from all others': its rig, its name, and its files as they are now."""
+    """Return a text that identifies the content of a pair: its rig, its name, and its files as they are now."""
     known = json.dumps([pair.name, pair.rig.to_dict() if pair.rig else None])
     left, right = pair.left, pair.right
     try:

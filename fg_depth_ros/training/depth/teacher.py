@@ -211,7 +211,7 @@ class PredictionCache:
         self.folder = Path(folder) / "-".join(filter(None, (teacher.name, teacher.sha256[:12])))
 
     def key(self, name: str, identity: str) -> str:
-        """Return the stem of a pair's files. ``identity``: what tells the pair's content from all others'."""
+        """Return the stem of a pair's files. ``identity``: differs for every content of a pair."""
         text = json.dumps([identity, self._settings], sort_keys=True)
         safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)[-60:]
         return f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

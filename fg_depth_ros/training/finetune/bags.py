@@ -55,7 +55,7 @@ class Recordings:
         return max(counts, key=counts.__getitem__)
 
     def card(self) -> list[dict[str, Any]]:
-        """Return what the card of the weights says of the bags."""
+        """Return the entries for the card of the weights."""
         stored = ("name", "sha256", "pairs", "seconds", "usable", "parts", "problems")
         return [{key: bag[key] for key in stored} for bag in self.bags]
 
@@ -140,7 +140,7 @@ def _checked(path: Path, options: Mapping[str, Any], notes: Path | None) -> tupl
 
 
 def _key(path: Path, options: Mapping[str, Any]) -> str:
-    """Return what tells a bag as it is now, and the way it is opened, from all others."""
+    """Return a hash that identifies a bag as it is now, and the way it is opened."""
     known = {key: value.to_dict() if isinstance(value, StereoRig) else value for key, value in options.items()}
     text = json.dumps([str(path.resolve()), known], sort_keys=True)
     try:

@@ -19,17 +19,14 @@ import torch
 from torch import Tensor
 
 from fg_depth_ros.evaluation.metrics import mean_metrics
-from fg_depth_ros.evaluation.replay.sharding import process_rank
 from fg_depth_ros.files import FileError
 from fg_depth_ros.networks.flow import pad_to_multiple
 from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE
 from fg_depth_ros.training.callbacks import Validation
 from fg_depth_ros.training.depth.batch import PairBatch
-from fg_depth_ros.training.depth.config import MaskConfig
 from fg_depth_ros.training.depth.dataset import PairDataset, load_whole
 from fg_depth_ros.training.depth.pairs import (
     BadPair,
-    PairCounts,
     PairSplit,
     Track,
     TrainingPair,
@@ -39,7 +36,7 @@ from fg_depth_ros.training.depth.pairs import (
 from fg_depth_ros.training.finetune.config import StereoFinetuning
 from fg_depth_ros.training.loop import TrainingModule, fit
 from fg_depth_ros.training.photometric import masked_mean, photometric_error, smoothness_loss, warp_source
-from fg_depth_ros.training.stream import DataStream, evenly
+from fg_depth_ros.training.stream import DataStream
 
 _LOG = logging.getLogger(__name__)
 MONITOR = "unexplained"
@@ -266,7 +263,7 @@ def train_self_supervised(
     Args:
         config: what to do.
         split: the pairs to train on, to select the weights by, and to test with.
-        source: what else the card says of the data.
+        source: further entries for the card.
         track: shows the progress of the preparation.
 
     Raises:
@@ -276,23 +273,17 @@ def train_self_supervised(
     """
     pl.seed_everything(config.seed, verbose=False)
     module = SelfSupervisedModule(config)
-    parts: dict[str, dict[str, list[TrainingPair]]] = {}
-    counts: dict[str, dict[str, PairCounts]] = {}
-    for what, sets in split._asdict().items():
-        parts[what], counts[what] = prepare_pairs(sets, None, None, MaskConfig(), track, skip_unusable=True)
-        if sets and not parts[what]:
-            raise FileError(f"none of the {what} pairs can be used; the reasons are above")
-    if process_rank()[0] == 0:
-        _LOG.info("%s", sum((c for part in counts.values() for c in part.values()), start=PairCounts()).summary())
-    training = [one for pairs in parts["training"].values() for one in pairs]
-    rigs = [one.pair.rig for one in training if one.pair.rig is not None]
+    prepared = prepare_pairs(split, track=track, skip_unusable=True)
+    for part, sets in split._asdict().items():
+        if sets and not prepared.parts[part]:
+            raise FileError(f"none of the {part} pairs can be used; the reasons are above")
+    rigs = [one.pair.rig for one in prepared.training if one.pair.rig is not None]
     width = min(config.width, *(rig.width // SIZE_MULTIPLE * SIZE_MULTIPLE for rig in rigs))
     height = min(config.height, *(rig.height // SIZE_MULTIPLE * SIZE_MULTIPLE for rig in rigs))
     if not width or not height:
         raise FileError(f"pairs smaller than {SIZE_MULTIPLE} px cannot be learned from: leave their bags out")
-    count = config.validation_scenes
-    selecting = {name: [pairs[i] for i in evenly(pairs, count)] for name, pairs in parts["validation"].items()}
-    testing = {f"test:{n}": [pairs[i] for i in evenly(pairs, 2 * count)] for n, pairs in parts["test"].items()}
+    selecting = prepared.few("validation", config.validation_scenes)
+    testing = prepared.few("test", 2 * config.validation_scenes, "test:")
 
     def evaluate(network: torch.nn.Module) -> dict[str, float]:
         figures = evaluate_sets(selecting, config.tolerance, network)
@@ -300,13 +291,13 @@ def train_self_supervised(
         return {MONITOR: mean, **figures, **evaluate_sets(testing, config.tolerance, network)}
 
     def open_stream(device: torch.device) -> DataStream:
-        dataset = PairDataset(training, lambda one: (load_whole(one), None), seed=config.seed)
+        dataset = PairDataset(prepared.training, lambda one: (load_whole(one), None), seed=config.seed)
         return DataStream(WindowDataset(dataset, width, height).batch, config.batch, config.workers)
 
     card = {
         "licence": "that of the data it was trained on",
-        "data": ", ".join(f"{len(pairs)} pairs of {name}" for name, pairs in parts["training"].items()),
-        "sets": {what: {name: c.as_dict() for name, c in part.items()} for what, part in counts.items()},
+        "data": ", ".join(f"{len(pairs)} pairs of {name}" for name, pairs in prepared.parts["training"].items()),
+        "sets": prepared.card(),
         **(source or {}),
     }
     return fit(module, Validation(evaluate, MONITOR), card, open_stream)
