@@ -28,8 +28,9 @@ from fg_depth_ros.apps.experiment import ExperimentError
 from fg_depth_ros.apps.live_evaluation import PairsEvaluation, PairsResult
 from fg_depth_ros.apps.processes import ChildDied, ChildTimeout, ProcessGroup, free_domain_id
 from fg_depth_ros.data.datasets.stereo import MOTORCYCLE, open_stereo_folder
-from fg_depth_ros.data.io.formats import FileError, image_size
+from fg_depth_ros.data.io.formats import image_size
 from fg_depth_ros.evaluation.reports.report import Report
+from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import RigError
 from fg_depth_ros.nodes.common.environment import child_environment
 from fg_depth_ros.nodes.evaluator.pair_messages import Snapshot

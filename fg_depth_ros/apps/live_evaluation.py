@@ -17,9 +17,9 @@ from fg_depth_ros.data.bags.folders import find_bags
 from fg_depth_ros.data.bags.pairs import BagTopics, find_topics
 from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, BagStorage
 from fg_depth_ros.data.datasets.stereo import MOTORCYCLE
-from fg_depth_ros.data.io.formats import FileError
 from fg_depth_ros.evaluation.replay.scores import ReplayScores
 from fg_depth_ros.evaluation.reports.report import Report, read_report
+from fg_depth_ros.files import FileError
 
 DEPTH_NODE, EVALUATOR = "stereo_depth_node", "replay_evaluator_node"
 INPUTS = ("left/image_rect", "right/image_rect", "left/camera_info", "right/camera_info")

@@ -66,7 +66,7 @@ def from_images(
     """
     from fg_depth_ros.data.bags.writing import write_stereo_bag
     from fg_depth_ros.data.datasets.stereo import open_stereo_folder
-    from fg_depth_ros.data.io.formats import FileError
+    from fg_depth_ros.files import FileError
     from fg_depth_ros.training.depth.config import frame_slice
 
     for name, value, known in (
@@ -146,7 +146,7 @@ def recover(
 
     Example: `fg-depth recover recordings`
     """
-    from fg_depth_ros.data.io.formats import FileError
+    from fg_depth_ros.files import FileError
     from fg_depth_ros.recording import recover as complete
 
     failed = False
@@ -203,7 +203,7 @@ def _number(value: float | None, form: str, scale: float = 1.0) -> str:
 def _others(folder: Path) -> str:
     """Bags below a recording folder that are none of its episodes, in words."""
     from fg_depth_ros.data.bags.folders import find_bags
-    from fg_depth_ros.data.io.formats import FileError
+    from fg_depth_ros.files import FileError
     from fg_depth_ros.recording.manifest import read_episode
 
     try:

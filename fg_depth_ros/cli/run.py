@@ -54,9 +54,10 @@ def infer(
     """
     from fg_depth_ros.data.datasets.stereo import open_stereo_folder
     from fg_depth_ros.data.io.calibration import read_calibration
-    from fg_depth_ros.data.io.formats import FileError, image_size
+    from fg_depth_ros.data.io.formats import image_size
     from fg_depth_ros.data.samples import StereoSample
     from fg_depth_ros.evaluation.reports.results import write_disparity, write_estimate
+    from fg_depth_ros.files import FileError
 
     if (pairs is None) == (left is None or right is None):
         raise typer.BadParameter("give two images, or --pairs FOLDER")

@@ -15,8 +15,7 @@ from fg_depth_ros.data.bags.mcap import McapScanner, StoredMessage
 from fg_depth_ros.data.bags.messages import stamp_of
 from fg_depth_ros.data.bags.pairs import find_topics
 from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE
-from fg_depth_ros.data.io.formats import FileError
-from fg_depth_ros.files import atomic_write
+from fg_depth_ros.files import FileError, atomic_write
 from fg_depth_ros.recording import manifest
 from fg_depth_ros.recording.episodes import (
     EpisodeLock,

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import torch
 
-from fg_depth_ros.data.io.formats import FileError, read_rgba
+from fg_depth_ros.data.io.formats import read_rgba
+from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry.resize import resize_image
 from fg_depth_ros.synthesis.outlines import draw_outline
 from fg_depth_ros.synthesis.textures import TextureAtlas, list_pictures

@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 import torch
 
-from fg_depth_ros.data.io.formats import FileError, read_image
+from fg_depth_ros.data.io.formats import read_image
+from fg_depth_ros.files import FileError
 
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 

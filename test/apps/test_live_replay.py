@@ -28,11 +28,11 @@ from fg_depth_ros.apps.live_evaluation import BagInputs, BagsEvaluation
 from fg_depth_ros.apps.processes import ProcessGroup
 from fg_depth_ros.data.bags.storage import IMAGE, INFO
 from fg_depth_ros.data.bags.writing import write_stereo_bag
-from fg_depth_ros.data.io.formats import FileError
 from fg_depth_ros.data.io.messages import stamp_ns
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.evaluation.replay.scores import PublishedPair
 from fg_depth_ros.evaluation.reports.page import Picture
+from fg_depth_ros.files import FileError
 from fg_depth_ros.nodes.evaluator.pair_ledger import PairLedger
 from fg_depth_ros.nodes.evaluator.parameters import REPLAY_EVALUATOR
 from fg_depth_ros.nodes.evaluator.report import PairSeries, WorstPairs

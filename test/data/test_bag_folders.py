@@ -8,7 +8,7 @@ import hashlib
 import pytest
 
 from fg_depth_ros.data.bags.folders import bag_names, bag_sha256, find_bags, storage_files
-from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.files import FileError
 
 
 def bag(folder, *files, metadata=True):

@@ -16,7 +16,7 @@ from support.pair_folders import small_rig
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.bags.storage import BagStorage, is_bag
 from fg_depth_ros.data.bags.writing import write_stereo_bag
-from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.files import FileError
 
 
 def test_what_is_whole_of_a_cut_off_file_is_used_and_said(tmp_path, caplog):

@@ -28,7 +28,7 @@ from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.bags.truth import CLOUD as CLOUD_TYPE
 from fg_depth_ros.data.bags.truth import TruthOptions, cloud_points, project
 from fg_depth_ros.data.datasets.depth import open_depth_sets
-from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import disparity_to_depth
 
 IMAGE = "sensor_msgs/msg/Image"

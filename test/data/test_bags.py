@@ -20,7 +20,7 @@ from support.pair_folders import planes, small_rig
 
 from fg_depth_ros.data.bags.pairs import BagTopics, find_topics, open_bag_pairs
 from fg_depth_ros.data.bags.writing import write_stereo_bag
-from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.files import FileError
 
 IMAGE, COMPRESSED, INFO = (f"sensor_msgs/msg/{name}" for name in ("Image", "CompressedImage", "CameraInfo"))
 LEFT, RIGHT, _ = planes(0)

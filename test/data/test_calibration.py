@@ -7,7 +7,7 @@ import json
 import pytest
 
 from fg_depth_ros.data.io.calibration import read_calibration, write_rig
-from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
 
 MIDDLEBURY = """cam0=[3979.911 0 1244.772; 0 3979.911 1019.507; 0 0 1]

@@ -11,7 +11,8 @@ from support.pair_folders import FAR, NEAR, planes, small_rig, write_pairs
 
 from fg_depth_ros.data.datasets import stereo as datasets
 from fg_depth_ros.data.datasets.stereo import motorcycle, open_stereo_folder, open_stereo_sets, read_disparity
-from fg_depth_ros.data.io.formats import FileError, write_image, write_kitti_disparity, write_pfm
+from fg_depth_ros.data.io.formats import write_image, write_kitti_disparity, write_pfm
+from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
 
 LEFT, RIGHT, TRUTH = planes(0)

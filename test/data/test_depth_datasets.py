@@ -10,8 +10,9 @@ from support.pair_folders import FAR, NEAR, planes, small_rig, write_pairs
 
 from fg_depth_ros.data.datasets.depth import NYU, open_depth_sets
 from fg_depth_ros.data.datasets.layouts import NoPairsError
-from fg_depth_ros.data.io.formats import FileError, write_image, write_kitti_disparity, write_png_depth
+from fg_depth_ros.data.io.formats import write_image, write_kitti_disparity, write_png_depth
 from fg_depth_ros.data.samples import DepthProtocol, DepthSample
+from fg_depth_ros.files import FileError
 from fg_depth_ros.synthesis.textures import TextureAtlas
 from fg_depth_ros.synthesis.world.generator import WorldGenerator
 from fg_depth_ros.synthesis.world.samples import WORLD_SEED, world_samples

@@ -8,8 +8,9 @@ import torch
 
 from fg_depth_ros.data.datasets.flow import open_flow_sets
 from fg_depth_ros.data.datasets.layouts import NoPairsError
-from fg_depth_ros.data.io.formats import FileError, read_flo, write_flo, write_image, write_kitti_flow
+from fg_depth_ros.data.io.formats import read_flo, write_flo, write_image, write_kitti_flow
 from fg_depth_ros.data.samples import FlowSample
+from fg_depth_ros.files import FileError
 from fg_depth_ros.networks.flow import warp
 
 H, W = 20, 30

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fg_depth_ros.data.io import formats
-from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.files import FileError
 
 # One temporary folder for all examples of a property: every example overwrites its file.
 reuse_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

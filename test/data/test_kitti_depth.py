@@ -8,7 +8,8 @@ from support.kitti_raw import CAMERAS, DATE, DRIVE, LIDAR, write_frames, write_r
 
 from fg_depth_ros.data.datasets.kitti_depth import EIGEN, EIGEN_IMPROVED, LidarCamera, open_eigen, read_velodyne
 from fg_depth_ros.data.io.calibration import read_calibration
-from fg_depth_ros.data.io.formats import FileError, read_kitti_disparity, write_kitti_disparity
+from fg_depth_ros.data.io.formats import read_kitti_disparity, write_kitti_disparity
+from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import disparity_to_depth
 
 FRAME = f"{DATE}/{DRIVE} 69 l"

@@ -13,9 +13,10 @@ from support.pair_folders import FAR, NEAR, planes, small_rig, write_pairs
 from fg_depth_ros.data.datasets.depth import NYU, open_depth_sets
 from fg_depth_ros.data.datasets.kitti_depth import EIGEN, EIGEN_IMPROVED
 from fg_depth_ros.data.datasets.stereo import open_stereo_folder
-from fg_depth_ros.data.io.formats import FileError, read_image
+from fg_depth_ros.data.io.formats import read_image
 from fg_depth_ros.data.samples import DepthProtocol, DepthSample
 from fg_depth_ros.evaluation.depth import PUBLISHED, PairMethod, against_stereo, evaluate_depth, watch_depth
+from fg_depth_ros.files import FileError
 from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
 from fg_depth_ros.inference.mono import NetworkMono
 from fg_depth_ros.networks import create_model

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from fg_depth_ros.data.datasets.flow import open_flow_sets
-from fg_depth_ros.data.io.formats import FileError, read_flo, read_image, read_kitti_flow, write_flo, write_image
+from fg_depth_ros.data.io.formats import read_flo, read_image, read_kitti_flow, write_flo, write_image
 from fg_depth_ros.data.samples import FlowSample
 from fg_depth_ros.evaluation.flow import draw_flow, evaluate_flow, watch_flow
 from fg_depth_ros.evaluation.metrics import FlowMetrics
 from fg_depth_ros.evaluation.reports.report import _FLOW_COLUMNS, read_report
 from fg_depth_ros.evaluation.reports.results import write_flow
+from fg_depth_ros.files import FileError
 from fg_depth_ros.inference import FlowConfig, FlowEstimator
 from fg_depth_ros.networks.flow import FlowPrediction
 

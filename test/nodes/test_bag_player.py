@@ -33,7 +33,7 @@ from support.waiting import LIMIT, wait_until
 from fg_depth_ros.apps.processes import Child, ChildDied, ProcessGroup
 from fg_depth_ros.data.bags.storage import IMAGE, INFO, BagStorage, RawMessage, message_types
 from fg_depth_ros.data.bags.writing import write_stereo_bag
-from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.files import FileError
 from fg_depth_ros.nodes.common.message_classes import message_class
 from fg_depth_ros.nodes.players import bag_player as bag_player_node
 from fg_depth_ros.nodes.players.bag_player import BagPlayerNode, PlayedClock, ReadAhead

@@ -24,8 +24,9 @@ from support.waiting import LIMIT
 
 from fg_depth_ros.apps.processes import ChildDied, ProcessGroup, write_parameter_file
 from fg_depth_ros.data.io import messages
-from fg_depth_ros.data.io.formats import FileError, write_image
+from fg_depth_ros.data.io.formats import write_image
 from fg_depth_ros.data.io.messages import depth_to_array, image_to_array, stamp_ns
+from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.nodes.players import stereo_player
 from fg_depth_ros.nodes.players.source import ENCODINGS, PairSource, encode_image, write_drive

@@ -16,7 +16,7 @@ from support.bags import write as write_bag
 from support.recording import TENTH, contents, episodes, pair_messages
 
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
-from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.files import FileError
 from fg_depth_ros.recording import manifest, recover
 from fg_depth_ros.recording.episodes import Episode, part_folder
 from fg_depth_ros.recording.episodes import storage_file as mcap_of

@@ -11,7 +11,8 @@ from support.chairs import HEIGHT, WIDTH, save_rgba, small_generator, stamp
 
 from fg_depth_ros import cli
 from fg_depth_ros.data.datasets.flow import open_flow_sets
-from fg_depth_ros.data.io.formats import FileError, read_image
+from fg_depth_ros.data.io.formats import read_image
+from fg_depth_ros.files import FileError
 from fg_depth_ros.synthesis.chairs_folder import write_chairs
 
 

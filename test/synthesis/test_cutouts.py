@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.chairs import HEIGHT, WIDTH, save_rgba, stamp
 
-from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.files import FileError
 from fg_depth_ros.synthesis.chairs import ChairsGenerator
 from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_cutouts
 from fg_depth_ros.synthesis.outlines import draw_outline

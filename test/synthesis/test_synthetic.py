@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import warp_right_to_left
 from fg_depth_ros.synthesis.cameras import CameraPair
 from fg_depth_ros.synthesis.layered_scenes import FIELDS, Outline, Scene, set_

@@ -9,8 +9,9 @@ import pytest
 from support.world import small_atlas, small_cutouts
 
 from fg_depth_ros.data.datasets.stereo import open_stereo_folder
-from fg_depth_ros.data.io.formats import FileError, read_image, read_kitti_disparity
+from fg_depth_ros.data.io.formats import read_image, read_kitti_disparity
 from fg_depth_ros.data.samples import StereoSample
+from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.synthesis.world.drive import DRIVES, WorldDrive, drive_rig
 from fg_depth_ros.synthesis.world.folder import write_world

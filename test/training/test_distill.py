@@ -17,7 +17,8 @@ import torch
 pytest.importorskip("pytorch_lightning")
 from support.distill import ONLY_REGRESSION, RIG, TINY, exchange, wall, write_walls
 
-from fg_depth_ros.data.io.formats import FileError, read_image
+from fg_depth_ros.data.io.formats import read_image
+from fg_depth_ros.files import FileError
 from fg_depth_ros.inference import ModelError, MonoConfig, MonoDepthEstimator
 from fg_depth_ros.networks import CheckpointError, create_model, load_checkpoint, load_model
 from fg_depth_ros.networks.checkpoint import ModelCard, load_tensors, save_checkpoint

@@ -17,7 +17,7 @@ from support.distill import MASK, RIG, wall
 from fg_depth_ros.data.bags.folders import bag_sha256
 from fg_depth_ros.data.bags.storage import IMAGE
 from fg_depth_ros.data.bags.writing import write_stereo_bag
-from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.files import FileError
 from fg_depth_ros.networks import CheckpointError, create_model, load_checkpoint, load_model
 from fg_depth_ros.networks.checkpoint import ModelCard, load_tensors, save_checkpoint
 from fg_depth_ros.training.callbacks import Validation

@@ -16,8 +16,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from fg_depth_ros import cli
 from fg_depth_ros.data.datasets.flow import open_flow_sets
-from fg_depth_ros.data.io.formats import FileError, read_image, write_flo, write_image, write_kitti_flow
+from fg_depth_ros.data.io.formats import read_image, write_flo, write_image, write_kitti_flow
 from fg_depth_ros.evaluation.flow import FlowTask
+from fg_depth_ros.files import FileError
 from fg_depth_ros.networks import CheckpointError, create_model, load_checkpoint, load_model
 from fg_depth_ros.networks.checkpoint import ModelCard, load_tensors, save_checkpoint
 from fg_depth_ros.training.flow.config import SCHEDULES, FlowTraining

@@ -11,7 +11,8 @@ import torch
 from support.distill import HEIGHT, RIG, WIDTH, exchange, made_pair, wall, write_walls
 
 from fg_depth_ros.data.datasets.stereo import open_stereo_folder
-from fg_depth_ros.data.io.formats import FileError, read_image, write_image
+from fg_depth_ros.data.io.formats import read_image, write_image
+from fg_depth_ros.files import FileError
 from fg_depth_ros.training.depth.batch import TeacherPrediction
 from fg_depth_ros.training.depth.config import MaskConfig, frame_slice
 from fg_depth_ros.training.depth.pairs import (

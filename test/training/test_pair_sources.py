@@ -11,7 +11,7 @@ import pytest
 import torch
 from support.distill import HEIGHT, RIG, WIDTH, made_pair, wall, write_walls
 
-from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.inference import NetworkMono
 from fg_depth_ros.networks import create_model

@@ -12,7 +12,7 @@ pytest.importorskip("pytorch_lightning")
 from support.distill import HEIGHT, RIG, WIDTH, made_pair, wall
 from support.pair_folders import FAR, NEAR, planes, small_rig
 
-from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.files import FileError
 from fg_depth_ros.networks import CheckpointError, load_checkpoint, load_model
 from fg_depth_ros.networks.checkpoint import ModelCard, save_checkpoint
 from fg_depth_ros.training.depth.dataset import PairDataset, load_whole

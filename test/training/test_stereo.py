@@ -14,7 +14,7 @@ import torch
 pytest.importorskip("pytorch_lightning")
 
 
-from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.files import FileError
 from fg_depth_ros.networks import CheckpointError, StereoPrediction, create_model, load_checkpoint, load_model
 from fg_depth_ros.networks.checkpoint import ModelCard, load_tensors, save_checkpoint
 from fg_depth_ros.synthesis.stereo import StereoSceneGenerator

@@ -10,7 +10,7 @@ pytest.importorskip("pytorch_lightning")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.files import FileError
 from fg_depth_ros.training.finetune.bags import split_by_time
 from fg_depth_ros.training.finetune.config import TimeSplit
 

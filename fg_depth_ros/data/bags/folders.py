@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fg_depth_ros.data.bags.storage import is_bag
-from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.files import FileError
 
 EPISODE_FILE = "episode.json"
 """What the recorder notes beside an episode's files, their SHA-256 among it."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fg_depth_ros.data.bags.storage import BagStorage, message_types
-from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.files import FileError
 
 
 class Place(NamedTuple):

@@ -12,9 +12,9 @@ import numpy as np
 from fg_depth_ros.data.bags.messages import Place, message_at, nearest, places
 from fg_depth_ros.data.bags.storage import IMAGE, BagStorage
 from fg_depth_ros.data.datasets.kitti_depth import nearest_depth
-from fg_depth_ros.data.io.formats import FileError
 from fg_depth_ros.data.io.messages import MessageError, depth_to_array
 from fg_depth_ros.data.io.transforms import bag_transforms, chain, read_transforms
+from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
 
 CLOUD = "sensor_msgs/msg/PointCloud2"

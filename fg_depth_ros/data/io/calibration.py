@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import yaml
 
-from fg_depth_ros.data.io.formats import FileError, read_bytes
+from fg_depth_ros.data.io.formats import read_bytes
+from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import RigError, StereoRig
 
 # A calibration may be used for its images at another size, never at another shape.

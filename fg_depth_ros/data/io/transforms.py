@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from fg_depth_ros.data.bags.storage import BagStorage, message_types
-from fg_depth_ros.data.io.formats import FileError, read_bytes
+from fg_depth_ros.data.io.formats import read_bytes
+from fg_depth_ros.files import FileError
 
 TF_MESSAGE = "tf2_msgs/msg/TFMessage"
 _NORM_TOLERANCE = 0.01  # of a quaternion: farther from 1 it was mistyped, not rounded

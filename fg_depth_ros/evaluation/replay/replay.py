@@ -17,7 +17,6 @@ import numpy as np
 from fg_depth_ros.data.bags.folders import bag_names, bag_sha256, find_bags
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.bags.truth import DepthReader, TruthOptions
-from fg_depth_ros.data.io.formats import FileError
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.evaluation.replay.methods import Loaded, ReplayMethod, load_methods
 from fg_depth_ros.evaluation.replay.pairs import BagJudge, Histogram, Judging, Score, empty_like
@@ -25,6 +24,7 @@ from fg_depth_ros.evaluation.replay.pictures import worst_of
 from fg_depth_ros.evaluation.replay.sharding import process_rank, shared_map
 from fg_depth_ros.evaluation.reports.page import Picture
 from fg_depth_ros.evaluation.reports.report import Report
+from fg_depth_ros.files import FileError
 
 __all__ = ["Replay", "ReplayConfig", "ReplayMethod", "replay"]
 

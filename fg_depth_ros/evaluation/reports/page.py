@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ import numpy as np
 
 from fg_depth_ros.evaluation.reports import plots as page_plots
 from fg_depth_ros.evaluation.reports.report import Report, formatted, heading_of
+from fg_depth_ros.files import atomic_write
 
 _QUALITY = 85
 # In the settings of a report; everything else there is provenance.
@@ -84,13 +84,8 @@ def write_page(
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{_text(title or report.command)}'
         f"</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with atomic_write(path) as unfinished:
         unfinished.write_text(content, encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _head(report: Report, title: str) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import sys
 from collections.abc import Mapping
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+
+from fg_depth_ros.files import atomic_write
 
 SCHEMA = "fg_depth_report/1"
 _PACKAGES = ("fg_depth_ros", "numpy", "torch", "opencv-python-headless", "opencv-python", "ros-rclpy")
@@ -133,12 +134,9 @@ class Report:
         return cleaned
 
     def write_json(self, path: str | Path) -> None:
-        """Writes the report as JSON, under its final name only when it is complete."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        unfinished.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        unfinished.replace(path)
+        """Write the report as JSON; the file appears when it is complete."""
+        with atomic_write(path) as unfinished:
+            unfinished.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
     def table(self, columns: list[str] | None = None, title: str | None = None) -> Table:
         """The rows as a rich table; `columns` names the measures to show (default: all that occur)."""

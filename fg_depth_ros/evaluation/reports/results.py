@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from fg_depth_ros.data.io.formats import (
-    FileError,
     write_flo,
     write_image,
     write_kitti_disparity,
@@ -19,6 +18,7 @@ from fg_depth_ros.data.io.formats import (
     write_png_depth,
 )
 from fg_depth_ros.evaluation.reports import figures
+from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import organised_points
 from fg_depth_ros.geometry.flow_colour import colour_flow
 from fg_depth_ros.inference import StereoEstimate

@@ -23,7 +23,7 @@ from rosgraph_msgs.msg import Clock
 from fg_depth_ros.data.bags.folders import find_bags
 from fg_depth_ros.data.bags.pairs import find_topics
 from fg_depth_ros.data.bags.storage import BagStorage, OfferedQos, RawMessage
-from fg_depth_ros.data.io.formats import FileError
+from fg_depth_ros.files import FileError
 from fg_depth_ros.nodes.common.message_classes import message_class
 from fg_depth_ros.nodes.common.qos import OVERRIDES, publisher_events
 from fg_depth_ros.nodes.players.parameters import BAG_PLAYER

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 
 from fg_depth_ros.data.datasets.stereo import MOTORCYCLE, motorcycle, open_stereo_folder
-from fg_depth_ros.data.io.formats import FileError
 from fg_depth_ros.data.samples import StereoSample
+from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
 
 NO_WORLD = "off"

@@ -20,8 +20,8 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from fg_depth_ros.data.datasets.stereo import MOTORCYCLE
-from fg_depth_ros.data.io.formats import FileError
 from fg_depth_ros.data.io.messages import fill_image
+from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import RigError, StereoRig
 from fg_depth_ros.nodes.common.qos import OVERRIDES
 from fg_depth_ros.nodes.players.parameters import STEREO_PLAYER
