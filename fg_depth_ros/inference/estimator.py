@@ -101,6 +101,17 @@ class NetworkMethod:
         return inference_mode(self._device, self._precision, image.shape[1], image.shape[0])
 
 
+def check_images(**images: np.ndarray) -> None:
+    """Raise ValueError, with the name, for images that are not H x W or H x W x 3 uint8, or empty."""
+    for name, image in images.items():
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+            raise ValueError(
+                f"the {name} image must be H x W or H x W x 3 of uint8, got {image.shape} of {image.dtype}"
+            )
+        if not image.size:
+            raise ValueError(f"the {name} image is empty: {image.shape}")
+
+
 def network_input(image: np.ndarray, device: torch.device) -> torch.Tensor:
     """Convert H x W x 3 RGB or H x W uint8 to 1 x 3 x H x W float32 in [0, 1]; grey is repeated."""
     rgb = image if image.ndim == 3 else np.repeat(image[..., None], 3, -1)
@@ -527,11 +538,7 @@ def _completed(matched: np.ndarray, config: StereoConfig) -> np.ndarray:
 
 
 def _check_pair(left: np.ndarray, right: np.ndarray, rig: StereoRig) -> None:
-    for side, image in (("left", left), ("right", right)):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
-            raise ValueError(
-                f"the {side} image must be H x W or H x W x 3 of uint8, got {image.shape} of {image.dtype}"
-            )
+    check_images(left=left, right=right)
     if left.shape != right.shape:
         raise ValueError(f"left and right image differ: {left.shape} and {right.shape}; use a rectified pair")
     if left.shape[:2] != (rig.height, rig.width):

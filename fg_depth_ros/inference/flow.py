@@ -17,7 +17,7 @@ import numpy as np
 from fg_depth_ros.geometry.resize import resize_flow, resize_image, scaled_size
 from fg_depth_ros.inference import classical_flow
 from fg_depth_ros.inference.config import FlowConfig
-from fg_depth_ros.inference.estimator import Estimator, Method, NetworkMethod, load_network
+from fg_depth_ros.inference.estimator import Estimator, Method, NetworkMethod, check_images, load_network
 from fg_depth_ros.networks import FLOW_MODELS
 
 _METHODS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
@@ -140,13 +140,7 @@ def _grey(image: np.ndarray) -> np.ndarray:
 
 
 def _check_frames(first: np.ndarray, second: np.ndarray) -> None:
-    for which, image in (("first", first), ("second", second)):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
-            raise ValueError(
-                f"the {which} image must be H x W or H x W x 3 of uint8, got {image.shape} of {image.dtype}"
-            )
-        if not image.size:
-            raise ValueError(f"the {which} image is empty: {image.shape}")
+    check_images(first=first, second=second)
     if first.shape != second.shape:
         raise ValueError(
             f"first and second image differ: {first.shape} and {second.shape}; flow needs two frames of one camera"

@@ -15,7 +15,7 @@ from torch import nn
 
 from fg_depth_ros.geometry.resize import resize_image
 from fg_depth_ros.inference.config import MonoConfig
-from fg_depth_ros.inference.estimator import Estimator, NetworkMethod, load_network
+from fg_depth_ros.inference.estimator import Estimator, NetworkMethod, check_images, load_network
 from fg_depth_ros.networks import DEPTH_MODELS, depth_of
 
 
@@ -115,8 +115,7 @@ class MonoDepthEstimator(Estimator[MonoConfig, NetworkMono]):
             ValueError: an image of another type, or a focal length that is not positive.
             OutOfMemory: the device cannot hold an image of this size.
         """
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
-            raise ValueError(f"the image must be H x W or H x W x 3 of uint8, got {image.shape} of {image.dtype}")
+        check_images(input=image)
         if not (math.isfinite(fx) and fx > 0):
             raise ValueError(f"fx must be a positive number of pixels, got {fx}; take it from the camera's calibration")
         began = time.perf_counter()
