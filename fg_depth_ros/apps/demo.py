@@ -34,7 +34,7 @@ from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import RigError
 from fg_depth_ros.nodes.common.environment import child_environment
 from fg_depth_ros.nodes.evaluator.pair_messages import Snapshot
-from fg_depth_ros.nodes.players.source import NO_WORLD, WORLDS, PairSource, write_drive
+from fg_depth_ros.nodes.players.source import NO_WORLD, WORLDS, CalibrationMissing, PairSource, write_drive
 
 CLASSICAL = "sgbm"
 ASSUMED_BASELINE = 0.1  # m, for pairs without calibration; said so in the output
@@ -367,9 +367,7 @@ def inspect_pairs(pairs: str, seconds: float, rate: float, width: int, console: 
     try:
         source = PairSource(pairs, width=width)
         parameters: dict[str, Any] = {}
-    except FileError as error:
-        if "no calibration" not in str(error):
-            raise
+    except CalibrationMissing:
         focal = float(_first_width(pairs))
         parameters = {"focal": focal, "baseline": ASSUMED_BASELINE}
         source = PairSource(pairs, width=width, **parameters)

@@ -21,6 +21,7 @@ from fg_depth_ros.geometry import RigError, StereoRig
 from fg_depth_ros.nodes.common.codes import FaultCode
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, RateMeter
 from fg_depth_ros.nodes.common.message_loss import MessageLoss
+from fg_depth_ros.nodes.common.parameters import DeclaredParameters
 from fg_depth_ros.nodes.common.qos import OVERRIDES, subscription_events
 from fg_depth_ros.nodes.common.synchronizing import INPUTS, PairSynchronizer, StereoMessages
 from fg_depth_ros.recording.definitions import Message, Topic
@@ -74,7 +75,7 @@ class LoggerInputs:
     """Subscribes to the inputs and matches pairs. All methods are for the executor's thread.
 
     Args:
-        settings: parameters image_transport, approximate_sync, sync_slop, sync_queue_size, input_depth, stall_timeout.
+        parameters: image_transport, approximate_sync, sync_slop, sync_queue_size, input_depth, stall_timeout.
         now: the node's time, ns; 0 while it is not known (simulated time without a /clock).
         on_pair: called with (pair of SerializedMessage, its four (Topic, Message)).
         on_calibration: called with a text before the first pair of a new calibration.
@@ -83,13 +84,13 @@ class LoggerInputs:
     def __init__(
         self,
         node: Node,
-        settings: Any,
+        parameters: DeclaredParameters,
         now: Callable[[], int],
         on_pair: Callable[[StereoMessages, list[tuple[Topic, Message]]], None],
         on_calibration: Callable[[str], None],
         faults: Faults,
     ) -> None:
-        self._node, self._settings, self._now, self._faults = node, settings, now, faults
+        self._node, self._parameters, self._now, self._faults = node, parameters, now, faults
         self._on_pair, self._on_calibration = on_pair, on_calibration
         self.drops: Counter[str] = Counter()
         self.rig: StereoRig | None = None
@@ -102,9 +103,9 @@ class LoggerInputs:
         self._sync = PairSynchronizer(
             self._sources,
             self._matched,
-            approximate=settings["approximate_sync"],
-            slop=settings["sync_slop"],
-            queue_size=settings["sync_queue_size"],
+            approximate=parameters["approximate_sync"],
+            slop=parameters["sync_slop"],
+            queue_size=parameters["sync_queue_size"],
             on_error=self._on_error,
         )
         self._opened = time.monotonic()
@@ -114,7 +115,7 @@ class LoggerInputs:
     @property
     def compressed(self) -> bool:
         """Whether the images are CompressedImage."""
-        return bool(self._settings["image_transport"] == "compressed")
+        return bool(self._parameters["image_transport"] == "compressed")
 
     @property
     def matched(self) -> int:
@@ -137,7 +138,7 @@ class LoggerInputs:
             The reason, or None while pairs arrive.
         """
         waited = time.monotonic() - max(self._opened, self._sync.last_match)
-        if waited < self._settings["stall_timeout"]:
+        if waited < self._parameters["stall_timeout"]:
             self._faults.clear("pairs")
             return None
         why = self._sync.why_no_pair(lambda name: int(self._node.count_publishers(self.topic(name))), self.topic)
@@ -164,7 +165,7 @@ class LoggerInputs:
     def _subscribe(self, name: str, source: _RawSource) -> None:
         qos = QoSProfile(
             history=HistoryPolicy.KEEP_LAST,
-            depth=self._settings["input_depth"],
+            depth=self._parameters["input_depth"],
             reliability=ReliabilityPolicy.BEST_EFFORT,
         )
         events = subscription_events(self._node, self.topic(name))

@@ -18,6 +18,7 @@ from fg_depth_ros.data.io.messages import depth_to_array, image_to_array, stamp_
 from fg_depth_ros.geometry.masks import Label
 from fg_depth_ros.nodes.common.codes import CALIBRATION_FAULTS
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, fault_codes
+from fg_depth_ros.nodes.common.parameters import DeclaredParameters
 from fg_depth_ros.recording.measures import confident_share, disagreement, mean_flow, small_grey
 from fg_depth_ros.recording.triggers import PeriodicTimer, above, below
 
@@ -36,13 +37,15 @@ class TriggerMonitor:
     """Measures motion, disagreement and confidence, and calls ``fire(kind, detail)``. For the executor's thread.
 
     Args:
-        settings: parameters motion_flow, disagreement_abs_rel, low_confidence_share, calibration_alarm and
+        parameters: motion_flow, disagreement_abs_rel, low_confidence_share, calibration_alarm and
             check_period, which may change at any time.
         now: the node's time, ns.
     """
 
-    def __init__(self, settings: Any, now: Callable[[], int], fire: Callable[[str, str], None], faults: Faults) -> None:
-        self._settings, self._now, self._fire, self._faults = settings, now, fire, faults
+    def __init__(
+        self, parameters: DeclaredParameters, now: Callable[[], int], fire: Callable[[str, str], None], faults: Faults
+    ) -> None:
+        self._parameters, self._now, self._fire, self._faults = parameters, now, fire, faults
         self._times = {kind: PeriodicTimer() for kind in ("motion", "disagreement", "low_confidence")}
         self._before: np.ndarray | None = None
         self._alarm = False
@@ -53,16 +56,16 @@ class TriggerMonitor:
     def uses(self) -> dict[str, Callable[[bytes], None]]:
         """Return the topics that the enabled triggers need: name -> callback for their bytes."""
         names: set[str] = set()
-        if self._settings["disagreement_abs_rel"]:
+        if self._parameters["disagreement_abs_rel"]:
             names |= {DEPTH, MONO, LABELS}
-        if self._settings["low_confidence_share"]:
+        if self._parameters["low_confidence_share"]:
             names.add(LABELS)
         return {name: functools.partial(self._on_depth_message, name) for name in names}
 
     def on_left_image(self, decode: Callable[[], Any], compressed: bool) -> None:
         """Measure motion where it is due. ``decode`` deserializes the image."""
-        limit = self._settings["motion_flow"]
-        if not limit or not self._times["motion"].due(self._now(), self._settings["check_period"]):
+        limit = self._parameters["motion_flow"]
+        if not limit or not self._times["motion"].due(self._now(), self._parameters["check_period"]):
             if not limit:
                 self._before = None
             return
@@ -91,7 +94,7 @@ class TriggerMonitor:
         for status in array.status:
             if status.name == f"{depth_node}: pairs":
                 before, self._alarm = self._alarm, not CALIBRATION_FAULTS.isdisjoint(fault_codes(status))
-                if self._alarm and not before and self._settings["calibration_alarm"]:
+                if self._alarm and not before and self._parameters["calibration_alarm"]:
                     self._fire("calibration", status.message)
 
     def values(self) -> dict[str, str]:
@@ -112,12 +115,12 @@ class TriggerMonitor:
         if name == LABELS:
             self._has_labels = True
             self._check_labels(array)
-        if self._settings["disagreement_abs_rel"]:
+        if self._parameters["disagreement_abs_rel"]:
             self._check_depths(name, stamp_ns(message.header), array)
 
     def _check_labels(self, labels: np.ndarray) -> None:
-        limit = self._settings["low_confidence_share"]
-        if limit and self._times["low_confidence"].due(self._now(), self._settings["check_period"]):
+        limit = self._parameters["low_confidence_share"]
+        if limit and self._times["low_confidence"].due(self._now(), self._parameters["check_period"]):
             share = self._record_figure("low_confidence", confident_share(labels))
             self._evaluate("low_confidence", below(share, limit, "share of valid pixels"))
 
@@ -134,7 +137,7 @@ class TriggerMonitor:
             return  # not arrived yet
         for others in self._waiting.values():
             others.pop(stamp, None)
-        if not self._times["disagreement"].due(self._now(), self._settings["check_period"]):
+        if not self._times["disagreement"].due(self._now(), self._parameters["check_period"]):
             return
         # What was filled from mono depth agrees with it.
         trusted = None if labels is None or labels.shape != depth.shape else labels == Label.VALID
@@ -142,7 +145,7 @@ class TriggerMonitor:
             self._faults.report("depth", WARN, f"{DEPTH} is {depth.shape} and {MONO} {mono.shape}: nothing to compare")
             return
         figure = self._record_figure("disagreement", disagreement(depth, mono, trusted))
-        limit = self._settings["disagreement_abs_rel"]
+        limit = self._parameters["disagreement_abs_rel"]
         self._evaluate("disagreement", above(figure, limit, "AbsRel between stereo and mono depth"))
 
     def _record_figure(self, kind: str, figure: float | None) -> float | None:

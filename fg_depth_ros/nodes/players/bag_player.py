@@ -166,7 +166,7 @@ class BagPlayerNode(Node):
             raise ValueError("; ".join(self.parameters.problems))
         self.finished = False
         self.failure = ""
-        self.published = self.late = self.rounds = 0
+        self.published = self.late = 0
         self._worst = 0.0
         self._broken: set[str] = set()
         self._played_to: int | None = None  # on /clock
@@ -263,7 +263,6 @@ class BagPlayerNode(Node):
                 for bag in self._bags:
                     self._closing.wait(gap)
                     gap = self._play(bag)
-                self.rounds += 1
                 again = self.parameters["loop"] and not self._enough
                 if self.published == before and not self.failure:
                     self.failure = f"{self._names}: no message of {', '.join(self._on_topic)} can be read"

@@ -22,6 +22,10 @@ WORLD_SIZE = (640, 384)
 _LOADED_PAIRS = 4  # decoded pairs held in memory: a short loop then costs no decoding
 
 
+class CalibrationMissing(FileError):
+    """Pairs without a calibration, and none was given."""
+
+
 class PairSource:
     """The pairs of a folder (KITTI, Middlebury, ETH3D, plain) or the Motorcycle pair, loaded on demand.
 
@@ -58,7 +62,7 @@ class PairSource:
         self._focal, self._baseline = focal, baseline
         self._loaded: OrderedDict[int, StereoSample] = OrderedDict()
         if all(sample.rig is None for sample in self.samples) and not (focal > 0.0 and baseline > 0.0):
-            raise FileError(
+            raise CalibrationMissing(
                 f"{pairs}: no calibration beside its {len(self.samples)} pair(s), so nothing says how many metres "
                 "a pixel of disparity is; add a calib.txt or rig.json there, or give focal (pixels) and "
                 "baseline (metres)"

@@ -108,7 +108,7 @@ class StereoPlayerNode(Node):
         self._prepare()  # a folder in which nothing can be read fails here, not in the first callback
         self._subscribers = SubscriberWait(self, self._wanted_subscribers(), self.parameters["wait_timeout"])
         steady = RosClock(clock_type=ClockType.STEADY_TIME)
-        self._timer = self.create_timer(1.0 / self.parameters["rate"], self._tick, clock=steady)
+        self.create_timer(1.0 / self.parameters["rate"], self._tick, clock=steady)
         if self.parameters["publish_clock"]:
             self.create_timer(1.0 / CLOCK_RATE, self._publish_clock, clock=steady)
         self.get_logger().info(f"playing {len(self.source)} pair(s) of {self._name} at {self.parameters['rate']:g} Hz")
