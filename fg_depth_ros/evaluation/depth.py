@@ -14,8 +14,7 @@ from fg_depth_ros.data.datasets.depth import open_depth_sets
 from fg_depth_ros.data.samples import DepthProtocol, DepthSample
 from fg_depth_ros.evaluation.metrics import DepthMetrics, Metrics, crop_mask
 from fg_depth_ros.evaluation.reports import figures
-from fg_depth_ros.evaluation.reports.report import Report
-from fg_depth_ros.evaluation.task import Aggregate, Score, Task, evaluate
+from fg_depth_ros.evaluation.task import Aggregate, Score, Task
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig, disparity_to_depth
 from fg_depth_ros.inference import StereoDepthEstimator
@@ -216,14 +215,3 @@ def _resized(depth: np.ndarray, truth: np.ndarray, sample: DepthSample) -> np.nd
 def _median_factor(depth: np.ndarray, truth: np.ndarray, protocol: DepthProtocol) -> float:
     counted = (truth > protocol.min_depth) & (truth < protocol.max_depth) & np.isfinite(depth)
     return float(np.median(truth[counted]) / np.median(depth[counted])) if counted.any() else 1.0
-
-
-def evaluate_depth(
-    datasets: Any, methods: Any, *, median: bool = False, aggregate: Aggregate = "per_image", **options: Any
-) -> Report:
-    """Call ``evaluate`` with a ``DepthTask``."""
-    return evaluate(DepthTask(aggregate, median), datasets, methods, **options)
-
-
-watch_depth = DepthTask().validation
-BAND_MEASURES = BAND_METRICS

@@ -13,8 +13,7 @@ from fg_depth_ros.data.datasets.flow import open_flow_sets
 from fg_depth_ros.data.samples import FlowSample
 from fg_depth_ros.evaluation.metrics import FlowMetrics, Metrics
 from fg_depth_ros.evaluation.reports import figures
-from fg_depth_ros.evaluation.reports.report import Report
-from fg_depth_ros.evaluation.task import Task, evaluate
+from fg_depth_ros.evaluation.task import Task
 from fg_depth_ros.geometry.flow_colour import colour_flow
 from fg_depth_ros.inference import NetworkFlow
 
@@ -75,11 +74,3 @@ class FlowTask(Task):
     def method_of(self, network: nn.Module) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
         """Wrap a flow network."""
         return NetworkFlow(network, "network").flow
-
-
-def evaluate_flow(datasets: Any, methods: Any, **options: Any) -> Report:
-    """Call ``evaluate`` with a ``FlowTask``."""
-    return evaluate(FlowTask(), datasets, methods, **options)
-
-
-watch_flow, draw_flow = FlowTask().validation, FlowTask().draw

@@ -13,8 +13,7 @@ from fg_depth_ros.data.datasets.stereo import open_stereo_sets
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.evaluation.metrics import DepthMetrics, Metrics, StereoMetrics
 from fg_depth_ros.evaluation.reports import figures
-from fg_depth_ros.evaluation.reports.report import Report
-from fg_depth_ros.evaluation.task import Aggregate, Task, evaluate
+from fg_depth_ros.evaluation.task import Task
 from fg_depth_ros.geometry import disparity_to_depth
 from fg_depth_ros.inference import NetworkMatcher
 
@@ -98,11 +97,3 @@ class StereoTask(Task):
 
 def _method(method: Any) -> StereoMethod:
     return method if isinstance(method, StereoMethod) else StereoMethod(method)
-
-
-def evaluate_stereo(datasets: Any, methods: Any, *, aggregate: Aggregate = "pooled", **options: Any) -> Report:
-    """Call ``evaluate`` with a ``StereoTask``."""
-    return evaluate(StereoTask(aggregate), datasets, methods, **options)
-
-
-watch_stereo = StereoTask().validation

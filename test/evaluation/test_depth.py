@@ -1,4 +1,4 @@
-"""evaluate_depth against numbers worked out by hand: measures, crops, bands, scaling, resizing, stereo beside."""
+"""Evaluation of depth against numbers worked out by hand: measures, crops, bands, scaling, resizing, stereo beside."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from fg_depth_ros.data.datasets.kitti_depth import EIGEN, EIGEN_IMPROVED
 from fg_depth_ros.data.datasets.stereo import open_stereo_folder
 from fg_depth_ros.data.io.formats import read_image
 from fg_depth_ros.data.samples import DepthProtocol, DepthSample
-from fg_depth_ros.evaluation.depth import PUBLISHED, PairMethod, against_stereo, evaluate_depth, watch_depth
+from fg_depth_ros.evaluation.depth import PUBLISHED, DepthTask, PairMethod, against_stereo
+from fg_depth_ros.evaluation.task import evaluate
 from fg_depth_ros.files import FileError
 from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
 from fg_depth_ros.inference.mono import NetworkMono
@@ -34,13 +35,13 @@ def constant(depth, shape=(H, W)):
     return np.full(shape, depth, np.float32)
 
 
-def evaluate(samples, methods, **more):
-    report = evaluate_depth({"set": samples}, methods, show_progress=False, **more)
+def rows_by_method(samples, methods, sheets=None, **options):
+    report = evaluate(DepthTask(**options), {"set": samples}, methods, sheets=sheets, show_progress=False)
     return {row["method"]: row for row in report.rows}
 
 
 def measures_of(samples, method, **more):
-    return evaluate(samples, {"m": method}, **more)["m"]["metrics"]
+    return rows_by_method(samples, {"m": method}, **more)["m"]["metrics"]
 
 
 # ---- bad input -------------------------------------------------------------------------------------------------
@@ -48,24 +49,24 @@ def measures_of(samples, method, **more):
 
 def test_nothing_to_judge_is_an_error():
     with pytest.raises(ValueError, match="no method to evaluate"):
-        evaluate([sample(constant(5))], {})
+        rows_by_method([sample(constant(5))], {})
     with pytest.raises(ValueError, match="aggregate is 'mean': choose 'pooled' or 'per_image'"):
-        evaluate([sample(constant(5))], {"m": lambda image, fx: constant(5)}, aggregate="mean")
+        rows_by_method([sample(constant(5))], {"m": lambda image, fx: constant(5)}, aggregate="mean")
     blind = replace(sample(constant(5)), depth=None)
     with pytest.raises(ValueError, match=r"no sample with true depth .*in the data sets \(set\)"):
-        evaluate([blind], {"m": lambda image, fx: constant(5)})
+        rows_by_method([blind], {"m": lambda image, fx: constant(5)})
     with pytest.raises(FileError, match="data set set has no true depth"):
-        watch_depth({"set": [blind]})
+        DepthTask().validation({"set": [blind]})
     mixed = [sample(constant(5)), sample(constant(5), protocol=NYU)]
     with pytest.raises(ValueError, match="data set set has 2 protocols"):
-        evaluate(mixed, {"m": lambda image, fx: constant(5)})
+        rows_by_method(mixed, {"m": lambda image, fx: constant(5)})
 
 
 def test_answers_and_truth_of_other_shapes_are_refused():
     with pytest.raises(ValueError, match=r"method 'm' answered \(2, 3\) for a, whose size is \(48, 160\)"):
-        evaluate([sample(constant(5))], {"m": lambda image, fx: constant(5, (2, 3))})
+        rows_by_method([sample(constant(5))], {"m": lambda image, fx: constant(5, (2, 3))})
     with pytest.raises(FileError, match="a: true depth is 160x90 pixels and the image 160x48, of another shape"):
-        evaluate([sample(constant(5, (90, 160)))], {"m": lambda image, fx: constant(5)})
+        rows_by_method([sample(constant(5, (90, 160)))], {"m": lambda image, fx: constant(5)})
 
 
 # ---- measures --------------------------------------------------------------------------------------------------
@@ -75,7 +76,7 @@ def test_measures_by_hand():
     """Half the pixels lie at 10 m and are called 12, half at 20 m and are called 16."""
     truth, answer = constant(10), constant(12)
     truth[:, W // 2 :], answer[:, W // 2 :] = 20, 16
-    row = evaluate([sample(truth)], {"m": lambda image, fx: answer})["m"]
+    row = rows_by_method([sample(truth)], {"m": lambda image, fx: answer})["m"]
     assert (row["images"], row["pixels"]) == (1, H * W)
     assert row["protocol"] == {"name": "", "crop": "none", "min_depth": 1e-3, "max_depth": 80.0}
     m = row["metrics"]
@@ -95,7 +96,7 @@ def test_measures_by_hand():
 def test_range_clamps_answers_and_leaves_out_truth():
     truth = constant(50)
     truth[0], truth[1], truth[2] = 80, 1e-3, np.nan  # none of them is judged
-    row = evaluate([sample(truth)], {"m": lambda image, fx: constant(1000)})["m"]
+    row = rows_by_method([sample(truth)], {"m": lambda image, fx: constant(1000)})["m"]
     assert row["pixels"] == (H - 3) * W
     assert row["metrics"]["abs_rel"] == pytest.approx(30 / 50)
     assert measures_of([sample(truth)], lambda image, fx: constant(np.inf))["rmse"] == pytest.approx(30)
@@ -139,7 +140,9 @@ def test_crops_are_those_of_the_protocols(protocol, shape, rows, columns):
     inside = np.zeros(shape, bool)
     inside[slice(*rows), slice(*columns)] = True
     answer = np.where(inside, np.float32(5), np.float32(9))
-    row = evaluate([sample(constant(5, shape), shape=shape, protocol=protocol)], {"m": lambda image, fx: answer})["m"]
+    row = rows_by_method([sample(constant(5, shape), shape=shape, protocol=protocol)], {"m": lambda image, fx: answer})[
+        "m"
+    ]
     assert row["pixels"] == inside.sum()
     assert row["metrics"]["abs_rel"] == 0
     answer = np.where(inside, np.float32(6), np.float32(5))
@@ -191,7 +194,7 @@ def test_stereo_is_judged_beside_mono_where_there_are_pairs(tmp_path):
     samples = open_depth_sets([write_pairs(tmp_path / "pairs", ("a",))])["pairs"]
     lone = replace(samples[0], name="lone", pair=None)
     methods = {"mono": lambda image, fx: constant(2.0, (96, 160)), "stereo": PairMethod(FakeStereo(1.0))}
-    rows = evaluate([*samples, lone], methods, aggregate="pooled")
+    rows = rows_by_method([*samples, lone], methods, aggregate="pooled")
     assert (rows["mono"]["images"], rows["stereo"]["images"]) == (2, 1)
     # Z = 20 / (d + 4) m; the far wall is at 2 m, the square at 20 / 18 m
     square = 48 * 40 / (92 * 160)
@@ -229,7 +232,7 @@ def test_a_drive_without_truth_is_judged_against_stereo_where_its_checks_hold(tm
 def test_published_rows_stand_below_ours_where_they_were_measured_likewise():
     def rows(protocol, **more):
         samples = [sample(constant(5), protocol=protocol)]
-        report = evaluate_depth({"s": samples}, {"m": lambda image, fx: constant(5)}, show_progress=False, **more)
+        report = evaluate(DepthTask(**more), {"s": samples}, {"m": lambda image, fx: constant(5)}, show_progress=False)
         return [(row["method"], row.get("published", False)) for row in report.rows]
 
     ours, *others = rows(EIGEN)
@@ -248,7 +251,7 @@ def test_a_network_is_watched_while_it_is_trained(tmp_path):
     torch.manual_seed(0)
     network = create_model("depthnet_lite", focal=100.0, width=64, height=32).eval()
     samples = [sample(constant(7), protocol=EIGEN), sample(constant(9), "b", protocol=EIGEN)]
-    found = watch_depth({"street": samples, "other": samples[:1]})(network)
+    found = DepthTask().validation({"street": samples, "other": samples[:1]})(network)
     assert list(found) == [
         f"{name}/{measure}" for name in ("street", "other") for measure in ("abs_rel", "rmse", "delta_1")
     ]
@@ -266,7 +269,7 @@ def test_sheets_show_image_truth_answers_and_error(tmp_path):
     methods = {"one": lambda image, fx: answer, "two": lambda image, fx: truth}
     sparse = np.full((H, W), np.nan, np.float32)
     sparse[::8, ::8] = 4
-    evaluate([sample(truth), sample(sparse, "b")], methods, sheets=tmp_path / "sheets")
+    rows_by_method([sample(truth), sample(sparse, "b")], methods, sheets=tmp_path / "sheets")
     sheet = read_image(tmp_path / "sheets/set.png")
     assert sheet.shape == (22 + 2 * (120 + 6), 6 + 5 * 406, 3)
     tiles = [sheet[22:142, 6 + 406 * k : 406 + 406 * k].astype(int) for k in range(5)]

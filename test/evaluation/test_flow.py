@@ -1,4 +1,4 @@
-"""Flow measures against numbers computed by hand, and evaluate_flow on pairs whose errors are known in advance."""
+"""Flow measures against numbers computed by hand, and evaluation on pairs whose errors are known in advance."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import torch
 from fg_depth_ros.data.datasets.flow import open_flow_sets
 from fg_depth_ros.data.io.formats import read_flo, read_image, read_kitti_flow, write_flo, write_image
 from fg_depth_ros.data.samples import FlowSample
-from fg_depth_ros.evaluation.flow import draw_flow, evaluate_flow, watch_flow
+from fg_depth_ros.evaluation.flow import FlowTask
 from fg_depth_ros.evaluation.metrics import FlowMetrics
 from fg_depth_ros.evaluation.reports.report import _FLOW_COLUMNS, read_report
 from fg_depth_ros.evaluation.reports.results import write_flow
+from fg_depth_ros.evaluation.task import evaluate
 from fg_depth_ros.files import FileError
 from fg_depth_ros.inference import FlowConfig, FlowEstimator
 from fg_depth_ros.networks.flow import FlowPrediction
@@ -158,7 +159,8 @@ def test_known_errors_give_known_numbers(tmp_path):
     hidden[:, :16] = True
     pairs = [sample(tmp_path, "a", still, hidden), sample(tmp_path, "b", fast, hidden)]
     estimator = FakeEstimator(4, 3)  # off by 5 and by sqrt(41^2 + 3^2)
-    report = evaluate_flow(
+    report = evaluate(
+        FlowTask(),
         {"both": pairs, "unknown": [FlowSample("c", pairs[0].first, pairs[0].second)]},
         {"constant": estimator, "exact on a": lambda first, second: np.zeros((40, 64, 2))},
         model={"name": "fake", "sha256": "0"},
@@ -190,7 +192,8 @@ def test_known_errors_give_known_numbers(tmp_path):
 
 def test_a_sheet_shows_each_pair(tmp_path):
     truth = everywhere(2, 0, 50, 100)
-    evaluate_flow(
+    evaluate(
+        FlowTask(),
         {"set/clean": [sample(tmp_path, "a", truth), sample(tmp_path, "b", truth)]},
         {"right": lambda a, b: truth, "still": lambda a, b: np.zeros_like(truth)},
         sheets=tmp_path / "sheets",
@@ -210,7 +213,7 @@ def test_a_picture_of_one_sample():
     answer = truth.copy()
     answer[:, 200:] += 4
     truth[:10] = NAN
-    picture = draw_flow(np.full((100, 400, 3), 90, np.uint8), truth, answer, "step 7")
+    picture = FlowTask().draw(np.full((100, 400, 3), 90, np.uint8), truth, answer, "step 7")
     assert picture.dtype == np.uint8
     assert picture.shape == (22 + 100 + 6, 6 + 4 * 406, 3)
     tiles = [picture[22:122, 6 + i * 406 :][:, :400] for i in range(4)]
@@ -219,20 +222,20 @@ def test_a_picture_of_one_sample():
     assert tiles[1][50, 50].tolist() == tiles[2][50, 50].tolist() != tiles[2][50, 300].tolist()
     assert tiles[3][50, 50].max() < 16
     assert tiles[3][50, 300].min() > 100  # 5.7 px
-    assert draw_flow(np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 2), NAN), np.zeros((8, 8, 2))).ndim == 3
+    assert FlowTask().draw(np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 2), NAN), np.zeros((8, 8, 2))).ndim == 3
 
 
 def test_nothing_to_judge_is_an_error(tmp_path):
     one = sample(tmp_path, "a", np.zeros((8, 8, 2)))
     without = FlowSample("a", one.first, one.second)
     with pytest.raises(ValueError, match=r"no sample with true flow .*in the data sets \(street\)"):
-        evaluate_flow({"street": [without]}, {"m": FakeEstimator(0, 0)}, show_progress=False)
+        evaluate(FlowTask(), {"street": [without]}, {"m": FakeEstimator(0, 0)}, show_progress=False)
     with pytest.raises(ValueError, match="no method"):
-        evaluate_flow({"street": [one]}, {}, show_progress=False)
+        evaluate(FlowTask(), {"street": [one]}, {}, show_progress=False)
     with pytest.raises(ValueError, match=r"method 'half' answered \(4, 4, 2\) for a, whose size is \(8, 8\)"):
-        evaluate_flow({"s": [one]}, {"half": lambda a, b: np.zeros((4, 4, 2))}, show_progress=False)
+        evaluate(FlowTask(), {"s": [one]}, {"half": lambda a, b: np.zeros((4, 4, 2))}, show_progress=False)
     with pytest.raises(FileError, match="data set street has no true flow"):
-        watch_flow({"street": [without]})
+        FlowTask().validation({"street": [without]})
 
 
 def test_frames_of_two_sizes_and_a_damaged_file_are_named(tmp_path):
@@ -245,7 +248,9 @@ def test_frames_of_two_sizes_and_a_damaged_file_are_named(tmp_path):
         (FlowSample("x", one.first, one.second, lambda: read_flo(tmp_path / "cut.flo")), r"cut\.flo: truncated"),
     ):
         with pytest.raises(FileError, match=message):
-            evaluate_flow({"s": [spoiled]}, {"m": FakeEstimator(0, 0)}, sheets=tmp_path / "s", show_progress=False)
+            evaluate(
+                FlowTask(), {"s": [spoiled]}, {"m": FakeEstimator(0, 0)}, sheets=tmp_path / "s", show_progress=False
+            )
     assert not (tmp_path / "s").exists()
 
 
@@ -265,7 +270,7 @@ def test_a_network_in_training_is_watched(tmp_path):
         "slow": [sample(tmp_path, "a", everywhere(0, 2))],
         "fast": [sample(tmp_path, "b", everywhere(30, 40))],
     }
-    assert watch_flow(sets)(Still()) == {
+    assert FlowTask().validation(sets)(Still()) == {
         "slow/epe": pytest.approx(2), "slow/fl_all": 0, "fast/epe": pytest.approx(50), "fast/fl_all": 100,
     }  # fmt: skip
 
@@ -276,7 +281,7 @@ def test_classical_flow_on_real_pairs_is_as_good_as_it_is_known_to_be(public_dat
     rubber_whale = [one for one in sets[name] if one.name == "RubberWhale"]
     methods = {model: FlowEstimator(FlowConfig(model=model)) for model in ("dis", "farneback", "horn_schunck")}
     methods["dis +v"] = methods["dis"].refined()
-    report = evaluate_flow({name: rubber_whale}, methods, show_progress=False)
+    report = evaluate(FlowTask(), {name: rubber_whale}, methods, show_progress=False)
     errors = {method: row_of(report, method)["metrics"] for method in methods}
     assert errors["dis"]["epe"] < 0.25
     assert errors["dis +v"]["epe"] < 0.8 * errors["dis"]["epe"]

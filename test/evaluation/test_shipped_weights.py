@@ -7,8 +7,9 @@ import pytest
 
 from fg_depth_ros.data.datasets.flow import open_flow_sets
 from fg_depth_ros.data.datasets.stereo import motorcycle, open_stereo_folder
-from fg_depth_ros.evaluation.flow import evaluate_flow
-from fg_depth_ros.evaluation.stereo import StereoMethod, evaluate_stereo
+from fg_depth_ros.evaluation.flow import FlowTask
+from fg_depth_ros.evaluation.stereo import StereoMethod, StereoTask
+from fg_depth_ros.evaluation.task import evaluate
 from fg_depth_ros.geometry import complete_occluded
 from fg_depth_ros.inference import FlowConfig, FlowEstimator, MonoDepthEstimator, StereoConfig, StereoDepthEstimator
 from fg_depth_ros.networks import load_model
@@ -26,7 +27,7 @@ BOUNDS = {
 def judged(samples):
     estimator = StereoDepthEstimator(StereoConfig())
     method = StereoMethod(estimator, fill=complete_occluded)
-    return evaluate_stereo({"set": samples}, {"net": method}, show_progress=False).rows[0]["metrics"]
+    return evaluate(StereoTask(), {"set": samples}, {"net": method}, show_progress=False).rows[0]["metrics"]
 
 
 def test_motorcycle():
@@ -53,7 +54,7 @@ def test_flow_against_the_classical_methods(public_data):
     sets = open_flow_sets([public_data / "flow", public_data / "kitti2015_scene_flow"])
     methods = {name: FlowEstimator(FlowConfig(name)) for name in ("flownet_lite", "dis", "farneback")}
     methods["flownet_lite +v"] = methods["flownet_lite"].refined()
-    rows = evaluate_flow(sets, methods, show_progress=False).rows
+    rows = evaluate(FlowTask(), sets, methods, show_progress=False).rows
     epe = {(row["set"], row["method"]): row["metrics"]["epe"] for row in rows}
     for name in sets:
         assert epe[name, "flownet_lite"] < min(epe[name, "dis"], epe[name, "farneback"])

@@ -1,4 +1,4 @@
-"""evaluate_stereo on scenes whose errors are known in advance, and the classical baseline on real pairs."""
+"""Evaluation of stereo on scenes whose errors are known in advance, and the classical baseline on real pairs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from support.pair_folders import FAR, NEAR, planes, write_pairs
 
 from fg_depth_ros.data.datasets.stereo import motorcycle, open_stereo_folder
 from fg_depth_ros.data.io.formats import read_image
-from fg_depth_ros.evaluation.stereo import StereoMethod, evaluate_stereo
+from fg_depth_ros.evaluation.stereo import StereoMethod, StereoTask
+from fg_depth_ros.evaluation.task import evaluate
 from fg_depth_ros.geometry import fill_holes_kitti
 from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
 
@@ -36,9 +37,9 @@ def metrics_of(report, method):
     return next(row["metrics"] for row in report.rows if row["method"] == method)
 
 
-def evaluate(tmp_path, methods, **more):
+def evaluate_planes(tmp_path, methods, **more):
     sets = {"planes": open_stereo_folder(write_pairs(tmp_path))}
-    return evaluate_stereo(sets, methods, show_progress=False, **more)
+    return evaluate(StereoTask(), sets, methods, show_progress=False, **more)
 
 
 def test_known_errors_give_known_numbers(tmp_path):
@@ -48,7 +49,7 @@ def test_known_errors_give_known_numbers(tmp_path):
         "filled": StereoMethod(matcher, fill=fill_holes_kitti),
         "valid": StereoMethod(matcher, valid_only=True),
     }
-    report = evaluate(tmp_path, methods, model={"name": "fake", "sha256": "0"})
+    report = evaluate_planes(tmp_path, methods, model={"name": "fake", "sha256": "0"})
     assert matcher.calls == 3  # two pairs for three methods, and one call to warm up
     assert report.model == {"name": "fake", "sha256": "0"}
     assert report.settings == {"pixels": "all with truth", "no_answer": "wrong", "aggregate": "pooled"}
@@ -71,7 +72,9 @@ def test_known_errors_give_known_numbers(tmp_path):
 
 def test_functions_are_methods_too_and_sets_without_calibration_have_no_metres(tmp_path):
     samples = open_stereo_folder(write_pairs(tmp_path, rig=False))
-    report = evaluate_stereo({"planes": samples}, {"exact": lambda left, right: planes(0)[2]}, show_progress=False)
+    report = evaluate(
+        StereoTask(), {"planes": samples}, {"exact": lambda left, right: planes(0)[2]}, show_progress=False
+    )
     metrics = metrics_of(report, "exact")
     assert (metrics["epe"], metrics["d1"], metrics["density"]) == (0, 0, 100)
     assert "abs_rel" not in metrics
@@ -88,16 +91,16 @@ def test_pooled_and_per_image_differ_as_they_should(tmp_path):
 
     both = {"both": [*many, *few]}
     pixels = (ROWS * 160, 44 * 80)
-    pooled = evaluate_stereo(both, {"m": match}, show_progress=False)
+    pooled = evaluate(StereoTask(), both, {"m": match}, show_progress=False)
     assert metrics_of(pooled, "m")["bad_2"] == pytest.approx(100 * pixels[1] / sum(pixels))
-    per_image = evaluate_stereo(both, {"m": match}, aggregate="per_image", show_progress=False)
+    per_image = evaluate(StereoTask("per_image"), both, {"m": match}, show_progress=False)
     assert metrics_of(per_image, "m")["bad_2"] == pytest.approx(50)
     assert metrics_of(per_image, "m")["epe"] == pytest.approx(4.5)
     assert per_image.settings["aggregate"] == "per_image"
 
 
 def test_contact_sheet_shows_each_pair(tmp_path):
-    evaluate(tmp_path / "data", {"fake": FakeMatcher()}, sheets=tmp_path / "sheets")
+    evaluate_planes(tmp_path / "data", {"fake": FakeMatcher()}, sheets=tmp_path / "sheets")
     sheet = read_image(tmp_path / "sheets/planes.png")
     assert sheet.shape == (22 + 2 * (240 + 6), 6 + 4 * 406, 3)
     # the error column: no truth in the first rows is grey, no answer at the right border magenta, exact is black
@@ -110,21 +113,22 @@ def test_contact_sheet_shows_each_pair(tmp_path):
 def test_nothing_to_judge_is_an_error(tmp_path):
     samples = open_stereo_folder(write_pairs(tmp_path, truth=False))
     with pytest.raises(ValueError, match=r"no sample with true disparity .*in the data sets \(planes\)"):
-        evaluate_stereo({"planes": samples}, {"m": FakeMatcher()}, show_progress=False)
+        evaluate(StereoTask(), {"planes": samples}, {"m": FakeMatcher()}, show_progress=False)
     with pytest.raises(ValueError, match="no method"):
-        evaluate_stereo({"planes": samples}, {}, show_progress=False)
+        evaluate(StereoTask(), {"planes": samples}, {}, show_progress=False)
     with pytest.raises(ValueError, match="aggregate is 'median'"):
-        evaluate_stereo({"planes": samples}, {"m": FakeMatcher()}, aggregate="median", show_progress=False)
+        StereoTask("median")
 
 
 def test_an_answer_of_another_size_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"method 'half' answered \(48, 80\) for a.*\(96, 160\)"):
-        evaluate(tmp_path, {"half": lambda left, right: np.zeros((48, 80), np.float32)})
+        evaluate_planes(tmp_path, {"half": lambda left, right: np.zeros((48, 80), np.float32)})
 
 
 def test_classical_stereo_on_the_real_pair_is_as_good_as_it_is_known_to_be():
     sgbm = StereoDepthEstimator(StereoConfig(model="sgbm"))
-    report = evaluate_stereo(
+    report = evaluate(
+        StereoTask(),
         {"Motorcycle": [motorcycle()]},
         {"filled": StereoMethod(sgbm, fill=fill_holes_kitti), "unfilled": sgbm},
         show_progress=False,

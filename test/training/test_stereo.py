@@ -174,7 +174,8 @@ def test_real_pairs_are_evaluated_at_every_validation(tmp_path):
     from support.pair_folders import write_pairs
 
     from fg_depth_ros.data.datasets.stereo import open_stereo_sets
-    from fg_depth_ros.evaluation.stereo import StereoTask, evaluate_stereo
+    from fg_depth_ros.evaluation.stereo import StereoTask
+    from fg_depth_ros.evaluation.task import evaluate
     from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
 
     sets = open_stereo_sets([write_pairs(tmp_path / "street")])
@@ -182,7 +183,7 @@ def test_real_pairs_are_evaluated_at_every_validation(tmp_path):
     _, row = [json.loads(line) for line in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()]
     # The estimator with the weights that were kept says the same of these pairs.
     estimator = StereoDepthEstimator(StereoConfig(weights=str(best)))
-    judged = evaluate_stereo(sets, {"kept": estimator}, show_progress=False).rows[0]["metrics"]
+    judged = evaluate(StereoTask(), sets, {"kept": estimator}, show_progress=False).rows[0]["metrics"]
     assert row["street/epe"] == pytest.approx(judged["epe"], rel=1e-3)
     assert row["street/d1"] == pytest.approx(judged["d1"], abs=0.5)
 

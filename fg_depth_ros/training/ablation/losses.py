@@ -18,8 +18,9 @@ import numpy as np
 from rich.table import Table
 
 from fg_depth_ros.data.datasets.depth import open_depth_sets
-from fg_depth_ros.evaluation.depth import evaluate_depth
+from fg_depth_ros.evaluation.depth import DepthTask
 from fg_depth_ros.evaluation.reports.report import Report
+from fg_depth_ros.evaluation.task import evaluate
 from fg_depth_ros.files import FileError, atomic_write
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.inference.estimator import choose_device
@@ -239,7 +240,7 @@ def _train_and_evaluate(config: LossAblation, row: Row, seed: int, folder: Path)
     network, card = load_model(folder / "last.safetensors")
     method = NetworkMono(network.eval().to(choose_device("auto")), card.name)
     samples = open_depth_sets([_scenes(config, "test", config.test_scenes, WORLD_SEED)])
-    report = evaluate_depth(samples, {row.name: method.depth}, aggregate="pooled", show_progress=False)
+    report = evaluate(DepthTask("pooled"), samples, {row.name: method.depth}, show_progress=False)
     metrics = report.rows[0]["metrics"]
     own = {"losses": asdict(row.losses), "mask": asdict(row.mask), "graft": row.graft, "seed": seed}
     return {
