@@ -1,11 +1,16 @@
 """The rig, disparity <-> depth, warping, masks, organised clouds. Arrays and tensors in, the same out."""
 
-from fg_depth_ros.geometry.alignment import scale_between
-from fg_depth_ros.geometry.cloud import organised_points
-from fg_depth_ros.geometry.completion import complete_occluded, fill_holes_kitti
-from fg_depth_ros.geometry.depth import depth_sigma, depth_to_disparity, disparity_to_depth
+from fg_depth_ros.geometry.depth import (
+    depth_sigma,
+    depth_to_disparity,
+    disparity_to_depth,
+    organised_points,
+    scale_between,
+)
 from fg_depth_ros.geometry.masks import (
     Label,
+    complete_occluded,
+    fill_holes_kitti,
     hidden_by_nearer,
     label_pixels,
     leaves_image,

@@ -1,6 +1,7 @@
-"""Disparity <-> depth of a rectified pair, and how an error of the one becomes an error of the other.
+"""Disparity <-> depth of a rectified pair, their errors, the scale between depth maps, and organised point clouds.
 
-All functions take numpy arrays or torch tensors of any shape and return the same kind, float32.
+The conversions take numpy arrays or torch tensors of any shape and return the same kind, float32; clouds and scales are
+numpy.
 """
 
 from __future__ import annotations
@@ -64,3 +65,65 @@ def depth_sigma(depth: ArrayT, disparity_sigma: ArrayT, rig: StereoRig) -> Array
     metres: Any = as_float32(depth)
     sigma: Any = as_float32(disparity_sigma)
     return as_float32(metres * metres * sigma / (rig.fx * rig.baseline))
+
+
+def organised_points(depth: np.ndarray, rig: StereoRig, stride: int = 1) -> np.ndarray:
+    """Return the points of every ``stride``-th pixel in the left optical frame (x right, y down, z forward).
+
+    Pinhole back-projection: ``X = (x - cx) * Z / fx``, ``Y = (y - cy) * Z / fy``.
+
+    Args:
+        depth: H x W m, at the rig's size.
+        rig: of the depth image.
+        stride: px, at least 1.
+
+    Returns:
+        ceil(H / stride) x ceil(W / stride) x 3 float32 m; all three are NaN where the depth is not finite.
+
+    Raises:
+        ValueError: depth and rig differ in size, or ``stride`` is below 1.
+    """
+    if depth.shape != (rig.height, rig.width):
+        raise ValueError(
+            f"depth is {depth.shape[1]}x{depth.shape[0]} and the rig {rig.width}x{rig.height} pixels: "
+            "use rig.scaled(width, height) of the depth image"
+        )
+    if stride < 1:
+        raise ValueError(f"stride is {stride}: it must be at least 1")
+    z = np.asarray(depth[::stride, ::stride], dtype=np.float32)
+    z = np.where(np.isfinite(z), z, np.float32(np.nan))
+    rays_x = ((np.arange(0, rig.width, stride) - rig.cx) / rig.fx).astype(np.float32)
+    rays_y = ((np.arange(0, rig.height, stride) - rig.cy) / rig.fy).astype(np.float32)
+    points = np.empty((*z.shape, 3), dtype=np.float32)
+    np.multiply(z, rays_x, out=points[..., 0])
+    np.multiply(z, rays_y[:, None], out=points[..., 1])
+    points[..., 2] = z
+    return points
+
+
+def scale_between(depth: np.ndarray, reference: np.ndarray, trusted: np.ndarray, least: int = 200) -> float | None:
+    """Return the factor from ``depth`` to ``reference``: ``exp(median(log(reference / depth)))``.
+
+    The median resists errors in less than half of the pixels (the median scaling of Zhou et al., CVPR
+    2017, with the ratio taken pixel by pixel).
+
+    Args:
+        depth, reference: H x W m; what is not finite or not positive is left out.
+        trusted: H x W bool, the pixels to compare.
+        least: fewer usable pixels than this say nothing.
+
+    Returns:
+        The factor, > 0; None where there are too few pixels.
+
+    Raises:
+        ValueError: the sizes differ.
+    """
+    if not depth.shape == reference.shape == trusted.shape:
+        raise ValueError(
+            f"depth is {depth.shape}, reference {reference.shape} and trusted {trusted.shape}: sizes must agree"
+        )
+    a, b = depth[trusted].astype(np.float64), reference[trusted].astype(np.float64)
+    usable = np.isfinite(a) & np.isfinite(b) & (a > 0) & (b > 0)
+    if np.count_nonzero(usable) < least:
+        return None
+    return float(np.exp(np.median(np.log(b[usable]) - np.log(a[usable]))))

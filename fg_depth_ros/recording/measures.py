@@ -8,7 +8,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from fg_depth_ros.geometry.alignment import scale_between
+from fg_depth_ros.geometry.depth import scale_between
 from fg_depth_ros.geometry.masks import Label
 
 MOTION_WIDTH = 160

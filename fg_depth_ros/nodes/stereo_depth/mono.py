@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fg_depth_ros.geometry.alignment import scale_between
+from fg_depth_ros.geometry.depth import scale_between
 from fg_depth_ros.inference import MonoConfig, MonoDepthEstimator, MonoEstimate, StereoEstimate
 from fg_depth_ros.nodes.common.codes import FaultCode
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults
