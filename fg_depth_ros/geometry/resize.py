@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 
@@ -11,6 +13,19 @@ _SMALLEST = 16  # px
 def scaled_size(width: int, height: int, scale: float) -> tuple[int, int]:
     """Return width and height times ``scale``, rounded, each at least 16 px."""
     return max(_SMALLEST, round(width * scale)), max(_SMALLEST, round(height * scale))
+
+
+def size_with_area(width: int, height: int, area: float, multiple: int = 32) -> tuple[int, int]:
+    """Return the width and height, multiples of ``multiple`` px, that keep the shape and come closest to the area.
+
+    Args:
+        width, height: of the image.
+        area: of the result, px^2.
+        multiple: what width and height must be multiples of, px.
+    """
+    sides = math.sqrt(area * width / height), math.sqrt(area * height / width)
+    wide, tall = (max(multiple, round(side / multiple) * multiple) for side in sides)
+    return wide, tall
 
 
 def resize_image(image: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from torch import nn
 
-from fg_depth_ros.geometry.resize import resize_image
+from fg_depth_ros.geometry.resize import resize_image, size_with_area
 from fg_depth_ros.inference.config import MonoConfig
 from fg_depth_ros.inference.estimator import Estimator, NetworkMethod, check_images, load_network
 from fg_depth_ros.networks import DEPTH_MODELS, depth_of
@@ -54,8 +54,7 @@ class NetworkMono(NetworkMethod):
         """
         network, unit = self._network, int(self._network.size_multiple)  # type: ignore[arg-type]
         pixels = int(network.width) * int(network.height) * self.scale**2  # type: ignore[arg-type]
-        wide, tall = math.sqrt(pixels * width / height), math.sqrt(pixels * height / width)
-        return max(unit, round(wide / unit) * unit), max(unit, round(tall / unit) * unit)
+        return size_with_area(width, height, pixels, unit)
 
     def depth(self, image: np.ndarray, fx: float) -> np.ndarray:
         """Estimate depth, H x W float32 m, of H x W x 3 uint8 RGB or H x W uint8 with its focal length in px.

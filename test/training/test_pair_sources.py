@@ -13,6 +13,7 @@ from support.distill import HEIGHT, RIG, WIDTH, made_pair, wall, write_walls
 
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
+from fg_depth_ros.geometry.resize import size_with_area
 from fg_depth_ros.inference import NetworkMono
 from fg_depth_ros.networks import create_model
 from fg_depth_ros.training.depth.config import MaskConfig
@@ -21,7 +22,6 @@ from fg_depth_ros.training.depth.dataset import (
     PairDataset,
     ResizeCrop,
     SceneDataset,
-    best_size,
     load_sample,
 )
 from fg_depth_ros.training.depth.flow_mask import prior_flow_mask
@@ -60,7 +60,7 @@ def test_a_picture_becomes_one_of_the_training(width, height, resized, focal):
 def test_the_training_sees_what_inference_will_show():
     network = NetworkMono(create_model("depthnet_lite", focal=300.0, width=320, height=96), "depthnet_lite")
     for width, height in ((1242, 375), (640, 192), (1344, 372), (1280, 720)):
-        assert network.input_size(width, height) == best_size(rig(width, height, 500.0), 320 * 96)
+        assert network.input_size(width, height) == size_with_area(width, height, 320 * 96)
     for width, height in ((1242, 375), (640, 192), (1344, 372)):
         fit = ResizeCrop.of(rig(width, height, 500.0), 320, 96)
         assert (fit.resized_width, fit.resized_height) == network.input_size(width, height)

@@ -7,19 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig, disparity_to_depth
+from fg_depth_ros.geometry.resize import resize_image, resize_nearest, size_with_area
 from fg_depth_ros.synthesis.world.generator import WorldBatch, WorldGenerator
 from fg_depth_ros.training.depth.batch import PairBatch, TeacherPrediction
 from fg_depth_ros.training.depth.pairs import BadPair, PairCounts, TrainingPair, checked_images, remove_doffs, to_tensor
 from fg_depth_ros.training.depth.teacher import PredictionCache
 from fg_depth_ros.training.stream import shuffled
 
-_UNIT = 32  # px; networks want multiples of it, and inference resizes to them
 _MEMORY_BYTES = 512 * 2**20
 
 Sample = tuple[PairBatch, TeacherPrediction | None]
@@ -38,7 +37,7 @@ class ResizeCrop:
     @classmethod
     def of(cls, rig: StereoRig, width: int, height: int) -> ResizeCrop:
         """Resize as ``NetworkMono.input_size`` does for a network of this size, and further where that is too small."""
-        wide, tall = best_size(rig, width * height)
+        wide, tall = size_with_area(rig.width, rig.height, width * height)
         cover = max(1.0, width / wide, height / tall)
         return cls(width, height, max(width, round(wide * cover)), max(height, round(tall * cover)))
 
@@ -52,23 +51,16 @@ class ResizeCrop:
         return rig.fx * self.resized_width / rig.width
 
     def image(self, image: np.ndarray) -> np.ndarray:
-        """Resize and crop H x W x 3 uint8, averaged over areas."""
-        return self._crop(cv2.resize(image, (self.resized_width, self.resized_height), interpolation=cv2.INTER_AREA))
+        """Resize and crop H x W x 3 uint8, as inference resizes."""
+        return self._crop(resize_image(image, self.resized_width, self.resized_height))
 
     def field(self, field: np.ndarray) -> np.ndarray:
         """Resize and crop H x W float32 by the nearest value: a mean across an edge would be the depth of nothing."""
-        size = (self.resized_width, self.resized_height)
-        return self._crop(cv2.resize(field, size, interpolation=cv2.INTER_NEAREST_EXACT))
+        return self._crop(resize_nearest(field, self.resized_width, self.resized_height))
 
     def _crop(self, picture: np.ndarray) -> np.ndarray:
         x, y = (self.resized_width - self.width) // 2, (self.resized_height - self.height) // 2
         return np.ascontiguousarray(picture[y : y + self.height, x : x + self.width])
-
-
-def best_size(rig: StereoRig, pixels: float) -> tuple[int, int]:
-    """Return width and height, multiples of 32 px, of about as many pixels and the shape of the rig's pictures."""
-    wide, tall = math.sqrt(pixels * rig.width / rig.height), math.sqrt(pixels * rig.height / rig.width)
-    return max(_UNIT, round(wide / _UNIT) * _UNIT), max(_UNIT, round(tall / _UNIT) * _UNIT)
 
 
 def load_whole(one: TrainingPair) -> PairBatch:

@@ -21,6 +21,7 @@ from fg_depth_ros.data.samples import DepthSample
 from fg_depth_ros.evaluation.replay.sharding import process_rank
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
+from fg_depth_ros.geometry.resize import size_with_area
 from fg_depth_ros.networks import load_checkpoint
 from fg_depth_ros.networks.registry import weights_path
 from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_cutouts
@@ -35,7 +36,6 @@ from fg_depth_ros.training.depth.dataset import (
     ResizeCrop,
     Sample,
     SceneDataset,
-    best_size,
     load_sample,
 )
 from fg_depth_ros.training.depth.module import DistillModule, predict
@@ -167,7 +167,7 @@ def _warn_cropped(config: DistillTraining, rigs: Sequence[StereoRig]) -> None:
     for rig in dict.fromkeys(rigs):
         cropped = ResizeCrop.of(rig, config.width, config.height).cropped_share
         if cropped > _MAX_CROPPED and process_rank()[0] == 0:
-            width, height = best_size(rig, config.width * config.height)
+            width, height = size_with_area(rig.width, rig.height, config.width * config.height)
             _LOG.warning(
                 "%.0f %% of the pictures of %dx%d px are cut off at %dx%d; the size %dx%d would show them whole",
                 100 * cropped, rig.width, rig.height, config.width, config.height, width, height,

@@ -19,13 +19,13 @@ from typing import Any
 from fg_depth_ros.evaluation.metrics import mean_metrics
 from fg_depth_ros.evaluation.replay.sharding import process_rank
 from fg_depth_ros.files import FileError, atomic_write
+from fg_depth_ros.geometry.resize import size_with_area
 from fg_depth_ros.networks import load_checkpoint
 from fg_depth_ros.networks.checkpoint import save_tensors
 from fg_depth_ros.networks.registry import weights_path
 from fg_depth_ros.training.callbacks import Evaluate
 from fg_depth_ros.training.config import Training
 from fg_depth_ros.training.depth.config import DistillTraining
-from fg_depth_ros.training.depth.dataset import best_size
 from fg_depth_ros.training.depth.distill import train_distill
 from fg_depth_ros.training.depth.pairs import Track, no_progress
 from fg_depth_ros.training.depth.validation import MONITOR as DEPTH_MONITOR
@@ -78,7 +78,7 @@ def finetune_depth(
         ValueError: settings that do not fit, or weights of no depth network.
         CheckpointError: weights that cannot be read.
     """
-    width, height = best_size(recordings.rig, _PIXELS)
+    width, height = size_with_area(recordings.rig.width, recordings.rig.height, _PIXELS)
     values = {one.name: getattr(config, one.name) for one in fields(DistillTraining)}
     values |= _pace(config, recordings, _DEPTH_PAIRS)
     values |= {
