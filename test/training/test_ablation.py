@@ -57,7 +57,7 @@ class Exact:
     [
         ({"depth": 40.0}, "the wall at 40.0 m must lie within the depths that are tried, 5.0 to 30.0 m"),
         ({"nearest": 0.0}, "must lie within"),
-        ({"step": 0.5}, "steps of 0.5 m are no use to tell 2 % of 11.22 m"),
+        ({"step": 0.5}, "steps of 0.5 m are too coarse for 2 %"),
         ({"patch": 320}, "a patch of 320 px has no room in 1024x320 px"),
     ],
 )
@@ -263,7 +263,7 @@ def test_the_command_prints_the_table(run, tmp_path, monkeypatch):
         made.append((row.name, seed))
         return {"metrics": {"abs_rel": 0.1 * len(made), "rmse": 2.0, "delta_1": 0.5}}
 
-    monkeypatch.setattr(ablation, "_train_and_judge", pretend)
+    monkeypatch.setattr(ablation, "_train_and_evaluate", pretend)
     arguments = ("ablate", "losses", "--out", tmp_path, "--loss", "flow_mask", "--loss", "flow_mask_fd", "--steps", 5)
     status, text = run(*arguments, "--grafting", "with")
     assert status == 0
