@@ -30,12 +30,12 @@ from fg_depth_ros.data.bags.storage import IMAGE, INFO
 from fg_depth_ros.data.bags.writing import write_stereo_bag
 from fg_depth_ros.data.io.messages import stamp_ns
 from fg_depth_ros.data.samples import StereoSample
-from fg_depth_ros.evaluation.replay.scores import PublishedPair
+from fg_depth_ros.evaluation.replay.pictures import WorstPairs
 from fg_depth_ros.evaluation.reports.page import Picture
 from fg_depth_ros.files import FileError
 from fg_depth_ros.nodes.evaluator.pair_ledger import PairLedger
 from fg_depth_ros.nodes.evaluator.parameters import REPLAY_EVALUATOR
-from fg_depth_ros.nodes.evaluator.report import PairSeries, WorstPairs
+from fg_depth_ros.nodes.evaluator.report import PairSeries
 from fg_depth_ros.nodes.players.bag_player import BagPlayerNode
 from fg_depth_ros.nodes.players.parameters import BAG_PLAYER
 from fg_depth_ros.nodes.stereo_depth.parameters import STEREO_DEPTH
@@ -200,17 +200,16 @@ def test_the_series_knows_what_was_dropped_and_forgets_the_oldest() -> None:
 
 
 def test_the_worst_pairs_have_pictures() -> None:
-    worst = WorstPairs()
+    worst = WorstPairs(6)
     depth = np.full((48, 64), 2.0, np.float32)
     image = np.zeros((48, 64, 3), np.uint8)
 
-    def look(error: float, left: np.ndarray | None = image) -> None:
-        pair = PublishedPair("a", SCENE.rig, depth, truth=depth * (1 + error), left=left)
-        worst.add(pair, {"abs_rel": error}, 7.0)
+    def add(error: float, left: np.ndarray | None = image) -> None:
+        worst.add("", "7.000 s", {"abs_rel": error}, left, depth, "truth", depth * (1 + error))
 
     for error in (0.1, 0.9, 0.2, float("nan"), 0.8, 0.3, 0.7, 0.4):
-        look(error)
-    look(5.0, left=None)
+        add(error)
+    add(5.0, left=None)
     pictures: list[Picture] = worst.pictures
     assert [picture.title.split()[-1] for picture in pictures] == ["0.9", "0.8", "0.7", "0.4", "0.3", "0.2"]
 

@@ -69,7 +69,7 @@ def test_a_report_without_figures_of_the_weights_in_use_decides_nothing(rows) ->
         ({"abs_rel": None}, "abs_rel could not be measured"),
         ({"abs_rel": math.inf}, "abs_rel could not be measured"),
         ({"abs_rel": 0.01, "density": 97.0}, "density is 97, 100 in use: 3.0 % worse"),
-        ({"abs_rel": 0.01, "pairs": 9}, "9 pairs were judged, 10 of the other"),
+        ({"abs_rel": 0.01, "pairs": 9}, "9 pairs were evaluated, 10 of the other"),
     ],
 )
 def test_over_all_bags(changes, reason) -> None:
@@ -104,7 +104,7 @@ def test_masked_rows_count_and_filled_ones_do_not() -> None:
 
 def test_what_has_no_row_is_refused() -> None:
     rows = [*both(), row("rain", "old", **GOOD)]
-    assert decide(rows, "new", "old").reasons == ["rain, all pixels: it has no answer that could be judged"]
+    assert decide(rows, "new", "old").reasons == ["rain, all pixels: it has no answer that could be evaluated"]
 
 
 def test_without_truth_the_images_decide() -> None:

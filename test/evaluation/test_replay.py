@@ -79,7 +79,7 @@ def test_weights_of_no_depth_are_refused(tmp_path):
 def test_depth_networks_alone_need_something_to_be_judged_by(tmp_path, monkeypatch):
     use_fixed(monkeypatch)
     bag = stereo_bag(tmp_path / "bag", 1, truth=False)
-    with pytest.raises(FileError, match="no true depth, and no stereo method to judge depth networks by: add one"):
+    with pytest.raises(FileError, match="no true depth, and no stereo method to compare depth networks with: add one"):
         replayed([bag], (MONO,))
 
 

@@ -1,9 +1,8 @@
-"""A pair in one picture: the left image, the answer, what it is compared with, and how far they differ."""
+"""Pictures of pairs: the left image, an estimate, what it is compared with, and how far they differ."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -11,55 +10,79 @@ from fg_depth_ros.evaluation.reports import figures
 from fg_depth_ros.evaluation.reports.page import Picture, jpeg
 
 _WIDTH = 320
-_WORST_RELATIVE = 0.25  # error that is drawn brightest
 
 
 def picture_of(
     title: str, left: np.ndarray, depth: np.ndarray, name: str, other: np.ndarray | None, *, is_reference: bool,
     labels: np.ndarray | None = None,
 ) -> Picture:  # fmt: skip
-    """Left image, depth (H x W m), and, where there is one, another depth called ``name`` and the relative difference.
+    """Draw a pair.
 
-    ``is_reference``: the other one is what the answer is judged by: the difference is its error. ``labels``: of the
-    answer's pixels (``geometry.Label``), shown where they are given.
+    Args:
+        title: of the picture.
+        left: uint8, RGB H x W x 3 or grey H x W.
+        depth: the estimate, H x W m.
+        name: of the other depth.
+        other: another depth, H x W m, drawn with the relative difference; None: there is none.
+        is_reference: the other depth is what the estimate is compared with: the difference is its error.
+        labels: of the estimate's pixels (``geometry.Label``).
     """
-    shown = other if is_reference and other is not None else depth
-    known = shown[np.isfinite(shown) & (shown > 0)]
-    near, far = (float(d) for d in np.percentile(known, (2, 98))) if known.size else (1.0, 10.0)
-    far = max(far, near * 1.01)
+    near, far = figures.depth_range(other if is_reference and other is not None else depth)
     image = left if left.ndim == 3 else np.dstack([left] * 3)
-    tiles = [("left image", image), (f"answer, {near:.1f} m red to {far:.1f} m blue", _depth(depth, near, far))]
+    answer = figures.colour_depth(depth, near, far)
+    tiles = [("left image", image), (f"answer, {near:.1f} m red to {far:.1f} m blue", answer)]
     if other is not None:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            difference = figures.visible(np.abs(depth / other - 1).astype(np.float32))
-        zero = np.where(np.isfinite(figures.visible(other)), np.float32(0), np.float32(np.nan))
         what = "error" if is_reference else "difference"
-        tiles.append((name, _depth(figures.visible(other), near, far)))
-        tiles.append((f"{what} (bright: 25 % or more)", figures.colour_error(difference, zero, _WORST_RELATIVE)))
+        tiles.append((name, figures.colour_depth(figures.visible(other), near, far)))
+        tiles.append((f"{what} (bright: 25 % or more)", figures.colour_relative_error(depth, other)))
     if labels is not None:
         tiles.append(("white: trusted; else the reason", figures.colour_labels(labels)))
     small = [figures.resized(tile, _WIDTH, smooth=index == 0) for index, (_, tile) in enumerate(tiles)]
     return Picture(title, tuple((text, jpeg(tile)) for (text, _), tile in zip(tiles, small, strict=True)))
 
 
-def _depth(depth: np.ndarray, near: float, far: float) -> np.ndarray:
-    return figures.colour_depth(depth, near, far)
+class WorstPairs:
+    """Pictures of the pairs with the largest errors, for each method at most ``count``."""
 
+    def __init__(self, count: int) -> None:
+        self._count = count
+        # Method, error (whether it is one by a reference, and its measure), picture.
+        self._found: list[tuple[str, tuple[bool, float], Picture]] = []
 
-@dataclass(frozen=True)
-class Worst:
-    """A pair that a method answers badly, with its picture.
+    def add(
+        self, method: str, title: str, measures: Mapping[str, float], left: np.ndarray | None, depth: np.ndarray,
+        name: str, other: np.ndarray | None, labels: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
+        """Draw a pair if it is among the worst of its method so far and its left image is there.
 
-    ``error``: whether it was judged by a reference, and the measure; the larger is the worse.
-    """
+        Args:
+            method: label of the method.
+            title: of the picture; the error is added to it.
+            measures: of the pair; ``abs_rel``, or without it ``photometric``, is its error.
+            left, depth, name, other, labels: as ``picture_of`` takes them.
+        """
+        what = "abs_rel" if "abs_rel" in measures else "photometric"
+        error = (what == "abs_rel", measures.get(what, float("nan")))
+        errors = [known for label, known, _ in self._found if label == method]
+        full = len(errors) >= self._count and error <= min(errors, default=error)
+        if left is None or not np.isfinite(error[1]) or full:
+            return
+        title = f"{title}: {what} {error[1]:.3g}"
+        picture = picture_of(title, left, depth, name, other, is_reference=error[0], labels=labels)
+        self._found.append((method, error, picture))
+        self._keep_worst()
 
-    label: str
-    error: tuple[bool, float]
-    picture: Picture
+    def include(self, other: WorstPairs) -> None:
+        """Add what another object found."""
+        self._found += other._found
+        self._keep_worst()
 
+    @property
+    def pictures(self) -> list[Picture]:
+        """The worst of each method first, methods in the order of their first pair."""
+        return [picture for _, _, picture in self._found]
 
-def worst_of(found: Sequence[Worst], count: int) -> list[Worst]:
-    """Of each method the ``count`` worst, the worst first, methods in the order in which they come first."""
-    labels = dict.fromkeys(worst.label for worst in found)
-    ranked = sorted(found, key=lambda worst: worst.error, reverse=True)
-    return [worst for label in labels for worst in [w for w in ranked if w.label == label][:count]]
+    def _keep_worst(self) -> None:
+        ranked = sorted(self._found, key=lambda found: found[1], reverse=True)
+        methods = dict.fromkeys(method for method, _, _ in self._found)
+        self._found = [one for method in methods for one in [f for f in ranked if f[0] == method][: self._count]]

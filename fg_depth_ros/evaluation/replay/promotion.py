@@ -1,4 +1,4 @@
-"""Whether weights may take the place of others: decided by the rows of one report in which both were judged."""
+"""Whether weights may replace others: decided by the rows of one report in which both were evaluated."""
 
 from __future__ import annotations
 
@@ -98,11 +98,11 @@ def decide(rows: Iterable[Mapping[str, Any]], candidate: str, current: str, marg
         limit = margins.over_all if set_name == ALL_SETS else margins.per_bag
         other = new.get((set_name, part))
         if other is None:
-            reasons.append(f"{set_name}, {part}: it has no answer that could be judged")
+            reasons.append(f"{set_name}, {part}: it has no answer that could be evaluated")
             continue
         if other.get("pairs", 0) < row.get("pairs", 0):
             reasons.append(
-                f"{set_name}, {part}: {other.get('pairs', 0)} pairs were judged, {row['pairs']} of the other"
+                f"{set_name}, {part}: {other.get('pairs', 0)} pairs were evaluated, {row['pairs']} of the other"
             )
         main = _shared(margins.metrics or MAIN, row)
         decided |= bool(main)
@@ -111,7 +111,7 @@ def decide(rows: Iterable[Mapping[str, Any]], candidate: str, current: str, marg
     if not decided:
         wanted = ", ".join(margins.metrics or MAIN)
         raise ValueError(
-            f"the report has no figure of '{current}' that decides ({wanted}): judge it on bags with pairs"
+            f"the report has no figure of '{current}' that decides ({wanted}): evaluate it on bags with pairs"
         )
     table += _latency(rows, candidate, current, margins)
     reasons += [_reason(comparison) for comparison in table if not comparison.accepted]

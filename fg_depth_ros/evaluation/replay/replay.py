@@ -1,4 +1,4 @@
-"""Offline replay: every pair of recorded bags through the estimators of the node, judged, the same numbers each time.
+"""Offline replay: every pair of recorded bags through the estimators of the node, the same numbers each time.
 
 Several processes (torchrun) share the bags; each of them returns the same result.
 """
@@ -19,8 +19,9 @@ from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.bags.truth import DepthReader, TruthOptions
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.evaluation.replay.methods import Loaded, ReplayMethod, load_methods
-from fg_depth_ros.evaluation.replay.pairs import BagJudge, Histogram, Judging, Score, empty_like
-from fg_depth_ros.evaluation.replay.pictures import worst_of
+from fg_depth_ros.evaluation.replay.pairs import BagEvaluation, Histogram, Score
+from fg_depth_ros.evaluation.replay.pictures import WorstPairs
+from fg_depth_ros.evaluation.replay.scores import ReplayScores
 from fg_depth_ros.evaluation.replay.sharding import process_rank, shared_map
 from fg_depth_ros.evaluation.reports.page import Picture
 from fg_depth_ros.evaluation.reports.report import Report
@@ -36,12 +37,12 @@ Track = Callable[[Iterable[StereoSample], str, int], Iterable[StereoSample]]
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """What is replayed, and how it is judged. Raises ValueError for values out of range, naming the way out."""
+    """What is replayed, and how it is evaluated. Raises ValueError for values out of range, naming the way out."""
 
     bags: tuple[str, ...]
     """Bags, or folders with bags in or below them."""
     methods: tuple[ReplayMethod, ...]
-    """Judged side by side. The first stereo method is what depth networks are judged by where there is no truth."""
+    """Evaluated side by side. Where there is no truth, depth networks are compared with the first stereo method."""
     every: int = 1
     """Take every n-th pair."""
     first: int = 0
@@ -91,7 +92,7 @@ class ReplayConfig:
 
 @dataclass(frozen=True)
 class Replay:
-    """What a replay found.
+    """Result of a replay.
 
     ``report``: rows of every bag and of the set ``all``. ``series``: the report's, one entry per pair and method.
     ``worst``: pictures, the worst of each method first. ``leads``: whether this process is the one that writes files.
@@ -109,9 +110,9 @@ class Replay:
 
 @dataclass
 class _BagResult:
-    """What one process tells the others of a bag. ``left_out``: why the bag could not be used; empty: it was."""
+    """What was found in one bag, sent between processes. ``left_out``: why the bag could not be used; empty: it was."""
 
-    judge: BagJudge
+    evaluation: BagEvaluation
     facts: dict[str, Any] = field(default_factory=dict)
     damaged: list[dict[str, str]] = field(default_factory=list)
     left_out: str = ""
@@ -123,7 +124,7 @@ def _silently(items: Iterable[StereoSample], name: str, count: int) -> Iterable[
 
 
 def replay(config: ReplayConfig, track: Track = _silently) -> Replay:
-    """Estimate and judge every pair of every bag with every method.
+    """Estimate and score every pair of every bag with every method.
 
     A bag that cannot be used is named in the report's settings (``left_out``) and the others are used; so are damaged
     pairs (``damaged``).
@@ -134,7 +135,7 @@ def replay(config: ReplayConfig, track: Track = _silently) -> Replay:
 
     Raises:
         FileError: no bag that can be used, with what is wrong with each.
-        ModelError, ValueError: weights, a device or a setting that cannot be used; nothing that could be judged.
+        ModelError, ValueError: weights, a device or a setting that cannot be used; nothing to compare with.
         OutOfMemory: the device cannot hold a pair.
         ShardError: processes that cannot work together.
     """
@@ -149,21 +150,23 @@ def replay(config: ReplayConfig, track: Track = _silently) -> Replay:
     report = _report(config, results, used)
     if not any(row["kind"] == "accuracy" for row in report.rows):
         raise FileError(
-            f"{', '.join(config.bags)}: no true depth, and no stereo method to judge depth networks by: add one"
+            f"{', '.join(config.bags)}: no true depth, and no stereo method to compare depth networks with: add one"
             if not any(method.kind == "stereo" for method in config.methods)
-            else f"{', '.join(config.bags)}: no pair could be judged: {used[0].damaged[:1]}"
+            else f"{', '.join(config.bags)}: no pair could be evaluated: {used[0].damaged[:1]}"
         )
-    worst = worst_of([worst for result in used for worst in result.judge.worst], config.worst)
-    return Replay(report, [found.picture for found in worst], leads=process_rank()[0] == 0)
+    worst = WorstPairs(config.worst)
+    for result in used:
+        worst.include(result.evaluation.worst)
+    return Replay(report, worst.pictures, leads=process_rank()[0] == 0)
 
 
 @contextmanager
-def _same_rounding(wanted: bool) -> Iterator[None]:
-    """One thread a process: how many there are decides in which order a network's sums are made."""
+def _same_rounding(enabled: bool) -> Iterator[None]:
+    """Use one thread a process: the number of threads decides in which order a network's sums are made."""
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(1 if wanted else before)
+    torch.set_num_threads(1 if enabled else before)
     try:
         yield
     finally:
@@ -179,7 +182,7 @@ def _replay_bags(named: Sequence[tuple[str, Path]], config: ReplayConfig, track:
     warm: set[tuple[int, int]] = set()
     for name, bag in named:
         result = _BagResult(
-            BagJudge(name, Judging(config.min_depth, config.max_depth, config.timings, config.worst)),
+            BagEvaluation(name, config),
             methods=[loaded.identity for loaded in methods],
         )
         try:
@@ -197,22 +200,22 @@ def _replay_bags(named: Sequence[tuple[str, Path]], config: ReplayConfig, track:
 def _replay_pairs(
     result: _BagResult, samples: list[StereoSample], methods: Sequence[Loaded], track: Track, warm: set[tuple[int, int]]
 ) -> None:
-    name, judged = result.judge.name, 0
+    name, evaluated = result.evaluation.name, 0
     for sample in track(samples, name, len(samples)):
         rig = sample.require_rig()
         size = (rig.width, rig.height)
-        if result.judge.judging.timings and size not in warm:
+        if result.evaluation.config.timings and size not in warm:
             warm.add(size)
             for loaded in methods:
                 loaded.estimator.warm_up(*size)
         try:
-            result.judge.add(sample, methods)
-            judged += 1
+            result.evaluation.add(sample, methods)
+            evaluated += 1
         except FileError as error:
             result.damaged.append({"set": name, "name": sample.name, "reason": str(error)})
-    if not judged:
+    if not evaluated:
         raise FileError(f"{name}: none of {len(samples)} pairs can be used; the first: {result.damaged[0]['reason']}")
-    result.facts |= {"replayed": judged, "damaged": len(result.damaged)}
+    result.facts |= {"replayed": evaluated, "damaged": len(result.damaged)}
 
 
 def _facts(name: str, bag: Path, samples: Sequence[StereoSample]) -> dict[str, Any]:
@@ -229,7 +232,7 @@ def _facts(name: str, bag: Path, samples: Sequence[StereoSample]) -> dict[str, A
 
 
 def _device(device: str) -> str:
-    """``auto`` under a launcher of several processes: each its own GPU."""
+    """Give each process of a launcher its own GPU where ``auto`` is asked for."""
     import torch
 
     if device == "auto" and torch.cuda.is_available():
@@ -249,28 +252,26 @@ def _report(config: ReplayConfig, results: Sequence[_BagResult], used: Sequence[
         "precision": config.precision,
         "methods": identities,
         "bags": [result.facts for result in used],
-        "left_out": [{"name": r.judge.name, "reason": r.left_out} for r in results if r.left_out],
+        "left_out": [{"name": r.evaluation.name, "reason": r.left_out} for r in results if r.left_out],
         "damaged": [entry for result in used for entry in result.damaged],
     }
     report = Report(
         "replay",
         model={name: identities[0][name] for name in ("name", "sha256", "device")},
         settings=settings,
-        series=[entry for result in used for entry in result.judge.series],
+        series=[entry for result in used for entry in result.evaluation.series],
         **({} if config.timings else {"created": None}),  # type: ignore[arg-type]
     )
     labels = [method.label for method in config.methods]
-    _add_rows(report, ALL_BAGS, labels, [result.judge for result in used])
+    _add_rows(report, ALL_BAGS, labels, [result.evaluation for result in used])
     for result in used:
-        _add_rows(report, result.judge.name, labels, [result.judge])
+        _add_rows(report, result.evaluation.name, labels, [result.evaluation])
     return report
 
 
-def _add_rows(report: Report, set_name: str, labels: Sequence[str], judges: Sequence[BagJudge]) -> None:
+def _add_rows(report: Report, set_name: str, labels: Sequence[str], evaluations: Sequence[BagEvaluation]) -> None:
     for label in labels:
-        score = _joined([(judge, judge.scores[label, True]) for judge in judges if (label, True) in judge.scores])
-        if score is None:  # no truth
-            score = _joined([(judge, judge.scores[label, False]) for judge in judges if (label, False) in judge.scores])
+        score = _joined(label, True, evaluations) or _joined(label, False, evaluations)
         if score is None:
             continue
         for number, (method, metrics) in enumerate(score.scores.methods(label).items()):
@@ -280,19 +281,19 @@ def _add_rows(report: Report, set_name: str, labels: Sequence[str], judges: Sequ
                 pairs=score.pairs, **details,
             )  # fmt: skip
     for label in labels:
-        seconds = [value for judge in judges for value in judge.seconds.get(label, [])]
+        seconds = [value for one in evaluations for value in one.seconds.get(label, [])]
         if seconds:
             figures = {f"inference_p{p}_ms": 1e3 * float(np.percentile(seconds, p)) for p in (50, 95, 99)}
             rate = {"throughput_hz": len(seconds) / sum(seconds)}
             report.add_row(set_name, label, figures | rate, kind="timing", label=label, pairs=len(seconds))
 
 
-def _joined(scores: Sequence[tuple[BagJudge, Score]]) -> Score | None:
-    """One score of several bags, pairs in the order of the bags."""
-    if not scores:
+def _joined(label: str, with_truth: bool, evaluations: Sequence[BagEvaluation]) -> Score | None:
+    """Add up one method's scores, pairs in the order of the bags; None where there are none."""
+    found = [(one, one.scores[label, with_truth]) for one in evaluations if (label, with_truth) in one.scores]
+    if not found:
         return None
-    judge, first = scores[0]
-    total = Score(empty_like(first.scores, judge.judging), Histogram(first.histogram.measure))
-    for judge, score in scores:
-        total.include(score, f"{judge.name}/")
+    total = Score(ReplayScores(), Histogram(found[0][1].histogram.measure))
+    for one, score in found:
+        total.include(score, f"{one.name}/")
     return total

@@ -1,6 +1,6 @@
-"""Judging published disparity and depth, against truth or, without it, by how well the two images agree.
+"""Scores of published disparity and depth, against truth or, without it, by how well the two images agree.
 
-No ROS import: arrays in, rows of measures out.
+Arrays in, rows of measures out.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Collection
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fg_depth_ros.evaluation.metrics import DepthMetrics, StereoMetrics
+from fg_depth_ros.evaluation.metrics import DepthMetrics, Metrics, StereoMetrics, ratio
+from fg_depth_ros.files import atomic_write
 from fg_depth_ros.geometry import (
     Label,
     StereoRig,
@@ -25,6 +27,7 @@ from fg_depth_ros.geometry import (
     hidden_by_nearer,
     leaves_image,
     left_right_mismatch,
+    scale_between,
     warp_right_to_left,
 )
 
@@ -34,7 +37,7 @@ ALL, FILLED, MASKED = "all pixels", "holes filled", "unmasked pixels"
 
 @dataclass(frozen=True)
 class PublishedPair:
-    """What came back for one pair, as arrays of H x W (x 3).
+    """The estimate for one pair, as arrays of H x W (x 3).
 
     `depth` and `truth`: metres (float32, NaN none), truth may be None. `dense`: image disparity
     `x_left - x_right` in pixels before any mask (float32, NaN where the method has no answer); `disparity`:
@@ -55,29 +58,25 @@ class PublishedPair:
 
     @property
     def answer(self) -> np.ndarray:
-        """The method's own answer, as far as it was published: image disparity, H x W pixels."""
+        """Image disparity of the method itself, as far as it was published, H x W pixels."""
         if self.dense is not None:
             return self.dense
         return depth_to_disparity(self.depth, self.rig) if self.disparity is None else self.disparity
 
 
 @dataclass
-class _Row:
+class _StereoRow(Metrics):
+    """Disparity and depth of one method's answer, against truth."""
+
     disparity: StereoMetrics = field(default_factory=StereoMetrics)
     depth: DepthMetrics = field(default_factory=DepthMetrics)
     pixels: int = 0
 
-    def __iadd__(self, other: _Row) -> _Row:
-        self.disparity += other.disparity
-        self.depth += other.depth
-        self.pixels += other.pixels
-        return self
-
-    def metrics(self) -> dict[str, float]:
+    def compute(self) -> dict[str, float]:
         depth = self.depth.compute()
         return {
             **self.disparity.compute(),
-            "density": 100.0 * self.disparity.answered / self.pixels if self.pixels else float("nan"),
+            "density": ratio(100.0 * self.disparity.answered, self.pixels),
             "abs_rel": depth["abs_rel"],
             "rmse": depth["rmse"],
             "delta_1": depth["delta_1"],
@@ -85,8 +84,19 @@ class _Row:
 
 
 @dataclass
-class _Agreement:
-    """Sums of the measures that need no truth."""
+class _DepthRow(Metrics):
+    """Depth from single images, against a reference."""
+
+    depth: DepthMetrics
+    scales: list[float] = field(default_factory=list)
+
+    def compute(self) -> dict[str, float]:
+        return {**self.depth.compute(), "scale": float(np.median(self.scales)) if self.scales else float("nan")}
+
+
+@dataclass
+class _Agreement(Metrics):
+    """Measures that need no truth."""
 
     pixels: int = 0
     answered: int = 0
@@ -97,69 +107,63 @@ class _Agreement:
     returned: int = 0
     labelled: dict[str, int] = field(default_factory=dict)
 
-    def __iadd__(self, other: _Agreement) -> _Agreement:
-        for name, value in vars(other).items():
-            if name != "labelled":
-                setattr(self, name, getattr(self, name) + value)
-        for label, count in other.labelled.items():
-            self.labelled[label] = self.labelled.get(label, 0) + count
-        return self
-
-    def metrics(self) -> dict[str, float]:
-        def percent(count: int) -> float:
-            return 100.0 * count / self.pixels if self.pixels else float("nan")
-
+    def compute(self) -> dict[str, float]:
         values = {
-            "density": percent(self.answered),
-            "depth_density": percent(self.with_depth),
-            "seen_by_both": percent(self.seen_by_both),
-            "photometric": self.difference / self.seen_by_both if self.seen_by_both else float("nan"),
+            "density": ratio(100.0 * self.answered, self.pixels),
+            "depth_density": ratio(100.0 * self.with_depth, self.pixels),
+            "seen_by_both": ratio(100.0 * self.seen_by_both, self.pixels),
+            "photometric": ratio(self.difference, self.seen_by_both),
         }
         if self.matched_back:
             values["left_right"] = 100.0 * self.returned / self.matched_back
-        return values | {f"label_{name}": percent(count) for name, count in self.labelled.items()}
+        return values | {f"label_{name}": ratio(100.0 * n, self.pixels) for name, n in self.labelled.items()}
 
 
 @dataclass
 class _PairScore:
     """Sums of one pair, and the checksum of the answer that they are of."""
 
-    checksum: int
-    rows: dict[str, _Row] = field(default_factory=dict)
+    checksum: int = 0
+    rows: dict[str, Metrics] = field(default_factory=dict)
     agreement: _Agreement = field(default_factory=_Agreement)
 
 
 class ReplayScores:
-    """Gathers the scores of many published pairs. A pair that is played again counts once, with its last
-    answer, so that neither loops nor drops change a pair's weight.
+    """Scores of many pairs by name.
+
+    A pair that is played again counts once, with its last answer, so that neither loops nor drops change its weight.
 
     With truth, up to three rows:
 
-    - `ALL`: the method's own answer on every pixel with truth; no answer counts as wrong in every percentage;
-    - `FILLED`: the same with its holes filled the KITTI devkit's way (only if there are holes);
-    - `MASKED`: what the node published as disparity and depth, judged where it published any; `density`
-      says how much of the pixels with truth that is.
+    - ``ALL``: the method's own answer on every pixel with truth; no answer counts as wrong in every percentage;
+    - ``FILLED``: the same with its holes filled the KITTI devkit's way (only if there are holes);
+    - ``MASKED``: what the node published as disparity and depth, where it published any; ``density`` says how much of
+      the pixels with truth that is.
 
-    Without truth, one row: density, `seen_by_both` (percent of pixels whose match lies in the right image and
-    is hidden by nothing nearer) and `photometric` (mean absolute difference of grey, 0 to 255, between those
-    pixels and their matches; it says that the matches look alike, not that they are right). With the answer for the
-    right view, `left_right`: percent of the pixels matched inside the image whose match comes back to within 1.5 px;
-    with labels, `label_<name>`: percent of all pixels that have it.
+    Without truth, one row: density, ``seen_by_both`` (percent of pixels whose match lies in the right image and is
+    hidden by nothing nearer) and ``photometric`` (mean absolute difference of grey, 0 to 255, between those pixels and
+    their matches; it says that the matches look alike, not that they are right). With the answer for the right view,
+    ``left_right``: percent of the pixels matched inside the image whose match comes back to within 1.5 px; with labels,
+    ``label_<name>``: percent of all pixels that have it.
+
+    Args:
+        min_depth, max_depth: true depth that is compared, m.
     """
 
     def __init__(self, min_depth: float = 1e-3, max_depth: float = 80.0) -> None:
-        """`min_depth`, `max_depth`: true depth that is judged in metres, m."""
         self._range = (min_depth, max_depth)
         self._pairs: dict[str, _PairScore] = {}
 
     @property
     def names(self) -> set[str]:
-        """Of the pairs that were judged."""
+        """Names of the pairs."""
         return set(self._pairs)
 
     def add(self, pair: PublishedPair) -> None:
-        """Judge one pair. The very same answer as before is not computed again: a looped replay then leaves
-        the processor to the node that is measured.
+        """Score one pair.
+
+        The very same answer as before is not computed again: a looped replay then leaves the processor to the node that
+        is measured.
 
         Raises:
             ValueError: depth, disparity and truth differ in size; the message gives the sizes.
@@ -169,40 +173,48 @@ class ReplayScores:
         before = self._pairs.get(pair.name)
         if before is not None and before.checksum == checksum:
             return
-        score = _PairScore(checksum)
         if pair.truth is None:
-            score.agreement = self._agree(pair)
+            self._pairs[pair.name] = _PairScore(checksum, agreement=self._agree(pair))
         else:
-            score.rows = self._judge(pair, pair.truth)
-        self._pairs[pair.name] = score
+            self._pairs[pair.name] = _PairScore(checksum, self._compare(pair, pair.truth))
+
+    def add_depth(self, name: str, depth: np.ndarray, reference: np.ndarray) -> None:
+        """Score the depth of a single image, H x W m both, NaN = none: one row with ``scale``, the median factor."""
+        row = _DepthRow(DepthMetrics(*self._range))
+        row.depth.update(depth, reference)
+        scale = scale_between(depth, reference, np.isfinite(reference), least=1)
+        row.scales = [] if scale is None else [scale]
+        self._pairs[name] = _PairScore(rows={ALL: row})
 
     def include(self, other: ReplayScores, prefix: str = "") -> None:
-        """Take over what another one judged, its pairs' names with `prefix` before them."""
+        """Add the pairs of another object, their names with ``prefix`` before them."""
         self._pairs.update({prefix + name: score for name, score in other._pairs.items()})
 
     def rows(self, names: Collection[str] | None = None) -> dict[str, dict[str, float]]:
-        """Measures by row name, over all pairs (or those of `names`), every pixel counted alike; one row `ALL`
-        without truth; empty when nothing was judged."""
-        wanted = self._pairs if names is None else names
-        chosen = [self._pairs[name] for name in wanted if name in self._pairs]
-        totals: dict[str, _Row] = {}
+        """Compute the measures by row name, over all pairs (or those of ``names``), every pixel counted alike.
+
+        Returns:
+            One row ``ALL`` where no pair has truth; empty where there is no pair.
+        """
+        chosen = [self._pairs[name] for name in (self._pairs if names is None else names) if name in self._pairs]
+        totals: dict[str, Metrics] = {}
+        with_truth = any(score.rows for score in chosen)
         for score in chosen:
-            for name, row in score.rows.items():
-                total = totals.setdefault(name, self._row())
-                total += row
-        if not totals:
-            agreement = _Agreement()
-            for score in chosen:
-                agreement += score.agreement
-            return {ALL: agreement.metrics()} if chosen else {}
-        rows = {name: row.metrics() for name, row in totals.items()}
-        if rows[ALL]["density"] == 100.0:
-            rows.pop(FILLED, None)
+            for name, row in (score.rows if with_truth else {ALL: score.agreement}).items():
+                if name in totals:
+                    totals[name] += row
+                else:
+                    totals[name] = deepcopy(row)
+        rows = {name: row.compute() for name, row in totals.items()}
+        if FILLED in rows and rows[ALL]["density"] == 100.0:
+            del rows[FILLED]
         return rows
 
     def methods(self, model: str, names: Collection[str] | None = None) -> dict[str, dict[str, float]]:
-        """The same, named for a table of methods: `model` (or, where it leaves holes, `model unfilled` and
-        `model filled`) and `model masked`."""
+        """Compute the same, named for a table of methods.
+
+        Names are ``model`` (or, where it leaves holes, ``model unfilled`` and ``model filled``) and ``model masked``.
+        """
         rows = self.rows(names)
         labels = {
             ALL: f"{model} unfilled" if FILLED in rows else model,
@@ -212,18 +224,19 @@ class ReplayScores:
         return {labels[name]: metrics for name, metrics in rows.items()}
 
     def write(self, path: Path) -> None:
-        """Write the sums per pair as JSON, for `read`."""
+        """Write the sums per pair as JSON, for ``read``."""
         pairs = {name: {**asdict(score), "checksum": 0} for name, score in self._pairs.items()}
-        path.write_text(json.dumps(pairs), encoding="utf-8")
+        with atomic_write(path) as unfinished:
+            unfinished.write_text(json.dumps(pairs), encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> ReplayScores:
-        """What `write` wrote. Raises OSError or ValueError for anything else."""
+        """Read what ``write`` wrote. Raises OSError or ValueError for anything else."""
         scores = cls()
         try:
             for name, pair in json.loads(path.read_text(encoding="utf-8")).items():
-                rows = {
-                    row: _Row(_stereo(v["disparity"]), _depth(v["depth"]), v["pixels"])
+                rows: dict[str, Metrics] = {
+                    row: _StereoRow(_stereo(v["disparity"]), _depth(v["depth"]), v["pixels"])
                     for row, v in pair["rows"].items()
                 }
                 scores._pairs[name] = _PairScore(0, rows, _Agreement(**pair["agreement"]))
@@ -242,13 +255,13 @@ class ReplayScores:
                     f"{size[1]}x{size[0]}; truth and answer must have the size of the left image"
                 )
 
-    def _row(self, pixels: int = 0) -> _Row:
-        return _Row(depth=DepthMetrics(*self._range), pixels=pixels)
+    def _row(self, pixels: int) -> _StereoRow:
+        return _StereoRow(depth=DepthMetrics(*self._range), pixels=pixels)
 
-    def _judge(self, pair: PublishedPair, truth: np.ndarray) -> dict[str, _Row]:
+    def _compare(self, pair: PublishedPair, truth: np.ndarray) -> dict[str, Metrics]:
         expected = depth_to_disparity(truth, pair.rig)
         pixels = int(np.isfinite(expected).sum())
-        rows = {}
+        rows: dict[str, Metrics] = {}
         for name, disparity in ((ALL, pair.answer), (FILLED, fill_holes_kitti(pair.answer))):
             row = self._row(pixels)
             row.disparity.update(disparity, expected)
@@ -279,9 +292,9 @@ class ReplayScores:
             return result
         left, right = _grey(pair.left), _grey(pair.right)
         warped, valid = warp_right_to_left(right, disparity)
-        judged = valid & ~hidden_by_nearer(disparity, _LEFT_RIGHT_PX)
-        result.seen_by_both = int(judged.sum())
-        result.difference = float(np.abs(warped[judged] - left[judged]).sum(dtype=np.float64))
+        counted = valid & ~hidden_by_nearer(disparity, _LEFT_RIGHT_PX)
+        result.seen_by_both = int(counted.sum())
+        result.difference = float(np.abs(warped[counted] - left[counted]).sum(dtype=np.float64))
         return result
 
 

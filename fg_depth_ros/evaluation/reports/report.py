@@ -104,7 +104,7 @@ class Report:
     """How was measured: what counts as wrong, how images are combined, sizes, rates."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     series: list[dict[str, Any]] = field(default_factory=list)
-    """One entry per judged pair, in their order: `set`, `name`, `stamp` (s) and what was measured on it. Not in the
+    """One entry per evaluated pair, in their order: `set`, `name`, `stamp` (s) and what was measured on it. Not in the
     JSON where there is none."""
     software: dict[str, str] = field(default_factory=lambda: software_versions())
     created: str | None = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))

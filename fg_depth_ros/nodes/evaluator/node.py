@@ -30,6 +30,7 @@ from std_msgs.msg import Header
 from stereo_msgs.msg import DisparityImage
 
 from fg_depth_ros.data.io import messages
+from fg_depth_ros.evaluation.replay.pictures import WorstPairs
 from fg_depth_ros.evaluation.replay.scores import ReplayScores
 from fg_depth_ros.evaluation.reports.page import write_page
 from fg_depth_ros.evaluation.reports.report import Report
@@ -49,9 +50,10 @@ from fg_depth_ros.nodes.evaluator.pair_messages import (
     published_pair,
 )
 from fg_depth_ros.nodes.evaluator.parameters import REPLAY_EVALUATOR
-from fg_depth_ros.nodes.evaluator.report import PairSeries, WorstPairs, evaluate_pair, live_report
+from fg_depth_ros.nodes.evaluator.report import PairSeries, evaluate_pair, live_report
 
 REPORT_SECONDS = 8.0  # the node's diagnostics come once a second, on a busy machine later
+_PICTURES = 6  # of the worst pairs
 __all__ = ["REPLAY_EVALUATOR", "ReplayEvaluatorNode", "main"]
 
 
@@ -79,7 +81,7 @@ class ReplayEvaluatorNode(Node):
         self.ledger = PairLedger("depth", wanted, timeout=self.parameters["timeout"], limit=self.parameters["pairs"])
         self.scores = ReplayScores()
         self.node_counters = NodeCounters()
-        self.series, self.worst = PairSeries(), WorstPairs()
+        self.series, self.worst = PairSeries(), WorstPairs(_PICTURES)
         self._early: OrderedDict[int, tuple[int, int]] = OrderedDict()  # depth of pairs that were not announced yet
         self._simulated = bool(self.get_parameter("use_sim_time").value)
         self.published_latency: list[float] = []
@@ -251,7 +253,7 @@ class ReplayEvaluatorNode(Node):
             if self.parameters["truth"] and "truth" in self.ledger.wanted and "truth" not in entry.parts:
                 self._count_failure(f"no {TRUTH} came for pair '{entry.name}'; set truth to false if there is none")
             elif self.parameters["accuracy"]:
-                # A node without flow/image or disparity is judged by its depth.
+                # A node without flow/image or disparity is evaluated by its depth.
                 self._completed(entry)
         self._take_snapshot()
         if time.monotonic() - self._last_live >= 1.0:

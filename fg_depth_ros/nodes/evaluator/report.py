@@ -12,15 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from fg_depth_ros.evaluation.replay.pictures import Worst, picture_of, worst_of
+from fg_depth_ros.evaluation.replay.pictures import WorstPairs
 from fg_depth_ros.evaluation.replay.scores import PublishedPair, ReplayScores
-from fg_depth_ros.evaluation.reports.page import Picture
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.nodes.evaluator.node_counters import NodeCounters
 from fg_depth_ros.nodes.evaluator.pair_ledger import PairEntry, PairLedger, percentiles
 
 SERIES_PAIRS = 100_000
-_PICTURES = 6
 
 
 class PairSeries:
@@ -52,31 +50,6 @@ class PairSeries:
                 for number, pair in self._pairs.items()
                 if "latency_ms" in pair or number not in pending
             ]
-
-
-class WorstPairs:
-    """Pictures of the pairs with the largest errors."""
-
-    def __init__(self) -> None:
-        self._worst: list[Worst] = []
-
-    def add(self, pair: PublishedPair, measures: Mapping[str, float], stamp: float) -> None:
-        """Draw a picture if the pair is among the worst so far and its left image is there."""
-        what = "abs_rel" if "abs_rel" in measures else "photometric"
-        error = (what == "abs_rel", measures.get(what, float("nan")))
-        full = len(self._worst) >= _PICTURES and error <= min(worst.error for worst in self._worst)
-        if pair.left is None or not np.isfinite(error[1]) or full:
-            return
-        title = f"{stamp:.3f} s: {what} {error[1]:.3g}"
-        picture = picture_of(
-            title, pair.left, pair.depth, "truth", pair.truth, is_reference=error[0], labels=pair.labels
-        )
-        self._worst = worst_of([*self._worst, Worst("", error, picture)], _PICTURES)
-
-    @property
-    def pictures(self) -> list[Picture]:
-        """Pictures, the worst pair first."""
-        return [worst.picture for worst in self._worst]
 
 
 def live_report(
@@ -135,4 +108,5 @@ def evaluate_pair(
     scores.add(pair)
     measures = next(iter(scores.rows([pair.name]).values()))
     series.note(entry.number, {name: value for name, value in measures.items() if np.isfinite(value)})
-    worst.add(pair, measures, entry.stamp * 1e-9)
+    title = f"{entry.stamp * 1e-9:.3f} s"
+    worst.add("", title, measures, pair.left, pair.depth, "truth", pair.truth, pair.labels)
