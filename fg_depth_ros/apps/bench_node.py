@@ -1,4 +1,4 @@
-"""What the node adds to a model's own time, and whether every pair comes through, measured over DDS."""
+"""Latency that the node adds to a model, and the pairs that it drops, measured over DDS."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def bench_node(
     )
     with ProcessGroup(folder, child_environment(domain_id=free_domain_id())) as group:
         result = evaluation.run(group, on_status)
-    shutil.rmtree(folder, ignore_errors=True)  # kept, with the logs, when something went wrong
+    shutil.rmtree(folder, ignore_errors=True)  # not after an error: it has the logs
     timing = result.timing
     metrics = dict(timing["metrics"])
     for percent in ("p50", "p95"):

@@ -48,13 +48,13 @@ def bench_recording(
     Args:
         size: of the images, (width, height) in pixels.
         rate: pairs per second, played for ``seconds``.
-        storage: see the parameter of data_logger_node; `logger` has further ones.
+        storage: see the parameter of data_logger_node; ``logger`` has further ones.
         root: folder to record in, so that its disk is measured; None = a temporary one. What was recorded is removed.
         on_status: gets a line about the state now and then.
 
     Returns:
-        A report with one row: pairs sent, formed (all four messages came), written and dropped, `drops` by reason, and
-        `pairs_unaccounted`: sent, and neither written nor dropped for a known reason. Pairs in the queue to the disk
+        A report with one row: pairs sent, formed (of four messages), written and dropped, ``drops`` by reason, and
+        ``pairs_unaccounted``: sent, and neither written nor dropped for a known reason. Pairs in the queue to the disk
         (mean and largest, counted with every pair), MB/s to the disk, CPU share of each process (%
         of one core) while pairs were played.
 
@@ -87,7 +87,7 @@ def bench_recording(
         group.stop_child(run.children[LOGGER], grace=30.0)
     lines = [line for line in manifest.read(recordings) if "pairs" in line]
     shutil.rmtree(recordings, ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)  # kept, with the logs, when something went wrong
+    shutil.rmtree(folder, ignore_errors=True)  # not after an error: it has the logs
     report = Report(
         command="bench recording",
         model={"name": model if depth else None},

@@ -1,4 +1,4 @@
-"""`fg-depth demo`: real pairs, or a virtual world, through real topics, the learned model beside the classical one.
+"""``fg-depth demo``: real pairs, or a virtual world, through real topics, the learned model beside the classical one.
 
 Player, depth node and evaluator are separate processes that talk over DDS on this machine only. The two
 models run one after the other, so that neither takes the processor from the other's latency.
@@ -37,7 +37,7 @@ from fg_depth_ros.nodes.evaluator.pair_messages import Snapshot
 from fg_depth_ros.nodes.players.source import NO_WORLD, WORLDS, CalibrationMissing, PairSource, write_drive
 
 CLASSICAL = "sgbm"
-ASSUMED_BASELINE = 0.1  # m, for pairs without calibration; said so in the output
+ASSUMED_BASELINE = 0.1  # m, for pairs without calibration; the output names it
 WORLD_FRAMES = 12  # of a virtual world; played again and again
 WARM_UP_PAIRS = 3
 _ACCURACY = {
@@ -108,15 +108,15 @@ def run_demo(
     """Run the demo and print what it measured.
 
     Args:
-        model: shown in full; `sgbm` runs beside it.
-        pairs: a folder of stereo pairs, or `motorcycle` for the pair that scikit-image ships.
+        model: shown in full; ``sgbm`` runs beside it.
+        pairs: a folder of stereo pairs, or ``motorcycle`` for the pair that scikit-image ships.
         seconds: each model is fed for so long.
         rate: pairs per second.
         out: where the picture goes (PNG).
         json: where the report goes; None writes none.
-        weights: file of weights for `model`; empty takes those that come with the package.
+        weights: file of weights for ``model``; empty takes those that come with the package.
         width: resize the images to this width; 0 keeps them.
-        world: play a drive through a virtual world, `street` or `indoor`, instead of `pairs`; with true depth.
+        world: play a drive through a virtual world, ``street`` or ``indoor``, instead of ``pairs``; with true depth.
 
     Returns:
         The exit code: 0; 1 when something failed, which has then been printed; 130 after Ctrl-C. No process and no
@@ -246,7 +246,7 @@ def _print(report: Report, chosen: DemoInput, console: Console) -> None:
         console.print(_table("Accuracy", accuracy, _ACCURACY))
         console.print(
             "[dim]All pixels with truth; EPE in px, bad-1/2/4 and density in %; no answer counts as wrong. masked: "
-            "judged where the node publishes depth, density says on how much.[/dim]\n"
+            "measured where the node publishes depth, density is the share of these pixels.[/dim]\n"
         )
     else:
         console.print(_table("Self-consistency (there is no truth to compare with)", accuracy, _AGREEMENT))
@@ -280,7 +280,7 @@ def _draw(out: Path, runs: list[_Run], report: Report, chosen: DemoInput) -> Pat
 
     snapshots = {run.model: run.snapshot for run in runs if run.snapshot is not None}
     if not snapshots:
-        raise ExperimentError("no pair came back complete, so there is no picture; the table above holds")
+        raise ExperimentError("no pair arrived with all outputs, so there is no picture; the table above holds")
     first = next(iter(snapshots.values()))
     # Beside each other they must show the same pair; where one model was too slow for it, the first stands alone.
     snapshots = {method: shot for method, shot in snapshots.items() if shot.name == first.name}

@@ -1,4 +1,4 @@
-"""The demo's picture: what went in, what came out over the topics, and how wrong it is."""
+"""The demo's picture: the pair, the outputs received over topics, and their errors."""
 
 from __future__ import annotations
 

@@ -149,8 +149,8 @@ class Child:
     def last_lines(self, lines: int = 12) -> str:
         """Return the last log lines, indented, for a message."""
         self.drain(0.5)
-        kept = [line for line in self.tail if line.strip()][-lines:]
-        return "\n".join(f"    {line}" for line in kept) if kept else "    (it wrote nothing)"
+        last = [line for line in self.tail if line.strip()][-lines:]
+        return "\n".join(f"    {line}" for line in last) if last else "    (it wrote nothing)"
 
 
 class ProcessGroup:
@@ -191,9 +191,9 @@ class ProcessGroup:
 
         Args:
             name: of the child in messages and of its log file.
-            module: its `__main__` runs the node.
+            module: its ``__main__`` runs the node.
             parameters: ROS parameters.
-            ros_args: further words after `--ros-args`, as `["-r", "depth:=other"]`.
+            ros_args: further words after ``--ros-args``, as ``["-r", "depth:=other"]``.
             on_line: called with every line the child writes, from a reader thread.
         """
         if self._pipe is None:
@@ -208,7 +208,7 @@ class ProcessGroup:
         return child
 
     def check(self, may_end: Sequence[Child] = ()) -> None:
-        """Raise ChildDied if a child ended by itself; children in `may_end` may end with code 0."""
+        """Raise ChildDied if a child ended by itself; children in ``may_end`` may end with code 0."""
         now = time.monotonic()
         if now - self._noted > 0.5:
             self._noted = now
@@ -237,7 +237,7 @@ class ProcessGroup:
 
         Raises:
             ChildDied: a child ended.
-            ChildTimeout: `seconds` passed; the message says `what` was waited for and names the logs.
+            ChildTimeout: ``seconds`` passed; the message says ``what`` was waited for and names the logs.
         """
         end = time.monotonic() + seconds
         while not condition():

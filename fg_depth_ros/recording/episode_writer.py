@@ -147,7 +147,7 @@ class EpisodeWriter:
                 encoded.append(group._replace(items=items))
                 results.append("")
                 self._fault(ENCODING, None)
-            except Exception as error:  # an image that is not what it says breaks a codec in any way
+            except Exception as error:  # a malformed image breaks a codec in any way
                 results.append("encode error")
                 self._fault(ENCODING, f"{', '.join(t.name for t, _ in group.items)}: cannot be encoded ({error})")
         return encoded, results

@@ -53,7 +53,7 @@ def recover(path: str | Path) -> list[Recovered]:
             original stays.
 
     Returns:
-        One entry per recording that was looked at; for a recording folder only its parts.
+        One entry per recording that was checked; for a recording folder only its parts.
 
     Raises:
         FileError: no such path, one that cannot be read, or no MCAP. Nothing else: what goes wrong with a recording

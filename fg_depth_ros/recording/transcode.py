@@ -28,11 +28,11 @@ def image_encoder(
 
     Returns None where ``storage`` is neither ``png`` nor ``jpeg``.
 
-    The `format` field is image_transport's. What comes out is what `image_to_array` makes of the raw message: with
-    `png` exactly, with `jpeg` nearly. An alpha channel, which means nothing in a camera's image, is left out.
-    Untouched are: other topics and types; with `png` Bayer and YUV images, which a PNG cannot hold without loss;
+    The ``format`` field is image_transport's. The result is what ``image_to_array`` makes of the raw message: with
+    ``png`` exactly, with ``jpeg`` nearly. An alpha channel, which means nothing in a camera's image, is left out.
+    Untouched are: other topics and types; with ``png`` Bayer and YUV images, which a PNG cannot hold without loss;
     images of an encoding that no camera sends, and damaged ones, with one warning per topic. 16-bit grey becomes PNG
-    with `jpeg` too.
+    with ``jpeg`` too.
     """
     if storage not in ("png", "jpeg"):
         return None

@@ -230,14 +230,14 @@ class DataLoggerNode(Node):
                 left += [] if found.done else [f"{found.name}: {found.note}"]
             if left:
                 self.faults.report(RECOVERY, WARN, "; ".join(left))
-        except Exception as error:  # whatever lies in the folder, recording goes on
+        except Exception as error:  # whatever is in the folder, recording continues
             text = f"what may be left of an earlier run in {self.root} was not measured: {error}; try fg-depth recover"
             self.faults.report(RECOVERY, WARN, text)
 
     # ---- services --------------------------------------------------------------------------------------------------
 
     async def _on_start(self, _: Any, response: Any) -> Any:
-        self.get_logger().info("~/start: recording all that comes")
+        self.get_logger().info("~/start: recording everything")
         self._when_recovered(self.recorder.start)
         return await self._respond_with_episode(response)
 

@@ -25,8 +25,8 @@ DATA_LOGGER = ParameterTable(
             "`~/start` and `~/snapshot` ask for.",
             choices=("off", "triggers", "continuous"),
         ),
-        Parameter("before", 5.0, "Kept from before a trigger.", "s", 0.0, 600.0, run_time=False),
-        Parameter("after", 5.0, "Kept after a trigger.", "s", 0.0, 600.0, run_time=False),
+        Parameter("before", 5.0, "Recorded from before a trigger.", "s", 0.0, 600.0, run_time=False),
+        Parameter("after", 5.0, "Recorded after a trigger.", "s", 0.0, 600.0, run_time=False),
         Parameter(
             "interval_period",
             0.0,
@@ -97,7 +97,7 @@ DATA_LOGGER = ParameterTable(
         Parameter(
             "ring_size",
             512,
-            "Memory for what came before a trigger; where it is too small for `before`, the oldest goes.",
+            "Memory for the time before a trigger; where it is too small for `before`, the oldest is dropped.",
             "MiB",
             1,
             1_000_000,
@@ -133,7 +133,7 @@ DATA_LOGGER = ParameterTable(
         Parameter(
             "max_episode_size",
             4096,
-            "An episode that grows larger goes on in a new one.",
+            "A larger episode is continued in a new one.",
             "MiB",
             1,
             100_000_000,
@@ -160,7 +160,7 @@ DATA_LOGGER = ParameterTable(
         Parameter(
             "sync_queue_size",
             30,
-            "Messages kept per input while their partners have not come.",
+            "Messages held per input until their partners arrive.",
             minimum=1,
             maximum=1000,
             run_time=False,
@@ -173,7 +173,7 @@ DATA_LOGGER = ParameterTable(
             maximum=10_000,
             run_time=False,
         ),
-        Parameter("stall_timeout", 3.0, "Warn, with the reason, when no pair came for this long.", "s", 0.1, 3600.0),
+        Parameter("stall_timeout", 3.0, "Warn, with the reason, when no pair arrives for this long.", "s", 0.1, 3600.0),
     ),
     renamed={"look_period": "check_period"},
 )

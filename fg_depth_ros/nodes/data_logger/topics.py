@@ -20,7 +20,7 @@ from fg_depth_ros.recording.definitions import Message, Topic
 
 TOPIC_FAULTS = ("topics",)
 _WARN_SECONDS = 5.0  # before a topic without publishers is worth a warning
-_LATCHED = 20  # messages of a latched topic that are kept for the next episode
+_LATCHED = 20  # messages of a latched topic that are recorded again in the next episode
 
 
 @dataclass
@@ -37,7 +37,7 @@ class _Subscribed:
     subscription: Any
     latched: bool
     loss: MessageLoss
-    kept: list[bytes] = field(default_factory=list)
+    last: list[bytes] = field(default_factory=list)
 
 
 class GraphTopics:
@@ -74,7 +74,7 @@ class GraphTopics:
         for name in self._uses:
             if name not in self._subscribed:
                 self._try(name)
-        self._waiting = {name: kept for name, kept in self._waiting.items() if name in self._uses}
+        self._waiting = {name: entry for name, entry in self._waiting.items() if name in self._uses}
         late = [why for since, why in self._waiting.values() if time.monotonic() - since > _WARN_SECONDS]
         if late:
             self._faults.report("topics", WARN, "; ".join(late), code="waiting")
@@ -85,7 +85,7 @@ class GraphTopics:
         """Record the last messages of latched topics again, with the time now, for an episode that begins."""
         for name, found in self._subscribed.items():
             if found.latched and self._uses[name].record:
-                for data in found.kept:
+                for data in found.last:
                     self._record_now(found.topic, data)
 
     def values(self) -> dict[str, str]:
@@ -142,7 +142,7 @@ class GraphTopics:
         if use.record:
             self.received[name] += 1
             if found.latched:
-                found.kept = [*found.kept, data][-_LATCHED:]
+                found.last = [*found.last, data][-_LATCHED:]
             self._record_now(found.topic, data)
         if use.callback is not None:
             use.callback(data)

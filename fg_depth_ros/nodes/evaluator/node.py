@@ -1,4 +1,4 @@
-"""`replay_evaluator_node`: evaluates a running depth node, against true depth where there is any."""
+"""``replay_evaluator_node``: evaluates a running depth node, against true depth where there is any."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ class ReplayEvaluatorNode(Node):
             self._completed(entry)
 
     def _note_latency(self, stamp: int) -> None:
-        """Once a pair was announced and its depth has come, in whichever order."""
+        """Measure the latency of a pair that was announced and has its depth, in whichever order."""
         pair = self.ledger.find(stamp)
         if pair is None or stamp not in self._early:
             return
@@ -199,11 +199,11 @@ class ReplayEvaluatorNode(Node):
             self.arrival_latency.append(arrival)
 
     def _store_info(self, side: str, message: CameraInfo, info: Any) -> None:
-        kept = self._infos[side]
+        infos = self._infos[side]
         stamp = messages.stamp_ns(message.header)
-        kept[stamp] = message
-        while len(kept) > 64:
-            kept.popitem(last=False)
+        infos[stamp] = message
+        while len(infos) > 64:
+            infos.popitem(last=False)
         if side == "left" and self.parameters["pair_source"] == "camera_info":
             self._announce_pair(stamp, info.get("source_timestamp") or time.time_ns(), "")
 
@@ -219,10 +219,10 @@ class ReplayEvaluatorNode(Node):
         try:
             infos = []
             for side in ("left", "right"):
-                kept = self._infos[side]
-                if not kept:
+                received = self._infos[side]
+                if not received:
                     raise RigError(f"{side}/camera_info has not come: nothing says what a disparity is in metres")
-                infos.append(kept.get(entry.stamp) or kept[next(reversed(kept))])
+                infos.append(received.get(entry.stamp) or received[next(reversed(received))])
             self._queue.put_nowait((entry, StereoRig.from_camera_info(*infos)))
         except RigError as error:
             self._count_failure(str(error))
@@ -294,7 +294,7 @@ class ReplayEvaluatorNode(Node):
         waited = now - self._finished_since
         # A report made just after the last answer counts that one; one made at the same moment may not.
         reported = self.node_counters.updated_after(self._finished_since + 0.1)
-        if reported or waited > REPORT_SECONDS or (waited > 2.0 and not self.node_counters.heard):
+        if reported or waited > REPORT_SECONDS or (waited > 2.0 and not self.node_counters.has_reports):
             self.finish(0)
 
     def _idle_reason(self, idle_timeout: float) -> str:
@@ -430,7 +430,7 @@ def main(args: list[str] | None = None) -> int:
         The exit code.
     """
     use_shared_memory_profile()
-    # rclpy's own handlers shut the context down at once; the report and its last words come first here, and a further
+    # rclpy's own handlers shut the context down at once; here the report is written first, and a further
     # signal does not cut them short.
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node: ReplayEvaluatorNode | None = None

@@ -54,7 +54,7 @@ class NodeCounters:
                 self.latencies[f"{match[1]}_p{match[2]}_ms"] = float(value)
 
     @property
-    def heard(self) -> bool:
+    def has_reports(self) -> bool:
         """Whether the node has reported at all."""
         return bool(self._counts)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 REMEMBERED = 512  # stamps of closed pairs, to distinguish a late answer from one that no pair was sent for
-EARLY = 8  # stamps whose answers came before the announcement
+EARLY = 8  # stamps whose answers arrived before the announcement
 
 
 @dataclass
@@ -36,7 +36,7 @@ class PairLedger:
 
     Args:
         answer: name of the part that makes a pair delivered.
-        wanted: parts (beside the answer) that `completed` waits for.
+        wanted: parts (beside the answer) that ``completed`` waits for.
         timeout: seconds.
         limit: pairs to count; 0 is no limit. Pairs announced after that are ignored.
     """
@@ -50,8 +50,8 @@ class PairLedger:
         self.delivered = 0
         self.dropped = 0
         self.late = 0
-        self.unknown = 0  # answers whose stamp nobody announced
-        self.incomplete = 0  # delivered, but a wanted part (truth, say) never came
+        self.unknown = 0  # answers whose stamp was not announced
+        self.incomplete = 0  # delivered, but a wanted part (such as truth) did not arrive
         self.delivered_at: list[int] = []
         self._open: OrderedDict[int, PairEntry] = OrderedDict()
         self._closed: OrderedDict[int, tuple[bool, PairEntry]] = OrderedDict()  # stamp -> delivered, pair
@@ -82,7 +82,7 @@ class PairLedger:
             return None
         early = self._early.pop(stamp, {})
         if (older := self._open.get(stamp)) is not None:
-            # A looping source whose clock starts again: the older one has had its time. What came with its stamp may
+            # A looping source whose clock starts again: the older one is closed. What arrived with its stamp may
             # be the new one's, and is the same.
             self._close(older)
             early = {p: (m, older.arrivals[p]) for p, m in older.parts.items() if p != self.answer} | early
@@ -146,7 +146,7 @@ class PairLedger:
                 self.delivered += 1
                 self.late += 1
             return
-        # What else comes for a closed pair may be the next round of a looping source, not announced yet.
+        # Another message for a closed pair may be the next round of a looping source, not announced yet.
         if self.limit and self.sent >= self.limit:
             return
         early = self._early.setdefault(stamp, {})

@@ -116,7 +116,7 @@ class SnapshotCollector:
         return [stamp for stamp, parts in self._by_stamp.items() if all(name in parts for name in SNAPSHOT_PARTS)]
 
     def write(self, path: Path, stamp: int, name: str, infos: Mapping[str, Mapping[int, Any]]) -> None:
-        """Write the pair with this stamp, called `name`, to an .npz file. `infos`: camera_info by side and stamp.
+        """Write the pair with this stamp, called ``name``, to an .npz file. ``infos``: camera_info by side and stamp.
 
         Raises:
             ValueError: a message is malformed or its camera_info did not come. OSError: no such folder.

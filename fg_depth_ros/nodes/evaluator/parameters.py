@@ -12,7 +12,7 @@ REPLAY_EVALUATOR = ParameterTable(
         Parameter(
             "pair_source",
             "published_pair",
-            "What says which pairs were sent: the player's topic, or the stamps of `left/camera_info` (a bag, a "
+            "Source of the pairs that were sent: the player's topic, or the stamps of `left/camera_info` (a bag, a "
             "camera).",
             choices=("published_pair", "camera_info"),
             run_time=False,

@@ -1,4 +1,4 @@
-"""`bag_player_node`: plays ROS 2 bags without rosbag2, on the topics that they were recorded from."""
+"""``bag_player_node``: plays ROS 2 bags without rosbag2, on the topics that they were recorded from."""
 
 from __future__ import annotations
 
@@ -309,7 +309,7 @@ class BagPlayerNode(Node):
         return max(0, self._played_to - origin)
 
     def _until(self, due: int) -> bool:
-        """Wait until `due` of time.monotonic_ns(); False when the node is closed meanwhile."""
+        """Wait until ``due`` of time.monotonic_ns(); False when the node is closed meanwhile."""
         ahead = (due - time.monotonic_ns()) * 1e-9
         if ahead > 0:
             return not self._closing.wait(ahead)

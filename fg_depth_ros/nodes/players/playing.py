@@ -32,7 +32,7 @@ class SubscriberWait:
         """Begin to wait.
 
         Args:
-            node: whose log says what is missing.
+            node: logs what is missing.
             counts: subscribers to wait for by publisher.
             timeout: seconds; 0 waits on.
             clock: seconds that never go back.

@@ -30,8 +30,8 @@ class PairSource:
     """The pairs of a folder (KITTI, Middlebury, ETH3D, plain) or the Motorcycle pair, loaded on demand.
 
     Args:
-        pairs: a folder, or `motorcycle` for the pair that scikit-image ships.
-        width: of the published images in pixels; 0 keeps the size on disk (or follows `height`).
+        pairs: a folder, or ``motorcycle`` for the pair that scikit-image ships.
+        width: of the published images in pixels; 0 keeps the size on disk (or follows ``height``).
         height: likewise; if both are given, both hold.
         with_truth: load ground truth where there is some.
         focal: focal length in pixels of the images on disk, for pairs without a calibration file;
@@ -39,7 +39,7 @@ class PairSource:
         baseline: in metres, for pairs without a calibration file.
 
     Raises:
-        FileError: nothing there, no pair in it, or no pair has a calibration and `focal` is 0.
+        FileError: nothing there, no pair in it, or no pair has a calibration and ``focal`` is 0.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ def encode_image(rgb: np.ndarray, encoding: str) -> np.ndarray:
     (255 becomes 65535).
 
     Raises:
-        ValueError: the encoding is not one of `ENCODINGS`.
+        ValueError: the encoding is not one of ``ENCODINGS``.
     """
     if encoding == "rgb8":
         return rgb

@@ -1,4 +1,4 @@
-"""`stereo_player_node`: plays stereo pairs, from files or of a virtual world, as a calibrated stereo camera."""
+"""``stereo_player_node``: plays stereo pairs, from files or of a virtual world, as a calibrated stereo camera."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ class StereoPlayerNode(Node):
 
     ``finished``: there is no more to play; ``failure``: why it ended with an error.
 
-    Topics: `left/image_rect`, `right/image_rect`, `left/camera_info`, `right/camera_info`; where wanted
-    `ground_truth/depth` (32FC1, metres, NaN unknown) and `/clock`; and `published_pair` (std_msgs/Header:
+    Topics: ``left/image_rect``, ``right/image_rect``, ``left/camera_info``, ``right/camera_info``; where wanted
+    ``ground_truth/depth`` (32FC1, metres, NaN unknown) and ``/clock``; and ``published_pair`` (std_msgs/Header:
     each pair's stamp and, as frame_id, its name), which lists every pair that was sent.
 
     Raises:
