@@ -40,8 +40,8 @@ def made(disparities, width=8, height=4):
 
 def test_a_batch_for_the_losses_by_hand():
     """Disparity 2 in 8 columns: the match of columns 0 and 1 leaves the image; what is masked has disparity 0."""
-    pairs, taught = made([2, 0])
-    batch = distill_batch(pairs, taught, MASK)
+    pairs, prediction = made([2, 0])
+    batch = distill_batch(pairs, prediction, MASK)
     assert batch.mask[0, 0, 0].tolist() == [False] * 2 + [True] * 6 and not batch.mask[1].any()
     assert batch.disparity[0, 0, 0].tolist() == [0.0] * 2 + [2.0] * 6 and not batch.disparity[1].any()
     torch.testing.assert_close(batch.target, pairs.left / 255)
@@ -50,9 +50,9 @@ def test_a_batch_for_the_losses_by_hand():
 
 
 def test_a_bad_sample_is_replaced_by_a_good_one():
-    pairs, taught = made([2, 0, 3, 2])
+    pairs, prediction = made([2, 0, 3, 2])
     pairs = pairs._replace(baseline=torch.tensor([0.5, 0.5, 0.5, math.nan]))
-    batch, bad = replace_bad(distill_batch(pairs, taught, MASK))
+    batch, bad = replace_bad(distill_batch(pairs, prediction, MASK))
     assert bad == [1, 3]
     assert [int(d.max()) for d in batch.disparity] == [2, 2, 3, 3]
     torch.testing.assert_close(batch.target[1], pairs.left[0] / 255)
@@ -171,8 +171,8 @@ def test_depth_of_another_camera_is_judged_in_metres():
 
 
 def test_the_truth_is_the_reference_where_there_is_any():
-    pairs, taught = made([4])
-    assert validation_sample(pairs, taught, MASK).name != TEACHER
-    found = validation_sample(pairs._replace(truth=torch.full_like(pairs.truth, math.nan)), taught, MASK)
+    pairs, prediction = made([4])
+    assert validation_sample(pairs, prediction, MASK).name != TEACHER
+    found = validation_sample(pairs._replace(truth=torch.full_like(pairs.truth, math.nan)), prediction, MASK)
     assert found.name == TEACHER
     assert np.isnan(found.truth()[:, :4]).all() and (found.truth()[:, 4:] == 5.0).all()  # 40 px * 0.5 m / 4 px

@@ -23,8 +23,8 @@ def row(*values, width=None):
 
 
 def passed(disparity, config, vertical=None, right=None):
-    taught = TeacherPrediction(disparity, torch.zeros_like(disparity) if vertical is None else vertical, right)
-    return prior_flow_mask(taught, FOCAL, BASELINE, config).flatten().tolist()
+    prediction = TeacherPrediction(disparity, torch.zeros_like(disparity) if vertical is None else vertical, right)
+    return prior_flow_mask(prediction, FOCAL, BASELINE, config).flatten().tolist()
 
 
 @pytest.mark.parametrize("name", ["max_depth", "max_disparity", "min_disparity", "vertical", "left_right"])
@@ -65,9 +65,9 @@ def test_each_bound_by_hand():
 def test_samples_have_their_own_camera():
     disparity = torch.full((2, 1, 1, 4), 2.0)
     config = MaskConfig(max_depth=80, max_disparity=0, inside=False, vertical=0, left_right=0)
-    taught = TeacherPrediction(disparity, torch.zeros_like(disparity))
+    prediction = TeacherPrediction(disparity, torch.zeros_like(disparity))
     focal, baseline = torch.tensor([100.0, 400.0]), torch.tensor([1.0, -0.5])  # 50 m and 100 m
-    assert prior_flow_mask(taught, focal, baseline, config).flatten(1).all(1).tolist() == [True, False]
+    assert prior_flow_mask(prediction, focal, baseline, config).flatten(1).all(1).tolist() == [True, False]
 
 
 def test_left_right_agrees_with_a_naive_loop():

@@ -74,44 +74,44 @@ def teach(tmp_path, pairs):
     return prepare_set("set", pairs, teacher, cache, MASK)[0], cache
 
 
-def dataset(lessons, cache, seed=0):
-    return PairDataset(lessons, partial(load_sample, cache=cache, width=96, height=64), cache, seed)
+def dataset(usable, cache, seed=0):
+    return PairDataset(usable, partial(load_sample, cache=cache, width=96, height=64), cache, seed)
 
 
 def test_a_sample_at_half_the_size_has_the_depth_of_the_whole(tmp_path):
     """Disparity 8 px at 200 px * 0.1 m is 2.5 m; at 96 of 160 columns both are 0.6 of it."""
     left, right = wall(8)
-    (lesson,), cache = teach(tmp_path, [made_pair(left, right, truth=np.full((HEIGHT, WIDTH), 8, np.float32))])
-    pairs, taught = load_sample(lesson, cache, 96, 64)
+    (one,), cache = teach(tmp_path, [made_pair(left, right, truth=np.full((HEIGHT, WIDTH), 8, np.float32))])
+    pairs, prediction = load_sample(one, cache, 96, 64)
     assert pairs.left.shape == pairs.right.shape == (1, 3, 64, 96) and pairs.left.dtype == torch.uint8
     np.testing.assert_array_equal(
         pairs.left[0].permute(1, 2, 0), cv2.resize(left, (96, 64), interpolation=cv2.INTER_AREA)
     )
     assert pairs.focal.tolist() == pytest.approx([120.0]) and pairs.baseline.tolist() == pytest.approx([0.1])
     torch.testing.assert_close(pairs.truth, torch.full((1, 1, 64, 96), 2.5))
-    mask = prior_flow_mask(taught, pairs.focal, pairs.baseline, MASK)
+    mask = prior_flow_mask(prediction, pairs.focal, pairs.baseline, MASK)
     assert mask.float().mean() > 0.6
-    assert (taught.disparity[mask] - 4.8).abs().median() < 0.05
-    assert (120.0 * 0.1 / taught.disparity[mask] - 2.5).abs().median() < 0.03
-    assert not load_sample(TrainingPair(lesson.pair), None, 96, 64)[1]  # without a key nobody was asked
+    assert (prediction.disparity[mask] - 4.8).abs().median() < 0.05
+    assert (120.0 * 0.1 / prediction.disparity[mask] - 2.5).abs().median() < 0.03
+    assert not load_sample(TrainingPair(one.pair), None, 96, 64)[1]  # without a key nobody was asked
 
 
 def test_different_principal_columns_do_not_change_the_depth(tmp_path):
     """Image disparity 3 with doffs 5: the levelled pair has 8, and both depths are 2.5 m."""
     moved = replace(RIG, cx_right=RIG.cx + 5)
     truth = np.full((HEIGHT, WIDTH), 3, np.float32)
-    (lesson,), cache = teach(tmp_path, [made_pair(*wall(3), rig=moved, truth=truth)])
-    pairs, taught = load_sample(lesson, cache, WIDTH, HEIGHT)
+    (one,), cache = teach(tmp_path, [made_pair(*wall(3), rig=moved, truth=truth)])
+    pairs, prediction = load_sample(one, cache, WIDTH, HEIGHT)
     torch.testing.assert_close(pairs.truth, torch.full((1, 1, HEIGHT, WIDTH), 2.5))
-    known = torch.isfinite(taught.disparity)
-    assert (taught.disparity[known] - 8).abs().median() < 0.05
+    known = torch.isfinite(prediction.disparity)
+    assert (prediction.disparity[known] - 8).abs().median() < 0.05
     levelled = pairs.right[0, 0].numpy()
     np.testing.assert_array_equal(levelled[:, 30:100], pairs.left[0, 0, :, 38:108].numpy())
 
 
 def test_every_pair_comes_once_a_pass_in_a_new_order(tmp_path):
-    lessons, cache = teach(tmp_path, open_pair_sets([write_walls(tmp_path / "walls")])["walls"])
-    source = dataset(lessons, cache, seed=4)
+    usable, cache = teach(tmp_path, open_pair_sets([write_walls(tmp_path / "walls")])["walls"])
+    source = dataset(usable, cache, seed=4)
     passes = []
     for start in (0, 5, 10):
         samples, counts = source.samples(range(start, start + 5))
@@ -119,19 +119,19 @@ def test_every_pair_comes_once_a_pass_in_a_new_order(tmp_path):
         passes.append([round(float(pairs.truth[0, 0, 0, 0]), 3) for pairs, _ in samples])
     assert all(sorted(one) == sorted(passes[0]) for one in passes) and len(set(passes[0])) == 5
     assert passes[0] != passes[1] or passes[1] != passes[2]
-    again = dataset(lessons, cache, seed=4).samples([7])[0][0][0]
+    again = dataset(usable, cache, seed=4).samples([7])[0][0][0]
     torch.testing.assert_close(again.truth[0, 0, 0, 0].item(), passes[1][2], rtol=0, atol=1e-3)
 
 
 def test_what_was_read_is_not_read_again(tmp_path):
-    lessons, cache = teach(tmp_path, open_pair_sets([write_walls(tmp_path / "walls", (8, 9))])["walls"])
+    usable, cache = teach(tmp_path, open_pair_sets([write_walls(tmp_path / "walls", (8, 9))])["walls"])
     loaded = []
 
     def load(one):
         loaded.append(one.pair.name)
         return load_sample(one, cache, 96, 64)
 
-    source = PairDataset(lessons, load)
+    source = PairDataset(usable, load)
     for numbers in ([0, 1], [2, 3]):
         source.samples(numbers)
         assert sorted(loaded) == ["000", "001"]
@@ -139,17 +139,17 @@ def test_what_was_read_is_not_read_again(tmp_path):
 
 def test_a_pair_that_vanishes_while_training_is_replaced_and_counted(tmp_path):
     folder = write_walls(tmp_path / "walls", (8, 9, 10))
-    lessons, cache = teach(tmp_path, open_pair_sets([folder])["walls"])
+    usable, cache = teach(tmp_path, open_pair_sets([folder])["walls"])
     (folder / "left" / "001.png").unlink()
     kept = next(cache.folder.glob("002-*_right.png"))
     kept.write_bytes(kept.read_bytes()[:-10])
-    samples, counts = dataset(lessons, cache).samples(range(3))
+    samples, counts = dataset(usable, cache).samples(range(3))
     assert [round(float(pairs.truth[0, 0, 0, 0]), 3) for pairs, _ in samples] == [2.5, 2.5, 2.5]
     assert counts.skipped["unreadable"] >= 2
     assert not list(cache.folder.glob("002-*.json"))  # a damaged answer is asked for anew in the next run
     (folder / "left" / "000.png").unlink()
     with pytest.raises(FileError, match="none of the 3 pairs can be read any more"):
-        dataset(lessons, cache).samples([0])
+        dataset(usable, cache).samples([0])
 
 
 class Scenes:

@@ -54,39 +54,39 @@ def test_a_stereo_network_teaches_what_the_matcher_answers(tmp_path):
     network, path = saved(tmp_path, "flownet_stereo", max_disparity=32)
     pairs = [wall(6, seed=0, width=70, height=40), wall(3, seed=1, width=70, height=40)]
     left, right = (torch.cat([tensors(pair[side])[0] for pair in pairs]) for side in (0, 1))
-    taught = Teacher("flownet_stereo", path, "cpu").predict(left, right)
+    prediction = Teacher("flownet_stereo", path, "cpu").predict(left, right)
     matcher = NetworkMatcher(network, "flownet_stereo")
     for n, (a, b) in enumerate(pairs):
-        np.testing.assert_allclose(taught.disparity[n, 0], matcher.match(a, b).disparity, atol=2e-3)
+        np.testing.assert_allclose(prediction.disparity[n, 0], matcher.match(a, b).disparity, atol=2e-3)
         mirrored = matcher.match(b[:, ::-1], a[:, ::-1]).disparity[:, ::-1]
-        np.testing.assert_allclose(taught.right_disparity[n, 0], mirrored, atol=2e-3)
-    assert not taught.vertical.any() and taught.vertical.shape == taught.disparity.shape
+        np.testing.assert_allclose(prediction.right_disparity[n, 0], mirrored, atol=2e-3)
+    assert not prediction.vertical.any() and prediction.vertical.shape == prediction.disparity.shape
 
 
 def test_of_a_flow_the_horizontal_part_reversed_is_the_disparity(tmp_path):
     network, path = saved(tmp_path, "flownet_s", width=0.0625)
     left, right = wall(5, width=64, height=64)
-    taught = Teacher("", path, "cpu").predict(*tensors(left, right))
+    prediction = Teacher("", path, "cpu").predict(*tensors(left, right))
     flow = NetworkFlow(network, "flownet_s").flow(left, right)
-    np.testing.assert_allclose(taught.disparity[0, 0], -flow[..., 0], atol=1e-4)
-    np.testing.assert_allclose(taught.vertical[0, 0], flow[..., 1], atol=1e-4)
+    np.testing.assert_allclose(prediction.disparity[0, 0], -flow[..., 0], atol=1e-4)
+    np.testing.assert_allclose(prediction.vertical[0, 0], flow[..., 1], atol=1e-4)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_signs_by_a_wall_that_moved(scale):
     """left(x, y) <-> right(x - 8, y + 2): disparity 8 in both views, the match two rows lower."""
-    taught = Teacher("dis", scale=scale).predict(*tensors(*wall(8, down=2)))
+    prediction = Teacher("dis", scale=scale).predict(*tensors(*wall(8, down=2)))
     inner = (slice(None), slice(None), slice(16, -16), slice(24, -24))
-    assert taught.disparity[inner].median() == pytest.approx(8, abs=0.25)
-    assert taught.right_disparity[inner].median() == pytest.approx(8, abs=0.25)
-    assert taught.vertical[inner].median() == pytest.approx(2, abs=0.25)
+    assert prediction.disparity[inner].median() == pytest.approx(8, abs=0.25)
+    assert prediction.right_disparity[inner].median() == pytest.approx(8, abs=0.25)
+    assert prediction.vertical[inner].median() == pytest.approx(2, abs=0.25)
 
 
 def test_a_classical_stereo_method_says_nothing_where_it_does_not_know():
-    taught = Teacher("sgbm").predict(*tensors(*wall(8)))
-    known = torch.isfinite(taught.disparity)
+    prediction = Teacher("sgbm").predict(*tensors(*wall(8)))
+    known = torch.isfinite(prediction.disparity)
     assert 0.5 < known.float().mean() < 1
-    assert (taught.disparity[known] - 8).abs().median() < 0.1
+    assert (prediction.disparity[known] - 8).abs().median() < 0.1
     one = Teacher("sgbm").predict(*tensors(*wall(8)), both=False)
     assert one.right_disparity is None
 
@@ -94,9 +94,9 @@ def test_a_classical_stereo_method_says_nothing_where_it_does_not_know():
 def test_nothing_of_the_teacher_ever_learns(tmp_path):
     _, path = saved(tmp_path, "flownet_stereo", max_disparity=32)
     teacher = Teacher("flownet_stereo", path, "cpu")
-    taught = teacher.predict(*tensors(*wall(4, width=64, height=32)))
+    prediction = teacher.predict(*tensors(*wall(4, width=64, height=32)))
     weight = torch.ones(1, requires_grad=True)
-    (weight * taught.disparity * taught.right_disparity).mean().backward()  # the answers take part, as numbers
+    (weight * prediction.disparity * prediction.right_disparity).mean().backward()  # the answers take part, as numbers
     assert weight.grad is not None
     assert not any(p.requires_grad for p in teacher._network.parameters())
     assert not teacher._network.training
@@ -105,10 +105,10 @@ def test_nothing_of_the_teacher_ever_learns(tmp_path):
 def test_true_depth_teaches_by_hand():
     truth = torch.tensor([[[[4.0, float("nan")], [float("inf"), 10.0]]]])
     image = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
-    taught = prediction_from_truth(PairBatch(image, image, torch.tensor([100.0]), torch.tensor([0.2]), truth))
+    prediction = prediction_from_truth(PairBatch(image, image, torch.tensor([100.0]), torch.tensor([0.2]), truth))
     expected = torch.tensor([[[[5.0, float("nan")], [float("nan"), 2.0]]]])  # 100 px * 0.2 m / Z
-    torch.testing.assert_close(taught.disparity, expected, equal_nan=True)
-    assert taught.right_disparity is None and not taught.vertical.any()
+    torch.testing.assert_close(prediction.disparity, expected, equal_nan=True)
+    assert prediction.right_disparity is None and not prediction.vertical.any()
 
 
 def some_answer():

@@ -128,7 +128,7 @@ def test_how_far_weights_have_gone():
 
 def test_windows_are_cut_at_one_place_of_both_images():
     left, right = wall(8)
-    source = WindowDataset(_lessons(made_pair(left, right)), 64, 32)
+    source = WindowDataset(_dataset(made_pair(left, right)), 64, 32)
     windows = source.batch([0, 1, 2, 3])
     assert windows.left.shape == windows.right.shape == (4, 3, 32, 64) and windows.left.dtype == torch.uint8
     assert len({bytes(window.numpy().tobytes()) for window in windows.left}) == 4
@@ -137,7 +137,7 @@ def test_windows_are_cut_at_one_place_of_both_images():
     torch.testing.assert_close(source.batch([2]).left[0], windows.left[2])
 
 
-def _lessons(*pairs):
+def _dataset(*pairs):
     return PairDataset([TrainingPair(pair) for pair in pairs], lambda one: (load_whole(one), None), seed=5)
 
 
@@ -220,7 +220,7 @@ def test_a_spoilt_network_comes_nearer_to_the_truth_that_it_never_sees(tmp_path)
 def test_leaving_the_first_weights_costs(tmp_path):
     config = StereoFinetuning(out=str(tmp_path), steps=1, anchor=7.0, photometric=0.0, left_right=0.0, smoothness=0.0)
     module = SelfSupervisedModule(config)
-    windows = WindowDataset(_lessons(made_pair(*wall(8))), 64, 64).batch([0, 1])
+    windows = WindowDataset(_dataset(made_pair(*wall(8))), 64, 64).batch([0, 1])
     assert module.losses(windows)[0] == 0
     with torch.no_grad():
         for value in module.model.parameters():
