@@ -129,7 +129,7 @@ def test_no_image_that_can_be_read(tmp_path):
         return message
 
     check = check_bag(rewrite(good, tmp_path / "cut", cut))
-    assert not check.usable and "3 of 3 pairs that were looked at cannot be read; first: " in check.reasons
+    assert not check.usable and "3 of 3 checked pairs cannot be read; first: " in check.reasons
 
 
 # ---- what is told and used
@@ -143,7 +143,7 @@ def test_a_good_bag_by_hand_computed_numbers(tmp_path):
         assert check.usable and check.problems == () and check.path == path
         assert (check.pairs, check.seconds, check.unpaired) == (5, 0.4, (0, 0))
         assert check.rate == pytest.approx(10) and check.largest_gap == pytest.approx(0.1)
-        assert check.slack == 0 and check.rig == small_rig()
+        assert check.stamp_difference == 0 and check.rig == small_rig()
         assert check.encodings == (form or "rgb8",) * 2
         left, right, _ = planes(0)
         assert check.exposure.ratio == pytest.approx((left.mean() + 1) / (right.mean() + 1), rel=0.05)
@@ -175,7 +175,7 @@ def test_stamps_that_differ(tmp_path):
     path = rewrite(good, tmp_path / "late", late)
     assert "give a slop of at least 0.02 s" in check_bag(path).reasons
     check = check_bag(path, slop=0.03)
-    assert check.usable and check.slack == pytest.approx(0.02)
+    assert check.usable and check.stamp_difference == pytest.approx(0.02)
     assert "up to 20.0 ms apart" in texts(check, "warn")[0]
 
 

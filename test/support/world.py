@@ -13,7 +13,7 @@ from fg_depth_ros.synthesis.cutouts import CutoutAtlas
 from fg_depth_ros.synthesis.textures import TextureAtlas
 from fg_depth_ros.synthesis.world.asset_library import AssetLibrary
 from fg_depth_ros.synthesis.world.primitives import Builder, Light, Path, Scene, Sky
-from fg_depth_ros.synthesis.world.rendering import Renderer, Sample
+from fg_depth_ros.synthesis.world.rendering import Renderer, RenderJob
 
 WIDTH, HEIGHT = 96, 64
 EVEN = ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0))
@@ -53,7 +53,7 @@ def renderer(
 ) -> Renderer:
     """A renderer with even cameras; ``options`` of ``rig``, unless one is given."""
     return Renderer(
-        [Sample(world, with_rig or rig(**options), STILL, 0)], assets or small_assets(), torch.device("cpu")
+        [RenderJob(world, with_rig or rig(**options), STILL, 0)], assets or small_assets(), torch.device("cpu")
     )
 
 

@@ -11,7 +11,7 @@ from support.world import HEIGHT, WIDTH, depth_of, directions, rig, scene, small
 
 from fg_depth_ros.synthesis.world.outlines import Outlines, spans_of
 from fg_depth_ros.synthesis.world.primitives import Builder, Material, Path, turned
-from fg_depth_ros.synthesis.world.ray_casting import Shot, View, cast
+from fg_depth_ros.synthesis.world.ray_casting import Shot, View, cast_rays
 
 M = Material()
 
@@ -167,7 +167,7 @@ def test_a_rod_through_the_picture_keeps_its_thickness_far_away():
 
 def test_a_ball():
     b = Builder()
-    b.ball(M, (0.0, 5.0), (0.5, 1.0, 2.0), base=0.5)  # its middle at eye height
+    b.ellipsoid(M, (0.0, 5.0), (0.5, 1.0, 2.0), base=0.5)  # its middle at eye height
     x, y = directions()
     # (x t / 0.5)^2 + (y t)^2 + ((t - 5) / 2)^2 = 1
     a = 4 * x**2 + y**2 + 0.25
@@ -185,7 +185,7 @@ def test_the_nearest_wins_and_a_decal_lies_on_its_wall():
     b.box(M, (2.0, 4.5), (1, 1, 1), base=1.0)
     world = scene(b, Path(speed=0.0, height=1.5))
     shot = _shot(world)
-    found = cast(shot, small_assets().cutouts, torch.device("cpu"))
+    found = cast_rays(shot, small_assets().cutouts, torch.device("cpu"))
     item = found.item[0].numpy()
     assert item[32, 48] == 1 and item[5, 5] == 0 and item[32, 88] == 2
     np.testing.assert_allclose(found.depth[0].numpy()[item == 1], 6.0, rtol=1e-6)
@@ -217,9 +217,9 @@ def test_a_batch_is_what_its_samples_are():
     shots = [_shot(world) for world in scenes]
     together = Shot.of([world.rows for world in scenes], [shot.views[0] for shot in shots], WIDTH, HEIGHT)
     cutouts, cpu = small_assets().cutouts, torch.device("cpu")
-    found = cast(together, cutouts, cpu)
+    found = cast_rays(together, cutouts, cpu)
     for n, shot in enumerate(shots):
-        alone = cast(shot, cutouts, cpu)
+        alone = cast_rays(shot, cutouts, cpu)
         assert torch.equal(found.depth[n], alone.depth[0])
         assert torch.isfinite(alone.depth).float().mean() > 0.1
 
@@ -291,7 +291,7 @@ def test_a_mirrored_view_sees_a_thing_as_far_below_as_it_stands_above():
     b.wall(M, (0.0, 5.0), (1.0, 0.5), base=0.203)  # seen from 0.5 m; its image reaches from -0.203 to -0.703 m
     world = scene(b)
     shot = Shot.of([world.rows], [view.mirrored(0.0)], WIDTH, HEIGHT)
-    found = cast(shot, small_assets().cutouts, torch.device("cpu")).depth[0].numpy()
+    found = cast_rays(shot, small_assets().cutouts, torch.device("cpu")).depth[0].numpy()
     _, y = directions()
     below = y[:, 48] * 5
     np.testing.assert_array_equal(np.isfinite(found[:, 48]), (below >= 0.703) & (below <= 1.203))

@@ -18,13 +18,13 @@ from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
 
-_LOOKED_AT = 12
-"""Pairs of a bag whose pixels are looked at, spread evenly."""
+_CHECKED_PAIRS = 12
+"""Pairs of a bag whose pixels are checked, spread evenly."""
 _BLACK, _WHITE = 5, 250  # grey values of 255 at which an image says nothing any more
 _TOO_MUCH = 0.3  # part of the pixels
 _USELESS = 0.9
 _BRIGHTER = 1.25
-_SLACK = 0.005  # s; at 10 m/s a car moves by 5 cm
+_STAMP_DIFFERENCE = 0.005  # s; at 10 m/s a car moves by 5 cm
 _GAP = 3.0  # periods
 
 
@@ -37,7 +37,7 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class Exposure:
-    """Mean over the pairs that were looked at; both cameras together.
+    """Mean over the checked pairs; both cameras together.
 
     ``dark``, ``bright``: part of the pixels at the ends of the range. ``ratio``: brightness of the left image by that
     of the right one, median.
@@ -62,7 +62,7 @@ class BagCheck:
     largest_gap: float | None = None
     unpaired: tuple[int, int] = (0, 0)
     """Left and right images without a partner."""
-    slack: float | None = None
+    stamp_difference: float | None = None
     """Largest difference of the two stamps of a pair."""
     exposure: Exposure | None = None
     calibration_changes: int = 0
@@ -87,7 +87,7 @@ class BagCheck:
         return {
             "path": str(self.path), "sha256": self.sha256, "usable": self.usable, "pairs": self.pairs,
             "seconds": self.seconds, "rate": self.rate, "largest_gap": self.largest_gap,
-            "unpaired": list(self.unpaired), "slack": self.slack,
+            "unpaired": list(self.unpaired), "slack": self.stamp_difference,
             "exposure": vars(self.exposure) if self.exposure else None,
             "calibration_changes": self.calibration_changes, "encodings": list(self.encodings),
             "rig": self.rig.to_dict() if self.rig else None,
@@ -107,7 +107,7 @@ def check_bag(path: str | Path, **options: Any) -> BagCheck:
     path = Path(path)
     found: list[Problem] = []
     digest = ""
-    with _heard() as warnings:
+    with _collected_warnings() as warnings:
         try:
             digest = bag_sha256(path)
             bag = open_stereo_bag(path, **options)
@@ -128,9 +128,9 @@ def check_bag(path: str | Path, **options: Any) -> BagCheck:
         )
     stamps = np.array([int(sample.name) for sample in samples], np.int64)
     between = np.diff(stamps) / 1e9
-    slack = max(abs(sample.stamp_difference) for sample in samples)
+    difference = max(abs(sample.stamp_difference) for sample in samples)
     rate = float(1 / np.median(between)) if len(between) else None
-    found += _of_time(between, slack)
+    found += _of_time(between, difference)
     if bag.calibration_changes:
         found.append(
             Problem(
@@ -144,7 +144,7 @@ def check_bag(path: str | Path, **options: Any) -> BagCheck:
         path, digest, len(samples), float((stamps[-1] - stamps[0]) / 1e9), rate,
         float(between.max()) if len(between) else None,
         (bag.images[0] - len(samples), bag.images[1] - len(samples)),
-        slack, exposure, bag.calibration_changes, bag.encodings, samples[0].rig, tuple(found), samples,
+        difference, exposure, bag.calibration_changes, bag.encodings, samples[0].rig, tuple(found), samples,
     )  # fmt: skip
 
 
@@ -165,7 +165,7 @@ def _of_recorder(path: Path, digest: str) -> list[Problem]:
     ]
 
 
-def _of_time(between: np.ndarray, slack: float) -> list[Problem]:
+def _of_time(between: np.ndarray, difference: float) -> list[Problem]:
     found = []
     if len(between) > 1:
         period = float(np.median(between))
@@ -178,11 +178,11 @@ def _of_time(between: np.ndarray, slack: float) -> list[Problem]:
                     "look at the drops of the recorder",
                 )
             )
-    if slack > _SLACK:
+    if difference > _STAMP_DIFFERENCE:
         found.append(
             Problem(
                 "warn",
-                f"the two images of a pair are up to {1000 * slack:.1f} ms apart: what moves stands in two places; "
+                f"the two images of a pair are up to {1000 * difference:.1f} ms apart: what moves is at two places; "
                 "trigger the cameras together",
             )
         )
@@ -191,7 +191,7 @@ def _of_time(between: np.ndarray, slack: float) -> list[Problem]:
 
 def _exposure(samples: Sequence[StereoSample], found: list[Problem]) -> Exposure | None:
     """Pixels of some pairs; what is wrong with them is added to ``found``."""
-    count = min(_LOOKED_AT, len(samples))
+    count = min(_CHECKED_PAIRS, len(samples))
     chosen = [(2 * i + 1) * len(samples) // (2 * count) for i in range(count)]
     dark, bright, ratios, damage, still = [], [], [], [], 0
     before: np.ndarray | None = None
@@ -210,7 +210,7 @@ def _exposure(samples: Sequence[StereoSample], found: list[Problem]) -> Exposure
     if damage:
         whole = "leave out" if len(damage) == count else "warn"
         found.append(
-            Problem(whole, f"{len(damage)} of {count} pairs that were looked at cannot be read; first: {damage[0]}")  # type: ignore[arg-type]
+            Problem(whole, f"{len(damage)} of {count} checked pairs cannot be read; first: {damage[0]}")  # type: ignore[arg-type]
         )
     if not ratios:
         return None
@@ -231,12 +231,12 @@ def _exposure(samples: Sequence[StereoSample], found: list[Problem]) -> Exposure
             )
         )
     if len(ratios) > 2 and still == len(ratios) - 1:
-        found.append(Problem("warn", "all left images that were looked at are the same: the camera is frozen"))
+        found.append(Problem("warn", "all checked left images are the same: the camera is frozen"))
     return exposure
 
 
 @contextmanager
-def _heard() -> Iterator[list[str]]:
+def _collected_warnings() -> Iterator[list[str]]:
     """Collect the warnings of the readers of bags inside the block as texts instead of log lines."""
     texts: list[str] = []
 

@@ -33,7 +33,7 @@ MOTORCYCLE = "motorcycle"
 def open_stereo_folder(path: str | Path) -> list[StereoSample]:
     """Open the pairs of one data set, sorted by name; the layout is recognised by its names.
 
-    Known: KITTI 2012/2015 (also its `training/` folder), KITTI raw (one drive, a date, or all of it), Middlebury
+    Known: KITTI 2012/2015 (also its ``training/`` folder), KITTI raw (one drive, a date, or all of it), Middlebury
     2005/2006, Middlebury 2014, ETH3D, the I1_*/I2_* drives, and plain folders.
 
     Raises:
@@ -51,7 +51,7 @@ def open_stereo_sets(paths: Iterable[str | Path]) -> dict[str, list[StereoSample
 def motorcycle() -> StereoSample:
     """Open the Motorcycle pair that scikit-image ships (Middlebury 2014 at a quarter of its size), with its truth.
 
-    Calibration as `skimage.data.stereo_motorcycle` documents it: f 994.978 px, principal point (311.193,
+    Calibration as ``skimage.data.stereo_motorcycle`` documents it: f 994.978 px, principal point (311.193,
     254.877) px, doffs 31.086 px, baseline 193.001 mm, 741x500 pixels.
     """
     spec = importlib.util.find_spec("skimage")  # found without importing it: only its files are needed

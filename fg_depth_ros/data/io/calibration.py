@@ -30,13 +30,16 @@ _PROJECTION_PAIRS = (
 
 
 def read_calibration(path: str | Path, width: int | None = None, height: int | None = None) -> StereoRig:
-    """Read the rig that a calibration file describes, for images of `width` x `height` pixels.
+    """Read the rig that a calibration file describes, for images of ``width`` x ``height`` pixels.
 
-    Recognised by content: the project's own `rig.json` (fields of StereoRig), Middlebury and ETH3D
-    `calib.txt` (`cam0=[..]`, `cam1`, `doffs`, `baseline` in mm), KITTI text (`P_rect_02` and `P_rect_03`,
-    `P2` and `P3`; `P1_roi` and `P2_roi`), and a pair of ROS camera files (pass `left.yaml`, `right.yaml` lies
-    beside it, or their folder). Where the file states an image size and the images have another one of the
-    same shape, the rig is rescaled. Raises FileError naming the file, the value and the way out.
+    Recognised by content: the project's own ``rig.json`` (fields of StereoRig), Middlebury and ETH3D ``calib.txt``
+    (``cam0=[..]``, ``cam1``, ``doffs``, ``baseline`` in mm), KITTI text (``P_rect_02`` and ``P_rect_03``, ``P2`` and
+    ``P3``; ``P1_roi`` and ``P2_roi``), and a pair of ROS camera files (pass ``left.yaml``, ``right.yaml`` lies beside
+    it, or their folder). Where the file states an image size and the images have another one of the same shape, the rig
+    is rescaled.
+
+    Raises:
+        FileError: naming the file, the value and what to do.
     """
     path = Path(path)
     if path.is_dir():
@@ -59,14 +62,14 @@ def read_calibration(path: str | Path, width: int | None = None, height: int | N
 
 
 def write_rig(path: str | Path, rig: StereoRig) -> None:
-    """Write the project's own `rig.json`, which `read_calibration` reads back."""
+    """Write the project's own ``rig.json``, which ``read_calibration`` reads back."""
     Path(path).write_text(json.dumps(rig.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
 def read_numbers(path: str | Path, counts: Mapping[str, int]) -> list[np.ndarray]:
-    """Read the numbers (float64) behind each of these names in a text of `name: numbers` lines, as KITTI writes them.
+    """Read the numbers (float64) behind each of these names in a text of ``name: numbers`` lines, as KITTI writes them.
 
-    `counts`: how many each has. Raises FileError naming what is missing or not a number.
+    ``counts``: how many each has. Raises FileError naming what is missing or not a number.
     """
     path = Path(path)
     values = _key_values(_text(path))
@@ -120,7 +123,7 @@ def _from_json(path: Path, text: str, width: int | None, height: int | None) -> 
 
 
 def _key_values(text: str) -> dict[str, str]:
-    """`key=value` and `key: value` lines; a later line wins."""
+    """``key=value`` and ``key: value`` lines; a later line wins."""
     pairs = (re.match(r"\s*(\w+)\s*[=:]\s*(.*?)\s*$", line) for line in text.splitlines())
     return {match[1]: match[2] for match in pairs if match}
 

@@ -187,7 +187,7 @@ def read_png_depth(path: str | Path) -> np.ndarray:
 
 
 def write_ply(path: str | Path, points: np.ndarray, colours: np.ndarray | None = None) -> int:
-    """Write the finite points of (..., 3) metres, with uint8 RGB `colours` of the same shape, as binary PLY.
+    """Write the finite points of (..., 3) metres, with uint8 RGB ``colours`` of the same shape, as binary PLY.
 
     Returns how many points were written. Raises ValueError when the shapes differ.
     """

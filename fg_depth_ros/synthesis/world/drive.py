@@ -15,7 +15,7 @@ from fg_depth_ros.synthesis.cutouts import CutoutAtlas
 from fg_depth_ros.synthesis.textures import TextureAtlas
 from fg_depth_ros.synthesis.world.asset_library import AssetLibrary, AssetSampler
 from fg_depth_ros.synthesis.world.generator import fitted_rig
-from fg_depth_ros.synthesis.world.rendering import FRAME_SECONDS, Renderer, Sample, WorldBatch
+from fg_depth_ros.synthesis.world.rendering import FRAME_SECONDS, Renderer, RenderJob, WorldBatch
 from fg_depth_ros.synthesis.world.rooms import draw_room
 from fg_depth_ros.synthesis.world.street import draw_street
 
@@ -64,7 +64,7 @@ class WorldDrive:
             blur=(min(drawn.blur[0], 0.6), min(drawn.blur[1], 0.6)),
         )  # fmt: skip
         self.scene = scene
-        self._renderer = Renderer([Sample(scene, self.rig, cameras, seed * 1_000_003)], assets, torch.device(device))
+        self._renderer = Renderer([RenderJob(scene, self.rig, cameras, seed * 1_000_003)], assets, torch.device(device))
         self._start = np.linalg.inv(scene.path.pose(0.0))
         self._exposed = False
 

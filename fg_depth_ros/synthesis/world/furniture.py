@@ -76,7 +76,7 @@ def small(b: Builder, p: AssetSampler) -> None:
             )
     elif kind == 1:
         radius = p.uniform(0.06, 0.3)
-        b.ball(p.material(p.colour(60, 220, 0.9), (0.1, 0.7), (100, 600)), (0, 0), (radius, radius, radius))
+        b.ellipsoid(p.material(p.colour(60, 220, 0.9), (0.1, 0.7), (100, 600)), (0, 0), (radius, radius, radius))
     elif kind == 2:
         b.cylinder(p.material(p.colour(40, 220, 0.7), (0, 0.4)), (0, 0), p.uniform(0.1, 0.2), p.uniform(0.2, 0.6))
     elif kind == 3:
@@ -118,7 +118,7 @@ def _clutter(b: Builder, p: AssetSampler, width: float, depth: float, height: fl
             b.box(m, at, (p.uniform(0.08, 0.3), p.uniform(0.08, 0.35), p.uniform(0.08, 0.2)), height, p.uniform(0, 3))
         else:
             radius = p.uniform(0.03, 0.09)
-            b.ball(m, at, (radius, radius, radius), height)
+            b.ellipsoid(m, at, (radius, radius, radius), height)
 
 
 def chair(b: Builder, p: AssetSampler) -> None:
@@ -148,7 +148,7 @@ def sofa(b: Builder, p: AssetSampler, width: float) -> None:
         b.box(m, (side * (width / 2 - 0.08), -0.2), (0.16, 0.6, 0.85))
     if p.chance(0.5):
         pillow = p.material(p.colour(60, 230, 0.9), (0.2, 0.9), (150, 500))
-        b.ball(pillow, (p.uniform(-0.3, 0.3) * width, -0.02), (0.2, 0.2, 0.09), 0.42, shade=0)
+        b.ellipsoid(pillow, (p.uniform(-0.3, 0.3) * width, -0.02), (0.2, 0.2, 0.09), 0.42, shade=0)
 
 
 def shelf(b: Builder, p: AssetSampler, width: float, depth: float, height: float) -> None:

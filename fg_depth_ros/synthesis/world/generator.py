@@ -1,6 +1,6 @@
 """A virtual world to learn from and to measure in: streets and rooms with exact depth, disparity, motion and poses.
 
-Both cameras are ray-cast into the same metric scene (``world_casting``), so depth is exact to the pixel; a surface is
+Both cameras are ray-cast into the same metric scene (``ray_casting``), so depth is exact to the pixel; a surface is
 where its closed form says. The same code works on a CPU and, for a whole batch at once, on a GPU. Every sample is a
 function of (seed, number, size) alone.
 
@@ -21,7 +21,7 @@ from fg_depth_ros.synthesis.cutouts import CutoutAtlas
 from fg_depth_ros.synthesis.textures import TextureAtlas
 from fg_depth_ros.synthesis.world.asset_library import AssetLibrary, AssetSampler
 from fg_depth_ros.synthesis.world.primitives import Scene
-from fg_depth_ros.synthesis.world.rendering import FRAME_SECONDS, Renderer, Sample, WorldBatch, WorldViews
+from fg_depth_ros.synthesis.world.rendering import FRAME_SECONDS, Renderer, RenderJob, WorldBatch, WorldViews
 from fg_depth_ros.synthesis.world.rooms import draw_room
 from fg_depth_ros.synthesis.world.street import draw_street
 
@@ -97,11 +97,11 @@ class WorldGenerator:
         groups = [[i] for i in indices] if self.device.type == "cpu" else [list(indices)]
         return [Renderer([self.sample(i) for i in group], self.assets, self.device) for group in groups]
 
-    def sample(self, index: int) -> Sample:
+    def sample(self, index: int) -> RenderJob:
         """Draw the world with this number, its cameras and their noise."""
         scene = self.scene(index)
         cameras = CameraPair.draw(np.random.default_rng([self.seed, 1, index]), self.width)
-        return Sample(scene, self.rig_of(index, scene), cameras, (self.seed * 1_000_003 + index) * 1_000_033)
+        return RenderJob(scene, self.rig_of(index, scene), cameras, (self.seed * 1_000_003 + index) * 1_000_033)
 
 
 def fitted_rig(rig: StereoRig, width: int, height: int) -> StereoRig:

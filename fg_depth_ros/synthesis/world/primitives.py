@@ -21,7 +21,7 @@ class Kind(IntEnum):
     RECT = 0  # z = 0, |x| < 1, |y| < 1; may have a hole or a cut-out's outline
     BOX = 1  # |y| < 1; |x| and z may taper towards the top: cabins of cars, roofs
     CYLINDER = 2  # x^2 + z^2 < 1, |y| < 1
-    BALL = 3  # x^2 + y^2 + z^2 < 1
+    ELLIPSOID = 3  # x^2 + y^2 + z^2 < 1
 
 
 #: Columns of the primitive table; see ``Scene``.
@@ -258,12 +258,12 @@ class Builder:
         half = (radius, long / 2, radius)
         self._add(Kind.CYLINDER, (middle[0], -middle[1], middle[2]), axes, half, material, **fields)
 
-    def ball(
+    def ellipsoid(
         self, material: Material, at: tuple[float, float], radii: tuple[float, float, float], base: float = 0.0,
         yaw: float = 0.0, **fields: float,
     ) -> None:  # fmt: skip
         """Add an ellipsoid of half sizes ``radii`` (x, y, z) that stands on height ``base``."""
-        self._add(Kind.BALL, (at[0], base + radii[1], at[1]), turned(yaw), radii, material, **fields)
+        self._add(Kind.ELLIPSOID, (at[0], base + radii[1], at[1]), turned(yaw), radii, material, **fields)
 
     def _add(
         self,

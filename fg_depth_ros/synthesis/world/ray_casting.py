@@ -237,21 +237,21 @@ def groups_of(shot: Shot, spans: Spans, kinds: np.ndarray) -> Iterator[tuple[int
             yield int(kind), Candidates(shot, Spans(*(column[rows] for column in spans)))
 
 
-class Cast(NamedTuple):
+class RayHits(NamedTuple):
     """``depth``: N x H x W float32 m, inf where nothing is hit; ``item``: N x H x W int64 row of the shot, -1 there."""
 
     depth: torch.Tensor
     item: torch.Tensor
 
 
-def cast(
+def cast_rays(
     shot: Shot,
     cutouts: CutoutAtlas,
     device: torch.device,
     window: np.ndarray | None = None,
     behind: torch.Tensor | None = None,
     wanted: np.ndarray | None = None,
-) -> Cast:
+) -> RayHits:
     """Find the nearest primitive of every pixel.
 
     Args:
@@ -282,7 +282,7 @@ def cast(
                 continue  # the camera is inside: nothing is seen of it
             t = _box_depth(shot, c, kind - 10)
         else:
-            t = _round_depth(c.start(), c.direction(), kind == Kind.BALL)
+            t = _round_depth(c.start(), c.direction(), kind == Kind.ELLIPSOID)
         hit = (t > (NEAR if behind is None else behind.view(-1)[c.pixel])) & (t < torch.inf)
         # Positive floats are ordered as their bits are, so one minimum finds depth and owner, and ties are fair.
         item = c.item
@@ -294,7 +294,7 @@ def cast(
     item = torch.where(seen, best & 0xFFFFFF, 0)
     depth = (best >> 24).to(torch.int32).view(torch.float32) / torch.from_numpy(nearer).to(device, torch.float32)[item]
     shape = (len(shot.views), shot.height, shot.width)
-    return Cast(torch.where(seen, depth, torch.inf).view(shape), torch.where(seen, item, -1).view(shape))
+    return RayHits(torch.where(seen, depth, torch.inf).view(shape), torch.where(seen, item, -1).view(shape))
 
 
 def _rect_depth(shot: Shot, c: Candidates, cutouts: CutoutAtlas | None) -> torch.Tensor:

@@ -14,17 +14,17 @@ from fg_depth_ros.synthesis.cameras import CameraPair, expose
 from fg_depth_ros.synthesis.world.asset_library import AssetLibrary
 from fg_depth_ros.synthesis.world.primitives import Scene
 from fg_depth_ros.synthesis.world.ray_casting import (
-    Cast,
+    RayHits,
     Shot,
     View,
     axes_of,
-    cast,
+    cast_rays,
     centre_of,
     corners_of,
     half_of,
     visible_primitives,
 )
-from fg_depth_ros.synthesis.world.shading import Painter
+from fg_depth_ros.synthesis.world.shading import Shader
 
 FRAME_SECONDS = 0.1
 """Between a frame and the next."""
@@ -69,7 +69,7 @@ class WorldViews(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sample:
+class RenderJob:
     """A scene, its cameras, and the seed of their noise."""
 
     scene: Scene
@@ -81,7 +81,7 @@ class Sample:
 class Renderer:
     """Renders samples of one picture size. Its exposure is that of the first picture it makes."""
 
-    def __init__(self, samples: Sequence[Sample], assets: AssetLibrary, device: torch.device) -> None:
+    def __init__(self, samples: Sequence[RenderJob], assets: AssetLibrary, device: torch.device) -> None:
         self.samples, self.assets, self.device = list(samples), assets, device
         self._rigs = [sample.rig for sample in samples]
         self._exposure: torch.Tensor | None = None
@@ -94,7 +94,7 @@ class Renderer:
         """Render both cameras at ``time`` (s), and, ``with_motion``, the left one ``FRAME_SECONDS`` later."""
         views, kept, left_shot, left = self._left(time, frame)
         right_shot = self._shot(time, kept, right=True)
-        right = cast(right_shot, self.assets.cutouts, self.device)
+        right = cast_rays(right_shot, self.assets.cutouts, self.device)
         force = (views.focal * views.baseline).view(-1, 1, 1)
         disparity, right_disparity = force / left.depth, force / right.depth
         hidden = occluded(disparity, right_disparity, left.item, right.item)
@@ -111,19 +111,19 @@ class Renderer:
             return batch
         later = time + FRAME_SECONDS
         shot = self._shot(later, kept)
-        second = self._picture(shot, cast(shot, self.assets.cutouts, self.device), 0, 4 * frame + 2)
+        second = self._picture(shot, cast_rays(shot, self.assets.cutouts, self.device), 0, 4 * frame + 2)
         moved = [np.linalg.inv(sample.scene.path.pose(later)) @ sample.scene.path.pose(time) for sample in self.samples]
         pose = torch.from_numpy(np.stack(moved)).to(self.device, torch.float32)
         return batch._replace(second=second, flow=_flow(left_shot, left, shot, self._rigs), pose=pose)
 
-    def _left(self, time: float, frame: int) -> tuple[WorldViews, list[np.ndarray], Shot, Cast]:
+    def _left(self, time: float, frame: int) -> tuple[WorldViews, list[np.ndarray], Shot, RayHits]:
         """Render the left cameras; returns also what the images were made from."""
         # What is thick enough to be seen, the same things for all pictures of a sample.
         whole = self._shot(time, [np.ones(len(sample.scene.rows), bool) for sample in self.samples])
         seen = visible_primitives(whole, _THINNEST)
         kept = [seen[whole.sample == n] for n in range(len(self.samples))]
         shot = self._shot(time, kept)
-        found = cast(shot, self.assets.cutouts, self.device)
+        found = cast_rays(shot, self.assets.cutouts, self.device)
         focal, baseline = (
             torch.tensor([getattr(rig, name) for rig in self._rigs], device=self.device, dtype=torch.float32)
             for name in ("fx", "baseline")
@@ -149,19 +149,19 @@ class Renderer:
         tables = [sample.scene.at(time)[keep] for sample, keep in zip(self.samples, kept, strict=True)]
         return Shot.of(tables, views, self._rigs[0].width, self._rigs[0].height)
 
-    def _picture(self, shot: Shot, seen: Cast, view: int, stream: int) -> torch.Tensor:
+    def _picture(self, shot: Shot, seen: RayHits, view: int, stream: int) -> torch.Tensor:
         """N x 3 x H x W uint8: what camera ``view`` makes of it."""
-        light = self._painter(shot).paint(seen, self._reflections(shot, seen))
+        light = self._shader(shot).shade(seen, self._reflections(shot, seen))
         if self._exposure is None:
             mean = light.clamp(max=255).mean((1, 2, 3), keepdim=True)
             self._exposure = (_MEAN_LIGHT / mean).clamp(*_EXPOSURES)
         seeds = [sample.noise + stream & 0x7FFF_FFFF_FFFF for sample in self.samples]
         return expose(light * self._exposure, [sample.cameras for sample in self.samples], view, seeds)
 
-    def _painter(self, shot: Shot) -> Painter:
-        return Painter(shot, [sample.scene for sample in self.samples], self.assets, self.device)
+    def _shader(self, shot: Shot) -> Shader:
+        return Shader(shot, [sample.scene for sample in self.samples], self.assets, self.device)
 
-    def _reflections(self, shot: Shot, seen: Cast) -> torch.Tensor | None:
+    def _reflections(self, shot: Shot, seen: RayHits) -> torch.Tensor | None:
         """N x H x W x 3: what wet roads and polished floors show, if there are any."""
         mirrors = shot.column("mirror") > 0
         if not mirrors.any():
@@ -182,8 +182,8 @@ class Renderer:
         mirrored = Shot.of([shot.rows[shot.sample == n] for n in range(len(views))], views, shot.width, shot.height)
         above = corners_of(shot.rows)[..., 1].min(1) < level[shot.sample] - 0.02
         depth = torch.where(shiny, seen.depth, torch.inf)
-        found = cast(mirrored, self.assets.cutouts, self.device, window, depth, above)
-        return self._painter(mirrored).paint(found, where=shiny)
+        found = cast_rays(mirrored, self.assets.cutouts, self.device, window, depth, above)
+        return self._shader(mirrored).shade(found, where=shiny)
 
 
 def occluded(
@@ -204,7 +204,7 @@ def occluded(
     return hidden | (target < 0) | (target > width - 1)
 
 
-def _flow(shot: Shot, seen: Cast, later: Shot, rigs: Sequence[StereoRig]) -> torch.Tensor:
+def _flow(shot: Shot, seen: RayHits, later: Shot, rigs: Sequence[StereoRig]) -> torch.Tensor:
     """Compute the flow from now to the later image, N x 2 x H x W px."""
     n, height, width = seen.depth.shape
     device = seen.depth.device

@@ -151,7 +151,7 @@ def _lamps(b: Builder, p: AssetSampler, room: _Room) -> tuple[tuple[float, float
         if tube:
             b.box(glow, (x, z), (p.uniform(0.12, 0.6), 0.05, p.uniform(0.6, 1.4)), room.height - drop - 0.05, shade=0)
         else:
-            b.ball(glow, (x, z), (0.16, 0.13, 0.16), room.height - drop - 0.26, shade=0)
+            b.ellipsoid(glow, (x, z), (0.16, 0.13, 0.16), room.height - drop - 0.26, shade=0)
         if drop > 0.05:
             cord = p.material((60, 60, 60), (0, 0))
             b.rod(cord, (x, room.height, z), (x, room.height - drop, z), 0.008, shade=0)

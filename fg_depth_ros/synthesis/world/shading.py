@@ -18,7 +18,7 @@ from fg_depth_ros.synthesis.world.ray_casting import (
     BOX_EDGES,
     FACES,
     Candidates,
-    Cast,
+    RayHits,
     Shot,
     axes_of,
     corners_of,
@@ -36,8 +36,8 @@ _UPRIGHT = 0.75  # of the normal's vertical part: what has less is no ground and
 _VIRTUAL = 12.0  # m: how far away lies what glossy things reflect
 
 
-class Painter:
-    """Shades what a cast has found. One per set of scenes and pictures."""
+class Shader:
+    """Colours the hits of a ray cast; one per set of scenes and images."""
 
     def __init__(self, shot: Shot, scenes: Sequence[Scene], assets: AssetLibrary, device: torch.device) -> None:
         self.shot, self.scenes, self.assets, self.device = shot, scenes, assets, device
@@ -46,8 +46,8 @@ class Painter:
     def _on_device(self, values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.device, torch.float32)
 
-    def paint(
-        self, seen: Cast, reflected: torch.Tensor | None = None, where: torch.Tensor | None = None
+    def shade(
+        self, seen: RayHits, reflected: torch.Tensor | None = None, where: torch.Tensor | None = None
     ) -> torch.Tensor:
         """N x H x W x 3 float32 light, 0..255 and above.
 
@@ -171,7 +171,7 @@ class Painter:
         glow = self._of("glow", s).unsqueeze(1)
         return torch.lerp(light, torch.ones_like(light), glow)
 
-    def _shadows(self, seen: Cast, s: Surface) -> tuple[torch.Tensor, torch.Tensor]:
+    def _shadows(self, seen: RayHits, s: Surface) -> tuple[torch.Tensor, torch.Tensor]:
         """Parts of the scattered light and of the sun that reach P pixels.
 
         Worked out for every other pixel of every other row; those between take the mean of two neighbours, as far as
@@ -254,7 +254,7 @@ class Painter:
                 enter = torch.where(slope < 0, torch.maximum(enter, s), enter)
                 leave = torch.where(slope > 0, torch.minimum(leave, s), leave)
             return (enter < leave) & (leave > _OWN_SKIN)
-        ball = kind == Kind.BALL
+        ball = kind == Kind.ELLIPSOID
         round_ = (0, 1, 2) if ball else (0, 2)
         a = torch.stack([d[i] * d[i] for i in round_]).sum(0)
         middle = -torch.stack([o[i] * d[i] for i in round_]).sum(0) / a

@@ -1,4 +1,4 @@
-"""Where on which surface the pixels of a cast lie, which way it faces, and how much of it a pixel covers."""
+"""Find on which surface the ray hits of pixels lie, which way it faces, and how much of it a pixel covers."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def surface_of(
     """Describe the surfaces that P pixels show.
 
     Args:
-        shot: what was cast.
+        shot: the primitives before the cameras.
         table: its rows as a tensor, len(FIELDS) x G.
         pixel, item: P int64, pixels and what they show.
         depth: P m.
@@ -147,7 +147,7 @@ def _box_face(p: _Parts, half: torch.Tensor, sight: _Parts, table: torch.Tensor,
 
 
 def _round_face(p: _Parts, half: torch.Tensor, sight: _Parts, table: torch.Tensor, item: torch.Tensor) -> _Face:
-    ball = table[COLUMN["kind"]][item] == Kind.BALL
+    ball = table[COLUMN["kind"]][item] == Kind.ELLIPSOID
     cap = ~ball & (p[1].abs() > (p[0] ** 2 + p[2] ** 2).sqrt())
     normal = torch.stack([
         torch.where(cap, 0.0, p[0] / half[0]),
