@@ -40,7 +40,7 @@ def mono(tmp_path: Path) -> tuple[str, str]:
 
 def test_a_node_that_is_not_there_is_named_with_those_that_are(make: Callable[..., Bench], monkeypatch) -> None:
     b = make()
-    monkeypatch.setattr(node_weights, "FIND_SECONDS", 1.5)
+    monkeypatch.setattr(node_weights, "RESPONSE_SECONDS", 1.5)
     with pytest.raises(NodeWeightsError, match=r"no node /robot/depth answered .*running: .*/stereo_depth_node"):
         set_node_weights("robot/depth", "flownet_stereo", "", "", context=b.context)
 
