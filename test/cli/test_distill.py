@@ -52,7 +52,7 @@ def test_a_folder_becomes_weights_pictures_and_figures(run, tmp_path):
     assert {"walls/abs_rel", "test:walls/abs_rel"} <= row.keys()
     # Walls of 8 to 12 px, the held-out one of 11. One answer for all is off by answer / Z - 1; 1 / Z goes with px.
     assert (1 + row["real_walls/abs_rel"]) / 10 == pytest.approx((1 + row["walls/abs_rel"]) / 11, rel=0.01)
-    assert read_image(out / "pictures" / "0000001.png").shape == (2 * 64, 3 * 96, 3)
+    assert read_image(out / "pictures" / "0000001.png").shape[1] > 4 * 300
     assert len(list((tmp_path / "kept" / "sgbm").glob("*_left.png"))) == 5
 
 
