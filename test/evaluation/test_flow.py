@@ -316,13 +316,13 @@ def test_flow_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
     from fg_depth_ros.evaluation.reports import results
 
     (tmp_path / "file").write_text("")
-    with pytest.raises(FileError, match=r"file: cannot be written to .*choose another folder"):
+    with pytest.raises(FileError, match=r"file.*: cannot be written .*choose another folder"):
         write_flow(np.zeros((4, 4, 2), np.float32), tmp_path / "file", "a")
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(results, "write_image", full)
-    with pytest.raises(FileError, match="cannot be written to .No space left on device.; choose another folder"):
+    with pytest.raises(FileError, match="cannot be written .No space left on device.; .*choose another folder"):
         write_flow(np.zeros((4, 4, 2), np.float32), tmp_path / "out", "a")
     assert list((tmp_path / "out").iterdir()) == []

@@ -1,9 +1,9 @@
-"""What an estimate holds, as files that other tools read."""
+"""Files of an estimate that other tools read; those of one estimate appear together, when all are complete."""
 
 from __future__ import annotations
 
-import os
-import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -18,27 +18,33 @@ from fg_depth_ros.data.io.formats import (
     write_png_depth,
 )
 from fg_depth_ros.evaluation.reports import figures
-from fg_depth_ros.files import FileError
+from fg_depth_ros.files import atomic_write
 from fg_depth_ros.geometry import organised_points
 from fg_depth_ros.geometry.flow_colour import colour_flow
 from fg_depth_ros.inference import StereoEstimate
 
+Writer = Callable[[Path], object]
+
 
 def write_disparity(disparity: np.ndarray, folder: Path, name: str) -> list[Path]:
-    """Disparity alone, for pairs without calibration: ``.pfm``, KITTI's 16-bit PNG, a coloured picture.
+    """Write disparity alone, for pairs without calibration: ``.pfm``, KITTI's 16-bit PNG, a coloured picture.
 
-    ``.pfm`` marks pixels without answer as +inf (Middlebury), the PNG as 0 (KITTI).
+    Args:
+        disparity: H x W px, NaN = no answer, which is +inf in the ``.pfm`` (Middlebury) and 0 in the PNG (KITTI).
+        folder: where to; made if missing.
+        name: what the files begin with.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        WriteError: a file cannot be written; none is then.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}_disparity{end}" for end in (".pfm", ".png", "_colour.png")]
-    write_pfm(paths[0], np.where(np.isfinite(disparity), disparity, np.float32(np.inf)))
-    write_kitti_disparity(paths[1], np.where(disparity > 0, disparity, np.float32(np.nan)))
-    write_image(paths[2], figures.colour_disparity(disparity))
-    return paths
+    return _write(folder, name, _disparity(disparity))
 
 
 def write_estimate(estimate: StereoEstimate, left: np.ndarray, folder: Path, name: str) -> list[Path]:
-    """Everything: disparity as ``write_disparity``, depth (.npy float32 m with NaN; 16-bit PNG in mm), labels, cloud.
+    """Write disparity as ``write_disparity``, depth (.npy float32 m with NaN; 16-bit PNG in mm), labels and cloud.
 
     Args:
         estimate: of the pair.
@@ -48,27 +54,30 @@ def write_estimate(estimate: StereoEstimate, left: np.ndarray, folder: Path, nam
 
     Returns:
         The paths written.
+
+    Raises:
+        WriteError: a file cannot be written; none is then.
     """
-    paths = write_disparity(estimate.disparity, folder, name)
     depth = estimate.depth
-    ends = ("_depth.npy", "_depth.png", "_depth_colour.png", "_labels.png", "_cloud.ply")
-    npy, png, colour, labels, cloud = (folder / f"{name}{end}" for end in ends)
-    with open(npy, "wb") as stream:
-        np.save(stream, depth)
-    write_png_depth(png, depth)
-    known = depth[np.isfinite(depth)]
-    low, high = np.percentile(known, (2, 98)) if known.size else (0.0, 1.0)
-    write_image(colour, figures.colour_depth(depth, float(low), float(max(high, low + 1e-3))))
-    write_image(labels, figures.colour_labels(estimate.labels))
-    write_ply(cloud, organised_points(depth, estimate.rig), left)
-    return [*paths, npy, png, colour, labels, cloud]
+    depth_colours = figures.colour_depth(depth, *figures.depth_range(depth))
+    return _write(
+        folder,
+        name,
+        {
+            **_disparity(estimate.disparity),
+            "_depth.npy": lambda path: np.save(path, depth),
+            "_depth.png": lambda path: write_png_depth(path, depth),
+            "_depth_colour.png": lambda path: write_image(path, depth_colours),
+            "_labels.png": lambda path: write_image(path, figures.colour_labels(estimate.labels)),
+            "_cloud.ply": lambda path: write_ply(path, organised_points(depth, estimate.rig), left),
+        },
+    )
 
 
 def write_flow(flow: np.ndarray, folder: Path, name: str) -> list[Path]:
-    """Optical flow as ``.flo``, as KITTI's 16-bit PNG, and as a picture in Middlebury's colours.
+    """Write optical flow as ``.flo``, as KITTI's 16-bit PNG, and as a picture in Middlebury's colours.
 
-    The files appear under their names only when all of them are complete. The PNG holds 1/64 px and at most 512 px:
-    longer flow is marked as unknown in it.
+    The PNG holds 1/64 px and at most 512 px: longer flow is marked as unknown in it.
 
     Args:
         flow: H x W x 2 px, NaN = unknown.
@@ -79,20 +88,34 @@ def write_flow(flow: np.ndarray, folder: Path, name: str) -> list[Path]:
         The paths written.
 
     Raises:
-        FileError: the folder cannot be written to.
+        WriteError: a file cannot be written; none is then.
     """
-    ends = ("_flow.flo", "_flow.png", "_flow_colour.png")
     fits = (np.abs(flow) < 511.98).all(-1, keepdims=True)  # NaN does not
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".flow_", dir=folder) as unfinished:
-            parts = [Path(unfinished) / end for end in ends]
-            write_flo(parts[0], flow)
-            write_kitti_flow(parts[1], np.where(fits, flow, np.float32(np.nan)))
-            write_image(parts[2], colour_flow(flow))
-            paths = [folder / f"{name}{end}" for end in ends]
-            for part, path in zip(parts, paths, strict=True):
-                os.replace(part, path)
-    except OSError as error:
-        raise FileError(f"{folder}: cannot be written to ({error.strerror}); choose another folder") from error
+    return _write(
+        folder,
+        name,
+        {
+            "_flow.flo": lambda path: write_flo(path, flow),
+            "_flow.png": lambda path: write_kitti_flow(path, np.where(fits, flow, np.float32(np.nan))),
+            "_flow_colour.png": lambda path: write_image(path, colour_flow(flow)),
+        },
+    )
+
+
+def _disparity(disparity: np.ndarray) -> dict[str, Writer]:
+    return {
+        "_disparity.pfm": lambda path: write_pfm(path, np.where(np.isfinite(disparity), disparity, np.float32(np.inf))),
+        "_disparity.png": lambda path: write_kitti_disparity(
+            path, np.where(disparity > 0, disparity, np.float32(np.nan))
+        ),
+        "_disparity_colour.png": lambda path: write_image(path, figures.colour_disparity(disparity)),
+    }
+
+
+def _write(folder: Path, name: str, writers: Mapping[str, Writer]) -> list[Path]:
+    """Write files by their endings; all of them are renamed when the last one is complete."""
+    paths = [folder / f"{name}{end}" for end in writers]
+    with ExitStack() as files:
+        for path, write in zip(paths, writers.values(), strict=True):
+            write(files.enter_context(atomic_write(path, sync=False)))
     return paths
