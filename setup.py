@@ -75,7 +75,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
-    package_data={NAME: ["weights/*.safetensors", "py.typed"]},
+    package_data={NAME: ["weights/*.safetensors", "py.typed", "evaluation/reports/*.j2"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
@@ -86,6 +86,7 @@ setup(
     ],
     zip_safe=False,
     install_requires=[
+        "Jinja2>=3.0",
         "matplotlib>=3.5",
         "numpy>=1.21",
         # 5.0 gave the type codes new values

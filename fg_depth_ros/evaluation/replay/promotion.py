@@ -49,8 +49,10 @@ class Margins:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One measure of both. ``worse``: by which part of the current figure the candidate is worse; negative: better;
-    NaN where it has no figure. ``limit``: the largest that is accepted.
+    """One measure of both.
+
+    ``worse``: by which part of the current figure the candidate is worse; negative: better; NaN where it has no figure.
+    ``limit``: the largest that is accepted.
     """
 
     set: str
