@@ -223,5 +223,5 @@ def test_depth_images_go_before_a_lidar_and_other_clouds_are_none(tmp_path, capl
 
 def test_a_bag_without_pairs_is_refused_before_its_truth_is_looked_for(tmp_path):
     bag = bag_of(tmp_path / "bag", {"/ground_truth/depth": IMAGE})
-    with pytest.raises(FileError, match="no pair of image topics can be told by name"):
+    with pytest.raises(FileError, match="no pair of image topics can be identified by name"):
         open_bag_pairs(bag)

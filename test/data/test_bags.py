@@ -250,7 +250,9 @@ def test_topics_that_cannot_be_told_apart_have_to_be_named():
     found = find_topics(two, left="/back/left/image_rect")  # the other side follows
     assert found == BagTopics("/back/left/image_rect", "/back/right/image_rect", "", "")
     assert find_topics(two, right="front/right/image_rect").left == "/front/left/image_rect"
-    with pytest.raises(FileError, match=r"no pair of image topics can be told by name \(images: /camera/image_raw\)"):
+    with pytest.raises(
+        FileError, match=r"no pair of image topics can be identified by name \(images: /camera/image_raw\)"
+    ):
         find_topics({"/camera/image_raw": IMAGE})
     given = find_topics({"/a": IMAGE, "/b": IMAGE, "/i": INFO, "/j": INFO}, "a", "b", "/i", "j")
     assert given == BagTopics("/a", "/b", "/i", "/j")

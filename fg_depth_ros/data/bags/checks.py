@@ -20,7 +20,7 @@ from fg_depth_ros.geometry import StereoRig
 
 _CHECKED_PAIRS = 12
 """Pairs of a bag whose pixels are checked, spread evenly."""
-_BLACK, _WHITE = 5, 250  # grey values of 255 at which an image says nothing any more
+_BLACK, _WHITE = 5, 250  # grey values of 255 at which an image holds no information
 _TOO_MUCH = 0.3  # part of the pixels
 _USELESS = 0.9
 _BRIGHTER = 1.25
@@ -29,7 +29,7 @@ _GAP = 3.0  # periods
 
 
 class Problem(NamedTuple):
-    """Something wrong with a bag: ``leave out`` makes it useless, ``warn`` does not; the text says the way out."""
+    """Something wrong with a bag: ``leave out`` makes it useless, ``warn`` does not; the text says what to do."""
 
     severity: Literal["leave out", "warn"]
     text: str

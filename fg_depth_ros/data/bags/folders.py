@@ -1,4 +1,4 @@
-"""Bags below folders, and the hash that tells one bag from all others."""
+"""Find bags below folders, name them, and identify them by a hash."""
 
 from __future__ import annotations
 

@@ -218,7 +218,9 @@ def find_topics(
         best = [pair for pair in pairs if ranks[pair] == min(ranks.values())]
         if len(best) != 1:
             found = ", ".join(sorted(images)) or "none"
-            problem = "no pair of image topics can be told by name" if not best else "several pairs of image topics fit"
+            problem = (
+                "no pair of image topics can be identified by name" if not best else "several pairs of image topics fit"
+            )
             raise FileError(f"{where}: {problem} (images: {found}); name the left and the right topic")
         left, right = best[0]
     infos = [

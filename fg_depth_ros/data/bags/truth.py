@@ -21,7 +21,7 @@ CLOUD = "sensor_msgs/msg/PointCloud2"
 OFF = "none"
 """Given as a topic: do not look for one."""
 _TRUE_DEPTH = "ground_truth/depth"
-# How drivers of LiDARs name their clouds; other clouds may be made of the very depth that is to be judged.
+# How drivers of LiDARs name their clouds; other clouds may be made of the very depth that is to be evaluated.
 _LIDARS = ("lidar", "velodyne", "ouster", "livox", "hesai", "pandar", "robosense", "rslidar")
 _FLOATS = {7: "f4", 8: "f8"}  # sensor_msgs/PointField
 
@@ -30,7 +30,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TruthOptions:
-    """Where a bag's true depth is looked for. An empty topic is found by name and type, ``none`` is not looked for."""
+    """Sources of a bag's true depth. An empty topic is found by name and type; ``none`` disables it."""
 
     depth_topic: str = ""
     """Depth images at the left camera (32FC1 m or 16UC1 mm); found: ``ground_truth/depth``. They go before LiDAR."""

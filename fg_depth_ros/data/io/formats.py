@@ -214,12 +214,12 @@ def write_ply(path: str | Path, points: np.ndarray, colours: np.ndarray | None =
 
 def _decode(path: str | Path, flags: int) -> np.ndarray:
     content = read_bytes(path)
-    # OpenCV decodes the beginning of a truncated file and says nothing; the missing end gives it away.
+    # OpenCV decodes the beginning of a truncated file without an error; the missing end mark shows it.
     for start, end in ((b"\x89PNG", b"IEND\xaeB`\x82"), (b"\xff\xd8\xff", b"\xff\xd9")):
         if content.startswith(start) and end not in content[-4096:]:
             raise FileError(f"{path}: truncated: the image has no end after {len(content)} bytes; fetch it again")
     level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong is said once, below
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the error is reported once, below
     try:
         decoded = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     finally:

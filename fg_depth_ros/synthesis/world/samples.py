@@ -18,7 +18,7 @@ WORLD_SEED = 900_001
 
 
 class WorldScenes:
-    """Scenes of the virtual world as samples; rendered when asked for, the last one kept."""
+    """Scenes of the virtual world as samples; rendered when asked for, the last one is cached."""
 
     def __init__(self, generator: WorldGenerator) -> None:
         self.generator = generator
@@ -64,7 +64,7 @@ def world_samples(
     """
     if count < 1:
         raise ValueError(f"a world of {count} scenes is none; ask for at least 1")
-    if kind not in WORLDS:  # said before textures are drawn, which takes seconds
+    if kind not in WORLDS:  # checked before textures are drawn, which takes seconds
         raise ValueError(f"kind of world '{kind}' is unknown; choose one of {', '.join(WORLDS)}")
     atlas = TextureAtlas.build(list(photos), patterns, seed=seed)
     scenes = WorldScenes(WorldGenerator(atlas, None, width, height, seed, device, kind))
