@@ -48,7 +48,7 @@ def bench_models(
     device: str = "auto",
     threads: int = 0,
 ) -> Report:
-    """Measure models through `inference`, as the node and the command line run them.
+    """Measure models through ``inference``, as the node and the command line run them.
 
     Args:
         models: names of networks or classical methods, for stereo, flow (from the left to the right image) or depth
@@ -57,13 +57,13 @@ def bench_models(
         precisions: of the networks; classical methods are measured once.
         repeats: measured runs per combination, after a few to warm up.
         weights: file of weights for the networks; empty takes those that come with the package.
-        device: `auto`, `cpu`, `cuda`, `cuda:N`.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``.
         threads: of the processor; 0 leaves it to the libraries.
 
-    Returns a report with one row per combination: `latency_p50_ms`, `latency_p95_ms` (from the images in host
-    memory to the answer in host memory, so an accelerator is waited for), `throughput_hz` (pairs per second,
-    one after the other), `memory_mib` (growth of this process's peak resident memory; Linux only) and, on an
-    accelerator, `device_memory_mib` (peak).
+    Returns a report with one row per combination: ``latency_p50_ms``, ``latency_p95_ms`` (from the images in host
+    memory to the answer in host memory, so an accelerator is waited for), ``throughput_hz`` (pairs per second,
+    one after the other), ``memory_mib`` (growth of this process's peak resident memory; Linux only) and, on an
+    accelerator, ``device_memory_mib`` (peak).
 
     Raises:
         BenchError: a combination failed.
@@ -124,7 +124,7 @@ def _in_own_process(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
-    """Measure one combination in this process. `job` has the arguments of `bench_models` for one of each."""
+    """Measure one combination in this process. ``job`` has the arguments of ``bench_models`` for one of each."""
     import cv2
     import torch
 
@@ -165,7 +165,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _loaded(job: Mapping[str, Any], left: np.ndarray, right: np.ndarray) -> tuple[_Model, Callable[[], object]]:
-    """The job's model, and what runs it once."""
+    """Load the job's model; return it and a function that runs it once."""
     name, chosen = job["model"], {key: job[key] for key in ("model", "weights", "device", "precision")}
     if name in FlowConfig.known_models():
         flow = FlowEstimator(FlowConfig(**chosen))
@@ -183,7 +183,7 @@ class _Model(NamedTuple):
 
 
 def _memory(field: str) -> float:
-    """`VmRSS` (now) or `VmHWM` (peak) of this process in MiB; NaN where the system does not say."""
+    """Read ``VmRSS`` (now) or ``VmHWM`` (peak) of this process in MiB; NaN where the system does not say."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")
     except OSError:

@@ -1,4 +1,4 @@
-"""What a replay compares: stereo methods and depth networks, by the files of their weights or by name."""
+"""Methods that a replay compares: stereo methods and depth networks, by the files of their weights or by name."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ class ReplayMethod(NamedTuple):
 
 
 def shipped(model: str) -> ReplayMethod:
-    """A model with the weights that come with the package, or a classical method. Raises ValueError: unknown."""
+    """Return a model with the weights that come with the package, or a classical method. Raises ValueError: unknown."""
     if model in CLASSICAL_STEREO:
         return ReplayMethod(model, "stereo", model)
     return ReplayMethod(f"{model} (shipped)", _kind(model, f"model '{model}'"), model)
 
 
 def of_weights(path: str | Path) -> ReplayMethod:
-    """A weights file as its card describes it; the label is the file's name and the first 8 digits of its hash.
+    """Return the method of a weights file as its card describes it.
+
+    The label is the file's name and the first 8 digits of its hash.
 
     Raises:
         CheckpointError: missing, damaged, or of a network that answers neither pairs nor single images with depth.
@@ -61,7 +63,7 @@ class Loaded(NamedTuple):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a report says of it."""
+        """Return what a report says of it."""
         sha256 = self.estimator.model_sha256 or None
         return {
             "label": self.label, "kind": self.method.kind, "name": self.estimator.model_name, "sha256": sha256,
@@ -72,7 +74,7 @@ class Loaded(NamedTuple):
 def load_methods(
     methods: Sequence[ReplayMethod], *, device: str, precision: str, min_depth: float, max_depth: float
 ) -> list[Loaded]:
-    """The estimators, as the node makes them.
+    """Make the estimators, as the node does.
 
     Raises:
         ValueError: no method, two of one label, or a setting out of range.
@@ -97,7 +99,7 @@ def load_methods(
 
 
 def unique(methods: Iterable[ReplayMethod]) -> tuple[ReplayMethod, ...]:
-    """Each once; files of one label (the same weights in two folders) are told apart by their path."""
+    """Return each method once; files of one label (the same weights in two folders) get their path as a label."""
     found: dict[str, ReplayMethod] = {}
     for method in methods:
         other = found.get(method.label)

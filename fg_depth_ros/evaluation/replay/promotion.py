@@ -10,7 +10,7 @@ from typing import Any
 MAIN = ("abs_rel", "delta_1", "photometric", "left_right", "seen_by_both")
 """Measures that decide unless others are named, where the report has them."""
 ANSWERED = ("density", "depth_density")
-"""How many pixels have an answer; always looked at, or a net could do well by answering the easy ones only."""
+"""How many pixels have an answer; always compared, or a net could do well by answering the easy ones only."""
 ALL_SETS = "all"
 _LATENCY = "inference_p50_ms"
 _HIGHER_IS_BETTER = {"delta_1", "delta_2", "delta_3", "left_right", "seen_by_both", *ANSWERED}
@@ -79,7 +79,7 @@ class Decision:
 
 
 def decide(rows: Iterable[Mapping[str, Any]], candidate: str, current: str, margins: Margins | None = None) -> Decision:
-    """Hold the rows of ``candidate`` against those of ``current``.
+    """Compare the rows of ``candidate`` with those of ``current``.
 
     Args:
         rows: of a replay's report: those of kind "accuracy" by set and by ``label``, the set "all" over all bags, and
@@ -121,7 +121,7 @@ def decide(rows: Iterable[Mapping[str, Any]], candidate: str, current: str, marg
 
 
 def _by_place(rows: Sequence[Mapping[str, Any]], label: str, kind: str) -> dict[tuple[str, str], Mapping[str, Any]]:
-    """The rows of one method by set and part."""
+    """Return the rows of one method by set and part."""
     found = {}
     for row in rows:
         part = _PARTS.get(str(row["method"]).removeprefix(label))

@@ -34,7 +34,7 @@ def process_rank() -> tuple[int, int]:
 
 
 def shared_map(items: Sequence[Item], work: Callable[[Sequence[Item]], list[Result]]) -> list[Result]:
-    """``work`` of all items, in their order, in every process.
+    """Return ``work`` of all items, in their order, in every process.
 
     Args:
         items: the same in every process; this one works on those whose number is its own, modulo the processes.

@@ -1,4 +1,4 @@
-"""Numbers as colours: disparity, depth, flow, error, labels, clouds, and sheets of such pictures.
+"""Colours for numbers: disparity, depth, flow, error, labels, clouds, and sheets of such pictures.
 
 numpy in, uint8 RGB HxWx3 out. Look-up tables only, so the colour functions are cheap enough for a running
 node.
@@ -30,7 +30,7 @@ _LABEL_COLOURS: dict[Label, tuple[int, int, int]] = {
 
 
 def colour_disparity(disparity: np.ndarray, max_disparity: float | None = None) -> np.ndarray:
-    """Disparity HxW pixels in the turbo map: 0 = dark blue, `max_disparity` (default: largest) = dark red.
+    """Colour disparity H x W pixels in the turbo map: 0 = dark blue, ``max_disparity`` (default: largest) = dark red.
 
     NaN is black.
     """
@@ -41,16 +41,16 @@ def colour_disparity(disparity: np.ndarray, max_disparity: float | None = None) 
 
 
 def colour_depth(depth: np.ndarray, min_depth: float, max_depth: float) -> np.ndarray:
-    """Depth HxW metres, coloured by its inverse like a disparity (near = red, far = blue). NaN is black."""
+    """Colour depth H x W metres by its inverse like a disparity (near = red, far = blue). NaN is black."""
     known = np.isfinite(depth) & (depth > 0)
     inverse = 1.0 / np.where(known, depth, 1.0)
     return _mapped(inverse, known, 1.0 / max_depth, 1.0 / min_depth, _turbo())
 
 
 def colour_error(prediction: np.ndarray, truth: np.ndarray, max_error: float = 4.0) -> np.ndarray:
-    """|prediction - truth| (HxW, same unit) in the inferno map: 0 = black, from `max_error` on light yellow.
+    """Colour ``|prediction - truth|`` (H x W, same unit) in the inferno map.
 
-    No truth: dark grey; truth without answer: magenta.
+    0: black; from ``max_error`` on: light yellow; no truth: dark grey; truth without answer: magenta.
     """
     error = np.abs(prediction - truth)
     colours = _mapped(error, np.isfinite(error), 0.0, max_error, _inferno())
@@ -74,7 +74,7 @@ def depth_range(depth: np.ndarray, default: tuple[float, float] = (1.0, 10.0)) -
 
 
 def colour_labels(labels: np.ndarray) -> np.ndarray:
-    """Values of `Label` (uint8 HxW), one colour each: valid is white."""
+    """Colour values of ``Label`` (uint8 H x W): valid is white."""
     table = np.zeros((256, 3), dtype=np.uint8)
     for label, colour in _LABEL_COLOURS.items():
         table[label] = colour
@@ -89,10 +89,10 @@ def cloud_view(
     yaw_deg: float = 25.0,
     pitch_deg: float = 12.0,
 ) -> np.ndarray:
-    """A picture of a cloud seen by a camera that has moved sideways around it.
+    """Draw a cloud as seen by a camera that has moved sideways around it.
 
-    `points`: (..., 3) metres in the optical frame (x right, y down, z forward), NaN = none; `colours`: the
-    same shape, uint8 RGB. The view turns by `yaw_deg` and `pitch_deg` about the point at the median depth.
+    ``points``: (..., 3) metres in the optical frame (x right, y down, z forward), NaN = none; ``colours``: the
+    same shape, uint8 RGB. The view turns by ``yaw_deg`` and ``pitch_deg`` about the point at the median depth.
     Nearer points cover farther ones.
     """
     canvas = np.full((height, width, 3), 255, dtype=np.uint8)
@@ -136,9 +136,9 @@ def contact_sheet(
     captions: Sequence[str] | None = None,
     tile_width: int = 400,
 ) -> np.ndarray:
-    """Rows of uint8 RGB pictures under their column titles, each row with its caption, on white.
+    """Lay out rows of uint8 RGB pictures under their column titles, each row with its caption, on white.
 
-    Every picture is brought to `tile_width`. Raises ValueError when a row and the titles differ in number.
+    Every picture is brought to ``tile_width``. Raises ValueError when a row and the titles differ in number.
     """
     if not rows or any(len(row) != len(titles) for row in rows):
         raise ValueError(f"a sheet needs rows of {len(titles)} pictures, got {[len(row) for row in rows]}")
@@ -159,7 +159,7 @@ def contact_sheet(
 
 
 def resized(picture: np.ndarray, width: int, *, smooth: bool = True) -> np.ndarray:
-    """A picture at another width, same shape; `smooth` False keeps exact colours (sparse measurements)."""
+    """Resize a picture to another width; ``smooth`` False keeps exact colours (sparse measurements)."""
     if picture.shape[1] == width:
         return picture
     height = max(1, round(picture.shape[0] * width / picture.shape[1]))
@@ -169,7 +169,7 @@ def resized(picture: np.ndarray, width: int, *, smooth: bool = True) -> np.ndarr
 
 
 def visible(values: np.ndarray) -> np.ndarray:
-    """Sparse values HxW (LiDAR) as dots that survive being drawn small; the nearer, the smaller value wins."""
+    """Spread sparse values H x W (LiDAR) to dots that stay visible in a small picture; the smaller value wins."""
     known = np.isfinite(values)
     if known.mean() > 0.1:
         return values

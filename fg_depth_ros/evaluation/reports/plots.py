@@ -33,12 +33,12 @@ class Plot(NamedTuple):
 
 
 def colours_of(entries: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """A colour for every method of rows and series, the same in all plots."""
+    """Return a colour for every method of rows and series, the same in all plots."""
     return {method: f"C{number % 10}" for number, method in enumerate(dict.fromkeys(map(_method, entries)))}
 
 
 def over_time(series: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> list[Plot]:
-    """A plot of every known measure in ``series`` (as ``Report.series``), a line per method.
+    """Plot every known measure in ``series`` (as ``Report.series``), a line per method.
 
     Over seconds where there is one set; several sets stand one behind the other, pair by pair.
     """
@@ -66,7 +66,7 @@ def over_time(series: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -
 
 
 def histograms(rows: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> list[Plot]:
-    """A plot for every measure that rows of the first set have a ``histogram`` of; each curve is a share of 100 %."""
+    """Plot every measure that rows of the first set have a ``histogram`` of; each curve is a share of 100 %."""
     found = [row for row in rows if row.get("histogram") and sum(row["histogram"]["counts"])]
     found = [row for row in found if row["set"] == found[0]["set"]]
     plots = []
@@ -83,7 +83,7 @@ def histograms(rows: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) ->
 
 
 def latencies(series: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> list[Plot]:
-    """The share of pairs that were answered within a time, a line per method; empty without ``latency_ms``."""
+    """Plot the share of pairs that were answered within a time, a line per method; empty without ``latency_ms``."""
     lines = _lines(series, "latency_ms")
     if not lines:
         return []
@@ -97,7 +97,7 @@ def latencies(series: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -
 
 
 def _lines(series: Sequence[Mapping[str, Any]], name: str) -> dict[str, list[Mapping[str, Any]]]:
-    """The entries that have this measure at least once, by method."""
+    """Return the entries that have this measure at least once, by method."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for entry in series:
         if name in entry:
@@ -108,7 +108,7 @@ def _lines(series: Sequence[Mapping[str, Any]], name: str) -> dict[str, list[Map
 
 
 def _places(series: Sequence[Mapping[str, Any]], sets: list[str]) -> dict[int, float]:
-    """Where every entry (by its id) stands on the axis of time."""
+    """Return where every entry (by its id) stands on the axis of time."""
     if len(sets) == 1:
         stamps = [_number(entry.get("stamp")) for entry in series]
         first = min((stamp for stamp in stamps if math.isfinite(stamp)), default=0.0)
@@ -141,7 +141,7 @@ def _method(entry: Mapping[str, Any]) -> str:
 
 
 def _stretch(axes: Axes, lines: Mapping[str, Sequence[Mapping[str, Any]]], name: str, places: Sequence[float]) -> None:
-    """The same time in every plot; a logarithmic axis where methods are too far apart for a linear one."""
+    """Show the same time in every plot; a logarithmic axis where methods are too far apart for a linear one."""
     known = [place for place in places if math.isfinite(place)]
     begin, end = min(known, default=0.0), max(known, default=0.0)
     margin = 0.01 * (end - begin) if end > begin else 0.5

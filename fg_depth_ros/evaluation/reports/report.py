@@ -94,28 +94,28 @@ _SPEED_COLUMNS: dict[str, tuple[str, str]] = {
 
 @dataclass
 class Report:
-    """What a command measured, with all that is needed to know where the numbers come from."""
+    """Result of a command that measures, with all that is needed to know where the numbers come from."""
 
     command: str
     """The command in words, such as "evaluate stereo"; with its arguments where the caller knows them."""
     model: dict[str, Any] = field(default_factory=dict)
-    """`name` and `sha256` of the weights (None for a classical method), and what else identifies it."""
+    """``name`` and ``sha256`` of the weights (None for a classical method), and what else identifies it."""
     settings: dict[str, Any] = field(default_factory=dict)
     """How was measured: what counts as wrong, how images are combined, sizes, rates."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     series: list[dict[str, Any]] = field(default_factory=list)
-    """One entry per evaluated pair, in their order: `set`, `name`, `stamp` (s) and what was measured on it. Not in the
-    JSON where there is none."""
+    """One entry per evaluated pair, in their order: ``set``, ``name``, ``stamp`` (s) and what was measured on it. Not
+    in the JSON where there is none."""
     software: dict[str, str] = field(default_factory=lambda: software_versions())
     created: str | None = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     """UTC time, ISO 8601. None: not in the JSON, which is then the same byte for byte where the numbers are."""
 
     def add_row(self, set_name: str, method: str, metrics: Mapping[str, float], **details: Any) -> None:
-        """One line: `metrics` of `method` on `set_name`; `details` (such as images=12) stand beside them."""
+        """Add a line: ``metrics`` of ``method`` on ``set_name``; ``details`` (such as images=12) stand beside them."""
         self.rows.append({"set": set_name, "method": method, **details, "metrics": dict(metrics)})
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as the schema has it. Numbers that are not finite become None, which JSON can hold."""
+        """Return the report as the schema has it. Numbers that are not finite become None, which JSON can hold."""
         model = {"name": None, "sha256": None, **self.model}
         fields = {
             "schema": SCHEMA,
@@ -139,7 +139,7 @@ class Report:
             unfinished.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
     def table(self, columns: list[str] | None = None, title: str | None = None) -> Table:
-        """The rows as a rich table; `columns` names the measures to show (default: all that occur)."""
+        """Return the rows as a rich table; ``columns`` names the measures to show (default: all that occur)."""
         names = columns or self.measures()
         table = Table(title=title or self.command)
         table.add_column("set", overflow="fold")
@@ -156,7 +156,7 @@ class Report:
         return table
 
     def markdown(self, columns: list[str] | None = None) -> str:
-        """The same table as Markdown, for documents."""
+        """Return the same table as Markdown, for documents."""
         names = columns or self.measures()
         heads = ["set", "method", *(heading_of(name) for name in names)]
         lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * len(names)]
@@ -166,14 +166,14 @@ class Report:
         return "\n".join(lines) + "\n"
 
     def measures(self) -> list[str]:
-        """The names of all measures that occur, in the order of the tables."""
+        """Return the names of all measures that occur, in the order of the tables."""
         found = {name for row in self.rows for name in row["metrics"]}
         ordered = _COLUMNS | _DEPTH_COLUMNS | _FLOW_COLUMNS | _AGREEMENT_COLUMNS
         return [name for name in ordered if name in found] + sorted(found - set(ordered))
 
 
 def read_report(path: str | Path) -> Report:
-    """A report written by `Report.write_json`. Raises ValueError naming the file and what is wrong."""
+    """Read a report written by ``Report.write_json``. Raises ValueError naming the file and what is wrong."""
     path = Path(path)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -186,7 +186,7 @@ def read_report(path: str | Path) -> Report:
 
 
 def software_versions() -> dict[str, str]:
-    """Versions of what a number can depend on; only what is installed."""
+    """Return the versions of what a number can depend on; only what is installed."""
     versions = {"python": platform.python_version(), "platform": f"{sys.platform} {platform.machine()}"}
     for name in _PACKAGES:
         try:
@@ -197,19 +197,19 @@ def software_versions() -> dict[str, str]:
 
 
 def heading_of(name: str) -> str:
-    """What stands above a measure in a table."""
+    """Return the heading of a measure in a table."""
     return _column(name)[0]
 
 
 def formatted(name: str, value: float | None) -> str:
-    """A measure as a table has it; a dash where there is none."""
+    """Format a measure as a table has it; a dash where there is none."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     return format(value, _column(name)[1])
 
 
 def _column(name: str) -> tuple[str, str]:
-    """Heading and number format of a measure."""
+    """Return heading and number format of a measure."""
     known = _COLUMNS | _DEPTH_COLUMNS | _FLOW_COLUMNS | _AGREEMENT_COLUMNS | _SPEED_COLUMNS
     return known.get(name) or (name, ".4g")
 
