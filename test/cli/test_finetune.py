@@ -108,7 +108,7 @@ def test_two_processes_check_and_train_together(tmp_path, bags, parent):
     command += ["fg_depth_ros.cli", "finetune", "--bags", bags, "--out", tmp_path / "out", "--weights", parent]
     command += ["--steps", "9", *TINY, "--validate-steps", "1", "--patience", "2", "--learning-rate", "0.5"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "200"}
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=240, env=environment)
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=300, env=environment)
     document = json.loads((tmp_path / "out" / "finetune.json").read_text())
     # Weights that are not better are status 2 of the first process, which the launcher tells in its own way.
     assert (done.returncode == 0) == document["better"], done.stdout[-1000:] + done.stderr[-2000:]

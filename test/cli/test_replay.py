@@ -128,7 +128,7 @@ def test_two_processes_write_the_bytes_of_one_and_hear_of_each_others_failures(t
     shared["OMP_NUM_THREADS"] = "1"  # as torchrun sets it
     children = [start("two", ("-c", _REPLAY_AND_FAIL), RANK=str(k), **shared) for k in range(2)]
     children.append(start("one", OMP_NUM_THREADS="2"))
-    said = [child.communicate(timeout=150)[0] for child in children]
+    said = [child.communicate(timeout=300)[0] for child in children]
     assert [child.returncode for child in children] == [0, 0, 0], said
     one, two = ((tmp_path / name / "report.json").read_bytes() for name in ("one", "two"))
     assert one == two

@@ -101,9 +101,9 @@ def test_colours_are_cheap_enough_for_a_node():
         colour(values, 64.0)
         durations = []
         for _ in range(5):
-            start = time.perf_counter()
+            start = time.thread_time()
             colour(values, 64.0)
-            durations.append(time.perf_counter() - start)
+            durations.append(time.thread_time() - start)
         assert min(durations) < 0.1, colour.__name__
 
 

@@ -317,7 +317,7 @@ def test_a_real_limit_of_the_kernel_on_a_files_size(tmp_path):
     """Half a chunk goes into the file before the kernel refuses: it is cut off, and recording goes on in another."""
     root = tmp_path / "root"
     process = child(root, 4 * PAIR)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out
     assert "fault disk" in out
     assert "File too large" in out

@@ -256,7 +256,7 @@ def test_two_processes_train_together(tmp_path, walls, cache):
     command += ["--size", "96x64", "--batch", "2", "--workers", "0", "--teacher", "sgbm", "--max-disparity", "0"]
     command += ["--cache", cache]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-2000:]
     _, card = load_checkpoint(tmp_path / "last.safetensors")
     assert card.description["processes"] == 2 and card.description["pairs"] == 8

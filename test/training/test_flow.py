@@ -257,7 +257,7 @@ def test_two_processes_do_what_one_does_with_the_whole_batch(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     command += ["fg_depth_ros.cli", *arguments, "--out", str(tmp_path / "two"), "--batch", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     one = FlowTraining(out=str(tmp_path / "one"), steps=2, learning_rate=1e-3, **{**TINY, "batch": 4})
     train_flow(one)

@@ -134,7 +134,7 @@ def test_two_processes_train_together(tmp_path):
     command += ["fg_depth_ros.cli", "train", "stereo", "--out", str(tmp_path), "--steps", "2", "--patterns", "4"]
     command += ["--width", "96", "--height", "64", "--batch", "2", "--workers", "0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     _, card = load_checkpoint(tmp_path / "last.safetensors")
     assert card.description["processes"] == 2
