@@ -133,8 +133,8 @@ def main(args: list[str] | None = None) -> int:
                 sys.stdout.flush()
 
     rclpy.init(args=words)
+    own = rclpy.create_node("node_status", enable_rosout=False, start_parameter_services=False)
     try:
-        own = rclpy.create_node("node_status", enable_rosout=False, start_parameter_services=False)
         own.create_subscription(DiagnosticArray, "/diagnostics", on_report, QoSProfile(depth=100))
         if options.node is None:
             rclpy.spin(own)
@@ -142,6 +142,7 @@ def main(args: list[str] | None = None) -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         return 130 if options.node else 0
     finally:
+        own.destroy_node()  # before its context: rclpy's clean-up at exit may crash otherwise
         rclpy.try_shutdown()
 
 

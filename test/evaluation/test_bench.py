@@ -11,6 +11,7 @@ from fg_depth_ros.evaluation.bench import BenchError, bench_models, measure
 from fg_depth_ros.networks import ModelCard, create_model, save_checkpoint
 
 
+@pytest.mark.serial
 def test_a_row_is_of_the_model_and_size_that_were_asked_for() -> None:
     report = bench_models(["sgbm"], [(256, 128)], ["float32", "bfloat16"], repeats=3, threads=1)
     (row,) = report.rows  # a classical method knows no precision

@@ -297,7 +297,7 @@ def test_out_of_memory_goes_on_with_smaller_images(make: Callable[..., Bench]) -
     depth = b.fresh_depth(PAIR)
     assert np.nanmedian(depth) == pytest.approx(3.0, rel=0.05)
     assert depth.shape == (240, 320)
-    b.wait(lambda: b.level("model") == 2)
+    b.wait(lambda: b.level("model") == 2 and b.values("model").get("inference_scale") == "0.562")
     assert "2 GiB wanted" in b.status("model").message
     assert "inference_scale 0.562" in b.status("model").message
     b.wait(lambda: int(b.values().get("dropped: out of memory", 0)) == 2)  # at 1.0 and at 0.75
