@@ -21,6 +21,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ["COLUMNS"] = "400"  # rich reads it when a console is made: no table is folded
 
 # A shell starts background jobs with SIGINT ignored, and they hand that on to the processes that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

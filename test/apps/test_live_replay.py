@@ -169,8 +169,10 @@ def test_time_that_stands_still_stops_neither_work_nor_warnings(make: Callable[.
         stamps.append(1000.0 + 0.1 * len(stamps))  # stamps run ahead of a clock that stands
         b.send(pair, stamps[-1])
 
-    wait_until(lambda: len(b.seen["depth/image_rect"]) >= 4, step=step, period=0.1)
-    assert {stamp_ns(m.header) for m in b.seen["depth/image_rect"]} <= {round(s * 1e9) for s in stamps}
+    def answered() -> set[int]:  # an answer to a pair of before may still arrive
+        return {stamp_ns(m.header) for m in b.seen["depth/image_rect"]} & {round(s * 1e9) for s in stamps}
+
+    wait_until(lambda: len(answered()) >= 4, step=step, period=0.1)
     b.wait(lambda: "pipeline 50 % (ms)" in b.values() and "/clock" not in b.status().message)
     # Nothing comes any more, and the clock does not move: the node notices by the time on the wall.
     b.wait(lambda: b.level() == 1 and "no stereo pair for" in b.status().message)
