@@ -69,6 +69,7 @@ class EpisodeWriter:
         """
         self.space = Space(config.root, config.quota_bytes, config.free_floor_bytes)
         self.episode_name = self.last_name = ""
+        self.begun = (0, "")  # how many episodes began, and the name of the last one
         self.finished = self.bytes_written = self.free_bytes = 0
         self.rate = 0.0  # bytes/s
         self.faults: dict[str, str] = {}
@@ -195,6 +196,7 @@ class EpisodeWriter:
         name = episode_name(self._config.prefix, recorded, self._request.kind)
         self._episode = Episode(self._config.root, name, draft, self._open_file)
         self.episode_name = self._episode.name
+        self.begun = (self.begun[0] + 1, self._episode.name)
         self._synced, self._unsynced = time.monotonic(), True
 
     def _split_where_due(self, recorded: int, size: int) -> None:

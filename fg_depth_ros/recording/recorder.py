@@ -201,6 +201,11 @@ class Recorder:
         """Name of the episode being written; empty where there is none."""
         return self._writer.episode_name
 
+    @property
+    def begun(self) -> tuple[int, str]:
+        """How many episodes began so far, and the name of the last one."""
+        return self._writer.begun
+
     def values(self) -> dict[str, str]:
         """Return keys for diagnostics."""
         disk = self._writer

@@ -58,6 +58,17 @@ def test_a_snapshot_keeps_what_came_before_and_after_it(make: Make) -> None:
     assert (account["dropped"], account["written"]) == (0, len(stamps))
 
 
+def test_a_snapshot_that_ends_before_the_node_looks_again_is_answered_with_its_name(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fg_depth_ros.nodes.data_logger.node._CHECK_SECONDS", 2.0)
+    bench = make(use_sim_time=True)
+    bench.play_pairs(20)
+    answer = bench.call("snapshot")
+    (line,) = bench.episodes(1)
+    assert (answer.success, answer.message) == (True, line["name"])
+
+
 def test_start_and_stop_record_all_that_comes_between(make: Make) -> None:
     bench = make(record="off", interval_period=0.1)  # off: the interval does not count
     assert bench.call("stop", playing=False).message == "nothing was being recorded"

@@ -238,15 +238,23 @@ class DataLoggerNode(Node):
 
     async def _on_start(self, _: Any, response: Any) -> Any:
         self.get_logger().info("~/start: recording everything")
+        before, _ = self.recorder.begun
         self._when_recovered(self.recorder.start)
-        return await self._respond_with_episode(response)
+        return await self._respond_with_episode(response, before)
 
     async def _on_snapshot(self, _: Any, response: Any) -> Any:
+        before, _ = self.recorder.begun
         self._limiter.call("manual", "~/snapshot", self._now())
-        return await self._respond_with_episode(response)
+        return await self._respond_with_episode(response, before)
 
-    async def _respond_with_episode(self, response: Any) -> Any:
-        name = await self._wait_for(self._current_episode)
+    async def _respond_with_episode(self, response: Any, before: int) -> Any:
+        """Respond with the episode in progress, or one begun after the first ``before`` ones, even if it has ended."""
+
+        def episode() -> str | None:
+            count, last = self.recorder.begun
+            return self._current_episode() or (last if count > before else None)
+
+        name = await self._wait_for(episode)
         response.success = bool(name)
         response.message = name or f"no episode has begun yet: {self._why_not()}"
         return response
