@@ -107,8 +107,8 @@ def test_parameters_that_were_given_override_the_file(launch_file: Any) -> None:
 def test_a_former_or_misspelt_argument_is_refused_with_the_right_name(launch_file: Any) -> None:
     with pytest.raises(ValueError, match=r"'left' is now 'left_namespace'.*'right' is now 'right_namespace'"):
         launch_file("data_logger", left="/camera/left", right="/camera/right")
-    with pytest.raises(ValueError, match="'modle'.*'model'"):
-        launch_file("stereo_depth", modle="sgbm")
+    with pytest.raises(ValueError, match="'modelx'.*'model'"):
+        launch_file("stereo_depth", modelx="sgbm")
     launch_file("stereo_depth", map_file="of another launch file that includes this one")
 
 
