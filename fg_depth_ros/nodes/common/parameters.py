@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import rclpy.node
@@ -109,6 +110,10 @@ class Parameter:
                     FloatingPointRange(from_value=float(self.minimum), to_value=float(self.maximum))
                 ]
         return text
+
+
+AtStart = partial(Parameter, run_time=False)
+"""A line whose value is read at the start and cannot be changed later."""
 
 
 class ParameterTable:

@@ -12,18 +12,13 @@ from typing import Any, Generic, TypeVar
 from fg_depth_ros.compat import load_message_filters
 from fg_depth_ros.compat.message_filters import JUMP_BACK_NS, SimpleFilter
 from fg_depth_ros.data.io.messages import stamp_ns
-from fg_depth_ros.nodes.common.parameters import Parameter
+from fg_depth_ros.nodes.common.parameters import AtStart
 
 T = TypeVar("T")
 
 SYNC_PARAMETERS = (
-    Parameter(
-        "approximate_sync",
-        False,
-        "Match stamps that differ by up to `sync_slop`. Without it they must be equal.",
-        run_time=False,
-    ),
-    Parameter("sync_slop", 0.01, "Largest difference of stamps in a pair.", "s", 0.0, 10.0, run_time=False),
+    AtStart("approximate_sync", False, "Match stamps that differ by up to `sync_slop`. Without it they must be equal."),
+    AtStart("sync_slop", 0.01, "Largest difference of stamps in a pair.", "s", 0.0, 10.0),
 )
 """How a node forms pairs."""
 

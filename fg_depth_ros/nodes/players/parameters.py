@@ -3,168 +3,71 @@
 from __future__ import annotations
 
 from fg_depth_ros.data.datasets.stereo import MOTORCYCLE
-from fg_depth_ros.nodes.common.parameters import NO_NAMES, Parameter, ParameterTable
+from fg_depth_ros.nodes.common.parameters import NO_NAMES, AtStart, ParameterTable
 from fg_depth_ros.nodes.players.source import ENCODINGS, NO_WORLD, WORLDS
 
 _WAIT = (
-    Parameter(
-        "wait_for_subscribers",
-        0,
-        "Play nothing before each of the image and camera_info topics of the stereo pair has this many subscribers "
-        "(each topic that is played, where there is no pair).",
-        minimum=0,
-        maximum=100,
-        run_time=False,
-    ),
-    Parameter(
-        "wait_for_topics",
-        NO_NAMES,
-        "Further topics to wait for, or the same ones with another number of subscribers: `TOPIC=NUMBER`, such as "
-        "`left/camera_info=2`.",
-        run_time=False,
-    ),
-    Parameter(
-        "wait_timeout",
-        0.0,
-        "End with an error when the subscribers have not appeared after this long; 0 waits on.",
-        "s",
-        0.0,
-        86400.0,
-        run_time=False,
-    ),
-)
+    AtStart("wait_for_subscribers", 0,
+            "Play nothing before each of the image and camera_info topics of the stereo pair has this many subscribers "
+            "(each topic that is played, where there is no pair).", minimum=0, maximum=100),
+    AtStart("wait_for_topics", NO_NAMES,
+            "Further topics to wait for, or the same ones with another number of subscribers: `TOPIC=NUMBER`, such as "
+            "`left/camera_info=2`."),
+    AtStart("wait_timeout", 0.0,
+            "End with an error when the subscribers have not appeared after this long; 0 waits on.", "s", 0.0, 86400.0),
+)  # fmt: skip
 
 BAG_PLAYER = ParameterTable(
     "bag_player_node",
     "Plays ROS 2 bags (MCAP or SQLite) on the topics that they were recorded from, where there is no `ros2 bag play`.",
     (
-        Parameter(
-            "bags",
-            NO_NAMES,
-            "Bags, or folders of bags, played one after the other.",
-            run_time=False,
-        ),
-        Parameter(
-            "topics",
-            NO_NAMES,
-            "Play these topics only, named as in the bag. Empty: all.",
-            run_time=False,
-        ),
-        Parameter("rate", 1.0, "How many times as fast as it was recorded.", "", 0.01, 100.0, run_time=False),
-        Parameter("loop", False, "Start again after the last message.", run_time=False),
-        Parameter(
-            "publish_clock",
-            True,
-            "Publish the recording's time on `/clock`, 40 times a second and before each message.",
-            run_time=False,
-        ),
-        Parameter(
-            "restart_clock",
-            True,
-            "`/clock` follows the recording back when it starts again, or when the next bag is an older one, as stamps "
-            "do. Without it, `/clock` never goes back, and stamps fall behind it.",
-            run_time=False,
-        ),
-        Parameter(
-            "count",
-            0,
-            "End after this many messages; 0 plays to the end.",
-            minimum=0,
-            maximum=1_000_000_000,
-            run_time=False,
-        ),
+        AtStart("bags", NO_NAMES, "Bags, or folders of bags, played one after the other."),
+        AtStart("topics", NO_NAMES, "Play these topics only, named as in the bag. Empty: all."),
+        AtStart("rate", 1.0, "How many times as fast as it was recorded.", "", 0.01, 100.0),
+        AtStart("loop", False, "Start again after the last message."),
+        AtStart("publish_clock", True,
+                "Publish the recording's time on `/clock`, 40 times a second and before each message."),
+        AtStart("restart_clock", True,
+                "`/clock` follows the recording back when it starts again, or when the next bag is an older one, as "
+                "stamps do. Without it, `/clock` never goes back, and stamps fall behind it."),
+        AtStart("count", 0, "End after this many messages; 0 plays to the end.", minimum=0, maximum=1_000_000_000),
         *_WAIT,
     ),
-)
+)  # fmt: skip
 
 STEREO_PLAYER = ParameterTable(
     "stereo_player_node",
     "Plays a real stereo pair, a folder of pairs, or a drive through a virtual world, as a calibrated stereo camera; "
     "with true depth where the pairs have it.",
     (
-        Parameter(
-            "pairs",
-            MOTORCYCLE,
-            "Folder of pairs (KITTI, Middlebury, ETH3D, plain), or `motorcycle` for the pair that scikit-image ships.",
-            run_time=False,
-        ),
-        Parameter(
-            "world",
-            NO_WORLD,
-            "Play a drive through this virtual world instead, with true depth. It is rendered at start. `off` plays "
-            "`pairs`.",
-            choices=WORLDS,
-            run_time=False,
-        ),
-        Parameter(
-            "world_frames",
-            20,
-            "Length of the drive through a virtual world; at 10 frames per second of its time.",
-            minimum=1,
-            maximum=10_000,
-            run_time=False,
-        ),
-        Parameter(
-            "world_seed",
-            0,
-            "Another number is another virtual world.",
-            minimum=0,
-            maximum=1_000_000_000,
-            run_time=False,
-        ),
-        Parameter("rate", 5.0, "Pairs per second.", "Hz", 0.01, 1000.0, run_time=False),
-        Parameter("loop", True, "Start again after the last pair.", run_time=False),
-        Parameter(
-            "count",
-            0,
-            "Stop after this many pairs, and end; 0 plays on.",
-            minimum=0,
-            maximum=1_000_000_000,
-            run_time=False,
-        ),
-        Parameter("encoding", "rgb8", "Encoding of the images.", choices=ENCODINGS, run_time=False),
-        Parameter(
-            "width",
-            0,
-            "Resize to this width (camera_info goes along); 0 keeps the size, or follows `height`. A virtual world is "
-            "rendered in this size (0: 640x384).",
-            "px",
-            0,
-            16384,
-            run_time=False,
-        ),
-        Parameter("height", 0, "Likewise for the height.", "px", 0, 16384, run_time=False),
-        Parameter("left_frame_id", "left_camera_optical_frame", "Frame of the left images.", run_time=False),
-        Parameter("right_frame_id", "right_camera_optical_frame", "Frame of the right images.", run_time=False),
-        Parameter(
-            "publish_truth",
-            True,
-            "Publish true depth on `ground_truth/depth` for the pairs that have it.",
-            run_time=False,
-        ),
-        Parameter(
-            "publish_clock",
-            False,
-            "Publish `/clock` and stamp with its simulated time, which starts at 1 s.",
-            run_time=False,
-        ),
-        Parameter(
-            "restart_clock",
-            False,
-            "With `publish_clock`: simulated time starts again with every round through the folder, as in a "
-            "looping bag.",
-            run_time=False,
-        ),
+        AtStart("pairs", MOTORCYCLE,
+                "Folder of pairs (KITTI, Middlebury, ETH3D, plain), or `motorcycle` for the pair that scikit-image "
+                "ships."),
+        AtStart("world", NO_WORLD,
+                "Play a drive through this virtual world instead, with true depth. It is rendered at start. `off` "
+                "plays `pairs`.", choices=WORLDS),
+        AtStart("world_frames", 20,
+                "Length of the drive through a virtual world; at 10 frames per second of its time.",
+                minimum=1, maximum=10_000),
+        AtStart("world_seed", 0, "Another number is another virtual world.", minimum=0, maximum=1_000_000_000),
+        AtStart("rate", 5.0, "Pairs per second.", "Hz", 0.01, 1000.0),
+        AtStart("loop", True, "Start again after the last pair."),
+        AtStart("count", 0, "Stop after this many pairs, and end; 0 plays on.", minimum=0, maximum=1_000_000_000),
+        AtStart("encoding", "rgb8", "Encoding of the images.", choices=ENCODINGS),
+        AtStart("width", 0,
+                "Resize to this width (camera_info goes along); 0 keeps the size, or follows `height`. A virtual world "
+                "is rendered in this size (0: 640x384).", "px", 0, 16384),
+        AtStart("height", 0, "Likewise for the height.", "px", 0, 16384),
+        AtStart("left_frame_id", "left_camera_optical_frame", "Frame of the left images."),
+        AtStart("right_frame_id", "right_camera_optical_frame", "Frame of the right images."),
+        AtStart("publish_truth", True, "Publish true depth on `ground_truth/depth` for the pairs that have it."),
+        AtStart("publish_clock", False, "Publish `/clock` and stamp with its simulated time, which starts at 1 s."),
+        AtStart("restart_clock", False,
+                "With `publish_clock`: simulated time starts again with every round through the folder, as in a "
+                "looping bag."),
         *_WAIT,
-        Parameter(
-            "focal",
-            0.0,
-            "Focal length for pairs without a calibration file; 0 refuses such pairs.",
-            "px",
-            0.0,
-            1e6,
-            run_time=False,
-        ),
-        Parameter("baseline", 0.0, "Baseline for the same.", "m", 0.0, 1000.0, run_time=False),
+        AtStart("focal", 0.0,
+                "Focal length for pairs without a calibration file; 0 refuses such pairs.", "px", 0.0, 1e6),
+        AtStart("baseline", 0.0, "Baseline for the same.", "m", 0.0, 1000.0),
     ),
-)
+)  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fg_depth_ros.nodes.common.parameters import Parameter, ParameterTable
+from fg_depth_ros.nodes.common.parameters import AtStart, Parameter, ParameterTable
 from fg_depth_ros.nodes.common.synchronizing import SYNC_PARAMETERS
 
 STEREO_DEPTH = ParameterTable(
@@ -11,177 +11,79 @@ STEREO_DEPTH = ParameterTable(
     "from the left image alone. What is changed at run time takes effect with a later pair; whatever concerns a model "
     "is loaded and warmed up beside the running one first.",
     (
-        Parameter(
-            "autostart",
-            True,
-            "Configure and activate by itself at start. Without it, use the lifecycle services (`ros2 lifecycle set`).",
-            run_time=False,
-        ),
-        Parameter(
-            "model",
-            "flownet_stereo",
-            "Matching method: the learned network, or OpenCV's classical semi-global matching.",
-            choices=("flownet_stereo", "sgbm"),
-        ),
-        Parameter(
-            "depth_weights",
-            "",
-            "File with the network's weights (.safetensors). Empty: the weights that come with the package.",
-        ),
+        AtStart("autostart", True,
+                "Configure and activate by itself at start. Without it, use the lifecycle services (`ros2 lifecycle "
+                "set`)."),
+        Parameter("model", "flownet_stereo",
+                  "Matching method: the learned network, or OpenCV's classical semi-global matching.",
+                  choices=("flownet_stereo", "sgbm")),
+        Parameter("depth_weights", "",
+                  "File with the network's weights (.safetensors). Empty: the weights that come with the package."),
         Parameter("device", "auto", "Where the network runs: `cpu`, `cuda:N`, or `auto` (a GPU where there is one)."),
-        Parameter(
-            "precision",
-            "float32",
-            "Arithmetic of the network. `bfloat16` and `float16` are faster only where the device computes them "
-            "natively.",
-            choices=("float32", "bfloat16", "float16"),
-        ),
-        Parameter(
-            "inference_scale",
-            1.0,
-            "Images are resized by this factor for matching only. Smaller is faster, reaches nearer, and "
-            "is less precise.",
-            minimum=0.1,
-            maximum=4.0,
-        ),
-        Parameter(
-            "min_disparity",
-            0,
-            "Where the search begins, in image disparity. Infinity is at cx_left - cx_right: set this to it, rounded "
-            "down, where that is negative and the scene reaches far.",
-            unit="px",
-            minimum=-1024,
-            maximum=1024,
-        ),
-        Parameter(
-            "max_disparity",
-            192,
-            "Disparities searched by sgbm, at the matched size. A network's range is part of its weights.",
-            unit="px",
-            minimum=16,
-            maximum=1024,
-        ),
+        Parameter("precision", "float32",
+                  "Arithmetic of the network. `bfloat16` and `float16` are faster only where the device computes them "
+                  "natively.", choices=("float32", "bfloat16", "float16")),
+        Parameter("inference_scale", 1.0,
+                  "Images are resized by this factor for matching only. Smaller is faster, reaches nearer, and is less "
+                  "precise.", minimum=0.1, maximum=4.0),
+        Parameter("min_disparity", 0,
+                  "Where the search begins, in image disparity. Infinity is at cx_left - cx_right: set this to it, "
+                  "rounded down, where that is negative and the scene reaches far.",
+                  unit="px", minimum=-1024, maximum=1024),
+        Parameter("max_disparity", 192,
+                  "Disparities searched by sgbm, at the matched size. A network's range is part of its weights.",
+                  unit="px", minimum=16, maximum=1024),
         Parameter("min_depth", 0.1, "Nearer depth is labelled out of range.", "m", 0.01, 1000.0),
         Parameter("max_depth", 80.0, "Farther depth is labelled out of range.", "m", 0.02, 10000.0),
-        Parameter(
-            "left_right_check",
-            "one_pass",
-            "How pixels that the right camera does not see are found: from one disparity map, by matching "
-            "twice (slower, stricter), or not at all.",
-            choices=("one_pass", "two_pass", "off"),
-        ),
+        Parameter("left_right_check", "one_pass",
+                  "How pixels that the right camera does not see are found: from one disparity map, by matching twice "
+                  "(slower, stricter), or not at all.", choices=("one_pass", "two_pass", "off")),
         Parameter("left_right_threshold", 1.5, "Largest disagreement of the check.", "px", 0.1, 100.0),
-        Parameter(
-            "max_sigma",
-            0.0,
-            "Pixels whose disparity is less certain than this standard deviation are labelled low "
-            "confidence. 0 switches it off.",
-            "px",
-            0.0,
-            100.0,
-        ),
-        Parameter(
-            "flow_model",
-            "flownet_lite",
-            "Method for the flow between frames (`temporal_flow/*`) and for the rectification check. `off`: neither.",
-            choices=("flownet_lite", "dis", "farneback", "off"),
-        ),
-        Parameter(
-            "flow_weights",
-            "",
-            "File with the flow network's weights (.safetensors). Empty: the weights that come with the package.",
-        ),
-        Parameter(
-            "mono_model",
-            "depthnet_lite",
-            "Network for depth from the left image alone: for `mono_depth/image_rect`, `fill_from_mono` and "
-            "`mono_timeout`. It is loaded when one of them first needs it. `off`: none of them.",
-            choices=("depthnet_lite", "depthnet_r18", "depthnet_r50", "off"),
-        ),
-        Parameter(
-            "mono_weights",
-            "",
-            "File with that network's weights (.safetensors). Empty: the weights that come with the package.",
-        ),
-        Parameter(
-            "fill_from_mono",
-            False,
-            "Fill the holes of the stereo depth from mono depth, brought to the scale of the stereo depth. Filled "
-            "pixels are labelled in `mask/labels`; they have no disparity and no sigma.",
-        ),
-        Parameter(
-            "mono_timeout",
-            2.0,
-            "When nothing came from the right camera for this long while the left one goes on, depth comes from the "
-            "left image alone, with a warning, until there is a pair again. 0 switches it off.",
-            "s",
-            0.0,
-            3600.0,
-        ),
-        Parameter(
-            "rectification_check_period",
-            10.0,
-            "How often the vertical flow from left to right is measured, which shows cameras that have moved. 0 "
-            "switches it off.",
-            "s",
-            0.0,
-            86400.0,
-        ),
-        Parameter(
-            "rectification_check_median",
-            1.0,
-            "Warn when the running median of the vertical flow is larger.",
-            "px",
-            0.05,
-            100.0,
-        ),
-        Parameter(
-            "rectification_check_tilt",
-            2.0,
-            "Warn when the vertical flow changes by more from the left to the right border.",
-            "px",
-            0.05,
-            100.0,
-        ),
-        Parameter(
-            "image_transport",
-            "raw",
-            "`compressed` subscribes to `<image topic>/compressed` (JPEG or PNG).",
-            choices=("raw", "compressed"),
-            run_time=False,
-        ),
+        Parameter("max_sigma", 0.0,
+                  "Pixels whose disparity is less certain than this standard deviation are labelled low confidence. 0 "
+                  "switches it off.", "px", 0.0, 100.0),
+        Parameter("flow_model", "flownet_lite",
+                  "Method for the flow between frames (`temporal_flow/*`) and for the rectification check. `off`: "
+                  "neither.", choices=("flownet_lite", "dis", "farneback", "off")),
+        Parameter("flow_weights", "",
+                  "File with the flow network's weights (.safetensors). Empty: the weights that come with the package.",
+                  ),
+        Parameter("mono_model", "depthnet_lite",
+                  "Network for depth from the left image alone: for `mono_depth/image_rect`, `fill_from_mono` and "
+                  "`mono_timeout`. It is loaded when one of them first needs it. `off`: none of them.",
+                  choices=("depthnet_lite", "depthnet_r18", "depthnet_r50", "off")),
+        Parameter("mono_weights", "",
+                  "File with that network's weights (.safetensors). Empty: the weights that come with the package."),
+        Parameter("fill_from_mono", False,
+                  "Fill the holes of the stereo depth from mono depth, brought to the scale of the stereo depth. "
+                  "Filled pixels are labelled in `mask/labels`; they have no disparity and no sigma."),
+        Parameter("mono_timeout", 2.0,
+                  "When nothing came from the right camera for this long while the left one goes on, depth comes from "
+                  "the left image alone, with a warning, until there is a pair again. 0 switches it off.",
+                  "s", 0.0, 3600.0),
+        Parameter("rectification_check_period", 10.0,
+                  "How often the vertical flow from left to right is measured, which shows cameras that have moved. 0 "
+                  "switches it off.", "s", 0.0, 86400.0),
+        Parameter("rectification_check_median", 1.0,
+                  "Warn when the running median of the vertical flow is larger.", "px", 0.05, 100.0),
+        Parameter("rectification_check_tilt", 2.0,
+                  "Warn when the vertical flow changes by more from the left to the right border.", "px", 0.05, 100.0),
+        AtStart("image_transport", "raw",
+                "`compressed` subscribes to `<image topic>/compressed` (JPEG or PNG).", choices=("raw", "compressed")),
         *SYNC_PARAMETERS,
-        Parameter(
-            "sync_queue_size",
-            10,
-            "Messages kept per input while their partners have not come.",
-            minimum=1,
-            maximum=1000,
-            run_time=False,
-        ),
-        Parameter(
-            "stall_timeout",
-            3.0,
-            "Warn, with the reason, when an output has a subscriber and no pair arrived for this long.",
-            "s",
-            0.1,
-            3600.0,
-        ),
-        Parameter(
-            "mono16_white",
-            65535,
-            "Grey value of a mono16 image that counts as white; 4095 for a camera that delivers 12 bits.",
-            minimum=255,
-            maximum=65535,
-        ),
-        Parameter(
-            "depth_encoding",
-            "32FC1",
-            "Encoding of `depth/image_rect`: metres with NaN, or millimetres with 0, where there is no depth.",
-            choices=("32FC1", "16UC1"),
-        ),
+        AtStart("sync_queue_size", 10,
+                "Messages kept per input while their partners have not come.", minimum=1, maximum=1000),
+        Parameter("stall_timeout", 3.0,
+                  "Warn, with the reason, when an output has a subscriber and no pair arrived for this long.",
+                  "s", 0.1, 3600.0),
+        Parameter("mono16_white", 65535,
+                  "Grey value of a mono16 image that counts as white; 4095 for a camera that delivers 12 bits.",
+                  minimum=255, maximum=65535),
+        Parameter("depth_encoding", "32FC1",
+                  "Encoding of `depth/image_rect`: metres with NaN, or millimetres with 0, where there is no depth.",
+                  choices=("32FC1", "16UC1")),
         Parameter("cloud_decimation", 2, "`points2` holds every n-th pixel of every n-th row.", "px", 1, 32),
         Parameter("cloud_max_depth", 80.0, "`points2` leaves out points farther away.", "m", 0.02, 10000.0),
     ),
     renamed={f"row_check_{what}": f"rectification_check_{what}" for what in ("period", "median", "tilt")},
-)
+)  # fmt: skip
