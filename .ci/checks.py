@@ -1,6 +1,7 @@
-"""Runs the project's checks one after another and closes with a summary: "make test" and "make lint".
+"""Runs the project's checks and closes with a summary: "make test" and "make lint".
 
-Every check runs, also after one has failed, so that one run shows everything there is to mend.
+Every check runs, also after one has failed, so that one run shows everything there is to mend. Beside the tests, which
+often wait for messages, the others run one after another; what they print comes after the tests.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +37,8 @@ class Outcome:
     name: str
     passed: bool
     seconds: float
-    detail: str = ""
+    detail: str
+    output: str
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,19 @@ class Counts:
 
 
 def run(name: str, command: list[str], environment: dict[str, str]) -> Outcome:
-    """Run one check with its output on the terminal."""
-    print(f"\n=== {name}: {' '.join(command)}", flush=True)
+    """Run one check; the tests print to the terminal, what another one prints is kept."""
+    kept = {} if name == "tests" else {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     began = time.monotonic()
-    code = subprocess.run([str(BIN / command[0]), *command[1:]], cwd=REPOSITORY, env=environment).returncode
-    return Outcome(name, code == 0, time.monotonic() - began, "" if code == 0 else f"exit status {code}")
+    done = subprocess.run(
+        [str(BIN / command[0]), *command[1:]], cwd=REPOSITORY, env=environment, text=True, check=False, **kept
+    )
+    detail = f"exit status {done.returncode}" if done.returncode else ""
+    return Outcome(name, not detail, time.monotonic() - began, detail, done.stdout or "")
+
+
+def print_title(name: str, command: list[str]) -> None:
+    """Print the line above a check's output."""
+    print(f"\n=== {name}: {' '.join(command)}", flush=True)
 
 
 def counts(junit: Path) -> Counts | None:
@@ -79,14 +90,21 @@ def main(names: list[str]) -> int:
         "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
     }
+    names = names or list(CHECKS)
     outcomes, tested = [], None
-    with tempfile.TemporaryDirectory() as scratch:
-        junit = Path(scratch) / "tests.xml"
-        for name in names or CHECKS:
-            command = CHECKS[name] + ([f"--junitxml={junit}"] if name == "tests" else [])
-            outcomes.append(run(name, command, environment))
-            if name == "tests":
-                tested = counts(junit)
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(max_workers=1) as beside:
+        others = [beside.submit(run, name, CHECKS[name], environment) for name in names if name != "tests"]
+        if "tests" in names:
+            junit = Path(scratch) / "tests.xml"
+            command = [*CHECKS["tests"], f"--junitxml={junit}"]
+            print_title("tests", command)
+            outcomes.append(run("tests", command, environment))
+            tested = counts(junit)
+        for other in others:
+            outcome = other.result()
+            print_title(outcome.name, CHECKS[outcome.name])
+            print(outcome.output, end="", flush=True)
+            outcomes.append(outcome)
 
     print("\n=== summary")
     for outcome in outcomes:
