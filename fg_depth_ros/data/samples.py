@@ -66,11 +66,7 @@ class StereoSample:
     def images(self) -> tuple[np.ndarray, np.ndarray]:
         """Read both images.
 
-        Returns:
-            Left and right, uint8 RGB H x W x 3.
-
-        Raises:
-            FileError: one is unreadable, or their sizes differ.
+        Returns left and right, uint8 RGB H x W x 3. Raises FileError: one is unreadable, or their sizes differ.
         """
         left, right = self.raw_images()
         return _rgb(left), _rgb(right)
@@ -78,11 +74,8 @@ class StereoSample:
     def raw_images(self) -> tuple[np.ndarray, np.ndarray]:
         """Read both images as a camera sends them.
 
-        Returns:
-            Left and right, uint8, H x W where the source is a grey camera, else RGB H x W x 3.
-
-        Raises:
-            FileError: as ``images``.
+        Returns left and right, uint8, H x W where the source is a grey camera, else RGB H x W x 3. Raises FileError: as
+        ``images``.
         """
         names = _label(self.left, f"{self.name} (left)"), _label(self.right, f"{self.name} (right)")
         return _same_size(_pixels(self.left), _pixels(self.right), names, "a rectified pair has one size")
@@ -90,11 +83,8 @@ class StereoSample:
     def truth(self) -> np.ndarray | None:
         """Read the true disparity ``x_left - x_right`` of the left image.
 
-        Returns:
-            float32 H x W px, NaN unknown; None where there is none.
-
-        Raises:
-            FileError: unreadable, or of another size than the left image.
+        Returns float32 H x W px, NaN unknown; None where there is none. Raises FileError: unreadable, or of another
+        size than the left image.
         """
         if self.disparity is None:
             depth = self.true_depth() if self.rig is not None else None
@@ -104,11 +94,8 @@ class StereoSample:
     def true_depth(self) -> np.ndarray | None:
         """Read the true depth of the left image, or compute it from the true disparity.
 
-        Returns:
-            float32 H x W m, NaN unknown; None where there is none, or no rig to convert disparity.
-
-        Raises:
-            FileError: unreadable, or of another size than the left image.
+        Returns float32 H x W m, NaN unknown; None where there is none, or no rig to convert disparity. Raises
+        FileError: unreadable, or of another size than the left image.
         """
         if self.depth is not None:
             return self._field("true depth", self.depth)
@@ -123,8 +110,7 @@ class StereoSample:
     def resized(self, width: int, height: int) -> StereoSample:
         """Read a pair with a rig into memory at another size: images, rig and true depth, whose metres stay.
 
-        Raises:
-            FileError: no rig, or something cannot be read.
+        Raises FileError: no rig, or something cannot be read.
         """
         rig, depth = self.require_rig().scaled(width, height), self.true_depth()
         left, right = (resize_image(image, width, height) for image in self.images())
@@ -157,11 +143,7 @@ class FlowSample:
     def images(self) -> tuple[np.ndarray, np.ndarray]:
         """Read both frames.
 
-        Returns:
-            First and second, uint8 RGB H x W x 3.
-
-        Raises:
-            FileError: one is unreadable, or their sizes differ.
+        Returns first and second, uint8 RGB H x W x 3. Raises FileError: one is unreadable, or their sizes differ.
         """
         names = _label(self.first, f"{self.name} (first)"), _label(self.second, f"{self.name} (second)")
         first, second = _pixels(self.first), _pixels(self.second)
@@ -171,19 +153,15 @@ class FlowSample:
     def truth(self) -> np.ndarray | None:
         """Read the true flow of the first frame.
 
-        Returns:
-            float32 H x W x 2 px (u, v), NaN unknown; None where there is none.
-
-        Raises:
-            FileError: unreadable, or of another size than the first frame.
+        Returns float32 H x W x 2 px (u, v), NaN unknown; None where there is none. Raises FileError: unreadable, or of
+        another size than the first frame.
         """
         return None if self.flow is None else _field_of(self.name, "true flow", self.flow, self.first)
 
     def occluded(self) -> np.ndarray | None:
         """Read where the surface is not visible in the second frame, bool H x W; None where unknown.
 
-        Raises:
-            FileError: unreadable, or of another size than the first frame.
+        Raises FileError: unreadable, or of another size than the first frame.
         """
         if self.occlusion is None:
             return None
@@ -249,11 +227,8 @@ class DepthSample:
     def truth(self) -> np.ndarray | None:
         """Read the true depth along the optical axis.
 
-        Returns:
-            float32 H x W m, NaN unknown; None where there is none.
-
-        Raises:
-            FileError: it cannot be read, or is not H x W.
+        Returns float32 H x W m, NaN unknown; None where there is none. Raises FileError: it cannot be read, or is not H
+        x W.
         """
         if self.depth is None:
             return None

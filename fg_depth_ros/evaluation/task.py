@@ -107,8 +107,7 @@ class Task(ABC):
     ) -> tuple[np.ndarray, dict[str, Metrics]]:
         """Compare an answer with the truth.
 
-        Returns:
-            The answer as it is compared (completed, resized, scaled), and its sums by part, the main part first.
+        Returns the answer as it is compared (completed, resized, scaled), and its sums by part, the main part first.
         """
 
     def metrics(self, sums: Mapping[str, Metrics]) -> dict[str, float]:
@@ -189,8 +188,7 @@ class Task(ABC):
     def validation(self, datasets: Mapping[str, Sequence[Any]]) -> Callable[[nn.Module], dict[str, float]]:
         """Return a function that measures a network while it is trained: "set/metric" -> figure.
 
-        Raises:
-            FileError: a data set has no sample with truth.
+        Raises FileError: a data set has no sample with truth.
         """
         for name, samples in datasets.items():
             if not any(sample.has_truth for sample in samples):

@@ -22,8 +22,7 @@ class Label(IntEnum):
 def leaves_image(disparity: np.ndarray) -> np.ndarray:
     """Return where (bool H x W) the match of pixel x, column ``x - d``, is outside the right image.
 
-    Args:
-        disparity: H x W px; False where it is NaN.
+    ``disparity``: H x W px; False where it is NaN.
     """
     target = np.arange(disparity.shape[1], dtype=np.float32) - disparity
     return (target < 0) | (target > disparity.shape[1] - 1)
@@ -147,11 +146,7 @@ def fill_holes_kitti(disparity: np.ndarray) -> np.ndarray:
     same way along the columns. A map without any value stays as it is. One difference: the devkit leaves an empty row
     between two filled ones empty, here it is filled as well.
 
-    Args:
-        disparity: H x W px.
-
-    Raises:
-        ValueError: not a map H x W.
+    ``disparity``: H x W px. Raises ValueError: not a map H x W.
     """
     if disparity.ndim != 2:
         raise ValueError(f"expected a disparity map HxW, got shape {disparity.shape}")

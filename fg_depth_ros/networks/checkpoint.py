@@ -61,8 +61,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], document
 def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read what ``save_tensors`` wrote.
 
-    Raises:
-        CheckpointError: missing, unreadable, truncated, or not written by this package.
+    Raises CheckpointError: missing, unreadable, truncated, or not written by this package.
     """
     path = Path(path)
     if not path.is_file():
@@ -94,8 +93,7 @@ def save_checkpoint(path: str | Path, model: torch.nn.Module, card: ModelCard) -
 def load_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], ModelCard]:
     """Read weights and their card.
 
-    Raises:
-        CheckpointError: as ``load_tensors``, or the contents do not match the stored hash.
+    Raises CheckpointError: as ``load_tensors``, or the contents do not match the stored hash.
     """
     tensors, document = load_tensors(path)
     try:

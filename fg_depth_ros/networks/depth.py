@@ -89,8 +89,7 @@ class DepthNetwork(torch.nn.Module):
     def normalised(self, image: torch.Tensor) -> torch.Tensor:
         """Normalise N x 3 x H x W RGB in [0, 1] for the layers.
 
-        Raises:
-            ValueError: a size that is no multiple of ``size_multiple``.
+        Raises ValueError: a size that is no multiple of ``size_multiple``.
         """
         height, width = image.shape[-2:]
         if height % self.size_multiple or width % self.size_multiple:

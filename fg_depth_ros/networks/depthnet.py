@@ -33,8 +33,7 @@ class DepthNet(DepthNetwork):
     def __init__(self, layers: int = 18, focal: float = 384.0, width: int = 640, height: int = 192) -> None:
         """``layers``: 18 or 50; ``focal``, ``width``, ``height``: the camera that it fits; see ``DepthNetwork``.
 
-        Raises:
-            ValueError: another number of layers, or what ``DepthNetwork`` refuses.
+        Raises ValueError: another number of layers, or what ``DepthNetwork`` refuses.
         """
         super().__init__(focal, width, height)
         if layers not in _LAYERS:

@@ -77,9 +77,8 @@ class FlowNetwork(nn.Module):
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> FlowPrediction:
         """Flow from ``first`` to ``second``, N x 3 x H x W float RGB in [0, 1].
 
-        Raises:
-            ValueError: the frames differ in shape or have no three channels; in training mode, a size that is not a
-                multiple of ``size_multiple``.
+        Raises ValueError: the frames differ in shape or have no three channels; in training mode, a size that is not a
+        multiple of ``size_multiple``.
         """
         if first.shape != second.shape or first.dim() != 4 or first.shape[1] != 3:
             raise ValueError(
@@ -187,8 +186,7 @@ class FlowNetS(RefiningNetwork):
     ) -> None:
         """Build with fresh weights; arguments as of ``FlowNetwork`` and ``RefiningNetwork``.
 
-        Args:
-            inputs: channels that ``levels`` takes; ``forward`` needs 6, the stacks of FlowNet 2.0 12.
+        ``inputs``: channels that ``levels`` takes; ``forward`` needs 6, the stacks of FlowNet 2.0 12.
         """
         super().__init__(
             decoder_bias, flow_bias, batch_norm=batch_norm, width=width, normalization=normalization,

@@ -59,8 +59,7 @@ class FlowNetLite(nn.Module):
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> FlowPrediction:
         """Flow from ``first`` to ``second``, N x 3 x H x W float RGB in [0, 1].
 
-        Raises:
-            ValueError: in training mode, a size that is not a multiple of ``size_multiple``.
+        Raises ValueError: in training mode, a size that is not a multiple of ``size_multiple``.
         """
         height, width = first.shape[-2:]
         if self.training and (height % self.size_multiple or width % self.size_multiple):

@@ -39,11 +39,7 @@ WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "weights"
 
 
 def create_model(name: str, **options: Any) -> torch.nn.Module:
-    """Make a network with fresh weights.
-
-    Raises:
-        ValueError: unknown name, or options that the network does not take.
-    """
+    """Make a network with fresh weights. Raises ValueError: unknown name, or options that the network does not take."""
     if name not in MODELS:
         raise ValueError(f"unknown model '{name}'; known: {', '.join(sorted(MODELS))}")
     try:
@@ -65,11 +61,8 @@ def has_weights(name: str) -> bool:
 def load_model(source: str | Path, device: str | torch.device = "cpu") -> tuple[torch.nn.Module, ModelCard]:
     """Load a network with weights, in evaluation mode.
 
-    Args:
-        source: name of a model with shipped weights, or path of a weights file.
-
-    Raises:
-        CheckpointError: no such file, damaged, or its tensors do not fit the network its card names.
+    ``source``: name of a model with shipped weights, or path of a weights file. Raises CheckpointError: no such file,
+    damaged, or its tensors do not fit the network its card names.
     """
     path = weights_path(source)
     tensors, card = load_checkpoint(path)

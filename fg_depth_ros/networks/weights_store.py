@@ -91,8 +91,7 @@ class WeightsStore:
     def history(self, model: str) -> History | None:
         """Return the history of a model; None before its first promotion.
 
-        Raises:
-            StoreError: an unknown model, or a history that cannot be read.
+        Raises StoreError: an unknown model, or a history that cannot be read.
         """
         path = self._of(model) / _HISTORY
         try:
@@ -113,8 +112,7 @@ class WeightsStore:
     def in_use(self, model: str) -> Path | None:
         """Return the file of the weights in use: those of the package before the first promotion, None without any.
 
-        Raises:
-            StoreError: as ``history``, or the file is not there any more.
+        Raises StoreError: as ``history``, or the file is not there any more.
         """
         history = self.history(model)
         if history is None:
@@ -124,9 +122,8 @@ class WeightsStore:
     def add(self, weights: str | Path) -> tuple[str, str, Path]:
         """Copy a weights file into the store without putting it into use. Returns model's name, hash and path.
 
-        Raises:
-            CheckpointError: the file is none of a network, or damaged.
-            StoreError: the folder cannot be written, or its history cannot be read.
+        Raises CheckpointError: the file is none of a network, or damaged. Raises StoreError: the folder cannot be
+        written, or its history cannot be read.
         """
         card = load_model(weights)[1]
         with self._changing(card.name):
@@ -135,11 +132,9 @@ class WeightsStore:
     def promote(self, weights: str | Path, record: Mapping[str, Any]) -> tuple[str, History]:
         """Put a weights file into use. Returns its model's name and the history after that.
 
-        Nothing has changed when it raises. Weights that are in use already become no second entry.
-
-        Raises:
-            CheckpointError: the file is none of a network, or damaged.
-            StoreError: the folder cannot be written, or its history cannot be read.
+        Nothing has changed when it raises. Weights that are in use already become no second entry. Raises
+        CheckpointError: the file is none of a network, or damaged. Raises StoreError: the folder cannot be written, or
+        its history cannot be read.
         """
         card = load_model(weights)[1]
         with self._changing(card.name) as before:
@@ -154,10 +149,8 @@ class WeightsStore:
     def rollback(self, model: str, why: str = "") -> tuple[Entry, Entry]:
         """Put the weights before those in use back into use.
 
-        Returns the entry that was rolled back and the one in use now.
-
-        Raises:
-            StoreError: nothing is before it, its file is gone or damaged, or the folder cannot be written.
+        Returns the entry that was rolled back and the one in use now. Raises StoreError: nothing is before it, its file
+        is gone or damaged, or the folder cannot be written.
         """
         with self._changing(model) as history:
             if history is None:

@@ -39,8 +39,7 @@ class CutoutAtlas:
     def __init__(self, photos: Sequence[np.ndarray], outlines: Sequence[np.ndarray], levels: int = 6) -> None:
         """Build from S x S x 4 uint8 cut-outs and S x S uint8 masks, S a power of two.
 
-        Raises:
-            ValueError: neither cut-outs nor outlines, or squares of different sides.
+        Raises ValueError: neither cut-outs nor outlines, or squares of different sides.
         """
         sides = {image.shape[:2] for image in [*photos, *outlines]}
         if len(sides) != 1 or (size := next(iter(sides))[0]) & (size - 1):
@@ -61,8 +60,7 @@ class CutoutAtlas:
     def build(cls, photos: Sequence[Path] = (), outlines: int = 256, size: int = 256, seed: int = 0) -> CutoutAtlas:
         """Photo cut-outs (files, see ``list_cutouts``) and ``outlines`` drawn masks, deterministic by ``seed``.
 
-        Raises:
-            FileError: a file that cannot be read, has no alpha, or is wholly transparent.
+        Raises FileError: a file that cannot be read, has no alpha, or is wholly transparent.
         """
         rng = np.random.default_rng(seed)
         return cls([_squared(path, size) for path in photos], [draw_outline(rng, size) for _ in range(outlines)])

@@ -27,8 +27,7 @@ def list_photos(folders: Sequence[str | Path]) -> list[Path]:
 def list_pictures(folders: Sequence[str | Path], suffixes: Collection[str], kind: str) -> list[Path]:
     """All files with these suffixes below the folders, sorted, each once; ``kind`` is their name in messages.
 
-    Raises:
-        FileError: a folder is missing, or none of them holds such a file.
+    Raises FileError: a folder is missing, or none of them holds such a file.
     """
     pictures: list[Path] = []
     for folder in map(Path, folders):

@@ -19,11 +19,8 @@ def find_bags(paths: Sequence[str | Path]) -> list[Path]:
     """Every bag among these paths and below them, each once, in the order given and sorted below a folder.
 
     A folder with ``metadata.yaml`` is one bag. So is a folder with storage files alone, as a recorder that was killed
-    leaves it; where there are bags below it too, each of its files is a bag of its own. What begins with a dot is
-    being written, and is skipped.
-
-    Raises:
-        FileError: a path that is not there, cannot be read, or has no bag.
+    leaves it; where there are bags below it too, each of its files is a bag of its own. What begins with a dot is being
+    written, and is skipped. Raises FileError: a path that is not there, cannot be read, or has no bag.
     """
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
@@ -84,8 +81,7 @@ def storage_files(path: str | Path) -> list[Path]:
 def bag_sha256(path: str | Path) -> str:
     """SHA-256 (hex) over the bytes of a bag's storage files, one after the other, sorted by name.
 
-    Raises:
-        FileError: no such bag, no storage file in it, or one that cannot be read.
+    Raises FileError: no such bag, no storage file in it, or one that cannot be read.
     """
     digest = hashlib.sha256()
     try:

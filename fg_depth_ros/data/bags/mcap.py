@@ -387,8 +387,7 @@ class PartialMcap:
     ) -> Iterator[tuple[str, int, bytes]]:
         """Yield (topic, time recorded in ns, bytes) in the order of the times, from ``start`` to before ``stop``.
 
-        Raises:
-            OSError: the file cannot be read any more.
+        Raises OSError: the file cannot be read any more.
         """
         found = sorted(
             (place, topic)

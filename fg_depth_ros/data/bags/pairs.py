@@ -49,9 +49,8 @@ class BagImage:
     def __call__(self) -> np.ndarray:
         """Read the pixels as the node receives them: uint8, H x W where they are grey, else RGB H x W x 3.
 
-        Raises:
-            FileError: a message that is gone, damaged, of an encoding that no camera sends, or of another size than the
-                calibration.
+        Raises FileError: a message that is gone, damaged, of an encoding that no camera sends, or of another size than
+        the calibration.
         """
         where = f"{self.bag.path}, {self.place.topic} at {self.place.stamp} ns"
         message = message_at(self.bag, self.place)
@@ -201,10 +200,8 @@ def find_topics(
     """Find the topics of a pair among a bag's, by their types and names; those given are taken as they are.
 
     Rectified images come before others, raw ones before compressed ones. A camera_info that is neither given nor beside
-    its images comes out empty.
-
-    Raises:
-        FileError: no pair, several that are equally good, or a topic given that is not there.
+    its images comes out empty. Raises FileError: no pair, several that are equally good, or a topic given that is not
+    there.
     """
     images = [
         name for name, kind in topics.items() if kind in (IMAGE, COMPRESSED) and not any(w in name for w in _NO_CAMERA)

@@ -78,12 +78,8 @@ class BagStorage:
     def __init__(self, path: str | Path) -> None:
         """Open the bag.
 
-        Args:
-            path: the bag's folder, or one ``.mcap`` or ``.db3`` file.
-
-        Raises:
-            FileError: no such bag, a format that is none of ROS 2's, nothing in it that can be read, or the library
-                rosbags is not installed.
+        ``path``: the bag's folder, or one ``.mcap`` or ``.db3`` file. Raises FileError: no such bag, a format that is
+        none of ROS 2's, nothing in it that can be read, or the library rosbags is not installed.
         """
         self.path = Path(path)
         self._lock = threading.Lock()
@@ -140,11 +136,7 @@ class BagStorage:
             )  # fmt: skip
 
     def at(self, topic: str, recorded: int) -> Iterator[bytes]:
-        """Yield the messages of a topic that were recorded at this time, ns.
-
-        Raises:
-            FileError: the data is damaged.
-        """
+        """Yield the messages of a topic that were recorded at this time, ns. Raises FileError: the data is damaged."""
         with self._lock:
             if self._process != os.getpid():  # files that are open in two processes share one position
                 self._open()

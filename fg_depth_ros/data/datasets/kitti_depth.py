@@ -38,10 +38,8 @@ class LidarCamera:
     def read(cls, cameras: Path, lidar: Path, camera: int) -> LidarCamera:
         """Read calib_cam_to_cam.txt and calib_velo_to_cam.txt.
 
-        ``to_image`` is ``P_rect_0x R_rect_00 (R | T)`` (Geiger et al., Vision meets Robotics, IJRR 2013, Eq. 8).
-
-        Raises:
-            FileError: a file or a line of it is missing or damaged.
+        ``to_image`` is ``P_rect_0x R_rect_00 (R | T)`` (Geiger et al., Vision meets Robotics, IJRR 2013, Eq. 8). Raises
+        FileError: a file or a line of it is missing or damaged.
         """
         projection, rectify, size = read_numbers(
             cameras, {f"P_rect_0{camera}": 12, "R_rect_00": 9, f"S_rect_0{camera}": 2}

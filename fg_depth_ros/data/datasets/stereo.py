@@ -34,11 +34,8 @@ def open_stereo_folder(path: str | Path) -> list[StereoSample]:
     """Open the pairs of one data set, sorted by name; the layout is recognised by its names.
 
     Known: KITTI 2012/2015 (also its ``training/`` folder), KITTI raw (one drive, a date, or all of it), Middlebury
-    2005/2006, Middlebury 2014, ETH3D, the I1_*/I2_* drives, and plain folders.
-
-    Raises:
-        NoPairsError: no known layout.
-        FileError: a file is missing or damaged, naming it and what to do.
+    2005/2006, Middlebury 2014, ETH3D, the I1_*/I2_* drives, and plain folders. Raises NoPairsError: no known layout.
+    Raises FileError: a file is missing or damaged, naming it and what to do.
     """
     return open_layouts(Path(path), LAYOUTS, "stereo pairs")[""]
 

@@ -38,8 +38,7 @@ def read_calibration(path: str | Path, width: int | None = None, height: int | N
     it, or their folder). Where the file states an image size and the images have another one of the same shape, the rig
     is rescaled.
 
-    Raises:
-        FileError: naming the file, the value and what to do.
+    Raises FileError: naming the file, the value and what to do.
     """
     path = Path(path)
     if path.is_dir():

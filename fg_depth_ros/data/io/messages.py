@@ -230,11 +230,8 @@ def depth_to_array(message: Any, topic: str = "depth") -> np.ndarray:
 def cloud_to_arrays(message: Any, topic: str = "points2") -> tuple[np.ndarray, np.ndarray]:
     """Return points and colours of a PointCloud2 with the fields x, y, z and rgb.
 
-    Returns:
-        Points, H x W x 3 float32 m, NaN where invalid; colours, H x W x 3 uint8 RGB.
-
-    Raises:
-        MessageError: a field is missing, or the data does not fit the sizes.
+    Returns points, H x W x 3 float32 m, NaN where invalid; colours, H x W x 3 uint8 RGB. Raises MessageError: a field
+    is missing, or the data does not fit the sizes.
     """
     offsets = {field.name: field.offset for field in message.fields}
     if not {"x", "y", "z", "rgb"} <= offsets.keys():

@@ -105,10 +105,8 @@ def read_transforms(path: str | Path) -> list[Transform]:
     """Read the transforms of a YAML file: one mapping, a list of them, or a list under ``transforms``.
 
     A mapping has ``parent`` and ``child`` (also ``frame_id`` and ``child_frame_id``), ``translation`` and ``rotation``
-    (x, y, z, w), both as lists or as mappings by these letters.
-
-    Raises:
-        FileError: no such file, no YAML, or anything that is no transform.
+    (x, y, z, w), both as lists or as mappings by these letters. Raises FileError: no such file, no YAML, or anything
+    that is no transform.
     """
     import yaml
 
@@ -151,8 +149,7 @@ def _numbers(value: Any, letters: str, where: str) -> list[float]:
 def bag_transforms(bag: BagStorage) -> list[Transform]:
     """Read a bag's /tf_static (in any namespace); of a transform that was sent again, the last. Empty: none.
 
-    Raises:
-        FileError: a message that is damaged, or no transform.
+    Raises FileError: a message that is damaged, or no transform.
     """
     topics = [name for name, kind in bag.topics.items() if kind == TF_MESSAGE and name.endswith("tf_static")]
     found: dict[tuple[str, str], Transform] = {}

@@ -32,10 +32,8 @@ def shipped(model: str) -> ReplayMethod:
 def of_weights(path: str | Path) -> ReplayMethod:
     """Return the method of a weights file as its card describes it.
 
-    The label is the file's name and the first 8 digits of its hash.
-
-    Raises:
-        CheckpointError: missing, damaged, or of a network that answers neither pairs nor single images with depth.
+    The label is the file's name and the first 8 digits of its hash. Raises CheckpointError: missing, damaged, or of a
+    network that answers neither pairs nor single images with depth.
     """
     _, card = load_checkpoint(path)
     return ReplayMethod(f"{Path(path).stem} {card.sha256[:8]}", _kind(card.name, str(path)), card.name, str(path))
@@ -76,9 +74,8 @@ def load_methods(
 ) -> list[Loaded]:
     """Make the estimators, as the node does.
 
-    Raises:
-        ValueError: no method, two of one label, or a setting out of range.
-        ModelError: weights or a device that cannot be used.
+    Raises ValueError: no method, two of one label, or a setting out of range. Raises ModelError: weights or a device
+    that cannot be used.
     """
     labels = [method.label for method in methods]
     twice = sorted({label for label in labels if labels.count(label) > 1})

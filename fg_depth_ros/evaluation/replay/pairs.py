@@ -76,9 +76,8 @@ class BagEvaluation:
     def add(self, sample: StereoSample, methods: Sequence[Loaded]) -> None:
         """Estimate and score one pair.
 
-        Raises:
-            FileError: images or truth that cannot be read; nothing was counted then.
-            OutOfMemory: the device cannot hold a pair of this size.
+        Raises FileError: images or truth that cannot be read; nothing was counted then. Raises OutOfMemory: the device
+        cannot hold a pair of this size.
         """
         (left, right), rig = sample.raw_images(), sample.require_rig()
         truth = sample.true_depth()

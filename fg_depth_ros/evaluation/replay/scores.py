@@ -163,10 +163,7 @@ class ReplayScores:
         """Score one pair.
 
         The very same answer as before is not computed again: a looped replay then leaves the processor to the node that
-        is measured.
-
-        Raises:
-            ValueError: depth, disparity and truth differ in size; the message gives the sizes.
+        is measured. Raises ValueError: depth, disparity and truth differ in size; the message gives the sizes.
         """
         self._check(pair)
         checksum = zlib.crc32(pair.answer.tobytes(), zlib.crc32(pair.depth.tobytes()))
@@ -193,8 +190,7 @@ class ReplayScores:
     def rows(self, names: Collection[str] | None = None) -> dict[str, dict[str, float]]:
         """Compute the measures by row name, over all pairs (or those of ``names``), every pixel counted alike.
 
-        Returns:
-            One row ``ALL`` where no pair has truth; empty where there is no pair.
+        Returns one row ``ALL`` where no pair has truth; empty where there is no pair.
         """
         chosen = [self._pairs[name] for name in (self._pairs if names is None else names) if name in self._pairs]
         totals: dict[str, Metrics] = {}

@@ -44,8 +44,7 @@ class WorldDrive:
     ) -> None:
         """``atlas``: pictures for surfaces; None makes some patterns. ``cutouts``: things beside the drawn ones.
 
-        Raises:
-            ValueError: an unknown kind, no frame, or a rig whose principal columns differ.
+        Raises ValueError: an unknown kind, no frame, or a rig whose principal columns differ.
         """
         check_kind(kind)
         if frames < 1:
@@ -72,11 +71,7 @@ class WorldDrive:
         return self.frames
 
     def frame(self, index: int) -> StereoSample:
-        """Render the frame with this number.
-
-        Raises:
-            IndexError: there is none.
-        """
+        """Render the frame with this number. Raises IndexError: there is none."""
         if not 0 <= index < self.frames:
             raise IndexError(f"frame {index} of a drive that has {self.frames}")
         if not self._exposed and index:  # the exposure is that of the first frame, whichever is asked for first

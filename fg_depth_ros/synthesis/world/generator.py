@@ -107,8 +107,7 @@ class WorldGenerator:
 def fitted_rig(rig: StereoRig, width: int, height: int) -> StereoRig:
     """Scale a rig to another size of the same shape.
 
-    Raises:
-        ValueError: its cameras have different principal columns, or the size has another shape.
+    Raises ValueError: its cameras have different principal columns, or the size has another shape.
     """
     if rig.doffs != 0:
         raise ValueError(

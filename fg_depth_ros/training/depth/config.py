@@ -103,8 +103,7 @@ class MaskConfig:
 def frame_slice(text: str) -> slice:
     """Return the slice for ``FIRST:LAST``: ``0:80`` -> the first 80, ``80:`` -> all others, empty -> all.
 
-    Raises:
-        ValueError: text of another form.
+    Raises ValueError: text of another form.
     """
     if not text:
         return slice(None)

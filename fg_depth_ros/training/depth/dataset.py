@@ -66,9 +66,7 @@ class ResizeCrop:
 def load_whole(one: TrainingPair) -> PairBatch:
     """Load a pair at its own size, infinity at disparity 0, with its true depth.
 
-    Raises:
-        BadPair: the images cannot be used.
-        FileError: the true disparity cannot be read.
+    Raises BadPair: the images cannot be used. Raises FileError: the true disparity cannot be read.
     """
     left, right, original = checked_images(one.pair)
     left, right, rig = remove_doffs(left, right, original)
@@ -82,9 +80,7 @@ def load_whole(one: TrainingPair) -> PairBatch:
 def load_sample(one: TrainingPair, cache: PredictionCache | None, width: int, height: int) -> Sample:
     """Load a pair at the training's size, and what the teacher predicted for it.
 
-    Raises:
-        BadPair: the images cannot be used.
-        FileError: the true depth or a cached prediction cannot be read.
+    Raises BadPair: the images cannot be used. Raises FileError: the true depth or a cached prediction cannot be read.
     """
     whole = load_whole(one)
     rig = one.pair.rig
@@ -128,10 +124,8 @@ class PairDataset:
     def samples(self, numbers: Sequence[int]) -> tuple[list[Sample], PairCounts]:
         """Return the samples with these numbers, each a function of (seed, number) alone, and what was left out.
 
-        A pair that can no longer be read is replaced by the next one of the same pass.
-
-        Raises:
-            FileError: no pair can be read any more.
+        A pair that can no longer be read is replaced by the next one of the same pass. Raises FileError: no pair can be
+        read any more.
         """
         counts, found = PairCounts(), []
         for number in numbers:

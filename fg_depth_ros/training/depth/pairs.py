@@ -201,9 +201,7 @@ def check_synchronised(set_name: str, pairs: Sequence[StereoSample]) -> None:
     """Refuse images on disk that are no pairs of one moment: other counts or other stamps of the two cameras.
 
     Applies to samples that name their files (``left``, ``right``), with KITTI's ``timestamps.txt`` above them if there.
-
-    Raises:
-        FileError: naming the folders and what to do.
+    Raises FileError: naming the folders and what to do.
     """
     files = [(p.left, p.right) for p in pairs if isinstance(p.left, Path) and isinstance(p.right, Path)]
     folders = {(left.parent, right.parent) for left, right in files if left.parent != right.parent}
@@ -257,8 +255,7 @@ def _stamps(path: Path) -> np.ndarray:
 def checked_images(pair: StereoSample) -> tuple[np.ndarray, np.ndarray, StereoRig]:
     """Return left and right, H x W x 3 uint8 RGB of one size, and their rig.
 
-    Raises:
-        BadPair: unreadable, not finite, not of the rig's size.
+    Raises BadPair: unreadable, not finite, not of the rig's size.
     """
     try:
         left, right = pair.images()

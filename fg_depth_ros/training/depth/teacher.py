@@ -226,11 +226,7 @@ class PredictionCache:
         return dict(stored["notes"]) if whole else None
 
     def load(self, key: str) -> TeacherPrediction:
-        """Return a prediction, 1 x 1 x H x W each.
-
-        Raises:
-            FileError: a file that is missing or damaged.
-        """
+        """Return a prediction, 1 x 1 x H x W each. Raises FileError: a file that is missing or damaged."""
         left, right = (_read(self.folder / f"{key}_{side}.png") for side in ("left", "right"))
         path = self.folder / f"{key}_vertical.png"
         vertical = _read(path) - _VERTICAL_ZERO if path.is_file() else torch.zeros_like(left)
@@ -246,8 +242,7 @@ class PredictionCache:
     def save(self, key: str, notes: dict[str, Any], prediction: TeacherPrediction | None) -> None:
         """Write the results of a pair's checks, and the prediction (1 x 1 x H x W each) if there is one.
 
-        Raises:
-            WriteError: the folder cannot be written.
+        Raises WriteError: the folder cannot be written.
         """
         if prediction is not None:
             if prediction.right_disparity is None:

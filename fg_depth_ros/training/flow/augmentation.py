@@ -46,11 +46,7 @@ class Augmenter:
         self.augmentation, self.width, self.height, self.seed = augmentation, width, height, seed
 
     def __call__(self, batch: FlowBatch, numbers: Sequence[int]) -> FlowPairs:
-        """Transform the samples with these numbers.
-
-        Raises:
-            ValueError: pictures smaller than what is to come out.
-        """
+        """Transform the samples with these numbers. Raises ValueError: pictures smaller than what is to come out."""
         source_height, source_width = batch.first.shape[-2:]
         if source_width < self.width or source_height < self.height:
             raise ValueError(

@@ -44,9 +44,8 @@ class NumberedBatch(NamedTuple):
 class FlowModule(TrainingModule):
     """A flow network in training.
 
-    Raises:
-        ValueError: a size or options that do not fit the network.
-        CheckpointError: weights that cannot be used.
+    Raises ValueError: a size or options that do not fit the network. Raises CheckpointError: weights that cannot be
+    used.
     """
 
     config: FlowTraining
@@ -152,8 +151,7 @@ class FolderPairs:
     def batch(self, numbers: Sequence[int]) -> FlowBatch:
         """Return the samples with these numbers, each a function of (seed, number) alone.
 
-        Raises:
-            FileError: a file that cannot be read.
+        Raises FileError: a file that cannot be read.
         """
         cut = []
         for number in numbers:
@@ -186,11 +184,7 @@ class FolderPairs:
 
 
 def known_pairs(sets: Mapping[str, Sequence[FlowSample]]) -> list[FlowSample]:
-    """Return the samples that have true flow.
-
-    Raises:
-        FileError: there are none.
-    """
+    """Return the samples that have true flow. Raises FileError: there are none."""
     samples = [sample for each in sets.values() for sample in each if sample.has_truth]
     if not samples:
         raise FileError(f"data sets ({', '.join(sets)}) hold no pair with true flow; a training needs it")

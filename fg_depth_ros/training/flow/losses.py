@@ -24,11 +24,8 @@ _LINEAR_UP_TO = 8.0  # px; larger errors weigh ever less
 def level_weights(weighting: str, levels: int) -> tuple[float, ...]:
     """Return the weights of the levels, finest first.
 
-    ``finest``: .005 .01 .02 .08 .32, as ClementPinard/FlowNetPytorch takes them from the paper. ``flownet2``:
-    .32 / 2^i, as NVIDIA/flownet2-pytorch.
-
-    Raises:
-        ValueError: unknown weighting, or more levels than it has weights for.
+    ``finest``: .005 .01 .02 .08 .32, as ClementPinard/FlowNetPytorch takes them from the paper. ``flownet2``: .32 /
+    2^i, as NVIDIA/flownet2-pytorch. Raises ValueError: unknown weighting, or more levels than it has weights for.
     """
     if weighting == "flownet2":
         return tuple(0.32 / 2**i for i in range(levels))
@@ -131,8 +128,7 @@ def flow_loss(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Return the loss ``kind`` (finest, flownet2 or lite) of a training-mode prediction.
 
-    Returns:
-        The loss and its parts (detached scalars): ``loss``, ``epe`` of the full answer over known pixels, px.
+    Returns the loss and its parts (detached scalars): ``loss``, ``epe`` of the full answer over known pixels, px.
     """
     if prediction.levels is None:
         raise ValueError("flow_loss needs the prediction of a network in training mode")
@@ -166,9 +162,8 @@ def pool_known(flow: torch.Tensor, valid: torch.Tensor, size: Sequence[int]) -> 
 def sparse_max_pool(flow: torch.Tensor, valid: torch.Tensor, size: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Pool as ClementPinard/FlowNetPytorch does for sparse truth.
 
-    Returns:
-        Largest positive plus largest negative value of every cell's known pixels, for each component, N x 2 x h x w
-        px, and 1 where any is known, N x 1 x h x w.
+    Returns largest positive plus largest negative value of every cell's known pixels, for each component, N x 2 x h x w
+    px, and 1 where any is known, N x 1 x h x w.
     """
     known = torch.where(valid, flow, torch.zeros_like(flow))
     up = F.adaptive_max_pool2d(known.clamp(min=0), (size[0], size[1]))
