@@ -72,12 +72,8 @@ class Encoder(nn.Module):
 def upsample_convex(fields: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Double the resolution, each new value a learned convex mix of the 3 x 3 old ones around it (RAFT, Teed 2020).
 
-    Args:
-        fields: N x C x H x W, values kept as they are; all mixed alike.
-        mask: N x 36 x H x W logits; channel ``tap * 4 + sub``.
-
-    Returns:
-        N x C x 2H x 2W.
+    ``fields``: N x C x H x W, values kept as they are; all mixed alike. ``mask``: N x 36 x H x W logits; channel ``tap
+    * 4 + sub``. Returns N x C x 2H x 2W.
     """
     n, c, h, w = fields.shape
     weights = torch.softmax(mask.float().contiguous().view(n, 9, 4, h, w), 1)  # contiguous: twice as fast here

@@ -76,18 +76,12 @@ def _window_by_products(first: torch.Tensor, second: torch.Tensor, radius: int, 
 def correlate_row(left: torch.Tensor, right: torch.Tensor, disparities: int) -> torch.Tensor:
     """Correlate every place of the left features with the places of the same row it can match in the right ones.
 
-    Args:
-        left, right: N x C x H x W features of a rectified pair.
-        disparities: number of hypotheses D; disparity d = 0 .. D - 1 feature pixels.
+    ``left``, ``right``: N x C x H x W features of a rectified pair. Returns N x D x H x W for ``disparities`` D;
+    channel d compares ``left[y, x]`` with ``right[y, x - d]``, zero where x - d < 0. Raises ValueError: shapes differ,
+    or D is below one.
 
-    Returns:
-        N x D x H x W; channel d compares ``left[y, x]`` with ``right[y, x - d]``. Zero where x - d < 0.
-
-    Raises:
-        ValueError: shapes differ, or ``disparities`` is below one.
-
-    One matrix product per row compares all pairs of columns. With the right columns in reverse order the used
-    diagonals run forward, and reading the flattened product with rows shorter by one lines them up.
+    One matrix product per row compares all pairs of columns. With the right columns in reverse order the used diagonals
+    run forward, and reading the flattened product with rows shorter by one lines them up.
     """
     _check(left, right)
     if disparities < 1:
@@ -103,15 +97,10 @@ def correlate_row(left: torch.Tensor, right: torch.Tensor, disparities: int) -> 
 
 
 def correlate_near(left: torch.Tensor, right: torch.Tensor, radius: int) -> torch.Tensor:
-    """Correlate places of the same row within ``radius`` columns.
+    """Correlate places of the same row within ``radius`` columns R; the right features are warped to the left view.
 
-    Args:
-        left, right: N x C x H x W features, the right ones already warped to the left view.
-        radius: largest offset R, feature pixels.
-
-    Returns:
-        N x (2R + 1) x H x W; channel k compares ``left[y, x]`` with ``right[y, x - (k - R)]``, so a maximum at k
-        asks for k - R pixels more disparity. Zero outside the image.
+    N x C x H x W to N x (2R + 1) x H x W; channel k compares ``left[y, x]`` with ``right[y, x - (k - R)]``, so a
+    maximum at k asks for k - R pixels more disparity. Zero outside the image.
     """
     _check(left, right)
     width = left.shape[-1]

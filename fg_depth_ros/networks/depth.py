@@ -31,10 +31,8 @@ class DepthPrediction(NamedTuple):
 def depth_of(inverse: torch.Tensor, focal_canonical: float, focal: torch.Tensor | float) -> torch.Tensor:
     """Return depth in metres for a prediction: ``Z = (focal / focal_canonical) / inverse``.
 
-    Args:
-        inverse: of any shape, 1/m in the canonical camera, > 0.
-        focal_canonical: the network's ``focal``, px.
-        focal: fx of the images in px at the network's input size; a number, or a tensor that broadcasts.
+    ``inverse``: of any shape, 1/m in the canonical camera, > 0. ``focal``: fx of the images in px at the network's
+    input size; a number, or a tensor that broadcasts.
     """
     return (focal / focal_canonical) / inverse
 

@@ -50,13 +50,8 @@ class DepthNet(DepthNetwork):
 def load_resnet(network: nn.Module, path: str | Path) -> None:
     """Put published weights of a ResNet into a DepthNet's encoder.
 
-    Args:
-        network: ``DepthNet``, changed in place.
-        path: torchvision's state dict (``.pth``, read without running code, or ``.safetensors``); its classifier is
-            left out.
-
-    Raises:
-        CheckpointError: a network without ResNet, or a file that cannot be read or is of another ResNet.
+    ``path``: torchvision's state dict (``.pth``, read without running code, or ``.safetensors``); its classifier is
+    left out. Raises CheckpointError: a network without ResNet, or a file that cannot be read or is of another ResNet.
     """
     if not isinstance(network, DepthNet):
         raise CheckpointError(

@@ -31,15 +31,9 @@ def pad_to_multiple(multiple: int, *images: torch.Tensor) -> list[torch.Tensor]:
 
 
 def warp(second: torch.Tensor, flow: torch.Tensor, padding_mode: str = "border") -> torch.Tensor:
-    """Read ``second`` where the flow points to: result(x, y) = second(x + u, y + v).
+    """Read ``second`` (N x C x H x W) where the flow (N x 2 x H x W px) points to: result(x, y) = second(x + u, y + v).
 
-    Args:
-        second: N x C x H x W.
-        flow: N x 2 x H x W px.
-        padding_mode: beyond the border, as ``torch.nn.functional.grid_sample`` takes it.
-
-    Returns:
-        N x C x H x W, bilinear.
+    Bilinear; ``padding_mode``: beyond the border, as ``torch.nn.functional.grid_sample`` takes it.
     """
     h, w = second.shape[-2:]
     ys, xs = torch.meshgrid(
@@ -52,15 +46,9 @@ def warp(second: torch.Tensor, flow: torch.Tensor, padding_mode: str = "border")
 
 
 def sample_bilinear(field: torch.Tensor, places: torch.Tensor, padding_mode: str = "border") -> torch.Tensor:
-    """Read a field at places between its pixels.
+    """Read N x C x H x W at places between its pixels, N x 2 x h x w px (column, row); N x C x h x w, bilinear.
 
-    Args:
-        field: N x C x H x W float.
-        places: N x 2 x h x w px, column and row.
-        padding_mode: beyond the border, as ``torch.nn.functional.grid_sample`` takes it.
-
-    Returns:
-        N x C x h x w, bilinear.
+    ``padding_mode``: beyond the border, as ``torch.nn.functional.grid_sample`` takes it.
     """
     h, w = field.shape[-2:]
     grid = torch.stack([2 * places[:, 0] / max(w - 1, 1) - 1, 2 * places[:, 1] / max(h - 1, 1) - 1], -1)

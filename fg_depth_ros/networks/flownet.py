@@ -31,14 +31,9 @@ class FlowNetwork(nn.Module):
     mean: torch.Tensor
 
     def __init__(
-        self,
-        batch_norm: bool,
-        width: float,
-        normalization: str,
-        channel_order: str,
-        flow_scale: float,
-        **options: Any,
-    ) -> None:
+        self, batch_norm: bool = False, width: float = 1.0, normalization: str = "fixed", channel_order: str = "rgb",
+        flow_scale: float = 20.0,
+    ) -> None:  # fmt: skip
         """Keep what all networks of the family take.
 
         Args:
@@ -48,7 +43,6 @@ class FlowNetwork(nn.Module):
                 both frames.
             channel_order: of the layers' input, ``rgb`` or ``bgr``; ``forward`` always takes RGB.
             flow_scale: px per unit of the layers' output.
-            options: further ones, only kept for ``self.options``.
 
         Raises:
             ValueError: one of them is not possible.
@@ -62,14 +56,10 @@ class FlowNetwork(nn.Module):
             raise ValueError(f"normalization must be one of {', '.join(NORMALIZATIONS)}, got '{normalization}'")
         if channel_order not in CHANNEL_ORDERS:
             raise ValueError(f"channel_order must be one of {', '.join(CHANNEL_ORDERS)}, got '{channel_order}'")
-        self.options = {
-            "batch_norm": batch_norm,
-            "width": width,
-            "normalization": normalization,
-            "channel_order": channel_order,
+        self.options: dict[str, Any] = {
+            "batch_norm": batch_norm, "width": width, "normalization": normalization, "channel_order": channel_order,
             "flow_scale": flow_scale,
-            **options,
-        }
+        }  # fmt: skip
         self.batch_norm, self.width = batch_norm, width
         self.normalization, self.channel_order, self.flow_scale = normalization, channel_order, flow_scale
         self.register_buffer("mean", torch.tensor(_IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
@@ -123,14 +113,13 @@ class FlowNetwork(nn.Module):
 class RefiningNetwork(FlowNetwork):
     """What FlowNetS, FlowNetC and FlowNet2-SD have in common: conv4 to conv6_1 and the refinement (paper, figure 3)."""
 
-    def __init__(self, decoder_bias: bool, flow_bias: bool, intermediate: bool = False, **options: Any) -> None:
-        """Make the common layers.
+    def __init__(
+        self, decoder_bias: bool = False, flow_bias: bool = False, intermediate: bool = False, **options: Any
+    ) -> None:
+        """Make the common layers; ``options``: as of ``FlowNetwork``.
 
-        Args:
-            decoder_bias: biases on deconvolutions and on the layers that predict flow.
-            flow_bias: biases on the layers that enlarge flow.
-            intermediate: a convolution between a level's features and its prediction (FlowNet2-SD).
-            options: as of ``FlowNetwork``.
+        ``decoder_bias``: biases on deconvolutions and on the layers that predict flow; ``flow_bias``: on those that
+        enlarge flow. ``intermediate``: a convolution between a level's features and its prediction (FlowNet2-SD).
         """
         super().__init__(**options)
         c = self.channels
@@ -173,25 +162,12 @@ class RefiningNetwork(FlowNetwork):
 class FlowNetS(RefiningNetwork):
     """``flownet_s``: both frames stacked, and a plain encoder-decoder."""
 
-    def __init__(
-        self,
-        batch_norm: bool = False,
-        width: float = 1.0,
-        decoder_bias: bool = False,
-        flow_bias: bool = False,
-        normalization: str = "fixed",
-        channel_order: str = "rgb",
-        flow_scale: float = 20.0,
-        inputs: int = 6,
-    ) -> None:
-        """Build with fresh weights; arguments as of ``FlowNetwork`` and ``RefiningNetwork``.
+    def __init__(self, inputs: int = 6, decoder_bias: bool = False, flow_bias: bool = False, **options: Any) -> None:
+        """Build with fresh weights; further arguments as of ``FlowNetwork`` and ``RefiningNetwork``.
 
         ``inputs``: channels that ``levels`` takes; ``forward`` needs 6, the stacks of FlowNet 2.0 12.
         """
-        super().__init__(
-            decoder_bias, flow_bias, batch_norm=batch_norm, width=width, normalization=normalization,
-            channel_order=channel_order, flow_scale=flow_scale,
-        )  # fmt: skip
+        super().__init__(decoder_bias, flow_bias, **options)
         self.options |= {"decoder_bias": decoder_bias, "flow_bias": flow_bias}
         c = self.channels
         self.conv1 = self.conv(inputs, c(64), 7, 2)
@@ -212,21 +188,9 @@ class FlowNetS(RefiningNetwork):
 class FlowNetC(RefiningNetwork):
     """``flownet_c``: features of either frame by the same layers, compared over a window of +-160 px."""
 
-    def __init__(
-        self,
-        batch_norm: bool = False,
-        width: float = 1.0,
-        decoder_bias: bool = False,
-        flow_bias: bool = False,
-        normalization: str = "fixed",
-        channel_order: str = "rgb",
-        flow_scale: float = 20.0,
-    ) -> None:
+    def __init__(self, decoder_bias: bool = False, flow_bias: bool = False, **options: Any) -> None:
         """Build with fresh weights; arguments as of ``FlowNetwork`` and ``RefiningNetwork``."""
-        super().__init__(
-            decoder_bias, flow_bias, batch_norm=batch_norm, width=width, normalization=normalization,
-            channel_order=channel_order, flow_scale=flow_scale,
-        )  # fmt: skip
+        super().__init__(decoder_bias, flow_bias, **options)
         self.options |= {"decoder_bias": decoder_bias, "flow_bias": flow_bias}
         c = self.channels
         self.conv1 = self.conv(3, c(64), 7, 2)

@@ -37,19 +37,9 @@ _FUSED = 11  # first frame, two flows, their lengths, the brightness errors they
 class FlowNet2SD(RefiningNetwork):
     """``flownet2_sd``: FlowNetS for small displacements: 3 x 3 kernels, full resolution first, smoother predictions."""
 
-    def __init__(
-        self,
-        batch_norm: bool = False,
-        width: float = 1.0,
-        normalization: str = "pair_mean",
-        channel_order: str = "rgb",
-        flow_scale: float = 20.0,
-    ) -> None:
+    def __init__(self, normalization: str = "pair_mean", **options: Any) -> None:
         """Build with fresh weights; arguments as of ``FlowNetwork``."""
-        super().__init__(
-            True, True, True, batch_norm=batch_norm, width=width, normalization=normalization,
-            channel_order=channel_order, flow_scale=flow_scale,
-        )  # fmt: skip
+        super().__init__(True, True, True, normalization=normalization, **options)
         c = self.channels
         self.conv0 = self.conv(6, c(64))
         self.conv1, self.conv1_1 = self.conv(c(64), c(64), 3, 2), self.conv(c(64), c(128))
@@ -72,11 +62,7 @@ class FlowNetFusion(nn.Module):
     """The last part of ``flownet2``: chooses between two flows at full resolution and corrects where both are wrong."""
 
     def __init__(self, batch_norm: bool = False, width: float = 1.0) -> None:
-        """Build with fresh weights.
-
-        Args:
-            batch_norm, width: as of ``FlowNetwork``.
-        """
+        """Build with fresh weights; arguments as of ``FlowNetwork``."""
         super().__init__()
         full, half, quarter = (max(1, round(count * width)) for count in (64, 128, 128))
         middle, low = max(1, round(32 * width)), max(1, round(16 * width))
@@ -106,17 +92,11 @@ class FlowNetFusion(nn.Module):
 class FlowNet2CS(FlowNetwork):
     """``flownet2_cs``: FlowNetC, then FlowNetS on what it left."""
 
-    def __init__(
-        self,
-        batch_norm: bool = False,
-        width: float = 1.0,
-        normalization: str = "pair_mean",
-        channel_order: str = "rgb",
-        flow_scale: float = 20.0,
-    ) -> None:
+    def __init__(self, normalization: str = "pair_mean", **options: Any) -> None:
         """Build with fresh weights; arguments as of ``FlowNetwork``."""
-        super().__init__(batch_norm, width, normalization, channel_order, flow_scale)
-        self.flownetc = FlowNetC(batch_norm, width, decoder_bias=True, flow_bias=True, flow_scale=flow_scale)
+        super().__init__(normalization=normalization, **options)
+        self._part: dict[str, Any] = {"batch_norm": self.batch_norm, "width": self.width, "flow_scale": self.flow_scale}
+        self.flownetc = FlowNetC(decoder_bias=True, flow_bias=True, **self._part)
         self.flownets_1 = self._stacked_net()
 
     def match(self, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -125,19 +105,13 @@ class FlowNet2CS(FlowNetwork):
         return self.in_pixels(self.flownets_1.levels(self.stacked(first, second, flow)))
 
     def stacked(self, first: torch.Tensor, second: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
-        """Return the input of the next network, N x 12 x H x W.
-
-        Args:
-            first, second: N x 3 x H x W normalised frames.
-            flow: N x 2 x H x W px, the flow so far.
-        """
+        """Return the input of the next network, N x 12 x H x W, for normalised frames and the flow so far (px)."""
         warped = resample(second, flow)
         error = length(first - warped)
         return torch.cat([first, second, warped, (flow / self.flow_scale).to(first.dtype), error], 1)
 
     def _stacked_net(self) -> FlowNetS:
-        options: dict[str, Any] = {"decoder_bias": True, "flow_scale": self.flow_scale, "inputs": _STACKED}
-        return FlowNetS(self.batch_norm, self.width, **options)
+        return FlowNetS(_STACKED, decoder_bias=True, **self._part)
 
 
 class FlowNet2CSS(FlowNet2CS):
@@ -162,7 +136,7 @@ class FlowNet2(FlowNet2CSS):
     def __init__(self, **options: Any) -> None:
         """Build with fresh weights; arguments as of ``FlowNet2CS``."""
         super().__init__(**options)
-        self.flownets_d = FlowNet2SD(self.batch_norm, self.width, flow_scale=self.flow_scale)
+        self.flownets_d = FlowNet2SD(**self._part)
         self.flownetfusion = FlowNetFusion(self.batch_norm, self.width)
 
     def match(self, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -183,17 +157,10 @@ def length(vectors: torch.Tensor) -> torch.Tensor:
 
 
 def resample(second: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
-    """``flow.warp`` with the coordinates as exact as float32 has them.
+    """``flow.warp`` with the coordinates as exact as float32 has them; beyond the border the border continues.
 
     ``grid_sample`` takes coordinates as a share of the width, which costs 1e-5 px and more. In a noisy picture, and
     through two more networks, that is 1e-4 px of flow and more: too much to compare weights from elsewhere.
-
-    Args:
-        second: N x C x H x W.
-        flow: N x 2 x H x W float32 px.
-
-    Returns:
-        N x C x H x W, bilinear; beyond the border the border continues.
     """
     n, c, h, w = second.shape
     ys, xs = torch.meshgrid(

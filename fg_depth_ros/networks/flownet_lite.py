@@ -39,11 +39,9 @@ class FlowNetLite(nn.Module):
     ) -> None:
         """Sizes of the parts.
 
-        Args:
-            features: channels of the encoder at 1/4, 1/8 and 1/16 of the resolution.
-            widths: channels of the stages at 1/16, 1/8, 1/4 and 1/2.
-            radii: radius of the search at each of them, pixels of that resolution: the first reaches 16 times as far
-                in the image.
+        ``features``: channels of the encoder at 1/4, 1/8 and 1/16 of the resolution. ``widths``: channels of the stages
+        at 1/16, 1/8, 1/4 and 1/2; ``radii``: radius of the search at each of them, pixels of that resolution: the first
+        reaches 16 times as far in the image.
         """
         super().__init__()
         self.options = {"features": list(features), "widths": list(widths), "radii": list(radii)}
@@ -79,12 +77,8 @@ class FlowNetLite(nn.Module):
 def expected_displacement(logits: torch.Tensor, radius: int) -> torch.Tensor:
     """Soft-argmin over the best displacement and its neighbours.
 
-    Args:
-        logits: N x K*K x H x W with K = 2 * radius + 1, channel ``iy * K + ix`` as of ``correlate_window``.
-        radius: of the window.
-
-    Returns:
-        N x 2 x H x W displacement (u, v), pixels of the logits' resolution.
+    ``logits``: N x K*K x H x W with K = 2 * radius + 1, channel ``iy * K + ix`` as of ``correlate_window``. Returns N x
+    2 x H x W displacement (u, v), pixels of the logits' resolution.
     """
     side = 2 * radius + 1
     best = logits.argmax(1, keepdim=True)
