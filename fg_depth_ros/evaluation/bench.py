@@ -14,20 +14,15 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from fg_depth_ros.evaluation.reports.report import Report
-from fg_depth_ros.inference import (
-    FlowConfig,
-    FlowEstimator,
-    MonoConfig,
-    MonoDepthEstimator,
-    StereoConfig,
-    StereoDepthEstimator,
-)
-from fg_depth_ros.inference.config import CLASSICAL_FLOW
+from fg_depth_ros.inference.config import CLASSICAL_FLOW, FlowConfig, MonoConfig, StereoConfig
+from fg_depth_ros.inference.estimator import Estimator, StereoDepthEstimator
+from fg_depth_ros.inference.flow import FlowEstimator
+from fg_depth_ros.inference.mono import MonoDepthEstimator
 
 WARM_UP = 3
 CLASSICAL = ("sgbm", *CLASSICAL_FLOW)  # they know no precision: measured once per size
@@ -39,15 +34,10 @@ class BenchError(RuntimeError):
 
 
 def bench_models(
-    models: Sequence[str] = ("flownet_stereo", "sgbm"),
-    sizes: Sequence[tuple[int, int]] = ((640, 480),),
-    precisions: Sequence[str] = ("float32",),
-    repeats: int = 20,
-    *,
-    weights: str = "",
-    device: str = "auto",
+    models: Sequence[str] = ("flownet_stereo", "sgbm"), sizes: Sequence[tuple[int, int]] = ((640, 480),),
+    precisions: Sequence[str] = ("float32",), repeats: int = 20, *, weights: str = "", device: str = "auto",
     threads: int = 0,
-) -> Report:
+) -> Report:  # fmt: skip
     """Measure models through ``inference``, as the node and the command line run them.
 
     Args:
@@ -56,17 +46,13 @@ def bench_models(
         sizes: (width, height) of the images in pixels; the Motorcycle pair is resized to them.
         precisions: of the networks; classical methods are measured once.
         repeats: measured runs per combination, after a few to warm up.
-        weights: file of weights for the networks; empty takes those that come with the package.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``.
+        weights, device: of the networks, as the estimators take them.
         threads: of the processor; 0 leaves it to the libraries.
 
     Returns a report with one row per combination: ``latency_p50_ms``, ``latency_p95_ms`` (from the images in host
     memory to the answer in host memory, so an accelerator is waited for), ``throughput_hz`` (pairs per second,
     one after the other), ``memory_mib`` (growth of this process's peak resident memory; Linux only) and, on an
-    accelerator, ``device_memory_mib`` (peak).
-
-    Raises:
-        BenchError: a combination failed.
+    accelerator, ``device_memory_mib`` (peak). Raises BenchError: a combination failed.
     """
     report = Report(
         command="bench",
@@ -76,42 +62,26 @@ def bench_models(
         for model in models:
             for precision in precisions if model not in CLASSICAL else ("float32",):
                 job = {
-                    "model": model,
-                    "width": width,
-                    "height": height,
-                    "precision": precision,
-                    "repeats": repeats,
-                    "weights": weights if model not in CLASSICAL else "",
-                    "device": device,
-                    "threads": threads,
-                }
+                    "model": model, "width": width, "height": height, "precision": precision, "repeats": repeats,
+                    "weights": weights if model not in CLASSICAL else "", "device": device, "threads": threads,
+                }  # fmt: skip
                 found = _in_own_process(job)
                 if not report.model:
                     report.model = {"name": model, "sha256": found["sha256"] or None}
                 report.add_row(
-                    f"{width}x{height}",
-                    model if model in CLASSICAL else f"{model} {precision}",
-                    found["metrics"],
-                    kind="speed",
-                    device=found["device"],
-                    threads=found["threads"],
-                    sha256=found["sha256"] or None,
-                )
+                    f"{width}x{height}", model if model in CLASSICAL else f"{model} {precision}", found["metrics"],
+                    kind="speed", device=found["device"], threads=found["threads"], sha256=found["sha256"] or None,
+                )  # fmt: skip
     return report
 
 
 def _in_own_process(job: dict[str, Any]) -> dict[str, Any]:
     what = f"{job['model']} at {job['width']}x{job['height']}, {job['precision']} on {job['device']}"
-    environment = dict(os.environ)
-    if job["threads"]:
-        environment["OMP_NUM_THREADS"] = str(job["threads"])
+    threads = {"OMP_NUM_THREADS": str(job["threads"])} if job["threads"] else {}
+    command = [sys.executable, "-m", __name__, json.dumps(job)]
     try:
         done = subprocess.run(
-            [sys.executable, "-m", __name__, json.dumps(job)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=_TIME_LIMIT,
+            command, env={**os.environ, **threads}, capture_output=True, text=True, timeout=_TIME_LIMIT
         )
     except subprocess.TimeoutExpired as error:
         raise BenchError(f"{what}: not done after {_TIME_LIMIT:.0f} s; lower repeats or the size") from error
@@ -136,7 +106,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     size = (job["width"], job["height"])
     left, right = (cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in motorcycle().images())
     before = _memory("VmRSS")
-    model, run = _loaded(job, left, right)
+    model, run = _load(job, left, right)
     for _ in range(WARM_UP):
         run()
     on_cuda = model.device.startswith("cuda")
@@ -148,38 +118,31 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         run()  # gives arrays in host memory: the device is through when it returns
         seconds.append(time.perf_counter() - begun)
     p50, p95 = np.percentile(seconds, [50, 95])
-    metrics = {
-        "latency_p50_ms": 1e3 * p50,
-        "latency_p95_ms": 1e3 * p95,
-        "throughput_hz": len(seconds) / sum(seconds),
-        "memory_mib": _memory("VmHWM") - before,
-    }
+    metrics = {"latency_p50_ms": 1e3 * p50, "latency_p95_ms": 1e3 * p95, "throughput_hz": len(seconds) / sum(seconds)}
+    metrics["memory_mib"] = _memory("VmHWM") - before
     if on_cuda:
         metrics["device_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
     return {
         "metrics": {name: float(value) for name, value in metrics.items()},
-        "sha256": model.sha256,
+        "sha256": model.model_sha256,
         "device": model.device,
         "threads": torch.get_num_threads(),
     }
 
 
-def _loaded(job: Mapping[str, Any], left: np.ndarray, right: np.ndarray) -> tuple[_Model, Callable[[], object]]:
+def _load(
+    job: Mapping[str, Any], left: np.ndarray, right: np.ndarray
+) -> tuple[Estimator[Any, Any], Callable[[], object]]:
     """Load the job's model; return it and a function that runs it once."""
     name, chosen = job["model"], {key: job[key] for key in ("model", "weights", "device", "precision")}
     if name in FlowConfig.known_models():
         flow = FlowEstimator(FlowConfig(**chosen))
-        return _Model(flow.model_sha256, flow.device), lambda: flow.estimate(left, right)
+        return flow, lambda: flow.estimate(left, right)
     if name in MonoConfig.known_models():
         mono = MonoDepthEstimator(MonoConfig(**chosen))
-        return _Model(mono.model_sha256, mono.device), lambda: mono.estimate(left, fx=float(left.shape[1]))
+        return mono, lambda: mono.estimate(left, fx=float(left.shape[1]))
     stereo = StereoDepthEstimator(StereoConfig(**chosen))
-    return _Model(stereo.model_sha256, stereo.device), lambda: stereo.match(left, right)
-
-
-class _Model(NamedTuple):
-    sha256: str
-    device: str
+    return stereo, lambda: stereo.match(left, right)
 
 
 def _memory(field: str) -> float:

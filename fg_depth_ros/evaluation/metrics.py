@@ -62,14 +62,9 @@ class StereoMetrics(Metrics):
     outliers: int = 0
 
     def update(self, prediction: np.ndarray, truth: np.ndarray, *, valid_only: bool = False) -> None:
-        """Count one image.
+        """Count one image: H x W px both, NaN = no answer, no truth. Raises ValueError: the sizes differ.
 
-        Args:
-            prediction, truth: H x W pixels, NaN = no answer, no truth.
-            valid_only: count answered pixels only (the way a sparse method is usually quoted).
-
-        Raises:
-            ValueError: the sizes differ.
+        ``valid_only``: count answered pixels only (the way a sparse method is usually quoted).
         """
         _check_shapes(prediction, truth)
         counted = np.isfinite(truth)
@@ -116,14 +111,7 @@ class DepthMetrics(Metrics):
     within: dict[int, int] = field(default_factory=lambda: dict.fromkeys(_DELTAS, 0))
 
     def update(self, prediction: np.ndarray, truth: np.ndarray) -> None:
-        """Count one image.
-
-        Args:
-            prediction, truth: H x W m, NaN = no answer, no truth.
-
-        Raises:
-            ValueError: the sizes differ.
-        """
+        """Count one image: H x W m both, NaN = no answer, no truth. Raises ValueError: the sizes differ."""
         _check_shapes(prediction, truth)
         counted = (truth > self.min_depth) & (truth < self.max_depth)
         expected = truth[counted].astype(np.float64)
@@ -176,14 +164,9 @@ class FlowMetrics(Metrics):
     outliers: int = 0
 
     def update(self, prediction: np.ndarray, truth: np.ndarray, occluded: np.ndarray | None = None) -> None:
-        """Count one pair.
+        """Count one pair: H x W x 2 px both, NaN = no answer, no truth. Raises ValueError: the sizes differ.
 
-        Args:
-            prediction, truth: H x W x 2 px, NaN = no answer, no truth.
-            occluded: H x W bool, True where the second frame does not show the surface; None = not known.
-
-        Raises:
-            ValueError: the sizes differ.
+        ``occluded``: H x W bool, True where the second frame does not show the surface; None = not known.
         """
         _check_shapes(prediction, truth, channels=2)
         if occluded is not None and (occluded.shape != truth.shape[:2] or occluded.dtype != bool):
@@ -239,15 +222,10 @@ def mean_metrics(per_image: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 def crop_mask(crop: str, height: int, width: int) -> np.ndarray:
-    """Return the pixels that a protocol counts.
+    """Return the pixels that a protocol counts, bool H x W.
 
-    Args:
-        crop: ``none``; ``garg``, rows .40810811-.99189189 and columns .03594771-.96405229 (Garg et al., ECCV 2016);
-            ``nyu``, rows 45-470 and columns 41-600 of 480 x 640 (Eigen et al., NIPS 2014).
-        height, width: of the truth, px.
-
-    Returns:
-        bool H x W.
+    ``garg``: rows .40810811-.99189189 and columns .03594771-.96405229 (Garg et al., ECCV 2016); ``nyu``: rows 45-470
+    and columns 41-600 of 480 x 640 (Eigen et al., NIPS 2014); ``none``: all.
     """
     rows, columns = slice(None), slice(None)
     if crop == "garg":

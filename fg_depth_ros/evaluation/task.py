@@ -166,15 +166,9 @@ class Task(ABC):
         return [self.image_title, f"true {self.quantity}", *methods, error]
 
     def draw(self, image: np.ndarray, truth: np.ndarray, answer: np.ndarray, method: str = "answer") -> np.ndarray:
-        """Draw one sample: image, truth, answer, error.
+        """Draw image, truth, answer and error of one sample, four tiles of 400 px width beside each other, uint8 RGB.
 
-        Args:
-            image: uint8 RGB H x W x 3.
-            truth, answer: as the task's methods give them; NaN = unknown.
-            method: title of the answer.
-
-        Returns:
-            uint8 RGB; four tiles of 400 px width beside each other.
+        ``truth``, ``answer``: as the task's methods give them; NaN = unknown. ``method``: title of the answer.
         """
         tiles = self.tiles(image, truth, [answer])
         return figures.contact_sheet([tiles], self.titles([method]), tile_width=_TILE_WIDTH)
@@ -220,19 +214,14 @@ def evaluate(
         datasets: samples by the name of their set; those without truth are left out.
         methods: estimators or functions as the task describes them, by the name of their line.
         model: name and hash for the report.
-        sheets: a folder that gets one picture per data set: image, truth, every method's answer in the same colours,
-            and the error of the first method.
-        sheet_samples: as many samples stand on it, the first ones.
-        console: where the progress is shown; default: standard error.
-        show_progress: show it.
+        sheets: a folder that gets one picture per data set, of its first ``sheet_samples`` samples: image, truth, every
+            method's answer in the same colours, and the error of the first method.
+        console, show_progress: where the progress is shown (default: standard error), and whether.
 
-    Returns:
-        One row per data set and method with the task's metrics and ``seconds``, the mean time of one estimate (warmed
-        up; reading and completing are not in it), and below them the rows that others published for this protocol.
+    Returns one row per data set and method with the task's metrics and ``seconds``, the mean time of one estimate
+    (warmed up; reading and completing are not in it), and below them the rows that others published for this protocol.
 
-    Raises:
-        ValueError: no method, no sample with truth, or an answer of another size than its image.
-        FileError: what cannot be read.
+    Raises ValueError: no method, no sample with truth, or an answer of another size than its image.
     """
     if not methods:
         raise ValueError("no method to evaluate: give at least one")

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from fg_depth_ros.evaluation.metrics import DepthMetrics, StereoMetrics
-from fg_depth_ros.evaluation.reports.report import _COLUMNS, SCHEMA, Report, read_report
+from fg_depth_ros.evaluation.reports.report import _HEADINGS, SCHEMA, Report, read_report
 
 
 def example() -> Report:
@@ -85,7 +85,7 @@ def test_table_and_markdown_show_every_measure_once():
 
 def test_every_measure_of_the_tallies_has_a_heading_and_stands_in_the_document(repository):
     names = {*StereoMetrics().compute(), *DepthMetrics().compute(), "seconds"}
-    assert names == set(_COLUMNS)
+    assert names <= set(_HEADINGS)
     document = (repository / "docs/report_schema.md").read_text()
     for name in names:
         assert f"`{name}`" in document, name

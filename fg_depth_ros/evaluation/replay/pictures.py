@@ -18,14 +18,9 @@ def picture_of(
 ) -> Picture:  # fmt: skip
     """Draw a pair.
 
-    Args:
-        title: of the picture.
-        left: uint8, RGB H x W x 3 or grey H x W.
-        depth: the estimate, H x W m.
-        name: of the other depth.
-        other: another depth, H x W m, drawn with the relative difference; None: there is none.
-        is_reference: the other depth is what the estimate is compared with: the difference is its error.
-        labels: of the estimate's pixels (``geometry.Label``).
+    ``left``: uint8, RGB or grey. ``depth``: the estimate, H x W m. ``other``: another depth, called ``name``, drawn
+    with the relative difference, which is an error where ``is_reference``. ``labels``: of the estimate's pixels
+    (``geometry.Label``).
     """
     near, far = figures.depth_range(other if is_reference and other is not None else depth)
     image = left if left.ndim == 3 else np.dstack([left] * 3)
@@ -55,11 +50,8 @@ class WorstPairs:
     ) -> None:  # fmt: skip
         """Draw a pair if it is among the worst of its method so far and its left image is there.
 
-        Args:
-            method: label of the method.
-            title: of the picture; the error is added to it.
-            measures: of the pair; ``abs_rel``, or without it ``photometric``, is its error.
-            left, depth, name, other, labels: as ``picture_of`` takes them.
+        Its error, which is added to the title, is ``abs_rel`` of its measures, or without it ``photometric``. The other
+        arguments as ``picture_of`` takes them.
         """
         what = "abs_rel" if "abs_rel" in measures else "photometric"
         error = (what == "abs_rel", measures.get(what, float("nan")))

@@ -79,17 +79,10 @@ class Decision:
 
 
 def decide(rows: Iterable[Mapping[str, Any]], candidate: str, current: str, margins: Margins | None = None) -> Decision:
-    """Compare the rows of ``candidate`` with those of ``current``.
+    """Compare the rows of the label ``candidate``, which wants to be used, with those of ``current``, which is in use.
 
-    Args:
-        rows: of a replay's report: those of kind "accuracy" by set and by ``label``, the set "all" over all bags, and
-            those of kind "timing".
-        candidate: label of the weights that want to be used.
-        current: label of those in use.
-        margins: default: ``Margins()``.
-
-    Raises:
-        ValueError: the report has nothing of ``current`` that decides.
+    ``rows``: of a replay's report: those of kind "accuracy" by set, the set "all" over all bags, and those of kind
+    "timing". Raises ValueError: the report has nothing of ``current`` that decides.
     """
     margins = margins or Margins()
     rows = list(rows)

@@ -127,17 +127,9 @@ def replay(config: ReplayConfig, track: Track = _silently) -> Replay:
     """Estimate and score every pair of every bag with every method.
 
     A bag that cannot be used is named in the report's settings (``left_out``) and the others are used; so are damaged
-    pairs (``damaged``).
-
-    Args:
-        config: what and how.
-        track: shows how far a bag is.
-
-    Raises:
-        FileError: no bag that can be used, with what is wrong with each.
-        ModelError, ValueError: weights, a device or a setting that cannot be used; nothing to compare with.
-        OutOfMemory: the device cannot hold a pair.
-        ShardError: processes that cannot work together.
+    pairs (``damaged``). Raises FileError: no bag that can be used, with what is wrong with each; nothing to compare
+    with. Raises ModelError, ValueError: weights, a device or a setting that cannot be used. Raises OutOfMemory: the
+    device cannot hold a pair. Raises ShardError: processes that cannot work together.
     """
     bags = find_bags(config.bags)
     named = list(zip(bag_names(bags), bags, strict=True))

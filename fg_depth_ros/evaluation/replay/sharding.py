@@ -34,15 +34,10 @@ def process_rank() -> tuple[int, int]:
 
 
 def shared_map(items: Sequence[Item], work: Callable[[Sequence[Item]], list[Result]]) -> list[Result]:
-    """Return ``work`` of all items, in their order, in every process.
+    """Return ``work`` of all items, in their order, in every process; each works on every n-th of them.
 
-    Args:
-        items: the same in every process; this one works on those whose number is its own, modulo the processes.
-        work: the results of some items, in their order; they must be picklable.
-
-    Raises:
-        ShardError: the environment is incomplete, the processes do not find one another, or another one failed.
-        Exception: what ``work`` raises here.
+    ``work``: the results of some items, in their order; they must be picklable. Raises ShardError: the environment is
+    incomplete, the processes do not find one another, or another one failed. Raises what ``work`` raises here.
     """
     rank, ranks = process_rank()
     if ranks == 1:

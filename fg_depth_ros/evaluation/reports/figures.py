@@ -37,14 +37,14 @@ def colour_disparity(disparity: np.ndarray, max_disparity: float | None = None) 
     known = np.isfinite(disparity)
     if max_disparity is None:
         max_disparity = float(np.max(disparity, where=known, initial=0.0))
-    return _mapped(disparity, known, 0.0, max_disparity, _turbo())
+    return _mapped(disparity, known, 0.0, max_disparity, _colour_table(cv2.COLORMAP_TURBO))
 
 
 def colour_depth(depth: np.ndarray, min_depth: float, max_depth: float) -> np.ndarray:
     """Colour depth H x W metres by its inverse like a disparity (near = red, far = blue). NaN is black."""
     known = np.isfinite(depth) & (depth > 0)
     inverse = 1.0 / np.where(known, depth, 1.0)
-    return _mapped(inverse, known, 1.0 / max_depth, 1.0 / min_depth, _turbo())
+    return _mapped(inverse, known, 1.0 / max_depth, 1.0 / min_depth, _colour_table(cv2.COLORMAP_TURBO))
 
 
 def colour_error(prediction: np.ndarray, truth: np.ndarray, max_error: float = 4.0) -> np.ndarray:
@@ -53,7 +53,7 @@ def colour_error(prediction: np.ndarray, truth: np.ndarray, max_error: float = 4
     0: black; from ``max_error`` on: light yellow; no truth: dark grey; truth without answer: magenta.
     """
     error = np.abs(prediction - truth)
-    colours = _mapped(error, np.isfinite(error), 0.0, max_error, _inferno())
+    colours = _mapped(error, np.isfinite(error), 0.0, max_error, _colour_table(cv2.COLORMAP_INFERNO))
     colours[~np.isfinite(truth)] = _NO_TRUTH
     colours[np.isfinite(truth) & ~np.isfinite(prediction)] = _NO_ANSWER
     return colours
@@ -82,17 +82,13 @@ def colour_labels(labels: np.ndarray) -> np.ndarray:
 
 
 def cloud_view(
-    points: np.ndarray,
-    colours: np.ndarray,
-    width: int = 640,
-    height: int = 480,
-    yaw_deg: float = 25.0,
+    points: np.ndarray, colours: np.ndarray, width: int = 640, height: int = 480, yaw_deg: float = 25.0,
     pitch_deg: float = 12.0,
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     """Draw a cloud as seen by a camera that has moved sideways around it.
 
-    ``points``: (..., 3) metres in the optical frame (x right, y down, z forward), NaN = none; ``colours``: the
-    same shape, uint8 RGB. The view turns by ``yaw_deg`` and ``pitch_deg`` about the point at the median depth.
+    ``points``: (..., 3) metres in the optical frame (x right, y down, z forward), NaN = none; ``colours``: the same
+    shape, uint8 RGB. The view turns by ``yaw_deg`` and ``pitch_deg`` about the point at the median depth.
     Nearer points cover farther ones.
     """
     canvas = np.full((height, width, 3), 255, dtype=np.uint8)
@@ -118,23 +114,18 @@ def cloud_view(
     column = np.rint((flat_x - (low_x + high_x) / 2) * scale + width / 2).astype(np.int64)
     row = np.rint((flat_y - (low_y + high_y) / 2) * scale + height / 2).astype(np.int64)
     order = np.argsort(-seen[:, 2], kind="stable")  # far first: numpy keeps the last value of a repeated index
-    for dy in (0, 1):
-        for dx in (0, 1):
-            x, y = column[order] + dx, row[order] + dy
-            inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-            spot = canvas if (dx, dy) == (0, 0) else np.full_like(canvas, 255)
-            spot[y[inside], x[inside]] = paint[order][inside]
-            if spot is not canvas:  # the widened dots only close gaps
-                gaps = (canvas == 255).all(axis=2)
-                canvas[gaps] = spot[gaps]
+    for dx, dy in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        x, y = column[order] + dx, row[order] + dy
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        spot = np.full_like(canvas, 255)
+        spot[y[inside], x[inside]] = paint[order][inside]
+        gaps = (canvas == 255).all(axis=2)  # the widened dots only close gaps
+        canvas[gaps] = spot[gaps]
     return canvas
 
 
 def contact_sheet(
-    rows: Sequence[Sequence[np.ndarray]],
-    titles: Sequence[str],
-    captions: Sequence[str] | None = None,
-    tile_width: int = 400,
+    rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], captions: Sequence[str] = (), tile_width: int = 400
 ) -> np.ndarray:
     """Lay out rows of uint8 RGB pictures under their column titles, each row with its caption, on white.
 
@@ -144,16 +135,20 @@ def contact_sheet(
         raise ValueError(f"a sheet needs rows of {len(titles)} pictures, got {[len(row) for row in rows]}")
     gap, line = 6, 22
     width = gap + len(titles) * (tile_width + gap)
-    parts = [_text_line(titles, width, tile_width, gap, line)]
+    heads = np.full((line, width, 3), 255, dtype=np.uint8)
+    for column, title in enumerate(titles):
+        place = (gap + column * (tile_width + gap), 16)
+        cv2.putText(heads, title, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    parts = [heads]
     for index, row in enumerate(rows):
         tiles = [resized(picture, tile_width) for picture in row]
         strip = np.full((max(tile.shape[0] for tile in tiles) + gap, width, 3), 255, dtype=np.uint8)
         for column, tile in enumerate(tiles):
             x = gap + column * (tile_width + gap)
             strip[: tile.shape[0], x : x + tile_width] = tile
-        if captions is not None and index < len(captions):
-            cv2.putText(strip, captions[index], (gap + 6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 3)
-            cv2.putText(strip, captions[index], (gap + 6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1)
+        for caption in captions[index : index + 1]:
+            for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+                cv2.putText(strip, caption, (gap + 6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, thickness)
         parts.append(strip)
     return np.vstack(parts)
 
@@ -179,14 +174,6 @@ def visible(values: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(spread), spread, np.float32(np.nan))
 
 
-def _text_line(texts: Sequence[str], width: int, tile_width: int, gap: int, height: int) -> np.ndarray:
-    strip = np.full((height, width, 3), 255, dtype=np.uint8)
-    for index, text in enumerate(texts):
-        position = (gap + index * (tile_width + gap), 16)
-        cv2.putText(strip, text, position, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
-    return strip
-
-
 def _mapped(values: np.ndarray, known: np.ndarray, low: float, high: float, table: np.ndarray) -> np.ndarray:
     span = max(high - low, 1e-9)
     scaled = (np.where(known, values, low) - low) * (255.0 / span)
@@ -195,16 +182,7 @@ def _mapped(values: np.ndarray, known: np.ndarray, low: float, high: float, tabl
     return colours
 
 
-@lru_cache(maxsize=1)
-def _turbo() -> np.ndarray:
-    return _colour_table(cv2.COLORMAP_TURBO)
-
-
-@lru_cache(maxsize=1)
-def _inferno() -> np.ndarray:
-    return _colour_table(cv2.COLORMAP_INFERNO)
-
-
+@lru_cache
 def _colour_table(name: int) -> np.ndarray:
     ramp = np.arange(256, dtype=np.uint8)[:, None]
     return np.ascontiguousarray(cv2.applyColorMap(ramp, name)[:, 0, ::-1])

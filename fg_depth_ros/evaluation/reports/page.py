@@ -45,16 +45,10 @@ def write_page(
 ) -> None:
     """Write the page; it appears under its name only when it is whole. What is empty is left out of it.
 
-    Args:
-        path: the .html file; its folder is made if missing.
-        report: its rows become tables by their ``kind``; ``histogram`` of a row (measure, edges, counts) is plotted;
-            of its settings, ``left_out`` and ``damaged`` (lists of mappings) are tables, the rest stands at the end.
-        series: entries as in ``Report.series`` (default: the report's own), plotted over time.
-        pictures: such as those of the worst pairs.
-        title: of the page; default: the report's command.
-
-    Raises:
-        OSError: the file cannot be written.
+    Rows of the report become tables by their ``kind``; ``histogram`` of a row (measure, edges, counts) is plotted; of
+    the settings, ``left_out`` and ``damaged`` (lists of mappings) are tables, the rest stands at the end. ``series``
+    (default: the report's own) is plotted over time; ``title``: default: the report's command. Raises OSError: the file
+    cannot be written.
     """
     series = report.series if series is None else series
     colours = page_plots.colours_of([*report.rows, *series])

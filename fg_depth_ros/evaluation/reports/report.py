@@ -19,77 +19,35 @@ from fg_depth_ros.files import atomic_write
 
 SCHEMA = "fg_depth_report/1"
 _PACKAGES = ("fg_depth_ros", "numpy", "torch", "opencv-python-headless", "opencv-python", "ros-rclpy")
-# How a measure is written in a table: heading, number format. What is not named here is shown as it is
-# called.
-_COLUMNS: dict[str, tuple[str, str]] = {
-    "epe": ("EPE px", ".2f"),
-    "bad_0.5": ("bad-0.5 %", ".1f"),
-    "bad_1": ("bad-1 %", ".1f"),
-    "bad_2": ("bad-2 %", ".1f"),
-    "bad_3": ("bad-3 %", ".1f"),
-    "bad_4": ("bad-4 %", ".1f"),
-    "d1": ("D1 %", ".1f"),
-    "density": ("density %", ".1f"),
-    "abs_rel": ("AbsRel", ".4f"),
-    "sq_rel": ("SqRel", ".4f"),
-    "rmse": ("RMSE m", ".3f"),
-    "rmse_log": ("RMSE log", ".4f"),
-    "delta_1": ("delta<1.25", ".4f"),
-    "delta_2": ("delta<1.25^2", ".4f"),
-    "delta_3": ("delta<1.25^3", ".4f"),
-    "depth_density": ("depth density %", ".1f"),
-    "seconds": ("s/pair", ".3f"),
-}
-# Short, so that a table of flow fits a terminal: what has no name there is an end-point error in px.
-_FLOW_COLUMNS: dict[str, tuple[str, str]] = {
-    "epe_noc": ("noc", ".2f"),
-    "epe_occ": ("occ", ".2f"),
-    "epe_below_10": ("<10", ".2f"),
-    "epe_10_40": ("10-40", ".2f"),
-    "epe_above_40": (">40", ".2f"),
-    "fl_all": ("Fl %", ".1f"),
-    "angular": ("AE °", ".2f"),
-}
-# Depth by true distance in metres.
-_DEPTH_COLUMNS: dict[str, tuple[str, str]] = {
-    "abs_rel_0_10": ("AbsRel <10", ".4f"),
-    "abs_rel_10_20": ("10-20", ".4f"),
-    "abs_rel_20_40": ("20-40", ".4f"),
-    "abs_rel_40_80": ("40-80", ".4f"),
-    "rmse_0_10": ("RMSE m <10", ".3f"),
-    "rmse_10_20": ("10-20", ".3f"),
-    "rmse_20_40": ("20-40", ".3f"),
-    "rmse_40_80": ("40-80", ".3f"),
-    "scale": ("scale", ".3f"),
-}
-# Without truth.
-_AGREEMENT_COLUMNS: dict[str, tuple[str, str]] = {
-    "seen_by_both": ("seen by both %", ".1f"),
-    "photometric": ("photometric", ".2f"),
-    "left_right": ("left-right %", ".1f"),
-    "label_valid": ("valid %", ".1f"),
-    "label_out_of_range": ("out of range %", ".1f"),
-    "label_left_right_mismatch": ("mismatch %", ".1f"),
-    "label_leaves_image": ("leaves image %", ".1f"),
-    "label_vertical_flow": ("vertical %", ".1f"),
-    "label_low_confidence": ("unsure %", ".1f"),
-    "label_filled_from_mono": ("filled %", ".1f"),
-}
-_SPEED_COLUMNS: dict[str, tuple[str, str]] = {
-    "latency_p50_ms": ("ms/pair", ".1f"),
-    "latency_p95_ms": ("95 %", ".1f"),
-    "throughput_hz": ("pairs/s", ".1f"),
-    "memory_mib": ("MiB", ".0f"),
-    "device_memory_mib": ("device MiB", ".0f"),
-    "pairs_sent": ("sent", ".0f"),
-    "pairs_delivered": ("delivered", ".0f"),
-    "pairs_unaccounted": ("unaccounted", ".0f"),
-    "published_p50_ms": ("stamp to depth ms", ".1f"),
-    "inference_p50_ms": ("model ms", ".1f"),
-    "inference_p95_ms": ("model 95 % ms", ".1f"),
-    "inference_p99_ms": ("model 99 % ms", ".1f"),
-    "overhead_p50_ms": ("overhead ms", ".1f"),
-}
+# Headings of measures, in the order of a table's columns; what has none is called as it is. Those of flow are short, so
+# that its table fits a terminal: what has no name there is an end-point error in px.
+_HEADINGS = {
+    "epe": "EPE px", "bad_0.5": "bad-0.5 %", "bad_1": "bad-1 %", "bad_2": "bad-2 %", "bad_3": "bad-3 %",
+    "bad_4": "bad-4 %", "d1": "D1 %", "density": "density %",
+    "abs_rel": "AbsRel", "sq_rel": "SqRel", "rmse": "RMSE m", "rmse_log": "RMSE log", "delta_1": "delta<1.25",
+    "delta_2": "delta<1.25^2", "delta_3": "delta<1.25^3", "depth_density": "depth density %", "seconds": "s/pair",
+    "abs_rel_0_10": "AbsRel <10", "abs_rel_10_20": "10-20", "abs_rel_20_40": "20-40", "abs_rel_40_80": "40-80",
+    "rmse_0_10": "RMSE m <10", "rmse_10_20": "10-20", "rmse_20_40": "20-40", "rmse_40_80": "40-80", "scale": "scale",
+    "epe_noc": "noc", "epe_occ": "occ", "epe_below_10": "<10", "epe_10_40": "10-40", "epe_above_40": ">40",
+    "fl_all": "Fl %", "angular": "AE °",
+    "seen_by_both": "seen by both %", "photometric": "photometric", "left_right": "left-right %",
+    "label_valid": "valid %", "label_out_of_range": "out of range %", "label_left_right_mismatch": "mismatch %",
+    "label_leaves_image": "leaves image %", "label_vertical_flow": "vertical %", "label_low_confidence": "unsure %",
+    "label_filled_from_mono": "filled %",
+}  # fmt: skip
+_SPEED_HEADINGS = {
+    "latency_p50_ms": "ms/pair", "latency_p95_ms": "95 %", "throughput_hz": "pairs/s", "memory_mib": "MiB",
+    "device_memory_mib": "device MiB", "pairs_sent": "sent", "pairs_delivered": "delivered",
+    "pairs_unaccounted": "unaccounted", "published_p50_ms": "stamp to depth ms", "inference_p50_ms": "model ms",
+    "inference_p95_ms": "model 95 % ms", "inference_p99_ms": "model 99 % ms", "overhead_p50_ms": "overhead ms",
+}  # fmt: skip
+# How numbers are written, by how the measure's name begins: the first that fits, else with one decimal.
+_FORMATS = (
+    (("abs_rel", "sq_rel", "rmse_log", "delta"), ".4f"),
+    (("rmse", "scale", "seconds"), ".3f"),
+    (("epe", "angular", "photometric"), ".2f"),
+    (("memory", "device_memory", "pairs"), ".0f"),
+)
 
 
 @dataclass
@@ -117,20 +75,13 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as the schema has it. Numbers that are not finite become None, which JSON can hold."""
         model = {"name": None, "sha256": None, **self.model}
-        fields = {
-            "schema": SCHEMA,
-            "command": self.command,
-            "created": self.created,
-            "software": self.software,
-            "model": model,
-            "settings": self.settings,
-            "rows": self.rows,
-        }
-        if self.created is None:
-            del fields["created"]
+        fields: dict[str, Any] = {"schema": SCHEMA, "command": self.command}
+        if self.created is not None:
+            fields["created"] = self.created
+        fields |= {"software": self.software, "model": model, "settings": self.settings, "rows": self.rows}
         if self.series:
             fields["series"] = self.series
-        cleaned: dict[str, Any] = _json_ready(fields)
+        cleaned: dict[str, Any] = json_ready(fields)
         return cleaned
 
     def write_json(self, path: str | Path) -> None:
@@ -168,8 +119,7 @@ class Report:
     def measures(self) -> list[str]:
         """Return the names of all measures that occur, in the order of the tables."""
         found = {name for row in self.rows for name in row["metrics"]}
-        ordered = _COLUMNS | _DEPTH_COLUMNS | _FLOW_COLUMNS | _AGREEMENT_COLUMNS
-        return [name for name in ordered if name in found] + sorted(found - set(ordered))
+        return [name for name in _HEADINGS if name in found] + sorted(found - set(_HEADINGS))
 
 
 def read_report(path: str | Path) -> Report:
@@ -198,27 +148,24 @@ def software_versions() -> dict[str, str]:
 
 def heading_of(name: str) -> str:
     """Return the heading of a measure in a table."""
-    return _column(name)[0]
+    return (_HEADINGS | _SPEED_HEADINGS).get(name, name)
 
 
 def formatted(name: str, value: float | None) -> str:
     """Format a measure as a table has it; a dash where there is none."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
-    return format(value, _column(name)[1])
+    if name not in _HEADINGS | _SPEED_HEADINGS:
+        return format(value, ".4g")
+    return format(value, next((number for begin, number in _FORMATS if name.startswith(begin)), ".1f"))
 
 
-def _column(name: str) -> tuple[str, str]:
-    """Return heading and number format of a measure."""
-    known = _COLUMNS | _DEPTH_COLUMNS | _FLOW_COLUMNS | _AGREEMENT_COLUMNS | _SPEED_COLUMNS
-    return known.get(name) or (name, ".4g")
-
-
-def _json_ready(value: Any) -> Any:
+def json_ready(value: Any) -> Any:
+    """Return mappings, lists and numbers as JSON has them; numbers that are not finite become None."""
     if isinstance(value, Mapping):
-        return {str(key): _json_ready(item) for key, item in value.items()}
+        return {str(key): json_ready(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_json_ready(item) for item in value]
+        return [json_ready(item) for item in value]
     if hasattr(value, "item") and not isinstance(value, (str, bytes)):
         value = value.item()  # a numpy scalar
     if isinstance(value, float) and not math.isfinite(value):

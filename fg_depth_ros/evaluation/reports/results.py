@@ -29,16 +29,8 @@ Writer = Callable[[Path], object]
 def write_disparity(disparity: np.ndarray, folder: Path, name: str) -> list[Path]:
     """Write disparity alone, for pairs without calibration: ``.pfm``, KITTI's 16-bit PNG, a coloured picture.
 
-    Args:
-        disparity: H x W px, NaN = no answer, which is +inf in the ``.pfm`` (Middlebury) and 0 in the PNG (KITTI).
-        folder: where to; made if missing.
-        name: what the files begin with.
-
-    Returns:
-        The paths written.
-
-    Raises:
-        WriteError: a file cannot be written; none is then.
+    ``disparity``: H x W px, NaN = no answer, which is +inf in the ``.pfm`` (Middlebury) and 0 in the PNG (KITTI).
+    Returns the paths, which begin with ``folder/name``. Raises WriteError: a file cannot be written; none is then.
     """
     return _write(folder, name, _disparity(disparity))
 
@@ -46,60 +38,34 @@ def write_disparity(disparity: np.ndarray, folder: Path, name: str) -> list[Path
 def write_estimate(estimate: StereoEstimate, left: np.ndarray, folder: Path, name: str) -> list[Path]:
     """Write disparity as ``write_disparity``, depth (.npy float32 m with NaN; 16-bit PNG in mm), labels and cloud.
 
-    Args:
-        estimate: of the pair.
-        left: H x W x 3 uint8 RGB, the colours of the cloud.
-        folder: where to; made if missing.
-        name: what the files begin with.
-
-    Returns:
-        The paths written.
-
-    Raises:
-        WriteError: a file cannot be written; none is then.
+    ``left``: H x W x 3 uint8 RGB, the colours of the cloud.
     """
     depth = estimate.depth
     depth_colours = figures.colour_depth(depth, *figures.depth_range(depth))
-    return _write(
-        folder,
-        name,
-        {
-            **_disparity(estimate.disparity),
-            "_depth.npy": lambda path: np.save(path, depth),
-            "_depth.png": lambda path: write_png_depth(path, depth),
-            "_depth_colour.png": lambda path: write_image(path, depth_colours),
-            "_labels.png": lambda path: write_image(path, figures.colour_labels(estimate.labels)),
-            "_cloud.ply": lambda path: write_ply(path, organised_points(depth, estimate.rig), left),
-        },
-    )
+    writers: dict[str, Writer] = {
+        **_disparity(estimate.disparity),
+        "_depth.npy": lambda path: np.save(path, depth),
+        "_depth.png": lambda path: write_png_depth(path, depth),
+        "_depth_colour.png": lambda path: write_image(path, depth_colours),
+        "_labels.png": lambda path: write_image(path, figures.colour_labels(estimate.labels)),
+        "_cloud.ply": lambda path: write_ply(path, organised_points(depth, estimate.rig), left),
+    }
+    return _write(folder, name, writers)
 
 
 def write_flow(flow: np.ndarray, folder: Path, name: str) -> list[Path]:
     """Write optical flow as ``.flo``, as KITTI's 16-bit PNG, and as a picture in Middlebury's colours.
 
-    The PNG holds 1/64 px and at most 512 px: longer flow is marked as unknown in it.
-
-    Args:
-        flow: H x W x 2 px, NaN = unknown.
-        folder: where to; made if missing.
-        name: what the files begin with.
-
-    Returns:
-        The paths written.
-
-    Raises:
-        WriteError: a file cannot be written; none is then.
+    ``flow``: H x W x 2 px, NaN = unknown. The PNG holds 1/64 px and at most 512 px: longer flow is unknown in it.
+    Returns and raises as ``write_disparity``.
     """
     fits = (np.abs(flow) < 511.98).all(-1, keepdims=True)  # NaN does not
-    return _write(
-        folder,
-        name,
-        {
-            "_flow.flo": lambda path: write_flo(path, flow),
-            "_flow.png": lambda path: write_kitti_flow(path, np.where(fits, flow, np.float32(np.nan))),
-            "_flow_colour.png": lambda path: write_image(path, colour_flow(flow)),
-        },
-    )
+    writers: dict[str, Writer] = {
+        "_flow.flo": lambda path: write_flo(path, flow),
+        "_flow.png": lambda path: write_kitti_flow(path, np.where(fits, flow, np.float32(np.nan))),
+        "_flow_colour.png": lambda path: write_image(path, colour_flow(flow)),
+    }
+    return _write(folder, name, writers)
 
 
 def _disparity(disparity: np.ndarray) -> dict[str, Writer]:
