@@ -6,10 +6,10 @@ What a source cannot know is None.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import cv2
 import numpy as np
@@ -64,27 +64,19 @@ class StereoSample:
         return self.rig
 
     def images(self) -> tuple[np.ndarray, np.ndarray]:
-        """Read both images.
-
-        Returns left and right, uint8 RGB H x W x 3. Raises FileError: one is unreadable, or their sizes differ.
-        """
+        """Read both images, uint8 RGB H x W x 3. Raises FileError: one is unreadable, or their sizes differ."""
         left, right = self.raw_images()
         return _rgb(left), _rgb(right)
 
     def raw_images(self) -> tuple[np.ndarray, np.ndarray]:
-        """Read both images as a camera sends them.
-
-        Returns left and right, uint8, H x W where the source is a grey camera, else RGB H x W x 3. Raises FileError: as
-        ``images``.
-        """
-        names = _label(self.left, f"{self.name} (left)"), _label(self.right, f"{self.name} (right)")
-        return _same_size(_pixels(self.left), _pixels(self.right), names, "a rectified pair has one size")
+        """Read both images as a camera sends them, uint8, H x W (grey) or H x W x 3 RGB. Raises as ``images``."""
+        sides = {f"{self.name} (left)": self.left, f"{self.name} (right)": self.right}
+        return _of_one_size(sides, "a rectified pair has one size")
 
     def truth(self) -> np.ndarray | None:
-        """Read the true disparity ``x_left - x_right`` of the left image.
+        """Read or compute the true disparity of the left image, float32 H x W px, NaN unknown; None: there is none.
 
-        Returns float32 H x W px, NaN unknown; None where there is none. Raises FileError: unreadable, or of another
-        size than the left image.
+        Raises FileError: unreadable, or of another size than the left image.
         """
         if self.disparity is None:
             depth = self.true_depth() if self.rig is not None else None
@@ -94,8 +86,8 @@ class StereoSample:
     def true_depth(self) -> np.ndarray | None:
         """Read the true depth of the left image, or compute it from the true disparity.
 
-        Returns float32 H x W m, NaN unknown; None where there is none, or no rig to convert disparity. Raises
-        FileError: unreadable, or of another size than the left image.
+        Returns float32 H x W m, NaN unknown; None where there is none, or no rig to convert disparity. Raises as
+        ``truth``.
         """
         if self.depth is not None:
             return self._field("true depth", self.depth)
@@ -108,9 +100,9 @@ class StereoSample:
         return None if self.occlusion is None else self._field("occlusion mask", self.occlusion).astype(bool)
 
     def resized(self, width: int, height: int) -> StereoSample:
-        """Read a pair with a rig into memory at another size: images, rig and true depth, whose metres stay.
+        """Read a pair with a rig into memory at another size; metres stay.
 
-        Raises FileError: no rig, or something cannot be read.
+        Raises FileError: no rig, or nothing to read.
         """
         rig, depth = self.require_rig().scaled(width, height), self.true_depth()
         left, right = (resize_image(image, width, height) for image in self.images())
@@ -141,31 +133,25 @@ class FlowSample:
         return self.flow is not None
 
     def images(self) -> tuple[np.ndarray, np.ndarray]:
-        """Read both frames.
-
-        Returns first and second, uint8 RGB H x W x 3. Raises FileError: one is unreadable, or their sizes differ.
-        """
-        names = _label(self.first, f"{self.name} (first)"), _label(self.second, f"{self.name} (second)")
-        first, second = _pixels(self.first), _pixels(self.second)
-        first, second = _same_size(first, second, names, "the frames of a pair have one size")
+        """Read both frames, uint8 RGB H x W x 3. Raises FileError: one is unreadable, or their sizes differ."""
+        frames = {f"{self.name} (first)": self.first, f"{self.name} (second)": self.second}
+        first, second = _of_one_size(frames, "the frames of a pair have one size")
         return _rgb(first), _rgb(second)
 
     def truth(self) -> np.ndarray | None:
-        """Read the true flow of the first frame.
+        """Read the true flow of the first frame, float32 H x W x 2 px (u, v), NaN unknown; None where there is none.
 
-        Returns float32 H x W x 2 px (u, v), NaN unknown; None where there is none. Raises FileError: unreadable, or of
-        another size than the first frame.
+        Raises FileError: unreadable, or of another size than the first frame.
         """
         return None if self.flow is None else _field_of(self.name, "true flow", self.flow, self.first)
 
     def occluded(self) -> np.ndarray | None:
         """Read where the surface is not visible in the second frame, bool H x W; None where unknown.
 
-        Raises FileError: unreadable, or of another size than the first frame.
+        Raises as ``truth``.
         """
-        if self.occlusion is None:
-            return None
-        return _field_of(self.name, "occlusion mask", self.occlusion, self.first).astype(bool)
+        occlusion = self.occlusion
+        return None if occlusion is None else _field_of(self.name, "occlusion mask", occlusion, self.first).astype(bool)
 
 
 @dataclass(frozen=True)
@@ -204,16 +190,13 @@ class DepthSample:
 
     def __post_init__(self) -> None:
         if not self.fx > 0:
-            raise FileError(
-                f"{self.name}: focal length is {self.fx} px; give the camera's, a positive number of pixels"
-            )
+            raise FileError(f"{self.name}: focal length is {self.fx} px; give the camera's, a positive number")
 
     @classmethod
     def of_pair(cls, pair: StereoSample, protocol: DepthProtocol = DepthProtocol()) -> DepthSample:
         """Make a sample of the left image of a pair with a rig."""
-        assert pair.rig is not None
-        depth = pair.depth if pair.depth is not None or not pair.has_truth else _depth_reader(pair)
-        return cls(pair.name, pair.left, pair.rig.fx, depth, pair, protocol)
+        depth = pair.depth if pair.depth is not None or not pair.has_truth else cast(ArrayReader, pair.true_depth)
+        return cls(pair.name, pair.left, pair.require_rig().fx, depth, pair, protocol)
 
     @property
     def has_truth(self) -> bool:
@@ -225,10 +208,9 @@ class DepthSample:
         return _rgb(_pixels(self.image))
 
     def truth(self) -> np.ndarray | None:
-        """Read the true depth along the optical axis.
+        """Read the true depth along the optical axis, float32 H x W m, NaN unknown; None where there is none.
 
-        Returns float32 H x W m, NaN unknown; None where there is none. Raises FileError: it cannot be read, or is not H
-        x W.
+        Raises FileError: it cannot be read, or is not H x W.
         """
         if self.depth is None:
             return None
@@ -236,15 +218,6 @@ class DepthSample:
         if depth.ndim != 2:
             raise FileError(f"{self.name}: true depth has the shape {depth.shape}; it is H x W")
         return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(np.nan))
-
-
-def _depth_reader(pair: StereoSample) -> ArrayReader:
-    def read() -> np.ndarray:
-        depth = pair.true_depth()
-        assert depth is not None
-        return depth
-
-    return read
 
 
 def _read(source: Field) -> np.ndarray:
@@ -259,15 +232,11 @@ def _rgb(image: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else image
 
 
-def _label(image: Image, name: str) -> str:
-    """Name an image in an error."""
-    return str(image) if isinstance(image, Path) else name
-
-
-def _same_size(
-    first: np.ndarray, second: np.ndarray, names: tuple[str, str], rule: str
-) -> tuple[np.ndarray, np.ndarray]:
+def _of_one_size(images: Mapping[str, Image], rule: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read two images, given by what an error calls them where they are no files."""
+    first, second = map(_pixels, images.values())
     if first.shape[:2] != second.shape[:2]:
+        names = [str(image) if isinstance(image, Path) else name for name, image in images.items()]
         (h, w), (height, width) = first.shape[:2], second.shape[:2]
         raise FileError(f"{names[0]} is {w}x{h} pixels and {names[1]} {width}x{height}: {rule}")
     return first, second
@@ -284,7 +253,7 @@ def _field_of(name: str, what: str, source: Field, image: Image, rig: StereoRig 
         height, width = _read(image).shape[:2]
     if values.shape[:2] != (height, width):
         raise FileError(
-            f"{name}: {what} is {values.shape[1]}x{values.shape[0]} pixels and {_label(image, 'its image')} "
-            f"{width}x{height}: they must agree"
+            f"{name}: {what} is {values.shape[1]}x{values.shape[0]} pixels and "
+            f"{image if isinstance(image, Path) else 'its image'} {width}x{height}: they must agree"
         )
     return values

@@ -47,9 +47,9 @@ def lidar_bag(folder, sweeps, place=PLACE, name="/velodyne_points", count=2):
 
 def test_topics_that_are_not_there_are_named_with_those_that_are(tmp_path):
     bag = lidar_bag(tmp_path / "bag", [cloud(SECOND, [(5, 0, 0)])])
-    with pytest.raises(FileError, match=f"no topic 'depth' of {IMAGE}; there are: /left/image_rect, /right"):
+    with pytest.raises(FileError, match=f"no topic 'depth'; of {IMAGE} there are: /left/image_rect, /right"):
         open_bag_pairs(bag, truth=TruthOptions("depth"))
-    with pytest.raises(FileError, match=f"no topic 'scan' of {CLOUD_TYPE}; there are: /velodyne_points"):
+    with pytest.raises(FileError, match=f"no topic 'scan'; of {CLOUD_TYPE} there are: /velodyne_points"):
         open_bag_pairs(bag, truth=TruthOptions(lidar_topic="scan"))
 
 

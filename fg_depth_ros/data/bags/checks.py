@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,7 +31,7 @@ _GAP = 3.0  # periods
 class Problem(NamedTuple):
     """Something wrong with a bag: ``leave out`` makes it useless, ``warn`` does not; the text says what to do."""
 
-    severity: Literal["leave out", "warn"]
+    severity: str
     text: str
 
 
@@ -98,11 +98,8 @@ class BagCheck:
 def check_bag(path: str | Path, **options: Any) -> BagCheck:
     """Look at every message's stamp and every camera_info of a bag, and at the pixels of some pairs.
 
-    Whatever is wrong with the bag is in the result; nothing is raised for it.
-
-    Args:
-        path: the bag's folder, or one ``.mcap`` or ``.db3`` file.
-        options: of ``data.bags.open_bag_pairs``: topics, slop, rig.
+    ``options``: topics, slop and rig as of ``open_stereo_bag``. What is wrong with the bag is in the result; nothing is
+    raised for it.
     """
     path = Path(path)
     found: list[Problem] = []
@@ -119,27 +116,17 @@ def check_bag(path: str | Path, **options: Any) -> BagCheck:
     found += [Problem("warn", text) for text in dict.fromkeys(warnings)]
     found += _of_recorder(path, digest)
     if bag.repeated:
-        found.append(
-            Problem(
-                "warn",
-                f"{path}: {bag.repeated} images repeat the stamp of an earlier one, as from a source that loops: the "
-                "first of each counts; record it once",
-            )
-        )
+        text = "images repeat the stamp of an earlier one, as from a source that loops: the first of each counts"
+        found.append(Problem("warn", f"{path}: {bag.repeated} {text}; record it once"))
     stamps = np.array([int(sample.name) for sample in samples], np.int64)
     between = np.diff(stamps) / 1e9
     difference = max(abs(sample.stamp_difference) for sample in samples)
     rate = float(1 / np.median(between)) if len(between) else None
     found += _of_time(between, difference)
     if bag.calibration_changes:
-        found.append(
-            Problem(
-                "leave out",
-                f"{path}: the calibration changes {bag.calibration_changes} time(s) within the bag, first at "
-                f"{bag.changed_at}: pairs of two cameras cannot share one; cut the recording there, or give the "
-                "calibration",
-            )
-        )
+        text = "pairs of two cameras cannot share one; cut the recording there, or give the calibration"
+        when = f"{bag.calibration_changes} time(s) within the bag, first at {bag.changed_at}"
+        found.append(Problem("leave out", f"{path}: the calibration changes {when}: {text}"))
     return BagCheck(
         path, digest, len(samples), float((stamps[-1] - stamps[0]) / 1e9), rate,
         float(between.max()) if len(between) else None,
@@ -156,13 +143,11 @@ def _of_recorder(path: Path, digest: str) -> list[Problem]:
         return []  # another recorder's
     if len(noted) != 1 or noted[0] == digest:
         return []
-    return [
-        Problem(
-            "leave out",
-            f"{path}: its content has the SHA-256 {digest[:12]} and {EPISODE_FILE} says {str(noted[0])[:12]}: it was "
-            f"damaged or changed after it was recorded; copy it again, or remove {EPISODE_FILE} to use it as it is",
-        )
-    ]
+    text = (
+        f"{path}: its content has the SHA-256 {digest[:12]} and {EPISODE_FILE} says {str(noted[0])[:12]}: it was "
+        f"damaged or changed after it was recorded; copy it again, or remove {EPISODE_FILE} to use it as it is"
+    )
+    return [Problem("leave out", text)]
 
 
 def _of_time(between: np.ndarray, difference: float) -> list[Problem]:
@@ -171,21 +156,11 @@ def _of_time(between: np.ndarray, difference: float) -> list[Problem]:
         period = float(np.median(between))
         gaps = between[between > _GAP * period]
         if len(gaps):
-            found.append(
-                Problem(
-                    "warn",
-                    f"{len(gaps)} gap(s) of up to {gaps.max():.2f} s at a period of {period:.3f} s: pairs are missing; "
-                    "look at the drops of the recorder",
-                )
-            )
+            sizes = f"{len(gaps)} gap(s) of up to {gaps.max():.2f} s at a period of {period:.3f} s"
+            found.append(Problem("warn", f"{sizes}: pairs are missing; look at the drops of the recorder"))
     if difference > _STAMP_DIFFERENCE:
-        found.append(
-            Problem(
-                "warn",
-                f"the two images of a pair are up to {1000 * difference:.1f} ms apart: what moves is at two places; "
-                "trigger the cameras together",
-            )
-        )
+        apart = f"the two images of a pair are up to {1000 * difference:.1f} ms apart"
+        found.append(Problem("warn", f"{apart}: what moves is at two places; trigger the cameras together"))
     return found
 
 
@@ -208,10 +183,8 @@ def _exposure(samples: Sequence[StereoSample], found: list[Problem]) -> Exposure
         still += before is not None and np.array_equal(before, left)
         before = left
     if damage:
-        whole = "leave out" if len(damage) == count else "warn"
-        found.append(
-            Problem(whole, f"{len(damage)} of {count} checked pairs cannot be read; first: {damage[0]}")  # type: ignore[arg-type]
-        )
+        severity = "leave out" if len(damage) == count else "warn"
+        found.append(Problem(severity, f"{len(damage)} of {count} checked pairs cannot be read; first: {damage[0]}"))
     if not ratios:
         return None
     exposure = Exposure(float(np.mean(dark)), float(np.mean(bright)), float(np.median(ratios)))
@@ -220,16 +193,12 @@ def _exposure(samples: Sequence[StereoSample], found: list[Problem]) -> Exposure
         (exposure.bright, "white", "a shorter exposure, or less gain"),
     ):
         if share > _TOO_MUCH:
-            severity: Literal["leave out", "warn"] = "leave out" if share > _USELESS else "warn"
+            severity = "leave out" if share > _USELESS else "warn"
             found.append(Problem(severity, f"{100 * share:.0f} % of the pixels are {what}: {way}"))
     if not 1 / _BRIGHTER < exposure.ratio < _BRIGHTER:
-        found.append(
-            Problem(
-                "warn",
-                f"the left image is {exposure.ratio:.2f} times as bright as the right one: photometric losses compare "
-                "them; let both cameras share exposure and gain",
-            )
-        )
+        brighter = f"the left image is {exposure.ratio:.2f} times as bright as the right one"
+        text = "photometric losses compare them; let both cameras share exposure and gain"
+        found.append(Problem("warn", f"{brighter}: {text}"))
     if len(ratios) > 2 and still == len(ratios) - 1:
         found.append(Problem("warn", "all checked left images are the same: the camera is frozen"))
     return exposure

@@ -108,12 +108,7 @@ class McapIndex:
 def message_indexes(places: Places, at: int) -> tuple[bytes, dict[int, int]]:
     """Pack the message index records that follow a chunk.
 
-    Args:
-        places: of the chunk's messages.
-        at: byte of the file where the first record begins.
-
-    Returns:
-        The records, and the byte of the file where each channel's record begins.
+    ``at``: byte of the file where the first record begins. Returns the records, and where each channel's record begins.
     """
     builder, offsets = RecordBuilder(), {}
     for number, found in places.items():
@@ -159,10 +154,8 @@ class McapScanner:
     def __init__(self, path: Path, *, resumable: bool = False) -> None:
         """Open nothing yet.
 
-        Args:
-            path: the file.
-            resumable: it was written by ``recording.McapWriter``, and writing will go on behind its last whole chunk.
-                A damaged chunk then ends the iteration; without this it is passed over.
+        ``resumable``: the file was written by ``recording.McapWriter``, and writing will go on behind its last whole
+        chunk. A damaged chunk then ends the iteration; without this it is passed over.
         """
         self.path = path
         self.repairs: list[tuple[int, bytes]] = []
@@ -363,11 +356,8 @@ class McapScanner:
 class PartialMcap:
     """The whole messages of an MCAP file without a usable index, found by time.
 
-    Scans the file when it is made. Its files are opened for each reading, so any thread may use it.
-
-    Attributes:
-        channels: number of messages by channel.
-        problem, lost: see ``McapScanner``.
+    The file is scanned when this is made, and opened for each reading, so any thread may use it. ``channels``: number
+    of messages by channel; ``problem``, ``lost``: see ``McapScanner``.
     """
 
     def __init__(self, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,10 @@ class Place(NamedTuple):
     topic: str
     recorded: int
     stamp: int
+
+    def of(self, bag: BagStorage) -> str:
+        """Name the message in an error."""
+        return f"{bag.path}, {self.topic} at {self.stamp} ns"
 
 
 def stamp_of(data: bytes) -> int | None:
@@ -43,7 +47,7 @@ def places(bag: BagStorage, topics: Iterable[str]) -> dict[str, dict[int, Place]
 
 def message_at(bag: BagStorage, place: Place) -> Any:
     """Read and decode the message at a place. Raises FileError: it is gone, or damaged."""
-    kind, where = bag.topics[place.topic], f"{bag.path}, {place.topic} at {place.stamp} ns"
+    kind, where = bag.topics[place.topic], place.of(bag)
     data = next((d for d in bag.at(place.topic, place.recorded) if stamp_of(d) == place.stamp), None)
     if data is None:
         raise FileError(f"{where}: the message is gone; the bag has changed since it was opened: open it again")
@@ -56,6 +60,19 @@ def decoded(data: bytes, kind: str, where: str) -> Any:
         return message_types().deserialize_cdr(data, kind)
     except Exception as error:  # damaged data breaks a parser in any way
         raise FileError(f"{where}: {len(data)} bytes are no whole {kind} ({error}); the bag is damaged") from error
+
+
+def topic_named(topics: Mapping[str, str], name: str, kinds: tuple[str, ...], where: str) -> str:
+    """Return the full name of a topic, given with or without its first slash.
+
+    Raises FileError, naming ``where`` and the topics there are: there is none of this name and one of these types.
+    """
+    full = name if name in topics else f"/{name}"
+    if topics.get(full) not in kinds:
+        problem = f"'{name}' is a {topics[full]}" if full in topics else f"no topic '{name}'"
+        known = ", ".join(sorted(topic for topic, kind in topics.items() if kind in kinds))
+        raise FileError(f"{where}: {problem}; of {' or '.join(kinds)} there are: {known or 'none'}")
+    return full
 
 
 def nearest(stamps: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fg_depth_ros.data.bags.messages import Place, decoded, message_at, nearest, stamp_of
+from fg_depth_ros.data.bags.messages import Place, decoded, message_at, nearest, stamp_of, topic_named
 from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, INFO, BagStorage
 from fg_depth_ros.data.bags.truth import TruthOptions, find_truth
 from fg_depth_ros.data.io.messages import MessageError, image_to_array
@@ -52,8 +52,7 @@ class BagImage:
         Raises FileError: a message that is gone, damaged, of an encoding that no camera sends, or of another size than
         the calibration.
         """
-        where = f"{self.bag.path}, {self.place.topic} at {self.place.stamp} ns"
-        message = message_at(self.bag, self.place)
+        where, message = self.place.of(self.bag), message_at(self.bag, self.place)
         try:
             pixels = image_to_array(message, where)
         except MessageError as error:
@@ -91,16 +90,9 @@ def open_bag_pairs(path: str | Path, *args: Any, **options: Any) -> list[StereoS
 
 
 def open_stereo_bag(
-    path: str | Path,
-    left: str = "",
-    right: str = "",
-    slop: float = 0.0,
-    *,
-    left_info: str = "",
-    right_info: str = "",
-    rig: StereoRig | None = None,
-    truth: TruthOptions | None = None,
-) -> StereoBag:
+    path: str | Path, left: str = "", right: str = "", slop: float = 0.0, *, left_info: str = "", right_info: str = "",
+    rig: StereoRig | None = None, truth: TruthOptions | None = None,
+) -> StereoBag:  # fmt: skip
     """Open the rectified pairs of a bag in one pass over the messages of its cameras.
 
     Pixels are read later, pair by pair. Of two messages with one stamp (a looping source) the first counts.
@@ -206,9 +198,8 @@ def find_topics(
     images = [
         name for name, kind in topics.items() if kind in (IMAGE, COMPRESSED) and not any(w in name for w in _NO_CAMERA)
     ]
-    given = [_given(topics, name, (IMAGE, COMPRESSED), where) for name in (left, right)]
-    given += [_given(topics, name, (INFO,), where) for name in (left_info, right_info)]
-    left, right = given[:2]
+    wanted = [(left, (IMAGE, COMPRESSED)), (right, (IMAGE, COMPRESSED)), (left_info, (INFO,)), (right_info, (INFO,))]
+    left, right, *given = (name and topic_named(topics, name, kinds, where) for name, kinds in wanted)
     if not (left and right):
         pairs = [(a, b) for a, b in _sides(images) if left in ("", a) and right in ("", b)]
         ranks = {pair: ("rect" not in pair[0], topics[pair[0]] == COMPRESSED) for pair in pairs}
@@ -216,27 +207,15 @@ def find_topics(
         if len(best) != 1:
             found = ", ".join(sorted(images)) or "none"
             problem = (
-                "no pair of image topics can be identified by name" if not best else "several pairs of image topics fit"
+                "several pairs of image topics fit" if best else "no pair of image topics can be identified by name"
             )
             raise FileError(f"{where}: {problem} (images: {found}); name the left and the right topic")
         left, right = best[0]
     infos = [
         name or (beside if topics.get(beside := _info_beside(image)) == INFO else "")
-        for name, image in zip(given[2:], (left, right), strict=True)
+        for name, image in zip(given, (left, right), strict=True)
     ]
     return BagTopics(left, right, *infos)
-
-
-def _given(topics: Mapping[str, str], name: str, kinds: tuple[str, ...], where: str) -> str:
-    """Return the full name of a topic that was given, or "" where none was."""
-    if not name:
-        return ""
-    full = name if name in topics else f"/{name}"
-    if topics.get(full) not in kinds:
-        problem = f"'{name}' is a {topics[full]}" if full in topics else f"no topic '{name}'"
-        known = ", ".join(sorted(topic for topic, kind in topics.items() if kind in kinds))
-        raise FileError(f"{where}: {problem}; of {' or '.join(kinds)} there are: {known or 'none'}")
-    return full
 
 
 def _sides(images: list[str]) -> list[tuple[str, str]]:

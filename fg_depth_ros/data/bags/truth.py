@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fg_depth_ros.data.bags.messages import Place, message_at, nearest, places
+from fg_depth_ros.data.bags.messages import Place, message_at, nearest, places, topic_named
 from fg_depth_ros.data.bags.storage import IMAGE, BagStorage
 from fg_depth_ros.data.datasets.kitti_depth import nearest_depth
 from fg_depth_ros.data.io.messages import MessageError, depth_to_array
@@ -52,11 +52,11 @@ class DepthImage:
     kind = "true depth"
 
     def __call__(self) -> np.ndarray:
-        """H x W float32 m along the optical axis, NaN unknown.
+        """H x W float32 m, NaN unknown.
 
         Raises FileError: damaged, no depth image, or of another size than the camera.
         """
-        where = f"{self.bag.path}, {self.place.topic} at {self.place.stamp} ns"
+        where = self.place.of(self.bag)
         try:
             depth = depth_to_array(message_at(self.bag, self.place), where)
         except MessageError as error:
@@ -81,8 +81,8 @@ class LidarSweep:
 
     def __call__(self) -> np.ndarray:
         """H x W float32 m along the optical axis, NaN where no point falls. Raises FileError: damaged, no x, y, z."""
-        where = f"{self.bag.path}, {self.place.topic} at {self.place.stamp} ns"
-        return project(cloud_points(message_at(self.bag, self.place), where), self.to_camera, self.rig)
+        points = cloud_points(message_at(self.bag, self.place), self.place.of(self.bag))
+        return project(points, self.to_camera, self.rig)
 
 
 DepthReader = DepthImage | LidarSweep
@@ -92,12 +92,9 @@ def project(points: np.ndarray, to_camera: np.ndarray, rig: StereoRig) -> np.nda
     """Points as the left camera of a rig sees them: H x W float32 m along the optical axis, NaN where none falls.
 
     A point counts for the pixel whose centre is nearest; of several in one pixel the nearest counts. What a near
-    surface hides from the camera but not from the LiDAR shines through between its points.
-
-    Args:
-        points: N x 3 m; rows that are not finite are left out.
-        to_camera: 4 x 4, takes them into the camera's optical frame (x right, y down, z forward).
-        rig: the left camera of which is looked through.
+    surface hides from the camera but not from the LiDAR shines through between its points. ``points``: N x 3 m; rows
+    that are not finite are left out. ``to_camera``: 4 x 4, takes them into the camera's optical frame (x right, y down,
+    z forward).
     """
     points = points[np.isfinite(points).all(axis=1)].astype(np.float64)
     seen = points @ to_camera[:3, :3].T + to_camera[:3, 3]
@@ -139,29 +136,23 @@ def cloud_points(message: Any, where: str) -> np.ndarray:
 def find_truth(
     bag: BagStorage, rig: StereoRig, left: Sequence[Place], options: TruthOptions, slop: float = 0.0
 ) -> dict[int, DepthReader]:
-    """Readers of true depth by the stamp (ns) of the left image, for those that have any.
+    """Make readers of true depth by the stamp (ns) of the left image, for those that have any.
 
-    Args:
-        bag: the bag.
-        rig: its calibration.
-        left: where the left images lie, at least one.
-        options: where to look.
-        slop: largest difference between the stamps of a depth image and of the left image, s.
-
-    Raises:
-        FileError: a topic given that is not there, no way from a LiDAR given to the camera, or a file of transforms
-            that cannot be read.
+    ``left``: where the left images lie, at least one. ``slop``: largest difference between the stamps of a depth image
+    and of the left image, s. Raises FileError: a topic given that is not there, no way from a LiDAR given to the
+    camera, or a file of transforms that cannot be read.
     """
     stamps = np.array(sorted(place.stamp for place in left), np.int64)
-    topic = _depth_topic(bag, options.depth_topic)
+    images, clouds = ([topic for topic, other in bag.topics.items() if other == kind] for kind in (IMAGE, CLOUD))
+    topic = _topic(bag, options.depth_topic, IMAGE, [topic for topic in images if topic.endswith(_TRUE_DEPTH)])
     if topic:
         found = places(bag, [topic])[topic]
         return {stamp: DepthImage(bag, place, rig) for stamp, place in _beside(stamps, found, slop).items()}
-    topic = _lidar_topic(bag, options.lidar_topic)
+    lidars = [topic for topic in clouds if any(word in topic.lower() for word in _LIDARS)]
+    topic = _topic(bag, options.lidar_topic, CLOUD, lidars)
     if not topic and options.transforms and options.lidar_topic != OFF:
-        clouds = ", ".join(sorted(name for name, kind in bag.topics.items() if kind == CLOUD)) or "none"
         _LOG.warning("%s: no LiDAR known by its name, so %s is not used (PointCloud2: %s): name its topic",
-                     bag.path, options.transforms, clouds)  # fmt: skip
+                     bag.path, options.transforms, ", ".join(sorted(clouds)) or "none")  # fmt: skip
     sweeps = places(bag, [topic])[topic] if topic else {}
     if not sweeps:
         return {}
@@ -197,31 +188,12 @@ def _to_camera(bag: BagStorage, left: Place, sweep: Place, file: str) -> np.ndar
     return chain(transforms, camera, lidar, f"{bag.path}, {sweep.topic}" + (f" with {file}" if file else ""))
 
 
-def _depth_topic(bag: BagStorage, name: str) -> str:
+def _topic(bag: BagStorage, name: str, kind: str, found: Sequence[str]) -> str:
+    """Return the topic that was given, or the one that was found; "" where there is none."""
     if name == OFF:
         return ""
     if name:
-        return _named(bag, name, IMAGE)
-    found = [topic for topic, kind in bag.topics.items() if kind == IMAGE and topic.endswith(_TRUE_DEPTH)]
-    return found[0] if len(found) == 1 else ""
-
-
-def _lidar_topic(bag: BagStorage, name: str) -> str:
-    if name == OFF:
-        return ""
-    if name:
-        return _named(bag, name, CLOUD)
-    found = [
-        topic for topic, kind in bag.topics.items() if kind == CLOUD and any(word in topic.lower() for word in _LIDARS)
-    ]
-    if len(found) > 1:
+        return topic_named(bag.topics, name, (kind,), str(bag.path))
+    if kind == CLOUD and len(found) > 1:
         _LOG.warning("%s: %s could be true depth: name one of them to use it", bag.path, " and ".join(sorted(found)))
     return found[0] if len(found) == 1 else ""
-
-
-def _named(bag: BagStorage, name: str, kind: str) -> str:
-    for topic in (name, f"/{name}"):
-        if bag.topics.get(topic) == kind:
-            return topic
-    known = ", ".join(sorted(topic for topic, other in bag.topics.items() if other == kind)) or "none"
-    raise FileError(f"{bag.path}: no topic '{name}' of {kind}; there are: {known}")

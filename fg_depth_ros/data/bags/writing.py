@@ -39,12 +39,10 @@ def write_stereo_bag(
         rig: calibration at the images' size.
         encoding: of the images, whose arrays must have its type and channels; empty = mono8 or rgb8 by their shape.
         compressed: write CompressedImage of this format instead (arrays grey or RGB).
-        storage: the format of the bag.
-        frame_id: of all headers.
+        storage, frame_id: format of the bag, and frame of all headers.
 
-    Raises:
-        FileError: the folder exists, or cannot be written.
-        ValueError: an array that does not fit the encoding.
+    Raises FileError: the folder exists, or cannot be written. Raises ValueError: an array that does not fit the
+    encoding.
     """
     from rosbags.rosbag2 import StoragePlugin, Writer
 

@@ -34,15 +34,12 @@ def open_depth_sets(
 
     Args:
         paths: nyu_depth_v2_labeled.mat; folders of images and ``depth/``; any set of stereo pairs that
-            ``open_stereo_folder`` knows (true depth from true disparity and calibration, where there is any); bags of
-            pairs (no truth).
+            ``open_stereo_folder`` knows (true depth from true disparity and calibration); bags of pairs (no truth).
         unit: of 16-bit depth PNG: ``kitti`` (1/256 m) or ``mm``; 0 is unknown.
         fx: focal length of the images in px, where no calibration lies beside them.
         split: list of NYU's test frames, see ``open_nyu``.
 
-    Raises:
-        FileError: what cannot be read or recognised, images without focal length.
-        ValueError: an unknown unit.
+    Raises FileError: nothing readable or known, images without focal length. Raises ValueError: an unknown unit.
     """
     if unit not in _READERS:
         raise ValueError(f"unit of depth '{unit}' is unknown; choose one of {', '.join(_READERS)}")
@@ -109,15 +106,9 @@ def open_nyu(path: str | Path, split: str | Path | None = None) -> list[DepthSam
     """Open the frames of nyu_depth_v2_labeled.mat (Silberman et al., ECCV 2012), evaluated in Eigen's crop up to 10 m.
 
     Truth is what the sensor measured (``rawDepths``; ``depths``, with holes painted over, where the file lacks it).
-
-    Args:
-        path: the file.
-        split: the test frames: splits.mat of the data set, or a text of frame numbers from 1; empty = the splits.mat
-            beside the file, else all frames.
-
-    Raises:
-        FileError: a file is missing, damaged or of another kind; a number that is none of the file's; h5py or scipy is
-            not installed.
+    ``split``: the test frames, splits.mat of the data set or a text of frame numbers from 1; empty = the splits.mat
+    beside the file, else all frames. Raises FileError: a file is missing, damaged or of another kind; a number that is
+    none of the file's; h5py or scipy is not installed.
     """
     path = Path(path)
     beside = path.with_name("splits.mat")

@@ -38,16 +38,10 @@ _SPLITS = {"all": (1, 2), "train": (1,), "test": (2,)}
 def open_flow_sets(paths: Iterable[str | Path], split: str = "all") -> dict[str, list[FlowSample]]:
     """Open data sets by folder name; a folder that is none itself stands for the data sets right inside it.
 
-    Sintel's passes are two sets, named with /clean and /final.
-
-    Args:
-        paths: data sets; also their ``training/`` or ``data/`` folder, or one scene of Middlebury.
-        split: all, train or test; what is not all needs the list that divides Flying Chairs.
-
-    Raises:
-        NoPairsError: no known layout.
-        FileError: a file is missing or damaged, naming it and what to do.
-        ValueError: an unknown split.
+    A path may also be their ``training/`` or ``data/`` folder, or one scene of Middlebury. Sintel's passes are two
+    sets, named with /clean and /final. ``split``: all, train or test; what is not all needs the list that divides
+    Flying Chairs. Raises NoPairsError: no known layout. Raises FileError: a file is missing or damaged. Raises
+    ValueError: an unknown split.
     """
     return collect_sets(paths, lambda path: _open_parts(path, split))
 

@@ -103,9 +103,7 @@ def open_eigen(
             it has no map of (45 of the 697) have no truth there.
         rule: how sweeps become depth, see ``LidarCamera.depth``.
 
-    Raises:
-        FileError: the list, an image, a sweep or a calibration is missing or damaged, with the line of the list.
-        ValueError: an unknown rule.
+    Raises FileError: something is missing or damaged, with the line of the list. Raises ValueError: an unknown rule.
     """
     if rule not in LIDAR_RULES:
         raise ValueError(f"rule '{rule}' is unknown; choose one of {', '.join(LIDAR_RULES)}")

@@ -36,19 +36,10 @@ class Layout(Generic[Sample]):
 
 
 def open_layouts(folder: Path, layouts: Sequence[Layout[Sample]], what: str) -> dict[str, list[Sample]]:
-    """Open one data set by the first layout that fits.
+    """Open one data set by the first layout that fits; ``what`` is looked for, such as ``stereo pairs``.
 
-    Args:
-        folder: of the data set.
-        layouts: in the order in which they are tried.
-        what: for the error, such as ``stereo pairs``.
-
-    Returns:
-        The samples, sorted by name, by what is added to the data set's name ("" for a set in one part).
-
-    Raises:
-        NoPairsError: no layout fits.
-        FileError: no such folder; a file is missing or damaged.
+    Returns the samples, sorted by name, by what is added to the data set's name ("" for a set in one part). Raises
+    NoPairsError: no layout fits. Raises FileError: no such folder; a file is missing or damaged.
     """
     if not folder.is_dir():
         raise FileError(f"{folder}: no such folder; give the folder that holds the pairs")

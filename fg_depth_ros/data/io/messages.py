@@ -135,18 +135,11 @@ def view(message: Any, topic: str = "image") -> np.ndarray:
 
 
 def image_to_array(message: Any, topic: str = "image", *, mono16_white: int = MONO16_WHITE) -> np.ndarray:
-    """Return the pixels of a camera's Image or CompressedImage.
+    """Return the pixels of a camera's Image or CompressedImage: uint8, H x W for grey or H x W x 3 RGB.
 
-    Args:
-        message: an Image of one of CAMERA_ENCODINGS, or a CompressedImage of a JPEG or PNG file.
-        topic: for error messages.
-        mono16_white: value of 16-bit grey that becomes 255; larger ones become 255 too.
-
-    Returns:
-        uint8, H x W for grey or H x W x 3 RGB. May share the message's memory.
-
-    Raises:
-        MessageError: another encoding, or data that is empty, cut off or does not fit the sizes.
+    They may share the message's memory. ``mono16_white``: value of 16-bit grey that becomes 255, as larger ones do.
+    Raises MessageError, naming ``topic``: none of CAMERA_ENCODINGS, or data that is empty, cut off or does not fit the
+    sizes.
     """
     if not hasattr(message, "encoding"):
         return _decompressed(message, topic, mono16_white)
@@ -209,12 +202,8 @@ def float_array(message: Any, topic: str = "image") -> np.ndarray:
 def depth_to_array(message: Any, topic: str = "depth") -> np.ndarray:
     """Return a depth image (REP 118) as float32 m, H x W, NaN where invalid.
 
-    Args:
-        message: 32FC1 metres, or 16UC1 or mono16 millimetres.
-        topic: for error messages.
-
-    Raises:
-        MessageError: another encoding, or data that does not fit the sizes.
+    It holds metres (32FC1) or millimetres (16UC1 or mono16). Raises MessageError, naming ``topic``: another encoding,
+    or data that does not fit the sizes.
     """
     if message.encoding not in ("32FC1", "16UC1", "mono16"):
         raise MessageError(
@@ -260,16 +249,9 @@ def cloud_to_arrays(message: Any, topic: str = "points2") -> tuple[np.ndarray, n
 
 
 def fill_image(message: Any, array: np.ndarray, encoding: str, header: Any = None) -> Any:
-    """Fill an Image with an array and return it.
+    """Fill an empty sensor_msgs Image of rclpy with H x W (x C) of the type and channels of ``encoding``; return it.
 
-    Args:
-        message: an empty sensor_msgs Image of rclpy.
-        array: H x W or H x W x C, with the dtype and channels of ``encoding``.
-        encoding: any of sensor_msgs.
-        header: of the message; None leaves it as it is.
-
-    Raises:
-        ValueError: array and encoding do not fit.
+    ``header``: None leaves it as it is. Raises ValueError: array and encoding do not fit.
     """
     form = layout(encoding)
     channels = 1 if array.ndim == 2 else array.shape[2]
@@ -289,13 +271,9 @@ def fill_image(message: Any, array: np.ndarray, encoding: str, header: Any = Non
 
 
 def fill_depth(message: Any, depth: np.ndarray, encoding: str, header: Any = None) -> Any:
-    """Fill an Image with depth and return it.
+    """Fill an empty Image of rclpy with depth, H x W float32 m, NaN where invalid; return it.
 
-    Args:
-        message: an empty sensor_msgs Image of rclpy.
-        depth: H x W float32 m, NaN where invalid.
-        encoding: 32FC1, or 16UC1 millimetres with 0 for what is invalid or beyond 65.535 m (REP 118).
-        header: of the message; None leaves it as it is.
+    ``encoding``: 32FC1, or 16UC1 millimetres with 0 for what is invalid or beyond 65.535 m (REP 118).
     """
     if encoding == "16UC1":
         millimetres = np.rint(depth * np.float32(1000.0))
