@@ -17,12 +17,8 @@ from fg_depth_ros.geometry.rig import StereoRig
 def disparity_to_depth(disparity: ArrayT, rig: StereoRig) -> ArrayT:
     """Convert disparity to depth along the optical axis (REP 118): ``Z = fx * baseline / (d + doffs)``.
 
-    Args:
-        disparity: ``x_left - x_right``, px of the rig's image size; of any shape.
-        rig: of the images.
-
-    Returns:
-        Depth, m; NaN where the disparity is NaN or ``d + doffs <= 0`` (at or beyond infinity).
+    ``disparity``: ``x_left - x_right``, px of the rig's image size; of any shape. Returns m; NaN where the disparity is
+    NaN or ``d + doffs <= 0`` (at or beyond infinity).
     """
     shifted: Any = as_float32(disparity) + np.float32(rig.doffs).item()
     xp = array_module(disparity)
@@ -33,14 +29,9 @@ def disparity_to_depth(disparity: ArrayT, rig: StereoRig) -> ArrayT:
 
 
 def depth_to_disparity(depth: ArrayT, rig: StereoRig) -> ArrayT:
-    """Convert depth to disparity: ``d = fx * baseline / Z - doffs``.
+    """Convert depth in m, of any shape, to image disparity in px: ``d = fx * baseline / Z - doffs``.
 
-    Args:
-        depth: m, of any shape.
-        rig: of the images.
-
-    Returns:
-        Image disparity, px; NaN where the depth is NaN, infinite or not positive.
+    NaN where the depth is NaN, infinite or not positive.
     """
     metres: Any = as_float32(depth)
     xp = array_module(depth)
@@ -52,15 +43,8 @@ def depth_to_disparity(depth: ArrayT, rig: StereoRig) -> ArrayT:
 def depth_sigma(depth: ArrayT, disparity_sigma: ArrayT, rig: StereoRig) -> ArrayT:
     """Propagate a standard deviation of disparity to depth: ``sigma_Z = Z^2 * sigma_d / (fx * baseline)``.
 
-    First order, from ``Z = fx * baseline / (d + doffs)``.
-
-    Args:
-        depth: m, of any shape.
-        disparity_sigma: px, of the same shape.
-        rig: of the images.
-
-    Returns:
-        One standard deviation of the depth, m; NaN where either is NaN.
+    First order, from ``Z = fx * baseline / (d + doffs)``. ``depth``: m; ``disparity_sigma``: px, of the same shape.
+    Returns one standard deviation of the depth, m; NaN where either is NaN.
     """
     metres: Any = as_float32(depth)
     sigma: Any = as_float32(disparity_sigma)
@@ -70,18 +54,9 @@ def depth_sigma(depth: ArrayT, disparity_sigma: ArrayT, rig: StereoRig) -> Array
 def organised_points(depth: np.ndarray, rig: StereoRig, stride: int = 1) -> np.ndarray:
     """Return the points of every ``stride``-th pixel in the left optical frame (x right, y down, z forward).
 
-    Pinhole back-projection: ``X = (x - cx) * Z / fx``, ``Y = (y - cy) * Z / fy``.
-
-    Args:
-        depth: H x W m, at the rig's size.
-        rig: of the depth image.
-        stride: px, at least 1.
-
-    Returns:
-        ceil(H / stride) x ceil(W / stride) x 3 float32 m; all three are NaN where the depth is not finite.
-
-    Raises:
-        ValueError: depth and rig differ in size, or ``stride`` is below 1.
+    Pinhole back-projection of H x W m at the rig's size: ``X = (x - cx) * Z / fx``, ``Y = (y - cy) * Z / fy``. Returns
+    ceil(H / stride) x ceil(W / stride) x 3 float32 m; all three are NaN where the depth is not finite. Raises
+    ValueError: depth and rig differ in size, or ``stride`` is below 1.
     """
     if depth.shape != (rig.height, rig.width):
         raise ValueError(
@@ -104,19 +79,9 @@ def organised_points(depth: np.ndarray, rig: StereoRig, stride: int = 1) -> np.n
 def scale_between(depth: np.ndarray, reference: np.ndarray, trusted: np.ndarray, least: int = 200) -> float | None:
     """Return the factor from ``depth`` to ``reference``: ``exp(median(log(reference / depth)))``.
 
-    The median resists errors in less than half of the pixels (the median scaling of Zhou et al., CVPR
-    2017, with the ratio taken pixel by pixel).
-
-    Args:
-        depth, reference: H x W m; what is not finite or not positive is left out.
-        trusted: H x W bool, the pixels to compare.
-        least: fewer usable pixels than this say nothing.
-
-    Returns:
-        The factor, > 0; None where there are too few pixels.
-
-    Raises:
-        ValueError: the sizes differ.
+    The median resists errors in less than half of the pixels (the median scaling of Zhou et al., CVPR 2017, with the
+    ratio taken pixel by pixel). H x W m both; what is not finite, not positive or not ``trusted`` (H x W bool) is left
+    out. Returns None where fewer than ``least`` pixels are left. Raises ValueError: the sizes differ.
     """
     if not depth.shape == reference.shape == trusted.shape:
         raise ValueError(

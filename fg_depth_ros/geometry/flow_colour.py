@@ -14,16 +14,10 @@ _WHEEL_STEPS = 1024
 
 
 def colour_flow(flow: np.ndarray, max_flow: float | None = None) -> np.ndarray:
-    """Colour optical flow: hue is the direction, saturation the length.
+    """Colour optical flow: hue is the direction, saturation the length (Baker et al., IJCV 2011).
 
-    Source: Baker et al., IJCV 2011.
-
-    Args:
-        flow: H x W x 2 float px, u to the right and v down; NaN = unknown.
-        max_flow: length that is fully saturated, px; longer flow is darkened. Default: the largest length.
-
-    Returns:
-        H x W x 3 uint8 RGB, black where the flow is unknown.
+    ``flow``: H x W x 2 float px, u to the right and v down; NaN = unknown, black. ``max_flow``: length that is fully
+    saturated, px; longer flow is darkened. Default: the largest length. Returns H x W x 3 uint8 RGB.
     """
     u = np.ascontiguousarray(flow[..., 0], dtype=np.float32)
     v = np.ascontiguousarray(flow[..., 1], dtype=np.float32)

@@ -20,26 +20,17 @@ class Label(IntEnum):
 
 
 def leaves_image(disparity: np.ndarray) -> np.ndarray:
-    """Return where (bool H x W) the match of pixel x, column ``x - d``, is outside the right image.
-
-    ``disparity``: H x W px; False where it is NaN.
-    """
+    """Return where (bool H x W) the match of pixel x, column ``x - d``, is outside the right image; False for NaN."""
     target = np.arange(disparity.shape[1], dtype=np.float32) - disparity
     return (target < 0) | (target > disparity.shape[1] - 1)
 
 
 def left_right_mismatch(disp_left: np.ndarray, disp_right: np.ndarray, threshold: float) -> np.ndarray:
-    """Return where (bool H x W) the right view's disparity differs from the left one by more than a threshold.
+    """Return where (bool H x W) the right view's disparity differs from the left one by more than ``threshold`` px.
 
-    The right value is taken at the nearest column to ``x - disp_left(x)``. True where one of both is NaN; False where
-    the match leaves the image (see ``leaves_image``).
-
-    Args:
-        disp_left, disp_right: ``x_left - x_right``, H x W px, each in its own image.
-        threshold: px.
-
-    Raises:
-        ValueError: the sizes differ.
+    Both are ``x_left - x_right``, H x W px, each in its own image. The right value is taken at the nearest column to
+    ``x - disp_left(x)``. True where one of both is NaN; False where the match leaves the image (see ``leaves_image``).
+    Raises ValueError: the sizes differ.
     """
     if disp_left.shape != disp_right.shape:
         raise ValueError(f"left disparity is {disp_left.shape} and right {disp_right.shape}: sizes must agree")
@@ -56,12 +47,8 @@ def hidden_by_nearer(disparity: np.ndarray, threshold: float) -> np.ndarray:
     """Return where (bool H x W) a nearer surface covers the same pixel of the right image: half-occlusion.
 
     Needs one disparity map only: project every left pixel to its right column, keep the nearest one per column
-    (z-buffer), and call hidden what is more than ``threshold`` behind it. A pixel falls between two columns; both must
-    be covered by something nearer. NaN never hides nor is hidden.
-
-    Args:
-        disparity: H x W px.
-        threshold: px of disparity.
+    (z-buffer), and call hidden what is more than ``threshold`` px behind it. A pixel falls between two columns; both
+    must be covered by something nearer. NaN never hides nor is hidden.
     """
     height, width = disparity.shape
     values = np.asarray(disparity, dtype=np.float32)
@@ -99,15 +86,8 @@ def label_pixels(
     """Return one ``Label`` per pixel, uint8 H x W.
 
     Where several checks fail the first in this order is the label: out of range, leaves the image, left-right mismatch,
-    low confidence.
-
-    Args:
-        depth: H x W m, NaN = no match.
-        min_depth, max_depth: the valid range, m.
-        leaves, mismatch, unsure: bool H x W, True where this check failed; None = not checked.
-
-    Raises:
-        ValueError: the sizes differ.
+    low confidence. ``depth``: H x W m, NaN = no match; ``leaves``, ``mismatch``, ``unsure``: bool H x W, True where
+    this check failed; None = not checked. Raises ValueError: the sizes differ.
     """
     labels = np.full(depth.shape, Label.VALID, dtype=np.uint8)
     # Written from the weakest reason to the strongest, so that the strongest stays.
@@ -128,11 +108,7 @@ def complete_occluded(disparity: np.ndarray, threshold: float = 1.5) -> np.ndarr
     """Fill the pixels that the right camera cannot see from the background beside them; returns a new map.
 
     What is behind a nearer surface or outside the right image cannot be matched; the surface that is half hidden is the
-    farther one beside it. Holes (NaN) are filled too.
-
-    Args:
-        disparity: H x W px.
-        threshold: as for ``hidden_by_nearer``, px.
+    farther one beside it. Holes (NaN) are filled too. ``threshold``: as for ``hidden_by_nearer``, px.
     """
     unseen = hidden_by_nearer(disparity, threshold) | leaves_image(disparity)
     return fill_holes_kitti(np.where(unseen, np.float32(np.nan), disparity))

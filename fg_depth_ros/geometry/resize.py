@@ -16,13 +16,7 @@ def scaled_size(width: int, height: int, scale: float) -> tuple[int, int]:
 
 
 def size_with_area(width: int, height: int, area: float, multiple: int = 32) -> tuple[int, int]:
-    """Return the width and height, multiples of ``multiple`` px, that keep the shape and come closest to the area.
-
-    Args:
-        width, height: of the image.
-        area: of the result, px^2.
-        multiple: what width and height must be multiples of, px.
-    """
+    """Return the size, multiples of ``multiple`` px, that keeps the shape and comes closest to an area in px^2."""
     sides = math.sqrt(area * width / height), math.sqrt(area * height / width)
     wide, tall = (max(multiple, round(side / multiple) * multiple) for side in sides)
     return wide, tall

@@ -21,17 +21,11 @@ class VerticalFlow(NamedTuple):
 
 
 def vertical_flow(flow: np.ndarray, reliable: np.ndarray | None = None) -> VerticalFlow | None:
-    """Median and tilt of the vertical part of a left -> right flow.
+    """Median and tilt of the vertical part of a left -> right flow, H x W x 2 px, NaN where unknown.
 
     The tilt is the difference of the medians of the right and the left third of the image, over two thirds of the
-    width, carried on to the whole width. Both resist what is wrong in less than half of the pixels.
-
-    Args:
-        flow: H x W x 2 float px, NaN where unknown.
-        reliable: H x W bool, pixels to use; none = all that are known.
-
-    Returns:
-        None when one of the outer thirds has fewer than 200 usable pixels.
+    width, carried on to the whole width. Both resist what is wrong in less than half of the pixels. ``reliable``: H x W
+    bool, pixels to use; None = all. Returns None when one of the outer thirds has fewer than 200 usable pixels.
     """
     vertical = flow[..., 1]
     usable = np.isfinite(flow).all(-1)

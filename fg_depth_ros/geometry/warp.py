@@ -12,18 +12,10 @@ from fg_depth_ros.geometry._arrays import ArrayT, array_module, as_float32
 def warp_right_to_left(image: ArrayT, disparity: ArrayT) -> tuple[ArrayT, ArrayT]:
     """Warp the right image to the left camera: ``out(x, y) = image(x - d(x, y), y)``, bilinear along the row.
 
-    Gradients of torch flow to both arguments.
-
-    Args:
-        image: numpy H x W or H x W x C, or torch N x C x H x W.
-        disparity: px, of the same library: H x W, or N x 1 x H x W.
-
-    Returns:
-        The warped image, float32, of the shape of ``image``, zero where it is not valid; and the validity, bool, of the
-        shape of ``disparity``: False where the disparity is not finite or its match is outside the image.
-
-    Raises:
-        ValueError: the shapes do not fit.
+    ``image``: numpy H x W or H x W x C, or torch N x C x H x W; ``disparity``: px, H x W or N x 1 x H x W. Gradients of
+    torch flow to both. Returns the warped image, float32, zero where it is not valid, and the validity, bool of the
+    shape of ``disparity``: False where that is not finite or the match is outside the image. Raises ValueError: shapes
+    that do not fit.
     """
     xp = array_module(image)
     _check_shapes(image, disparity, torch_layout=xp is not np)

@@ -60,14 +60,7 @@ class CameraPair:
 def expose(colour: torch.Tensor, cameras: Sequence[CameraPair], view: int, seeds: Sequence[int]) -> torch.Tensor:
     """Convert light to the image of camera ``view`` (0 left, 1 right): blur, response, vignetting, noise, 8 bits.
 
-    Args:
-        colour: N x H x W x 3 float light, 0..255.
-        cameras: N pairs.
-        view: which camera of a pair.
-        seeds: N, of the noise.
-
-    Returns:
-        N x 3 x H x W uint8.
+    N x H x W x 3 float light, 0..255, to N x 3 x H x W uint8, with N cameras and N seeds of the noise.
     """
     n, h, w, _ = colour.shape
     device = colour.device

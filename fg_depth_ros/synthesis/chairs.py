@@ -67,8 +67,7 @@ class ChairsGenerator:
             backgrounds: only the first so many of ``photos`` serve as backgrounds; None for all.
             extras: mean number of small, thin and fast layers in a scene beside the recipe's chairs.
 
-        Raises:
-            ValueError: no photos, more backgrounds than photos, or frames without pixels.
+        Raises ValueError: no photos, more backgrounds than photos, or frames without pixels.
         """
         backgrounds = photos.count if backgrounds is None else backgrounds
         if not 1 <= backgrounds <= photos.count:

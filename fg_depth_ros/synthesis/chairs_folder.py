@@ -24,28 +24,15 @@ def write_chairs(
     batch: int = 1,
     track: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> Path:
-    """Write ``count`` pairs and the list that divides them into training and test.
+    """Write ``count`` pairs and the list that divides them into training and test; return the path of the list.
 
     ``out``/data holds 00001_img1.ppm, _img2.ppm, _flow.flo, _occ.png (255 = not visible in the second frame), ... ;
-    ``out``/FlyingChairs_train_val.txt the list.
+    ``out``/FlyingChairs_train_val.txt the list. Pairs are those with the numbers 0 .. count - 1 of ``generator``; which
+    of them are for testing (``test_share``) depends on its seed. Every file appears complete, a pair's flow last; the
+    list comes when all pairs are there. ``batch``: pairs that are rendered at once. ``track`` wraps the numbers of the
+    batches.
 
-    Pairs are those with the numbers 0 .. count - 1 of ``generator``; which of them are for testing depends on its
-    seed. Every file appears complete, a pair's flow last; the list comes when all pairs are there.
-
-    Args:
-        out: folder of the data set; it must not hold pairs yet.
-        generator: renders the pairs.
-        count: number of pairs, 1 .. 99999.
-        test_share: part of them that is marked for testing, 0 .. 1.
-        batch: pairs that are rendered at once.
-        track: wraps the sequence of first numbers of the batches, to show how far it is.
-
-    Returns:
-        The path of the list.
-
-    Raises:
-        ValueError: a count or share out of range.
-        FileError: the folder holds pairs already or cannot be written to.
+    Raises ValueError: a count or share out of range. Raises FileError: the folder holds pairs or cannot be written to.
     """
     if not 1 <= count <= 99_999:
         raise ValueError(f"count is {count}; 1 .. 99999 pairs can be written (their names have five digits)")

@@ -80,15 +80,10 @@ class TextureAtlas:
         return self
 
     def sample(self, image: torch.Tensor, u: torch.Tensor, v: torch.Tensor, footprint: torch.Tensor) -> torch.Tensor:
-        """Bilinear look-up with mirrored borders.
+        """Look up texels, bilinear with mirrored borders, at points of any shape S; S x 3 float32 in 0..255.
 
-        Args:
-            image: index of the image for every point, int64, any shape S.
-            u, v: texel coordinates on the finest level, S float.
-            footprint: finest texels per image pixel, S float; chooses the mip level.
-
-        Returns:
-            S x 3 float32 in 0..255.
+        ``image``: index of the image, S int64. ``u``, ``v``: texel coordinates on the finest level, S float.
+        ``footprint``: finest texels per image pixel, S float; chooses the mip level.
         """
         level = footprint.clamp(min=1).log2().round().long().clamp(max=self.levels - 1)
         scale = torch.pow(2.0, -level.to(u.dtype))

@@ -19,12 +19,8 @@ _EPSILON = 1e-7  # keeps an empty mask from dividing by 0
 def warp_source(source: Tensor, disparity: Tensor, baseline: Tensor) -> Tensor:
     """Warp the source to the target view: ``out(x) = source(x - sign(baseline) * disparity)``, bilinear along the row.
 
-    Beyond the source's sides its border is continued, without a gradient.
-
-    Args:
-        source: N x C x H x W.
-        disparity: N x 1 x H x W px, >= 0.
-        baseline: N or N x H, metres; its sign counts alone.
+    Beyond the source's sides its border is continued, without a gradient. ``source``: N x C x H x W; ``disparity``: N x
+    1 x H x W px, >= 0; ``baseline``: N or N x H, metres; its sign counts alone.
     """
     columns = torch.arange(source.shape[-1], device=source.device, dtype=disparity.dtype)
     match = (columns - baseline.sign().reshape(len(baseline), 1, -1, 1) * disparity).clamp(0, source.shape[-1] - 1)
@@ -32,10 +28,9 @@ def warp_source(source: Tensor, disparity: Tensor, baseline: Tensor) -> Tensor:
 
 
 def photometric_error(first: Tensor, second: Tensor) -> Tensor:
-    """Return ``.85 (1 - SSIM) / 2 + .15 |a - b|``, means over the channels, N x 1 x H x W (Monodepth2, equation 2).
+    """Return ``.85 (1 - SSIM) / 2 + .15 |a - b|``, means over the channels (Monodepth2, equation 2).
 
-    Args:
-        first, second: N x C x H x W in [0, 1].
+    N x C x H x W in [0, 1] both to N x 1 x H x W.
     """
     structure = ((1 - ssim(first, second)) / 2).clamp(0, 1).mean(1, keepdim=True)
     return _SSIM_SHARE * structure + (1 - _SSIM_SHARE) * (first - second).abs().mean(1, keepdim=True)
@@ -63,11 +58,7 @@ def _window_means(padded: Tensor) -> Tensor:
 def smoothness_loss(inverse: Tensor, image: Tensor) -> Tensor:
     """Return ``|d_x u*| exp(-|d_x I|) + |d_y u*| exp(-|d_y I|)``, means over pixels (Monodepth2, equation 3).
 
-    ``u*`` is the inverse depth (or disparity) by its mean over the picture.
-
-    Args:
-        inverse: N x 1 x H x W.
-        image: N x C x H x W in [0, 1].
+    ``u*`` is the inverse depth (or disparity), N x 1 x H x W, by its mean over the picture; I: N x C x H x W in [0, 1].
     """
     normalised = inverse / (inverse.mean((2, 3), keepdim=True) + _EPSILON)
     total = inverse.new_zeros(())

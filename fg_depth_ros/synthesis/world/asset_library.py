@@ -121,17 +121,9 @@ class AssetSampler:
         self, b: Builder, cutout: int, at: tuple[float, float], height: float, yaw: float = 0.0, base: float = 0.0,
         widest: float = 1e3, material: Material | None = None,
     ) -> None:  # fmt: skip
-        """Add an upright cut-out.
+        """Add an upright cut-out at (right, forward), turned by ``yaw`` (rad), its lower edge at height ``base``.
 
-        Args:
-            b: where it is added.
-            cutout: its index.
-            at: (right, forward), m.
-            height: m; less where it would be wider than ``widest`` m.
-            yaw: about the vertical, rad.
-            base: height of its lower edge, m.
-            widest: largest width, m.
-            material: colour of bare outlines.
+        Its height (m) is less where it would be wider than ``widest`` m. ``material``: colour of bare outlines.
         """
         u0, u1, v0, v1 = self.assets.extents[cutout]
         height = min(height, widest * (v1 - v0) / (u1 - u0))

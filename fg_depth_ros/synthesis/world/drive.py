@@ -96,16 +96,10 @@ def check_kind(kind: str) -> None:
 
 
 def drive_rig(kind: str, width: int, height: int, field_of_view: float = 80.0, baseline: float = 0.0) -> StereoRig:
-    """Make a rig with its principal point in the middle.
+    """Make a rig with its principal point in the middle; ``field_of_view``: across, degrees.
 
-    Args:
-        kind: of the world, for the baseline.
-        width, height: of the pictures, px.
-        field_of_view: across, degrees.
-        baseline: m; 0 takes 0.3 on streets, 0.12 indoors and 0.2 elsewhere.
-
-    Raises:
-        ValueError: a field of view or a baseline that no such camera has.
+    ``baseline``: m; 0 takes 0.3 on streets, 0.12 indoors and 0.2 elsewhere. Raises ValueError: a field of view or a
+    baseline that no such camera has.
     """
     if not 1 < field_of_view < 175:
         raise ValueError(f"field of view is {field_of_view:g} degrees; a pinhole camera's lies between 1 and 175")

@@ -24,25 +24,14 @@ def write_world(
     count: int,
     track: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> None:
-    """Write pairs with true disparity, depth, rig and poses.
+    """Write ``count`` pairs with true disparity, depth, rig and poses; ``frames`` gives the one with a number.
 
     ``out`` holds left/ and right/: 000000.png ...; disp/: true disparity (KITTI, px / 256); depth/: true depth (KITTI,
     m / 256); rig.json; and, where frames have poses, poses.txt: row by row the 3 x 4 that takes points of each frame to
-    the first.
+    the first. In disp and depth 0 means unknown: the sky, and what is farther than 255.99 m or has more than 255.99 px.
+    Every file appears complete, a pair's right picture last; rig.json comes first, poses.txt when all pairs are there.
 
-    In disp and depth 0 means unknown: the sky, and what is farther than 255.99 m or has more than 255.99 px. Every
-    file appears complete, a pair's right picture last; rig.json comes first, poses.txt when all pairs are there.
-
-    Args:
-        out: folder; it must not hold pairs yet.
-        rig: of all frames.
-        frames: gives the frame with a number.
-        count: number of frames.
-        track: wraps the numbers, to show how far it is.
-
-    Raises:
-        ValueError: a count that is not positive.
-        FileError: the folder holds pairs already or cannot be written to.
+    Raises ValueError: a count that is not positive. Raises FileError: the folder holds pairs or cannot be written to.
     """
     if count < 1:
         raise ValueError(f"count is {count}; at least one frame is written")

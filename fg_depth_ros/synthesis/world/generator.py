@@ -57,8 +57,7 @@ class WorldGenerator:
             kind: one of ``WORLDS``.
             rig: the cameras of every scene, rescaled to the size; None draws a rig for each.
 
-        Raises:
-            ValueError: an unknown kind, or a rig whose principal columns differ or whose shape is another one.
+        Raises ValueError: an unknown kind, or a rig whose principal columns differ or whose shape is another one.
         """
         if kind not in WORLDS:
             raise ValueError(f"kind of world is '{kind}'; choose one of {', '.join(WORLDS)}")

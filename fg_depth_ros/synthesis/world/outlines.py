@@ -73,14 +73,10 @@ def spans_of(
     device: torch.device,
     window: np.ndarray | None = None,
 ) -> Spans:
-    """Find the pixels within outlines, row by row.
+    """Find the pixels within the outlines of bodies 0 .. G - 1, row by row.
 
-    Args:
-        outlines: of bodies 0 .. G - 1.
-        sample: G, which picture a body is in.
-        width, height: of the pictures, px.
-        device: where to work.
-        window: N x 2 (y0, y1), the only rows of each picture; None: all of them.
+    ``sample``: G, which picture (``width`` x ``height`` px) a body is in. ``window``: N x 2 (y0, y1), the only rows of
+    each picture; None: all of them.
     """
     owner, ends = outlines
     low, high = np.minimum(ends[:, 1], ends[:, 3]), np.maximum(ends[:, 1], ends[:, 3])

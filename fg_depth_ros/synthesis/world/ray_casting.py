@@ -254,13 +254,8 @@ def cast_rays(
 ) -> RayHits:
     """Find the nearest primitive of every pixel.
 
-    Args:
-        shot: what stands where.
-        cutouts: outlines that rects may have.
-        device: where to work.
-        window: N x 2 (y0, y1), the only rows of the pictures that are looked at; None: all of them.
-        behind: N x H x W m; what lies nearer than this is left out. None: nothing is.
-        wanted: G bool, the only primitives that are looked at.
+    ``window``: N x 2 (y0, y1), the only rows of the pictures that are looked at; None: all of them. ``behind``: N x H x
+    W m; what lies nearer than this is left out. ``wanted``: G bool, the only primitives that are looked at.
     """
     rects = shot.column("kind") == Kind.RECT
     chosen = np.ones(len(shot.rows), bool) if wanted is None else wanted

@@ -50,17 +50,8 @@ def world_samples(
 ) -> list[DepthSample]:  # fmt: skip
     """Scenes 0 .. ``count`` - 1 of the virtual world, the same on every machine for the same arguments.
 
-    Args:
-        kind: street, indoor or mixed.
-        count: number of scenes.
-        width, height: of the images, px.
-        seed: of the world and of its drawn textures.
-        photos: pictures for surfaces.
-        patterns: drawn textures beside them.
-        device: where scenes are rendered.
-
-    Raises:
-        ValueError: an unknown kind, or no scene.
+    ``kind``: street, indoor or mixed. ``seed``: of the world and of its ``patterns``, drawn textures beside the photos.
+    ``device``: where scenes are rendered. Raises ValueError: an unknown kind, or no scene.
     """
     if count < 1:
         raise ValueError(f"a world of {count} scenes is none; ask for at least 1")

@@ -49,12 +49,10 @@ class Shader:
     def shade(
         self, seen: RayHits, reflected: torch.Tensor | None = None, where: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """N x H x W x 3 float32 light, 0..255 and above.
+        """N x H x W x 3 float32 light, 0..255 and above, of what the pixels show.
 
-        Args:
-            seen: what the pixels show.
-            reflected: N x H x W x 3, what horizontal mirrors show.
-            where: N x H x W bool, the only pixels that matter (black elsewhere); None: all of them.
+        ``reflected``: N x H x W x 3, what horizontal mirrors show. ``where``: N x H x W bool, the only pixels that
+        matter (black elsewhere); None: all of them.
         """
         n, height, width = seen.depth.shape
         solid = seen.item.view(-1) >= 0

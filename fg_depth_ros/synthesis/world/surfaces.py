@@ -54,11 +54,8 @@ def surface_of(
 ) -> Surface:
     """Describe the surfaces that P pixels show.
 
-    Args:
-        shot: the primitives before the cameras.
-        table: its rows as a tensor, len(FIELDS) x G.
-        pixel, item: P int64, pixels and what they show.
-        depth: P m.
+    ``table``: the shot's rows as a tensor, len(FIELDS) x G. ``pixel``, ``item``: P int64, pixels and what they show;
+    ``depth``: P m.
     """
     device, area, width = pixel.device, shot.width * shot.height, shot.width
     kind = table[COLUMN["kind"]][item]

@@ -163,12 +163,7 @@ def sweep(setup: Figure3, view: View, disparity: Tensor) -> Curves:
     """Every loss of every pixel of the patch, for all depths that are tried.
 
     A pixel's window (3 x 3, for the structure) is tried at the pixel's depth, which is right for a wall seen from the
-    front.
-
-    Args:
-        setup: the experiment.
-        view: the pair.
-        disparity: of the flow, 1 x 1 x H x W px of the left view.
+    front. ``disparity``: of the flow, 1 x 1 x H x W px of the left view.
     """
     y0, y1, x0, x1 = setup.patch_box
     product = setup.focal * setup.baseline
@@ -195,17 +190,11 @@ def sweep(setup: Figure3, view: View, disparity: Tensor) -> Curves:
 
 
 def run_figure3(teacher: Teacher, setup: Figure3 | None = None) -> tuple[Report, dict[str, tuple[View, Curves]]]:
-    """Run the whole experiment.
+    """Run the whole experiment; return the report, and by condition the pair and the curves with the teacher's flow.
 
     Rows: ``minimum`` (m) of the patch's middle pixel and its ``error`` (%); over all pixels of the patch the median of
-    the errors' magnitudes, ``median_error`` (%), and the share ``within_2`` (%) that is at most 2 % off.
-
-    Args:
-        teacher: predicts the flow of the pairs; beside it the exact flow is taken.
-        setup: the experiment.
-
-    Returns:
-        The report, and by condition the pair and the curves with the teacher's flow.
+    the errors' magnitudes, ``median_error`` (%), and the share ``within_2`` (%) that is at most 2 % off; with the flow
+    that ``teacher`` predicts, and with the exact one.
     """
     setup = setup or Figure3()
     report = Report(

@@ -153,17 +153,9 @@ def _choices() -> list[Row]:
 def run_ablation(config: LossAblation, progress: Callable[[str], None] = _LOG.info) -> Report:
     """Train and evaluate whatever is not finished in ``config.out``; the tables are written anew after every training.
 
-    Args:
-        config: the experiment.
-        progress: called with the name of what begins.
-
-    Returns:
-        One row per line of the table: ``metrics`` are means over the seeds; ``spread`` their standard deviations, None
-        with one seed; ``seeds`` every seed's own.
-
-    Raises:
-        ValueError: the folder holds an ablation with other settings.
-        Otherwise as ``train_distill``.
+    ``progress`` is called with the name of what begins. Returns one row per line of the table: ``metrics`` are means
+    over the seeds; ``spread`` their standard deviations, None with one seed; ``seeds`` every seed's own. Raises
+    ValueError: the folder holds an ablation with other settings; otherwise as ``train_distill``.
     """
     out = Path(config.out)
     _claim(out, config)

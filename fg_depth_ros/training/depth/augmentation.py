@@ -31,15 +31,10 @@ def augment(
     jitter: ColourJitter | None = None,
     grafting: bool = True,
 ) -> DistillBatch:
-    """Return the batch enlarged, mirrored with probability ``flips``, jittered and grafted.
+    """Return the batch enlarged (``zoom_most``: largest factor, 1 = none), mirrored, jittered and grafted.
 
-    Args:
-        batch: N samples.
-        generator: on the CPU, so that a run draws the same on every device.
-        zoom_most: largest factor of the zoom; 1 = none.
-        flips: probability that a sample is mirrored.
-        jitter: of the colours; None for the defaults.
-        grafting: whether to graft.
+    ``generator``: on the CPU, so that a run draws the same on every device. ``flips``: probability that a sample is
+    mirrored.
     """
     if zoom_most > 1:
         batch = zoom(batch, generator, zoom_most)
@@ -54,12 +49,8 @@ def zoom(batch: DistillBatch, generator: torch.Generator, most: float) -> Distil
 
     Focal length and disparity grow with the picture and depth stays, so a network that knows focal lengths sees other
     cameras, and the horizon in other places. Both views show the same window; a pixel whose match it cuts off teaches
-    nothing.
-
-    Args:
-        batch: N samples that are neither mirrored nor grafted yet: baseline > 0, one focal length each.
-        generator: on the CPU.
-        most: largest factor, > 1; drawn evenly on a logarithmic scale.
+    nothing. Samples are neither mirrored nor grafted yet: baseline > 0, one focal length each. ``most``: largest
+    factor, > 1; drawn evenly on a logarithmic scale.
     """
     count, device = len(batch.target), batch.target.device
     draws = torch.rand(count, 3, generator=generator).to(device)
@@ -84,13 +75,9 @@ def zoom(batch: DistillBatch, generator: torch.Generator, most: float) -> Distil
 
 
 def flip(batch: DistillBatch, which: Tensor) -> DistillBatch:
-    """Mirror samples left to right.
+    """Mirror samples (``which``: N bool) left to right.
 
     The mirrored source camera stands on the other side: the baseline changes its sign, and disparity stays positive.
-
-    Args:
-        batch: N samples.
-        which: N bool.
     """
     which = which.to(batch.target.device)
 
@@ -131,14 +118,8 @@ def graft(batch: DistillBatch, generator: torch.Generator) -> DistillBatch:
     One share r of ``SHARES`` is drawn for the batch. The rows from ``int(r * H)`` on come from another sample, in every
     picture of the batch alike; with probability 1/2 all rows are then rolled up by as many. Samples graft only with
     samples whose baselines have their sign everywhere: in a flipped sample matches lie on the other side. A sample that
-    is alone with its sign stays as it is. Focal length and baseline come along row by row, so cameras may differ.
-
-    Args:
-        batch: N samples; ``focal`` and ``baseline`` N or N x H.
-        generator: on the CPU.
-
-    Returns:
-        The same with ``focal`` and ``baseline`` N x H.
+    is alone with its sign stays as it is. Focal length and baseline come along row by row (N x H afterwards), so
+    cameras may differ.
     """
     height = batch.target.shape[-2]
     kept = int(SHARES[int(torch.randint(len(SHARES), (), generator=generator))] * height)

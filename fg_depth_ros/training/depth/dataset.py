@@ -102,15 +102,10 @@ def load_sample(one: TrainingPair, cache: PredictionCache | None, width: int, he
 
 
 class PairDataset:
-    """Pairs on disk as endless numbered samples: every pass through them is in another order.
+    """Pairs on disk as endless numbered samples: every pass through them is in another order, drawn by ``seed``.
 
-    Loaded samples stay in memory until that holds half a gigabyte.
-
-    Args:
-        pairs: what to train on.
-        load: loads a sample of a pair.
-        cache: what the pairs' keys belong to.
-        seed: of the order.
+    Loaded samples stay in memory until that holds half a gigabyte. ``load``: loads a sample of a pair; ``cache``: what
+    the pairs' keys belong to.
     """
 
     def __init__(
@@ -158,12 +153,10 @@ class PairDataset:
 
 
 class SceneDataset:
-    """Rendered scenes as pairs by number, in one shape or in several by turns.
+    """Rendered scenes as pairs by number, in one shape or in several (a renderer for each) by turns.
 
-    Args:
-        renderers: one for every shape of the pictures.
-        turn: so many numbers in a row are of one shape, as many as a batch has where there are several shapes.
-        with_right: False where the right images are not used: half the work, and the left ones stand in.
+    ``turn``: so many numbers in a row are of one shape, as many as a batch has. ``with_right``: False where the right
+    images are not used: half the work, and the left ones stand in.
     """
 
     def __init__(self, renderers: Sequence[WorldGenerator], turn: int = 1, with_right: bool = True) -> None:
@@ -195,10 +188,7 @@ class MixedBatch(NamedTuple):
 class MixedDataset:
     """Samples by number: a fixed share of rendered scenes, the others from disk.
 
-    Args:
-        pairs, scenes: one of both at least.
-        share: part of the samples that is rendered, where there are both.
-        render_here: False where the training device renders.
+    ``share`` counts where there are both pairs and scenes. ``render_here``: False where the training device renders.
     """
 
     def __init__(

@@ -69,12 +69,9 @@ def train_distill(
 ) -> Path:
     """Distill a depth network, or resume it; return the path of the best weights.
 
-    Args:
-        config: what to do.
-        extra: figures of the network on anything else, such as data sets with true depth.
-        track: shows the progress of the preparation.
-        split: the pairs, opened and split by the caller; None = as ``config`` says.
-        source: further entries for the card.
+    ``extra``: figures of the network on anything else, such as data sets with true depth. ``track``: shows the progress
+    of the preparation. ``split``: the pairs, opened and split by the caller; None = as ``config`` says. ``source``:
+    further entries for the card.
 
     Raises:
         FileError: folders, bags or photos that cannot be used; a set of which no pair can be trained on.

@@ -21,14 +21,8 @@ def mask_checks(
 ) -> dict[str, Tensor]:
     """Return what passes each check that is switched on, by its name; N x 1 x H x W bool, False without a prediction.
 
-    Args:
-        prediction: of the teacher.
-        focal: N float32 px, of the pairs' size.
-        baseline: N float32 m.
-        config: the checks.
-
-    Raises:
-        ValueError: the left-right check is on and the right view was not predicted.
+    ``focal``: N float32 px, of the pairs' size; ``baseline``: N float32 m. Raises ValueError: the left-right check is
+    on and the right view was not predicted.
     """
     disparity = prediction.disparity
     width = disparity.shape[-1]

@@ -32,23 +32,14 @@ def depth_loss(
     config: DepthLossConfig,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the loss of a training-mode prediction.
+    """Return the loss of a training-mode prediction of ``batch.seen``, and its parts (detached scalars).
 
-    What stands in ``batch.disparity`` outside ``batch.mask`` has no influence, NaN included.
+    ``levels`` of the prediction are needed where ``config.scales`` > 1. What stands in ``batch.disparity`` outside
+    ``batch.mask`` has no influence, NaN included. ``generator``: of the noise of the auto-mask; None for torch's own.
 
-    Args:
-        prediction: of ``batch.seen``; ``levels`` are needed where ``config.scales`` > 1.
-        batch: N samples, H x W px.
-        focal_canonical: the network's focal length, px.
-        config: the terms.
-        generator: of the noise of the auto-mask; None for torch's own.
-
-    Returns:
-        The loss, and its parts (detached scalars): ``loss``; every term that counts, before its weight; ``mask``, the
-        part of the pixels in the prior-flow mask; ``abs_rel`` of the finest level against the flow's depth there.
-
-    Raises:
-        ValueError: fewer levels than ``config.scales``.
+    Parts: ``loss``; every term that counts, before its weight; ``mask``, the part of the pixels in the prior-flow mask;
+    ``abs_rel`` of the finest level against the flow's depth there. Raises ValueError: fewer levels than
+    ``config.scales``.
     """
     levels = (prediction.inverse, *(prediction.levels or (prediction.inverse,))[1:])
     if len(levels) < config.scales:
@@ -138,10 +129,8 @@ def auto_masked(error: Tensor, identity: Tensor, generator: torch.Generator | No
 def regression_loss(depth: Tensor, guide: Tensor, mask: Tensor) -> Tensor:
     """Return ``L_dr = sum m log(|D_hat - D| + 1) / (sum m + 1e-7)``, over all samples alike.
 
-    Args:
-        depth: N x 1 x H x W m, of the network.
-        guide: N x 1 x H x W m, of the flow; anything outside the mask.
-        mask: N x 1 x H x W bool.
+    N x 1 x H x W each: depth of the network and of the flow (``guide``; anything outside the mask), m, and the mask,
+    bool.
     """
     known = torch.where(mask, guide, depth.detach())
     return masked_mean(torch.log1p((known - depth).abs()), mask)
@@ -157,24 +146,18 @@ def flow_photometric_loss(by_depth: Tensor, by_flow: Tensor, mask: Tensor) -> Te
     """Return ``L_fp``: photometric error between the source warped by depth and by flow, mean over the mask.
 
     Both are the one source image, so neither exposure nor occlusion differs between them. Outside the mask both are
-    made alike before they are compared: a window at the mask's edge then sees only what is known.
-
-    Args:
-        by_depth, by_flow: N x C x H x W; gradients reach ``by_depth`` alone.
-        mask: N x 1 x H x W bool.
+    made alike before they are compared: a window at the mask's edge then sees only what is known. Gradients reach
+    ``by_depth`` alone.
     """
     reference = by_flow.detach()
     return masked_mean(photometric_error(torch.where(mask, by_depth, reference), reference), mask)
 
 
 def self_distillation_loss(depths: list[Tensor], errors: list[Tensor]) -> Tensor:
-    """Return the mean of ``log(|D_best - D_k| + 1)``; the best level of a pixel has the smallest error.
+    """Return the mean of ``log(|D_best - D_k| + 1)``; the best level of a pixel has the smallest photometric error.
 
-    The best level's own part is 0, so the worse ones learn from it (EPCDepth, section 3.2).
-
-    Args:
-        depths: of every level, N x 1 x H x W m.
-        errors: photometric errors of the levels, N x 1 x H x W.
+    The best level's own part is 0, so the worse ones learn from it (EPCDepth, section 3.2). Depths (m) and errors of
+    every level, N x 1 x H x W each.
     """
     stacked = torch.stack(depths)
     best = torch.stack(errors).argmin(0, keepdim=True)

@@ -50,14 +50,8 @@ def replace_bad(batch: DistillBatch) -> tuple[DistillBatch, list[int]]:
 class DistillModule(TrainingModule):
     """A depth network in training.
 
-    Args:
-        config: of the run.
-        focal: canonical focal length, px at the training's size.
-        teacher: None where the true depth stands for it.
-
-    Raises:
-        ValueError: a size that does not fit the network.
-        CheckpointError: weights that cannot be used.
+    ``focal``: canonical focal length, px at the training's size. ``teacher``: None where the true depth stands for it.
+    Raises ValueError: a size that does not fit the network. Raises CheckpointError: weights that cannot be used.
     """
 
     config: DistillTraining

@@ -137,13 +137,8 @@ class PairCounts:
 def open_pair_sets(paths: Sequence[str | Path], bag: Mapping[str, Any] | None = None) -> dict[str, list[StereoSample]]:
     """Return calibrated pairs by the name of their folder or bag.
 
-    Args:
-        paths: folders in a layout that ``open_stereo_folder`` knows, or of such folders; bags (.mcap, .db3, or their
-            folder).
-        bag: options of ``data.bags.open_bag_pairs``.
-
-    Raises:
-        FileError: what cannot be opened, has no calibration, or is not synchronised.
+    ``paths``: folders in a layout that ``open_stereo_folder`` knows, or of such folders; bags, opened with the options
+    ``bag`` of ``open_bag_pairs``. Raises FileError: what cannot be opened, has no calibration, or is not synchronised.
     """
     return collect_sets(paths, lambda path: {"": _opened(path, bag or {})})
 
@@ -166,17 +161,11 @@ def _opened(path: Path, bag: Mapping[str, Any]) -> list[StereoSample]:
 def split_frames(
     sets: Mapping[str, Sequence[StereoSample]], frames: str = "", held_out: str = "", test: str = ""
 ) -> PairSplit:
-    """Split every set into parts that have no pair in common.
+    """Split every set into parts that have no pair in common; parts as ``frame_slice`` takes them.
 
-    Args:
-        sets: pairs by the name of their set.
-        frames: what is used at all, as ``frame_slice`` takes it.
-        held_out: the validation part; empty = the last tenth of ``frames``, together, since neighbours look alike.
-        test: the test part; empty = nothing.
-
-    Raises:
-        FileError: a set that has no pair left to train on.
-        ValueError: frames that are no range.
+    ``frames``: what is used at all. ``held_out``: the validation part; empty = the last tenth of ``frames``, together,
+    since neighbours look alike. ``test``: the test part; empty = nothing. Raises FileError: a set that has no pair left
+    to train on. Raises ValueError: frames that are no range.
     """
     split = PairSplit({}, {}, {})
     for name, pairs in sets.items():
@@ -304,10 +293,7 @@ def rectification_check(left: np.ndarray, right: np.ndarray, doffs: float = 0.0)
     """Compare rows and sides of a pair by OpenCV's DIS flow from left to right, at most 640 px wide.
 
     A stereo method searches the rows only, and to one side only, so it cannot see that the rows or the sides are wrong.
-
-    Args:
-        left, right: H x W x 3 uint8 RGB of one size.
-        doffs: principal column of the right camera minus the left one's, px.
+    ``doffs``: principal column of the right camera minus the left one's, px.
     """
     scale = min(1.0, _CHECK_WIDTH / left.shape[1])
     size = (max(16, round(left.shape[1] * scale)), max(16, round(left.shape[0] * scale)))
@@ -327,16 +313,8 @@ def check_pair(
     """Return the part of the pixels that passes the flow mask; 1 without a prediction.
 
     The rectification check fails at disparities of a quarter of the image. So a teacher whose own checks hold in half
-    of the image overrules it.
-
-    Args:
-        check: of the pair.
-        prediction: of one pair, at the rig's size, or None.
-        rig: of that pair, its principal columns alike.
-        mask: the checks of the prediction.
-
-    Raises:
-        BadPair: left and right exchanged, rows that do not agree, no prediction, too few pixels.
+    of the image overrules it. The rig has one principal column. Raises BadPair: left and right exchanged, rows that do
+    not agree, no prediction, too few pixels.
     """
     share = None
     if prediction is not None:
@@ -395,18 +373,9 @@ def prepare_pairs(
     """Check every pair once, have the teacher predict it, and return what can be trained on.
 
     The results are in the cache, so a second run checks nothing twice. Under torchrun every process begins with its own
-    share of a set and finds the others' results in the cache.
-
-    Args:
-        split: the pairs.
-        teacher: None where there is none, or where it predicts while training: then only the images are checked.
-        cache: of this teacher's predictions; needed with a teacher.
-        mask: the checks of its predictions.
-        track: shows the progress.
-        skip_unusable: leave out a set of which no pair can be used, with a warning.
-
-    Raises:
-        FileError: a set of which no pair can be used.
+    share of a set and finds the others' results in the cache. ``teacher``: None where there is none, or where it
+    predicts while training: then only the images are checked; else ``cache`` is needed. ``skip_unusable``: leave out a
+    set of which no pair can be used, with a warning, instead of raising FileError.
     """
     prepared = PreparedPairs({}, {})
     for part, sets in split._asdict().items():

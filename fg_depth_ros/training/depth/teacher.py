@@ -42,16 +42,10 @@ class Teacher:
     disparity, and the vertical part is kept. The right view is predicted as the left view of the mirrored pair, where
     the right camera stands on the left.
 
-    Args:
-        model: one of ``known_teachers``; empty = the network that ``weights`` belongs to.
-        weights: path of a weights file; empty = the shipped weights.
-        device: auto, cpu, cuda:N; classical methods run on the CPU.
-        precision: float32, bfloat16 or float16, of a network.
-        scale: the images are resized by this for matching; below 1 it is faster and reaches larger disparities.
-
-    Raises:
-        ModelError: unknown model, weights that cannot be used, unknown device or precision.
-        ValueError: a scale out of range.
+    ``model``: one of ``known_teachers``; empty = the network that ``weights`` belongs to. ``weights``: empty = the
+    shipped ones. ``scale``: the images are resized by this for matching; below 1 it is faster and reaches larger
+    disparities. Raises ModelError: model, weights, device or precision that cannot be used. Raises ValueError: a scale
+    out of range.
     """
 
     def __init__(
@@ -99,18 +93,11 @@ class Teacher:
         return self
 
     def predict(self, left: Tensor, right: Tensor, both: bool = True) -> TeacherPrediction:
-        """Predict N rectified pairs.
+        """Predict N rectified pairs, N x 3 x H x W uint8 RGB each.
 
-        Args:
-            left, right: N x 3 x H x W uint8 RGB.
-            both: the right view, too, which the left-right check needs; twice the time.
-
-        Returns:
-            float32 px of these images on its device, NaN where there is no prediction, nothing infinite.
-
-        Raises:
-            ValueError: images of another type or of different size.
-            OutOfMemory: the device cannot hold pairs of this size.
+        ``both``: the right view, too, which the left-right check needs; twice the time. Returns float32 px of these
+        images on its device, NaN where there is no prediction, nothing infinite. Raises ValueError: images of another
+        type or of different size. Raises OutOfMemory: the device cannot hold pairs of this size.
         """
         for side, image in (("left", left), ("right", right)):
             if image.dtype != torch.uint8 or image.ndim != 4 or image.shape[1] != 3:
@@ -199,11 +186,7 @@ class PredictionCache:
     Per pair ``NAME-KEY_left.png``, ``_right.png``, for a teacher with a row component ``_vertical.png`` (128 added),
     and, written last, ``NAME-KEY.json`` with the results of the pair's checks. The key holds the pair's identity and
     the teacher's settings, weights included: another teacher's predictions are never used, nor those of a file that
-    changed.
-
-    Args:
-        folder: made when the first prediction is saved; each teacher has a folder of its own inside.
-        teacher: whose predictions.
+    changed. ``folder`` is made when something is saved; each teacher has a folder of its own inside.
     """
 
     def __init__(self, folder: str | Path, teacher: Teacher) -> None:

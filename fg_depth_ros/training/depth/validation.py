@@ -65,10 +65,8 @@ def depth_validation(
 ) -> Validation:
     """Return the validation of a depth training.
 
-    Args:
-        selecting: images whose mean AbsRel selects the best weights.
-        testing: images whose figures are logged beside.
-        extra: figures of the network on anything else.
+    ``selecting``: images whose mean AbsRel selects the best weights; ``testing``: images whose figures are logged
+    beside; ``extra``: figures of the network on anything else.
     """
     every = [sample for sets in (testing, selecting) for samples in sets.values() for sample in samples]
     step = max(1, len(every) // _SHOWN)

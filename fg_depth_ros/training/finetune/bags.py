@@ -69,17 +69,9 @@ def open_recordings(
 ) -> Recordings:
     """Find, check, open and split the bags among these paths and below them.
 
-    Under torchrun every process begins with its own share of the bags and finds what the others noted.
-
-    Args:
-        paths: bags, or folders of bags.
-        split: how they are split.
-        options: of ``data.bags.open_bag_pairs``.
-        notes: folder for the results of the checks, so that nothing is checked twice; empty = nowhere.
-        track: shows the progress.
-
-    Raises:
-        FileError: no bag, none that can be used, or too few pairs for the parts.
+    Under torchrun every process begins with its own share of the bags and finds what the others noted. ``options``: of
+    ``data.bags.open_bag_pairs``. ``notes``: folder for the results of the checks, so that nothing is checked twice;
+    empty = nowhere. Raises FileError: no bag, none that can be used, or too few pairs for the parts.
     """
     found = find_bags(paths)
     rank, ranks = process_rank()
@@ -155,21 +147,12 @@ def _key(path: Path, options: Mapping[str, Any]) -> str:
 def split_by_time(
     sets: Mapping[str, Sequence[StereoSample]], split: TimeSplit
 ) -> tuple[PairSplit, dict[str, dict[str, int]]]:
-    """Split the pairs of bags into three parts that have no moment in common.
+    """Split the pairs of bags, in the order of time, into three parts that have no moment in common.
 
     Bags whose stamps are dates are kept apart from each other, too: an episode that another one continues, or the same
-    pairs in two bags. A bag too short to be cut is trained on.
-
-    Args:
-        sets: pairs by the name of their bag, in the order of time.
-        split: how.
-
-    Returns:
-        The parts (``validation`` is the stopping part, ``test`` the held-out one), and how many pairs of every bag are
-        in which part, the guard included.
-
-    Raises:
-        FileError: a part that no pair is in; the message says what to do.
+    pairs in two bags. A bag too short to be cut is trained on. Returns the parts (``validation`` is the stopping part,
+    ``test`` the held-out one), and how many pairs of every bag are in which part, the guard included. Raises FileError:
+    a part that no pair is in; the message says what to do.
     """
     stamps = {name: np.array([pair.stamp for pair in pairs], np.int64) for name, pairs in sets.items()}
     by_bag = _parts_of_bags(list(sets), split.held_out) if split.kind == "bag" else {}

@@ -63,20 +63,11 @@ def finetune_depth(
     extra: Evaluate | None = None,
     track: Track = no_progress,
 ) -> Outcome | None:
-    """Fine-tune a depth network, or resume it.
+    """Fine-tune a depth network, or resume it; None in all but the first process.
 
-    Args:
-        config: what to do; what is 0 in it is chosen by the recordings.
-        recordings: as ``open_recordings`` returns them.
-        extra, track: as ``train_distill`` takes them.
-
-    Returns:
-        The result; None in all but the first process.
-
-    Raises:
-        FileError: ``out`` holds a fine-tuning on other bags.
-        ValueError: settings that do not fit, or weights of no depth network.
-        CheckpointError: weights that cannot be read.
+    ``config``: what is 0 in it is chosen by the recordings. ``extra``, ``track``: as ``train_distill`` takes them.
+    Raises FileError: ``out`` holds a fine-tuning on other bags. Raises ValueError: settings that do not fit, or weights
+    of no depth network. Raises CheckpointError: weights that cannot be read.
     """
     width, height = size_with_area(recordings.rig.width, recordings.rig.height, _PIXELS)
     values = {one.name: getattr(config, one.name) for one in fields(DistillTraining)}
@@ -94,10 +85,7 @@ def finetune_depth(
 
 
 def finetune_stereo(config: StereoFinetuning, recordings: Recordings, track: Track = no_progress) -> Outcome | None:
-    """Fine-tune a stereo network by self-supervision, or resume it.
-
-    Args, returns and raises as ``finetune_depth``.
-    """
+    """Fine-tune a stereo network by self-supervision, or resume it; returns and raises as ``finetune_depth``."""
     config = replace(config, **_pace(config, recordings, _STEREO_PAIRS))
     _claim(config, recordings)
     best = train_self_supervised(config, recordings.pairs, _source(recordings), track)

@@ -69,11 +69,9 @@ def compare_views(
 ) -> ViewComparison:
     """Compare one view with the other one.
 
-    Args:
-        target, source: N x 3 x H x W in [0, 1]; ``target`` is the view that ``own`` belongs to.
-        own, other: N x 1 x H x W px, disparity of the target's and of the source's view, both positive.
-        side: 1 where the source camera stands to the right of the target camera, -1 to the left.
-        tolerance: px, largest difference of the views at a visible pixel.
+    ``target``, ``source``: N x 3 x H x W in [0, 1]; ``own``, ``other``: N x 1 x H x W px, disparity of the target's and
+    of the source's view, both positive. ``side``: 1 where the source camera stands to the right of the target camera,
+    -1 to the left. ``tolerance``: px, largest difference of the views at a visible pixel.
     """
     width = own.shape[-1]
     sign = own.new_full((len(own),), float(side))
@@ -91,10 +89,7 @@ def match_exposure(warped: Tensor, target: Tensor, visible: Tensor) -> Tensor:
     """Return ``warped`` with the mean and the spread of ``target`` over the visible pixels, channel by channel.
 
     Two cameras rarely expose alike; what differs after this is not the exposure's. The factors get no gradient.
-
-    Args:
-        warped, target: N x C x H x W.
-        visible: N x 1 x H x W bool; an image with too few of them stays as it is.
+    ``visible``: N x 1 x H x W bool; an image with too few of them stays as it is.
     """
     count = visible.sum((2, 3), keepdim=True)
 
@@ -115,12 +110,8 @@ def stereo_terms(left: Tensor, right: Tensor, of_left: Tensor, of_right: Tensor,
     """Return the terms of the loss, before their weights; scalars, means of both views.
 
     ``photometric``: over the visible pixels. ``left_right``: px, over pixels inside whose views differ by less than
-    three tolerances. ``smoothness``: of both disparities. ``visible``: part of all pixels, no term.
-
-    Args:
-        left, right: N x 3 x H x W in [0, 1].
-        of_left, of_right: N x 1 x H x W px, disparity of the two views, both positive.
-        tolerance: px.
+    three tolerances (px). ``smoothness``: of both disparities. ``visible``: part of all pixels, no term. Images are N x
+    3 x H x W in [0, 1], disparities of the two views N x 1 x H x W px, both positive.
     """
     views = [
         compare_views(left, right, of_left, of_right, 1, tolerance),
@@ -153,12 +144,7 @@ class Windows(NamedTuple):
 
 
 class WindowDataset:
-    """Endless numbered windows of pairs on disk, each at a place drawn by its number.
-
-    Args:
-        pairs: whole pairs.
-        width, height: px; no pair may be smaller.
-    """
+    """Endless numbered windows of whole pairs on disk, each at a place drawn by its number; no pair may be smaller."""
 
     def __init__(self, pairs: PairDataset, width: int, height: int) -> None:
         self.pairs, self.width, self.height = pairs, width, height
@@ -260,16 +246,9 @@ def train_self_supervised(
 ) -> Path:
     """Fine-tune a stereo network, or resume it; return the path of the best weights.
 
-    Args:
-        config: what to do.
-        split: the pairs to train on, to select the weights by, and to test with.
-        source: further entries for the card.
-        track: shows the progress of the preparation.
-
-    Raises:
-        FileError: no pair that can be used in one of the parts.
-        CheckpointError: weights that cannot be used, or a state in ``out`` that belongs to another training.
-        FloatingPointError: a loss that is not finite.
+    ``source``: further entries for the card. Raises FileError: no pair that can be used in one of the parts. Raises
+    CheckpointError: weights that cannot be used, or a state in ``out`` that belongs to another training. Raises
+    FloatingPointError: a loss that is not finite.
     """
     pl.seed_everything(config.seed, verbose=False)
     module = SelfSupervisedModule(config)

@@ -92,23 +92,16 @@ class Augmenter:
 
 
 def transform(batch: FlowBatch, first: np.ndarray, second: np.ndarray, size: tuple[int, int]) -> FlowPairs:
-    """See both frames through other windows.
+    """See both frames through other windows, ``size`` (height, width) px large.
 
-    With ``A`` and ``B`` the windows of first and second frame, the new frames are ``first'(p) = first(A p)`` and
+    With ``A`` and ``B`` the windows of first and second frame (``first``, ``second``: N x 3 x 3 affine maps from pixels
+    (x, y, 1) of the new frame to pixels of the old one), the new frames are ``first'(p) = first(A p)`` and
     ``second'(q) = second(B q)``; a match ``x <-> x + f(x)`` becomes ``p <-> q`` with ``x = A p`` and
     ``q = B^-1 (x + f(x))``, hence ``f'(p) = B^-1 (A p + f(A p)) - p``.
 
     Between pixels the flow is interpolated where the four around agree within 1 px, and taken from the nearest one
-    elsewhere: a mixture of two motions would be neither.
-
-    Args:
-        batch: N pairs.
-        first, second: N x 3 x 3 affine maps from pixels (x, y, 1) of the new frame to pixels of the old one.
-        size: (height, width) of the new frames, px.
-
-    Returns:
-        Frames with the border continued; ``valid`` False outside the old first frame; ``occluded`` also where the
-        match has left the new second frame or the old one.
+    elsewhere: a mixture of two motions would be neither. Frames come with the border continued; ``valid`` is False
+    outside the old first frame; ``occluded`` also where the match has left the new second frame or the old one.
     """
     height, width = size
     device = batch.first.device
@@ -140,9 +133,7 @@ def transform(batch: FlowBatch, first: np.ndarray, second: np.ndarray, size: tup
 def cover(pairs: FlowPairs, patches: Sequence[Sequence[tuple[int, int, int, int]]]) -> FlowPairs:
     """Cover patches of the second frames with their mean colour; what matches there counts as occluded.
 
-    Args:
-        pairs: N pairs; not changed.
-        patches: of every sample, (x, y, width, height) px, inside the frame.
+    ``patches``: of every sample, (x, y, width, height) px, inside the frame.
     """
     second, occluded = pairs.second.clone(), pairs.occluded.clone()
     height, width = second.shape[-2:]

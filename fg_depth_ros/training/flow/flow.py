@@ -101,15 +101,10 @@ class _Material(NamedTuple):
 def train_flow(config: FlowTraining, extra: Evaluate | None = None) -> Path:
     """Train a flow network, or resume it; return the path of the best weights.
 
-    Args:
-        config: what to do.
-        extra: figures of the network on anything else, such as real pairs.
-
-    Raises:
-        FileError: folders of photos, cut-outs or pairs that cannot be used.
-        CheckpointError: a state in ``out`` that belongs to another training, or weights that cannot be used.
-        FloatingPointError: a loss that is not finite.
-        ValueError: a size or options that do not fit the network.
+    ``extra``: figures of the network on anything else, such as real pairs. Raises FileError: folders of photos,
+    cut-outs or pairs that cannot be used. Raises CheckpointError: a state in ``out`` that belongs to another training,
+    or weights that cannot be used. Raises FloatingPointError: a loss that is not finite. Raises ValueError: a size or
+    options that do not fit the network.
     """
     material = _pairs(config) if config.data else _chairs(config)
     pl.seed_everything(config.seed, verbose=False)
@@ -138,11 +133,8 @@ def train_flow(config: FlowTraining, extra: Evaluate | None = None) -> Path:
 class FolderPairs:
     """Pairs on disk as endless numbered samples of one size: every pass through them is in another order.
 
-    Args:
-        samples: the pairs.
-        width, height: of the window that is cut out at a place drawn by the number, px; a smaller picture is continued
-            at the right and below, where its flow is not known.
-        seed: of the order and the windows.
+    A window of ``width`` x ``height`` px is cut out at a place drawn by the number; a smaller picture is continued at
+    the right and below, where its flow is not known. ``seed``: of the order and the windows.
     """
 
     def __init__(self, samples: Sequence[FlowSample], width: int, height: int, seed: int = 0) -> None:
