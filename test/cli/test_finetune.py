@@ -1,11 +1,8 @@
-"""``fg-depth finetune`` and ``bag check`` as a user meets them: tables, reasons, exit statuses, several processes."""
+"""``fg-depth finetune`` and ``bag check`` as a user meets them: tables, reasons, exit statuses."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
@@ -100,19 +97,3 @@ def test_bags_are_checked(run, tmp_path, bags):
     assert status == 0 and "2 of 2" in text and "160x96 rgb8" in text and "10.0" in text
     status, text = run("bag", "check", tmp_path / "gone")
     assert status == 1 and "no such bag or folder" in text
-
-
-@pytest.mark.slow
-def test_two_processes_check_and_train_together(tmp_path, bags, parent):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    command += ["fg_depth_ros.cli", "finetune", "--bags", bags, "--out", tmp_path / "out", "--weights", parent]
-    command += ["--steps", "9", *TINY, "--validate-steps", "1", "--patience", "2", "--learning-rate", "0.5"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "200"}
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=300, env=environment)
-    document = json.loads((tmp_path / "out" / "finetune.json").read_text())
-    # Weights that are not better are status 2 of the first process, which the launcher tells in its own way.
-    assert (done.returncode == 0) == document["better"], done.stdout[-1000:] + done.stderr[-2000:]
-    card = load_checkpoint(tmp_path / "out" / "last.safetensors")[1].description
-    assert card["processes"] == 2 and card["pairs"] == 4 * card["steps"]
-    assert len(list((tmp_path / "out" / "checks").glob("ep_[ab]-*.json"))) == 2
-    assert done.stdout.count("held-out part") == 1  # the first process alone tells

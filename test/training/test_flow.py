@@ -1,10 +1,8 @@
-"""Training of flow networks: losses by hand, learning, exact resumption, several processes, and failing well."""
+"""Training of flow networks: losses by hand, learning, exact resumption, and failing well."""
 
 from __future__ import annotations
 
 import math
-import os
-import subprocess
 import sys
 
 import numpy as np
@@ -247,28 +245,6 @@ def test_a_killed_run_goes_on_exactly(tmp_path, monkeypatch):
     one, two = (load_tensors(f / "state.safetensors")[0] for f in (whole, parts))
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-7)
-
-
-def test_two_processes_do_what_one_does_with_the_whole_batch(tmp_path):
-    """First-step loss and weights of torchrun with two processes, against one with twice the batch."""
-    arguments = ["train", "flow", "--model", "flownet_s", "--option", "width=0.0625", "--steps", "2", "--patterns", "4"]
-    arguments += ["--outlines", "4"]
-    arguments += ["--width", "64", "--height", "64", "--margin", "16", "--workers", "0", "--learning-rate", "1e-3"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    command += ["fg_depth_ros.cli", *arguments, "--out", str(tmp_path / "two"), "--batch", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
-    one = FlowTraining(out=str(tmp_path / "one"), steps=2, learning_rate=1e-3, **{**TINY, "batch": 4})
-    train_flow(one)
-    losses = [figures(tmp_path / name, "train/loss")[1] for name in ("one", "two")]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    weights = [load_checkpoint(tmp_path / name / "last.safetensors") for name in ("one", "two")]
-    for name, tensor in weights[0][0].items():
-        torch.testing.assert_close(tensor, weights[1][0][name], rtol=0, atol=2e-5)
-    assert weights[1][1].description["processes"] == 2
-    assert weights[0][1].description["pairs"] == weights[1][1].description["pairs"] == 8
-    assert len(list((tmp_path / "two" / "pictures").iterdir())) == 2
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_the_batch_saved(tmp_path, monkeypatch):

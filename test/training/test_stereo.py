@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -127,18 +124,6 @@ def test_a_run_learns(tmp_path):
         optimizer.step()
         errors.append(parts["loss"].item())
     assert sum(errors[-3:]) < 2 / 3 * sum(errors[:3])
-
-
-def test_two_processes_train_together(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    command += ["fg_depth_ros.cli", "train", "stereo", "--out", str(tmp_path), "--steps", "2", "--patterns", "4"]
-    command += ["--width", "96", "--height", "64", "--batch", "2", "--workers", "0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
-    _, card = load_checkpoint(tmp_path / "last.safetensors")
-    assert card.description["processes"] == 2
-    assert card.description["pairs"] == 8
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_the_batch_saved(tmp_path, monkeypatch):
