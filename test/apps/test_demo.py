@@ -142,10 +142,13 @@ def test_a_folder_with_truth_gives_table_picture_and_report(
     assert leftovers() == set()
 
 
-def test_a_virtual_world_is_judged_by_its_true_depth(domain: int, temporary: Path, tmp_path: Path) -> None:
+def test_a_virtual_world_is_judged_by_its_true_depth(
+    domain: int, temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "WORLD_FRAMES", 3)
     code, text = _demo(world="indoor", width=SIZE[0], seconds=2.0, rate=5.0, out=tmp_path / "demo.png")
     assert code == 0, text
-    assert "virtual_indoor: 12 pair(s), 320x192 px" in text and "with true depth" in text
+    assert "virtual_indoor: 3 pair(s), 320x192 px" in text and "with true depth" in text
     assert "bad-2" in text
     assert (tmp_path / "demo.png").stat().st_size > 20_000
     assert list(temporary.iterdir()) == []  # what was rendered goes too

@@ -68,6 +68,13 @@ def tune(out, bags, parent, cache, split=SPLIT, **settings):
     return finetune_depth(DepthFinetuning(out=str(out), weights=parent, **settings), material)
 
 
+@pytest.fixture(scope="module")
+def better(tmp_path_factory, drive, parent, cache):
+    """A run that makes better weights."""
+    out = tmp_path_factory.mktemp("better")
+    return out, tune(out, [drive], parent, cache, steps=12, batch=4, learning_rate=5e-3, validate_steps=6)
+
+
 def rows(out):
     return [json.loads(line) for line in (out / "validation.jsonl").read_text().splitlines()]
 
@@ -148,9 +155,8 @@ def test_checks_are_noted_and_looked_at_once(tmp_path, drive, monkeypatch):
 # ---- runs
 
 
-def test_better_weights_with_all_that_is_known_of_them(tmp_path, drive, parent, cache):
-    out = tmp_path / "out"
-    outcome = tune(out, [drive], parent, cache, steps=12, batch=4, learning_rate=5e-3, validate_steps=6)
+def test_better_weights_with_all_that_is_known_of_them(better, parent):
+    out, outcome = better
     assert outcome.better and outcome.path == out / "weights.safetensors"
     assert not (out / "not_better.safetensors").exists()
     document = json.loads((out / "finetune.json").read_text())
@@ -182,12 +188,10 @@ def test_better_weights_with_all_that_is_known_of_them(tmp_path, drive, parent, 
 _MEASURES = ("abs_rel", "rmse", "delta_1")
 
 
-def test_weights_that_are_not_better_are_none(tmp_path, drive, parent, cache, caplog):
-    out = tmp_path / "out"
-    good = tune(tmp_path / "good", [drive], parent, cache, steps=4, batch=2, learning_rate=5e-3)
-    assert good.better
+def test_weights_that_are_not_better_are_none(tmp_path, drive, better, cache, caplog):
+    out, good = tmp_path / "out", better[1]
     with caplog.at_level("WARNING"):
-        outcome = tune(out, [drive], str(good.path), cache, steps=3, learning_rate=1.0, validate_steps=1)
+        outcome = tune(out, [drive], str(good.path), cache, steps=2, learning_rate=1.0, validate_steps=1)
     assert not outcome.better and outcome.path == out / "not_better.safetensors"
     assert not (out / "weights.safetensors").exists() and outcome.document["better"] is False
     assert "no weights of this run are better than" in caplog.text
