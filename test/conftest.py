@@ -19,7 +19,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Set before anything imports torch, OpenCV or rclpy.
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+# One thread each: workers and the processes they start inherit it, and more threads than cores wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["COLUMNS"] = "400"  # rich reads it when a console is made: no table is folded
 

@@ -24,7 +24,6 @@ def domain(ros_domain: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return ros_domain
 
 
-@pytest.mark.serial
 def test_every_pair_is_accounted_for_and_the_overhead_is_what_is_left(domain: int, tmp_path: Path) -> None:
     folder = write_pairs(tmp_path / "pairs")
     told: list[str] = []

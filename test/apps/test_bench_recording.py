@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.recording import contents
 
 from fg_depth_ros.apps.bench_recording import count_pairs, cpu_seconds
+from fg_depth_ros.recording import manifest
 
 INPUTS = ("left/image_rect", "right/image_rect", "left/camera_info", "right/camera_info")
 
@@ -77,8 +79,16 @@ def test_an_unknown_storage_is_refused(run: Any) -> None:
     assert "storage 'lz4' is unknown: raw, zstd, png and jpeg are known" in text
 
 
-@pytest.mark.serial
-def test_a_short_run_accounts_for_every_pair(run: Any, tmp_path: Path) -> None:
+def test_a_short_run_accounts_for_every_pair(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, written, recorded = manifest.read, [], []
+
+    def look(root: Path) -> Any:  # at the episodes, before they are removed
+        for path in root.rglob("*.mcap"):
+            written.append(path.stat().st_size)
+            recorded.extend(at for _, at, _ in contents(path.parent))
+        return read(root)
+
+    monkeypatch.setattr(manifest, "read", look)
     report = tmp_path / "report.json"
     status, text = run(
         "bench-recording", "--size", "160x120", "--rate", "10", "--seconds", "2", "--no-depth", "--storage", "zstd",
@@ -90,6 +100,6 @@ def test_a_short_run_accounts_for_every_pair(run: Any, tmp_path: Path) -> None:
     assert (metrics["pairs_sent"], metrics["pairs_unaccounted"]) == (20, 0)
     assert metrics["pairs_written"] + metrics["pairs_dropped"] == 20
     assert metrics["cpu_logger_percent"] > 0
-    assert metrics["megabytes_per_s"] > 0
+    assert metrics["megabytes_per_s"] == pytest.approx(sum(written) / 1e6 / ((max(recorded) - min(recorded)) / 1e9))
     assert "pairs unaccounted for" in text
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"], "what was recorded is removed"

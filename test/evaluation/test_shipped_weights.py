@@ -65,7 +65,7 @@ def test_flow_against_the_classical_methods(public_data):
 def test_depth_from_one_camera_in_scenes_never_seen():
     """Without photos on the surfaces, too; far better than one depth for everything, the median of these scenes."""
     estimator = MonoDepthEstimator()
-    scenes = [(s.image_rgb(), s.truth(), s.fx) for s in world_samples("mixed", 8, 480, 160, patterns=24)]
+    scenes = [(s.image_rgb(), s.truth(), s.fx) for s in world_samples("mixed", 5, 480, 160, patterns=24)]
     known = [np.isfinite(truth) & (truth < 80) for _, truth, _ in scenes]
     middle = np.median(np.concatenate([truth[where] for (_, truth, _), where in zip(scenes, known, strict=True)]))
     network, constant = [], []

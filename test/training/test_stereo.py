@@ -110,20 +110,20 @@ def test_a_run_grows_from_weights_of_other_sizes(tmp_path):
 
 
 def test_a_run_learns(tmp_path):
-    """A dozen steps on one repeated batch bring its error down by a third."""
+    """A dozen steps on one repeated batch halve its error."""
     torch.manual_seed(0)
     generator = StereoSceneGenerator(TextureAtlas.build([], 6, size=128), 128, 64, seed=3)
     batch = generator.batch([0, 1])
     net = create_model("flownet_stereo", max_disparity=64).train()
     optimizer = torch.optim.AdamW(net.parameters(), 2e-3)
     errors = []
-    for _ in range(25):
+    for _ in range(12):
         loss, parts = stereo_loss(net(batch.left.float() / 255, batch.right.float() / 255), batch.disparity, 64)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         errors.append(parts["loss"].item())
-    assert sum(errors[-3:]) < 2 / 3 * sum(errors[:3])
+    assert sum(errors[-3:]) < sum(errors[:3]) / 2
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_the_batch_saved(tmp_path, monkeypatch):

@@ -114,8 +114,8 @@ def test_two_processes_do_what_one_does_with_the_whole_batch(trained: Trained, t
             outlines=4,
             workers=0,
             learning_rate=1e-3,
-        )  # fmt: skip
-    )
+        )
+    )  # fmt: skip
     losses = []
     for run in (tmp_path, trained.folder / "flow"):
         events = EventAccumulator(str(run / "tensorboard"))
