@@ -28,7 +28,10 @@ def log_to_terminal() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
 
-def stereo(out: Out, config: Settings[StereoTraining], real: Real = []) -> None:
+Option = Annotated[list[str], typer.Option(help="Of a fresh network, NAME=VALUE such as width=0.375; may be repeated.")]
+
+
+def stereo(out: Out, config: Settings[StereoTraining], option: Option = [], real: Real = []) -> None:
     """Train the stereo network on synthetic scenes; resumable, and several processes under torchrun.
 
     Example: `fg-depth train stereo --photos my_pictures --hours 2 --out runs/mine --real kitti2015`
@@ -37,18 +40,11 @@ def stereo(out: Out, config: Settings[StereoTraining], real: Real = []) -> None:
     from fg_depth_ros.training.stereo.stereo import train_stereo
 
     log_to_terminal()
-    chosen = config(out=str(out))
+    chosen = config(out=str(out), options=_network_options(option))
     console.print(str(train_stereo(chosen, _validation(StereoTask(), real))))
 
 
-def flow(
-    out: Out,
-    config: Settings[FlowTraining],
-    option: Annotated[
-        list[str], typer.Option(help="Of a fresh network, NAME=VALUE such as width=0.375; may be repeated.")
-    ] = [],
-    real: Real = [],
-) -> None:
+def flow(out: Out, config: Settings[FlowTraining], option: Option = [], real: Real = []) -> None:
     """Train a flow network on Flying-Chairs-like scenes or on pairs; resumable, several processes under torchrun.
 
     Examples: `fg-depth train flow --photos my_pictures --hours 4 --out runs/lite`,

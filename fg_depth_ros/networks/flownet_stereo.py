@@ -50,6 +50,7 @@ class FlowNetStereo(nn.Module):
         features: Sequence[int] = (32, 80, 96),
         aggregate: Sequence[int] = (48, 96, 128),
         refine: int = 16,
+        deep: int = 0,
         max_disparity: int = 192,
     ) -> None:
         """Sizes of the parts; multiples of 16 run up to twice as fast per channel on CPUs as others.
@@ -58,6 +59,7 @@ class FlowNetStereo(nn.Module):
             features: channels of the encoder at 1/4 (matching features), 1/8 and 1/16 of the resolution.
             aggregate: channels of the hourglass at the same resolutions; at 1/32 as many as at 1/16.
             refine: channels of the refinement at 1/2 resolution.
+            deep: channels of a second level of the refinement at 1/4 resolution, which lets it look farther; 0: none.
             max_disparity: largest disparity searched, px, a multiple of 4.
 
         Raises:
@@ -70,6 +72,7 @@ class FlowNetStereo(nn.Module):
             "features": list(features),
             "aggregate": list(aggregate),
             "refine": refine,
+            **({"deep": deep} if deep else {}),
             "max_disparity": max_disparity,
         }
         self.max_disparity = max_disparity
@@ -77,7 +80,7 @@ class FlowNetStereo(nn.Module):
         half = 16
         self.encoder = Encoder(half, features)
         self.aggregation = _Aggregation(self.hypotheses, features, aggregate, refine)
-        self.second_look = _Refinement(half, refine)  # the name is part of the weights files
+        self.second_look = _Refinement(half, refine, deep)  # the name is part of the weights files
         self.register_buffer("mean", torch.tensor(_IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, left: torch.Tensor, right: torch.Tensor) -> StereoPrediction:
@@ -156,11 +159,14 @@ class _Aggregation(nn.Module):
 class _Refinement(nn.Module):
     """Residual disparity at 1/2 resolution, up-sampled to full, with the scale of the error."""
 
-    def __init__(self, features: int, width: int) -> None:
+    def __init__(self, features: int, width: int, deep: int) -> None:
         super().__init__()
         self.compare = nn.Conv2d(features, features // 2, 1)
         self.enter = conv_norm(features + 2 * _NEAR + 2, width, relu=False)
         self.body = nn.Sequential(Residual(width), Residual(width))
+        if deep:
+            self.deep = nn.Sequential(conv_norm(width, deep, stride=2), Residual(deep), Residual(deep))
+            self.rise = conv_norm(deep, width, 1, relu=False)
         self.answer = nn.Conv2d(width, 2, 3, padding=1)  # residual, log scale; the name is part of the weights files
         self.mask = nn.Conv2d(width, 36, 1)
         nn.init.zeros_(self.answer.weight)
@@ -178,7 +184,10 @@ class _Refinement(nn.Module):
             .contiguous(memory_format=torch.channels_last)
         )
         x = self.enter(torch.cat([left, few], 1)).add_(double(context)).relu_()
-        x = self.body(x)
+        x = self.body[0](x)
+        if hasattr(self, "deep"):
+            x = double(self.rise(self.deep(x))).add_(x).relu_()
+        x = self.body[1](x)
         mask = planar(self.mask, x)
         residual, log_scale = self.answer(x).float().chunk(2, 1)
         disparity = upsample_convex(disparity + 2 * residual, mask)

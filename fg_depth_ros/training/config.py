@@ -50,6 +50,10 @@ class Training:
     """Length in steps; 0: by hours alone; with both the earlier end counts."""
     hours: float = 0.0
     """Length in hours of training time, kept over restarts; 0: by steps alone."""
+    start_step: int = 0
+    """Step of the schedule to begin at, where only the weights of the earlier steps are left."""
+    piece_minutes: float = 0.0
+    """Stop after so many minutes with the state written; the same command goes on; 0: run to the end."""
     learning_rate: float = 1e-3
     """Highest learning rate."""
     weight_decay: float = 1e-5
@@ -59,7 +63,7 @@ class Training:
     seed: int = 0
     """Seed of weights, scenes and augmentation."""
     precision: str = "32"
-    """Precision in Lightning's terms: 32, bf16-mixed or 16-mixed."""
+    """Precision in Lightning's terms: 32, bf16-mixed, 16-mixed, or auto: bf16-mixed where the device computes in it."""
     workers: int = 1
     """Processes that read and render; a GPU renders by itself."""
     validate_minutes: float = 10.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import os
 import time
 from abc import abstractmethod
@@ -56,7 +57,8 @@ class TrainingModule(pl.LightningModule):
         self.options: dict[str, Any] = dict(self.model.options)  # type: ignore[arg-type]
         self.model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
-        self.steps_done, self.seconds_done, self._tick = 0, 0.0, time.monotonic()
+        self.steps_done, self.seconds_done, self._tick = config.start_step, 0.0, time.monotonic()
+        self._piece_end = math.inf
         self.stopped_early = False
         self.latest: dict[str, torch.Tensor] = {}
         self._render: MakeBatch | None = None
@@ -98,18 +100,21 @@ class TrainingModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Start the clock of the training time."""
         self._tick = time.monotonic()
+        if self.config.piece_minutes:
+            self._piece_end = self._tick + 60 * self.config.piece_minutes
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
         """Set the learning rate; end the epoch when the run is over (all processes by the same clock)."""
         now = time.monotonic()
         self.seconds_done, self._tick = self.seconds_done + now - self._tick, now
-        progress = torch.tensor(self.progress, device=self.device)
+        shared = torch.tensor([self.progress, now >= self._piece_end], device=self.device)
         if self.trainer.world_size > 1:
-            torch.distributed.broadcast(progress, 0)
-        rate = self.config.learning_rate * self.rate_factor(float(progress))
+            torch.distributed.broadcast(shared, 0)
+        progress, piece_over = shared.tolist()
+        rate = self.config.learning_rate * self.rate_factor(progress)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = rate
-        if float(progress) >= 1.0:
+        if progress >= 1.0 or piece_over:
             self.trainer.should_stop = True
             return -1
         return None
@@ -176,6 +181,15 @@ def _starting_network(config: Training, options: Mapping[str, Any]) -> tuple[tor
     return model, {"model": card.name, "sha256": card.sha256, "partial": {"fresh": fresh}, **card.description}
 
 
+def _precision(name: str, on_gpu: bool) -> str:
+    """Return what ``auto`` stands for on this machine; other names as they are."""
+    if name != "auto":
+        return name
+    if on_gpu:
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "32"
+
+
 def photo_sources(photos: Sequence[Path]) -> dict[str, int]:
     """Return the number of photos by the name of their folder."""
     sources: dict[str, int] = {}
@@ -216,7 +230,7 @@ def fit(
         enable_model_summary=False,
         max_epochs=-1 if config.hours else None,
         max_steps=config.steps or -1,
-        precision=config.precision,  # type: ignore[arg-type]
+        precision=_precision(config.precision, on_gpu),  # type: ignore[arg-type]
         gradient_clip_val=config.clip,
         use_distributed_sampler=False,
         devices=here or ("auto" if on_gpu else 1),

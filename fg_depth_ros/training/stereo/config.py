@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from fg_depth_ros.training.config import Training, check_multiple
 
@@ -16,12 +18,18 @@ class StereoTraining(Training):
     model: str = "flownet_stereo"
     """Network to train."""
     batch: int = 4
-    """Pairs per process and step, even: every scene gives a pair and its mirror image."""
+    """Pairs per process and step."""
+    pool: int = 48
+    """Rendered scenes in memory, in each of four pools (a scene and its mirror image take 4 MB at 448x224)."""
+    uses: int = 8
+    """Pairs that are made of each rendered scene, each cut, scaled and coloured anew."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of a fresh network."""
 
     def __post_init__(self) -> None:
         from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE  # loads PyTorch
 
         super().__post_init__()
         check_multiple(SIZE_MULTIPLE, (self.width, self.height))
-        if self.batch % 2:
-            raise ValueError(f"batch must be even and at least 2, got {self.batch}")
+        if min(self.pool, self.uses) < 1:
+            raise ValueError(f"pool and uses must be at least 1, got {self.pool} and {self.uses}")

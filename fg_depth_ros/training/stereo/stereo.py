@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from fg_depth_ros.synthesis.stereo import StereoBatch, StereoSceneGenerator
 from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
 from fg_depth_ros.training.callbacks import Evaluate, Validation
 from fg_depth_ros.training.loop import VALIDATION_SEED, TrainingModule, fit, photo_sources
+from fg_depth_ros.training.scene_pool import ScenePool
+from fg_depth_ros.training.stereo.augmentation import MARGIN, StereoAugmentation
 from fg_depth_ros.training.stereo.config import StereoTraining
 from fg_depth_ros.training.stereo.losses import stereo_loss
 from fg_depth_ros.training.stream import DataStream, image_of
@@ -43,22 +46,37 @@ def train_stereo(config: StereoTraining, extra: Evaluate | None = None) -> Path:
     photos = list_photos(config.photos)
     pl.seed_everything(config.seed, verbose=False)
     atlas = TextureAtlas.build(photos, config.patterns, seed=config.seed)
-    module = StereoModule(config)
+    module = StereoModule(config, config.options)
     generator = partial(StereoSceneGenerator, atlas, config.width, config.height)
     held_out = generator(config.seed + VALIDATION_SEED)
     scenes = [_sample(held_out.batch([i])) for i in range(config.validation_scenes)]
     card = {
         "licence": "Apache-2.0",
-        "data": "synthetic layered scenes (fg_depth_ros.synthesis.stereo), rendered while training",
+        "data": f"synthetic layered scenes (fg_depth_ros.synthesis.stereo), each used {config.uses} times on average",
         "photo_sources": photo_sources(photos),
     }
 
     def open_stream(device: torch.device) -> DataStream:
-        render = partial(generator(config.seed, device).batch, mirrored=True)
-        return module.scene_stream(render, config.batch // 2, device)
+        wide, high = (int(MARGIN * side) for side in (config.width, config.height))
+        scenes = StereoSceneGenerator(atlas, wide, high, config.seed, device)
+        pool = ScenePool(
+            partial(_render, scenes), StereoAugmentation(config.width, config.height), _collate,
+            size=config.pool, uses=config.uses, seed=config.seed,
+        )  # fmt: skip
+        return module.scene_stream(pool.batch, config.batch, device)
 
     validation = Validation(StereoTask().validation({"synthetic": scenes}), "synthetic/epe", extra)
     return fit(module, validation, card, open_stream)
+
+
+def _render(generator: StereoSceneGenerator, numbers: list[int]) -> list[StereoBatch]:
+    """Render scenes and their mirror images, two pairs (N = 1) per number."""
+    count, both = len(numbers), generator.batch(numbers, mirrored=True)
+    return [StereoBatch(*(field[i : i + 1] for field in both)) for n in range(count) for i in (n, n + count)]
+
+
+def _collate(pairs: Sequence[StereoBatch]) -> StereoBatch:
+    return StereoBatch(*(torch.cat(field) for field in zip(*pairs, strict=True)))
 
 
 def _sample(scene: StereoBatch) -> StereoSample:

@@ -1,0 +1,58 @@
+"""A pool of rendered scenes, each used several times: rendering costs far more than cutting and colouring anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+Scene = TypeVar("Scene")
+_LANES = 4  # independent pools; more worker processes than these would render scenes twice
+
+
+class ScenePool(Generic[Scene]):
+    """Make batches from a sliding window of rendered scenes.
+
+    Batch number ``b`` belongs to lane ``b % 4``, and every lane has a window of its own, so that up to four workers
+    share the rendering. What a batch holds is a function of its number and the seed alone: a resumed run, or one with
+    another number of workers, sees the same batches.
+
+    Args:
+        render: renders the scenes with these numbers, as many as it likes per number.
+        use: makes a sample from a scene with a random generator.
+        collate: makes a batch of samples.
+        size: scene numbers in the window of a lane.
+        uses: samples that each scene number gives on average.
+        seed: of the choice of scenes and of their use.
+    """
+
+    def __init__(
+        self, render: Callable[[list[int]], list[Scene]], use: Callable[[Scene, np.random.Generator], Any],
+        collate: Callable[[Sequence[Any]], Any], *, size: int, uses: int, seed: int,
+    ) -> None:  # fmt: skip
+        if min(size, uses) < 1:
+            raise ValueError(f"a pool needs at least one scene and one use of it, got {size} and {uses}")
+        self.render, self.use, self.collate = render, use, collate
+        self.size, self.uses, self.seed = size, uses, seed
+        self._scenes: dict[int, list[Scene]] = {}
+
+    def batch(self, numbers: list[int]) -> Any:
+        """Return the batch that is made of these consecutive sample numbers."""
+        turn, lane = divmod(numbers[0] // len(numbers), _LANES)
+        first = turn * len(numbers) // self.uses
+        window = [(first + i) * _LANES + lane for i in range(self.size)]
+        for number in [n for n in self._scenes if n % _LANES == lane and n < window[0]]:
+            del self._scenes[number]
+        rng = np.random.default_rng([self.seed, lane, turn])
+        chosen = rng.choice(window, len(numbers), replace=len(numbers) > len(window))
+        missing = sorted({int(n) for n in chosen} - self._scenes.keys())
+        if missing:
+            scenes = self.render(missing)
+            each = len(scenes) // len(missing)
+            self._scenes.update({n: scenes[i * each : (i + 1) * each] for i, n in enumerate(missing)})
+        return self.collate([self._sample(int(n), rng) for n in chosen])
+
+    def _sample(self, number: int, rng: np.random.Generator) -> Any:
+        views = self._scenes[number]
+        return self.use(views[int(rng.integers(len(views)))], rng)

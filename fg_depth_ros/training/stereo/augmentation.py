@@ -1,0 +1,109 @@
+"""Use one rendered stereo scene many times: cut, scaled, and seen by another pair of cameras."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from fg_depth_ros.synthesis.stereo import StereoBatch
+
+MARGIN = 1.25
+"""So much larger than the training images are scenes rendered, in width and height."""
+
+
+@dataclass(frozen=True)
+class StereoAugmentation:
+    """Random changes of a stereo pair; amounts as in OpenStereo and HSMNet.
+
+    Args:
+        width, height: size of the result, px.
+        scale: largest factor between rendered and training pixels, and its inverse; stretches x and y by up to 10 %
+            against each other.
+        misaligned: share of pairs whose right image is shifted by up to 2 px across the rows and turned by up to
+            0.1 degree.
+        unlike: share of pairs with exposure and colour of their own for each camera; others share one.
+        erased: share of pairs with one or two patches of 50 to 150 px of the right image painted over.
+    """
+
+    width: int
+    height: int
+    scale: float = 1.3
+    misaligned: float = 0.25
+    unlike: float = 0.4
+    erased: float = 0.5
+
+    def __call__(self, scene: StereoBatch, rng: np.random.Generator) -> StereoBatch:
+        """Return a pair of the size of the training images, N = 1, on the device of the scene.
+
+        Args:
+            scene: one rendered pair (N = 1), larger than the result by ``MARGIN`` or more.
+            rng: source of all randomness.
+        """
+        device = scene.left.device
+        left, right = (np.ascontiguousarray(view[0].permute(1, 2, 0).cpu().numpy()) for view in scene[:2])
+        high, wide = left.shape[:2]
+        least = max(self.width / wide, self.height / high)
+        scale = float(np.exp(rng.uniform(np.log(max(1 / self.scale, least)), np.log(self.scale))))
+        across = max(scale * float(np.exp(rng.uniform(-0.1, 0.1))), least)
+        x0 = rng.uniform(0, wide - self.width / across)
+        y0 = rng.uniform(0, high - self.height / scale)
+        # Pixel centres are at whole numbers, in the scene and in the result.
+        cut = np.array([[1 / across, 0.0, x0 + 0.5 / across - 0.5], [0.0, 1 / scale, y0 + 0.5 / scale - 0.5]])
+        askew = cut.copy()
+        if rng.random() < self.misaligned:
+            askew[1, 2] += np.clip(rng.normal(0, 0.6), -2, 2) / scale
+            askew[1, 0] += np.tan(np.deg2rad(np.clip(rng.normal(0, 0.04), -0.1, 0.1))) / scale
+        size, inverse = (self.width, self.height), cv2.WARP_INVERSE_MAP
+        left = cv2.warpAffine(left, cut, size, flags=cv2.INTER_LINEAR | inverse, borderMode=cv2.BORDER_REPLICATE)
+        right = cv2.warpAffine(right, askew, size, flags=cv2.INTER_LINEAR | inverse, borderMode=cv2.BORDER_REPLICATE)
+        exact = [scene.disparity[0, 0].cpu().numpy(), scene.occluded[0, 0].to(torch.uint8).cpu().numpy()]
+        disparity, occluded = (
+            cv2.warpAffine(field, cut, size, flags=cv2.INTER_NEAREST | inverse, borderMode=cv2.BORDER_REPLICATE)
+            for field in exact
+        )
+        disparity = disparity * np.float32(across)
+        leaves = disparity > np.arange(self.width, dtype=np.float32)  # outside the right image once it is cut
+        left, right = self._recolour(left, right, rng)
+        if rng.random() < self.erased:
+            self._erase(right, rng)
+
+        def image(view: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1)))[None].to(device)
+
+        hidden = torch.from_numpy((occluded > 0) | leaves)[None, None].to(device)
+        return StereoBatch(image(left), image(right), torch.from_numpy(disparity)[None, None].to(device), hidden)
+
+    def _recolour(self, left: np.ndarray, right: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Apply gamma, contrast, brightness and colour balance by a table per camera and channel."""
+
+        def curve(spread: float) -> np.ndarray:
+            gamma, contrast = np.exp(rng.normal(0, 0.2 * spread)), np.exp(rng.normal(0, 0.2 * spread))
+            bright, tint = rng.normal(0, 0.06 * spread), np.exp(rng.normal(0, 0.06 * spread, 3))
+            return np.array([gamma, contrast, bright, *np.log(tint)])
+
+        def apply(view: np.ndarray, c: np.ndarray) -> np.ndarray:
+            level = (np.arange(256) / 255)[:, None] ** c[0]
+            table = ((level - 0.5) * c[1] + 0.5 + c[2]) * np.exp(c[3:])
+            return cv2.LUT(view, np.clip(255 * table + 0.5, 0, 255).astype(np.uint8)[:, None, :])
+
+        both = curve(1.0)
+        if rng.random() >= self.unlike:
+            return apply(left, both), apply(right, both)
+
+        def own() -> np.ndarray:
+            other = curve(0.7)
+            return np.concatenate([both[:2] * other[:2], both[2:] + other[2:]])
+
+        return apply(left, own()), apply(right, own())
+
+    @staticmethod
+    def _erase(image: np.ndarray, rng: np.random.Generator) -> None:
+        """Paint one or two patches over with the mean colour, as if something stood before this camera alone."""
+        colour = image.reshape(-1, 3).mean(0)
+        for _ in range(int(rng.integers(1, 3))):
+            width, height = rng.integers(50, 151, 2)
+            x, y = rng.integers(0, image.shape[1]), rng.integers(0, image.shape[0])
+            image[y : y + height, x : x + width] = colour
