@@ -19,7 +19,7 @@ class ScenePool(Generic[Scene]):
     another number of workers, sees the same batches.
 
     Args:
-        render: renders the scenes with these numbers, as many as it likes per number.
+        render: renders the scenes with these numbers; returns one or more views of each.
         use: makes a sample from a scene with a random generator.
         collate: makes a batch of samples.
         size: scene numbers in the window of a lane.
@@ -28,14 +28,14 @@ class ScenePool(Generic[Scene]):
     """
 
     def __init__(
-        self, render: Callable[[list[int]], list[Scene]], use: Callable[[Scene, np.random.Generator], Any],
+        self, render: Callable[[list[int]], Sequence[Sequence[Scene]]], use: Callable[[Scene, np.random.Generator], Any],
         collate: Callable[[Sequence[Any]], Any], *, size: int, uses: int, seed: int,
     ) -> None:  # fmt: skip
         if min(size, uses) < 1:
             raise ValueError(f"a pool needs at least one scene and one use of it, got {size} and {uses}")
         self.render, self.use, self.collate = render, use, collate
         self.size, self.uses, self.seed = size, uses, seed
-        self._scenes: dict[int, list[Scene]] = {}
+        self._scenes: dict[int, Sequence[Scene]] = {}
 
     def batch(self, numbers: list[int]) -> Any:
         """Return the batch that is made of these consecutive sample numbers."""
@@ -48,9 +48,7 @@ class ScenePool(Generic[Scene]):
         chosen = rng.choice(window, len(numbers), replace=len(numbers) > len(window))
         missing = sorted({int(n) for n in chosen} - self._scenes.keys())
         if missing:
-            scenes = self.render(missing)
-            each = len(scenes) // len(missing)
-            self._scenes.update({n: scenes[i * each : (i + 1) * each] for i, n in enumerate(missing)})
+            self._scenes.update(zip(missing, self.render(missing), strict=True))
         return self.collate([self._sample(int(n), rng) for n in chosen])
 
     def _sample(self, number: int, rng: np.random.Generator) -> Any:

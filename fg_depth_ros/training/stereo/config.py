@@ -23,6 +23,8 @@ class StereoTraining(Training):
     """Rendered scenes in memory, in each of four pools (a scene and its mirror image take 4 MB at 448x224)."""
     uses: int = 8
     """Pairs that are made of each rendered scene, each cut, scaled and coloured anew."""
+    world: float = 0.15
+    """Share of scenes from the virtual world (streets and rooms), the others being layered scenes."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of a fresh network."""
 
@@ -33,3 +35,5 @@ class StereoTraining(Training):
         check_multiple(SIZE_MULTIPLE, (self.width, self.height))
         if min(self.pool, self.uses) < 1:
             raise ValueError(f"pool and uses must be at least 1, got {self.pool} and {self.uses}")
+        if not 0 <= self.world <= 1:
+            raise ValueError(f"world is a share of the scenes, 0 to 1, got {self.world:g}")

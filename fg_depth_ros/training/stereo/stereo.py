@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 
@@ -13,6 +14,7 @@ from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.evaluation.stereo import StereoTask
 from fg_depth_ros.synthesis.stereo import StereoBatch, StereoSceneGenerator
 from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
+from fg_depth_ros.synthesis.world.generator import WorldGenerator
 from fg_depth_ros.training.callbacks import Evaluate, Validation
 from fg_depth_ros.training.loop import VALIDATION_SEED, TrainingModule, fit, photo_sources
 from fg_depth_ros.training.scene_pool import ScenePool
@@ -52,15 +54,16 @@ def train_stereo(config: StereoTraining, extra: Evaluate | None = None) -> Path:
     scenes = [_sample(held_out.batch([i])) for i in range(config.validation_scenes)]
     card = {
         "licence": "Apache-2.0",
-        "data": f"synthetic layered scenes (fg_depth_ros.synthesis.stereo), each used {config.uses} times on average",
+        "data": f"rendered scenes, {100 * config.world:g} % of the virtual world, the others layered; each used "
+        f"{config.uses} times on average",
         "photo_sources": photo_sources(photos),
     }
 
     def open_stream(device: torch.device) -> DataStream:
         wide, high = (int(MARGIN * side) for side in (config.width, config.height))
-        scenes = StereoSceneGenerator(atlas, wide, high, config.seed, device)
+        renderer = SceneRenderer(atlas, wide, high, world=config.world, seed=config.seed, device=device)
         pool = ScenePool(
-            partial(_render, scenes), StereoAugmentation(config.width, config.height), _collate,
+            renderer, StereoAugmentation(config.width, config.height), _collate,
             size=config.pool, uses=config.uses, seed=config.seed,
         )  # fmt: skip
         return module.scene_stream(pool.batch, config.batch, device)
@@ -69,10 +72,41 @@ def train_stereo(config: StereoTraining, extra: Evaluate | None = None) -> Path:
     return fit(module, validation, card, open_stream)
 
 
-def _render(generator: StereoSceneGenerator, numbers: list[int]) -> list[StereoBatch]:
-    """Render scenes and their mirror images, two pairs (N = 1) per number."""
-    count, both = len(numbers), generator.batch(numbers, mirrored=True)
-    return [StereoBatch(*(field[i : i + 1] for field in both)) for n in range(count) for i in (n, n + count)]
+class SceneRenderer:
+    """Layered scenes, and a share of scenes from the virtual world, by number.
+
+    Args:
+        atlas: pictures for surfaces.
+        width, height: of the scenes, px.
+        world: share of numbers that are scenes of the virtual world, 0 .. 1.
+        seed: of all scenes.
+        device: where they are rendered and stay.
+    """
+
+    def __init__(
+        self, atlas: TextureAtlas, width: int, height: int, *, world: float, seed: int, device: torch.device
+    ) -> None:
+        self.share, self.seed = world, seed
+        self.layered = StereoSceneGenerator(atlas, width, height, seed, device)
+        self.world = WorldGenerator(atlas, None, width, height, seed, device) if world else None
+
+    def __call__(self, numbers: list[int]) -> list[list[StereoBatch]]:
+        """Return the pairs (N = 1) of each number: a layered scene and its mirror image, or one of the world."""
+        worldly = [n for n in numbers if np.random.default_rng([self.seed, n]).random() < self.share]
+        rendered: dict[int, list[StereoBatch]] = {}
+        if self.world is not None and worldly:
+            batch = self.world.batch(worldly)
+            pairs = _split(StereoBatch(batch.left, batch.right, batch.disparity, batch.occluded))
+            rendered.update({n: [pair] for n, pair in zip(worldly, pairs, strict=True)})
+        layered = [n for n in numbers if n not in rendered]
+        if layered:
+            pairs = _split(self.layered.batch(layered, mirrored=True))
+            rendered.update({n: [pairs[i], pairs[i + len(layered)]] for i, n in enumerate(layered)})
+        return [rendered[n] for n in numbers]
+
+
+def _split(batch: StereoBatch) -> list[StereoBatch]:
+    return [StereoBatch(*(field[i : i + 1] for field in batch)) for i in range(len(batch.left))]
 
 
 def _collate(pairs: Sequence[StereoBatch]) -> StereoBatch:
