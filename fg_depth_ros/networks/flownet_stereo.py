@@ -167,7 +167,7 @@ class _Refinement(nn.Module):
         if deep:
             self.deep = nn.Sequential(conv_norm(width, deep, stride=2), Residual(deep), Residual(deep))
             self.rise = conv_norm(deep, width, 1, relu=False)
-            nn.init.zeros_(self.rise[1].weight)  # begins as if it were not there
+            nn.init.zeros_(self.rise[1].weight)  # type: ignore[arg-type]  # begins as if it were not there
         self.answer = nn.Conv2d(width, 2, 3, padding=1)  # residual, log scale; the name is part of the weights files
         self.mask = nn.Conv2d(width, 36, 1)
         nn.init.zeros_(self.answer.weight)

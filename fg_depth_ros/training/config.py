@@ -82,6 +82,8 @@ class Training:
             raise ValueError(f"batch must be at least 1, got {self.batch}")
         if self.load_partial and not self.weights:
             raise ValueError("load_partial needs weights to start from")
+        if self.start_step < 0:
+            raise ValueError(f"start_step is a count, got {self.start_step}; 0 begins at the beginning")
         if self.patience < 0 or self.validate_steps < 0:
             raise ValueError(
                 f"patience and validate_steps are counts, got {self.patience} and {self.validate_steps}; 0 is without"

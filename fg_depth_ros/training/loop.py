@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 import os
 import time
 from abc import abstractmethod
@@ -58,7 +57,7 @@ class TrainingModule(pl.LightningModule):
         self.model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.steps_done, self.seconds_done, self._tick = config.start_step, 0.0, time.monotonic()
-        self._piece_end = math.inf
+        self._piece_start = (self._tick, config.start_step)
         self.stopped_early = False
         self.latest: dict[str, torch.Tensor] = {}
         self._render: MakeBatch | None = None
@@ -98,16 +97,14 @@ class TrainingModule(pl.LightningModule):
         )
 
     def on_fit_start(self) -> None:
-        """Start the clock of the training time."""
-        self._tick = time.monotonic()
-        if self.config.piece_minutes:
-            self._piece_end = self._tick + 60 * self.config.piece_minutes
+        """Start the clocks of the training time and of this piece."""
+        self._tick, self._piece_start = time.monotonic(), (time.monotonic(), self.steps_done)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
         """Set the learning rate; end the epoch when the run is over (all processes by the same clock)."""
         now = time.monotonic()
         self.seconds_done, self._tick = self.seconds_done + now - self._tick, now
-        shared = torch.tensor([self.progress, now >= self._piece_end], device=self.device)
+        shared = torch.tensor([self.progress, self._piece_over(now)], device=self.device)
         if self.trainer.world_size > 1:
             torch.distributed.broadcast(shared, 0)
         progress, piece_over = shared.tolist()
@@ -118,6 +115,11 @@ class TrainingModule(pl.LightningModule):
             self.trainer.should_stop = True
             return -1
         return None
+
+    def _piece_over(self, now: float) -> bool:
+        """Return whether this piece of the run has had its time, and a step at least."""
+        began, step = self._piece_start
+        return 0 < 60 * self.config.piece_minutes <= now - began and self.steps_done > step
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move a batch to the device, or render it there from the numbers of its scenes."""
@@ -181,8 +183,8 @@ def _starting_network(config: Training, options: Mapping[str, Any]) -> tuple[tor
     return model, {"model": card.name, "sha256": card.sha256, "partial": {"fresh": fresh}, **card.description}
 
 
-def _precision(name: str, on_gpu: bool) -> str:
-    """Return what ``auto`` stands for on this machine; other names as they are."""
+def resolve_precision(name: str, on_gpu: bool) -> str:
+    """Return what a precision of ``auto`` stands for on this machine, in Lightning's terms; others as they are."""
     if name != "auto":
         return name
     if on_gpu:
@@ -230,7 +232,7 @@ def fit(
         enable_model_summary=False,
         max_epochs=-1 if config.hours else None,
         max_steps=config.steps or -1,
-        precision=_precision(config.precision, on_gpu),  # type: ignore[arg-type]
+        precision=resolve_precision(config.precision, on_gpu),  # type: ignore[arg-type]
         gradient_clip_val=config.clip,
         use_distributed_sampler=False,
         devices=here or ("auto" if on_gpu else 1),

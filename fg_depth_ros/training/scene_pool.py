@@ -28,9 +28,15 @@ class ScenePool(Generic[Scene]):
     """
 
     def __init__(
-        self, render: Callable[[list[int]], Sequence[Sequence[Scene]]], use: Callable[[Scene, np.random.Generator], Any],
-        collate: Callable[[Sequence[Any]], Any], *, size: int, uses: int, seed: int,
-    ) -> None:  # fmt: skip
+        self,
+        render: Callable[[list[int]], Sequence[Sequence[Scene]]],
+        use: Callable[[Scene, np.random.Generator], Any],
+        collate: Callable[[Sequence[Any]], Any],
+        *,
+        size: int,
+        uses: int,
+        seed: int,
+    ) -> None:
         if min(size, uses) < 1:
             raise ValueError(f"a pool needs at least one scene and one use of it, got {size} and {uses}")
         self.render, self.use, self.collate = render, use, collate

@@ -8,6 +8,7 @@ import torch
 
 from fg_depth_ros.networks import create_model
 from fg_depth_ros.networks.blocks import upsample_convex
+from fg_depth_ros.networks.checkpoint import load_partial
 from fg_depth_ros.networks.flownet_stereo import expected_hypothesis, warp_along_row
 
 
@@ -94,3 +95,16 @@ def test_exports_to_onnx_with_the_same_numbers(tmp_path):
         expected = net(*pair).disparity.numpy()
     # Fresh weights give near ties between hypotheses, which rounding may turn over at single pixels.
     assert np.mean(np.abs(answer - expected) < 1e-2) > 0.99
+
+
+def test_a_second_level_of_the_refinement_begins_as_if_it_were_not_there():
+    plain = create_model("flownet_stereo", max_disparity=64).eval()
+    deep = create_model("flownet_stereo", max_disparity=64, deep=24).eval()
+    assert deep.options["deep"] == 24
+    fresh = load_partial(deep, plain.state_dict())
+    assert {name.split(".")[1] for name in fresh} == {"deep", "rise"}
+    pair = torch.rand(2, 1, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(deep(*pair).disparity, plain(*pair).disparity)
+        deep.second_look.rise[1].weight.fill_(1.0)
+        assert not torch.allclose(deep(*pair).disparity, plain(*pair).disparity)

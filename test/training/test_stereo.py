@@ -19,7 +19,7 @@ from fg_depth_ros.synthesis.textures import TextureAtlas
 from fg_depth_ros.training.config import one_cycle
 from fg_depth_ros.training.stereo.config import StereoTraining
 from fg_depth_ros.training.stereo.losses import hypothesis_distribution, stereo_loss
-from fg_depth_ros.training.stereo.stereo import StereoModule, train_stereo
+from fg_depth_ros.training.stereo.stereo import SceneRenderer, StereoModule, train_stereo
 
 SMALL = {
     "width": 96,
@@ -100,6 +100,59 @@ def test_a_stopped_run_goes_on_exactly(tmp_path, monkeypatch):
         assert torch.allclose(one[name].float(), two[name].float(), atol=1e-6), name
 
 
+def test_a_run_cut_into_pieces_is_resumed(tmp_path):
+    """A piece that is over stops with its state written, and however short it is, it gets on by a step."""
+    steps = []
+    for _ in range(3):
+        train_stereo(StereoTraining(out=str(tmp_path), steps=2, piece_minutes=1e-6, **SMALL))
+        steps.append(load_tensors(tmp_path / "state.safetensors")[1]["training"]["steps"])
+    assert steps == [1, 2, 2]
+
+
+def test_a_run_begins_in_the_middle_of_the_schedule(tmp_path):
+    """Where only the weights of earlier steps are left, rate and scenes are those of the step to begin at."""
+    first = train_stereo(StereoTraining(out=str(tmp_path / "first"), steps=1, **SMALL))
+    seen = []
+
+    def record(self, batch):
+        seen.append((self.trainer.optimizers[0].param_groups[0]["lr"], batch.left))
+        return self.model.mean.sum() + sum(p.sum() for p in self.model.parameters()) * 0, {}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StereoModule, "losses", record)
+        train_stereo(StereoTraining(out=str(tmp_path / "whole"), weights=str(first), steps=4, **SMALL))
+        train_stereo(StereoTraining(out=str(tmp_path / "rest"), weights=str(first), steps=4, start_step=2, **SMALL))
+    assert len(seen) == 6
+    for (rate, left), (again_rate, again) in zip(seen[2:4], seen[4:], strict=True):
+        assert rate == pytest.approx(again_rate)
+        assert torch.equal(left, again)
+
+
+def test_automatic_precision_is_bfloat16_where_the_cpu_computes_in_it(monkeypatch):
+    from fg_depth_ros.training.loop import resolve_precision
+
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    for native, name in ((True, "bf16-mixed"), (False, "32")):
+        monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda native=native: native)
+        assert resolve_precision("auto", on_gpu=False) == name
+    assert resolve_precision("16-mixed", on_gpu=False) == "16-mixed"
+
+
+def test_scenes_of_the_virtual_world_are_mixed_in():
+    atlas = TextureAtlas.build([], 6, size=128)
+    device = torch.device("cpu")
+    both = SceneRenderer(atlas, 96, 64, world=0.5, seed=1, device=device)(list(range(8)))
+    layered = SceneRenderer(atlas, 96, 64, world=0.0, seed=1, device=device)(list(range(8)))
+    assert all(len(views) == 2 for views in layered)
+    shares = [len(views) for views in both]
+    assert 1 in shares
+    assert 2 in shares
+    for views, alone in zip(both, layered, strict=True):
+        if len(views) == 2:  # the layered scenes of the mixture are those of their numbers
+            assert torch.equal(views[0].left, alone[0].left)
+            assert torch.equal(views[1].right, alone[1].right)
+
+
 def test_a_run_grows_from_weights_of_other_sizes(tmp_path):
     small = create_model("flownet_stereo", features=(16, 16, 16), aggregate=(16, 16, 16), refine=8)
     parent = save_checkpoint(tmp_path / "small.safetensors", small, ModelCard("flownet_stereo", small.options))
@@ -144,8 +197,12 @@ def test_unusable_settings_and_folders_are_named(tmp_path):
         StereoTraining(steps=1, width=100, height=64)
     with pytest.raises(ValueError, match="load_partial needs weights"):
         StereoTraining(steps=1, load_partial=True)
-    with pytest.raises(ValueError, match="even and at least 2, got 3"):
-        StereoTraining(steps=1, batch=3)
+    with pytest.raises(ValueError, match="pool and uses must be at least 1, got 0 and 8"):
+        StereoTraining(steps=1, pool=0)
+    with pytest.raises(ValueError, match="share of the scenes, 0 to 1, got 1.5"):
+        StereoTraining(steps=1, world=1.5)
+    with pytest.raises(ValueError, match="start_step is a count"):
+        StereoTraining(steps=1, start_step=-1)
     with pytest.raises(FileError, match="photo folder .* does not exist"):
         train_stereo(StereoTraining(out=str(tmp_path / "a"), steps=1, photos=("/nowhere",)))
     broken = tmp_path / "b"
