@@ -62,6 +62,7 @@ clean:
 # $(call install,extras): the package itself, editable, and what it needs at the pinned versions.
 # Without build isolation, so that the pinned setuptools builds it.
 define install
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt setuptools; \
 	quiet=-q; if [ -t 1 ]; then quiet=; fi; \
 	$(BIN)/python -m pip install $$quiet $(PIP_ARGS) -c constraints.txt --no-build-isolation -e ".[$(1)]"
 endef
@@ -83,13 +84,12 @@ $(VENV)/.made:
 
 $(VENV)/.ready: $(VENV)/.made $(DESCRIPTION)
 	@echo "Installing into $(VENV): PyTorch, ROS 2 and what they need (some minutes the first time)"
-	@$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt setuptools
 	@$(call install,ros$(comma)train$(comma)data)
 	@touch $@
 
-$(VENV)/.ready-for-tests: $(VENV)/.ready
-	@echo "Installing into $(VENV): what the tests need"
+$(VENV)/.ready-for-tests: $(VENV)/.made $(DESCRIPTION)
+	@echo "Installing into $(VENV): PyTorch, ROS 2, and what they and the tests need (some minutes the first time)"
 	@$(call install,ros$(comma)train$(comma)data$(comma)onnx$(comma)test$(comma)dev)
-	@touch $@
+	@touch $(VENV)/.ready $@
 
 comma := ,
