@@ -94,7 +94,7 @@ def listener(group: ProcessGroup) -> Iterator[Listener]:
 
 def test_pairs_arrive_with_their_calibration_and_truth(group: ProcessGroup, listener: Listener, tmp_path: Path) -> None:
     folder = write_pairs(tmp_path / "pairs")
-    player = group.start("player", PLAYER, {"pairs": str(folder), "rate": 20.0, "count": 5, "wait_for_subscribers": 1})
+    player = group.start("player", PLAYER, {"pairs": str(folder), "rate": 5.0, "count": 5, "wait_for_subscribers": 1})
     account = listener.wait("published_pair", 5, [player])
     for topic in list(TOPICS)[:5]:
         listener.wait(topic, 5, [player])
@@ -104,10 +104,10 @@ def test_pairs_arrive_with_their_calibration_and_truth(group: ProcessGroup, list
     assert [header.frame_id for header in account] == ["a", "b", "a", "b", "a"]  # looped
     stamps = [stamp_ns(header) for header in account]
     assert all(abs(stamp * 1e-9 - time.time()) < 60 for stamp in stamps)
-    # 20 Hz: never faster on the whole, and as fast at least once on a busy machine.
+    # 5 Hz: not faster on the whole, where the first may be late, and as fast at least once on a busy machine.
     intervals = np.diff(stamps) * 1e-9
-    assert intervals.mean() > 0.045
-    assert intervals.min() < 0.07
+    assert intervals.mean() > 0.15
+    assert intervals.min() < 0.4
     for topic in list(TOPICS)[:5]:
         assert [stamp_ns(message.header) for message in listener.messages[topic]] == stamps, topic
 

@@ -191,7 +191,7 @@ _MEASURES = ("abs_rel", "rmse", "delta_1")
 def test_weights_that_are_not_better_are_none(tmp_path, drive, better, cache, caplog):
     out, good = tmp_path / "out", better[1]
     with caplog.at_level("WARNING"):
-        outcome = tune(out, [drive], str(good.path), cache, steps=2, learning_rate=1.0, validate_steps=1)
+        outcome = tune(out, [drive], str(good.path), cache, steps=1, learning_rate=100.0)
     assert not outcome.better and outcome.path == out / "not_better.safetensors"
     assert not (out / "weights.safetensors").exists() and outcome.document["better"] is False
     assert "no weights of this run are better than" in caplog.text
