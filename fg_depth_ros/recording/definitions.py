@@ -16,19 +16,20 @@ from fg_depth_ros.data.bags.storage import message_types
 _SEPARATOR = "=" * 80
 _BUILTIN = re.compile(r"(bool|byte|char|float32|float64|u?int(8|16|32|64)|w?string)\b")
 _FIELD = re.compile(r"^\s*([A-Za-z][\w/]*)", re.MULTILINE)
-_FOREVER = {"sec": 9223372036, "nsec": 854775807}
-# Reliable, volatile, the last ten: what a player offers that any subscriber accepts. Numbers as rosbag2 wrote them in
-# metadata of version 8 (rmw/types.h).
-DEFAULT_QOS = yaml.safe_dump(
-    [
-        {
-            "history": 1, "depth": 10, "reliability": 1, "durability": 2, "deadline": dict(_FOREVER),
-            "lifespan": dict(_FOREVER), "liveliness": 1, "liveliness_lease_duration": dict(_FOREVER),
-            "avoid_ros_namespace_conventions": False,
-        }
-    ],
-    sort_keys=False,
-).strip()  # fmt: skip
+_FOREVER = "{sec: 9223372036, nsec: 854775807}"
+
+
+def qos_yaml(history: int, depth: int, reliability: int, durability: int) -> str:
+    """Format a QoS profile as rosbag2's metadata has it (version 8: YAML with the numbers of rmw/types.h)."""
+    return (
+        f"- history: {history}\n  depth: {depth}\n  reliability: {reliability}\n  durability: {durability}\n"
+        f"  deadline: {_FOREVER}\n  lifespan: {_FOREVER}\n  liveliness: 1\n"
+        f"  liveliness_lease_duration: {_FOREVER}\n  avoid_ros_namespace_conventions: false"
+    )
+
+
+# Reliable, volatile, the last ten: what a player offers that any subscriber accepts.
+DEFAULT_QOS = qos_yaml(history=1, depth=10, reliability=1, durability=2)
 
 
 class Topic(NamedTuple):
@@ -66,15 +67,12 @@ def definition(msgtype: str) -> str:
         pass
     parts: dict[str, str] = {}
     waiting = [msgtype]
-    while waiting:
-        name = waiting.pop(0)
-        if name in parts:
-            continue
-        text = _installed(name)
-        if text is None:
-            return ""
-        parts[name] = text
-        waiting += _used(text, name.partition("/")[0])
+    for name in waiting:
+        if name not in parts:
+            if (text := _installed(name)) is None:
+                return ""
+            parts[name] = text
+            waiting += _used(text, name.partition("/")[0])  # looked at by this loop, too
     own = parts.pop(msgtype)
     others = [f"{_SEPARATOR}\nMSG: {name.replace('/msg/', '/')}\n{text}" for name, text in parts.items()]
     return "\n".join([own, *others])

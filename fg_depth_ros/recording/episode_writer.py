@@ -10,7 +10,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from fg_depth_ros.recording import manifest
@@ -59,10 +58,7 @@ class EpisodeWriter:
         """Write nothing yet.
 
         Args:
-            config: see there.
-            on_fault: see ``OnFault``.
             encode: applied to every message.
-            open_file: opens the files.
             drops: the recorder's counter, read only.
             on_finished: called with the manifest's line of an episode.
             on_incomplete: called when an episode was left unfinished.
@@ -159,19 +155,16 @@ class EpisodeWriter:
         size = sum(group.size for group in groups)
         try:
             self._split_where_due(groups[0].recorded, size)
-            reason = self.space.room_for(
-                size + _SLACK, current=self.episode_name, written=self._episode.size if self._episode else 0,
-                keep=self._chain,
-            )  # fmt: skip
+            written = self._episode.size if self._episode else 0
+            reason = self.space.room_for(size + _SLACK, current=self.episode_name, written=written, keep=self._chain)
             if reason:
                 return self._pause(reason)
             if self._episode is None:
                 self._open(groups[0].recorded)
             assert self._episode is not None
             before = self._episode.size
-            self._episode.write(
-                [item for group in groups for item in group.items], [g.stamp for g in groups if g.stamp is not None]
-            )
+            stamps = [group.stamp for group in groups if group.stamp is not None]
+            self._episode.write([item for group in groups for item in group.items], stamps)
             self.bytes_written += self._episode.size - before
             self._unsynced = True
             if self._paused:  # the fault is over only when the disk holds it
@@ -182,9 +175,8 @@ class EpisodeWriter:
         self._marks.append((time.monotonic(), self.bytes_written))
         if self._episode.unknown_types:
             names = ", ".join(sorted(self._episode.unknown_types))
-            self._fault(
-                TYPES, f"no definition of {names} found (AMENT_PREFIX_PATH): recorded without; source its workspace"
-            )
+            text = f"no definition of {names} found (AMENT_PREFIX_PATH): recorded without; source its workspace"
+            self._fault(TYPES, text)
         return ""
 
     def _open(self, recorded: int) -> None:
@@ -203,9 +195,8 @@ class EpisodeWriter:
         episode, config = self._episode, self._config
         if episode is None or not episode.messages:
             return
-        if episode.size + size > config.max_episode_bytes or (
-            recorded - episode.first_recorded > config.max_episode_seconds * 1e9
-        ):
+        seconds = (recorded - episode.first_recorded) / 1e9
+        if episode.size + size > config.max_episode_bytes or seconds > config.max_episode_seconds:
             self._finish()
 
     def _finish(self) -> None:
@@ -248,9 +239,8 @@ class EpisodeWriter:
                 self._complete()
         where = error.filename or self._config.root
         way_out = "make room on the disk" if full else "bring the folder back, or make it writable"
-        self._fault(
-            DISK, f"{where}: {error.strerror or error}; nothing is recorded until it can be written again: {way_out}"
-        )
+        what = f"{where}: {error.strerror or error}"
+        self._fault(DISK, f"{what}; nothing is recorded until it can be written again: {way_out}")
         return self._paused
 
     def _pause(self, reason: str) -> str:
@@ -302,8 +292,3 @@ def _wording(text: str | None) -> str | None:
 
 def _description(request: EpisodeRequest) -> dict[str, Any]:
     return {key: request.description.get(key) for key in ("rig", "weights", "software") if key in request.description}
-
-
-def make_root(root: Path) -> None:
-    """Make the recording folder where it is missing. Raises OSError."""
-    root.mkdir(parents=True, exist_ok=True)

@@ -43,14 +43,9 @@ class DurableFile:
     """An unbuffered file that hashes what is written: when ``write`` returns, the kernel has the data."""
 
     def __init__(self, path: Path, keep: int | None = None) -> None:
-        """Open the file.
+        """Create the file, or open one and continue behind its first ``keep`` bytes.
 
-        Args:
-            path: where it is.
-            keep: open an existing file and continue behind its first ``keep`` bytes; None creates a new one.
-
-        Raises:
-            OSError: it exists already, or is shorter than ``keep``.
+        Raises OSError: it exists already, or is shorter than ``keep``.
         """
         self.path = path
         self.size = 0
@@ -75,11 +70,7 @@ class DurableFile:
         return self._hash.hexdigest()
 
     def write(self, pieces: Sequence[bytes | memoryview]) -> None:
-        """Append all pieces.
-
-        Raises:
-            OSError: a part of them may be in the file behind ``size``, until ``truncate``.
-        """
+        """Append all pieces. Raises OSError: a part of them may be in the file behind ``size``, until ``truncate``."""
         left: list[Any] = [memoryview(piece).cast("B") for piece in pieces if len(piece)]
         while left:
             written = os.writev(self._descriptor, left[:_PIECES_AT_ONCE])
@@ -90,6 +81,15 @@ class DurableFile:
         for piece in pieces:
             self._hash.update(piece)
             self.size += len(piece)
+
+    def append(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Write all pieces or none. Raises OSError."""
+        try:
+            self.write(pieces)
+        except OSError:
+            with suppress(OSError):
+                self.truncate()
+            raise
 
     def truncate(self) -> None:
         """Remove what a failed write left behind ``size``. Raises OSError."""
@@ -114,15 +114,9 @@ class McapWriter:
     """Writes chunks of messages to a ``DurableFile``, and the summary at the end."""
 
     def __init__(self, file: DurableFile, *, zstd: bool = False, index: McapIndex | None = None) -> None:
-        """Write the head of a new file.
+        """Write the head of a new file, which this class does not close. Raises OSError.
 
-        Args:
-            file: is not closed by this class.
-            zstd: compress the chunks.
-            index: of what ``file`` holds already; None for a new file.
-
-        Raises:
-            OSError: the file cannot be written.
+        ``zstd``: compress the chunks. ``index``: of what ``file`` holds already; None for a new file.
         """
         self.file = file
         self.index = index or McapIndex()
@@ -134,11 +128,7 @@ class McapWriter:
             self.index.end = self.file.size
 
     def write(self, messages: Sequence[StoredMessage]) -> None:
-        """Append messages as one chunk.
-
-        Raises:
-            OSError: none of them was written.
-        """
+        """Append messages as one chunk. Raises OSError: none of them was written."""
         if not messages:
             return
         index = replace(self.index, channels=dict(self.index.channels), schemas=dict(self.index.schemas))
@@ -165,27 +155,13 @@ class McapWriter:
         chunk, written = self._chunk(pieces, size, min(times), max(times))
         tail, chunk.message_index_offsets = message_indexes(places, self.file.size + chunk.chunk_length)
         chunk.message_index_length = len(tail)
-        try:
-            self.file.write([*written, tail])
-        except OSError:
-            with suppress(OSError):
-                self.file.truncate()
-            raise
+        self.file.append([*written, tail])
         self.index = index
         self.index.add(chunk, places, self.file.size)
 
     def finish(self) -> None:
-        """Write the summary and wait for the disk. The file stays open.
-
-        Raises:
-            OSError: the messages stay as they are.
-        """
-        try:
-            self.file.write([self._summary(), MAGIC])
-        except OSError:
-            with suppress(OSError):
-                self.file.truncate()
-            raise
+        """Write the summary and wait for the disk. Raises OSError: the messages stay. The file stays open."""
+        self.file.append([self._summary(), MAGIC])
         self.file.sync()
 
     def _chunk(
@@ -267,10 +243,8 @@ def _schema_record(key: tuple[str, str, bytes], number: int) -> Schema:
 
 
 def _channel_record(channel: Channel, index: McapIndex) -> ChannelRecord:
+    schema_id = index.schemas[channel.msgtype, channel.schema_encoding, channel.schema]
     return ChannelRecord(
-        id=index.channels[channel],
-        topic=channel.topic,
-        message_encoding=channel.encoding,
-        metadata=dict(channel.metadata),
-        schema_id=index.schemas[channel.msgtype, channel.schema_encoding, channel.schema],
-    )
+        id=index.channels[channel], topic=channel.topic, message_encoding=channel.encoding,
+        metadata=dict(channel.metadata), schema_id=schema_id,
+    )  # fmt: skip

@@ -26,16 +26,9 @@ def small_grey(image: np.ndarray, width: int = MOTION_WIDTH) -> np.ndarray:
 
 
 def mean_flow(before: np.ndarray, after: np.ndarray) -> float:
-    """Compute the mean length of the optical flow (DIS, Kroeger et al., ECCV 2016) between two images.
+    """Compute the mean length, px, of the optical flow (DIS, Kroeger et al., ECCV 2016) between two grey uint8 images.
 
-    Args:
-        before, after: grey, uint8 H x W.
-
-    Returns:
-        Pixels of these images.
-
-    Raises:
-        ValueError: the sizes differ, or are smaller than the 16 px that the method needs.
+    Raises ValueError: the sizes differ, or are smaller than the 16 px that the method needs.
     """
     if before.shape != after.shape:
         raise ValueError(f"one image is {before.shape} and the other {after.shape}: sizes must agree")
@@ -58,10 +51,7 @@ def disagreement(
     Args:
         stereo, mono: depth H x W, metres, NaN (or not positive) where there is none.
         trusted: bool H x W, pixels of the stereo depth to use; None = all.
-        least: smallest number of pixels with both depths.
-
-    Returns:
-        The mean, >= 0; None where there are too few pixels.
+        least: smallest number of pixels with both depths; with fewer the result is None.
 
     Raises:
         ValueError: the sizes differ.

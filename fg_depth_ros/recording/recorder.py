@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from fg_depth_ros.recording.config import RecorderConfig
 from fg_depth_ros.recording.definitions import Message, Topic
-from fg_depth_ros.recording.episode_writer import DISK, Encode, EpisodeRequest, EpisodeWriter, OnFault, make_root
+from fg_depth_ros.recording.episode_writer import DISK, Encode, EpisodeRequest, EpisodeWriter, OnFault
 from fg_depth_ros.recording.episodes import OpenFile
 from fg_depth_ros.recording.mcap_writer import DurableFile
 from fg_depth_ros.recording.recovery import recover
@@ -50,19 +50,13 @@ class Recorder:
     """
 
     def __init__(
-        self,
-        config: RecorderConfig,
-        describe: Callable[[], dict[str, Any]],
-        on_fault: OnFault,
-        encode: Encode | None = None,
-        *,
-        on_finished: Callable[[dict[str, Any]], None] | None = None,
+        self, config: RecorderConfig, describe: Callable[[], dict[str, Any]], on_fault: OnFault,
+        encode: Encode | None = None, *, on_finished: Callable[[dict[str, Any]], None] = lambda line: None,
         open_file: OpenFile = DurableFile,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Start the writing thread; messages fill the ring until an episode is requested.
 
         Args:
-            config: see there.
             describe: returns "rig", "weights", "software" for the manifest. Called with every pair that is written, in
                 the submitting thread; an episode has the last value before its end.
             on_fault: called with subject and text of a fault, and with the subject and None when it is over.
@@ -71,8 +65,7 @@ class Recorder:
             open_file: how files are opened; tests put a failing disk here.
         """
         self.config = config
-        self._describe, self._on_fault = describe, on_fault
-        self._on_finished = on_finished or (lambda line: None)
+        self._describe, self._on_fault, self._on_finished = describe, on_fault, on_finished
         self._wake = threading.Condition()
         self._queue: deque[_Entry] = deque()
         self._queue_bytes = self._preroll_bytes = self._pairs_in_queue = 0
@@ -91,17 +84,14 @@ class Recorder:
         self._recovering: threading.Thread | None = None
         self._writer = EpisodeWriter(config, self._fault, encode, open_file, self._drops, self._finished, self._recover)
         try:
-            make_root(config.root)
+            config.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             self._fault(DISK, f"{config.root}: {error.strerror}; nothing can be recorded there: give another folder")
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
 
     def submit_pair(self, stamp_ns: int, messages: Sequence[tuple[Topic, Message]]) -> None:
-        """Submit a pair, images and camera_infos, that is recorded as a whole or not at all.
-
-        ``stamp_ns``: of the left image.
-        """
+        """Submit a pair, which is recorded as a whole or not at all. ``stamp_ns``: of the left image."""
         recorded = max((message.recorded for _, message in messages), default=stamp_ns)
         group = Group(recorded, stamp_ns, tuple(messages))
         description = self._described() if self._request is not None else None
@@ -210,12 +200,9 @@ class Recorder:
         """Return keys for diagnostics."""
         disk = self._writer
         with self._wake:
+            kind = "no" if self._request is None else "continuous" if self._continuous else self._request.kind
             values = {
-                "recording": "no"
-                if self._request is None
-                else "continuous"
-                if self._continuous
-                else self._request.kind,
+                "recording": kind,
                 "episode": disk.episode_name or "none",
                 "last episode": disk.last_name or "none",
                 "episodes finished": str(disk.finished),
@@ -350,23 +337,18 @@ class Recorder:
             groups = [entry.group for entry in entries if entry.group is not None]
             results = ["internal error"] * len(groups)
             try:
-                results = self._work(entries, groups)
+                results = self._writer.write(groups) if groups else []
+                for entry in entries if not groups else ():  # a request or an end, which stands alone
+                    if entry.request is not None:
+                        self._writer.begin(entry.request)
+                    else:
+                        self._writer.end()
                 self._writer.tick()
             except Exception as error:  # a defect must not end the recording
                 _LOG.exception("recording into %s", self.config.root)
                 self._writer.abandon()
                 self._fault(INTERNAL, f"{type(error).__name__}: {error}; the episode is left for fg-depth recover")
             self._count_results(entries, results)
-
-    def _work(self, entries: list[_Entry], groups: list[Group]) -> list[str]:
-        if groups:
-            return self._writer.write(groups)
-        for entry in entries:
-            if entry.request is not None:
-                self._writer.begin(entry.request)
-            else:
-                self._writer.end()
-        return []
 
     def _count_results(self, entries: list[_Entry], results: list[str]) -> None:
         with self._wake:

@@ -17,14 +17,7 @@ from fg_depth_ros.data.bags.pairs import find_topics
 from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE
 from fg_depth_ros.files import FileError, atomic_write
 from fg_depth_ros.recording import manifest
-from fg_depth_ros.recording.episodes import (
-    EpisodeLock,
-    complete,
-    metadata_yaml,
-    part_folder,
-    part_name,
-    storage_file,
-)
+from fg_depth_ros.recording.episodes import EpisodeLock, complete, metadata_yaml, part_folder, part_name, storage_file
 from fg_depth_ros.recording.mcap_writer import DurableFile, McapWriter
 
 _LOG = logging.getLogger(__name__)

@@ -53,19 +53,13 @@ class Space:
         self._fresh = True
 
     def room_for(self, size: int, *, current: str = "", written: int = 0, keep: str = "", remove: bool = True) -> str:
-        """Make room for ``size`` bytes.
+        """Make room for ``size`` bytes; returns "", or why there is none. Raises OSError: the folder cannot be read.
 
         Args:
             size: bytes to write.
             current: the episode being written, ``written`` bytes long so far.
             keep: a finished episode that is not removed, as the current one continues it.
             remove: False only checks.
-
-        Returns:
-            "", or why there is no room.
-
-        Raises:
-            OSError: the folder cannot be read.
         """
         if not self._fresh:
             self.refresh(current)

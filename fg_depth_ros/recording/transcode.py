@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Container
-from typing import Any
 
 import cv2
 import numpy as np
@@ -59,8 +58,7 @@ def image_encoder(
 def compress(data: bytes, storage: str, jpeg_quality: int = 95) -> bytes | None:
     """Compress a raw Image (CDR) to a CompressedImage (CDR); None where ``storage`` cannot hold it.
 
-    Raises:
-        MessageError: an image that is damaged or that no camera sends.
+    Raises MessageError for an image that is damaged or that no camera sends.
     """
     types = message_types()
     try:
@@ -83,9 +81,5 @@ def compress(data: bytes, storage: str, jpeg_quality: int = 95) -> bytes | None:
     # What the stored pixels are when a reader has undone the compression; a driver's Bayer or YUV image is RGB by now.
     name = image.encoding if form.colour in _PLAIN else ("rgb8" if colour else "mono8")
     text = f"{name}; {kind} compressed {'bgr8' if colour else ''}"
-    return _compressed_image(types, image.header, text, packed.reshape(-1))
-
-
-def _compressed_image(types: Any, header: Any, text: str, packed: np.ndarray) -> bytes:
-    message = types.types[COMPRESSED](header=header, format=text, data=packed)
+    message = types.types[COMPRESSED](header=image.header, format=text, data=packed.reshape(-1))
     return bytes(types.serialize_cdr(message, COMPRESSED))

@@ -34,10 +34,7 @@ class RateLimiter:
 
     A condition that lasts (a robot that goes on moving) triggers again and again. Each trigger that is passed on
     prolongs the episode, so ``cooldown`` should not be longer than the seconds recorded after a trigger if such an
-    episode is to be one piece. Manual triggers are always passed on.
-
-    Args:
-        fire: called with (kind, detail).
+    episode is to be one piece. Manual triggers are always passed on. ``fire`` is called with (kind, detail).
     """
 
     def __init__(self, fire: Callable[[str, str], None]) -> None:
@@ -47,11 +44,7 @@ class RateLimiter:
         self.suppressed: Counter[str] = Counter()
 
     def call(self, kind: str, detail: str, now: int, cooldown: float = 0.0) -> bool:
-        """Trigger an episode. Returns whether it was passed on.
-
-        Raises:
-            ValueError: a kind that is not in KINDS.
-        """
+        """Trigger an episode. Returns whether it was passed on. Raises ValueError: a kind that is not in KINDS."""
         if kind not in KINDS:
             raise ValueError(f"trigger '{kind}' is unknown: choose one of {', '.join(KINDS)}")
         last = self._last.get(kind)

@@ -338,5 +338,4 @@ def test_a_worker_waits_for_the_slot_and_ends_with_it() -> None:
     assert slot.close() is None
     worker.join()
     assert taken == [1, 2, None]
-    assert slot.closed
     assert slot.get() is None

@@ -19,6 +19,7 @@ from fg_depth_ros.nodes.common.codes import FaultCode
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 PERCENTILES = (50, 95, 99)
+_LATENCIES = 300  # durations that they are of
 
 
 class RateMeter:
@@ -40,35 +41,15 @@ class RateMeter:
         self._trim()
         if len(self._times) < 2:
             return 0.0
+        gaps, span = len(self._times) - 1, self._times[-1] - self._times[0]
         # From the first event to now, at least to the last: a source that stopped fades out.
-        span = max(self._times[-1] - self._times[0], self._clock() - self._times[0] - self._mean_gap())
-        return (len(self._times) - 1) / span if span > 0 else 0.0
-
-    def _mean_gap(self) -> float:
-        return (self._times[-1] - self._times[0]) / (len(self._times) - 1)
+        span = max(span, self._clock() - self._times[0] - span / gaps)
+        return gaps / span if span > 0 else 0.0
 
     def _trim(self) -> None:
         end = self._clock() - self._window
         while self._times and self._times[0] < end:
             self._times.popleft()
-
-
-class Latency:
-    """Percentiles of the last ``size`` durations."""
-
-    def __init__(self, size: int = 300) -> None:
-        self._values: deque[float] = deque(maxlen=size)
-
-    def add(self, seconds: float) -> None:
-        """Add one duration, s."""
-        self._values.append(seconds)
-
-    def percentiles(self) -> dict[int, float]:
-        """Return percentile -> seconds; empty before the first duration."""
-        if not self._values:
-            return {}
-        found = np.percentile(np.array(self._values), PERCENTILES)
-        return dict(zip(PERCENTILES, found.tolist(), strict=True))
 
 
 def node_log(node: Any) -> Callable[[bytes, str], None]:
@@ -97,11 +78,9 @@ class Fault:
 
 
 class Faults:
-    """Faults by subject. New and persisting ones are logged, and recoveries. Thread-safe.
+    """Faults by subject. New ones are logged, persisting ones every ``repeat`` seconds, and recoveries. Thread-safe.
 
-    Args:
-        log: called with level (OK for a recovery) and text.
-        repeat: seconds between two log lines of one fault.
+    ``log`` is called with level (OK for a recovery) and text.
     """
 
     def __init__(self, log: Callable[[bytes, str], None], repeat: float = 10.0) -> None:
@@ -111,14 +90,10 @@ class Faults:
         self._logged: dict[str, float] = {}
 
     def report(self, subject: str, level: bytes, text: str, code: str = "") -> None:
-        """Report that something is wrong with ``subject``.
+        """Report what is wrong with ``subject`` and what to do; it replaces an earlier report.
 
-        Args:
-            subject: key of the fault; a later report replaces an earlier one.
-            level: WARN or ERROR.
-            text: what is wrong and what to do, for people.
-            code: fixed value for programs (codes.FaultCode, MessageError.reason); empty = ``subject``, and then every
-                new text is logged. With a code the fault is logged when its code is new, and every ``repeat`` seconds.
+        ``code``: fixed value for programs (codes.FaultCode, MessageError.reason); empty = ``subject``, and then every
+        new text is logged. With a code the fault is logged when its code is new, and every ``repeat`` seconds.
         """
         now = time.monotonic()
         with self._lock:
@@ -175,7 +150,9 @@ class PairStatistics:
         self.output = RateMeter()
         self._mono_received = self._mono_published = 0  # left images without a right one
         self.drops: Counter[str] = Counter()
-        self.inference, self.processing, self.pipeline = Latency(), Latency(), Latency()
+        self._seconds: dict[str, deque[float]] = {
+            name: deque(maxlen=_LATENCIES) for name in ("inference", "processing", "pipeline")
+        }
 
     def receive(self, mono: bool = False) -> None:
         """Count a pair, or with ``mono`` a left image alone."""
@@ -191,19 +168,14 @@ class PairStatistics:
     def publish(self, *, inference: float, processing: float, pipeline: float | None, mono: bool = False) -> None:
         """Count a published pair, or with ``mono`` a left image alone.
 
-        Args:
-            inference: seconds in the models.
-            processing: seconds in the worker.
-            pipeline: seconds from the stamp to publication; None where that is not known.
-            mono: whether there was no right image.
+        Seconds in the models, in the worker, and from the stamp to publication (None where that is not known).
         """
         with self._lock:
             self.output.tick()
             self._mono_published += mono
-            self.inference.add(inference)
-            self.processing.add(processing)
-            if pipeline is not None:
-                self.pipeline.add(pipeline)
+            for name, seconds in (("inference", inference), ("processing", processing), ("pipeline", pipeline)):
+                if seconds is not None:
+                    self._seconds[name].append(seconds)
 
     def values(self) -> dict[str, str]:
         """Return the key-value pairs of a DiagnosticStatus."""
@@ -219,29 +191,20 @@ class PairStatistics:
             }
             for reason, count in sorted(self.drops.items()):
                 values[f"dropped: {reason}"] = str(count)
-            for name in ("inference", "processing", "pipeline"):
-                for percent, seconds in getattr(self, name).percentiles().items():
-                    values[f"{name} {percent} % (ms)"] = f"{seconds * 1e3:.1f}"
+            for name, seconds in self._seconds.items():
+                found = np.percentile(np.array(seconds), PERCENTILES).tolist() if seconds else ()
+                for percent, value in zip(PERCENTILES, found, strict=False):
+                    values[f"{name} {percent} % (ms)"] = f"{value * 1e3:.1f}"
         return values
 
 
 def status(
-    name: str,
-    hardware: str,
-    faults: Sequence[Fault],
-    message: str,
-    values: Mapping[str, str],
+    name: str, hardware: str, faults: Sequence[Fault], message: str, values: Mapping[str, str],
     reason: str = FaultCode.OK,
-) -> DiagnosticStatus:
-    """Make a DiagnosticStatus with the keys ``reason`` and ``faults``.
+) -> DiagnosticStatus:  # fmt: skip
+    """Make a DiagnosticStatus with the keys ``reason`` and ``faults``, and those of ``values``.
 
-    Args:
-        name: of the status.
-        hardware: its hardware_id.
-        faults: worst first; the first gives level, message and ``reason``.
-        message: where there is no fault.
-        values: further keys.
-        reason: value of ``reason`` where there is no fault.
+    ``faults``, worst first: the first gives level, message and ``reason``; without one ``message`` and ``reason`` hold.
     """
     worst = faults[0] if faults else None
     codes = {"reason": worst.code if worst else str(reason), "faults": ", ".join(fault.code for fault in faults)}

@@ -25,8 +25,7 @@ def use_shared_memory_profile(environ: MutableMapping[str, str] | None = None) -
     """Point Fast DDS to the package's profile, unless the user chose one. Returns whether it was set.
 
     ``environ`` is changed in place (default: this process's environment). Also left alone: a file
-    DEFAULT_FASTDDS_PROFILES.xml in the working folder, which Fast DDS reads by itself, and any other
-    middleware. Raises ResourceError when the installation lacks the profile.
+    DEFAULT_FASTDDS_PROFILES.xml in the working folder, which Fast DDS reads by itself, and any other middleware.
     """
     environ = os.environ if environ is None else environ
     middleware = environ.get("RMW_IMPLEMENTATION", "")
@@ -64,10 +63,7 @@ def child_environment(
 
 
 def describe_environment() -> dict[str, str]:
-    """Describe the environment for people: middleware, profile, domain, shared memory.
-
-    Raises ImportError where rclpy cannot be imported.
-    """
+    """Describe middleware, profile, domain and shared memory for people. Raises ImportError without rclpy."""
     import rclpy
 
     use_shared_memory_profile()

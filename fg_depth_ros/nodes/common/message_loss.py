@@ -43,9 +43,20 @@ class MessageLoss:
     def counting(self, callback: Callable[[bytes], None]) -> Callable[..., None]:
         """Wrap a subscription's callback so that its messages are counted."""
 
-        def with_info(data: bytes, info: Any) -> None:
+        def count(data: bytes, info: Any) -> None:
             self.on_received(info)
             callback(data)
 
-        # Humble knows no message info.
-        return with_info if hasattr(rclpy.subscription, "MessageInfo") else callback
+        return with_info(count)
+
+
+def with_info(callback: Callable[[Any, Any], None]) -> Callable[..., None]:
+    """Return a subscription's callback that calls ``callback(message, info)``; the info is empty on Humble."""
+
+    def with_message_info(message: Any, info: Any) -> None:  # rclpy counts the arguments
+        callback(message, info)
+
+    def without(message: Any) -> None:
+        callback(message, {})
+
+    return with_message_info if hasattr(rclpy.subscription, "MessageInfo") else without

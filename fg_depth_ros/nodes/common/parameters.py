@@ -106,9 +106,8 @@ class Parameter:
             if isinstance(self.default, int):
                 text.integer_range = [IntegerRange(from_value=int(self.minimum), to_value=int(self.maximum))]
             else:
-                text.floating_point_range = [
-                    FloatingPointRange(from_value=float(self.minimum), to_value=float(self.maximum))
-                ]
+                limits = FloatingPointRange(from_value=float(self.minimum), to_value=float(self.maximum))
+                text.floating_point_range = [limits]
         return text
 
 
@@ -117,14 +116,7 @@ AtStart = partial(Parameter, run_time=False)
 
 
 class ParameterTable:
-    """All parameters of one node.
-
-    Args:
-        node: its name.
-        summary: what it does, for the reference page.
-        parameters: in the order of the reference page.
-        renamed: former name -> name now.
-    """
+    """All parameters of a node: its name, a summary and the lines for the reference page, former name -> name now."""
 
     def __init__(
         self, node: str, summary: str, parameters: tuple[Parameter, ...], renamed: Mapping[str, str] | None = None

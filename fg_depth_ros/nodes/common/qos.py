@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from typing import Any
 
 from rclpy.node import Node
@@ -23,34 +25,24 @@ def sensor_data() -> QoSProfile:
     return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
-def _policy(event: Any) -> str:
-    try:
-        return qos_policy_name_from_kind(event.last_policy_kind).lower()
-    except (KeyError, ValueError):
-        return str(event.last_policy_kind)
+def _log_incompatible(node: Node, topic: str, text: str, end: str) -> Callable[[Any], None]:
+    def log(event: Any) -> None:
+        name, policy = node.resolve_topic_name(topic), str(event.last_policy_kind)
+        with contextlib.suppress(KeyError, ValueError):
+            policy = qos_policy_name_from_kind(event.last_policy_kind).lower()
+        way_out = f"or set the parameter qos_overrides.{name}.{end}.{policy}"
+        node.get_logger().error(f"{name}: {text.format(policy=policy)}, {way_out}")
+
+    return log
 
 
 def subscription_events(node: Node, topic: str) -> SubscriptionEventCallbacks:
     """Return callbacks that log publishers with an incompatible QoS."""
-
-    def incompatible(event: Any) -> None:
-        policy, name = _policy(event), node.resolve_topic_name(topic)
-        node.get_logger().error(
-            f"{name}: a publisher offers an incompatible {policy}, nothing will be received from it: "
-            f"change the publisher, or set the parameter qos_overrides.{name}.subscription.{policy}"
-        )
-
-    return SubscriptionEventCallbacks(incompatible_qos=incompatible)
+    text = "a publisher offers an incompatible {policy}, nothing will be received from it: change the publisher"
+    return SubscriptionEventCallbacks(incompatible_qos=_log_incompatible(node, topic, text, "subscription"))
 
 
 def publisher_events(node: Node, topic: str) -> PublisherEventCallbacks:
     """Return callbacks that log subscribers with an incompatible QoS."""
-
-    def incompatible(event: Any) -> None:
-        policy, name = _policy(event), node.resolve_topic_name(topic)
-        node.get_logger().error(
-            f"{name}: a subscriber asks for an incompatible {policy}, nothing will be sent to it: change "
-            f"the subscriber, or set the parameter qos_overrides.{name}.publisher.{policy}"
-        )
-
-    return PublisherEventCallbacks(incompatible_qos=incompatible)
+    text = "a subscriber asks for an incompatible {policy}, nothing will be sent to it: change the subscriber"
+    return PublisherEventCallbacks(incompatible_qos=_log_incompatible(node, topic, text, "publisher"))

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
 from fg_depth_ros.compat import load_message_filters
 from fg_depth_ros.compat.message_filters import JUMP_BACK_NS, SimpleFilter
 from fg_depth_ros.data.io.messages import stamp_ns
-from fg_depth_ros.nodes.common.parameters import AtStart
+from fg_depth_ros.nodes.common.parameters import AtStart, DeclaredParameters
 
 T = TypeVar("T")
 
@@ -24,6 +27,21 @@ SYNC_PARAMETERS = (
 
 INPUTS = ("left/image_rect", "right/image_rect", "left/camera_info", "right/camera_info")
 _LEFT_IMAGE, _RIGHT_IMAGE, _LEFT_INFO, _RIGHT_INFO = INPUTS
+
+
+def input_types(parameters: DeclaredParameters) -> dict[str, type]:
+    """Return input name -> message type for the parameter ``image_transport``."""
+    image = CompressedImage if parameters["image_transport"] == "compressed" else Image
+    return {name: image if name.endswith("image_rect") else CameraInfo for name in INPUTS}
+
+
+def input_topics(node: Node, parameters: DeclaredParameters) -> dict[str, str]:
+    """Return input name -> resolved topic, remapping and image transport included."""
+    types = input_types(parameters)
+    return {
+        name: f"{node.resolve_topic_name(name)}{'/compressed' if types[name] is CompressedImage else ''}"
+        for name in INPUTS
+    }
 
 
 @dataclass(frozen=True)
@@ -71,11 +89,6 @@ class NewestSlot(Generic[T]):
             item, self._item = self._item, None
             self._changed.notify_all()
         return item
-
-    @property
-    def closed(self) -> bool:
-        """Whether close() was called."""
-        return self._closed
 
 
 class _Gate(SimpleFilter):
@@ -135,12 +148,8 @@ class PairSynchronizer:
         filters: ModuleType | Any | None = None,
     ) -> None:
         filters = filters if filters is not None else load_message_filters()
-        self._on_pair, self._on_error, self._on_time_jump, self._on_left_only = (
-            on_pair,
-            on_error,
-            on_time_jump,
-            on_left_only,
-        )
+        self._on_pair, self._on_error = on_pair, on_error
+        self._on_time_jump, self._on_left_only = on_time_jump, on_left_only
         self._last_left_only: int | None = None  # stamp of the last left image that on_left_only had
         self._gates = [_Gate(source, name) for source, name in zip(sources, INPUTS, strict=True)]
         if approximate:
@@ -149,10 +158,9 @@ class PairSynchronizer:
         else:
             self._sync = filters.TimeSynchronizer(self._gates, queue_size)
         self._sync.registerCallback(self._matched)
-        self._queues = dict(zip((gate.name for gate in self._gates), self._sync.queues, strict=True))
+        self._queues = dict(zip(INPUTS, self._sync.queues, strict=True))
         for gate in self._gates:
-            gate.before = self._before
-            gate.after = self._after
+            gate.before, gate.after = self._before, self._after
         self._queue_size, self._approximate, self._slop = queue_size, approximate, slop
         self._slop_ns = round(slop * 1e9) if approximate else 0
         self.matched = 0
@@ -190,21 +198,17 @@ class PairSynchronizer:
     def why_no_pair(self, publishers: Callable[[str], int], topic: Callable[[str], str]) -> str:
         """Explain why no pairs form, with the stamps and what to do.
 
-        Args:
-            publishers: input name -> number of publishers.
-            topic: input name -> resolved topic.
+        ``publishers``: input name -> number of publishers; ``topic``: input name -> resolved topic.
         """
         silent = [gate.name for gate in self._gates if gate.since_match == 0]
         if silent:
             return "; ".join(f"no message on {topic(name)} ({why_silent(publishers(name))})" for name in silent)
         apart = self._apart()
         stamps = ", ".join(f"{topic(gate.name)} {(gate.last_stamp or 0) / 1e9:.6f}" for gate in self._gates)
+        mode, way_out = "their stamps must be equal", f"set approximate_sync to true and sync_slop above {apart:.6f}"
         if self._approximate:
             mode = f"their stamps may differ by sync_slop = {self._slop:g} s"
             way_out = f"raise sync_slop above {apart:.6f}"
-        else:
-            mode = "their stamps must be equal"
-            way_out = f"set approximate_sync to true and sync_slop above {apart:.6f}"
         return (
             f"messages come on every input but none belong together: {mode}, and the nearest are "
             f"{apart:.6f} s apart (newest stamps: {stamps}); trigger both cameras together and copy the "
@@ -216,10 +220,8 @@ class PairSynchronizer:
 
     def _apart(self) -> float:
         """Return the seconds between the stamps that are nearest to a match: the slop that would be needed."""
-        stamps = [
-            list(self._queues[gate.name]) or ([] if gate.last_stamp is None else [gate.last_stamp])
-            for gate in self._gates
-        ]
+        last = {gate.name: [] if gate.last_stamp is None else [gate.last_stamp] for gate in self._gates}
+        stamps = [list(queue) or last[name] for name, queue in self._queues.items()]
         spans = []
         for anchor in stamps[0]:
             nearest = [min(others, key=lambda s: abs(s - anchor)) for others in stamps[1:] if others]

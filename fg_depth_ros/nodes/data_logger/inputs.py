@@ -11,9 +11,9 @@ from typing import Any
 
 from builtin_interfaces.msg import Time
 from rclpy.node import Node
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage
 
 from fg_depth_ros.compat.message_filters import SimpleFilter
 from fg_depth_ros.data.bags.messages import stamp_of
@@ -23,27 +23,22 @@ from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, RateMeter
 from fg_depth_ros.nodes.common.message_loss import MessageLoss
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
 from fg_depth_ros.nodes.common.qos import OVERRIDES, subscription_events
-from fg_depth_ros.nodes.common.synchronizing import INPUTS, PairSynchronizer, StereoMessages
+from fg_depth_ros.nodes.common.synchronizing import (
+    INPUTS,
+    PairSynchronizer,
+    StereoMessages,
+    input_topics,
+    input_types,
+)
 from fg_depth_ros.recording.definitions import Message, Topic
 
 INPUT_FAULTS = ("time", "input", "camera_info", "pairs")
-TYPES: dict[type, str] = {
-    Image: "sensor_msgs/msg/Image",
-    CompressedImage: "sensor_msgs/msg/CompressedImage",
-    CameraInfo: "sensor_msgs/msg/CameraInfo",
-}
 
 
 class SerializedMessage:
-    """A message with a header that is not deserialized, but for its stamp.
+    """A message (CDR) that is not deserialized, but for its stamp; ``recorded``: when it was received, ns of the node.
 
-    Attributes:
-        data: its bytes (CDR).
-        recorded: when it was received, ns of the node's clock.
-        header: has the stamp alone.
-
-    Raises:
-        ValueError: fewer bytes than a header has.
+    Raises ValueError: fewer bytes than a header has.
     """
 
     __slots__ = ("data", "header", "recorded")
@@ -58,24 +53,10 @@ class SerializedMessage:
         self.header = SimpleNamespace(stamp=Time(sec=seconds, nanosec=nanoseconds))
 
 
-class _RawSource(SimpleFilter):
-    """Passes serialized messages of a subscription to the synchroniser."""
-
-    def __init__(self, parse: Callable[[bytes], SerializedMessage | None]) -> None:
-        super().__init__()
-        self._parse = parse
-
-    def on_data(self, data: bytes) -> None:
-        message = self._parse(data)
-        if message is not None:
-            self.signalMessage(message)
-
-
 class LoggerInputs:
     """Subscribes to the inputs and matches pairs. All methods are for the executor's thread.
 
     Args:
-        parameters: image_transport, approximate_sync, sync_slop, sync_queue_size, input_depth, stall_timeout.
         now: the node's time, ns; 0 while it is not known (simulated time without a /clock).
         on_pair: called with (pair of SerializedMessage, its four (Topic, Message)).
         on_calibration: called with a text before the first pair of a new calibration.
@@ -98,10 +79,14 @@ class LoggerInputs:
         self._calibration: tuple[Any, ...] | None = None
         self._rates = {name: RateMeter() for name in INPUTS}
         self._loss = {name: MessageLoss() for name in INPUTS}
-        self._topics = {name: Topic(self.topic(name), TYPES[self._type(name)]) for name in INPUTS}
-        self._sources = [_RawSource(functools.partial(self._on_message, name)) for name in INPUTS]
+        self._types, self.topics = input_types(parameters), input_topics(node, parameters)
+        self.compressed = CompressedImage in self._types.values()
+        self._recorded = {
+            name: Topic(self.topics[name], f"sensor_msgs/msg/{kind.__name__}") for name, kind in self._types.items()
+        }
+        self._sources = {name: SimpleFilter() for name in INPUTS}
         self._sync = PairSynchronizer(
-            self._sources,
+            list(self._sources.values()),
             self._matched,
             approximate=parameters["approximate_sync"],
             slop=parameters["sync_slop"],
@@ -109,41 +94,27 @@ class LoggerInputs:
             on_error=self._on_error,
         )
         self._opened = time.monotonic()
-        for name, source in zip(INPUTS, self._sources, strict=True):
-            self._subscribe(name, source)
-
-    @property
-    def compressed(self) -> bool:
-        """Whether the images are CompressedImage."""
-        return bool(self._parameters["image_transport"] == "compressed")
+        for name in INPUTS:
+            self._subscribe(name)
 
     @property
     def matched(self) -> int:
         """Number of pairs so far."""
         return self._sync.matched
 
-    def topic(self, name: str) -> str:
-        """Return the resolved name of an input, remapping included."""
-        resolved = str(self._node.resolve_topic_name(name))
-        return f"{resolved}/compressed" if self.compressed and name.endswith("image_rect") else resolved
-
     def left_image(self, pair: StereoMessages) -> Any:
         """Deserialize the left image of a pair."""
-        return deserialize_message(pair.left.data, self._type(INPUTS[0]))
+        return deserialize_message(pair.left.data, self._types[INPUTS[0]])
 
-    def check(self) -> str | None:
-        """Report when no pair arrives; call it several times a second.
-
-        Returns:
-            The reason, or None while pairs arrive.
-        """
+    def check(self) -> None:
+        """Report when no pair arrives; call it several times a second."""
         waited = time.monotonic() - max(self._opened, self._sync.last_match)
         if waited < self._parameters["stall_timeout"]:
             self._faults.clear("pairs")
-            return None
-        why = self._sync.why_no_pair(lambda name: int(self._node.count_publishers(self.topic(name))), self.topic)
+            return
+        topics = self.topics
+        why = self._sync.why_no_pair(lambda name: int(self._node.count_publishers(topics[name])), topics.__getitem__)
         self._faults.report("pairs", WARN, f"no stereo pair for {waited:.0f} s: {why}", code=FaultCode.NO_PAIRS)
-        return why
 
     def values(self) -> dict[str, str]:
         """Return keys for a DiagnosticStatus: pairs formed, and rate and losses by input."""
@@ -157,53 +128,41 @@ class LoggerInputs:
             values[f"dropped before the recorder: {reason}"] = str(count)
         return values
 
-    def _type(self, name: str) -> type:
-        if name.endswith("camera_info"):
-            return CameraInfo
-        return CompressedImage if self.compressed else Image
-
-    def _subscribe(self, name: str, source: _RawSource) -> None:
-        qos = QoSProfile(
-            history=HistoryPolicy.KEEP_LAST,
-            depth=self._parameters["input_depth"],
-            reliability=ReliabilityPolicy.BEST_EFFORT,
-        )
-        events = subscription_events(self._node, self.topic(name))
+    def _subscribe(self, name: str) -> None:
+        qos = QoSProfile(depth=self._parameters["input_depth"], reliability=ReliabilityPolicy.BEST_EFFORT)
+        events = subscription_events(self._node, self.topics[name])
         events.message_lost = self._loss[name].on_lost
         self._node.create_subscription(
-            self._type(name),
-            self.topic(name),
-            self._loss[name].counting(source.on_data),
+            self._types[name],
+            self.topics[name],
+            self._loss[name].counting(functools.partial(self._on_message, name)),
             qos,
             raw=True,
             event_callbacks=events,
             qos_overriding_options=OVERRIDES,
         )
 
-    def _on_message(self, name: str, data: bytes) -> SerializedMessage | None:
+    def _on_message(self, name: str, data: bytes) -> None:
         self._rates[name].tick()
         try:
-            return SerializedMessage(data, self._now())
+            message = SerializedMessage(data, self._now())
         except ValueError as error:
-            self._faults.report("input", WARN, f"{self.topic(name)}: {error}; check the driver that publishes it")
+            self._faults.report("input", WARN, f"{self.topics[name]}: {error}; check the driver that publishes it")
             self.drops["malformed message"] += 1
-            return None
+        else:
+            self._sources[name].signalMessage(message)
 
     def _matched(self, pair: StereoMessages) -> None:
         messages = [pair.left, pair.right, pair.left_info, pair.right_info]
         if not all(message.recorded for message in messages):
             self.drops["no time"] += 1
-            self._faults.report(
-                "time",
-                WARN,
-                "nothing is recorded: use_sim_time is true, and nobody publishes /clock",
-                code=FaultCode.NO_CLOCK,
-            )
+            text = "nothing is recorded: use_sim_time is true, and nobody publishes /clock"
+            self._faults.report("time", WARN, text, FaultCode.NO_CLOCK)
             return
         self._faults.clear("time")
         self._check_calibration(pair)
         parts = [
-            (self._topics[name], Message(self._topics[name].name, message.recorded, message.data))
+            (self._recorded[name], Message(self.topics[name], message.recorded, message.data))
             for name, message in zip(INPUTS, messages, strict=True)
         ]
         self._on_pair(pair, parts)
@@ -219,7 +178,7 @@ class LoggerInputs:
         if calibration == self._calibration:
             return  # padding between fields may hold anything
         before, self._calibration = self._calibration, calibration
-        names = f"{self.topic(INPUTS[2])} and {self.topic(INPUTS[3])}"
+        names = f"{self.topics[INPUTS[2]]} and {self.topics[INPUTS[3]]}"
         try:
             self.rig = StereoRig.from_camera_info(*decoded)
             self._faults.clear("camera_info")

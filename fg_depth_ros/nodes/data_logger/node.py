@@ -20,7 +20,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
@@ -31,7 +31,7 @@ from fg_depth_ros import __version__
 from fg_depth_ros.nodes.common import diagnostics
 from fg_depth_ros.nodes.common.codes import NodeState
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Fault, Faults
-from fg_depth_ros.nodes.common.environment import use_shared_memory_profile
+from fg_depth_ros.nodes.common.running import run_node
 from fg_depth_ros.nodes.common.synchronizing import INPUTS, StereoMessages
 from fg_depth_ros.nodes.data_logger.inputs import INPUT_FAULTS, LoggerInputs
 from fg_depth_ros.nodes.data_logger.parameters import DATA_LOGGER, recorder_config
@@ -61,14 +61,8 @@ class DataLoggerNode(Node):
         super().__init__("data_logger_node", **kwargs)
         self.faults = Faults(diagnostics.node_log(self))
         # Replaced, never changed: the recorder's thread adds to them while other threads read.
-        self._fault_subjects: tuple[str, ...] = (
-            *INPUT_FAULTS,
-            *MONITOR_FAULTS,
-            *TOPIC_FAULTS,
-            "configuration",
-            "topic names",
-            RECOVERY,
-        )
+        self._fault_subjects: tuple[str, ...] = (*INPUT_FAULTS, *MONITOR_FAULTS, *TOPIC_FAULTS)
+        self._fault_subjects += ("configuration", "topic names", RECOVERY)
         self._last_drop: tuple[int, float] | None = None  # how many were dropped by then, and since when
         self._responses: list[tuple[Callable[[], str | None], float, Future]] = []
         self._episode = ""
@@ -109,14 +103,8 @@ class DataLoggerNode(Node):
         self.inputs = LoggerInputs(
             self, self.parameters, self._now, self._on_pair, self._on_new_calibration, self.faults
         )
-        self.topics = GraphTopics(
-            self,
-            self._wanted_topics,
-            self.parameters["input_depth"],
-            self._now,
-            self.recorder.submit_extra,
-            self.faults,
-        )
+        depth = self.parameters["input_depth"]
+        self.topics = GraphTopics(self, self._wanted_topics, depth, self._now, self.recorder.submit_extra, self.faults)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, QoSProfile(depth=50))
         # A group of their own: while one of them waits for its episode, the rest of the node continues.
@@ -128,8 +116,8 @@ class DataLoggerNode(Node):
         self.create_timer(1.0, self._publish_diagnostics, clock=steady)
         self.create_timer(_CHECK_SECONDS, self._check, clock=steady)
         self.get_logger().info(
-            f"episodes go to {self.root} (record: {self._record}), pairs come from {self.inputs.topic(INPUTS[0])} "
-            f"and {self.inputs.topic(INPUTS[1])}"
+            f"episodes go to {self.root} (record: {self._record}), pairs come from {self.inputs.topics[INPUTS[0]]} "
+            f"and {self.inputs.topics[INPUTS[1]]}"
         )
         self._recovery = threading.Thread(target=self._recover, name="recovery", daemon=True)
         self._recovery.start()
@@ -179,7 +167,7 @@ class DataLoggerNode(Node):
             topic = str(self.resolve_topic_name(name))
             wanted[topic] = Use(topic in wanted and wanted[topic].record, callback)
         for name in INPUTS:  # recorded already
-            wanted.pop(self.inputs.topic(name), None)
+            wanted.pop(self.inputs.topics[name], None)
         return wanted
 
     def _on_diagnostics(self, array: DiagnosticArray) -> None:
@@ -215,11 +203,8 @@ class DataLoggerNode(Node):
 
     def _describe(self) -> dict[str, Any]:
         rig = self.inputs.rig
-        return {
-            "rig": None if rig is None else rig.to_dict(),
-            "weights": dict(self._weights.weights),
-            "software": dict(self._software),
-        }
+        rig_values = None if rig is None else rig.to_dict()
+        return {"rig": rig_values, "weights": dict(self._weights.weights), "software": dict(self._software)}
 
     def _recover(self) -> None:
         """Recover what a crash or a power cut left, before the first episode of this run. In a thread of its own."""
@@ -252,7 +237,7 @@ class DataLoggerNode(Node):
 
         def episode() -> str | None:
             count, last = self.recorder.begun
-            return self._current_episode() or (last if count > before else None)
+            return self.recorder.episode or (last if count > before else None)
 
         name = await self._wait_for(episode)
         response.success = bool(name)
@@ -260,9 +245,9 @@ class DataLoggerNode(Node):
         return response
 
     async def _on_stop(self, _: Any, response: Any) -> Any:
-        name = self._current_episode()
+        name = self.recorder.episode
         self._when_recovered(self.recorder.stop)
-        ended = await self._wait_for(lambda: "yes" if self._current_episode() != name or not name else None)
+        ended = await self._wait_for(lambda: "yes" if self.recorder.episode != name or not name else None)
         response.success = bool(ended)
         response.message = (name or "nothing was being recorded") if ended else f"{name} has not ended yet"
         return response
@@ -272,9 +257,6 @@ class DataLoggerNode(Node):
         future: Future = Future()
         self._responses.append((found, time.monotonic() + _RESPONSE_SECONDS, future))
         return future
-
-    def _current_episode(self) -> str | None:
-        return self.recorder.episode or None
 
     def _why_not(self) -> str:
         faults = self._faults_present()
@@ -289,7 +271,7 @@ class DataLoggerNode(Node):
             tasks, self._before_recovered = self._before_recovered, None
             for task in tasks:
                 task()
-        episode = self._current_episode() or ""
+        episode = self.recorder.episode
         if episode != self._episode:
             self._episode = episode
             if episode:
@@ -311,8 +293,7 @@ class DataLoggerNode(Node):
             self._last_drop = (dropped, time.monotonic())
             if dropped:
                 reasons = ", ".join(f"{reason} {count}" for reason, count in drops.most_common())
-                text = f"{dropped} pairs were dropped so far: {reasons}"
-                self.faults.report("drops", WARN, text, code="drops")
+                self.faults.report("drops", WARN, f"{dropped} pairs were dropped so far: {reasons}", code="drops")
         elif time.monotonic() - self._last_drop[1] > _DROP_FAULT_SECONDS:
             self.faults.clear("drops")
 
@@ -323,10 +304,7 @@ class DataLoggerNode(Node):
         """Handle a fault of the recorder, called from its thread."""
         if subject not in self._fault_subjects:
             self._fault_subjects = (*self._fault_subjects, subject)
-        if text is None:
-            self.faults.clear(subject)
-        else:
-            self.faults.report(subject, WARN if subject in _WARNINGS else ERROR, text)
+        self.faults.update(subject, WARN if subject in _WARNINGS else ERROR, text)
 
     def _episode_finished(self, line: dict[str, Any]) -> None:
         """Log a finished episode, called from the recorder's thread."""
@@ -348,34 +326,24 @@ class DataLoggerNode(Node):
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
         name = self.get_fully_qualified_name().lstrip("/")
-        message.status.append(
-            diagnostics.status(f"{name}: recording", "recorder", self._faults_present(), fine, values)
-        )
+        faults = self._faults_present()
+        message.status.append(diagnostics.status(f"{name}: recording", "recorder", faults, fine, values))
         self._diagnostics.publish(message)
 
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM, then finish the episode."""
-    use_shared_memory_profile()
     # rclpy's own handlers shut the context down at once; here the episode is finished first, and a second signal does
     # not interrupt that.
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    node = None
-    try:
-        node = DataLoggerNode()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
+
+    def spin(node: DataLoggerNode, executor: SingleThreadedExecutor) -> None:
         while not ended.is_set():
             executor.spin_once(timeout_sec=0.5)
-    except ExternalShutdownException:
-        pass
-    finally:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
+
+    run_node("data_logger_node", DataLoggerNode, spin, args, handlers=SignalHandlerOptions.NO)
     return 0
 
 

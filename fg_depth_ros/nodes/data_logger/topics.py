@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults
 from fg_depth_ros.nodes.common.message_classes import message_class
 from fg_depth_ros.nodes.common.message_loss import MessageLoss
 from fg_depth_ros.nodes.common.qos import OVERRIDES, subscription_events
-from fg_depth_ros.recording.definitions import Message, Topic
+from fg_depth_ros.recording.definitions import Message, Topic, qos_yaml
 
 TOPIC_FAULTS = ("topics",)
 _WARN_SECONDS = 5.0  # before a topic without publishers is worth a warning
@@ -117,7 +117,6 @@ class GraphTopics:
         reliable = all(profile.reliability == ReliabilityPolicy.RELIABLE for profile in profiles)
         latched = all(profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for profile in profiles)
         qos = QoSProfile(
-            history=HistoryPolicy.KEEP_LAST,
             depth=self._depth,
             reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
             durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
@@ -133,7 +132,8 @@ class GraphTopics:
             event_callbacks=events,
             qos_overriding_options=OVERRIDES,
         )
-        self._subscribed[name] = _Subscribed(Topic(name, kind, offered(qos)), subscription, latched, loss)
+        offered = qos_yaml(int(qos.history), qos.depth, int(qos.reliability), int(qos.durability))
+        self._subscribed[name] = _Subscribed(Topic(name, kind, offered), subscription, latched, loss)
 
     def _on_message(self, name: str, data: bytes) -> None:
         found, use = self._subscribed.get(name), self._uses.get(name)
@@ -150,13 +150,3 @@ class GraphTopics:
     def _record_now(self, topic: Topic, data: bytes) -> None:
         if now := self._now():
             self._record(topic, Message(topic.name, now, data))
-
-
-def offered(qos: QoSProfile) -> str:
-    """Format a QoS profile as rosbag2's metadata has it (version 8: YAML with the numbers of rmw)."""
-    forever = "{sec: 9223372036, nsec: 854775807}"
-    return (
-        f"- history: {int(qos.history)}\n  depth: {qos.depth}\n  reliability: {int(qos.reliability)}\n"
-        f"  durability: {int(qos.durability)}\n  deadline: {forever}\n  lifespan: {forever}\n"
-        f"  liveliness: 1\n  liveliness_lease_duration: {forever}\n  avoid_ros_namespace_conventions: false"
-    )

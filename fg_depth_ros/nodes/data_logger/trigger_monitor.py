@@ -34,13 +34,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class TriggerMonitor:
-    """Measures motion, disagreement and confidence, and calls ``fire(kind, detail)``. For the executor's thread.
-
-    Args:
-        parameters: motion_flow, disagreement_abs_rel, low_confidence_share, calibration_alarm and
-            check_period, which may change at any time.
-        now: the node's time, ns.
-    """
+    """Measures motion, disagreement and confidence, and calls ``fire(kind, detail)``. For the executor's thread."""
 
     def __init__(
         self, parameters: DeclaredParameters, now: Callable[[], int], fire: Callable[[str, str], None], faults: Faults
@@ -73,9 +67,8 @@ class TriggerMonitor:
         try:
             image = small_grey(image_to_array(decode(), "left image"))
             if before is not None and before.shape == image.shape:
-                self._evaluate(
-                    "motion", above(self._record_figure("motion", mean_flow(before, image)), limit, "mean flow", " px")
-                )
+                self.figures["motion"] = flow = mean_flow(before, image)
+                self._evaluate("motion", above(flow, limit, "mean flow", " px"))
         except (ValueError, RuntimeError) as error:  # damaged, of an encoding that no camera sends, or tiny
             self._faults.report("motion", WARN, f"no motion can be measured: {error}", code="motion")
             return
@@ -121,7 +114,7 @@ class TriggerMonitor:
     def _check_labels(self, labels: np.ndarray) -> None:
         limit = self._parameters["low_confidence_share"]
         if limit and self._times["low_confidence"].due(self._now(), self._parameters["check_period"]):
-            share = self._record_figure("low_confidence", confident_share(labels))
+            self.figures["low_confidence"] = share = confident_share(labels)
             self._evaluate("low_confidence", below(share, limit, "share of valid pixels"))
 
     def _check_depths(self, name: str, stamp: int, array: np.ndarray) -> None:
@@ -144,13 +137,9 @@ class TriggerMonitor:
         if depth.shape != mono.shape:
             self._faults.report("depth", WARN, f"{DEPTH} is {depth.shape} and {MONO} {mono.shape}: nothing to compare")
             return
-        figure = self._record_figure("disagreement", disagreement(depth, mono, trusted))
+        self.figures["disagreement"] = figure = disagreement(depth, mono, trusted)
         limit = self._parameters["disagreement_abs_rel"]
         self._evaluate("disagreement", above(figure, limit, "AbsRel between stereo and mono depth"))
-
-    def _record_figure(self, kind: str, figure: float | None) -> float | None:
-        self.figures[kind] = figure
-        return figure
 
     def _evaluate(self, kind: str, detail: str | None) -> None:
         if detail is not None:

@@ -37,8 +37,9 @@ from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.geometry import RigError, StereoRig
 from fg_depth_ros.nodes.common import diagnostics
 from fg_depth_ros.nodes.common.codes import NodeState
-from fg_depth_ros.nodes.common.environment import use_shared_memory_profile
+from fg_depth_ros.nodes.common.message_loss import with_info
 from fg_depth_ros.nodes.common.qos import OVERRIDES, subscription_events
+from fg_depth_ros.nodes.common.running import run_node
 from fg_depth_ros.nodes.evaluator.node_counters import NodeCounters
 from fg_depth_ros.nodes.evaluator.pair_ledger import EARLY, PairEntry, PairLedger, percentiles
 from fg_depth_ros.nodes.evaluator.pair_messages import (
@@ -64,8 +65,7 @@ class ReplayEvaluatorNode(Node):
     from a pair's stamp to the publication of its depth (the middleware's source timestamp) and to its arrival here;
     where stamps are not wall-clock time it starts at the announcement on ``published_pair``.
 
-    Raises:
-        ValueError: a parameter that is out of range.
+    Raises ValueError: a parameter that is out of range.
     """
 
     def __init__(self) -> None:
@@ -74,10 +74,11 @@ class ReplayEvaluatorNode(Node):
         if self.parameters.problems:
             raise ValueError("; ".join(self.parameters.problems))
         self.exit_code: int | None = None
-        accuracy, truth = self.parameters["accuracy"], self.parameters["truth"]
-        wanted = [] if not accuracy else ["flow", "disparity", *(["truth"] if truth else ["left", "right"])]
-        if accuracy and truth and self.parameters["page"]:
-            wanted.append("left")  # for the pictures
+        wanted: list[str] = []
+        if self.parameters["accuracy"]:
+            wanted = ["flow", "disparity", *(["truth"] if self.parameters["truth"] else ["left", "right"])]
+            if self.parameters["page"] and "left" not in wanted:
+                wanted.append("left")  # for the pictures
         self.ledger = PairLedger("depth", wanted, timeout=self.parameters["timeout"], limit=self.parameters["pairs"])
         self.scores = ReplayScores()
         self.node_counters = NodeCounters()
@@ -109,11 +110,9 @@ class ReplayEvaluatorNode(Node):
     # ---- input ---------------------------------------------------------------------------------------------
 
     def _subscribe(self, wanted: list[str]) -> None:
-        reliable = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+        reliable = QoSProfile(depth=10)
         sensor = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
-        all_pairs = QoSProfile(
-            depth=1000, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
-        )
+        all_pairs = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         topics: dict[str, tuple[str, type, QoSProfile]] = {
             "depth": (DEPTH, Image, reliable),
             "disparity": ("disparity", DisparityImage, reliable),
@@ -139,19 +138,9 @@ class ReplayEvaluatorNode(Node):
     def _listen(
         self, kind: type, topic: str, callback: Callable[[Any, Any], None], qos: QoSProfile
     ) -> rclpy.subscription.Subscription:
-        def with_info(message: Any, info: Any) -> None:
-            callback(message, info)
-
-        def without_info(message: Any) -> None:  # Humble knows no message info
-            callback(message, {})
-
+        events = subscription_events(self, topic)
         return self.create_subscription(
-            kind,
-            topic,
-            with_info if hasattr(rclpy.subscription, "MessageInfo") else without_info,
-            qos,
-            event_callbacks=subscription_events(self, topic),
-            qos_overriding_options=OVERRIDES,
+            kind, topic, with_info(callback), qos, event_callbacks=events, qos_overriding_options=OVERRIDES
         )
 
     def _announce(self, header: Header, info: Any) -> None:
@@ -235,9 +224,6 @@ class ReplayEvaluatorNode(Node):
                 evaluate_pair(self.scores, self.series, self.worst, job[0], published_pair(*job))
             except ValueError as error:  # a malformed message, or sizes that differ
                 self._count_failure(str(error))
-            finally:
-                self._queue.task_done()
-        self._queue.task_done()
 
     def _count_failure(self, text: str) -> None:
         """Count a pair that cannot be evaluated, and log the first of equal reasons."""
@@ -259,9 +245,9 @@ class ReplayEvaluatorNode(Node):
         if time.monotonic() - self._last_live >= 1.0:
             self._last_live = time.monotonic()
             self._log_figures()
-        idle_timeout = self.parameters["idle_timeout"]
         if self._closing_since is not None:
             self._accept_no_more()
+        idle_timeout = self.parameters["idle_timeout"]
         if self.ledger.finished:
             self._finish_after_report()
         elif idle_timeout and time.monotonic() - self._last_news > idle_timeout:
@@ -342,21 +328,15 @@ class ReplayEvaluatorNode(Node):
 
     def _log_figures(self) -> None:
         ledger = self.ledger
-        latency, rate = percentiles(self._recent)["p50"], ledger.rate()
-        figures = {
-            "event": "live",
-            "sent": ledger.sent,
-            "delivered": ledger.delivered,
-            "dropped": ledger.dropped,
-            "rate_hz": rate,
-            "latency_ms": 1e3 * latency,
-        }
-        if ledger.sent:
-            self._log_live(
-                figures,
-                f"{ledger.delivered} of {ledger.sent} pairs, {0.0 if math.isnan(rate) else rate:.1f} Hz, latency "
-                f"{1e3 * latency:.0f} ms, {ledger.dropped} dropped",
-            )
+        if not ledger.sent:
+            return
+        latency, rate = 1e3 * percentiles(self._recent)["p50"], ledger.rate()
+        counts = {"sent": ledger.sent, "delivered": ledger.delivered, "dropped": ledger.dropped}
+        self._log_live(
+            {"event": "live", **counts, "rate_hz": rate, "latency_ms": latency},
+            f"{ledger.delivered} of {ledger.sent} pairs, {0.0 if math.isnan(rate) else rate:.1f} Hz, latency "
+            f"{latency:.0f} ms, {ledger.dropped} dropped",
+        )
 
     def _log_live(self, event: dict[str, Any], text: str) -> None:
         if self.parameters["live"] == "json":
@@ -415,24 +395,17 @@ class ReplayEvaluatorNode(Node):
     def report(self) -> Report:
         """Return what was measured so far."""
         latencies = {"published": self.published_latency, "arrival": self.arrival_latency}
-        settings = self.parameters.values()
         return live_report(
-            settings, self.ledger, self.scores, self.node_counters, self.series, latencies, self._not_evaluated
-        )
+            self.parameters.values(), self.ledger, self.scores, self.node_counters, self.series, latencies,
+            self._not_evaluated,
+        )  # fmt: skip
 
 
 def main(args: list[str] | None = None) -> int:
-    """Evaluate until the pairs are through, Ctrl-C or shutdown.
+    """Evaluate until the pairs are through, Ctrl-C or shutdown. Returns the exit code.
 
     SIGINT waits for the depth of pairs that were sent before it; a second one, or SIGTERM, ends at once.
-
-    Returns:
-        The exit code.
     """
-    use_shared_memory_profile()
-    # rclpy's own handlers shut the context down at once; here the report is written first, and a further
-    # signal does not cut them short.
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node: ReplayEvaluatorNode | None = None
 
     def interrupt(number: int, _: Any) -> None:
@@ -440,24 +413,22 @@ def main(args: list[str] | None = None) -> int:
             raise KeyboardInterrupt
         node.close()
 
+    def spin(made: ReplayEvaluatorNode, executor: SingleThreadedExecutor) -> None:
+        nonlocal node
+        node = made
+        try:
+            while node.exit_code is None:
+                executor.spin_once(timeout_sec=0.2)
+        except (KeyboardInterrupt, ExternalShutdownException):
+            node.finish(0)
+
     for ending in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs begin with SIGINT ignored
         signal.signal(ending, interrupt)
-    try:
-        node = ReplayEvaluatorNode()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        while node.exit_code is None:
-            executor.spin_once(timeout_sec=0.2)
-    except ValueError as error:
-        rclpy.logging.get_logger("replay_evaluator_node").fatal(str(error))
+    # rclpy's own handlers shut the context down at once; here the report is written first, and a further signal does
+    # not cut that short.
+    no_handlers, name = SignalHandlerOptions.NO, "replay_evaluator_node"
+    if not run_node(name, ReplayEvaluatorNode, spin, args, refusals=(ValueError,), handlers=no_handlers):
         return 1
-    except (KeyboardInterrupt, ExternalShutdownException):
-        if node is not None:
-            node.finish(0)
-    finally:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
     return node.exit_code or 0 if node is not None else 0
 
 

@@ -16,16 +16,11 @@ NEVER_REACHED, LOST_AFTER = "never reached the node", "lost between the node and
 
 
 class NodeCounters:
-    """The newest figures of one depth node.
-
-    Attributes:
-        model: name, sha256 and device; empty before the first report.
-        latencies: the node's own percentiles in milliseconds, such as ``inference_p50_ms``.
-    """
+    """The newest figures of one depth node."""
 
     def __init__(self) -> None:
-        self.model: dict[str, Any] = {}
-        self.latencies: dict[str, float] = {}
+        self.model: dict[str, Any] = {}  # name, sha256 and device; empty before the first report
+        self.latencies: dict[str, float] = {}  # the node's own percentiles, such as inference_p50_ms
         self._counts: dict[str, int] = {}
         self._before: dict[str, int] | None = None
         self._updated = float("-inf")
@@ -38,12 +33,9 @@ class NodeCounters:
     def update(self, values: Mapping[str, str]) -> None:
         """Take in the key-value pairs of one DiagnosticStatus; those of other nodes are ignored."""
         if "model" in values and "weights sha256" in values:
-            sha256 = values["weights sha256"]
-            self.model = {
-                "name": values["model"],
-                "sha256": None if sha256 == "none" else sha256,
-                "device": values.get("device"),
-            }
+            sha256: str | None = values["weights sha256"]
+            sha256 = None if sha256 == "none" else sha256
+            self.model = {"name": values["model"], "sha256": sha256, "device": values.get("device")}
         if "pairs matched" not in values:
             return
         self._updated = time.monotonic()

@@ -26,15 +26,10 @@ _KEPT = 12
 
 
 def image_disparity(message: DisparityImage, rig: StereoRig) -> np.ndarray:
-    """Convert a DisparityImage to image disparity ``x_left - x_right``.
+    """Convert a DisparityImage to image disparity ``x_left - x_right``: float32 H x W px, NaN where there is none.
 
     The message's own disparity is ``x_left - x_right - (cx_left - cx_right)``; values outside its range are holes.
-
-    Returns:
-        float32 H x W, px; NaN where there is none.
-
-    Raises:
-        MessageError: the image is not 32FC1.
+    Raises MessageError.
     """
     values = messages.float_array(message.image, "disparity")
     answered = (values >= message.min_disparity) & (values <= message.max_disparity) & (values > 0)
@@ -63,26 +58,18 @@ def published_pair(entry: PairEntry, rig: StereoRig) -> PublishedPair:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One pair with all outputs of the node.
+    """One pair with all outputs of the node."""
 
-    Attributes:
-        left, right: uint8 RGB H x W x 3; right may be None.
-        disparity: dense image disparity, float32 H x W px.
-        depth, truth: float32 H x W m with NaN; truth may be None.
-        labels: uint8 H x W (``geometry.Label``).
-        points, colours: of the cloud, h x w x 3.
-    """
-
-    left: np.ndarray
-    disparity: np.ndarray
-    depth: np.ndarray
-    labels: np.ndarray
-    points: np.ndarray
+    left: np.ndarray  # uint8 RGB H x W x 3
+    disparity: np.ndarray  # dense image disparity, float32 H x W px
+    depth: np.ndarray  # float32 H x W m with NaN
+    labels: np.ndarray  # uint8 H x W (geometry.Label)
+    points: np.ndarray  # of the cloud, h x w x 3
     colours: np.ndarray
     rig: StereoRig
-    truth: np.ndarray | None
+    truth: np.ndarray | None  # as depth
     name: str = ""
-    right: np.ndarray | None = None
+    right: np.ndarray | None = None  # as left
 
     @classmethod
     def read(cls, path: Path) -> Snapshot:
@@ -118,8 +105,7 @@ class SnapshotCollector:
     def write(self, path: Path, stamp: int, name: str, infos: Mapping[str, Mapping[int, Any]]) -> None:
         """Write the pair with this stamp, called ``name``, to an .npz file. ``infos``: camera_info by side and stamp.
 
-        Raises:
-            ValueError: a message is malformed or its camera_info did not come. OSError: no such folder.
+        Raises ValueError: a message is malformed or its camera_info did not come. OSError: no such folder.
         """
         parts = self._by_stamp[stamp]
         if any(stamp not in infos[side] for side in ("left", "right")):
@@ -129,7 +115,7 @@ class SnapshotCollector:
         arrays: dict[str, Any] = {
             "left": _colour(messages.image_to_array(parts["left"], "left/image_rect")),
             "disparity": -messages.float_array(parts["flow"], "flow/image")[..., 0],
-            "depth": messages.depth_to_array(parts["depth"], "depth/image_rect"),
+            "depth": messages.depth_to_array(parts["depth"], DEPTH),
             "labels": messages.image_to_array(parts["labels"], "mask/labels"),
             "points": points,
             "colours": colours,
@@ -137,7 +123,7 @@ class SnapshotCollector:
             "rig": np.array([getattr(rig, name) for name in _RIG]),
         }
         if "truth" in parts:
-            arrays["truth"] = messages.depth_to_array(parts["truth"], "ground_truth/depth")
+            arrays["truth"] = messages.depth_to_array(parts["truth"], TRUTH)
         if "right" in parts:
             arrays["right"] = _colour(messages.image_to_array(parts["right"], "right/image_rect"))
         with atomic_write(path) as unfinished, unfinished.open("wb") as file:

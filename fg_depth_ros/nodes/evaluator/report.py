@@ -63,10 +63,8 @@ def live_report(
 ) -> Report:
     """Make the report of everything that was measured so far.
 
-    Args:
-        settings: parameters of the evaluator (set_name, truth, warm_up, timeout).
-        latencies: seconds by what they are of: "published", "arrival".
-        not_evaluated: pairs that were delivered and could not be evaluated.
+    ``settings``: parameters of the evaluator; ``latencies``: seconds by what they are of, "published" or "arrival";
+    ``not_evaluated``: pairs that were delivered and could not be evaluated.
     """
     name, set_name = counters.model.get("name") or "published", settings["set_name"]
     report = Report(

@@ -40,9 +40,7 @@ _CDR_HEAD = 4  # bytes that every serialized message begins with
 class ReadAhead:
     """Iterates over messages that a thread reads ahead, so that a slow disk does not delay them.
 
-    Args:
-        messages: read in a thread of its own.
-        limit: bytes that wait at most; one message may wait whatever its size.
+    ``limit``: bytes that wait at most; one message may wait whatever its size.
     """
 
     def __init__(self, messages: Iterator[RawMessage], limit: int = AHEAD_BYTES) -> None:
@@ -148,11 +146,8 @@ class PlayedClock:
 class BagPlayerNode(Node):
     """Publishes the messages of bags as they were stored, at the times they were recorded.
 
-    Attributes:
-        finished: there is no more to play.
-        failure: why it ended with an error; "" else.
-        published: number of messages.
-        late: messages that were published more than a tenth of a second after their time (none is left out for that).
+    ``finished``: there is no more to play; ``failure``: why it ended with an error. ``published``: number of messages,
+    ``late``: of those more than a tenth of a second after their time (none is left out for that).
 
     Raises:
         FileError: no bag, none that can be read, or no topic in them that can be played.
@@ -221,12 +216,9 @@ class BagPlayerNode(Node):
             except (ValueError, InvalidTopicNameException) as error:
                 self.get_logger().error(f"{topic} is left out: {' '.join(str(error).split())}")
                 continue
+            events, qos = publisher_events(self, topic), _profile(offered.get(topic))
             publishers[topic] = self.create_publisher(
-                kind,
-                topic,
-                _profile(offered.get(topic)),
-                event_callbacks=publisher_events(self, topic),
-                qos_overriding_options=OVERRIDES,
+                kind, topic, qos, event_callbacks=events, qos_overriding_options=OVERRIDES
             )
         if not publishers:
             raise FileError(f"{self._names}: no topic that can be played; the bags have {', '.join(sorted(kinds))}")

@@ -6,14 +6,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import RigError
-from fg_depth_ros.nodes.common.environment import use_shared_memory_profile
+from fg_depth_ros.nodes.common.running import run_node
 
 CLOCK_RATE = 40.0  # Hz of /clock, as `ros2 bag play --clock`
 SETTLE_SECONDS = 1.0
@@ -29,14 +28,7 @@ class SubscriberWait:
     def __init__(
         self, node: Node, counts: Mapping[Publisher, int], timeout: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Begin to wait.
-
-        Args:
-            node: logs what is missing.
-            counts: subscribers to wait for by publisher.
-            timeout: seconds; 0 waits on.
-            clock: seconds that never go back.
-        """
+        """Begin to wait for so many subscribers of each publisher; ``timeout``: seconds, 0 waits on."""
         self._node, self._counts, self._timeout, self._clock = node, counts, timeout, clock
         self._begun = clock()
         self._complete: float | None = None
@@ -45,8 +37,7 @@ class SubscriberWait:
     def check(self) -> bool:
         """Return whether all subscribers are there; call it several times a second.
 
-        Raises:
-            TimeoutError: they have not appeared in time; the message names topics and numbers.
+        Raises TimeoutError: they have not appeared in time; the message names topics and numbers.
         """
         if self._done:
             return True
@@ -76,14 +67,10 @@ def subscriber_counts(
 ) -> dict[Publisher, int]:
     """Return the number of subscribers to wait for by publisher.
 
-    Args:
-        pair: publishers of the stereo pair.
-        publishers: of all topics by the names that ``topics`` may use.
-        count: parameter ``wait_for_subscribers``.
-        topics: parameter ``wait_for_topics``.
+    ``pair``: publishers of the stereo pair; ``publishers``: of all topics by the names that ``topics`` may use.
+    ``count`` and ``topics`` are the parameters ``wait_for_subscribers`` and ``wait_for_topics``.
 
-    Raises:
-        ValueError: an entry of ``topics`` is no TOPIC=NUMBER, or not a topic that is played.
+    Raises ValueError: an entry of ``topics`` is no TOPIC=NUMBER, or not a topic that is played.
     """
     counts = dict.fromkeys(pair, count)
     for entry in filter(None, topics):
@@ -99,36 +86,21 @@ def subscriber_counts(
 
 
 def run_player(name: str, make: Callable[[], Any], args: list[str] | None) -> int:
-    """Run a player until its end, Ctrl-C or shutdown.
+    """Run a player until its end, Ctrl-C or shutdown; returns the exit code, 1 when nothing could be played.
 
-    Args:
-        name: of the logger for what is wrong before there is a node.
-        make: makes the node, with ``finished``, ``failure`` and ``wait_until_acknowledged(seconds)``. FileError,
-            RigError and ValueError end it with one line.
-        args: of the command line; None = the process's own.
-
-    Returns:
-        The exit code: 1 when nothing could be played.
+    ``make`` makes the node, with ``finished``, ``failure`` and ``wait_until_acknowledged(seconds)``; FileError,
+    RigError and ValueError end it with one line. ``name``: of the logger for what is wrong before there is a node.
     """
-    use_shared_memory_profile()
-    rclpy.init(args=args)
-    node = None
-    try:
-        node = make()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
+    failure = ""
+
+    def spin(node: Any, executor: SingleThreadedExecutor) -> None:
+        nonlocal failure
         while not node.finished:
             executor.spin_once(timeout_sec=0.1)
+        failure = node.failure
         node.wait_until_acknowledged(2.0)
         # Best-effort subscribers acknowledge nothing: give the last messages time to be read.
         time.sleep(0.5)
-        return 1 if node.failure else 0
-    except (FileError, RigError, ValueError) as error:
-        rclpy.logging.get_logger(name).fatal(str(error))
-        return 1
-    except (KeyboardInterrupt, ExternalShutdownException):
-        return 0
-    finally:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
+
+    started = run_node(name, make, spin, args, refusals=(FileError, RigError, ValueError))
+    return 1 if failure or not started else 0

@@ -31,27 +31,18 @@ class PairSource:
 
     Args:
         pairs: a folder, or ``motorcycle`` for the pair that scikit-image ships.
-        width: of the published images in pixels; 0 keeps the size on disk (or follows ``height``).
-        height: likewise; if both are given, both hold.
+        width, height: of the published images, px; 0 follows the other, or keeps the size on disk.
         with_truth: load ground truth where there is some.
-        focal: focal length in pixels of the images on disk, for pairs without a calibration file;
-            0 refuses such pairs.
-        baseline: in metres, for pairs without a calibration file.
+        focal, baseline: px of the images on disk, and m, for pairs without a calibration file; 0 refuses such pairs.
 
     Raises:
         FileError: nothing there, no pair in it, or no pair has a calibration and ``focal`` is 0.
     """
 
     def __init__(
-        self,
-        pairs: str,
-        *,
-        width: int = 0,
-        height: int = 0,
-        with_truth: bool = True,
-        focal: float = 0.0,
+        self, pairs: str, *, width: int = 0, height: int = 0, with_truth: bool = True, focal: float = 0.0,
         baseline: float = 0.0,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.samples: list[StereoSample] = (
             [motorcycle()] if pairs == MOTORCYCLE else list(open_stereo_folder(Path(pairs).expanduser()))
         )
@@ -77,11 +68,7 @@ class PairSource:
         return self._with_truth and any(sample.has_truth for sample in self.samples)
 
     def load(self, index: int) -> StereoSample:
-        """Load the pair number ``index``, resized.
-
-        Raises:
-            FileError: a file cannot be read, or the images and the calibration do not fit together.
-        """
+        """Load the pair number ``index``, resized. Raises FileError, also where images and calibration do not fit."""
         if index in self._loaded:
             self._loaded.move_to_end(index)
             return self._loaded[index]
@@ -120,23 +107,16 @@ class PairSource:
 
 
 def write_drive(
-    folder: str | Path,
-    world: str,
-    *,
-    width: int = 0,
-    height: int = 0,
-    frames: int = 20,
-    seed: int = 0,
+    folder: str | Path, world: str, *, width: int = 0, height: int = 0, frames: int = 20, seed: int = 0,
     track: Callable[[Iterable[int]], Iterable[int]] = iter,
-) -> None:
+) -> None:  # fmt: skip
     """Render a drive through a virtual world into ``folder``, for a ``PairSource``; with true disparity.
 
     Args:
         folder: is made where it is missing.
-        world: one of ``WORLDS`` but ``off``.
+        world: one of ``WORLDS`` but ``off``; another ``seed`` is another world.
         width, height: of the images in pixels; 0 follows the other in the shape of ``WORLD_SIZE``.
         frames: number of pairs, 0.1 s apart.
-        seed: another number is another world.
         track: wraps the numbers of the frames, for a progress bar.
 
     Raises:
@@ -157,10 +137,7 @@ def encode_image(rgb: np.ndarray, encoding: str) -> np.ndarray:
 
     Bayer encodings keep one of the three colours per pixel; the name gives the first row's first two
     and the second row's first two colours. 8UC3 is OpenCV's order, blue first. mono16 uses the whole range
-    (255 becomes 65535).
-
-    Raises:
-        ValueError: the encoding is not one of ``ENCODINGS``.
+    (255 becomes 65535). Raises ValueError: the encoding is not one of ``ENCODINGS``.
     """
     if encoding == "rgb8":
         return rgb

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import rclpy
@@ -14,7 +15,7 @@ from rclpy.clock import Clock as RosClock
 from rclpy.clock import ClockType
 from rclpy.duration import Duration
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
@@ -24,29 +25,13 @@ from fg_depth_ros.data.io.messages import fill_image
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import RigError, StereoRig
 from fg_depth_ros.nodes.common.qos import OVERRIDES
+from fg_depth_ros.nodes.common.synchronizing import INPUTS
 from fg_depth_ros.nodes.players.parameters import STEREO_PLAYER
 from fg_depth_ros.nodes.players.playing import CLOCK_RATE, SubscriberWait, run_player, subscriber_counts
 from fg_depth_ros.nodes.players.source import NO_WORLD, PairSource, encode_image, write_drive
 
+TRUTH = "ground_truth/depth"
 SIMULATED_START = 1_000_000_000  # ns; a stamp of zero would read as "no stamp"
-
-
-@dataclass(frozen=True)
-class PairMessages:
-    """One pair as messages, without stamps."""
-
-    name: str
-    left: Image
-    right: Image
-    left_info: CameraInfo
-    right_info: CameraInfo
-    truth: Image | None
-
-    def stamp(self, stamp: Time) -> None:
-        """Write one stamp into every header."""
-        for message in (self.left, self.right, self.left_info, self.right_info, self.truth):
-            if message is not None:
-                message.header.stamp = stamp
 
 
 def camera_infos(rig: StereoRig, left_frame: str, right_frame: str) -> tuple[CameraInfo, CameraInfo]:
@@ -88,20 +73,14 @@ class StereoPlayerNode(Node):
         if self.parameters["restart_clock"] and not self.parameters["publish_clock"]:
             raise ValueError("parameter restart_clock = true needs publish_clock = true: wall time cannot restart")
         self._rendered: tempfile.TemporaryDirectory[str] | None = None
-        self.source = PairSource(
-            self._pairs(),
-            width=self.parameters["width"],
-            height=self.parameters["height"],
-            with_truth=self.parameters["publish_truth"],
-            focal=self.parameters["focal"],
-            baseline=self.parameters["baseline"],
-        )
+        options = {name: self.parameters[name] for name in ("width", "height", "focal", "baseline")}
+        self.source = PairSource(self._pairs(), with_truth=self.parameters["publish_truth"], **options)
         self.finished = False
         self.failure = ""
         self.published = 0
         self._index = 0
         self._broken: set[int] = set()
-        self._prepared: tuple[int, PairMessages] | None = None
+        self._prepared: tuple[int, dict[str, Any]] | None = None
         self._wall = RosClock(clock_type=ClockType.SYSTEM_TIME)
         self._simulated_since = time.monotonic_ns()
         self._create_publishers()
@@ -128,17 +107,11 @@ class StereoPlayerNode(Node):
             raise ValueError(
                 f"parameters world = '{world}' and pairs = '{pairs}' name two things to play: leave one of them out"
             )
-        frames = self.parameters["world_frames"]
+        frames, seed = self.parameters["world_frames"], self.parameters["world_seed"]
         self.get_logger().info(f"rendering {frames} frames of a virtual world ({world})")
         self._rendered = tempfile.TemporaryDirectory(prefix="fg_depth_world_")
-        write_drive(
-            self._rendered.name,
-            world,
-            width=self.parameters["width"],
-            height=self.parameters["height"],
-            frames=frames,
-            seed=self.parameters["world_seed"],
-        )
+        width, height = self.parameters["width"], self.parameters["height"]
+        write_drive(self._rendered.name, world, width=width, height=height, frames=frames, seed=seed)
         return self._rendered.name
 
     def destroy_node(self) -> None:
@@ -148,33 +121,30 @@ class StereoPlayerNode(Node):
         super().destroy_node()
 
     def _create_publishers(self) -> None:
-        stream = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
-        latched = QoSProfile(
-            depth=5, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
-        )
-        all_pairs = QoSProfile(
-            depth=1000, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
-        )
-
-        def publisher(kind: type, topic: str, qos: QoSProfile) -> rclpy.publisher.Publisher:
-            return self.create_publisher(kind, topic, qos, qos_overriding_options=OVERRIDES)
-
-        self._left = publisher(Image, "left/image_rect", stream)
-        self._right = publisher(Image, "right/image_rect", stream)
-        self._left_info = publisher(CameraInfo, "left/camera_info", stream)
-        self._right_info = publisher(CameraInfo, "right/camera_info", stream)
-        self._published_pair = publisher(Header, "published_pair", all_pairs)
-        self._truth = publisher(Image, "ground_truth/depth", latched) if self.source.has_truth else None
+        stream = QoSProfile(depth=5)
+        latched = QoSProfile(depth=5, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        all_pairs = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        topics = {
+            **{name: (CameraInfo if name.endswith("camera_info") else Image, stream) for name in INPUTS},
+            "published_pair": (Header, all_pairs),
+            **({TRUTH: (Image, latched)} if self.source.has_truth else {}),
+        }
+        self._on_topic = {
+            name: self.create_publisher(kind, name, qos, qos_overriding_options=OVERRIDES)
+            for name, (kind, qos) in topics.items()
+        }
         self._clock_publisher = None
         if self.parameters["publish_clock"]:
-            self._clock_publisher = publisher(Clock, "/clock", QoSProfile(depth=1))
+            self._clock_publisher = self.create_publisher(
+                Clock, "/clock", QoSProfile(depth=1), qos_overriding_options=OVERRIDES
+            )
 
     def _tick(self) -> None:
         if self.finished or not self._has_subscribers():
             return
         assert self._prepared is not None
         index, messages = self._prepared
-        self._publish(messages)
+        self._publish(self.source.samples[index].name, messages)
         self._index = index + 1
         count = self.parameters["count"]
         if count and self.published >= count:
@@ -188,16 +158,8 @@ class StereoPlayerNode(Node):
             self._finish(f"played {self.published} pair(s), the end of {self._name}")
 
     def _wanted_subscribers(self) -> dict[rclpy.publisher.Publisher, int]:
-        pair = {
-            "left/image_rect": self._left,
-            "right/image_rect": self._right,
-            "left/camera_info": self._left_info,
-            "right/camera_info": self._right_info,
-        }
-        others = {"published_pair": self._published_pair, "ground_truth/depth": self._truth}
-        publishers = {topic: publisher for topic, publisher in {**pair, **others}.items() if publisher is not None}
         wanted, topics = self.parameters["wait_for_subscribers"], self.parameters["wait_for_topics"]
-        return subscriber_counts(list(pair.values()), publishers, wanted, topics)
+        return subscriber_counts([self._on_topic[name] for name in INPUTS], self._on_topic, wanted, topics)
 
     def _has_subscribers(self) -> bool:
         try:
@@ -206,19 +168,15 @@ class StereoPlayerNode(Node):
             self._finish(str(error), failed=True)
             return False
 
-    def _publish(self, messages: PairMessages) -> None:
+    def _publish(self, name: str, messages: Mapping[str, Any]) -> None:
         stamp = self._now()
-        messages.stamp(stamp)
         if self._clock_publisher is not None:
             self._clock_publisher.publish(Clock(clock=stamp))
         # First, so that a subscriber that counts pairs knows of it before its depth can arrive.
-        self._published_pair.publish(Header(stamp=stamp, frame_id=messages.name))
-        self._left_info.publish(messages.left_info)
-        self._right_info.publish(messages.right_info)
-        self._left.publish(messages.left)
-        self._right.publish(messages.right)
-        if self._truth is not None and messages.truth is not None:
-            self._truth.publish(messages.truth)
+        self._on_topic["published_pair"].publish(Header(stamp=stamp, frame_id=name))
+        for topic, message in messages.items():
+            message.header.stamp = stamp
+            self._on_topic[topic].publish(message)
         self.published += 1
 
     def _now(self) -> Time:
@@ -256,7 +214,8 @@ class StereoPlayerNode(Node):
             self._index += 1
         raise FileError(f"{self._name}: no pair of it can be played; the last one: {last_error}")
 
-    def _messages(self, index: int) -> PairMessages:
+    def _messages(self, index: int) -> dict[str, Any]:
+        """Return the messages of a pair by topic, without stamps, in the order of publication."""
         pair = self.source.load(index)
         (left, right), depth = pair.images(), pair.true_depth()
         encoding = self.parameters["encoding"]
@@ -268,14 +227,13 @@ class StereoPlayerNode(Node):
             message.header.frame_id = frame
             return message
 
-        return PairMessages(
-            pair.name,
-            image(encode_image(left, encoding), encoding, left_frame),
-            image(encode_image(right, encoding), encoding, right_frame),
-            left_info,
-            right_info,
-            None if depth is None else image(depth, "32FC1", left_frame),
-        )
+        return {
+            "left/camera_info": left_info,
+            "right/camera_info": right_info,
+            "left/image_rect": image(encode_image(left, encoding), encoding, left_frame),
+            "right/image_rect": image(encode_image(right, encoding), encoding, right_frame),
+            **({} if depth is None else {TRUTH: image(depth, "32FC1", left_frame)}),
+        }
 
     def _finish(self, why: str, *, failed: bool = False) -> None:
         self.finished = True
@@ -287,9 +245,8 @@ class StereoPlayerNode(Node):
 
     def wait_until_acknowledged(self, seconds: float) -> None:
         """Wait until reliable subscribers have everything, at most this long."""
-        for publisher in (self._left, self._right, self._published_pair, self._truth):
-            if publisher is not None:
-                publisher.wait_for_all_acked(Duration(seconds=seconds))
+        for publisher in self._on_topic.values():
+            publisher.wait_for_all_acked(Duration(seconds=seconds))
 
 
 def main(args: list[str] | None = None) -> int:

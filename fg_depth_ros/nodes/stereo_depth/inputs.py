@@ -8,35 +8,26 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rclpy.node import Node
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from fg_depth_ros.compat import load_message_filters
 from fg_depth_ros.nodes.common.codes import DropReason, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, PairStatistics, RateMeter
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
 from fg_depth_ros.nodes.common.qos import OVERRIDES, sensor_data, subscription_events
-from fg_depth_ros.nodes.common.synchronizing import INPUTS, PairSynchronizer, StereoMessages, why_silent
-
-
-def input_topics(node: Node, parameters: DeclaredParameters) -> dict[str, str]:
-    """Return input name -> resolved topic, remapping and image transport included."""
-    topics = {name: node.resolve_topic_name(name) for name in INPUTS}
-    if parameters["image_transport"] == "compressed":
-        topics |= {name: f"{topic}/compressed" for name, topic in topics.items() if name.endswith("image_rect")}
-    return topics
+from fg_depth_ros.nodes.common.synchronizing import (
+    INPUTS,
+    PairSynchronizer,
+    StereoMessages,
+    input_types,
+    why_silent,
+)
 
 
 class StereoInputs:
     """Subscribes to the inputs, synchronises them, and reports why no pair arrives. For the executor's thread.
 
-    Args:
-        node: that subscribes.
-        parameters: image_transport, approximate_sync, sync_slop, sync_queue_size, stall_timeout, mono_model and
-            mono_timeout are used.
-        topics: input name -> resolved topic.
-        submit: gets each pair, and left images alone while the right camera is silent; must return at once.
-        statistics: counts pairs that are lost here.
-        faults: of the node.
+    ``submit`` gets each pair, and left images alone while the right camera is silent; it must return at once.
+    ``topics``: input name -> resolved topic.
     """
 
     def __init__(
@@ -119,15 +110,10 @@ class StereoInputs:
         return values
 
     def _subscribe(self, name: str) -> Any:
-        topic = self._topics[name]
-        image = CompressedImage if self._parameters["image_transport"] == "compressed" else Image
+        topic, kind = self._topics[name], input_types(self._parameters)[name]
+        events = subscription_events(self._node, topic)
         subscriber = self._filters.Subscriber(
-            self._node,
-            CameraInfo if name.endswith("camera_info") else image,
-            topic,
-            qos_profile=sensor_data(),
-            event_callbacks=subscription_events(self._node, topic),
-            qos_overriding_options=OVERRIDES,
+            self._node, kind, topic, qos_profile=sensor_data(), event_callbacks=events, qos_overriding_options=OVERRIDES
         )
         subscriber.registerCallback(lambda message, rate=self._rates[name]: rate.tick())
         return subscriber
@@ -144,10 +130,8 @@ class StereoInputs:
             return
         seconds = self._sync.silent(silent)
         since = time.strftime("%H:%M:%S", time.localtime(time.time() - seconds))
-        reason = (
-            f"no message on {self._topics[silent]} since {since} ({seconds:.0f} s): "
-            f"{why_silent(self._publishers(silent))}"
-        )
+        why = why_silent(self._publishers(silent))
+        reason = f"no message on {self._topics[silent]} since {since} ({seconds:.0f} s): {why}"
         self._submit(StereoMessages(left, None, left_info, None, reason))
 
     def _publishers(self, name: str) -> int:

@@ -35,14 +35,15 @@ Values = Mapping[str, Any]
 LOAD_ERRORS = (ModelError, OutOfMemory, ValueError, OSError, RuntimeError)
 """What can be raised while a model is built from parameters and a file."""
 
-# Field of the configuration -> parameter of the node.
+# Configuration of each model, and its fields -> parameters of the node.
 _STEREO = {field.name: field.name for field in dataclasses.fields(StereoConfig)} | {"weights": "depth_weights"}
-_FLOW = {field: field for field in ("device", "precision", "inference_scale")} | {
-    "model": "flow_model",
-    "weights": "flow_weights",
-}
+_DEVICE = {"device": "device", "precision": "precision"}
+_FLOW = {"model": "flow_model", "weights": "flow_weights", "inference_scale": "inference_scale", **_DEVICE}
 # A depth network resizes images to its own size, whatever theirs.
-_MONO = {"model": "mono_model", "weights": "mono_weights", "device": "device", "precision": "precision"}
+_MONO = {"model": "mono_model", "weights": "mono_weights", **_DEVICE}
+_SLOTS: dict[str, tuple[type[EstimatorConfig], dict[str, str]]] = {
+    "stereo": (StereoConfig, _STEREO), "flow": (FlowConfig, _FLOW), "mono": (MonoConfig, _MONO),
+}  # fmt: skip
 _ALL = {*_STEREO.values(), *_FLOW.values(), *_MONO.values()}
 
 _SMALLEST_SCALE = 0.25
@@ -68,16 +69,11 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
         self._build, self._on_swapped, self._on_failed = build, on_swapped, on_failed
         self._lock = threading.Lock()
         self._requested: ConfigT | None = None
-        self._failure: str | None = None
         self._thread: threading.Thread | None = None
-        self._estimator: EstimatorT | None = None
+        self.estimator: EstimatorT | None = None  # to use now; None before the first load
+        self.failure: str | None = None  # why the newest request failed; None when it did not
         self.size = _WARM_UP_SIZE  # of the images to warm up for: width, height
         self.scale_limit = 1.0  # the largest inference_scale that is known to fit into memory
-
-    @property
-    def estimator(self) -> EstimatorT | None:
-        """The estimator to use now; None before the first load."""
-        return self._estimator
 
     @property
     def loading(self) -> bool:
@@ -85,22 +81,17 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
         return self._requested is not None
 
     @property
-    def failure(self) -> str | None:
-        """Why the newest request failed; None when it did not."""
-        return self._failure
-
-    @property
     def swap_state(self) -> SwapState:
         """Result of the newest request."""
         if self.loading:
             return SwapState.LOADING
-        if self._failure is not None:
+        if self.failure is not None:
             return SwapState.FAILED
-        return SwapState.OFF if self._estimator is None else SwapState.LOADED
+        return SwapState.OFF if self.estimator is None else SwapState.LOADED
 
     def load(self, config: ConfigT) -> None:
         """Build an estimator now and use it. Raises one of LOAD_ERRORS, and then keeps the one before."""
-        self._estimator = self._loaded(config)
+        self.estimator = self._loaded(config)
 
     def swap(self, config: ConfigT) -> None:
         """Build an estimator in the background, then use it; a newer request replaces one that has not begun.
@@ -108,7 +99,7 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
         Nothing happens when this one is in use and no other was requested.
         """
         with self._lock:
-            if self._requested is None and self._estimator is not None and self._estimator.config == config:
+            if self._requested is None and self.estimator is not None and self.estimator.config == config:
                 return
             self._request(config)
 
@@ -117,9 +108,9 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
 
         None when it cannot be lower, or when even the smallest one does not fit.
         """
-        if self._estimator is None:
+        if self.estimator is None:
             return None
-        config = self._estimator.config
+        config = self.estimator.config
         while config.inference_scale > _SMALLEST_SCALE:
             scale = max(_SMALLEST_SCALE, round(config.inference_scale * _SCALE_STEP, 3))
             config = dataclasses.replace(config, inference_scale=scale)
@@ -137,11 +128,11 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
             thread = self._thread
         if thread is not None:
             thread.join()
-        self._estimator = None
+        self.estimator = None
 
     def _request(self, config: ConfigT) -> None:
         """Request a configuration; the lock is held."""
-        self._requested, self._failure = config, None
+        self._requested, self.failure = config, None
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="model loader", daemon=True)
             self._thread.start()
@@ -164,14 +155,14 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
                 self._finish(config, str(error))
                 self._on_failed(config, str(error))
             else:
-                self._estimator = estimator
+                self.estimator = estimator
                 self._finish(config)
                 self._on_swapped(estimator)
 
     def _finish(self, config: ConfigT, failure: str | None = None) -> None:
         with self._lock:
             if self._requested is config:
-                self._requested, self._failure = None, failure
+                self._requested, self.failure = None, failure
 
 
 class LazyModelHost(ModelHost[ConfigT, EstimatorT]):
@@ -194,30 +185,27 @@ class LazyModelHost(ModelHost[ConfigT, EstimatorT]):
         """Set the model to load on request; None = none. One that is in use already is swapped at once."""
         with self._lock:
             self._config = config
-            if config is None or self._estimator is None or self._estimator.config != config:
-                self._failure = None  # otherwise the parameters return to the model in use after a failure
+            if config is None or self.estimator is None or self.estimator.config != config:
+                self.failure = None  # otherwise the parameters return to the model in use after a failure
         if config is None:
             self.release()
-        elif self._estimator is not None or self.loading:
+        elif self.estimator is not None or self.loading:
             self.swap(config)
 
     def request(self) -> EstimatorT | None:
         """Return the estimator, or start to load it. After a failure nothing is loaded until it is configured again."""
         with self._lock:
-            idle = self._requested is None and self._failure is None
-            if self._config is not None and self._estimator is None and idle:
+            idle = self._requested is None and self.failure is None
+            if self._config is not None and self.estimator is None and idle:
                 self._request(self._config)
-        return self._estimator
+        return self.estimator
 
 
 class NodeModels:
     """The three hosts of a node: ``stereo``, ``flow`` (may be off) and ``mono`` (may be off; loaded on request).
 
-    Args:
-        node: whose parameters are set back when a model cannot be loaded.
-        faults: of the node.
-        post: runs a function in the executor's thread.
-        build: makes the stereo estimator.
+    ``post`` runs a function in the executor's thread; ``build`` makes the stereo estimator. When a model cannot be
+    loaded, the node's parameters are set back.
     """
 
     def __init__(
@@ -232,16 +220,13 @@ class NodeModels:
         def swapped(estimator: Estimator[Any, Any]) -> None:
             post(lambda: self._log_swap(estimator))
 
-        self.stereo: ModelHost[StereoConfig, StereoDepthEstimator] = ModelHost(
-            build, swapped, lambda config, text: post(lambda: self._set_back(self.stereo, _STEREO, config, text))
-        )
-        self.flow: ModelHost[FlowConfig, FlowEstimator] = ModelHost(
-            FlowEstimator, swapped, lambda config, text: post(lambda: self._set_back(self.flow, _FLOW, config, text))
-        )
+        def failed(slot: str) -> Callable[[EstimatorConfig, str], None]:
+            return lambda config, text: post(lambda: self._set_back(slot, config, text))
+
+        self.stereo: ModelHost[StereoConfig, StereoDepthEstimator] = ModelHost(build, swapped, failed("stereo"))
+        self.flow: ModelHost[FlowConfig, FlowEstimator] = ModelHost(FlowEstimator, swapped, failed("flow"))
         self.mono: LazyModelHost[MonoConfig, MonoDepthEstimator] = LazyModelHost(
-            MonoDepthEstimator,
-            swapped,
-            lambda config, text: post(lambda: self._set_back(self.mono, _MONO, config, text)),
+            MonoDepthEstimator, swapped, failed("mono")
         )
 
     @property
@@ -251,8 +236,7 @@ class NodeModels:
 
     def load(self, values: Values) -> None:
         """Load what the parameters ask for. Raises one of LOAD_ERRORS."""
-        stereo, flow, mono = self._stereo_config(values), self._flow_config(values), self._mono_config(values)
-        assert stereo is not None
+        stereo, flow, mono = (self._config(slot, values) for slot in _SLOTS)
         self.stereo.load(stereo)
         if flow is not None:
             self.flow.load(flow)
@@ -269,9 +253,8 @@ class NodeModels:
         if all(values[name] == before[name] for name in _ALL):
             return None
         try:
-            self._stereo_config(values)
-            self._flow_config(values)
-            self._mono_config(values)
+            for slot in _SLOTS:
+                self._config(slot, values)
         except ValueError as error:
             return str(error)
         return None
@@ -286,17 +269,15 @@ class NodeModels:
         if changed & _ALL:
             self._faults.forget("model")
         if changed & set(_STEREO.values()):
-            stereo = self._stereo_config(values)
-            assert stereo is not None
-            self.stereo.swap(stereo)
+            self.stereo.swap(self._config("stereo", values))
         if changed & set(_FLOW.values()):
-            flow = self._flow_config(values)
+            flow = self._config("flow", values)
             if flow is None:
                 self.flow.release()
             else:
                 self.flow.swap(flow)
         if changed & {*_MONO.values(), "inference_scale"}:
-            self.mono.configure(self._mono_config(values))
+            self.mono.configure(self._config("mono", values))
 
     def values(self) -> dict[str, str]:
         """Return the key-value pairs of a DiagnosticStatus."""
@@ -318,56 +299,40 @@ class NodeModels:
             values |= {"mono weights": mono.config.weights or "shipped", "mono weights fit": mono.camera}
         return values
 
-    def _stereo_config(self, values: Values) -> StereoConfig | None:
-        return _config(StereoConfig, _STEREO, values, self.stereo.scale_limit)
-
-    def _flow_config(self, values: Values) -> FlowConfig | None:
-        return _config(FlowConfig, _FLOW, values, self.flow.scale_limit)
-
-    def _mono_config(self, values: Values) -> MonoConfig | None:
-        return _config(MonoConfig, _MONO, values, self.mono.scale_limit)
+    def _config(self, slot: str, values: Values) -> Any:
+        """Return a model's configuration from parameter values; None where it is off. Raises ValueError."""
+        kind, names = _SLOTS[slot]
+        fields = {field: values[name] for field, name in names.items()}
+        if fields["model"] == "off":
+            return None
+        if fields["model"] in kind.classical:
+            fields["weights"] = ""  # it has none
+        if fields["weights"] and not Path(fields["weights"]).is_file():
+            raise ValueError(
+                f"parameter {names['weights']} = '{fields['weights']}': there is no such file; give the path of a "
+                ".safetensors file, or nothing for the weights that come with the package"
+            )
+        limit = getattr(self, slot).scale_limit
+        fields["inference_scale"] = min(fields.get("inference_scale", 1.0), limit)
+        return kind(**fields)
 
     def _log_swap(self, estimator: Estimator[Any, Any]) -> None:
         self._node.get_logger().info(
             f"now running {estimator.model_name} on {estimator.device} (sha256 {estimator.model_sha256 or '-'})"
         )
 
-    def _set_back(
-        self, host: ModelHost[Any, Any], names: Mapping[str, str], config: EstimatorConfig, text: str
-    ) -> None:
+    def _set_back(self, slot: str, config: EstimatorConfig, text: str) -> None:
         """Set the parameters back to the model in use, if there is one, after another could not be loaded."""
-        running = host.estimator
-        if running is None:
-            if host is not self.mono:  # that one is reported by the outputs that need it
-                self._faults.report(
-                    "model", WARN, f"{config.model} could not be loaded: {text}", FaultCode.MODEL_NOT_LOADED
-                )
-            return
-        back = {
-            name: getattr(running.config, field)
-            for field, name in names.items()
-            if getattr(running.config, field) != getattr(config, field)
-        }
-        self._node.set_parameters_atomically([Parameter(name, value=value) for name, value in back.items()])
-        self._faults.report(
-            "model",
-            WARN,
-            f"the model was not swapped, {running.model_name} still runs: {text}",
-            code=FaultCode.SWAP_FAILED,
-        )
-
-
-def _config(kind: type[ConfigT], names: Mapping[str, str], values: Values, scale_limit: float) -> ConfigT | None:
-    """Return a configuration from parameter values; None where the model is off. Raises ValueError."""
-    fields = {field: values[name] for field, name in names.items()}
-    if fields["model"] == "off":
-        return None
-    if fields["model"] in kind.classical:
-        fields["weights"] = ""  # it has none
-    if fields["weights"] and not Path(fields["weights"]).is_file():
-        raise ValueError(
-            f"parameter {names['weights']} = '{fields['weights']}': there is no such file; give the path of a "
-            ".safetensors file, or nothing for the weights that come with the package"
-        )
-    fields["inference_scale"] = min(fields.get("inference_scale", 1.0), scale_limit)
-    return kind(**fields)
+        running = getattr(self, slot).estimator
+        if running is not None:
+            back = [
+                Parameter(name, value=getattr(running.config, field))
+                for field, name in _SLOTS[slot][1].items()
+                if getattr(running.config, field) != getattr(config, field)
+            ]
+            self._node.set_parameters_atomically(back)
+            text = f"the model was not swapped, {running.model_name} still runs: {text}"
+            self._faults.report("model", WARN, text, FaultCode.SWAP_FAILED)
+        elif slot != "mono":  # that one is reported by the outputs that need it
+            text = f"{config.model} could not be loaded: {text}"
+            self._faults.report("model", WARN, text, FaultCode.MODEL_NOT_LOADED)

@@ -61,10 +61,7 @@ class MonoScale:
         return factor
 
     def fallback(self) -> np.float32:
-        """Return the factor to use without a pair: the median of the last ones if they were fresh, else 1.
-
-        It stays the same until ``end_fallback``.
-        """
+        """Return the factor without a pair: the median of the last if fresh, else 1; fixed until ``end_fallback``."""
         if self._fallback is None:
             fresh = time.monotonic() - self._measured <= _FRESH_SECONDS
             self._fallback = float(np.median(self._factors)) if fresh else 1.0
@@ -94,15 +91,9 @@ class MonoDepth:
         self._weights = ""  # hash of those that the scale belongs to
 
     def estimate(self, left: np.ndarray, fx: float, need: str) -> MonoEstimate | None:
-        """Estimate depth from one image; None, and a fault, while there is no model.
+        """Estimate depth from one image (H x W or H x W x 3 RGB uint8); None, and a fault, while there is no model.
 
-        Args:
-            left: H x W or H x W x 3 RGB uint8.
-            fx: focal length, px.
-            need: what needs it, for the text of the fault.
-
-        Raises:
-            OutOfMemory: the device cannot hold an image of this size.
+        ``fx``: focal length, px. ``need``: what needs it, for the text of the fault. Raises OutOfMemory.
         """
         estimator = self._host.request()
         if estimator is not None:

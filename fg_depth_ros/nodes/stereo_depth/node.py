@@ -6,16 +6,13 @@ worker thread processes the newest pair. docs/topics.md describes the topics, do
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile
 
@@ -23,8 +20,9 @@ from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
 from fg_depth_ros.nodes.common import diagnostics
 from fg_depth_ros.nodes.common.codes import FaultCode, NodeState
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, PairStatistics
-from fg_depth_ros.nodes.common.environment import use_shared_memory_profile
-from fg_depth_ros.nodes.stereo_depth.inputs import StereoInputs, input_topics
+from fg_depth_ros.nodes.common.running import run_node
+from fg_depth_ros.nodes.common.synchronizing import input_topics
+from fg_depth_ros.nodes.stereo_depth.inputs import StereoInputs
 from fg_depth_ros.nodes.stereo_depth.models import LOAD_ERRORS, NodeModels
 from fg_depth_ros.nodes.stereo_depth.outputs import StereoOutputs
 from fg_depth_ros.nodes.stereo_depth.parameters import STEREO_DEPTH
@@ -33,18 +31,9 @@ from fg_depth_ros.nodes.stereo_depth.worker import StereoWorker
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 _PAIR_FAULTS = (
-    "configuration",
-    "input",
-    "matching",
-    "right camera",
-    "pairs",
-    "rectification",
-    "rows",
-    "range",
-    "scale",
-    "flow",
+    "configuration", "input", "matching", "right camera", "pairs", "rectification", "rows", "range", "scale", "flow",
     "time",
-)
+)  # fmt: skip
 _MODEL_FAULTS = ("configuration", "memory", "model", "mono")
 _CHECK_SECONDS = 0.1
 _CLOSE_AFTER = 20  # checks without a subscriber before the inputs are closed: two seconds
@@ -59,10 +48,7 @@ class StereoDepthNode(LifecycleNode):
     """The node. ``build`` makes the stereo estimator (for tests); other arguments are those of LifecycleNode."""
 
     def __init__(
-        self,
-        *,
-        build: Callable[[StereoConfig], StereoDepthEstimator] = StereoDepthEstimator,
-        **kwargs: Any,
+        self, *, build: Callable[[StereoConfig], StereoDepthEstimator] = StereoDepthEstimator, **kwargs: Any
     ) -> None:
         super().__init__("stereo_depth_node", **kwargs)
         self.faults = Faults(diagnostics.node_log(self))
@@ -202,21 +188,18 @@ class StereoDepthNode(LifecycleNode):
         message.header.stamp = now.to_msg()
         subscribed = self._inputs is not None and self._inputs.is_open
         idle = self._state == NodeState.ACTIVE and not subscribed
-        message_text = "idle: no output has a subscriber" if idle else self._state.value
+        fine = "idle: no output has a subscriber" if idle else self._state.value
         values = {"state": self._state, **self.statistics.values()}
         if self._inputs is not None:
             values |= self._inputs.values()
         if self._worker is not None:
             values |= self._worker.values()
-        pairs = self.faults.present(_PAIR_FAULTS)
+        pairs, model = self.faults.present(_PAIR_FAULTS), self.faults.present(_MODEL_FAULTS)
         reason = FaultCode.IDLE if idle else FaultCode.OK
-        message.status.append(
-            diagnostics.status(f"{name}: pairs", "stereo camera", pairs, message_text, values, reason)
-        )
-        model = self.faults.present(_MODEL_FAULTS)
-        message.status.append(
-            diagnostics.status(f"{name}: model", "stereo camera", model, "running", self._models.values())
-        )
+        message.status = [
+            diagnostics.status(f"{name}: pairs", "stereo camera", pairs, fine, values, reason),
+            diagnostics.status(f"{name}: model", "stereo camera", model, "running", self._models.values()),
+        ]
         self._diagnostics.publish(message)
 
     def _post(self, task: Callable[[], None]) -> None:
@@ -231,21 +214,7 @@ class StereoDepthNode(LifecycleNode):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted."""
-    use_shared_memory_profile()
-    rclpy.init(args=args)
-    node = None
-    try:
-        node = StereoDepthNode()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would cut the cleaning up short
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
+    run_node("stereo_depth_node", StereoDepthNode, lambda node, executor: executor.spin(), args)
     return 0
 
 

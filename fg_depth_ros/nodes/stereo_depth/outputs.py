@@ -46,12 +46,7 @@ _NETWORK_STEP = float(np.spacing(np.float32(128.0)))
 
 
 class StereoOutputs:
-    """The publishers of a lifecycle node, and the messages made from estimates.
-
-    Args:
-        node: that publishes.
-        parameters: read at each pair: depth_encoding, min_depth, max_depth, cloud_decimation, cloud_max_depth, model.
-    """
+    """The publishers of a lifecycle node, and the messages made from estimates. Parameters are read at each pair."""
 
     def __init__(self, node: LifecycleNode, parameters: DeclaredParameters) -> None:
         self._node, self._parameters = node, parameters
@@ -74,13 +69,9 @@ class StereoOutputs:
     def publish(
         self, topics: Collection[str], estimate: StereoEstimate, left: np.ndarray, messages: StereoMessages
     ) -> None:
-        """Publish those of ``topics`` that an estimate gives.
+        """Publish those of ``topics`` that are in TOPICS and that the estimate of a pair gives.
 
-        Args:
-            topics: names of outputs; those that are not in TOPICS are left out.
-            estimate: of the pair.
-            left: its left image, uint8, H x W or H x W x 3 RGB.
-            messages: it was made from.
+        ``left``: the left image, uint8, H x W or H x W x 3 RGB.
         """
         header = output_header(messages)
         for name in TOPICS:
@@ -163,13 +154,7 @@ def output_header(messages: StereoMessages) -> Header:
 
 
 def disparity_message(
-    disparity: np.ndarray,
-    rig: StereoRig,
-    header: Header,
-    *,
-    min_depth: float,
-    max_depth: float,
-    increment: float,
+    disparity: np.ndarray, rig: StereoRig, header: Header, *, min_depth: float, max_depth: float, increment: float
 ) -> DisparityImage:
     """Return a DisparityImage.
 
@@ -179,7 +164,6 @@ def disparity_message(
     Args:
         disparity: image disparity ``x_left - x_right``, H x W float32 px, NaN where invalid.
         rig: at that size.
-        header: of the message.
         min_depth, max_depth: m; give ``max_disparity`` and ``min_disparity``.
         increment: smallest step, px.
     """
@@ -197,10 +181,7 @@ def disparity_message(
 def cloud_message(points: np.ndarray, colours: np.ndarray, header: Header) -> PointCloud2:
     """Return an organised PointCloud2 with x, y, z (float32 m) and rgb, 16 bytes a point.
 
-    Args:
-        points: H x W x 3 float32 m, NaN where invalid (REP 117).
-        colours: uint8, H x W grey or H x W x 3 RGB.
-        header: of the message.
+    ``points``: H x W x 3 float32 m, NaN where invalid (REP 117). ``colours``: uint8, H x W grey or H x W x 3 RGB.
     """
     height, width = points.shape[:2]
     cells = np.empty((height, width, 4), np.float32)

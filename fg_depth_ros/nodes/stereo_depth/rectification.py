@@ -37,11 +37,7 @@ class FeatureMatches:
 
 
 class FeatureCheck:
-    """Checks pairs by matched features: the first pair of a calibration, then every half minute. Not thread-safe.
-
-    Args:
-        topics: input name -> resolved topic, for messages.
-    """
+    """Checks pairs by matched features: the first pair of a calibration, then every half minute. Not thread-safe."""
 
     def __init__(self, topics: Mapping[str, str]) -> None:
         self._topics = topics
@@ -89,9 +85,6 @@ class VerticalFlowCheck:
     """Checks by dense flow whether the rows of the two cameras agree: running medians of its vertical part and tilt.
 
     Not thread-safe.
-
-    Args:
-        topics: input name -> resolved topic, for messages.
     """
 
     def __init__(self, topics: Mapping[str, str]) -> None:
@@ -126,10 +119,7 @@ class VerticalFlowCheck:
         median = self.median
         if median is None:
             return {}
-        return {
-            "vertical flow median (px)": f"{median.median:+.2f}",
-            "vertical flow tilt (px)": f"{median.tilt:+.2f}",
-        }
+        return {"vertical flow median (px)": f"{median.median:+.2f}", "vertical flow tilt (px)": f"{median.tilt:+.2f}"}
 
     def problem(self, max_median: float, max_tilt: float) -> str | None:
         """Return why the rows do not agree, or None; limits in px."""
@@ -148,11 +138,7 @@ def match_features(left: np.ndarray, right: np.ndarray, doffs: float) -> Feature
     """Match ORB features between the images of a pair.
 
     A point in front of both cameras has ``d + doffs > 0``. Only features count whose row differs by at most 3 % of the
-    height, since a rectified pair's rows agree.
-
-    Args:
-        left, right: uint8, H x W or H x W x 3 RGB.
-        doffs: difference of the principal columns, px.
+    height, since a rectified pair's rows agree. Images: uint8, H x W or H x W x 3 RGB.
     """
     grey = [i if i.ndim == 2 else cv2.cvtColor(i, cv2.COLOR_RGB2GRAY) for i in (left, right)]
     scale = min(1.0, (_ORB_PIXELS / grey[0].size) ** 0.5)

@@ -40,14 +40,7 @@ _LONGEST_GAP = 1_000_000_000  # ns between two frames that still show one motion
 class StereoWorker:
     """Decodes, checks, estimates and publishes, one pair at a time. The thread survives any input.
 
-    Args:
-        node: for its clock and log.
-        parameters: of the node.
-        topics: input name -> resolved topic, for messages.
-        models: of the node.
-        outputs: of the node.
-        statistics: counts what becomes of the pairs.
-        faults: of the node.
+    ``topics``: input name -> resolved topic, for messages.
     """
 
     def __init__(
@@ -277,16 +270,13 @@ class StereoWorker:
     def _reduce_scale(self, host: ModelHost[Any, Any], error: OutOfMemory) -> None:
         name = host.estimator.model_name if host.estimator is not None else "the model"
         scale = host.reduce_scale()
-        if scale is None:
-            text = (
-                f"{name}: out of memory even at the smallest inference_scale ({error}): set device to cpu, send "
-                "smaller images, or free memory"
-            )
-        else:
-            text = (
-                f"{name}: out of memory ({error}): going on with inference_scale {scale:g}; send smaller images or "
-                "free memory, then set inference_scale again"
-            )
+        text = (
+            f"{name}: out of memory even at the smallest inference_scale ({error}): set device to cpu, send smaller "
+            "images, or free memory"
+            if scale is None
+            else f"{name}: out of memory ({error}): going on with inference_scale {scale:g}; send smaller images or "
+            "free memory, then set inference_scale again"
+        )
         self._faults.report("memory", ERROR, text, code=FaultCode.OUT_OF_MEMORY)
 
 
@@ -312,13 +302,12 @@ class StereoImages(NamedTuple):
 class PairDecoder:
     """Decodes messages and checks their form: encodings, sizes, calibration. Not thread-safe.
 
-    Args:
-        topics: input name -> resolved topic, for messages.
+    ``topics``: input name -> resolved topic, for messages.
     """
 
     def __init__(self, topics: Mapping[str, str]) -> None:
         self._topics = topics
-        self._key: tuple[Any, ...] | None = None
+        self._key: list[tuple[Any, ...]] | None = None
         self._rig: StereoRig | None = None
 
     def decode(self, messages: StereoMessages, mono16_white: int = MONO16_WHITE) -> StereoImages:
@@ -347,17 +336,12 @@ class PairDecoder:
         return StereoImages(left, right, rig)
 
     def _stereo_rig(self, messages: StereoMessages) -> StereoRig:
-        key = tuple(
-            (
-                *(i.width, i.height, *i.p, i.binning_x, i.binning_y),
-                *(i.roi.x_offset, i.roi.y_offset, i.roi.width, i.roi.height),
-            )
-            for i in (messages.left_info, messages.right_info)
-        )
+        infos = (messages.left_info, messages.right_info)
+        key = [(i.width, i.height, *i.p, i.binning_x, i.binning_y, i.roi) for i in infos]
         if self._rig is None or key != self._key:
             self._rig, self._key = None, key
             try:
-                self._rig = StereoRig.from_camera_info(messages.left_info, messages.right_info)
+                self._rig = StereoRig.from_camera_info(*infos)
             except RigError as error:
                 names = f"{self._topics['left/camera_info']} and {self._topics['right/camera_info']}"
                 raise MessageError(MessageFault.CAMERA_INFO, f"{error} (from {names})") from error
@@ -372,9 +356,8 @@ class PairDecoder:
         try:
             return StereoRig.from_camera_info(info, right)
         except RigError as error:
-            raise MessageError(
-                MessageFault.CAMERA_INFO, f"{error} (from {self._topics['left/camera_info']})"
-            ) from error
+            text = f"{error} (from {self._topics['left/camera_info']})"
+            raise MessageError(MessageFault.CAMERA_INFO, text) from error
 
 
 class TemporalFlow:
@@ -384,18 +367,10 @@ class TemporalFlow:
         self._before: tuple[int, np.ndarray] | None = None
 
     def update(self, stamp: int, left: np.ndarray, estimator: FlowEstimator) -> np.ndarray | None:
-        """Return the flow from the image before to ``left``, H x W x 2 float32 px.
+        """Return the flow from the image before to ``left``, H x W x 2 float32 px; ``stamp``: of ``left``, ns.
 
         None where there is no image to compare with: the first one, another size, more than a second ago, or a later
-        stamp (a source that begins again).
-
-        Args:
-            stamp: of ``left``, ns.
-            left: uint8, H x W or H x W x 3 RGB.
-            estimator: of the flow.
-
-        Raises:
-            OutOfMemory: the device cannot hold images of this size.
+        stamp (a source that begins again). Raises OutOfMemory.
         """
         before, self._before = self._before, (stamp, left)
         if before is None or not 0 < stamp - before[0] <= _LONGEST_GAP or before[1].shape != left.shape:

@@ -1,0 +1,60 @@
+"""Run a node as a process."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import TypeVar
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from fg_depth_ros.nodes.common.environment import use_shared_memory_profile
+
+NodeT = TypeVar("NodeT", bound=Node)
+
+
+def run_node(
+    name: str,
+    make: Callable[[], NodeT],
+    spin: Callable[[NodeT, SingleThreadedExecutor], None],
+    args: list[str] | None,
+    *,
+    refusals: tuple[type[Exception], ...] = (),
+    handlers: SignalHandlerOptions = SignalHandlerOptions.ALL,
+) -> bool:
+    """Make a node and spin it until ``spin`` returns, Ctrl-C or shutdown; then destroy it.
+
+    Args:
+        name: of the logger before there is a node.
+        make: the class of the node.
+        spin: runs the executor.
+        args: of the command line; None = the process's own.
+        refusals: errors of ``make`` that end the process with one line.
+        handlers: of signals, that rclpy installs.
+
+    Returns:
+        False after one of ``refusals``.
+    """
+    use_shared_memory_profile()
+    rclpy.init(args=args, signal_handler_options=handlers)
+    node = None
+    try:
+        node = make()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        spin(node, executor)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except refusals as error:
+        rclpy.logging.get_logger(name).fatal(str(error))
+        return False
+    finally:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would cut the cleaning up short
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+        signal.signal(signal.SIGINT, before)
+    return True
