@@ -14,21 +14,7 @@ from fg_depth_ros.inference.flow import FlowEstimate, FlowEstimator, NetworkFlow
 from fg_depth_ros.inference.mono import MonoDepthEstimator, MonoEstimate, NetworkMono
 
 __all__ = [
-    "EstimatorConfig",
-    "FlowConfig",
-    "FlowEstimate",
-    "FlowEstimator",
-    "Match",
-    "ModelError",
-    "MonoConfig",
-    "MonoDepthEstimator",
-    "MonoEstimate",
-    "NetworkFlow",
-    "NetworkMatcher",
-    "NetworkMono",
-    "OutOfMemory",
-    "SgbmMatcher",
-    "StereoConfig",
-    "StereoDepthEstimator",
-    "StereoEstimate",
-]
+    "EstimatorConfig", "FlowConfig", "FlowEstimate", "FlowEstimator", "Match", "ModelError", "MonoConfig",
+    "MonoDepthEstimator", "MonoEstimate", "NetworkFlow", "NetworkMatcher", "NetworkMono", "OutOfMemory",
+    "SgbmMatcher", "StereoConfig", "StereoDepthEstimator", "StereoEstimate",
+]  # fmt: skip

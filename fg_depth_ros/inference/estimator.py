@@ -79,14 +79,7 @@ class Estimator(Generic[ConfigT, MethodT]):
 
 
 class NetworkMethod:
-    """Base of the methods that run a network.
-
-    Args:
-        network: in evaluation mode, on its device; not changed.
-        name: of the model.
-        sha256: of its weights.
-        precision: one of PRECISIONS; float32 leaves all layers as they are, the others use automatic mixed precision.
-    """
+    """Base of the methods that run a network, in evaluation mode and on its device, in a precision of PRECISIONS."""
 
     def __init__(self, network: nn.Module, name: str, sha256: str = "", precision: str = "float32") -> None:
         self._network, self._precision = network, precision
@@ -122,15 +115,9 @@ def network_input(image: np.ndarray, device: torch.device) -> torch.Tensor:
 
 @contextmanager
 def inference_mode(device: torch.device, precision: str, width: int, height: int) -> Iterator[None]:
-    """Run networks without gradients and in a precision.
+    """Run networks without gradients and in a precision of PRECISIONS: below float32 by automatic mixed precision.
 
-    Args:
-        device: that the network is on.
-        precision: one of PRECISIONS; float32 leaves all layers as they are, the others use automatic mixed precision.
-        width, height: of the images, px, for the message.
-
-    Raises:
-        OutOfMemory: the code inside needs more memory than the device has.
+    Raises OutOfMemory, which names the size of the images, where the device has too little memory for the code inside.
     """
     lower = precision != "float32"
     dtype = getattr(torch, precision) if lower else torch.bfloat16
@@ -148,8 +135,7 @@ def inference_mode(device: torch.device, precision: str, width: int, height: int
 def choose_device(device: str) -> torch.device:
     """Return the device for ``auto`` (a GPU where there is one) or a device name.
 
-    Raises:
-        ModelError: the device is unknown, or not available on this machine.
+    Raises ModelError: the device is unknown, or not available on this machine.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -180,12 +166,10 @@ def load_network(
     """Load a network and its weights onto a device, made fast for inference.
 
     Args:
-        model: its name; empty = whichever of the known networks the weights belong to.
+        model: its name; empty = whichever of the ``known`` networks (of a task, ``kind``) the weights belong to.
         weights: path of a weights file; empty = the shipped ones.
         device: as ``choose_device`` takes it.
         precision: one of ``PRECISIONS``; only checked here.
-        known: names of the networks for the task.
-        kind: their task, for the message: "flow".
 
     Returns:
         The network in evaluation mode, and its model card.
@@ -290,17 +274,10 @@ class SgbmMatcher:
     def __init__(self, max_disparity: int = 192) -> None:
         block = 5
         self._matcher = cv2.StereoSGBM.create(
-            minDisparity=0,
-            numDisparities=-(-max_disparity // 16) * 16,
-            blockSize=block,
-            P1=8 * 3 * block * block,
-            P2=32 * 3 * block * block,
-            disp12MaxDiff=1,
-            uniquenessRatio=10,
-            speckleWindowSize=100,
-            speckleRange=2,
+            minDisparity=0, numDisparities=-(-max_disparity // 16) * 16, blockSize=block, P1=8 * 3 * block * block,
+            P2=32 * 3 * block * block, disp12MaxDiff=1, uniquenessRatio=10, speckleWindowSize=100, speckleRange=2,
             mode=cv2.STEREO_SGBM_MODE_SGBM_3WAY,
-        )
+        )  # fmt: skip
 
     def match(self, left: np.ndarray, right: np.ndarray, min_disparity: int = 0) -> Match:
         """See ``Matcher``."""
@@ -406,14 +383,11 @@ class StereoEstimate:
             mismatch = geometry.hidden_by_nearer(self.matched, config.left_right_threshold)
         if config.max_sigma > 0 and self.disparity_sigma is not None:
             unsure = self.disparity_sigma > config.max_sigma
+        leaves = geometry.leaves_image(self.matched)
         return geometry.label_pixels(
-            self._raw_depth,
-            min_depth=config.min_depth,
-            max_depth=config.max_depth,
-            leaves=geometry.leaves_image(self.matched),
-            mismatch=mismatch,
+            self._raw_depth, min_depth=config.min_depth, max_depth=config.max_depth, leaves=leaves, mismatch=mismatch,
             unsure=unsure,
-        )
+        )  # fmt: skip
 
     @cached_property
     def mask(self) -> np.ndarray:
@@ -471,11 +445,7 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
     """
 
     def __init__(self, config: StereoConfig | None = None) -> None:
-        """Load the model.
-
-        Raises:
-            ModelError: weights or device that cannot be used.
-        """
+        """Load the model. Raises ModelError: weights or device that cannot be used."""
         c = config or StereoConfig()
         matcher: Matcher
         if c.model in c.classical:

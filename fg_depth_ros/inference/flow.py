@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -19,13 +18,6 @@ from fg_depth_ros.inference import classical_flow
 from fg_depth_ros.inference.config import FlowConfig
 from fg_depth_ros.inference.estimator import Estimator, Method, NetworkMethod, check_images, load_network
 from fg_depth_ros.networks import FLOW_MODELS
-
-_METHODS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "dis": classical_flow.dis,
-    "farneback": classical_flow.farneback,
-    "lucas_kanade": classical_flow.lucas_kanade,
-    "horn_schunck": classical_flow.horn_schunck,
-}
 
 
 @dataclass(frozen=True)
@@ -60,7 +52,7 @@ class NetworkFlow(NetworkMethod):
 
 
 class ClassicalFlow:
-    """One of ``config.CLASSICAL_FLOW``; works on grey values."""
+    """One of ``config.CLASSICAL_FLOW``, the functions of ``classical_flow``; works on grey values."""
 
     sha256, device = "", "cpu"
 
@@ -69,7 +61,8 @@ class ClassicalFlow:
 
     def flow(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """See ``FlowMethod``."""
-        return _METHODS[self.name](_grey(first), _grey(second))
+        method = getattr(classical_flow, self.name)
+        return np.asarray(method(_grey(first), _grey(second)))
 
 
 class FlowEstimator(Estimator[FlowConfig, FlowMethod]):
@@ -85,11 +78,7 @@ class FlowEstimator(Estimator[FlowConfig, FlowMethod]):
     """
 
     def __init__(self, config: FlowConfig | None = None) -> None:
-        """Load the model.
-
-        Raises:
-            ModelError: weights or device that cannot be used.
-        """
+        """Load the model. Raises ModelError: weights or device that cannot be used."""
         c = config or FlowConfig()
         if c.model in c.classical:
             super().__init__(c, ClassicalFlow(c.model))
@@ -117,7 +106,11 @@ class FlowEstimator(Estimator[FlowConfig, FlowMethod]):
             ValueError: images of other type or of different size.
             OutOfMemory: the device cannot hold a pair of this size.
         """
-        _check_frames(first, second)
+        check_images(first=first, second=second)
+        if first.shape != second.shape:
+            raise ValueError(
+                f"first and second image differ: {first.shape} and {second.shape}; flow needs two frames of one camera"
+            )
         began = time.perf_counter()
         flow = self._at_scale(first, second)
         if self.config.variational:
@@ -137,11 +130,3 @@ class FlowEstimator(Estimator[FlowConfig, FlowMethod]):
 def _grey(image: np.ndarray) -> np.ndarray:
     image = np.ascontiguousarray(image)
     return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-
-
-def _check_frames(first: np.ndarray, second: np.ndarray) -> None:
-    check_images(first=first, second=second)
-    if first.shape != second.shape:
-        raise ValueError(
-            f"first and second image differ: {first.shape} and {second.shape}; flow needs two frames of one camera"
-        )

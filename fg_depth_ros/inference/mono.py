@@ -57,11 +57,7 @@ class NetworkMono(NetworkMethod):
         return size_with_area(width, height, pixels, unit)
 
     def depth(self, image: np.ndarray, fx: float) -> np.ndarray:
-        """Estimate depth, H x W float32 m, of H x W x 3 uint8 RGB or H x W uint8 with its focal length in px.
-
-        Raises:
-            OutOfMemory: the device cannot hold an image of this size.
-        """
+        """Estimate depth, H x W float32 m, of H x W x 3 uint8 RGB or H x W uint8; ``fx``: px. Raises OutOfMemory."""
         height, width = image.shape[:2]
         size = self.input_size(width, height)
         small = resize_image(image, *size)
@@ -85,11 +81,7 @@ class MonoDepthEstimator(Estimator[MonoConfig, NetworkMono]):
     """
 
     def __init__(self, config: MonoConfig | None = None) -> None:
-        """Load the model.
-
-        Raises:
-            ModelError: weights or device that cannot be used.
-        """
+        """Load the model. Raises ModelError: weights or device that cannot be used."""
         c = config or MonoConfig()
         network, card = load_network(c.model, c.weights, c.device, c.precision, DEPTH_MODELS, "depth")
         super().__init__(c, NetworkMono(network, card.name, card.sha256, c.precision, c.inference_scale))
