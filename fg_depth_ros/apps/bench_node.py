@@ -17,42 +17,24 @@ WARM_UP_PAIRS = 5
 
 
 def bench_node(
-    model: str = "flownet_stereo",
-    size: tuple[int, int] = (640, 480),
-    rate: float = 5.0,
-    seconds: float = 20.0,
-    *,
-    pairs: str = MOTORCYCLE,
-    weights: str = "",
-    device: str = "auto",
-    precision: str = "float32",
+    model: str = "flownet_stereo", size: tuple[int, int] = (640, 480), rate: float = 5.0, seconds: float = 20.0, *,
+    pairs: str = MOTORCYCLE, weights: str = "", device: str = "auto", precision: str = "float32",
     on_status: Callable[[str], None] = lambda text: None,
-) -> Report:
+) -> Report:  # fmt: skip
     """Measure a depth node over DDS: play pairs of ``size`` (width, height) at ``rate`` Hz for ``seconds``.
 
     Returns a report with one row: pairs sent, delivered, dropped (``drops`` has them by reason) and unaccounted
     for; ``published_*_ms``, from the stamp to the publication of ``depth/image_rect``; ``inference_*_ms``, the node's
-    own measure of the model; ``overhead_p50_ms``, the difference of their medians, and ``overhead_p95_ms``, the
-    difference of their 95th percentiles (over a run they need not belong to the same pairs).
-    ``on_status`` gets a line about the state from time to time.
-
-    Raises:
-        ExperimentError, ChildDied, ChildTimeout: it did not work; the message says why. No process and no shared
-            memory is left.
+    own measure of the model; ``overhead_*_ms``, the difference of these percentiles (over a run they need not belong to
+    the same pairs). ``on_status`` gets a line about the state from time to time. Raises as ``PairsEvaluation.run``.
     """
     folder = Path(tempfile.mkdtemp(prefix="fg_depth_bench_"))
+    count, name = max(5, round(seconds * rate)) + WARM_UP_PAIRS, f"{size[0]}x{size[1]} at {rate:g} Hz"
     evaluation = PairsEvaluation(
-        model,
-        count=max(5, round(seconds * rate)) + WARM_UP_PAIRS,
-        rate=rate,
-        pairs=pairs,
-        set_name=f"{size[0]}x{size[1]} at {rate:g} Hz",
-        warm_up=WARM_UP_PAIRS,
-        truth=False,
-        accuracy=False,
+        model, count, rate, pairs, name, WARM_UP_PAIRS, truth=False, accuracy=False,
         depth={"depth_weights": weights, "device": device, "precision": precision},
         player={"width": size[0], "height": size[1]},
-    )
+    )  # fmt: skip
     with ProcessGroup(folder, child_environment(domain_id=free_domain_id())) as group:
         result = evaluation.run(group, on_status)
     shutil.rmtree(folder, ignore_errors=True)  # not after an error: it has the logs

@@ -26,21 +26,13 @@ END_SECONDS = 60.0
 _CPU_NAMES = {LOGGER: "logger", DEPTH_NODE: "depth", PLAYER: "player"}
 LOST = "lost on the way"
 _ALONE = " without partner"  # only the inputs of pairs have such a figure
-_DROPS = ("dropped: ", "dropped before the recorder: ")
 
 
 def bench_recording(
-    size: tuple[int, int] = (640, 480),
-    rate: float = 30.0,
-    seconds: float = 20.0,
-    *,
-    storage: str = "raw",
-    depth: bool = True,
-    model: str = "flownet_stereo",
-    root: Path | None = None,
-    logger: Mapping[str, Any] | None = None,
-    on_status: Callable[[str], None] = lambda text: None,
-) -> Report:
+    size: tuple[int, int] = (640, 480), rate: float = 30.0, seconds: float = 20.0, *, storage: str = "raw",
+    depth: bool = True, model: str = "flownet_stereo", root: Path | None = None,
+    logger: Mapping[str, Any] | None = None, on_status: Callable[[str], None] = lambda text: None,
+) -> Report:  # fmt: skip
     """Measure data_logger_node over DDS: play pairs into it, of which it records all.
 
     With ``depth`` a depth node runs beside it, whose depth and labels are recorded too.
@@ -58,13 +50,12 @@ def bench_recording(
         (mean and largest, counted with every pair), MB/s to the disk, CPU share of each process (%
         of one core) while pairs were played.
 
-    Raises:
-        ExperimentError, ChildDied, ChildTimeout: it did not work; the message says why. No process is left.
+    Raises as ``Experiment.run``.
     """
     folder = Path(tempfile.mkdtemp(prefix="fg_depth_bench_"))
-    if root is not None:
-        root.mkdir(parents=True, exist_ok=True)
-    recordings = Path(tempfile.mkdtemp(prefix="fg_depth_bench_", dir=root)) if root is not None else folder / "episodes"
+    root = folder if root is None else root
+    root.mkdir(parents=True, exist_ok=True)
+    recordings = Path(tempfile.mkdtemp(prefix="fg_depth_bench_", dir=root))
     count = max(5, round(seconds * rate))
     logger_parameters = {
         "root": str(recordings), "record": "continuous", "storage": storage, "record_depth": depth, "quota": 0.0,
@@ -100,32 +91,23 @@ def bench_recording(
     metrics["megabytes_per_s"] = sum(line["bytes"] for line in lines) / 1e6 / span if span else float("nan")
     assert progress.meter is not None
     metrics |= {f"cpu_{name}_percent": share for name, share in progress.meter.shares().items()}
-    name = f"{size[0]}x{size[1]} at {rate:g} Hz"
-    report.add_row(
-        name, f"{storage}, {'with depth' if depth else 'without depth'}", metrics, kind="recording", drops=drops
-    )
+    name, method = f"{size[0]}x{size[1]} at {rate:g} Hz", f"{storage}, {'with' if depth else 'without'} depth"
+    report.add_row(name, method, metrics, kind="recording", drops=drops)
     return report
 
 
 def count_pairs(sent: int, values: Mapping[str, str], on_disk: int) -> tuple[dict[str, float], dict[str, int]]:
-    """Account for every pair.
+    """Account for every pair: return the measures of the report's row, and the number of drops by reason.
 
-    Args:
-        sent: number of pairs.
-        values: the last values of the logger's diagnostics.
-        on_disk: pairs in finished episodes.
-
-    Returns:
-        The measures of the report's row, and the number of drops by reason.
+    ``values``: the last of the logger's diagnostics; ``on_disk``: pairs in finished episodes.
     """
     formed = int(values["pairs formed"])
     inputs = [key.removesuffix(_ALONE) for key in values if key.endswith(_ALONE)]
     lost = sum(int(values[f"{name} {LOST}"]) for name in inputs)
     drops = {
-        key.removeprefix(prefix): int(value)
-        for prefix in _DROPS
+        key.partition(": ")[2]: int(value)
         for key, value in values.items()
-        if key.startswith(prefix)
+        if key.startswith(("dropped: ", "dropped before the recorder: "))
     }
     # A pair lacks one message or several.
     drops[LOST] = min(lost, sent - formed)
@@ -176,22 +158,20 @@ class CpuMeter:
 
     def __init__(self, children: Mapping[str, Child]) -> None:
         self._children = children
-        self._first: tuple[float, dict[str, float]] | None = None
-        self._last: tuple[float, dict[str, float]] | None = None
+        self._samples: list[tuple[float, dict[str, float]]] = []
         self.sample()
 
     def sample(self) -> None:
         """Read the CPU times of the processes."""
         with contextlib.suppress(OSError):  # one of them has ended
             seconds = {name: cpu_seconds(child.pid) for name, child in self._children.items()}
-            self._last = (time.monotonic(), seconds)
-            self._first = self._first or self._last
+            self._samples[1:] = [(time.monotonic(), seconds)]
 
     def shares(self) -> dict[str, float]:
         """Return the share of one core in per cent by name; empty where nothing could be read."""
-        if self._first is None or self._last is None or self._last[0] <= self._first[0]:
+        if len(self._samples) < 2:
             return {}
-        (begun, before), (ended, after) = self._first, self._last
+        (begun, before), (ended, after) = self._samples
         return {name: 100 * (after[name] - before[name]) / (ended - begun) for name in after}
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -40,30 +41,32 @@ CLASSICAL = "sgbm"
 ASSUMED_BASELINE = 0.1  # m, for pairs without calibration; the output names it
 WORLD_FRAMES = 12  # of a virtual world; played again and again
 WARM_UP_PAIRS = 3
+# Measure -> heading, number format, unit (in the picture; the tables have a line about units).
 _ACCURACY = {
-    "epe": ("EPE", ".2f"),
-    "bad_1": ("bad-1", ".1f"),
-    "bad_2": ("bad-2", ".1f"),
-    "bad_4": ("bad-4", ".1f"),
-    "density": ("density", ".1f"),
-    "abs_rel": ("AbsRel", ".4f"),
+    "epe": ("EPE", ".2f", " px"),
+    "bad_1": ("bad-1", ".1f", " %"),
+    "bad_2": ("bad-2", ".1f", " %"),
+    "bad_4": ("bad-4", ".1f", " %"),
+    "density": ("density", ".1f", " %"),
+    "abs_rel": ("AbsRel", ".4f", ""),
 }
 _AGREEMENT = {
-    "density": ("answer", ".1f"),
-    "depth_density": ("depth", ".1f"),
-    "seen_by_both": ("seen by both", ".1f"),
-    "photometric": ("photometric", ".1f"),
+    "density": ("answer", ".1f", " %"),
+    "depth_density": ("depth", ".1f", " %"),
+    "seen_by_both": ("seen by both", ".1f", " %"),
+    "photometric": ("photometric", ".1f", " of 255"),
 }
 _SPEED = {
-    "rate_hz": ("Hz", ".1f"),
-    "arrival_p50_ms": ("latency", ".0f"),
-    "arrival_p95_ms": ("95 %", ".0f"),
-    "inference_p50_ms": ("model", ".0f"),
-    "pairs_sent": ("sent", "d"),
-    "pairs_delivered": ("arrived", "d"),
-    "pairs_dropped": ("dropped", "d"),
-    "pairs_unaccounted": ("unaccounted", "d"),
+    "rate_hz": ("Hz", ".1f", ""),
+    "arrival_p50_ms": ("latency", ".0f", " ms"),
+    "arrival_p95_ms": ("95 %", ".0f", " ms"),
+    "inference_p50_ms": ("model", ".0f", " ms"),
+    "pairs_sent": ("sent", "d", ""),
+    "pairs_delivered": ("arrived", "d", ""),
+    "pairs_dropped": ("dropped", "d", ""),
+    "pairs_unaccounted": ("unaccounted", "d", ""),
 }
+Columns = dict[str, tuple[str, str, str]]
 
 
 @dataclass
@@ -80,41 +83,18 @@ class DemoInput:
     parameters: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass
-class _Run:
-    """What one model gave."""
-
-    result: PairsResult
-    snapshot: Snapshot | None
-
-    @property
-    def model(self) -> str:
-        return self.result.model
-
-
 def run_demo(
-    model: str = "flownet_stereo",
-    pairs: str = MOTORCYCLE,
-    seconds: float = 8.0,
-    rate: float = 3.0,
-    out: str | Path = "fg_depth_demo.png",
-    json: str | Path | None = None,
-    *,
-    weights: str = "",
-    width: int = 0,
-    world: str = "",
-    console: Console | None = None,
-) -> int:
+    model: str = "flownet_stereo", pairs: str = MOTORCYCLE, seconds: float = 8.0, rate: float = 3.0,
+    out: str | Path = "fg_depth_demo.png", json: str | Path | None = None, *, weights: str = "", width: int = 0,
+    world: str = "", console: Console | None = None,
+) -> int:  # fmt: skip
     """Run the demo and print what it measured.
 
     Args:
-        model: shown in full; ``sgbm`` runs beside it.
+        model: shown in full, with ``weights`` (empty: those that come with the package); ``sgbm`` runs beside it.
         pairs: a folder of stereo pairs, or ``motorcycle`` for the pair that scikit-image ships.
-        seconds: each model is fed for so long.
-        rate: pairs per second.
-        out: where the picture goes (PNG).
-        json: where the report goes; None writes none.
-        weights: file of weights for ``model``; empty takes those that come with the package.
+        seconds, rate: each model is fed for so long, with so many pairs per second.
+        out, json: where picture (PNG) and report go; no report where ``json`` is None.
         width: resize the images to this width; 0 keeps them.
         world: play a drive through a virtual world, ``street`` or ``indoor``, instead of ``pairs``; with true depth.
 
@@ -136,17 +116,22 @@ def run_demo(
                 f"[dim]three processes over DDS on this machine only, ROS_DOMAIN_ID={domain}; logs in {folder}[/dim]",
                 soft_wrap=True,
             )
-            runs: list[_Run] = []
+            runs: list[PairsResult] = []
+            snapshots: dict[str, Snapshot] = {}
             for name in dict.fromkeys([model, CLASSICAL]):
-                shown = runs[0].snapshot.name if runs and runs[0].snapshot is not None else ""
+                shown = snapshots[model].name if model in snapshots else ""
                 with ProcessGroup(folder / name, child_environment(domain_id=domain)) as group:
                     runs.append(_run_model(group, name, weights if name == model else "", chosen, shown, console))
+                try:
+                    snapshots[name] = Snapshot.read(runs[-1].snapshot)
+                except (OSError, ValueError) as error:
+                    console.print(f"[yellow]no picture of {name}: {escape(str(error))}[/yellow]")
             report = _merged(runs, chosen)
             _print(report, chosen, console)
             if json is not None:
                 report.write_json(json)
                 console.print(f"report: {Path(json).resolve()}", soft_wrap=True)
-            picture = _draw(Path(out), runs, report, chosen)
+            picture = _draw(Path(out), snapshots, report, chosen)
             console.print(f"picture: {picture.resolve()}", soft_wrap=True)
             return 0
     except KeyboardInterrupt:
@@ -154,7 +139,7 @@ def run_demo(
         return 130
     except (ChildDied, ChildTimeout, ExperimentError, FileError, RigError, OSError, ValueError) as error:
         keep_logs = True
-        console.print(f"[bold red]demo failed:[/bold red] {_escaped(str(error))}", soft_wrap=True)
+        console.print(f"[bold red]demo failed:[/bold red] {escape(str(error))}", soft_wrap=True)
         return 1
     finally:
         for rendered in folder.glob("virtual_*"):
@@ -163,30 +148,19 @@ def run_demo(
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run_model(group: ProcessGroup, model: str, weights: str, chosen: DemoInput, shown: str, console: Console) -> _Run:
+def _run_model(
+    group: ProcessGroup, model: str, weights: str, chosen: DemoInput, shown: str, console: Console
+) -> PairsResult:
     """Run one model; ``shown`` names the pair for the picture (the one that the model before it showed)."""
+    count = max(3, round(chosen.seconds * chosen.rate)) + WARM_UP_PAIRS
     evaluation = PairsEvaluation(
-        model,
-        count=max(3, round(chosen.seconds * chosen.rate)) + WARM_UP_PAIRS,
-        rate=chosen.rate,
-        pairs=chosen.pairs,
-        set_name=chosen.name,
-        warm_up=WARM_UP_PAIRS,
-        truth=chosen.truth,
-        snapshot=True,
-        snapshot_pair=shown,
-        depth={"depth_weights": weights},
-        player=chosen.parameters,
-    )
+        model, count, chosen.rate, chosen.pairs, chosen.name, WARM_UP_PAIRS, chosen.truth, snapshot=True,
+        snapshot_pair=shown, depth={"depth_weights": weights}, player=chosen.parameters,
+    )  # fmt: skip
     with live_line(console, f"{model}: starting") as show:
         result = evaluation.run(group, lambda text: show(f"{model}: {text}"))
     console.print(f"{model}: {result.last_status}", style="green")
-    try:
-        snapshot = Snapshot.read(result.snapshot)
-    except (OSError, ValueError) as error:
-        console.print(f"[yellow]no picture of {model}: {_escaped(str(error))}[/yellow]")
-        snapshot = None
-    return _Run(result, snapshot)
+    return result
 
 
 @contextlib.contextmanager
@@ -207,25 +181,22 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _merged(runs: list[_Run], chosen: DemoInput) -> Report:
+def _merged(runs: list[PairsResult], chosen: DemoInput) -> Report:
     """Make one report of all runs, with accuracy on the pairs that every model answered."""
-    first = runs[0].result.report
+    first = runs[0].report
     report = Report(
         command="demo",
         model=first.model,
         settings={
-            **first.settings,
-            "input": chosen.pairs,
-            "size": chosen.size,
-            "rate_hz": chosen.rate,
+            **first.settings, "input": chosen.pairs, "size": chosen.size, "rate_hz": chosen.rate,
             "seconds": chosen.seconds,
         },
-    )
-    common = set.intersection(*(run.result.scores.names for run in runs))
+    )  # fmt: skip
+    common = set.intersection(*(run.scores.names for run in runs))
     for run in runs:
-        for method, metrics in run.result.scores.methods(run.model, common).items():
+        for method, metrics in run.scores.methods(run.model, common).items():
             report.add_row(chosen.name, method, metrics, kind="accuracy", pairs=len(common), of_pairs=chosen.count)
-    report.rows.extend(run.result.timing for run in runs)
+    report.rows.extend(run.timing for run in runs)
     return report
 
 
@@ -263,73 +234,47 @@ def _print(report: Report, chosen: DemoInput, console: Console) -> None:
             console.print(f"{row['method']}: {number} dropped, {reason}")
 
 
-def _table(title: str, rows: list[dict[str, Any]], columns: dict[str, tuple[str, str]]) -> Table:
-    """Make a table that fits into 80 columns. ``columns``: measure -> heading, number format."""
+def _table(title: str, rows: list[dict[str, Any]], columns: Columns) -> Table:
+    """Make a table that fits into 80 columns."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("method", no_wrap=True)
-    for heading, _ in columns.values():
+    for heading, *_ in columns.values():
         table.add_column(heading, justify="right")
     for row in rows:
-        cells = (_number(row["metrics"].get(name), form) for name, (_, form) in columns.items())
+        cells = (_number(row["metrics"].get(name), form) for name, (_, form, _) in columns.items())
         table.add_row(row["method"], *cells)
     return table
 
 
-def _draw(out: Path, runs: list[_Run], report: Report, chosen: DemoInput) -> Path:
+def _draw(out: Path, snapshots: dict[str, Snapshot], report: Report, chosen: DemoInput) -> Path:
     from fg_depth_ros.apps.demo_picture import draw_demo  # matplotlib takes a second to import
 
-    snapshots = {run.model: run.snapshot for run in runs if run.snapshot is not None}
     if not snapshots:
         raise ExperimentError("no pair arrived with all outputs, so there is no picture; the table above holds")
-    first = next(iter(snapshots.values()))
+    model, first = next(iter(snapshots.items()))
     # Beside each other they must show the same pair; where one model was too slow for it, the first stands alone.
     snapshots = {method: shot for method, shot in snapshots.items() if shot.name == first.name}
     title = (
-        f"{runs[0].model} on {chosen.name} over ROS topics: focal length {first.rig.fx:.0f} px, baseline "
+        f"{model} on {chosen.name} over ROS topics: focal length {first.rig.fx:.0f} px, baseline "
         f"{first.rig.baseline:.3f} m"
     )
-    return draw_demo(out, snapshots, _foot(report, chosen), title=title)
+    accuracy = _ACCURACY if chosen.truth else _AGREEMENT
+    foot = _lines(_rows(report, "accuracy"), accuracy) + _lines(_rows(report, "timing"), _SPEED)
+    return draw_demo(out, snapshots, foot, title=title)
 
 
-def _foot(report: Report, chosen: DemoInput) -> list[str]:
-    """Return the table as lines of text below the picture."""
-
-    def lines(kind: str, *parts: tuple[str, str, str, str]) -> list[str]:
-        return [
-            f"{row['method']:<24}"
-            + "   ".join(f"{text}{_number(row['metrics'].get(name), form)}{unit}" for text, name, form, unit in parts)
-            for row in _rows(report, kind)
-        ]
-
-    agreement = (
-        ("answer on ", "density", "5.1f", " %"),
-        ("depth on ", "depth_density", "5.1f", " %"),
-        ("photometric difference ", "photometric", "4.1f", " of 255"),
-    )
-    accuracy = (
-        ("EPE ", "epe", "5.2f", " px"),
-        ("bad-1 ", "bad_1", "5.1f", " %"),
-        ("bad-2 ", "bad_2", "5.1f", " %"),
-        ("bad-4 ", "bad_4", "5.1f", " %"),
-        ("density ", "density", "5.1f", " %"),
-        ("AbsRel ", "abs_rel", ".4f", ""),
-    )
-    speed = (
-        ("", "rate_hz", "5.1f", " Hz"),
-        ("latency ", "arrival_p50_ms", ".0f", " ms"),
-        ("model alone ", "inference_p50_ms", ".0f", " ms"),
-        ("pairs sent ", "pairs_sent", "d", ""),
-        ("delivered ", "pairs_delivered", "d", ""),
-    )
-    return lines("accuracy", *(accuracy if chosen.truth else agreement)) + lines("timing", *speed)
+def _lines(rows: list[dict[str, Any]], columns: Columns) -> list[str]:
+    """Return rows as lines of text, for below the picture."""
+    lines = []
+    for row in rows:
+        found = ((row["metrics"].get(name), *column) for name, column in columns.items())
+        figures = (f"{heading} {_number(value, form)}{unit}" for value, heading, form, unit in found)
+        lines.append(f"{row['method']:<24}{'   '.join(figures)}")
+    return lines
 
 
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None or math.isnan(value) else format(value, form)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", "\\[")
 
 
 # ---- the input ----------------------------------------------------------------------------------------------------
@@ -368,7 +313,9 @@ def inspect_pairs(pairs: str, seconds: float, rate: float, width: int, console: 
         source = PairSource(pairs, width=width)
         parameters: dict[str, Any] = {}
     except CalibrationMissing:
-        focal = float(_first_width(pairs))
+        left = open_stereo_folder(Path(pairs).expanduser())[0].left
+        assert isinstance(left, Path)
+        focal = float(image_size(left)[0])
         parameters = {"focal": focal, "baseline": ASSUMED_BASELINE}
         source = PairSource(pairs, width=width, **parameters)
         console.print(
@@ -383,15 +330,8 @@ def inspect_pairs(pairs: str, seconds: float, rate: float, width: int, console: 
         f"baseline {rig.baseline:.4f} m, {'with' if truth else 'without'} true depth",
         soft_wrap=True,
     )
-    return DemoInput(
-        pairs, name, f"{rig.width}x{rig.height}", len(source), truth, seconds, rate, {**parameters, "width": width}
-    )
-
-
-def _first_width(pairs: str) -> int:
-    left = open_stereo_folder(Path(pairs).expanduser())[0].left
-    assert isinstance(left, Path)
-    return image_size(left)[0]
+    parameters["width"] = width
+    return DemoInput(pairs, name, f"{rig.width}x{rig.height}", len(source), truth, seconds, rate, parameters)
 
 
 def _first_readable(source: PairSource) -> Any:

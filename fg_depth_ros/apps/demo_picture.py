@@ -31,26 +31,11 @@ _LABEL_NAMES = {
 }
 
 
-def draw_demo(
-    path: str | Path,
-    snapshots: Mapping[str, Snapshot],
-    lines: Sequence[str],
-    *,
-    title: str,
-) -> Path:
-    """Write the sheet as PNG.
+def draw_demo(path: Path, snapshots: Mapping[str, Snapshot], lines: Sequence[str], *, title: str) -> Path:
+    """Write the sheet as PNG; ``path``, whose folder is made, is returned.
 
-    Args:
-        path: of the file; its folder is made.
-        snapshots: one pair as each method answered it, the first method is shown in full.
-        lines: what stands at the foot, measured figures.
-        title: the sheet's heading.
-
-    Returns the path. Raises ValueError when there is no snapshot, OSError when it cannot be written.
+    ``snapshots``: one pair as each method answered it, the first method is shown in full. ``lines`` stand at the foot.
     """
-    if not snapshots:
-        raise ValueError("no snapshot to draw")
-    path = Path(path)
     (name, first), *others = snapshots.items()
     reference = first.disparity if first.truth is None else depth_to_disparity(first.truth, first.rig)
     known = reference[np.isfinite(reference)]
@@ -102,13 +87,8 @@ class _Sheet:
         """Add axes at this place of the grid."""
         left = self.EDGE + column * (self.PANEL + self.GAP_X)
         bottom = self._height - self.HEAD - (row + 1) * self._tall - row * self.GAP_Y
-        box = (
-            left / self._width,
-            bottom / self._height,
-            self.PANEL / self._width,
-            self._tall / self._height,
-        )
-        return self.figure.add_axes(box)
+        width, height = self.PANEL / self._width, self._tall / self._height
+        return self.figure.add_axes((left / self._width, bottom / self._height, width, height))
 
     def write(self, title: str, lines: Sequence[str]) -> None:
         """Write the heading, and the lines at the foot."""
@@ -195,22 +175,13 @@ def _legend(axes: Axes, entries: Mapping[str, np.ndarray]) -> None:
     """One line under the panel."""
     if not entries:
         return
+    handles = [
+        Patch(facecolor=(colour / 255.0).tolist(), edgecolor="#b0b7bf", label=text) for text, colour in entries.items()
+    ]
     axes.legend(
-        handles=[
-            Patch(facecolor=(colour / 255.0).tolist(), edgecolor="#b0b7bf", label=text)
-            for text, colour in entries.items()
-        ],
-        fontsize=8,
-        loc="upper left",
-        bbox_to_anchor=(-0.012, 0.0),
-        ncol=len(entries),
-        frameon=False,
-        borderpad=0.3,
-        handlelength=1.1,
-        handletextpad=0.4,
-        columnspacing=1.1,
-        labelcolor=_INK,
-    )
+        handles=handles, fontsize=8, loc="upper left", bbox_to_anchor=(-0.012, 0.0), ncol=len(entries), frameon=False,
+        borderpad=0.3, handlelength=1.1, handletextpad=0.4, columnspacing=1.1, labelcolor=_INK,
+    )  # fmt: skip
 
 
 def _cloud(axes: Axes, shot: Snapshot, name: str) -> None:

@@ -48,27 +48,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What runs.
+    """What runs."""
 
-    Attributes:
-        nodes: started first; each reports ``state`` on /diagnostics.
-        player: started when all ``nodes`` are active; it waits for its subscribers by itself.
-        seconds: longest time from the start of the player to the end.
-        what: is waited for in that time, for messages.
-    """
-
-    nodes: Sequence[NodeProcess]
-    player: NodeProcess
-    seconds: float
-    what: str
+    nodes: Sequence[NodeProcess]  # started first; each reports ``state`` on /diagnostics
+    player: NodeProcess  # started when all nodes are active; it waits for its subscribers by itself
+    seconds: float  # longest time from the start of the player to the end,
+    what: str  # which is this, for messages
 
     def run(
-        self,
-        group: ProcessGroup,
-        is_finished: Callable[[Run], bool],
-        on_status: Callable[[str], None] = lambda text: None,
-        may_end: Sequence[str] = (),
-    ) -> Run:
+        self, group: ProcessGroup, is_finished: Callable[[Run], bool],
+        on_status: Callable[[str], None] = lambda text: None, may_end: Sequence[str] = (),
+    ) -> Run:  # fmt: skip
         """Start everything and wait for the end.
 
         Args:

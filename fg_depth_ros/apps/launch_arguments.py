@@ -51,8 +51,7 @@ def declare(arguments: Arguments) -> list[DeclareLaunchArgument]:
 def values(context: Any, arguments: Arguments) -> dict[str, str]:
     """Return the value of each argument.
 
-    Raises:
-        ValueError: an argument was given under its former name, or under a name that resembles a declared one.
+    Raises ValueError: an argument was given under its former name, or under a name that resembles a declared one.
     """
     given = set(context.launch_configurations) - set(arguments)
     problems = [problem for name in sorted(given) if (problem := _unknown(name, arguments)) is not None]

@@ -6,7 +6,8 @@ No ROS import: this is the parent of the nodes.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,38 +32,25 @@ _IDLE_SECONDS = START_SECONDS + SUBSCRIBER_SECONDS + 30.0
 
 @dataclass(frozen=True)
 class PairsEvaluation:
-    """Stereo pairs played into a depth node (``fg-depth demo``, ``fg-depth bench``).
-
-    Attributes:
-        model: parameter of the depth node; ``depth`` has further ones.
-        count: pairs to play, at ``rate`` Hz; the first ``warm_up`` count for everything but latency.
-        pairs, player: parameters of the player.
-        truth: the pairs have true depth.
-        accuracy: measure accuracy too, otherwise rates and latencies only.
-        snapshot: save one pair with all outputs, the one named ``snapshot_pair`` if it arrives.
-    """
+    """Stereo pairs played into a depth node (``fg-depth demo``, ``fg-depth bench``)."""
 
     model: str
     count: int
-    rate: float
+    rate: float  # Hz
     pairs: str = MOTORCYCLE
     set_name: str = "replay"
-    warm_up: int = 3
-    truth: bool = True
-    accuracy: bool = True
-    snapshot: bool = False
-    snapshot_pair: str = ""
-    depth: Mapping[str, Any] = field(default_factory=dict)
-    player: Mapping[str, Any] = field(default_factory=dict)
+    warm_up: int = 3  # first pairs, which count for everything but latency
+    truth: bool = True  # the pairs have true depth
+    accuracy: bool = True  # measure accuracy too, otherwise rates and latencies only
+    snapshot: bool = False  # save one pair with all outputs,
+    snapshot_pair: str = ""  # the one of this name if it arrives
+    depth: Mapping[str, Any] = field(default_factory=dict)  # further parameters of the depth node
+    player: Mapping[str, Any] = field(default_factory=dict)  # and of the player
 
     def run(self, group: ProcessGroup, on_status: Callable[[str], None] = lambda text: None) -> PairsResult:
         """Run the nodes in ``group``, which the caller stops, and return what the evaluator measured.
 
-        ``on_status`` gets a line about the state whenever it may have changed.
-
-        Raises:
-            ExperimentError: the depth node refuses its model or a parameter.
-            ChildDied, ChildTimeout: a node ended, or something did not happen in time.
+        ``on_status`` gets a line about the state whenever it may have changed. Raises as ``Experiment.run``.
         """
         folder = group.log_dir
         report, snapshot, scores = folder / "report.json", folder / "pair.npz", folder / "scores.json"
@@ -70,36 +58,19 @@ class PairsEvaluation:
         listened = ["left/camera_info", "right/camera_info"]
         if self.accuracy:
             listened += [TRUTH] if self.truth else INPUTS[:2]
+        evaluator = {
+            "warm_up": self.warm_up, "truth": self.truth, "accuracy": self.accuracy, "set_name": self.set_name,
+            "report": str(report), "scores": str(scores) if self.accuracy else "",
+            "snapshot": str(snapshot) if self.snapshot else "", "snapshot_pair": self.snapshot_pair, "live": "off",
+            "idle_timeout": _IDLE_SECONDS,
+        }  # fmt: skip
+        player = {
+            "pairs": self.pairs, "rate": self.rate, "count": self.count, "publish_truth": self.truth,
+            **wait_parameters(INPUTS, listened), **self.player,
+        }  # fmt: skip
         experiment = Experiment(
-            [
-                NodeProcess(DEPTH_NODE, {"model": self.model, **self.depth}),
-                NodeProcess(
-                    EVALUATOR,
-                    {
-                        "warm_up": self.warm_up,
-                        "truth": self.truth,
-                        "accuracy": self.accuracy,
-                        "set_name": self.set_name,
-                        "report": str(report),
-                        "scores": str(scores) if self.accuracy else "",
-                        "snapshot": str(snapshot) if self.snapshot else "",
-                        "snapshot_pair": self.snapshot_pair,
-                        "live": "off",
-                        "idle_timeout": _IDLE_SECONDS,
-                    },
-                ),
-            ],
-            NodeProcess(
-                "stereo_player_node",
-                {
-                    "pairs": self.pairs,
-                    "rate": self.rate,
-                    "count": self.count,
-                    "publish_truth": self.truth,
-                    **wait_parameters({**dict.fromkeys(INPUTS, 1)}, listened),
-                    **self.player,
-                },
-            ),
+            [NodeProcess(DEPTH_NODE, {"model": self.model, **self.depth}), NodeProcess(EVALUATOR, evaluator)],
+            NodeProcess("stereo_player_node", player),
             self.count / self.rate + SUBSCRIBER_SECONDS + END_SECONDS,
             f"the evaluator to report {self.count} pairs",
         )
@@ -110,18 +81,12 @@ class PairsEvaluation:
 
 @dataclass(frozen=True)
 class PairsResult:
-    """What was measured.
-
-    Attributes:
-        scores: the report's accuracy rows pair by pair.
-        snapshot: path of a pair (see ``nodes.evaluator.pair_messages``), if one was wanted and arrived complete.
-        last_status: the last state in words.
-    """
+    """What was measured."""
 
     model: str
     report: Report
-    scores: ReplayScores
-    snapshot: Path
+    scores: ReplayScores  # the report's accuracy rows pair by pair
+    snapshot: Path  # a nodes.evaluator.pair_messages.Snapshot, if one was wanted and arrived complete
     last_status: str
 
     @property
@@ -132,27 +97,16 @@ class PairsResult:
 
 @dataclass(frozen=True)
 class BagInputs:
-    """What the nodes must know of a recording.
+    """What the nodes must know of a recording."""
 
-    Attributes:
-        topics: of its stereo pair.
-        compressed: its images are CompressedImage.
-        truth: it has true depth.
-        reliable: camera_info was published reliably, and so is played reliably.
-    """
-
-    topics: BagTopics
-    compressed: bool
-    truth: bool
-    reliable: bool = True
+    topics: BagTopics  # of its stereo pair
+    compressed: bool  # its images are CompressedImage
+    truth: bool  # it has true depth
+    reliable: bool = True  # camera_info was published reliably, and so is played reliably
 
     @classmethod
     def of(cls, bag: str | Path) -> BagInputs:
-        """Inspect a bag.
-
-        Raises:
-            FileError: no such bag, no pair of image topics, or no camera_info for it.
-        """
+        """Inspect a bag. Raises FileError: no such bag, no pair of image topics, or no camera_info for it."""
         storage = BagStorage(bag)
         kinds = storage.topics
         topics = find_topics(kinds, where=str(bag))
@@ -174,23 +128,15 @@ class BagInputs:
 
 @dataclass(frozen=True)
 class BagsEvaluation:
-    """Bags played into a depth node (``fg-depth replay-live``, launch/replay_evaluation.launch.py).
+    """Bags played into a depth node (``fg-depth replay-live``, launch/replay_evaluation.launch.py)."""
 
-    Attributes:
-        bags: recordings, or folders of them.
-        out: folder for report.json, report.html and the nodes' logs.
-        rate: times the recorded speed; ``count`` and ``loop`` are further parameters of the player.
-        depth: further parameters of the depth node.
-        timeout: seconds; a pair without depth after that is dropped.
-    """
-
-    bags: Sequence[str | Path]
-    out: Path
-    rate: float = 1.0
+    bags: Sequence[str | Path]  # recordings, or folders of them
+    out: Path  # folder for report.json, report.html and the nodes' logs
+    rate: float = 1.0  # times the recorded speed; this and the next two are parameters of the player
     count: int = 0
     loop: bool = False
-    depth: Mapping[str, Any] = field(default_factory=dict)
-    timeout: float = 3.0
+    depth: Mapping[str, Any] = field(default_factory=dict)  # parameters of the depth node
+    timeout: float = 3.0  # s; a pair without depth after that is dropped
 
     @property
     def report(self) -> Path:
@@ -198,70 +144,38 @@ class BagsEvaluation:
         return self.out.absolute() / "report.json"
 
     def experiment(self) -> Experiment:
-        """Describe the nodes.
-
-        Raises:
-            FileError: no bag that can be played.
-        """
+        """Describe the nodes. Raises FileError: no bag that can be played."""
         bags = find_bags(self.bags)
         inputs = BagInputs.of(bags[0])
         remappings = inputs.remappings()
         names = {name: f"/{name}" for name in INPUTS} | dict(remappings)
         listened = [names["left/camera_info"], names["right/camera_info"]]
-        page = self.report.with_suffix(".html")
         if inputs.truth:
             listened.append(f"/{TRUTH}")
         if not inputs.compressed:  # the evaluator subscribes to raw images, for its pictures and without truth
             listened += [names["left/image_rect"], *([] if inputs.truth else [names["right/image_rect"]])]
         evaluator: dict[str, Any] = {
-            "use_sim_time": True,
-            "pair_source": "camera_info",
-            "truth": inputs.truth,
-            "timeout": self.timeout,
-            "set_name": _set_name(bags),
-            "report": str(self.report),
-            "page": str(page),
+            "use_sim_time": True, "pair_source": "camera_info", "truth": inputs.truth, "timeout": self.timeout,
+            "set_name": _set_name(bags), "report": str(self.report), "page": str(self.report.with_suffix(".html")),
             "idle_timeout": _IDLE_SECONDS,
-        }
+        }  # fmt: skip
         if inputs.reliable:  # a lost camera_info is a pair that is not counted
             for topic in listened[:2]:
                 evaluator[f"qos_overrides.{topic}.subscription.reliability"] = "reliable"
-        return Experiment(
-            [
-                NodeProcess(
-                    DEPTH_NODE,
-                    {
-                        "use_sim_time": True,
-                        "image_transport": "compressed" if inputs.compressed else "raw",
-                        **self.depth,
-                    },
-                    remappings,
-                ),
-                NodeProcess(EVALUATOR, evaluator, remappings),
-            ],
-            NodeProcess(
-                "bag_player_node",
-                {
-                    "bags": [str(bag.absolute()) for bag in bags],
-                    "rate": self.rate,
-                    "loop": self.loop,
-                    "count": self.count,
-                    **wait_parameters(dict.fromkeys(filter(None, inputs.topics), 1), listened),
-                },
-            ),
-            _UNLIMITED,
-            "the end of the bags",
-        )
+        transport = "compressed" if inputs.compressed else "raw"
+        depth = {"use_sim_time": True, "image_transport": transport, **self.depth}
+        player = {
+            "bags": [str(bag.absolute()) for bag in bags], "rate": self.rate, "loop": self.loop, "count": self.count,
+            **wait_parameters(filter(None, inputs.topics), listened),
+        }  # fmt: skip
+        nodes = [NodeProcess(DEPTH_NODE, depth, remappings), NodeProcess(EVALUATOR, evaluator, remappings)]
+        return Experiment(nodes, NodeProcess("bag_player_node", player), _UNLIMITED, "the end of the bags")
 
     def run(self, group: ProcessGroup, on_status: Callable[[str], None] = lambda text: None) -> Report:
         """Run the nodes in ``group``, which the caller stops, and return the evaluator's report.
 
-        ``on_status`` gets a line about the state whenever it may have changed.
-
-        Raises:
-            FileError: no bag that can be played.
-            ExperimentError: the depth node refuses its model or a parameter.
-            ChildDied, ChildTimeout: a node ended, or something did not happen in time.
+        ``on_status`` gets a line about the state whenever it may have changed. Raises FileError for bags that cannot be
+        played, and as ``Experiment.run``.
         """
         experiment = self.experiment()
         self.report.unlink(missing_ok=True)  # an older one must not pass for this one's
@@ -269,20 +183,10 @@ class BagsEvaluation:
         return read_report(self.report)
 
 
-def wait_parameters(subscribers: Mapping[str, int], listened: Sequence[str]) -> dict[str, Any]:
-    """Return the parameters by which a player waits for all subscribers of a depth node and an evaluator.
-
-    Args:
-        subscribers: number of subscribers by topic without the evaluator.
-        listened: topics that the evaluator subscribes to.
-    """
-    counts = {**subscribers}
-    for topic in listened:
-        counts[topic] = counts.get(topic, 0) + 1
-    return {
-        "wait_for_topics": [f"{topic}={count}" for topic, count in counts.items()],
-        "wait_timeout": SUBSCRIBER_SECONDS,
-    }
+def wait_parameters(inputs: Iterable[str], listened: Iterable[str]) -> dict[str, Any]:
+    """Return the parameters by which a player waits for all subscribers of a depth node and an evaluator."""
+    wanted = [f"{topic}={count}" for topic, count in Counter([*inputs, *listened]).items()]
+    return {"wait_for_topics": wanted, "wait_timeout": SUBSCRIBER_SECONDS}
 
 
 def _run(experiment: Experiment, group: ProcessGroup, on_status: Callable[[str], None]) -> str:

@@ -47,12 +47,10 @@ MONO = _Slot("mono_model", "mono_weights", "mono ")
 
 
 class SwapResult(NamedTuple):
-    """Result of a swap.
+    """Result of a swap, and the parameters before it.
 
-    Attributes:
-        confirmed: the node's diagnostics have the new hash; else it accepted the parameters, and loads the file when
-            an output first needs it.
-        parameters: those before the swap.
+    ``confirmed``: the node's diagnostics have the new hash; else it accepted the parameters, and loads the file when an
+    output first needs it.
     """
 
     confirmed: bool
@@ -72,8 +70,7 @@ def set_node_weights(
     Args:
         node: its full name, such as "/stereo_depth_node".
         model: name of the network.
-        weights: file that the node can read; empty = those that come with its package.
-        sha256: of these weights, as the diagnostics will report it.
+        weights: file that the node can read; empty = those that come with its package. ``sha256``: theirs.
         timeout: seconds to wait for the swap.
         context: an initialised rclpy context; default: one of its own.
 
@@ -124,7 +121,9 @@ class _Client:
     def find(self) -> None:
         """Wait for the node. Raises NodeWeightsError."""
         if not self._until(lambda: self._get.service_is_ready() and self._set.service_is_ready(), RESPONSE_SECONDS):
-            running = ", ".join(sorted(f"{space.rstrip('/')}/{name}" for name, space in self._others()))
+            nodes = self._own.get_node_names_and_namespaces()
+            others = (f"{space.rstrip('/')}/{name}" for name, space in nodes if name != self._own.get_name())
+            running = ", ".join(sorted(others))
             raise NodeWeightsError(
                 f"no node {self._target} answered within {RESPONSE_SECONDS:.0f} s (running: {running or 'none'}): give "
                 "its full name, and the ROS_DOMAIN_ID that it runs in"
@@ -150,8 +149,7 @@ class _Client:
     def wait_for(self, slot: _Slot, sha256: str, timeout: float) -> bool:
         """Wait until the node runs these weights; False: it will load them when they are needed.
 
-        Raises:
-            NodeWeightsError: it runs other weights.
+        Raises NodeWeightsError: it runs other weights.
         """
         begun, settled, demand = time.monotonic(), 0, None
         try:
@@ -162,11 +160,14 @@ class _Client:
                     return True
                 if values.get(f"{slot.prefix}swap") == SwapState.NOT_LOADED:
                     if demand is None:  # a subscriber makes the node load it, once there is an image
-                        demand = self._own.create_subscription(Image, self._topic(_MONO_TOPIC), lambda _: None, 1)
+                        topic = f"{self._target.rpartition('/')[0]}/{_MONO_TOPIC}"  # where it is not remapped
+                        demand = self._own.create_subscription(Image, topic, lambda _: None, 1)
                     continue
                 settled = 0 if values.get(f"{slot.prefix}swap") == SwapState.LOADING else settled + 1
                 if settled >= _SETTLED:
-                    raise NodeWeightsError(self._describe_running(slot, values))
+                    runs = values.get(slot.sha256, "")[:12] or values.get(f"{slot.prefix}model", "nothing")
+                    message = f": {self._status.message}" if ord(self._status.level) else ""
+                    raise NodeWeightsError(f"{self._target} still runs {runs}{message}")
         finally:
             if demand is not None:
                 self._own.destroy_subscription(demand)
@@ -180,24 +181,11 @@ class _Client:
         before = self._reports
         return self._until(lambda: self._reports > before, max(0.0, seconds))
 
-    def _describe_running(self, slot: _Slot, values: Mapping[str, str]) -> str:
-        assert self._status is not None
-        runs = values.get(slot.sha256, "")[:12] or values.get(f"{slot.prefix}model", "nothing")
-        message = f": {self._status.message}" if ord(self._status.level) else ""
-        return f"{self._target} still runs {runs}{message}"
-
-    def _topic(self, name: str) -> str:
-        """Return the name of an unremapped topic of the node."""
-        return f"{self._target.rpartition('/')[0]}/{name}"
-
     def _on_diagnostics(self, array: DiagnosticArray) -> None:
         for status in array.status:
             if status.name == f"{self._target.lstrip('/')}: model":
                 self._status = status
                 self._reports += 1
-
-    def _others(self) -> list[tuple[str, str]]:
-        return [found for found in self._own.get_node_names_and_namespaces() if found[0] != self._own.get_name()]
 
     def _call(self, client: Any, request: Any) -> Any:
         done = client.call_async(request)

@@ -46,10 +46,7 @@ def free_domain_id(low: int = 1, high: int = 101) -> int:
     """Return a ROS domain id whose discovery ports are unused on this machine, drawn at random.
 
     Port numbers: DDS-RTPS 2.2, section 9.6.1.1 (7400 + 250 domain + 10 + 2 participant). The upper
-    limit keeps clear of Linux' ephemeral ports.
-
-    Raises:
-        RuntimeError: no free domain in the range.
+    limit keeps clear of Linux' ephemeral ports. Raises RuntimeError: no free domain in the range.
     """
     candidates = list(range(low, high + 1))
     random.SystemRandom().shuffle(candidates)
@@ -92,18 +89,12 @@ class Child:
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.segments: set[str] = set()
         self._on_line = on_line
+        # A session of its own: a terminal's Ctrl-C goes to the whole foreground group; the parent alone decides the
+        # order.
         self.process = subprocess.Popen(
-            list(command),
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            pass_fds=pass_fds,
-            # A terminal's Ctrl-C goes to the whole foreground group; the parent alone decides the order.
-            start_new_session=True,
-        )
+            list(command), env=dict(env), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, errors="replace", pass_fds=pass_fds, start_new_session=True,
+        )  # fmt: skip
         self._reader = threading.Thread(target=self._read, name=f"log of {name}", daemon=True)
         self._reader.start()
 
@@ -156,9 +147,8 @@ class Child:
 class ProcessGroup:
     """Nodes in separate processes that start and end together. Use as a context manager.
 
-    Args:
-        log_dir: folder for one log file per child (made if it is missing).
-        env: environment of the children; None takes this process's, made fit for nodes.
+    ``log_dir``: folder for one log file per child, made if it is missing. ``env``: environment of the children; None
+    takes this process's, made fit for nodes.
     """
 
     def __init__(self, log_dir: Path, env: Mapping[str, str] | None = None) -> None:
@@ -189,12 +179,8 @@ class ProcessGroup:
     ) -> Child:
         """Start ``python -m module`` as a node with these parameters; return at once.
 
-        Args:
-            name: of the child in messages and of its log file.
-            module: its ``__main__`` runs the node.
-            parameters: ROS parameters.
-            ros_args: further words after ``--ros-args``, as ``["-r", "depth:=other"]``.
-            on_line: called with every line the child writes, from a reader thread.
+        ``name``: in messages and of the log file; ``ros_args``: further words after ``--ros-args``, as
+        ``["-r", "depth:=other"]``; ``on_line`` is called with every line the child writes, from a reader thread.
         """
         if self._pipe is None:
             raise RuntimeError(f"the process group has been stopped; make a new one to start {name}")
@@ -225,14 +211,9 @@ class ProcessGroup:
             )
 
     def wait_until(
-        self,
-        condition: Callable[[], bool],
-        seconds: float,
-        what: str,
-        *,
-        may_end: Sequence[Child] = (),
+        self, condition: Callable[[], bool], seconds: float, what: str, *, may_end: Sequence[Child] = (),
         poll: float = 0.05,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Wait until ``condition()`` holds, checking the children meanwhile.
 
         Raises:
@@ -265,8 +246,7 @@ class ProcessGroup:
             for end in self._pipe:
                 os.close(end)
             self._pipe = None
-        segments = set().union(*(child.segments for child in self.children)) if self.children else set()
-        remove_segments(segments)
+        remove_segments({name for child in self.children for name in child.segments})
 
 
 def _end(children: Sequence[Child], grace: float) -> None:
@@ -313,10 +293,7 @@ def remove_segments(names: set[str]) -> list[str]:
 
     Fast DDS holds a lock (flock) on NAME_el, or on NAME_sl for what several processes share, as long as it uses NAME.
     Its tool ``fastdds shm clean`` checks the same locks, but removes the segments of all programs on the machine, and
-    not every installation can run it (that of the wheels needs psutil).
-
-    Returns:
-        The names of the removed files.
+    not every installation can run it (that of the wheels needs psutil). Returns the names of the removed files.
     """
     removed = []
     for base in sorted({re.sub(r"^sem\.|_mutex$|_el$|_sl$", "", name) for name in names}):

@@ -8,10 +8,9 @@ from importlib import import_module
 from typing import Annotated, Any, NamedTuple
 
 import typer
-from rich.text import Text
 
 from fg_depth_ros import __version__
-from fg_depth_ros.cli.app import console
+from fg_depth_ros.cli.app import say
 from fg_depth_ros.cli.options import expand
 
 _RUN, _MEASURE, _TRAIN, _RECORD, _DEPLOY = "Run", "Measure", "Train", "Record and play", "Deploy"
@@ -147,7 +146,7 @@ def _function(entry: _Entry, invoked: bool) -> Callable[..., Any]:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        console.print(f"fg-depth {__version__}", highlight=False)
+        say(f"fg-depth {__version__}")
         raise typer.Exit
 
 
@@ -165,20 +164,19 @@ def main() -> None:
     for argument in arguments:
         option = argument.partition("=")[0]
         if option in RENAMED:
-            console.print(Text(f"fg-depth: {option} is named {RENAMED[option]} now", style="red"), soft_wrap=True)
+            say(f"fg-depth: {option} is named {RENAMED[option]} now", "red")
             sys.exit(2)
     try:
-        application([word for word in arguments if not word.startswith("-")])()
+        application([word for word in arguments if not word.startswith("-")])(prog_name="fg-depth")
     except OSError as error:
         if error.errno is None:
             raise  # no word of the system
         where = f"{error.filename}: " if error.filename is not None else ""
-        text = f"fg-depth: {where}{error.strerror}; check the path, its permissions and the free space"
-        console.print(Text(text, style="red"), soft_wrap=True)
+        say(f"fg-depth: {where}{error.strerror}; check the path, its permissions and the free space", "red")
         sys.exit(1)
     except Exception as error:
         ours = type(error).__module__.startswith("fg_depth_ros.")
         if not ours and not isinstance(error, (ValueError, FloatingPointError)):
             raise  # a defect, not a user's mistake: show all of it
-        console.print(Text(f"fg-depth: {error}", style="red"), soft_wrap=True)
+        say(f"fg-depth: {error}", "red")
         sys.exit(1)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fg_depth_ros.cli.app import console, save
+from fg_depth_ros.cli.app import console, save, say
 from fg_depth_ros.cli.options import Device, Photos, image_size_of
 
 
@@ -33,7 +33,7 @@ def figure3(
         style="dim",
     )
     draw_figure3(out / "figure3.png", setup, shown)
-    console.print(f"figure: {out / 'figure3.png'}", highlight=False, soft_wrap=True)
+    say(f"figure: {out / 'figure3.png'}")
     save(report, out / "figure3.json")
 
 
@@ -79,4 +79,4 @@ def losses(
     )  # fmt: skip
     report = run_ablation(config, lambda what: console.print(what, style="dim"))
     console.print(table(report))
-    console.print(f"{out / 'losses.md'}, {out / 'losses.json'}", highlight=False, soft_wrap=True)
+    say(f"{out / 'losses.md'}, {out / 'losses.json'}")

@@ -21,6 +21,11 @@ console = Console()
 _NARROWEST_TABLE = 110
 
 
+def say(text: str, style: str = "") -> None:
+    """Print a line as it is: not wrapped, and without rich's markup and highlights."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
 def stereo_estimator(
     model: str, weights: str = "", device: str = "auto", precision: str = "float32", **options: Any
 ) -> StereoDepthEstimator:
@@ -51,7 +56,7 @@ def save(report: Report, json: Path | None) -> None:
     """Write the report where ``--json`` wants it."""
     if json is not None:
         report.write_json(json)
-        console.print(f"report: {json}", highlight=False, soft_wrap=True)
+        say(f"report: {json}")
 
 
 def print_tables(report: Report, tables: Mapping[str, Sequence[str]]) -> None:
@@ -84,8 +89,7 @@ def progress(items: Iterable[Any], title: str, count: int | None = None) -> Iter
 def check_folder(folder: Path) -> None:
     """Check before long work that its results can be written to a folder; nothing is made.
 
-    Raises:
-        OSError: they cannot.
+    Raises OSError: they cannot.
     """
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     code = errno.ENOTDIR if not there.is_dir() else 0 if os.access(there, os.W_OK | os.X_OK) else errno.EACCES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +14,7 @@ from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
-from fg_depth_ros.cli.app import console, progress
+from fg_depth_ros.cli.app import console, progress, say
 from fg_depth_ros.cli.options import Bags, PairTopics, PlayRate, Settings
 
 if TYPE_CHECKING:
@@ -39,13 +39,11 @@ def check(
     from fg_depth_ros.data.bags.folders import find_bags
 
     options = topics().given()
-    checked = []
-    for path in find_bags(paths):
-        checked.append({"name": path.name, **check_bag(path, **options).to_dict()})
+    checked = [{"name": path.name, **check_bag(path, **options).to_dict()} for path in find_bags(paths)]
     show_bags(checked)
     if json is not None:
         json.write_text(json_module.dumps(checked, indent=2) + "\n")
-        console.print(f"report: {json}", highlight=False, soft_wrap=True)
+        say(f"report: {json}")
     if not all(bag["usable"] for bag in checked):
         raise typer.Exit(1)
 
@@ -89,15 +87,12 @@ def from_images(
             f"{folder}: {problem}, and a bag of a stereo camera has one: give a folder of one camera's pairs"
         )
 
-    def recorded() -> Iterator[StereoSample]:
-        numbered = list(enumerate(chosen))
-        for index, sample in progress(numbered, "writing"):
-            yield _frame(sample, round((start + index / rate) * 1e9), truth)
-
+    numbered = progress(list(enumerate(chosen)), "writing")
+    recorded = (_frame(sample, round((start + index / rate) * 1e9), truth) for index, sample in numbered)
     path = write_stereo_bag(
-        out, recorded(), rig, compressed=compressed, storage=storage, frame_id="left_camera_optical_frame",  # type: ignore[arg-type]
+        out, recorded, rig, compressed=compressed, storage=storage, frame_id="left_camera_optical_frame",  # type: ignore[arg-type]
     )  # fmt: skip
-    console.print(f"{len(chosen)} pairs in {path}", highlight=False, soft_wrap=True)
+    say(f"{len(chosen)} pairs in {path}")
 
 
 def play(
@@ -122,16 +117,10 @@ def play(
     from fg_depth_ros.nodes.players.bag_player import main
 
     values = {
-        "bags": [str(bag) for bag in bags],
-        "topics": topic or [""],
-        "rate": rate,
-        "loop": loop,
-        "publish_clock": clock,
-        "restart_clock": restart_clock,
-        "count": count,
-        "wait_for_subscribers": wait,
+        "bags": [str(bag) for bag in bags], "topics": topic or [""], "rate": rate, "loop": loop, "count": count,
+        "publish_clock": clock, "restart_clock": restart_clock, "wait_for_subscribers": wait,
         "wait_timeout": wait_timeout,
-    }
+    }  # fmt: skip
     words = [word for name, value in values.items() for word in ("-p", f"{name}:={json_module.dumps(value)}")]
     words += [word for rule in remap for word in ("-r", rule)]
     raise typer.Exit(main(["--ros-args", *words]))
@@ -154,19 +143,15 @@ def recover(
         try:
             found = complete(path)
         except FileError as error:  # the other paths are still done
-            console.print(str(error), style="red", highlight=False, soft_wrap=True, markup=False)
+            say(str(error), "red")
             failed = True
             continue
         if not found:
-            text = f"{path}: nothing to recover{_others(path)}"
-            console.print(text, highlight=False, soft_wrap=True, markup=False)
+            say(f"{path}: nothing to recover{_others(path)}")
         for entry in found:
             failed |= not entry.done
             lost = f", {entry.lost_bytes:,} bytes without a whole message" if entry.lost_bytes else ""
-            console.print(
-                f"{entry.name}: {entry.messages:,} messages{lost}; {entry.note}",
-                style="" if entry.done else "red", highlight=False, soft_wrap=True, markup=False,
-            )  # fmt: skip
+            say(f"{entry.name}: {entry.messages:,} messages{lost}; {entry.note}", "" if entry.done else "red")
     if failed:
         raise typer.Exit(1)
 
@@ -193,7 +178,7 @@ def show_bags(bags: Iterable[Mapping[str, Any]]) -> None:
         for problem in bag["problems"]:
             colour = "red" if problem["severity"] == "leave out" else "yellow"
             text = f"{bag['name']}: {problem['severity']}: {problem['text']}"
-            console.print(f"[{colour}]{escape(text)}[/]", highlight=False, soft_wrap=True)
+            say(text, colour)
 
 
 def _number(value: float | None, form: str, scale: float = 1.0) -> str:

@@ -13,14 +13,9 @@ from fg_depth_ros.cli.options import Device, Json, Model, Weights, image_size_of
 _TABLES = {
     "speed": ["latency_p50_ms", "latency_p95_ms", "throughput_hz", "memory_mib", "device_memory_mib"],
     "node": [
-        "pairs_sent",
-        "pairs_delivered",
-        "pairs_unaccounted",
-        "published_p50_ms",
-        "inference_p50_ms",
-        "overhead_p50_ms",
+        "pairs_sent", "pairs_delivered", "pairs_unaccounted", "published_p50_ms", "inference_p50_ms", "overhead_p50_ms",
     ],
-}
+}  # fmt: skip
 _MEASURES = {
     "pairs_sent": "pairs sent",
     "pairs_formed": "pairs whose four messages came",

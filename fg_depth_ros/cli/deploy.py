@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from fg_depth_ros.cli.app import check_folder, console, save
+from fg_depth_ros.cli.app import check_folder, console, save, say
 from fg_depth_ros.cli.options import Device, Json
-from fg_depth_ros.evaluation.replay.promotion import ALL_SETS, Comparison, Decision, Margins, decide
+from fg_depth_ros.evaluation.replay.promotion import ALL_SETS, Decision, Margins, decide
 
 if TYPE_CHECKING:
     from fg_depth_ros.evaluation.replay.methods import ReplayMethod
@@ -106,7 +106,7 @@ def rollback(
         if undo is not None:
             undo()
         raise
-    console.print(f"{model}: {now.sha256[:_BRIEF]} is in use again, {left.sha256[:_BRIEF]} is not", highlight=False)
+    say(f"{model}: {now.sha256[:_BRIEF]} is in use again, {left.sha256[:_BRIEF]} is not")
     _print_current(place, model)
 
 
@@ -123,7 +123,7 @@ def deployed(
     for name in models:
         history = place.history(name)
         if history is None:
-            console.print(f"{name}: nothing was promoted, the shipped weights are used", highlight=False)
+            say(f"{name}: nothing was promoted, the shipped weights are used")
             continue
         table = Table(title=name, title_justify="left")
         for head in ("", "weights", "since", "replaced", "from", "left"):
@@ -138,9 +138,9 @@ def deployed(
         _print_current(place, name)
         problems += place.problems(name)
     if not models:
-        console.print(f"{place.folder}: nothing was promoted, the shipped weights are used", soft_wrap=True)
+        say(f"{place.folder}: nothing was promoted, the shipped weights are used")
     for problem in problems:
-        console.print(problem, style="red", markup=False, soft_wrap=True)
+        say(problem, "red")
     raise typer.Exit(1 if problems else 0)
 
 
@@ -161,13 +161,11 @@ def import_weights(
     network, card = import_checkpoint(file, channel_order)
     card = save_checkpoint(out, network, card)
     count = sum(parameter.numel() for parameter in network.parameters())
-    console.print(
+    say(
         f"{card.name}, {count:,} parameters, width {card.options['width']:g}, "
         f"batch norm {'yes' if card.options['batch_norm'] else 'no'}\n"
         f"input: {card.description['input']}; flow = answer * {card.options['flow_scale']:g} px\n"
-        f"sha256 {card.sha256[:12]}: {out}",
-        highlight=False,
-        soft_wrap=True,
+        f"sha256 {card.sha256[:_BRIEF]}: {out}"
     )
 
 
@@ -221,12 +219,12 @@ def _print_decision(decision: Decision, against: str) -> None:
         table.add_row(line.set, line.part, line.measure, *figures, style=style)
     console.print(table)
     for reason in decision.reasons:
-        console.print(reason, style="red", markup=False, soft_wrap=True)
+        say(reason, "red")
 
 
 def _history_record(report: Report, decision: Decision) -> dict[str, Any]:
     """Return what the history keeps of a comparison."""
-    overall: list[Comparison] = [line for line in decision.table if line.set == ALL_SETS]
+    overall = [line for line in decision.table if line.set == ALL_SETS]
     sha256 = {entry["label"]: entry["sha256"] for entry in report.settings["methods"]}
     return {
         "against": sha256["in use"],
@@ -256,7 +254,7 @@ def _put_into_use(place: WeightsStore, weights: Path, record: dict[str, Any], no
             undo()
         raise
     before = f", {history.previous.sha256[:_BRIEF]} before" if history.previous is not None else ""
-    console.print(f"{model}: {sha256[:_BRIEF]} is in use{before}", highlight=False)
+    say(f"{model}: {sha256[:_BRIEF]} is in use{before}")
     _print_current(place, model)
 
 
@@ -277,18 +275,14 @@ def _set_node_weights(node: str, model: str, path: Path, sha256: str) -> Any:
     nodes = _node_client(node, model)
     taken = nodes.set_node_weights(node, model, str(path), sha256)
     if taken.confirmed:
-        console.print(f"{node} runs {sha256[:_BRIEF]}", highlight=False)
+        say(f"{node} runs {sha256[:_BRIEF]}")
     else:
-        console.print(
-            f"{node} has taken {sha256[:_BRIEF]}, and will load it when depth from one image is first needed",
-            style="yellow",
-            highlight=False,
-            soft_wrap=True,
-        )
+        when = "will load it when depth from one image is first needed"
+        say(f"{node} has taken {sha256[:_BRIEF]}, and {when}", "yellow")
     return lambda: nodes.set_node_parameters(node, taken.parameters)
 
 
 def _print_current(place: WeightsStore, model: str) -> None:
     from fg_depth_ros.networks.weights_store import CURRENT
 
-    console.print(f"for a node's next start: {place.folder / model / CURRENT}", highlight=False, soft_wrap=True)
+    say(f"for a node's next start: {place.folder / model / CURRENT}")

@@ -11,23 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from fg_depth_ros.cli.app import console, flow_estimator, identity, print_table, save, stereo_estimator
-from fg_depth_ros.cli.options import (
-    Device,
-    FlowScale,
-    Json,
-    Model,
-    Photos,
-    Precision,
-    Scale,
-    Sheets,
-    image_size_of,
-)
+from fg_depth_ros.cli.options import Device, FlowScale, Json, Model, Photos, Precision, Scale, Sheets, image_size_of
 
 if TYPE_CHECKING:
     from fg_depth_ros.data.samples import DepthSample
     from fg_depth_ros.evaluation.reports.report import Report
     from fg_depth_ros.evaluation.task import Aggregate, Task
     from fg_depth_ros.inference import FlowEstimator
+
+ManyWeights = Annotated[
+    list[str], typer.Option(help="Weights file, instead of the shipped weights; several are compared.")
+]
 
 
 def stereo(
@@ -74,9 +68,7 @@ def flow(
             help="Network or classical method; may be repeated; default: the classical ones and what has weights."
         ),
     ] = [],
-    weights: Annotated[
-        list[str], typer.Option(help="Weights file, instead of the shipped weights; several are compared.")
-    ] = [],
+    weights: ManyWeights = [],
     variational: Annotated[
         bool, typer.Option("--variational", help="Also evaluate every method with its answer refined (+v).")
     ] = False,
@@ -133,9 +125,7 @@ def depth(
     model: Annotated[
         list[str], typer.Option(help="Depth network; may be repeated; default: those with weights, or --weights'.")
     ] = [],
-    weights: Annotated[
-        list[str], typer.Option(help="Weights file, instead of the shipped weights; several are compared.")
-    ] = [],
+    weights: ManyWeights = [],
     stereo: Annotated[
         list[str], typer.Option(help="Stereo model beside, where there are pairs; may be repeated; none: without.")
     ] = ["flownet_stereo"],
@@ -201,11 +191,9 @@ def depth(
         by = f"by {reference.model_name}"
         sets = {f"{name} {by}": against_stereo(samples, reference) for name, samples in sets.items()}
 
-    methods: dict[str, Any] = dict(
-        _estimators(
-            _networks(model, weights, () if model else DEPTH_MODELS),
-            lambda name, path: MonoDepthEstimator(MonoConfig(name, path, device, precision)),
-        )
+    methods = _estimators(
+        _networks(model, weights, () if model else DEPTH_MODELS),
+        lambda name, path: MonoDepthEstimator(MonoConfig(name, path, device, precision)),
     )
     pairs = any(sample.pair is not None for samples in sets.values() for sample in samples)
     for name in stereo if pairs else []:
@@ -226,13 +214,9 @@ def depth(
 
 
 def _evaluate(
-    task: Task,
-    sets: Mapping[str, Any],
-    methods: Mapping[str, Any],
-    estimator: Any,
-    sheets: Path | None,
+    task: Task, sets: Mapping[str, Any], methods: Mapping[str, Any], estimator: Any, sheets: Path | None,
     json: Path | None,
-) -> Report:
+) -> Report:  # fmt: skip
     """Evaluate methods and print and save the report; ``estimator`` is the one that it names."""
     from fg_depth_ros.evaluation.task import evaluate
 

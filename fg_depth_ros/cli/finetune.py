@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from fg_depth_ros.cli.app import console
+from fg_depth_ros.cli.app import console, say
 from fg_depth_ros.cli.bags import show_bags
 from fg_depth_ros.cli.options import PairTopics, Settings, Without, image_size_of
 from fg_depth_ros.cli.train import Out, depth_losses, log_to_terminal, track_pairs
 from fg_depth_ros.training.depth.config import DepthLossConfig, MaskConfig
 from fg_depth_ros.training.finetune.config import DepthFinetuning, StereoFinetuning, TimeSplit
-
-if TYPE_CHECKING:
-    from fg_depth_ros.training.finetune.finetune import Outcome
 
 _NOT_BETTER = 2
 _OF_DISTILL = Without(
@@ -72,14 +69,13 @@ def finetune(
     recordings = open_recordings(bags, division(), topics().given(), out / "checks", track_pairs)
     if process_rank()[0] == 0:
         show_bags(recordings.bags)
-    outcome: Outcome | None
     if isinstance(tuning, StereoFinetuning):
         outcome = finetune_stereo(tuning, recordings, track_pairs)
     else:
         outcome = finetune_depth(tuning, recordings, track=track_pairs)
     if outcome is not None:
         _show(outcome.document)
-        console.print(str(outcome.path), highlight=False, soft_wrap=True)
+        say(str(outcome.path))
         if not outcome.better:
             raise typer.Exit(_NOT_BETTER)
 
@@ -98,10 +94,7 @@ def _show(document: Mapping[str, Any]) -> None:
             table.add_row(escape(name), measure, f"{value:.4f}", f"[{'green' if gained else 'red'}]{new:.4f}[/]")
     console.print(table)
     chosen = document["selected"]
-    console.print(
-        f"{chosen['measure']} on the stopping part: {chosen['before']:.4f} before, {chosen['after']:.4f} after "
-        f"{chosen['step']} steps",
-        highlight=False,
-    )
+    figures = f"{chosen['before']:.4f} before, {chosen['after']:.4f} after {chosen['step']} steps"
+    say(f"{chosen['measure']} on the stopping part: {figures}")
     if not document["better"]:
         console.print("[red bold]not better than the weights it began with: no weights are made[/]")

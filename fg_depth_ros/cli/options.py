@@ -65,11 +65,7 @@ Sheets = Annotated[Path | None, typer.Option(help="Folder for a picture per data
 
 
 def image_size_of(text: str) -> tuple[int, int]:
-    """Parse ``640x480`` as (width, height).
-
-    Raises:
-        typer.BadParameter: another form.
-    """
+    """Parse ``640x480`` as (width, height). Raises typer.BadParameter: another form."""
     try:
         width, height = (int(part) for part in text.lower().split("x"))
     except ValueError:
@@ -85,8 +81,7 @@ def expand(function: Callable[..., Any]) -> Callable[..., Any]:
     option where the command has a parameter of that name, where ``Without`` names it, or where its type is a mapping or
     another dataclass; ``metadata={"option": "split"}`` gives the option another name than the field.
 
-    Returns:
-        The command with the expanded signature, as typer reads it.
+    Returns the command with the expanded signature, as typer reads it.
     """
     hints = get_type_hints(function, include_extras=True)
     own = inspect.signature(function).parameters

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fg_depth_ros.cli.app import check_folder, console, print_tables, progress
+from fg_depth_ros.cli.app import check_folder, console, print_tables, progress, say
 from fg_depth_ros.cli.options import Bags, Device, Model, PlayRate, Settings, Weights
 from fg_depth_ros.evaluation.replay.replay import ReplayConfig
 
@@ -61,9 +61,9 @@ def replay(
     write_page(out / "report.html", report, pictures=found.worst, title="Replay of recorded pairs")
     print_tables(report, _TABLES)
     against = dict.fromkeys(row["against"] for row in report.rows if "against" in row)
-    console.print(f"evaluated against: {', '.join(against)}", style="dim", soft_wrap=True)
+    say(f"evaluated against: {', '.join(against)}", "dim")
     print_left_out(report.settings)
-    console.print(f"report: {out / 'report.html'} and report.json", highlight=False, soft_wrap=True)
+    say(f"report: {out / 'report.html'} and report.json")
 
 
 def replay_live(
@@ -95,14 +95,14 @@ def replay_live(
         report = evaluation.run(group, status.update)
     print_tables(report, _TABLES)
     for reason, pairs in (reason for row in report.rows for reason in row.get("drops", {}).items()):
-        console.print(f"dropped: {pairs} {reason}", style="yellow", highlight=False)
-    console.print(f"report: {out / 'report.html'} and report.json", highlight=False, soft_wrap=True)
+        say(f"dropped: {pairs} {reason}", "yellow")
+    say(f"report: {out / 'report.html'} and report.json")
 
 
 def print_left_out(settings: dict[str, list[dict[str, str]]]) -> None:
     """Print which bags of a replay were left out or damaged, and why."""
     for entry in [*settings["left_out"], *settings["damaged"]]:
-        console.print(f"left out: {entry['name']}: {entry['reason']}", style="yellow", markup=False, soft_wrap=True)
+        say(f"left out: {entry['name']}: {entry['reason']}", "yellow")
 
 
 def _methods(weights: list[Path], names: list[str], mono: bool) -> tuple[ReplayMethod, ...]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fg_depth_ros.cli.app import console, flow_estimator, stereo_estimator
+from fg_depth_ros.cli.app import console, flow_estimator, say, stereo_estimator
 from fg_depth_ros.cli.options import Device, FlowScale, Json, MinDisparity, Model, Precision, Scale, Weights
 
 
@@ -85,7 +85,7 @@ def infer(
             estimate = estimator.estimate(*images, sample.rig)
             paths = write_estimate(estimate, images[0], out, sample.name)
             note = f"{100 * estimate.mask.mean():.0f} % valid, {1000 * estimate.seconds:.0f} ms"
-        console.print(f"{sample.name}: {len(paths)} files in {out} ({note})", highlight=False, soft_wrap=True)
+        say(f"{sample.name}: {len(paths)} files in {out} ({note})")
     if failed:
         raise typer.Exit(1)
 
@@ -116,7 +116,7 @@ def flow(
     estimate = estimator.estimate(*frames)
     paths = write_flow(estimate.flow, out, first.stem)
     note = f"{estimator.model_name}{' +v' if variational else ''}, {1000 * estimate.seconds:.0f} ms"
-    console.print(f"{', '.join(path.name for path in paths)} in {out} ({note})", highlight=False, soft_wrap=True)
+    say(f"{', '.join(path.name for path in paths)} in {out} ({note})")
 
 
 def doctor() -> None:
@@ -127,21 +127,21 @@ def doctor() -> None:
     from fg_depth_ros.networks import CheckpointError, load_model
 
     for name, version in software_versions().items():
-        console.print(f"{name:28} {version}", highlight=False)
+        say(f"{name:28} {version}")
     healthy = True
     for name in (StereoConfig().model, FlowConfig().model, MonoConfig().model):
         try:
             card = load_model(name)[1]
-            console.print(f"{'weights':28} {name} {card.sha256[:12]}", highlight=False)
+            say(f"{'weights':28} {name} {card.sha256[:12]}")
         except CheckpointError as error:
             healthy = False
             console.print(f"[red]weights: {error}[/]")
-    console.print(f"{'device':28} {choose_device('auto')}", highlight=False)
+    say(f"{'device':28} {choose_device('auto')}")
     try:
         from fg_depth_ros.nodes.common.environment import describe_environment
 
         for name, value in describe_environment().items():
-            console.print(f"{name:28} {value}", highlight=False)
+            say(f"{name:28} {value}")
     except ImportError as error:
         healthy = False
         console.print(f"[red]ROS: {error}; source a ROS installation, or install the extra 'ros'[/]")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fg_depth_ros.cli.app import console, progress
+from fg_depth_ros.cli.app import console, progress, say
 from fg_depth_ros.cli.options import PairTopics, Real, Settings, image_size_of
 from fg_depth_ros.training.depth.config import PRESETS, DepthLossConfig, DistillTraining, MaskConfig
 from fg_depth_ros.training.flow.config import FlowTraining
@@ -83,14 +83,13 @@ def distill(
         out=str(out), width=width, height=height, bag=topics().given(), losses=depth_losses(loss, losses), mask=mask()
     )
     best = train_distill(chosen, _validation(DepthTask(), real, "real_"), track_pairs)
-    console.print(str(best), highlight=False, soft_wrap=True)
+    say(str(best))
 
 
 def depth_losses(preset: str, given: Settings[DepthLossConfig]) -> DepthLossConfig:
     """Return a row of the ablation with the weights that were given in place of its own.
 
-    Raises:
-        ValueError: there is no such row.
+    Raises ValueError: there is no such row.
     """
     if preset not in PRESETS:
         raise ValueError(f"unknown loss '{preset}'; known: {', '.join(PRESETS)}")

@@ -311,8 +311,3 @@ def test_the_picture_is_drawn_for_every_kind_of_input(
     colours = {tuple(colour) for colour in panel.reshape(-1, 3)[::7]}
     assert len(colours) > 8
     assert NEAR > FAR
-
-
-def test_without_any_snapshot_there_is_no_picture(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no snapshot"):
-        draw_demo(tmp_path / "sheet.png", {}, [], title="title")
