@@ -23,10 +23,11 @@ def bench_node(
 ) -> Report:  # fmt: skip
     """Measure a depth node over DDS: play pairs of ``size`` (width, height) at ``rate`` Hz for ``seconds``.
 
-    Returns a report with one row: pairs sent, delivered, dropped (``drops`` has them by reason) and unaccounted
-    for; ``published_*_ms``, from the stamp to the publication of ``depth/image_rect``; ``inference_*_ms``, the node's
-    own measure of the model; ``overhead_*_ms``, the difference of these percentiles (over a run they need not belong to
-    the same pairs). ``on_status`` gets a line about the state from time to time. Raises as ``PairsEvaluation.run``.
+    Returns a report with one row: pairs sent, delivered, dropped (``drops`` has them by reason) and unaccounted for;
+    ``published_*_ms``, from the stamp to the publication of ``depth/image_rect``; ``inference_*_ms``, the node's own
+    measure of the model; ``overhead_p50_ms`` and ``overhead_p95_ms``, the difference of these percentiles (over a run
+    they need not belong to the same pairs). ``on_status`` gets a line about the state from time to time. Raises as
+    ``PairsEvaluation.run``.
     """
     folder = Path(tempfile.mkdtemp(prefix="fg_depth_bench_"))
     count, name = max(5, round(seconds * rate)) + WARM_UP_PAIRS, f"{size[0]}x{size[1]} at {rate:g} Hz"

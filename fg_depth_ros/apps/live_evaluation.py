@@ -21,9 +21,9 @@ from fg_depth_ros.data.datasets.stereo import MOTORCYCLE
 from fg_depth_ros.evaluation.replay.scores import ReplayScores
 from fg_depth_ros.evaluation.reports.report import Report, read_report
 from fg_depth_ros.files import FileError
+from fg_depth_ros.nodes.common.codes import INPUTS
 
 DEPTH_NODE, EVALUATOR = "stereo_depth_node", "replay_evaluator_node"
-INPUTS = ("left/image_rect", "right/image_rect", "left/camera_info", "right/camera_info")
 TRUTH = "ground_truth/depth"
 END_SECONDS = 60.0  # beyond the time that playing takes
 _UNLIMITED = 366 * 86400.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -88,7 +90,7 @@ def rollback(
     node: NodeName = "",
 ) -> None:
     """Put back into use what the weights in use have replaced."""
-    from fg_depth_ros.networks.weights_store import StoreError, WeightsStore
+    from fg_depth_ros.networks.weights_store import WeightsStore
 
     place = WeightsStore(store)
     known = place.models()
@@ -96,16 +98,10 @@ def rollback(
         raise ValueError(f"name the model to roll back: the store {place.folder} knows {', '.join(known) or 'none'}")
     model = model or known[0]
     history = place.history(model)
-    undo = None
-    if node and history is not None and history.previous is not None:
-        previous = history.previous
-        undo = _set_node_weights(node, model, place.path(model, previous), previous.sha256)
-    try:
+    previous = history.previous if history is not None else None
+    running = nullcontext() if previous is None else _running(node, model, place.path(model, previous), previous.sha256)
+    with running:
         left, now = place.rollback(model, why)
-    except StoreError:
-        if undo is not None:
-            undo()
-        raise
     say(f"{model}: {now.sha256[:_BRIEF]} is in use again, {left.sha256[:_BRIEF]} is not")
     _print_current(place, model)
 
@@ -240,19 +236,13 @@ def _put_into_use(place: WeightsStore, weights: Path, record: dict[str, Any], no
     Where nothing was promoted before, it replaces what it was compared with (``against``).
     """
     from fg_depth_ros.networks import load_model
-    from fg_depth_ros.networks.weights_store import StoreError
 
     model, sha256, path = place.add(weights)
-    undo = _set_node_weights(node, model, path, sha256) if node else None
-    try:
+    with _running(node, model, path, sha256):
         first = place.history(model) is None  # the shipped ones, by name, begin every history anyway
         if first and Path(against).is_file() and load_model(against)[1].name == model:
             place.promote(against, {"source": against, "note": "in use before, as --against says"})
         _, history = place.promote(path, record | ({"node": node} if node else {}))
-    except StoreError:
-        if undo is not None:
-            undo()
-        raise
     before = f", {history.previous.sha256[:_BRIEF]} before" if history.previous is not None else ""
     say(f"{model}: {sha256[:_BRIEF]} is in use{before}")
     _print_current(place, model)
@@ -270,16 +260,26 @@ def _node_client(node: str, model: str) -> Any:
     return node_weights
 
 
-def _set_node_weights(node: str, model: str, path: Path, sha256: str) -> Any:
-    """Let the node run these weights; return a function that puts the earlier ones back."""
+@contextmanager
+def _running(node: str, model: str, path: Path, sha256: str) -> Iterator[None]:
+    """Let the node, where one is named, run these weights; put the earlier ones back when the store fails."""
+    from fg_depth_ros.networks.weights_store import StoreError
+
     nodes = _node_client(node, model)
+    if nodes is None:
+        yield
+        return
     taken = nodes.set_node_weights(node, model, str(path), sha256)
     if taken.confirmed:
         say(f"{node} runs {sha256[:_BRIEF]}")
     else:
         when = "will load it when depth from one image is first needed"
         say(f"{node} has taken {sha256[:_BRIEF]}, and {when}", "yellow")
-    return lambda: nodes.set_node_parameters(node, taken.parameters)
+    try:
+        yield
+    except StoreError:
+        nodes.set_node_parameters(node, taken.parameters)
+        raise
 
 
 def _print_current(place: WeightsStore, model: str) -> None:

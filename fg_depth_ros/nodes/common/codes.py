@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from enum import Enum
 
+INPUTS = ("left/image_rect", "right/image_rect", "left/camera_info", "right/camera_info")
+"""Topics of a stereo pair, before remapping."""
+
 
 class Code(str, Enum):
     """A string with a fixed set of values; formats and compares as its value."""

@@ -27,16 +27,8 @@ def run_node(
 ) -> bool:
     """Make a node and spin it until ``spin`` returns, Ctrl-C or shutdown; then destroy it.
 
-    Args:
-        name: of the logger before there is a node.
-        make: the class of the node.
-        spin: runs the executor.
-        args: of the command line; None = the process's own.
-        refusals: errors of ``make`` that end the process with one line.
-        handlers: of signals, that rclpy installs.
-
-    Returns:
-        False after one of ``refusals``.
+    ``refusals``: errors of ``make`` that end the process with one line of the logger ``name``; then False is returned.
+    ``args``: of the command line; None = the process's own. ``handlers``: of signals, that rclpy installs.
     """
     use_shared_memory_profile()
     rclpy.init(args=args, signal_handler_options=handlers)

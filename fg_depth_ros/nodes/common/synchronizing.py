@@ -15,6 +15,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from fg_depth_ros.compat import load_message_filters
 from fg_depth_ros.compat.message_filters import JUMP_BACK_NS, SimpleFilter
 from fg_depth_ros.data.io.messages import stamp_ns
+from fg_depth_ros.nodes.common.codes import INPUTS
 from fg_depth_ros.nodes.common.parameters import AtStart, DeclaredParameters
 
 T = TypeVar("T")
@@ -25,7 +26,6 @@ SYNC_PARAMETERS = (
 )
 """How a node forms pairs."""
 
-INPUTS = ("left/image_rect", "right/image_rect", "left/camera_info", "right/camera_info")
 _LEFT_IMAGE, _RIGHT_IMAGE, _LEFT_INFO, _RIGHT_INFO = INPUTS
 
 

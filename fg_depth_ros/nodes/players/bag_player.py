@@ -11,11 +11,7 @@ from typing import Any
 
 import rclpy
 import rclpy.publisher
-from rclpy.clock import Clock as RosClock
-from rclpy.clock import ClockType
-from rclpy.duration import Duration
 from rclpy.exceptions import InvalidTopicNameException
-from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.validate_full_topic_name import validate_full_topic_name
 from rosgraph_msgs.msg import Clock
@@ -27,7 +23,7 @@ from fg_depth_ros.files import FileError
 from fg_depth_ros.nodes.common.message_classes import message_class
 from fg_depth_ros.nodes.common.qos import OVERRIDES, publisher_events
 from fg_depth_ros.nodes.players.parameters import BAG_PLAYER
-from fg_depth_ros.nodes.players.playing import CLOCK_RATE, SubscriberWait, run_player, subscriber_counts
+from fg_depth_ros.nodes.players.playing import CLOCK_RATE, PlayerNode, SubscriberWait, run_player
 
 CLOCK_TOPIC = "/clock"
 AHEAD_BYTES = 64 << 20
@@ -143,41 +139,32 @@ class PlayedClock:
             self._publish(self._last)
 
 
-class BagPlayerNode(Node):
+class BagPlayerNode(PlayerNode):
     """Publishes the messages of bags as they were stored, at the times they were recorded.
 
-    ``finished``: there is no more to play; ``failure``: why it ended with an error. ``published``: number of messages,
-    ``late``: of those more than a tenth of a second after their time (none is left out for that).
+    ``late``: number of messages more than a tenth of a second after their time (none is left out for that).
 
-    Raises:
-        FileError: no bag, none that can be read, or no topic in them that can be played.
-        ValueError: a parameter that is out of range.
+    Raises FileError: no bag, none that can be read, or no topic in them that can be played. ValueError: a parameter is
+    out of range.
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__("bag_player_node", **kwargs)
-        self.parameters = BAG_PLAYER.declare(self)
-        if self.parameters.problems:
-            raise ValueError("; ".join(self.parameters.problems))
-        self.finished = False
-        self.failure = ""
-        self.published = self.late = 0
-        self._worst = 0.0
+        super().__init__(BAG_PLAYER, **kwargs)
+        self.late, self._worst = 0, 0.0
         self._broken: set[str] = set()
         self._played_to: int | None = None  # on /clock
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._bags = self._open()
         self._on_topic = self._create_publishers()
-        self._subscribers = SubscriberWait(self, self._wanted_subscribers(), self.parameters["wait_timeout"])
+        self._subscribers = SubscriberWait(self, self._pair_topics(), self._on_topic)
         self._time = PlayedClock(self.parameters["rate"], self._publish_clock)
         self._clock_publisher = None
-        steady = RosClock(clock_type=ClockType.STEADY_TIME)
         if self.parameters["publish_clock"]:
             self._clock_publisher = self.create_publisher(
                 Clock, CLOCK_TOPIC, QoSProfile(depth=10), qos_overriding_options=OVERRIDES
             )
-            self.create_timer(1.0 / CLOCK_RATE, self._time.tick, clock=steady)
+            self.create_timer(1.0 / CLOCK_RATE, self._time.tick, clock=self._steady)
         self._thread = threading.Thread(target=self._run, name="bag player", daemon=True)
         self._thread.start()
 
@@ -334,14 +321,12 @@ class BagPlayerNode(Node):
         count = self.parameters["count"]
         return bool(self.failure) or 0 < count <= self.published
 
-    def _wanted_subscribers(self) -> dict[rclpy.publisher.Publisher, int]:
+    def _pair_topics(self) -> list[str]:
+        """Return the topics of the stereo pair; all topics where there is none."""
         try:
-            pair = [topic for topic in find_topics({topic: self._kinds[topic] for topic in self._on_topic}) if topic]
+            return [topic for topic in find_topics({topic: self._kinds[topic] for topic in self._on_topic}) if topic]
         except FileError:
-            pair = list(self._on_topic)
-        topics = [name if name.startswith("/") else f"/{name}" for name in self.parameters["wait_for_topics"] if name]
-        wanted = self.parameters["wait_for_subscribers"]
-        return subscriber_counts([self._on_topic[topic] for topic in pair], self._on_topic, wanted, topics)
+            return list(self._on_topic)
 
     def _has_subscribers(self) -> bool:
         """Wait for the subscribers. Returns False when they did not appear, or the node is closed."""
@@ -369,12 +354,6 @@ class BagPlayerNode(Node):
             late = f"{self.late} of them late, by up to {self._worst:.1f} s" if self.late else "all in time"
             self.get_logger().info(f"played {self.published} message(s), {late}; the end of {self._names}")
         self.finished = True
-
-    def wait_until_acknowledged(self, seconds: float) -> None:
-        """Wait until reliable subscribers have everything, at most this long."""
-        end = time.monotonic() + seconds
-        for publisher in self._on_topic.values():
-            publisher.wait_for_all_acked(Duration(seconds=max(0.0, end - time.monotonic())))
 
     def destroy_node(self) -> None:
         """Stop playing, then destroy the node."""

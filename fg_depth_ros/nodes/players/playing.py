@@ -3,19 +3,45 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import RigError
+from fg_depth_ros.nodes.common.parameters import ParameterTable
 from fg_depth_ros.nodes.common.running import run_node
 
 CLOCK_RATE = 40.0  # Hz of /clock, as `ros2 bag play --clock`
 SETTLE_SECONDS = 1.0
+
+
+class PlayerNode(Node):
+    """Base of the players. ``finished``: there is no more to play; ``failure``: why it ended with an error.
+
+    Raises ValueError: a parameter that is out of range.
+    """
+
+    def __init__(self, table: ParameterTable, **kwargs: Any) -> None:
+        super().__init__(table.node, **kwargs)
+        self.parameters = table.declare(self)
+        if self.parameters.problems:
+            raise ValueError("; ".join(self.parameters.problems))
+        self.finished, self.failure = False, ""
+        self.published = 0  # pairs or messages
+        self._on_topic: dict[str, Publisher] = {}
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+
+    def wait_until_acknowledged(self, seconds: float) -> None:
+        """Wait until reliable subscribers have everything, at most this long."""
+        end = time.monotonic() + seconds
+        for publisher in self._on_topic.values():
+            publisher.wait_for_all_acked(Duration(seconds=max(0.0, end - time.monotonic())))
 
 
 class SubscriberWait:
@@ -25,14 +51,25 @@ class SubscriberWait:
     has discovered it. So everything must have been complete for ``SETTLE_SECONDS``.
     """
 
-    def __init__(
-        self, node: Node, counts: Mapping[Publisher, int], timeout: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """Begin to wait for so many subscribers of each publisher; ``timeout``: seconds, 0 waits on."""
-        self._node, self._counts, self._timeout, self._clock = node, counts, timeout, clock
-        self._begun = clock()
+    def __init__(self, node: PlayerNode, pair: Iterable[str], publishers: Mapping[str, Publisher]) -> None:
+        """Begin to wait for what the parameters ``wait_for_*`` ask for; ``pair``: the topics of the stereo pair.
+
+        Raises ValueError: an entry of wait_for_topics is no TOPIC=NUMBER, or not a topic that is played.
+        """
+        self._node, self._timeout = node, node.parameters["wait_timeout"]
+        self._counts = {publishers[topic]: node.parameters["wait_for_subscribers"] for topic in pair}
+        for entry in filter(None, node.parameters["wait_for_topics"]):
+            topic, _, number = entry.rpartition("=")
+            if not topic or not number.isdecimal():
+                raise ValueError(f"parameter wait_for_topics: '{entry}' is no TOPIC=NUMBER, such as left/camera_info=2")
+            publisher = publishers.get(topic) or publishers.get(f"/{topic}")
+            if publisher is None:
+                there = ", ".join(sorted(publishers))
+                raise ValueError(f"parameter wait_for_topics: {topic} is not played; there are {there}")
+            self._counts[publisher] = int(number)
+        self._begun = time.monotonic()
         self._complete: float | None = None
-        self._done = not any(counts.values())
+        self._done = not any(self._counts.values())
 
     def check(self) -> bool:
         """Return whether all subscribers are there; call it several times a second.
@@ -41,7 +78,7 @@ class SubscriberWait:
         """
         if self._done:
             return True
-        now = self._clock()
+        now = time.monotonic()
         missing = {
             publisher.topic_name: (found, wanted)
             for publisher, wanted in self._counts.items()
@@ -62,38 +99,14 @@ class SubscriberWait:
         return False
 
 
-def subscriber_counts(
-    pair: Sequence[Publisher], publishers: Mapping[str, Publisher], count: int, topics: Sequence[str]
-) -> dict[Publisher, int]:
-    """Return the number of subscribers to wait for by publisher.
-
-    ``pair``: publishers of the stereo pair; ``publishers``: of all topics by the names that ``topics`` may use.
-    ``count`` and ``topics`` are the parameters ``wait_for_subscribers`` and ``wait_for_topics``.
-
-    Raises ValueError: an entry of ``topics`` is no TOPIC=NUMBER, or not a topic that is played.
-    """
-    counts = dict.fromkeys(pair, count)
-    for entry in filter(None, topics):
-        topic, _, number = entry.rpartition("=")
-        if not topic or not number.isdecimal():
-            raise ValueError(f"parameter wait_for_topics: '{entry}' is no TOPIC=NUMBER, such as left/camera_info=2")
-        if topic not in publishers:
-            raise ValueError(
-                f"parameter wait_for_topics: {topic} is not played; there are {', '.join(sorted(publishers))}"
-            )
-        counts[publishers[topic]] = int(number)
-    return counts
-
-
-def run_player(name: str, make: Callable[[], Any], args: list[str] | None) -> int:
+def run_player(name: str, make: Callable[[], PlayerNode], args: list[str] | None) -> int:
     """Run a player until its end, Ctrl-C or shutdown; returns the exit code, 1 when nothing could be played.
 
-    ``make`` makes the node, with ``finished``, ``failure`` and ``wait_until_acknowledged(seconds)``; FileError,
-    RigError and ValueError end it with one line. ``name``: of the logger for what is wrong before there is a node.
+    FileError, RigError and ValueError of ``make`` end it with one line.
     """
     failure = ""
 
-    def spin(node: Any, executor: SingleThreadedExecutor) -> None:
+    def spin(node: PlayerNode, executor: SingleThreadedExecutor) -> None:
         nonlocal failure
         while not node.finished:
             executor.spin_once(timeout_sec=0.1)

@@ -9,12 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import rclpy
 from builtin_interfaces.msg import Time
 from rclpy.clock import Clock as RosClock
 from rclpy.clock import ClockType
-from rclpy.duration import Duration
-from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
@@ -24,10 +21,10 @@ from fg_depth_ros.data.datasets.stereo import MOTORCYCLE
 from fg_depth_ros.data.io.messages import fill_image
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import RigError, StereoRig
+from fg_depth_ros.nodes.common.codes import INPUTS
 from fg_depth_ros.nodes.common.qos import OVERRIDES
-from fg_depth_ros.nodes.common.synchronizing import INPUTS
 from fg_depth_ros.nodes.players.parameters import STEREO_PLAYER
-from fg_depth_ros.nodes.players.playing import CLOCK_RATE, SubscriberWait, run_player, subscriber_counts
+from fg_depth_ros.nodes.players.playing import CLOCK_RATE, PlayerNode, SubscriberWait, run_player
 from fg_depth_ros.nodes.players.source import NO_WORLD, PairSource, encode_image, write_drive
 
 TRUTH = "ground_truth/depth"
@@ -51,33 +48,23 @@ def camera_infos(rig: StereoRig, left_frame: str, right_frame: str) -> tuple[Cam
     return infos[0], infos[1]
 
 
-class StereoPlayerNode(Node):
+class StereoPlayerNode(PlayerNode):
     """Publishes the pairs of a ``PairSource``.
-
-    ``finished``: there is no more to play; ``failure``: why it ended with an error.
 
     Topics: ``left/image_rect``, ``right/image_rect``, ``left/camera_info``, ``right/camera_info``; where wanted
     ``ground_truth/depth`` (32FC1, metres, NaN unknown) and ``/clock``; and ``published_pair`` (std_msgs/Header:
     each pair's stamp and, as frame_id, its name), which lists every pair that was sent.
 
-    Raises:
-        FileError, RigError: nothing playable in the folder.
-        ValueError: a parameter that is out of range.
+    Raises FileError, RigError: nothing playable in the folder. ValueError: a parameter that is out of range.
     """
 
     def __init__(self) -> None:
-        super().__init__("stereo_player_node")
-        self.parameters = STEREO_PLAYER.declare(self)
-        if self.parameters.problems:
-            raise ValueError("; ".join(self.parameters.problems))
+        super().__init__(STEREO_PLAYER)
         if self.parameters["restart_clock"] and not self.parameters["publish_clock"]:
             raise ValueError("parameter restart_clock = true needs publish_clock = true: wall time cannot restart")
         self._rendered: tempfile.TemporaryDirectory[str] | None = None
         options = {name: self.parameters[name] for name in ("width", "height", "focal", "baseline")}
         self.source = PairSource(self._pairs(), with_truth=self.parameters["publish_truth"], **options)
-        self.finished = False
-        self.failure = ""
-        self.published = 0
         self._index = 0
         self._broken: set[int] = set()
         self._prepared: tuple[int, dict[str, Any]] | None = None
@@ -85,11 +72,10 @@ class StereoPlayerNode(Node):
         self._simulated_since = time.monotonic_ns()
         self._create_publishers()
         self._prepare()  # a folder in which nothing can be read fails here, not in the first callback
-        self._subscribers = SubscriberWait(self, self._wanted_subscribers(), self.parameters["wait_timeout"])
-        steady = RosClock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(1.0 / self.parameters["rate"], self._tick, clock=steady)
+        self._subscribers = SubscriberWait(self, INPUTS, self._on_topic)
+        self.create_timer(1.0 / self.parameters["rate"], self._tick, clock=self._steady)
         if self.parameters["publish_clock"]:
-            self.create_timer(1.0 / CLOCK_RATE, self._publish_clock, clock=steady)
+            self.create_timer(1.0 / CLOCK_RATE, self._publish_clock, clock=self._steady)
         self.get_logger().info(f"playing {len(self.source)} pair(s) of {self._name} at {self.parameters['rate']:g} Hz")
 
     @property
@@ -156,10 +142,6 @@ class StereoPlayerNode(Node):
             self._finish(str(error), failed=True)
         if self._index >= len(self.source) and not self.parameters["loop"]:
             self._finish(f"played {self.published} pair(s), the end of {self._name}")
-
-    def _wanted_subscribers(self) -> dict[rclpy.publisher.Publisher, int]:
-        wanted, topics = self.parameters["wait_for_subscribers"], self.parameters["wait_for_topics"]
-        return subscriber_counts([self._on_topic[name] for name in INPUTS], self._on_topic, wanted, topics)
 
     def _has_subscribers(self) -> bool:
         try:
@@ -242,11 +224,6 @@ class StereoPlayerNode(Node):
             self.get_logger().error(why)
         else:
             self.get_logger().info(why)
-
-    def wait_until_acknowledged(self, seconds: float) -> None:
-        """Wait until reliable subscribers have everything, at most this long."""
-        for publisher in self._on_topic.values():
-            publisher.wait_for_all_acked(Duration(seconds=seconds))
 
 
 def main(args: list[str] | None = None) -> int:
