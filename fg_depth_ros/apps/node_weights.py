@@ -70,7 +70,7 @@ def set_node_weights(
     Args:
         node: its full name, such as "/stereo_depth_node".
         model: name of the network.
-        weights: file that the node can read; empty = those that come with its package. ``sha256``: theirs.
+        weights: file that the node can read, with this ``sha256``; empty = those that come with its package.
         timeout: seconds to wait for the swap.
         context: an initialised rclpy context; default: one of its own.
 
@@ -147,10 +147,7 @@ class _Client:
             raise NodeWeightsError(f"{self._target} refuses: {result.reason}")
 
     def wait_for(self, slot: _Slot, sha256: str, timeout: float) -> bool:
-        """Wait until the node runs these weights; False: it will load them when they are needed.
-
-        Raises NodeWeightsError: it runs other weights.
-        """
+        """Wait until the node runs these weights; False: it will load them when needed. Raises NodeWeightsError."""
         begun, settled, demand = time.monotonic(), 0, None
         try:
             while self._next_report(begun + timeout - time.monotonic()):

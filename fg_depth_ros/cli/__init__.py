@@ -109,12 +109,7 @@ RENAMED = {
 
 
 def application(words: Sequence[str]) -> typer.Typer:
-    """Build the command line.
-
-    Args:
-        words: the arguments without options: the command that they name is imported, the others are stubs that carry
-            the summary for the overview.
-    """
+    """Build the command line: the command that the words (without options) name is imported, the others are stubs."""
     app = typer.Typer(
         no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help="Learned stereo depth for ROS 2."
     )

@@ -60,12 +60,7 @@ def save(report: Report, json: Path | None) -> None:
 
 
 def print_tables(report: Report, tables: Mapping[str, Sequence[str]]) -> None:
-    """Print the rows of each kind with those of its measures that occur.
-
-    Args:
-        report: its rows have a ``kind``.
-        tables: measures by kind; a title of the form ``command: kind`` stands above each.
-    """
+    """Print the rows of each kind with those of its measures that occur; ``tables``: measures by kind."""
     for kind, measures in tables.items():
         rows = [row for row in report.rows if row["kind"] == kind]
         if rows:
@@ -87,10 +82,7 @@ def progress(items: Iterable[Any], title: str, count: int | None = None) -> Iter
 
 
 def check_folder(folder: Path) -> None:
-    """Check before long work that its results can be written to a folder; nothing is made.
-
-    Raises OSError: they cannot.
-    """
+    """Raise OSError where the results of long work cannot be written to a folder; nothing is made."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     code = errno.ENOTDIR if not there.is_dir() else 0 if os.access(there, os.W_OK | os.X_OK) else errno.EACCES
     if code:

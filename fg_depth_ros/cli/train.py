@@ -87,10 +87,7 @@ def distill(
 
 
 def depth_losses(preset: str, given: Settings[DepthLossConfig]) -> DepthLossConfig:
-    """Return a row of the ablation with the weights that were given in place of its own.
-
-    Raises ValueError: there is no such row.
-    """
+    """Return a row of the ablation with the weights that were given in place of its own. Raises ValueError."""
     if preset not in PRESETS:
         raise ValueError(f"unknown loss '{preset}'; known: {', '.join(PRESETS)}")
     return replace(PRESETS[preset], **given.keywords)

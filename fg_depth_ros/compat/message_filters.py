@@ -1,12 +1,9 @@
 """Drop-in for ``message_filters`` (Python part): the same classes and methods, minus three defects of upstream.
 
-1. After a backward jump of time with full queues upstream never fires again, because it throws out the
-   smallest stamp, which is always the new message. Here the message that came first goes, and a jump empties
-   the queue.
-2. If a callback raises, upstream keeps its lock and the next message deadlocks. Here no lock is held
-   meanwhile.
-3. With a slop of 0 upstream never matches, not even equal stamps. Here a difference of exactly ``slop``
-   matches.
+1. After a backward jump of time with full queues upstream never fires again, because it throws out the smallest stamp,
+   which is always the new message. Here the message that came first goes, and a jump empties the queue.
+2. If a callback raises, upstream keeps its lock and the next message deadlocks. Here no lock is held meanwhile.
+3. With a slop of 0 upstream never matches, not even equal stamps. Here a difference of exactly ``slop`` matches.
 """
 
 from __future__ import annotations
@@ -45,8 +42,7 @@ class SimpleFilter:
 class Subscriber(SimpleFilter):
     """A subscription as a filter: ``Subscriber(node, msg_type, topic, qos_profile=10, ...)``.
 
-    Takes what ``Node.create_subscription`` takes, save the callback; attributes of the subscription are served
-    too.
+    Takes what ``Node.create_subscription`` takes, save the callback; attributes of the subscription are served too.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -120,12 +120,7 @@ def refine(first: np.ndarray, second: np.ndarray, flow: np.ndarray) -> np.ndarra
     solver, which belongs to its DIS: brightness, gradients and smoothness, all robust, after Brox et al. (ECCV 2004);
     the paper's image boundaries have no part in it.
 
-    Args:
-        first, second: see the module.
-        flow: H x W x 2 float32 px; not changed. Where it is NaN the neighbours' flow is taken for the start.
-
-    Returns:
-        H x W x 2 float32 px, NaN where ``flow`` is.
+    ``flow`` is not changed; where it is NaN the neighbours' flow is taken for the start, and the result is NaN.
     """
     height, width = first.shape
     unknown = ~np.isfinite(flow).all(-1)

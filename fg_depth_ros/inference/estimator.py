@@ -319,7 +319,6 @@ class StereoEstimate:
 
     ``matched``: H x W float32 px, x_left - x_right, the method's result; NaN = no match.
     ``disparity_sigma``: H x W float32 px, one standard deviation, or None where the method does not know.
-    ``seconds``: time the matching took.
     ``filling``: H x W float32 m, depth from the left image alone at the scale of the pair's, for the holes; or None.
     """
 
@@ -328,7 +327,7 @@ class StereoEstimate:
     disparity_sigma: np.ndarray | None
     right_disparity: np.ndarray | None
     config: StereoConfig
-    seconds: float
+    seconds: float  # that the matching took
     filling: np.ndarray | None = None
 
     @classmethod
@@ -344,9 +343,8 @@ class StereoEstimate:
     def filled(self, depth: np.ndarray) -> StereoEstimate:
         """Return the estimate with its holes filled from another depth, where that is in the range.
 
-        Disparity, flow and uncertainty stay as they are. ``depth``: H x W float32 m, at the scale of this one.
-
-        Raises ValueError when the sizes differ.
+        Disparity, flow and uncertainty stay as they are. ``depth``: H x W float32 m, at the scale of this one. Raises
+        ValueError when the sizes differ.
         """
         if depth.shape != self.matched.shape:
             raise ValueError(

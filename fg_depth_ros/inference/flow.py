@@ -22,10 +22,9 @@ from fg_depth_ros.networks import FLOW_MODELS
 
 @dataclass(frozen=True)
 class FlowEstimate:
-    """Flow of one pair of frames.
+    """Flow of one pair of frames, and the time it took.
 
     ``flow``: H x W x 2 float32 px, u to the right and v down: ``first(x, y) <-> second(x + u, y + v)``; NaN = none.
-    ``seconds``: time it took.
     """
 
     flow: np.ndarray

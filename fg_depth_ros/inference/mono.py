@@ -21,13 +21,9 @@ from fg_depth_ros.networks import DEPTH_MODELS, depth_of
 
 @dataclass(frozen=True)
 class MonoEstimate:
-    """Depth from one image.
+    """Depth from one image, and the time it took."""
 
-    ``depth``: H x W float32 m along the optical axis (REP 118), of every pixel, not masked.
-    ``seconds``: time it took.
-    """
-
-    depth: np.ndarray
+    depth: np.ndarray  # H x W float32 m along the optical axis (REP 118), of every pixel, not masked
     seconds: float
 
 

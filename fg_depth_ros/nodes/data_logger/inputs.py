@@ -36,7 +36,7 @@ INPUT_FAULTS = ("time", "input", "camera_info", "pairs")
 
 
 class SerializedMessage:
-    """A message (CDR) that is not deserialized, but for its stamp; ``recorded``: when it was received, ns of the node.
+    """A message (CDR) that is not deserialized, but for its stamp; ``recorded``: when it was received, ns.
 
     Raises ValueError: fewer bytes than a header has.
     """

@@ -73,11 +73,7 @@ class PairLedger:
         return self.limit > 0 and self.sent >= self.limit and not self._open
 
     def announce(self, stamp: int, sent: int, name: str = "") -> PairEntry | None:
-        """Add a pair with this stamp that was sent at ``sent``.
-
-        Returns:
-            Its entry if everything wanted has arrived already (announcements and answers travel on different topics).
-        """
+        """Add a pair with this stamp that was sent at ``sent``. Returns its entry if everything wanted has arrived."""
         if self.limit and self.sent >= self.limit:
             return None
         early = self._early.pop(stamp, {})

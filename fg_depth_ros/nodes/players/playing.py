@@ -100,10 +100,7 @@ class SubscriberWait:
 
 
 def run_player(name: str, make: Callable[[], PlayerNode], args: list[str] | None) -> int:
-    """Run a player until its end, Ctrl-C or shutdown; returns the exit code, 1 when nothing could be played.
-
-    FileError, RigError and ValueError of ``make`` end it with one line.
-    """
+    """Run a player until its end, Ctrl-C or shutdown; returns the exit code, 1 when nothing could be played."""
     failure = ""
 
     def spin(node: PlayerNode, executor: SingleThreadedExecutor) -> None:
