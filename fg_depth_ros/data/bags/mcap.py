@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Container, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -356,20 +357,28 @@ class McapScanner:
 class PartialMcap:
     """The whole messages of an MCAP file without a usable index, found by time.
 
-    The file is scanned when this is made, and opened for each reading, so any thread may use it. ``channels``: number
-    of messages by channel; ``problem``, ``lost``: see ``McapScanner``.
+    The file is scanned when this is made, and opened for each reading, so any thread may use it. ``topics``,
+    ``counts``, ``qos``: type, number of messages and offered profiles of rosbags by topic; ``problem``, ``lost``: see
+    ``McapScanner``.
     """
 
     def __init__(self, path: Path) -> None:
-        """Scan the file. Raises OSError."""
-        self.path = path
+        """Scan the file. Raises OSError, ImportError."""
+        from rosbags.rosbag2.metadata import parse_qos
+
         self._scanner = McapScanner(path)
         self._messages: dict[str, list[tuple[int, int, int]]] = defaultdict(list)  # topic: (recorded, segment, nth)
-        self.channels: Counter[Channel] = Counter()
+        self.topics: dict[str, str] = {}
+        self.qos: dict[str, list[Any]] = {}
         for segment in self._scanner:
             for number, message in enumerate(segment.messages):
-                self.channels[message.channel] += 1
-                self._messages[message.channel.topic].append((message.recorded, segment.start, number))
+                channel = message.channel
+                self._messages[channel.topic].append((message.recorded, segment.start, number))
+                if channel.topic not in self.topics:
+                    self.topics[channel.topic], self.qos[channel.topic] = channel.msgtype, []
+                    with suppress(Exception):  # none that rosbags knows: the player takes its default
+                        self.qos[channel.topic] = parse_qos(channel.qos)
+        self.counts = {topic: len(found) for topic, found in self._messages.items()}
         self.problem, self.lost = self._scanner.problem, self._scanner.lost
 
     def messages(

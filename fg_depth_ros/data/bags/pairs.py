@@ -154,7 +154,8 @@ class _Messages:
                         raise
                     continue
                 camera = np.concatenate([[info.width, info.height], info.k, info.d, info.r, info.p])
-                if topic in last and not _same(last[topic][1], camera):
+                before = last[topic][1] if topic in last else camera
+                if before.shape != camera.shape or not np.allclose(before, camera, rtol=_ALIKE, atol=1e-9):
                     self.calibration_changes += 1
                     self.changed_at = self.changed_at or f"{recorded} ns ({topic})"
                 last[topic] = data[_STAMP_END:], camera
@@ -179,10 +180,6 @@ class _Messages:
                     raise FileError(str(error)) from error
             except FileError:  # a damaged image is that one pair's
                 pass
-
-
-def _same(first: np.ndarray, second: np.ndarray) -> bool:
-    return first.shape == second.shape and bool(np.allclose(first, second, rtol=_ALIKE, atol=1e-9))
 
 
 def find_topics(

@@ -179,30 +179,6 @@ class _IndexedReader:
             yield connection.topic, recorded, data
 
 
-class _PartialReader:
-    """The whole messages of an MCAP file without an index, or with damage that its index does not survive."""
-
-    def __init__(self, path: Path) -> None:
-        """Scan the file. Raises OSError, ImportError."""
-        from rosbags.rosbag2.metadata import parse_qos
-
-        from fg_depth_ros.data.bags.mcap import PartialMcap
-
-        self._mcap = PartialMcap(path)
-        self.messages = self._mcap.messages
-        self.problem, self.lost = self._mcap.problem, self._mcap.lost
-        self.topics: dict[str, str] = {}
-        self.counts: dict[str, int] = {}
-        self.qos: dict[str, list[Any]] = {}
-        for channel, count in self._mcap.channels.items():
-            self.topics[channel.topic] = channel.msgtype
-            self.counts[channel.topic] = self.counts.get(channel.topic, 0) + count
-            try:
-                self.qos[channel.topic] = parse_qos(channel.qos)
-            except Exception:  # none that rosbags knows: the player takes its default
-                self.qos[channel.topic] = []
-
-
 def _open_readers(path: Path) -> list[_Reader]:
     try:
         from rosbags.rosbag2 import Reader
@@ -265,7 +241,9 @@ def _open_file(path: Path) -> _Reader:
                 f"'sqlite3 {path.name} .recover'; record MCAP, which survives a cut"
             ) from error
     try:
-        partial = _PartialReader(path)
+        from fg_depth_ros.data.bags.mcap import PartialMcap
+
+        partial = PartialMcap(path)
     except (OSError, ImportError) as error:
         raise FileError(f"{path}: cannot be read ({_reason(error)})") from error
     size, count = path.stat().st_size, sum(partial.counts.values())

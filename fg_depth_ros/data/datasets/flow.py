@@ -14,6 +14,7 @@ from fg_depth_ros.data.datasets.layouts import (
     Layout,
     NoPairsError,
     collect_sets,
+    combined,
     find_image,
     find_scenes,
     list_images,
@@ -21,13 +22,8 @@ from fg_depth_ros.data.datasets.layouts import (
     partner_of,
     reader_of,
 )
-from fg_depth_ros.data.io.formats import (
-    read_bytes,
-    read_flo,
-    read_grey,
-    read_kitti_flow,
-)
-from fg_depth_ros.data.samples import ArrayReader, FlowSample
+from fg_depth_ros.data.io.formats import read_bytes, read_flo, read_grey, read_kitti_flow
+from fg_depth_ros.data.samples import FlowSample
 from fg_depth_ros.files import FileError
 
 CHAIRS_SPLITS = ("FlyingChairs_train_val.txt", "chairs_split.txt")
@@ -135,23 +131,10 @@ def _sintel_sample(folder: Path, scene: str, first: Path, second: Path) -> FlowS
     flow, mask = folder / "flow" / scene / f"{first.stem}.flo", folder / "occlusions" / scene / f"{first.stem}.png"
     if not flow.is_file():  # the test half has none
         return FlowSample(name, first, second)
-    occlusion = _sintel_occlusion(mask, flow) if mask.is_file() else None
-    return FlowSample(name, first, second, reader_of(read_flo, flow), occlusion)
-
-
-def _sintel_occlusion(mask: Path, flow: Path) -> ArrayReader:
-    """Hidden pixels of the mask, and those that leave the frame, which the mask need not hold."""
-
-    def read() -> np.ndarray:
-        hidden, outside = _read_mask(mask), _leaves_frame(read_flo(flow))
-        if hidden.shape != outside.shape:
-            raise FileError(
-                f"{mask} is {hidden.shape[1]}x{hidden.shape[0]} pixels and {flow} "
-                f"{outside.shape[1]}x{outside.shape[0]}: they must agree"
-            )
-        return hidden | outside
-
-    return read
+    truth = reader_of(read_flo, flow)
+    # The mask need not hold the pixels that leave the frame.
+    occlusion = combined(lambda hidden, flow: hidden | _leaves_frame(flow), reader_of(_read_mask, mask), truth)
+    return FlowSample(name, first, second, truth, occlusion)
 
 
 def _leaves_frame(flow: np.ndarray) -> np.ndarray:
@@ -176,23 +159,15 @@ def _kitti(folder: Path) -> list[FlowSample]:
     for first in firsts:
         second = partner_of(first, first.with_name(f"{first.stem[:-2]}11{first.suffix}"), "second")
         everything, visible = (place / f"{first.stem}.png" for place in truth_folders)
-        occlusion = _kitti_occlusion(everything, visible) if everything.is_file() and visible.is_file() else None
+        both = reader_of(_known, everything), reader_of(_known, visible)
+        occlusion = combined(lambda known, seen: known & ~seen, *both)
         truth = reader_of(read_kitti_flow, everything, visible)
         samples.append(FlowSample(first.stem, first, second, truth, occlusion))
     return samples
 
 
-def _kitti_occlusion(everything: Path, seen: Path) -> ArrayReader:
-    def read() -> np.ndarray:
-        known, visible = (np.isfinite(read_kitti_flow(path)).all(axis=2) for path in (everything, seen))
-        if known.shape != visible.shape:
-            raise FileError(
-                f"{everything} is {known.shape[1]}x{known.shape[0]} pixels and {seen} "
-                f"{visible.shape[1]}x{visible.shape[0]}: they must agree"
-            )
-        return known & ~visible
-
-    return read
+def _known(path: Path) -> np.ndarray:
+    return np.isfinite(read_kitti_flow(path)).all(axis=2)
 
 
 # ---- Middlebury ------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -66,6 +67,10 @@ class LidarCamera:
         depth = ahead[:, 0] if rule == "published" else seen[:, 2]
         return nearest_depth(pixels, depth, self.width, self.height)
 
+    def sweep_depth(self, sweep: Path, rule: LidarRule) -> np.ndarray:
+        """Read a sweep as ``depth`` returns it."""
+        return self.depth(read_velodyne(sweep), rule)
+
 
 def nearest_depth(pixels: np.ndarray, depth: np.ndarray, width: int, height: int) -> np.ndarray:
     """Depth of points as a map H x W float32 m, NaN where there is none; of several in one pixel the nearest counts.
@@ -114,25 +119,23 @@ def open_eigen(
     sets: dict[str, list[DepthSample]] = {EIGEN.name: []}
     if maps is not None:
         sets[EIGEN_IMPROVED.name] = []
-    lidar_cameras: dict[tuple[Path, int], LidarCamera] = {}
+    read_camera = cache(LidarCamera.read)
     for number, line in enumerate(read_bytes(frames).decode("utf-8", "replace").splitlines(), 1):
-        if line.strip():
-            where = f"{frames}, line {number}"
-            drive, stem, camera = _parsed(line, where)
-            folder = root / drive
-            lidar_camera = lidar_cameras.get((folder.parent, camera)) or LidarCamera.read(
-                folder.parent / _CAMERAS, folder.parent / _LIDAR, camera
-            )
-            lidar_cameras[folder.parent, camera] = lidar_camera
-            sweep = folder / "velodyne_points" / "data" / f"{stem}.bin"
-            if not sweep.is_file():
-                raise FileError(f"{sweep}: missing ({where}); fetch the drive's velodyne_points, or shorten the list")
-            truth = _swept(lidar_camera, sweep, rule)
-            sets[EIGEN.name].append(_sample(folder, stem, camera, where, truth, EIGEN))
-            if maps is not None:
-                inner = Path(folder.name, "proj_depth", "groundtruth", f"image_0{camera}", f"{stem}.png")
-                reader = reader_of(read_kitti_disparity, *(maps / part / inner for part in ("val", "train", "")))
-                sets[EIGEN_IMPROVED.name].append(_sample(folder, stem, camera, where, reader, EIGEN_IMPROVED))
+        if not line.strip():
+            continue
+        where = f"{frames}, line {number}"
+        drive, stem, camera = _parsed(line, where)
+        folder = root / drive
+        sweep = folder / "velodyne_points" / "data" / f"{stem}.bin"
+        lidar_camera = read_camera(folder.parent / _CAMERAS, folder.parent / _LIDAR, camera)
+        if not sweep.is_file():
+            raise FileError(f"{sweep}: missing ({where}); fetch the drive's velodyne_points, or shorten the list")
+        truth = partial(lidar_camera.sweep_depth, sweep, rule)
+        sets[EIGEN.name].append(_sample(folder, stem, camera, where, truth, EIGEN))
+        if maps is not None:
+            inner = Path(folder.name, "proj_depth", "groundtruth", f"image_0{camera}", f"{stem}.png")
+            reader = reader_of(read_kitti_disparity, *(maps / part / inner for part in ("val", "train", "")))
+            sets[EIGEN_IMPROVED.name].append(_sample(folder, stem, camera, where, reader, EIGEN_IMPROVED))
     if not sets[EIGEN.name]:
         raise FileError(f"{frames}: holds no frame; a line is 'DATE/DRIVE_sync FRAME l'")
     return sets
@@ -157,7 +160,3 @@ def _sample(
     right = find_image(folder / "image_03" / "data", stem) if camera == 2 else None
     pair = None if right is None else StereoSample(name, image, right, rig)
     return DepthSample(name, image, rig.fx, truth, pair, protocol)
-
-
-def _swept(camera: LidarCamera, sweep: Path, rule: LidarRule) -> ArrayReader:
-    return lambda: camera.depth(read_velodyne(sweep), rule)

@@ -108,6 +108,23 @@ def reader_of(function: Callable[[Path], np.ndarray], *candidates: Path) -> Arra
     return None if path is None else lambda: function(path)
 
 
+def combined(
+    function: Callable[[np.ndarray, np.ndarray], np.ndarray], first: ArrayReader | None, second: ArrayReader | None
+) -> ArrayReader | None:
+    """Make a reader that combines what two files say of every pixel; None where one of them is missing."""
+    if first is None or second is None:
+        return None
+
+    def read() -> np.ndarray:
+        one, other = first(), second()
+        if one.shape[:2] != other.shape[:2]:
+            sizes = " and ".join(f"{array.shape[1]}x{array.shape[0]}" for array in (one, other))
+            raise FileError(f"two files of truth of one image are {sizes} pixels: they must agree; fetch them again")
+        return function(one, other)
+
+    return read
+
+
 def rig_of(calibration: Path | None, image: Path) -> StereoRig | None:
     """Read the rig for the size of an image; None without a calibration."""
     return None if calibration is None else read_calibration(calibration, *image_size(image))

@@ -12,6 +12,7 @@ import numpy as np
 from fg_depth_ros.data.datasets.layouts import (
     Layout,
     collect_sets,
+    combined,
     find_image,
     find_scenes,
     list_images,
@@ -59,14 +60,8 @@ def motorcycle() -> StereoSample:
             "install scikit-image >= 0.18 from its wheel"
         )
     rig = StereoRig(741, 500, 994.978, 994.978, 311.193, 254.877, 311.193 + 31.086, 0.193001)
-    truth_path = folder / "motorcycle_disp.npz"
-    return StereoSample(
-        "Motorcycle",
-        folder / "motorcycle_left.png",
-        folder / "motorcycle_right.png",
-        rig,
-        lambda: _read_npz(truth_path),
-    )
+    left, right, truth = (folder / f"motorcycle_{name}" for name in ("left.png", "right.png", "disp.npz"))
+    return StereoSample("Motorcycle", left, right, rig, reader_of(_read_npz, truth))
 
 
 def read_disparity(path: str | Path) -> np.ndarray:
@@ -110,14 +105,9 @@ def _kitti(folder: Path) -> list[StereoSample]:
         visible = [folder / name / left.name for name in ("disp_noc_0", "disp_noc")]
         truth = reader_of(read_kitti_disparity, *every, *visible)
         both = reader_of(read_kitti_disparity, *every), reader_of(read_kitti_disparity, *visible)
-        samples.append(StereoSample(left.stem, left, right, _kitti_rig(folder, left), truth, _kitti_occlusion(*both)))
+        occlusion = combined(lambda every, visible: np.isfinite(every) & np.isnan(visible), *both)
+        samples.append(StereoSample(left.stem, left, right, _kitti_rig(folder, left), truth, occlusion))
     return samples
-
-
-def _kitti_occlusion(every: ArrayReader | None, visible: ArrayReader | None) -> ArrayReader | None:
-    if every is None or visible is None:
-        return None
-    return lambda: np.isfinite(every()) & np.isnan(visible())
 
 
 def _kitti_rig(folder: Path, left: Path) -> StereoRig | None:
@@ -152,7 +142,7 @@ def _middlebury_views(folder: Path) -> list[StereoSample]:
         factor = 1 if width > 1000 else 2 if width > 550 else 3
         disp1, disp5 = (_eight_bit(find_image(scene, name), factor) for name in ("disp1", "disp5"))
         rig = _middlebury_views_rig(scene, width, height, factor)
-        samples.append(StereoSample(scene.name, left, right, rig, disp1, _views_occlusion(disp1, disp5)))
+        samples.append(StereoSample(scene.name, left, right, rig, disp1, combined(_mismatch, disp1, disp5)))
     return samples
 
 
@@ -164,15 +154,8 @@ def _eight_bit(path: Path | None, factor: int) -> ArrayReader | None:
     return None if path is None else reader_of(read, path)
 
 
-def _views_occlusion(left: ArrayReader | None, right: ArrayReader | None) -> ArrayReader | None:
-    if left is None or right is None:
-        return None
-
-    def read() -> np.ndarray:
-        disparity = left()
-        return np.isfinite(disparity) & left_right_mismatch(disparity, right(), threshold=1.0)
-
-    return read
+def _mismatch(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    return np.isfinite(left) & left_right_mismatch(left, right, threshold=1.0)
 
 
 def _middlebury_views_rig(scene: Path, width: int, height: int, factor: int) -> StereoRig | None:

@@ -20,13 +20,9 @@ _ASPECT_TOLERANCE = 0.01
 # Pairs of projection matrices, best first: KITTI raw, the `_roi` ones of cropped images, KITTI object and
 # odometry (colour), a two-camera file, KITTI (grey). In each the left camera comes first.
 _PROJECTION_PAIRS = (
-    ("P_rect_02", "P_rect_03"),
-    ("P1_roi", "P2_roi"),
-    ("P2", "P3"),
-    ("P1", "P2"),
-    ("P_rect_00", "P_rect_01"),
+    ("P_rect_02", "P_rect_03"), ("P1_roi", "P2_roi"), ("P2", "P3"), ("P1", "P2"), ("P_rect_00", "P_rect_01"),
     ("P0", "P1"),
-)
+)  # fmt: skip
 
 
 def read_calibration(path: str | Path, width: int | None = None, height: int | None = None) -> StereoRig:
@@ -42,22 +38,23 @@ def read_calibration(path: str | Path, width: int | None = None, height: int | N
     """
     path = Path(path)
     if path.is_dir():
-        path = _calibration_in(path)
+        found = find_calibration(path)
+        if found is None:
+            raise FileError(f"{path}: no rig.json, calib.txt or left.yaml with right.yaml in this folder")
+        path = found
     if path.suffix.lower() in (".yaml", ".yml"):
-        rig = _from_ros_pair(path)
-        return _fitted(path, rig, width, height)
+        return _fitted(path, _from_ros_pair(path), width, height)
     text = _text(path)
     try:
         if path.suffix.lower() == ".json" or text.lstrip().startswith("{"):
-            return _fitted(path, _from_json(path, text, width, height), width, height)
-        values = _key_values(text)
-        if "cam0" in values:
+            rig = _from_json(path, text, width, height)
+        elif "cam0" in (values := _key_values(text)):
             rig = _from_middlebury(path, values, width, height)
         else:
             rig = _from_projections(path, values, width, height)
+        return _fitted(path, rig, width, height)
     except RigError as error:
         raise FileError(f"{path}: {error}") from error
-    return _fitted(path, rig, width, height)
 
 
 def write_rig(path: str | Path, rig: StereoRig) -> None:
@@ -73,13 +70,6 @@ def read_numbers(path: str | Path, counts: Mapping[str, int]) -> list[np.ndarray
     path = Path(path)
     values = _key_values(_text(path))
     return [_numbers(path, values, name, count) for name, count in counts.items()]
-
-
-def _calibration_in(folder: Path) -> Path:
-    found = find_calibration(folder)
-    if found is None:
-        raise FileError(f"{folder}: no rig.json, calib.txt or left.yaml with right.yaml in this folder")
-    return found
 
 
 def find_calibration(folder: Path) -> Path | None:
@@ -156,15 +146,7 @@ def _from_middlebury(path: Path, values: Mapping[str, str], width: int | None, h
     if "width" in values and "height" in values:
         stated = (_numbers(path, values, "width", 1)[0], _numbers(path, values, "height", 1)[0])
     size = _size(path, stated, width, height)
-    return StereoRig(
-        *size,
-        fx=cam0[0],
-        fy=cam0[4],
-        cx=cam0[2],
-        cy=cam0[5],
-        cx_right=cam0[2] + doffs,
-        baseline=baseline / 1000.0,
-    )
+    return StereoRig(*size, cam0[0], cam0[4], cam0[2], cam0[5], cam0[2] + doffs, baseline / 1000.0)
 
 
 def _from_projections(path: Path, values: Mapping[str, str], width: int | None, height: int | None) -> StereoRig:
@@ -186,14 +168,11 @@ def _from_projections(path: Path, values: Mapping[str, str], width: int | None, 
         stated = (last_x - first_x + 1, last_y - first_y + 1)
     size = _size(path, stated, width, height)
     # KITTI refers both cameras to a third one, so neither shift need be 0: their difference is the pair's.
-    relative = right.copy()
-    relative[:, 3] = 0.0
-    relative[0, 3] = right[0, 3] - left[0, 3]
-    reference = left.copy()
-    reference[:, 3] = 0.0
-    left_info = SimpleNamespace(width=size[0], height=size[1], p=reference.reshape(-1))
-    right_info = SimpleNamespace(width=size[0], height=size[1], p=relative.reshape(-1))
-    return StereoRig.from_camera_info(left_info, right_info)
+    apart = right[0, 3] - left[0, 3]
+    left[:, 3] = right[:, 3] = 0.0
+    right[0, 3] = apart
+    infos = (SimpleNamespace(width=size[0], height=size[1], p=matrix.reshape(-1)) for matrix in (left, right))
+    return StereoRig.from_camera_info(*infos)
 
 
 def _from_ros_pair(path: Path) -> StereoRig:

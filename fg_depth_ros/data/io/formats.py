@@ -130,10 +130,7 @@ def write_flo(path: str | Path, flow: np.ndarray) -> None:
 
 def read_kitti_disparity(path: str | Path) -> np.ndarray:
     """KITTI disparity (or, in metres, depth) PNG: uint16 / 256, 0 = unknown. float32 HxW, NaN unknown."""
-    stored = _decode_png16(path, channels=1)
-    disparity = stored.astype(np.float32) / np.float32(256.0)
-    disparity[stored == 0] = np.nan
-    return disparity
+    return _read_parts(path, 256.0)
 
 
 def write_kitti_disparity(path: str | Path, disparity: np.ndarray) -> None:
@@ -180,10 +177,7 @@ def write_png_depth(path: str | Path, depth: np.ndarray) -> None:
 
 def read_png_depth(path: str | Path) -> np.ndarray:
     """Read a uint16 PNG in millimetres as float32 HxW metres, NaN where 0."""
-    stored = _decode_png16(path, channels=1)
-    depth = stored.astype(np.float32) / np.float32(1000.0)
-    depth[stored == 0] = np.nan
-    return depth
+    return _read_parts(path, 1000.0)
 
 
 def write_ply(path: str | Path, points: np.ndarray, colours: np.ndarray | None = None) -> int:
@@ -196,18 +190,13 @@ def write_ply(path: str | Path, points: np.ndarray, colours: np.ndarray | None =
         raise ValueError(f"points and colours must both be (..., 3), got {points.shape} and {found}")
     flat = points.reshape(-1, 3)
     keep = np.isfinite(flat).all(axis=1)
-    fields = [("x", "<f4"), ("y", "<f4"), ("z", "<f4")]
+    columns = {f"float {name}": flat[keep, index].astype("<f4") for index, name in enumerate("xyz")}
     if colours is not None:
-        fields += [("red", "u1"), ("green", "u1"), ("blue", "u1")]
-    vertices = np.empty(int(keep.sum()), dtype=fields)
-    for index, name in enumerate("xyz"):
-        vertices[name] = flat[keep, index]
-    if colours is not None:
-        for index, name in enumerate(("red", "green", "blue")):
-            vertices[name] = colours.reshape(-1, 3)[keep, index]
-    kinds = {"<f4": "float", "u1": "uchar"}
+        paint = colours.reshape(-1, 3)[keep].astype("u1")
+        columns |= {f"uchar {name}": paint[:, index] for index, name in enumerate(("red", "green", "blue"))}
+    vertices = np.rec.fromarrays(list(columns.values()))
     lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(vertices)}"]
-    lines += [f"property {kinds[kind]} {name}" for name, kind in fields] + ["end_header", ""]
+    lines += [*(f"property {column}" for column in columns), "end_header", ""]
     Path(path).write_bytes("\n".join(lines).encode() + vertices.tobytes())
     return len(vertices)
 
@@ -238,6 +227,12 @@ def _decode_png16(path: str | Path, channels: int) -> np.ndarray:
             "is it a picture instead of a measurement?"
         )
     return decoded
+
+
+def _read_parts(path: str | Path, unit: float) -> np.ndarray:
+    """Read a uint16 PNG of parts of a unit as float32 HxW, NaN where 0."""
+    stored = _decode_png16(path, channels=1)
+    return np.where(stored > 0, stored.astype(np.float32) / np.float32(unit), np.float32(np.nan))
 
 
 def _encode(path: str | Path, image: np.ndarray) -> None:

@@ -16,14 +16,9 @@ import cv2
 import numpy as np
 
 _DEPTHS = {
-    "8U": np.uint8,
-    "8S": np.int8,
-    "16U": np.uint16,
-    "16S": np.int16,
-    "32S": np.int32,
-    "32F": np.float32,
+    "8U": np.uint8, "8S": np.int8, "16U": np.uint16, "16S": np.int16, "32S": np.int32, "32F": np.float32,
     "64F": np.float64,
-}
+}  # fmt: skip
 _GENERIC = re.compile(r"(8U|8S|16U|16S|32S|32F|64F)(?:C([1-9][0-9]*))?")
 _COLOURS = {"mono": 1, "rgb": 3, "bgr": 3, "rgba": 4, "bgra": 4}
 _BAYER = {"bayer_rggb", "bayer_bggr", "bayer_gbrg", "bayer_grbg"}
