@@ -1,12 +1,9 @@
 """Random affine motions in the plane, drawn as for the Flying Chairs data set.
 
-Every number of a motion is drawn by one law (``Law``): a power of a Gaussian, clipped, and with some chance not drawn
-at all. Most motions are therefore small and a few are large. Source: Dosovitskiy et al., FlowNet, ICCV 2015, section
-4; the numbers are those known of the published set (a picture of 512 x 384 pixels). Its readers cannot check all of
-them, so they stand here in one place.
-
-A motion is a 3 x 3 float64 matrix on homogeneous picture coordinates (x to the right, y down, pixels): it takes a
-place in the first frame to its place in the second.
+Every number of a motion is drawn by one law (``Law``), so most motions are small and a few are large. Source:
+Dosovitskiy et al., FlowNet, ICCV 2015, section 4; the numbers are those known of the published set (a picture of 512 x
+384 pixels). A motion is a 3 x 3 float64 matrix on homogeneous picture coordinates (x to the right, y down, pixels): it
+takes a place in the first frame to its place in the second.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Model the two cameras of a rig: exposure, response, blur, noise, and their differences.
-
-Shared by all synthetic stereo scenes.
-"""
+"""Model the two cameras of a synthetic rig: exposure, response, blur, noise, and their differences."""
 
 from __future__ import annotations
 

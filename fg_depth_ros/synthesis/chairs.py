@@ -45,17 +45,9 @@ class ChairsGenerator:
     """Renders scenes by number; the same seed, number and size give the same scene on every machine."""
 
     def __init__(
-        self,
-        photos: TextureAtlas,
-        cutouts: CutoutAtlas | None = None,
-        width: int = 512,
-        height: int = 384,
-        seed: int = 0,
-        device: torch.device | str = "cpu",
-        *,
-        backgrounds: int | None = None,
-        extras: int = 0,
-    ) -> None:
+        self, photos: TextureAtlas, cutouts: CutoutAtlas | None = None, width: int = 512, height: int = 384,
+        seed: int = 0, device: torch.device | str = "cpu", *, backgrounds: int | None = None, extras: int = 0,
+    ) -> None:  # fmt: skip
         """Set up the generator of one data set.
 
         Args:
@@ -104,13 +96,9 @@ class ChairsGenerator:
         for k in range(layers):
             self._paint(k, [scene[k] for scene in scenes], frames)
         flow = _displacement(np.array([[layer.motion for layer in scene] for scene in scenes]), frames[0].label)
-        return FlowBatch(
-            frames[0].picture(),
-            frames[1].picture(),
-            flow,
-            torch.ones((n, 1, h, w), dtype=torch.bool, device=self.device),
-            _occluded(flow, frames[0].label, frames[1].label).unsqueeze(1),
-        )
+        valid = torch.ones((n, 1, h, w), dtype=torch.bool, device=self.device)
+        occluded = _occluded(flow, frames[0].label, frames[1].label).unsqueeze(1)
+        return FlowBatch(frames[0].picture(), frames[1].picture(), flow, valid, occluded)
 
     def _paint(self, k: int, layers: list[Layer], frames: tuple[_Frame, _Frame]) -> None:
         """Layer ``k`` of all scenes onto both frames."""
@@ -203,12 +191,7 @@ class _Source:
         self.mirrored = mirrored
         self.sides = np.array([image.shape[-1] for image in images], float).reshape(-1, 1, 1)
         largest = int(self.sides.max())
-        if len(images) == 1:
-            self.texels = images[0].unsqueeze(0)
-        else:
-            self.texels = images[0].new_zeros((len(images), images[0].shape[0], largest, largest))
-            for i, image in enumerate(images):
-                self.texels[i, :, : image.shape[-2], : image.shape[-1]] = image
+        self.texels = torch.stack([F.pad(i, (0, largest - i.shape[-1], 0, largest - i.shape[-2])) for i in images])
         self.sharpen = None
         if magnified is not None and max(magnified) > 1:
             factors = torch.tensor([max(1.0, m) for m in magnified], device=self.texels.device)
@@ -268,10 +251,7 @@ def _displacement(motions: np.ndarray, label: torch.Tensor) -> torch.Tensor:
 
 
 def _occluded(flow: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Find pixels that leave the frame, or lie below what the nearest pixel of the second frame shows; N x H x W bool.
-
-    ``first`` and ``second`` are the frames' topmost layers; a higher one hides a lower one.
-    """
+    """Find pixels, N x H x W bool, that leave the frame or lie below the topmost layer of the second frame."""
     n, h, w = first.shape
     x = (flow[:, 0] + torch.arange(w, device=flow.device)).round_()
     y = (flow[:, 1] + torch.arange(h, device=flow.device).view(-1, 1)).round_()

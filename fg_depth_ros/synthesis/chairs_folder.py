@@ -17,13 +17,9 @@ TEST_SHARE = 640 / 22872
 
 
 def write_chairs(
-    out: str | Path,
-    generator: ChairsGenerator,
-    count: int,
-    test_share: float = TEST_SHARE,
-    batch: int = 1,
+    out: str | Path, generator: ChairsGenerator, count: int, test_share: float = TEST_SHARE, batch: int = 1,
     track: Callable[[Iterable[int]], Iterable[int]] = iter,
-) -> Path:
+) -> Path:  # fmt: skip
     """Write ``count`` pairs and the list that divides them into training and test; return the path of the list.
 
     ``out``/data holds 00001_img1.ppm, _img2.ppm, _flow.flo, _occ.png (255 = not visible in the second frame), ... ;

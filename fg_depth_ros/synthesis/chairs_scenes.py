@@ -50,14 +50,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class SceneSampler:
-    """Draws scenes.
+    """Draws scenes for a picture of ``width`` x ``height`` px.
 
-    Attributes:
-        width, height: of the picture, px.
-        photos, photo_size: number of photos and their side in texels.
-        backgrounds: only the first so many photos serve as backgrounds.
-        cutouts, outlines: numbers of photo cut-outs and of masks without a colour of their own.
-        extras: mean number of small, thin and fast layers that are added to the recipe.
+    ``photo_size``: side of the ``photos`` in texels; only the first ``backgrounds`` of them serve as such. ``cutouts``,
+    ``outlines``: numbers of photo cut-outs and of masks without a colour of their own. ``extras``: mean number of
+    small, thin and fast layers that are added to the recipe.
     """
 
     width: int

@@ -28,18 +28,16 @@ def list_cutouts(folders: Sequence[str | Path]) -> list[Path]:
 class CutoutAtlas:
     """Square masks, the first of them with colours of their own.
 
-    Attributes:
-        masks: M uint8, all masks' mip levels one behind the other (mask-major, finest first), 255 = opaque.
-        colours: the RGB of the photo cut-outs; mask ``i`` belongs to image ``i`` of it. Colours continue beyond the
-            mask's edge, so that no foreign colour bleeds in when they are interpolated.
-        count: number of masks, photo cut-outs first; ``photos``: how many of them are photo cut-outs.
-        size, levels, stride, offsets: as of ``colours`` (``TextureAtlas``).
+    ``masks``: M uint8, all mip levels one behind the other (mask-major, finest first), 255 = opaque. ``colours``: RGB
+    of the photo cut-outs, mask ``i`` belongs to image ``i``; they continue beyond the mask's edge, so that no foreign
+    colour bleeds in. ``count``: number of masks; ``photos``: of photo cut-outs, which come first. The others as of
+    ``TextureAtlas``.
     """
 
     def __init__(self, photos: Sequence[np.ndarray], outlines: Sequence[np.ndarray], levels: int = 6) -> None:
-        """Build from S x S x 4 uint8 cut-outs and S x S uint8 masks, S a power of two.
+        """Build from S x S x 4 cut-outs and S x S masks, uint8, S a power of two.
 
-        Raises ValueError: neither cut-outs nor outlines, or squares of different sides.
+        Raises ValueError: other sides, none.
         """
         sides = {image.shape[:2] for image in [*photos, *outlines]}
         if len(sides) != 1 or (size := next(iter(sides))[0]) & (size - 1):
@@ -58,10 +56,7 @@ class CutoutAtlas:
 
     @classmethod
     def build(cls, photos: Sequence[Path] = (), outlines: int = 256, size: int = 256, seed: int = 0) -> CutoutAtlas:
-        """Photo cut-outs (files, see ``list_cutouts``) and ``outlines`` drawn masks, deterministic by ``seed``.
-
-        Raises FileError: a file that cannot be read, has no alpha, or is wholly transparent.
-        """
+        """Photo cut-outs and drawn ``outlines``, deterministic by ``seed``. Raises FileError: a file without alpha."""
         rng = np.random.default_rng(seed)
         return cls([_squared(path, size) for path in photos], [draw_outline(rng, size) for _ in range(outlines)])
 
@@ -78,7 +73,8 @@ def _squared(path: Path, size: int) -> np.ndarray:
     x, y, w, h = cv2.boundingRect((image[:, :, 3] >= _SEEN).astype(np.uint8))
     if w < 2 or h < 2:
         raise FileError(f"{path}: is transparent everywhere, so there is nothing to cut out; remove it")
-    image = _spread_colours(image[y : y + h, x : x + w])
+    image = image[y : y + h, x : x + w]
+    image = np.dstack([spread_colours(image[:, :, :3], image[:, :, 3] < _SEEN), image[:, :, 3]])
     scale = size * _REACH / max(w, h)
     w, h = max(2, round(w * scale)), max(2, round(h * scale))
     image = resize_image(image, w, h)
@@ -90,13 +86,9 @@ def _squared(path: Path, size: int) -> np.ndarray:
     return square
 
 
-def _spread_colours(image: np.ndarray) -> np.ndarray:
-    """Every transparent texel takes the colour of the nearest opaque one: what lies there in the file is arbitrary."""
-    hidden = (image[:, :, 3] < _SEEN).astype(np.uint8)
-    _, labels = cv2.distanceTransformWithLabels(hidden, cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL)
-    seen = hidden == 0
+def spread_colours(rgb: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """Give every hidden texel (bool) of S x S x 3 the colour of the nearest other one: its own is arbitrary."""
+    _, labels = cv2.distanceTransformWithLabels(hidden.astype(np.uint8), cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL)
     colour_of = np.zeros((labels.max() + 1, 3), np.uint8)
-    colour_of[labels[seen]] = image[seen, :3]
-    spread = image.copy()
-    spread[:, :, :3] = colour_of[labels]
-    return spread
+    colour_of[labels[~hidden]] = rgb[~hidden]
+    return colour_of[labels]

@@ -25,10 +25,7 @@ def list_photos(folders: Sequence[str | Path]) -> list[Path]:
 
 
 def list_pictures(folders: Sequence[str | Path], suffixes: Collection[str], kind: str) -> list[Path]:
-    """All files with these suffixes below the folders, sorted, each once; ``kind`` is their name in messages.
-
-    Raises FileError: a folder is missing, or none of them holds such a file.
-    """
+    """All files with these suffixes below the folders, sorted, each once. Raises FileError, naming ``kind``: none."""
     pictures: list[Path] = []
     for folder in map(Path, folders):
         if not folder.is_dir():
@@ -43,11 +40,8 @@ def list_pictures(folders: Sequence[str | Path], suffixes: Collection[str], kind
 class TextureAtlas:
     """Square RGB images with their mip pyramids.
 
-    Attributes:
-        texels: M x 3 uint8, the images' levels one behind the other (image-major, finest level first).
-        count: number of images.
-        size: side of the finest level, px (a power of two).
-        levels: number of mip levels.
+    ``texels``: M x 3 uint8, the images' levels one behind the other (image-major, finest level first); ``count``:
+    number of images; ``size``: side of the finest level, px (a power of two); ``levels``: number of mip levels.
     """
 
     def __init__(self, images: Sequence[np.ndarray], size: int = 512, levels: int = 6) -> None:
@@ -135,9 +129,7 @@ def procedural_texture(rng: np.random.Generator, size: int) -> np.ndarray:
     q = (yy * np.cos(angle) - xx * np.sin(angle)) / (period * rng.uniform(0.4, 1.0))
     kind = rng.choice(["noise", "colour_noise", "checks", "stripes", "dots", "bricks", "scribbles", "cells"])
     mix = rng.uniform(0.0, 0.35)
-    if kind == "noise":
-        field = ramp
-    elif kind == "checks":
+    if kind == "checks":
         field = np.sign(np.sin(2 * np.pi * p) * np.sin(2 * np.pi * q)) + mix * ramp
     elif kind == "stripes":
         field = np.clip(np.sin(2 * np.pi * p) * rng.uniform(1, 8), -1, 1) + mix * ramp
@@ -157,7 +149,7 @@ def procedural_texture(rng: np.random.Generator, size: int) -> np.ndarray:
         field = canvas.astype(np.float32) / 90 - 1 + mix * ramp
     elif kind == "cells":
         field = np.round(ramp * rng.uniform(0.8, 3)) / 2
-    else:
+    else:  # noise, grey or coloured below
         field = ramp
     base, tint = rng.uniform(40, 215, 3), rng.uniform(-1, 1, 3)
     tint = tint / np.abs(tint).max() if rng.random() < 0.4 else np.ones(3)

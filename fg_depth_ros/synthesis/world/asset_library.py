@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 
-from fg_depth_ros.synthesis.cutouts import CutoutAtlas
+from fg_depth_ros.synthesis.cutouts import CutoutAtlas, spread_colours
 from fg_depth_ros.synthesis.textures import TextureAtlas, fractal_noise
 from fg_depth_ros.synthesis.world.primitives import Builder, Material
 
@@ -20,13 +20,10 @@ _FIGURE_SEED = 11
 
 
 class AssetLibrary:
-    """Pictures and outlines in one place, by what they show.
+    """Pictures for surfaces (``textures``) and ``cutouts`` in one place, by what they show.
 
-    Attributes:
-        textures: pictures for surfaces.
-        cutouts: drawn people, crowns and bushes first, then those given.
-        people, crowns, bushes, photos, outlines: which cut-outs are what (photos: photos of anything).
-        extents: M x 4, columns and rows (u0, u1, v0, v1 in 0 .. 1) that the cut-outs fill.
+    ``people``, ``crowns``, ``bushes`` (drawn), ``photos`` (of anything), ``outlines``: which cut-outs are what, in this
+    order. ``extents``: M x 4, columns and rows (u0, u1, v0, v1 in 0 .. 1) that the cut-outs fill.
     """
 
     def __init__(self, textures: TextureAtlas, cutouts: CutoutAtlas | None) -> None:
@@ -171,17 +168,9 @@ class _Canvas:
 
     def done(self, size: int, noise: np.ndarray) -> np.ndarray:
         """S x S x 4, coloured everywhere so that no foreign colour bleeds in at the edges."""
-        hidden = (self.mask == 0).astype(np.uint8)
-        textured = np.clip(_spread(self.rgb, hidden) + noise[..., None], 0, 255).astype(np.uint8)
-        both = np.dstack([textured, self.mask])
+        spread = spread_colours(self.rgb, self.mask == 0).astype(np.float32)
+        both = np.dstack([np.clip(spread + noise[..., None], 0, 255).astype(np.uint8), self.mask])
         return cv2.resize(both, (size, size), interpolation=cv2.INTER_AREA)
-
-
-def _spread(rgb: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    _, labels = cv2.distanceTransformWithLabels(hidden, cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL)
-    colour_of = np.zeros((labels.max() + 1, 3), np.uint8)
-    colour_of[labels[hidden == 0]] = rgb[hidden == 0]
-    return colour_of[labels].astype(np.float32)
 
 
 def _person(rng: np.random.Generator, size: int) -> np.ndarray:

@@ -33,18 +33,12 @@ class WorldDrive:
     """
 
     def __init__(
-        self,
-        kind: str,
-        rig: StereoRig,
-        seed: int = 0,
-        atlas: TextureAtlas | None = None,
-        cutouts: CutoutAtlas | None = None,
-        frames: int = 100,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        """``atlas``: pictures for surfaces; None makes some patterns. ``cutouts``: things beside the drawn ones.
+        self, kind: str, rig: StereoRig, seed: int = 0, atlas: TextureAtlas | None = None,
+        cutouts: CutoutAtlas | None = None, frames: int = 100, device: torch.device | str = "cpu",
+    ) -> None:  # fmt: skip
+        """Without an atlas patterns are drawn; ``cutouts`` stand beside drawn things.
 
-        Raises ValueError: an unknown kind, no frame, or a rig whose principal columns differ.
+        Raises ValueError: unknown kind.
         """
         check_kind(kind)
         if frames < 1:

@@ -18,12 +18,9 @@ _LARGEST = 65535 / 256  # what the PNGs can hold
 
 
 def write_world(
-    out: str | Path,
-    rig: StereoRig,
-    frames: Callable[[int], StereoSample],
-    count: int,
+    out: str | Path, rig: StereoRig, frames: Callable[[int], StereoSample], count: int,
     track: Callable[[Iterable[int]], Iterable[int]] = iter,
-) -> None:
+) -> None:  # fmt: skip
     """Write ``count`` pairs with true disparity, depth, rig and poses; ``frames`` gives the one with a number.
 
     ``out`` holds left/ and right/: 000000.png ...; disp/: true disparity (KITTI, px / 256); depth/: true depth (KITTI,

@@ -7,6 +7,8 @@ import math
 from fg_depth_ros.synthesis.world.asset_library import AssetSampler
 from fg_depth_ros.synthesis.world.primitives import Builder, Material, Pattern
 
+_CORNERS = ((-1, -1), (-1, 1), (1, -1), (1, 1))
+
 
 def wood(p: AssetSampler) -> Material:
     """Draw the material of furniture: wood, or paint."""
@@ -70,10 +72,8 @@ def small(b: Builder, p: AssetSampler) -> None:
     kind = int(p.rng.integers(5))
     if kind == 0:
         for i in range(int(p.rng.integers(1, 4))):
-            side = p.uniform(0.2, 0.5)
-            b.box(
-                p.material((165, 130, 90), (0.05, 0.3)), (0, 0), (side, 0.3, side * 0.8), i * 0.3, p.uniform(-0.4, 0.4)
-            )
+            side, m = p.uniform(0.2, 0.5), p.material((165, 130, 90), (0.05, 0.3))
+            b.box(m, (0, 0), (side, 0.3, side * 0.8), i * 0.3, p.uniform(-0.4, 0.4))
     elif kind == 1:
         radius = p.uniform(0.06, 0.3)
         b.ellipsoid(p.material(p.colour(60, 220, 0.9), (0.1, 0.7), (100, 600)), (0, 0), (radius, radius, radius))
@@ -94,10 +94,8 @@ def table(b: Builder, p: AssetSampler, width: float, depth: float, height: float
     legs = top if p.chance(0.6) else p.material(p.colour(20, 200, 0.1), (0, 0.2))
     if p.chance(0.8):
         size = p.uniform(0.025, 0.07)
-        for x in (-1, 1):
-            for z in (-1, 1):
-                at = (x * (width / 2 - size), z * (depth / 2 - size))
-                b.box(legs, at, (size, height - thick, size), shade=0)
+        for x, z in _CORNERS:
+            b.box(legs, (x * (width / 2 - size), z * (depth / 2 - size)), (size, height - thick, size), shade=0)
     else:
         b.cylinder(legs, (0, 0), 0.05, height - thick)
         b.cylinder(legs, (0, 0), min(width, depth) * 0.3, 0.03)
@@ -234,9 +232,8 @@ def door(b: Builder, p: AssetSampler, m: Material) -> None:
 def rack(b: Builder, p: AssetSampler, width: float, depth: float, height: float) -> None:
     """Add a storage rack with cartons on its boards."""
     iron = p.material(p.colour(50, 180, 0.8), (0, 0.2))
-    for x in (-1, 1):
-        for z in (-1, 1):
-            b.box(iron, (x * (width - 0.06) / 2, z * (depth - 0.06) / 2), (0.06, height, 0.06), shade=0)
+    for x, z in _CORNERS:
+        b.box(iron, (x * (width - 0.06) / 2, z * (depth - 0.06) / 2), (0.06, height, 0.06), shade=0)
     level, step = 0.1, p.uniform(0.7, 1.3)
     while level < height - 0.2:
         b.box(iron, (0, 0), (width, 0.06, depth), level, shade=level < 0.2)

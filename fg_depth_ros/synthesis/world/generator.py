@@ -36,16 +36,9 @@ class WorldGenerator:
     """Renders worlds by number; the same number gives the same world on every machine."""
 
     def __init__(
-        self,
-        atlas: TextureAtlas,
-        cutouts: CutoutAtlas | None,
-        width: int,
-        height: int,
-        seed: int = 0,
-        device: torch.device | str = "cpu",
-        kind: str = "mixed",
-        rig: StereoRig | None = None,
-    ) -> None:
+        self, atlas: TextureAtlas, cutouts: CutoutAtlas | None, width: int, height: int, seed: int = 0,
+        device: torch.device | str = "cpu", kind: str = "mixed", rig: StereoRig | None = None,
+    ) -> None:  # fmt: skip
         """Set up the generator of one data set.
 
         Args:
@@ -104,10 +97,7 @@ class WorldGenerator:
 
 
 def fitted_rig(rig: StereoRig, width: int, height: int) -> StereoRig:
-    """Scale a rig to another size of the same shape.
-
-    Raises ValueError: its cameras have different principal columns, or the size has another shape.
-    """
+    """Scale a rig to another size of the same shape. Raises ValueError: another shape, or two principal columns."""
     if rig.doffs != 0:
         raise ValueError(
             f"the rig's principal columns differ by {rig.doffs:g} px; a virtual one has one for both: set cx_right = cx"

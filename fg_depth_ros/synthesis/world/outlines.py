@@ -12,10 +12,7 @@ _FAR = 1e9  # px
 
 
 class Outlines(NamedTuple):
-    """Edges of the bodies' pictures: S line pieces.
-
-    ``owner``: S int64, which body; ``ends``: S x 4, column and row of both ends, px.
-    """
+    """Edges of the bodies' pictures, S line pieces: ``owner`` S, which body; ``ends`` S x 4, columns and rows, px."""
 
     owner: np.ndarray
     ends: np.ndarray
@@ -24,9 +21,8 @@ class Outlines(NamedTuple):
     def of(cls, points: np.ndarray, edges: np.ndarray, near: float, numbers: np.ndarray) -> Outlines:
         """Build outlines from G x K x 3 projected points (column * z, row * z, z) and E x 2 edges between them.
 
-        ``numbers`` G: indices of the bodies.
-
-        What lies nearer than ``near`` (z) is cut off; the cut's own outline is added.
+        ``numbers`` G: indices of the bodies. What lies nearer than ``near`` (z) is cut off; the cut's own outline is
+        added.
         """
         before = points[..., 2] > near
         whole, some = before.all(1), before.any(1)
@@ -54,10 +50,7 @@ class Outlines(NamedTuple):
 
 
 class Spans(NamedTuple):
-    """Parts of image rows, R in all, int64 each.
-
-    Of body ``item``, in row ``y`` of its image, columns ``x0`` to ``x0 + length - 1``.
-    """
+    """Parts of R image rows, int64 each: of body ``item``, in row ``y``, columns ``x0`` to ``x0 + length - 1``."""
 
     item: torch.Tensor
     y: torch.Tensor
@@ -66,13 +59,9 @@ class Spans(NamedTuple):
 
 
 def spans_of(
-    outlines: Outlines,
-    sample: np.ndarray,
-    width: int,
-    height: int,
-    device: torch.device,
+    outlines: Outlines, sample: np.ndarray, width: int, height: int, device: torch.device,
     window: np.ndarray | None = None,
-) -> Spans:
+) -> Spans:  # fmt: skip
     """Find the pixels within the outlines of bodies 0 .. G - 1, row by row.
 
     ``sample``: G, which picture (``width`` x ``height`` px) a body is in. ``window``: N x 2 (y0, y1), the only rows of

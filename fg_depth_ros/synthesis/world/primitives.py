@@ -132,10 +132,7 @@ class Motion:
 
 
 def turned(yaw: float, pitch: float = 0.0, roll: float = 0.0) -> np.ndarray:
-    """Return the 3 x 3 rotation of first ``roll`` about z, then ``pitch`` about x, then ``yaw`` about y, rad.
-
-    Positive ``pitch`` turns z upwards, positive ``yaw`` turns z to the right.
-    """
+    """Return the 3 x 3 rotation of ``roll`` about z, ``pitch`` about x (z up), then ``yaw`` about y (z right), rad."""
     c, s = math.cos(yaw), math.sin(yaw)
     about_y = np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
     if pitch == 0 and roll == 0:
@@ -165,10 +162,7 @@ class Builder:
     def place(
         self, at: tuple[float, float], yaw: float = 0.0, height: float = 0.0, motion: Motion | None = None
     ) -> Builder:
-        """Return a builder with its origin there, turned by ``yaw``.
-
-        With ``motion`` (in world axes) its primitives move as one body.
-        """
+        """Return a builder with its origin there, turned by ``yaw``; with ``motion``, in world axes, a moving body."""
         origin = self.origin + self.rotation @ np.array([at[0], -height, at[1]])
         body = self.body
         if motion is not None:
@@ -177,73 +171,43 @@ class Builder:
         return Builder(self.rows, self.motions, self.rotation @ turned(yaw), origin, body)
 
     def box(
-        self,
-        material: Material,
-        at: tuple[float, float],
-        size: tuple[float, float, float],
-        base: float = 0.0,
-        yaw: float = 0.0,
-        taper: tuple[float, float, float] = (0.0, 0.0, 0.0),
-        **fields: float,
-    ) -> None:
-        """Add a box ``size`` = (width, height, length) whose underside lies at height ``base``.
-
-        ``taper``: parts of its half width, and of its half length in front (+z) and at the back, that are missing at
-        the top.
-        """
+        self, material: Material, at: tuple[float, float], size: tuple[float, float, float], base: float = 0.0,
+        yaw: float = 0.0, taper: tuple[float, float, float] = (0.0, 0.0, 0.0), **fields: float,
+    ) -> None:  # fmt: skip
+        """Add a box (width, height, length); ``taper``: parts of half width, front and back missing at the top."""
         centre = (at[0], base + size[1] / 2, at[1])
         tapers = dict(zip(("taper_x", "taper_front", "taper_back"), taper, strict=True))
         self._add(Kind.BOX, centre, turned(yaw), (size[0] / 2, size[1] / 2, size[2] / 2), material, **tapers, **fields)
 
     def wall(
-        self,
-        material: Material,
-        at: tuple[float, float],
-        size: tuple[float, float],
-        base: float = 0.0,
-        yaw: float = 0.0,
-        lean: float = 0.0,
-        **fields: float,
-    ) -> None:
+        self, material: Material, at: tuple[float, float], size: tuple[float, float], base: float = 0.0,
+        yaw: float = 0.0, lean: float = 0.0, **fields: float,
+    ) -> None:  # fmt: skip
         """Add an upright rectangle ``size`` = (width, height), seen from both sides; ``lean``: pitch of its plane."""
         centre = (at[0], base + size[1] / 2, at[1])
         self._add(Kind.RECT, centre, turned(yaw, lean), (size[0] / 2, size[1] / 2, 1.0), material, **fields)
 
     def floor(
-        self,
-        material: Material,
-        at: tuple[float, float],
-        size: tuple[float, float],
-        height: float = 0.0,
-        yaw: float = 0.0,
-        **fields: float,
-    ) -> None:
+        self, material: Material, at: tuple[float, float], size: tuple[float, float], height: float = 0.0,
+        yaw: float = 0.0, **fields: float,
+    ) -> None:  # fmt: skip
         """Add a horizontal rectangle ``size`` = (width, length)."""
         self._add(
             Kind.RECT, (at[0], height, at[1]), turned(yaw) @ _FLAT, (size[0] / 2, size[1] / 2, 1.0), material, **fields
         )
 
     def cylinder(
-        self,
-        material: Material,
-        at: tuple[float, float],
-        radius: float,
-        height: float,
-        base: float = 0.0,
+        self, material: Material, at: tuple[float, float], radius: float, height: float, base: float = 0.0,
         **fields: float,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Add an upright cylinder."""
         centre = (at[0], base + height / 2, at[1])
         self._add(Kind.CYLINDER, centre, np.eye(3), (radius, height / 2, radius), material, **fields)
 
     def rod(
-        self,
-        material: Material,
-        start: tuple[float, float, float],
-        end: tuple[float, float, float],
-        radius: float,
+        self, material: Material, start: tuple[float, float, float], end: tuple[float, float, float], radius: float,
         **fields: float,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Add a cylinder between two points (right, height, forward)."""
         a, b = np.array(start, float), np.array(end, float)
         a[1], b[1] = -a[1], -b[1]
@@ -266,14 +230,9 @@ class Builder:
         self._add(Kind.ELLIPSOID, (at[0], base + radii[1], at[1]), turned(yaw), radii, material, **fields)
 
     def _add(
-        self,
-        kind: Kind,
-        centre: Sequence[float],
-        axes: np.ndarray,
-        half: Sequence[float],
-        material: Material,
+        self, kind: Kind, centre: Sequence[float], axes: np.ndarray, half: Sequence[float], material: Material,
         **fields: float,
-    ) -> None:
+    ) -> None:  # fmt: skip
         row = material.row.copy()
         row[0], row[1] = kind, self.body
         row[_CENTRE] = self.origin + self.rotation @ (centre[0], -centre[1], centre[2])

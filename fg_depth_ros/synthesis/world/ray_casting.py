@@ -117,10 +117,7 @@ class Shot:
         return np.array([view.fx for view in self.views])[self.sample]
 
     def outlines(self, points: np.ndarray, edges: np.ndarray, wanted: np.ndarray) -> Outlines:
-        """Project the convex hulls of G x K world points, as far as ``wanted`` (G bool), to outlines in the images.
-
-        ``edges`` E x 2: which points the hulls' edges join (more do no harm).
-        """
+        """Project the convex hulls of G x K world points (G bool ``wanted``); ``edges`` E x 2 join them."""
         chosen = np.nonzero(wanted)[0]
         sample = self.sample[chosen]
         origin = np.stack([view.origin for view in self.views])[sample]
@@ -148,10 +145,7 @@ _SIGNS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]
 
 
 def corners_of(rows: np.ndarray, grow: np.ndarray | float = 0.0) -> np.ndarray:
-    """Return the world corners G x 8 x 3 of boxes around the primitives.
-
-    ``grow``: m (one for all, or G x 1) that they are larger to all sides.
-    """
+    """Return the corners G x 8 x 3 of boxes around the primitives, ``grow`` m (one, or G x 1) larger to all sides."""
     half = half_of(rows) * np.where((rows[:, COLUMN["kind"]] == Kind.RECT)[:, None], [1.0, 1.0, 0.0], 1.0) + grow
     signed = _SIGNS * half[:, None]
     # A box that tapers has its upper corners further inside.
@@ -204,10 +198,7 @@ class Candidates:
         return there[self._spans.item][self._row]
 
     def along(self, slopes: np.ndarray, offset: np.ndarray | float = 0.0) -> torch.Tensor:
-        """Evaluate an affine function of column and row for every candidate.
-
-        G x 3 factors of (column, row, 1) for the primitives, plus ``offset`` G.
-        """
+        """Evaluate G x 3 factors of (column, row, 1), plus ``offset`` G, for every candidate."""
         device = self._row.device
         table = torch.from_numpy(np.stack([slopes[:, 0], slopes[:, 1], slopes[:, 2] + offset])).to(device)
         table = table[:, self._spans.item]
@@ -245,13 +236,9 @@ class RayHits(NamedTuple):
 
 
 def cast_rays(
-    shot: Shot,
-    cutouts: CutoutAtlas,
-    device: torch.device,
-    window: np.ndarray | None = None,
-    behind: torch.Tensor | None = None,
-    wanted: np.ndarray | None = None,
-) -> RayHits:
+    shot: Shot, cutouts: CutoutAtlas, device: torch.device, window: np.ndarray | None = None,
+    behind: torch.Tensor | None = None, wanted: np.ndarray | None = None,
+) -> RayHits:  # fmt: skip
     """Find the nearest primitive of every pixel.
 
     ``window``: N x 2 (y0, y1), the only rows of the pictures that are looked at; None: all of them. ``behind``: N x H x

@@ -98,15 +98,9 @@ class Renderer:
         force = (views.focal * views.baseline).view(-1, 1, 1)
         disparity, right_disparity = force / left.depth, force / right.depth
         hidden = occluded(disparity, right_disparity, left.item, right.item)
-        batch = WorldBatch(
-            views.left,
-            self._picture(right_shot, right, 1, 4 * frame + 1),
-            views.depth,
-            disparity.unsqueeze(1),
-            hidden.unsqueeze(1),
-            views.focal,
-            views.baseline,
-        )
+        picture = self._picture(right_shot, right, 1, 4 * frame + 1)
+        depth, *camera = views[1:]
+        batch = WorldBatch(views.left, picture, depth, disparity.unsqueeze(1), hidden.unsqueeze(1), *camera)
         if not with_motion:
             return batch
         later = time + FRAME_SECONDS
@@ -139,12 +133,9 @@ class Renderer:
             view = View(pose[:3, :3], pose[:3, 3], rig.fx, rig.fy, rig.cx, rig.cy)
             if right:
                 view = replace(
-                    view,
-                    origin=pose[:3, 3] + pose[:3, 0] * rig.baseline,
-                    row_offset=cameras.row_offset,
-                    row_tilt=cameras.row_tilt,
-                    middle=rig.width / 2,
-                )
+                    view, origin=pose[:3, 3] + pose[:3, 0] * rig.baseline, row_offset=cameras.row_offset,
+                    row_tilt=cameras.row_tilt, middle=rig.width / 2,
+                )  # fmt: skip
             views.append(view)
         tables = [sample.scene.at(time)[keep] for sample, keep in zip(self.samples, kept, strict=True)]
         return Shot.of(tables, views, self._rigs[0].width, self._rigs[0].height)

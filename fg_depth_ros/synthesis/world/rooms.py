@@ -40,12 +40,7 @@ def draw_room(p: AssetSampler) -> Scene:
     }[kind]
     room = _Room(kind, width, length, height, p.uniform(-0.25, 0.25) * width)
     _shell(b, p, room)
-    if kind == "corridor":
-        _corridor(b, p, room)
-    elif kind == "hall":
-        _hall(b, p, room)
-    else:
-        _furnish(b, p, room)
+    {"room": _furnish, "corridor": _corridor, "hall": _hall}[kind](b, p, room)
     lamps = _lamps(b, p, room)
     bright = p.uniform(0.35, 0.7)
     warm = p.uniform(0.7, 1.0)
@@ -57,11 +52,8 @@ def draw_room(p: AssetSampler) -> Scene:
     reach = length * p.uniform(0.35, 0.6) if kind != "room" else max(0.5, length - 4.0) * p.uniform(0.4, 0.9)
     look = p.uniform(-0.25, 0.25) * (1.0 if kind != "corridor" else 0.3)
     path = Path(
-        room.aisle,
-        0.5,
-        look,
-        p.uniform(0.3, 1.7), float(rng.normal(-0.03, 0.04)), float(rng.normal(0, 0.015)), p.uniform(0.2, 1.2),
-        sway=(0.03, 0.006, 0.04, 0.006, 0.004), reach=reach,
+        room.aisle, 0.5, look, p.uniform(0.3, 1.7), float(rng.normal(-0.03, 0.04)), float(rng.normal(0, 0.015)),
+        p.uniform(0.2, 1.2), sway=(0.03, 0.006, 0.04, 0.006, 0.004), reach=reach,
     )  # fmt: skip
     sky = Sky((200, 210, 225), (225, 228, 232), p.random_image(), 0.3)
     return Scene(np.stack(b.rows), tuple(b.motions), light, sky, path, p.random_image())
@@ -73,14 +65,13 @@ def _shell(b: Builder, p: AssetSampler, room: _Room) -> None:
     polish = p.uniform(0.05, 0.35) if p.chance(0.4) else 0.0
     kind = int(p.rng.integers(3))
     if kind == 0:  # boards
-        floor = p.material(p.colour(85, 175, 0.2), (0.15, 0.45), (80, 220)).replace(
-            pattern=Pattern((p.uniform(0.07, 0.2), p.uniform(0.6, 2)), (0.97, 0.995), (45, 32, 22), -0.7)
-        )
+        floor = p.material(p.colour(85, 175, 0.2), (0.15, 0.45), (80, 220))
+        joints = Pattern((p.uniform(0.07, 0.2), p.uniform(0.6, 2)), (0.97, 0.995), (45, 32, 22), -0.7)
+        floor = floor.replace(pattern=joints)
     elif kind == 1:  # tiles
         side = p.uniform(0.15, 0.6)
-        floor = p.material(p.colour(90, 215, 0.1), (0.05, 0.3)).replace(
-            pattern=Pattern((side, side), (0.97, 0.97), (90, 88, 85), -0.7)
-        )
+        floor = p.material(p.colour(90, 215, 0.1), (0.05, 0.3))
+        floor = floor.replace(pattern=Pattern((side, side), (0.97, 0.97), (90, 88, 85), -0.7))
     else:  # carpet, concrete
         floor = p.material(p.colour(60, 190, 0.3), (0.15, 0.5), (100, 400))
     b.floor(floor.replace(mirror=polish), (0, length / 2), (w, length + 2), shade=0)

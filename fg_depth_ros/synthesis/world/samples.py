@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-
-from fg_depth_ros.data.samples import DepthSample, StereoSample
+from fg_depth_ros.data.samples import ArrayReader, DepthSample, StereoSample
 from fg_depth_ros.synthesis.textures import TextureAtlas
 from fg_depth_ros.synthesis.world.drive import sample_of
 from fg_depth_ros.synthesis.world.generator import WORLDS, WorldGenerator
@@ -26,19 +24,13 @@ class WorldScenes:
 
     def sample(self, index: int) -> DepthSample:
         """Return the scene with this number; the sky has no depth."""
-        pair = StereoSample(
-            f"{self.generator.kind}_{index:06d}",
-            lambda: self._render(index).raw_images()[0],
-            lambda: self._render(index).raw_images()[1],
-            self.generator.rig_of(index),
-            depth=lambda: self._depth(index),
-        )
-        return DepthSample.of_pair(pair)
 
-    def _depth(self, index: int) -> np.ndarray:
-        depth = self._render(index).true_depth()
-        assert depth is not None
-        return depth
+        def read(what: str) -> ArrayReader:
+            return lambda: getattr(self._render(index), what)
+
+        name = f"{self.generator.kind}_{index:06d}"
+        rig = self.generator.rig_of(index)
+        return DepthSample.of_pair(StereoSample(name, read("left"), read("right"), rig, depth=read("depth")))
 
     def _rendered(self, index: int) -> StereoSample:
         return sample_of(self.generator.batch([index]), self.generator.rig_of(index), "")

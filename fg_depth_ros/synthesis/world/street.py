@@ -139,8 +139,8 @@ def _ground(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, style: st
     tile = p.uniform(0.25, 0.7)
     flags = flags.replace(pattern=Pattern((tile, tile * p.uniform(0.5, 1)), (0.97, 0.97), (70, 68, 65), -0.5))
     kerb = p.material(p.colour(120, 190, 0.05), (0.1, 0.3))
-    far = plan.way + _AHEAD
-    for middle, length in _stretches(course, -_BEHIND - 6, far):
+    line = Material(colour=white, gain=0.1, scale=150)
+    for middle, length in _stretches(course, -_BEHIND - 6, plan.way + _AHEAD):
         (x, z), yaw = course.at(middle, 0.0)
         longer = length + abs(course.curvature) * length * (plan.edge + 6) + 0.02
         if style != "city":
@@ -154,7 +154,7 @@ def _ground(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, style: st
         for side in (-1, 1):
             if edges:
                 (ex, ez), _ = course.at(middle, side * (plan.road - 0.2))
-                b.floor(_road_paint(white), (ex, ez), (0.12, longer), yaw=yaw, order=3, shade=0)
+                b.floor(line, (ex, ez), (0.12, longer), yaw=yaw, order=3, shade=0)
             aside = plan.edge + plan.pavement / 2
             (sx, sz), _ = course.at(middle, side * aside)
             b.box(flags, (sx, sz), (plan.pavement, plan.curb + 0.3, longer), -0.3, yaw, shade=0)
@@ -172,11 +172,6 @@ def _ground(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, style: st
         (x, z), yaw = course.at(p.uniform(3, 60), p.uniform(-1, 1) * plan.road)
         patch = p.material(p.similar(grey, 18), (0.1, 0.4), (60, 220))
         b.floor(patch, (x, z), (p.uniform(0.5, 2.5), p.uniform(0.5, 5)), yaw=yaw, order=1.5, shade=0)
-
-
-def _road_paint(white: tuple[float, float, float]) -> Material:
-    """Road paint."""
-    return Material(colour=white, gain=0.1, scale=150)
 
 
 def _houses(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, side: int, style: str) -> None:

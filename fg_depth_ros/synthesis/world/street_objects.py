@@ -1,8 +1,4 @@
-"""Build things of the street in true size: vehicles, houses, trees, people, what stands on pavements.
-
-They consist of boxes, cylinders, balls and cut-outs. Lengths in metres; a thing is built in its own coordinates, z
-forward.
-"""
+"""Build things of the street in true size, m, each in its own coordinates (z forward), from primitives and cut-outs."""
 
 from __future__ import annotations
 
@@ -36,13 +32,8 @@ def car(b: Builder, p: AssetSampler) -> float:
     glass = Material(image=p.random_image(), colour=_GLASS, gain=0.05, gloss=p.uniform(0.12, 0.4))
     b.box(glass, (0, middle), (width * 0.94, cabin, long), waist, taper=(inset, slope, estate), shade=2)
     roof = long * (1 - (slope + estate) / 2)
-    b.box(
-        body,
-        (0, middle + long * (estate - slope) / 4),
-        (width * 0.95 * (1 - inset), 0.05, roof),
-        height - 0.045,
-        shade=0,
-    )
+    behind = (0, middle + long * (estate - slope) / 4)
+    b.box(body, behind, (width * 0.95 * (1 - inset), 0.05, roof), height - 0.045, shade=0)
     for post in (0.12, p.uniform(0.42, 0.52)):
         place = back + long * (estate / 4 + post * (1 - slope / 2))
         b.box(body, (0, place), (width * 0.945, cabin, 0.09), waist, taper=(inset, 0, 0), shade=0)
