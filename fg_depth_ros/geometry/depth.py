@@ -29,10 +29,7 @@ def disparity_to_depth(disparity: ArrayT, rig: StereoRig) -> ArrayT:
 
 
 def depth_to_disparity(depth: ArrayT, rig: StereoRig) -> ArrayT:
-    """Convert depth in m, of any shape, to image disparity in px: ``d = fx * baseline / Z - doffs``.
-
-    NaN where the depth is NaN, infinite or not positive.
-    """
+    """Convert depth (m) to disparity (px): ``d = fx * baseline / Z - doffs``; NaN where it is not positive, or inf."""
     metres: Any = as_float32(depth)
     xp = array_module(depth)
     usable = (metres > 0) & xp.isfinite(metres)

@@ -75,14 +75,9 @@ def hidden_by_nearer(disparity: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def label_pixels(
-    depth: np.ndarray,
-    *,
-    min_depth: float,
-    max_depth: float,
-    leaves: np.ndarray | None = None,
-    mismatch: np.ndarray | None = None,
-    unsure: np.ndarray | None = None,
-) -> np.ndarray:
+    depth: np.ndarray, *, min_depth: float, max_depth: float, leaves: np.ndarray | None = None,
+    mismatch: np.ndarray | None = None, unsure: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
     """Return one ``Label`` per pixel, uint8 H x W.
 
     Where several checks fail the first in this order is the label: out of range, leaves the image, left-right mismatch,

@@ -79,44 +79,23 @@ class StereoRig:
         _check_pair(p_left, p_right)
         bin_x, bin_y, x0, y0 = _window(left)
         right_x0 = _window(right)[2]
-        fx = float(p_left[0, 0])
-        return cls(
-            width=width,
-            height=height,
-            fx=fx / bin_x,
-            fy=float(p_left[1, 1]) / bin_y,
-            cx=_rescaled_centre(float(p_left[0, 2]) - x0, 1.0 / bin_x),
-            cy=_rescaled_centre(float(p_left[1, 2]) - y0, 1.0 / bin_y),
-            cx_right=_rescaled_centre(float(p_right[0, 2]) - right_x0, 1.0 / bin_x),
-            baseline=-float(p_right[0, 3]) / fx,
-        )
+        fx, fy = float(p_left[0, 0]), float(p_left[1, 1])
+        cx = _rescaled_centre(float(p_left[0, 2]) - x0, 1.0 / bin_x)
+        cy = _rescaled_centre(float(p_left[1, 2]) - y0, 1.0 / bin_y)
+        cx_right = _rescaled_centre(float(p_right[0, 2]) - right_x0, 1.0 / bin_x)
+        return cls(width, height, fx / bin_x, fy / bin_y, cx, cy, cx_right, -float(p_right[0, 3]) / fx)
 
     def scaled(self, width: int, height: int) -> StereoRig:
-        """Return the rig after its images were resized to ``width`` x ``height`` pixels.
-
-        Pixel centres are at integers, so a principal point moves as ``c' = (c + 0.5) * s - 0.5`` and ``doffs`` as
-        ``doffs * s``; metres stay what they are.
-        """
+        """Return the rig of resized images; pixel centres are at integers: ``c' = (c + 0.5) * s - 0.5``."""
         if width < 1 or height < 1:
             raise RigError(f"cannot rescale a rig to {width}x{height}: both must be at least 1 pixel")
         sx, sy = width / self.width, height / self.height
-        return StereoRig(
-            width=int(width),
-            height=int(height),
-            fx=self.fx * sx,
-            fy=self.fy * sy,
-            cx=_rescaled_centre(self.cx, sx),
-            cy=_rescaled_centre(self.cy, sy),
-            cx_right=_rescaled_centre(self.cx_right, sx),
-            baseline=self.baseline,
-        )
+        cx, cy, cx_right = (_rescaled_centre(c, s) for c, s in ((self.cx, sx), (self.cy, sy), (self.cx_right, sx)))
+        return StereoRig(int(width), int(height), self.fx * sx, self.fy * sy, cx, cy, cx_right, self.baseline)
 
     def P_left(self) -> np.ndarray:
         """Projection matrix of the left camera, 3x4 float64, as in CameraInfo."""
-        return np.array(
-            [[self.fx, 0.0, self.cx, 0.0], [0.0, self.fy, self.cy, 0.0], [0.0, 0.0, 1.0, 0.0]],
-            dtype=np.float64,
-        )
+        return np.array([[self.fx, 0.0, self.cx, 0.0], [0.0, self.fy, self.cy, 0.0], [0.0, 0.0, 1.0, 0.0]])
 
     def P_right(self) -> np.ndarray:
         """Projection matrix of the right camera, 3x4 float64, ``P[0, 3] = -fx * baseline`` (REP 104)."""
@@ -131,9 +110,9 @@ class StereoRig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> StereoRig:
-        """Make a rig from ``to_dict``'s result. ``cx_right`` may be absent (= ``cx``), as may ``fy`` (= ``fx``).
+        """Make a rig from ``to_dict``'s result; ``cx_right`` (= ``cx``) and ``fy`` (= ``fx``) may lack.
 
-        Raises RigError naming missing, unknown and non-numeric fields.
+        Raises RigError.
         """
         names = [field.name for field in fields(cls)]
         unknown = sorted(set(values) - set(names))

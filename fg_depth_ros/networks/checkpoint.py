@@ -59,10 +59,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], document
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Read what ``save_tensors`` wrote.
-
-    Raises CheckpointError: missing, unreadable, truncated, or not written by this package.
-    """
+    """Read what ``save_tensors`` wrote. Raises CheckpointError: missing, truncated, or not written by this package."""
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"weights file {path} does not exist; give the path of a .safetensors file")
@@ -91,10 +88,7 @@ def save_checkpoint(path: str | Path, model: torch.nn.Module, card: ModelCard) -
 
 
 def load_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], ModelCard]:
-    """Read weights and their card.
-
-    Raises CheckpointError: as ``load_tensors``, or the contents do not match the stored hash.
-    """
+    """Read weights and their card. Raises CheckpointError: as ``load_tensors``, or the hash does not match."""
     tensors, document = load_tensors(path)
     try:
         card = ModelCard(**document["model"])
@@ -112,14 +106,8 @@ def load_partial(network: torch.nn.Module, weights: Mapping[str, torch.Tensor]) 
 
     The leading corner of a tensor is copied to the leading corner of the one with its name. The rest keeps its values,
     except that old channels get no input from new ones (zero): where every layer is larger, the network first computes
-    what the smaller one did (after Net2Net, Chen et al. 2016, with fresh instead of copied channels).
-
-    Args:
-        network: changed in place.
-        weights: tensors by name, as of ``state_dict()``.
-
-    Returns:
-        Names of the network's tensors that keep their own values: no tensor of that name and rank was found.
+    what the smaller one did (after Net2Net, Chen et al. 2016, with fresh instead of copied channels). Returns the names
+    of the network's tensors that keep their own values: no tensor of that name and rank was found.
     """
     fresh = []
     for name, target in network.state_dict().items():

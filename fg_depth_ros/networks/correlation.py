@@ -11,20 +11,15 @@ from torch.nn import functional as F
 
 
 def correlate_window(first: torch.Tensor, second: torch.Tensor, radius: int = 20, stride: int = 2) -> torch.Tensor:
-    """Correlate every place of ``first`` with a square window of displacements in ``second``.
+    """Correlate every place of ``first`` with a square window of displacements in ``second``, N x C x H x W both.
 
-    Args:
-        first, second: N x C x H x W features.
-        radius: largest displacement in both directions, feature pixels.
-        stride: step between displacements; ``radius`` must be a multiple of it.
+    ``radius``: largest displacement in both directions, feature pixels, a multiple of ``stride``, the step between
+    them.
 
-    Returns:
-        N x K*K x H x W with K = 2 * radius / stride + 1; channel ``iy * K + ix`` compares ``first[y, x]`` with
-        ``second[y + dy, x + dx]``, dy and dx running from -radius to radius. Zero where the window leaves the image.
-        Features in bfloat16 or float16 are multiplied and summed in float32, and the result stays float32.
-
-    Raises:
-        ValueError: shapes differ, or the radius is not a multiple of the stride.
+    Returns N x K*K x H x W with K = 2 * radius / stride + 1; channel ``iy * K + ix`` compares ``first[y, x]`` with
+    ``second[y + dy, x + dx]``, dy and dx running from -radius to radius. Zero where the window leaves the image.
+    Features in bfloat16 or float16 are multiplied and summed in float32, and the result stays float32. Raises
+    ValueError: shapes differ, or no multiple.
     """
     _check(first, second)
     if radius < 0 or stride < 1 or radius % stride:

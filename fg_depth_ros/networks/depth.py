@@ -37,14 +37,6 @@ def depth_of(inverse: torch.Tensor, focal_canonical: float, focal: torch.Tensor 
     return (focal / focal_canonical) / inverse
 
 
-def inverse_of(depth: torch.Tensor, focal_canonical: float, focal: torch.Tensor | float) -> torch.Tensor:
-    """Return what a network should predict for a depth in metres: the inverse of ``depth_of``.
-
-    With ``Z = focal * B / d`` it is ``d / (B * focal_canonical)``: disparity alone, whatever the focal length.
-    """
-    return (focal / focal_canonical) / depth
-
-
 def inverse_from_logits(logits: torch.Tensor) -> torch.Tensor:
     """Map logits to inverse depth in [1 / FARTHEST, 1 / NEAREST] (Monodepth2, Godard et al., ICCV 2019)."""
     return 1 / FARTHEST + (1 / NEAREST - 1 / FARTHEST) * torch.sigmoid(logits.float())
@@ -59,12 +51,9 @@ def start_logit() -> float:
 class DepthNetwork(torch.nn.Module):
     """Base of the depth networks: the camera they fit, and the form of their input.
 
-    Args:
-        focal: canonical focal length, px at the network's input size.
-        width, height: size that it is trained at, and that images are resized to, px.
-
-    Raises:
-        ValueError: a focal length that is not positive, or a size that is no multiple of ``size_multiple``.
+    ``focal``: canonical focal length, px at the network's input size; ``width``, ``height``: size that it is trained
+    at, and that images are resized to, px. Raises ValueError: a focal length that is not positive, or a size that is no
+    multiple of ``size_multiple``.
     """
 
     size_multiple = 32
@@ -85,10 +74,7 @@ class DepthNetwork(torch.nn.Module):
         self.register_buffer("deviation", torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1), persistent=False)
 
     def normalised(self, image: torch.Tensor) -> torch.Tensor:
-        """Normalise N x 3 x H x W RGB in [0, 1] for the layers.
-
-        Raises ValueError: a size that is no multiple of ``size_multiple``.
-        """
+        """Normalise N x 3 x H x W RGB in [0, 1]. Raises ValueError: a size that is no multiple of ``size_multiple``."""
         height, width = image.shape[-2:]
         if height % self.size_multiple or width % self.size_multiple:
             raise ValueError(f"width and height must be multiples of {self.size_multiple} px, got {width}x{height}")

@@ -31,10 +31,7 @@ class DepthNet(DepthNetwork):
     """DepthNet of FG-Depth with an encoder of 18 or 50 layers."""
 
     def __init__(self, layers: int = 18, focal: float = 384.0, width: int = 640, height: int = 192) -> None:
-        """``layers``: 18 or 50; ``focal``, ``width``, ``height``: the camera that it fits; see ``DepthNetwork``.
-
-        Raises ValueError: another number of layers, or what ``DepthNetwork`` refuses.
-        """
+        """Build 18 or 50 ``layers`` for this camera; see ``DepthNetwork``. Raises ValueError: another number."""
         super().__init__(focal, width, height)
         if layers not in _LAYERS:
             raise ValueError(f"layers must be one of {', '.join(map(str, _LAYERS))}, got {layers}")

@@ -30,26 +30,25 @@ def pad_to_multiple(multiple: int, *images: torch.Tensor) -> list[torch.Tensor]:
     return [F.pad(image, (0, across, 0, down), mode="replicate") for image in images]
 
 
-def warp(second: torch.Tensor, flow: torch.Tensor, padding_mode: str = "border") -> torch.Tensor:
-    """Read ``second`` (N x C x H x W) where the flow (N x 2 x H x W px) points to: result(x, y) = second(x + u, y + v).
+def pixel_grid(
+    height: int, width: int, device: torch.device | None = None, dtype: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the columns and the rows of all pixels, H x W each."""
+    sides = (torch.arange(side, device=device, dtype=dtype) for side in (height, width))
+    ys, xs = torch.meshgrid(*sides, indexing="ij")
+    return xs, ys
 
-    Bilinear; ``padding_mode``: beyond the border, as ``torch.nn.functional.grid_sample`` takes it.
-    """
-    h, w = second.shape[-2:]
-    ys, xs = torch.meshgrid(
-        torch.arange(h, device=flow.device, dtype=torch.float32),
-        torch.arange(w, device=flow.device, dtype=torch.float32),
-        indexing="ij",
-    )
+
+def warp(second: torch.Tensor, flow: torch.Tensor, padding_mode: str = "border") -> torch.Tensor:
+    """Read N x C x H x W where the flow (N x 2 x H x W px) points to: result(x, y) = second(x + u, y + v); bilinear."""
+    height, width = second.shape[-2:]
+    xs, ys = pixel_grid(height, width, flow.device)
     places = torch.stack([xs + flow[:, 0].float(), ys + flow[:, 1].float()], 1)
     return sample_bilinear(second.float(), places, padding_mode).to(second.dtype)
 
 
 def sample_bilinear(field: torch.Tensor, places: torch.Tensor, padding_mode: str = "border") -> torch.Tensor:
-    """Read N x C x H x W at places between its pixels, N x 2 x h x w px (column, row); N x C x h x w, bilinear.
-
-    ``padding_mode``: beyond the border, as ``torch.nn.functional.grid_sample`` takes it.
-    """
+    """Read N x C x H x W at places between its pixels, N x 2 x h x w px (column, row); N x C x h x w, bilinear."""
     h, w = field.shape[-2:]
     grid = torch.stack([2 * places[:, 0] / max(w - 1, 1) - 1, 2 * places[:, 1] / max(h - 1, 1) - 1], -1)
     return F.grid_sample(field, grid, mode="bilinear", padding_mode=padding_mode, align_corners=True)

@@ -34,18 +34,12 @@ class FlowNetwork(nn.Module):
         self, batch_norm: bool = False, width: float = 1.0, normalization: str = "fixed", channel_order: str = "rgb",
         flow_scale: float = 20.0,
     ) -> None:  # fmt: skip
-        """Keep what all networks of the family take.
+        """Keep what all networks of the family take; forward always takes RGB. Raises ValueError: not possible.
 
-        Args:
-            batch_norm: batch normalisation after every convolution instead of a bias.
-            width: factor on the number of channels; 3/8 gives the thin networks of FlowNet 2.0.
-            normalization: ``fixed``: RGB minus (.45, .432, .411); ``pair_mean``: minus the mean of every channel over
-                both frames.
-            channel_order: of the layers' input, ``rgb`` or ``bgr``; ``forward`` always takes RGB.
-            flow_scale: px per unit of the layers' output.
-
-        Raises:
-            ValueError: one of them is not possible.
+        ``batch_norm``: after every convolution instead of a bias. ``width``: factor on the number of channels; 3/8
+        gives the thin networks of FlowNet 2.0. ``normalization``: ``fixed``: RGB minus (.45, .432, .411);
+        ``pair_mean``: minus the mean of every channel over both frames. ``channel_order``: of the layers' input,
+        ``rgb`` or ``bgr``. ``flow_scale``: px per unit of the layers' output.
         """
         super().__init__()
         if width <= 0:
@@ -67,7 +61,7 @@ class FlowNetwork(nn.Module):
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> FlowPrediction:
         """Flow from ``first`` to ``second``, N x 3 x H x W float RGB in [0, 1].
 
-        Raises ValueError: the frames differ in shape or have no three channels; in training mode, a size that is not a
+        Raises ValueError: the frames differ in shape or have no three channels; in training mode, a size that is no
         multiple of ``size_multiple``.
         """
         if first.shape != second.shape or first.dim() != 4 or first.shape[1] != 3:
@@ -163,10 +157,7 @@ class FlowNetS(RefiningNetwork):
     """``flownet_s``: both frames stacked, and a plain encoder-decoder."""
 
     def __init__(self, inputs: int = 6, decoder_bias: bool = False, flow_bias: bool = False, **options: Any) -> None:
-        """Build with fresh weights; further arguments as of ``FlowNetwork`` and ``RefiningNetwork``.
-
-        ``inputs``: channels that ``levels`` takes; ``forward`` needs 6, the stacks of FlowNet 2.0 12.
-        """
+        """Build with fresh weights; ``inputs``: channels that ``levels`` takes; else as ``RefiningNetwork``."""
         super().__init__(decoder_bias, flow_bias, **options)
         self.options |= {"decoder_bias": decoder_bias, "flow_bias": flow_bias}
         c = self.channels

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fg_depth_ros.networks.flow import pixel_grid
 from fg_depth_ros.networks.flownet import (
     FlowNetC,
     FlowNetS,
@@ -163,11 +164,7 @@ def resample(second: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
     through two more networks, that is 1e-4 px of flow and more: too much to compare weights from elsewhere.
     """
     n, c, h, w = second.shape
-    ys, xs = torch.meshgrid(
-        torch.arange(h, device=flow.device, dtype=flow.dtype),
-        torch.arange(w, device=flow.device, dtype=flow.dtype),
-        indexing="ij",
-    )
+    xs, ys = pixel_grid(h, w, flow.device, flow.dtype)
     x, y = xs + flow[:, 0], ys + flow[:, 1]
     left, top = x.floor(), y.floor()
     across, down = (x - left).unsqueeze(1), (y - top).unsqueeze(1)

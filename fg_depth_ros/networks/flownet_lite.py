@@ -55,10 +55,7 @@ class FlowNetLite(nn.Module):
         self.register_buffer("mean", torch.tensor(_IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> FlowPrediction:
-        """Flow from ``first`` to ``second``, N x 3 x H x W float RGB in [0, 1].
-
-        Raises ValueError: in training mode, a size that is not a multiple of ``size_multiple``.
-        """
+        """Flow between N x 3 x H x W float RGB in [0, 1]. Raises ValueError: a size that cannot be trained at."""
         height, width = first.shape[-2:]
         if self.training and (height % self.size_multiple or width % self.size_multiple):
             raise ValueError(f"training needs sizes that are multiples of {self.size_multiple}, got {width}x{height}")

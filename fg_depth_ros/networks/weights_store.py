@@ -89,10 +89,7 @@ class WeightsStore:
         return sorted(name for name in MODELS if (self.folder / name / _HISTORY).is_file())
 
     def history(self, model: str) -> History | None:
-        """Return the history of a model; None before its first promotion.
-
-        Raises StoreError: an unknown model, or a history that cannot be read.
-        """
+        """Return the history of a model; None before its first promotion. Raises StoreError: unreadable."""
         path = self._of(model) / _HISTORY
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
@@ -110,31 +107,26 @@ class WeightsStore:
         return history
 
     def in_use(self, model: str) -> Path | None:
-        """Return the file of the weights in use: those of the package before the first promotion, None without any.
-
-        Raises StoreError: as ``history``, or the file is not there any more.
-        """
+        """Return the file of the weights in use, of the package before the first promotion; None: there are none."""
         history = self.history(model)
         if history is None:
             return weights_path(model) if has_weights(model) else None
-        return self._file(model, history.entry)
+        path = self.path(model, history.entry)
+        if not path.is_file():
+            raise StoreError(f"{path}: the weights in use are gone; promote them again, or roll back")
+        return path
 
     def add(self, weights: str | Path) -> tuple[str, str, Path]:
-        """Copy a weights file into the store without putting it into use. Returns model's name, hash and path.
-
-        Raises CheckpointError: the file is none of a network, or damaged. Raises StoreError: the folder cannot be
-        written, or its history cannot be read.
-        """
+        """Copy a file of weights into the store; return model, hash and path. Raises CheckpointError, StoreError."""
         card = load_model(weights)[1]
         with self._changing(card.name):
             return card.name, card.sha256, self._copy(weights, card.name, card.sha256)
 
     def promote(self, weights: str | Path, record: Mapping[str, Any]) -> tuple[str, History]:
-        """Put a weights file into use. Returns its model's name and the history after that.
+        """Put a weights file into use; return its model's name and the history after that.
 
-        Nothing has changed when it raises. Weights that are in use already become no second entry. Raises
-        CheckpointError: the file is none of a network, or damaged. Raises StoreError: the folder cannot be written, or
-        its history cannot be read.
+        Nothing has changed when it raises CheckpointError or StoreError. Weights that are in use become no second
+        entry.
         """
         card = load_model(weights)[1]
         with self._changing(card.name) as before:
@@ -147,10 +139,9 @@ class WeightsStore:
             return card.name, self._written(card.name, History((*history.entries, entry), len(history.entries)))
 
     def rollback(self, model: str, why: str = "") -> tuple[Entry, Entry]:
-        """Put the weights before those in use back into use.
+        """Put the weights before those in use back into use; return the entry rolled back and the one in use now.
 
-        Returns the entry that was rolled back and the one in use now. Raises StoreError: nothing is before it, its file
-        is gone or damaged, or the folder cannot be written.
+        Raises StoreError: nothing is before it, its file is gone or damaged, or the folder cannot be written.
         """
         with self._changing(model) as history:
             if history is None:
@@ -190,12 +181,6 @@ class WeightsStore:
         if model not in MODELS:
             raise StoreError(f"unknown model '{model}'; known: {', '.join(sorted(MODELS))}")
         return self.folder / model
-
-    def _file(self, model: str, entry: Entry) -> Path:
-        path = self.path(model, entry)
-        if not path.is_file():
-            raise StoreError(f"{path}: the weights in use are gone; promote them again, or roll back")
-        return path
 
     def _checked(self, model: str, entry: Entry) -> None:
         path = self.path(model, entry)

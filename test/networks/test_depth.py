@@ -11,7 +11,6 @@ from fg_depth_ros.networks import (
     ModelCard,
     create_model,
     depth_of,
-    inverse_of,
     load_model,
     load_resnet,
     save_checkpoint,
@@ -32,9 +31,8 @@ def test_depth_and_inverse_by_hand() -> None:
     assert depth_of(inverse, 100.0, 100.0).tolist() == pytest.approx([2.0, 10.0])
     # Twice the focal length shows everything twice as large: what looks 2 m away is 4 m away.
     assert depth_of(inverse, 100.0, 200.0).tolist() == pytest.approx([4.0, 20.0])
-    assert inverse_of(depth_of(inverse, 100.0, 250.0), 100.0, 250.0).tolist() == pytest.approx([0.5, 0.1])
     # d = f B / Z: with f 320 px, B 0.25 m and Z 8 m it is 10 px, and the inverse d / (B f_canonical) for any f.
-    assert float(inverse_of(torch.tensor(8.0), 100.0, 320.0)) == pytest.approx(10 / (0.25 * 100.0))
+    assert float(depth_of(torch.tensor(10 / (0.25 * 100.0)), 100.0, 320.0)) == pytest.approx(8.0)
 
 
 def test_logits_to_inverse_by_hand() -> None:
