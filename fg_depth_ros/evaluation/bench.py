@@ -6,7 +6,6 @@ warmed up itself.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -155,16 +154,8 @@ def _memory(field: str) -> float:
     return int(values[0]) / 1024 if values else float("nan")
 
 
-def _main() -> int:
-    parser = argparse.ArgumentParser(description="Measures one combination; used by bench_models.")
-    parser.add_argument("job", type=json.loads)
-    try:
-        sys.stdout.write(json.dumps(measure(parser.parse_args().job)) + "\n")
-    except (ValueError, RuntimeError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(_main())
+    try:
+        sys.stdout.write(json.dumps(measure(json.loads(sys.argv[1]))) + "\n")
+    except (ValueError, RuntimeError, OSError) as error:
+        sys.exit(str(error))

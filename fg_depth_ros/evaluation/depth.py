@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import cv2
@@ -11,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from fg_depth_ros.data.datasets.depth import open_depth_sets
-from fg_depth_ros.data.samples import DepthProtocol, DepthSample
+from fg_depth_ros.data.samples import DepthProtocol, DepthSample, StereoSample
 from fg_depth_ros.evaluation.metrics import DepthMetrics, Metrics, crop_mask
 from fg_depth_ros.evaluation.reports import figures
 from fg_depth_ros.evaluation.task import Aggregate, Score, Task
@@ -184,18 +185,14 @@ def against_stereo(samples: Iterable[DepthSample], estimator: StereoDepthEstimat
     For drives without truth. What the stereo method gets wrong, this calls right: say so beside the figures.
     """
     return [
-        replace(sample, depth=_stereo_reader(sample, estimator), protocol=replace(sample.protocol, name=""))
-        for sample in samples
-        if sample.pair is not None
+        replace(one, depth=partial(_stereo_depth, one.pair, estimator), protocol=replace(one.protocol, name=""))
+        for one in samples
+        if one.pair is not None
     ]
 
 
-def _stereo_reader(sample: DepthSample, estimator: StereoDepthEstimator) -> Callable[[], np.ndarray]:
-    def read() -> np.ndarray:
-        assert sample.pair is not None and sample.pair.rig is not None
-        return estimator.estimate(*sample.pair.images(), sample.pair.rig).depth
-
-    return read
+def _stereo_depth(pair: StereoSample, estimator: StereoDepthEstimator) -> np.ndarray:
+    return estimator.estimate(*pair.images(), pair.require_rig()).depth
 
 
 def _resized(depth: np.ndarray, truth: np.ndarray, sample: DepthSample) -> np.ndarray:

@@ -15,15 +15,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch import nn
 
 from fg_depth_ros.data.io.formats import write_image
@@ -57,10 +50,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """One problem: its data sets, its truth, its metrics and its picture.
-
-    Raises ValueError for an unknown ``aggregate``.
-    """
+    """One problem: its data sets, truth, metrics and picture. Raises ValueError for an unknown ``aggregate``."""
 
     aggregate: Aggregate = "pooled"
     """``pooled``: all pixels of a data set count alike; ``per_image``: the mean of each image's metrics."""
@@ -89,10 +79,7 @@ class Task(ABC):
         """Read what ``estimate`` and ``compare`` need; first the image of the answer, uint8 RGB H x W x 3."""
 
     def runner(self, method: Any, inputs: tuple[Any, ...]) -> Any:
-        """Return the estimator or function that answers; None where the method does not apply to these inputs.
-
-        Methods that share one run it once per sample.
-        """
+        """Return what answers; None: the method does not apply. Methods that share one run it once per sample."""
         return method
 
     def estimate(self, runner: Any, inputs: tuple[Any, ...]) -> np.ndarray:
@@ -105,10 +92,7 @@ class Task(ABC):
     def compare(
         self, method: Any, answer: np.ndarray, truth: np.ndarray, sample: Any, inputs: tuple[Any, ...]
     ) -> tuple[np.ndarray, dict[str, Metrics]]:
-        """Compare an answer with the truth.
-
-        Returns the answer as it is compared (completed, resized, scaled), and its sums by part, the main part first.
-        """
+        """Compare; return the answer as it was compared (filled, resized, scaled) and its sums, main part first."""
 
     def metrics(self, sums: Mapping[str, Metrics]) -> dict[str, float]:
         """Return the metrics of sums as ``compare`` returns them."""
@@ -166,10 +150,7 @@ class Task(ABC):
         return [self.image_title, f"true {self.quantity}", *methods, error]
 
     def draw(self, image: np.ndarray, truth: np.ndarray, answer: np.ndarray, method: str = "answer") -> np.ndarray:
-        """Draw image, truth, answer and error of one sample, four tiles of 400 px width beside each other, uint8 RGB.
-
-        ``truth``, ``answer``: as the task's methods give them; NaN = unknown. ``method``: title of the answer.
-        """
+        """Draw image, truth, answer and error of one sample (NaN: unknown) side by side, 400 px wide each."""
         tiles = self.tiles(image, truth, [answer])
         return figures.contact_sheet([tiles], self.titles([method]), tile_width=_TILE_WIDTH)
 
@@ -180,10 +161,7 @@ class Task(ABC):
         """Wrap a network, as it is, on its device, as a method of this task."""
 
     def validation(self, datasets: Mapping[str, Sequence[Any]]) -> Callable[[nn.Module], dict[str, float]]:
-        """Return a function that measures a network while it is trained: "set/metric" -> figure.
-
-        Raises FileError: a data set has no sample with truth.
-        """
+        """Return a function that measures a network: "set/metric" -> figure. Raises FileError: a set without truth."""
         for name, samples in datasets.items():
             if not any(sample.has_truth for sample in samples):
                 raise FileError(f"data set {name} has no true {self.quantity}: nothing to validate with")
@@ -197,16 +175,10 @@ class Task(ABC):
 
 
 def evaluate(
-    task: Task,
-    datasets: Mapping[str, Sequence[Any]],
-    methods: Mapping[str, Any],
-    *,
-    model: Mapping[str, Any] | None = None,
-    sheets: str | Path | None = None,
-    sheet_samples: int = 12,
-    console: Console | None = None,
-    show_progress: bool = True,
-) -> Report:
+    task: Task, datasets: Mapping[str, Sequence[Any]], methods: Mapping[str, Any], *,
+    model: Mapping[str, Any] | None = None, sheets: str | Path | None = None, sheet_samples: int = 12,
+    console: Console | None = None, show_progress: bool = True,
+) -> Report:  # fmt: skip
     """Compare every method with the truth of every data set; no answer counts as wrong.
 
     Args:
@@ -289,15 +261,10 @@ def _evaluate_sample(
     return image, answers
 
 
-def progress_bars(console: Console | None, show: bool) -> Progress:
+def progress_bars(console: Console | None, show: bool) -> bars.Progress:
     """Return progress bars with the time left; on standard error where no console is given."""
-    return Progress(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console or Console(stderr=True),
-        disable=not show,
-    )
+    return bars.Progress(
+        bars.TextColumn("[bold]{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(), bars.TextColumn("left"), bars.TimeRemainingColumn(),
+        console=console or Console(stderr=True), disable=not show,
+    )  # fmt: skip

@@ -72,11 +72,7 @@ class Loaded(NamedTuple):
 def load_methods(
     methods: Sequence[ReplayMethod], *, device: str, precision: str, min_depth: float, max_depth: float
 ) -> list[Loaded]:
-    """Make the estimators, as the node does.
-
-    Raises ValueError: no method, two of one label, or a setting out of range. Raises ModelError: weights or a device
-    that cannot be used.
-    """
+    """Make the estimators, as the node does. Raises ValueError: no method, or two of one label. Raises ModelError."""
     labels = [method.label for method in methods]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if not labels or twice:

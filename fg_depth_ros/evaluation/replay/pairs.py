@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -74,15 +74,10 @@ class BagEvaluation:
         self.worst = WorstPairs(config.worst)
 
     def add(self, sample: StereoSample, methods: Sequence[Loaded]) -> None:
-        """Estimate and score one pair.
-
-        Raises FileError: images or truth that cannot be read; nothing was counted then. Raises OutOfMemory: the device
-        cannot hold a pair of this size.
-        """
+        """Estimate and score one pair. Raises FileError: nothing was counted then. Raises OutOfMemory."""
         (left, right), rig = sample.raw_images(), sample.require_rig()
-        truth = sample.true_depth()
         kind = sample.depth.kind if isinstance(sample.depth, DepthReader) else ""
-        pair = _Pair(sample, left, right, truth, kind)
+        pair = _Pair(sample.name, (sample.stamp or 0) * 1e-9, rig, left, right, sample.true_depth(), kind)
         first_stereo: tuple[str, np.ndarray] | None = None
         monos: list[tuple[Loaded, np.ndarray]] = []
         stereos: list[tuple[Loaded, StereoEstimate]] = []
@@ -91,20 +86,18 @@ class BagEvaluation:
             if isinstance(estimator, MonoDepthEstimator):
                 found = estimator.estimate(left, rig.fx)
                 monos.append((loaded, found.depth))
-                self._time(loaded, sample, found.seconds)
+                seconds = found.seconds
             else:
                 estimate = estimator.estimate(left, right, rig)
                 stereos.append((loaded, estimate))
-                self._time(loaded, sample, estimate.seconds)
                 first_stereo = first_stereo or (loaded.label, estimate.matched_depth)
+                seconds = estimate.seconds
+            if self.config.timings:
+                self.seconds.setdefault(loaded.label, []).append(seconds)
         for loaded, estimate in stereos:
             self._add_stereo(pair, loaded, estimate, monos)
         for loaded, depth in monos:
             self._add_mono(pair, loaded, depth, first_stereo)
-
-    def _time(self, loaded: Loaded, sample: StereoSample, seconds: float) -> None:
-        if self.config.timings:
-            self.seconds.setdefault(loaded.label, []).append(seconds)
 
     def _add_stereo(
         self, pair: _Pair, loaded: Loaded, estimate: StereoEstimate, monos: list[tuple[Loaded, np.ndarray]]
@@ -173,25 +166,16 @@ class BagEvaluation:
         self.worst.add(loaded.label, title, measures, pair.left, depth, *other, labels)
 
 
-@dataclass(frozen=True)
-class _Pair:
-    sample: StereoSample
+class _Pair(NamedTuple):
+    """A pair that is evaluated. ``truth``: depth, H x W m, or None; ``kind``: what it was measured by; ``stamp``: s."""
+
+    name: str
+    stamp: float
+    rig: StereoRig
     left: np.ndarray
     right: np.ndarray
     truth: np.ndarray | None
     kind: str
-
-    @property
-    def name(self) -> str:
-        return self.sample.name
-
-    @property
-    def stamp(self) -> float:
-        return (self.sample.stamp or 0) * 1e-9
-
-    @property
-    def rig(self) -> StereoRig:
-        return self.sample.require_rig()
 
 
 def _relative(depth: np.ndarray, reference: np.ndarray) -> np.ndarray:

@@ -26,10 +26,8 @@ _LEAST = 1e-9  # what is smaller is zero
 class Margins:
     """By how much new weights may be worse, as parts of the current ones' figures.
 
-    ``over_all`` holds for all bags together, ``per_bag`` for each; ``latency`` is a factor, 0 = not looked at;
-    ``metrics``: measures that decide (default: ``MAIN``).
-
-    Raises ValueError for values out of range or unknown measures.
+    ``over_all``: for all bags together; ``per_bag``: for each; ``latency``: a factor, 0 = not looked at; ``metrics``:
+    measures that decide (default: ``MAIN``). Raises ValueError: out of range, or unknown measures.
     """
 
     over_all: float = 0.02

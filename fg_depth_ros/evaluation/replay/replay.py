@@ -173,10 +173,7 @@ def _replay_bags(named: Sequence[tuple[str, Path]], config: ReplayConfig, track:
     truth = TruthOptions(config.truth_topic, config.lidar_topic, config.transform, config.lidar_slop)
     warm: set[tuple[int, int]] = set()
     for name, bag in named:
-        result = _BagResult(
-            BagEvaluation(name, config),
-            methods=[loaded.identity for loaded in methods],
-        )
+        result = _BagResult(BagEvaluation(name, config), methods=[loaded.identity for loaded in methods])
         try:
             samples = open_bag_pairs(
                 bag, config.left, config.right, config.slop, left_info=config.left_info, right_info=config.right_info,
@@ -213,14 +210,10 @@ def _replay_pairs(
 def _facts(name: str, bag: Path, samples: Sequence[StereoSample]) -> dict[str, Any]:
     rig = samples[0].require_rig()
     readers = [sample.depth for sample in samples if isinstance(sample.depth, DepthReader)]
-    return {
-        "name": name,
-        "sha256": bag_sha256(bag),
-        "size": f"{rig.width}x{rig.height}",
-        "pairs": len(samples),
-        "truth": f"{readers[0].kind}, {readers[0].place.topic}" if readers else None,
-        "pairs_with_truth": len(readers),
-    }
+    truth = f"{readers[0].kind}, {readers[0].place.topic}" if readers else None
+    size = f"{rig.width}x{rig.height}"
+    facts = {"name": name, "sha256": bag_sha256(bag), "size": size, "pairs": len(samples), "truth": truth}
+    return facts | {"pairs_with_truth": len(readers)}
 
 
 def _device(device: str) -> str:
@@ -235,18 +228,12 @@ def _device(device: str) -> str:
 def _report(config: ReplayConfig, results: Sequence[_BagResult], used: Sequence[_BagResult]) -> Report:
     identities = used[0].methods
     settings = {
-        "no_answer": "wrong",
-        "aggregate": "pooled",
-        "min_depth_m": config.min_depth,
-        "max_depth_m": config.max_depth,
-        "every": config.every,
-        "first": config.first,
-        "precision": config.precision,
-        "methods": identities,
+        "no_answer": "wrong", "aggregate": "pooled", "min_depth_m": config.min_depth, "max_depth_m": config.max_depth,
+        "every": config.every, "first": config.first, "precision": config.precision, "methods": identities,
         "bags": [result.facts for result in used],
         "left_out": [{"name": r.evaluation.name, "reason": r.left_out} for r in results if r.left_out],
         "damaged": [entry for result in used for entry in result.damaged],
-    }
+    }  # fmt: skip
     report = Report(
         "replay",
         model={name: identities[0][name] for name in ("name", "sha256", "device")},

@@ -37,12 +37,11 @@ ALL, FILLED, MASKED = "all pixels", "holes filled", "unmasked pixels"
 
 @dataclass(frozen=True)
 class PublishedPair:
-    """The estimate for one pair, as arrays of H x W (x 3).
+    """The estimate for one pair, as arrays of H x W (x 3); what may be None was not published.
 
-    `depth` and `truth`: metres (float32, NaN none), truth may be None. `dense`: image disparity
-    `x_left - x_right` in pixels before any mask (float32, NaN where the method has no answer); `disparity`:
-    likewise, after the node's masks; both may be None. `left`, `right`: uint8 grey or RGB, or None. `labels`: one
-    `geometry.Label` a pixel, or None. `right_disparity`: the answer for the right view, float32 px, or None.
+    ``depth`` and ``truth``: m (float32, NaN none). ``dense``: disparity ``x_left - x_right`` in px before any mask
+    (float32, NaN no answer); ``disparity``: after the node's masks. ``left``, ``right``: uint8 grey or RGB. ``labels``:
+    one ``geometry.Label`` a pixel. ``right_disparity``: the answer for the right view, px.
     """
 
     name: str
@@ -73,14 +72,11 @@ class _StereoRow(Metrics):
     pixels: int = 0
 
     def compute(self) -> dict[str, float]:
-        depth = self.depth.compute()
+        depth, density = self.depth.compute(), ratio(100.0 * self.disparity.answered, self.pixels)
         return {
-            **self.disparity.compute(),
-            "density": ratio(100.0 * self.disparity.answered, self.pixels),
-            "abs_rel": depth["abs_rel"],
-            "rmse": depth["rmse"],
+            **self.disparity.compute(), "density": density, "abs_rel": depth["abs_rel"], "rmse": depth["rmse"],
             "delta_1": depth["delta_1"],
-        }
+        }  # fmt: skip
 
 
 @dataclass
@@ -129,7 +125,7 @@ class _PairScore:
 
 
 class ReplayScores:
-    """Scores of many pairs by name.
+    """Scores of many pairs by name; true depth from ``min_depth`` to ``max_depth`` m is compared.
 
     A pair that is played again counts once, with its last answer, so that neither loops nor drops change its weight.
 
@@ -137,17 +133,13 @@ class ReplayScores:
 
     - ``ALL``: the method's own answer on every pixel with truth; no answer counts as wrong in every percentage;
     - ``FILLED``: the same with its holes filled the KITTI devkit's way (only if there are holes);
-    - ``MASKED``: what the node published as disparity and depth, where it published any; ``density`` says how much of
-      the pixels with truth that is.
+    - ``MASKED``: what the node published; ``density`` says how much of the pixels with truth that is.
 
     Without truth, one row: density, ``seen_by_both`` (percent of pixels whose match lies in the right image and is
     hidden by nothing nearer) and ``photometric`` (mean absolute difference of grey, 0 to 255, between those pixels and
     their matches; it says that the matches look alike, not that they are right). With the answer for the right view,
     ``left_right``: percent of the pixels matched inside the image whose match comes back to within 1.5 px; with labels,
     ``label_<name>``: percent of all pixels that have it.
-
-    Args:
-        min_depth, max_depth: true depth that is compared, m.
     """
 
     def __init__(self, min_depth: float = 1e-3, max_depth: float = 80.0) -> None:
@@ -188,10 +180,7 @@ class ReplayScores:
         self._pairs.update({prefix + name: score for name, score in other._pairs.items()})
 
     def rows(self, names: Collection[str] | None = None) -> dict[str, dict[str, float]]:
-        """Compute the measures by row name, over all pairs (or those of ``names``), every pixel counted alike.
-
-        Returns one row ``ALL`` where no pair has truth; empty where there is no pair.
-        """
+        """Compute the measures by row, over all pairs (or those of ``names``); ``ALL`` alone where none has truth."""
         chosen = [self._pairs[name] for name in (self._pairs if names is None else names) if name in self._pairs]
         totals: dict[str, Metrics] = {}
         with_truth = any(score.rows for score in chosen)
@@ -207,17 +196,10 @@ class ReplayScores:
         return rows
 
     def methods(self, model: str, names: Collection[str] | None = None) -> dict[str, dict[str, float]]:
-        """Compute the same, named for a table of methods.
-
-        Names are ``model`` (or, where it leaves holes, ``model unfilled`` and ``model filled``) and ``model masked``.
-        """
+        """Compute the same by ``model``, or where it has holes ``model unfilled`` and ``filled``; ``model masked``."""
         rows = self.rows(names)
-        labels = {
-            ALL: f"{model} unfilled" if FILLED in rows else model,
-            FILLED: f"{model} filled",
-            MASKED: f"{model} masked",
-        }
-        return {labels[name]: metrics for name, metrics in rows.items()}
+        ends = {ALL: " unfilled" if FILLED in rows else "", FILLED: " filled", MASKED: " masked"}
+        return {model + ends[name]: metrics for name, metrics in rows.items()}
 
     def write(self, path: Path) -> None:
         """Write the sums per pair as JSON, for ``read``."""
@@ -251,23 +233,23 @@ class ReplayScores:
                     f"{size[1]}x{size[0]}; truth and answer must have the size of the left image"
                 )
 
-    def _row(self, pixels: int) -> _StereoRow:
-        return _StereoRow(depth=DepthMetrics(*self._range), pixels=pixels)
-
     def _compare(self, pair: PublishedPair, truth: np.ndarray) -> dict[str, Metrics]:
         expected = depth_to_disparity(truth, pair.rig)
         pixels = int(np.isfinite(expected).sum())
         rows: dict[str, Metrics] = {}
-        for name, disparity in ((ALL, pair.answer), (FILLED, fill_holes_kitti(pair.answer))):
-            row = self._row(pixels)
-            row.disparity.update(disparity, expected)
-            row.depth.update(disparity_to_depth(disparity, pair.rig), truth)
-            rows[name] = row
-        masked = self._row(pixels)
         published = depth_to_disparity(pair.depth, pair.rig) if pair.disparity is None else pair.disparity
-        masked.disparity.update(published, expected, valid_only=True)
-        masked.depth.update(pair.depth, np.where(np.isfinite(pair.depth), truth, np.float32(np.nan)))
-        return {**rows, MASKED: masked}
+        filled = fill_holes_kitti(pair.answer)
+        for name, disparity, depth in (
+            (ALL, pair.answer, disparity_to_depth(pair.answer, pair.rig)),
+            (FILLED, filled, disparity_to_depth(filled, pair.rig)),
+            (MASKED, published, pair.depth),
+        ):
+            row = rows[name] = _StereoRow(depth=DepthMetrics(*self._range), pixels=pixels)
+            row.disparity.update(disparity, expected, valid_only=name == MASKED)
+            row.depth.update(
+                depth, np.where(np.isfinite(depth), truth, np.float32(np.nan)) if name == MASKED else truth
+            )
+        return rows
 
     @staticmethod
     def _agree(pair: PublishedPair) -> _Agreement:

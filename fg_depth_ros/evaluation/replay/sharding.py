@@ -20,10 +20,7 @@ class ShardError(ValueError):
 
 
 def process_rank() -> tuple[int, int]:
-    """Return this process's rank and the number of processes (RANK and WORLD_SIZE): (0, 1) without a launcher.
-
-    Raises ShardError, naming the variable: numbers that are none.
-    """
+    """Return this process's rank and the number of processes; without a launcher (0, 1). Raises ShardError."""
     try:
         rank, ranks = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     except ValueError as error:

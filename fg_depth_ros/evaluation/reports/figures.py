@@ -30,10 +30,7 @@ _LABEL_COLOURS: dict[Label, tuple[int, int, int]] = {
 
 
 def colour_disparity(disparity: np.ndarray, max_disparity: float | None = None) -> np.ndarray:
-    """Colour disparity H x W pixels in the turbo map: 0 = dark blue, ``max_disparity`` (default: largest) = dark red.
-
-    NaN is black.
-    """
+    """Colour disparity H x W px in the turbo map: 0 dark blue, the largest (by default) dark red, NaN black."""
     known = np.isfinite(disparity)
     if max_disparity is None:
         max_disparity = float(np.max(disparity, where=known, initial=0.0))

@@ -37,12 +37,9 @@ def jpeg(image: np.ndarray) -> bytes:
 
 
 def write_page(
-    path: str | Path,
-    report: Report,
-    series: Sequence[Mapping[str, Any]] | None = None,
-    pictures: Iterable[Picture] = (),
-    title: str = "",
-) -> None:
+    path: str | Path, report: Report, series: Sequence[Mapping[str, Any]] | None = None,
+    pictures: Iterable[Picture] = (), title: str = "",
+) -> None:  # fmt: skip
     """Write the page; it appears under its name only when it is whole. What is empty is left out of it.
 
     Rows of the report become tables by their ``kind``; ``histogram`` of a row (measure, edges, counts) is plotted; of

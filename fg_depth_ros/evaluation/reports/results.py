@@ -36,10 +36,7 @@ def write_disparity(disparity: np.ndarray, folder: Path, name: str) -> list[Path
 
 
 def write_estimate(estimate: StereoEstimate, left: np.ndarray, folder: Path, name: str) -> list[Path]:
-    """Write disparity as ``write_disparity``, depth (.npy float32 m with NaN; 16-bit PNG in mm), labels and cloud.
-
-    ``left``: H x W x 3 uint8 RGB, the colours of the cloud.
-    """
+    """Write as ``write_disparity``, and depth (.npy m; 16-bit PNG mm), labels and the cloud in colours of ``left``."""
     depth = estimate.depth
     depth_colours = figures.colour_depth(depth, *figures.depth_range(depth))
     writers: dict[str, Writer] = {
