@@ -28,10 +28,7 @@ def warp_source(source: Tensor, disparity: Tensor, baseline: Tensor) -> Tensor:
 
 
 def photometric_error(first: Tensor, second: Tensor) -> Tensor:
-    """Return ``.85 (1 - SSIM) / 2 + .15 |a - b|``, means over the channels (Monodepth2, equation 2).
-
-    N x C x H x W in [0, 1] both to N x 1 x H x W.
-    """
+    """Return ``.85 (1 - SSIM) / 2 + .15 |a - b|`` of images in [0, 1], N x 1 x H x W (Monodepth2, equation 2)."""
     structure = ((1 - ssim(first, second)) / 2).clamp(0, 1).mean(1, keepdim=True)
     return _SSIM_SHARE * structure + (1 - _SSIM_SHARE) * (first - second).abs().mean(1, keepdim=True)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.files import atomic_write
+from fg_depth_ros.networks.flow import pixel_grid
 from fg_depth_ros.synthesis.cameras import CameraPair, expose
 from fg_depth_ros.synthesis.textures import TextureAtlas, fractal_noise
 from fg_depth_ros.training.depth.teacher import Teacher
@@ -124,13 +125,9 @@ def render(setup: Figure3, condition: Condition) -> View:
     rng = np.random.default_rng(setup.seed)
     atlas = TextureAtlas([_plaster(rng, condition) for _ in range(3)])
     cameras = _DIFFERENT if condition.exposures_differ else _ALIKE
-    images, depth = [], None
-    for view, offset in enumerate((0.0, setup.baseline)):
-        light, z = _cast(setup, atlas, offset)
-        images.append(expose(light[None], [cameras], view, [2 * setup.seed + view]))
-        depth = z if depth is None else depth
-    assert depth is not None
-    return View(images[0], images[1], depth[None, None])
+    seen = [_cast(setup, atlas, offset) for offset in (0.0, setup.baseline)]
+    images = [expose(light[None], [cameras], i, [2 * setup.seed + i]) for i, (light, _) in enumerate(seen)]
+    return View(images[0], images[1], seen[0][1][None, None])
 
 
 def _plaster(rng: np.random.Generator, condition: Condition) -> np.ndarray:
@@ -142,9 +139,7 @@ def _plaster(rng: np.random.Generator, condition: Condition) -> np.ndarray:
 
 def _cast(setup: Figure3, atlas: TextureAtlas, offset: float) -> tuple[Tensor, Tensor]:
     """Light H x W x 3 (0..255) and depth H x W m of a camera that stands ``offset`` m to the right."""
-    ys, xs = torch.meshgrid(
-        torch.arange(setup.height, dtype=torch.float32), torch.arange(setup.width, dtype=torch.float32), indexing="ij"
-    )
+    xs, ys = pixel_grid(setup.height, setup.width)
     across, down = (xs - (setup.width - 1) / 2) / setup.focal, (ys - (setup.height - 1) / 2) / setup.focal
     ground = torch.where(down > 1e-3, _CAMERA_HEIGHT / down.clamp(min=1e-3), torch.inf)
     wall_x, wall_y = across * setup.depth + offset, down * setup.depth
@@ -220,12 +215,9 @@ def measures(minima: Tensor, depth: float) -> dict[str, float]:
     """As ``run_figure3`` describes them, from h x w m."""
     errors = 100 * (minima / depth - 1).double()
     middle = (errors.shape[0] // 2, errors.shape[1] // 2)
-    return {
-        "minimum": float(minima[middle]),
-        "error": float(errors[middle]),
-        "median_error": float(errors.abs().median()),
-        "within_2": float(100 * (errors.abs() <= 100 * _WITHIN).double().mean()),
-    }
+    within = float(100 * (errors.abs() <= 100 * _WITHIN).double().mean())
+    found = {"minimum": float(minima[middle]), "error": float(errors[middle])}
+    return found | {"median_error": float(errors.abs().median()), "within_2": within}
 
 
 def draw_figure3(path: str | Path, setup: Figure3, shown: Mapping[str, tuple[View, Curves]]) -> None:

@@ -233,13 +233,9 @@ def _train_and_evaluate(config: LossAblation, row: Row, seed: int, folder: Path)
     method = NetworkMono(network.eval().to(choose_device("auto")), card.name)
     samples = open_depth_sets([_scenes(config, "test", config.test_scenes, WORLD_SEED)])
     report = evaluate(DepthTask("pooled"), samples, {row.name: method.depth}, show_progress=False)
-    metrics = report.rows[0]["metrics"]
+    metrics = {name: report.rows[0]["metrics"][name] for name in (*MEASURES, "sq_rel", "rmse_log")}
     own = {"losses": asdict(row.losses), "mask": asdict(row.mask), "graft": row.graft, "seed": seed}
-    return {
-        **own,
-        "sha256": card.sha256,
-        "metrics": {name: metrics[name] for name in (*MEASURES, "sq_rel", "rmse_log")},
-    }
+    return {**own, "sha256": card.sha256, "metrics": metrics}
 
 
 def _training(config: LossAblation, row: Row, seed: int, folder: Path) -> DistillTraining:

@@ -23,14 +23,9 @@ _YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
 
 def augment(
-    batch: DistillBatch,
-    generator: torch.Generator,
-    *,
-    zoom_most: float = 1.0,
-    flips: float = 0.5,
-    jitter: ColourJitter | None = None,
-    grafting: bool = True,
-) -> DistillBatch:
+    batch: DistillBatch, generator: torch.Generator, *, zoom_most: float = 1.0, flips: float = 0.5,
+    jitter: ColourJitter | None = None, grafting: bool = True,
+) -> DistillBatch:  # fmt: skip
     """Return the batch enlarged (``zoom_most``: largest factor, 1 = none), mirrored, jittered and grafted.
 
     ``generator``: on the CPU, so that a run draws the same on every device. ``flips``: probability that a sample is

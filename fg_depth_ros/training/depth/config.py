@@ -101,10 +101,7 @@ class MaskConfig:
 
 
 def frame_slice(text: str) -> slice:
-    """Return the slice for ``FIRST:LAST``: ``0:80`` -> the first 80, ``80:`` -> all others, empty -> all.
-
-    Raises ValueError: text of another form.
-    """
+    """Return the slice for ``FIRST:LAST``, as ``0:80`` or ``80:``; empty -> all. Raises ValueError: another form."""
     if not text:
         return slice(None)
     match = re.fullmatch(r"(-?\d+)?:(-?\d+)?", text.strip())

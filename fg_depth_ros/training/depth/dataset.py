@@ -64,10 +64,7 @@ class ResizeCrop:
 
 
 def load_whole(one: TrainingPair) -> PairBatch:
-    """Load a pair at its own size, infinity at disparity 0, with its true depth.
-
-    Raises BadPair: the images cannot be used. Raises FileError: the true disparity cannot be read.
-    """
+    """Load a pair at its own size, infinity at disparity 0, with its true depth. Raises BadPair, FileError."""
     left, right, original = checked_images(one.pair)
     left, right, rig = remove_doffs(left, right, original)
     disparity = one.pair.truth()
@@ -78,10 +75,7 @@ def load_whole(one: TrainingPair) -> PairBatch:
 
 
 def load_sample(one: TrainingPair, cache: PredictionCache | None, width: int, height: int) -> Sample:
-    """Load a pair at the training's size, and what the teacher predicted for it.
-
-    Raises BadPair: the images cannot be used. Raises FileError: the true depth or a cached prediction cannot be read.
-    """
+    """Load a pair at the training's size, and what the teacher predicted for it. Raises BadPair, FileError."""
     whole = load_whole(one)
     rig = one.pair.rig
     assert rig is not None
@@ -210,10 +204,6 @@ class MixedDataset:
                 files.append(number - before)
         loaded, counts = self.pairs.samples(files) if self.pairs is not None and files else ([], PairCounts())
         here = self.scenes is not None and self.render_here and rendered
-        return MixedBatch(
-            torch.tensor(numbers),
-            loaded,
-            self.scenes.pairs(rendered) if here else None,  # type: ignore[union-attr]
-            torch.tensor([] if here else rendered, dtype=torch.int64),
-            counts,
-        )
+        scenes = self.scenes.pairs(rendered) if here else None  # type: ignore[union-attr]
+        to_render = torch.tensor([] if here else rendered, dtype=torch.int64)
+        return MixedBatch(torch.tensor(numbers), loaded, scenes, to_render, counts)

@@ -34,7 +34,6 @@ from fg_depth_ros.training.depth.dataset import (
     MixedDataset,
     PairDataset,
     ResizeCrop,
-    Sample,
     SceneDataset,
     load_sample,
 )
@@ -61,12 +60,9 @@ _FOCAL_TOLERANCE = 0.01  # cameras whose focal lengths differ by less are one ca
 
 
 def train_distill(
-    config: DistillTraining,
-    extra: Evaluate | None = None,
-    track: Track = no_progress,
-    split: PairSplit | None = None,
+    config: DistillTraining, extra: Evaluate | None = None, track: Track = no_progress, split: PairSplit | None = None,
     source: Mapping[str, Any] | None = None,
-) -> Path:
+) -> Path:  # fmt: skip
     """Distill a depth network, or resume it; return the path of the best weights.
 
     ``extra``: figures of the network on anything else, such as data sets with true depth. ``track``: shows the progress
@@ -107,8 +103,14 @@ def train_distill(
         raise FileError("none of the bags and folders has pairs that can be trained on; the reasons are above")
     module.prepared = prepared.total
 
+    def sample(one: TrainingPair) -> DepthSample:
+        pairs, prediction = load(one)
+        if prediction is None and teacher is not None:
+            prediction = predict(teacher, pairs, config.mask)
+        return validation_sample(pairs, prediction, config.mask)
+
     def samples(sets: Mapping[str, Sequence[TrainingPair]]) -> dict[str, list[DepthSample]]:
-        return {name: [_validation_sample(load(one), teacher, config) for one in pairs] for name, pairs in sets.items()}
+        return {name: [sample(one) for one in pairs] for name, pairs in sets.items()}
 
     selecting = samples(prepared.few("validation", config.validation_scenes))
     testing = samples(prepared.few("test", 4 * config.validation_scenes, "test:"))
@@ -171,22 +173,15 @@ def _warn_cropped(config: DistillTraining, rigs: Sequence[StereoRig]) -> None:
             )  # fmt: skip
 
 
-def _validation_sample(sample: Sample, teacher: Teacher | None, config: DistillTraining) -> DepthSample:
-    pairs, prediction = sample
-    if prediction is None and teacher is not None:
-        prediction = predict(teacher, pairs, config.mask)
-    return validation_sample(pairs, prediction, config.mask)
-
-
 def _with_reference(sets: Mapping[str, Sequence[DepthSample]]) -> dict[str, list[DepthSample]]:
     """Return the samples with any reference depth, and the sets that have one."""
-    known = {name: [one for one in samples if _has_reference(one)] for name, samples in sets.items()}
-    return {name: samples for name, samples in known.items() if samples}
 
+    def known(sample: DepthSample) -> bool:
+        truth = sample.truth()
+        return truth is not None and bool(np.isfinite(truth).any())
 
-def _has_reference(sample: DepthSample) -> bool:
-    truth = sample.truth()
-    return truth is not None and bool(np.isfinite(truth).any())
+    found = {name: [sample for sample in samples if known(sample)] for name, samples in sets.items()}
+    return {name: samples for name, samples in found.items() if samples}
 
 
 class _Scenes:
@@ -219,10 +214,7 @@ class _Scenes:
 
 
 def _card(
-    config: DistillTraining,
-    module: DistillModule,
-    prepared: PreparedPairs,
-    scenes: _Scenes | None,
+    config: DistillTraining, module: DistillModule, prepared: PreparedPairs, scenes: _Scenes | None
 ) -> dict[str, Any]:
     """Return licence, data, camera and teacher for the card of the weights."""
     rigs = [one.pair.rig for one in prepared.training]
@@ -234,11 +226,7 @@ def _card(
         if not prepared.training:
             card["licence"] = module.parent.get("licence", "Apache-2.0")
     card["data"] = ", ".join(sources)
-    card["camera"] = {
-        "focal": module.model.focal,
-        "width": config.width,
-        "height": config.height,
-        "baselines": sorted({round(rig.baseline, 4) for rig in rigs if rig is not None}),
-    }
+    card["camera"] = {"focal": module.model.focal, "width": config.width, "height": config.height}
+    card["camera"]["baselines"] = sorted({round(rig.baseline, 4) for rig in rigs if rig is not None})
     card["teacher"] = module.teacher.settings if module.teacher else {"model": TRUTH}
     return card

@@ -26,20 +26,15 @@ _NOISE = 1e-5  # decides between equal identity errors, as where nothing has any
 
 
 def depth_loss(
-    prediction: DepthPrediction,
-    batch: DistillBatch,
-    focal_canonical: float,
-    config: DepthLossConfig,
+    prediction: DepthPrediction, batch: DistillBatch, focal_canonical: float, config: DepthLossConfig,
     generator: torch.Generator | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
     """Return the loss of a training-mode prediction of ``batch.seen``, and its parts (detached scalars).
 
-    ``levels`` of the prediction are needed where ``config.scales`` > 1. What stands in ``batch.disparity`` outside
-    ``batch.mask`` has no influence, NaN included. ``generator``: of the noise of the auto-mask; None for torch's own.
-
-    Parts: ``loss``; every term that counts, before its weight; ``mask``, the part of the pixels in the prior-flow mask;
-    ``abs_rel`` of the finest level against the flow's depth there. Raises ValueError: fewer levels than
-    ``config.scales``.
+    ``levels`` of the prediction are needed where ``config.scales`` > 1, else ValueError is raised. What stands in
+    ``batch.disparity`` outside ``batch.mask`` has no influence, NaN included. ``generator``: of the noise of the
+    auto-mask. Parts: ``loss``; every term that counts, before its weight; ``mask``, the part of the pixels in the
+    prior-flow mask; ``abs_rel`` of the finest level against the flow's depth there.
     """
     levels = (prediction.inverse, *(prediction.levels or (prediction.inverse,))[1:])
     if len(levels) < config.scales:
@@ -49,12 +44,12 @@ def depth_loss(
         )
     levels = tuple(level.float() for level in levels[: config.scales])
     size = batch.target.shape[-2:]
-    full = [_enlarged(level, size) for level in levels]
+    full = [level if level.shape[-2:] == size else F.interpolate(level, size, mode="bilinear") for level in levels]
     guide = _Guide.of(batch, focal_canonical)
     terms: dict[str, list[Tensor]] = {}
     errors = []
+    needs_warp = config.photometric or config.flow_photometric or config.self_distillation
     for k, (level, inverse) in enumerate(zip(levels, full, strict=True)):
-        needs_warp = config.photometric or config.flow_photometric or config.self_distillation
         warped = warp_source(batch.source, guide.to_disparity * inverse, batch.baseline) if needs_warp else None
         if warped is not None and (config.photometric or config.self_distillation):
             errors.append(photometric_error(warped, batch.target))
@@ -163,9 +158,3 @@ def self_distillation_loss(depths: list[Tensor], errors: list[Tensor]) -> Tensor
     best = torch.stack(errors).argmin(0, keepdim=True)
     label = stacked.gather(0, best).detach()
     return torch.log1p((label - stacked).abs()).mean()
-
-
-def _enlarged(level: Tensor, size: torch.Size) -> Tensor:
-    if level.shape[-2:] == size:
-        return level
-    return F.interpolate(level, size, mode="bilinear", align_corners=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from fg_depth_ros.training.depth.losses import depth_loss
 from fg_depth_ros.training.depth.pairs import MIN_SHARE, PairCounts
 from fg_depth_ros.training.depth.teacher import Teacher, prediction_from_truth
 from fg_depth_ros.training.loop import TrainingModule
+
+Batch = TypeVar("Batch", PairBatch, TeacherPrediction)
 
 
 def distill_batch(pairs: PairBatch, prediction: TeacherPrediction, mask: MaskConfig) -> DistillBatch:
@@ -90,26 +92,17 @@ class DistillModule(TrainingModule):
     def transfer_batch_to_device(self, batch: MixedBatch, device: torch.device, dataloader_idx: int) -> DistillBatch:
         """Return what a step needs: moved, rendered, predicted, masked and augmented on the training device."""
         c = self.config
-        predicted: list[tuple[PairBatch, TeacherPrediction]] = []
-        others: list[PairBatch] = []
-        for pairs, prediction in batch.loaded:
-            pairs = PairBatch(*moved(pairs, device))
-            if prediction is None:
-                others.append(pairs)
-            else:
-                predicted.append((pairs, TeacherPrediction(*moved(prediction, device))))
+        predicted = [(pairs, prediction) for pairs, prediction in batch.loaded if prediction is not None]
+        others = [pairs for pairs, prediction in batch.loaded if prediction is None]
         if batch.scenes is not None:
-            others.append(PairBatch(*moved(batch.scenes, device)))
+            others.append(batch.scenes)
         if self.scenes is not None and len(batch.to_render):
-            others.append(PairBatch(*moved(self.scenes.pairs(batch.to_render.tolist()), device)))
+            others.append(self.scenes.pairs(batch.to_render.tolist()))
         if others:
-            together = PairBatch(*_concatenated(others))
+            together = _concatenated([moved(pairs, device) for pairs in others])
             predicted.append((together, predict(self.teacher, together, c.mask)))
-        ready = distill_batch(
-            PairBatch(*_concatenated([pairs for pairs, _ in predicted])),
-            TeacherPrediction(*_concatenated([prediction for _, prediction in predicted])),
-            c.mask,
-        )
+        pairs = _concatenated([moved(pairs, device) for pairs, _ in predicted])
+        ready = distill_batch(pairs, _concatenated([moved(prediction, device) for _, prediction in predicted]), c.mask)
         ready, bad = replace_bad(ready)
         self._count(batch.counts, len(ready.target), len(bad))
         if len(bad) == len(ready.target):
@@ -147,17 +140,20 @@ def predict(teacher: Teacher | None, pairs: PairBatch, mask: MaskConfig) -> Teac
     if teacher is None:
         return prediction_from_truth(pairs)
     prediction = teacher.predict(pairs.left, pairs.right, both=bool(mask.left_right))
-    return TeacherPrediction(*moved(prediction, pairs.left.device))
+    return moved(prediction, pairs.left.device)
 
 
-def moved(tensors: Sequence[torch.Tensor | None], device: torch.device) -> list[Any]:
-    """Return the tensors on the device; None stays None."""
-    return [None if tensor is None else tensor.to(device) for tensor in tensors]
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """Return the tensors of a batch on the device; None stays None."""
+    tensors: list[Any] = [None if tensor is None else tensor.to(device) for tensor in batch]
+    return type(batch)(*tensors)
 
 
-def _concatenated(batches: Sequence[Sequence[torch.Tensor | None]]) -> list[Any]:
+def _concatenated(batches: Sequence[Batch]) -> Batch:
     """Concatenate batches field by field; a field that one of them lacks is None."""
-    return [None if any(part is None for part in field) else torch.cat(field) for field in zip(*batches, strict=True)]  # type: ignore[arg-type]
+    fields = zip(*batches, strict=True)
+    whole: list[Any] = [None if any(part is None for part in field) else torch.cat(field) for field in fields]
+    return type(batches[0])(*whole)
 
 
 def _seed(*words: int) -> int:

@@ -242,10 +242,7 @@ def _stamps(path: Path) -> np.ndarray:
 
 
 def checked_images(pair: StereoSample) -> tuple[np.ndarray, np.ndarray, StereoRig]:
-    """Return left and right, H x W x 3 uint8 RGB of one size, and their rig.
-
-    Raises BadPair: unreadable, not finite, not of the rig's size.
-    """
+    """Return left and right, uint8 RGB of one size, and their rig. Raises BadPair: unreadable, or another size."""
     try:
         left, right = pair.images()
     except (FileError, OSError) as error:
@@ -363,13 +360,9 @@ class PreparedPairs:
 
 
 def prepare_pairs(
-    split: PairSplit,
-    teacher: Teacher | None = None,
-    cache: PredictionCache | None = None,
-    mask: MaskConfig | None = None,
-    track: Track = no_progress,
-    skip_unusable: bool = False,
-) -> PreparedPairs:
+    split: PairSplit, teacher: Teacher | None = None, cache: PredictionCache | None = None,
+    mask: MaskConfig | None = None, track: Track = no_progress, skip_unusable: bool = False,
+) -> PreparedPairs:  # fmt: skip
     """Check every pair once, have the teacher predict it, and return what can be trained on.
 
     The results are in the cache, so a second run checks nothing twice. Under torchrun every process begins with its own

@@ -49,13 +49,9 @@ class Teacher:
     """
 
     def __init__(
-        self,
-        model: str = "flownet_stereo",
-        weights: str = "",
-        device: str = "auto",
-        precision: str = "float32",
+        self, model: str = "flownet_stereo", weights: str = "", device: str = "auto", precision: str = "float32",
         scale: float = 1.0,
-    ) -> None:
+    ) -> None:  # fmt: skip
         if not 0.1 <= scale <= 4:
             raise ValueError(f"the teacher's scale must lie in 0.1 .. 4, got {scale}")
         if model not in known_teachers() and not (weights and not model):
@@ -67,7 +63,7 @@ class Teacher:
         self._network: torch.nn.Module | None = None
         self._device = torch.device("cpu") if classical else choose_device(device)
         if classical:
-            self._predict = _sgbm if model in CLASSICAL_STEREO else _classical_flow(model)
+            self._predict = _classical(model)
             return
         known = {**STEREO_MODELS, **FLOW_MODELS}
         network, card = load_network(model, weights or None, device, precision, known, "stereo or flow")
@@ -146,34 +142,31 @@ def _flow_network(network: torch.nn.Module) -> _Predict:
     return predict
 
 
-def _arrays(images: Tensor) -> list[np.ndarray]:
-    pixels = (255 * images).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return [np.ascontiguousarray(image) for image in pixels]
+def _classical(model: str) -> _Predict:
+    """Return a classical method, which takes one pair of uint8 images."""
+    if model in CLASSICAL_STEREO:
+        matcher = SgbmMatcher()
+    else:
+        method = ClassicalFlow(model)
 
-
-def _sgbm(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    matcher = SgbmMatcher()
-    pairs = zip(_arrays(left), _arrays(right), strict=True)
-    found = torch.from_numpy(np.stack([matcher.match(*pair).disparity for pair in pairs])[:, None])
-    return found, torch.zeros_like(found)
-
-
-def _classical_flow(model: str) -> _Predict:
-    method = ClassicalFlow(model)
+    def match(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        if model in CLASSICAL_STEREO:
+            disparity = matcher.match(left, right).disparity
+            return np.stack([disparity, np.zeros_like(disparity)])
+        u, v = np.moveaxis(method.flow(left, right), -1, 0)
+        return np.stack([-u, v])
 
     def predict(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        pairs = zip(_arrays(left), _arrays(right), strict=True)
-        flow = torch.from_numpy(np.stack([method.flow(*pair) for pair in pairs])).permute(0, 3, 1, 2)
-        return -flow[:, :1], flow[:, 1:]
+        pixels = ((255 * images).round().to(torch.uint8).permute(0, 2, 3, 1) for images in (left, right))
+        pairs = zip(*(images.cpu().contiguous().numpy() for images in pixels), strict=True)
+        disparity, vertical = torch.from_numpy(np.stack([match(*pair) for pair in pairs], 1)).unsqueeze(2)
+        return disparity, vertical
 
     return predict
 
 
 def prediction_from_truth(pairs: PairBatch) -> TeacherPrediction:
-    """Return the true depth of pairs as a teacher's prediction: ``d = f B / Z``, NaN where it is not known.
-
-    Without the right view; rows agree exactly.
-    """
+    """Return the true depth of pairs as a prediction: ``d = f B / Z``, NaN unknown; without the right view."""
     scale = (pairs.focal * pairs.baseline).view(-1, 1, 1, 1)
     known = torch.isfinite(pairs.truth) & (pairs.truth > 0)
     disparity = torch.where(known, scale / torch.where(known, pairs.truth, 1.0), torch.nan)
@@ -223,9 +216,9 @@ class PredictionCache:
             return None
 
     def save(self, key: str, notes: dict[str, Any], prediction: TeacherPrediction | None) -> None:
-        """Write the results of a pair's checks, and the prediction (1 x 1 x H x W each) if there is one.
+        """Write the results of a pair's checks, and its prediction (1 x 1 x H x W) if there is one.
 
-        Raises WriteError: the folder cannot be written.
+        Raises WriteError.
         """
         if prediction is not None:
             if prediction.right_disparity is None:

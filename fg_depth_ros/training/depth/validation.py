@@ -23,10 +23,7 @@ _SHOWN = 3
 
 
 def validation_sample(pairs: PairBatch, prediction: TeacherPrediction | None, mask: MaskConfig) -> DepthSample:
-    """Return the left image of a pair (N = 1) with its true depth if there is any, else with the teacher's.
-
-    The teacher's depth is NaN outside the flow mask.
-    """
+    """Return the left image (N = 1) with its true depth, or else the teacher's, NaN outside the flow mask."""
     if torch.isfinite(pairs.truth).any() or prediction is None:
         name, depth = "truth", pairs.truth
     else:
@@ -59,10 +56,9 @@ def evaluate_sets(sets: Mapping[str, Sequence[DepthSample]]) -> Evaluate:
 
 
 def depth_validation(
-    selecting: Mapping[str, Sequence[DepthSample]],
-    testing: Mapping[str, Sequence[DepthSample]],
+    selecting: Mapping[str, Sequence[DepthSample]], testing: Mapping[str, Sequence[DepthSample]],
     extra: Evaluate | None = None,
-) -> Validation:
+) -> Validation:  # fmt: skip
     """Return the validation of a depth training.
 
     ``selecting``: images whose mean AbsRel selects the best weights; ``testing``: images whose figures are logged

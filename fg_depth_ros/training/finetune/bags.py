@@ -61,12 +61,9 @@ class Recordings:
 
 
 def open_recordings(
-    paths: Sequence[str | Path],
-    split: TimeSplit,
-    options: Mapping[str, Any] | None = None,
-    notes: str | Path = "",
+    paths: Sequence[str | Path], split: TimeSplit, options: Mapping[str, Any] | None = None, notes: str | Path = "",
     track: Track = no_progress,
-) -> Recordings:
+) -> Recordings:  # fmt: skip
     """Find, check, open and split the bags among these paths and below them.
 
     Under torchrun every process begins with its own share of the bags and finds what the others noted. ``options``: of

@@ -18,6 +18,7 @@ from typing import Any
 
 from fg_depth_ros.evaluation.metrics import mean_metrics
 from fg_depth_ros.evaluation.replay.sharding import process_rank
+from fg_depth_ros.evaluation.reports.report import json_ready
 from fg_depth_ros.files import FileError, atomic_write
 from fg_depth_ros.geometry.resize import size_with_area
 from fg_depth_ros.networks import load_checkpoint
@@ -58,10 +59,7 @@ class Outcome:
 
 
 def finetune_depth(
-    config: DepthFinetuning,
-    recordings: Recordings,
-    extra: Evaluate | None = None,
-    track: Track = no_progress,
+    config: DepthFinetuning, recordings: Recordings, extra: Evaluate | None = None, track: Track = no_progress
 ) -> Outcome | None:
     """Fine-tune a depth network, or resume it; None in all but the first process.
 
@@ -214,13 +212,4 @@ def _left_out(sets: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:
     with atomic_write(path) as unfinished:
-        unfinished.write_text(json.dumps(_finite(document), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _finite(value: Any) -> Any:
-    """Replace numbers that JSON cannot hold by None."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        unfinished.write_text(json.dumps(json_ready(document), indent=2, allow_nan=False) + "\n", encoding="utf-8")

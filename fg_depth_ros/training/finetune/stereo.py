@@ -25,14 +25,7 @@ from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE
 from fg_depth_ros.training.callbacks import Validation
 from fg_depth_ros.training.depth.batch import PairBatch
 from fg_depth_ros.training.depth.dataset import PairDataset, load_whole
-from fg_depth_ros.training.depth.pairs import (
-    BadPair,
-    PairSplit,
-    Track,
-    TrainingPair,
-    no_progress,
-    prepare_pairs,
-)
+from fg_depth_ros.training.depth.pairs import BadPair, PairSplit, Track, TrainingPair, no_progress, prepare_pairs
 from fg_depth_ros.training.finetune.config import StereoFinetuning
 from fg_depth_ros.training.loop import TrainingModule, fit
 from fg_depth_ros.training.photometric import masked_mean, photometric_error, smoothness_loss, warp_source
@@ -186,10 +179,7 @@ class SelfSupervisedModule(TrainingModule):
 
 
 def predict_views(network: torch.nn.Module, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the disparity of both views of N pairs (N x 3 x H x W in [0, 1]), px, both positive.
-
-    Images of any size: each pair is padded at the right and below.
-    """
+    """Return the disparity of both views of N x 3 x H x W in [0, 1], of any size; px, both positive."""
     height, width = left.shape[-2:]
     both = torch.cat([left, right.flip(-1)]), torch.cat([right, left.flip(-1)])
     found = network(*pad_to_multiple(SIZE_MULTIPLE, *both)).disparity.float()[..., :height, :width]
@@ -239,10 +229,7 @@ def evaluate_sets(
 
 
 def train_self_supervised(
-    config: StereoFinetuning,
-    split: PairSplit,
-    source: Mapping[str, Any] | None = None,
-    track: Track = no_progress,
+    config: StereoFinetuning, split: PairSplit, source: Mapping[str, Any] | None = None, track: Track = no_progress
 ) -> Path:
     """Fine-tune a stereo network, or resume it; return the path of the best weights.
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from fg_depth_ros.networks.flow import sample_bilinear
+from fg_depth_ros.networks.flow import pixel_grid, sample_bilinear
 from fg_depth_ros.synthesis.chairs import FlowBatch
 from fg_depth_ros.training.flow.config import FlowAugmentation
 
@@ -108,12 +108,7 @@ def transform(batch: FlowBatch, first: np.ndarray, second: np.ndarray, size: tup
     a = torch.as_tensor(first, dtype=torch.float32, device=device)
     b = torch.as_tensor(second, dtype=torch.float32, device=device)
     back = torch.as_tensor(np.linalg.inv(second), dtype=torch.float32, device=device)
-    ys, xs = torch.meshgrid(
-        torch.arange(height, device=device, dtype=torch.float32),
-        torch.arange(width, device=device, dtype=torch.float32),
-        indexing="ij",
-    )
-    here = torch.stack([xs, ys]).expand(len(a), -1, -1, -1)
+    here = torch.stack(pixel_grid(height, width, device)).expand(len(a), -1, -1, -1)
     places = _apply(a, here)
     flow, valid, occluded = _read_truth(batch, places)
     matches = places + flow
@@ -216,14 +211,8 @@ def _draw_colours(rng: np.random.Generator, kind: FlowAugmentation) -> tuple[_Co
     brightness, noise = rng.normal(0, kind.brightness), rng.uniform(0, kind.noise)
     differ = 0.02 * kind.relative * rng.normal(size=6)
     first = _Colours(gains, float(gamma), brightness, float(contrast), noise)
-    second = _Colours(
-        gains * np.exp(differ[:3]),
-        float(gamma * np.exp(differ[3])),
-        brightness + differ[4],
-        float(contrast * np.exp(differ[5])),
-        noise,
-    )
-    return first, second
+    gamma, contrast = gamma * np.exp(differ[3]), contrast * np.exp(differ[5])
+    return first, _Colours(gains * np.exp(differ[:3]), float(gamma), brightness + differ[4], float(contrast), noise)
 
 
 def _draw_covers(
@@ -263,10 +252,7 @@ def _gather(field: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
 
 
 def _read_truth(batch: FlowBatch, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return flow, validity and occlusion at N x 2 x h x w px.
-
-    Flow is interpolated where it is smooth; else all are those of the nearest pixel.
-    """
+    """Return flow, validity and occlusion at N x 2 x h x w px; flow is interpolated only where smooth."""
     known = torch.where(batch.valid, batch.flow, torch.zeros_like(batch.flow))
     truth = torch.cat([known, batch.valid.to(known.dtype), batch.occluded.to(known.dtype)], 1)
     nearest = _gather(truth, places.round().long())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -62,27 +62,17 @@ AUGMENTATIONS = {
 """By name: the paper's; weaker, for fine-tuning; and only the window in the middle."""
 
 
-def _halved(progress: float, *points: float) -> float:
-    return 0.5 ** sum(progress >= point for point in points)
+def _halved(*points: float) -> Callable[[float], float]:
+    """Return a factor that is halved at each of these parts of the run."""
+    return lambda progress: 0.5 ** sum(progress >= point for point in points)
 
 
-def _short(progress: float) -> float:
-    return _halved(progress, 3 / 6, 4 / 6, 5 / 6)
-
-
-def _long(progress: float) -> float:
-    return _halved(progress, 2 / 6, 3 / 6, 4 / 6, 5 / 6)
-
-
-def _warmed(progress: float) -> float:
-    warm = 1 / 60
-    return 0.01 + 0.99 * progress / warm if progress < warm else _short(progress)
-
+_WARM, _SHORT = 1 / 60, _halved(3 / 6, 4 / 6, 5 / 6)
 
 SCHEDULES: dict[str, Schedule] = {
-    "S": (1e-4, _short),
-    "S_long": (1e-4, _long),
-    "C": (1e-4, _warmed),
+    "S": (1e-4, _SHORT),
+    "S_long": (1e-4, _halved(2 / 6, 3 / 6, 4 / 6, 5 / 6)),
+    "C": (1e-4, lambda progress: 0.01 + 0.99 * progress / _WARM if progress < _WARM else _SHORT(progress)),
     "one_cycle": (1e-3, one_cycle),
     "fixed": (1e-5, lambda progress: 1.0),
 }
@@ -144,10 +134,8 @@ class FlowTraining(Training):
         check_choice("model", self.model, FLOW_MODELS)
         compact, fresh = self.model == "flownet_lite", self.load_partial or not self.weights
         own = "one_cycle" if compact else "C" if self.model.startswith("flownet_c") else "S"
-        self._resolve(
-            loss=self.loss or ("lite" if compact else "finest"),
-            schedule=self.schedule or (own if fresh else "fixed"),
-        )
+        loss, schedule = self.loss or ("lite" if compact else "finest"), self.schedule or (own if fresh else "fixed")
+        self._resolve(loss=loss, schedule=schedule)
         check_choice("split", self.split, ("all", "train"))
         check_choice("loss", self.loss, LOSSES)
         check_choice("schedule", self.schedule, SCHEDULES)

@@ -42,11 +42,7 @@ class NumberedBatch(NamedTuple):
 
 
 class FlowModule(TrainingModule):
-    """A flow network in training.
-
-    Raises ValueError: a size or options that do not fit the network. Raises CheckpointError: weights that cannot be
-    used.
-    """
+    """A flow network in training. Raises ValueError, CheckpointError: size, options or weights that do not fit."""
 
     config: FlowTraining
 
@@ -141,10 +137,7 @@ class FolderPairs:
         self.samples, self.width, self.height, self.seed = list(samples), width, height, seed
 
     def batch(self, numbers: Sequence[int]) -> FlowBatch:
-        """Return the samples with these numbers, each a function of (seed, number) alone.
-
-        Raises FileError: a file that cannot be read.
-        """
+        """Return the samples with these numbers, each a function of (seed, number) alone. Raises FileError."""
         cut = []
         for number in numbers:
             sample = self.samples[shuffled(number, len(self.samples), self.seed)[0]]
@@ -202,14 +195,9 @@ def _chairs(config: FlowTraining) -> _Material:
         "photo_sources": photo_sources(photos),
         "cutout_sources": photo_sources(stamps),
     }
-    return _Material(
-        "synthetic",
-        lambda device: (
-            generator(config.width + config.margin, config.height + config.margin, config.seed, device).batch
-        ),
-        [_sample(held_out.batch([i])) for i in range(config.validation_scenes)],
-        card,
-    )
+    size = config.width + config.margin, config.height + config.margin
+    scenes = [_sample(held_out.batch([i])) for i in range(config.validation_scenes)]
+    return _Material("synthetic", lambda device: generator(*size, config.seed, device).batch, scenes, card)
 
 
 def _pairs(config: FlowTraining) -> _Material:

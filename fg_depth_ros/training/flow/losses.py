@@ -37,39 +37,23 @@ def level_weights(weighting: str, levels: int) -> tuple[float, ...]:
 
 
 def multiscale_epe(
-    levels: Sequence[torch.Tensor],
-    flow: torch.Tensor,
-    valid: torch.Tensor,
-    weights: Sequence[float],
-    *,
-    reduction: str = "sum",
-    sparse: bool = False,
-) -> torch.Tensor:
-    """Return the weighted sum of the levels' end-point errors, in units of ``FLOW_SCALE`` px.
+    levels: Sequence[torch.Tensor], flow: torch.Tensor, valid: torch.Tensor, weights: Sequence[float], *,
+    reduction: str = "sum", sparse: bool = False,
+) -> torch.Tensor:  # fmt: skip
+    """Return the weighted sum of the levels' end-point errors, a scalar in units of ``FLOW_SCALE`` px.
 
-    The truth of a level's cell is the mean over its known pixels, and it counts by the part of it that is known. Where
-    everything is known this is the average pooling of the public code.
+    ``levels``: finest first, N x 2 x h x w px of the full image; ``flow``: N x 2 x H x W px; ``valid``: N x 1 x H x W
+    bool. The truth of a level's cell is the mean over its known pixels, and it counts by the part of it that is known.
+    Where everything is known this is the average pooling of the public code. ``reduction`` ``sum``: summed over the
+    pixels of a level and divided by N (ClementPinard); ``mean``: mean over the known pixels of each sample, then over
+    the samples.
 
     With ``sparse`` (ClementPinard's way for LiDAR truth) it is the component-wise largest magnitude in the cell
     (``sparse_max_pool``) and counts fully if anything in the cell is known; the finest level is compared at full
     resolution instead, each of its cells standing for its pixels.
-
-    Args:
-        levels: finest first, N x 2 x h x w px of the full image.
-        flow: N x 2 x H x W px.
-        valid: N x 1 x H x W bool.
-        weights: one per level.
-        reduction: ``sum``: summed over the pixels of a level and divided by N (ClementPinard). ``mean``: mean over the
-            known pixels of each sample, then over the samples (NVIDIA's mean, where everything is known).
-        sparse: see above.
-
-    Returns:
-        A scalar.
     """
     if len(weights) != len(levels):
         raise ValueError(f"{len(levels)} levels need as many weights, got {len(weights)}")
-    if reduction not in ("sum", "mean"):
-        raise ValueError(f"reduction is '{reduction}': choose sum or mean")
     total = flow.new_zeros(())
     for index, (level, weight) in enumerate(zip(levels, weights, strict=True)):
         answer = level.float()
@@ -126,10 +110,7 @@ def _choice(logits: torch.Tensor, flow: torch.Tensor, known: torch.Tensor) -> to
 def flow_loss(
     prediction: FlowPrediction, flow: torch.Tensor, valid: torch.Tensor, kind: str, *, sparse: bool = False
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Return the loss ``kind`` (finest, flownet2 or lite) of a training-mode prediction.
-
-    Returns the loss and its parts (detached scalars): ``loss``, ``epe`` of the full answer over known pixels, px.
-    """
+    """Return the loss ``kind`` (finest, flownet2 or lite), and its parts ``loss`` and ``epe`` (px), detached."""
     if prediction.levels is None:
         raise ValueError("flow_loss needs the prediction of a network in training mode")
     if kind == "lite":
