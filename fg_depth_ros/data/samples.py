@@ -74,21 +74,14 @@ class StereoSample:
         return _of_one_size(sides, "a rectified pair has one size")
 
     def truth(self) -> np.ndarray | None:
-        """Read or compute the true disparity of the left image, float32 H x W px, NaN unknown; None: there is none.
-
-        Raises FileError: unreadable, or of another size than the left image.
-        """
+        """Read or compute the true disparity, float32 H x W px, NaN unknown; None: there is none. Raises FileError."""
         if self.disparity is None:
             depth = self.true_depth() if self.rig is not None else None
             return None if depth is None else depth_to_disparity(depth, self.rig)  # type: ignore[arg-type]
         return self._field("true disparity", self.disparity)
 
     def true_depth(self) -> np.ndarray | None:
-        """Read the true depth of the left image, or compute it from the true disparity.
-
-        Returns float32 H x W m, NaN unknown; None where there is none, or no rig to convert disparity. Raises as
-        ``truth``.
-        """
+        """Read the true depth of the left image, or compute it from disparity, float32 H x W m; as ``truth``."""
         if self.depth is not None:
             return self._field("true depth", self.depth)
         if self.disparity is None or self.rig is None:
@@ -100,10 +93,7 @@ class StereoSample:
         return None if self.occlusion is None else self._field("occlusion mask", self.occlusion).astype(bool)
 
     def resized(self, width: int, height: int) -> StereoSample:
-        """Read a pair with a rig into memory at another size; metres stay.
-
-        Raises FileError: no rig, or nothing to read.
-        """
+        """Read a pair with a rig into memory at another size; metres stay. Raises FileError: no rig, or unreadable."""
         rig, depth = self.require_rig().scaled(width, height), self.true_depth()
         left, right = (resize_image(image, width, height) for image in self.images())
         return StereoSample(
@@ -139,17 +129,14 @@ class FlowSample:
         return _rgb(first), _rgb(second)
 
     def truth(self) -> np.ndarray | None:
-        """Read the true flow of the first frame, float32 H x W x 2 px (u, v), NaN unknown; None where there is none.
+        """Read true flow of the first frame, float32 H x W x 2 px, NaN unknown; None: there is none.
 
-        Raises FileError: unreadable, or of another size than the first frame.
+        Raises FileError.
         """
         return None if self.flow is None else _field_of(self.name, "true flow", self.flow, self.first)
 
     def occluded(self) -> np.ndarray | None:
-        """Read where the surface is not visible in the second frame, bool H x W; None where unknown.
-
-        Raises as ``truth``.
-        """
+        """Read where the surface is not visible in the second frame, bool H x W; None: unknown. Raises FileError."""
         occlusion = self.occlusion
         return None if occlusion is None else _field_of(self.name, "occlusion mask", occlusion, self.first).astype(bool)
 
@@ -208,10 +195,7 @@ class DepthSample:
         return _rgb(_pixels(self.image))
 
     def truth(self) -> np.ndarray | None:
-        """Read the true depth along the optical axis, float32 H x W m, NaN unknown; None where there is none.
-
-        Raises FileError: it cannot be read, or is not H x W.
-        """
+        """Read the true depth along the axis, float32 H x W m, NaN unknown; None: there is none. Raises FileError."""
         if self.depth is None:
             return None
         depth = np.asarray(_read(self.depth), dtype=np.float32)

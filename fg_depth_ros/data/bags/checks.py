@@ -37,11 +37,7 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class Exposure:
-    """Mean over the checked pairs; both cameras together.
-
-    ``dark``, ``bright``: part of the pixels at the ends of the range. ``ratio``: brightness of the left image by that
-    of the right one, median.
-    """
+    """Means of parts of pixels that are ``dark`` and ``bright`` ends of the range; median brightness, left by right."""
 
     dark: float
     bright: float

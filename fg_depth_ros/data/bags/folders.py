@@ -79,10 +79,7 @@ def storage_files(path: str | Path) -> list[Path]:
 
 
 def bag_sha256(path: str | Path) -> str:
-    """SHA-256 (hex) over the bytes of a bag's storage files, one after the other, sorted by name.
-
-    Raises FileError: no such bag, no storage file in it, or one that cannot be read.
-    """
+    """SHA-256 (hex) over the bytes of a bag's storage files, sorted by name. Raises FileError: none, or unreadable."""
     digest = hashlib.sha256()
     try:
         files = storage_files(path)

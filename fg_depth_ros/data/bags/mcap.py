@@ -144,19 +144,17 @@ class Segment(NamedTuple):
 class McapScanner:
     """Iterates over the whole messages of an MCAP file in the order of the file. Iterate once.
 
-    Attributes after the iteration:
-        ended: the end of the data was reached and nothing is lost.
-        problem: why not, in words; ``cut``: the file merely ends there; ``lost``: bytes that hold no whole message.
-        compressed: some chunks are compressed with zstd.
-        index, repairs: with ``resumable``, the index up to the last whole chunk, and (byte, content) of message
-            indexes that do not agree with the chunk before them.
+    After that: ``ended``: the end of the data was reached and nothing is lost; ``problem``: why not, in words; ``cut``:
+    the file merely ends there; ``lost``: bytes that hold no whole message; ``compressed``: some chunks are, with zstd;
+    ``index``, ``repairs`` (with ``resumable``): the index up to the last whole chunk, and (byte, content) of message
+    indexes that do not agree with the chunk before them. A damaged chunk is passed over, or ends a ``resumable``
+    iteration.
     """
 
     def __init__(self, path: Path, *, resumable: bool = False) -> None:
         """Open nothing yet.
 
-        ``resumable``: the file was written by ``recording.McapWriter``, and writing will go on behind its last whole
-        chunk. A damaged chunk then ends the iteration; without this it is passed over.
+        With ``resumable``, writing will go on behind the last whole chunk: see ``recording.McapWriter``.
         """
         self.path = path
         self.repairs: list[tuple[int, bytes]] = []
@@ -384,9 +382,9 @@ class PartialMcap:
     def messages(
         self, topics: Container[str], start: int = -(1 << 63), stop: int = 1 << 64
     ) -> Iterator[tuple[str, int, bytes]]:
-        """Yield (topic, time recorded in ns, bytes) in the order of the times, from ``start`` to before ``stop``.
+        """Yield (topic, recorded in ns, bytes) in the order of times from ``start`` to before ``stop``.
 
-        Raises OSError: the file cannot be read any more.
+        Raises OSError.
         """
         found = sorted(
             (place, topic)

@@ -47,11 +47,7 @@ class BagImage:
     rig: StereoRig = field(repr=False)
 
     def __call__(self) -> np.ndarray:
-        """Read the pixels as the node receives them: uint8, H x W where they are grey, else RGB H x W x 3.
-
-        Raises FileError: a message that is gone, damaged, of an encoding that no camera sends, or of another size than
-        the calibration.
-        """
+        """Read the pixels as the node receives them, uint8. Raises FileError: gone, damaged, or of another size."""
         where, message = self.place.of(self.bag), message_at(self.bag, self.place)
         try:
             pixels = image_to_array(message, where)
@@ -95,19 +91,18 @@ def open_stereo_bag(
 ) -> StereoBag:  # fmt: skip
     """Open the rectified pairs of a bag in one pass over the messages of its cameras.
 
-    Pixels are read later, pair by pair. Of two messages with one stamp (a looping source) the first counts.
+    Pixels are read later, pair by pair. Of two messages with one stamp (a looping source) the first counts. What is
+    whole of a cut-off MCAP file is used.
 
     Args:
-        path: the bag's folder, or one ``.mcap`` or ``.db3`` file. What is whole of a cut-off MCAP file is used.
+        path: the bag's folder, or one ``.mcap`` or ``.db3`` file.
         left, right: image topics, raw or compressed; empty = found by name and type.
         slop: largest difference of the two stamps, s. Pairs are mutual nearest neighbours; 0 = equal stamps.
         left_info, right_info: camera_info topics; empty = beside the images.
         rig: calibration to use instead of the bag's.
         truth: where true depth is looked for; default: what ``TruthOptions`` finds by itself.
 
-    Raises:
-        FileError: no such bag, topics that are not there or ambiguous, no camera_info, a calibration of no rectified
-            pair, an encoding that no camera sends, or no pair; as ``find_truth``; the message says what to do.
+    Raises FileError, saying what to do: no bag, topics or calibration of a rectified pair; no pair; as ``find_truth``.
     """
     bag = BagStorage(path)
     topics = find_topics(bag.topics, left, right, left_info, right_info, where=str(path))

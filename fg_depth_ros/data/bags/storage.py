@@ -76,11 +76,7 @@ class BagStorage:
     """The messages of one bag. Files stay open; a copy in another process opens them anew."""
 
     def __init__(self, path: str | Path) -> None:
-        """Open the bag.
-
-        ``path``: the bag's folder, or one ``.mcap`` or ``.db3`` file. Raises FileError: no such bag, a format that is
-        none of ROS 2's, nothing in it that can be read, or the library rosbags is not installed.
-        """
+        """Open a folder, or one ``.mcap`` or ``.db3`` file. Raises FileError: no bag, or nothing readable in it."""
         self.path = Path(path)
         self._lock = threading.Lock()
         self._open()
@@ -105,10 +101,7 @@ class BagStorage:
         }
 
     def scan(self, topics: Iterable[str]) -> Iterator[RawMessage]:
-        """Yield every message of these topics once, in no promised order between topics.
-
-        Damaged messages, and those behind them in an indexed file, are left out with a warning.
-        """
+        """Yield every message of these topics once; damaged ones and those behind them are left out, with a warning."""
         wanted = list(topics)
         for reader in self._readers:
             yield from self._read(reader, wanted)

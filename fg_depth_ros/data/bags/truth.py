@@ -52,10 +52,7 @@ class DepthImage:
     kind = "true depth"
 
     def __call__(self) -> np.ndarray:
-        """H x W float32 m, NaN unknown.
-
-        Raises FileError: damaged, no depth image, or of another size than the camera.
-        """
+        """H x W float32 m, NaN unknown. Raises FileError: damaged, no depth image, or of another size."""
         where = self.place.of(self.bag)
         try:
             depth = depth_to_array(message_at(self.bag, self.place), where)

@@ -17,18 +17,14 @@ from fg_depth_ros.geometry import StereoRig
 
 TRUE_DEPTH = "/ground_truth/depth"
 """Topic of true depth, as the player names it."""
+Pair = StereoSample | tuple[int, np.ndarray | None, np.ndarray | None]
 
 
 def write_stereo_bag(
-    path: str | Path,
-    pairs: Iterable[StereoSample | tuple[int, np.ndarray | None, np.ndarray | None]],
-    rig: StereoRig,
-    *,
-    encoding: str = "",
-    compressed: Literal["", "png", "jpeg"] = "",
-    storage: Literal["mcap", "sqlite3"] = "mcap",
+    path: str | Path, pairs: Iterable[Pair], rig: StereoRig,
+    *, encoding: str = "", compressed: Literal["", "png", "jpeg"] = "", storage: Literal["mcap", "sqlite3"] = "mcap",
     frame_id: str = "left_camera",
-) -> Path:
+) -> Path:  # fmt: skip
     """Write a bag with left/image_rect, right/image_rect and their camera_infos; it appears under its name when whole.
 
     True depth, where there is any, goes to ground_truth/depth (32FC1, m). Readable from ROS 2 Humble on.
@@ -77,9 +73,7 @@ def write_stereo_bag(
     return path
 
 
-def _parts(
-    pair: StereoSample | tuple[int, np.ndarray | None, np.ndarray | None],
-) -> tuple[int, np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+def _parts(pair: Pair) -> tuple[int, np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """Stamp, left, right and true depth."""
     if isinstance(pair, StereoSample):
         if pair.stamp is None:

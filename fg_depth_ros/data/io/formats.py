@@ -41,10 +41,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def read_rgba(path: str | Path) -> np.ndarray:
-    """Read an image with transparency, uint8 HxWx4 RGB and alpha (255 opaque), colours not multiplied by alpha.
-
-    Raises FileError where the image has no alpha channel.
-    """
+    """Read an image with transparency, uint8 HxWx4 RGB and alpha (255 opaque). Raises FileError: it has no alpha."""
     decoded = _decode(path, cv2.IMREAD_UNCHANGED)
     if decoded.ndim != 3 or decoded.shape[2] != 4:
         raise FileError(f"{path}: has no transparency (alpha), so nothing is cut out in it; save it with alpha")
@@ -181,10 +178,7 @@ def read_png_depth(path: str | Path) -> np.ndarray:
 
 
 def write_ply(path: str | Path, points: np.ndarray, colours: np.ndarray | None = None) -> int:
-    """Write the finite points of (..., 3) metres, with uint8 RGB ``colours`` of the same shape, as binary PLY.
-
-    Returns how many points were written. Raises ValueError when the shapes differ.
-    """
+    """Write the finite points of (..., 3) metres, with uint8 RGB colours, as binary PLY; return their number."""
     if points.shape[-1] != 3 or (colours is not None and colours.shape != points.shape):
         found = None if colours is None else colours.shape
         raise ValueError(f"points and colours must both be (..., 3), got {points.shape} and {found}")

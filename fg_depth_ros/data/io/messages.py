@@ -212,10 +212,9 @@ def depth_to_array(message: Any, topic: str = "depth") -> np.ndarray:
 
 
 def cloud_to_arrays(message: Any, topic: str = "points2") -> tuple[np.ndarray, np.ndarray]:
-    """Return points and colours of a PointCloud2 with the fields x, y, z and rgb.
+    """Return points (H x W x 3 float32 m, NaN invalid) and colours (uint8 RGB) of a PointCloud2 with x, y, z and rgb.
 
-    Returns points, H x W x 3 float32 m, NaN where invalid; colours, H x W x 3 uint8 RGB. Raises MessageError: a field
-    is missing, or the data does not fit the sizes.
+    Raises MessageError: a field is missing, or the data does not fit the sizes.
     """
     offsets = {field.name: field.offset for field in message.fields}
     if not {"x", "y", "z", "rgb"} <= offsets.keys():
@@ -244,10 +243,7 @@ def cloud_to_arrays(message: Any, topic: str = "points2") -> tuple[np.ndarray, n
 
 
 def fill_image(message: Any, array: np.ndarray, encoding: str, header: Any = None) -> Any:
-    """Fill an empty sensor_msgs Image of rclpy with H x W (x C) of the type and channels of ``encoding``; return it.
-
-    ``header``: None leaves it as it is. Raises ValueError: array and encoding do not fit.
-    """
+    """Fill an empty Image of rclpy with H x W (x C); return it. Raises ValueError: array and encoding do not fit."""
     form = layout(encoding)
     channels = 1 if array.ndim == 2 else array.shape[2]
     if array.ndim not in (2, 3) or array.dtype != form.dtype or channels != form.channels:

@@ -38,10 +38,7 @@ class Transform:
     def of(
         cls, parent: str, child: str, translation: Sequence[float], rotation: Sequence[float], where: str
     ) -> Transform:
-        """From ``translation`` (x, y, z in m) and ``rotation`` (unit quaternion x, y, z, w).
-
-        Raises FileError, naming ``where``: numbers that are none, or a quaternion that is no rotation.
-        """
+        """From x, y, z (m) and a unit quaternion x, y, z, w. Raises FileError, naming ``where``: they are none."""
         shift, turn = np.asarray(translation, np.float64), np.asarray(rotation, np.float64)
         if shift.shape != (3,) or turn.shape != (4,) or not (np.isfinite(shift).all() and np.isfinite(turn).all()):
             raise FileError(
@@ -54,20 +51,11 @@ class Transform:
                 "has 1; give x, y, z, w (0, 0, 0, 1 turns nothing)"
             )
         matrix = np.eye(4)
-        matrix[:3, :3], matrix[:3, 3] = _rotation(turn / length), shift
+        x, y, z, w = turn / length
+        cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])  # times a vector: its product with the axis
+        matrix[:3, :3] += 2 * w * cross + 2 * cross @ cross
+        matrix[:3, 3] = shift
         return cls(_frame(parent), _frame(child), matrix)
-
-
-def _rotation(quaternion: np.ndarray) -> np.ndarray:
-    """3 x 3 of a unit quaternion x, y, z, w."""
-    x, y, z, w = quaternion
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
 
 
 def _frame(name: str) -> str:
@@ -147,10 +135,7 @@ def _numbers(value: Any, letters: str, where: str) -> list[float]:
 
 
 def bag_transforms(bag: BagStorage) -> list[Transform]:
-    """Read a bag's /tf_static (in any namespace); of a transform that was sent again, the last. Empty: none.
-
-    Raises FileError: a message that is damaged, or no transform.
-    """
+    """Read a bag's /tf_static; of a transform sent again, the last. Raises FileError: damaged, or no transform."""
     topics = [name for name, kind in bag.topics.items() if kind == TF_MESSAGE and name.endswith("tf_static")]
     found: dict[tuple[str, str], Transform] = {}
     for message in bag.scan(topics) if topics else []:
