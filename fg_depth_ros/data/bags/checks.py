@@ -37,7 +37,7 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class Exposure:
-    """Means of parts of pixels that are ``dark`` and ``bright`` ends of the range; median brightness, left by right."""
+    """Over the checked pairs: parts of the pixels ``dark`` and ``bright``, median brightness left by right ``ratio``."""
 
     dark: float
     bright: float
