@@ -37,7 +37,7 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class Exposure:
-    """Over the checked pairs: parts of the pixels ``dark`` and ``bright``; median brightness ``ratio``, left by right."""
+    """Of checked pairs: parts of the pixels ``dark`` and ``bright``; median brightness ``ratio``, left to right."""
 
     dark: float
     bright: float
