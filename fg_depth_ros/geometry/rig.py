@@ -10,8 +10,15 @@ from typing import Any
 import numpy as np
 
 # Two calibrations of one rig agree to far better than this; what differs by more was not rectified together.
-_RELATIVE_FOCAL_TOLERANCE = 1e-3
-_ROW_TOLERANCE_PX = 0.5
+_FOCAL_TOLERANCE = 1e-3  # relative
+_ROW_TOLERANCE = 0.5  # px
+_ZERO = 1e-4  # what is to be 0 or 1 in a projection matrix, in units of the focal length; 0.1 px at the border
+_ASIDE = 0.02  # offset of the cameras down and forward, part of the baseline; KITTI's is 0.005 and 0.009
+# Outside the first limits a calibration is refused, outside the second it is doubted.
+_BASELINES = ((1e-3, 20.0), (8e-3, 2.0))  # m
+_FIELDS_OF_VIEW = ((2.0, 172.0), (10.0, 150.0))  # degrees across
+_VERTICAL = 0.01  # m between the cameras' heights, without any baseline: a rig with one camera above the other
+_MATRIX = "a rectified camera has P = [fx 0 cx Tx; 0 fy cy Ty; 0 0 1 Tz] (REP 104)"
 
 
 class RigError(ValueError):
@@ -54,6 +61,45 @@ class StereoRig:
             raise RigError(
                 f"rig baseline is {self.baseline} m, negative: are left and right swapped? Exchange the two cameras"
             )
+        shortest, longest = _BASELINES[0]
+        if not shortest <= self.baseline <= longest:
+            raise RigError(
+                f"rig baseline is {self.baseline:g} m, not within {shortest:g} .. {longest:g} m: "
+                f"{self._baseline_cause()}"
+            )
+
+    def _baseline_cause(self) -> str:
+        """Return the likely reason of an implausible baseline, and the way out."""
+        if self.baseline < _BASELINES[1][0]:
+            return (
+                f"right P[3] is -fx * baseline in px * m, here {-self.fx * self.baseline:g}; a baseline of "
+                f"{self.fx * self.baseline:g} m written there without its factor fx = {self.fx:g} px looks like this"
+            )
+        return (
+            f"a baseline is in metres; {self.baseline:g} mm or cm written as metres looks like this: divide P[3] of "
+            f"the "
+            "right camera by 1000 or 100"
+        )
+
+    def doubts(self) -> list[str]:
+        """Return what is unusual about this rig, a sentence each with the likely cause; mostly none."""
+        doubts, (shortest, longest) = [], _BASELINES[1]
+        if not shortest <= self.baseline <= longest:
+            doubts.append(f"the baseline is {self.baseline:g} m: {self._baseline_cause()}, unless the rig is so")
+        narrowest, widest = _FIELDS_OF_VIEW[1]
+        if not narrowest <= (across := _field_of_view(self.width, self.fx)) <= widest:
+            doubts.append(_unlikely_focal(self.fx, self.width, across))
+        for name, centre, size in (
+            ("cx", self.cx, self.width),
+            ("cx", self.cx_right, self.width),
+            ("cy", self.cy, self.height),
+        ):
+            if not -0.25 * size <= centre <= 1.25 * size:
+                doubts.append(
+                    f"{name} is {centre:.1f} px in images of {size} px: the calibration may be of images of another "
+                    f"size"
+                )
+        return doubts
 
     @property
     def doffs(self) -> float:
@@ -65,25 +111,18 @@ class StereoRig:
         """Make the rig of a rectified pair from its two sensor_msgs/CameraInfo messages (REP 104).
 
         Duck typed: reads ``width``, ``height``, ``p`` (or ``P``; 12 numbers, row major) and, where present,
-        ``binning_x``, ``binning_y`` and ``roi``. Region of interest and binning are applied, so the rig fits the
-        published image. Raises RigError naming the camera and the field, the value found and what to do.
+        ``binning_x``, ``binning_y`` and ``roi``. Region of interest and binning are applied as
+        ``image_geometry::PinholeCameraModel`` does, so the rig fits the published image: ``c' = (c - offset) /
+        binning``, for each camera by its own. The baseline is the difference of the two ``P[3]``, and neither of them
+        need be 0.
+
+        Raises:
+            RigError: names the camera and the field, the value found and what to do.
         """
-        p_left, p_right = _projection(left, "left"), _projection(right, "right")
-        width, height = _image_size(left, "left")
-        if _image_size(right, "right") != (width, height):
-            r_width, r_height = _image_size(right, "right")
-            raise RigError(
-                f"left camera_info describes {width}x{height} pixels and right {r_width}x{r_height}: "
-                "both cameras of a rectified pair have one size; check region of interest and binning of both"
-            )
-        _check_pair(p_left, p_right)
-        bin_x, bin_y, x0, y0 = _window(left)
-        right_x0 = _window(right)[2]
-        fx, fy = float(p_left[0, 0]), float(p_left[1, 1])
-        cx = _rescaled_centre(float(p_left[0, 2]) - x0, 1.0 / bin_x)
-        cy = _rescaled_centre(float(p_left[1, 2]) - y0, 1.0 / bin_y)
-        cx_right = _rescaled_centre(float(p_right[0, 2]) - right_x0, 1.0 / bin_x)
-        return cls(width, height, fx / bin_x, fy / bin_y, cx, cy, cx_right, -float(p_right[0, 3]) / fx)
+        cameras = _Camera.read(left, "left"), _Camera.read(right, "right")
+        _check_pair(*cameras)
+        a, b = cameras
+        return cls(a.width, a.height, a.fx, a.fy, a.cx, a.cy, b.cx, (a.tx - b.tx) / a.fx)
 
     def scaled(self, width: int, height: int) -> StereoRig:
         """Return the rig of resized images; pixel centres are at integers: ``c' = (c + 0.5) * s - 0.5``."""
@@ -136,15 +175,121 @@ def _rescaled_centre(centre: float, scale: float) -> float:
     return (centre + 0.5) * scale - 0.5
 
 
+def camera_info_doubts(left: Any, right: Any) -> list[str]:
+    """Return what is doubtful about the calibration of a rectified pair, a sentence each with the likely cause.
+
+    A pair that ``StereoRig.from_camera_info`` takes is held against ``K``, ``R`` and ``D`` here, where the messages
+    have them: they are of the images before rectification, so depth does not need them, but they come from one
+    calibration.
+
+    Args:
+        left, right: as of ``StereoRig.from_camera_info``.
+
+    Raises:
+        RigError: as ``StereoRig.from_camera_info``.
+    """
+    doubts = StereoRig.from_camera_info(left, right).doubts()
+    for info, side in ((left, "left"), (right, "right")):
+        p, k, r, d = (_numbers(info, name) for name in "pkrd")
+        where = f"{side} camera_info"
+        if not np.isfinite(np.concatenate([k, r, d])).all():
+            doubts.append(f"{where}: k, r or d holds a number that is not finite: calibrate again")
+            continue
+        if k.size == 9 and k.any():
+            if not 0.5 <= p[0] / max(k[0], 1e-9) <= 2.0:
+                doubts.append(
+                    f"{where}: fx is {p[0]:g} in p and {k[0]:g} in k: they may be of images of different sizes; "
+                    f"publish "
+                    "both for the published size"
+                )
+            if d.any() and np.array_equal(p.reshape(3, 4)[:, :3].ravel(), k):
+                doubts.append(
+                    f"{where}: p repeats k although d is not zero, as drivers of single cameras do: the pair may "
+                    f"not be "
+                    "rectified; calibrate it as a stereo pair and publish rectified images"
+                )
+        if r.size == 9 and r.any():
+            rotation = r.reshape(3, 3)
+            if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
+                doubts.append(f"{where}: r is no rotation matrix: the calibration may be damaged; calibrate again")
+    return doubts
+
+
+@dataclass(frozen=True)
+class _Camera:
+    """One rectified camera, in pixels of its published image; ``tx``, ``ty`` in px * m, ``tz`` in m."""
+
+    width: int
+    height: int
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    tx: float
+    ty: float
+    tz: float
+    binning: tuple[int, int]
+    text: str
+
+    @classmethod
+    def read(cls, info: Any, side: str) -> _Camera:
+        """Read one camera_info. Raises RigError naming the field."""
+        p = _projection(info, side)
+        bin_x, bin_y = (max(int(getattr(info, f"binning_{axis}", 0) or 0), 1) for axis in "xy")
+        roi = getattr(info, "roi", None)
+        x0, y0, width, height = (
+            int(getattr(roi, name, 0) or 0) for name in ("x_offset", "y_offset", "width", "height")
+        )
+        full_width, full_height = int(info.width), int(info.height)
+        width, height = (width or full_width) // bin_x, (height or full_height) // bin_y
+        if min(width, height) < 1:
+            raise RigError(
+                f"{side} camera_info describes {full_width}x{full_height} pixels: the driver must fill width and "
+                "height of the calibrated image"
+            )
+        narrowest, widest = _FIELDS_OF_VIEW[0]
+        if full_width and not narrowest <= (across := _field_of_view(full_width, p[0, 0])) <= widest:
+            raise RigError(f"{side} camera_info: {_unlikely_focal(p[0, 0], full_width, across)}")
+        return cls(
+            width, height, float(p[0, 0] / bin_x), float(p[1, 1] / bin_y), float((p[0, 2] - x0) / bin_x),
+            float((p[1, 2] - y0) / bin_y), float(p[0, 3] / bin_x), float(p[1, 3] / bin_y), float(p[2, 3]),
+            (bin_x, bin_y), f"{width}x{height} pixels (roi at {x0}, {y0}; binning {bin_x}x{bin_y})",
+        )  # fmt: skip
+
+
+def _field_of_view(width: float, fx: float) -> float:
+    return math.degrees(2 * math.atan(width / (2 * fx)))
+
+
+def _unlikely_focal(fx: float, width: int, across: float) -> str:
+    return (
+        f"fx is {fx:g} px in images {width} px wide, a field of view of {across:.1f} degrees: fx is in pixels (not "
+        f"in mm) "
+        "of the published image size; publish the calibration for this size"
+    )
+
+
+def _rescaled_centre(centre: float, scale: float) -> float:
+    return (centre + 0.5) * scale - 0.5
+
+
+def _numbers(info: Any, name: str) -> np.ndarray:
+    """Return a field of a camera_info (lower or upper case) as float64; empty where it has none."""
+    values = getattr(info, name, None)
+    if values is None:
+        values = getattr(info, name.upper(), None)
+    return np.asarray(() if values is None else values, dtype=np.float64).reshape(-1)
+
+
 def _projection(info: Any, side: str) -> np.ndarray:
-    values = getattr(info, "p", None)
-    if values is None:
-        values = getattr(info, "P", None)
-    if values is None:
-        raise RigError(f"{side} camera_info has no field p: pass a sensor_msgs/CameraInfo")
-    matrix = np.asarray(values, dtype=np.float64).reshape(-1)
+    """Return the projection matrix of a camera_info after a check of each number, 3 x 4."""
+    matrix = _numbers(info, "p")
     if matrix.size != 12:
-        raise RigError(f"{side} camera_info: p has {matrix.size} numbers, a projection matrix has 12")
+        raise RigError(
+            f"{side} camera_info: p has {matrix.size} numbers, a projection matrix has 12"
+            if matrix.size
+            else f"{side} camera_info has no field p: pass a sensor_msgs/CameraInfo"
+        )
     if not np.isfinite(matrix).all():
         raise RigError(f"{side} camera_info: p holds a number that is not finite: {matrix.tolist()}")
     if not matrix.any():
@@ -157,65 +302,56 @@ def _projection(info: Any, side: str) -> np.ndarray:
             f"{side} camera_info: focal lengths p[0]={matrix[0]:g}, p[5]={matrix[5]:g} must be positive: "
             "calibrate the camera again"
         )
+    wanted = {1: (0.0, matrix[0]), 4: (0.0, matrix[5]), 8: (0.0, 1.0), 9: (0.0, 1.0), 10: (1.0, 1.0)}
+    for index, (value, unit) in wanted.items():
+        if abs(matrix[index] - value) > _ZERO * unit:
+            raise RigError(
+                f"{side} camera_info: p[{index}] is {matrix[index]:g} and should be {value:g}: {_MATRIX}; publish the "
+                "projection matrices of stereo rectification"
+            )
     return matrix.reshape(3, 4)
 
 
-def _check_pair(p_left: np.ndarray, p_right: np.ndarray) -> None:
-    fx, left_shift, right_shift = p_left[0, 0], p_left[0, 3], p_right[0, 3]
-    way_out = "left and right swapped? Exchange the two camera_info (and image) topics"
-    if left_shift != 0.0:
-        if left_shift < 0.0 and right_shift == 0.0:
-            raise RigError(
-                f"left camera_info: p[3] is {left_shift:g} and right p[3] is 0, it should be the other "
-                f"way round: {way_out}"
-            )
+def _check_pair(left: _Camera, right: _Camera) -> None:
+    """Raise RigError unless two cameras are a rectified pair, the left one first."""
+    if left.binning != right.binning or (left.width, left.height) != (right.width, right.height):
         raise RigError(
-            f"left camera_info: p[3] is {left_shift:g}, but the left camera of a rectified pair has 0 "
-            f"(REP 104): {way_out}, or subtract it from p[3] of both cameras"
+            f"left camera_info describes {left.text} and right {right.text}: both cameras of a rectified pair have one "
+            "size and one binning; check region of interest and binning of both"
         )
-    if right_shift == 0.0:
-        raise RigError(
-            "right camera_info: p[3] is 0, so the baseline is zero: it must be -fx * baseline (metres); "
-            "calibrate both cameras together as a stereo pair"
-        )
-    if right_shift > 0.0:
-        raise RigError(
-            f"right camera_info: p[3] is {right_shift:g}, so the baseline is negative "
-            f"({-right_shift / fx:g} m): {way_out}"
-        )
-    for index, label, a, b in ((0, "fx", fx, p_right[0, 0]), (5, "fy", p_left[1, 1], p_right[1, 1])):
-        if abs(a - b) > _RELATIVE_FOCAL_TOLERANCE * a:
+    for index, label, a, b in ((0, "fx", left.fx, right.fx), (5, "fy", left.fy, right.fy)):
+        if abs(a - b) > _FOCAL_TOLERANCE * a:
             raise RigError(
                 f"camera_info p[{index}] ({label}) is {a:g} on the left and {b:g} on the right: a rectified "
                 "pair shares it; use the projection matrices of stereo rectification for both cameras"
             )
-    if abs(p_left[1, 2] - p_right[1, 2]) > _ROW_TOLERANCE_PX or p_right[1, 3] != 0.0:
+    shift, down, forward = left.tx - right.tx, left.ty - right.ty, left.tz - right.tz
+    found = f"p[3] is {left.tx:g} on the left and {right.tx:g} on the right"
+    if abs(down) / left.fy > max(abs(shift) / left.fx, _VERTICAL):
         raise RigError(
-            f"camera_info rows differ: p[6] (cy) is {p_left[1, 2]:g} on the left and {p_right[1, 2]:g} on "
-            f"the right, p[7] on the right is {p_right[1, 3]:g}: rows of a rectified pair agree, p[7] is 0; "
-            "rectify the pair horizontally"
+            f"camera_info: p[7] is {left.ty:g} on the left and {right.ty:g} on the right, and {found}: one camera is "
+            "above the other; rectify the pair horizontally"
         )
-
-
-def _window(info: Any) -> tuple[int, int, int, int]:
-    """Binning (x, y; 0 means 1) and the offset (x, y; unbinned pixels) of the region of interest."""
-    roi = getattr(info, "roi", None)
-    return (
-        max(int(getattr(info, "binning_x", 0) or 0), 1),
-        max(int(getattr(info, "binning_y", 0) or 0), 1),
-        int(getattr(roi, "x_offset", 0) or 0),
-        int(getattr(roi, "y_offset", 0) or 0),
-    )
-
-
-def _image_size(info: Any, side: str) -> tuple[int, int]:
-    """Width and height of the published image: the region of interest (0 = all), divided by the binning."""
-    roi, (bin_x, bin_y, _, _) = getattr(info, "roi", None), _window(info)
-    width = (int(getattr(roi, "width", 0) or 0) or int(info.width)) // bin_x
-    height = (int(getattr(roi, "height", 0) or 0) or int(info.height)) // bin_y
-    if width < 1 or height < 1:
+    if abs(shift) <= 1e-9 * left.fx:
         raise RigError(
-            f"{side} camera_info describes {info.width}x{info.height} pixels: the driver must fill width and "
-            "height of the calibrated image"
+            f"camera_info: {found}, so the baseline is zero: p[3] of the right camera must be -fx * baseline (metres); "
+            "calibrate both cameras together as a stereo pair"
         )
-    return width, height
+    if shift < 0.0:
+        raise RigError(
+            f"camera_info: {found}, so the baseline is negative ({shift / left.fx:g} m): left and right swapped? "
+            "Exchange the two camera_info (and image) topics"
+        )
+    if abs(left.cy - right.cy) > _ROW_TOLERANCE:
+        raise RigError(
+            f"camera_info rows differ: cy (p[6], less the roi's y_offset) is {left.cy:g} on the left and "
+            f"{right.cy:g} on "
+            "the right: rows of a rectified pair agree; rectify the pair, and give both cameras one roi.y_offset"
+        )
+    if abs(down) / left.fy > _ASIDE * shift / left.fx or abs(forward) > _ASIDE * shift / left.fx:
+        raise RigError(
+            f"camera_info: the right camera is {down / left.fy:g} m below and {forward:g} m before the left one by "
+            f"p[7] "
+            f"and p[11], at a baseline of {shift / left.fx:g} m: {_MATRIX} with Ty and Tz alike in both; rectify "
+            f"the pair"
+        )

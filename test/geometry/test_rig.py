@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fg_depth_ros.geometry import RigError, StereoRig
+from fg_depth_ros.geometry import RigError, StereoRig, camera_info_doubts
 
 MOTORCYCLE = StereoRig(741, 500, 994.978, 994.978, 311.193, 254.877, 311.193 + 31.086, 0.193001)
 
@@ -46,9 +46,9 @@ def test_region_of_interest_and_binning_move_and_shrink_the_principal_point():
     rig = StereoRig.from_camera_info(*cameras)
     assert (rig.width, rig.height) == (200, 150)
     assert rig.fx == 250.0
-    # A 2x2 block's centre lies between its pixels: (320 - 100 + 0.5) / 2 - 0.5.
-    assert rig.cx == pytest.approx(109.75)
-    assert rig.cy == pytest.approx(99.75)
+    # As image_geometry has it: (320 - 100) / 2, without the half pixel of a block's centre.
+    assert rig.cx == pytest.approx(110.0)
+    assert rig.cy == pytest.approx(100.0)
     assert rig.doffs == pytest.approx(2.0)
     assert rig.baseline == pytest.approx(0.12)
 
@@ -64,10 +64,13 @@ def test_binning_zero_and_empty_roi_mean_the_whole_image():
     [
         (info([0] * 12), info(right_p()), ["left camera_info", "p is all zeros", "calibrate"]),
         (info(left_p()), info([0] * 12), ["right camera_info", "p is all zeros"]),
-        (info(left_p()), info(right_p(shift=0.0)), ["right camera_info: p[3] is 0", "baseline is zero"]),
-        (info(left_p()), info(right_p(shift=60.0)), ["p[3] is 60", "-0.12 m", "left and right swapped?"]),
-        (info(right_p()), info(left_p()), ["p[3] is -60", "left and right swapped?"]),
-        (info(left_p(shift=44.9)), info(right_p()), ["left camera_info: p[3] is 44.9", "REP 104"]),
+        (info(left_p()), info(right_p(shift=0.0)), ["0 on the left and 0 on the right", "baseline is zero"]),
+        (info(left_p()), info(right_p(shift=60.0)), ["60 on the right", "-0.12 m", "left and right swapped?"]),
+        (info(right_p()), info(left_p()), ["p[3] is -60 on the left", "left and right swapped?"]),
+        (info(left_p()), info(right_p(shift=-60e3)), ["baseline is 120 m", "mm", "P[3]"]),
+        (info(left_p()), info(right_p(shift=-0.12)), ["0.00024 m", "-fx * baseline", "0.12 m"]),
+        (info(left_p(fx=3.6)), info(right_p(fx=3.6, shift=-0.43)), ["fx is 3.6 px", "178.7 degrees", "not in mm"]),
+        (info(left_p()), info(right_p(), binning_x=2, binning_y=2), ["binning 1x1", "binning 2x2"]),
         (info(left_p()), info(right_p(fx=510.0, shift=-61.2)), ["p[0] (fx) is 500", "510 on the right"]),
         (info(left_p()), info(right_p(fy=510.0)), ["p[5] (fy)", "510"]),
         (info(left_p()), info(right_p(cy=243.0)), ["rows differ", "p[6]", "243"]),
@@ -89,8 +92,96 @@ def test_unusable_camera_info_is_refused_with_field_value_and_way_out(left, righ
 def test_vertical_stereo_is_refused():
     p = right_p()
     p[7] = -60.0
-    with pytest.raises(RigError, match=r"p\[7\] on the right is -60"):
+    with pytest.raises(RigError, match=r"0\.12 m below .* by p\[7\]"):
         StereoRig.from_camera_info(info(left_p()), info(p))
+    p[3] = 0.0
+    with pytest.raises(RigError, match="above the other"):
+        StereoRig.from_camera_info(info(left_p()), info(p))
+
+
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize(
+    ("index", "noise", "wrong"),
+    [
+        (0, 500.0 * 1e-4, 510.0),
+        (1, 1e-3, 40.0),  # skew
+        (2, 319.0, None),  # a principal column of its own is allowed
+        (3, 1e-13, None),
+        (4, 1e-3, 30.0),
+        (5, 500.0 * 1e-4, 480.0),
+        (6, 0.2, 2.0),
+        (7, 2e-5, 6.0),  # px * m: 12 mm at a baseline of 120 mm
+        (8, 1e-6, 0.01),
+        (9, 1e-6, 0.01),
+        (10, 1e-6, -0.99),  # a third row of 0 0 0.01 0 gives depth a hundred times too far
+        (11, 1e-3, 0.1),  # m
+    ],
+)
+def test_each_of_the_twelve_numbers_is_checked_on_both_sides(index, noise, wrong, side):
+    matrices = [left_p(), right_p()]
+    matrices[side][index] += noise
+    rig = StereoRig.from_camera_info(*map(info, matrices))
+    assert rig.fx * rig.baseline == pytest.approx(60.0, rel=2e-4)
+    if wrong is None:
+        return
+    matrices[side][index] += wrong
+    with pytest.raises(RigError, match=rf"p\[{index}\]"):
+        StereoRig.from_camera_info(*map(info, matrices))
+
+
+def test_the_baseline_is_the_difference_of_both_shifts():
+    """KITTI refers both cameras to a third one, depthai the left one to the right one."""
+    kitti = [721.5377, 0, 609.5593, 44.85728, 0, 721.5377, 172.854, 0.2163791, 0, 0, 1, 2.745884e-3]
+    other = [721.5377, 0, 609.5593, -339.5242, 0, 721.5377, 172.854, 2.199936, 0, 0, 1, 2.729905e-3]
+    rig = StereoRig.from_camera_info(info(kitti, 1242, 375), info(other, 1242, 375))
+    assert rig.baseline == pytest.approx((44.85728 + 339.5242) / 721.5377)
+    assert rig.doffs == 0.0
+    rig = StereoRig.from_camera_info(info(left_p(shift=37.5)), info(left_p()))
+    assert rig.baseline == pytest.approx(0.075)
+    with pytest.raises(RigError, match="swapped"):
+        StereoRig.from_camera_info(info(other, 1242, 375), info(kitti, 1242, 375))
+
+
+def test_each_camera_has_a_region_of_interest_of_its_own():
+    def window(x, y):
+        return SimpleNamespace(x_offset=x, y_offset=y, width=400, height=300)
+
+    rig = StereoRig.from_camera_info(info(left_p(), roi=window(100, 40)), info(right_p(), roi=window(80, 40)))
+    assert (rig.cx, rig.cx_right, rig.cy) == (220.0, 244.0, 200.0)
+    with pytest.raises(
+        RigError, match=r"cy \(p\[6\], less the roi's y_offset\) is 200 on the left and 180 on the right"
+    ):
+        StereoRig.from_camera_info(info(left_p(), roi=window(100, 40)), info(right_p(), roi=window(100, 60)))
+
+
+K = [480.0, 0, 318, 0, 480, 242, 0, 0, 1]
+QUARTER = [0.0, -1, 0, 1, 0, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, []),
+        ({"k": K, "r": np.eye(3).ravel(), "d": [0.1, 0, 0, 0, 0]}, []),
+        ({"r": QUARTER}, []),
+        ({"k": [4 * v for v in K[:-1]] + [1.0]}, ["fx is 500 in p and 1920 in k"]),
+        ({"k": np.array(left_p()).reshape(3, 4)[:, :3].ravel(), "d": [0.1] * 5}, ["left camera_info: p repeats k"]),
+        ({"r": [2.0, 0, 0, 0, 2, 0, 0, 0, 2]}, ["r is no rotation"]),
+        ({"d": [float("nan")] * 5}, ["not finite"]),
+        ({"p": left_p(cx=1280.0)}, ["cx is 1280.0 px in images of 640 px"]),
+    ],
+)
+def test_an_unusual_calibration_is_doubted_but_used(changes, words):
+    doubts = camera_info_doubts(info(**{"p": left_p(), **changes}), info(right_p()))
+    assert len(doubts) == len(words)
+    for doubt, word in zip(doubts, words, strict=True):
+        assert word in doubt
+
+
+@pytest.mark.parametrize(("baseline", "word"), [(12.0, "cm"), (0.12, None), (0.05, None), (0.004, "factor fx")])
+def test_an_unusual_baseline_is_doubted_with_its_likely_cause(baseline, word):
+    doubts = StereoRig(640, 480, 500.0, 500.0, 320.0, 240.0, 320.0, baseline).doubts()
+    assert (word in doubts[0]) if word else not doubts
 
 
 @pytest.mark.parametrize(
@@ -98,6 +189,7 @@ def test_vertical_stereo_is_refused():
     [
         ({"baseline": 0.0}, "baseline is 0"),
         ({"baseline": -0.1}, "swapped"),
+        ({"baseline": 193.001}, "mm or cm"),
         ({"fx": 0.0}, "fx is 0"),
         ({"width": 0}, "width is 0"),
         ({"cx": float("inf")}, "cx is inf"),
@@ -141,7 +233,7 @@ def test_projection_matrices_round_trip_through_camera_info():
         cx=st.floats(-1e3, 1e4),
         cy=st.floats(-1e3, 1e4),
         cx_right=st.floats(-1e3, 1e4),
-        baseline=st.floats(1e-3, 10),
+        baseline=st.floats(2e-3, 10),
     ),
     st.integers(1, 4),
 )

@@ -16,7 +16,7 @@ from fg_depth_ros.data.bags.truth import TruthOptions, find_truth
 from fg_depth_ros.data.io.messages import MessageError, image_to_array
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.files import FileError
-from fg_depth_ros.geometry import RigError, StereoRig
+from fg_depth_ros.geometry import RigError, StereoRig, camera_info_doubts
 
 _LOG = logging.getLogger(__name__)
 # How the topics of two cameras differ: ours and most drivers', RealSense's, EuRoC's and OAK's, KITTI's.
@@ -235,6 +235,8 @@ def _rig(bag: BagStorage, topics: BagTopics, found: Mapping[str, Any]) -> Stereo
         rig = StereoRig.from_camera_info(*infos)
     except RigError as error:
         raise FileError(f"{bag.path}, {topics.left_info} and {topics.right_info}: {error}") from error
+    for doubt in camera_info_doubts(*infos):
+        _LOG.warning("%s, %s and %s: %s", bag.path, topics.left_info, topics.right_info, doubt)
     if "rect" not in topics.left and any(np.asarray(info.d).any() for info in infos):
         _LOG.warning(
             "%s: %s is not named as rectified and its camera_info has distortion: images that are not rectified give "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,9 @@ import yaml
 
 from fg_depth_ros.data.io.formats import read_bytes
 from fg_depth_ros.files import FileError
-from fg_depth_ros.geometry import RigError, StereoRig
+from fg_depth_ros.geometry import RigError, StereoRig, camera_info_doubts
+
+_LOG = logging.getLogger(__name__)
 
 # A calibration may be used for its images at another size, never at another shape.
 _ASPECT_TOLERANCE = 0.01
@@ -23,6 +26,7 @@ _PROJECTION_PAIRS = (
     ("P_rect_02", "P_rect_03"), ("P1_roi", "P2_roi"), ("P2", "P3"), ("P1", "P2"), ("P_rect_00", "P_rect_01"),
     ("P0", "P1"),
 )  # fmt: skip
+_OTHER_MATRICES = {"k": "camera_matrix", "r": "rectification_matrix", "d": "distortion_coefficients"}
 
 
 def read_calibration(path: str | Path, width: int | None = None, height: int | None = None) -> StereoRig:
@@ -52,6 +56,8 @@ def read_calibration(path: str | Path, width: int | None = None, height: int | N
             rig = _from_middlebury(path, values, width, height)
         else:
             rig = _from_projections(path, values, width, height)
+        for doubt in rig.doubts():
+            _LOG.warning("%s: %s", path, doubt)
         return _fitted(path, rig, width, height)
     except RigError as error:
         raise FileError(f"{path}: {error}") from error
@@ -158,8 +164,7 @@ def _from_projections(path: Path, values: Mapping[str, str], width: int | None, 
             f"{path}: not a stereo calibration: neither cam0 and cam1 (Middlebury, ETH3D) nor a pair of "
             "projection matrices (P_rect_02/P_rect_03, P1_roi/P2_roi, P2/P3, P1/P2)"
         )
-    left = _numbers(path, values, left_key, 12).reshape(3, 4)
-    right = _numbers(path, values, right_key, 12).reshape(3, 4)
+    left, right = (_numbers(path, values, key, 12) for key in (left_key, right_key))
     stated = None
     if left_key.startswith("P_rect_") and f"S_rect_{left_key[-2:]}" in values:
         stated = tuple(_numbers(path, values, f"S_rect_{left_key[-2:]}", 2))
@@ -167,12 +172,7 @@ def _from_projections(path: Path, values: Mapping[str, str], width: int | None, 
         first_x, last_x, first_y, last_y = _numbers(path, values, "roi", 4)
         stated = (last_x - first_x + 1, last_y - first_y + 1)
     size = _size(path, stated, width, height)
-    # KITTI refers both cameras to a third one, so neither shift need be 0: their difference is the pair's.
-    apart = right[0, 3] - left[0, 3]
-    left[:, 3] = right[:, 3] = 0.0
-    right[0, 3] = apart
-    infos = (SimpleNamespace(width=size[0], height=size[1], p=matrix.reshape(-1)) for matrix in (left, right))
-    return StereoRig.from_camera_info(*infos)
+    return StereoRig.from_camera_info(*(SimpleNamespace(width=size[0], height=size[1], p=p) for p in (left, right)))
 
 
 def _from_ros_pair(path: Path) -> StereoRig:
@@ -181,10 +181,14 @@ def _from_ros_pair(path: Path) -> StereoRig:
     if "left" not in path.name:
         raise FileError(f"{path}: a ROS calibration is a pair left.yaml and right.yaml; this name has no 'left'")
     other = path.with_name(path.name.replace("left", "right"))
+    cameras = _ros_camera(path), _ros_camera(other)
     try:
-        return StereoRig.from_camera_info(_ros_camera(path), _ros_camera(other))
+        rig, doubts = StereoRig.from_camera_info(*cameras), camera_info_doubts(*cameras)
     except RigError as error:
         raise FileError(f"{path} and {other.name}: {error}") from error
+    for doubt in doubts:
+        _LOG.warning("%s and %s: %s", path, other.name, doubt)
+    return rig
 
 
 def _ros_camera(path: Path) -> SimpleNamespace:
@@ -197,6 +201,10 @@ def _ros_camera(path: Path) -> SimpleNamespace:
             width=int(values["image_width"]),
             height=int(values["image_height"]),
             p=[float(number) for number in values["projection_matrix"]["data"]],
+            **{
+                letter: [float(number) for number in (values.get(name) or {}).get("data", ())]
+                for letter, name in _OTHER_MATRICES.items()
+            },
         )
     except (KeyError, TypeError, ValueError) as error:
         raise FileError(

@@ -38,6 +38,7 @@ class FaultCode(Code):
     RIGHT_CAMERA_SILENT = "right camera silent"  # depth comes from the left image alone
     NOT_RECTIFIED = "not rectified"  # matched features lie on different rows
     ROWS_MISALIGNED = "rows misaligned"  # the vertical flow between the cameras is too large
+    CALIBRATION_DOUBTFUL = "calibration doubtful"  # usable, but unusual: wrong units, another image size
     RANGE_LIMITED = "range limited"  # far points have disparities below min_disparity
     NO_MONO_SCALE = "no mono scale"  # holes cannot be filled: mono depth has no scale
     NO_MONO_DEPTH = "no mono depth"  # mono depth is needed, but there is no model for it

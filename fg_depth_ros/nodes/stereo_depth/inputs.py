@@ -80,7 +80,8 @@ class StereoInputs:
         for subscriber in self._subscribers:
             self._node.destroy_subscription(subscriber.sub)
         self._subscribers, self._sync = [], None
-        for subject in ("pairs", "right camera", "input", "rectification", "range", "scale", "mono", "flow"):
+        subjects = "pairs", "right camera", "input", "calibration", "rectification", "range", "scale", "mono", "flow"
+        for subject in subjects:
             self._faults.forget(subject)
 
     def check(self) -> None:

@@ -31,8 +31,8 @@ from fg_depth_ros.nodes.stereo_depth.worker import StereoWorker
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 _PAIR_FAULTS = (
-    "configuration", "input", "matching", "right camera", "pairs", "rectification", "rows", "range", "scale", "flow",
-    "time",
+    "configuration", "input", "matching", "right camera", "pairs", "calibration", "rectification", "rows", "range",
+    "scale", "flow", "time",
 )  # fmt: skip
 _MODEL_FAULTS = ("configuration", "memory", "model", "mono")
 _CHECK_SECONDS = 0.1

@@ -42,6 +42,7 @@ LEFT_TOPICS = FILLED_TOPICS | {"depth/camera_info", MONO_TOPIC}
 
 # Block matching gives sixteenths of a pixel, a network what float32 resolves at large disparities.
 _SGBM_STEP = 1.0 / 16.0
+_OWN_FRAME = np.array([1, 1, 1, 0] * 3, np.float64)  # factors of P
 _NETWORK_STEP = float(np.spacing(np.float32(128.0)))
 
 
@@ -113,6 +114,8 @@ class StereoOutputs:
             # The depth image has the left image's size, so the left camera_info fits it; but for the header.
             info = messages.left_info
             fields = {name: getattr(info, name) for name in info.get_fields_and_field_types() if name != "header"}
+            # Depth and points are in the left camera's own frame, wherever its P has its origin (P[3], P[7], P[11]).
+            fields["p"] = np.asarray(info.p) * _OWN_FRAME
             return CameraInfo(header=header, **fields)
         if name == "disparity":
             return disparity_message(

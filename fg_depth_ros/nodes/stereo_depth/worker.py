@@ -15,7 +15,7 @@ import numpy as np
 from rclpy.lifecycle import LifecycleNode
 
 from fg_depth_ros.data.io.messages import MONO16_WHITE, MessageError, MessageFault, image_to_array
-from fg_depth_ros.geometry import RigError, StereoRig
+from fg_depth_ros.geometry import RigError, StereoRig, camera_info_doubts
 from fg_depth_ros.inference import FlowEstimator, MonoEstimate, OutOfMemory, StereoEstimate
 from fg_depth_ros.nodes.common.codes import DropReason, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, PairStatistics
@@ -134,6 +134,7 @@ class StereoWorker:
             if self._features.pending:
                 self._features.check(images.left, images.right, images.rig.doffs)
         self._faults.clear("input")
+        self._faults.update("calibration", WARN, self._decoder.doubts, FaultCode.CALIBRATION_DOUBTFUL)
         for host in self._models.hosts:
             host.size = (images.rig.width, images.rig.height)
         return images
@@ -309,6 +310,8 @@ class PairDecoder:
         self._topics = topics
         self._key: list[tuple[Any, ...]] | None = None
         self._rig: StereoRig | None = None
+        self.doubts: str | None = None
+        """What is unusual about the calibration of the newest pair."""
 
     def decode(self, messages: StereoMessages, mono16_white: int = MONO16_WHITE) -> StereoImages:
         """Return images and rig; the same rig object until the calibration changes. Raises MessageError."""
@@ -337,20 +340,21 @@ class PairDecoder:
 
     def _stereo_rig(self, messages: StereoMessages) -> StereoRig:
         infos = (messages.left_info, messages.right_info)
-        key = [(i.width, i.height, *i.p, i.binning_x, i.binning_y, i.roi) for i in infos]
+        key = [(i.width, i.height, *i.p, *i.k, *i.r, *i.d, i.binning_x, i.binning_y, i.roi) for i in infos]
         if self._rig is None or key != self._key:
             self._rig, self._key = None, key
+            names = f"{self._topics['left/camera_info']} and {self._topics['right/camera_info']}"
             try:
-                self._rig = StereoRig.from_camera_info(*infos)
+                self._rig, doubts = StereoRig.from_camera_info(*infos), camera_info_doubts(*infos)
+                self.doubts = f"{'; '.join(doubts)} (from {names})" if doubts else None
             except RigError as error:
-                names = f"{self._topics['left/camera_info']} and {self._topics['right/camera_info']}"
                 raise MessageError(MessageFault.CAMERA_INFO, f"{error} (from {names})") from error
         return self._rig
 
     def _left_rig(self, info: Any) -> StereoRig:
         # For the right camera, which is not known, the same one a metre beside it.
         projection = list(info.p)
-        projection[3] = -projection[0]
+        projection[3] -= projection[0]
         fields = ("width", "height", "binning_x", "binning_y", "roi")
         right = SimpleNamespace(p=projection, **{name: getattr(info, name) for name in fields})
         try:
