@@ -264,13 +264,8 @@ def _field_of_view(width: float, fx: float) -> float:
 def _unlikely_focal(fx: float, width: int, across: float) -> str:
     return (
         f"fx is {fx:g} px in images {width} px wide, a field of view of {across:.1f} degrees: fx is in pixels (not "
-        f"in mm) "
-        "of the published image size; publish the calibration for this size"
+        "in mm) of the published image size; publish the calibration for this size"
     )
-
-
-def _rescaled_centre(centre: float, scale: float) -> float:
-    return (centre + 0.5) * scale - 0.5
 
 
 def _numbers(info: Any, name: str) -> np.ndarray:
