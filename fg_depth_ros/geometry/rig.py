@@ -77,8 +77,7 @@ class StereoRig:
             )
         return (
             f"a baseline is in metres; {self.baseline:g} mm or cm written as metres looks like this: divide P[3] of "
-            f"the "
-            "right camera by 1000 or 100"
+            "the right camera by 1000 or 100"
         )
 
     def doubts(self) -> list[str]:
@@ -199,14 +198,12 @@ def camera_info_doubts(left: Any, right: Any) -> list[str]:
             if not 0.5 <= p[0] / max(k[0], 1e-9) <= 2.0:
                 doubts.append(
                     f"{where}: fx is {p[0]:g} in p and {k[0]:g} in k: they may be of images of different sizes; "
-                    f"publish "
-                    "both for the published size"
+                    "publish both for the published size"
                 )
             if d.any() and np.array_equal(p.reshape(3, 4)[:, :3].ravel(), k):
                 doubts.append(
-                    f"{where}: p repeats k although d is not zero, as drivers of single cameras do: the pair may "
-                    f"not be "
-                    "rectified; calibrate it as a stereo pair and publish rectified images"
+                    f"{where}: p repeats k although d is not zero, as drivers of single cameras do: the pair may not "
+                    "be rectified; calibrate it as a stereo pair and publish rectified images"
                 )
         if r.size == 9 and r.any():
             rotation = r.reshape(3, 3)
@@ -339,14 +336,12 @@ def _check_pair(left: _Camera, right: _Camera) -> None:
         )
     if abs(left.cy - right.cy) > _ROW_TOLERANCE:
         raise RigError(
-            f"camera_info rows differ: cy (p[6], less the roi's y_offset) is {left.cy:g} on the left and "
-            f"{right.cy:g} on "
-            "the right: rows of a rectified pair agree; rectify the pair, and give both cameras one roi.y_offset"
+            f"camera_info rows differ: cy (p[6], less the roi's y_offset) is {left.cy:g} on the left and {right.cy:g} "
+            "on the right: rows of a rectified pair agree; rectify the pair, and give both cameras one roi.y_offset"
         )
     if abs(down) / left.fy > _ASIDE * shift / left.fx or abs(forward) > _ASIDE * shift / left.fx:
         raise RigError(
             f"camera_info: the right camera is {down / left.fy:g} m below and {forward:g} m before the left one by "
-            f"p[7] "
-            f"and p[11], at a baseline of {shift / left.fx:g} m: {_MATRIX} with Ty and Tz alike in both; rectify "
-            f"the pair"
+            f"p[7] and p[11], at a baseline of {shift / left.fx:g} m: {_MATRIX} with Ty and Tz alike in both; rectify "
+            "the pair"
         )
