@@ -21,6 +21,7 @@ from fg_depth_ros.nodes.common.environment import use_shared_memory_profile
 
 RESPONSE_SECONDS = 10.0
 SWAP_SECONDS = 60.0
+_REQUESTS = 3  # in RESPONSE_SECONDS
 _SETTLED = 2  # reports in a row without a swap in progress: one may have been under way
 _MONO_TOPIC = "mono_depth/image_rect"
 
@@ -185,10 +186,13 @@ class _Client:
                 self._reports += 1
 
     def _call(self, client: Any, request: Any) -> Any:
-        done = client.call_async(request)
-        if not self._until(done.done, RESPONSE_SECONDS):
-            raise NodeWeightsError(f"{self._target} did not respond within {RESPONSE_SECONDS:.0f} s: is it blocked?")
-        return done.result()
+        """Return the response; asks again, since DDS loses a response whose reader it does not know yet."""
+        requests: list[Any] = []
+        for _ in range(_REQUESTS):
+            requests.append(client.call_async(request))
+            if self._until(lambda: any(each.done() for each in requests), RESPONSE_SECONDS / _REQUESTS):
+                return next(each for each in requests if each.done()).result()
+        raise NodeWeightsError(f"{self._target} did not respond within {RESPONSE_SECONDS:.0f} s: is it blocked?")
 
     def _until(self, done: Callable[[], bool], seconds: float) -> bool:
         end = time.monotonic() + seconds

@@ -27,6 +27,15 @@ def planar(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     return product.view(n, -1, h, w)
 
 
+def index_of_best(logits: torch.Tensor) -> torch.Tensor:
+    """Return the index of the first largest of N x C x H x W over the channels, N x 1 x H x W of the same type.
+
+    With comparisons instead of ``argmax``, which inference engines run as a slow top-k of every pixel.
+    """
+    indices = torch.arange(logits.shape[1], device=logits.device, dtype=logits.dtype).view(1, -1, 1, 1)
+    return torch.where(logits == logits.amax(1, keepdim=True), indices, logits.shape[1]).amin(1, keepdim=True)
+
+
 class Residual(nn.Module):
     """Residual block of two 3 x 3 convolutions."""
 

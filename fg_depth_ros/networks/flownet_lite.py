@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fg_depth_ros.networks.blocks import Encoder, Residual, conv_norm, double, planar, upsample_convex
+from fg_depth_ros.networks.blocks import Encoder, Residual, conv_norm, double, index_of_best, planar, upsample_convex
 from fg_depth_ros.networks.correlation import correlate_window
 from fg_depth_ros.networks.flow import FlowPrediction, pad_to_multiple, warp
 
@@ -78,13 +78,13 @@ def expected_displacement(logits: torch.Tensor, radius: int) -> torch.Tensor:
     2 x H x W displacement (u, v), pixels of the logits' resolution.
     """
     side = 2 * radius + 1
-    best = logits.argmax(1, keepdim=True)
-    around = torch.arange(-1, 2, device=logits.device)
-    iy = best // side + around.repeat_interleave(3).view(1, 9, 1, 1)
-    ix = best % side + around.repeat(3).view(1, 9, 1, 1)
-    inside = (iy >= 0) & (iy < side) & (ix >= 0) & (ix < side)
-    heights = logits.gather(1, (iy * side + ix).clamp(0, side * side - 1)).float()
-    weights = torch.softmax(heights.masked_fill(~inside, -1e4), 1)
+    logits = logits.float()
+    steps = torch.arange(side, device=logits.device, dtype=logits.dtype)
+    ix, iy = steps.repeat(side).view(1, -1, 1, 1), steps.repeat_interleave(side).view(1, -1, 1, 1)
+    best = index_of_best(logits)
+    best_y = torch.floor((best + 0.5) / side)
+    far = ((ix - (best - side * best_y)).abs() > 1) | ((iy - best_y).abs() > 1)
+    weights = torch.softmax(logits.masked_fill(far, -1e4), 1)
     return torch.cat([(weights * (ix - radius)).sum(1, True), (weights * (iy - radius)).sum(1, True)], 1)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fg_depth_ros.networks.blocks import Encoder, Residual, conv_norm, double, planar, upsample_convex
+from fg_depth_ros.networks.blocks import Encoder, Residual, conv_norm, double, index_of_best, planar, upsample_convex
 from fg_depth_ros.networks.correlation import correlate_near, correlate_row
 from fg_depth_ros.networks.flow import warp
 
@@ -106,12 +106,10 @@ class FlowNetStereo(nn.Module):
 
 def expected_hypothesis(logits: torch.Tensor) -> torch.Tensor:
     """Soft-argmin around the best hypothesis: N x D x H x W logits -> N x 1 x H x W in hypothesis units."""
-    best = logits.argmax(1, keepdim=True)
-    near = best + torch.arange(-_WINDOW, _WINDOW + 1, device=logits.device).view(1, -1, 1, 1)
-    inside = (near >= 0) & (near < logits.shape[1])
-    heights = logits.gather(1, near.clamp(0, logits.shape[1] - 1)).float()
-    weights = torch.softmax(heights.masked_fill(~inside, -1e4), 1)
-    return (weights * near).sum(1, keepdim=True)
+    logits = logits.float()
+    index = torch.arange(logits.shape[1], device=logits.device, dtype=logits.dtype).view(1, -1, 1, 1)
+    far = (index - index_of_best(logits)).abs() > _WINDOW
+    return (torch.softmax(logits.masked_fill(far, -1e4), 1) * index).sum(1, keepdim=True)
 
 
 def warp_along_row(features: torch.Tensor, disparity: torch.Tensor) -> torch.Tensor:

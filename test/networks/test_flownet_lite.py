@@ -70,3 +70,20 @@ def test_options_build_the_same_network_again():
     net = create_model("flownet_lite", widths=(32, 32, 16, 16), radii=(4, 2, 1, 1))
     again = create_model("flownet_lite", **net.options)
     again.load_state_dict(net.state_dict())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_expectation_is_that_of_argmax_over_the_neighbours(seed):
+    """The graph has no argmax and no gather, for inference engines; borders included."""
+    radius, side = 2, 5
+    logits = torch.randn(1, side * side, 4, 6, generator=torch.Generator().manual_seed(seed))
+    answer = expected_displacement(logits, radius)
+    for y in range(4):
+        for x in range(6):
+            plane = logits[0, :, y, x].view(side, side)
+            by, bx = divmod(int(plane.argmax()), side)
+            places = [(v, u) for v in range(by - 1, by + 2) for u in range(bx - 1, bx + 2)]
+            places = [(v, u) for v, u in places if 0 <= v < side and 0 <= u < side]
+            weights = torch.softmax(torch.stack([plane[v, u] for v, u in places]), 0)
+            expected = [float(sum(w * (p[i] - radius) for w, p in zip(weights, places, strict=True))) for i in (1, 0)]
+            assert answer[0, :, y, x].tolist() == pytest.approx(expected, abs=1e-5)

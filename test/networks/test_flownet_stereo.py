@@ -108,3 +108,14 @@ def test_a_second_level_of_the_refinement_begins_as_if_it_were_not_there():
         torch.testing.assert_close(deep(*pair).disparity, plain(*pair).disparity)
         deep.second_look.rise[1].weight.fill_(1.0)
         assert not torch.allclose(deep(*pair).disparity, plain(*pair).disparity)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_expectation_is_that_of_argmax_and_gather(seed):
+    """The graph has neither, for inference engines; ties go to the first hypothesis, as argmax has it."""
+    logits = torch.randn(2, 12, 5, 7, generator=torch.Generator().manual_seed(seed)).round(decimals=1)
+    best = logits.argmax(1, keepdim=True)
+    near = best + torch.arange(-2, 3).view(1, -1, 1, 1)
+    heights = logits.gather(1, near.clamp(0, 11)).masked_fill((near < 0) | (near > 11), -1e4)
+    expected = (torch.softmax(heights, 1) * near).sum(1, keepdim=True)
+    torch.testing.assert_close(expected_hypothesis(logits), expected)

@@ -54,6 +54,8 @@ def multiscale_epe(
     """
     if len(weights) != len(levels):
         raise ValueError(f"{len(levels)} levels need as many weights, got {len(weights)}")
+    if reduction not in ("sum", "mean"):
+        raise ValueError(f"reduction is '{reduction}': choose sum or mean")
     total = flow.new_zeros(())
     for index, (level, weight) in enumerate(zip(levels, weights, strict=True)):
         answer = level.float()
