@@ -91,6 +91,7 @@ setup(
         "numpy>=1.21",
         # 5.0 gave the type codes new values
         "opencv-python-headless>=4.5.4,<5",
+        "Pillow>=9.1",
         "PyYAML>=5.4",
         "rich>=12",
         "safetensors>=0.4",

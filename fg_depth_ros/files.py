@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+_LARGEST_FILE = 1 << 30  # of those that are read as a whole, bytes
+LARGEST_TEXT = 1 << 20
+"""Of a text that a person writes, such as a calibration, bytes."""
 
 
 class FileError(ValueError):
@@ -21,6 +28,35 @@ class WriteError(OSError, FileError):
             f"{self.filename}: cannot be written ({self.strerror}); free space, fix the permissions or choose another "
             "folder"
         )
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """Open a file to read its bytes. Raises FileError: it is missing, empty or unreadable, or a pipe or a device."""
+    path = Path(path)
+    try:
+        status = path.stat()
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            raise FileError(f"{path}: is a pipe or a device, whose data may never come or end; give a file")
+        if stat.S_ISREG(status.st_mode) and not status.st_size:
+            raise FileError(f"{path}: the file is empty; fetch it again")
+        return path.open("rb")
+    except FileNotFoundError:
+        raise FileError(f"{path}: no such file; check the path") from None
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+
+
+def read_bytes(path: str | Path, limit: int = _LARGEST_FILE) -> bytes:
+    """Read the whole file. Raises FileError: as ``open_file``, or it is larger than ``limit`` bytes."""
+    with open_file(path) as file:
+        size = file.seek(0, io.SEEK_END)
+        if size > limit:
+            raise FileError(f"{path}: has {size} bytes, and such a file may have {limit}; is it the right one?")
+        file.seek(0)
+        try:
+            return file.read()
+        except OSError as error:
+            raise FileError(f"{path}: cannot be read ({error.strerror}); check the disk") from error
 
 
 @contextmanager

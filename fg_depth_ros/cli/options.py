@@ -22,6 +22,8 @@ import typer
 Settings = functools.partial
 """``Settings[Config]`` as a parameter's annotation stands for the options of ``Config``."""
 _CONTEXT = "typer_context"
+LARGEST_SIDE = 8192
+"""Of a size that is given by option, px."""
 
 
 class Without(tuple[str, ...]):
@@ -65,11 +67,18 @@ Sheets = Annotated[Path | None, typer.Option(help="Folder for a picture per data
 
 
 def image_size_of(text: str) -> tuple[int, int]:
-    """Parse ``640x480`` as (width, height). Raises typer.BadParameter: another form."""
+    """Parse ``640x480`` as (width, height). Raises typer.BadParameter: another form, or a size without sense."""
     try:
         width, height = (int(part) for part in text.lower().split("x"))
     except ValueError:
         raise typer.BadParameter(f"size '{text}' is not WIDTHxHEIGHT, such as 640x480") from None
+    return checked_size(width, height)
+
+
+def checked_size(width: int, height: int) -> tuple[int, int]:
+    """Return a size in px. Raises typer.BadParameter: a side is not in 1 to ``LARGEST_SIDE``."""
+    if not (1 <= width <= LARGEST_SIDE and 1 <= height <= LARGEST_SIDE):
+        raise typer.BadParameter(f"size {width}x{height}: each side must be 1 to {LARGEST_SIDE} px")
     return width, height
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fg_depth_ros.cli.app import progress, say
-from fg_depth_ros.cli.options import Cutouts, Device, Photos, image_size_of
+from fg_depth_ros.cli.options import Cutouts, Device, Photos, checked_size, image_size_of
 
 Seed = Annotated[int, typer.Option(help="Seed of the scenes.")]
 
@@ -31,6 +31,7 @@ def stereo(
     from fg_depth_ros.synthesis.stereo import StereoSceneGenerator
     from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
 
+    checked_size(width, height)
     atlas = TextureAtlas.build(list_photos(photos), patterns, seed=seed)
     generator = StereoSceneGenerator(atlas, width, height, seed)
     for folder in ("left", "right", "disp", "occluded"):
@@ -68,6 +69,7 @@ def chairs(
     from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_cutouts
     from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
 
+    checked_size(width, height)
     place = choose_device(device)
     pictures = list_photos(photos)
     shapes = CutoutAtlas.build(list_cutouts(cutouts), outlines, seed=seed)

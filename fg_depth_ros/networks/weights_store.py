@@ -99,7 +99,7 @@ class WeightsStore:
             history.entry  # noqa: B018  # a number that is no entry's is found here
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
             raise StoreError(
                 f"{path}: not a readable history ({error!r}); put a copy of it back, or move the folder "
                 f"{path.parent} away to begin anew"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fg_depth_ros.data.bags.folders import EPISODE_FILE
+from fg_depth_ros.files import FileError, read_bytes
 
 SCHEMA = "fg_depth_episode/1"
 NAME = "manifest.jsonl"
@@ -63,8 +64,8 @@ def read(root: Path) -> list[dict[str, Any]]:
 def read_episode(folder: Path) -> dict[str, Any] | None:
     """Return ``episode.json`` of a folder; None where there is none of this schema."""
     try:
-        return _parsed((folder / EPISODE_FILE).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
+        return _parsed(read_bytes(folder / EPISODE_FILE).decode("utf-8"))
+    except (FileError, UnicodeDecodeError):
         return None
 
 
@@ -84,6 +85,6 @@ def finished(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 def _parsed(text: str) -> dict[str, Any] | None:
     try:
         line = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return line if isinstance(line, dict) and line.get("schema") == SCHEMA else None

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from fg_depth_ros.data.bags.mcap import McapScanner, StoredMessage
 from fg_depth_ros.data.bags.messages import stamp_of
 from fg_depth_ros.data.bags.pairs import find_topics
-from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE
+from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, indexed_messages
 from fg_depth_ros.files import FileError, atomic_write
 from fg_depth_ros.recording import manifest
 from fg_depth_ros.recording.episodes import EpisodeLock, complete, metadata_yaml, part_folder, part_name, storage_file
@@ -200,11 +200,14 @@ def _copy(original: Path, files: list[Path], target: Path) -> Recovered:
     if target.exists():
         return Recovered(original.name, 0, 0, f"{target.name} is there already; remove it to recover again")
     scans = [McapScanner(file) for file in files]
-    messages = sum(len(part.messages) for scan in scans for part in scan)
-    if all(scan.ended for scan in scans) and _opens(original):
+    counts = {scan.path: sum(len(part.messages) for part in scan) for scan in scans}
+    messages = sum(counts.values())
+    if all(scan.ended for scan in scans) and indexed_messages(original) == messages:
         return Recovered(original.name, messages, 0, "is whole; nothing to do")
     problem = "; ".join(f"{scan.path.name} {scan.problem}" for scan in scans if scan.problem)
-    problem = problem or f"{_unopened(original)} is damaged"
+    if not problem:
+        whole = original.is_dir() and all(indexed_messages(file) == count for file, count in counts.items())
+        problem = f"its {'metadata.yaml' if whole else 'index'} is damaged"
     lost = sum(scan.lost for scan in scans)
     if not messages:
         return Recovered(original.name, 0, lost, f"holds no whole message: {problem}; fetch it again", False)
@@ -234,22 +237,6 @@ def _batches(files: list[Path]) -> Iterator[list[StoredMessage]]:
                 yield batch
                 batch, size = [], 0
     yield batch
-
-
-def _unopened(path: Path) -> str:
-    """Name what is damaged of a bag whose files end as they should."""
-    return "its metadata.yaml" if path.is_dir() and any(_opens(file) for file in path.glob("*.mcap")) else "its index"
-
-
-def _opens(path: Path) -> bool:
-    """Return whether rosbags opens it."""
-    from rosbags.rosbag2 import Reader
-
-    try:
-        with Reader(path):
-            return True
-    except Exception:  # damaged data breaks a parser in any way
-        return False
 
 
 def _hint(path: Path) -> str:

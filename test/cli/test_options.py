@@ -128,3 +128,12 @@ def test_the_overview_imports_no_command() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     modules = set(re.findall(r"'([\w.]+)'", done.stdout.rpartition("MODULES")[2]))
     assert modules == {"fg_depth_ros", "fg_depth_ros.cli", "fg_depth_ros.cli.app", "fg_depth_ros.cli.options"}
+
+
+@pytest.mark.parametrize(
+    "words", [("world", "--size", "10000000x1"), ("world", "--size", "0x8"), ("stereo", "--width", "10000000")]
+)
+def test_sizes_without_sense_are_refused_before_anything_is_made(run, tmp_path, words):
+    status, text = run("synth", *words, "--out", tmp_path / "out")
+    assert status == 2 and "each side must be 1 to 8192 px" in " ".join(text.replace("\u2502", "").split())
+    assert not (tmp_path / "out").exists()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from support.bags import storage_file, write
+import struct
+
+from support.bags import large, storage_file, write
 from support.recording import TENTH, contents, episodes, pair_messages
 
+from fg_depth_ros.data.bags.mcap import McapScanner
 from fg_depth_ros.recording.episodes import Episode
 
 
@@ -64,3 +67,18 @@ def test_a_cut_bag_is_copied(run, tmp_path):
     assert status == 0
     assert f"its whole messages are in {file.stem}_recovered" in text
     assert contents(bag / f"{file.stem}_recovered")
+
+
+def test_a_bag_with_a_lying_index_is_copied(run, tmp_path):
+    """Everything ends as it should, and the index states that the last chunk's messages were recorded at 1 ns."""
+    bag, _ = large(tmp_path / "bag")
+    file = storage_file(bag)
+    scan = McapScanner(file, resumable=True)
+    assert sum(len(part.messages) for part in scan) == 32
+    chunk = scan.index.chunks[-1]
+    times = struct.pack("<QQ", chunk.message_start_time, chunk.message_end_time)
+    file.write_bytes(struct.pack("<QQ", 1, 1).join(file.read_bytes().rsplit(times, 1)))
+    status, text = run("recover", bag)
+    assert status == 0
+    assert "bag: 32 messages; its index is damaged: its whole messages are in bag_recovered" in text
+    assert len(contents(tmp_path / "bag_recovered")) == 32

@@ -34,7 +34,7 @@ def test_what_holds_no_bag_is_refused_with_the_way_out(tmp_path):
         find_bags([good, tmp_path / "notes"])
     with pytest.raises(FileError, match=r"notes: holds no \.mcap and no \.db3 file"):
         bag_sha256(tmp_path / "notes")
-    with pytest.raises(FileError, match=r"gone\.mcap: cannot be read \(No such file"):
+    with pytest.raises(FileError, match=r"gone\.mcap: no such file"):
         bag_sha256(tmp_path / "gone.mcap")
 
 

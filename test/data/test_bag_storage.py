@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import struct
+import tracemalloc
 
 import numpy as np
 import pytest
 
 pytest.importorskip("rosbags", reason="bags are read by rosbags (extra 'data')")
 
+import zstandard
 from support.bags import SECOND, large, pairs_at, storage_file, write
 from support.pair_folders import small_rig
 
+from fg_depth_ros.data.bags.folders import bag_sha256
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.bags.storage import BagStorage, is_bag
 from fg_depth_ros.data.bags.writing import write_stereo_bag
@@ -109,3 +114,85 @@ def test_damage_that_comes_later_is_named(tmp_path):
             failed.append(str(error))
     assert 1 <= len(failed) < 8
     assert re.search(r"bag, /(left|right)/image_rect at \d+ ns: (damaged \(|the message is gone)", failed[0])
+
+
+# ---- what asks for too much memory, and what is of others -----------------------------------------------------------
+
+
+def mcap_of(path, encoding="cdr", profile="ros2"):
+    """An MCAP file of one message."""
+    from mcap.writer import Writer
+
+    with path.open("wb") as stream:
+        writer = Writer(stream)
+        writer.start(profile, "test")
+        schema = writer.register_schema("std_msgs/msg/String", "ros2msg", b"string data")
+        writer.add_message(writer.register_channel("/chatter", encoding, schema), 1, b"x", 1)
+        writer.finish()
+    return path
+
+
+@pytest.mark.parametrize("stated", [1 << 20, 1 << 32])
+def test_a_chunk_is_not_unpacked_beyond_its_header_and_the_limit(tmp_path, stated):
+    path = mcap_of(tmp_path / "bomb.mcap")
+    content = path.read_bytes()
+    (length,) = struct.unpack_from("<Q", content, 9)  # of the header, behind the magic
+    packed = zstandard.ZstdCompressor().compress(bytes(1 << 29))
+    chunk = struct.pack("<QQQII4sQ", 1, 1, stated, 0, 4, b"zstd", len(packed)) + packed
+    path.write_bytes(content[: 17 + length] + struct.pack("<BQ", 6, len(chunk)) + chunk)
+    tracemalloc.start()
+    with pytest.raises(
+        FileError, match=r"bomb\.mcap: cannot be read: no whole message .*(checksum|268435456 are read)"
+    ):
+        BagStorage(path)
+    assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    tracemalloc.stop()
+
+
+def test_the_reader_of_indexed_files_has_the_same_limits(tmp_path):
+    from rosbags.rosbag2 import storage_mcap
+
+    BagStorage(write(tmp_path / "bag"))
+    content = zstandard.ZstdCompressor().compress(bytes(1 << 24))
+    assert len(storage_mcap.DECOMPRESSORS["zstd"](content, 1 << 24)) == 1 << 24
+    assert len(storage_mcap.DECOMPRESSORS["zstd"](content, 1 << 16)) < 1 << 18
+    with pytest.raises(ValueError, match="a chunk has 4294967296 bytes, and 268435456 are read"):
+        storage_mcap.DECOMPRESSORS["zstd"](content, 1 << 32)
+
+
+def test_pipes_and_devices_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mcap")
+    (tmp_path / "zero.mcap").symlink_to("/dev/zero")
+    for path in (tmp_path / "pipe.mcap", tmp_path / "zero.mcap", tmp_path):
+        with pytest.raises(FileError, match=r"(pipe|zero)\.mcap: is a pipe or a device"):
+            BagStorage(path)
+        with pytest.raises(FileError, match=r"(pipe|zero)\.mcap: is a pipe or a device"):
+            bag_sha256(path)
+
+
+OTHER_QOS = (
+    "- {history: 3, depth: 7, reliability: 1, durability: 2, deadline: {sec: 0, nsec: 0}, lifespan: {sec: 0, nsec: 0}, "
+    "liveliness: 1, liveliness_lease_duration: {sec: 0, nsec: 0}, avoid_ros_namespace_conventions: false}"
+)
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_bag_is_read_whose_metadata_states_another_qos(tmp_path, storage):
+    bag = write(tmp_path / "bag", storage=storage)
+    metadata = bag / "metadata.yaml"
+    text = metadata.read_text()
+    changed = re.sub(r"offered_qos_profiles: .*", f"offered_qos_profiles: '{OTHER_QOS}'", text)
+    assert changed != text
+    metadata.write_text(changed)
+    found = BagStorage(bag)
+    assert {qos.depth for qos in found.offered_qos.values()} == {7}
+    assert len(list(found.scan(found.topics))) == 12
+
+
+@pytest.mark.parametrize(("encoding", "profile"), [("protobuf", ""), ("ros1", "ros1")])
+def test_another_encoding_is_named(tmp_path, encoding, profile):
+    path = mcap_of(tmp_path / "other.mcap", encoding, profile)
+    with pytest.raises(
+        FileError, match=rf"other\.mcap: its messages are encoded as {encoding}, and those of ROS 2 as cdr"
+    ):
+        BagStorage(path)

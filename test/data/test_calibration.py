@@ -161,3 +161,14 @@ def test_missing_binary_and_empty_folder(tmp_path):
         read_calibration(tmp_path / "calib.bin")
     with pytest.raises(FileError, match=r"no rig\.json"):
         read_calibration(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["rig.json", "left.yaml"])
+def test_nesting_and_size_beyond_a_calibration_are_refused(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("[" * 20_000 + "]" * 20_000)
+    with pytest.raises(FileError, match=rf"{name}: not valid .* recursion"):
+        read_calibration(path)
+    path.write_text(" " * (1 << 20) + "{}")
+    with pytest.raises(FileError, match=rf"{name}: has 1048578 bytes, and such a file may have 1048576"):
+        read_calibration(path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -176,6 +178,49 @@ def test_truncated_images_are_refused_even_where_a_part_could_be_decoded(tmp_pat
     path.write_bytes(content[: int(kept * len(content))])
     with pytest.raises(FileError, match=rf"a\.{ending}: truncated: .*fetch it again"):
         formats.read_image(path)
+
+
+def claimed(content: bytes, width: int, height: int) -> bytes:
+    """A PNG whose header states another size."""
+    head = struct.pack(">II", width, height) + content[24:29]
+    return content[:16] + head + struct.pack(">I", zlib.crc32(b"IHDR" + head)) + content[33:]
+
+
+@pytest.mark.parametrize("size", [(30_000, 30_000), (9000, 9000)])
+def test_an_image_too_large_for_memory_is_refused_by_its_header(tmp_path, size):
+    path = tmp_path / "bomb.png"
+    formats.write_image(path, np.zeros((4, 4, 3), np.uint8))
+    path.write_bytes(claimed(path.read_bytes(), *size))
+    for read in (formats.read_image, formats.read_grey, formats.read_kitti_disparity, formats.image_size):
+        with pytest.raises(
+            FileError, match=r"bomb\.png: header claims \d+x\d+ pixels, and at most 67108864 are decoded"
+        ):
+            read(path)
+
+
+def test_pipes_and_devices_are_refused(tmp_path):
+    pipe, link = tmp_path / "pipe.png", tmp_path / "link.png"
+    os.mkfifo(pipe)
+    link.symlink_to("/dev/zero")
+    for path in (pipe, link):
+        for read in (formats.read_image, formats.image_size, formats.read_pfm):
+            with pytest.raises(FileError, match=rf"{path.name}: is a pipe or a device"):
+                read(path)
+
+
+def test_the_stored_pixels_count_and_not_the_orientation_beside_them(tmp_path):
+    """EXIF 6 asks viewers to turn the picture; a calibration is of the pixels as they are stored."""
+    path = tmp_path / "turned.jpg"
+    image = np.zeros((8, 16, 3), np.uint8)
+    image[:, 8:] = 255
+    formats.write_image(path, image)
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
+    content = path.read_bytes()
+    path.write_bytes(content[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + content[2:])
+    assert cv2.imread(str(path)).shape == (16, 8, 3)
+    assert formats.image_size(path) == (16, 8)
+    assert formats.read_image(path).shape == (8, 16, 3)
+    assert formats.read_grey(path).shape == (8, 16)
 
 
 def test_a_picture_is_no_measurement(tmp_path):

@@ -18,6 +18,7 @@ from fg_depth_ros.resources import ResourceError, resource_path
 
 # import name -> name in setup.py, where they differ
 DISTRIBUTIONS = {
+    "PIL": "pillow",
     "cv2": "opencv-python-headless",
     "pytorch_lightning": "pytorch-lightning",
     "skimage": "scikit-image",
@@ -26,6 +27,7 @@ DISTRIBUTIONS = {
 # rosdep name -> name in setup.py, where it is not the name behind "python3-"
 ROSDEP = {
     "python3-opencv": "opencv-python-headless",
+    "python3-pil": "pillow",
     "python3-skimage": "scikit-image",
     "python3-yaml": "pyyaml",
 }

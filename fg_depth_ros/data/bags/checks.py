@@ -15,7 +15,7 @@ import numpy as np
 from fg_depth_ros.data.bags.folders import EPISODE_FILE, bag_sha256
 from fg_depth_ros.data.bags.pairs import open_stereo_bag
 from fg_depth_ros.data.samples import StereoSample
-from fg_depth_ros.files import FileError
+from fg_depth_ros.files import FileError, read_bytes
 from fg_depth_ros.geometry import StereoRig
 
 _CHECKED_PAIRS = 12
@@ -134,8 +134,8 @@ def check_bag(path: str | Path, **options: Any) -> BagCheck:
 def _of_recorder(path: Path, digest: str) -> list[Problem]:
     """Whether an episode is still what the recorder wrote, going by the hash that it noted."""
     try:
-        noted = list(json.loads((path / EPISODE_FILE).read_text())["files"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        noted = list(json.loads(read_bytes(path / EPISODE_FILE))["files"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []  # another recorder's
     if len(noted) != 1 or noted[0] == digest:
         return []

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fg_depth_ros.data.bags.storage import is_bag
-from fg_depth_ros.files import FileError
+from fg_depth_ros.files import FileError, open_file
 
 EPISODE_FILE = "episode.json"
 """What the recorder notes beside an episode's files, their SHA-256 among it."""
@@ -86,7 +86,7 @@ def bag_sha256(path: str | Path) -> str:
         if not files:
             raise FileError(f"{path}: holds no .mcap and no .db3 file: no bag; give the folder with metadata.yaml")
         for file in files:
-            with file.open("rb") as stream:
+            with open_file(file) as stream:
                 while block := stream.read(_BLOCK):
                     digest.update(block)
     except OSError as error:

@@ -31,6 +31,8 @@ CHUNK_HEAD = struct.Struct("<BQQQQI")
 # A message's record up to its data: kind, length, channel, sequence number, times recorded and published.
 MESSAGE_HEAD = struct.Struct("<BQHIQQ")
 RECORD_HEAD = struct.Struct("<BQ")
+LARGEST_CHUNK = 1 << 28
+"""Bytes of the largest chunk that is unpacked (256 MiB; rosbag2 fills one to 0.75 MiB)."""
 _PIECE = 1 << 16
 _SEGMENTS_IN_MEMORY = 4
 _SKIPPED = {Opcode.MESSAGE_INDEX, Opcode.CHUNK_INDEX, Opcode.ATTACHMENT, Opcode.ATTACHMENT_INDEX, Opcode.METADATA,
@@ -276,10 +278,15 @@ class McapScanner:
         start, end = file.tell(), at + RECORD_HEAD.size + length
         if start > size or packed > max(0, end - start):
             raise _Damage(f"is cut off or damaged in the chunk at byte {at}", cut=start >= size)
-        content = file.read(min(packed, size - start))
         self.compressed |= name == "zstd"
+        if max(packed, expected) > LARGEST_CHUNK:
+            raise _Damage(f"has a chunk of {max(packed, expected)} bytes at byte {at}, and {LARGEST_CHUNK} are read")
+        content = file.read(min(packed, size - start))
         whole = len(content) == packed
-        data = _decompress(content, name)
+        try:
+            data = decompress(content, name, expected)
+        except ValueError as error:
+            raise _Damage(str(error)) from error
         if whole and (len(data) != expected or (crc and zlib.crc32(data) != crc)):
             raise _Damage(f"is damaged: the chunk at byte {at} fails its checksum")
         messages, places, problem = self._parse(memoryview(data), at)
@@ -356,8 +363,8 @@ class PartialMcap:
     """The whole messages of an MCAP file without a usable index, found by time.
 
     The file is scanned when this is made, and opened for each reading, so any thread may use it. ``topics``,
-    ``counts``, ``qos``: type, number of messages and offered profiles of rosbags by topic; ``problem``, ``lost``: see
-    ``McapScanner``.
+    ``counts``, ``qos``: type, number of messages and offered profiles of rosbags by topic; ``foreign``: encodings of
+    messages that are not ROS 2's CDR, and left out; ``problem``, ``lost``: see ``McapScanner``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -368,9 +375,13 @@ class PartialMcap:
         self._messages: dict[str, list[tuple[int, int, int]]] = defaultdict(list)  # topic: (recorded, segment, nth)
         self.topics: dict[str, str] = {}
         self.qos: dict[str, list[Any]] = {}
+        self.foreign: set[str] = set()
         for segment in self._scanner:
             for number, message in enumerate(segment.messages):
                 channel = message.channel
+                if channel.encoding != "cdr":
+                    self.foreign.add(channel.encoding)
+                    continue
                 self._messages[channel.topic].append((message.recorded, segment.start, number))
                 if channel.topic not in self.topics:
                     self.topics[channel.topic], self.qos[channel.topic] = channel.msgtype, []
@@ -407,25 +418,29 @@ def _stream(content: memoryview) -> ReadDataStream:
     return ReadDataStream(io.BytesIO(content))
 
 
-def _decompress(content: bytes, compression: str) -> bytes:
-    """Decompress a chunk's content as far as it is whole."""
+def decompress(content: bytes, compression: str, size: int) -> bytes:
+    """Decompress a chunk's content as far as it is whole, to a little more than ``size`` bytes at most.
+
+    Raises ValueError: unknown compression.
+    """
     if not compression:
         return content
-    decompressor: Any
+    stream: Any
     if compression == "zstd":
         import zstandard
 
-        decompressor = zstandard.ZstdDecompressor().decompressobj()
+        stream = zstandard.ZstdDecompressor().stream_reader(content, read_across_frames=True)
     elif compression == "lz4":
-        from lz4.frame import LZ4FrameDecompressor  # type: ignore[import-untyped]  # comes with rosbags
+        from lz4.frame import LZ4FrameFile  # type: ignore[import-untyped]  # comes with rosbags
 
-        decompressor = LZ4FrameDecompressor()
+        stream = LZ4FrameFile(io.BytesIO(content))
     else:
-        raise _Damage(f"has chunks of '{compression}', which this cannot unpack (known: none, zstd, lz4)")
-    pieces = []
+        raise ValueError(f"has chunks of '{compression}', which this cannot unpack (known: none, zstd, lz4)")
+    pieces, found = [], 0
     try:
-        for begin in range(0, len(content), _PIECE):
-            pieces.append(decompressor.decompress(content[begin : begin + _PIECE]))
+        while found <= size and (piece := stream.read(_PIECE)):
+            pieces.append(piece)
+            found += len(piece)
     except Exception:  # each library's own error: what came before it counts
         pass
     return b"".join(pieces)

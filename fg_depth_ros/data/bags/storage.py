@@ -12,7 +12,7 @@ import os
 import re
 import threading
 from collections.abc import Container, Iterable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -175,20 +175,26 @@ class _IndexedReader:
 def _open_readers(path: Path) -> list[_Reader]:
     try:
         from rosbags.rosbag2 import Reader
+
+        _limit_chunks()
     except ImportError as error:
         raise FileError(
             f"{path}: reading bags needs the library rosbags ({error}); pip install 'fg_depth_ros[data]'"
         ) from error
     if not path.exists():
         raise FileError(f"{path}: no such bag; give its folder, or its .mcap or .db3 file")
-    if path.is_file() and path.suffix not in _ENDINGS:
+    if not path.is_dir() and path.suffix not in _ENDINGS:
         hint = "a ROS 1 bag: rosbags-convert makes a ROS 2 bag of it" if path.suffix == ".bag" else "no ROS 2 bag"
         raise FileError(f"{path}: {hint}; a bag is a folder, a .mcap or a .db3 file")
-    files = [path] if path.is_file() else _files(path)
+    files = _files(path) if path.is_dir() else [path]
+    for file in files:
+        if not file.is_file():
+            raise FileError(f"{file}: is a pipe or a device, whose data may never end; give a file")
     if path.is_dir() and (path / "metadata.yaml").is_file():
         reader = Reader(path)
         try:
             reader.open()
+            _describe_as_stated(reader)
             if _has_index(reader):
                 return [_IndexedReader(reader)]
         except Exception as error:  # one damaged file is enough: then each by itself, below
@@ -209,6 +215,47 @@ def _has_index(reader: Any) -> bool:
     """Whether messages can be found without reading all of them; SQLite always can."""
     files = getattr(reader.storage, "storages", [reader.storage])
     return all(getattr(file, "chunks", True) for file in files)
+
+
+def _describe_as_stated(reader: Any) -> None:
+    """Let the files of a bag describe their topics as metadata.yaml does: rosbags reads nothing where the two differ.
+
+    The text of a QoS does between versions of ROS, and where a recorder's options override it.
+    """
+    stated = {(line.topic, line.msgtype): line for line in reader.connections}
+    for file in getattr(reader.storage, "storages", ()):
+        for place, line in enumerate(file.connections):
+            if like := stated.get((line.topic, line.msgtype)):
+                file.connections[place] = line._replace(ext=like.ext, digest=like.digest)
+
+
+def indexed_messages(path: Path) -> int | None:
+    """Count the messages that a bag's index leads to; None: it has no usable one, or one that states another number."""
+    from rosbags.rosbag2 import Reader
+
+    _limit_chunks()
+    try:
+        with Reader(path) as reader:
+            _describe_as_stated(reader)
+            found = sum(1 for _ in reader.messages())
+            return found if found == sum(line.msgcount for line in reader.connections) else None
+    except Exception:  # damaged data breaks a parser in any way
+        return None
+
+
+@lru_cache(maxsize=1)
+def _limit_chunks() -> None:
+    """Let rosbags unpack no chunk to more than its header says, nor a larger one than LARGEST_CHUNK."""
+    from rosbags.rosbag2.storage_mcap import DECOMPRESSORS
+
+    from fg_depth_ros.data.bags.mcap import LARGEST_CHUNK, decompress
+
+    def bounded(name: str, content: bytes, size: int) -> bytes:
+        if size > LARGEST_CHUNK:
+            raise ValueError(f"a chunk has {size} bytes, and {LARGEST_CHUNK} are read")
+        return decompress(content, name, size)
+
+    DECOMPRESSORS.update({name: partial(bounded, name) for name in DECOMPRESSORS})
 
 
 def _files(folder: Path) -> list[Path]:
@@ -236,20 +283,25 @@ def _open_file(path: Path) -> _Reader:
     try:
         from fg_depth_ros.data.bags.mcap import PartialMcap
 
-        partial = PartialMcap(path)
+        found = PartialMcap(path)
     except (OSError, ImportError) as error:
         raise FileError(f"{path}: cannot be read ({_reason(error)})") from error
-    size, count = path.stat().st_size, sum(partial.counts.values())
+    size, count = path.stat().st_size, sum(found.counts.values())
+    if found.foreign and not count:
+        raise FileError(
+            f"{path}: its messages are encoded as {', '.join(sorted(found.foreign))}, and those of ROS 2 as cdr; "
+            "convert it to a ROS 2 bag with the program that recorded it"
+        )
     if not count:
         raise FileError(
-            f"{path}: cannot be read: no whole message in its {size} bytes ({partial.problem or first}); fetch it again"
+            f"{path}: cannot be read: no whole message in its {size} bytes ({found.problem or first}); fetch it again"
         )
-    if partial.problem:
+    if found.problem:
         _LOG.warning(
             "%s: cut off or damaged (it %s): the %d whole messages are used, %d of %d bytes are not",
-            path, partial.problem, count, partial.lost, size,
+            path, found.problem, count, found.lost, size,
         )  # fmt: skip
-    return partial
+    return found
 
 
 def _reason(error: Exception) -> str:

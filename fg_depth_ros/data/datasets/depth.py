@@ -15,9 +15,9 @@ from fg_depth_ros.data.bags.storage import is_bag
 from fg_depth_ros.data.datasets.layouts import NoPairsError, collect_sets, list_images, reader_of, rig_of
 from fg_depth_ros.data.datasets.stereo import open_stereo_folder
 from fg_depth_ros.data.io.calibration import find_calibration
-from fg_depth_ros.data.io.formats import read_bytes, read_kitti_disparity, read_png_depth
+from fg_depth_ros.data.io.formats import read_kitti_disparity, read_png_depth
 from fg_depth_ros.data.samples import ArrayReader, DepthProtocol, DepthSample, StereoSample
-from fg_depth_ros.files import FileError
+from fg_depth_ros.files import FileError, read_bytes
 
 DepthUnit = Literal["kitti", "mm"]
 _READERS = {"kitti": read_kitti_disparity, "mm": read_png_depth}

@@ -22,9 +22,9 @@ from fg_depth_ros.data.datasets.layouts import (
     partner_of,
     reader_of,
 )
-from fg_depth_ros.data.io.formats import read_bytes, read_flo, read_grey, read_kitti_flow
+from fg_depth_ros.data.io.formats import read_flo, read_grey, read_kitti_flow
 from fg_depth_ros.data.samples import FlowSample
-from fg_depth_ros.files import FileError
+from fg_depth_ros.files import FileError, read_bytes
 
 CHAIRS_SPLITS = ("FlyingChairs_train_val.txt", "chairs_split.txt")
 """Names of the list that divides Flying Chairs: line n is 1 where pair n is for training, 2 where it is for testing."""

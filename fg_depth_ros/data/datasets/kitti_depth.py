@@ -12,9 +12,9 @@ import numpy as np
 
 from fg_depth_ros.data.datasets.layouts import find_image, reader_of
 from fg_depth_ros.data.io.calibration import read_calibration, read_numbers
-from fg_depth_ros.data.io.formats import image_size, read_bytes, read_kitti_disparity
+from fg_depth_ros.data.io.formats import image_size, read_kitti_disparity
 from fg_depth_ros.data.samples import ArrayReader, DepthProtocol, DepthSample, StereoSample
-from fg_depth_ros.files import FileError
+from fg_depth_ros.files import FileError, read_bytes
 
 LidarRule = Literal["published", "camera"]
 LIDAR_RULES = ("published", "camera")

@@ -22,9 +22,9 @@ from fg_depth_ros.data.datasets.layouts import (
     rig_of,
 )
 from fg_depth_ros.data.io.calibration import find_calibration
-from fg_depth_ros.data.io.formats import image_size, read_bytes, read_grey, read_kitti_disparity, read_pfm
+from fg_depth_ros.data.io.formats import image_size, read_grey, read_kitti_disparity, read_pfm
 from fg_depth_ros.data.samples import ArrayReader, StereoSample
-from fg_depth_ros.files import FileError
+from fg_depth_ros.files import FileError, read_bytes
 from fg_depth_ros.geometry import StereoRig, left_right_mismatch
 
 MOTORCYCLE = "motorcycle"
@@ -72,7 +72,7 @@ def read_disparity(path: str | Path) -> np.ndarray:
     elif path.suffix.lower() == ".npy":
         read_bytes(path)
         try:
-            values = np.load(path, allow_pickle=False)
+            values = np.array(np.load(path, "r", allow_pickle=False))  # mapped: no more than the file holds
         except (ValueError, EOFError) as error:
             raise FileError(f"{path}: not a readable .npy array ({error}); write it again") from None
     else:

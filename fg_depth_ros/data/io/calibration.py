@@ -12,8 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import yaml
 
-from fg_depth_ros.data.io.formats import read_bytes
-from fg_depth_ros.files import FileError
+from fg_depth_ros.files import LARGEST_TEXT, FileError, read_bytes
 from fg_depth_ros.geometry import RigError, StereoRig, camera_info_doubts
 
 _LOG = logging.getLogger(__name__)
@@ -88,7 +87,7 @@ def find_calibration(folder: Path) -> Path | None:
 
 def _text(path: Path) -> str:
     try:
-        return read_bytes(path).decode("utf-8")
+        return read_bytes(path, LARGEST_TEXT).decode("utf-8")
     except UnicodeDecodeError:
         raise FileError(f"{path}: not a text file; a calibration is text, JSON or YAML") from None
 
@@ -109,7 +108,7 @@ def _fitted(path: Path, rig: StereoRig, width: int | None, height: int | None) -
 def _from_json(path: Path, text: str, width: int | None, height: int | None) -> StereoRig:
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise FileError(f"{path}: not valid JSON ({error}); write it with the fields of a rig") from None
     if not isinstance(values, dict):
         raise FileError(f"{path}: holds a {type(values).__name__}; a rig is an object with fx, cx, baseline, ...")
@@ -194,7 +193,7 @@ def _from_ros_pair(path: Path) -> StereoRig:
 def _ros_camera(path: Path) -> SimpleNamespace:
     try:
         values = yaml.safe_load(_text(path))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise FileError(f"{path}: not valid YAML ({error})") from None
     try:
         return SimpleNamespace(

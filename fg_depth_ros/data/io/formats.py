@@ -1,42 +1,35 @@
 """Readers and writers of the file formats that stereo and flow data come in.
 
 Everything is H x W (x C), rows top-down, numpy. "Unknown" is NaN in memory, whatever the file uses for it.
+Images are read as they are stored: an orientation in their metadata, which calibrations do not know, is not applied.
 A reader raises FileError naming the file, what is wrong with it and what to do.
 """
 
 from __future__ import annotations
 
+import io
 import re
+import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 
-from fg_depth_ros.files import FileError
+from fg_depth_ros.files import FileError, open_file, read_bytes
 
 _FLO_MAGIC = 202021.25
 _FLO_UNKNOWN = 1e9  # Middlebury: a flow component beyond this is unknown
 _FLO_UNKNOWN_WRITTEN = 1.6666667e9
+_NO_IMAGE = "cannot be decoded as an image (damaged or of an unknown format); fetch it again"
 _LARGEST_SIDE = 100_000  # a header that claims more is a damaged header
-
-
-def read_bytes(path: str | Path) -> bytes:
-    """Read the whole file. Raises FileError where it is missing, empty or cannot be read."""
-    path = Path(path)
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise FileError(f"{path}: no such file; check the path") from None
-    except OSError as error:
-        raise FileError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-    if not content:
-        raise FileError(f"{path}: the file is empty; fetch it again")
-    return content
+LARGEST_IMAGE = 1 << 26
+"""Pixels of the largest image that is decoded (67 megapixels): its pixels take at most 0.6 GB."""
 
 
 def read_image(path: str | Path) -> np.ndarray:
     """Any image OpenCV decodes, uint8 RGB HxWx3 (grey is repeated, 16 bit reduced to 8, alpha dropped)."""
-    decoded = _decode(path, cv2.IMREAD_COLOR)
+    decoded = _decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     return np.ascontiguousarray(decoded[:, :, ::-1])
 
 
@@ -52,7 +45,7 @@ def read_rgba(path: str | Path) -> np.ndarray:
 
 def read_grey(path: str | Path) -> np.ndarray:
     """Any image that OpenCV decodes, as uint8 HxW."""
-    return _decode(path, cv2.IMREAD_GRAYSCALE)
+    return _decode(path, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
 def write_image(path: str | Path, image: np.ndarray) -> None:
@@ -61,17 +54,27 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(width, height) of an image; of a PNG from its first 24 bytes, so that a large folder opens quickly."""
-    path = Path(path)
+    """Read the (width, height) of an image from its header. Raises FileError: unreadable, or too large to decode."""
+    with open_file(path) as file:
+        size = header_size(file)
+    if size is None:
+        raise FileError(f"{path}: {_NO_IMAGE}")
+    return _checked_size(path, *size)
+
+
+def header_size(file: BinaryIO) -> tuple[int, int] | None:
+    """Read the (width, height) of an image from its header; None where it is none. Nothing is decoded."""
+    from PIL import Image
+
     try:
-        with path.open("rb") as file:
-            head = file.read(24)
-    except OSError:
-        head = b""  # the full read below finds the words for it
-    if head[:8] == b"\x89PNG\r\n\x1a\n" and head[12:16] == b"IHDR":
-        return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
-    height, width = _decode(path, cv2.IMREAD_UNCHANGED).shape[:2]
-    return width, height
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                return image.size
+    except Image.DecompressionBombError:  # far beyond the limit here
+        return _LARGEST_SIDE, _LARGEST_SIDE
+    except Exception:  # damaged data breaks a parser in any way
+        return None
 
 
 def read_pfm(path: str | Path) -> np.ndarray:
@@ -201,6 +204,10 @@ def _decode(path: str | Path, flags: int) -> np.ndarray:
     for start, end in ((b"\x89PNG", b"IEND\xaeB`\x82"), (b"\xff\xd8\xff", b"\xff\xd9")):
         if content.startswith(start) and end not in content[-4096:]:
             raise FileError(f"{path}: truncated: the image has no end after {len(content)} bytes; fetch it again")
+    size = header_size(io.BytesIO(content))
+    if size is None:
+        raise FileError(f"{path}: {_NO_IMAGE}")
+    _checked_size(path, *size)
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the error is reported once, below
     try:
@@ -208,7 +215,7 @@ def _decode(path: str | Path, flags: int) -> np.ndarray:
     finally:
         cv2.utils.logging.setLogLevel(level)
     if decoded is None:
-        raise FileError(f"{path}: cannot be decoded as an image (damaged or of an unknown format); fetch it again")
+        raise FileError(f"{path}: {_NO_IMAGE}")
     return np.asarray(decoded)
 
 
@@ -240,6 +247,14 @@ def _encode(path: str | Path, image: np.ndarray) -> None:
 def _check_size(path: str | Path, width: int, height: int) -> None:
     if not (0 < width <= _LARGEST_SIDE and 0 < height <= _LARGEST_SIDE):
         raise FileError(f"{path}: header claims {width}x{height} pixels; the file is damaged, fetch it again")
+
+
+def _checked_size(path: str | Path, width: int, height: int) -> tuple[int, int]:
+    if width * height > LARGEST_IMAGE:
+        raise FileError(
+            f"{path}: header claims {width}x{height} pixels, and at most {LARGEST_IMAGE} are decoded; crop it"
+        )
+    return width, height
 
 
 def _array(path: str | Path, content: bytes, offset: int, kind: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -6,6 +6,7 @@ Images are H x W (x C). Invalid depth is NaN in floating point images (REP 117),
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
+
+from fg_depth_ros.data.io.formats import LARGEST_IMAGE, header_size
 
 _DEPTHS = {
     "8U": np.uint8, "8S": np.int8, "16U": np.uint16, "16S": np.int16, "32S": np.int32, "32F": np.float32,
@@ -159,7 +162,13 @@ def _decompressed(message: Any, topic: str, mono16_white: int) -> np.ndarray:
         raise MessageError(
             MessageFault.MALFORMED_IMAGE, f"{what} is cut off before its end; check the publisher and the network"
         )
-    pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    width, height = header_size(io.BytesIO(data.data)) or (0, 0)
+    if width * height > LARGEST_IMAGE:
+        raise MessageError(
+            MessageFault.MALFORMED_IMAGE,
+            f"{what} claims {width}x{height} pixels, and at most {LARGEST_IMAGE} are decoded; check the publisher",
+        )
+    pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if width else None
     if pixels is None:
         raise MessageError(
             MessageFault.MALFORMED_IMAGE,

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from fg_depth_ros.data.bags.storage import BagStorage, message_types
-from fg_depth_ros.data.io.formats import read_bytes
-from fg_depth_ros.files import FileError
+from fg_depth_ros.files import LARGEST_TEXT, FileError, read_bytes
 
 TF_MESSAGE = "tf2_msgs/msg/TFMessage"
 _NORM_TOLERANCE = 0.01  # of a quaternion: farther from 1 it was mistyped, not rounded
@@ -99,8 +98,8 @@ def read_transforms(path: str | Path) -> list[Transform]:
     import yaml
 
     try:
-        content = yaml.safe_load(read_bytes(path).decode("utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.safe_load(read_bytes(path, LARGEST_TEXT).decode("utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise FileError(f"{path}: no YAML ({' '.join(str(error).split())}); {_AS_FILE}") from error
     if isinstance(content, Mapping) and "transforms" in content:
         content = content["transforms"]

@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.table import Table
 
-from fg_depth_ros.files import atomic_write
+from fg_depth_ros.files import atomic_write, read_bytes
 
 SCHEMA = "fg_depth_report/1"
 _PACKAGES = ("fg_depth_ros", "numpy", "torch", "opencv-python-headless", "opencv-python", "ros-rclpy")
@@ -126,8 +126,8 @@ def read_report(path: str | Path) -> Report:
     """Read a report written by ``Report.write_json``. Raises ValueError naming the file and what is wrong."""
     path = Path(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a readable report ({error})") from error
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
         found = values.get("schema") if isinstance(values, dict) else type(values).__name__
