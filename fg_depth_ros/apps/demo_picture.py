@@ -28,6 +28,7 @@ _LABEL_NAMES = {
     Label.VERTICAL_FLOW: "off its row",
     Label.LOW_CONFIDENCE: "low confidence",
     Label.FILLED_FROM_MONO: "filled from one image",
+    Label.UNSUPPORTED: "too little texture",
 }
 
 

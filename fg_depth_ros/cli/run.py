@@ -58,6 +58,7 @@ def infer(
     from fg_depth_ros.data.samples import StereoSample
     from fg_depth_ros.evaluation.reports.results import write_disparity, write_estimate
     from fg_depth_ros.files import FileError
+    from fg_depth_ros.geometry import photometric_support
 
     if (pairs is None) == (left is None or right is None):
         raise typer.BadParameter("give two images, or --pairs FOLDER")
@@ -79,13 +80,18 @@ def infer(
             failed += 1
             continue
         if sample.rig is None:
-            paths = write_disparity(estimator.disparity(*images), out, sample.name)
+            disparity = estimator.disparity(*images)
+            fault = photometric_support(*images, disparity).fault
+            paths = write_disparity(disparity, out, sample.name)
             note = "disparity only: no calibration (give --calib)"
         else:
             estimate = estimator.estimate(*images, sample.rig)
+            fault = estimate.fault
             paths = write_estimate(estimate, images[0], out, sample.name)
             note = f"{100 * estimate.mask.mean():.0f} % valid, {1000 * estimate.seconds:.0f} ms"
         say(f"{sample.name}: {len(paths)} files in {out} ({note})")
+        if fault is not None:
+            say(f"{sample.name}: {fault}: {fault.explanation}", "yellow")
     if failed:
         raise typer.Exit(1)
 

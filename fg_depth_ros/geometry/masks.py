@@ -17,6 +17,7 @@ class Label(IntEnum):
     VERTICAL_FLOW = 4  # reserved: no check gives it
     LOW_CONFIDENCE = 5
     FILLED_FROM_MONO = 6
+    UNSUPPORTED = 7  # too little texture or light to match, or the images do not agree
 
 
 def leaves_image(disparity: np.ndarray) -> np.ndarray:
@@ -76,18 +77,19 @@ def hidden_by_nearer(disparity: np.ndarray, threshold: float) -> np.ndarray:
 
 def label_pixels(
     depth: np.ndarray, *, min_depth: float, max_depth: float, leaves: np.ndarray | None = None,
-    mismatch: np.ndarray | None = None, unsure: np.ndarray | None = None,
+    mismatch: np.ndarray | None = None, unsupported: np.ndarray | None = None, unsure: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Return one ``Label`` per pixel, uint8 H x W.
 
     Where several checks fail the first in this order is the label: out of range, leaves the image, left-right mismatch,
-    low confidence. ``depth``: H x W m, NaN = no match; ``leaves``, ``mismatch``, ``unsure``: bool H x W, True where
-    this check failed; None = not checked. Raises ValueError: the sizes differ.
+    unsupported, low confidence. ``depth``: H x W m, NaN = no match; ``leaves``, ``mismatch``, ``unsupported``,
+    ``unsure``: bool H x W, True where this check failed; None = not checked. Raises ValueError: the sizes differ.
     """
     labels = np.full(depth.shape, Label.VALID, dtype=np.uint8)
     # Written from the weakest reason to the strongest, so that the strongest stays.
     for failed, label in (
         (unsure, Label.LOW_CONFIDENCE),
+        (unsupported, Label.UNSUPPORTED),
         (mismatch, Label.LEFT_RIGHT_MISMATCH),
         (leaves, Label.LEAVES_IMAGE),
         (~((depth >= min_depth) & (depth <= max_depth)), Label.OUT_OF_RANGE),

@@ -66,6 +66,8 @@ class StereoConfig(EstimatorConfig):
     the time; off."""
     left_right_threshold: float = 1.5
     """Largest difference in that check, px."""
+    photometric_check: bool = True
+    """Pixels whose match the images do not bear out are unsupported: too little texture or light, or other views."""
     max_sigma: float = 0.0
     """Pixels less certain than this are low confidence, px of disparity; 0 = off."""
     min_disparity: int = 0

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from fg_depth_ros import geometry
-from fg_depth_ros.geometry import Label, StereoRig
+from fg_depth_ros.geometry import Label, PairFault, StereoRig, Support
 from fg_depth_ros.geometry.resize import resize_disparity, resize_image, scaled_size
 from fg_depth_ros.inference.config import PRECISIONS, EstimatorConfig, StereoConfig
 from fg_depth_ros.networks import STEREO_MODELS, CheckpointError, ModelCard, load_model
@@ -320,6 +320,7 @@ class StereoEstimate:
     ``matched``: H x W float32 px, x_left - x_right, the method's result; NaN = no match.
     ``disparity_sigma``: H x W float32 px, one standard deviation, or None where the method does not know.
     ``filling``: H x W float32 m, depth from the left image alone at the scale of the pair's, for the holes; or None.
+    ``support``: what the images say of the match; None = not checked.
     """
 
     rig: StereoRig
@@ -329,6 +330,7 @@ class StereoEstimate:
     config: StereoConfig
     seconds: float  # that the matching took
     filling: np.ndarray | None = None
+    support: Support | None = None
 
     @classmethod
     def from_mono(cls, depth: np.ndarray, rig: StereoRig, config: StereoConfig, seconds: float) -> StereoEstimate:
@@ -353,6 +355,11 @@ class StereoEstimate:
         other = replace(self, filling=depth)
         vars(other).update({name: value for name, value in vars(self).items() if name in _UNFILLED})
         return other
+
+    @property
+    def fault(self) -> PairFault | None:
+        """Why the pair as a whole could not be matched; None where nothing speaks against it."""
+        return None if self.support is None else self.support.fault
 
     @cached_property
     def disparity(self) -> np.ndarray:
@@ -382,10 +389,14 @@ class StereoEstimate:
         if config.max_sigma > 0 and self.disparity_sigma is not None:
             unsure = self.disparity_sigma > config.max_sigma
         leaves = geometry.leaves_image(self.matched)
-        return geometry.label_pixels(
+        unsupported = None if self.support is None else ~self.support.pixels
+        labels = geometry.label_pixels(
             self._raw_depth, min_depth=config.min_depth, max_depth=config.max_depth, leaves=leaves, mismatch=mismatch,
-            unsure=unsure,
+            unsupported=unsupported, unsure=unsure,
         )  # fmt: skip
+        if unsupported is not None and self.fault is not None:
+            labels[unsupported] = Label.UNSUPPORTED  # the other checks compared wrong matches
+        return labels
 
     @cached_property
     def mask(self) -> np.ndarray:
@@ -475,8 +486,11 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
         if self.config.left_right_check == "two_pass":
             mirror = self.match(right[:, ::-1], left[:, ::-1])
             right_disparity = mirror.disparity[:, ::-1]
+        support = None
+        if self.config.photometric_check:
+            support = geometry.photometric_support(left, right, found.disparity)
         seconds = time.perf_counter() - began
-        return StereoEstimate(rig, found.disparity, found.sigma, right_disparity, self.config, seconds)
+        return StereoEstimate(rig, found.disparity, found.sigma, right_disparity, self.config, seconds, support=support)
 
     def disparity(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """``StereoEstimate.disparity`` of a pair without calibration; images and errors as for ``match``."""

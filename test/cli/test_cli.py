@@ -56,6 +56,17 @@ def test_infer_without_calibration_says_so(run, real_pair, tmp_path):
     assert not list((tmp_path / "o").glob("*depth*"))
 
 
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_infer_says_when_images_cannot_be_matched(run, real_pair, tmp_path, calibrated):
+    sample, calib = real_pair
+    size = cv2.imread(str(sample.right)).shape
+    cv2.imwrite(str(tmp_path / "black.png"), np.zeros(size, np.uint8))
+    given = ["--calib", calib] if calibrated else []
+    status, text = run("infer", sample.left, tmp_path / "black.png", *given, "--out", tmp_path / "o", "--model", "sgbm")
+    assert status == 0
+    assert "right camera covered" in text
+
+
 def test_infer_does_a_folder_and_names_what_it_skips(run, tmp_path):
     folder = tmp_path / "pairs"
     write_pairs(folder, ("a", "b", "c"))

@@ -30,6 +30,7 @@ class FixedMatcher:
 
 
 def estimate_with(disparity, sigma=None, mirrored=None, rig=RIG, **options):
+    options = {"photometric_check": False, **options}  # these images are blank
     estimator = StereoDepthEstimator(StereoConfig(model="sgbm", **options))
     estimator._method = FixedMatcher(disparity.astype(np.float32), sigma, mirrored)
     blank = np.zeros((rig.height, rig.width, 3), np.uint8)
@@ -214,3 +215,26 @@ def test_wrong_pairs_are_named():
 def test_options_out_of_range_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(StereoConfig(), **options)
+
+
+@pytest.mark.parametrize(("grey", "fault"), [(0, "images dark"), (255, "images overexposed"), (128, "no texture")])
+def test_images_without_content_give_no_depth_whatever_the_network_answers(grey, fault):
+    # What the shipped network answers for a black pair is dense: all of it is a guess.
+    blank = np.full((96, 128), grey, np.uint8)
+    rig = StereoRig(128, 96, 100.0, 100.0, 63.5, 47.5, 63.5, 0.2)
+    estimate = StereoDepthEstimator().estimate(blank, blank, rig)
+    assert estimate.fault == fault
+    assert not estimate.mask.any()
+    assert (estimate.labels == Label.UNSUPPORTED).all()
+    assert np.isnan(estimate.depth_sigma).all()
+    assert StereoDepthEstimator(StereoConfig(photometric_check=False)).estimate(blank, blank, rig).mask.any()
+
+
+def test_what_the_check_costs_a_real_pair():
+    sample = motorcycle()
+    images, truth = sample.images(), sample.truth()
+    checked = StereoDepthEstimator().estimate(*images, sample.rig)
+    right = np.abs(checked.matched - truth) <= 2.0
+    without = dataclasses.replace(checked, support=None)
+    assert checked.fault is None
+    assert (right & checked.mask).sum() >= 0.99 * (right & without.mask).sum()

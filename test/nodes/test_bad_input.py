@@ -313,6 +313,25 @@ def test_images_that_are_not_rectified_are_warned_of(make: Callable[..., Bench])
     assert CALIBRATION_FAULTS & fault_codes(b.status())
 
 
+def test_images_that_show_nothing_give_no_depth_and_their_own_reason(make: Callable[..., Bench]) -> None:
+    black = np.zeros_like(SCENE.left)
+    stranger = wall(seed=7).right
+    b = make(rectification_check_period=0.01)
+    b.listen("depth/image_rect", "mask/labels")
+    for left, right, reason in (
+        (black, black, "images dark"),
+        (black + 255, black + 255, "images overexposed"),
+        (SCENE.left, black, "right camera covered"),
+        (SCENE.left, stranger, "views unrelated"),
+    ):
+        bad = pair_messages(Scene(left, right, SCENE.rig, SCENE.disparity))
+        b.send_until(bad, lambda reason=reason: b.has(reason, "/left/image_rect") and b.level() == 1)
+        assert fault_codes(b.status()) == {reason}, "rows are not blamed"
+        assert np.isfinite(b.fresh_depth(bad)).mean() < 0.02
+        assert share_near(b.fresh_depth(GOOD), SCENE.depth) > 0.97
+        b.send_until(GOOD, lambda: b.level() == 0)
+
+
 def test_a_picture_without_features_says_nothing() -> None:
     grey = np.full((100, 120), 90, np.uint8)
     assert match_features(grey, grey, 0.0).count == 0

@@ -26,6 +26,7 @@ _LABEL_COLOURS: dict[Label, tuple[int, int, int]] = {
     Label.VERTICAL_FLOW: (255, 127, 14),
     Label.LOW_CONFIDENCE: (188, 189, 34),
     Label.FILLED_FROM_MONO: (44, 160, 44),
+    Label.UNSUPPORTED: (148, 103, 189),
 }
 
 

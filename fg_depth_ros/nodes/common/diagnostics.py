@@ -80,11 +80,15 @@ class Fault:
 class Faults:
     """Faults by subject. New ones are logged, persisting ones every ``repeat`` seconds, and recoveries. Thread-safe.
 
-    ``log`` is called with level (OK for a recovery) and text.
+    ``log`` is called with level (OK for a recovery) and text. ``subjects``: those that are shown in a status; any other
+    raises KeyError; None = all are taken.
     """
 
-    def __init__(self, log: Callable[[bytes, str], None], repeat: float = 10.0) -> None:
+    def __init__(
+        self, log: Callable[[bytes, str], None], repeat: float = 10.0, subjects: Iterable[str] | None = None
+    ) -> None:
         self._log, self._repeat = log, repeat
+        self._subjects = None if subjects is None else frozenset(subjects)
         self._lock = threading.Lock()
         self._faults: dict[str, Fault] = {}
         self._logged: dict[str, float] = {}
@@ -95,6 +99,7 @@ class Faults:
         ``code``: fixed value for programs (codes.FaultCode, MessageError.reason); empty = ``subject``, and then every
         new text is logged. With a code the fault is logged when its code is new, and every ``repeat`` seconds.
         """
+        self._check(subject)
         now = time.monotonic()
         with self._lock:
             before = self._faults.get(subject)
@@ -116,6 +121,7 @@ class Faults:
 
     def clear(self, subject: str) -> None:
         """Remove the fault of ``subject`` and log that it has recovered."""
+        self._check(subject)
         with self._lock:
             fault = self._faults.pop(subject, None)
         if fault is not None:
@@ -127,6 +133,10 @@ class Faults:
             fault = self._faults.get(subject)
             if fault is not None and time.monotonic() - fault.since >= older_than:
                 del self._faults[subject]
+
+    def _check(self, subject: str) -> None:
+        if self._subjects is not None and subject not in self._subjects:
+            raise KeyError(f"fault subject '{subject}' is in no status: add it to the list of subjects")
 
     def __getitem__(self, subject: str) -> Fault | None:
         return self._faults.get(subject)

@@ -22,6 +22,12 @@ from fg_depth_ros.nodes.common.synchronizing import (
     why_silent,
 )
 
+PAIR_FAULTS = (
+    "input", "matching", "images", "right camera", "pairs", "calibration", "rectification", "rows", "range", "scale",
+    "flow",
+)  # fmt: skip
+"""Subjects of faults of the pairs, in the order of a status; forgotten when the inputs are closed."""
+
 
 class StereoInputs:
     """Subscribes to the inputs, synchronises them, and reports why no pair arrives. For the executor's thread.
@@ -80,8 +86,7 @@ class StereoInputs:
         for subscriber in self._subscribers:
             self._node.destroy_subscription(subscriber.sub)
         self._subscribers, self._sync = [], None
-        subjects = "pairs", "right camera", "input", "calibration", "rectification", "range", "scale", "mono", "flow"
-        for subject in subjects:
+        for subject in (*PAIR_FAULTS, "mono"):
             self._faults.forget(subject)
 
     def check(self) -> None:

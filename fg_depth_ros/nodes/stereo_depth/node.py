@@ -22,7 +22,7 @@ from fg_depth_ros.nodes.common.codes import FaultCode, NodeState
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, PairStatistics
 from fg_depth_ros.nodes.common.running import run_node
 from fg_depth_ros.nodes.common.synchronizing import input_topics
-from fg_depth_ros.nodes.stereo_depth.inputs import StereoInputs
+from fg_depth_ros.nodes.stereo_depth.inputs import PAIR_FAULTS, StereoInputs
 from fg_depth_ros.nodes.stereo_depth.models import LOAD_ERRORS, NodeModels
 from fg_depth_ros.nodes.stereo_depth.outputs import StereoOutputs
 from fg_depth_ros.nodes.stereo_depth.parameters import STEREO_DEPTH
@@ -30,10 +30,7 @@ from fg_depth_ros.nodes.stereo_depth.worker import StereoWorker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
-_PAIR_FAULTS = (
-    "configuration", "input", "matching", "right camera", "pairs", "calibration", "rectification", "rows", "range",
-    "scale", "flow", "time",
-)  # fmt: skip
+_PAIR_FAULTS = ("configuration", *PAIR_FAULTS, "time")
 _MODEL_FAULTS = ("configuration", "memory", "model", "mono")
 _CHECK_SECONDS = 0.1
 _CLOSE_AFTER = 20  # checks without a subscriber before the inputs are closed: two seconds
@@ -51,7 +48,7 @@ class StereoDepthNode(LifecycleNode):
         self, *, build: Callable[[StereoConfig], StereoDepthEstimator] = StereoDepthEstimator, **kwargs: Any
     ) -> None:
         super().__init__("stereo_depth_node", **kwargs)
-        self.faults = Faults(diagnostics.node_log(self))
+        self.faults = Faults(diagnostics.node_log(self), subjects={*_PAIR_FAULTS, *_MODEL_FAULTS})
         self.statistics = PairStatistics()
         self._state = NodeState.UNCONFIGURED
         self._unsubscribed = 0

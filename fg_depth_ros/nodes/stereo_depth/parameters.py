@@ -39,6 +39,9 @@ STEREO_DEPTH = ParameterTable(
                   "How pixels that the right camera does not see are found: from one disparity map, by matching twice "
                   "(slower, stricter), or not at all.", choices=("one_pass", "two_pass", "off")),
         Parameter("left_right_threshold", 1.5, "Largest disagreement of the check.", "px", 0.1, 100.0),
+        Parameter("photometric_check", True,
+                  "Label pixels unsupported where the two images do not bear out the match: too little texture or "
+                  "light, a covered camera, unrelated views. Only with it are these named in `/diagnostics`."),
         Parameter("max_sigma", 0.0,
                   "Pixels whose disparity is less certain than this standard deviation are labelled low confidence. 0 "
                   "switches it off.", "px", 0.0, 100.0),

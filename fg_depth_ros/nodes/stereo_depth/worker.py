@@ -15,7 +15,7 @@ import numpy as np
 from rclpy.lifecycle import LifecycleNode
 
 from fg_depth_ros.data.io.messages import MONO16_WHITE, MessageError, MessageFault, image_to_array
-from fg_depth_ros.geometry import RigError, StereoRig, camera_info_doubts
+from fg_depth_ros.geometry import PairFault, RigError, StereoRig, camera_info_doubts
 from fg_depth_ros.inference import FlowEstimator, MonoEstimate, OutOfMemory, StereoEstimate
 from fg_depth_ros.nodes.common.codes import DropReason, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, PairStatistics
@@ -122,7 +122,7 @@ class StereoWorker:
         seconds = self._publish_depth(topics, estimate, images, messages)
         seconds += self._publish_temporal_flow(topics, images.left, messages)
         self._finish(begun, seconds, messages)
-        self._check_rectification(images)
+        self._check_rectification(images, None if estimate is None else estimate.fault)
 
     def _decode(self, messages: StereoMessages) -> StereoImages:
         """Return images and calibration. Raises MessageError."""
@@ -143,14 +143,24 @@ class StereoWorker:
         estimator = self._models.stereo.estimator
         assert estimator is not None
         assert images.right is not None
-        self._faults.update("rectification", WARN, self._features.problem, FaultCode.NOT_RECTIFIED)
         limited = _range_problem(images.rig, estimator.config.min_disparity, self._topics)
         self._faults.update("range", WARN, limited, FaultCode.RANGE_LIMITED)
         try:
-            return estimator.estimate(images.left, images.right, images.rig)
+            estimate = estimator.estimate(images.left, images.right, images.rig)
         except OutOfMemory as error:
             self._reduce_scale(self._models.stereo, error)
             raise _Dropped(DropReason.OUT_OF_MEMORY) from error
+        self._report_images(estimate.fault)
+        return estimate
+
+    def _report_images(self, fault: PairFault | None) -> None:
+        """Report why the images cannot be matched: what they show, or that features of both lie on other rows."""
+        shifted = self._features.problem if fault in (None, PairFault.UNRELATED) else None
+        self._faults.update("rectification", WARN, shifted, FaultCode.NOT_RECTIFIED)
+        text = None
+        if fault is not None and shifted is None:
+            text = f"{fault.explanation} ({self._topics['left/image_rect']} and {self._topics['right/image_rect']})"
+        self._faults.update("images", WARN, text, fault or "")
 
     def _publish_depth(
         self, topics: set[str], estimate: StereoEstimate | None, images: StereoImages, messages: StereoMessages
@@ -174,12 +184,15 @@ class StereoWorker:
             raise _Dropped(DropReason.NO_MONO_DEPTH)
         return sum(found.seconds for found in (estimate, mono) if found is not None)
 
-    def _check_rectification(self, images: StereoImages) -> None:
-        """Check the rectification again from time to time, after the pair was published."""
+    def _check_rectification(self, images: StereoImages, fault: PairFault | None) -> None:
+        """Check the rectification again from time to time, after the pair was published.
+
+        Dense flow between images that cannot be matched (``fault``) says nothing of their rows.
+        """
         assert images.right is not None
         parameters, estimator = self._parameters, self._models.flow.estimator
         period, pair = parameters["rectification_check_period"], (images.left, images.right, images.rig.doffs)
-        if estimator is None or period == 0:
+        if estimator is None or period == 0 or fault is not None:
             self._faults.forget("rows")
         elif self._vertical_flow.due(period):
             try:

@@ -1,0 +1,146 @@
+"""Whether the images of a pair bear out a disparity map: too little texture or light, a covered camera, other views."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import cv2
+import numpy as np
+
+_WIDTH = 640  # px; larger images are compared at about this width, all at half their size or less
+_DETAIL = 9  # px of that size; larger structure is left out, two views of nothing in common share it
+_NOISE = 1.0  # grey levels of 255 after averaging: a camera's noise and rounding
+# Correlation that windows of this many px need: the smaller, the more easily a matcher finds it in mere noise. The
+# large ones bring walls without texture to what has texture around them.
+_WINDOWS = {9: 0.5, 25: 0.35, 61: 0.3, 121: 0.3}
+_SUPPORTED_PAIR = 0.1  # share of pixels
+_TEXTURED_VIEW = 0.05  # share of pixels from which two images can be told to show different things
+_AGREEING = 0.2  # share of the textured pixels; good pairs have more than 0.5, pairs of other views less than 0.1
+_DARK, _BRIGHT = 32, 250  # grey levels that 99 % are below, 90 % above
+
+
+class PairFault(str, Enum):
+    """Why a pair of images cannot be matched; a fixed value for programs."""
+
+    DARK = "images dark"
+    OVEREXPOSED = "images overexposed"
+    LEFT_COVERED = "left camera covered"
+    RIGHT_COVERED = "right camera covered"
+    NO_TEXTURE = "no texture"
+    UNRELATED = "views unrelated"
+
+    __str__ = str.__str__
+
+    @property
+    def explanation(self) -> str:
+        """What is wrong and what to do, a sentence."""
+        return _EXPLANATIONS[self]
+
+
+_COVERED = (
+    "the {} image shows nothing and the other one does: look for a cover, dirt, blinding light or another exposure on "
+    "the {} camera"
+)
+_EXPLANATIONS = {
+    PairFault.DARK: "both images are too dark to match: more light, or a longer exposure",
+    PairFault.OVEREXPOSED: "both images are overexposed: a shorter exposure, or less light",
+    PairFault.LEFT_COVERED: _COVERED.format("left", "left"),
+    PairFault.RIGHT_COVERED: _COVERED.format("right", "right"),
+    PairFault.NO_TEXTURE: "the images show too little texture to match: a blank wall, fog, or lenses out of focus",
+    PairFault.UNRELATED: (
+        "the two images do not show the same things: check that both come from one rig and one moment, are rectified, "
+        "and that the scene is not nearer than the search reaches"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Support:
+    """What the images of a pair say of its disparity.
+
+    ``pixels``: bool H x W, True where they bear it out. ``fault``: what is wrong with the pair as a whole, or None.
+    """
+
+    pixels: np.ndarray
+    fault: PairFault | None
+
+
+class _View(Enum):
+    DARK, BRIGHT, FLAT, TEXTURED = range(4)
+
+
+def photometric_support(left: np.ndarray, right: np.ndarray, disparity: np.ndarray) -> Support:
+    """Compare the left image with the right one warped by the disparity: zero-mean normalised cross-correlation.
+
+    It is taken of the images' fine detail, in windows of several sizes, with the camera's noise in the denominator:
+    where detail is no stronger than noise, or not the same in both images, nothing supports a match. Where hardly any
+    textured pixel is alike, the images show different things, and no pixel is supported.
+
+    Args:
+        left, right: uint8, H x W or H x W x 3 RGB.
+        disparity: x_left - x_right, H x W px, NaN = no match.
+
+    Raises:
+        ValueError: the sizes differ.
+    """
+    if not left.shape[:2] == right.shape[:2] == disparity.shape:
+        raise ValueError(f"images {left.shape}, {right.shape} and disparity {disparity.shape}: sizes must agree")
+    height, width = disparity.shape
+    factor = max(2, round(width / _WIDTH))
+    size = -(-width // factor), -(-height // factor)
+    greys = [
+        i if i.ndim == 2 else cv2.cvtColor(i, cv2.COLOR_RGB2GRAY) for i in map(np.ascontiguousarray, (left, right))
+    ]
+    details = [_detail(cv2.resize(grey, size, interpolation=cv2.INTER_AREA)) for grey in greys]
+    small = cv2.resize(np.asarray(disparity, np.float32), size, interpolation=cv2.INTER_NEAREST) * (size[0] / width)
+    columns = np.arange(size[0], dtype=np.float32) - small
+    inside = (columns >= 0) & (columns <= size[0] - 1)  # False for NaN
+    rows = np.broadcast_to(np.arange(size[1], dtype=np.float32)[:, None], small.shape)
+    warped = cv2.remap(details[1], np.where(inside, columns, 0), np.ascontiguousarray(rows), cv2.INTER_LINEAR)
+    correlations = _correlations(details[0] * inside, warped * inside, inside.astype(np.float32))
+    alike = [correlation > limit for correlation, limit in zip(correlations, _WINDOWS.values(), strict=True)]
+    supported = np.logical_or.reduce(alike)
+
+    textured = [cv2.blur(detail * detail, (_DETAIL, _DETAIL)) > 4 * _NOISE**2 for detail in details]
+    views = [_view(grey, texture) for grey, texture in zip(greys, textured, strict=True)]
+    seen = textured[0] & (inside | np.isnan(small))
+    unrelated = bool(textured[0].mean() >= _TEXTURED_VIEW and (alike[0] & inside)[seen].mean() < _AGREEING)
+    supported &= not unrelated
+    fault = _fault(*views) if unrelated or supported.mean() < _SUPPORTED_PAIR else None
+    pixels = cv2.resize(supported.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+    return Support(pixels.astype(bool), fault)
+
+
+def _detail(grey: np.ndarray) -> np.ndarray:
+    values = grey.astype(np.float32)
+    return values - cv2.blur(values, (_DETAIL, _DETAIL))
+
+
+def _correlations(left: np.ndarray, right: np.ndarray, inside: np.ndarray) -> list[np.ndarray]:
+    """Return the correlation of each window size around each pixel; images zero where not ``inside``."""
+    found = []
+    for window in _WINDOWS:
+        products = (left * right, left * left, right * right, inside)
+        both, own, other, share = (cv2.blur(product, (window, window)) for product in products)
+        floor = np.maximum(share, np.float32(1e-6)) * np.float32(_NOISE**2)
+        found.append(both / (np.sqrt(np.maximum(own * other, 0)) + floor))
+    return found
+
+
+def _view(grey: np.ndarray, textured: np.ndarray) -> _View:
+    low, high = np.percentile(grey[::2, ::2], (10, 99))
+    if high < _DARK:
+        return _View.DARK
+    if low >= _BRIGHT:
+        return _View.BRIGHT
+    return _View.TEXTURED if textured.mean() >= _TEXTURED_VIEW else _View.FLAT
+
+
+def _fault(left: _View, right: _View) -> PairFault:
+    if left == right:
+        same = (PairFault.DARK, PairFault.OVEREXPOSED, PairFault.NO_TEXTURE, PairFault.UNRELATED)
+        return same[left.value]
+    if _View.TEXTURED in (left, right):
+        return PairFault.LEFT_COVERED if right == _View.TEXTURED else PairFault.RIGHT_COVERED
+    return PairFault.NO_TEXTURE
