@@ -106,6 +106,15 @@ def test_cameras_that_never_meet_are_refused_with_the_gap(tmp_path):
         open_bag_pairs(bag, rig=small_rig())
 
 
+def test_messages_without_a_stamp_are_named(tmp_path, caplog):
+    bag = write_stereo_bag(tmp_path / "bag", [(0, LEFT, RIGHT)] * 3, small_rig())
+    with pytest.raises(FileError, match=r"/left/image_rect have no stamp \(it is 0\)"):
+        open_bag_pairs(bag)
+    some = write_stereo_bag(tmp_path / "some", [(0, LEFT, RIGHT), (SECOND, LEFT, RIGHT)], small_rig())
+    assert [sample.stamp for sample in open_bag_pairs(some)] == [SECOND]
+    assert "/left/image_rect: images without a stamp (it is 0) are left out" in caplog.text
+
+
 # ---- pairs -----------------------------------------------------------------------------------------------------
 
 

@@ -11,8 +11,9 @@ import pytest
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 from support.nodes import Bench, Scene, camera_info, pair_messages, share_near, wall
+from support.waiting import wait_until
 
-from fg_depth_ros.data.io.messages import MessageError
+from fg_depth_ros.data.io.messages import MessageError, depth_to_array, stamp_ns
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.nodes.common.codes import CALIBRATION_FAULTS, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import fault_codes
@@ -233,6 +234,47 @@ def test_a_silent_input_is_named(make: Callable[..., Bench]) -> None:
     part = {name: message for name, message in GOOD.items() if name != "right/camera_info"}
     b.send_until(part, lambda: b.has(FaultCode.NO_PAIRS, "/right/camera_info (1 publisher(s) are there"))
     assert share_near(b.fresh_depth(GOOD), SCENE.depth) > 0.97
+
+
+def test_a_camera_info_that_comes_once_holds_for_the_images_after_it(make: Callable[..., Bench]) -> None:
+    infos = {name: message for name, message in GOOD.items() if name.endswith("camera_info")}
+    images = {name: message for name, message in GOOD.items() if name not in infos}
+    b = make(stall_timeout=0.5)
+    b.listen("depth/image_rect")
+    b.send_until(infos, lambda: float(b.values().get("right/camera_info rate (Hz)", 0)) > 0)
+    assert share_near(b.fresh_depth(images), SCENE.depth) > 0.97
+    b.send_until(images, lambda: int(b.values().get("right/camera_info used again", 0)) >= 3 and b.level() == 0)
+
+
+def test_stamps_of_zero_are_no_stamps(make: Callable[..., Bench]) -> None:
+    b = make(stall_timeout=0.5)
+    b.listen("depth/image_rect")
+    unstamped = {"step": lambda: b.send(GOOD, 0.0), "period": 0.1}
+    wait_until(lambda: b.has(FaultCode.NO_STAMPS, "/left/image_rect", "have no stamp", "allow_unstamped"), **unstamped)
+    assert b.seen["depth/image_rect"] == []
+    assert share_near(b.fresh_depth(GOOD), SCENE.depth) > 0.97
+    b.send_until(GOOD, lambda: b.level() == 0)
+
+
+def test_unstamped_pairs_are_matched_by_arrival_where_that_is_allowed(make: Callable[..., Bench]) -> None:
+    b = make(allow_unstamped=True, sync_slop=0.09)
+    b.listen("depth/image_rect")
+    wait_until(lambda: len(b.seen["depth/image_rect"]) >= 2, step=lambda: b.send(GOOD, 0.0), period=0.2)
+    message = b.seen["depth/image_rect"][-1]
+    now = b.node.get_clock().now().nanoseconds
+    assert 0 <= now - stamp_ns(message.header) < 60e9  # the time of arrival
+    assert share_near(depth_to_array(message), SCENE.depth) > 0.97
+
+
+def test_a_latency_of_stamps_that_are_not_wall_time_is_unknown(make: Callable[..., Bench]) -> None:
+    b = make()
+    b.listen("depth/image_rect")
+    seconds = iter(range(1000, 10**6))
+    wait_until(
+        lambda: b.values().get("pipeline") == "unknown", step=lambda: b.send(GOOD, float(next(seconds))), period=0.1
+    )
+    assert not any(key.startswith("pipeline ") for key in b.values())
+    assert float(b.values()["processing 50 % (ms)"]) > 0
 
 
 def test_a_topic_that_nobody_publishes_is_named(make: Callable[..., Bench]) -> None:

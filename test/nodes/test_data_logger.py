@@ -19,6 +19,7 @@ from std_msgs.msg import Int32MultiArray, String
 from support.logger import LoggerBench, balanced, logger_bench, small_wall
 from support.nodes import compressed_image, pair_messages
 
+from fg_depth_ros.data.bags.messages import stamp_of
 from fg_depth_ros.data.bags.storage import BagStorage
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.nodes.common.message_classes import message_class
@@ -159,6 +160,19 @@ def test_a_topic_whose_type_is_not_installed_is_named(make: Make, monkeypatch: p
     assert "its type no_such_msgs/msg/String cannot be imported" in bench.told()
     assert "install or source no_such_msgs" in bench.told()
     assert bench.settled()["written"] > 0
+
+
+def test_pairs_of_a_camera_info_that_came_once_are_recorded_with_it(make: Make) -> None:
+    bench = make(record="continuous")
+    bench.play_until_written(1)
+    images = {name: message for name, message in bench.pair.items() if name.endswith("image_rect")}
+    bench.play_until_written(12, pair=images)
+    bench.end()
+    (line,) = bench.lines()
+    pairs = bench.pairs(line)
+    assert len(pairs) >= 12
+    infos = [stamp_of(data) for data in bench.messages(line, "/left/camera_info")]
+    assert infos == [int(pair.name) for pair in pairs], "each image has one of its own"
 
 
 @pytest.mark.parametrize("storage", ["zstd", "png"])

@@ -101,6 +101,7 @@ class Source:
         masked: np.ndarray | None = None,
         age: float = 0.0,
         images: tuple[np.ndarray, np.ndarray] | None = None,
+        infos: bool = True,
     ) -> None:
         """One pair whose stamp is `age` seconds old; `dense` None leaves it unanswered."""
         stamp = self.node.get_clock().now() - Duration(seconds=age)
@@ -108,8 +109,9 @@ class Source:
         self.account.publish(header)
         left_info, right_info = camera_infos(self.rig, "left", "right")
         left_info.header.stamp = right_info.header.stamp = header.stamp
-        self.publishers["left/camera_info"].publish(left_info)
-        self.publishers["right/camera_info"].publish(right_info)
+        if infos:
+            self.publishers["left/camera_info"].publish(left_info)
+            self.publishers["right/camera_info"].publish(right_info)
         for side, image in zip(("left", "right"), images or (), strict=False):
             self.publishers[f"{side}/image_rect"].publish(messages.fill_image(Image(), image, "rgb8", header))
         if truth is not None:
@@ -270,6 +272,17 @@ def test_a_camera_or_a_bag_is_accounted_by_its_camera_info(source: Source) -> No
         source.send("a", truth, None)
     metrics = _row(source.wait_for_report(), "published", "timing")["metrics"]
     assert (metrics["pairs_sent"], metrics["pairs_delivered"]) == (3, 3)
+
+
+def test_pairs_whose_camera_info_came_once_are_counted_by_their_images(source: Source) -> None:
+    truth = np.full((96, 160), 6.0, np.float32)
+    pair = (np.zeros((96, 160, 3), np.uint8),) * 2
+    source.start_evaluator(pairs=5, pair_source="camera_info", truth=False)
+    source.wait_for_subscribers("left/image_rect")
+    for k in range(5):  # the last pair is not answered
+        source.send("a", truth if k < 4 else None, None, images=pair, infos=k == 0)
+    metrics = _row(source.wait_for_report(), "published", "timing")["metrics"]
+    assert [metrics[f"pairs_{what}"] for what in ("sent", "delivered", "dropped")] == [5, 4, 1]
 
 
 def test_the_node_account_explains_drops_with_reasons() -> None:

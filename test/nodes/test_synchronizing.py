@@ -94,6 +94,10 @@ class Rig:
     def stamps(self) -> list[float]:
         return [pair.stamp * 1e-9 for pair in self.pairs]
 
+    @property
+    def seconds(self) -> list[int]:
+        return [pair.left.header.stamp.sec for pair in self.pairs]
+
 
 def test_the_stand_in_has_the_three_defects() -> None:
     left, right = SimpleFilter(), SimpleFilter()
@@ -302,10 +306,18 @@ def test_the_right_camera_is_gone_when_left_images_go_on_without_it(filters: Any
     rig.send(3.0, None, 3.0, 3.0)
     assert rig.sync.silent_right(0.0) == "right/image_rect"
     assert rig.sync.silent_right(10.0) is None  # it may still come
-    rig.send(4.0, 4.0, 4.0, None)
-    assert rig.sync.silent_right(0.0) == "right/camera_info"
-    rig.send(5.0, 5.0, 5.0, 5.0)
+    rig.send(4.0, 4.0, 4.0, 4.0)
     assert rig.sync.silent_right(0.0) is None
+    for at in (5.0, 6.0, 7.0):
+        rig.send(at, at, at, None)
+    assert rig.stamps[-3:] == [5.0, 6.0, 7.0]  # by the camera_info that came before
+
+
+def test_the_right_camera_is_gone_when_its_calibration_never_came(filters: Any) -> None:
+    rig, _ = left_rig(filters)
+    for at in (1.0, 2.0, 3.0):
+        rig.send(at, at, at, None)
+    assert rig.sync.silent_right(0.0) == "right/camera_info"
 
 
 # ---- the slot -------------------------------------------------------------------------------------------------
@@ -339,3 +351,86 @@ def test_a_worker_waits_for_the_slot_and_ends_with_it() -> None:
     worker.join()
     assert taken == [1, 2, None]
     assert slot.get() is None
+
+
+# ---- camera_info that comes rarely, and messages without a stamp ----------------------------------------------------
+
+
+@pytest.mark.parametrize("approximate", [False, True])
+def test_a_camera_info_that_comes_once_holds_for_all_later_images(filters: Any, approximate: bool) -> None:
+    rig = Rig(filters, approximate=approximate, slop=0.01)
+    rig.send(None, None, 0.5, 0.5)
+    for k in range(1, 31):
+        rig.send(float(k), float(k), None, None)
+    assert rig.seconds == list(range(1, 31))
+    assert all(pair.left_info.header.stamp.sec == pair.left.header.stamp.sec for pair in rig.pairs)
+    assert [rig.sync.repeated(name) for name in INPUTS] == [0, 0, 30, 30]
+    for name in INPUTS:
+        expected = 1 if name.endswith("camera_info") else 30
+        assert rig.sync.received(name) == expected
+        assert expected + rig.sync.repeated(name) == 30 + rig.sync.waiting(name) + rig.sync.unmatched(name)
+
+
+def test_a_rare_camera_info_is_used_until_the_next_one_comes(filters: Any) -> None:
+    rig = Rig(filters)
+    for k in range(1, 21):
+        info = float(k) if k in (1, 11) else None
+        for source, at in zip(rig.sources, (None, None, info, info), strict=True):
+            if at is not None:
+                sent = message(at)
+                sent.width = k
+                source.signalMessage(sent)
+        rig.send(float(k), float(k), None, None)
+    assert rig.seconds == list(range(1, 21))
+    assert [pair.left_info.width for pair in rig.pairs] == [1] * 10 + [11] * 10
+
+
+def test_camera_infos_of_every_image_are_waited_for(filters: Any) -> None:
+    rig = Rig(filters)
+    for k in range(1, 11):
+        rig.send(float(k), float(k), None, None)
+        assert len(rig.pairs) == k - 1
+        rig.send(None, None, float(k), float(k))
+    assert rig.seconds == list(range(1, 11))
+    assert sum(map(rig.sync.repeated, INPUTS)) == 0
+
+
+def test_messages_without_a_stamp_form_no_pair_and_that_is_said(filters: Any) -> None:
+    rig = Rig(filters)
+    for k in range(5):
+        rig.send(0.0, 0.0, 0.0, 0.0)
+        rig.send(float(k + 1), float(k + 1), 0.0, 0.0)
+    assert rig.pairs == []
+    assert rig.sync.unstamped == ["left/camera_info", "right/camera_info"]
+    why = rig.sync.why_no_pair(lambda name: 1, lambda name: f"/{name}")
+    assert "/left/camera_info, /right/camera_info have no stamp (it is 0)" in why
+    assert "sync_slop above" not in why
+
+
+@pytest.mark.parametrize("stamped_infos", [False, True])
+def test_messages_without_a_stamp_are_paired_by_arrival_where_that_is_allowed(
+    filters: Any, stamped_infos: bool
+) -> None:
+    clock = [0]
+    rig = Rig(filters, allow_unstamped=True, slop=0.02, now=lambda: clock[0])
+    info = 7.0 if stamped_infos else 0.0
+    for k in range(1, 6):  # left images at k s, right ones 5 ms later; at k + 0.5 s a left one whose partner is lost
+        clock[0] = k * 10**9
+        rig.send(0.0, None, info + k * stamped_infos, None)
+        clock[0] += 5_000_000
+        rig.send(None, 0.0, None, info + k * stamped_infos)
+        clock[0] += 500_000_000
+        rig.send(0.0, None, None, None)
+    assert 4 <= len(rig.pairs) <= 5  # the very first images may come before their calibration
+    for pair in rig.pairs:
+        apart = pair.right.header.stamp.nanosec - pair.left.header.stamp.nanosec
+        assert (pair.left.header.stamp.sec, apart) == (pair.right.header.stamp.sec, 5_000_000)
+    assert rig.seconds[-1] == 5
+
+
+def test_stamped_images_with_unstamped_camera_infos_keep_their_stamps(filters: Any) -> None:
+    rig = Rig(filters, allow_unstamped=True, slop=0.0, now=lambda: 10**18)
+    for k in range(1, 6):
+        rig.send(None, None, 0.0, 0.0)
+        rig.send(float(k), float(k), None, None)
+    assert rig.seconds == list(range(1, 6))

@@ -111,6 +111,11 @@ def open_stereo_bag(
         rig = _rig(bag, topics, found.infos)
     lefts, rights = (found.images[topic] for topic in topics[:2])
     for topic, messages in found.images.items():
+        if not messages and topic in found.unstamped:
+            raise FileError(
+                f"{path}: the messages of {topic} have no stamp (it is 0), and nothing tells which belong together: "
+                "let the driver fill header.stamp, and record again"
+            )
         if not messages:
             raise FileError(f"{path}: {topic} holds no message; record both cameras, or name the topics")
     matched = _matched(path, topics, sorted(lefts), sorted(rights), slop)
@@ -133,6 +138,7 @@ class _Messages:
 
     def __init__(self, bag: BagStorage, topics: BagTopics, with_infos: bool) -> None:
         self.images: dict[str, dict[int, Place]] = {topics.left: {}, topics.right: {}}
+        self.unstamped: set[str] = set()  # image topics with messages whose stamp is 0, which is none
         self.encodings: dict[str, str] = {}
         self.infos: dict[str, Any] = {}
         self.repeated, self.calibration_changes, self.changed_at = 0, 0, ""
@@ -159,6 +165,11 @@ class _Messages:
     def _image(self, bag: BagStorage, topic: str, recorded: int, data: bytes) -> None:
         stamp = stamp_of(data)
         if stamp is None:
+            return
+        if stamp == 0:
+            if topic not in self.unstamped:
+                _LOG.warning("%s, %s: images without a stamp (it is 0) are left out", bag.path, topic)
+            self.unstamped.add(topic)
             return
         self.repeated += stamp in self.images[topic]
         self.images[topic].setdefault(stamp, Place(topic, recorded, stamp))

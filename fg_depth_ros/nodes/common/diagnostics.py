@@ -20,6 +20,7 @@ OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.E
 
 PERCENTILES = (50, 95, 99)
 _LATENCIES = 300  # durations that they are of
+_PLAUSIBLE = 60.0  # s from a stamp to the publication
 
 
 class RateMeter:
@@ -178,14 +179,18 @@ class PairStatistics:
     def publish(self, *, inference: float, processing: float, pipeline: float | None, mono: bool = False) -> None:
         """Count a published pair, or with ``mono`` a left image alone.
 
-        Seconds in the models, in the worker, and from the stamp to publication (None where that is not known).
+        Seconds in the models, in the worker, and from the stamp to publication: None where that is not known, and
+        unknown, too, where it is more than a minute, since stamps are then of another clock.
         """
         with self._lock:
             self.output.tick()
             self._mono_published += mono
-            for name, seconds in (("inference", inference), ("processing", processing), ("pipeline", pipeline)):
-                if seconds is not None:
-                    self._seconds[name].append(seconds)
+            self._seconds["inference"].append(inference)
+            self._seconds["processing"].append(processing)
+            if pipeline is None or not -_PLAUSIBLE < pipeline < _PLAUSIBLE:
+                self._seconds["pipeline"].clear()
+            else:
+                self._seconds["pipeline"].append(pipeline)
 
     def values(self) -> dict[str, str]:
         """Return the key-value pairs of a DiagnosticStatus."""
@@ -202,9 +207,12 @@ class PairStatistics:
             for reason, count in sorted(self.drops.items()):
                 values[f"dropped: {reason}"] = str(count)
             for name, seconds in self._seconds.items():
-                found = np.percentile(np.array(seconds), PERCENTILES).tolist() if seconds else ()
-                for percent, value in zip(PERCENTILES, found, strict=False):
-                    values[f"{name} {percent} % (ms)"] = f"{value * 1e3:.1f}"
+                if seconds:
+                    found = np.percentile(np.array(seconds), PERCENTILES).tolist()
+                    for percent, value in zip(PERCENTILES, found, strict=True):
+                        values[f"{name} {percent} % (ms)"] = f"{value * 1e3:.1f}"
+                elif self.output.total:
+                    values[name] = "unknown"
         return values
 
 

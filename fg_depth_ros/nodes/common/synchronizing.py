@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ SYNC_PARAMETERS = (
 """How a node forms pairs."""
 
 _LEFT_IMAGE, _RIGHT_IMAGE, _LEFT_INFO, _RIGHT_INFO = INPUTS
+_CAMERAS = {_LEFT_IMAGE: _LEFT_INFO, _RIGHT_IMAGE: _RIGHT_INFO}
+_IMAGES_WITHOUT_INFO = 3  # in a row; then the camera_info before is taken for them
 
 
 def input_types(parameters: DeclaredParameters) -> dict[str, type]:
@@ -94,25 +97,36 @@ class NewestSlot(Generic[T]):
 class _Gate(SimpleFilter):
     """An input of the synchroniser: counts its messages, and keeps upstream's queue from starving."""
 
-    def __init__(self, source: Any, name: str) -> None:
+    def __init__(self, source: Any, name: str, take: Callable[[_Gate, Any, int], int | None]) -> None:
         super().__init__()
         self.name = name
         self.received = 0
+        self.unstamped = 0  # without a stamp, and so left out
+        self.held = 0  # camera_infos that are only kept for images to come
+        self.repeated = 0  # camera_infos that were taken again
+        self.last: Any = None  # newest message
+        self.by_arrival = False  # whether that had no stamp, and was taken
         self.since_match = 0
         self.last_stamp: int | None = None
         self.last_arrival = time.monotonic()  # of a message; before the first one, when the waiting began
+        self._take = take
         self.before: Callable[[_Gate, int], None] = lambda gate, stamp: None
         self.after: Callable[[_Gate, int], None] = lambda gate, stamp: None
         source.registerCallback(self.on_message)
 
     def on_message(self, message: Any) -> None:
         """Add a message of the subscription."""
-        stamp = stamp_ns(message.header)
-        self.before(self, stamp)
         self.received += 1
+        self.last_arrival = time.monotonic()
+        stamp = self._take(self, message, stamp_ns(message.header))
+        if stamp is not None:
+            self.put(message, stamp)
+
+    def put(self, message: Any, stamp: int) -> None:
+        """Hand a message with this stamp, ns, to the synchroniser."""
+        self.before(self, stamp)
         self.since_match += 1
         self.last_stamp = stamp
-        self.last_arrival = time.monotonic()
         self.signalMessage(message)
         self.after(self, stamp)
 
@@ -124,10 +138,16 @@ class PairSynchronizer:
     a source whose time jumps back keeps producing pairs; an exception in ``on_pair`` goes to ``on_error`` and
     stops nothing; a slop of 0 matches equal stamps.
 
+    A camera_info that comes once, or rarely, holds for the later images of its camera until another one comes. A stamp
+    of 0 is none: such messages are left out, and ``why_no_pair`` says so, unless ``allow_unstamped``.
+
     Args:
         sources: filters of the four inputs, in the order of INPUTS.
         approximate: match stamps that differ by up to ``slop`` seconds; else they must be equal.
         queue_size: messages of each input that wait for their partners.
+        allow_unstamped: give messages without a stamp their time of arrival, in their header too, and match as with
+            ``approximate``.
+        now: time of arrival, ns.
         on_time_jump: called with (input name, seconds) when an input's time went back.
         on_left_only: called with (left image, left camera_info) as soon as both wait for the right camera, each image
             once; most of them become a pair a moment later.
@@ -142,6 +162,8 @@ class PairSynchronizer:
         approximate: bool = False,
         slop: float = 0.0,
         queue_size: int = 10,
+        allow_unstamped: bool = False,
+        now: Callable[[], int] = time.time_ns,
         on_error: Callable[[Exception], None] | None = None,
         on_time_jump: Callable[[str, float], None] | None = None,
         on_left_only: Callable[[Any, Any], None] | None = None,
@@ -151,7 +173,11 @@ class PairSynchronizer:
         self._on_pair, self._on_error = on_pair, on_error
         self._on_time_jump, self._on_left_only = on_time_jump, on_left_only
         self._last_left_only: int | None = None  # stamp of the last left image that on_left_only had
-        self._gates = [_Gate(source, name) for source, name in zip(sources, INPUTS, strict=True)]
+        self._allow_unstamped, self._now = allow_unstamped, now
+        self._without_info = dict.fromkeys(_CAMERAS, 0)  # images since the last camera_info
+        self._rare_info = dict.fromkeys(_CAMERAS, False)  # camera_infos come more rarely than images
+        self._gates = [_Gate(source, name, self._take) for source, name in zip(sources, INPUTS, strict=True)]
+        approximate = approximate or allow_unstamped
         if approximate:
             # Upstream matches differences below the slop only; a nanosecond more makes it "up to".
             self._sync = filters.ApproximateTimeSynchronizer(self._gates, queue_size, slop + 1e-9)
@@ -181,7 +207,8 @@ class PairSynchronizer:
         """
         if self._gate(_LEFT_IMAGE).since_match < 2:
             return None
-        longest = max((_RIGHT_IMAGE, _RIGHT_INFO), key=self.silent)
+        inputs = [_RIGHT_IMAGE, *([_RIGHT_INFO] if self._gate(_RIGHT_INFO).last is None else [])]
+        longest = max(inputs, key=self.silent)
         return longest if self.silent(longest) >= timeout else None
 
     def waiting(self, name: str) -> int:
@@ -191,16 +218,37 @@ class PairSynchronizer:
     def unmatched(self, name: str) -> int:
         """Return the number of messages of an input that were removed without a partner.
 
-        received = matched + waiting + unmatched.
+        received + repeated = matched + waiting + unmatched; camera_infos that are only kept for images to come are not
+        counted in it.
         """
-        return self.received(name) - self.matched - self.waiting(name)
+        gate = self._gate(name)
+        return gate.received - gate.held + gate.repeated - self.matched - self.waiting(name)
+
+    def repeated(self, name: str) -> int:
+        """Return how often a camera_info was taken for an image that came without one."""
+        return self._gate(name).repeated
+
+    @property
+    def unstamped(self) -> list[str]:
+        """Inputs whose messages are left out since they have no stamp."""
+        return [gate.name for gate in self._gates if gate.unstamped and gate.since_match == 0]
 
     def why_no_pair(self, publishers: Callable[[str], int], topic: Callable[[str], str]) -> str:
         """Explain why no pairs form, with the stamps and what to do.
 
         ``publishers``: input name -> number of publishers; ``topic``: input name -> resolved topic.
         """
-        silent = [gate.name for gate in self._gates if gate.since_match == 0]
+        if unstamped := self.unstamped:
+            return (
+                f"the messages on {', '.join(map(topic, unstamped))} have no stamp (it is 0), and nothing tells which "
+                "belong together: let the driver fill header.stamp with the time of the exposure "
+                "(stereo_depth_node with allow_unstamped pairs them by their arrival instead)"
+            )
+        silent = [
+            gate.name
+            for gate in self._gates
+            if gate.since_match == 0 and not (gate.last is not None and gate.name in _CAMERAS.values())
+        ]
         if silent:
             return "; ".join(f"no message on {topic(name)} ({why_silent(publishers(name))})" for name in silent)
         apart = self._apart()
@@ -227,6 +275,43 @@ class PairSynchronizer:
             nearest = [min(others, key=lambda s: abs(s - anchor)) for others in stamps[1:] if others]
             spans.append(max([anchor, *nearest]) - min([anchor, *nearest]))
         return min(spans, default=0) * 1e-9
+
+    def _take(self, gate: _Gate, message: Any, stamp: int) -> int | None:
+        """Return the stamp under which a message that arrived is matched; None where it is not."""
+        unstamped = stamp == 0
+        if unstamped and not self._allow_unstamped:
+            gate.unstamped += 1
+            return None
+        gate.last, gate.by_arrival = message, unstamped
+        image = next((image for image, info in _CAMERAS.items() if info == gate.name), None)
+        if image is not None:  # a camera_info
+            self._rare_info[image] = self._without_info[image] >= _IMAGES_WITHOUT_INFO
+            self._without_info[image] = 0
+            if unstamped or self._gate(image).by_arrival:
+                gate.held += 1
+                return None
+            return stamp
+        if unstamped:
+            stamp = self._now()
+            message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 1_000_000_000)
+        self._repeat_info(gate, stamp)
+        return stamp
+
+    def _repeat_info(self, image: _Gate, stamp: int) -> None:
+        """Take the newest camera_info again for the images of its camera that came without one."""
+        info = self._gate(_CAMERAS[image.name])
+        self._without_info[image.name] += 1
+        self._rare_info[image.name] |= self._without_info[image.name] >= _IMAGES_WITHOUT_INFO
+        if info.last is None or not (self._rare_info[image.name] or info.by_arrival or image.by_arrival):
+            return
+        waiting, there = self._queues[image.name], self._queues[info.name]
+        for missing in sorted({*waiting, stamp}):
+            if all(abs(found - missing) > self._slop_ns for found in there):
+                repeated = copy.copy(info.last)
+                repeated.header = copy.deepcopy(info.last.header)
+                repeated.header.stamp.sec, repeated.header.stamp.nanosec = divmod(missing, 1_000_000_000)
+                info.repeated += 1
+                info.put(repeated, missing)
 
     def _before(self, gate: _Gate, stamp: int) -> None:
         """Remove messages that wait from before a backward jump of time, before a message is added.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +19,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage
 
 from fg_depth_ros.compat.message_filters import SimpleFilter
 from fg_depth_ros.data.bags.messages import stamp_of
+from fg_depth_ros.data.io.messages import stamp_ns
 from fg_depth_ros.geometry import RigError, StereoRig
 from fg_depth_ros.nodes.common.codes import FaultCode
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, RateMeter
@@ -51,6 +54,15 @@ class SerializedMessage:
         seconds, nanoseconds = divmod(stamp, 1_000_000_000)
         # A real Time: the real message_filters takes nothing else.
         self.header = SimpleNamespace(stamp=Time(sec=seconds, nanosec=nanoseconds))
+
+    def stamped_as(self, image: SerializedMessage) -> SerializedMessage:
+        """Return this camera_info, where it was taken again for a later image, with the stamp and time of that."""
+        if stamp_of(self.data) == stamp_ns(self.header):
+            return self
+        again = copy.copy(self)
+        again.data = self.data[:4] + image.data[4:12] + self.data[12:]
+        again.recorded = image.recorded
+        return again
 
 
 class LoggerInputs:
@@ -153,6 +165,11 @@ class LoggerInputs:
             self._sources[name].signalMessage(message)
 
     def _matched(self, pair: StereoMessages) -> None:
+        pair = replace(
+            pair,
+            left_info=pair.left_info.stamped_as(pair.left),
+            right_info=pair.right_info.stamped_as(pair.right),
+        )
         messages = [pair.left, pair.right, pair.left_info, pair.right_info]
         if not all(message.recorded for message in messages):
             self.drops["no time"] += 1

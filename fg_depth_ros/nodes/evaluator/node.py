@@ -89,6 +89,7 @@ class ReplayEvaluatorNode(Node):
         self.arrival_latency: list[float] = []
         self._recent: deque[float] = deque(maxlen=20)
         self._infos: dict[str, OrderedDict[int, CameraInfo]] = {"left": OrderedDict(), "right": OrderedDict()}
+        self._without_info: set[int] = set()  # stamps of pairs that were announced before their camera_info, or instead
         self._snapshot = SnapshotCollector() if self.parameters["snapshot"] else None
         self._snapshot_subscriptions: list[rclpy.subscription.Subscription] = []
         self._queue: queue.Queue[tuple[PairEntry, StereoRig] | None] = queue.Queue(maxsize=16)
@@ -166,6 +167,8 @@ class ReplayEvaluatorNode(Node):
         arrival = info.get("received_timestamp") or time.time_ns()
         if self._snapshot is not None and part in (*SNAPSHOT_PARTS, *OPTIONAL_PARTS):
             self._snapshot.add(stamp, part, message)
+        if part in ("left", "depth") and self.parameters["pair_source"] == "camera_info" and stamp:
+            self._announce_without_info(stamp, info.get("source_timestamp") or arrival)
         entry = self.ledger.add(stamp, part, message, arrival)
         if part == "depth":
             self._early[stamp] = (info.get("source_timestamp") or arrival, arrival)
@@ -174,6 +177,12 @@ class ReplayEvaluatorNode(Node):
                 self._early.popitem(last=False)
         if entry is not None:
             self._completed(entry)
+
+    def _announce_without_info(self, stamp: int, published: int) -> None:
+        """Announce the pair of an image whose camera_info has not come: it may come once for all, or get lost."""
+        if self._infos["left"] and self.ledger.find(stamp) is None:
+            self._without_info.add(stamp)
+            self._announce_pair(stamp, published, "")
 
     def _note_latency(self, stamp: int) -> None:
         """Measure the latency of a pair that was announced and has its depth, in whichever order."""
@@ -193,7 +202,11 @@ class ReplayEvaluatorNode(Node):
         infos[stamp] = message
         while len(infos) > 64:
             infos.popitem(last=False)
-        if side == "left" and self.parameters["pair_source"] == "camera_info":
+        if side != "left" or self.parameters["pair_source"] != "camera_info" or not stamp:
+            return
+        if stamp in self._without_info:
+            self._without_info.remove(stamp)
+        else:
             self._announce_pair(stamp, info.get("source_timestamp") or time.time_ns(), "")
 
     def _store_diagnostics(self, message: DiagnosticArray, _: Any) -> None:

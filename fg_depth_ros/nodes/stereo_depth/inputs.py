@@ -70,6 +70,8 @@ class StereoInputs:
             approximate=self._parameters["approximate_sync"],
             slop=self._parameters["sync_slop"],
             queue_size=self._parameters["sync_queue_size"],
+            allow_unstamped=self._parameters["allow_unstamped"],
+            now=lambda: self._node.get_clock().now().nanoseconds or time.time_ns(),
             on_error=self._on_error,
             on_time_jump=self._on_time_jump,
             on_left_only=self._on_left_only,
@@ -104,7 +106,8 @@ class StereoInputs:
             self._faults.forget("pairs")  # reported already, with its consequence
             return
         why = self._sync.why_no_pair(self._publishers, self._topics.__getitem__)
-        self._faults.report("pairs", WARN, f"no stereo pair for {waited:.0f} s: {why}", code=FaultCode.NO_PAIRS)
+        code = FaultCode.NO_STAMPS if self._sync.unstamped else FaultCode.NO_PAIRS
+        self._faults.report("pairs", WARN, f"no stereo pair for {waited:.0f} s: {why}", code=code)
 
     def values(self) -> dict[str, str]:
         """Return the key-value pairs of a DiagnosticStatus: rate and losses by input."""
@@ -113,6 +116,8 @@ class StereoInputs:
             values[f"{name} rate (Hz)"] = f"{self._rates[name].rate():.2f}"
             now = self._sync.unmatched(name) if self._sync is not None else 0
             values[f"{name} without partner"] = str(self._unmatched[name] + now)
+            if self._sync is not None and (repeated := self._sync.repeated(name)):
+                values[f"{name} used again"] = str(repeated)
         return values
 
     def _subscribe(self, name: str) -> Any:

@@ -74,6 +74,9 @@ STEREO_DEPTH = ParameterTable(
         AtStart("image_transport", "raw",
                 "`compressed` subscribes to `<image topic>/compressed` (JPEG or PNG).", choices=("raw", "compressed")),
         *SYNC_PARAMETERS,
+        AtStart("allow_unstamped", False,
+                "Pair messages whose stamp is 0 by their time of arrival, as with `approximate_sync`; outputs have "
+                "that stamp. Without it such messages form no pair."),
         AtStart("sync_queue_size", 10,
                 "Messages kept per input while their partners have not come.", minimum=1, maximum=1000),
         Parameter("stall_timeout", 3.0,
