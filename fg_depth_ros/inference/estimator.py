@@ -77,6 +77,18 @@ class Estimator(Generic[ConfigT, MethodT]):
         """Run once on empty images of this size, so that the first real one is not slow."""
         raise NotImplementedError
 
+    def check(self, left: np.ndarray, right: np.ndarray) -> None:
+        """Raise ModelError where the network's result for a real pair, uint8 RGB, is not finite everywhere."""
+        if self.model_sha256 and not np.isfinite(self._result(left, right)).all():
+            raise ModelError(
+                f"{self.model_name} {self.model_sha256[:12]} gives results that are not finite in "
+                f"{self.config.precision}: these weights cannot be used"
+            )
+
+    def _result(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """Return what the method finds for a pair."""
+        raise NotImplementedError
+
 
 class NetworkMethod:
     """Base of the methods that run a network, in evaluation mode and on its device, in a precision of PRECISIONS."""
@@ -467,6 +479,10 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
     def warm_up(self, width: int, height: int) -> None:
         """One run on an empty pair of this size, so that the first real one is not slow."""
         self.match(*(np.zeros((height, width, 3), np.uint8),) * 2)
+
+    def _result(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        found = self.match(left, right)
+        return np.stack([field for field in (found.disparity, found.sigma) if field is not None])
 
     def estimate(self, left: np.ndarray, right: np.ndarray, rig: StereoRig) -> StereoEstimate:
         """Match a rectified pair.

@@ -95,6 +95,9 @@ class FlowEstimator(Estimator[FlowConfig, FlowMethod]):
         """One run on empty frames of this size, so that the first real one is not slow."""
         self.estimate(*(np.zeros((height, width, 3), np.uint8),) * 2)
 
+    def _result(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        return self._at_scale(left, right)
+
     def estimate(self, first: np.ndarray, second: np.ndarray) -> FlowEstimate:
         """Flow from one frame to another.
 

@@ -91,6 +91,9 @@ class MonoDepthEstimator(Estimator[MonoConfig, NetworkMono]):
         """One run on an empty image of this size, so that the first real one is not slow."""
         self.estimate(np.zeros((height, width, 3), np.uint8), float(width))
 
+    def _result(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        return self._method.depth(left, float(left.shape[1]))
+
     def estimate(self, image: np.ndarray, fx: float) -> MonoEstimate:
         """Depth of every pixel.
 

@@ -1,13 +1,15 @@
 """Weights on disk: safetensors with a description, nothing that could run code.
 
 A file holds the tensors of one network and, as metadata, one JSON document: the network's name and options, what it
-was trained on and how, its figures, its licence, and a SHA-256 over names, shapes and contents of the tensors.
+was trained on and how, its figures, its licence, and a SHA-256 over names, shapes and contents of the tensors. Beside
+it, since 0.2, a SHA-256 over the network's name, its options and the first hash.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +63,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], document
 def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read what ``save_tensors`` wrote. Raises CheckpointError: missing, truncated, or not written by this package."""
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file() raises for names that are too long
         raise CheckpointError(f"weights file {path} does not exist; give the path of a .safetensors file")
     try:
         with safe_open(path, "pt") as stored:
@@ -74,7 +76,9 @@ def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
         ) from error
     try:
         document = json.loads(metadata[_METADATA_KEY])
-    except (KeyError, json.JSONDecodeError) as error:
+        if not isinstance(document, dict):
+            raise ValueError("it is no object")
+    except (KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} has no fg_depth description; it was not written by fg_depth_ros") from error
     return tensors, document
 
@@ -83,21 +87,41 @@ def save_checkpoint(path: str | Path, model: torch.nn.Module, card: ModelCard) -
     """Write a network's weights with its card; returns the card with its hash filled in."""
     tensors = model.state_dict()
     card = ModelCard(card.name, card.options, fingerprint(tensors), card.description)
-    save_tensors(path, tensors, {"model": vars(card)})
+    save_tensors(path, tensors, {"model": vars(card), "sha256": _sha256(card)})
     return card
 
 
 def load_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], ModelCard]:
-    """Read weights and their card. Raises CheckpointError: as ``load_tensors``, or the hash does not match."""
+    """Read weights and their card.
+
+    Raises CheckpointError: as ``load_tensors``, a hash does not match, or a value is not finite.
+    """
     tensors, document = load_tensors(path)
     try:
         card = ModelCard(**document["model"])
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path} holds no network (its description has {sorted(document)})") from error
+    for field_, kind in (("name", str), ("options", dict), ("sha256", str), ("description", dict)):
+        if not isinstance(getattr(card, field_), kind):
+            raise CheckpointError(
+                f"{path} is damaged: {field_} of its card is {getattr(card, field_)!r}; fetch it again"
+            )
     found = fingerprint(tensors)
     if found != card.sha256:
         raise CheckpointError(f"{path} is damaged: contents hash to {found[:12]}, its card says {card.sha256[:12]}")
+    if document.get("sha256", _sha256(card)) != _sha256(card):  # files of 0.1 have none
+        raise CheckpointError(f"{path} is damaged: the name or the options in its card were changed; fetch it again")
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{path} cannot be used: values of {name} are not finite; train again, or fetch others"
+            )
     return tensors, card
+
+
+def _sha256(card: ModelCard) -> str:
+    """Hash what a network is built from."""
+    return hashlib.sha256(json.dumps([card.name, card.options, card.sha256], sort_keys=True).encode()).hexdigest()
 
 
 @torch.no_grad()

@@ -7,12 +7,15 @@ focal length turns the prediction into metres (the label transformation of Metri
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 
 NEAREST, FARTHEST = 0.1, 100.0
 """Range of depth that a network can predict, m in its canonical camera (inverse: ``.01 + 9.99 * sigmoid``)."""
+LARGEST_SIDE = 4096
+"""Of a network's input, px."""
 START_DEPTH = 10.0
 """Depth that a fresh network predicts everywhere, m: near the middle of its range, and of usual scenes."""
 
@@ -45,7 +48,7 @@ def inverse_from_logits(logits: torch.Tensor) -> torch.Tensor:
 def start_logit() -> float:
     """Return the logit of ``1 / START_DEPTH``: bias of a fresh network's last layer."""
     share = (1 / START_DEPTH - 1 / FARTHEST) / (1 / NEAREST - 1 / FARTHEST)
-    return float(torch.logit(torch.tensor(share, dtype=torch.float64)))
+    return math.log(share / (1 - share))
 
 
 class DepthNetwork(torch.nn.Module):
@@ -53,7 +56,7 @@ class DepthNetwork(torch.nn.Module):
 
     ``focal``: canonical focal length, px at the network's input size; ``width``, ``height``: size that it is trained
     at, and that images are resized to, px. Raises ValueError: a focal length that is not positive, or a size that is no
-    multiple of ``size_multiple``.
+    multiple of ``size_multiple`` up to ``LARGEST_SIDE``.
     """
 
     size_multiple = 32
@@ -65,8 +68,11 @@ class DepthNetwork(torch.nn.Module):
         if not focal > 0:
             raise ValueError(f"focal must be a positive number of pixels, got {focal}")
         for name, pixels in (("width", width), ("height", height)):
-            if pixels < self.size_multiple or pixels % self.size_multiple:
-                raise ValueError(f"{name} must be a positive multiple of {self.size_multiple} px, got {pixels}")
+            if not self.size_multiple <= pixels <= LARGEST_SIDE or pixels % self.size_multiple:
+                raise ValueError(
+                    f"{name} must be a positive multiple of {self.size_multiple} px, got {pixels} "
+                    f"(at most {LARGEST_SIDE})"
+                )
         self.focal, self.width, self.height = float(focal), int(width), int(height)
         self.options: dict[str, object] = {"focal": self.focal, "width": self.width, "height": self.height}
         # Mean and deviation of ImageNet, which published encoders are trained with.

@@ -67,8 +67,19 @@ def load_model(source: str | Path, device: str | torch.device = "cpu") -> tuple[
     path = weights_path(source)
     tensors, card = load_checkpoint(path)
     try:
+        with torch.device("meta"):  # shapes alone: options may ask for more than the memory
+            wanted = {
+                name: tensor.shape for name, tensor in create_model(card.name, **card.options).state_dict().items()
+            }
+        if wrong := sorted(
+            name for name in {*wanted, *tensors} if name not in wanted or name not in tensors
+            or wanted[name] != tensors[name].shape
+        ):  # fmt: skip
+            raise ValueError(
+                f"{len(wrong)} of its tensors differ from those that its options ask for, first {wrong[0]}"
+            )
         model = create_model(card.name, **card.options)
         model.load_state_dict(tensors)
-    except (ValueError, RuntimeError) as error:
+    except Exception as error:  # a card's options break a constructor in any way
         raise CheckpointError(f"{path} does not fit the network '{card.name}': {error}") from error
     return model.to(device).eval(), card

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fg_depth_ros.networks import CheckpointError, ModelCard, create_model, load_model, save_checkpoint
-from fg_depth_ros.networks.checkpoint import fingerprint
+from fg_depth_ros.networks import CheckpointError, ModelCard, create_model, load_model, registry, save_checkpoint
+from fg_depth_ros.networks.checkpoint import fingerprint, load_tensors, save_tensors
 
 
 @pytest.fixture
@@ -104,3 +104,77 @@ def test_a_card_of_another_kind_is_named(tmp_path):
     save_file({"a": torch.zeros(1)}, odd, metadata={"fg_depth": json.dumps({"training": {"steps": 1}})})
     with pytest.raises(CheckpointError, match="holds no network"):
         load_model(odd)
+
+
+# ---- cards and values that nothing should run with ------------------------------------------------------------------
+
+
+def rewritten(path, change):
+    """Change the description in a weights file; its tensors stay."""
+    tensors, document = load_tensors(path)
+    change(document)
+    save_tensors(path, tensors, document)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("sha256", None), ("sha256", 7), ("options", []), ("name", None), ("description", "x")]
+)
+def test_a_card_of_wrong_types_is_named(stored, field, value):
+    _, path, _ = stored
+    rewritten(path, lambda document: document["model"].update({field: value}))
+    with pytest.raises(CheckpointError, match=rf"weights\.safetensors is damaged: {field} of its card is"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("document", [b"[]", b"7", b"[" * 20_000])
+def test_a_description_that_is_no_object_is_named(tmp_path, document):
+    path = tmp_path / "odd.safetensors"
+    save_file({"a": torch.zeros(1)}, path, metadata={"fg_depth": document.decode()})
+    with pytest.raises(CheckpointError, match=r"odd\.safetensors has no fg_depth description"):
+        load_model(path)
+
+
+def test_the_hash_covers_what_the_network_is_built_from(stored, tmp_path):
+    network = create_model("depthnet_lite", width=64, height=32)
+    path = tmp_path / "w.safetensors"
+    save_checkpoint(path, network, ModelCard("depthnet_lite", network.options))
+    rewritten(path, lambda document: document["model"]["options"].update(focal=1.0))
+    with pytest.raises(CheckpointError, match="the name or the options in its card were changed"):
+        load_model(path)
+    rewritten(path, lambda document: document.pop("sha256"))  # as files of 0.1 are
+    assert load_model(path)[0].focal == 1.0
+
+
+@pytest.mark.parametrize("options", [{"features": [32, 80, 10**5]}, {"max_disparity": 4 * 10**9}, {"refine": "x"}])
+def test_options_are_compared_with_the_file_before_anything_is_allocated(stored, monkeypatch, options):
+    _, path, _ = stored
+    made = []
+    build = registry.create_model
+    monkeypatch.setattr(
+        registry, "create_model", lambda *a, **k: made.append(torch.get_default_device()) or build(*a, **k)
+    )
+    rewritten(path, lambda document: (document.pop("sha256"), document["model"]["options"].update(options)))
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors does not fit the network 'flownet_stereo'"):
+        load_model(path)
+    assert [device.type for device in made] == ["meta"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_refused_with_a_right_hash(stored, value):
+    net, path, card = stored
+    next(iter(net.parameters())).data.view(-1)[3] = value
+    save_checkpoint(path, net, card)
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors cannot be used: values of .* are not finite"):
+        load_model(path)
+
+
+def test_a_name_that_no_file_can_have_is_refused():
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_model("x" * 256)
+
+
+@pytest.mark.parametrize("name", sorted(registry.MODELS))
+def test_every_network_has_shapes_without_memory(name):
+    with torch.device("meta"):
+        shapes = {key: value.shape for key, value in create_model(name).state_dict().items()}
+    assert shapes

@@ -15,6 +15,7 @@ from support.nodes import Bench, pair_messages, wall
 from support.waiting import wait_until
 
 from fg_depth_ros.data.io import messages
+from fg_depth_ros.networks import ModelCard, create_model, save_checkpoint
 from fg_depth_ros.nodes.common.codes import FaultCode
 from fg_depth_ros.nodes.common.synchronizing import INPUTS
 from fg_depth_ros.nodes.stereo_depth.rectification import VerticalFlowCheck
@@ -191,3 +192,23 @@ def test_a_first_flow_model_that_cannot_be_loaded_is_named(make: Callable[..., B
     assert b.has(FaultCode.MODEL_NOT_LOADED, "flownet_lite", str(corrupt), name="model")
     assert b.values("model")["flow swap"] == "failed"
     b.send_until(pair_messages(wall()), lambda: b.has(FaultCode.NO_FLOW_MODEL, str(corrupt)))
+    parameters = b.depth_node.parameters
+    assert (parameters["flow_model"], parameters["flow_weights"]) == ("off", "")  # names nothing that does not run
+
+
+def test_no_value_of_a_weights_parameter_ends_the_node_and_the_one_in_use_comes_back(
+    make: Callable[..., Bench], tmp_path: Path
+) -> None:
+    used, corrupt = tmp_path / "used.safetensors", tmp_path / "corrupt.safetensors"
+    network = create_model("flownet_stereo", max_disparity=64)
+    save_checkpoint(used, network, ModelCard("flownet_stereo", network.options))
+    corrupt.write_bytes(b"this is no checkpoint")
+    b = make(model="flownet_stereo", depth_weights=str(used))
+    for value in ("x" * 256, "/" + "y" * 5000, str(tmp_path)):
+        (result,) = b.set(depth_weights=value)
+        assert not result.successful and "there is no such file" in result.reason
+    used.unlink()  # it still runs
+    (result,) = b.set(depth_weights=str(corrupt))
+    assert result.successful
+    b.wait(lambda: b.has(FaultCode.SWAP_FAILED, str(corrupt), name="model"))
+    assert b.depth_node.parameters["depth_weights"] == str(used)

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
+import pytest
 from support.waiting import LIMIT, wait_until
 
-from fg_depth_ros.inference import ModelError, StereoConfig, StereoDepthEstimator
+from fg_depth_ros.inference import (
+    FlowConfig,
+    FlowEstimator,
+    ModelError,
+    MonoConfig,
+    MonoDepthEstimator,
+    StereoConfig,
+    StereoDepthEstimator,
+)
+from fg_depth_ros.networks import ModelCard, create_model, save_checkpoint
 from fg_depth_ros.nodes.stereo_depth.models import LazyModelHost, ModelHost
 
 
@@ -119,3 +130,53 @@ def test_a_model_that_runs_is_swapped_at_once_and_stays_on_failure() -> None:
     assert host.swap_state == "failed"
     host.configure(other)  # as the node sets its parameters back
     assert host.swap_state == "failed"
+
+
+# ---- whatever a file leads to ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [TypeError("a defect"), RecursionError(), MemoryError(), AttributeError("x")])
+def test_whatever_a_loader_raises_is_a_refused_swap(error: Exception) -> None:
+    fail = True
+
+    def build(config: StereoConfig) -> StereoDepthEstimator:
+        if fail and config.max_depth == 9.0:
+            raise error
+        return StereoDepthEstimator(config)
+
+    told: list[str] = []
+    host = ModelHost(build, lambda e: told.append("swapped"), lambda config, text: told.append(text))
+    host.load(CONFIG)
+    bad = StereoConfig(model="sgbm", max_depth=9.0)
+    host.swap(bad)
+    wait_until(lambda: told)
+    assert told == [str(error) or repr(error)] and host.swap_state == "failed"
+    assert host.estimator is not None and host.estimator.config == CONFIG
+    fail = False  # the thread that loads is there for the next request
+    host.swap(bad)
+    wait_until(lambda: "swapped" in told)
+    assert host.estimator.config == bad
+
+
+@pytest.mark.parametrize("network", ["flownet_stereo", "flownet_lite", "depthnet_lite"])
+def test_weights_whose_results_are_not_finite_are_not_exchanged(tmp_path: Path, network: str) -> None:
+    """Every value in the file is finite; the convolutions overflow."""
+    kinds = {
+        "flownet_stereo": (StereoDepthEstimator, StereoConfig), "flownet_lite": (FlowEstimator, FlowConfig),
+        "depthnet_lite": (MonoDepthEstimator, MonoConfig),
+    }  # fmt: skip
+    estimator, config = kinds[network]
+    model = create_model(network)
+    good, bad = tmp_path / "good.safetensors", tmp_path / "bad.safetensors"
+    save_checkpoint(good, model, ModelCard(network, model.options))  # type: ignore[arg-type]
+    for parameter in model.parameters():
+        parameter.data.fill_(3e38)
+    save_checkpoint(bad, model, ModelCard(network, model.options))  # type: ignore[arg-type]
+    told: list[str] = []
+    host: ModelHost = ModelHost(estimator, lambda e: told.append("swapped"), lambda config, text: told.append(text))
+    host.size = (64, 64)
+    host.load(config(network, str(good)))
+    host.swap(config(network, str(bad)))
+    wait_until(lambda: told)
+    assert "gives results that are not finite" in told[0]
+    assert host.estimator.config.weights == str(good)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from functools import cache
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 from rclpy.lifecycle import LifecycleNode
 from rclpy.parameter import Parameter
 
 from fg_depth_ros import __version__
+from fg_depth_ros.data.datasets.stereo import motorcycle
+from fg_depth_ros.files import FileError
 from fg_depth_ros.inference import (
     EstimatorConfig,
     FlowConfig,
     FlowEstimator,
-    ModelError,
     MonoConfig,
     MonoDepthEstimator,
     OutOfMemory,
@@ -32,9 +35,6 @@ ConfigT = TypeVar("ConfigT", bound=EstimatorConfig)
 EstimatorT = TypeVar("EstimatorT", bound=Estimator[Any, Any])
 Values = Mapping[str, Any]
 
-LOAD_ERRORS = (ModelError, OutOfMemory, ValueError, OSError, RuntimeError)
-"""What can be raised while a model is built from parameters and a file."""
-
 # Configuration of each model, and its fields -> parameters of the node.
 _STEREO = {field.name: field.name for field in dataclasses.fields(StereoConfig)} | {"weights": "depth_weights"}
 _DEVICE = {"device": "device", "precision": "precision"}
@@ -48,7 +48,18 @@ _ALL = {*_STEREO.values(), *_FLOW.values(), *_MONO.values()}
 
 _SMALLEST_SCALE = 0.25
 _SCALE_STEP = 0.75
+_CHECK_SIZE = (320, 224)  # width, height
 _WARM_UP_SIZE = (640, 480)  # before the first pair: width, height
+
+
+@cache
+def _real_pair() -> tuple[np.ndarray, np.ndarray]:
+    """Return the pair that new weights are checked with, uint8 RGB: Motorcycle; noise where its files are not here."""
+    try:
+        return motorcycle().resized(*_CHECK_SIZE).images()
+    except FileError:
+        left, right = np.random.default_rng(0).integers(0, 256, (2, *_CHECK_SIZE[::-1], 3), np.uint8)
+        return left, right
 
 
 class ModelHost(Generic[ConfigT, EstimatorT]):
@@ -90,7 +101,7 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
         return SwapState.OFF if self.estimator is None else SwapState.LOADED
 
     def load(self, config: ConfigT) -> None:
-        """Build an estimator now and use it. Raises one of LOAD_ERRORS, and then keeps the one before."""
+        """Build an estimator now and use it. Raises whatever that raises, and then keeps the one before."""
         self.estimator = self._loaded(config)
 
     def swap(self, config: ConfigT) -> None:
@@ -140,6 +151,7 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
     def _loaded(self, config: ConfigT) -> EstimatorT:
         estimator = self._build(config)
         estimator.warm_up(*self.size)
+        estimator.check(*_real_pair())
         return estimator
 
     def _run(self) -> None:
@@ -151,9 +163,10 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
                     return
             try:
                 estimator = self._loaded(config)
-            except LOAD_ERRORS as error:
-                self._finish(config, str(error))
-                self._on_failed(config, str(error))
+            except Exception as error:  # whatever a file leads to, the model in use stays
+                text = str(error) or repr(error)
+                self._finish(config, text)
+                self._on_failed(config, text)
             else:
                 self.estimator = estimator
                 self._finish(config)
@@ -235,7 +248,7 @@ class NodeModels:
         return self.stereo, self.flow, self.mono
 
     def load(self, values: Values) -> None:
-        """Load what the parameters ask for. Raises one of LOAD_ERRORS."""
+        """Load what the parameters ask for. Raises whatever a file or a device can lead to."""
         stereo, flow, mono = (self._config(slot, values) for slot in _SLOTS)
         self.stereo.load(stereo)
         if flow is not None:
@@ -307,9 +320,11 @@ class NodeModels:
             return None
         if fields["model"] in kind.classical:
             fields["weights"] = ""  # it has none
-        if fields["weights"] and not Path(fields["weights"]).is_file():
+        weights, running = fields["weights"], getattr(self, slot).estimator
+        loaded = running is not None and running.config.weights == weights  # its file may be gone since
+        if weights and not loaded and not os.path.isfile(weights):
             raise ValueError(
-                f"parameter {names['weights']} = '{fields['weights']}': there is no such file; give the path of a "
+                f"parameter {names['weights']} = '{weights}': there is no such file; give the path of a "
                 ".safetensors file, or nothing for the weights that come with the package"
             )
         limit = getattr(self, slot).scale_limit
@@ -322,7 +337,7 @@ class NodeModels:
         )
 
     def _set_back(self, slot: str, config: EstimatorConfig, text: str) -> None:
-        """Set the parameters back to the model in use, if there is one, after another could not be loaded."""
+        """Set the parameters back to the model in use, or to off, after another could not be loaded."""
         running = getattr(self, slot).estimator
         if running is not None:
             back = [
@@ -333,6 +348,9 @@ class NodeModels:
             self._node.set_parameters_atomically(back)
             text = f"the model was not swapped, {running.model_name} still runs: {text}"
             self._faults.report("model", WARN, text, FaultCode.SWAP_FAILED)
-        elif slot != "mono":  # that one is reported by the outputs that need it
+        elif slot == "flow":  # mono is reported by the outputs that need it
+            self._node.set_parameters_atomically(
+                [Parameter("flow_model", value="off"), Parameter("flow_weights", value="")]
+            )
             text = f"{config.model} could not be loaded: {text}"
             self._faults.report("model", WARN, text, FaultCode.MODEL_NOT_LOADED)

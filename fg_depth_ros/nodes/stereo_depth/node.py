@@ -23,7 +23,7 @@ from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, PairStati
 from fg_depth_ros.nodes.common.running import run_node
 from fg_depth_ros.nodes.common.synchronizing import input_topics
 from fg_depth_ros.nodes.stereo_depth.inputs import PAIR_FAULTS, StereoInputs
-from fg_depth_ros.nodes.stereo_depth.models import LOAD_ERRORS, NodeModels
+from fg_depth_ros.nodes.stereo_depth.models import NodeModels
 from fg_depth_ros.nodes.stereo_depth.outputs import StereoOutputs
 from fg_depth_ros.nodes.stereo_depth.parameters import STEREO_DEPTH
 from fg_depth_ros.nodes.stereo_depth.worker import StereoWorker
@@ -75,8 +75,10 @@ class StereoDepthNode(LifecycleNode):
             if self.parameters.problems:
                 raise ValueError("; ".join(self.parameters.problems))
             self._models.load(self.parameters.values())
-        except LOAD_ERRORS as error:
-            self.faults.report("configuration", ERROR, f"not configured: {error}", FaultCode.NOT_CONFIGURED)
+        except Exception as error:  # whatever a file leads to
+            self.faults.report(
+                "configuration", ERROR, f"not configured: {str(error) or repr(error)}", FaultCode.NOT_CONFIGURED
+            )
             return FAILURE
         self.faults.clear("configuration")
         self._outputs = StereoOutputs(self, self.parameters)
