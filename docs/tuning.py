@@ -32,7 +32,7 @@ def main() -> None:
     options = parser.parse_args()
     defaults = StereoConfig()
     settings = dict(setting.split("=", 1) for setting in options.settings)
-    values = {name: type(getattr(defaults, name))(value) for name, value in settings.items()}
+    values = {name: parsed(value, getattr(defaults, name)) for name, value in settings.items()}
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     estimator = StereoDepthEstimator(StereoConfig(**{"min_depth": 0.01, "max_depth": 1000.0, **values}))
@@ -70,6 +70,13 @@ def main() -> None:
             f"{name:20}{1000 * seconds / len(samples):9.0f}{density[0]:12.1f}{bad[0]:10.1f}"
             f"{density[1]:24.1f}{bad[1]:10.1f}"
         )
+
+
+def parsed(text: str, default: object) -> object:
+    """Return the value of a setting, of the type that its default has; ``auto`` may be a number instead."""
+    if isinstance(default, bool):
+        return text.lower() == "true"
+    return int(text) if text.lstrip("-").isdigit() and default == "auto" else type(default)(text)
 
 
 def deviation(grey: np.ndarray) -> np.ndarray:

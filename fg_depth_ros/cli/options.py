@@ -56,7 +56,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda:N.")]
 Precision = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the report here (docs/report_schema.md).")]
 Scale = Annotated[float, typer.Option(help="Resize by this for matching; below 1 reaches larger disparities.")]
-MinDisparity = Annotated[int, typer.Option(help="Where the search begins, px; -doffs reaches infinity.")]
+MinDisparity = Annotated[str, typer.Option(help="Where the search begins, px; auto: where the rig sees infinity.")]
 Photos = Annotated[list[Path], typer.Option(help="Folder of pictures for the surfaces; may be repeated.")]
 Cutouts = Annotated[list[Path], typer.Option(help="Folder of cut-out pictures with alpha; may be repeated.")]
 Real = Annotated[list[Path], typer.Option(help="Data set to validate on beside (not trained on); may be repeated.")]
@@ -64,6 +64,14 @@ FlowScale = Annotated[float, typer.Option(help="Resize the frames by this; below
 Bags = Annotated[list[Path], typer.Argument(help="Bags, or folders of bags, played one after the other.")]
 PlayRate = Annotated[float, typer.Option(help="How many times as fast as it was recorded.")]
 Sheets = Annotated[Path | None, typer.Option(help="Folder for a picture per data set.")]
+
+
+def min_disparity_of(text: str) -> int | str:
+    """Parse ``auto`` or a whole number. Raises typer.BadParameter: anything else."""
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise typer.BadParameter(f"min-disparity '{text}' is neither auto nor a whole number of pixels") from None
 
 
 def image_size_of(text: str) -> tuple[int, int]:

@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from fg_depth_ros.cli.app import console, flow_estimator, say, stereo_estimator
-from fg_depth_ros.cli.options import Device, FlowScale, Json, MinDisparity, Model, Precision, Scale, Weights
+from fg_depth_ros.cli.options import (
+    Device,
+    FlowScale,
+    Json,
+    MinDisparity,
+    Model,
+    Precision,
+    Scale,
+    Weights,
+    min_disparity_of,
+)
 
 
 def demo(
@@ -45,7 +55,7 @@ def infer(
     device: Device = "auto",
     precision: Precision = "float32",
     scale: Scale = 1.0,
-    min_disparity: MinDisparity = 0,
+    min_disparity: MinDisparity = "auto",
     max_depth: Annotated[float, typer.Option(help="Farther pixels are out of range, m.")] = 80.0,
 ) -> None:
     """Write disparity, depth, labels, pictures and a cloud of one pair or of a folder of pairs.
@@ -69,8 +79,9 @@ def infer(
         rig = read_calibration(calib, *image_size(left)) if calib else None
         samples = [StereoSample(left.stem, left, right, rig)]
     estimator = stereo_estimator(
-        model, weights, device, precision, inference_scale=scale, min_disparity=min_disparity, max_depth=max_depth
-    )
+        model, weights, device, precision, inference_scale=scale, min_disparity=min_disparity_of(min_disparity),
+        max_depth=max_depth,
+    )  # fmt: skip
     failed = 0
     for sample in samples:
         try:

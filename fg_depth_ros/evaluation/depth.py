@@ -50,7 +50,7 @@ class PairMethod:
 
     def depth(self, left: np.ndarray, right: np.ndarray, rig: StereoRig) -> np.ndarray:
         """Estimate depth from a pair (uint8 RGB H x W x 3 both), H x W m."""
-        disparity = self.estimator.disparity(left, right)
+        disparity = self.estimator.disparity(left, right, rig.doffs)
         depth = disparity_to_depth(disparity, rig)
         return np.where(np.isfinite(disparity) & np.isnan(depth), np.float32(np.inf), depth)
 

@@ -6,6 +6,7 @@ from fg_depth_ros.inference.estimator import (
     ModelError,
     NetworkMatcher,
     OutOfMemory,
+    SearchRange,
     SgbmMatcher,
     StereoDepthEstimator,
     StereoEstimate,
@@ -16,5 +17,5 @@ from fg_depth_ros.inference.mono import MonoDepthEstimator, MonoEstimate, Networ
 __all__ = [
     "EstimatorConfig", "FlowConfig", "FlowEstimate", "FlowEstimator", "Match", "ModelError", "MonoConfig",
     "MonoDepthEstimator", "MonoEstimate", "NetworkFlow", "NetworkMatcher", "NetworkMono", "OutOfMemory",
-    "SgbmMatcher", "StereoConfig", "StereoDepthEstimator", "StereoEstimate",
+    "SearchRange", "SgbmMatcher", "StereoConfig", "StereoDepthEstimator", "StereoEstimate",
 ]  # fmt: skip

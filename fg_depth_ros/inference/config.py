@@ -9,6 +9,8 @@ from typing import ClassVar
 
 from fg_depth_ros.networks.registry import DEPTH_MODELS, FLOW_MODELS, STEREO_MODELS
 
+AUTO = "auto"
+_FARTHEST = 1024  # px, where a search may begin
 PRECISIONS = ("float32", "bfloat16", "float16")
 CLASSICAL_STEREO = ("sgbm",)
 CLASSICAL_FLOW = ("dis", "farneback", "lucas_kanade", "horn_schunck")
@@ -70,9 +72,8 @@ class StereoConfig(EstimatorConfig):
     """Pixels whose match the images do not bear out are unsupported: too little texture or light, or other views."""
     max_sigma: float = 0.0
     """Pixels less certain than this are low confidence, px of disparity; 0 = off."""
-    min_disparity: int = 0
-    """Where the search begins, px of image disparity. Objects at infinity have ``-doffs``: set this to it (rounded
-    down) for a rig whose right principal point lies right of the left one."""
+    min_disparity: int | str = AUTO
+    """Where the search begins, px of image disparity. Objects at infinity have ``-doffs``: ``auto`` begins there."""
     max_disparity: int = 192
     """Search range of the classical methods, px at the matched size."""
 
@@ -84,8 +85,9 @@ class StereoConfig(EstimatorConfig):
         self._check_choice("left_right_check", self.left_right_check, ("one_pass", "two_pass", "off"))
         if not 0 < self.min_depth < self.max_depth < math.inf:
             raise ValueError(f"need 0 < min_depth < max_depth, got {self.min_depth} and {self.max_depth} m")
-        if not -1024 <= self.min_disparity <= 1024:
-            raise ValueError(f"min_disparity must lie in -1024 .. 1024 px, got {self.min_disparity}")
+        first = self.min_disparity
+        if first != AUTO and (isinstance(first, str) or not -_FARTHEST <= first <= _FARTHEST):
+            raise ValueError(f"min_disparity must be auto or lie in -{_FARTHEST} .. {_FARTHEST} px, got {first}")
         if not 16 <= self.max_disparity <= 1024:
             raise ValueError(f"max_disparity must lie in 16 .. 1024 px, got {self.max_disparity}")
         if self.left_right_threshold <= 0 or self.max_sigma < 0:
@@ -93,6 +95,13 @@ class StereoConfig(EstimatorConfig):
                 f"left_right_threshold must be positive and max_sigma not negative, got {self.left_right_threshold} "
                 f"and {self.max_sigma} px"
             )
+
+    def search_start(self, doffs: float) -> int:
+        """Return the image disparity, px, at which the search begins for a rig with this ``doffs``."""
+        if not isinstance(self.min_disparity, str):
+            return self.min_disparity
+        # A thousandth of a pixel of rounding in a calibration is no reason to search one more.
+        return max(-_FARTHEST, min(_FARTHEST, math.floor(1e-3 - doffs)))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -252,7 +252,14 @@ class Match:
 
 
 class Matcher(Method, Protocol):
-    """Finds the disparity of a rectified pair, from ``min_disparity`` to ``min_disparity`` + the method's range, px."""
+    """Finds the disparity of a rectified pair, from ``min_disparity`` to ``min_disparity`` + ``disparities`` - 1 px."""
+
+    block: int  # side of the window that is compared, px; 1 where there is none
+
+    @property
+    def disparities(self) -> int:
+        """Number of disparities searched, px."""
+        ...
 
     def match(self, left: np.ndarray, right: np.ndarray, min_disparity: int = 0) -> Match:
         """Match H x W x 3 uint8 RGB or H x W uint8 images of one size."""
@@ -261,6 +268,13 @@ class Matcher(Method, Protocol):
 
 class NetworkMatcher(NetworkMethod):
     """A stereo network as a matcher."""
+
+    block = 1
+
+    @property
+    def disparities(self) -> int:
+        """Number of disparities searched, px."""
+        return int(self._network.max_disparity)  # type: ignore[arg-type]
 
     def match(self, left: np.ndarray, right: np.ndarray, min_disparity: int = 0) -> Match:
         """See ``Matcher``. Raises OutOfMemory."""
@@ -281,20 +295,25 @@ class SgbmMatcher:
     ``max_disparity``: search range in px, rounded up to a multiple of 16.
     """
 
-    name, sha256, device = "sgbm", "", "cpu"
+    name, sha256, device, block = "sgbm", "", "cpu", 5
 
     def __init__(self, max_disparity: int = 192) -> None:
-        block = 5
+        block = self.block
         self._matcher = cv2.StereoSGBM.create(
             minDisparity=0, numDisparities=-(-max_disparity // 16) * 16, blockSize=block, P1=8 * 3 * block * block,
             P2=32 * 3 * block * block, disp12MaxDiff=1, uniquenessRatio=10, speckleWindowSize=100, speckleRange=2,
             mode=cv2.STEREO_SGBM_MODE_SGBM_3WAY,
         )  # fmt: skip
 
+    @property
+    def disparities(self) -> int:
+        """Number of disparities searched, px."""
+        return int(self._matcher.getNumDisparities())
+
     def match(self, left: np.ndarray, right: np.ndarray, min_disparity: int = 0) -> Match:
         """See ``Matcher``."""
         # OpenCV gives only columns whose whole search range is in the image; borders extend it to all columns.
-        front = self._matcher.getNumDisparities() + max(min_disparity, 0)
+        front = self.disparities + max(min_disparity, 0)
         back = max(-min_disparity, 0)
         pair = (cv2.copyMakeBorder(i, 0, 0, front, back, cv2.BORDER_REPLICATE) for i in (left, right))
         self._matcher.setMinDisparity(min_disparity)
@@ -325,6 +344,14 @@ def widened(left: np.ndarray, right: np.ndarray, min_disparity: int) -> tuple[np
 _UNFILLED = ("disparity", "flow", "matched_labels", "matched_mask", "matched_depth", "depth_sigma", "_raw_depth")
 
 
+class SearchRange(NamedTuple):
+    """Image disparities that were searched, ``first`` to ``last``, px; ``border``: half the matching window, px."""
+
+    first: float
+    last: float
+    border: int
+
+
 @dataclass(frozen=True)
 class StereoEstimate:
     """Everything known about one pair, in the left camera's view. Depth and masks are computed on first access.
@@ -332,7 +359,7 @@ class StereoEstimate:
     ``matched``: H x W float32 px, x_left - x_right, the method's result; NaN = no match.
     ``disparity_sigma``: H x W float32 px, one standard deviation, or None where the method does not know.
     ``filling``: H x W float32 m, depth from the left image alone at the scale of the pair's, for the holes; or None.
-    ``support``: what the images say of the match; None = not checked.
+    ``support``: what the images say of the match; None = not checked. ``searched``: None = nothing was.
     """
 
     rig: StereoRig
@@ -343,6 +370,7 @@ class StereoEstimate:
     seconds: float  # that the matching took
     filling: np.ndarray | None = None
     support: Support | None = None
+    searched: SearchRange | None = None
 
     @classmethod
     def from_mono(cls, depth: np.ndarray, rig: StereoRig, config: StereoConfig, seconds: float) -> StereoEstimate:
@@ -497,27 +525,30 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
         """
         _check_pair(left, right, rig)
         began = time.perf_counter()
-        found = self.match(left, right)
+        found = self.match(left, right, rig.doffs)
         right_disparity = None
         if self.config.left_right_check == "two_pass":
-            mirror = self.match(right[:, ::-1], left[:, ::-1])
+            mirror = self.match(right[:, ::-1], left[:, ::-1], rig.doffs)
             right_disparity = mirror.disparity[:, ::-1]
         support = None
         if self.config.photometric_check:
             support = geometry.photometric_support(left, right, found.disparity)
         seconds = time.perf_counter() - began
-        return StereoEstimate(rig, found.disparity, found.sigma, right_disparity, self.config, seconds, support=support)
+        return StereoEstimate(
+            rig, found.disparity, found.sigma, right_disparity, self.config, seconds, support=support,
+            searched=self._search_range(rig),
+        )  # fmt: skip
 
-    def disparity(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """``StereoEstimate.disparity`` of a pair without calibration; images and errors as for ``match``."""
-        return _completed(self.match(left, right).disparity, self.config)
+    def disparity(self, left: np.ndarray, right: np.ndarray, doffs: float = 0.0) -> np.ndarray:
+        """``StereoEstimate.disparity`` of a pair without calibration; arguments and errors as for ``match``."""
+        return _completed(self.match(left, right, doffs).disparity, self.config)
 
-    def match(self, left: np.ndarray, right: np.ndarray) -> Match:
+    def match(self, left: np.ndarray, right: np.ndarray, doffs: float = 0.0) -> Match:
         """Match at ``inference_scale`` and return the result at the images' own size; nothing is completed.
 
-        Images as for ``estimate``. Raises OutOfMemory.
+        Images as for ``estimate``; ``doffs``: of the rig, px, for ``min_disparity`` = auto. Raises OutOfMemory.
         """
-        scale, first = self.config.inference_scale, self.config.min_disparity
+        scale, first = self.config.inference_scale, self.config.search_start(doffs)
         height, width = left.shape[:2]
         if scale == 1:
             return self._method.match(left, right, first)
@@ -527,6 +558,12 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
         )
         sigma = None if found.sigma is None else resize_disparity(found.sigma, width, height)
         return Match(resize_disparity(found.disparity, width, height), sigma)
+
+    def _search_range(self, rig: StereoRig) -> SearchRange:
+        factor = rig.width / scaled_size(rig.width, rig.height, self.config.inference_scale)[0]
+        first = math.floor(self.config.search_start(rig.doffs) / factor)
+        last = first + self._method.disparities - 1
+        return SearchRange(first * factor, last * factor, round(self._method.block // 2 * factor))
 
 
 def _completed(matched: np.ndarray, config: StereoConfig) -> np.ndarray:

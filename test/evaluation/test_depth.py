@@ -183,7 +183,7 @@ class FakeStereo:
     def __init__(self, error=0.0):
         self.error = error
 
-    def disparity(self, left, right):
+    def disparity(self, left, right, doffs):
         assert left.shape == right.shape == (96, 160, 3)
         disparity = planes(0)[2] + np.float32(self.error)
         disparity[:, :4], disparity[:, 4:8] = -4, np.nan  # d + doffs = 0: infinitely far

@@ -18,7 +18,7 @@ RIG = StereoRig(width=64, height=32, fx=100.0, fy=100.0, cx=31.5, cy=15.5, cx_ri
 class FixedMatcher:
     """Answers with given arrays, whatever it sees."""
 
-    name, sha256, device = "fixed", "ab" * 32, "cpu"
+    name, sha256, device, disparities, block = "fixed", "ab" * 32, "cpu", 64, 1
 
     def __init__(self, disparity, sigma=None, mirrored=None):
         self.answers = [Match(disparity, sigma), Match(disparity if mirrored is None else mirrored, sigma)]
@@ -209,6 +209,7 @@ def test_wrong_pairs_are_named():
         ({"inference_scale": 0.0}, r"inference_scale must lie in 0.1 \.\. 4, got 0.0"),
         ({"max_disparity": 4096}, "got 4096"),
         ({"min_disparity": -5000}, "got -5000"),
+        ({"min_disparity": "near"}, "must be auto or lie in -1024 .. 1024 px, got near"),
         ({"max_sigma": -1.0}, "max_sigma not negative"),
     ],
 )
@@ -228,6 +229,37 @@ def test_images_without_content_give_no_depth_whatever_the_network_answers(grey,
     assert (estimate.labels == Label.UNSUPPORTED).all()
     assert np.isnan(estimate.depth_sigma).all()
     assert StereoDepthEstimator(StereoConfig(photometric_check=False)).estimate(blank, blank, rig).mask.any()
+
+
+@pytest.mark.parametrize("model", ["sgbm", "flownet_stereo"])
+@pytest.mark.parametrize("doffs", [20.0, 6.5, 0.0, -9.0])
+def test_the_search_follows_the_rig(model, doffs):
+    # A wall at 9 m: Z = 300 * 0.12 / (d + doffs), so d = 4 - doffs px; in whole pixels doffs of 6.5 is 36 / 4.5 = 8 m.
+    disparity = int(np.ceil(4 - doffs))
+    expected = 36.0 / (disparity + doffs)
+    random = np.random.default_rng(3)
+    coarse = random.integers(0, 256, (60, 120), dtype=np.uint8)
+    scene = cv2.resize(coarse, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)
+    left, right = (np.ascontiguousarray(scene[:, 40 + s : 360 + s]) for s in (0, disparity))
+    rig = StereoRig(320, 240, 300.0, 300.0, 159.5, 119.5, 159.5 + doffs, 0.12)
+    estimate = StereoDepthEstimator(StereoConfig(model=model)).estimate(left, right, rig)
+    assert estimate.mask.mean() > 0.8
+    assert np.median(estimate.depth[estimate.mask]) == pytest.approx(expected, rel=0.02)
+    assert estimate.searched.first == np.floor(-doffs)
+    from_zero = StereoDepthEstimator(StereoConfig(model=model, min_disparity=0)).estimate(left, right, rig)
+    assert from_zero.searched.first == 0
+
+
+def test_a_rounded_calibration_does_not_move_the_search():
+    config = StereoConfig()
+    assert [config.search_start(doffs) for doffs in (0.0, 1e-4, 0.2, 31.086, -31.086)] == [0, 0, -1, -32, 31]
+    assert StereoConfig(min_disparity=7).search_start(31.0) == 7
+
+
+def test_the_search_range_at_another_scale():
+    # 64 disparities at half the size are 126 px from the first to the last at the whole one.
+    estimate = estimate_with(np.full((32, 64), 8.0), rig=RIG, min_disparity=-4, inference_scale=0.5)
+    assert tuple(estimate.searched) == (-4.0, 122.0, 0)
 
 
 def test_what_the_check_costs_a_real_pair():

@@ -386,7 +386,7 @@ def test_a_rig_whose_far_range_is_not_searched_is_named():
     crossed = StereoRig(741, 500, 994.978, 994.978, 311.193, 254.877, 342.279, 0.193001)
     # 994.978 * 0.193001 / 31.086 = 6.18 m
     assert "nothing beyond 6.2 m is searched" in worker._range_problem(crossed, 0, TOPICS)
-    assert "set min_disparity to -32" in worker._range_problem(crossed, 0, TOPICS)
+    assert "set min_disparity to auto or to -32" in worker._range_problem(crossed, 0, TOPICS)
     assert worker._range_problem(crossed, -32, TOPICS) is None
     parallel = StereoRig(640, 480, 500.0, 500.0, 320.0, 240.0, 320.0, 0.1)
     assert worker._range_problem(parallel, 0, TOPICS) is None

@@ -29,6 +29,7 @@ from fg_depth_ros.apps.processes import Child, ChildDied, ProcessGroup
 from fg_depth_ros.data.io import messages
 from fg_depth_ros.evaluation.reports.report import read_report
 from fg_depth_ros.geometry import disparity_to_depth, organised_points
+from fg_depth_ros.inference import SearchRange
 from fg_depth_ros.nodes.evaluator.node_counters import LOST_AFTER, NEVER_REACHED, NodeCounters
 from fg_depth_ros.nodes.evaluator.pair_messages import Snapshot
 from fg_depth_ros.nodes.players.stereo_player import camera_infos
@@ -132,8 +133,8 @@ class Source:
         self.latencies.append(((begun - stamp) * 1e-6, (time.time_ns() - stamp) * 1e-6))
         flow = np.stack([-dense, np.zeros_like(dense)], axis=-1)
         self.publishers["flow/image"].publish(messages.fill_image(Image(), flow, "32FC2", header))
-        limits = {"min_depth": 0.1, "max_depth": 80.0, "increment": 0.1}
-        self.publishers["disparity"].publish(disparity_message(masked, self.rig, header, **limits))
+        searched = SearchRange(-self.rig.doffs, 400.0, 0)
+        self.publishers["disparity"].publish(disparity_message(masked, self.rig, header, searched, increment=0.1))
         labels = np.where(np.isfinite(masked), 0, 2).astype(np.uint8)
         self.publishers["mask/labels"].publish(messages.fill_image(Image(), labels, "8UC1", header))
         points = organised_points(depth, self.rig, 2)

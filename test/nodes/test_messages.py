@@ -15,6 +15,7 @@ from support.nodes import compressed_image
 from fg_depth_ros.data.io import messages
 from fg_depth_ros.data.io.messages import MessageError
 from fg_depth_ros.geometry import StereoRig, depth_to_disparity, disparity_to_depth
+from fg_depth_ros.inference import SearchRange
 from fg_depth_ros.nodes.stereo_depth.outputs import cloud_message, disparity_message
 
 RIG = StereoRig(width=4, height=2, fx=100.0, fy=101.0, cx=1.5, cy=0.5, cx_right=4.5, baseline=0.2)
@@ -224,20 +225,36 @@ def test_disparity_message_fills_every_field() -> None:
     disparity = np.array([[7.0, 0.0, NAN, 1.0], [2.0, 2.0, 2.0, 2.0]], np.float32)
     header = Header(frame_id="left")
     header.stamp.sec = 5
-    message = disparity_message(disparity, RIG, header, min_depth=0.5, max_depth=10.0, increment=0.0625)
+    message = disparity_message(disparity, RIG, header, SearchRange(-3, 60, 0), increment=0.0625)
     values = messages.float_array(message.image)
     np.testing.assert_array_equal(values, disparity + 3.0)
     assert message.header == message.image.header == header
     assert message.f == 100.0
     assert math.isclose(message.t, 0.2, rel_tol=1e-6)
-    assert message.min_disparity == pytest.approx(2.0)
-    assert message.max_disparity == pytest.approx(40.0)
+    assert message.min_disparity == 0.0  # -3 + doffs: infinity
+    assert message.max_disparity == 63.0
     assert message.delta_d == 0.0625
-    window = message.valid_window
-    assert (window.x_offset, window.y_offset, window.width, window.height) == (0, 0, 4, 2)
     # what a reader of the message makes of it is what we make of it
     np.testing.assert_allclose(message.f * message.t / values, disparity_to_depth(disparity, RIG), rtol=1e-6)
     assert message.f * message.t / values[0, 0] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("first", "count", "border", "window"),
+    [
+        # By hand from stereo_image_proc's disparity_node: left = count + first + border - 1, top = border,
+        # right = 639 - (border + first, or max(border, -first) below 0), bottom = 479 - border; size = differences.
+        (0, 64, 7, (70, 7, 562, 465)),
+        (16, 64, 7, (86, 7, 530, 465)),
+        (-32, 128, 2, (97, 2, 510, 475)),
+        (0, 1024, 2, (640, 2, 0, 475)),  # nowhere; a width below 0 does not fit the message
+    ],
+)
+def test_the_valid_window_is_that_of_stereo_image_proc(first, count, border, window) -> None:
+    rig = StereoRig(640, 480, 500.0, 500.0, 320.0, 240.0, 320.0, 0.1)
+    searched = SearchRange(first, first + count - 1, border)
+    found = disparity_message(np.zeros((480, 640), np.float32), rig, Header(), searched, increment=0.1).valid_window
+    assert (found.x_offset, found.y_offset, found.width, found.height) == window
 
 
 # ---- PointCloud2 ----------------------------------------------------------------------------------------------
@@ -278,7 +295,5 @@ def test_a_cloud_that_does_not_fit_is_refused() -> None:
 
 def test_depth_and_disparity_agree_through_the_messages() -> None:
     depth = np.array([[2.0, 4.0, 5.0, 1.0]] * 2, np.float32)
-    message = disparity_message(
-        depth_to_disparity(depth, RIG), RIG, Header(), min_depth=0.1, max_depth=80.0, increment=0.1
-    )
+    message = disparity_message(depth_to_disparity(depth, RIG), RIG, Header(), SearchRange(0, 63, 0), increment=0.1)
     np.testing.assert_allclose(message.f * message.t / messages.float_array(message.image), depth, rtol=1e-5)

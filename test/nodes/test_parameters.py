@@ -101,6 +101,22 @@ def test_good_values_at_both_ends_pass() -> None:
     assert TABLE.problems({"speed": 0.0, "count": 5, "mode": "fast", "name": "x", "another's": 1}) == []
 
 
+def test_a_word_or_a_whole_number(context: Context) -> None:
+    parameter = Parameter("start", "auto", "Where.", "px", choices=("auto",), minimum=-4, maximum=4)
+    assert (parameter.type_name, parameter.allowed) == ("string or int", "`auto`, -4 to 4")
+    assert [parameter.problem(value) for value in ("auto", -4, 4)] == [None] * 3
+    for wrong in ("far", 5, 1.0, True):
+        assert parameter.problem(wrong) is not None
+    table = ParameterTable("node", "", (parameter,))
+    node = make_node(context, start=-3)
+    assert table.declare(node)["start"] == -3
+    for value, taken in (("auto", True), (2, True), (7, False), ("far", False), (1.5, False)):
+        (result,) = node.set_parameters([RosParameter("start", value=value)])
+        assert result.successful == taken
+    assert node.get_parameter("start").value == 2
+    node.destroy_node()
+
+
 def test_a_table_refuses_its_own_mistakes() -> None:
     with pytest.raises(ValueError, match="its own default is refused"):
         Parameter("wrong", 5, "", minimum=6, maximum=9)

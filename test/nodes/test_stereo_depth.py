@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from fg_depth_ros.data.io import messages
 from fg_depth_ros.geometry import Label
 from fg_depth_ros.inference import OutOfMemory, StereoConfig, StereoDepthEstimator
 from fg_depth_ros.networks import ModelCard, create_model, save_checkpoint
+from fg_depth_ros.nodes.common.codes import FaultCode
+from fg_depth_ros.nodes.common.diagnostics import fault_codes
 
 SCENE = wall()
 PAIR = pair_messages(SCENE)
@@ -48,8 +51,8 @@ def test_all_outputs_of_a_known_scene(make: Callable[..., Bench]) -> None:
     np.testing.assert_array_equal(np.isfinite(values), known)
     assert np.median(values[known]) == pytest.approx(15.0, abs=0.1)  # 12 px between the images + doffs
     np.testing.assert_allclose(disparity.f * disparity.t / values[known], depth[known], rtol=1e-5)
-    assert disparity.min_disparity == pytest.approx(300 * 0.12 / 80.0)
-    assert disparity.max_disparity == pytest.approx(300 * 0.12 / 0.1)
+    # searched: 64 disparities from floor(-3) on, in the message moved by doffs
+    assert (disparity.min_disparity, disparity.max_disparity) == (0.0, 63.0)
     assert disparity.delta_d == 1 / 16
 
     flow = messages.float_array(found["flow/image"])
@@ -169,6 +172,46 @@ def test_grey_and_colour_may_be_mixed(make: Callable[..., Bench]) -> None:
     grey = pair_messages(SCENE, "mono8")
     assert share_near(b.fresh_depth(grey), SCENE.depth) > 0.97
     assert share_near(b.fresh_depth({**PAIR, "right/image_rect": grey["right/image_rect"]}), SCENE.depth) > 0.97
+
+
+def test_depth_that_16uc1_cannot_hold_is_out_of_range_everywhere(make: Callable[..., Bench]) -> None:
+    # Z = 300 * 3.6 / 12 = 90 m, and 16UC1 ends at 65.535 m
+    far = {name: copy.deepcopy(message) for name, message in PAIR.items()}
+    far["right/camera_info"].p[3] = -300.0 * 3.6
+    b = make(max_depth=200.0, depth_encoding="32FC1")
+    b.listen("depth/image_rect", "mask/image", "mask/labels", "points2", "disparity")
+    assert share_near(b.fresh_depth(far), 90.0) > 0.97
+    b.set(depth_encoding="16UC1")
+
+    def newest() -> set[int]:  # stamps that all topics have, after the change
+        heard = [{messages.stamp_ns(m.header) for m in list(b.seen[topic])} for topic in b.seen]
+        changed = {messages.stamp_ns(m.header) for m in b.seen["depth/image_rect"] if m.encoding == "16UC1"}
+        return changed.intersection(*heard)
+
+    stamp = max(b.send_until(far, newest))
+    found = {t: next(m for m in b.seen[t] if messages.stamp_ns(m.header) == stamp) for t in b.seen}
+    assert not messages.view(found["depth/image_rect"]).any()
+    assert not messages.view(found["mask/image"]).any()
+    assert (messages.view(found["mask/labels"]) != Label.VALID).all()
+    assert np.isnan(messages.cloud_to_arrays(found["points2"])[0]).all()
+    assert np.isnan(messages.float_array(found["disparity"].image)).all()
+    # No depth at all, pair after pair, is said with its cause.
+    b.send_until(far, lambda: b.status() and FaultCode.HARDLY_ANY_DEPTH in fault_codes(b.status()))
+    assert b.log_has("farther than max_depth = 65.535 m")
+    b.send_until(PAIR, lambda: b.level() == 0)
+
+
+def test_the_search_begins_where_the_rig_sees_infinity(make: Callable[..., Bench]) -> None:
+    scene = wall(disparity=-16, doffs=20.0)  # 300 * 0.12 / (-16 + 20) = 9 m
+    b = make()
+    b.listen("depth/image_rect")
+    assert share_near(b.fresh_depth(pair_messages(scene)), 9.0) > 0.97
+    (result,) = b.set(min_disparity=0)
+    assert result.successful
+    b.send_until(pair_messages(scene), lambda: b.status() and FaultCode.RANGE_LIMITED in fault_codes(b.status()))
+    (result,) = b.set(min_disparity="near")
+    assert not result.successful
+    assert "choose one of auto, -1024 to 1024" in result.reason
 
 
 def test_approximate_stamps(make: Callable[..., Bench]) -> None:

@@ -73,11 +73,13 @@ class Scene:
 def wall(disparity: int = 12, width: int = 320, height: int = 240, doffs: float = 0.0, seed: int = 0) -> Scene:
     """A wall at `disparity` px; 3.0 m away for the defaults."""
     random = np.random.default_rng(seed)
-    coarse = random.integers(0, 256, (height // 2, (width + disparity) // 2 + 1, 3), dtype=np.uint8)
-    texture = cv2.resize(coarse, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)[:, : width + disparity]
+    wide = width + abs(disparity)
+    coarse = random.integers(0, 256, (height // 2, wide // 2 + 1, 3), dtype=np.uint8)
+    texture = cv2.resize(coarse, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)[:, :wide]
     centre = (width - 1) / 2
     rig = StereoRig(width, height, 300.0, 300.0, centre, (height - 1) / 2, cx_right=centre + doffs, baseline=0.12)
-    left, right = texture[:, :width], texture[:, disparity : disparity + width]
+    first = max(-disparity, 0)
+    left, right = texture[:, first : first + width], texture[:, first + disparity : first + disparity + width]
     return Scene(np.ascontiguousarray(left), np.ascontiguousarray(right), rig, float(disparity))
 
 

@@ -16,10 +16,10 @@ class FixedStereo(StereoDepthEstimator):
 
     def __init__(self, disparity: float) -> None:
         self.config = StereoConfig(model="sgbm")
-        self._method = SimpleNamespace(name="fixed", sha256="5a", device="cpu")
+        self._method = SimpleNamespace(name="fixed", sha256="5a", device="cpu", disparities=64, block=1)
         self.disparity_px = disparity
 
-    def match(self, left, right):
+    def match(self, left, right, doffs=0.0):
         return Match(np.full(left.shape[:2], self.disparity_px, np.float32), None)
 
 

@@ -48,6 +48,8 @@ _TO_RGB = {
 CAMERA_ENCODINGS = (*_GREY, *_TO_RGB)
 """Encodings that ``image_to_array`` takes."""
 MONO16_WHITE = 65535
+DEPTH_16UC1 = 65.535
+"""Largest depth that 16UC1 holds, m."""
 
 
 class MessageFault(str, Enum):

@@ -187,4 +187,5 @@ def _of_right_view(estimator: Any, pair: _Pair, estimate: StereoEstimate) -> np.
     assert isinstance(estimator, StereoDepthEstimator)
     if estimate.right_disparity is not None:
         return estimate.right_disparity
-    return np.asarray(estimator.match(pair.right[:, ::-1], pair.left[:, ::-1]).disparity[:, ::-1])
+    mirrored = estimator.match(pair.right[:, ::-1], pair.left[:, ::-1], pair.rig.doffs)
+    return np.asarray(mirrored.disparity[:, ::-1])

@@ -36,7 +36,8 @@ class Parameter:
     Its type is that of ``default``: bool, int, float, str, or a tuple of strings (NO_NAMES instead of an empty one).
 
     ``minimum`` and ``maximum`` (both or none) are inclusive, in ``unit``. ``choices`` are the values a string may
-    take. ``run_time`` says whether it may be changed while the node runs (otherwise it is declared read-only).
+    take; a string with a range may be a whole number, too. ``run_time`` says whether it may be changed while the node
+    runs (otherwise it is declared read-only).
     """
 
     name: str
@@ -59,16 +60,20 @@ class Parameter:
     @property
     def type_name(self) -> str:
         """``bool``, ``int``, ``double``, ``string`` or ``string array``, as the ROS tools call it."""
-        return {bool: "bool", int: "int", float: "double", str: "string", tuple: "string array"}[type(self.default)]
+        names = {bool: "bool", int: "int", float: "double", str: "string", tuple: "string array"}
+        return names[type(self.default)] + (" or int" if self._or_number else "")
+
+    @property
+    def _or_number(self) -> bool:
+        return isinstance(self.default, str) and self.minimum is not None
 
     @property
     def allowed(self) -> str:
         """Range or choices in words, empty where any value of the type will do."""
-        if self.choices:
-            return ", ".join(f"`{choice}`" for choice in self.choices)
+        allowed = [f"`{choice}`" for choice in self.choices]
         if self.minimum is not None:
-            return f"{_number(self.minimum, self.default)} to {_number(self.maximum, self.default)}"
-        return ""
+            allowed.append(f"{_number(self.minimum, self.default)} to {_number(self.maximum, self.default)}")
+        return ", ".join(allowed)
 
     def problem(self, value: object) -> str | None:
         """Return why ``value`` is refused and what is allowed, or None."""
@@ -77,9 +82,9 @@ class Parameter:
                 f"parameter {self.name} = {value!r} is a {type(value).__name__}: give a {self.type_name}, "
                 f"for example {_yaml(self.default)}"
             )
-        if self.choices and value not in self.choices:
-            return f"parameter {self.name} = {value!r} is unknown: choose one of {', '.join(self.choices)}"
-        if self.minimum is not None and self.maximum is not None:
+        if self.choices and isinstance(value, str) and value not in self.choices:
+            return f"parameter {self.name} = {value!r} is unknown: choose one of {self.allowed.replace('`', '')}"
+        if self.minimum is not None and self.maximum is not None and not isinstance(value, str):
             assert isinstance(value, (int, float))
             if not self.minimum <= value <= self.maximum:
                 unit = f" {self.unit}" if self.unit else ""
@@ -89,7 +94,7 @@ class Parameter:
     def _is_of_type(self, value: object) -> bool:
         if isinstance(value, tuple) and isinstance(self.default, tuple):
             return bool(value) and all(type(name) is str for name in value)
-        return type(value) is type(self.default)
+        return type(value) is type(self.default) or (self._or_number and type(value) is int)
 
     def descriptor(self) -> ParameterDescriptor:
         """Return the descriptor that ``ros2 param describe`` and rqt show."""
@@ -99,10 +104,11 @@ class Parameter:
             type=_ROS_TYPES[type(self.default)].value,
             description=f"{self.description}{unit}",
             read_only=not self.run_time,
+            dynamic_typing=self._or_number,
         )
         if self.choices:
-            text.additional_constraints = "one of: " + ", ".join(self.choices)
-        if self.minimum is not None and self.maximum is not None:
+            text.additional_constraints = "one of: " + self.allowed.replace("`", "")
+        if self.minimum is not None and self.maximum is not None and not self._or_number:
             if isinstance(self.default, int):
                 text.integer_range = [IntegerRange(from_value=int(self.minimum), to_value=int(self.maximum))]
             else:
@@ -295,7 +301,7 @@ def _as_declared(parameter: Parameter, value: object) -> Any:
 
 
 def _number(value: float | None, like: Value) -> str:
-    return str(int(value or 0)) if isinstance(like, int) else f"{value:g}"
+    return f"{value:g}" if isinstance(like, float) else str(int(value or 0))
 
 
 def _yaml(value: Value) -> str:

@@ -23,8 +23,8 @@ from fg_depth_ros.nodes.common.synchronizing import (
 )
 
 PAIR_FAULTS = (
-    "input", "matching", "images", "right camera", "pairs", "calibration", "rectification", "rows", "range", "scale",
-    "flow",
+    "input", "matching", "images", "right camera", "pairs", "calibration", "rectification", "rows", "range", "depth",
+    "scale", "flow",
 )  # fmt: skip
 """Subjects of faults of the pairs, in the order of a status; forgotten when the inputs are closed."""
 

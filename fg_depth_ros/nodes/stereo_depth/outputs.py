@@ -16,7 +16,7 @@ from stereo_msgs.msg import DisparityImage
 from fg_depth_ros.data.io.messages import fill_data, fill_depth, fill_image
 from fg_depth_ros.geometry import StereoRig, organised_points
 from fg_depth_ros.geometry.flow_colour import colour_flow
-from fg_depth_ros.inference import StereoEstimate
+from fg_depth_ros.inference import SearchRange, StereoEstimate
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
 from fg_depth_ros.nodes.common.qos import OVERRIDES, publisher_events
 from fg_depth_ros.nodes.common.synchronizing import StereoMessages
@@ -118,13 +118,13 @@ class StereoOutputs:
             fields["p"] = np.asarray(info.p) * _OWN_FRAME
             return CameraInfo(header=header, **fields)
         if name == "disparity":
+            assert estimate.searched is not None
             return disparity_message(
                 # What is masked needs no completing, and mono depth is no match.
                 np.where(estimate.matched_mask, estimate.matched, np.float32(np.nan)),
                 estimate.rig,
                 header,
-                min_depth=parameters["min_depth"],
-                max_depth=parameters["max_depth"],
+                estimate.searched,
                 increment=_SGBM_STEP if parameters["model"] == "sgbm" else _NETWORK_STEP,
             )
         if name == "depth/sigma":
@@ -157,7 +157,7 @@ def output_header(messages: StereoMessages) -> Header:
 
 
 def disparity_message(
-    disparity: np.ndarray, rig: StereoRig, header: Header, *, min_depth: float, max_depth: float, increment: float
+    disparity: np.ndarray, rig: StereoRig, header: Header, searched: SearchRange, *, increment: float
 ) -> DisparityImage:
     """Return a DisparityImage.
 
@@ -167,17 +167,23 @@ def disparity_message(
     Args:
         disparity: image disparity ``x_left - x_right``, H x W float32 px, NaN where invalid.
         rig: at that size.
-        min_depth, max_depth: m; give ``max_disparity`` and ``min_disparity``.
+        searched: gives ``min_disparity`` and ``max_disparity``, moved by ``doffs`` as the disparity is, and
+            ``valid_window`` as stereo_image_proc has it: where the whole range was in the right image.
         increment: smallest step, px.
     """
     message = DisparityImage(header=header)
     fill_image(message.image, np.asarray(disparity + np.float32(rig.doffs), np.float32), "32FC1", header)
     message.f = float(rig.fx)
     message.t = float(rig.baseline)
-    message.min_disparity = float(rig.fx * rig.baseline / max_depth)
-    message.max_disparity = float(rig.fx * rig.baseline / min_depth)
+    message.min_disparity = float(searched.first + rig.doffs)
+    message.max_disparity = float(searched.last + rig.doffs)
     message.delta_d = float(increment)
-    message.valid_window = RegionOfInterest(width=rig.width, height=rig.height)
+    border, first = searched.border, round(searched.first)
+    left = min(max(round(searched.last) + border, 0), rig.width)
+    right = rig.width - 1 - (border + first if first >= 0 else max(border, -first))
+    message.valid_window = RegionOfInterest(
+        x_offset=left, y_offset=border, width=max(right - left, 0), height=max(rig.height - 1 - 2 * border, 0)
+    )
     return message
 
 

@@ -26,15 +26,16 @@ STEREO_DEPTH = ParameterTable(
         Parameter("inference_scale", 1.0,
                   "Images are resized by this factor for matching only. Smaller is faster, reaches nearer, and is less "
                   "precise.", minimum=0.1, maximum=4.0),
-        Parameter("min_disparity", 0,
-                  "Where the search begins, in image disparity. Infinity is at cx_left - cx_right: set this to it, "
-                  "rounded down, where that is negative and the scene reaches far.",
-                  unit="px", minimum=-1024, maximum=1024),
+        Parameter("min_disparity", "auto",
+                  "Where the search begins, in image disparity. `auto`: at infinity, cx_left - cx_right, rounded down.",
+                  unit="px", choices=("auto",), minimum=-1024, maximum=1024),
         Parameter("max_disparity", 192,
                   "Disparities searched by sgbm, at the matched size. A network's range is part of its weights.",
                   unit="px", minimum=16, maximum=1024),
         Parameter("min_depth", 0.1, "Nearer depth is labelled out of range.", "m", 0.01, 1000.0),
-        Parameter("max_depth", 80.0, "Farther depth is labelled out of range.", "m", 0.02, 10000.0),
+        Parameter("max_depth", 80.0,
+                  "Farther depth is labelled out of range; at most 65.535 counts with `depth_encoding: 16UC1`.",
+                  "m", 0.02, 10000.0),
         Parameter("left_right_check", "one_pass",
                   "How pixels that the right camera does not see are found: from one disparity map, by matching twice "
                   "(slower, stricter), or not at all.", choices=("one_pass", "two_pass", "off")),

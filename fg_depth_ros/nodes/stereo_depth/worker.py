@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -14,9 +15,9 @@ import cv2
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
 
-from fg_depth_ros.data.io.messages import MONO16_WHITE, MessageError, MessageFault, image_to_array
-from fg_depth_ros.geometry import PairFault, RigError, StereoRig, camera_info_doubts
-from fg_depth_ros.inference import FlowEstimator, MonoEstimate, OutOfMemory, StereoEstimate
+from fg_depth_ros.data.io.messages import DEPTH_16UC1, MONO16_WHITE, MessageError, MessageFault, image_to_array
+from fg_depth_ros.geometry import Label, PairFault, RigError, StereoRig, camera_info_doubts
+from fg_depth_ros.inference import FlowEstimator, MonoEstimate, OutOfMemory, StereoConfig, StereoEstimate
 from fg_depth_ros.nodes.common.codes import DropReason, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, PairStatistics
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
@@ -34,6 +35,9 @@ from fg_depth_ros.nodes.stereo_depth.outputs import (
 from fg_depth_ros.nodes.stereo_depth.rectification import FeatureCheck, VerticalFlowCheck
 
 _STOP_SECONDS = 30.0
+_FEW_PIXELS = 0.02  # share of valid ones
+_PAIRS_WITHOUT_DEPTH = 5  # in a row, before that is a fault
+_MASKED_TOPICS = TOPICS.keys() - {"depth/camera_info", "flow/image", "flow/image_color"}
 _LONGEST_GAP = 1_000_000_000  # ns between two frames that still show one motion
 
 
@@ -60,6 +64,7 @@ class StereoWorker:
         self._temporal, self._mono = TemporalFlow(), MonoDepth(models.mono, faults)
         self._topics = topics
         self._rig: StereoRig | None = None  # of the last pair
+        self._without_depth = 0  # pairs in a row
         self._published_left: int | None = None  # stamp of the last left image that was published alone
         self._slot: NewestSlot[StereoMessages] = NewestSlot()
         self._thread = threading.Thread(target=self._run, name="stereo worker", daemon=True)
@@ -122,6 +127,7 @@ class StereoWorker:
         seconds = self._publish_depth(topics, estimate, images, messages)
         seconds += self._publish_temporal_flow(topics, images.left, messages)
         self._finish(begun, seconds, messages)
+        self._check_share(topics, estimate)
         self._check_rectification(images, None if estimate is None else estimate.fault)
 
     def _decode(self, messages: StereoMessages) -> StereoImages:
@@ -143,15 +149,23 @@ class StereoWorker:
         estimator = self._models.stereo.estimator
         assert estimator is not None
         assert images.right is not None
-        limited = _range_problem(images.rig, estimator.config.min_disparity, self._topics)
+        first = estimator.config.search_start(images.rig.doffs)
+        limited = _range_problem(images.rig, first, self._topics)
         self._faults.update("range", WARN, limited, FaultCode.RANGE_LIMITED)
         try:
-            estimate = estimator.estimate(images.left, images.right, images.rig)
+            found = estimator.estimate(images.left, images.right, images.rig)
         except OutOfMemory as error:
             self._reduce_scale(self._models.stereo, error)
             raise _Dropped(DropReason.OUT_OF_MEMORY) from error
-        self._report_images(estimate.fault)
-        return estimate
+        self._report_images(found.fault)
+        return replace(found, config=self._published_range(found.config))
+
+    def _published_range(self, config: StereoConfig) -> StereoConfig:
+        """Return the configuration with the range that the depth message holds, so that masks and cloud agree."""
+        if self._parameters["depth_encoding"] != "16UC1":
+            return config
+        farthest = min(config.max_depth, DEPTH_16UC1)
+        return replace(config, min_depth=min(config.min_depth, farthest / 2), max_depth=farthest)
 
     def _report_images(self, fault: PairFault | None) -> None:
         """Report why the images cannot be matched: what they show, or that features of both lie on other rows."""
@@ -183,6 +197,19 @@ class StereoWorker:
         if estimate is None and mono is None and not topics & TEMPORAL_TOPICS.keys():
             raise _Dropped(DropReason.NO_MONO_DEPTH)
         return sum(found.seconds for found in (estimate, mono) if found is not None)
+
+    def _check_share(self, topics: set[str], estimate: StereoEstimate | None) -> None:
+        """Report when hardly any pixel of several pairs in a row is valid, after they were published."""
+        if estimate is None or not topics & _MASKED_TOPICS:
+            self._without_depth = 0
+            self._faults.forget("depth")
+            return
+        few = estimate.matched_mask.mean() < _FEW_PIXELS
+        self._without_depth = self._without_depth + 1 if few else 0
+        if not few or estimate.fault is not None:  # that names the cause
+            self._faults.clear("depth")
+        elif self._without_depth >= _PAIRS_WITHOUT_DEPTH:
+            self._faults.report("depth", WARN, why_no_depth(estimate), FaultCode.HARDLY_ANY_DEPTH)
 
     def _check_rectification(self, images: StereoImages, fault: PairFault | None) -> None:
         """Check the rectification again from time to time, after the pair was published.
@@ -227,7 +254,8 @@ class StereoWorker:
         if mono is None:
             raise _Dropped(DropReason.NO_MONO_DEPTH)
         scaled = mono.depth * self._mono.scale.fallback()
-        estimate = StereoEstimate.from_mono(scaled, images.rig, stereo.config, mono.seconds)
+        config = self._published_range(stereo.config)
+        estimate = StereoEstimate.from_mono(scaled, images.rig, config, mono.seconds)
         self._outputs.publish(topics, estimate, images.left, messages)
         self._outputs.publish_mono(topics, mono.depth, messages)
         text = f"depth comes from the left image alone ({self._parameters['mono_model']}): {messages.reason}"
@@ -292,6 +320,20 @@ class StereoWorker:
             "free memory, then set inference_scale again"
         )
         self._faults.report("memory", ERROR, text, code=FaultCode.OUT_OF_MEMORY)
+
+
+_CAUSES = {
+    Label.OUT_OF_RANGE: "",
+    Label.LEFT_RIGHT_MISMATCH: "the two views do not agree: check that the images are rectified, and of one moment",
+    Label.LEAVES_IMAGE: (
+        "the matches lie outside the right image: check that left and right are not exchanged, and min_disparity"
+    ),
+    Label.VERTICAL_FLOW: "",
+    Label.LOW_CONFIDENCE: "less certain than max_sigma allows: raise it, or give more light and texture",
+    Label.FILLED_FROM_MONO: "",
+    Label.UNSUPPORTED: "the images do not bear out the matches: more light and texture, and check the rectification",
+}
+"""Likely causes of labels that most pixels have."""
 
 
 class _Dropped(Exception):
@@ -399,6 +441,27 @@ class TemporalFlow:
         self._before = None
 
 
+def why_no_depth(estimate: StereoEstimate) -> str:
+    """Say how little of a pair is valid, and the likely cause, by the commonest label of the other pixels."""
+    config, labels = estimate.config, estimate.matched_labels
+    shares = np.bincount(labels.reshape(-1), minlength=len(Label)) / labels.size
+    worst = Label(int(np.argmax(shares[1:])) + 1)
+    cause = _CAUSES[worst]
+    if worst == Label.OUT_OF_RANGE:
+        depth = estimate.rig.fx * estimate.rig.baseline / (estimate.matched + estimate.rig.doffs)
+        near = np.mean((depth >= 0) & (depth < config.min_depth))
+        far = np.mean((depth < 0) | (depth > config.max_depth))  # or behind infinity
+        cause = (
+            f"{near:.0%} nearer than min_depth = {config.min_depth:g} m, {far:.0%} farther than max_depth = "
+            f"{config.max_depth:g} m, {np.mean(np.isnan(depth)):.0%} without a match: set them for this scene, and "
+            "check baseline and focal length of camera_info"
+        )
+    elif worst == Label.LOW_CONFIDENCE:
+        cause = f"{cause} (max_sigma = {config.max_sigma:g} px)"
+    name = worst.name.lower().replace("_", " ")
+    return f"only {shares[Label.VALID]:.1%} of the pixels have depth; {shares[worst]:.0%} are '{name}': {cause}"
+
+
 def _range_problem(rig: StereoRig, min_disparity: int, topics: Mapping[str, str]) -> str | None:
     """Return why far points are not searched, or None: infinity is at an image disparity of ``-doffs``."""
     margin = rig.doffs + min_disparity
@@ -407,7 +470,7 @@ def _range_problem(rig: StereoRig, min_disparity: int, topics: Mapping[str, str]
     return (
         f"nothing beyond {rig.fx * rig.baseline / margin:.1f} m is searched: the principal points of "
         f"{topics['left/camera_info']} and {topics['right/camera_info']} differ by {rig.doffs:.1f} px, so infinity is "
-        f"at {-rig.doffs:.1f} px and the search begins at {min_disparity}; set min_disparity to "
+        f"at {-rig.doffs:.1f} px and the search begins at {min_disparity}; set min_disparity to auto or to "
         f"{math.floor(-rig.doffs)} if the scene reaches farther"
     )
 
