@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
+import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
+_UNFINISHED = ".unfinished"
+_YOUNG = 10.0  # s; a younger temporary folder may not be locked yet
 _LARGEST_FILE = 1 << 30  # of those that are read as a whole, bytes
 LARGEST_TEXT = 1 << 20
 """Of a text that a person writes, such as a calibration, bytes."""
@@ -65,7 +71,7 @@ def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
 
     Yields a path of the same name in a hidden temporary folder beside ``path``. The caller creates a file or a folder
     there; when the block ends it is renamed to ``path``. After an exception ``path`` is unchanged; the temporary folder
-    is removed in every case.
+    is removed in every case. What a killed process left beside ``path`` is removed by the next one that writes there.
 
     Args:
         path: the file (may exist) or folder (must not exist); missing parent folders are made.
@@ -79,7 +85,11 @@ def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
     folder = path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name[:100]}.", dir=folder) as temporary:
+        _remove_leftovers(folder.absolute())
+        with (
+            tempfile.TemporaryDirectory(prefix=f".{path.name[:100]}.", suffix=_UNFINISHED, dir=folder) as temporary,
+            _locked(Path(temporary)),
+        ):
             unfinished = Path(temporary, path.name)
             yield unfinished
             if sync:
@@ -88,14 +98,73 @@ def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
             os.replace(unfinished, path)
         if sync:
             sync_path(folder)
-    except WriteError:
-        raise
     except OSError as error:
         about = None if error.filename is None else Path(os.fsdecode(error.filename)).absolute()
         here = folder.absolute()
         if about is not None and not (about.is_relative_to(here) or here.is_relative_to(about)):
             raise
         raise WriteError(error.errno, error.strerror, str(path)) from error
+
+
+@contextmanager
+def claim_folder(folder: str | Path, what: str) -> Iterator[None]:
+    """Make a folder, and keep other processes from claiming it; this one may claim it again inside.
+
+    Raises FileError: another process has claimed it; ``what`` it does, such as ``a training``, is in the message.
+    Raises WriteError: it cannot be written.
+    """
+    path = Path(folder).absolute()
+    if path in _CLAIMED:
+        yield
+        return
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / ".lock").open("w")
+    except OSError as error:
+        raise WriteError(error.errno, error.strerror, str(path)) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FileError(
+                f"{path}: {what} that still runs writes there; wait for its end, or name another folder"
+            ) from None
+        _CLAIMED.add(path)
+        try:
+            yield
+        finally:
+            _CLAIMED.discard(path)
+
+
+_CLAIMED: set[Path] = set()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Show other processes that a temporary folder is in use."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@lru_cache(maxsize=64)
+def _remove_leftovers(folder: Path) -> None:
+    """Remove, once per process, what killed processes left in a folder."""
+    with suppress(OSError):
+        for leftover in folder.glob(f".*{_UNFINISHED}"):
+            descriptor = os.open(leftover, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - leftover.stat().st_mtime > _YOUNG:
+                    shutil.rmtree(leftover, ignore_errors=True)
+            except BlockingIOError:  # in use
+                continue
+            finally:
+                os.close(descriptor)
 
 
 def sync_path(path: str | Path) -> None:

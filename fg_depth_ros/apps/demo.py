@@ -21,7 +21,6 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -102,7 +101,7 @@ def run_demo(
         The exit code: 0; 1 when something failed, which has then been printed; 130 after Ctrl-C. No process and no
         shared memory is left in any case.
     """
-    console = console or Console()
+    console = console or Console(markup=False, emoji=False)
     folder = Path(tempfile.mkdtemp(prefix="fg_depth_demo_"))
     keep_logs = False
     try:
@@ -113,7 +112,8 @@ def run_demo(
             chosen = inspect_pairs(pairs, seconds, rate, width, console)
             domain = free_domain_id()
             console.print(
-                f"[dim]three processes over DDS on this machine only, ROS_DOMAIN_ID={domain}; logs in {folder}[/dim]",
+                f"three processes over DDS on this machine only, ROS_DOMAIN_ID={domain}; logs in {folder}",
+                style="dim",
                 soft_wrap=True,
             )
             runs: list[PairsResult] = []
@@ -125,7 +125,7 @@ def run_demo(
                 try:
                     snapshots[name] = Snapshot.read(runs[-1].snapshot)
                 except (OSError, ValueError) as error:
-                    console.print(f"[yellow]no picture of {name}: {escape(str(error))}[/yellow]")
+                    console.print(f"no picture of {name}: {error}", style="yellow")
             report = _merged(runs, chosen)
             _print(report, chosen, console)
             if json is not None:
@@ -139,7 +139,7 @@ def run_demo(
         return 130
     except (ChildDied, ChildTimeout, ExperimentError, FileError, RigError, OSError, ValueError) as error:
         keep_logs = True
-        console.print(f"[bold red]demo failed:[/bold red] {escape(str(error))}", soft_wrap=True)
+        console.print(f"demo failed: {error}", style="red", soft_wrap=True)
         return 1
     finally:
         for rendered in folder.glob("virtual_*"):
@@ -216,18 +216,20 @@ def _print(report: Report, chosen: DemoInput, console: Console) -> None:
     if chosen.truth:
         console.print(_table("Accuracy", accuracy, _ACCURACY))
         console.print(
-            "[dim]All pixels with truth; EPE in px, bad-1/2/4 and density in %; no answer counts as wrong. masked: "
-            "measured where the node publishes depth, density is the share of these pixels.[/dim]\n"
+            "All pixels with truth; EPE in px, bad-1/2/4 and density in %; no answer counts as wrong. masked: "
+            "measured where the node publishes depth, density is the share of these pixels.\n",
+            style="dim",
         )
     else:
         console.print(_table("Self-consistency (there is no truth to compare with)", accuracy, _AGREEMENT))
         console.print(
-            "[dim]In % of the pixels; photometric: mean grey difference, of 255, between matched pixels.[/dim]\n"
+            "In % of the pixels; photometric: mean grey difference, of 255, between matched pixels.\n", style="dim"
         )
     console.print(_table("Speed", timing, _SPEED))
     console.print(
-        "[dim]Milliseconds; latency: from the stamp to the arrival of depth/image_rect, median and 95 %; model: "
-        "matching alone.[/dim]\n"
+        "Milliseconds; latency: from the stamp to the arrival of depth/image_rect, median and 95 %; model: "
+        "matching alone.\n",
+        style="dim",
     )
     for row in timing:
         for reason, number in row.get("drops", {}).items():
@@ -319,14 +321,15 @@ def inspect_pairs(pairs: str, seconds: float, rate: float, width: int, console: 
         parameters = {"focal": focal, "baseline": ASSUMED_BASELINE}
         source = PairSource(pairs, width=width, **parameters)
         console.print(
-            f"[yellow]no calibration found beside the pairs: metres are guesses (focal length {focal:g} px, baseline "
-            f"{ASSUMED_BASELINE} m). Put a calib.txt or rig.json into {pairs} for real ones.[/yellow]"
+            f"no calibration found beside the pairs: metres are guesses (focal length {focal:g} px, baseline "
+            f"{ASSUMED_BASELINE} m). Put a calib.txt or rig.json into {pairs} for real ones.",
+            style="yellow",
         )
     name = source.samples[0].name if len(source) == 1 else Path(pairs).expanduser().resolve().name
     rig = _first_readable(source).rig
     truth = source.has_truth
     console.print(
-        f"[bold]{name}[/bold]: {len(source)} pair(s), {rig.width}x{rig.height} px, focal length {rig.fx:.1f} px, "
+        f"{name}: {len(source)} pair(s), {rig.width}x{rig.height} px, focal length {rig.fx:.1f} px, "
         f"baseline {rig.baseline:.4f} m, {'with' if truth else 'without'} true depth",
         soft_wrap=True,
     )

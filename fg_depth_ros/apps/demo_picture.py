@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from fg_depth_ros.evaluation.reports import figures
+from fg_depth_ros.evaluation.reports.plots import plain
+from fg_depth_ros.files import atomic_write
 from fg_depth_ros.geometry import Label, depth_to_disparity, organised_points, warp_right_to_left
 from fg_depth_ros.nodes.evaluator.pair_messages import Snapshot
 
@@ -67,8 +69,8 @@ def draw_demo(path: Path, snapshots: Mapping[str, Snapshot], lines: Sequence[str
         _error(sheet.panel(1, 0), first, name)
         _labels(sheet.panel(1, 1), first, name)
         _cloud(sheet.panel(1, 2), first, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.figure.savefig(path, format="png")
+    with atomic_write(path) as unfinished:
+        sheet.figure.savefig(unfinished, format="png")
     return path
 
 
@@ -94,15 +96,17 @@ class _Sheet:
     def write(self, title: str, lines: Sequence[str]) -> None:
         """Write the heading, and the lines at the foot."""
         x = self.EDGE / self._width
-        self.figure.text(x, 1 - 0.36 / self._height, title, fontsize=18, fontweight="bold", color=_INK, va="center")
+        self.figure.text(
+            x, 1 - 0.36 / self._height, plain(title), fontsize=18, fontweight="bold", color=_INK, va="center"
+        )
         for index, line in enumerate(reversed(lines)):
             y = (0.22 + index * self.LINE) / self._height
-            self.figure.text(x, y, line, fontsize=11.5, color=_INK, family="monospace", va="center")
+            self.figure.text(x, y, plain(line), fontsize=11.5, color=_INK, family="monospace", va="center")
 
 
 def _picture(axes: Axes, image: np.ndarray, title: str) -> None:
     axes.imshow(image, interpolation="antialiased", aspect="auto")
-    axes.set_title(title, fontsize=12, color=_INK, loc="left", pad=5)
+    axes.set_title(plain(title), fontsize=12, color=_INK, loc="left", pad=5)
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():

@@ -12,6 +12,7 @@ import typer
 from fg_depth_ros import __version__
 from fg_depth_ros.cli.app import say
 from fg_depth_ros.cli.options import expand
+from fg_depth_ros.files import WriteError
 
 _RUN, _MEASURE, _TRAIN, _RECORD, _DEPLOY = "Run", "Measure", "Train", "Record and play", "Deploy"
 
@@ -167,7 +168,9 @@ def main() -> None:
         if error.errno is None:
             raise  # no word of the system
         where = f"{error.filename}: " if error.filename is not None else ""
-        say(f"fg-depth: {where}{error.strerror}; check the path, its permissions and the free space", "red")
+        known = isinstance(error, WriteError)
+        text = str(error) if known else f"{where}{error.strerror}; check the path, its permissions and the free space"
+        say(f"fg-depth: {text}", "red")
         sys.exit(1)
     except Exception as error:
         ours = type(error).__module__.startswith("fg_depth_ros.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fg_depth_ros.cli.app import console, save, say
+from fg_depth_ros.cli.app import console, save, say, show
 from fg_depth_ros.cli.options import Device, Photos, image_size_of
 
 
@@ -26,7 +26,7 @@ def figure3(
 
     setup = Figure3(depth=depth, step=step, seed=seed)
     report, shown = run_figure3(Teacher(teacher, teacher_weights, device), setup)
-    console.print(report.table(["minimum", "error", "median_error", "within_2"], title=f"a wall at {depth:g} m"))
+    show(report.table(["minimum", "error", "median_error", "within_2"], title=f"a wall at {depth:g} m"))
     console.print(
         "minimum m and error %: of the patch's middle pixel; median error %, within 2 % (share of pixels): of all its "
         f"pixels ({setup.patch}x{setup.patch})",
@@ -78,5 +78,5 @@ def losses(
         teacher=teacher, teacher_weights=teacher_weights, precision=precision,
     )  # fmt: skip
     report = run_ablation(config, lambda what: console.print(what, style="dim"))
-    console.print(table(report))
+    show(table(report))
     say(f"{out / 'losses.md'}, {out / 'losses.json'}")

@@ -10,15 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
+from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from rich.table import Table
+
     from fg_depth_ros.evaluation.reports.report import Report
     from fg_depth_ros.inference import FlowEstimator, StereoDepthEstimator
 
-console = Console()
-_NARROWEST_TABLE = 110
+_UNLIMITED = 10_000  # columns
+console = Console(markup=False, emoji=False)  # names of files and bags are shown as they are
 
 
 def say(text: str, style: str = "") -> None:
@@ -69,16 +74,41 @@ def print_tables(report: Report, tables: Mapping[str, Sequence[str]]) -> None:
 
 
 def print_table(report: Report, measures: Sequence[str], title: str | None = None) -> None:
-    """Print a table of measures; in a narrow terminal or a pipe long lines are better than numbers cut off."""
-    width = max(console.width, _NARROWEST_TABLE, 30 + 11 * len(measures))
-    Console(width=width).print(report.table(list(measures), title=title))
+    """Print a table of measures."""
+    show(report.table(list(measures), title=title))
+
+
+def show(table: Table) -> None:
+    """Print a table so that nothing in it is broken: a row per line, or in a narrower terminal as a paragraph."""
+    width = Measurement.get(console, console.options.update(width=_UNLIMITED), table).maximum
+    if width <= console.width:
+        console.print(table)
+    elif not console.is_terminal:
+        Console(width=width, markup=False, emoji=False).print(table)
+    else:
+        _show_paragraphs(table)
+
+
+def _show_paragraphs(table: Table) -> None:
+    if table.title:
+        console.print(table.title, style="bold")
+    before: list[Any] = []
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        cells = [cell or (before[i] if before and i == 0 else "") for i, cell in enumerate(row)]
+        words = [
+            Text.assemble((f"{column.header} ", "dim"), cell) if column.justify == "right" else Text(str(cell), "bold")
+            for column, cell in zip(table.columns, cells, strict=True)
+            if str(cell) not in ("", "-")
+        ]
+        console.print(Text(", ").join(words))
+        before = cells
 
 
 def progress(items: Iterable[Any], title: str, count: int | None = None) -> Iterable[Any]:
     """Show on the error output how far a loop over ``items`` is."""
     from rich.progress import track
 
-    return track(items, title, total=count, console=Console(stderr=True))
+    return track(items, escape(title), total=count, console=Console(stderr=True))
 
 
 def check_folder(folder: Path) -> None:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE
-from rich.markup import escape
 from rich.table import Table
 
-from fg_depth_ros.cli.app import console, progress, say
+from fg_depth_ros.cli.app import progress, say, show
 from fg_depth_ros.cli.options import Bags, PairTopics, PlayRate, Settings
 
 if TYPE_CHECKING:
@@ -37,12 +36,14 @@ def check(
     """
     from fg_depth_ros.data.bags.checks import check_bag
     from fg_depth_ros.data.bags.folders import find_bags
+    from fg_depth_ros.files import atomic_write
 
     options = topics().given()
     checked = [{"name": path.name, **check_bag(path, **options).to_dict()} for path in find_bags(paths)]
     show_bags(checked)
     if json is not None:
-        json.write_text(json_module.dumps(checked, indent=2) + "\n")
+        with atomic_write(json) as unfinished:
+            unfinished.write_text(json_module.dumps(checked, indent=2) + "\n", encoding="utf-8")
         say(f"report: {json}")
     if not all(bag["usable"] for bag in checked):
         raise typer.Exit(1)
@@ -167,13 +168,13 @@ def show_bags(bags: Iterable[Mapping[str, Any]]) -> None:
     for bag in bags:
         exposure, rig = bag["exposure"] or {}, bag["rig"] or {}
         table.add_row(
-            escape(bag["name"]), str(bag["pairs"]), _number(bag["seconds"], ".1f"), _number(bag["rate"], ".1f"),
+            bag["name"], str(bag["pairs"]), _number(bag["seconds"], ".1f"), _number(bag["rate"], ".1f"),
             _number(bag["largest_gap"], ".2f"), "/".join(map(str, bag["unpaired"])),
             _number(bag["slack"], ".1f", 1000), _number(exposure.get("dark"), ".0f", 100),
             _number(exposure.get("bright"), ".0f", 100), _number(exposure.get("ratio"), ".2f"),
             f"{rig['width']}x{rig['height']} {bag['encodings'][0]}" if rig else "-",
         )  # fmt: skip
-    console.print(table)
+    show(table)
     for bag in bags:
         for problem in bag["problems"]:
             colour = "red" if problem["severity"] == "leave out" else "yellow"

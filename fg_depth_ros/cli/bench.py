@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fg_depth_ros.cli.app import console, print_tables, save
+from fg_depth_ros.cli.app import console, print_tables, save, show
 from fg_depth_ros.cli.options import Device, Json, Model, Weights, image_size_of
 
 _TABLES = {
@@ -84,6 +84,7 @@ def recording(
     Example: `fg-depth bench-recording --rate 30 --storage jpeg`
     """
     from rich.table import Table
+    from rich.text import Text
 
     from fg_depth_ros.apps.bench_recording import bench_recording
 
@@ -92,7 +93,7 @@ def recording(
     with console.status("starting") as status:
         report = bench_recording(
             image_size_of(size), rate, seconds, storage=storage, depth=depth, model=model, root=root,
-            on_status=lambda text: status.update(text),
+            on_status=lambda text: status.update(Text(text)),
         )  # fmt: skip
     (row,) = report.rows
     table = Table("measure", title=f"recording {row['set']}, {row['method']}")
@@ -102,6 +103,6 @@ def recording(
         if name == "pairs_dropped":
             for reason, count in row["drops"].items():
                 table.add_row(f"  {reason}", str(count))
-    console.print(table)
+    show(table)
     save(report, json)
     raise typer.Exit(1 if row["metrics"]["pairs_unaccounted"] else 0)

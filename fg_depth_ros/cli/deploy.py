@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from fg_depth_ros.cli.app import check_folder, console, save, say
+from fg_depth_ros.cli.app import check_folder, save, say, show
 from fg_depth_ros.cli.options import Device, Json
 from fg_depth_ros.evaluation.replay.promotion import ALL_SETS, Decision, Margins, decide
 
@@ -76,7 +76,7 @@ def promote(
         save(report, json)
         record |= _history_record(report, decision)
         if not decision.accepted and not force_reason:
-            console.print(f"[red]refused[/], {weights} is not used; nothing has changed", soft_wrap=True)
+            say(f"refused, {weights} is not used; nothing has changed", "red")
             raise typer.Exit(_REFUSED)
     if force_reason:
         record["forced"] = force_reason
@@ -130,7 +130,7 @@ def deployed(
             mark = "in use" if number == history.current else ""
             source = str(entry.record.get("source", ""))
             table.add_row(mark, entry.sha256[:_BRIEF], entry.since, before, source, left)
-        console.print(table)
+        show(table)
         _print_current(place, name)
         problems += place.problems(name)
     if not models:
@@ -213,7 +213,7 @@ def _print_decision(decision: Decision, against: str) -> None:
         style = "" if line.accepted else "red"
         figures = (f"{line.current:.4g}", f"{line.candidate:.4g}", f"{100 * line.worse:+.1f} %")
         table.add_row(line.set, line.part, line.measure, *figures, style=style)
-    console.print(table)
+    show(table)
     for reason in decision.reasons:
         say(reason, "red")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from fg_depth_ros.cli.app import console, say
+from fg_depth_ros.cli.app import say, show
 from fg_depth_ros.cli.bags import show_bags
 from fg_depth_ros.cli.options import PairTopics, Settings, Without, image_size_of
 from fg_depth_ros.cli.train import Out, depth_losses, log_to_terminal, track_pairs
@@ -91,10 +91,10 @@ def _show(document: Mapping[str, Any]) -> None:
         for measure, value in measures.items():
             new = after.get(name, {}).get(measure, float("nan"))
             gained = new > value if measure.endswith(_HIGHER_IS_BETTER) else new < value
-            table.add_row(escape(name), measure, f"{value:.4f}", f"[{'green' if gained else 'red'}]{new:.4f}[/]")
-    console.print(table)
+            table.add_row(name, measure, f"{value:.4f}", Text(f"{new:.4f}", "green" if gained else "red"))
+    show(table)
     chosen = document["selected"]
     figures = f"{chosen['before']:.4f} before, {chosen['after']:.4f} after {chosen['step']} steps"
     say(f"{chosen['measure']} on the stopping part: {figures}")
     if not document["better"]:
-        console.print("[red bold]not better than the weights it began with: no weights are made[/]")
+        say("not better than the weights it began with: no weights are made", "red bold")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from fg_depth_ros.cli.app import check_folder, console, print_tables, progress, say
 from fg_depth_ros.cli.options import Bags, Device, Model, PlayRate, Settings, Weights
@@ -92,7 +93,7 @@ def replay_live(
     evaluation = BagsEvaluation(bags, out, rate=rate, loop=loop, count=count, depth=depth)
     environment = child_environment(domain_id=free_domain_id())
     with ProcessGroup(out / "logs", environment) as group, console.status("starting") as status:
-        report = evaluation.run(group, status.update)
+        report = evaluation.run(group, lambda text: status.update(Text(text)))
     print_tables(report, _TABLES)
     for reason, pairs in (reason for row in report.rows for reason in row.get("drops", {}).items()):
         say(f"dropped: {pairs} {reason}", "yellow")

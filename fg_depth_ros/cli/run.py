@@ -67,7 +67,7 @@ def infer(
     from fg_depth_ros.data.io.formats import image_size
     from fg_depth_ros.data.samples import StereoSample
     from fg_depth_ros.evaluation.reports.results import write_disparity, write_estimate
-    from fg_depth_ros.files import FileError
+    from fg_depth_ros.files import WriteError
     from fg_depth_ros.geometry import photometric_support
 
     if (pairs is None) == (left is None or right is None):
@@ -86,20 +86,22 @@ def infer(
     for sample in samples:
         try:
             images = sample.images()
-        except FileError as error:
-            console.print(f"[red]skipped[/] {error}", highlight=False, soft_wrap=True)
+            if sample.rig is None:
+                disparity = estimator.disparity(*images)
+                fault = photometric_support(*images, disparity).fault
+                paths = write_disparity(disparity, out, sample.name)
+                note = "disparity only: no calibration (give --calib)"
+            else:
+                estimate = estimator.estimate(*images, sample.rig)
+                fault = estimate.fault
+                paths = write_estimate(estimate, images[0], out, sample.name)
+                note = f"{100 * estimate.mask.mean():.0f} % valid, {1000 * estimate.seconds:.0f} ms"
+        except WriteError:
+            raise
+        except (ValueError, ArithmeticError, RuntimeError) as error:  # the other pairs are still done
+            say(f"{sample.name}: skipped: {error}", "red")
             failed += 1
             continue
-        if sample.rig is None:
-            disparity = estimator.disparity(*images)
-            fault = photometric_support(*images, disparity).fault
-            paths = write_disparity(disparity, out, sample.name)
-            note = "disparity only: no calibration (give --calib)"
-        else:
-            estimate = estimator.estimate(*images, sample.rig)
-            fault = estimate.fault
-            paths = write_estimate(estimate, images[0], out, sample.name)
-            note = f"{100 * estimate.mask.mean():.0f} % valid, {1000 * estimate.seconds:.0f} ms"
         say(f"{sample.name}: {len(paths)} files in {out} ({note})")
         if fault is not None:
             say(f"{sample.name}: {fault}: {fault.explanation}", "yellow")
@@ -152,7 +154,7 @@ def doctor() -> None:
             say(f"{'weights':28} {name} {card.sha256[:12]}")
         except CheckpointError as error:
             healthy = False
-            console.print(f"[red]weights: {error}[/]")
+            say(f"weights: {error}", "red")
     say(f"{'device':28} {choose_device('auto')}")
     try:
         from fg_depth_ros.nodes.common.environment import describe_environment
@@ -161,5 +163,5 @@ def doctor() -> None:
             say(f"{name:28} {value}")
     except ImportError as error:
         healthy = False
-        console.print(f"[red]ROS: {error}; source a ROS installation, or install the extra 'ros'[/]")
+        say(f"ROS: {error}; source a ROS installation, or install the extra 'ros'", "red")
     raise typer.Exit(0 if healthy else 1)

@@ -34,8 +34,6 @@ def stereo(
     checked_size(width, height)
     atlas = TextureAtlas.build(list_photos(photos), patterns, seed=seed)
     generator = StereoSceneGenerator(atlas, width, height, seed)
-    for folder in ("left", "right", "disp", "occluded"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
     for i in progress(range(count), "rendering"):
         pair, name = generator.batch([i]), f"{i:06d}.png"
         write_image(out / "left" / name, pair.left[0].permute(1, 2, 0).numpy())

@@ -221,9 +221,7 @@ def evaluate(
                 report.add_row(set_name, name, metrics, published=True)
             if scores and sheets is not None:
                 sheet = figures.contact_sheet(rows, task.titles(list(methods)), captions, tile_width=_TILE_WIDTH)
-                path = Path(sheets) / f"{set_name.replace('/', '_')}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_image(path, sheet)
+                write_image(Path(sheets) / f"{set_name.replace('/', '_')}.png", sheet)
     if not report.rows:
         names = ", ".join(datasets) or "none given"
         raise ValueError(
@@ -264,7 +262,7 @@ def _evaluate_sample(
 def progress_bars(console: Console | None, show: bool) -> bars.Progress:
     """Return progress bars with the time left; on standard error where no console is given."""
     return bars.Progress(
-        bars.TextColumn("[bold]{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.description}", style="bold", markup=False), bars.BarColumn(), bars.MofNCompleteColumn(),
         bars.TimeElapsedColumn(), bars.TextColumn("left"), bars.TimeRemainingColumn(),
         console=console or Console(stderr=True), disable=not show,
     )  # fmt: skip

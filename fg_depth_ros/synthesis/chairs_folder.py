@@ -57,7 +57,5 @@ def _write_batch(data: Path, generator: ChairsGenerator, numbers: range) -> None
         )
         hidden = pairs.occluded[i, 0].cpu().numpy().astype(np.uint8) * 255
         for name, picture in (("img1.ppm", first), ("img2.ppm", second), ("occ.png", hidden)):
-            with atomic_write(data / f"{stem}_{name}", sync=False) as path:
-                write_image(path, picture)
-        with atomic_write(data / f"{stem}_flow.flo", sync=False) as path:
-            write_flo(path, flow)
+            write_image(data / f"{stem}_{name}", picture)
+        write_flo(data / f"{stem}_flow.flo", flow)

@@ -13,6 +13,7 @@ import os
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
+from fg_depth_ros.evaluation.replay.sharding import process_rank
+from fg_depth_ros.files import claim_folder
 from fg_depth_ros.networks.checkpoint import CheckpointError, load_checkpoint, load_partial, save_tensors
 from fg_depth_ros.networks.registry import create_model, load_model, weights_path
 from fg_depth_ros.training.callbacks import ProgressLine, Validation, ValidationCallback
@@ -216,8 +219,24 @@ def fit(
 
     Raises:
         CheckpointError: a state in ``out`` that belongs to another training.
+        FileError: another training still runs there.
         FloatingPointError: a loss that is not finite.
     """
+    with claim_out(module.config):
+        return _fit(module, validation, card, open_stream)
+
+
+def claim_out(config: Training) -> AbstractContextManager[None]:
+    """Keep other trainings out of ``config.out``; once for all processes of a launcher. Raises as ``claim_folder``."""
+    return nullcontext() if process_rank()[0] else claim_folder(config.out, "a training")
+
+
+def _fit(
+    module: TrainingModule,
+    validation: Validation,
+    card: Mapping[str, Any],
+    open_stream: Callable[[torch.device], DataStream],
+) -> Path:
     config, out = module.config, Path(module.config.out)
     out.mkdir(parents=True, exist_ok=True)
     on_gpu = torch.cuda.is_available()

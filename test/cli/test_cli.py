@@ -11,7 +11,8 @@ from support.pair_folders import planes, small_rig, write_pairs
 
 from fg_depth_ros.data.bags.writing import write_stereo_bag
 from fg_depth_ros.data.datasets.stereo import motorcycle
-from fg_depth_ros.data.io.formats import read_kitti_disparity, read_pfm, read_png_depth
+from fg_depth_ros.data.io.formats import read_kitti_disparity, read_pfm, read_png_depth, write_image
+from fg_depth_ros.evaluation.reports.results import write_disparity
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ def test_what_the_system_refuses_is_one_line_too(run, tmp_path, monkeypatch):
     bag = write_stereo_bag(tmp_path / "bag", [(10**9, *planes(0)[:2])], small_rig())
     status, text = run("bag", "check", bag, "--json", tmp_path / "file" / "x.json")
     assert status == 1
-    assert f"fg-depth: {tmp_path}/file/x.json: Not a directory; check the path, its permissions and" in text
+    assert f"fg-depth: {tmp_path}/file/x.json: cannot be written (File exists); free space, fix the" in text
     monkeypatch.setattr("fg_depth_ros.data.bags.folders.find_bags", lambda paths: [][1])
     with pytest.raises(IndexError):
         run("bag", "check", bag)
@@ -145,3 +146,51 @@ def test_synth_writes_pairs_that_the_loader_reads(run, tmp_path):
     assert len(samples) == 2
     truth = samples[0].truth()
     assert truth.shape == (48, 96) and np.isfinite(truth).mean() > 0.9
+
+
+# ---- what is odd costs no more than itself --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stem", ["[red]", "a$\\frac{$", ":smile:"])
+def test_names_are_shown_as_they_are(run, tmp_path, stem):
+    left, right = planes(0)[:2]
+    for name, image in ((f"{stem}_left.png", left), (f"{stem}_right.png", right)):
+        write_image(tmp_path / "set" / name, image)
+    status, text = run("infer", "--pairs", tmp_path / "set", "--model", "sgbm", "--out", tmp_path / "out")
+    assert status == 0 and f"{stem}: 3 files in" in text
+    (tmp_path / "set" / f"{stem}_left.png").write_bytes(b"x")
+    status, text = run(
+        "infer", tmp_path / "set" / f"{stem}_left.png", tmp_path / "set" / f"{stem}_right.png", "--model", "sgbm"
+    )
+    assert status == 1 and f"{stem}_left: skipped: " in text
+
+
+def test_a_pair_that_fails_and_one_without_a_right_image_cost_nothing_else(run, tmp_path, monkeypatch):
+    from fg_depth_ros.inference import StereoDepthEstimator
+
+    match = StereoDepthEstimator.match
+
+    def failing(self, left, right):
+        if left.sum() == 0:
+            raise ZeroDivisionError("float division by zero")
+        return match(self, left, right)
+
+    monkeypatch.setattr(StereoDepthEstimator, "match", failing)
+    folder = write_pairs(tmp_path / "set", ("a", "b", "c", "d", "e"))
+    for side in ("left", "right"):
+        write_image(folder / side / "b.png", np.zeros((96, 160, 3), np.uint8))
+    (folder / "right" / "c.png").unlink()
+    (folder / "left" / "d.png").write_bytes(b"")
+    status, text = run("infer", "--pairs", folder, "--model", "sgbm", "--out", tmp_path / "out")
+    assert status == 1
+    assert "b: skipped: float division by zero" in text and "d: skipped: " in text
+    assert all(f"{name}: 8 files in" in text for name in ("a", "e"))
+
+
+def test_disparities_beyond_kittis_png_are_unknown_in_it_and_whole_in_the_others(tmp_path):
+    disparity = np.array([[300.0, 255.99, 2.0, 0.0, np.nan]], np.float32)
+    write_disparity(disparity, tmp_path, "a")
+    assert read_pfm(tmp_path / "a_disparity.pfm").tolist() == [[300.0, np.float32(255.99), 2.0, 0.0, np.inf]]
+    np.testing.assert_array_equal(
+        read_kitti_disparity(tmp_path / "a_disparity.png"), [[np.nan] * 2 + [2.0] + [np.nan] * 2]
+    )

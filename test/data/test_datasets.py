@@ -129,8 +129,7 @@ def test_kitti_raw_layout_of_a_drive_a_date_and_all(tmp_path):
         assert [sample.name for sample in samples] == [f"{prefix}0000000069", f"{prefix}0000000070"]
         assert_is_the_pair(samples[0], rig=rig, truth=None)
     (drive / "image_03/data/0000000070.png").unlink()
-    with pytest.raises(FileError, match=r"image_03/data/0000000070\.png: missing"):
-        open_stereo_folder(drive)
+    assert [sample.name for sample in open_stereo_folder(drive)] == ["0000000069"]
     (raw / DATE / "calib_cam_to_cam.txt").unlink()
     (drive / "image_02/data/0000000070.png").unlink()
     assert open_stereo_folder(drive)[0].rig is None
@@ -188,8 +187,9 @@ def test_sets_are_named_by_their_folders_and_a_folder_of_sets_stands_for_them(tm
 
 def test_a_broken_set_among_others_is_reported_not_left_out(tmp_path):
     write_pairs(tmp_path / "good")
-    (write_pairs(tmp_path / "bad") / "right/b.png").unlink()
-    with pytest.raises(FileError, match=r"right/b\.png: missing"):
+    for name in ("a", "b"):
+        (write_pairs(tmp_path / "bad", (name,)) / f"right/{name}.png").unlink()
+    with pytest.raises(FileError, match=r"right/a\.png: missing"):
         open_stereo_sets([tmp_path])
 
 
@@ -230,8 +230,9 @@ def test_truth_of_another_size_is_refused(tmp_path):
 def test_an_unreadable_image_is_named(tmp_path):
     write_pairs(tmp_path, ("a",))
     (tmp_path / "left/a.png").write_text("not an image")
+    (sample,) = open_stereo_folder(tmp_path)
     with pytest.raises(FileError, match=r"left/a\.png: cannot be decoded"):
-        open_stereo_folder(tmp_path)
+        sample.images()
 
 
 def test_disparity_arrays_that_are_none(tmp_path):
@@ -274,3 +275,14 @@ def test_public_sets(public_data):
     assert sets["drive"][0].rig.fx == pytest.approx(645.24, abs=0.01)
     assert sets["kitti2015_scene_flow"][0].rig.baseline == pytest.approx(0.5327, abs=1e-4)
     assert sets["kitti2015"][0].truth().shape == (375, 1242)
+
+
+def test_a_left_image_without_a_right_one_is_left_out_and_said(tmp_path, caplog):
+    folder = write_pairs(tmp_path / "set", ("a", "b", "c"))
+    (folder / "right" / "b.png").unlink()
+    assert [sample.name for sample in open_stereo_folder(folder)] == ["a", "c"]
+    assert "right/b.png: missing: " in caplog.text and "(left out: 1 of 3 pairs)" in caplog.text
+    for name in ("a", "c"):
+        (folder / "right" / f"{name}.png").unlink()
+    with pytest.raises(FileError, match=r"right/a\.png: missing: .*left/a\.png has no right image"):
+        open_stereo_folder(folder)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from fg_depth_ros import files
-from fg_depth_ros.files import FileError, WriteError, atomic_write
+from fg_depth_ros.files import FileError, WriteError, atomic_write, claim_folder
 
 
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
@@ -71,3 +74,46 @@ def test_content_is_on_the_disk_before_its_name_and_the_name_before_the_end(tmp_
     with atomic_write(tmp_path / "a.txt", sync=sync) as unfinished:
         unfinished.write_text("x")
     assert steps == (["a.txt", "rename", tmp_path.name] if sync else ["rename"])
+
+
+def test_an_inner_file_that_cannot_be_written_is_reported_under_its_final_name(tmp_path):
+    path = tmp_path / "a.png"
+    with pytest.raises(WriteError) as caught, atomic_write(path) as unfinished, atomic_write(unfinished):
+        raise OSError(errno.ENOSPC, "No space left on device", str(unfinished))
+    assert caught.value.filename == str(path) and not list(tmp_path.iterdir())
+
+
+def killed(code: str, *arguments: object) -> None:
+    """Run code in another process, which kills itself in its last line."""
+    text = f"import os, signal, sys\nfrom pathlib import Path\n{code}\n"
+    done = subprocess.run([sys.executable, "-c", text, *map(str, arguments)])
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(tmp_path, monkeypatch):
+    write = "from fg_depth_ros.files import atomic_write\nwith atomic_write(sys.argv[1]) as f:\n"
+    killed(write + " f.mkdir()\n (f / 'part').write_text('x')\n os.kill(os.getpid(), signal.SIGKILL)", tmp_path / "bag")
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".bag.")
+    with atomic_write(tmp_path / "busy"):
+        (busy,) = set(tmp_path.iterdir()) - {left}
+        for folder in (left, busy):
+            os.utime(folder, (0, 0))
+        files._remove_leftovers.cache_clear()
+        with atomic_write(tmp_path / "other") as unfinished:
+            unfinished.write_text("x")
+        assert set(tmp_path.iterdir()) == {busy, tmp_path / "other"}
+        (busy / "busy").write_text("x")
+    assert {each.name for each in tmp_path.iterdir()} == {"busy", "other"}
+
+
+def test_one_process_at_a_time_claims_a_folder(tmp_path):
+    claim = "from fg_depth_ros.files import claim_folder\nwith claim_folder(sys.argv[1], 'a training'):\n "
+    with claim_folder(tmp_path / "out", "a training"), claim_folder(tmp_path / "out", "a training"):
+        done = subprocess.run(
+            [sys.executable, "-c", f"import sys\n{claim}pass", tmp_path / "out"], capture_output=True, text=True
+        )
+        assert "out: a training that still runs writes there; wait for its end" in done.stderr
+    killed(claim + "os.kill(os.getpid(), signal.SIGKILL)", tmp_path / "out")
+    with claim_folder(tmp_path / "out", "a training"):
+        pass

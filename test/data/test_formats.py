@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import zlib
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fg_depth_ros.data.io import formats
-from fg_depth_ros.files import FileError
+from fg_depth_ros.files import FileError, WriteError
 
 # One temporary folder for all examples of a property: every example overwrites its file.
 reuse_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -248,3 +249,23 @@ def test_public_kitti_and_middlebury_files_are_read(public_data):
     truth = formats.read_kitti_disparity(public_data / "kitti2015_scene_flow/disp_occ_0/000002_10.png")
     assert flow.shape[:2] == truth.shape == (375, 1242)
     assert 0.1 < np.isfinite(truth).mean() < 0.4
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("a.png", lambda path: formats.write_image(path, np.zeros((9, 9, 3), np.uint8))),
+        ("a.pfm", lambda path: formats.write_pfm(path, np.zeros((9, 9)))),
+        ("a.flo", lambda path: formats.write_flo(path, np.zeros((9, 9, 2)))),
+        ("a.ply", lambda path: formats.write_ply(path, np.ones((9, 3)))),
+    ],
+)
+def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch, name, write):
+    def full(path, content):
+        path.open("wb").write(content[:10])
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(type(tmp_path), "write_bytes", full)
+    with pytest.raises(WriteError, match=rf"{name}: cannot be written \(No space left on device\)"):
+        write(tmp_path / name)
+    assert not list(tmp_path.iterdir())

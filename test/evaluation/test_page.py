@@ -171,3 +171,15 @@ def test_histograms_are_shares_of_the_first_set():
     left, right = (bottom - lines[part].min() for part in (columns < middle - 5, columns > middle + 5))
     assert left == pytest.approx(3 * right, rel=0.1)  # 3 of 4 in the first bin, 1 in the second
     assert histograms([], {}) == [] and latencies([], {}) == [] and over_time([], {}) == []
+
+
+def test_a_dollar_sign_in_a_name_is_no_formula(tmp_path):
+    """Two of them begin and end a formula of matplotlib, and this one is none."""
+    report = example()
+    name = "a$\\frac{$"
+    for entry in (*report.rows, *report.series):
+        entry["method"] = name
+        entry["set"] = name
+    colours = colours_of(report.rows)
+    assert all(plot.png for plot in (*over_time(report.series, colours), *histograms(report.rows, colours)))
+    assert name in page_of(tmp_path / "a.html", report)[1].texts["td"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -43,11 +44,14 @@ def test_write_chairs_refuses_before_it_writes(generator, tmp_path):
 
 
 def test_a_full_disk_leaves_no_half_file(generator, tmp_path, monkeypatch):
-    def full(path, flow):
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device", str(path))
+    write_bytes = Path.write_bytes
 
-    monkeypatch.setattr("fg_depth_ros.synthesis.chairs_folder.write_flo", full)
+    def full(path, content):
+        if path.suffix == ".flo":
+            raise OSError(28, "No space left on device", str(path))
+        return write_bytes(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(FileError, match="No space left on device"):
         write_chairs(tmp_path, generator, 1)
     names = sorted(path.name for path in (tmp_path / "data").iterdir())

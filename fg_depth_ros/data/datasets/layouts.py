@@ -126,5 +126,11 @@ def combined(
 
 
 def rig_of(calibration: Path | None, image: Path) -> StereoRig | None:
-    """Read the rig for the size of an image; None without a calibration."""
-    return None if calibration is None else read_calibration(calibration, *image_size(image))
+    """Read the rig for the size of an image; None without a calibration, or where the image cannot be read."""
+    if calibration is None:
+        return None
+    try:
+        size = image_size(image)
+    except FileError:  # the pair says so when it is read, and the others of the folder can be
+        return None
+    return read_calibration(calibration, *size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +18,6 @@ from fg_depth_ros.data.datasets.layouts import (
     find_scenes,
     list_images,
     open_layouts,
-    partner_of,
     reader_of,
     rig_of,
 )
@@ -27,6 +27,7 @@ from fg_depth_ros.data.samples import ArrayReader, StereoSample
 from fg_depth_ros.files import FileError, read_bytes
 from fg_depth_ros.geometry import StereoRig, left_right_mismatch
 
+_LOG = logging.getLogger(__name__)
 MOTORCYCLE = "motorcycle"
 """Names the ``motorcycle`` pair where a folder of pairs is expected."""
 
@@ -35,15 +36,32 @@ def open_stereo_folder(path: str | Path) -> list[StereoSample]:
     """Open the pairs of one data set, sorted by name; the layout is recognised by its names.
 
     Known: KITTI 2012/2015 (also its ``training/`` folder), KITTI raw (one drive, a date, or all of it), Middlebury
-    2005/2006, Middlebury 2014, ETH3D, the I1_*/I2_* drives, and plain folders. Raises NoPairsError: no known layout.
+    2005/2006, Middlebury 2014, ETH3D, the I1_*/I2_* drives, and plain folders. A left image without a right one is left
+    out, with a warning. Raises NoPairsError: no known layout.
     Raises FileError: a file is missing or damaged, naming it and what to do.
     """
-    return open_layouts(Path(path), LAYOUTS, "stereo pairs")[""]
+    return _open_parts(Path(path))[""]
 
 
 def open_stereo_sets(paths: Iterable[str | Path]) -> dict[str, list[StereoSample]]:
     """Open data sets by folder name; a folder that is none itself stands for the data sets right inside it."""
-    return collect_sets(paths, lambda path: open_layouts(path, LAYOUTS, "stereo pairs"))
+    return collect_sets(paths, _open_parts)
+
+
+def _open_parts(path: Path) -> dict[str, list[StereoSample]]:
+    return {part: _paired(samples) for part, samples in open_layouts(path, LAYOUTS, "stereo pairs").items()}
+
+
+def _paired(samples: list[StereoSample]) -> list[StereoSample]:
+    """Leave out left images without a right one, with a warning. Raises FileError: none has one."""
+    paired = [sample for sample in samples if isinstance(sample.right, Path) and sample.right.is_file()]
+    if len(paired) < len(samples):
+        first = next(sample for sample in samples if not (isinstance(sample.right, Path) and sample.right.is_file()))
+        text = f"{first.right}: missing: {first.left} has no right image; fetch it or remove {first.left.name}"  # type: ignore[union-attr]
+        if not paired:
+            raise FileError(text)
+        _LOG.warning("%s (left out: %d of %d pairs)", text, len(samples) - len(paired), len(samples))
+    return paired
 
 
 def motorcycle() -> StereoSample:
@@ -100,7 +118,7 @@ def _kitti(folder: Path) -> list[StereoSample]:
     # Frame _11 of a scene is the next moment, for flow; truth belongs to _10.
     samples = []
     for left in [p for p in lefts if p.stem.endswith("_10")] or lefts:
-        right = partner_of(left, folder / right_name / left.name)
+        right = folder / right_name / left.name
         every = [folder / name / left.name for name in ("disp_occ_0", "disp_occ")]
         visible = [folder / name / left.name for name in ("disp_noc_0", "disp_noc")]
         truth = reader_of(read_kitti_disparity, *every, *visible)
@@ -128,7 +146,7 @@ def _kitti_raw(folder: Path) -> list[StereoSample]:
         rig = rig_of(find_calibration(drive) or find_calibration(drive.resolve().parent), lefts[0]) if lefts else None
         for left in lefts:
             name = left.stem if drive == folder else f"{drive.name}_{left.stem}"
-            samples.append(StereoSample(name, left, partner_of(left, _same_stem(rights, left)), rig))
+            samples.append(StereoSample(name, left, _same_stem(rights, left), rig))
     return samples
 
 
@@ -136,7 +154,7 @@ def _middlebury_views(folder: Path) -> list[StereoSample]:
     """Middlebury 2005/2006: view1 = left, view5 = right, 8-bit disparities, 0 = unknown."""
     samples = []
     for scene, left in find_scenes(folder, "view1"):
-        right = partner_of(left, find_image(scene, "view5") or scene / "view5.png")
+        right = find_image(scene, "view5") or scene / "view5.png"
         width, height = image_size(left)
         # Published in full size (1240-1390 px wide), half and third; the 8-bit value divides accordingly.
         factor = 1 if width > 1000 else 2 if width > 550 else 3
@@ -179,7 +197,7 @@ def _middlebury_2014(folder: Path) -> list[StereoSample]:
     """Middlebury 2014/2021 and ETH3D two-view: im0 = left, im1 = right."""
     samples = []
     for scene, left in find_scenes(folder, "im0"):
-        right = partner_of(left, find_image(scene, "im1") or scene / f"im1{left.suffix}")
+        right = find_image(scene, "im1") or scene / f"im1{left.suffix}"
         truth = reader_of(read_disparity, scene / "disp0GT.pfm", scene / "disp0.pfm")
         occlusion = reader_of(_occluded_in_mask, scene / "mask0nocc.png")
         samples.append(StereoSample(scene.name, left, right, rig_of(find_calibration(scene), left), truth, occlusion))
@@ -194,9 +212,7 @@ def _numbered_cameras(folder: Path) -> list[StereoSample]:
     """I1_NAME = left, I2_NAME = right."""
     calibration = find_calibration(folder)
     return [
-        StereoSample(
-            left.stem[3:], left, partner_of(left, left.with_name("I2_" + left.name[3:])), rig_of(calibration, left)
-        )
+        StereoSample(left.stem[3:], left, left.with_name("I2_" + left.name[3:]), rig_of(calibration, left))
         for left in list_images(folder, "I1_*")
     ]
 
@@ -213,7 +229,7 @@ def _plain(folder: Path) -> list[StereoSample]:
             found.append((stem.rstrip("_") or folder.name, left, right))
     calibration = find_calibration(folder)
     return [
-        StereoSample(name, left, partner_of(left, right), rig_of(calibration, left), _plain_truth(folder, left, name))
+        StereoSample(name, left, right, rig_of(calibration, left), _plain_truth(folder, left, name))
         for name, left, right in found
     ]
 

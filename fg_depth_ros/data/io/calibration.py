@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import yaml
 
-from fg_depth_ros.files import LARGEST_TEXT, FileError, read_bytes
+from fg_depth_ros.files import LARGEST_TEXT, FileError, atomic_write, read_bytes
 from fg_depth_ros.geometry import RigError, StereoRig, camera_info_doubts
 
 _LOG = logging.getLogger(__name__)
@@ -64,7 +64,8 @@ def read_calibration(path: str | Path, width: int | None = None, height: int | N
 
 def write_rig(path: str | Path, rig: StereoRig) -> None:
     """Write the project's own ``rig.json``, which ``read_calibration`` reads back."""
-    Path(path).write_text(json.dumps(rig.to_dict(), indent=2) + "\n", encoding="utf-8")
+    with atomic_write(path, sync=False) as unfinished:
+        unfinished.write_text(json.dumps(rig.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
 def read_numbers(path: str | Path, counts: Mapping[str, int]) -> list[np.ndarray]:

@@ -2,7 +2,8 @@
 
 Everything is H x W (x C), rows top-down, numpy. "Unknown" is NaN in memory, whatever the file uses for it.
 Images are read as they are stored: an orientation in their metadata, which calibrations do not know, is not applied.
-A reader raises FileError naming the file, what is wrong with it and what to do.
+A reader raises FileError naming the file, what is wrong with it and what to do. A file that is written appears under
+its name when it is complete, and WriteError says why it is not.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 
-from fg_depth_ros.files import FileError, open_file, read_bytes
+from fg_depth_ros.files import FileError, atomic_write, open_file, read_bytes
 
 _FLO_MAGIC = 202021.25
 _FLO_UNKNOWN = 1e9  # Middlebury: a flow component beyond this is unknown
@@ -56,6 +57,10 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
 def image_size(path: str | Path) -> tuple[int, int]:
     """Read the (width, height) of an image from its header. Raises FileError: unreadable, or too large to decode."""
     with open_file(path) as file:
+        head = file.read(24)
+        if head[:8] == b"\x89PNG\r\n\x1a\n" and head[12:16] == b"IHDR":  # at once, for folders of many
+            return _checked_size(path, int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big"))
+        file.seek(0)
         size = header_size(file)
     if size is None:
         raise FileError(f"{path}: {_NO_IMAGE}")
@@ -100,7 +105,7 @@ def write_pfm(path: str | Path, values: np.ndarray) -> None:
         raise ValueError(f"a PFM holds HxW or HxWx3 values, got shape {values.shape}")
     kind = "PF" if values.ndim == 3 else "Pf"
     header = f"{kind}\n{values.shape[1]} {values.shape[0]}\n-1.0\n".encode()
-    Path(path).write_bytes(header + values[::-1].astype("<f4").tobytes())
+    _write(path, header + values[::-1].astype("<f4").tobytes())
 
 
 def read_flo(path: str | Path) -> np.ndarray:
@@ -125,7 +130,7 @@ def write_flo(path: str | Path, flow: np.ndarray) -> None:
     written = np.where(np.isfinite(flow).all(axis=2, keepdims=True), flow, _FLO_UNKNOWN_WRITTEN).astype("<f4")
     header = np.float32(_FLO_MAGIC).astype("<f4").tobytes()
     header += np.array([flow.shape[1], flow.shape[0]], dtype="<i4").tobytes()
-    Path(path).write_bytes(header + written.tobytes())
+    _write(path, header + written.tobytes())
 
 
 def read_kitti_disparity(path: str | Path) -> np.ndarray:
@@ -194,7 +199,7 @@ def write_ply(path: str | Path, points: np.ndarray, colours: np.ndarray | None =
     vertices = np.rec.fromarrays(list(columns.values()))
     lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(vertices)}"]
     lines += [*(f"property {column}" for column in columns), "end_header", ""]
-    Path(path).write_bytes("\n".join(lines).encode() + vertices.tobytes())
+    _write(path, "\n".join(lines).encode() + vertices.tobytes())
     return len(vertices)
 
 
@@ -241,7 +246,12 @@ def _encode(path: str | Path, image: np.ndarray) -> None:
     done, encoded = cv2.imencode(path.suffix or ".png", np.ascontiguousarray(image))
     if not done:
         raise ValueError(f"{path}: {image.dtype} {image.shape} cannot be encoded as {path.suffix}")
-    path.write_bytes(encoded.tobytes())
+    _write(path, encoded.tobytes())
+
+
+def _write(path: str | Path, content: bytes) -> None:
+    with atomic_write(path, sync=False) as unfinished:
+        unfinished.write_bytes(content)
 
 
 def _check_size(path: str | Path, width: int, height: int) -> None:

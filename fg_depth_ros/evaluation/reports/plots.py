@@ -54,7 +54,7 @@ def over_time(series: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -
                 breaks = np.flatnonzero([a.get("set") != b.get("set") for a, b in itertools.pairwise(entries)]) + 1
                 x, y = np.insert(x, breaks, np.nan), np.insert(y, breaks, np.nan)  # no line from one set to the next
                 marker = "." if len(entries) <= _MARKED else ""
-                axes.plot(x, y, label=method, color=colours[method], linewidth=1, marker=marker, markersize=3)
+                axes.plot(x, y, label=plain(method), color=colours[method], linewidth=1, marker=marker, markersize=3)
             lost = [places[id(entry)] for entry in series if entry.get("dropped")] if name == "latency_ms" else []
             if lost:
                 axes.plot(lost, np.zeros(len(lost)), "x", color="red", markersize=4, label="dropped")
@@ -75,7 +75,7 @@ def histograms(rows: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) ->
         for row in (row for row in found if row["histogram"]["measure"] == measure):
             edges, counts = (np.asarray(row["histogram"][name], float) for name in ("edges", "counts"))
             share = 100 * counts / counts.sum()
-            axes.stairs(share, edges, label=row["method"], color=colours[_method(row)])
+            axes.stairs(share, edges, label=plain(row["method"]), color=colours[_method(row)])
         axes.set_xscale("log")
         _dress(axes, "pixels, %", measure)
         plots.append(Plot("Errors", f"{found[0]['set']}; what lies beyond an end is in its last bin", _png(figure)))
@@ -91,7 +91,7 @@ def latencies(series: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -
     for method, entries in lines.items():
         values = np.sort([value for e in entries if math.isfinite(value := _number(e.get("latency_ms")))])
         share = 100 * np.arange(1, len(values) + 1) / len(values)
-        axes.step(values, share, where="post", label=method, color=colours[method])
+        axes.step(values, share, where="post", label=plain(method), color=colours[method])
     _dress(axes, "pairs answered, %", "latency, ms")
     return [Plot("Latency", "", _png(figure))]
 
@@ -129,7 +129,12 @@ def _name_sets(axes: Axes, series: Sequence[Mapping[str, Any]], sets: list[str],
         begin = min(places[id(entry)] for entry in series if str(entry.get("set", "")) == name) - 0.5
         axes.axvline(begin, color="#bbb", linewidth=0.8)
         if len(sets) <= _NAMED_SETS:
-            axes.text(begin, 1.01, f" {name}", transform=axes.get_xaxis_transform(), fontsize=7, color="#555")
+            axes.text(begin, 1.01, f" {plain(name)}", transform=axes.get_xaxis_transform(), fontsize=7, color="#555")
+
+
+def plain(text: str) -> str:
+    """Return a text for matplotlib that is shown as it is: a dollar sign in a file's name begins no formula."""
+    return text.replace("$", r"\$")
 
 
 def _number(value: Any) -> float:

@@ -29,7 +29,8 @@ Writer = Callable[[Path], object]
 def write_disparity(disparity: np.ndarray, folder: Path, name: str) -> list[Path]:
     """Write disparity alone, for pairs without calibration: ``.pfm``, KITTI's 16-bit PNG, a coloured picture.
 
-    ``disparity``: H x W px, NaN = no answer, which is +inf in the ``.pfm`` (Middlebury) and 0 in the PNG (KITTI).
+    ``disparity``: H x W px, NaN = no answer, which is +inf in the ``.pfm`` (Middlebury) and 0 in the PNG (KITTI). The
+    PNG holds at most 255.99 px: larger disparities are unknown in it.
     Returns the paths, which begin with ``folder/name``. Raises WriteError: a file cannot be written; none is then.
     """
     return _write(folder, name, _disparity(disparity))
@@ -69,7 +70,7 @@ def _disparity(disparity: np.ndarray) -> dict[str, Writer]:
     return {
         "_disparity.pfm": lambda path: write_pfm(path, np.where(np.isfinite(disparity), disparity, np.float32(np.inf))),
         "_disparity.png": lambda path: write_kitti_disparity(
-            path, np.where(disparity > 0, disparity, np.float32(np.nan))
+            path, np.where((disparity > 0) & (disparity < 255.99), disparity, np.float32(np.nan))
         ),
         "_disparity_colour.png": lambda path: write_image(path, figures.colour_disparity(disparity)),
     }

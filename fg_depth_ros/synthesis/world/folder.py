@@ -36,19 +36,15 @@ def write_world(
     if next((out / "left").glob("*"), None) is not None:
         raise FileError(f"{out / 'left'}: holds pictures already; name another folder, or remove them")
     poses = []
-    with atomic_write(out / "rig.json", sync=False) as path:
-        write_rig(path, rig)
+    write_rig(out / "rig.json", rig)
     for number in track(range(count)):
         frame, name = frames(number), f"{number:06d}.png"
         disparity, depth, (left, right) = frame.truth(), frame.true_depth(), frame.images()
         assert disparity is not None and depth is not None
         for folder, values in (("disp", disparity), ("depth", depth)):
-            known = np.where(values <= _LARGEST, values, np.nan)
-            with atomic_write(out / folder / name, sync=False) as path:
-                write_kitti_disparity(path, known)
+            write_kitti_disparity(out / folder / name, np.where(values <= _LARGEST, values, np.nan))
         for folder, picture in (("left", left), ("right", right)):
-            with atomic_write(out / folder / name, sync=False) as path:
-                write_image(path, picture)
+            write_image(out / folder / name, picture)
         if frame.pose is not None:
             poses.append(frame.pose)
     if poses:

@@ -238,8 +238,7 @@ class PredictionCache:
         # Nothing is stored beyond the format's range: at widths up to 3277 px the flow mask cuts that anyway.
         values = field[0, 0].cpu().numpy()
         values = np.where((values > 0) & (values < _MAX_STORED), values, np.nan)
-        with atomic_write(self.folder / f"{stem}.png", sync=False) as path:
-            write_kitti_disparity(path, values)
+        write_kitti_disparity(self.folder / f"{stem}.png", values)
 
 
 def _read(path: Path) -> Tensor:

@@ -34,6 +34,7 @@ from fg_depth_ros.training.finetune.bags import Recordings
 from fg_depth_ros.training.finetune.config import DepthFinetuning, StereoFinetuning
 from fg_depth_ros.training.finetune.stereo import MONITOR as STEREO_MONITOR
 from fg_depth_ros.training.finetune.stereo import train_self_supervised
+from fg_depth_ros.training.loop import claim_out
 
 SCHEMA = "fg_depth_finetune/1"
 BETTER, NOT_BETTER = "weights.safetensors", "not_better.safetensors"
@@ -77,17 +78,19 @@ def finetune_depth(
         "height": config.height or height,
     }
     training = DistillTraining(**values)
-    _claim(training, recordings)
-    best = train_distill(training, extra, track, recordings.pairs, _source(recordings))
-    return _conclude(training, recordings, best, "depth", DEPTH_MONITOR)
+    with claim_out(training):
+        _claim(training, recordings)
+        best = train_distill(training, extra, track, recordings.pairs, _source(recordings))
+        return _conclude(training, recordings, best, "depth", DEPTH_MONITOR)
 
 
 def finetune_stereo(config: StereoFinetuning, recordings: Recordings, track: Track = no_progress) -> Outcome | None:
     """Fine-tune a stereo network by self-supervision, or resume it; returns and raises as ``finetune_depth``."""
     config = replace(config, **_pace(config, recordings, _STEREO_PAIRS))
-    _claim(config, recordings)
-    best = train_self_supervised(config, recordings.pairs, _source(recordings), track)
-    return _conclude(config, recordings, best, "stereo", STEREO_MONITOR)
+    with claim_out(config):
+        _claim(config, recordings)
+        best = train_self_supervised(config, recordings.pairs, _source(recordings), track)
+        return _conclude(config, recordings, best, "stereo", STEREO_MONITOR)
 
 
 def _pace(config: Training, recordings: Recordings, pairs: int) -> dict[str, Any]:

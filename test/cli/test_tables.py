@@ -1,0 +1,51 @@
+"""Tables in terminals of any width, in pipes, and with names that look like markup."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from fg_depth_ros.cli import app
+
+NAME = "recording [/red] :smile: of_the_long_way_home_2026_11_29"
+
+
+@pytest.fixture
+def table() -> Table:
+    made = Table("bag", title="bags")
+    for heading in ("pairs", "largest gap", "left", "right", "brightness"):
+        made.add_column(heading, justify="right")
+    made.add_row(NAME, "12", "0.25", "1", "2", "3.5")
+    made.add_row("", "13", "-", "1", "2", "3.5")
+    return made
+
+
+def shown(table: Table, monkeypatch: pytest.MonkeyPatch, width: int, terminal: bool) -> str:
+    stream = io.StringIO()
+    made = Console(file=stream, width=width, force_terminal=terminal, color_system=None, markup=False, emoji=False)
+    monkeypatch.setattr(app, "console", made)
+    monkeypatch.setattr("sys.stdout", stream)
+    app.show(table)
+    return stream.getvalue()
+
+
+def test_a_pipe_gets_a_line_per_row_whatever_the_width(table, monkeypatch):
+    lines = shown(table, monkeypatch, 80, terminal=False).splitlines()
+    (line,) = [line for line in lines if NAME in line]
+    assert line.split(NAME)[1].replace("\u2502", "").split() == ["12", "0.25", "1", "2", "3.5"]
+
+
+def test_a_narrow_terminal_gets_a_paragraph_per_row_without_broken_words(table, monkeypatch):
+    text = shown(table, monkeypatch, 80, terminal=True)
+    assert max(map(len, text.splitlines())) <= 80
+    words = " ".join(text.split())
+    assert f"{NAME}, pairs 12, largest gap 0.25, left 1, right 2, brightness 3.5" in words
+    assert f"{NAME}, pairs 13, left 1, right 2, brightness 3.5" in words
+
+
+def test_a_table_that_fits_is_a_table(table, monkeypatch):
+    text = shown(table, monkeypatch, 200, terminal=True)
+    assert any(NAME in line and "0.25" in line for line in text.splitlines())
