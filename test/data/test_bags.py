@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import logging
 import pickle
@@ -159,6 +160,20 @@ def test_every_camera_encoding_is_decoded(tmp_path):
             np.testing.assert_allclose(left[..., 1], np.clip((y - 16) * 255 / 219, 0, 255), atol=1.5)
             expected = np.repeat(left[..., :1], 3, -1)
         np.testing.assert_array_equal(left, expected, err_msg=encoding)
+
+
+def test_the_bits_of_16_bit_images_are_learned_from_the_bag(tmp_path, caplog):
+    grey = np.tile(np.linspace(0, 1000, 160).astype(np.uint16), (96, 1))
+    pairs = [(k * SECOND, grey if k < 5 else grey * 4, grey) for k in range(1, 6)]  # the last one needs 12 bits
+    bag = write_stereo_bag(tmp_path / "bag", pairs, small_rig(), encoding="mono16")
+    samples = open_bag_pairs(bag)
+    left, right = samples[0].raw_images()
+    assert left.max() == right.max() == round(1000 * 255 / 4095)
+    assert samples[4].raw_images()[0].max() == round(4000 * 255 / 4095)
+    assert "clipped" not in caplog.text
+    some = open_bag_pairs(bag)[4].left
+    dataclasses.replace(some, white=1023)()
+    assert "values need 12 bits, but the bag's images seemed to have 10" in caplog.text
 
 
 @pytest.mark.parametrize(("form", "tolerance"), [("png", 0), ("jpeg", 60)])

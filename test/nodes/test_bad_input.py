@@ -13,7 +13,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from support.nodes import Bench, Scene, camera_info, pair_messages, share_near, wall
 from support.waiting import wait_until
 
-from fg_depth_ros.data.io.messages import MessageError, depth_to_array, stamp_ns
+from fg_depth_ros.data.io.messages import MessageError, depth_to_array, fill_image, image_to_array, stamp_ns
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.nodes.common.codes import CALIBRATION_FAULTS, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import fault_codes
@@ -275,6 +275,47 @@ def test_a_latency_of_stamps_that_are_not_wall_time_is_unknown(make: Callable[..
     )
     assert not any(key.startswith("pipeline ") for key in b.values())
     assert float(b.values()["processing 50 % (ms)"]) > 0
+
+
+def sixteen_bits(white: int) -> dict[str, Any]:
+    """The good pair as mono16 whose white is this value."""
+    pair = pair_messages(SCENE, "mono8")
+    for name in ("left/image_rect", "right/image_rect"):
+        grey = image_to_array(pair[name]).astype(np.float64)
+        pair[name] = fill_image(Image(), np.rint(grey * (white / 255)).astype(np.uint16), "mono16", pair[name].header)
+    return pair
+
+
+@pytest.mark.parametrize("white", [1023, 4095, 65535])
+def test_the_bits_of_16_bit_images_are_learned(white: int) -> None:
+    decoder, mono8 = worker.PairDecoder(TOPICS), pair_messages(SCENE, "mono8")
+    images = decoder.decode(as_pair(sixteen_bits(white)), "auto")
+    assert decoder.white == white
+    expected = image_to_array(mono8["left/image_rect"])
+    assert np.abs(images.left.astype(int) - expected).max() <= 1
+    assert images.right.dtype == np.uint8
+
+
+def test_the_white_level_is_one_for_both_images_and_only_raised() -> None:
+    decoder, narrow, wide = worker.PairDecoder(TOPICS), sixteen_bits(1000), sixteen_bits(4000)
+    mixed = decoder.decode(as_pair({**narrow, "right/image_rect": wide["right/image_rect"]}), "auto")
+    assert decoder.white == 4095
+    peak = image_to_array(pair_messages(SCENE, "mono8")["left/image_rect"]).max()
+    assert mixed.left.max() == pytest.approx(peak * 1000 / 4095, abs=1)
+    again = decoder.decode(as_pair(narrow), "auto")
+    assert decoder.white == 4095
+    assert again.left.max() == mixed.left.max()
+    assert decoder.decode(as_pair(narrow), 1000).left.max() == peak
+
+
+def test_a_change_of_the_white_level_is_said(make: Callable[..., Bench]) -> None:
+    b = make()
+    b.listen("depth/image_rect")
+    assert share_near(b.fresh_depth(sixteen_bits(1023)), SCENE.depth) > 0.97
+    assert b.log_has("mono16 images are taken to be of 10 bits (white 1023)")
+    assert share_near(b.fresh_depth(sixteen_bits(4095)), SCENE.depth) > 0.97
+    assert b.log_has("of 12 bits (white 4095) by their largest values; before it was 10 bits")
+    b.wait(lambda: b.values().get("mono16 white") == "4095")
 
 
 def test_a_topic_that_nobody_publishes_is_named(make: Callable[..., Bench]) -> None:

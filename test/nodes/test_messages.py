@@ -60,6 +60,16 @@ def test_mono16_in_both_byte_orders(big: bool) -> None:
     assert messages.image_to_array(image("mono16", 3, 1, data, big=big)).tolist() == [[0, 128, 255]]
 
 
+def test_the_white_level_is_the_bits_that_hold_the_largest_value() -> None:
+    def grey(*values: int) -> np.ndarray:
+        return np.array([values], np.uint16)
+
+    levels = {3: 1023, 1023: 1023, 1024: 4095, 4095: 4095, 4096: 16383, 16384: 65535, 65535: 65535}
+    assert {value: messages.white_level(grey(0, value)) for value in levels} == levels
+    assert messages.white_level(grey(900), grey(3000)) == 4095
+    assert messages.white_level(np.zeros((1, 1), np.uint8)) == 0
+
+
 def test_mono16_of_a_12_bit_camera_uses_the_whole_range() -> None:
     data = struct.pack("<3H", 0, 2048, 5000)
     found = messages.image_to_array(image("mono16", 3, 1, data), mono16_white=4095)

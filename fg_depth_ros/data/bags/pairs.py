@@ -13,7 +13,7 @@ import numpy as np
 from fg_depth_ros.data.bags.messages import Place, decoded, message_at, nearest, stamp_of, topic_named
 from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, INFO, BagStorage
 from fg_depth_ros.data.bags.truth import TruthOptions, find_truth
-from fg_depth_ros.data.io.messages import MessageError, image_to_array
+from fg_depth_ros.data.io.messages import MONO16_WHITE, MessageError, image_to_array, scaled_to_uint8, white_level
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import RigError, StereoRig, camera_info_doubts
@@ -25,6 +25,7 @@ _SIDES = (
     ("image_02", "image_03"),
 )  # fmt: skip
 _ALIKE = 1e-6  # calibrations that differ by less, relatively, are one
+_WHITE_IMAGES = 24  # looked at for the white level of 16-bit grey
 _STAMP_END = 12  # bytes of a message before its frame_id
 _NO_CAMERA = ("depth", "disparity", "mask", "flow", "theora", "ffmpeg")
 
@@ -45,14 +46,19 @@ class BagImage:
     bag: BagStorage = field(repr=False)
     place: Place
     rig: StereoRig = field(repr=False)
+    white: int = MONO16_WHITE  # of 16-bit grey
 
     def __call__(self) -> np.ndarray:
         """Read the pixels as the node receives them, uint8. Raises FileError: gone, damaged, or of another size."""
         where, message = self.place.of(self.bag), message_at(self.bag, self.place)
         try:
-            pixels = image_to_array(message, where)
+            pixels = image_to_array(message, where, mono16_white=None)
         except MessageError as error:
             raise FileError(str(error)) from error
+        if (level := white_level(pixels)) > self.white:
+            text = "%s: values need %d bits, but the bag's images seemed to have %d: what is brighter is clipped"
+            _LOG.warning(text, where, level.bit_length(), self.white.bit_length())
+        pixels = scaled_to_uint8(pixels, self.white)
         height, width = pixels.shape[:2]
         if (width, height) != (self.rig.width, self.rig.height):
             raise FileError(
@@ -119,15 +125,16 @@ def open_stereo_bag(
         if not messages:
             raise FileError(f"{path}: {topic} holds no message; record both cameras, or name the topics")
     matched = _matched(path, topics, sorted(lefts), sorted(rights), slop)
+    encodings = found.encodings.get(topics.left, ""), found.encodings.get(topics.right, "")
+    white = _white_level(bag, [place for a, b in matched for place in (lefts[a], rights[b])], encodings)
     depth = find_truth(bag, rig, [lefts[a] for a, _ in matched], truth or TruthOptions(), slop)
     samples = [
         StereoSample(
-            str(a), BagImage(bag, lefts[a], rig), BagImage(bag, rights[b], rig), rig,
+            str(a), BagImage(bag, lefts[a], rig, white), BagImage(bag, rights[b], rig, white), rig,
             depth=depth.get(a), stamp=a, stamp_difference=(b - a) / 1e9,
         )
         for a, b in matched
     ]  # fmt: skip
-    encodings = found.encodings.get(topics.left, ""), found.encodings.get(topics.right, "")
     return StereoBag(
         samples, (len(lefts), len(rights)), found.repeated, encodings, found.calibration_changes, found.changed_at
     )
@@ -254,6 +261,21 @@ def _rig(bag: BagStorage, topics: BagTopics, found: Mapping[str, Any]) -> Stereo
             "wrong depth; rectify them first", bag.path, topics.left,
         )  # fmt: skip
     return rig
+
+
+def _white_level(bag: BagStorage, places: list[Place], encodings: tuple[str, str]) -> int:
+    """Return the white level of a bag's 16-bit grey images, by some of them, spread evenly."""
+    if not any("16" in encoding for encoding in encodings):
+        return MONO16_WHITE
+    level = 0
+    for place in places[:: max(1, len(places) // _WHITE_IMAGES)]:
+        try:
+            level = max(level, white_level(image_to_array(message_at(bag, place), mono16_white=None)))
+        except (FileError, MessageError):  # reported when the image is read
+            continue
+    if 0 < level < MONO16_WHITE:
+        _LOG.info("%s: 16-bit grey images are taken to be of %d bits", bag.path, level.bit_length())
+    return level or MONO16_WHITE
 
 
 def _matched(

@@ -48,6 +48,7 @@ _TO_RGB = {
 CAMERA_ENCODINGS = (*_GREY, *_TO_RGB)
 """Encodings that ``image_to_array`` takes."""
 MONO16_WHITE = 65535
+_WHITE_LEVELS = (1023, 4095, 16383, MONO16_WHITE)
 DEPTH_16UC1 = 65.535
 """Largest depth that 16UC1 holds, m."""
 
@@ -134,12 +135,12 @@ def view(message: Any, topic: str = "image") -> np.ndarray:
     return pixels if pixels.dtype.isnative else pixels.astype(form.dtype)
 
 
-def image_to_array(message: Any, topic: str = "image", *, mono16_white: int = MONO16_WHITE) -> np.ndarray:
+def image_to_array(message: Any, topic: str = "image", *, mono16_white: int | None = MONO16_WHITE) -> np.ndarray:
     """Return the pixels of a camera's Image or CompressedImage: uint8, H x W for grey or H x W x 3 RGB.
 
-    They may share the message's memory. ``mono16_white``: value of 16-bit grey that becomes 255, as larger ones do.
-    Raises MessageError, naming ``topic``: none of CAMERA_ENCODINGS, or data that is empty, cut off or does not fit the
-    sizes.
+    They may share the message's memory. ``mono16_white``: value of 16-bit grey that becomes 255, as larger ones do;
+    None leaves such images uint16. Raises MessageError, naming ``topic``: none of CAMERA_ENCODINGS, or data that is
+    empty, cut off or does not fit the sizes.
     """
     if not hasattr(message, "encoding"):
         return _decompressed(message, topic, mono16_white)
@@ -152,12 +153,12 @@ def image_to_array(message: Any, topic: str = "image", *, mono16_white: int = MO
         )
     pixels = view(message, topic)
     if encoding == "mono16":
-        return _scaled_to_uint8(pixels, mono16_white)
+        return pixels if mono16_white is None else scaled_to_uint8(pixels, mono16_white)
     code = _TO_RGB.get(encoding)
     return pixels if code is None else cv2.cvtColor(np.ascontiguousarray(pixels), code)
 
 
-def _decompressed(message: Any, topic: str, mono16_white: int) -> np.ndarray:
+def _decompressed(message: Any, topic: str, mono16_white: int | None) -> np.ndarray:
     data = np.frombuffer(message.data, dtype=np.uint8)
     what = f"{topic}: the compressed image ({data.size} bytes, format '{message.format}')"
     if _cut_off(data):
@@ -177,7 +178,8 @@ def _decompressed(message: Any, topic: str, mono16_white: int) -> np.ndarray:
             f"{what} is no JPEG or PNG image; check that the publisher uses the compressed image transport",
         )
     if pixels.dtype == np.uint16:
-        pixels = _scaled_to_uint8(pixels, mono16_white if pixels.ndim == 2 else MONO16_WHITE)
+        white = mono16_white if pixels.ndim == 2 else MONO16_WHITE
+        pixels = pixels if white is None else scaled_to_uint8(pixels, white)
     if pixels.ndim == 2:
         return pixels
     return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
@@ -191,9 +193,18 @@ def _cut_off(data: np.ndarray) -> bool:
     return head == b"\x89PNG" and b"IEND" not in tail
 
 
-def _scaled_to_uint8(pixels: np.ndarray, white: int) -> np.ndarray:
-    """Scale uint16 to uint8, ``white`` and everything above becoming 255 (rounded to nearest)."""
-    return cv2.convertScaleAbs(pixels, alpha=255.0 / white)
+def scaled_to_uint8(pixels: np.ndarray, white: int) -> np.ndarray:
+    """Scale uint16 to uint8, ``white`` and everything above becoming 255 (rounded to nearest); leave uint8 as it is."""
+    return pixels if pixels.dtype == np.uint8 else cv2.convertScaleAbs(pixels, alpha=255.0 / white)
+
+
+def white_level(*images: np.ndarray) -> int:
+    """Return the largest value of the camera's bits (10, 12, 14 or 16) that hold all values of 16-bit grey images.
+
+    Those of uint8 do not count; 0 without any other.
+    """
+    largest = [int(image.max()) for image in images if image.dtype == np.uint16 and image.size]
+    return next(level for level in _WHITE_LEVELS if level >= max(largest)) if largest else 0
 
 
 def float_array(message: Any, topic: str = "image") -> np.ndarray:

@@ -83,9 +83,10 @@ STEREO_DEPTH = ParameterTable(
         Parameter("stall_timeout", 3.0,
                   "Warn, with the reason, when an output has a subscriber and no pair arrived for this long.",
                   "s", 0.1, 3600.0),
-        Parameter("mono16_white", 65535,
-                  "Grey value of a mono16 image that counts as white; 4095 for a camera that delivers 12 bits.",
-                  minimum=255, maximum=65535),
+        Parameter("mono16_white", "auto",
+                  "Grey value of a mono16 image that counts as white; 4095 for a camera that delivers 12 bits. `auto`: "
+                  "the 10, 12, 14 or 16 bits that hold the largest value so far; it is logged, and later only raised.",
+                  choices=("auto",), minimum=255, maximum=65535),
         Parameter("depth_encoding", "32FC1",
                   "Encoding of `depth/image_rect`: metres with NaN, or millimetres with 0, where there is no depth.",
                   choices=("32FC1", "16UC1")),

@@ -15,7 +15,15 @@ import cv2
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
 
-from fg_depth_ros.data.io.messages import DEPTH_16UC1, MONO16_WHITE, MessageError, MessageFault, image_to_array
+from fg_depth_ros.data.io.messages import (
+    DEPTH_16UC1,
+    MONO16_WHITE,
+    MessageError,
+    MessageFault,
+    image_to_array,
+    scaled_to_uint8,
+    white_level,
+)
 from fg_depth_ros.geometry import Label, PairFault, RigError, StereoRig, camera_info_doubts
 from fg_depth_ros.inference import FlowEstimator, MonoEstimate, OutOfMemory, StereoConfig, StereoEstimate
 from fg_depth_ros.nodes.common.codes import DropReason, FaultCode
@@ -87,7 +95,8 @@ class StereoWorker:
 
     def values(self) -> Mapping[str, str]:
         """Return the key-value pairs of a DiagnosticStatus."""
-        return {**self._vertical_flow.values(), **self._mono.scale.values()}
+        white = {"mono16 white": str(self._decoder.white)} if self._decoder.white else {}
+        return {**self._vertical_flow.values(), **self._mono.scale.values(), **white}
 
     def _run(self) -> None:
         while (messages := self._slot.get()) is not None:
@@ -132,7 +141,10 @@ class StereoWorker:
 
     def _decode(self, messages: StereoMessages) -> StereoImages:
         """Return images and calibration. Raises MessageError."""
+        white = self._decoder.white
         images = self._decoder.decode(messages, self._parameters["mono16_white"])
+        if self._decoder.white != white:
+            self._report_white(white, self._decoder.white)
         if images.right is not None:
             if images.rig is not self._rig:
                 self._features.reset()
@@ -144,6 +156,13 @@ class StereoWorker:
         for host in self._models.hosts:
             host.size = (images.rig.width, images.rig.height)
         return images
+
+    def _report_white(self, before: int, now: int) -> None:
+        bits = now.bit_length()
+        text = f"mono16 images are taken to be of {bits} bits (white {now}) by their largest values"
+        if before:
+            text += f"; before it was {before.bit_length()} bits, and images were brighter by {now / before:.0f} times"
+        self._node.get_logger().warning(f"{text}; set mono16_white if that is wrong")
 
     def _estimate_stereo(self, images: StereoImages) -> StereoEstimate:
         estimator = self._models.stereo.estimator
@@ -365,16 +384,22 @@ class PairDecoder:
         self._topics = topics
         self._key: list[tuple[Any, ...]] | None = None
         self._rig: StereoRig | None = None
+        self.white = 0
+        """White level of 16-bit grey that was learned, 0 before the first such image."""
         self.doubts: str | None = None
         """What is unusual about the calibration of the newest pair."""
 
-    def decode(self, messages: StereoMessages, mono16_white: int = MONO16_WHITE) -> StereoImages:
-        """Return images and rig; the same rig object until the calibration changes. Raises MessageError."""
+    def decode(self, messages: StereoMessages, mono16_white: int | str = MONO16_WHITE) -> StereoImages:
+        """Return images and rig; the same rig object until the calibration changes. Raises MessageError.
+
+        ``mono16_white``: value of 16-bit grey that becomes 255; AUTO = learned from the images, and only ever raised.
+        """
         rig = self._stereo_rig(messages) if messages.right is not None else self._left_rig(messages.left_info)
-        left = image_to_array(messages.left, self._topics["left/image_rect"], mono16_white=mono16_white)
+        white = None if isinstance(mono16_white, str) else mono16_white
+        left = image_to_array(messages.left, self._topics["left/image_rect"], mono16_white=white)
         right = None
         if messages.right is not None:
-            right = image_to_array(messages.right, self._topics["right/image_rect"], mono16_white=mono16_white)
+            right = image_to_array(messages.right, self._topics["right/image_rect"], mono16_white=white)
             if left.shape[:2] != right.shape[:2]:
                 raise MessageError(
                     MessageFault.IMAGE_SIZE,
@@ -382,8 +407,13 @@ class PairDecoder:
                     f"{self._topics['right/image_rect']} {_size(right)}: both images of a rectified pair have one "
                     "size; set both cameras to the same resolution",
                 )
-            if left.ndim != right.ndim:
-                left, right = (cv2.cvtColor(i, cv2.COLOR_GRAY2RGB) if i.ndim == 2 else i for i in (left, right))
+        if white is None:  # one for both, or they would differ in brightness
+            pair = [image for image in (left, right) if image is not None]
+            self.white = max(self.white, white_level(*pair))
+            left, *rest = (scaled_to_uint8(image, self.white) for image in pair)
+            right = rest[0] if rest else None
+        if right is not None and left.ndim != right.ndim:
+            left, right = (cv2.cvtColor(i, cv2.COLOR_GRAY2RGB) if i.ndim == 2 else i for i in (left, right))
         if left.shape[:2] != (rig.height, rig.width):
             raise MessageError(
                 MessageFault.IMAGE_SIZE,
