@@ -1,4 +1,4 @@
-"""Finding the files that are installed beside the code: launch, config, rviz, docs.
+"""Finding the files that are installed beside the code: launch, config, rviz, docs; and the code, for child processes.
 
 They live at the top of the repository and are installed to ``share/fg_depth_ros``, the place where
 ROS tools look. Code asks for them by their path in the repository.
@@ -17,6 +17,22 @@ _CODE = Path(__file__).resolve().parent
 
 class ResourceError(FileNotFoundError):
     """A file that should have been installed with the package is not there."""
+
+
+# Run by ``python -c``, which puts the working folder on the path as ''.
+_RUN = """
+import runpy, sys
+sys.path[:] = [*filter(None, sys.path), sys.argv.pop(1)]
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+
+
+def module_command(module: str, *arguments: str) -> list[str]:
+    """Return the command that runs a module of this package as a program, like ``python -m``.
+
+    The working folder is not on its import path: nothing that lies there is imported, or hides the package.
+    """
+    return [sys.executable, "-c", _RUN, str(_CODE.parent), module, *arguments]
 
 
 def resource_path(relative: str | os.PathLike[str]) -> Path:

@@ -28,7 +28,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fg_depth_ros.nodes.common.environment import child_environment
+from fg_depth_ros.resources import module_command
 
+_MODULE = "fg_depth_ros.apps.processes"
 SHARED_MEMORY = Path("/dev/shm")
 _SEGMENT = re.compile(r"^(sem\.)?(fastdds|fastrtps)_")
 TAIL_LINES = 40
@@ -177,7 +179,7 @@ class ProcessGroup:
         ros_args: Sequence[str] = (),
         on_line: Callable[[str], None] | None = None,
     ) -> Child:
-        """Start ``python -m module`` as a node with these parameters; return at once.
+        """Start ``module`` as a node with these parameters; return at once.
 
         ``name``: in messages and of the log file; ``ros_args``: further words after ``--ros-args``, as
         ``["-r", "depth:=other"]``; ``on_line`` is called with every line the child writes, from a reader thread.
@@ -185,7 +187,7 @@ class ProcessGroup:
         if self._pipe is None:
             raise RuntimeError(f"the process group has been stopped; make a new one to start {name}")
         reading = self._pipe[0]
-        command = [sys.executable, "-m", __name__, str(reading), module, "--ros-args", *ros_args]
+        command = module_command(_MODULE, str(reading), module, "--ros-args", *ros_args)
         if parameters:
             path = write_parameter_file(self.log_dir / f"{name}.params.json", parameters)
             command += ["--params-file", str(path)]
@@ -337,7 +339,7 @@ def end_with_parent(pipe: int, grace: float = 10.0) -> None:
 
 
 def _main() -> None:
-    """Run a module as a child: ``python -m fg_depth_ros.apps.processes PIPE MODULE [ARGUMENT ...]``."""
+    """Run a module as a child: arguments PIPE MODULE [ARGUMENT ...]."""
     pipe, module = int(sys.argv[1]), sys.argv[2]
     end_with_parent(pipe)
     sys.argv = [module, *sys.argv[3:]]

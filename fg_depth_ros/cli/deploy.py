@@ -15,7 +15,7 @@ from fg_depth_ros.cli.options import Device, Json
 from fg_depth_ros.evaluation.replay.promotion import ALL_SETS, Decision, Margins, decide
 
 if TYPE_CHECKING:
-    from fg_depth_ros.evaluation.replay.methods import ReplayMethod
+    from fg_depth_ros.evaluation.replay.config import ReplayMethod
     from fg_depth_ros.evaluation.reports.report import Report
     from fg_depth_ros.networks.weights_store import WeightsStore
 
@@ -184,8 +184,9 @@ def _compare(
 ) -> tuple[Report | None, Decision | None]:
     """Evaluate both side by side on the bags; None in all but the first process."""
     from fg_depth_ros.cli.replay import print_left_out
+    from fg_depth_ros.evaluation.replay.config import ReplayConfig
     from fg_depth_ros.evaluation.replay.methods import shipped
-    from fg_depth_ros.evaluation.replay.replay import ReplayConfig, replay
+    from fg_depth_ros.evaluation.replay.replay import replay
 
     if candidate.kind != current.kind:
         raise ValueError(

@@ -11,11 +11,11 @@ from rich.text import Text
 
 from fg_depth_ros.cli.app import check_folder, console, print_tables, progress, say
 from fg_depth_ros.cli.options import Bags, Device, Model, PlayRate, Settings, Weights
-from fg_depth_ros.evaluation.replay.replay import ReplayConfig
+from fg_depth_ros.evaluation.replay.config import ReplayConfig
 
 if TYPE_CHECKING:
     from fg_depth_ros.data.samples import StereoSample
-    from fg_depth_ros.evaluation.replay.methods import ReplayMethod
+    from fg_depth_ros.evaluation.replay.config import ReplayMethod
 
 _TABLES = {
     "accuracy": [

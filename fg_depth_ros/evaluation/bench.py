@@ -22,8 +22,10 @@ from fg_depth_ros.inference.config import CLASSICAL_FLOW, FlowConfig, MonoConfig
 from fg_depth_ros.inference.estimator import Estimator, StereoDepthEstimator
 from fg_depth_ros.inference.flow import FlowEstimator
 from fg_depth_ros.inference.mono import MonoDepthEstimator
+from fg_depth_ros.resources import module_command
 
 WARM_UP = 3
+_MODULE = "fg_depth_ros.evaluation.bench"
 CLASSICAL = ("sgbm", *CLASSICAL_FLOW)  # they know no precision: measured once per size
 _TIME_LIMIT = 600.0  # seconds for one combination
 
@@ -77,7 +79,7 @@ def bench_models(
 def _in_own_process(job: dict[str, Any]) -> dict[str, Any]:
     what = f"{job['model']} at {job['width']}x{job['height']}, {job['precision']} on {job['device']}"
     threads = {"OMP_NUM_THREADS": str(job["threads"])} if job["threads"] else {}
-    command = [sys.executable, "-m", __name__, json.dumps(job)]
+    command = module_command(_MODULE, json.dumps(job))
     try:
         done = subprocess.run(
             command, env={**os.environ, **threads}, capture_output=True, text=True, timeout=_TIME_LIMIT

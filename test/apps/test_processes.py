@@ -131,3 +131,17 @@ def test_free_domain_id_is_in_range_and_avoids_used_ports() -> None:
         assert free_domain_id(domain, domain + 8) != domain
         with pytest.raises(RuntimeError, match=f"every ROS domain from {domain} to {domain} is in use"):
             free_domain_id(domain, domain)
+
+
+def test_what_lies_in_the_working_folder_is_not_imported(
+    modules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As in the parent of a clone, or beside a program of the user's."""
+    work = tmp_path / "work"
+    (work / "fg_depth_ros").mkdir(parents=True)
+    for name in ("contextlib", "yaml", "sleeper"):
+        (work / f"{name}.py").write_text("raise SystemExit('executed')\n")
+    monkeypatch.chdir(work)
+    with ProcessGroup(tmp_path / "logs") as group:
+        child = group.start("sleeper", "sleeper")
+        wait_until(lambda: "ready" in child.tail, describe=lambda: list(child.tail))

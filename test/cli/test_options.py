@@ -127,7 +127,23 @@ def test_the_overview_imports_no_command() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     modules = set(re.findall(r"'([\w.]+)'", done.stdout.rpartition("MODULES")[2]))
-    assert modules == {"fg_depth_ros", "fg_depth_ros.cli", "fg_depth_ros.cli.app", "fg_depth_ros.cli.options"}
+    assert modules == {"fg_depth_ros", *(f"fg_depth_ros.{name}" for name in ("cli", "cli.app", "cli.options", "files"))}
+
+
+def test_the_options_of_no_command_need_pytorch() -> None:
+    words = [
+        [name, each] if hasattr(entry, "commands") else [name]
+        for commands in COMMANDS.values()
+        for name, entry in commands.items()
+        for each in getattr(entry, "commands", [""])
+    ]
+    code = (
+        "import sys; from fg_depth_ros import cli\n"
+        f"for words in {words}:\n"
+        "    cli.application(words)\n"
+        "    assert 'torch' not in sys.modules, words"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from support.replay import MONO, STEREO, use_fixed
 from support.truth import CLOUD, PLACE, SECOND, TF, cloud, depth_message, stereo_bag, with_messages
 
 from fg_depth_ros.data.bags.folders import bag_sha256
-from fg_depth_ros.evaluation.replay.methods import ReplayMethod, of_weights, shipped, unique
-from fg_depth_ros.evaluation.replay.replay import ReplayConfig, replay
+from fg_depth_ros.evaluation.replay.config import ReplayConfig, ReplayMethod
+from fg_depth_ros.evaluation.replay.methods import of_weights, shipped, unique
+from fg_depth_ros.evaluation.replay.replay import replay
 from fg_depth_ros.files import FileError
 from fg_depth_ros.networks import CheckpointError, ModelCard, create_model, save_checkpoint
 from fg_depth_ros.networks.registry import weights_path

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from fg_depth_ros.evaluation.replay.methods import Loaded, ReplayMethod
+from fg_depth_ros.evaluation.replay.config import ReplayMethod
+from fg_depth_ros.evaluation.replay.methods import Loaded
 from fg_depth_ros.inference import MonoConfig, MonoDepthEstimator, StereoConfig, StereoDepthEstimator
 from fg_depth_ros.inference.estimator import Match
 

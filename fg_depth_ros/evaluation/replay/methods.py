@@ -4,22 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
+from fg_depth_ros.evaluation.replay.config import Kind, ReplayMethod
 from fg_depth_ros.inference import MonoConfig, MonoDepthEstimator, StereoConfig, StereoDepthEstimator
 from fg_depth_ros.inference.config import CLASSICAL_STEREO
 from fg_depth_ros.networks import DEPTH_MODELS, STEREO_MODELS, CheckpointError, load_checkpoint
-
-Kind = Literal["stereo", "mono"]
-
-
-class ReplayMethod(NamedTuple):
-    """A line of the comparison. ``kind``: "stereo" or "mono". ``weights``: a file; empty = the shipped weights."""
-
-    label: str
-    kind: Kind
-    model: str
-    weights: str = ""
 
 
 def shipped(model: str) -> ReplayMethod:

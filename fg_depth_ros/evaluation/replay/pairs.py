@@ -17,7 +17,7 @@ from fg_depth_ros.geometry import StereoRig, warp_right_to_left
 from fg_depth_ros.inference import MonoDepthEstimator, StereoDepthEstimator, StereoEstimate
 
 if TYPE_CHECKING:
-    from fg_depth_ros.evaluation.replay.replay import ReplayConfig
+    from fg_depth_ros.evaluation.replay.config import ReplayConfig
 
 ITSELF = "itself"
 """What stereo is compared with where there is no truth: its own images and its own answer for the right view."""

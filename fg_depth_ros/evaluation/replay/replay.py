@@ -18,7 +18,8 @@ from fg_depth_ros.data.bags.folders import bag_names, bag_sha256, find_bags
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.bags.truth import DepthReader, TruthOptions
 from fg_depth_ros.data.samples import StereoSample
-from fg_depth_ros.evaluation.replay.methods import Loaded, ReplayMethod, load_methods
+from fg_depth_ros.evaluation.replay.config import ReplayConfig
+from fg_depth_ros.evaluation.replay.methods import Loaded, load_methods
 from fg_depth_ros.evaluation.replay.pairs import BagEvaluation, Histogram, Score
 from fg_depth_ros.evaluation.replay.pictures import WorstPairs
 from fg_depth_ros.evaluation.replay.scores import ReplayScores
@@ -27,67 +28,10 @@ from fg_depth_ros.evaluation.reports.page import Picture
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.files import FileError
 
-__all__ = ["Replay", "ReplayConfig", "ReplayMethod", "replay"]
-
 ALL_BAGS = "all"
 """The set of a report that holds every bag; it comes first."""
 Track = Callable[[Iterable[StereoSample], str, int], Iterable[StereoSample]]
 """Shows how far a bag is: (what to go through, its name, how many) -> the same things."""
-
-
-@dataclass(frozen=True)
-class ReplayConfig:
-    """What is replayed, and how it is evaluated. Raises ValueError for values out of range, naming the way out."""
-
-    bags: tuple[str, ...]
-    """Bags, or folders with bags in or below them."""
-    methods: tuple[ReplayMethod, ...]
-    """Evaluated side by side. Where there is no truth, depth networks are compared with the first stereo method."""
-    every: int = 1
-    """Take every n-th pair."""
-    first: int = 0
-    """So many pairs of every bag at most; 0: all."""
-    left: str = ""
-    """Topic of the left images; empty: found by name."""
-    right: str = ""
-    """Topic of the right images; empty: found by name."""
-    left_info: str = ""
-    """Topic of the left camera_info; empty: beside the images."""
-    right_info: str = ""
-    """Topic of the right camera_info; empty: beside the images."""
-    slop: float = 0.0
-    """Largest difference of a pair's stamps, s."""
-    truth_topic: str = ""
-    """Depth images; empty: ``ground_truth/depth`` where it is there; ``none``: not used."""
-    lidar_topic: str = ""
-    """PointCloud2 of a LiDAR; empty: found by name; ``none``: not used. Depth images go before it."""
-    transform: str = ""
-    """YAML file with the LiDAR's place, beside the bag's /tf_static."""
-    lidar_slop: float = 0.05
-    """Largest difference between the stamps of sweep and image, s."""
-    device: str = "auto"
-    """auto, cpu, cuda:N."""
-    precision: str = "float32"
-    """float32, bfloat16 or float16."""
-    min_depth: float = 0.1
-    """Nearer pixels are out of range, of answers and of truth, m."""
-    max_depth: float = 80.0
-    """Farther pixels are out of range, m."""
-    timings: bool = True
-    """Measure times. Without them every network runs on one thread, since sums of another order round otherwise, and
-    runs on one machine write the same report, byte for byte, however many processes there are."""
-    worst: int = 6
-    """Pictures of the worst pairs, for each method."""
-
-    def __post_init__(self) -> None:
-        if not self.bags:
-            raise ValueError("no bag to replay: give at least one, or a folder of bags")
-        if self.every < 1 or self.first < 0 or self.worst < 0:
-            raise ValueError(
-                f"every must be at least 1, first and worst at least 0, got {self.every}, {self.first}, {self.worst}"
-            )
-        if self.slop < 0 or self.lidar_slop < 0:
-            raise ValueError(f"slop and lidar_slop must not be negative, got {self.slop} and {self.lidar_slop} s")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,72 @@
+"""What a replay is asked for; imports no PyTorch, so that the command line shows its options at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Kind = Literal["stereo", "mono"]
+
+
+class ReplayMethod(NamedTuple):
+    """A line of the comparison. ``kind``: "stereo" or "mono". ``weights``: a file; empty = the shipped weights."""
+
+    label: str
+    kind: Kind
+    model: str
+    weights: str = ""
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """What is replayed, and how it is evaluated. Raises ValueError for values out of range, naming the way out."""
+
+    bags: tuple[str, ...]
+    """Bags, or folders with bags in or below them."""
+    methods: tuple[ReplayMethod, ...]
+    """Evaluated side by side. Where there is no truth, depth networks are compared with the first stereo method."""
+    every: int = 1
+    """Take every n-th pair."""
+    first: int = 0
+    """So many pairs of every bag at most; 0: all."""
+    left: str = ""
+    """Topic of the left images; empty: found by name."""
+    right: str = ""
+    """Topic of the right images; empty: found by name."""
+    left_info: str = ""
+    """Topic of the left camera_info; empty: beside the images."""
+    right_info: str = ""
+    """Topic of the right camera_info; empty: beside the images."""
+    slop: float = 0.0
+    """Largest difference of a pair's stamps, s."""
+    truth_topic: str = ""
+    """Depth images; empty: ``ground_truth/depth`` where it is there; ``none``: not used."""
+    lidar_topic: str = ""
+    """PointCloud2 of a LiDAR; empty: found by name; ``none``: not used. Depth images go before it."""
+    transform: str = ""
+    """YAML file with the LiDAR's place, beside the bag's /tf_static."""
+    lidar_slop: float = 0.05
+    """Largest difference between the stamps of sweep and image, s."""
+    device: str = "auto"
+    """auto, cpu, cuda:N."""
+    precision: str = "float32"
+    """float32, bfloat16 or float16."""
+    min_depth: float = 0.1
+    """Nearer pixels are out of range, of answers and of truth, m."""
+    max_depth: float = 80.0
+    """Farther pixels are out of range, m."""
+    timings: bool = True
+    """Measure times. Without them every network runs on one thread, since sums of another order round otherwise, and
+    runs on one machine write the same report, byte for byte, however many processes there are."""
+    worst: int = 6
+    """Pictures of the worst pairs, for each method."""
+
+    def __post_init__(self) -> None:
+        if not self.bags:
+            raise ValueError("no bag to replay: give at least one, or a folder of bags")
+        if self.every < 1 or self.first < 0 or self.worst < 0:
+            raise ValueError(
+                f"every must be at least 1, first and worst at least 0, got {self.every}, {self.first}, {self.worst}"
+            )
+        if self.slop < 0 or self.lidar_slop < 0:
+            raise ValueError(f"slop and lidar_slop must not be negative, got {self.slop} and {self.lidar_slop} s")
