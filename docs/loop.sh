@@ -28,7 +28,7 @@ wait_for() { # seconds, what for, command
         sleep 0.2
     done
 }
-recording() { compgen -G "$FOLDER/recordings/.episode_*.part" > /dev/null; }
+recording() { find "$FOLDER/recordings" -path '*/.episode_*.part/*.mcap' -size +100k | grep -q .; } # with pairs on disk
 wait_for_node() { "$PYTHON" -m fg_depth_ros.apps.node_status "$@" --timeout 120; } # its keys on /diagnostics
 node() { # module, log, parameters
     local module=$1 log=$2
@@ -59,7 +59,7 @@ step "2. the robot: depth node and logger; a drive is played, episodes are recor
 case $WEIGHTS in *.safetensors) MONO=(-p "mono_weights:=$WEIGHTS") ;; *) MONO=(-p "mono_model:=$WEIGHTS") ;; esac
 node stereo_depth.node depth.log -p "model:=$MODEL" "${MONO[@]}"
 wait_for_node stereo_depth_node state=active
-logger logger.log -p disagreement_abs_rel:=0.15 -p interval_period:=2.0 -p before:=1.0 -p after:=1.0 -p cooldown:=0.5
+logger logger.log -p disagreement_abs_rel:=0.15 -p interval_period:=2.0 -p before:=1.0 -p after:=4.0 -p cooldown:=0.5
 LOGGER=$!
 wait_for_node data_logger_node state=active
 player player.log drive -p "rate:=$SPEED" -p wait_for_subscribers:=1
@@ -67,7 +67,6 @@ PLAYER=$!
 wait_for 120 "a trigger" recording
 
 step "3. power cut: the logger is killed in the middle of an episode, and what it wrote is recovered"
-sleep 1.5
 kill -9 "$LOGGER"
 wait "$LOGGER" 2> /dev/null || true
 fg_depth recover "$FOLDER/recordings"

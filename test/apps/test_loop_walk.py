@@ -50,7 +50,9 @@ def test_the_walk(tmp_path, repository, ros_domain, parent, run):
 
     lines = [json.loads(line) for line in (walk / "recordings" / "manifest.jsonl").read_text().splitlines()]
     triggers = [(line["trigger"], line["recovered"]) for line in lines]
-    assert triggers[0] in (("interval", True), ("disagreement", True)), triggers
+    # The kill hits an episode that has begun; on a busy machine others may have been completed before.
+    assert [recovered for _, recovered in triggers].count(True) == 1, triggers
+    assert {trigger for trigger, _ in triggers[:-1]} <= {"interval", "disagreement"}, triggers
     assert triggers[-1] == ("continuous", False)
     assert all(line["pairs"] > 0 and line["weights"]["stereo"]["model"] == "sgbm" for line in lines)
     assert not list((walk / "recordings").glob(".episode_*"))
