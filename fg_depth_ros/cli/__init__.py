@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import locale
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -154,8 +156,17 @@ def _root(
     pass
 
 
+def _use_locale() -> None:
+    """Write what the terminal's locale can show: under ``LC_ALL=C`` Python writes UTF-8, and lines become rubbish."""
+    encoding = locale.nl_langinfo(locale.CODESET)
+    for stream in (sys.stdout, sys.stderr):
+        if "UTF" not in encoding.upper() and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")
+
+
 def main() -> None:
     """Run the command line; errors that name their cause are one line, not a traceback."""
+    _use_locale()
     arguments = sys.argv[1:]
     for argument in arguments:
         option = argument.partition("=")[0]

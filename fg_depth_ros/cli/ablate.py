@@ -20,7 +20,10 @@ def figure3(
     step: Annotated[float, typer.Option(help="Between two depths that are tried, m.")] = 0.02,
     seed: Annotated[int, typer.Option(help="Of texture and noise.")] = 0,
 ) -> None:
-    """At which depth each loss is smallest, on a wall of known depth seen by two cameras of different exposure."""
+    """At which depth each loss is smallest, on a wall of known depth seen by two cameras of different exposure.
+
+    Example: `fg-depth ablate figure3 --out look`
+    """
     from fg_depth_ros.training.ablation.figure3 import Figure3, draw_figure3, run_figure3
     from fg_depth_ros.training.depth.teacher import Teacher
 
@@ -67,7 +70,10 @@ def losses(
     teacher_weights: Annotated[str, typer.Option(help="Weights file of the teacher; default: the shipped ones.")] = "",
     precision: Annotated[str, typer.Option(help="32, bf16-mixed or 16-mixed.")] = "32",
 ) -> None:
-    """Train every row of the paper's ablation in the virtual world and evaluate it on other scenes; resumable."""
+    """Train every row of the paper's ablation in the virtual world and evaluate it on other scenes; resumable.
+
+    Example: `fg-depth ablate losses --out ablation`
+    """
     from fg_depth_ros.training.ablation.losses import LABELS, LossAblation, run_ablation, table
 
     width, height = image_size_of(size)

@@ -89,7 +89,10 @@ def rollback(
     store: Store = None,
     node: NodeName = "",
 ) -> None:
-    """Put back into use what the weights in use have replaced."""
+    """Put back into use what the weights in use have replaced.
+
+    Example: `fg-depth rollback --node /stereo_depth_node --why "worse in the rain"`
+    """
     from fg_depth_ros.networks.weights_store import WeightsStore
 
     place = WeightsStore(store)
@@ -110,7 +113,10 @@ def deployed(
     model: Annotated[str, typer.Argument(help="Model; default: all that were promoted.")] = "",
     store: Store = None,
 ) -> None:
-    """Print what is in use, and how it came to that; exit code 1 when a file of it is damaged or gone."""
+    """Print what is in use, and how it came to that; exit code 1 when a file of it is damaged or gone.
+
+    Example: `fg-depth deployed`
+    """
     from fg_depth_ros.networks.weights_store import WeightsStore
 
     place = WeightsStore(store)
@@ -147,7 +153,10 @@ def import_weights(
         str, typer.Option(help="What the weights expect: rgb or bgr; auto: bgr for flownets_from_caffe.")
     ] = "auto",
 ) -> None:
-    """Turn a published FlowNet checkpoint into weights for --weights; nothing in it is executed."""
+    """Turn a published FlowNet checkpoint into weights for --weights; nothing in it is executed.
+
+    Example: `fg-depth import FlowNet2_checkpoint.pth.tar --out flownet2.safetensors`
+    """
     if out.suffix != ".safetensors":
         raise ValueError(f"--out {out} must end in .safetensors")
     if out.is_dir():

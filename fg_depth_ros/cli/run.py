@@ -139,7 +139,10 @@ def flow(
 
 
 def doctor() -> None:
-    """Check this machine: versions, device, weights, ROS, the transport for large images."""
+    """Check this machine: versions, device, weights, ROS, the transport for large images.
+
+    Example: `fg-depth doctor`
+    """
     from fg_depth_ros.evaluation.reports.report import software_versions
     from fg_depth_ros.inference import FlowConfig, MonoConfig, StereoConfig
     from fg_depth_ros.inference.estimator import choose_device
@@ -157,10 +160,13 @@ def doctor() -> None:
             say(f"weights: {error}", "red")
     say(f"{'device':28} {choose_device('auto')}")
     try:
-        from fg_depth_ros.nodes.common.environment import describe_environment
+        from fg_depth_ros.nodes.common.environment import describe_environment, domain_problem
 
         for name, value in describe_environment().items():
             say(f"{name:28} {value}")
+        if problem := domain_problem():
+            healthy = False
+            say(problem, "red")
     except ImportError as error:
         healthy = False
         say(f"ROS: {error}; source a ROS installation, or install the extra 'ros'", "red")

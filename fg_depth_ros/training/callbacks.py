@@ -175,10 +175,11 @@ class ProgressLine(pl.Callback):
         now = time.monotonic()
         began, progress0, steps0 = self._began
         steps, done = module.steps_done - steps0, module.progress - progress0
-        rate = steps / max(now - began, 1e-6)
-        left = (now - began) / done * (1 - module.progress) if done > 0 else float("nan")
-        figures = " ".join(f"{name} {float(value):.2f}" for name, value in module.latest.items())
-        text = f"step {module.steps_done} {rate:.2f}/s {figures} left {left / 60:.0f} min"
+        words = [f"step {module.steps_done}"]
+        if done > 0:  # else nothing is known yet
+            left = (now - began) / done * (1 - module.progress)
+            words += [f"{steps / max(now - began, 1e-6):.2f}/s", f"left {left / 60:.0f} min"]
+        text = " ".join([*words, *(f"{name} {float(value):.2f}" for name, value in module.latest.items())])
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=module.progress, description=text)
         elif now - self._last_print > _LINE_EVERY:

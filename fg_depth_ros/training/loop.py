@@ -11,9 +11,10 @@ import copy
 import logging
 import os
 import time
+import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from fg_depth_ros.training.stream import DataStream
 _LOG = logging.getLogger(__name__)
 _EMA_DECAY = 0.998
 _LOG_EVERY = 50
+# Beginnings of warnings that say nothing of a run here: the average is in evaluation mode on purpose.
+_OF_LIGHTNING = (r".*LeafSpec", r"Found \d+ module\(s\) in eval mode", r"The '\w+' does not have many workers")
 VALIDATION_SEED = 1_000_003
 """Added to a run's seed for the scenes that it is validated by."""
 
@@ -222,8 +225,23 @@ def fit(
         FileError: another training still runs there.
         FloatingPointError: a loss that is not finite.
     """
-    with claim_out(module.config):
+    with claim_out(module.config), _quiet_lightning():
         return _fit(module, validation, card, open_stream)
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Leave out what Lightning says of itself, of devices that nobody asked for, and of its own deprecations."""
+    logger = logging.getLogger("pytorch_lightning")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in _OF_LIGHTNING:
+                warnings.filterwarnings("ignore", message)
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def claim_out(config: Training) -> AbstractContextManager[None]:

@@ -116,6 +116,7 @@ def test_every_command_of_the_overview_can_be_imported(run: object) -> None:
             for words in below:
                 status, text = run(*words, "--help")  # type: ignore[operator]
                 assert status == 0 and "Usage: fg-depth " + " ".join(words) in text, (words, text)
+                assert "Example" in text and f"fg-depth {' '.join(words)}" in text.partition("Example")[2], words
 
 
 def test_the_overview_imports_no_command() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -49,3 +52,16 @@ def test_a_narrow_terminal_gets_a_paragraph_per_row_without_broken_words(table, 
 def test_a_table_that_fits_is_a_table(table, monkeypatch):
     text = shown(table, monkeypatch, 200, terminal=True)
     assert any(NAME in line and "0.25" in line for line in text.splitlines())
+
+
+@pytest.mark.parametrize(("variable", "box"), [("C", "+|-"), ("C.UTF-8", "\u2502\u2500")])
+def test_the_lines_of_a_table_are_what_the_locale_can_show(variable, box):
+    code = (
+        "from rich.table import Table; from fg_depth_ros import cli; from fg_depth_ros.cli.app import show\n"
+        "cli._use_locale(); table = Table('bag'); table.add_row('h\\u00f6me'); show(table)"
+    )
+    environment = {**os.environ, "LC_ALL": variable}
+    shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True).stdout
+    text = shown.decode("ascii" if variable == "C" else "utf-8")
+    assert all(line in text for line in box)
+    assert ("h\\xf6me" if variable == "C" else "h\u00f6me") in text

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fg_depth_ros.nodes.common.environment import child_environment, use_shared_memory_profile
+from fg_depth_ros.nodes.common.environment import child_environment, domain_problem, use_shared_memory_profile
 
 VARIABLE = "FASTDDS_DEFAULT_PROFILES_FILE"
 NAMESPACE = {"dds": "http://www.eprosima.com"}
@@ -87,3 +87,14 @@ def test_library_paths_of_a_ros_installation_stay() -> None:
     base = {"LD_LIBRARY_PATH": "/opt/ros/jazzy/lib", VARIABLE: "/mine.xml"}
     child = child_environment(base, local=False)
     assert child == base
+
+
+@pytest.mark.parametrize(
+    ("domain", "fine"),
+    [("", True), ("0", True), ("232", True), ("233", False), ("500", False), ("-1", False), ("x", False)],
+)
+def test_a_domain_that_no_node_starts_in_is_named(monkeypatch: pytest.MonkeyPatch, domain: str, fine: bool) -> None:
+    monkeypatch.setenv("ROS_DOMAIN_ID", domain)
+    problem = domain_problem()
+    assert (problem is None) == fine
+    assert fine or f"ROS_DOMAIN_ID is '{domain}'" in str(problem)

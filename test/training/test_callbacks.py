@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 pytest.importorskip("pytorch_lightning")
 
-from fg_depth_ros.training.callbacks import EarlyStopping
+from fg_depth_ros.training.callbacks import EarlyStopping, ProgressLine
 
 
 def test_patience_counts_from_a_third_of_the_run():
@@ -33,3 +37,18 @@ def test_configurations_import_neither_pytorch_nor_lightning():
     code = f"import sys, {modules}; print(*{{'torch', 'pytorch_lightning'}}.intersection(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_a_line_of_progress_has_no_rate_before_the_first_step_is_counted():
+    line = ProgressLine()
+    line._console = Console(file=io.StringIO(), width=200)
+    trainer = SimpleNamespace(is_global_zero=True)
+    module = SimpleNamespace(steps_done=0, progress=0.0, latest={"loss": 1.5})
+    line.on_train_start(trainer, module)
+    line.on_train_batch_end(trainer, module)
+    line._last_print = -math.inf
+    module.steps_done, module.progress = 5, 0.5
+    line.on_train_batch_end(trainer, module)
+    first, second = line._console.file.getvalue().splitlines()
+    assert first.split() == ["0.0", "%", "step", "0", "loss", "1.50"]
+    assert second.startswith(" 50.0 % step 5 ") and "/s left 0 min loss 1.50" in second and "nan" not in second

@@ -17,6 +17,7 @@ PROFILE = "config/fastdds_shm.xml"
 # Fast DDS 3 reads the first, and warns of the second, which is that of Fast DDS 2.
 _VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 _WITH_FAST_DDS_2 = ("humble", "iron", "jazzy")
+_LARGEST_DOMAIN = 232  # the ports of a larger one do not exist
 # Whoever set one of these has a profile of his own.
 _OWN = (*_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS")
 
@@ -60,6 +61,16 @@ def child_environment(
         environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     use_shared_memory_profile(environ)
     return environ
+
+
+def domain_problem() -> str | None:
+    """Return what is wrong with ``ROS_DOMAIN_ID``; None where nothing is. Limits: ports of DDS-RTPS 2.2, 9.6.1.1."""
+    domain = os.environ.get("ROS_DOMAIN_ID", "")
+    if not domain or (domain.isascii() and domain.isdigit() and int(domain) <= _LARGEST_DOMAIN):
+        return None
+    return (
+        f"ROS_DOMAIN_ID is '{domain}': no node starts in it; choose 0 to 101 (up to {_LARGEST_DOMAIN} with a free port)"
+    )
 
 
 def describe_environment() -> dict[str, str]:
