@@ -69,6 +69,7 @@ def infer(
     from fg_depth_ros.evaluation.reports.results import write_disparity, write_estimate
     from fg_depth_ros.files import WriteError
     from fg_depth_ros.geometry import photometric_support
+    from fg_depth_ros.geometry.features import match_features
 
     if (pairs is None) == (left is None or right is None):
         raise typer.BadParameter("give two images, or --pairs FOLDER")
@@ -105,6 +106,8 @@ def infer(
         say(f"{sample.name}: {len(paths)} files in {out} ({note})")
         if fault is not None:
             say(f"{sample.name}: {fault}: {fault.explanation}", "yellow")
+        elif (problem := match_features(*images, sample.rig.doffs if sample.rig else 0.0).problem) is not None:
+            say(f"{sample.name}: {problem}", "yellow")
     if failed:
         raise typer.Exit(1)
 

@@ -194,3 +194,18 @@ def test_disparities_beyond_kittis_png_are_unknown_in_it_and_whole_in_the_others
     np.testing.assert_array_equal(
         read_kitti_disparity(tmp_path / "a_disparity.png"), [[np.nan] * 2 + [2.0] + [np.nan] * 2]
     )
+
+
+def test_infer_warns_of_swapped_cameras(run, tmp_path):
+    from skimage import data
+
+    from fg_depth_ros.data.io.formats import write_image
+
+    for name, image in zip(("left", "right"), data.stereo_motorcycle()[:2], strict=True):
+        write_image(tmp_path / f"{name}.png", image[::2, ::2])
+    images = [tmp_path / f"{name}.png" for name in ("right", "left")]
+    status, text = run("infer", *images, "--model", "sgbm", "--out", tmp_path / "out")
+    assert status == 0
+    assert "seem to be swapped" in text
+    status, text = run("infer", *images[::-1], "--model", "sgbm", "--out", tmp_path / "out")
+    assert "swapped" not in text

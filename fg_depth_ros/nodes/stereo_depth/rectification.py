@@ -5,44 +5,30 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from fg_depth_ros.data.io.messages import MessageError, MessageFault
 from fg_depth_ros.geometry import VerticalFlow, vertical_flow
-from fg_depth_ros.geometry.resize import resize_image
+from fg_depth_ros.geometry.features import MIN_MATCHES, FeatureMatches, match_features
 from fg_depth_ros.inference import FlowEstimator
 
-_MIN_MATCHES = 40  # fewer say nothing
-_SWAPPED_BELOW = 0.1  # share of matches on the right side of infinity
+_FIRST_PAIRS = 10  # in which enough features for a decision are looked for
 _VERTICAL_LIMIT_PX = 1.5
 _PERIOD_SECONDS = 30.0
-_ORB_PIXELS = 200_000  # enough for features, and a matter of some ten milliseconds
 _MEDIAN_OF = 5  # measurements of the vertical flow
 
 
-@dataclass(frozen=True)
-class FeatureMatches:
-    """Feature matches of a pair.
-
-    ``count``: matches. ``in_front``: share of them in front of both cameras. ``vertical``: median row difference, px,
-    positive when things lie lower in the right image; None with too few matches.
-    """
-
-    count: int
-    in_front: float
-    vertical: float | None
-
-
 class FeatureCheck:
-    """Checks pairs by matched features: the first pair of a calibration, then every half minute. Not thread-safe."""
+    """Checks pairs by matched features: the first of a calibration, then one every half minute. Not thread-safe.
+
+    Where the first pair has too few features, those of up to ten pairs are counted together.
+    """
 
     def __init__(self, topics: Mapping[str, str]) -> None:
         self._topics = topics
-        self._next = 0.0
-        self.matches: FeatureMatches | None = None
+        self._next, self._first = 0.0, 0
+        self.matches = FeatureMatches()
 
     @property
     def pending(self) -> bool:
@@ -51,27 +37,26 @@ class FeatureCheck:
 
     def reset(self) -> None:
         """Begin again with the next pair."""
-        self._next = 0.0
+        self._next, self._first, self.matches = 0.0, 0, FeatureMatches()
 
     def check(self, left: np.ndarray, right: np.ndarray, doffs: float) -> None:
-        """Match features, if it is time to. Raises MessageError when nearly all say that the cameras are swapped."""
+        """Match features, if it is time to. Raises MessageError when the cameras are swapped or one is upside down."""
         if time.monotonic() < self._next:
             return
-        self._next = 0.0
-        self.matches = match_features(left, right, doffs)
-        if self.matches.count >= _MIN_MATCHES and self.matches.in_front < _SWAPPED_BELOW:
-            raise MessageError(
-                MessageFault.SWAPPED_CAMERAS,
-                f"{self._topics['left/image_rect']} and {self._topics['right/image_rect']} seem to be swapped: of "
-                f"{self.matches.count} matched features only {self.matches.in_front:.0%} move left from the left "
-                "to the right image, as all must; exchange the two cameras' topics",
-            )
-        self._next = time.monotonic() + _PERIOD_SECONDS
+        found = match_features(left, right, doffs)
+        self.matches = self.matches + found if self._first else found
+        if (problem := self.matches.problem) is not None:
+            self.reset()
+            names = f"{self._topics['left/image_rect']} and {self._topics['right/image_rect']}"
+            raise MessageError(MessageFault.SWAPPED_CAMERAS, f"{names}: {problem}")
+        self._first += 1
+        if self.matches.count >= MIN_MATCHES or self._first >= _FIRST_PAIRS:
+            self._next, self._first = time.monotonic() + _PERIOD_SECONDS, 0
 
     @property
     def problem(self) -> str | None:
         """Why the last check says that rows do not agree, or None."""
-        vertical = self.matches.vertical if self.matches else None
+        vertical = self.matches.vertical
         if vertical is None or abs(vertical) <= _VERTICAL_LIMIT_PX:
             return None
         return (
@@ -132,29 +117,3 @@ class VerticalFlowCheck:
             f"(flow, running median; at most {max_median:g} and {max_tilt:g} px are fine): the cameras have moved or "
             "are not rectified; calibrate the pair again"
         )
-
-
-def match_features(left: np.ndarray, right: np.ndarray, doffs: float) -> FeatureMatches:
-    """Match ORB features between the images of a pair.
-
-    A point in front of both cameras has ``d + doffs > 0``. Only features count whose row differs by at most 3 % of the
-    height, since a rectified pair's rows agree. Images: uint8, H x W or H x W x 3 RGB.
-    """
-    grey = [i if i.ndim == 2 else cv2.cvtColor(i, cv2.COLOR_RGB2GRAY) for i in (left, right)]
-    scale = min(1.0, (_ORB_PIXELS / grey[0].size) ** 0.5)
-    height, width = grey[0].shape
-    grey = [resize_image(i, round(width * scale), round(height * scale)) for i in grey]
-    orb = cv2.ORB.create(500)
-    (points, marks), (others, other_marks) = (orb.detectAndCompute(np.ascontiguousarray(i), None) for i in grey)
-    if marks is None or other_marks is None:
-        return FeatureMatches(0, 0.0, None)
-    pairs = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True).match(marks, other_marks)
-    moved = [np.subtract(points[m.queryIdx].pt, others[m.trainIdx].pt) for m in pairs if m.distance < 48]
-    moves = np.array(moved).reshape(-1, 2) / scale
-    on_row = moves[np.abs(moves[:, 1]) <= 0.03 * left.shape[0]]
-    if len(on_row) == 0:
-        return FeatureMatches(0, 0.0, None)
-    # Half a pixel: features are no better, and far points are everywhere near infinity.
-    in_front = float(np.mean(on_row[:, 0] + doffs > -0.5))
-    vertical = float(np.median(-on_row[:, 1])) if len(on_row) >= _MIN_MATCHES else None
-    return FeatureMatches(len(on_row), in_front, vertical)
