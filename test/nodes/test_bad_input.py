@@ -308,7 +308,7 @@ def test_the_white_level_is_one_for_both_images_and_only_raised() -> None:
     mixed = decoder.decode(as_pair({**narrow, "right/image_rect": wide["right/image_rect"]}), "auto")
     assert decoder.white == 4095
     peak = image_to_array(pair_messages(SCENE, "mono8")["left/image_rect"]).max()
-    assert mixed.left.max() == pytest.approx(peak * 1000 / 4095, abs=1)
+    assert mixed.left.max() == pytest.approx(int(peak) * 1000 / 4095, abs=1)
     again = decoder.decode(as_pair(narrow), "auto")
     assert decoder.white == 4095
     assert again.left.max() == mixed.left.max()
