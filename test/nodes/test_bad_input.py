@@ -17,7 +17,7 @@ from support.waiting import wait_until
 from fg_depth_ros.data.io.messages import MessageError, depth_to_array, fill_image, image_to_array, stamp_ns
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.nodes.common.codes import CALIBRATION_FAULTS, FaultCode
-from fg_depth_ros.nodes.common.diagnostics import fault_codes
+from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, fault_codes
 from fg_depth_ros.nodes.common.synchronizing import INPUTS, StereoMessages
 from fg_depth_ros.nodes.stereo_depth import worker
 from fg_depth_ros.nodes.stereo_depth.rectification import FeatureCheck
@@ -307,8 +307,8 @@ def test_the_white_level_is_one_for_both_images_and_only_raised() -> None:
     decoder, narrow, wide = worker.PairDecoder(TOPICS), sixteen_bits(1000), sixteen_bits(4000)
     mixed = decoder.decode(as_pair({**narrow, "right/image_rect": wide["right/image_rect"]}), "auto")
     assert decoder.white == 4095
-    peak = image_to_array(pair_messages(SCENE, "mono8")["left/image_rect"]).max()
-    assert mixed.left.max() == pytest.approx(int(peak) * 1000 / 4095, abs=1)
+    peak = int(image_to_array(pair_messages(SCENE, "mono8")["left/image_rect"]).max())
+    assert mixed.left.max() == pytest.approx(peak * 1000 / 4095, abs=1)
     again = decoder.decode(as_pair(narrow), "auto")
     assert decoder.white == 4095
     assert again.left.max() == mixed.left.max()
@@ -323,6 +323,16 @@ def test_a_change_of_the_white_level_is_said(make: Callable[..., Bench]) -> None
     assert share_near(b.fresh_depth(sixteen_bits(4095)), SCENE.depth) > 0.97
     assert b.log_has("of 12 bits (white 4095) by their largest values; before it was 10 bits")
     b.wait(lambda: b.values().get("mono16 white") == "4095")
+
+
+def test_a_fault_that_no_status_would_show_raises() -> None:
+    faults = Faults(lambda level, text: None, subjects=("images", "rows"))
+    faults.report("rows", WARN, "they differ")
+    with pytest.raises(KeyError, match="'colour' is in no status"):
+        faults.report("colour", WARN, "it is odd")
+    with pytest.raises(KeyError, match="'colour' is in no status"):
+        faults.update("colour", WARN, None)
+    assert [fault.text for fault in faults.present(("images", "rows"))] == ["they differ"]
 
 
 def test_a_topic_that_nobody_publishes_is_named(make: Callable[..., Bench]) -> None:

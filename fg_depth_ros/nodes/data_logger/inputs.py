@@ -126,7 +126,8 @@ class LoggerInputs:
             return
         topics = self.topics
         why = self._sync.why_no_pair(lambda name: int(self._node.count_publishers(topics[name])), topics.__getitem__)
-        self._faults.report("pairs", WARN, f"no stereo pair for {waited:.0f} s: {why}", code=FaultCode.NO_PAIRS)
+        code = FaultCode.NO_STAMPS if self._sync.unstamped else FaultCode.NO_PAIRS
+        self._faults.report("pairs", WARN, f"no stereo pair for {waited:.0f} s: {why}", code=code)
 
     def values(self) -> dict[str, str]:
         """Return keys for a DiagnosticStatus: pairs formed, and rate and losses by input."""

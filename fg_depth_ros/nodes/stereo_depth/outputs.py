@@ -175,7 +175,7 @@ def disparity_message(
     fill_image(message.image, np.asarray(disparity + np.float32(rig.doffs), np.float32), "32FC1", header)
     message.f = float(rig.fx)
     message.t = float(rig.baseline)
-    message.min_disparity = float(searched.first + rig.doffs)
+    message.min_disparity = max(float(searched.first + rig.doffs), 0.0)  # infinity; less is behind the cameras
     message.max_disparity = float(searched.last + rig.doffs)
     message.delta_d = float(increment)
     border, first = searched.border, round(searched.first)

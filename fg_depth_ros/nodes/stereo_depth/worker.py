@@ -136,6 +136,8 @@ class StereoWorker:
         seconds = self._publish_depth(topics, estimate, images, messages)
         seconds += self._publish_temporal_flow(topics, images.left, messages)
         self._finish(begun, seconds, messages)
+        if estimate is None:
+            self._faults.forget("images")
         self._check_share(topics, estimate)
         self._check_rectification(images, None if estimate is None else estimate.fault)
 
@@ -257,6 +259,8 @@ class StereoWorker:
     def _process_left(self, begun: float, topics: set[str], messages: StereoMessages) -> None:
         if not topics & (LEFT_TOPICS | TEMPORAL_TOPICS.keys()):
             raise _Dropped(DropReason.RIGHT_CAMERA_SILENT)
+        for subject in ("images", "depth"):  # of pairs
+            self._faults.forget(subject)
         images = self._decode(messages)
         seconds = self._publish_mono_only(topics & LEFT_TOPICS, images, messages)
         seconds += self._publish_temporal_flow(topics, images.left, messages)
