@@ -68,7 +68,7 @@ def infer(
     from fg_depth_ros.data.samples import StereoSample
     from fg_depth_ros.evaluation.reports.results import write_disparity, write_estimate
     from fg_depth_ros.files import WriteError
-    from fg_depth_ros.geometry import photometric_support
+    from fg_depth_ros.geometry import PairFault, photometric_support
     from fg_depth_ros.geometry.features import match_features
 
     if (pairs is None) == (left is None or right is None):
@@ -104,9 +104,12 @@ def infer(
             failed += 1
             continue
         say(f"{sample.name}: {len(paths)} files in {out} ({note})")
-        if fault is not None:
-            say(f"{sample.name}: {fault}: {fault.explanation}", "yellow")
-        elif (problem := match_features(*images, sample.rig.doffs if sample.rig else 0.0).problem) is not None:
+        problem = None
+        if fault in (None, PairFault.UNRELATED):  # so are swapped cameras, and that is more to the point
+            problem = match_features(*images, sample.rig.doffs if sample.rig else 0.0).problem
+        if problem is None and fault is not None:
+            problem = f"{fault}: {fault.explanation}"
+        if problem is not None:
             say(f"{sample.name}: {problem}", "yellow")
     if failed:
         raise typer.Exit(1)

@@ -181,7 +181,7 @@ def test_time_that_stands_still_stops_neither_work_nor_warnings(make: Callable[.
     before = len(arrays)
     b.wait(lambda: len(arrays) >= before + 2)
     assert arrays[-1] == 1000 * 10**9
-    (result,) = b.set(max_depth=2.0)
+    (result,) = b.set(max_depth=20.0)
     assert result.successful
     b.send_until(pair, lambda: b.level() == 0)
 
