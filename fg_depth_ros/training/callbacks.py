@@ -120,9 +120,10 @@ class ValidationCallback(pl.Callback):
         self._validated, self._next = module.steps_done, time.monotonic() + 60 * self.config.validate_minutes
         if not trainer.is_global_zero:
             return
-        figures = self.validation.evaluate(module.average)
+        network = module.validated()
+        figures = self.validation.evaluate(network)
         if self.validation.extra:
-            figures.update(self.validation.extra(module.average))
+            figures.update(self.validation.extra(network))
         if module.steps_done:
             self.stopping.update(figures[self.validation.monitor], module.progress)
             module.stopped_early = self.stopping.should_stop

@@ -80,6 +80,10 @@ class TrainingModule(pl.LightningModule):
         """Return further entries for the card of the weights at a checkpoint."""
         return {}
 
+    def validated(self) -> torch.nn.Module:
+        """Return the network that a validation evaluates: the average."""
+        return self.average
+
     def scene_stream(self, render: MakeBatch, count: int, device: torch.device) -> DataStream:
         """Return a stream of rendered batches: by workers on the CPU, on a GPU by numbers that it renders itself."""
         if device.type == "cpu":

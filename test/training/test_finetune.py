@@ -266,3 +266,15 @@ def test_a_stereo_network_learns_from_its_recordings(tmp_path, drive):
     card = load_model(outcome.path)[1]
     assert card.description["parent"]["sha256"] == load_model("flownet_stereo")[1].sha256
     assert card.description["bags"][0]["name"] == "drive"
+
+
+def test_weights_before_are_evaluated_at_their_own_size_whatever_the_trainings(tmp_path, drive, parent, cache, better):
+    """What the network says depends on the focal length at its input: at half the size it says half the depth."""
+    own = rows(better[0])[0]
+    tune(tmp_path / "small", [drive], parent, cache, width=64, height=32, steps=1)
+    before, after = rows(tmp_path / "small")
+    for name in (name for name in own if name.endswith("abs_rel")):
+        assert before[name] == pytest.approx(own[name], rel=0.05), name
+    assert (
+        abs(after["abs_rel"] - before["abs_rel"]) > 0.2 * before["abs_rel"]
+    )  # and its successor at that of the training

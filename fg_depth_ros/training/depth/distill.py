@@ -104,7 +104,9 @@ def train_distill(
     module.prepared = prepared.total
 
     def sample(one: TrainingPair) -> DepthSample:
-        pairs, prediction = load(one)
+        pairs, prediction = load_sample(
+            one, cache, *_validation_size(config, module.start_size, one.pair.require_rig())
+        )
         if prediction is None and teacher is not None:
             prediction = predict(teacher, pairs, config.mask)
         return validation_sample(pairs, prediction, config.mask)
@@ -136,6 +138,14 @@ def train_distill(
     if process_rank()[0] == 0:
         _LOG.info("while training: %s", module.counts.summary())
     return best
+
+
+def _validation_size(config: DistillTraining, start_size: tuple[int, int], rig: StereoRig) -> tuple[int, int]:
+    """Return the size of the validation images, which each network resizes to its own: enough for the larger one."""
+    area = start_size[0] * start_size[1]
+    if area <= config.width * config.height:
+        return config.width, config.height
+    return size_with_area(rig.width, rig.height, area)
 
 
 def _require_truth(split: PairSplit) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -65,6 +66,7 @@ class DistillModule(TrainingModule):
             load_resnet(self.model, config.encoder)
             self.average.load_state_dict(self.model.state_dict())
         # Weights to start from may be of another size; from now on they fit this one.
+        self.start_size = self.model.width, self.model.height
         for name in ("width", "height"):
             for network in (self.model, self.average):
                 setattr(network, name, getattr(config, name))
@@ -74,6 +76,15 @@ class DistillModule(TrainingModule):
         self.teacher = teacher
         self.scenes: SceneDataset | None = None
         self.prepared, self.counts = PairCounts(), PairCounts()
+
+    def validated(self) -> torch.nn.Module:
+        """Return the average; before the first step with the input size of the weights to start from."""
+        if self.steps_done:
+            return self.average
+        start = copy.copy(self.average)
+        for name, side in zip(("width", "height"), self.start_size, strict=True):
+            setattr(start, name, side)
+        return start
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam, as published."""
