@@ -17,6 +17,7 @@ _ASIDE = 0.02  # offset of the cameras down and forward, part of the baseline; K
 # Outside the first limits a calibration is refused, outside the second it is doubted.
 _BASELINES = ((1e-3, 20.0), (8e-3, 2.0))  # m
 _FIELDS_OF_VIEW = ((2.0, 172.0), (10.0, 150.0))  # degrees across
+_LARGEST = 1e7  # of any number in a projection matrix
 _VERTICAL = 0.01  # m between the cameras' heights, without any baseline: a rig with one camera above the other
 _MATRIX = "a rectified camera has P = [fx 0 cx Tx; 0 fy cy Ty; 0 0 1 Tz] (REP 104)"
 
@@ -207,7 +208,11 @@ def camera_info_doubts(left: Any, right: Any) -> list[str]:
                 )
         if r.size == 9 and r.any():
             rotation = r.reshape(3, 3)
-            if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
+            if (
+                np.abs(r).max() > 1.001
+                or np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3
+                or np.linalg.det(rotation) < 0
+            ):
                 doubts.append(f"{where}: r is no rotation matrix: the calibration may be damaged; calibrate again")
     return doubts
 
@@ -255,7 +260,7 @@ class _Camera:
 
 
 def _field_of_view(width: float, fx: float) -> float:
-    return math.degrees(2 * math.atan(width / (2 * fx)))
+    return math.degrees(2 * math.atan2(width, 2 * fx))
 
 
 def _unlikely_focal(fx: float, width: int, across: float) -> str:
@@ -282,8 +287,8 @@ def _projection(info: Any, side: str) -> np.ndarray:
             if matrix.size
             else f"{side} camera_info has no field p: pass a sensor_msgs/CameraInfo"
         )
-    if not np.isfinite(matrix).all():
-        raise RigError(f"{side} camera_info: p holds a number that is not finite: {matrix.tolist()}")
+    if not (np.abs(matrix) < _LARGEST).all():
+        raise RigError(f"{side} camera_info: p holds a number that is not finite, or is huge: {matrix.tolist()}")
     if not matrix.any():
         raise RigError(
             f"{side} camera_info: p is all zeros: the camera is not calibrated; calibrate the stereo pair "
