@@ -11,11 +11,9 @@ No ROS import here: the parent of the nodes need not be a node.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import random
-import re
 import runpy
 import signal
 import socket
@@ -28,11 +26,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fg_depth_ros.nodes.common.environment import child_environment
+from fg_depth_ros.nodes.common.shared_memory import open_segments, remove_segments
 from fg_depth_ros.resources import module_command
 
 _MODULE = "fg_depth_ros.apps.processes"
-SHARED_MEMORY = Path("/dev/shm")
-_SEGMENT = re.compile(r"^(sem\.)?(fastdds|fastrtps)_")
 TAIL_LINES = 40
 
 
@@ -132,7 +129,7 @@ class Child:
 
     def note_segments(self) -> None:
         """Add the shared-memory files of Fast DDS that the child has open now to ``segments``."""
-        self.segments |= _open_segments(self.pid)
+        self.segments |= open_segments(self.pid)
 
     def signal(self, number: int) -> None:
         """Send a signal to the child and its own children."""
@@ -271,52 +268,6 @@ def _how_it_ended(code: int) -> str:
             return f"was killed by {signal.Signals(-code).name}"
         return f"was killed by signal {-code}"
     return f"ended with exit code {code}"
-
-
-def _open_segments(pid: int) -> set[str]:
-    """Return the names of Fast DDS's files in /dev/shm that a process has mapped or open."""
-    names: set[str] = set()
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace").splitlines():
-            position = line.find("/dev/shm/")
-            if position >= 0:
-                names.add(line[position + len("/dev/shm/") :].removesuffix(" (deleted)"))
-    with contextlib.suppress(OSError):
-        for entry in os.scandir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(OSError):
-                target = os.readlink(entry.path)
-                if target.startswith("/dev/shm/"):
-                    names.add(target.removeprefix("/dev/shm/").removesuffix(" (deleted)"))
-    return {name for name in names if _SEGMENT.match(name)}
-
-
-def remove_segments(names: set[str]) -> list[str]:
-    """Remove those of the named files in /dev/shm whose owner has ended, with their lock and semaphore files.
-
-    Fast DDS holds a lock (flock) on NAME_el, or on NAME_sl for what several processes share, as long as it uses NAME.
-    Its tool ``fastdds shm clean`` checks the same locks, but removes the segments of all programs on the machine, and
-    not every installation can run it (that of the wheels needs psutil). Returns the names of the removed files.
-    """
-    removed = []
-    for base in sorted({re.sub(r"^sem\.|_mutex$|_el$|_sl$", "", name) for name in names}):
-        if not _SEGMENT.match(base) or any(_is_locked(SHARED_MEMORY / f"{base}{end}") for end in ("_el", "_sl")):
-            continue
-        for name in (base, f"{base}_el", f"{base}_sl", f"sem.{base}_mutex"):
-            with contextlib.suppress(OSError):
-                (SHARED_MEMORY / name).unlink()
-                removed.append(name)
-    return removed
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
 
 
 def end_with_parent(pipe: int, grace: float = 10.0) -> None:

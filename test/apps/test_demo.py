@@ -26,10 +26,10 @@ from support.waiting import LIMIT, wait_until
 from fg_depth_ros.apps import demo
 from fg_depth_ros.apps.demo import run_demo
 from fg_depth_ros.apps.demo_picture import draw_demo
-from fg_depth_ros.apps.processes import SHARED_MEMORY
 from fg_depth_ros.data.io.formats import write_image
 from fg_depth_ros.evaluation.reports.report import read_report
 from fg_depth_ros.geometry import Label, disparity_to_depth, organised_points
+from fg_depth_ros.nodes.common.shared_memory import SHARED_MEMORY
 from fg_depth_ros.nodes.evaluator.pair_messages import Snapshot
 
 pytestmark = pytest.mark.ros

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -12,14 +11,7 @@ from pathlib import Path
 import pytest
 from support.waiting import LIMIT, wait_until
 
-from fg_depth_ros.apps.processes import (
-    SHARED_MEMORY,
-    ChildDied,
-    ChildTimeout,
-    ProcessGroup,
-    free_domain_id,
-    remove_segments,
-)
+from fg_depth_ros.apps.processes import ChildDied, ChildTimeout, ProcessGroup, free_domain_id
 
 
 @pytest.fixture
@@ -99,26 +91,6 @@ def test_children_die_with_a_killed_parent(modules: Path, tmp_path: Path) -> Non
     parent.wait(LIMIT)
     parent.stdout.close()
     wait_until(lambda: not _alive(pid))
-
-
-@pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason="no /dev/shm here")
-def test_only_unused_segments_of_fast_dds_are_removed(tmp_path: Path) -> None:
-    mark = f"fastdds_test{os.getpid()}"
-    unused, lock = SHARED_MEMORY / f"{mark}a", SHARED_MEMORY / f"{mark}a_el"
-    used, held = SHARED_MEMORY / f"{mark}b", SHARED_MEMORY / f"{mark}b_el"
-    foreign, semaphore = SHARED_MEMORY / f"other_{mark}", SHARED_MEMORY / f"sem.{mark}a_mutex"
-    paths = (unused, lock, used, held, foreign, semaphore)
-    try:
-        for path in paths:
-            path.write_bytes(b"x")
-        with held.open("rb") as owner:
-            fcntl.flock(owner, fcntl.LOCK_EX)
-            found = remove_segments({unused.name, used.name, held.name, foreign.name})
-        assert found == [unused.name, lock.name, semaphore.name]
-        assert used.exists() and held.exists() and foreign.exists()
-    finally:
-        for path in paths:
-            path.unlink(missing_ok=True)
 
 
 def test_free_domain_id_is_in_range_and_avoids_used_ports() -> None:

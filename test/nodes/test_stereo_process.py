@@ -17,9 +17,10 @@ from rclpy.parameter import Parameter
 from support.nodes import QUICK, User, pair_messages, share_near, wall
 from support.waiting import LIMIT
 
-from fg_depth_ros.apps.processes import SHARED_MEMORY, Child, ProcessGroup
+from fg_depth_ros.apps.processes import Child, ProcessGroup
 from fg_depth_ros.data.io import messages
 from fg_depth_ros.nodes.common.environment import child_environment
+from fg_depth_ros.nodes.common.shared_memory import SHARED_MEMORY
 
 MODULE = "fg_depth_ros.nodes.stereo_depth.node"
 

@@ -12,6 +12,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from fg_depth_ros.nodes.common.environment import use_shared_memory_profile
+from fg_depth_ros.nodes.common.shared_memory import remove_abandoned
 
 NodeT = TypeVar("NodeT", bound=Node)
 
@@ -31,6 +32,7 @@ def run_node(
     ``args``: of the command line; None = the process's own. ``handlers``: of signals, that rclpy installs.
     """
     use_shared_memory_profile()
+    remove_abandoned()
     rclpy.init(args=args, signal_handler_options=handlers)
     node = None
     try:

@@ -1,0 +1,62 @@
+"""Shared-memory files of Fast DDS: what is in use stays, what killed nodes left goes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from fg_depth_ros.nodes.common import shared_memory
+from fg_depth_ros.nodes.common.shared_memory import remove_abandoned, remove_segments
+
+SEGMENT = 17_564_192  # bytes, as Fast DDS 3 makes it from the profile
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in place of /dev/shm."""
+    monkeypatch.setattr(shared_memory, "SHARED_MEMORY", tmp_path)
+    return tmp_path
+
+
+def segment(folder: Path, name: str, size: int = SEGMENT, age: float = 60.0) -> Path:
+    path = folder / name
+    with path.open("wb") as file:
+        file.truncate(size)
+    (folder / f"{name}_el").touch()
+    os.utime(path, (time.time() - age,) * 2)
+    return path
+
+
+def test_only_unused_segments_of_fast_dds_are_removed(folder: Path) -> None:
+    mark = f"fastdds_test{os.getpid()}"
+    unused, lock = folder / f"{mark}a", folder / f"{mark}a_el"
+    used, held = folder / f"{mark}b", folder / f"{mark}b_el"
+    foreign, semaphore = folder / f"other_{mark}", folder / f"sem.{mark}a_mutex"
+    paths = (unused, lock, used, held, foreign, semaphore)
+    for path in paths:
+        path.write_bytes(b"x")
+    with held.open("rb") as owner:
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        found = remove_segments({unused.name, used.name, held.name, foreign.name})
+    assert found == [unused.name, lock.name, semaphore.name]
+    assert used.exists() and held.exists() and foreign.exists()
+
+
+def test_a_node_removes_what_killed_nodes_of_its_kind_left(folder: Path) -> None:
+    abandoned = segment(folder, "fastdds_0000000000000001")
+    used = segment(folder, "fastdds_0000000000000002")
+    young = segment(folder, "fastdds_0000000000000003", age=0.0)
+    foreign = segment(folder, "fastdds_0000000000000004", size=549_408)
+    with (folder / f"{used.name}_el").open("rb") as owner:
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        assert remove_abandoned() == [abandoned.name, f"{abandoned.name}_el"]
+    assert used.exists() and young.exists() and foreign.exists()
+
+
+def test_without_shared_memory_nothing_is_removed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_memory, "SHARED_MEMORY", folder / "none")
+    assert remove_abandoned() == []
