@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 _UNFINISHED = ".unfinished"
 _YOUNG = 10.0  # s; a younger temporary folder may not be locked yet
+_CLAIMED: set[Path] = set()  # folders, by this process
 _LARGEST_FILE = 1 << 30  # of those that are read as a whole, bytes
 LARGEST_TEXT = 1 << 20
 """Of a text that a person writes, such as a calibration, bytes."""
@@ -134,9 +135,6 @@ def claim_folder(folder: str | Path, what: str) -> Iterator[None]:
             yield
         finally:
             _CLAIMED.discard(path)
-
-
-_CLAIMED: set[Path] = set()
 
 
 @contextmanager

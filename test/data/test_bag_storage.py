@@ -17,9 +17,10 @@ import zstandard
 from support.bags import SECOND, large, pairs_at, storage_file, write
 from support.pair_folders import small_rig
 
+from fg_depth_ros.data.bags import mcap
 from fg_depth_ros.data.bags.folders import bag_sha256
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
-from fg_depth_ros.data.bags.storage import BagStorage, is_bag
+from fg_depth_ros.data.bags.storage import BagStorage, is_bag, message_types
 from fg_depth_ros.data.bags.writing import write_stereo_bag
 from fg_depth_ros.files import FileError
 
@@ -196,3 +197,22 @@ def test_another_encoding_is_named(tmp_path, encoding, profile):
         FileError, match=rf"other\.mcap: its messages are encoded as {encoding}, and those of ROS 2 as cdr"
     ):
         BagStorage(path)
+
+
+def test_compressed_messages_are_unpacked_up_to_the_limit(tmp_path, monkeypatch, caplog):
+    from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+
+    source = BagStorage(write(tmp_path / "bag"))
+    packed = Writer(tmp_path / "packed", version=8, storage_plugin=StoragePlugin.SQLITE3)
+    packed.set_compression(CompressionMode.MESSAGE, CompressionFormat.ZSTD)
+    with packed:
+        lines = {
+            name: packed.add_connection(name, kind, typestore=message_types()) for name, kind in source.topics.items()
+        }
+        for message in source.scan(source.topics):
+            packed.write(lines[message.topic], message.recorded, message.data)
+    found = BagStorage(tmp_path / "packed")
+    assert sorted(found.scan(found.topics)) == sorted(source.scan(source.topics))
+    monkeypatch.setattr(mcap, "LARGEST_CHUNK", 1000)
+    assert not list(found.scan(["/left/image_rect"]))
+    assert "a message unpacks to more than the 1000 bytes that are read" in caplog.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -142,6 +143,15 @@ def test_png_comes_back_exactly_and_jpeg_nearly() -> None:
     jpeg = compressed_image(rgb)
     assert np.abs(messages.image_to_array(jpeg).astype(int) - rgb).mean() < 3
     np.testing.assert_array_equal(messages.image_to_array(compressed_image(rgb[..., 0], kind="png")), rgb[..., 0])
+
+
+def test_a_compressed_image_too_large_for_memory_is_refused_by_its_header() -> None:
+    data = compressed_image(np.zeros((4, 4, 3), np.uint8), kind="png").data
+    head = bytes(data)[:16] + struct.pack(">II", 30_000, 30_000) + bytes(data)[24:29]
+    data = head + struct.pack(">I", zlib.crc32(head[12:])) + bytes(data)[33:]
+    message = CompressedImage(format="png", data=data)
+    with pytest.raises(MessageError, match="left: the compressed image .* claims .* pixels, and at most 67108864"):
+        messages.image_to_array(message, "left")
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png"])

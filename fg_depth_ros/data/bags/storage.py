@@ -159,6 +159,9 @@ class _IndexedReader:
     def __init__(self, reader: Any) -> None:
         """Take over an open ``rosbags.rosbag2.Reader``."""
         self._reader = reader
+        self._packed = reader.compression_mode == "message"
+        if self._packed:  # unpacked here: rosbags knows no limit
+            reader.storage.metadata = reader.storage.metadata._replace(compression_mode=None)
         self.topics = {c.topic: c.msgtype for c in reader.connections}
         self.qos = {c.topic: c.ext.offered_qos_profiles for c in reader.connections}
         self.counts = {topic: sum(c.msgcount for c in reader.connections if c.topic == topic) for topic in self.topics}
@@ -169,7 +172,16 @@ class _IndexedReader:
         """See ``_Reader``."""
         chosen = [c for c in self._reader.connections if c.topic in topics]
         for connection, recorded, data in self._reader.messages(chosen, start=start, stop=stop):
-            yield connection.topic, recorded, data
+            yield connection.topic, recorded, _unpacked(data) if self._packed else data
+
+
+def _unpacked(data: bytes) -> bytes:
+    from fg_depth_ros.data.bags.mcap import LARGEST_CHUNK, decompress
+
+    message = decompress(data, "zstd", LARGEST_CHUNK)
+    if len(message) > LARGEST_CHUNK:
+        raise ValueError(f"a message unpacks to more than the {LARGEST_CHUNK} bytes that are read")
+    return message
 
 
 def _open_readers(path: Path) -> list[_Reader]:
