@@ -162,11 +162,11 @@ def test_half_an_answer_is_none(tmp_path):
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
-    def full(path, values):
-        path.write_bytes(b"beginning")
-        raise OSError(28, "No space left on device")
+    def full(path, content):
+        path.open("wb").write(content[:10])
+        raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("fg_depth_ros.training.depth.teacher.write_kitti_disparity", full)
+    monkeypatch.setattr(type(tmp_path), "write_bytes", full)
     cache = PredictionCache(tmp_path, Teacher("dis"))
     with pytest.raises(WriteError, match="No space left on device"):
         cache.save(cache.key("p", "content"), {}, some_answer())
