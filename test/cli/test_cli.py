@@ -46,7 +46,7 @@ def test_infer_writes_every_file_with_the_same_numbers(run, real_pair, tmp_path)
     np.testing.assert_allclose(read_png_depth(out / f"{name}_depth.png")[known], depth[known], atol=1e-3)
     header = (out / f"{name}_cloud.ply").read_bytes()[:200].decode("ascii", "ignore")
     assert f"element vertex {known.sum()}" in header
-    assert cv2.imread(str(out / f"{name}_depth_colour.png")).shape == (500, 741, 3)
+    assert cv2.imread(str(out / f"{name}_depth_colour.png")).shape == (542, 741, 3)  # with a colour bar below
 
 
 def test_infer_without_calibration_says_so(run, real_pair, tmp_path):

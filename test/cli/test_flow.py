@@ -115,7 +115,7 @@ def test_flow_writes_every_file_with_the_same_numbers(run, scenes, tmp_path):
     np.testing.assert_array_equal(flow, expected)
     np.testing.assert_allclose(np.median(flow, (0, 1)), [2, 1], atol=0.1)
     np.testing.assert_allclose(read_kitti_flow(tmp_path / "out/frame10_flow.png"), flow, atol=1 / 128 + 1e-4)
-    assert read_image(tmp_path / "out/frame10_flow_colour.png").shape == (48, 64, 3)
+    assert read_image(tmp_path / "out/frame10_flow_colour.png").shape == (113, 64, 3)  # with the wheel below
 
 
 def test_weights_say_which_network_they_are_of(run, scenes, thin, tmp_path):

@@ -148,3 +148,31 @@ def test_sparse_values_become_dots_and_what_is_unknown_stays_so_up_to_the_border
     np.testing.assert_array_equal(shown, expected)
     dense = np.where(np.arange(30) % 2, np.nan, 1.0) * np.ones((20, 1))
     assert figures.visible(dense) is dense
+
+
+def test_a_colour_bar_runs_from_the_colour_of_the_low_end_to_that_of_the_high_end():
+    picture = np.full((10, 320, 3), 7, np.uint8)
+    shown = figures.with_scale(picture, "0 px", "5 px", "10 px")
+    assert (shown[:10] == 7).all() and shown.shape == (52, 320, 3)
+    values = figures.colour_disparity(np.array([[0.0, 5.0, 10.0]]), 10.0)[0]
+    bar = shown[20]
+    assert bar[8].tolist() == values[0].tolist() and bar[-9].tolist() == values[2].tolist()
+    assert np.abs(bar[160].astype(int) - values[1]).max() < 6
+
+
+def test_the_legend_names_the_labels_that_occur():
+    labels = np.zeros((40, 500), np.uint8)
+    shown = figures.with_label_legend(labels)
+    more = figures.with_label_legend(np.where(np.arange(500) < 50, np.uint8(2), labels))
+    assert shown.shape[1] == more.shape[1] == 500 and shown.shape[0] == more.shape[0]
+    colour = figures.colour_labels(np.array([[2]], np.uint8))[0, 0]
+    assert not (shown == colour).all(-1).any() and (more[40:] == colour).all(-1).sum() > 50
+
+
+def test_the_flow_wheel_has_the_colours_of_the_picture():
+    flow = np.zeros((30, 200, 2), np.float32)
+    flow[..., 0] = 4.0
+    shown = figures.with_flow_wheel(flow)
+    rim = shown[30 + 4 + 28, 8 + 28 + 27]  # to the right of the wheel's centre
+    assert np.abs(rim.astype(int) - shown[0, 0]).max() < 12
+    assert figures.with_flow_wheel(np.full((5, 9, 2), np.nan, np.float32)).shape == (70, 9, 3)

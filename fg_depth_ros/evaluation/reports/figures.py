@@ -13,8 +13,11 @@ import cv2
 import numpy as np
 
 from fg_depth_ros.geometry import Label
+from fg_depth_ros.geometry.flow_colour import colour_flow
 from fg_depth_ros.geometry.resize import resize_image
 
+_FONT = (cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)  # face, scale, thickness
+_LEGEND_COLUMN = 210  # px
 _UNKNOWN = (0, 0, 0)  # nothing to show
 _NO_TRUTH = (48, 48, 48)
 _NO_ANSWER = (255, 0, 255)
@@ -77,6 +80,54 @@ def colour_labels(labels: np.ndarray) -> np.ndarray:
     for label, colour in _LABEL_COLOURS.items():
         table[label] = colour
     return table[labels]
+
+
+def with_scale(picture: np.ndarray, low: str, middle: str, high: str) -> np.ndarray:
+    """Put a turbo colour bar with the values of its ends and its middle (with units) below a picture."""
+    strip, (left, right) = np.full((42, picture.shape[1], 3), 255, np.uint8), (8, picture.shape[1] - 8)
+    bar = _colour_table(cv2.COLORMAP_TURBO)[np.linspace(0, 255, max(right - left, 1)).astype(np.uint8)]
+    strip[6:16, left : left + len(bar)] = bar
+    for text, part in ((low, 0.0), (middle, 0.5), (high, 1.0)):
+        (width, _), _ = cv2.getTextSize(text, *_FONT)
+        x = left + part * (right - left) - part * width
+        _write_text(strip, text, round(x), 34)
+    return np.vstack([picture, strip])
+
+
+def with_label_legend(labels: np.ndarray) -> np.ndarray:
+    """Colour values of ``Label`` with the name and the share of each that occurs below the picture."""
+    entries, width = [], labels.shape[1]
+    for label, colour in _LABEL_COLOURS.items():
+        if share := float((labels == label).mean()):
+            entries.append((f"{label.name.lower().replace('_', ' ')} {100 * share:.1f} %", colour))
+    columns = max(1, width // _LEGEND_COLUMN)
+    legend = np.full((20 * -(-len(entries) // columns) + 8, width, 3), 255, np.uint8)
+    for number, (text, colour) in enumerate(entries):
+        row, column = divmod(number, columns)
+        x, y = 8 + column * _LEGEND_COLUMN, 6 + 20 * row
+        cv2.rectangle(legend, (x, y), (x + 12, y + 12), colour, -1)
+        cv2.rectangle(legend, (x, y), (x + 12, y + 12), (0, 0, 0), 1)
+        _write_text(legend, text, x + 18, y + 11)
+    return np.vstack([colour_labels(labels), legend])
+
+
+def with_flow_wheel(flow: np.ndarray) -> np.ndarray:
+    """Colour flow with the wheel of directions, and the length at its rim, below the picture."""
+    lengths = np.hypot(flow[..., 0], flow[..., 1])
+    longest = float(np.max(lengths, where=np.isfinite(lengths), initial=0.0))
+    steps = np.arange(-28, 29, dtype=np.float32)
+    wheel = np.stack(np.meshgrid(steps, steps), -1)
+    disc = colour_flow(np.where(np.hypot(*np.moveaxis(wheel, -1, 0))[..., None] <= 28, wheel, np.nan), 28.0)
+    disc[(disc == 0).all(-1)] = 255
+    strip = np.full((65, flow.shape[1], 3), 255, np.uint8)
+    strip[4 : 4 + len(disc), 8 : 8 + len(disc)] = disc[:, : max(0, flow.shape[1] - 8)]
+    _write_text(strip, f"rim {longest:.1f} px", 74, 36)
+    return np.vstack([colour_flow(flow, longest or None), strip])
+
+
+def _write_text(picture: np.ndarray, text: str, x: int, y: int) -> None:
+    font, size, thickness = _FONT
+    cv2.putText(picture, text, (x, y), font, size, (0, 0, 0), thickness, cv2.LINE_AA)
 
 
 def cloud_view(
