@@ -102,11 +102,11 @@ setup(
     extras_require={"ros": ROS, "train": TRAIN, "data": DATA, "onnx": ONNX, "test": TEST, "dev": DEV},
     entry_points={
         "console_scripts": [
-            "stereo_depth_node = fg_depth_ros.nodes.stereo_depth.node:main",
-            "stereo_player_node = fg_depth_ros.nodes.players.stereo_player:main",
-            "replay_evaluator_node = fg_depth_ros.nodes.evaluator.node:main",
-            "data_logger_node = fg_depth_ros.nodes.data_logger.node:main",
-            "bag_player_node = fg_depth_ros.nodes.players.bag_player:main",
+            "stereo_depth_node = fg_depth_ros.nodes.entry_points:stereo_depth",
+            "stereo_player_node = fg_depth_ros.nodes.entry_points:stereo_player",
+            "replay_evaluator_node = fg_depth_ros.nodes.entry_points:replay_evaluator",
+            "data_logger_node = fg_depth_ros.nodes.entry_points:data_logger",
+            "bag_player_node = fg_depth_ros.nodes.entry_points:bag_player",
             "fg-depth = fg_depth_ros.cli:main",
         ]
     },

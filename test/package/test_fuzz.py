@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fuzz.fuzzing import fuzz_files, fuzz_messages
+from support.fuzzing import fuzz_files, fuzz_messages
 
 
 def test_mutated_messages_lead_to_counted_refusals_and_nothing_else() -> None:

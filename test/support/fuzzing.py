@@ -1,6 +1,6 @@
 """Mutated messages and files through everything that reads them: nothing but the errors that are meant for it.
 
-    python test/fuzz/fuzzing.py --messages 100000 --files 2000
+    python test/support/fuzzing.py --messages 100000 --files 2000
 
 prints what came out by reason, the longest call and the growth of memory, and ends with 1 where something else was
 raised, a call took more than five seconds, or memory grew by more than 20 MB after a tenth of the messages.
