@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -126,11 +127,16 @@ def combined(
 
 
 def rig_of(calibration: Path | None, image: Path) -> StereoRig | None:
-    """Read the rig for the size of an image; None without a calibration, or where the image cannot be read."""
+    """Read the rig for the size of an image; None without a calibration.
+
+    Where the image cannot be read, the rig has the size that the calibration states; None where it states none.
+    """
     if calibration is None:
         return None
     try:
         size = image_size(image)
     except FileError:  # the pair says so when it is read, and the others of the folder can be
+        with suppress(FileError):
+            return read_calibration(calibration)
         return None
     return read_calibration(calibration, *size)
