@@ -115,7 +115,6 @@ def fuzz_messages(count: int, seed: int = 0) -> Outcome:
     """Send mutated pairs through decoder, checks and matching of the depth node, and through the logger's reading."""
     from rclpy.serialization import serialize_message
     from sensor_msgs.msg import CompressedImage
-    from support.nodes import pair_messages, wall
 
     from fg_depth_ros.compat.message_filters import SimpleFilter
     from fg_depth_ros.data.io.messages import MessageError, depth_to_array, float_array
@@ -124,6 +123,7 @@ def fuzz_messages(count: int, seed: int = 0) -> Outcome:
     from fg_depth_ros.nodes.data_logger.inputs import SerializedMessage
     from fg_depth_ros.nodes.stereo_depth.rectification import FeatureCheck
     from fg_depth_ros.nodes.stereo_depth.worker import PairDecoder
+    from support.nodes import pair_messages, wall
 
     scene = wall(4, 64, 48)
     topics = {name: f"/{name}" for name in INPUTS}
@@ -273,7 +273,6 @@ def fuzz_files(count: int, folder: Path, seed: int = 0) -> Outcome:
 def _originals(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
     """Write a small file of every kind; return path and reader by kind."""
     import torch
-    from support.pair_folders import planes, small_rig
 
     from fg_depth_ros.data.bags.checks import check_bag
     from fg_depth_ros.data.bags.pairs import open_bag_pairs
@@ -282,6 +281,7 @@ def _originals(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]
     from fg_depth_ros.data.io.calibration import read_calibration, write_rig
     from fg_depth_ros.networks import ModelCard, create_model, load_model, save_checkpoint
     from fg_depth_ros.recording.recovery import recover
+    from support.pair_folders import planes, small_rig
 
     folder = folder / "originals"
     folder.mkdir()
