@@ -5,8 +5,6 @@ ros2 launch fg_depth_ros stereo_depth.launch.py left_namespace:=/camera/left rig
 
 from launch import LaunchDescription
 from launch.actions import OpaqueFunction
-from launch.conditions import IfCondition
-from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from fg_depth_ros.apps import launch_arguments as shared
@@ -22,9 +20,9 @@ ARGUMENTS = {
 
 
 def start_node(context):
-    """Return the node's action."""
+    """Return the actions of the node and of rviz."""
     value = shared.values(context, ARGUMENTS)
-    return [
+    actions = [
         Node(
             package="fg_depth_ros",
             executable="stereo_depth_node",
@@ -37,17 +35,22 @@ def start_node(context):
             output="screen",
         )
     ]
+    if value["rviz"].lower() in ("true", "1"):
+        shared.require_package("rviz2", "rviz:=true")
+        actions.append(
+            Node(
+                package="rviz2",
+                executable="rviz2",
+                namespace=value["namespace"],
+                remappings=shared.camera_remappings(value),
+                arguments=["-d", str(resource_path("rviz/stereo_depth.rviz"))],
+            )
+        )
+    return actions
 
 
 def generate_launch_description():
     """Return the launch description."""
-    rviz = Node(
-        package="rviz2",
-        executable="rviz2",
-        namespace=LaunchConfiguration("namespace"),
-        arguments=["-d", str(resource_path("rviz/stereo_depth.rviz"))],
-        condition=IfCondition(LaunchConfiguration("rviz")),
-    )
     return LaunchDescription(
-        [*shared.declare(ARGUMENTS), *shared.shared_memory_profile(), OpaqueFunction(function=start_node), rviz]
+        [*shared.declare(ARGUMENTS), *shared.shared_memory_profile(), OpaqueFunction(function=start_node)]
     )

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
 
@@ -51,13 +52,17 @@ def declare(arguments: Arguments) -> list[DeclareLaunchArgument]:
 def values(context: Any, arguments: Arguments) -> dict[str, str]:
     """Return the value of each argument.
 
-    Raises ValueError: an argument was given under its former name, or under a name that resembles a declared one.
+    Raises ValueError: an argument was given under its former name, or under a name that resembles a declared one; the
+    parameter file does not exist, with which a node would start with its defaults.
     """
     given = set(context.launch_configurations) - set(arguments)
     problems = [problem for name in sorted(given) if (problem := _unknown(name, arguments)) is not None]
+    found = {name: LaunchConfiguration(name).perform(context) for name in arguments}
+    if "params_file" in found and not os.path.isfile(found["params_file"]):
+        problems.append(f"params_file '{found['params_file']}' does not exist; name a file, or leave it out")
     if problems:
         raise ValueError("; ".join(problems))
-    return {name: LaunchConfiguration(name).perform(context) for name in arguments}
+    return found
 
 
 def camera_remappings(value: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -78,6 +83,17 @@ def parameters(value: Mapping[str, str], names: Iterable[str]) -> dict[str, Any]
         **{name: value[name] for name in names if value[name]},
         "use_sim_time": value["use_sim_time"].lower() in ("true", "1"),
     }
+
+
+def require_package(name: str, argument: str) -> None:
+    """Raise ValueError, with the way out, unless a ROS package is installed that a launch argument asks for."""
+    try:
+        get_package_prefix(name)
+    except (PackageNotFoundError, OSError):  # the second: no workspace is sourced
+        raise ValueError(
+            f"{argument} needs the package {name}, which is not installed: install it (apt install "
+            f"ros-$ROS_DISTRO-{name.replace('_', '-')}), or leave {argument} out"
+        ) from None
 
 
 def log_level(level: str) -> list[str]:

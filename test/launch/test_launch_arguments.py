@@ -16,7 +16,6 @@ _NAMES = {
         "DeclareLaunchArgument", "EmitEvent", "ExecuteProcess", "OpaqueFunction", "RegisterEventHandler",
         "SetEnvironmentVariable", "TimerAction",
     ],
-    "launch.conditions": ["IfCondition"],
     "launch.event_handlers": ["OnProcessExit", "OnProcessIO"],
     "launch.events": ["Shutdown", "matches_action"],
     "launch.events.process": ["SignalProcess"],
@@ -110,6 +109,25 @@ def test_a_former_or_misspelt_argument_is_refused_with_the_right_name(launch_fil
     with pytest.raises(ValueError, match="'modelx'.*'model'"):
         launch_file("stereo_depth", modelx="sgbm")
     launch_file("stereo_depth", map_file="of another launch file that includes this one")
+
+
+@pytest.mark.parametrize("name", ["stereo_depth", "data_logger", "replay_evaluation"])
+def test_a_missing_parameter_file_is_named(launch_file: Any, name: str) -> None:
+    with pytest.raises(ValueError, match="params_file '/nowhere/my.yaml' does not exist"):
+        launch_file(name, params_file="/nowhere/my.yaml", bag="/tmp", out="/tmp")
+
+
+def test_rviz_gets_the_remappings_and_is_asked_for_before_a_node_starts(
+    launch_file: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="rviz:=true needs the package rviz2, which is not installed"):
+        launch_file("stereo_depth", rviz="true")
+    monkeypatch.setattr("ament_index_python.packages.get_package_prefix", lambda name: "/opt/ros")
+    monkeypatch.delitem(sys.modules, "fg_depth_ros.apps.launch_arguments")
+    node, rviz = launch_file("stereo_depth", rviz="true", left_namespace="/eyes/l", namespace="head")
+    assert rviz.kwargs["executable"] == "rviz2"
+    assert rviz.kwargs["remappings"] == node.kwargs["remappings"] != []
+    assert rviz.kwargs["namespace"] == "head"
 
 
 def test_the_evaluation_declares_the_shared_arguments_and_its_own(launch_file: Any, repository: Path) -> None:
