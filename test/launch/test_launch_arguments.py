@@ -123,7 +123,7 @@ def test_rviz_gets_the_remappings_and_is_asked_for_before_a_node_starts(
     with pytest.raises(ValueError, match="rviz:=true needs the package rviz2, which is not installed"):
         launch_file("stereo_depth", rviz="true")
     monkeypatch.setattr("ament_index_python.packages.get_package_prefix", lambda name: "/opt/ros")
-    monkeypatch.delitem(sys.modules, "fg_depth_ros.apps.launch_arguments")
+    monkeypatch.delitem(sys.modules, "fg_depth_ros.apps.launch_arguments", raising=False)
     node, rviz = launch_file("stereo_depth", rviz="true", left_namespace="/eyes/l", namespace="head")
     assert rviz.kwargs["executable"] == "rviz2"
     assert rviz.kwargs["remappings"] == node.kwargs["remappings"] != []
