@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from fg_depth_ros import apps
+
 _NAMES = {
     "launch": ["LaunchDescription"],
     "launch.actions": [
@@ -122,8 +124,7 @@ def test_rviz_gets_the_remappings_and_is_asked_for_before_a_node_starts(
 ) -> None:
     with pytest.raises(ValueError, match="rviz:=true needs the package rviz2, which is not installed"):
         launch_file("stereo_depth", rviz="true")
-    monkeypatch.setattr("ament_index_python.packages.get_package_prefix", lambda name: "/opt/ros")
-    monkeypatch.delitem(sys.modules, "fg_depth_ros.apps.launch_arguments", raising=False)
+    monkeypatch.setattr(apps.launch_arguments, "get_package_prefix", lambda name: "/opt/ros")
     node, rviz = launch_file("stereo_depth", rviz="true", left_namespace="/eyes/l", namespace="head")
     assert rviz.kwargs["executable"] == "rviz2"
     assert rviz.kwargs["remappings"] == node.kwargs["remappings"] != []
