@@ -84,12 +84,12 @@ $(VENV)/.made:
 
 $(VENV)/.ready: $(VENV)/.made $(DESCRIPTION)
 	@echo "Installing into $(VENV): PyTorch, ROS 2 and what they need (some minutes the first time)"
-	@$(call install,ros$(comma)train$(comma)data)
+	@$(call install,ros$(comma)train$(comma)data$(comma)engines)
 	@touch $@
 
 $(VENV)/.ready-for-tests: $(VENV)/.made $(DESCRIPTION)
 	@echo "Installing into $(VENV): PyTorch, ROS 2, and what they and the tests need (some minutes the first time)"
-	@$(call install,ros$(comma)train$(comma)data$(comma)onnx$(comma)test$(comma)dev)
+	@$(call install,ros$(comma)train$(comma)data$(comma)engines$(comma)onnx$(comma)test$(comma)dev)
 	@touch $(VENV)/.ready $@
 
 comma := ,

@@ -49,6 +49,8 @@ ROS = [
 # recorders wrote. MATLAB files (NYU): h5py reads those of version 7.3 only, scipy the older ones.
 DATA = ["h5py>=3.6", "lz4>=3.0", "mcap>=1.3", "rosbags>=0.11", "scipy>=1.8", "zstandard>=0.20"]
 TRAIN = ["pytorch-lightning>=2.2", "tensorboard>=2.14"]
+# Faster engines for the networks than PyTorch: OpenVINO on CPUs; networks reach it in ONNX's format.
+ENGINES = ["onnx>=1.15", "openvino>=2024.4"]
 ONNX = ["onnx>=1.15", "onnxruntime>=1.17", "onnxscript>=0.1"]
 # colcon runs pytest only where an extra called "test" asks for it.
 TEST = [
@@ -99,7 +101,15 @@ setup(
         "torch>=2.1",
         "typer>=0.9",
     ],
-    extras_require={"ros": ROS, "train": TRAIN, "data": DATA, "onnx": ONNX, "test": TEST, "dev": DEV},
+    extras_require={
+        "ros": ROS,
+        "train": TRAIN,
+        "data": DATA,
+        "engines": ENGINES,
+        "onnx": ONNX,
+        "test": TEST,
+        "dev": DEV,
+    },
     entry_points={
         "console_scripts": [
             "stereo_depth_node = fg_depth_ros.nodes.entry_points:stereo_depth",

@@ -23,6 +23,9 @@ os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# What tests compare exactly is PyTorch's; the tests of engines name theirs. No test reads the user's cache.
+os.environ["FG_DEPTH_ENGINE"] = "torch"
+os.environ["FG_DEPTH_CACHE"] = str(Path(tempfile.gettempdir()) / f"fg_depth_ros_tests_{os.getuid()}" / "engines")
 os.environ["COLUMNS"] = "400"  # rich reads it when a console is made: no table is folded
 
 # A shell starts background jobs with SIGINT ignored, and they hand that on to the processes that tests interrupt.

@@ -18,7 +18,8 @@ WARM_UP_PAIRS = 5
 
 def bench_node(
     model: str = "flownet_stereo", size: tuple[int, int] = (640, 480), rate: float = 5.0, seconds: float = 20.0, *,
-    pairs: str = MOTORCYCLE, weights: str = "", device: str = "auto", precision: str = "float32",
+    pairs: str = MOTORCYCLE, weights: str = "", device: str = "auto", engine: str = "auto",
+    precision: str = "auto",
     on_status: Callable[[str], None] = lambda text: None,
 ) -> Report:  # fmt: skip
     """Measure a depth node over DDS: play pairs of ``size`` (width, height) at ``rate`` Hz for ``seconds``.
@@ -33,7 +34,7 @@ def bench_node(
     count, name = max(5, round(seconds * rate)) + WARM_UP_PAIRS, f"{size[0]}x{size[1]} at {rate:g} Hz"
     evaluation = PairsEvaluation(
         model, count, rate, pairs, name, WARM_UP_PAIRS, truth=False, accuracy=False,
-        depth={"depth_weights": weights, "device": device, "precision": precision},
+        depth={"depth_weights": weights, "device": device, "engine": engine, "precision": precision},
         player={"width": size[0], "height": size[1]},
     )  # fmt: skip
     with ProcessGroup(folder, child_environment(domain_id=free_domain_id())) as group:

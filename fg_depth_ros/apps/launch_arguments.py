@@ -31,6 +31,8 @@ NODE: Arguments = {
 MODELS: Arguments = {
     "model": ("", "Parameter model (flownet_stereo or sgbm); empty: as in the parameter file."),
     "depth_weights": ("", "Parameter depth_weights; empty: as in the parameter file."),
+    "engine": ("", "Parameter engine (auto, torch, openvino, onnxruntime or tensorrt); empty: as in the file."),
+    "precision": ("", "Parameter precision (auto, float32, bfloat16 or float16); empty: as in the file."),
     "mono_weights": ("", "Parameter mono_weights; empty: as in the parameter file."),
 }
 RENAMED = {"left": "left_namespace", "right": "right_namespace"}

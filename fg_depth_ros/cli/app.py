@@ -32,29 +32,32 @@ def say(text: str, style: str = "") -> None:
 
 
 def stereo_estimator(
-    model: str, weights: str = "", device: str = "auto", precision: str = "float32", **options: Any
+    model: str, weights: str = "", device: str = "auto", engine: str = "auto", precision: str = "auto", **options: Any
 ) -> StereoDepthEstimator:
     """Build an estimator with these settings. Raises as ``StereoConfig`` and ``StereoDepthEstimator`` do."""
     from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
 
     return StereoDepthEstimator(
-        StereoConfig(model=model, weights=weights, device=device, precision=precision, **options)
+        StereoConfig(model=model, weights=weights, device=device, engine=engine, precision=precision, **options)
     )
 
 
 def flow_estimator(
-    model: str, weights: str, device: str, precision: str, scale: float, variational: bool = False
+    model: str, weights: str, device: str, engine: str, precision: str, scale: float, variational: bool = False
 ) -> FlowEstimator:
     """Build a flow estimator; without a model it is that of the weights, or the default. Raises as ``FlowConfig``."""
     from fg_depth_ros.inference import FlowConfig, FlowEstimator
 
     model = model or ("" if weights else FlowConfig.model)
-    return FlowEstimator(FlowConfig(model, weights, device, precision, scale, variational))
+    return FlowEstimator(FlowConfig(model, weights, device, precision, scale, engine, variational))
 
 
 def identity(estimator: Any) -> dict[str, str | None]:
-    """Return what a report says of the model of an estimator: name, hash, device."""
-    return {"name": estimator.model_name, "sha256": estimator.model_sha256 or None, "device": estimator.device}
+    """Return what a report says of the model of an estimator: name, hash, device, engine, precision."""
+    return {
+        "name": estimator.model_name, "sha256": estimator.model_sha256 or None, "device": estimator.device,
+        "engine": estimator.engine or None, "precision": estimator.precision or None,
+    }  # fmt: skip
 
 
 def save(report: Report, json: Path | None) -> None:

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from fg_depth_ros.cli.app import console, flow_estimator, identity, print_table, save, stereo_estimator
-from fg_depth_ros.cli.options import Device, FlowScale, Json, Model, Photos, Precision, Scale, Sheets, image_size_of
+from fg_depth_ros.cli.options import (
+    Device,
+    Engine,
+    FlowScale,
+    Json,
+    Model,
+    Photos,
+    Precision,
+    Scale,
+    Sheets,
+    image_size_of,
+)
 
 if TYPE_CHECKING:
     from fg_depth_ros.data.samples import DepthSample
@@ -29,7 +40,8 @@ def stereo(
     model: Model = "flownet_stereo",
     weights: Annotated[list[str], typer.Option(help="Weights file; several are compared.")] = [],
     device: Device = "auto",
-    precision: Precision = "float32",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
     scale: Scale = 1.0,
     aggregate: Annotated[str, typer.Option(help="pooled (all pixels alike) or per_image.")] = "pooled",
     motorcycle: Annotated[bool, typer.Option(help="Also evaluate scikit-image's Motorcycle pair.")] = True,
@@ -50,7 +62,7 @@ def stereo(
     sgbm = stereo_estimator("sgbm")
     learned = {} if model == "sgbm" else _estimators(  # SGBM stands in the table anyway
         [(model, path) for path in weights or [""]],
-        lambda name, path: stereo_estimator(name, path, device, precision, inference_scale=scale),
+        lambda name, path: stereo_estimator(name, path, device, engine, precision, inference_scale=scale),
     )  # fmt: skip
     methods: dict[str, StereoMethod] = {}
     for name, estimator in learned.items():
@@ -73,7 +85,8 @@ def flow(
         bool, typer.Option("--variational", help="Also evaluate every method with its answer refined (+v).")
     ] = False,
     device: Device = "auto",
-    precision: Precision = "float32",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
     scale: FlowScale = 1.0,
     split: Annotated[str, typer.Option(help="Of Flying Chairs: all, train or test.")] = "all",
     sheets: Sheets = None,
@@ -93,7 +106,7 @@ def flow(
     networks = [name for name in model if name not in CLASSICAL_FLOW]
     chosen = _networks(networks, weights, FLOW_MODELS if not model else ())
     methods: dict[str, FlowEstimator] = {}
-    build = partial(flow_estimator, device=device, precision=precision, scale=scale)
+    build = partial(flow_estimator, device=device, engine=engine, precision=precision, scale=scale)
     for name, estimator in _estimators([*chosen, *((name, "") for name in dict.fromkeys(classical))], build).items():
         methods[name] = estimator
         if variational:
@@ -148,7 +161,8 @@ def depth(
         str, typer.Option(help="per_image (mean of the images' measures, as Eigen's), or pooled.")
     ] = "per_image",
     device: Device = "auto",
-    precision: Precision = "float32",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
     sheets: Sheets = None,
     json: Json = None,
 ) -> None:
@@ -187,18 +201,20 @@ def depth(
     if crop or max_depth:
         sets = {name: _with_protocol(samples, crop, max_depth) for name, samples in sets.items()}
     if against:
-        reference = stereo_estimator(against, device=device, precision=precision, left_right_check="two_pass")
+        reference = stereo_estimator(
+            against, device=device, engine=engine, precision=precision, left_right_check="two_pass"
+        )
         by = f"by {reference.model_name}"
         sets = {f"{name} {by}": against_stereo(samples, reference) for name, samples in sets.items()}
 
     methods = _estimators(
         _networks(model, weights, () if model else DEPTH_MODELS),
-        lambda name, path: MonoDepthEstimator(MonoConfig(name, path, device, precision)),
+        lambda name, path: MonoDepthEstimator(MonoConfig(name, path, device, precision, engine=engine)),
     )
     pairs = any(sample.pair is not None for samples in sets.values() for sample in samples)
     for name in stereo if pairs else []:
         if name not in ("none", against):
-            estimator = stereo_estimator(name, device=device, precision=precision)
+            estimator = stereo_estimator(name, device=device, engine=engine, precision=precision)
             methods[f"{name} (stereo)"] = PairMethod(estimator)
     if not methods:
         raise typer.BadParameter(
@@ -221,6 +237,7 @@ def _evaluate(
     from fg_depth_ros.evaluation.task import evaluate
 
     report = evaluate(task, sets, methods, model=identity(estimator), sheets=sheets)
+    report.model |= identity(estimator)  # now with the engine that ran to the end
     print_table(report, [name for name in task.columns if any(name in row["metrics"] for row in report.rows)])
     save(report, json)
     for note in task.notes:

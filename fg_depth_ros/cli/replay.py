@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from fg_depth_ros.cli.app import check_folder, console, print_tables, progress, say
-from fg_depth_ros.cli.options import Bags, Device, Model, PlayRate, Settings, Weights
+from fg_depth_ros.cli.options import Bags, Device, Engine, Model, PlayRate, Precision, Settings, Weights
 from fg_depth_ros.evaluation.replay.config import ReplayConfig
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ def replay_live(
     loop: Annotated[bool, typer.Option(help="Play again and again, until --count messages.")] = False,
     count: Annotated[int, typer.Option(help="End after so many messages; 0: all.")] = 0,
     device: Device = "auto",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
 ) -> None:
     """Play bags into the depth node over ROS topics: accuracy, latency, drops and rates as the robot would see them.
 
@@ -87,7 +89,7 @@ def replay_live(
 
     if loop and not count:
         raise ValueError("--loop never ends by itself: say with --count after how many messages")
-    depth = {"model": model, "device": device}
+    depth = {"model": model, "device": device, "engine": engine, "precision": precision}
     if weights:
         depth["depth_weights"] = str(Path(weights).absolute())
     evaluation = BagsEvaluation(bags, out, rate=rate, loop=loop, count=count, depth=depth)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fg_depth_ros.cli.app import console, flow_estimator, say, stereo_estimator
 from fg_depth_ros.cli.options import (
     Device,
+    Engine,
     FlowScale,
     Json,
     MinDisparity,
@@ -53,7 +54,8 @@ def infer(
     model: Model = "flownet_stereo",
     weights: Weights = "",
     device: Device = "auto",
-    precision: Precision = "float32",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
     scale: Scale = 1.0,
     min_disparity: MinDisparity = "auto",
     max_depth: Annotated[float, typer.Option(help="Farther pixels are out of range, m.")] = 80.0,
@@ -80,7 +82,8 @@ def infer(
         rig = read_calibration(calib, *image_size(left)) if calib else None
         samples = [StereoSample(left.stem, left, right, rig)]
     estimator = stereo_estimator(
-        model, weights, device, precision, inference_scale=scale, min_disparity=min_disparity_of(min_disparity),
+        model, weights, device, engine, precision, inference_scale=scale,
+        min_disparity=min_disparity_of(min_disparity),
         max_depth=max_depth,
     )  # fmt: skip
     failed = 0
@@ -96,7 +99,7 @@ def infer(
                 estimate = estimator.estimate(*images, sample.rig)
                 fault = estimate.fault
                 paths = write_estimate(estimate, images[0], out, sample.name)
-                note = f"{100 * estimate.mask.mean():.0f} % valid, {1000 * estimate.seconds:.0f} ms"
+                note = f"{100 * estimate.mask.mean():.0f} % valid, {_timing(estimator, estimate.seconds)}"
         except WriteError:
             raise
         except (ValueError, ArithmeticError, RuntimeError) as error:  # the other pairs are still done
@@ -111,8 +114,21 @@ def infer(
             problem = f"{fault}: {fault.explanation}"
         if problem is not None:
             say(f"{sample.name}: {problem}", "yellow")
+    _say_engine_failure(estimator)
     if failed:
         raise typer.Exit(1)
+
+
+def _timing(estimator: Any, seconds: float) -> str:
+    runs = f" ({estimator.engine}, {estimator.precision})" if estimator.engine else ""
+    return f"{1000 * seconds:.0f} ms{runs}"
+
+
+def _say_engine_failure(estimator: Any) -> None:
+    runner = estimator.runner
+    for problem in (None, None) if runner is None else (runner.failure, runner.cache_problem):
+        if problem is not None:
+            say(problem, "yellow")
 
 
 def flow(
@@ -125,7 +141,8 @@ def flow(
     ] = "",
     weights: Weights = "",
     device: Device = "auto",
-    precision: Precision = "float32",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
     scale: FlowScale = 1.0,
     variational: Annotated[bool, typer.Option("--variational", help="Refine the answer (+v).")] = False,
 ) -> None:
@@ -137,20 +154,24 @@ def flow(
     from fg_depth_ros.evaluation.reports.results import write_flow
 
     frames = FlowSample(first.stem, first, second).images()
-    estimator = flow_estimator(model, weights, device, precision, scale, variational)
+    estimator = flow_estimator(model, weights, device, engine, precision, scale, variational)
     estimate = estimator.estimate(*frames)
     paths = write_flow(estimate.flow, out, first.stem)
-    note = f"{estimator.model_name}{' +v' if variational else ''}, {1000 * estimate.seconds:.0f} ms"
+    note = f"{estimator.model_name}{' +v' if variational else ''}, {_timing(estimator, estimate.seconds)}"
     say(f"{', '.join(path.name for path in paths)} in {out} ({note})")
+    _say_engine_failure(estimator)
 
 
 def doctor() -> None:
-    """Check this machine: versions, device, weights, ROS, the transport for large images.
+    """Check this machine: versions, device, engines, weights, ROS, the transport for large images.
 
     Example: `fg-depth doctor`
     """
     from fg_depth_ros.evaluation.reports.report import software_versions
     from fg_depth_ros.inference import FlowConfig, MonoConfig, StereoConfig
+    from fg_depth_ros.inference.engines.cache import cache_folder
+    from fg_depth_ros.inference.engines.selection import INSTALLABLE as ENGINES
+    from fg_depth_ros.inference.engines.selection import select_engine
     from fg_depth_ros.inference.estimator import choose_device
     from fg_depth_ros.networks import CheckpointError, load_model
 
@@ -164,7 +185,18 @@ def doctor() -> None:
         except CheckpointError as error:
             healthy = False
             say(f"weights: {error}", "red")
-    say(f"{'device':28} {choose_device('auto')}")
+    device = choose_device("auto")
+    say(f"{'device':28} {device}")
+    selection = select_engine("auto", "auto", device)
+    say(f"{'engine':28} {selection.engine.name} {selection.precision}: {selection.reason}")
+    for other in ENGINES.values():
+        if other is not selection.engine:
+            missing = other.missing()
+            state = missing or ", ".join(other.precisions(device)) or f"does not run on {device}"
+            say(f"{f'engine {other.name}':28} {state}")
+    if selection.problem is not None:
+        say(selection.problem, "red")
+    say(f"{'engine cache':28} {cache_folder()}")
     try:
         from fg_depth_ros.nodes.common.environment import describe_environment, domain_problem
 

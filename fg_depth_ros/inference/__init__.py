@@ -1,11 +1,11 @@
 """From a rectified pair to metric depth, from two frames to optical flow, from one image to depth. No ROS."""
 
 from fg_depth_ros.inference.config import EstimatorConfig, FlowConfig, MonoConfig, StereoConfig
+from fg_depth_ros.inference.engines import EngineError, OutOfMemory
 from fg_depth_ros.inference.estimator import (
     Match,
     ModelError,
     NetworkMatcher,
-    OutOfMemory,
     SearchRange,
     SgbmMatcher,
     StereoDepthEstimator,
@@ -15,7 +15,7 @@ from fg_depth_ros.inference.flow import FlowEstimate, FlowEstimator, NetworkFlow
 from fg_depth_ros.inference.mono import MonoDepthEstimator, MonoEstimate, NetworkMono
 
 __all__ = [
-    "EstimatorConfig", "FlowConfig", "FlowEstimate", "FlowEstimator", "Match", "ModelError", "MonoConfig",
-    "MonoDepthEstimator", "MonoEstimate", "NetworkFlow", "NetworkMatcher", "NetworkMono", "OutOfMemory",
+    "EngineError", "EstimatorConfig", "FlowConfig", "FlowEstimate", "FlowEstimator", "Match", "ModelError",
+    "MonoConfig", "MonoDepthEstimator", "MonoEstimate", "NetworkFlow", "NetworkMatcher", "NetworkMono", "OutOfMemory",
     "SearchRange", "SgbmMatcher", "StereoConfig", "StereoDepthEstimator", "StereoEstimate",
 ]  # fmt: skip

@@ -7,11 +7,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
+from fg_depth_ros.inference.engines.base import ENGINES, PRECISIONS
 from fg_depth_ros.networks.registry import DEPTH_MODELS, FLOW_MODELS, STEREO_MODELS
 
 AUTO = "auto"
 _FARTHEST = 1024  # px, where a search may begin
-PRECISIONS = ("float32", "bfloat16", "float16")
 CLASSICAL_STEREO = ("sgbm",)
 CLASSICAL_FLOW = ("dis", "farneback", "lucas_kanade", "horn_schunck")
 
@@ -26,10 +26,12 @@ class EstimatorConfig:
     """Path of a weights file; empty = the shipped weights."""
     device: str = "auto"
     """auto, cpu, cuda:N; classical methods run on the CPU."""
-    precision: str = "float32"
-    """float32, bfloat16 or float16."""
+    precision: str = "auto"
+    """auto (the fastest of the engine here), float32, bfloat16 or float16."""
     inference_scale: float = 1.0
     """Factor on the size at which the network runs."""
+    engine: str = "auto"
+    """What computes the network: auto, torch, openvino, onnxruntime or tensorrt."""
 
     networks: ClassVar[Collection[str]] = ()
     classical: ClassVar[tuple[str, ...]] = ()
@@ -38,6 +40,7 @@ class EstimatorConfig:
         models = (*self.known_models(), *([""] if self.weights else []))
         self._check_choice("model", self.model, models)
         self._check_choice("precision", self.precision, PRECISIONS)
+        self._check_choice("engine", self.engine, ENGINES)
         if self.weights and self.model in self.classical:
             raise ValueError(f"'{self.model}' has no weights; leave {self.weights} out or set the model to its network")
         if not 0.1 <= self.inference_scale <= 4:

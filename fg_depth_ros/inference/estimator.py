@@ -8,8 +8,7 @@ from __future__ import annotations
 import ctypes
 import math
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -23,10 +22,10 @@ from torch import nn
 from fg_depth_ros import geometry
 from fg_depth_ros.geometry import Label, PairFault, StereoRig, Support
 from fg_depth_ros.geometry.resize import resize_disparity, resize_image, scaled_size
-from fg_depth_ros.inference.config import PRECISIONS, EstimatorConfig, StereoConfig
+from fg_depth_ros.inference.config import EstimatorConfig, StereoConfig
+from fg_depth_ros.inference.engines import EngineRunner, Program
 from fg_depth_ros.networks import STEREO_MODELS, CheckpointError, ModelCard, load_model
-from fg_depth_ros.networks.flow import pad_to_multiple
-from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE
+from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE, StereoPrediction
 from fg_depth_ros.networks.registry import weights_path
 
 # ---- running a network -----------------------------------------------------------------------------------------------
@@ -36,16 +35,17 @@ class ModelError(ValueError):
     """A model that cannot be used; the message says what is wrong and what to do."""
 
 
-class OutOfMemory(RuntimeError):
-    """The device has too little memory for images of this size."""
-
-
 class Method(Protocol):
     """What an estimator runs: a network with its weights, or a classical method."""
 
     name: str
     sha256: str  # of the weights; empty where there are none
     device: str  # a torch device name
+
+    @property
+    def runner(self) -> EngineRunner | None:
+        """What runs the network; None for a classical method."""
+        ...
 
 
 ConfigT = TypeVar("ConfigT", bound=EstimatorConfig)
@@ -73,6 +73,26 @@ class Estimator(Generic[ConfigT, MethodT]):
         """Device that the model runs on, as torch names it."""
         return self._method.device
 
+    @property
+    def runner(self) -> EngineRunner | None:
+        """What runs the network: engine, precision, failures; None for a classical method."""
+        return self._method.runner
+
+    @property
+    def engine(self) -> str:
+        """Engine that runs the network; empty for a classical method."""
+        return "" if self.runner is None else self.runner.engine
+
+    @property
+    def precision(self) -> str:
+        """Precision that the network runs in; empty for a classical method."""
+        return "" if self.runner is None else self.runner.precision
+
+    @property
+    def engine_failure(self) -> str | None:
+        """Why PyTorch runs instead of the engine that was wanted; None while all is well."""
+        return None if self.runner is None else self.runner.failure
+
     def warm_up(self, width: int, height: int) -> None:
         """Run once on empty images of this size, so that the first real one is not slow."""
         raise NotImplementedError
@@ -82,7 +102,7 @@ class Estimator(Generic[ConfigT, MethodT]):
         if self.model_sha256 and not np.isfinite(self._result(left, right)).all():
             raise ModelError(
                 f"{self.model_name} {self.model_sha256[:12]} gives results that are not finite in "
-                f"{self.config.precision}: these weights cannot be used"
+                f"{self.precision}: these weights cannot be used"
             )
 
     def _result(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -91,19 +111,25 @@ class Estimator(Generic[ConfigT, MethodT]):
 
 
 class NetworkMethod:
-    """Base of the methods that run a network, in evaluation mode and on its device, in a precision of PRECISIONS."""
+    """Base of the methods that run a network, in evaluation mode and on its device, with an engine.
 
-    def __init__(self, network: nn.Module, name: str, sha256: str = "", precision: str = "float32") -> None:
-        self._network, self._precision = network, precision
-        self._device = next(network.parameters()).device
-        self.name, self.sha256, self.device = name, sha256, str(self._device)
+    ``engine`` and ``precision``: of ENGINES and PRECISIONS. ``inputs``: names of the images; ``outputs``: names of what
+    ``answers`` makes of the network's prediction, N x C x H x W each. Raises ModelError: the engine does not run on the
+    device or not in the precision.
+    """
 
-    def _run(self, *images: np.ndarray) -> Any:
-        """Run the network on images as ``network_input`` takes them. Call within ``inference_mode``."""
-        return self._network(*(network_input(image, self._device) for image in images))
-
-    def _inference_mode(self, image: np.ndarray) -> Any:
-        return inference_mode(self._device, self._precision, image.shape[1], image.shape[0])
+    def __init__(
+        self, network: nn.Module, name: str, sha256: str, engine: str, precision: str,
+        inputs: tuple[str, ...], outputs: tuple[str, ...], answers: Callable[[Any], tuple[torch.Tensor, ...]],
+    ) -> None:  # fmt: skip
+        self._network = network
+        device = next(network.parameters()).device
+        self.name, self.sha256, self.device = name, sha256, str(device)
+        self.program = Program(network, inputs, outputs, answers)
+        try:
+            self.runner = EngineRunner(self.program, name, engine, precision, device)
+        except ValueError as error:
+            raise ModelError(str(error)) from error
 
 
 def check_images(**images: np.ndarray) -> None:
@@ -115,33 +141,6 @@ def check_images(**images: np.ndarray) -> None:
             )
         if not image.size:
             raise ValueError(f"the {name} image is empty: {image.shape}")
-
-
-def network_input(image: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Convert H x W x 3 RGB or H x W uint8 to 1 x 3 x H x W float32 in [0, 1]; grey is repeated."""
-    rgb = image if image.ndim == 3 else np.repeat(image[..., None], 3, -1)
-    # The batch dimension comes first: only then do its strides say that the pixels lie channels last.
-    tensor = torch.from_numpy(np.ascontiguousarray(rgb)).to(device).unsqueeze(0)
-    return tensor.permute(0, 3, 1, 2).to(torch.float32).div_(255)
-
-
-@contextmanager
-def inference_mode(device: torch.device, precision: str, width: int, height: int) -> Iterator[None]:
-    """Run networks without gradients and in a precision of PRECISIONS: below float32 by automatic mixed precision.
-
-    Raises OutOfMemory, which names the size of the images, where the device has too little memory for the code inside.
-    """
-    lower = precision != "float32"
-    dtype = getattr(torch, precision) if lower else torch.bfloat16
-    try:
-        with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=lower):
-            yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-            raise OutOfMemory(f"{device} has too little memory for images of {width}x{height} px") from error
-        raise
 
 
 def choose_device(device: str) -> torch.device:
@@ -173,7 +172,7 @@ def fold_batch_norm(network: nn.Module) -> None:
 
 
 def load_network(
-    model: str, weights: str | Path | None, device: str, precision: str, known: Collection[str], kind: str
+    model: str, weights: str | Path | None, device: str, known: Collection[str], kind: str
 ) -> tuple[nn.Module, ModelCard]:
     """Load a network and its weights onto a device, made fast for inference.
 
@@ -181,16 +180,13 @@ def load_network(
         model: its name; empty = whichever of the ``known`` networks (of a task, ``kind``) the weights belong to.
         weights: path of a weights file; empty = the shipped ones.
         device: as ``choose_device`` takes it.
-        precision: one of ``PRECISIONS``; only checked here.
 
     Returns:
         The network in evaluation mode, and its model card.
 
     Raises:
-        ModelError: weights that are missing, damaged or of another network; unknown device or precision.
+        ModelError: weights that are missing, damaged or of another network; unknown device.
     """
-    if precision not in PRECISIONS:
-        raise ModelError(f"unknown precision '{precision}'; known: {', '.join(PRECISIONS)}")
     chosen = choose_device(device)
     path = Path(weights) if weights else weights_path(model)
     if not weights and not path.is_file():
@@ -271,6 +267,16 @@ class NetworkMatcher(NetworkMethod):
 
     block = 1
 
+    def __init__(
+        self, network: nn.Module, name: str, sha256: str = "", engine: str = "torch", precision: str = "float32"
+    ) -> None:
+        def answers(prediction: StereoPrediction) -> tuple[torch.Tensor, ...]:
+            return prediction.disparity, 2**0.5 * prediction.log_scale.float().exp()  # Laplace: sqrt(2) b
+
+        super().__init__(
+            network, name, sha256, engine, precision, ("left", "right"), ("disparity", "sigma"), answers
+        )  # fmt: skip
+
     @property
     def disparities(self) -> int:
         """Number of disparities searched, px."""
@@ -280,13 +286,9 @@ class NetworkMatcher(NetworkMethod):
         """See ``Matcher``. Raises OutOfMemory."""
         height, width = left.shape[:2]
         left, right, first = widened(left, right, min_disparity)
+        disparity, sigma = self.runner.run(*(padded(image, SIZE_MULTIPLE) for image in (left, right)))
         view = (0, 0, slice(height), slice(first, first + width))
-        with self._inference_mode(left):
-            pair = (network_input(image, self._device) for image in (left, right))
-            prediction = self._network(*pad_to_multiple(SIZE_MULTIPLE, *pair))
-            disparity = prediction.disparity[view].float() + min_disparity
-            sigma = 2**0.5 * prediction.log_scale[view].float().exp()  # Laplace: sqrt(2) b
-            return Match(disparity.cpu().numpy(), sigma.cpu().numpy())
+        return Match(disparity[view] + np.float32(min_disparity), np.ascontiguousarray(sigma[view]))
 
 
 class SgbmMatcher:
@@ -296,6 +298,7 @@ class SgbmMatcher:
     """
 
     name, sha256, device, block = "sgbm", "", "cpu", 5
+    runner = None
 
     def __init__(self, max_disparity: int = 192) -> None:
         block = self.block
@@ -336,6 +339,15 @@ def widened(left: np.ndarray, right: np.ndarray, min_disparity: int) -> tuple[np
         return cv2.copyMakeBorder(np.ascontiguousarray(image), 0, 0, front, back, cv2.BORDER_REPLICATE)
 
     return bordered(left, before, after), bordered(right, after, before), before
+
+
+def padded(image: np.ndarray, multiple: int) -> np.ndarray:
+    """Replicate the right and the lower border of an image until its sides are multiples."""
+    height, width = image.shape[:2]
+    across, down = -width % multiple, -height % multiple
+    if not across and not down:
+        return image
+    return cv2.copyMakeBorder(np.ascontiguousarray(image), 0, down, 0, across, cv2.BORDER_REPLICATE)
 
 
 # ---- stereo depth ----------------------------------------------------------------------------------------------------
@@ -500,8 +512,8 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
         if c.model in c.classical:
             matcher = SgbmMatcher(c.max_disparity)
         else:
-            network, card = load_network(c.model, c.weights, c.device, c.precision, STEREO_MODELS, "stereo")
-            matcher = NetworkMatcher(network, card.name, card.sha256, c.precision)
+            network, card = load_network(c.model, c.weights, c.device, STEREO_MODELS, "stereo")
+            matcher = NetworkMatcher(network, card.name, card.sha256, c.engine, c.precision)
         super().__init__(c, matcher)
 
     def warm_up(self, width: int, height: int) -> None:

@@ -12,12 +12,15 @@ from typing import Protocol
 
 import cv2
 import numpy as np
+import torch
+from torch import nn
 
 from fg_depth_ros.geometry.resize import resize_flow, resize_image, scaled_size
 from fg_depth_ros.inference import classical_flow
 from fg_depth_ros.inference.config import FlowConfig
 from fg_depth_ros.inference.estimator import Estimator, Method, NetworkMethod, check_images, load_network
 from fg_depth_ros.networks import FLOW_MODELS
+from fg_depth_ros.networks.flow import FlowPrediction
 
 
 @dataclass(frozen=True)
@@ -42,18 +45,25 @@ class FlowMethod(Method, Protocol):
 class NetworkFlow(NetworkMethod):
     """A flow network as a flow method; its forward as ``networks.flow`` describes."""
 
+    def __init__(
+        self, network: nn.Module, name: str, sha256: str = "", engine: str = "torch", precision: str = "float32"
+    ) -> None:
+        def answers(prediction: FlowPrediction) -> tuple[torch.Tensor, ...]:
+            return (prediction.flow,)
+
+        super().__init__(network, name, sha256, engine, precision, ("first", "second"), ("flow",), answers)
+
     def flow(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """See ``FlowMethod``. Raises OutOfMemory."""
-        with self._inference_mode(first):
-            prediction = self._run(first, second)
-            found: np.ndarray = prediction.flow[0].float().permute(1, 2, 0).contiguous().cpu().numpy()
-            return found
+        (found,) = self.runner.run(first, second)
+        return np.ascontiguousarray(found[0].transpose(1, 2, 0))
 
 
 class ClassicalFlow:
     """One of ``config.CLASSICAL_FLOW``, the functions of ``classical_flow``; works on grey values."""
 
     sha256, device = "", "cpu"
+    runner = None
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -82,8 +92,8 @@ class FlowEstimator(Estimator[FlowConfig, FlowMethod]):
         if c.model in c.classical:
             super().__init__(c, ClassicalFlow(c.model))
             return
-        network, card = load_network(c.model, c.weights, c.device, c.precision, FLOW_MODELS, "flow")
-        super().__init__(c, NetworkFlow(network, card.name, card.sha256, c.precision))
+        network, card = load_network(c.model, c.weights, c.device, FLOW_MODELS, "flow")
+        super().__init__(c, NetworkFlow(network, card.name, card.sha256, c.engine, c.precision))
 
     def refined(self) -> FlowEstimator:
         """Return an estimator with the same model and the variational refinement; nothing is loaded again."""

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
 from torch import nn
 
 from fg_depth_ros.geometry.resize import resize_image, size_with_area
 from fg_depth_ros.inference.config import MonoConfig
 from fg_depth_ros.inference.estimator import Estimator, NetworkMethod, check_images, load_network
 from fg_depth_ros.networks import DEPTH_MODELS, depth_of
+from fg_depth_ros.networks.depth import DepthPrediction
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,13 @@ class NetworkMono(NetworkMethod):
     """A ``DepthNetwork`` as a method; ``scale``: factor on the size of its input."""
 
     def __init__(
-        self, network: nn.Module, name: str, sha256: str = "", precision: str = "float32", scale: float = 1.0
-    ) -> None:
-        super().__init__(network, name, sha256, precision)
+        self, network: nn.Module, name: str, sha256: str = "", engine: str = "torch", precision: str = "float32",
+        scale: float = 1.0,
+    ) -> None:  # fmt: skip
+        def answers(prediction: DepthPrediction) -> tuple[torch.Tensor, ...]:
+            return (prediction.inverse,)
+
+        super().__init__(network, name, sha256, engine, precision, ("image",), ("inverse",), answers)
         self.scale = scale
 
     @property
@@ -56,11 +62,9 @@ class NetworkMono(NetworkMethod):
         """Estimate depth, H x W float32 m, of H x W x 3 uint8 RGB or H x W uint8; ``fx``: px. Raises OutOfMemory."""
         height, width = image.shape[:2]
         size = self.input_size(width, height)
-        small = resize_image(image, *size)
-        with self._inference_mode(small):
-            found = self._run(small).inverse[0, 0].float().cpu().numpy()
+        (small,) = self.runner.run(resize_image(image, *size))
         # Inverse depth is what varies smoothly over a surface; depth would be smeared towards the far side.
-        found = cv2.resize(found, (width, height), interpolation=cv2.INTER_LINEAR)
+        found = cv2.resize(small[0, 0], (width, height), interpolation=cv2.INTER_LINEAR)
         focal: float = float(self._network.focal)  # type: ignore[arg-type]
         return np.asarray(depth_of(found, focal, fx * size[0] / width), dtype=np.float32)  # type: ignore[arg-type]
 
@@ -79,8 +83,8 @@ class MonoDepthEstimator(Estimator[MonoConfig, NetworkMono]):
     def __init__(self, config: MonoConfig | None = None) -> None:
         """Load the model. Raises ModelError: weights or device that cannot be used."""
         c = config or MonoConfig()
-        network, card = load_network(c.model, c.weights, c.device, c.precision, DEPTH_MODELS, "depth")
-        super().__init__(c, NetworkMono(network, card.name, card.sha256, c.precision, c.inference_scale))
+        network, card = load_network(c.model, c.weights, c.device, DEPTH_MODELS, "depth")
+        super().__init__(c, NetworkMono(network, card.name, card.sha256, c.engine, c.precision, c.inference_scale))
 
     @property
     def camera(self) -> str:

@@ -53,6 +53,37 @@ def double(x: torch.Tensor) -> torch.Tensor:
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
+def double_bilinear(x: torch.Tensor) -> torch.Tensor:
+    """Double the resolution by bilinear interpolation; N x C x H x W to N x C x 2H x 2W.
+
+    As ``F.interpolate`` without ``align_corners``, in products and sums, which engines join into one pass.
+    """
+    n, c, h, w = x.shape
+    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    near, rows = 0.75 * padded[:, :, 1:-1], (padded[:, :, :-2], padded[:, :, 2:])
+    tall = [near + 0.25 * row for row in rows]
+    parts = [0.75 * row[..., 1:-1] + 0.25 * column for row in tall for column in (row[..., :-2], row[..., 2:])]
+    return F.pixel_shuffle(torch.stack(parts, 2).view(n, 4 * c, h, w), 2)
+
+
+def convolve_parts(layers: nn.Sequential, *parts: torch.Tensor) -> torch.Tensor:
+    """Apply ``conv_norm(..., relu=False)`` to parts of its channels, as to their concatenation.
+
+    The sum of a convolution of each, so that nothing is copied, and that no odd number of channels slows all down.
+    """
+    conv, norm = layers
+    assert isinstance(conv, nn.Conv2d)
+    weights = conv.weight.split([part.shape[1] for part in parts], 1)
+    sums = [F.conv2d(part, w, None, conv.stride, conv.padding) for part, w in zip(parts, weights, strict=True)]
+    total = sums[0]
+    for each in sums[1:]:
+        total = total + each
+    if conv.bias is not None:
+        total = total + conv.bias.view(1, -1, 1, 1)
+    found: torch.Tensor = norm(total)
+    return found
+
+
 class Encoder(nn.Module):
     """Image -> features at 1/2, 1/4 (with context from below), 1/8 and 1/16."""
 

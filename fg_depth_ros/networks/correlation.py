@@ -75,20 +75,33 @@ def correlate_row(left: torch.Tensor, right: torch.Tensor, disparities: int) -> 
     channel d compares ``left[y, x]`` with ``right[y, x - d]``, zero where x - d < 0. Raises ValueError: shapes differ,
     or D is below one.
 
-    One matrix product per row compares all pairs of columns. With the right columns in reverse order the used diagonals
-    run forward, and reading the flattened product with rows shorter by one lines them up.
+    A row is cut into blocks of about as many columns as there are disparities. One matrix product per block compares
+    its columns with all that any of them can match. With the right columns in reverse order the used diagonals run
+    forward, and reading the flattened product with rows shorter by one lines them up.
     """
     _check(left, right)
     if disparities < 1:
         raise ValueError(f"the number of disparities must be positive, got {disparities}")
     n, c, h, w = left.shape
-    rows_left = (left / c).permute(0, 2, 3, 1)
-    rows_right = F.pad(right.flip(-1), (0, disparities)).permute(0, 2, 1, 3)
-    long = w + disparities
-    flat = torch.matmul(rows_left, rows_right).view(n, h, w * long)
-    # The product of column x with x - d lies at x * long + (w - 1 - x) + d.
-    lined_up = flat[..., w - 1 : -1].view(n, h, w, long - 1)
-    return lined_up[..., :disparities].permute(0, 3, 1, 2)
+    blocks = _blocks(int(w), disparities)
+    block = -(-w // blocks)
+    long = block + disparities
+    width = blocks * block
+    rows_left = F.pad(left / c, (0, width - w)).permute(0, 2, 3, 1).reshape(n, h, blocks, block, c)
+    # Column x of the reversed and padded right rows lies at width - x; that of index 0 is never used.
+    reversed_right = F.pad(right.flip(-1), (1 + width - w, disparities))
+    windows = [reversed_right[..., width - i * block - block : width - i * block + disparities] for i in range(blocks)]
+    rows_right = torch.stack(windows, 1).permute(0, 3, 1, 2, 4)
+    flat = torch.matmul(rows_left, rows_right).view(n, h, blocks, block * long)
+    # In a block, the product of column x with x - d lies at x * long + (block - x) + d.
+    lined_up = flat[..., block:].view(n, h, blocks, block, long - 1)
+    return lined_up[..., :disparities].reshape(n, h, width, disparities)[:, :, :w].permute(0, 3, 1, 2)
+
+
+def _blocks(width: int, disparities: int) -> int:
+    """Return into how many blocks a row is cut: such that they are even, where that needs at most twice as many."""
+    least = -(-width // disparities)
+    return next((count for count in range(least, 2 * least + 1) if width % count == 0), least)
 
 
 def correlate_near(left: torch.Tensor, right: torch.Tensor, radius: int) -> torch.Tensor:

@@ -39,16 +39,29 @@ def pixel_grid(
     return xs, ys
 
 
+def scaled_grid(height: int, width: int, device: torch.device | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the columns and the rows of all pixels, H x W each, scaled to -1 .. 1 as ``F.grid_sample`` takes them."""
+    xs, ys = pixel_grid(height, width, device)
+    return 2 / max(width - 1, 1) * xs - 1, 2 / max(height - 1, 1) * ys - 1
+
+
 def warp(second: torch.Tensor, flow: torch.Tensor, padding_mode: str = "border") -> torch.Tensor:
     """Read N x C x H x W where the flow (N x 2 x H x W px) points to: result(x, y) = second(x + u, y + v); bilinear."""
     height, width = second.shape[-2:]
-    xs, ys = pixel_grid(height, width, flow.device)
-    places = torch.stack([xs + flow[:, 0].float(), ys + flow[:, 1].float()], 1)
-    return sample_bilinear(second.float(), places, padding_mode).to(second.dtype)
+    xs, ys = scaled_grid(height, width, flow.device)
+    flow = flow.float()
+    # Scaled first, then added to the scaled grid, a constant: an engine joins other forms, and rounds what it joins.
+    xs, ys = flow[:, 0] * (2 / max(width - 1, 1)) + xs, flow[:, 1] * (2 / max(height - 1, 1)) + ys
+    return sample_at(second.float(), torch.stack([xs, ys], -1), padding_mode).to(second.dtype)
 
 
 def sample_bilinear(field: torch.Tensor, places: torch.Tensor, padding_mode: str = "border") -> torch.Tensor:
     """Read N x C x H x W at places between its pixels, N x 2 x h x w px (column, row); N x C x h x w, bilinear."""
     h, w = field.shape[-2:]
     grid = torch.stack([2 * places[:, 0] / max(w - 1, 1) - 1, 2 * places[:, 1] / max(h - 1, 1) - 1], -1)
+    return sample_at(field, grid, padding_mode)
+
+
+def sample_at(field: torch.Tensor, grid: torch.Tensor, padding_mode: str) -> torch.Tensor:
+    """Read N x C x H x W at N x h x w x 2 scaled places, -1 .. 1 from the first to the last pixel; bilinear."""
     return F.grid_sample(field, grid, mode="bilinear", padding_mode=padding_mode, align_corners=True)

@@ -17,7 +17,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fg_depth_ros.networks.blocks import Encoder, Residual, conv_norm, double, index_of_best, planar, upsample_convex
+from fg_depth_ros.networks.blocks import (
+    Encoder,
+    Residual,
+    conv_norm,
+    convolve_parts,
+    double,
+    index_of_best,
+    planar,
+    upsample_convex,
+)
 from fg_depth_ros.networks.correlation import correlate_window
 from fg_depth_ros.networks.flow import FlowPrediction, pad_to_multiple, warp
 
@@ -148,6 +157,6 @@ class _Refinement(nn.Module):
         contrast = (flow - F.avg_pool2d(flow, 5, 1, 2, count_include_pad=False)) / self.scale
         few = torch.cat([costs.float(), contrast.clamp(-4, 4)], 1).to(first.dtype)
         few = few.contiguous(memory_format=torch.channels_last)
-        x = self.body(self.enter(torch.cat([first, few], 1)).add_(double(context)).relu_())
+        x = self.body(convolve_parts(self.enter, first, few).add_(double(context)).relu_())
         flow = flow + self.scale * self.residual(x).float()
         return flow, upsample_convex(flow, planar(self.mask, x)), self.context(x) if self.context else None

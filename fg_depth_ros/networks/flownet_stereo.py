@@ -16,9 +16,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fg_depth_ros.networks.blocks import Encoder, Residual, conv_norm, double, index_of_best, planar, upsample_convex
+from fg_depth_ros.networks.blocks import (
+    Encoder,
+    Residual,
+    conv_norm,
+    convolve_parts,
+    double,
+    double_bilinear,
+    index_of_best,
+    planar,
+    upsample_convex,
+)
 from fg_depth_ros.networks.correlation import correlate_near, correlate_row
-from fg_depth_ros.networks.flow import warp
+from fg_depth_ros.networks.flow import sample_at, scaled_grid
 
 SIZE_MULTIPLE = 32
 _IMAGE_MEAN = (0.45, 0.432, 0.411)
@@ -114,8 +124,10 @@ def expected_hypothesis(logits: torch.Tensor) -> torch.Tensor:
 
 def warp_along_row(features: torch.Tensor, disparity: torch.Tensor) -> torch.Tensor:
     """Read N x C x H x W right features at x - disparity (N x 1 x H x W feature px); zero outside the image."""
-    flow = torch.cat([-disparity, torch.zeros_like(disparity)], 1)
-    return warp(features.float(), flow, padding_mode="zeros")
+    height, width = features.shape[-2:]
+    xs, ys = scaled_grid(height, width, disparity.device)
+    xs = disparity[:, 0].float() * (-2 / max(width - 1, 1)) + xs
+    return sample_at(features.float(), torch.stack([xs, ys.expand_as(xs)], -1), "zeros")
 
 
 class _Aggregation(nn.Module):
@@ -176,13 +188,9 @@ class _Refinement(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         costs = correlate_near(self.compare(left), warp_along_row(self.compare(right), disparity / 2), _NEAR)
         contrast = disparity - F.avg_pool2d(disparity, 5, 1, 2, count_include_pad=False)
-        # The few channels are laid out like the many first: faster than laying out what was joined.
-        few = (
-            torch.cat([costs.float(), contrast.clamp(-4, 4)], 1)
-            .to(left.dtype)
-            .contiguous(memory_format=torch.channels_last)
-        )
-        x = self.enter(torch.cat([left, few], 1)).add_(double(context)).relu_()
+        few = torch.cat([costs.float(), contrast.clamp(-4, 4)], 1).to(left.dtype)
+        few = few.contiguous(memory_format=torch.channels_last)
+        x = convolve_parts(self.enter, left, few).add_(double(context)).relu_()
         x = self.body[0](x)
         if hasattr(self, "deep"):
             x = double(self.rise(self.deep(x))).add_(x).relu_()
@@ -190,4 +198,4 @@ class _Refinement(nn.Module):
         mask = planar(self.mask, x)
         residual, log_scale = self.answer(x).float().chunk(2, 1)
         disparity = upsample_convex(disparity + 2 * residual, mask)
-        return disparity, F.interpolate(log_scale, scale_factor=2.0, mode="bilinear", align_corners=False)
+        return disparity, double_bilinear(log_scale)

@@ -83,7 +83,7 @@ def colour_flow(tmp_path, monkeypatch):
         ({"model": "raft"}, "model 'raft' is unknown; choose one of .*dis, farneback, lucas_kanade, horn_schunck"),
         ({"model": "sgbm"}, "model 'sgbm' is unknown"),
         ({"model": ""}, "model '' is unknown"),
-        ({"model": "dis", "precision": "int3"}, "precision 'int3' is unknown; choose one of float32"),
+        ({"model": "dis", "precision": "int3"}, "precision 'int3' is unknown; choose one of auto, float32"),
         ({"model": "dis", "inference_scale": 0.0}, "inference_scale must lie in 0.1 .. 4, got 0.0"),
         ({"model": "dis", "inference_scale": float("nan")}, "inference_scale must lie in 0.1 .. 4, got nan"),
         ({"model": "dis", "weights": "w.safetensors"}, "'dis' has no weights; leave w.safetensors out"),

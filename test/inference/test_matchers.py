@@ -82,7 +82,7 @@ def test_every_wrong_choice_is_named_with_the_way_out(tmp_path):
         estimator("raft")
     with pytest.raises(ModelError, match=r"nothing\.safetensors does not exist"):
         estimator("flownet_stereo", weights=str(tmp_path / "nothing.safetensors"))
-    with pytest.raises(ValueError, match="precision 'int3' is unknown; choose one of float32"):
+    with pytest.raises(ValueError, match="precision 'int3' is unknown; choose one of auto, float32"):
         estimator("flownet_stereo", precision="int3")
     with pytest.raises(ModelError, match="device 'quantum' cannot be used here .*use auto, cpu or cuda:N"):
         choose_device("quantum")

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 HEAVY = {
-    "cv2", "h5py", "matplotlib", "mcap", "onnx", "onnxruntime", "pytorch_lightning", "rich", "rosbags", "scipy",
-    "skimage", "tensorboard", "torch", "typer",
+    "cv2", "h5py", "matplotlib", "mcap", "onnx", "onnxruntime", "openvino", "pytorch_lightning", "rich", "rosbags",
+    "scipy", "skimage", "tensorboard", "torch", "typer",
 }  # fmt: skip
 BASE = {"geometry", "nodes", "resources"}
 LIGHT = BASE | {"data", "files"}

@@ -30,7 +30,7 @@ def test_stereo_depth_is_the_same_to_rounding(make, tmp_path, model, encoding):
     node.listen("depth/image_rect")
     published = node.fresh_depth(sent)
     (loaded,) = load_methods(
-        [shipped(model)], device="cpu", precision="float32",
+        [shipped(model)], device="cpu", engine="torch", precision="float32",
         min_depth=node.depth_node.get_parameter("min_depth").value,
         max_depth=node.depth_node.get_parameter("max_depth").value,
     )  # fmt: skip
@@ -46,7 +46,9 @@ def test_mono_depth_is_the_same_to_rounding(make, tmp_path):
     node.listen("mono_depth/image_rect")
     seen = node.seen["mono_depth/image_rect"]
     published = messages.depth_to_array(node.send_until(sent, lambda: seen and seen[-1]))
-    (loaded,) = load_methods([shipped("depthnet_lite")], device="cpu", precision="float32", min_depth=0.1, max_depth=80)
+    (loaded,) = load_methods(
+        [shipped("depthnet_lite")], device="cpu", engine="torch", precision="float32", min_depth=0.1, max_depth=80
+    )
     np.testing.assert_allclose(
         loaded.estimator.estimate(sample.raw_images()[0], sample.rig.fx).depth, published, rtol=1e-6
     )

@@ -49,8 +49,10 @@ class ReplayConfig:
     """Largest difference between the stamps of sweep and image, s."""
     device: str = "auto"
     """auto, cpu, cuda:N."""
-    precision: str = "float32"
-    """float32, bfloat16 or float16."""
+    engine: str = "auto"
+    """What runs the networks: auto, torch, openvino, onnxruntime, tensorrt."""
+    precision: str = "auto"
+    """auto, float32, bfloat16 or float16."""
     min_depth: float = 0.1
     """Nearer pixels are out of range, of answers and of truth, m."""
     max_depth: float = 80.0

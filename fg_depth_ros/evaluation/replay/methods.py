@@ -55,12 +55,13 @@ class Loaded(NamedTuple):
         sha256 = self.estimator.model_sha256 or None
         return {
             "label": self.label, "kind": self.method.kind, "name": self.estimator.model_name, "sha256": sha256,
-            "device": self.estimator.device,
+            "device": self.estimator.device, "engine": self.estimator.engine or None,
+            "precision": self.estimator.precision or None,
         }  # fmt: skip
 
 
 def load_methods(
-    methods: Sequence[ReplayMethod], *, device: str, precision: str, min_depth: float, max_depth: float
+    methods: Sequence[ReplayMethod], *, device: str, engine: str, precision: str, min_depth: float, max_depth: float
 ) -> list[Loaded]:
     """Make the estimators, as the node does. Raises ValueError: no method, or two of one label. Raises ModelError."""
     labels = [method.label for method in methods]
@@ -71,7 +72,7 @@ def load_methods(
     loaded = []
     for method in methods:
         given: dict[str, Any] = {"model": method.model, "weights": method.weights}
-        given |= {"device": device, "precision": precision}
+        given |= {"device": device, "engine": engine, "precision": precision}
         estimator: StereoDepthEstimator | MonoDepthEstimator
         if method.kind == "mono":
             estimator = MonoDepthEstimator(MonoConfig(**given))

@@ -111,8 +111,8 @@ def _same_rounding(enabled: bool) -> Iterator[None]:
 
 def _replay_bags(named: Sequence[tuple[str, Path]], config: ReplayConfig, track: Track) -> Iterator[_BagResult]:
     methods = load_methods(
-        config.methods, device=_device(config.device), precision=config.precision, min_depth=config.min_depth,
-        max_depth=config.max_depth,
+        config.methods, device=_device(config.device), engine=config.engine, precision=config.precision,
+        min_depth=config.min_depth, max_depth=config.max_depth,
     )  # fmt: skip
     truth = TruthOptions(config.truth_topic, config.lidar_topic, config.transform, config.lidar_slop)
     warm: set[tuple[int, int]] = set()
@@ -173,14 +173,14 @@ def _report(config: ReplayConfig, results: Sequence[_BagResult], used: Sequence[
     identities = used[0].methods
     settings = {
         "no_answer": "wrong", "aggregate": "pooled", "min_depth_m": config.min_depth, "max_depth_m": config.max_depth,
-        "every": config.every, "first": config.first, "precision": config.precision, "methods": identities,
-        "bags": [result.facts for result in used],
+        "every": config.every, "first": config.first, "engine": config.engine, "precision": config.precision,
+        "methods": identities, "bags": [result.facts for result in used],
         "left_out": [{"name": r.evaluation.name, "reason": r.left_out} for r in results if r.left_out],
         "damaged": [entry for result in used for entry in result.damaged],
     }  # fmt: skip
     report = Report(
         "replay",
-        model={name: identities[0][name] for name in ("name", "sha256", "device")},
+        model={name: identities[0][name] for name in ("name", "sha256", "device", "engine", "precision")},
         settings=settings,
         series=[entry for result in used for entry in result.evaluation.series],
         **({} if config.timings else {"created": None}),  # type: ignore[arg-type]

@@ -18,7 +18,10 @@ from rich.table import Table
 from fg_depth_ros.files import atomic_write, read_bytes
 
 SCHEMA = "fg_depth_report/1"
-_PACKAGES = ("fg_depth_ros", "numpy", "torch", "opencv-python-headless", "opencv-python", "ros-rclpy")
+_PACKAGES = (
+    "fg_depth_ros", "numpy", "torch", "opencv-python-headless", "opencv-python", "openvino", "onnxruntime",
+    "ros-rclpy",
+)  # fmt: skip
 # Headings of measures, in the order of a table's columns; what has none is called as it is. Those of flow are short, so
 # that its table fits a terminal: what has no name there is an end-point error in px.
 _HEADINGS = {

@@ -47,6 +47,7 @@ class FaultCode(Code):
     NO_FLOW_MODEL = "no flow model"  # temporal flow has a subscriber, but there is no model for it
     OUT_OF_MEMORY = "out of memory"
     MODEL_NOT_LOADED = "model not loaded"
+    ENGINE_FAILED = "engine failed"  # the engine is missing or failed; PyTorch runs instead
     SWAP_FAILED = "swap failed"  # new weights were refused; the model before them still runs
     INTERNAL_ERROR = "internal error"
 

@@ -36,6 +36,7 @@ class NodeCounters:
             sha256: str | None = values["weights sha256"]
             sha256 = None if sha256 == "none" else sha256
             self.model = {"name": values["model"], "sha256": sha256, "device": values.get("device")}
+            self.model |= {name: values[name] for name in ("engine", "precision") if name in values}
         if "pairs matched" not in values:
             return
         self._updated = time.monotonic()

@@ -26,6 +26,7 @@ from fg_depth_ros.inference import (
     StereoConfig,
     StereoDepthEstimator,
 )
+from fg_depth_ros.inference.engines import EngineRunner
 from fg_depth_ros.inference.estimator import Estimator
 from fg_depth_ros.nodes.common import diagnostics
 from fg_depth_ros.nodes.common.codes import FaultCode, SwapState
@@ -37,7 +38,7 @@ Values = Mapping[str, Any]
 
 # Configuration of each model, and its fields -> parameters of the node.
 _STEREO = {field.name: field.name for field in dataclasses.fields(StereoConfig)} | {"weights": "depth_weights"}
-_DEVICE = {"device": "device", "precision": "precision"}
+_DEVICE = {name: name for name in ("device", "engine", "precision")}
 _FLOW = {"model": "flow_model", "weights": "flow_weights", "inference_scale": "inference_scale", **_DEVICE}
 # A depth network resizes images to its own size, whatever theirs.
 _MONO = {"model": "mono_model", "weights": "mono_weights", **_DEVICE}
@@ -48,17 +49,16 @@ _ALL = {*_STEREO.values(), *_FLOW.values(), *_MONO.values()}
 
 _SMALLEST_SCALE = 0.25
 _SCALE_STEP = 0.75
-_CHECK_SIZE = (320, 224)  # width, height
 _WARM_UP_SIZE = (640, 480)  # before the first pair: width, height
 
 
 @cache
-def _real_pair() -> tuple[np.ndarray, np.ndarray]:
+def _real_pair(width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the pair that new weights are checked with, uint8 RGB: Motorcycle; noise where its files are not here."""
     try:
-        return motorcycle().resized(*_CHECK_SIZE).images()
+        return motorcycle().resized(width, height).images()
     except FileError:
-        left, right = np.random.default_rng(0).integers(0, 256, (2, *_CHECK_SIZE[::-1], 3), np.uint8)
+        left, right = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
         return left, right
 
 
@@ -151,7 +151,9 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
     def _loaded(self, config: ConfigT) -> EstimatorT:
         estimator = self._build(config)
         estimator.warm_up(*self.size)
-        estimator.check(*_real_pair())
+        estimator.check(*_real_pair(*self.size))  # of the size that was just compiled
+        if estimator.runner is not None:
+            estimator.runner.background = True  # from now on nothing waits for a compiler
         return estimator
 
     def _run(self) -> None:
@@ -212,6 +214,18 @@ class LazyModelHost(ModelHost[ConfigT, EstimatorT]):
             if self._config is not None and self.estimator is None and idle:
                 self._request(self._config)
         return self.estimator
+
+
+def _engine_values(prefix: str, runner: EngineRunner | None) -> dict[str, str]:
+    """Return the key-value pairs about an engine."""
+    if runner is None:
+        return {}
+    values = {f"{prefix}engine": runner.engine, f"{prefix}precision": runner.precision}
+    if runner.compiling:
+        values[f"{prefix}engine"] += " (compiling; torch meanwhile)"
+    if runner.cache_problem is not None:
+        values[f"{prefix}engine cache"] = runner.cache_problem
+    return values
 
 
 class NodeModels:
@@ -292,6 +306,11 @@ class NodeModels:
         if changed & {*_MONO.values(), "inference_scale"}:
             self.mono.configure(self._config("mono", values))
 
+    def engine_failure(self) -> str | None:
+        """Return why PyTorch runs instead of the engine that was wanted, for each model; None while all is well."""
+        found = [host.estimator.engine_failure for host in self.hosts if host.estimator is not None]
+        return "; ".join(dict.fromkeys(text for text in found if text is not None)) or None
+
     def values(self) -> dict[str, str]:
         """Return the key-value pairs of a DiagnosticStatus."""
         values: dict[str, str] = {"version": __version__}
@@ -300,6 +319,7 @@ class NodeModels:
             if host.estimator is not None:
                 values[f"{prefix}model"] = host.estimator.model_name
                 values[f"{prefix}weights sha256"] = host.estimator.model_sha256 or "none"
+                values |= _engine_values(prefix, host.estimator.runner)
         stereo, mono = self.stereo.estimator, self.mono.estimator
         if stereo is not None:
             values |= {
@@ -333,7 +353,8 @@ class NodeModels:
 
     def _log_swap(self, estimator: Estimator[Any, Any]) -> None:
         self._node.get_logger().info(
-            f"now running {estimator.model_name} on {estimator.device} (sha256 {estimator.model_sha256 or '-'})"
+            f"now running {estimator.model_name} on {estimator.device}{_with_engine(estimator)} "
+            f"(sha256 {estimator.model_sha256 or '-'})"
         )
 
     def _set_back(self, slot: str, config: EstimatorConfig, text: str) -> None:
@@ -354,3 +375,7 @@ class NodeModels:
             )
             text = f"{config.model} could not be loaded: {text}"
             self._faults.report("model", WARN, text, FaultCode.MODEL_NOT_LOADED)
+
+
+def _with_engine(estimator: Estimator[Any, Any]) -> str:
+    return f" with {estimator.engine} in {estimator.precision}" if estimator.engine else ""

@@ -31,7 +31,7 @@ from fg_depth_ros.nodes.stereo_depth.worker import StereoWorker
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 _PAIR_FAULTS = ("configuration", *PAIR_FAULTS, "time")
-_MODEL_FAULTS = ("configuration", "memory", "model", "mono")
+_MODEL_FAULTS = ("configuration", "memory", "model", "mono", "engine")
 _CHECK_SECONDS = 0.1
 _CLOSE_AFTER = 20  # checks without a subscriber before the inputs are closed: two seconds
 _SWAP_FAULT_SECONDS = 60.0
@@ -177,6 +177,7 @@ class StereoDepthNode(LifecycleNode):
 
     def _publish_diagnostics(self) -> None:
         self.faults.forget("model", older_than=_SWAP_FAULT_SECONDS)
+        self.faults.update("engine", WARN, self._models.engine_failure(), FaultCode.ENGINE_FAILED)
         now = self.get_clock().now()
         if now.nanoseconds:
             self.faults.clear("time")

@@ -20,9 +20,13 @@ STEREO_DEPTH = ParameterTable(
         Parameter("depth_weights", "",
                   "File with the network's weights (.safetensors). Empty: the weights that come with the package."),
         Parameter("device", "auto", "Where the network runs: `cpu`, `cuda:N`, or `auto` (a GPU where there is one)."),
-        Parameter("precision", "float32",
-                  "Arithmetic of the network. `bfloat16` and `float16` are faster only where the device computes them "
-                  "natively.", choices=("float32", "bfloat16", "float16")),
+        Parameter("engine", "auto",
+                  "What runs the networks. `auto`: OpenVINO on a CPU where it is installed, else PyTorch. PyTorch also "
+                  "replaces an engine that is missing or fails, with the fault `engine failed`.",
+                  choices=("auto", "torch", "openvino", "onnxruntime", "tensorrt")),
+        Parameter("precision", "auto",
+                  "Arithmetic of the networks. `auto`: the fastest that engine and device compute natively.",
+                  choices=("auto", "float32", "bfloat16", "float16")),
         Parameter("inference_scale", 1.0,
                   "Images are resized by this factor for matching only. Smaller is faster, reaches nearer, and is less "
                   "precise.", minimum=0.1, maximum=4.0),

@@ -17,7 +17,8 @@ from fg_depth_ros.data.io.formats import read_kitti_disparity, write_kitti_dispa
 from fg_depth_ros.files import FileError, atomic_write
 from fg_depth_ros.inference import ModelError, SgbmMatcher
 from fg_depth_ros.inference.config import CLASSICAL_FLOW, CLASSICAL_STEREO
-from fg_depth_ros.inference.estimator import choose_device, inference_mode, load_network
+from fg_depth_ros.inference.engines import PRECISIONS, inference_mode
+from fg_depth_ros.inference.estimator import choose_device, load_network
 from fg_depth_ros.inference.flow import ClassicalFlow
 from fg_depth_ros.networks import FLOW_MODELS, STEREO_MODELS
 from fg_depth_ros.networks.flow import pad_to_multiple
@@ -56,6 +57,8 @@ class Teacher:
             raise ValueError(f"the teacher's scale must lie in 0.1 .. 4, got {scale}")
         if model not in known_teachers() and not (weights and not model):
             raise ModelError(f"unknown teacher '{model}'; known: {', '.join(known_teachers())}")
+        if precision not in (floats := PRECISIONS[1:]):
+            raise ModelError(f"unknown precision '{precision}'; known: {', '.join(floats)}")
         classical = model in (*CLASSICAL_STEREO, *CLASSICAL_FLOW)
         if classical and weights:
             raise ModelError(f"teacher '{model}' has no weights; leave {weights} out or name its network")
@@ -66,7 +69,7 @@ class Teacher:
             self._predict = _classical(model)
             return
         known = {**STEREO_MODELS, **FLOW_MODELS}
-        network, card = load_network(model, weights or None, device, precision, known, "stereo or flow")
+        network, card = load_network(model, weights or None, device, known, "stereo or flow")
         self._network = network.requires_grad_(False)
         self.name, self.sha256 = card.name, card.sha256
         self._predict = _stereo_network(network) if card.name in STEREO_MODELS else _flow_network(network)

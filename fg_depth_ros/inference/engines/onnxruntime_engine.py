@@ -1,0 +1,94 @@
+"""ONNX Runtime, and TensorRT through it."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+
+from fg_depth_ros.inference.engines.base import EngineError, Run, Size, cpu_threads
+from fg_depth_ros.inference.engines.cache import cache_folder
+from fg_depth_ros.inference.engines.program import Program
+
+
+class OnnxRuntimeEngine:
+    """Runs the ONNX form of a program on the CPU, or on an NVIDIA GPU where ``onnxruntime-gpu`` is installed."""
+
+    name = "onnxruntime"
+
+    def missing(self) -> str | None:
+        """See ``Engine``."""
+        absent = [name for name in ("onnxruntime", "onnx") if find_spec(name) is None]
+        return f"not installed: pip install {' '.join(absent)}" if absent else None
+
+    def precisions(self, device: torch.device) -> tuple[str, ...]:
+        """See ``Engine``."""
+        return ("float32",)
+
+    def version(self) -> str:
+        """See ``Engine``."""
+        import onnxruntime
+
+        return str(onnxruntime.__version__)
+
+    def build(self, program: Program, size: Size, precision: str) -> bytes:
+        """See ``Engine``: the ONNX file."""
+        return program.onnx(size)
+
+    def load(self, blob: bytes, program: Program, precision: str, device: torch.device) -> Run:
+        """See ``Engine``. Raises EngineError: the installed ONNX Runtime has nothing for this device."""
+        import onnxruntime
+
+        providers = self._providers(precision, device)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = cpu_threads()
+        session = onnxruntime.InferenceSession(blob, options, providers=providers)
+        wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
+        if wanted not in session.get_providers():
+            raise EngineError(f"ONNX Runtime could not start {wanted}")
+
+        def run(*images: np.ndarray) -> tuple[np.ndarray, ...]:
+            inputs = {name: image[None] for name, image in zip(program.inputs, images, strict=True)}
+            return tuple(session.run(None, inputs))
+
+        return run
+
+    def _providers(self, precision: str, device: torch.device) -> list[str | tuple[str, dict[str, object]]]:
+        if device.type == "cuda":
+            return [("CUDAExecutionProvider", {"device_id": device.index or 0})]
+        return ["CPUExecutionProvider"]
+
+
+class TensorRtEngine(OnnxRuntimeEngine):
+    """TensorRT as a provider of ``onnxruntime-gpu``; it keeps its plans in the cache folder by itself."""
+
+    name = "tensorrt"
+
+    def missing(self) -> str | None:
+        """See ``Engine``."""
+        install = "pip install onnx onnxruntime-gpu tensorrt"
+        if super().missing() is not None:
+            return f"not installed: {install}"
+        import onnxruntime
+
+        if "TensorrtExecutionProvider" not in onnxruntime.get_available_providers():
+            return f"the installed ONNX Runtime has no TensorRT: {install}"
+        return None
+
+    def precisions(self, device: torch.device) -> tuple[str, ...]:
+        """See ``Engine``."""
+        return ("float16", "float32") if device.type == "cuda" else ()
+
+    def version(self) -> str:
+        """See ``Engine``."""
+        return f"{super().version()} {metadata.version('tensorrt')}"
+
+    def _providers(self, precision: str, device: torch.device) -> list[str | tuple[str, dict[str, object]]]:
+        folder = cache_folder() / "tensorrt"
+        options: dict[str, object] = {
+            "device_id": device.index or 0, "trt_fp16_enable": precision == "float16",
+            "trt_engine_cache_enable": True, "trt_engine_cache_path": str(folder),
+        }  # fmt: skip
+        return [("TensorrtExecutionProvider", options), "CUDAExecutionProvider"]

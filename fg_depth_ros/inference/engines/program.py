@@ -1,0 +1,82 @@
+"""A network as engines take it, and its ONNX form."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import io
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fg_depth_ros.inference.engines.base import Size
+from fg_depth_ros.networks.checkpoint import fingerprint
+
+OPSET = 17
+_SOURCES = Path(__file__).resolve().parents[2] / "networks"
+
+
+class Program(nn.Module):
+    """A network with uint8 images as its input and named float32 outputs.
+
+    Args:
+        network: in evaluation mode; takes N x 3 x H x W float RGB in [0, 1] for every input.
+        inputs: names of the images.
+        outputs: names of what ``answers`` returns.
+        answers: turns the network's prediction into tensors N x C x H x W.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        answers: Callable[[Any], tuple[Tensor, ...]],
+    ) -> None:
+        super().__init__()
+        self.network, self.inputs, self.outputs, self._answers = network, tuple(inputs), tuple(outputs), answers
+
+    def forward(self, *images: Tensor) -> tuple[Tensor, ...]:
+        """Run the network on N x H x W x 3 uint8 RGB images."""
+        # Permuted after the batch dimension is there: the strides then say that the pixels lie channels last.
+        prediction = self.network(*(image.permute(0, 3, 1, 2).to(torch.float32).div(255) for image in images))
+        return tuple(answer.float() for answer in self._answers(prediction))
+
+    def identity(self) -> str:
+        """Return a hash of all that its numbers depend on: weights, and the code of the networks."""
+        tensors = {**self.network.state_dict(), **dict(self.network.named_buffers())}
+        parts = (fingerprint(tensors), type(self.network).__name__, str(getattr(self.network, "options", "")))
+        return hashlib.sha256("\n".join([*parts, *self.inputs, *self.outputs, _code()]).encode()).hexdigest()
+
+    def onnx(self, size: Size, dynamic: bool = False) -> bytes:
+        """Export for N = 1 images of a size; ``dynamic``: that size is an example. Needs the package ``onnx``."""
+        width, height = size
+        device = next(self.network.parameters()).device
+        images = tuple(torch.zeros(1, height, width, 3, dtype=torch.uint8, device=device) for _ in self.inputs)
+        axes = {name: {1: "height", 2: "width"} for name in self.inputs}
+        axes |= {name: {2: "height", 3: "width"} for name in self.outputs}
+        # The exporter that traces; PyTorch before 2.5 has no other. Its annotation does not know that it takes files.
+        export: Any = torch.onnx.export
+        legacy = {"dynamo": False} if "dynamo" in inspect.signature(export).parameters else {}
+        file = io.BytesIO()
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # sizes that tracing makes constants: they are
+            export(
+                self, images, file, opset_version=OPSET, input_names=list(self.inputs),
+                output_names=list(self.outputs), dynamic_axes=axes if dynamic else None, **legacy,
+            )  # fmt: skip
+        return file.getvalue()
+
+
+@cache
+def _code() -> str:
+    """Return a hash of the networks' source code, so that a graph of other code is not taken from the cache."""
+    digest = hashlib.sha256()
+    for path in sorted([*_SOURCES.glob("*.py"), Path(__file__)]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,79 @@
+"""Which engine and precision run a network here, and why."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+import torch
+
+from fg_depth_ros.inference.engines.base import Engine
+from fg_depth_ros.inference.engines.onnxruntime_engine import OnnxRuntimeEngine, TensorRtEngine
+from fg_depth_ros.inference.engines.openvino_engine import OpenVinoEngine
+from fg_depth_ros.inference.engines.torch_engine import TorchEngine
+
+VARIABLE = "FG_DEPTH_ENGINE"
+TORCH = TorchEngine()
+INSTALLABLE: dict[str, Engine] = {
+    engine.name: engine for engine in (TORCH, OpenVinoEngine(), OnnxRuntimeEngine(), TensorRtEngine())
+}
+"""Every engine by name."""
+
+
+class Selection(NamedTuple):
+    """What was chosen. ``problem``: why the engine that was asked for is not taken, or None."""
+
+    engine: Engine
+    precision: str
+    reason: str
+    problem: str | None = None
+
+
+def select_engine(engine: str, precision: str, device: torch.device) -> Selection:
+    """Choose for a device.
+
+    ``auto`` takes OpenVINO on a CPU where it is installed, else PyTorch, or the engine that ``FG_DEPTH_ENGINE`` of the
+    environment names; and the fastest precision of that engine that needs no calibration. An engine that is not
+    installed is replaced by PyTorch, with a ``problem``. Raises ValueError: an engine that does not run on this device
+    or in this precision.
+    """
+    asked = engine
+    if engine == "auto":
+        engine = os.environ.get(VARIABLE) or "auto"
+        if engine not in ("auto", *INSTALLABLE):
+            raise ValueError(f"{VARIABLE} = '{engine}' is unknown; set it to one of auto, {', '.join(INSTALLABLE)}")
+    if engine == "auto":
+        return _automatic(precision, device)
+    chosen = INSTALLABLE[engine]
+    missing = chosen.missing()
+    if missing is not None:
+        problem = f"engine {engine} is {missing}" if missing.startswith("not") else f"engine {engine}: {missing}"
+        return Selection(TORCH, _precision(TORCH, precision, device), "instead of a missing engine", problem)
+    return Selection(
+        chosen, _precision(chosen, precision, device), "as set" if asked != "auto" else f"as {VARIABLE} says"
+    )
+
+
+def _automatic(precision: str, device: torch.device) -> Selection:
+    openvino = INSTALLABLE["openvino"]
+    if device.type != "cpu":
+        reason = f"PyTorch is what was measured on {device.type} devices"
+    elif (missing := openvino.missing()) is not None:
+        reason = f"OpenVINO is faster on a CPU, but it is {missing}"
+    elif precision not in ("auto", *openvino.precisions(device)):
+        reason = f"OpenVINO does not compute in {precision} on this CPU"
+    else:
+        return Selection(openvino, _precision(openvino, precision, device), "the fastest on a CPU")
+    return Selection(TORCH, _precision(TORCH, precision, device), reason)
+
+
+def _precision(engine: Engine, precision: str, device: torch.device) -> str:
+    known = engine.precisions(device)
+    if not known:
+        raise ValueError(f"engine '{engine.name}' does not run on {device}; set engine to auto, or another device")
+    if precision != "auto" and precision not in known:
+        raise ValueError(
+            f"engine '{engine.name}' does not compute in {precision} on this {device.type}; choose one of auto, "
+            f"{', '.join(known)}"
+        )
+    return known[0] if precision == "auto" else precision
