@@ -15,7 +15,7 @@ RECORDING = {
     "record": ("", "Parameter record (off, triggers or continuous); empty: as in the parameter file."),
     "storage": ("", "Parameter storage (raw, zstd, png or jpeg); empty: as in the parameter file."),
 }
-ARGUMENTS = {**shared.CAMERA, **shared.parameter_file("data_logger"), **RECORDING, **shared.NODE}
+ARGUMENTS = {**shared.CAMERA, **shared.parameter_file("data_logger"), **RECORDING, **shared.NODE, **shared.NETWORK}
 
 
 def start_node(context):
@@ -40,6 +40,4 @@ def start_node(context):
 
 def generate_launch_description():
     """Return the launch description."""
-    return LaunchDescription(
-        [*shared.declare(ARGUMENTS), *shared.shared_memory_profile(), OpaqueFunction(function=start_node)]
-    )
+    return LaunchDescription([*shared.declare(ARGUMENTS), *shared.environment(), OpaqueFunction(function=start_node)])

@@ -31,6 +31,7 @@ ARGUMENTS = {
     **shared.parameter_file("stereo_depth"),
     **shared.MODELS,
     "log_level": shared.NODE["log_level"],
+    **shared.NETWORK,
 }
 
 
@@ -140,6 +141,4 @@ def has_rosbag2():
 
 def generate_launch_description():
     """Return the launch description."""
-    return LaunchDescription(
-        [*shared.declare(ARGUMENTS), *shared.shared_memory_profile(), OpaqueFunction(function=start)]
-    )
+    return LaunchDescription([*shared.declare(ARGUMENTS), *shared.environment(), OpaqueFunction(function=start)])

@@ -15,6 +15,7 @@ ARGUMENTS = {
     **shared.parameter_file("stereo_depth"),
     **shared.MODELS,
     **shared.NODE,
+    **shared.NETWORK,
     "rviz": ("false", "Start rviz2 with the package's view."),
 }
 
@@ -51,6 +52,4 @@ def start_node(context):
 
 def generate_launch_description():
     """Return the launch description."""
-    return LaunchDescription(
-        [*shared.declare(ARGUMENTS), *shared.shared_memory_profile(), OpaqueFunction(function=start_node)]
-    )
+    return LaunchDescription([*shared.declare(ARGUMENTS), *shared.environment(), OpaqueFunction(function=start_node)])

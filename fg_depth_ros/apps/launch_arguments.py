@@ -14,6 +14,8 @@ from launch.substitutions import LaunchConfiguration
 from fg_depth_ros.nodes.common.environment import use_shared_memory_profile
 from fg_depth_ros.resources import resource_path
 
+_DISCOVERY = "ROS_AUTOMATIC_DISCOVERY_RANGE"
+
 Arguments = Mapping[str, tuple[str | None, str]]
 """Name -> (default, description); a default of None makes the argument mandatory."""
 
@@ -27,6 +29,12 @@ CAMERA: Arguments = {
 NODE: Arguments = {
     "use_sim_time": ("false", "Take the time from /clock, for recordings."),
     "log_level": ("info", "debug, info, warn or error."),
+}
+NETWORK: Arguments = {
+    "discovery": (
+        os.environ.get(_DISCOVERY) or "LOCALHOST",
+        f"{_DISCOVERY} of the nodes: LOCALHOST keeps all messages on this machine, SUBNET lets others see them.",
+    ),
 }
 MODELS: Arguments = {
     "model": ("", "Parameter model (flownet_stereo or sgbm); empty: as in the parameter file."),
@@ -103,12 +111,15 @@ def log_level(level: str) -> list[str]:
     return ["--ros-args", "--log-level", level]
 
 
-def shared_memory_profile() -> list[SetEnvironmentVariable]:
-    """Return the actions that point Fast DDS to the package's profile: its defaults lose most images."""
-    environment = dict(os.environ)
-    if not use_shared_memory_profile(environment):
-        return []
-    return [SetEnvironmentVariable(*item) for item in sorted(environment.items() - os.environ.items())]
+def environment() -> list[SetEnvironmentVariable]:
+    """Return the actions that keep messages on this machine, unless ``discovery`` says otherwise, and whole.
+
+    Fast DDS is pointed to the package's profile: its defaults lose most images.
+    """
+    changed = dict(os.environ)
+    use_shared_memory_profile(changed)
+    profile = [SetEnvironmentVariable(*item) for item in sorted(changed.items() - os.environ.items())]
+    return [SetEnvironmentVariable(_DISCOVERY, LaunchConfiguration("discovery")), *profile]
 
 
 def _unknown(name: str, arguments: Arguments) -> str | None:

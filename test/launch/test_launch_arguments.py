@@ -114,6 +114,21 @@ def test_a_former_or_misspelt_argument_is_refused_with_the_right_name(launch_fil
 
 
 @pytest.mark.parametrize("name", ["stereo_depth", "data_logger", "replay_evaluation"])
+@pytest.mark.parametrize(("given", "default"), [("", "LOCALHOST"), ("SUBNET", "SUBNET")])
+def test_messages_stay_on_this_machine_unless_the_user_says_otherwise(
+    launch_file: Any, repository: Path, monkeypatch: pytest.MonkeyPatch, name: str, given: str, default: str
+) -> None:
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", given)
+    monkeypatch.delitem(sys.modules, "fg_depth_ros.apps.launch_arguments", raising=False)
+    monkeypatch.delattr(apps, "launch_arguments", raising=False)
+    actions = describe(repository, name).args[0]
+    (argument,) = [a for a in actions if a.args == ("discovery",)]
+    assert argument.kwargs["default_value"] == default
+    (value,) = [a.args[1] for a in actions if a.args[:1] == ("ROS_AUTOMATIC_DISCOVERY_RANGE",)]
+    assert value.args == ("discovery",)
+
+
+@pytest.mark.parametrize("name", ["stereo_depth", "data_logger", "replay_evaluation"])
 def test_a_missing_parameter_file_is_named(launch_file: Any, name: str) -> None:
     with pytest.raises(ValueError, match="params_file '/nowhere/my.yaml' does not exist"):
         launch_file(name, params_file="/nowhere/my.yaml", bag="/tmp", out="/tmp")
