@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
-from fg_depth_ros.cli.app import console, print_tables, save, show
+from fg_depth_ros.cli.app import console, print_tables, save, say, show
 from fg_depth_ros.cli.options import Device, Json, Model, Weights, image_size_of
 
 _TABLES = {
-    "speed": ["latency_p50_ms", "latency_p95_ms", "throughput_hz", "memory_mib", "device_memory_mib"],
+    "speed": [
+        "latency_p50_ms", "latency_p95_ms", "throughput_hz", "epe_float32", "abs_rel_float32", "compile_s",
+        "compile_cached_s", "memory_mib", "device_memory_mib",
+    ],
     "node": [
         "pairs_sent", "pairs_delivered", "pairs_unaccounted", "published_p50_ms", "inference_p50_ms", "overhead_p50_ms",
     ],
@@ -39,7 +42,8 @@ def bench(
         "sgbm",
     ],
     size: Annotated[list[str], typer.Option(help="WIDTHxHEIGHT; may be repeated.")] = ["640x480"],
-    precision: Annotated[list[str], typer.Option(help="Precision; may be repeated.")] = ["float32"],
+    engine: Annotated[list[str], typer.Option(help="Engine; may be repeated; all with all precisions.")] = ["auto"],
+    precision: Annotated[list[str], typer.Option(help="Precision; may be repeated.")] = ["auto"],
     repeats: Annotated[int, typer.Option(help="Timed runs of each.")] = 20,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 = all cores.")] = 0,
     node: Annotated[bool, typer.Option(help="Also measure the node over ROS topics.")] = False,
@@ -47,23 +51,30 @@ def bench(
     device: Device = "auto",
     json: Json = None,
 ) -> None:
-    """Measure latency, throughput and memory of models; with --node the overhead of the node over DDS.
+    """Measure latency, throughput, memory and accuracy of models, engines and precisions; with --node over DDS, too.
 
-    Example: `fg-depth bench --size 640x480 --size 1280x720 --node`
+    Example: `fg-depth bench --engine torch --engine openvino --precision float32 --precision bfloat16`
     """
     from fg_depth_ros.evaluation.bench import bench_models
 
     sizes = [image_size_of(text) for text in size]
-    report = bench_models(model, sizes, precision, repeats, weights=weights, device=device, threads=threads)
+    report = bench_models(
+        model, sizes, precision, repeats, engines=engine, weights=weights, device=device, threads=threads
+    )
     if node:
         from fg_depth_ros.apps.bench_node import bench_node
         from fg_depth_ros.inference import StereoConfig
 
         for name in (each for each in model if each in StereoConfig.known_models()):
             for one in sizes:
-                measured = bench_node(name, one, weights=weights if name != "sgbm" else "", device=device)
+                measured = bench_node(
+                    name, one, weights=weights if name != "sgbm" else "", device=device, engine=engine[0],
+                    precision=precision[0],
+                )  # fmt: skip
                 report.rows += measured.rows
     print_tables(report, _TABLES)
+    for reason in report.settings.get("left_out", []):
+        say(f"left out: {reason}", "yellow")
     save(report, json)
 
 

@@ -1,4 +1,4 @@
-"""Speed and memory of models: latency, throughput, memory, per model, image size and precision.
+"""Speed and memory of models: latency, throughput, memory, per model, image size, engine and precision.
 
 Every combination runs in a process of its own, so that its memory is its own and nothing is warm but what it
 warmed up itself.
@@ -6,10 +6,12 @@ warmed up itself.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +28,7 @@ from fg_depth_ros.resources import module_command
 
 WARM_UP = 3
 _MODULE = "fg_depth_ros.evaluation.bench"
-CLASSICAL = ("sgbm", *CLASSICAL_FLOW)  # they know no precision: measured once per size
+CLASSICAL = ("sgbm", *CLASSICAL_FLOW)  # they know no engine and no precision: measured once per size
 _TIME_LIMIT = 600.0  # seconds for one combination
 
 
@@ -36,8 +38,8 @@ class BenchError(RuntimeError):
 
 def bench_models(
     models: Sequence[str] = ("flownet_stereo", "sgbm"), sizes: Sequence[tuple[int, int]] = ((640, 480),),
-    precisions: Sequence[str] = ("float32",), repeats: int = 20, *, weights: str = "", device: str = "auto",
-    threads: int = 0,
+    precisions: Sequence[str] = ("auto",), repeats: int = 20, *, engines: Sequence[str] = ("auto",),
+    weights: str = "", device: str = "auto", threads: int = 0,
 ) -> Report:  # fmt: skip
     """Measure models through ``inference``, as the node and the command line run them.
 
@@ -45,7 +47,7 @@ def bench_models(
         models: names of networks or classical methods, for stereo, flow (from the left to the right image) or depth
             from the left image alone. A depth network resizes to the width that its weights were trained at.
         sizes: (width, height) of the images in pixels; the Motorcycle pair is resized to them.
-        precisions: of the networks; classical methods are measured once.
+        precisions, engines: of the networks, all with all; classical methods are measured once.
         repeats: measured runs per combination, after a few to warm up.
         weights, device: of the networks, as the estimators take them.
         threads: of the processor; 0 leaves it to the libraries.
@@ -53,31 +55,44 @@ def bench_models(
     Returns a report with one row per combination: ``latency_p50_ms``, ``latency_p95_ms`` (from the images in host
     memory to the answer in host memory, so an accelerator is waited for), ``throughput_hz`` (pairs per second,
     one after the other), ``memory_mib`` (growth of this process's peak resident memory; Linux only) and, on an
-    accelerator, ``device_memory_mib`` (peak). Raises BenchError: a combination failed.
+    accelerator, ``device_memory_mib`` (peak); for a network also the difference from PyTorch in float32 on this pair,
+    ``epe_float32`` (px; disparity or flow) or ``abs_rel_float32`` (depth), and where an engine compiles ``compile_s``
+    and ``compile_cached_s``. Combinations that failed are in the settings, ``left_out``. Raises BenchError: all failed.
     """
     report = Report(
         command="bench",
         settings={"repeats": repeats, "warm_up": WARM_UP, "threads": threads or "default", "cores": os.cpu_count()},
     )
-    for width, height in sizes:
-        for model in models:
-            for precision in precisions if model not in CLASSICAL else ("float32",):
-                job = {
-                    "model": model, "width": width, "height": height, "precision": precision, "repeats": repeats,
-                    "weights": weights if model not in CLASSICAL else "", "device": device, "threads": threads,
-                }  # fmt: skip
+    failed: list[BenchError] = []
+    for (width, height), model in itertools.product(sizes, models):
+        classical = model in CLASSICAL
+        pairs = [("auto", "float32")] if classical else list(itertools.product(engines, precisions))
+        for engine, precision in pairs:
+            job = {
+                "model": model, "width": width, "height": height, "engine": engine, "precision": precision,
+                "repeats": repeats, "weights": "" if classical else weights, "device": device, "threads": threads,
+            }  # fmt: skip
+            try:
                 found = _in_own_process(job)
-                if not report.model:
-                    report.model = {"name": model, "sha256": found["sha256"] or None}
-                report.add_row(
-                    f"{width}x{height}", model if model in CLASSICAL else f"{model} {precision}", found["metrics"],
-                    kind="speed", device=found["device"], threads=found["threads"], sha256=found["sha256"] or None,
-                )  # fmt: skip
+            except BenchError as error:
+                failed.append(error)
+                continue
+            ran = {name: found[name] or None for name in ("engine", "precision", "sha256")}
+            if not report.model:
+                report.model = {"name": model, "sha256": ran["sha256"]}
+            report.add_row(
+                f"{width}x{height}", " ".join(filter(None, (model, ran["engine"], ran["precision"]))),
+                found["metrics"], kind="speed", device=found["device"], threads=found["threads"], **ran,
+            )  # fmt: skip
+    if not report.rows and failed:
+        raise failed[0]
+    if failed:
+        report.settings["left_out"] = [str(error) for error in failed]
     return report
 
 
 def _in_own_process(job: dict[str, Any]) -> dict[str, Any]:
-    what = f"{job['model']} at {job['width']}x{job['height']}, {job['precision']} on {job['device']}"
+    what = f"{job['model']} at {job['width']}x{job['height']}, {job['engine']}, {job['precision']} on {job['device']}"
     threads = {"OMP_NUM_THREADS": str(job["threads"])} if job["threads"] else {}
     command = module_command(_MODULE, json.dumps(job))
     try:
@@ -106,44 +121,70 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         cv2.setNumThreads(job["threads"])
     size = (job["width"], job["height"])
     left, right = (cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in motorcycle().images())
-    before = _memory("VmRSS")
-    model, run = _load(job, left, right)
-    for _ in range(WARM_UP):
-        run()
-    on_cuda = model.device.startswith("cuda")
-    if on_cuda:
-        torch.cuda.reset_peak_memory_stats()
-    seconds = []
-    for _ in range(job["repeats"]):
-        begun = time.perf_counter()
-        run()  # gives arrays in host memory: the device is through when it returns
-        seconds.append(time.perf_counter() - begun)
+    with tempfile.TemporaryDirectory() as folder:  # compiled engines of earlier runs would be no first compilation
+        os.environ["FG_DEPTH_CACHE"] = folder
+        before = _memory("VmRSS")
+        model, run = _load(job, left, right)
+        for _ in range(WARM_UP):
+            run()
+        if model.engine_failure is not None:
+            raise BenchError(model.engine_failure)
+        on_cuda = model.device.startswith("cuda")
+        if on_cuda:
+            torch.cuda.reset_peak_memory_stats()
+        seconds = []
+        for _ in range(job["repeats"]):
+            begun = time.perf_counter()
+            run()  # gives arrays in host memory: the device is through when it returns
+            seconds.append(time.perf_counter() - begun)
+        memory = _memory("VmHWM") - before
+        compiled = model.runner and model.runner.compile_seconds
+        if compiled:
+            again, run_again = _load(job, left, right)
+            run_again()
+            cached = again.runner and again.runner.compile_seconds
     p50, p95 = np.percentile(seconds, [50, 95])
     metrics = {"latency_p50_ms": 1e3 * p50, "latency_p95_ms": 1e3 * p95, "throughput_hz": len(seconds) / sum(seconds)}
-    metrics["memory_mib"] = _memory("VmHWM") - before
+    metrics["memory_mib"] = memory
     if on_cuda:
         metrics["device_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    if compiled and cached:
+        metrics |= {"compile_s": compiled[0], "compile_cached_s": cached[0]}
+    if model.engine:
+        _, reference = _load({**job, "engine": "torch", "precision": "float32"}, left, right)
+        metrics |= _difference(run(), reference(), job["model"] in MonoConfig.known_models())
     return {
         "metrics": {name: float(value) for name, value in metrics.items()},
         "sha256": model.model_sha256,
         "device": model.device,
+        "engine": model.engine,
+        "precision": model.precision,
         "threads": torch.get_num_threads(),
     }
 
 
 def _load(
     job: Mapping[str, Any], left: np.ndarray, right: np.ndarray
-) -> tuple[Estimator[Any, Any], Callable[[], object]]:
+) -> tuple[Estimator[Any, Any], Callable[[], np.ndarray]]:
     """Load the job's model; return it and a function that runs it once."""
-    name, chosen = job["model"], {key: job[key] for key in ("model", "weights", "device", "precision")}
+    name = job["model"]
+    chosen = {key: job[key] for key in ("model", "weights", "device", "engine", "precision") if key in job}
     if name in FlowConfig.known_models():
         flow = FlowEstimator(FlowConfig(**chosen))
-        return flow, lambda: flow.estimate(left, right)
+        return flow, lambda: flow.estimate(left, right).flow
     if name in MonoConfig.known_models():
         mono = MonoDepthEstimator(MonoConfig(**chosen))
-        return mono, lambda: mono.estimate(left, fx=float(left.shape[1]))
+        return mono, lambda: mono.estimate(left, fx=float(left.shape[1])).depth
     stereo = StereoDepthEstimator(StereoConfig(**chosen))
-    return stereo, lambda: stereo.match(left, right)
+    return stereo, lambda: stereo.match(left, right).disparity
+
+
+def _difference(found: np.ndarray, expected: np.ndarray, depth: bool) -> dict[str, float]:
+    """Return the mean difference of a prediction from the one in float32: of disparity, of flow, or of depth."""
+    if depth:
+        return {"abs_rel_float32": float(np.mean(np.abs(found - expected) / expected))}
+    error = np.abs(found - expected) if found.ndim == 2 else np.linalg.norm(found - expected, axis=-1)
+    return {"epe_float32": float(np.mean(error))}
 
 
 def _memory(field: str) -> float:

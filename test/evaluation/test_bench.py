@@ -44,7 +44,7 @@ def test_models_of_every_kind_are_measured(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "weights", "message"),
     [
-        ("nothing", "", "nothing at 64x64, float32 on cpu: model 'nothing' is unknown; .*sgbm"),
+        ("nothing", "", "nothing at 64x64, auto, auto on cpu: model 'nothing' is unknown; .*sgbm"),
         ("flownet_stereo", "missing.safetensors", "missing.safetensors"),
         ("depthnet_lite", "missing.safetensors", "missing.safetensors"),
     ],
@@ -52,3 +52,27 @@ def test_models_of_every_kind_are_measured(tmp_path: Path) -> None:
 def test_what_cannot_run_is_named_with_the_reason(tmp_path: Path, model: str, weights: str, message: str) -> None:
     with pytest.raises(BenchError, match=message):
         bench_models([model], [(64, 64)], weights=str(tmp_path / weights) if weights else "", device="cpu")
+
+
+def test_engines_and_precisions_are_compared_with_pytorch_in_float32() -> None:
+    sizes, precisions = [(128, 96)], ["float32", "bfloat16"]
+    report = bench_models(["flownet_stereo"], sizes, precisions, 2, engines=["torch", "tensorrt"], device="cpu")
+    exact, half = report.rows
+    assert (exact["method"], exact["engine"], exact["precision"]) == (
+        "flownet_stereo torch float32", "torch", "float32",
+    )  # fmt: skip
+    assert exact["metrics"]["epe_float32"] == 0
+    assert 0 < half["metrics"]["epe_float32"] < 1
+    assert "compile_s" not in exact["metrics"]  # nothing is compiled
+    assert len(report.settings["left_out"]) == 2
+    assert all("tensorrt" in text for text in report.settings["left_out"])
+
+
+@pytest.mark.slow
+def test_an_engine_that_compiles_is_timed_without_and_with_the_cache() -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is an extra (engines)")
+    pytest.importorskip("onnx", reason="onnx is an extra (engines)")
+    (row,) = bench_models(["depthnet_lite"], [(128, 96)], ["float32"], 2, engines=["openvino"], device="cpu").rows
+    assert row["engine"] == "openvino"
+    assert 0 < row["metrics"]["compile_cached_s"] < row["metrics"]["compile_s"]
+    assert row["metrics"]["abs_rel_float32"] < 1e-3

@@ -40,12 +40,15 @@ _HEADINGS = {
 }  # fmt: skip
 _SPEED_HEADINGS = {
     "latency_p50_ms": "ms/pair", "latency_p95_ms": "95 %", "throughput_hz": "pairs/s", "memory_mib": "MiB",
-    "device_memory_mib": "device MiB", "pairs_sent": "sent", "pairs_delivered": "delivered",
+    "epe_float32": "EPE to float32 px", "abs_rel_float32": "AbsRel to float32", "compile_s": "compile s",
+    "compile_cached_s": "cached s", "device_memory_mib": "device MiB", "pairs_sent": "sent",
+    "pairs_delivered": "delivered",
     "pairs_unaccounted": "unaccounted", "published_p50_ms": "stamp to depth ms", "inference_p50_ms": "model ms",
     "inference_p95_ms": "model 95 % ms", "inference_p99_ms": "model 99 % ms", "overhead_p50_ms": "overhead ms",
 }  # fmt: skip
 # How numbers are written, by how the measure's name begins: the first that fits, else with one decimal.
 _FORMATS = (
+    (("epe_float32", "abs_rel_float32"), ".4f"),
     (("abs_rel", "sq_rel", "rmse_log", "delta"), ".4f"),
     (("rmse", "scale", "seconds"), ".3f"),
     (("epe", "angular", "photometric"), ".2f"),
