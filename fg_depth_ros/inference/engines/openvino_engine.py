@@ -46,22 +46,33 @@ class OpenVinoEngine:
 
     def build(self, program: Program, size: Size, precision: str) -> bytes:
         """See ``Engine``."""
-        model = _core().read_model(io.BytesIO(program.onnx(size)))
-        if precision != "float32":
-            model = _with_exact_places(model)
+        onnx = program.onnx(size)
+        if precision == "float32":
+            model = _core().read_model(io.BytesIO(onnx))
+        else:
+            model = _core().read_model(*save_model(onnx))
         blob: bytes = _core().compile_model(model, "CPU", _settings(precision)).export_model().getvalue()
         return blob
 
     def load(self, blob: bytes, program: Program, precision: str, device: torch.device) -> Run:
         """See ``Engine``."""
-        request = _core().import_model(io.BytesIO(blob), "CPU", _settings(precision)).create_infer_request()
+        return _runner(_core().import_model(io.BytesIO(blob), "CPU", _settings(precision)), program)
 
-        def run(*images: np.ndarray) -> tuple[np.ndarray, ...]:
-            # The request's buffers are used again by the next run.
-            outputs = request.infer([image[None] for image in images], share_inputs=True, share_outputs=True)
-            return tuple(outputs[i].copy() for i in range(len(program.outputs)))
 
-        return run
+def load_model_file(path: Path, program: Program) -> Run:
+    """Return a function that runs an IR file (.xml, with .bin beside it) of a program in float32."""
+    return _runner(_core().compile_model(path, "CPU", _settings("float32")), program)
+
+
+def _runner(compiled: Any, program: Program) -> Run:
+    request = compiled.create_infer_request()
+
+    def run(*images: np.ndarray) -> tuple[np.ndarray, ...]:
+        # The request's buffers are used again by the next run.
+        outputs = request.infer([image[None] for image in images], share_inputs=True, share_outputs=True)
+        return tuple(outputs[i].copy() for i in range(len(program.outputs)))
+
+    return run
 
 
 # Where a search for what computes places ends: what these return is in half precision anyway.
@@ -69,14 +80,16 @@ _LEARNED = {"Const", "Convolution", "GroupConvolution", "MatMul", "Parameter"}
 _ELEMENTWISE = {"Add", "Clamp", "Divide", "Multiply", "Subtract"}
 
 
-def _with_exact_places(model: Any) -> Any:
-    """Return the model with float32 kept for places to sample at, and for fields less their local mean.
+def save_model(onnx: bytes) -> tuple[bytes, bytes]:
+    """Return the contents of the two files of OpenVINO's IR, .xml and .bin, for an ONNX file.
 
-    Half precision would round a column of a wide image by pixels. The mark is an attribute that the library knows by
-    the name "precise" and takes from a file alone; a version that does not know it ignores it.
+    In half precision it keeps float32 for places to sample at, and for fields less their local mean: 8 bits would round
+    a column of a wide image by pixels. The mark is an attribute that the library knows by the name "precise" and takes
+    from a file alone; a version that does not know it ignores it.
     """
     import openvino
 
+    model = _core().read_model(io.BytesIO(onnx))
     with contextlib.suppress(ImportError):  # not public: first join operations, so that no mark is lost later
         from openvino._offline_transformations import apply_moc_transformations
 
@@ -109,7 +122,7 @@ def _with_exact_places(model: Any) -> Any:
                 info = ElementTree.SubElement(layer, "rt_info")
             ElementTree.SubElement(info, "attribute", {"name": "precise", "version": "0"})
         tree.write(path)
-        return _core().read_model(path.read_bytes(), path.with_suffix(".bin").read_bytes())
+        return path.read_bytes(), path.with_suffix(".bin").read_bytes()
 
 
 @cache

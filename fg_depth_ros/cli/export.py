@@ -1,0 +1,64 @@
+"""``fg-depth export``: networks for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from fg_depth_ros.cli.app import say, show
+from fg_depth_ros.cli.options import Weights, image_size_of
+
+_LARGEST_MEAN = 0.01  # px, or 1/m
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="Network; default: the one that --weights belong to.")] = "",
+    out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("fg_depth_export"),
+    weights: Weights = "",
+    format: Annotated[list[str], typer.Option(help="onnx or openvino; may be repeated; default: both.")] = [
+        "onnx",
+        "openvino",
+    ],
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the images.")] = "640x480",
+    dynamic: Annotated[bool, typer.Option("--dynamic", help="Take images of any size; fastest at --size.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Compare the files with PyTorch.")] = False,
+    pairs: Annotated[
+        Path | None, typer.Option(help="Stereo pairs to compare on; default: the Motorcycle pair.")
+    ] = None,
+) -> None:
+    """Write a network for other programs: ONNX, OpenVINO IR, and a description beside them.
+
+    With --check, exit code 1 when a file differs from PyTorch by more than 0.01 px (or 1/m) in the mean.
+
+    Example: `fg-depth export flownet_stereo --size 640x480 --check`
+    """
+    from fg_depth_ros.inference.export import check_export, export_network
+
+    if not model and not weights:
+        raise typer.BadParameter("name a network, such as flownet_stereo, or give --weights")
+    width, height = image_size_of(size)
+    done = export_network(model, out, weights=weights, formats=format, size=(width, height), dynamic=dynamic)
+    for path in (*done.files.values(), done.description):
+        say(str(path))
+    if not check:
+        return
+    from fg_depth_ros.data.datasets.stereo import motorcycle, open_stereo_folder
+
+    samples = [motorcycle()] if pairs is None else open_stereo_folder(pairs)
+    if dynamic and pairs is None:  # a second size
+        samples.append(motorcycle().resized(width, height))
+    table = Table(title=f"difference from PyTorch over {len(samples)} pairs")
+    for head in ("file", "output"):
+        table.add_column(head)
+    for head in ("mean", "99 %", "largest"):
+        table.add_column(head, justify="right")
+    differences = check_export(done, (sample.images() for sample in samples))
+    for each in differences:
+        figures = (each.mean, each.percentile_99, each.largest)
+        table.add_row(each.format, f"{each.output} {each.unit}", *(f"{value:.2g}" for value in figures))
+    show(table)
+    if not all(each.mean <= _LARGEST_MEAN for each in differences):
+        raise typer.Exit(1)
