@@ -74,7 +74,8 @@ class StereoRig:
         if self.baseline < _BASELINES[1][0]:
             return (
                 f"right P[3] is -fx * baseline in px * m, here {-self.fx * self.baseline:g}; a baseline of "
-                f"{self.fx * self.baseline:g} m written there without its factor fx = {self.fx:g} px looks like this"
+                f"{self.fx * self.baseline:g} m written there without its factor fx = {self.fx:g} px looks like this, "
+                f"and so does one of {1000 * self.baseline:g} m that was divided by 1000 once too often"
             )
         return (
             f"a baseline is in metres; {self.baseline:g} mm or cm written as metres looks like this: divide P[3] of "
@@ -89,6 +90,10 @@ class StereoRig:
         narrowest, widest = _FIELDS_OF_VIEW[1]
         if not narrowest <= (across := _field_of_view(self.width, self.fx)) <= widest:
             doubts.append(_unlikely_focal(self.fx, self.width, across))
+        if not 0.5 <= self.fy / self.fx <= 2.0:
+            doubts.append(
+                f"fx is {self.fx:g} px and fy {self.fy:g} px: of a rectified image they are nearly equal; calibrate again"
+            )
         for name, centre, size in (
             ("cx", self.cx, self.width),
             ("cx", self.cx_right, self.width),
@@ -190,6 +195,7 @@ def camera_info_doubts(left: Any, right: Any) -> list[str]:
     """
     doubts = StereoRig.from_camera_info(left, right).doubts()
     for info, side in ((left, "left"), (right, "right")):
+        doubts += _binned_twice(info, side)
         p, k, r, d = (_numbers(info, name) for name in "pkrd")
         where = f"{side} camera_info"
         if not np.isfinite(np.concatenate([k, r, d])).all():
@@ -215,6 +221,22 @@ def camera_info_doubts(left: Any, right: Any) -> list[str]:
             ):
                 doubts.append(f"{where}: r is no rotation matrix: the calibration may be damaged; calibrate again")
     return doubts
+
+
+def _binned_twice(info: Any, side: str) -> list[str]:
+    """Return the doubt that ``p`` is of the binned image already: its centre lies in the middle third of that one."""
+    camera = _Camera.read(info, side)
+    (x, y), width, height = camera.binning, int(info.width), int(info.height)
+    if (x, y) == (1, 1) or (camera.width, camera.height) != (width // x, height // y):
+        return []  # a region of interest may lie anywhere
+    cx, cy = camera.cx * x, camera.cy * y
+    if not all(1 / 3 <= centre / size <= 2 / 3 for centre, size in ((cx, camera.width), (cy, camera.height))):
+        return []
+    return [
+        f"{side} camera_info: binning is {x}x{y}, but p (cx {cx:g}, cy {cy:g}) seems to be of the binned image of "
+        f"{camera.width}x{camera.height} pixels already, and depth would be {x} times too small; publish width, height "
+        "and p of the image without binning, or those of the binned one with a binning of 0"
+    ]
 
 
 @dataclass(frozen=True)
@@ -337,7 +359,8 @@ def _check_pair(left: _Camera, right: _Camera) -> None:
     if shift < 0.0:
         raise RigError(
             f"camera_info: {found}, so the baseline is negative ({shift / left.fx:g} m): left and right swapped? "
-            "Exchange the two camera_info (and image) topics"
+            "Exchange the two camera_info (and image) topics; where they are right, the sign of p[3] is not: that of "
+            "the right camera is -fx * baseline"
         )
     if abs(left.cy - right.cy) > _ROW_TOLERANCE:
         raise RigError(

@@ -14,13 +14,13 @@ import pytest
 pytest.importorskip("rosbags", reason="bags are read by rosbags (extra 'data')")
 
 import zstandard
-from support.bags import SECOND, large, pairs_at, storage_file, write
+from support.bags import SECOND, bag_of, large, pairs_at, storage_file, write
 from support.pair_folders import small_rig
 
 from fg_depth_ros.data.bags import mcap
 from fg_depth_ros.data.bags.folders import bag_sha256
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
-from fg_depth_ros.data.bags.storage import BagStorage, is_bag, message_types
+from fg_depth_ros.data.bags.storage import IMAGE, INFO, BagStorage, is_bag, message_types
 from fg_depth_ros.data.bags.writing import write_stereo_bag
 from fg_depth_ros.files import FileError
 
@@ -216,3 +216,49 @@ def test_compressed_messages_are_unpacked_up_to_the_limit(tmp_path, monkeypatch,
     monkeypatch.setattr(mcap, "LARGEST_CHUNK", 1000)
     assert not list(found.scan(["/left/image_rect"]))
     assert "a message unpacks to more than the 1000 bytes that are read" in caplog.text
+
+
+def test_chunks_without_a_message_index_are_read(tmp_path, caplog):
+    from mcap.reader import make_reader
+    from mcap.writer import IndexType, Writer
+
+    whole = write(tmp_path / "whole")
+    path = tmp_path / "without.mcap"
+    with storage_file(whole).open("rb") as source, path.open("wb") as target:
+        writer = Writer(target, index_types=IndexType.CHUNK)
+        writer.start(profile="ros2", library="test")
+        numbers = {}
+        for schema, channel, message in make_reader(source).iter_messages():
+            if channel.id not in numbers:
+                kind = writer.register_schema(schema.name, schema.encoding, schema.data)
+                numbers[channel.id] = writer.register_channel(channel.topic, "cdr", kind, channel.metadata)
+            writer.add_message(numbers[channel.id], message.log_time, message.data, message.publish_time)
+        writer.finish()
+    found = open_bag_pairs(path)
+    assert [sample.name for sample in found] == [sample.name for sample in open_bag_pairs(whole)]
+    assert len(found) == 3
+    assert not caplog.records
+
+
+def test_files_that_are_compressed_as_a_whole_say_how_to_unpack_them(tmp_path):
+    bag = write(tmp_path / "bag")
+    file = storage_file(bag)
+    packed = file.with_name(f"{file.name}.zstd")
+    packed.write_bytes(zstandard.ZstdCompressor().compress(file.read_bytes()))
+    file.unlink()
+    (bag / "metadata.yaml").unlink()
+    for path in (bag, packed):
+        with pytest.raises(FileError, match=rf"compressed as a whole.*zstd -d -c {packed.name} > {file.name}"):
+            BagStorage(path)
+
+
+def test_a_camera_info_topic_without_a_message_is_told_from_one_that_is_not_there(tmp_path):
+    kinds = {
+        "/left/image_rect": IMAGE,
+        "/right/image_rect": IMAGE,
+        "/left/camera_info": INFO,
+        "/right/camera_info": INFO,
+    }
+    bag = bag_of(tmp_path / "bag", kinds, {"/right/camera_info": []})
+    with pytest.raises(FileError, match="/right/camera_info holds no message that can be read"):
+        open_bag_pairs(bag)

@@ -254,3 +254,43 @@ def test_from_dict_names_what_is_missing_unknown_or_no_number():
         StereoRig.from_dict({**values, "fx": "wide"})
     short = {k: v for k, v in values.items() if k not in ("fy", "cx_right")}
     assert StereoRig.from_dict(short).doffs == 0.0
+
+
+@pytest.mark.parametrize(
+    ("binning", "full", "of_the_full_image"),
+    [(4, (2064, 1544), False), (2, (1032, 772), False), (2, (1032, 772), True)],
+)
+def test_a_matrix_that_is_binned_already_is_doubted(binning, full, of_the_full_image):
+    # A published image of 516 x 386 pixels has its centre at about (256, 182), a full one binning times farther.
+    scale = binning if of_the_full_image else 1
+    cameras = [
+        info([298.5 * scale, 0, 255.9 * scale, shift, 0, 298.5 * scale, 182.5 * scale, 0, 0, 0, 1, 0], *full,
+             binning_x=binning, binning_y=binning)
+        for shift in (0.0, -0.12 * 298.5 * scale)
+    ]  # fmt: skip
+    rig = StereoRig.from_camera_info(*cameras)
+    assert rig.baseline == pytest.approx(0.12)
+    assert rig.fx == pytest.approx(298.5 if of_the_full_image else 298.5 / binning)
+    doubts = [doubt for doubt in camera_info_doubts(*cameras) if f"binning is {binning}x{binning}" in doubt]
+    assert len(doubts) == (0 if of_the_full_image else 2)
+    assert all(f"depth would be {binning} times too small" in doubt for doubt in doubts)
+
+
+def test_binning_of_a_region_at_the_border_is_not_doubted():
+    roi = SimpleNamespace(x_offset=240, y_offset=160, width=320, height=320)  # the centre is a quarter into it
+    cameras = [info(p, roi=roi, binning_x=2, binning_y=2) for p in (left_p(), right_p())]
+    assert camera_info_doubts(*cameras) == []
+
+
+def test_focal_lengths_that_differ_across_and_down_are_doubted():
+    doubts = camera_info_doubts(info(left_p(fy=3250.0)), info(right_p(fy=3250.0)))
+    assert [doubt for doubt in doubts if "fx is 500 px and fy 3250 px" in doubt]
+    assert camera_info_doubts(info(left_p(fy=550.0)), info(right_p(fy=550.0))) == []
+
+
+def test_a_wrong_sign_and_a_wrong_unit_of_the_baseline_are_among_the_causes():
+    with pytest.raises(RigError, match=r"sign of p\[3\] is not: that of the right camera is -fx \* baseline"):
+        StereoRig.from_camera_info(info(left_p()), info(right_p(shift=60.0)))
+    # -337.15 px * 0.12 m = -40.458 px m, written in thousandths
+    with pytest.raises(RigError, match=r"one of 0\.12 m that was divided by 1000 once too often"):
+        StereoRig.from_camera_info(info(left_p(fx=337.15)), info(right_p(fx=337.15, shift=-0.040458)))

@@ -163,6 +163,19 @@ def test_a_compressed_image_that_is_cut_off_is_refused(kind: str) -> None:
         messages.image_to_array(part, "right")
 
 
+@pytest.mark.parametrize("kind", ["jpeg", "png"])
+def test_zeros_behind_a_compressed_image_do_not_matter(kind: str) -> None:
+    rgb = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    whole = compressed_image(rgb, kind=kind)
+    padded = CompressedImage(format=whole.format, data=bytes(whole.data) + bytes(5000))
+    assert np.array_equal(messages.image_to_array(padded), messages.image_to_array(whole))
+    filled = CompressedImage(format=whole.format, data=bytes(whole.data)[: len(whole.data) // 2] + bytes(5000))
+    with pytest.raises(MessageError, match="is cut off"):
+        messages.image_to_array(filled)
+    with pytest.raises(MessageError, match="is no JPEG or PNG image"):
+        messages.image_to_array(CompressedImage(format="jpeg", data=bytes(5000)))
+
+
 def test_what_is_no_image_is_refused() -> None:
     with pytest.raises(MessageError, match=r"right: .*5 bytes.*h264") as caught:
         messages.image_to_array(CompressedImage(format="h264", data=b"abcde"), "right")

@@ -434,3 +434,43 @@ def test_stamped_images_with_unstamped_camera_infos_keep_their_stamps(filters: A
         rig.send(None, None, 0.0, 0.0)
         rig.send(float(k), float(k), None, None)
     assert rig.seconds == list(range(1, 6))
+
+
+@pytest.mark.parametrize("right_first", [False, True])
+def test_a_slop_wider_than_the_frame_period_pairs_no_image_with_one_of_the_next_moment(
+    filters: Any, right_first: bool
+) -> None:
+    rig = Rig(filters, approximate=True, slop=0.05)
+    for frame in range(1, 21):
+        left = 10.0 + frame / 30  # 33 ms apart
+        right = left + 0.0001 if frame != 10 else None  # one is lost on the way
+        first, second = (None, right, None, right), (left, None, left, None)
+        for half in (first, second) if right_first else (second, first):
+            rig.send(*half)
+    apart = [
+        round((pair.right.header.stamp.sec - pair.left.header.stamp.sec) * 1e9)
+        + pair.right.header.stamp.nanosec - pair.left.header.stamp.nanosec
+        for pair in rig.pairs
+    ]  # fmt: skip
+    assert max(map(abs, apart)) <= 100_001  # ns; the next image is 33 ms away
+    assert len(rig.pairs) == 19
+
+
+def test_free_running_cameras_are_paired_up_to_half_a_period_apart(filters: Any) -> None:
+    rig = Rig(filters, approximate=True, slop=0.05)
+    for frame in range(1, 21):
+        left, right = 10.0 + 0.1 * frame, 10.0 + 0.1 * frame + 0.045
+        rig.send(left, None, left, None)
+        rig.send(None, right, None, right)
+    assert len(rig.pairs) == 20
+
+
+def test_clocks_that_differ_are_told_from_a_slop_that_is_too_small(filters: Any) -> None:
+    rig = Rig(filters, approximate=True, slop=0.01)
+    for frame in range(1, 9):
+        at = 10.0 + frame / 30
+        rig.send(at, at + 99.7, at, at + 99.7)
+    text = rig.sync.why_no_pair(lambda name: 1, str)
+    assert "farther than one image from the next (0.033" in text
+    assert "synchronise the clocks" in text
+    assert "sync_slop above" not in text

@@ -241,7 +241,9 @@ def _info_beside(image: str) -> str:
 
 def _rig(bag: BagStorage, topics: BagTopics, found: Mapping[str, Any]) -> StereoRig:
     for image, name in zip(topics[:2], topics[2:], strict=True):
-        if name not in found:
+        if name and name not in found:
+            raise FileError(f"{bag.path}: {name} holds no message that can be read; record it with the images")
+        if not name:
             known = [n for n, kind in bag.topics.items() if kind == INFO]
             raise FileError(
                 f"{bag.path}: no camera_info for {image} (expected {_info_beside(image)}; the bag has "

@@ -23,6 +23,7 @@ INFO = "sensor_msgs/msg/CameraInfo"
 
 _LOG = logging.getLogger(__name__)
 _ENDINGS = (".mcap", ".db3")
+_PACKED = (".mcap.zstd", ".db3.zstd")
 
 
 @lru_cache(maxsize=1)
@@ -196,6 +197,8 @@ def _open_readers(path: Path) -> list[_Reader]:
     if not path.exists():
         raise FileError(f"{path}: no such bag; give its folder, or its .mcap or .db3 file")
     if not path.is_dir() and path.suffix not in _ENDINGS:
+        if path.name.endswith(_PACKED):
+            raise FileError(f"{path}: {_unpack_first([path])}")
         hint = "a ROS 1 bag: rosbags-convert makes a ROS 2 bag of it" if path.suffix == ".bag" else "no ROS 2 bag"
         raise FileError(f"{path}: {hint}; a bag is a folder, a .mcap or a .db3 file")
     files = _files(path) if path.is_dir() else [path]
@@ -211,7 +214,9 @@ def _open_readers(path: Path) -> list[_Reader]:
                 return [_IndexedReader(reader)]
         except Exception as error:  # one damaged file is enough: then each by itself, below
             if not files:
-                raise FileError(f"{path}: cannot be read ({_reason(error)}); record it without compression") from error
+                packed = [file for file in path.iterdir() if file.name.endswith(_PACKED)]
+                way_out = _unpack_first(packed) if packed else "fetch it again"
+                raise FileError(f"{path}: cannot be read ({_reason(error)}); {way_out}") from error
             _LOG.warning(
                 "%s: not read as its metadata.yaml says (%s); its files are read instead", path, _reason(error)
             )
@@ -219,14 +224,25 @@ def _open_readers(path: Path) -> list[_Reader]:
             if reader.compression_mode == "message":
                 raise FileError(f"{path}: compressed messages without an index; record it without compression")
     if not files:
+        if packed := [file for file in path.iterdir() if file.name.endswith(_PACKED)]:
+            raise FileError(f"{path}: {_unpack_first(packed)}")
         raise FileError(f"{path}: holds no .mcap and no .db3 file: no bag; give the folder with metadata.yaml")
     return [_open_file(file) for file in files]
 
 
+def _unpack_first(packed: list[Path]) -> str:
+    """Say how to read files that a recorder compressed as a whole (``--compression-mode file``)."""
+    return (
+        "its files are compressed as a whole, and read only where metadata.yaml says so and nothing is cut off: unpack "
+        f"them (zstd -d -c {min(packed).name} > {min(packed).stem}, which keeps what is there), then give the .mcap or "
+        ".db3 file"
+    )
+
+
 def _has_index(reader: Any) -> bool:
-    """Whether messages can be found without reading all of them; SQLite always can."""
-    files = getattr(reader.storage, "storages", [reader.storage])
-    return all(getattr(file, "chunks", True) for file in files)
+    """Whether messages can be found without reading all of them; SQLite always can, MCAP by an index of each chunk."""
+    chunks = [getattr(file, "chunks", None) for file in getattr(reader.storage, "storages", [reader.storage])]
+    return all(found is None or (found and all(chunk.message_index_offsets for chunk in found)) for found in chunks)
 
 
 def _describe_as_stated(reader: Any) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import statistics
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -29,6 +31,8 @@ SYNC_PARAMETERS = (
 
 _LEFT_IMAGE, _RIGHT_IMAGE, _LEFT_INFO, _RIGHT_INFO = INPUTS
 _CAMERAS = {_LEFT_IMAGE: _LEFT_INFO, _RIGHT_IMAGE: _RIGHT_INFO}
+_GAPS = 16  # between images, for their period
+_FEWEST_GAPS = 4
 _IMAGES_WITHOUT_INFO = 3  # in a row; then the camera_info before is taken for them
 
 
@@ -108,6 +112,7 @@ class _Gate(SimpleFilter):
         self.by_arrival = False  # whether that had no stamp, and was taken
         self.since_match = 0
         self.last_stamp: int | None = None
+        self._gaps: deque[int] = deque(maxlen=_GAPS)
         self.last_arrival = time.monotonic()  # of a message; before the first one, when the waiting began
         self._take = take
         self.before: Callable[[_Gate, int], None] = lambda gate, stamp: None
@@ -122,10 +127,17 @@ class _Gate(SimpleFilter):
         if stamp is not None:
             self.put(message, stamp)
 
+    @property
+    def period(self) -> float | None:
+        """Median of the time between the newest messages by their stamps, ns; None before a few have come."""
+        return statistics.median(self._gaps) if len(self._gaps) >= _FEWEST_GAPS else None
+
     def put(self, message: Any, stamp: int) -> None:
         """Hand a message with this stamp, ns, to the synchroniser."""
         self.before(self, stamp)
         self.since_match += 1
+        if self.last_stamp is not None and stamp > self.last_stamp:
+            self._gaps.append(stamp - self.last_stamp)
         self.last_stamp = stamp
         self.signalMessage(message)
         self.after(self, stamp)
@@ -136,7 +148,8 @@ class PairSynchronizer:
 
     Uses the real message_filters where it can be imported and the drop-in elsewhere, and holds for both:
     a source whose time jumps back keeps producing pairs; an exception in ``on_pair`` goes to ``on_error`` and
-    stops nothing; a slop of 0 matches equal stamps.
+    stops nothing; a slop of 0 matches equal stamps; with a slop wider than half the time between images, one whose
+    partner was lost is left out, not paired with the next one.
 
     A camera_info that comes once, or rarely, holds for the later images of its camera until another one comes. A stamp
     of 0 is none: such messages are left out, and ``why_no_pair`` says so, unless ``allow_unstamped``.
@@ -251,12 +264,17 @@ class PairSynchronizer:
         ]
         if silent:
             return "; ".join(f"no message on {topic(name)} ({why_silent(publishers(name))})" for name in silent)
-        apart = self._apart()
+        apart, period = self._apart(), self._period()
         stamps = ", ".join(f"{topic(gate.name)} {(gate.last_stamp or 0) / 1e9:.6f}" for gate in self._gates)
         mode, way_out = "their stamps must be equal", f"set approximate_sync to true and sync_slop above {apart:.6f}"
         if self._approximate:
             mode = f"their stamps may differ by sync_slop = {self._slop:g} s"
             way_out = f"raise sync_slop above {apart:.6f}"
+        if period is not None and apart > 0.75e-9 * period:  # of streams that overlap it is at most half
+            way_out = (
+                f"synchronise the clocks that stamp them (chrony, PTP): they are farther than one image from the next "
+                f"({period * 1e-9:.6f} s) apart, and a wider sync_slop would pair images of different moments"
+            )
         return (
             f"messages come on every input but none belong together: {mode}, and the nearest are "
             f"{apart:.6f} s apart (newest stamps: {stamps}); trigger both cameras together and copy the "
@@ -275,6 +293,10 @@ class PairSynchronizer:
             nearest = [min(others, key=lambda s: abs(s - anchor)) for others in stamps[1:] if others]
             spans.append(max([anchor, *nearest]) - min([anchor, *nearest]))
         return min(spans, default=0) * 1e-9
+
+    def _period(self) -> float | None:
+        """Return the time between the images of the faster camera, ns; None where it is not known."""
+        return min((p for name in _CAMERAS if (p := self._gate(name).period) is not None), default=None)
 
     def _take(self, gate: _Gate, message: Any, stamp: int) -> int | None:
         """Return the stamp under which a message that arrived is matched; None where it is not."""
@@ -320,6 +342,7 @@ class PairSynchronizer:
         partner will ever come for, and every new message would be thrown out in their place.
         """
         queue = self._queues[gate.name]
+        self._remove_widowed(gate, stamp)
         if gate.last_stamp is not None and stamp < gate.last_stamp and self._on_time_jump is not None:
             back = (gate.last_stamp - stamp) * 1e-9
             if back * 1e9 > JUMP_BACK_NS:
@@ -331,6 +354,22 @@ class PairSynchronizer:
             with self._sync.lock:
                 for future in [waiting for waiting in queue if waiting > stamp]:
                     del queue[future]
+
+    def _remove_widowed(self, gate: _Gate, stamp: int) -> None:
+        """Remove what waits for an earlier message of this input that was lost, before a message is added.
+
+        Within a slop wider than half a period it would be paired with this one, and every later image with the next.
+        """
+        period = None if self._allow_unstamped else self._period()  # times of arrival jitter by more
+        if period is None or self._slop_ns <= period / 2:
+            return
+        there = self._queues[gate.name]
+        with self._sync.lock:
+            for name, queue in self._queues.items():
+                if name != gate.name:
+                    for other in [o for o in queue if stamp - o > period / 2]:
+                        if all(abs(mine - other) > period / 2 for mine in there):
+                            del queue[other]
 
     def _after(self, gate: _Gate, stamp: int) -> None:
         """Report a left image that waits, with its camera_info, for the right camera; after a message was added."""
