@@ -92,7 +92,7 @@ class StereoRig:
             doubts.append(_unlikely_focal(self.fx, self.width, across))
         if not 0.5 <= self.fy / self.fx <= 2.0:
             doubts.append(
-                f"fx is {self.fx:g} px and fy {self.fy:g} px: of a rectified image they are nearly equal; calibrate again"
+                f"fx is {self.fx:g} px and fy {self.fy:g} px: of a rectified image they are alike; calibrate again"
             )
         for name, centre, size in (
             ("cx", self.cx, self.width),
