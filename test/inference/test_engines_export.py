@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,7 @@ import pytest
 pytest.importorskip("onnx", reason="the exporter needs onnx (extra 'engines')")
 
 from fg_depth_ros.data.datasets.stereo import motorcycle
-from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
+from fg_depth_ros.inference import FlowConfig, FlowEstimator, StereoConfig, StereoDepthEstimator
 from fg_depth_ros.inference.export import check_export, export_network
 from fg_depth_ros.networks import load_checkpoint
 from fg_depth_ros.networks.registry import weights_path
@@ -31,6 +32,30 @@ def test_a_dynamic_file_takes_other_sizes_with_the_same_numbers(tmp_path: Path, 
     for each in check_export(done, pairs):
         assert each.mean < 1e-3
         assert each.mean <= each.percentile_99 <= each.largest < 0.1
+
+
+def test_networks_run_on_while_others_are_exported() -> None:
+    """The exporter switches whole networks between training and evaluation, and has state for the whole process."""
+    methods = [make(engine="torch", precision="float32") for make in (_stereo, _flow)]
+    images = motorcycle().resized(160, 120).images()  # no multiple of 32: refused in training mode
+    before = methods[1].estimate(*images).flow
+    programs = [method._method.program for method in methods]
+    modes = [module.training for program in programs for module in program.modules()]
+    with ThreadPoolExecutor() as pool:
+        exports = [pool.submit(program.onnx, (128, 96)) for program in programs]
+        while not all(export.done() for export in exports):
+            np.testing.assert_array_equal(methods[1].estimate(*images).flow, before)
+        assert all(export.result() for export in exports)
+    assert [module.training for program in programs for module in program.modules()] == modes
+    np.testing.assert_array_equal(methods[1].estimate(*images).flow, before)
+
+
+def _stereo(**options: str) -> StereoDepthEstimator:
+    return StereoDepthEstimator(StereoConfig(**options))
+
+
+def _flow(**options: str) -> FlowEstimator:
+    return FlowEstimator(FlowConfig(**options))
 
 
 def test_an_openvino_file_has_the_same_numbers(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import io
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -18,6 +19,7 @@ from fg_depth_ros.inference.engines.base import Size
 from fg_depth_ros.networks.checkpoint import fingerprint
 
 OPSET = 17
+_EXPORTING = threading.Lock()  # the exporter has state for the whole process
 _SOURCES = Path(__file__).resolve().parents[2] / "networks"
 
 
@@ -40,6 +42,7 @@ class Program(nn.Module):
     ) -> None:
         super().__init__()
         self.network, self.inputs, self.outputs, self._answers = network, tuple(inputs), tuple(outputs), answers
+        self.training = network.training
 
     def forward(self, *images: Tensor) -> tuple[Tensor, ...]:
         """Run the network on N x H x W x 3 uint8 RGB images."""
@@ -64,11 +67,12 @@ class Program(nn.Module):
         export: Any = torch.onnx.export
         legacy = {"dynamo": False} if "dynamo" in inspect.signature(export).parameters else {}
         file = io.BytesIO()
-        with torch.no_grad(), warnings.catch_warnings():
+        with _EXPORTING, torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # sizes that tracing makes constants: they are
             export(
                 self, images, file, opset_version=OPSET, input_names=list(self.inputs),
-                output_names=list(self.outputs), dynamic_axes=axes if dynamic else None, **legacy,
+                output_names=list(self.outputs), dynamic_axes=axes if dynamic else None,
+                training=torch.onnx.TrainingMode.PRESERVE, **legacy,
             )  # fmt: skip
         return file.getvalue()
 
