@@ -17,9 +17,11 @@ from fg_depth_ros.cli.options import (
     FlowScale,
     Json,
     Model,
+    PairTopics,
     Photos,
     Precision,
     Scale,
+    Settings,
     Sheets,
     image_size_of,
 )
@@ -115,6 +117,7 @@ def flow(
 
 
 def depth(
+    topics: Settings[PairTopics],
     data: Annotated[
         list[Path],
         typer.Option(
@@ -190,7 +193,7 @@ def depth(
     if eigen is not None:
         sets = open_eigen(data[0], eigen, improved, cast("Any", lidar))
     else:
-        sets = task.open(data, unit=cast("Any", unit), fx=fx, split=split)
+        sets = task.open(data, unit=cast("Any", unit), fx=fx, split=split, bag=topics().given())
     width, height = image_size_of(size)
     place = str(choose_device(device))
     for kind in world:

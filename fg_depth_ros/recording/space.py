@@ -88,7 +88,7 @@ class Space:
         if free - size < self.floor:
             return (
                 f"free space: {free:,} bytes are free on the disk of {self.root}, at least {self.floor:,} must stay; "
-                "make room on it, or lower the floor"
+                "make room on it, or lower free_floor"
             )
         return ""
 

@@ -31,7 +31,7 @@ from fg_depth_ros.data.datasets.depth import open_depth_sets
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import disparity_to_depth
 
-IMAGE = "sensor_msgs/msg/Image"
+IMAGE, INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
 RIG = small_rig()  # f 200 px, cx 76.5, cy 47.5, 160 x 96
 
 
@@ -130,6 +130,17 @@ def test_millimetres_and_what_is_no_depth(tmp_path):
     assert first.truth()[0, 3] == pytest.approx(200 * 0.1 / 2.0 - 4.0)
 
 
+@pytest.mark.parametrize(("factor", "warned"), [(1.0, False), (1000.0, True)])
+def test_floating_point_depth_in_millimetres_is_doubted(tmp_path, caplog, factor, warned):
+    # 200 px * 0.1 m / 0.1 px = 200 m; the wall is at 200 * 0.1 / (6 + 4) = 2 m
+    depth = np.full((96, 160), 2.0 * factor, np.float32)
+    message = ("/ground_truth/depth", IMAGE, SECOND, depth_message(SECOND, depth))
+    bag = with_messages(stereo_bag(tmp_path / "bag", 1, truth=False), [message])
+    with caplog.at_level(logging.WARNING):
+        assert open_bag_pairs(bag)[0].true_depth()[0, 0] == 2.0 * factor
+    assert any("is it in millimetres?" in record.getMessage() for record in caplog.records) == warned
+
+
 def test_a_stamp_within_the_slop_counts(tmp_path):
     depth = depth_message(SECOND + 3_000_000, np.ones((96, 160), np.float32))
     bag = with_messages(stereo_bag(tmp_path / "bag", 1, truth=False), [("/ground_truth/depth", IMAGE, 5, depth)])
@@ -140,6 +151,19 @@ def test_a_stamp_within_the_slop_counts(tmp_path):
 def test_depth_data_sets_see_the_truth_of_bags(tmp_path):
     (samples,) = open_depth_sets([stereo_bag(tmp_path / "bag")]).values()
     np.testing.assert_array_equal(samples[1].truth(), disparity_to_depth(planes(1)[2], RIG))
+
+
+def test_depth_data_sets_take_the_topics_and_the_slop_of_a_bag(tmp_path):
+    kinds = {"/a/image": IMAGE, "/b/image": IMAGE, "/a/camera_info": INFO, "/b/right/camera_info": INFO}
+    at = {topic: [(k, k + late) for k in (10, 20)] for topic, late in (("/a/image", 0), ("/b/image", 2))}
+    bag = bag_of(tmp_path / "bag", kinds, at)
+    with pytest.raises(FileError, match="name the left and the right topic"):
+        open_depth_sets([bag])
+    options = {"left": "a/image", "right": "b/image", "right_info": "b/right/camera_info"}
+    with pytest.raises(FileError, match="give a slop of at least 2e-09 s"):
+        open_depth_sets([bag], bag=options)
+    (samples,) = open_depth_sets([bag], bag=options | {"slop": 2e-9}).values()
+    assert len(samples) == 2
 
 
 # ---- LiDAR -----------------------------------------------------------------------------------------------------

@@ -222,7 +222,10 @@ def _open_readers(path: Path) -> list[_Reader]:
             )
         else:
             if reader.compression_mode == "message":
-                raise FileError(f"{path}: compressed messages without an index; record it without compression")
+                raise FileError(
+                    f"{path}: compressed messages without an index; unpack it with ros2 bag convert, or record it "
+                    "without compression"
+                )
     if not files:
         if packed := [file for file in path.iterdir() if file.name.endswith(_PACKED)]:
             raise FileError(f"{path}: {_unpack_first(packed)}")

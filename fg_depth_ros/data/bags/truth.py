@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,7 @@ OFF = "none"
 _TRUE_DEPTH = "ground_truth/depth"
 # How drivers of LiDARs name their clouds; other clouds may be made of the very depth that is to be evaluated.
 _LIDARS = ("lidar", "velodyne", "ouster", "livox", "hesai", "pandar", "robosense", "rslidar")
+_SMALLEST_DISPARITY = 0.1  # px; at less, depth says nothing
 _FLOATS = {7: "f4", 8: "f8"}  # sensor_msgs/PointField
 
 _LOG = logging.getLogger(__name__)
@@ -144,7 +146,9 @@ def find_truth(
     topic = _topic(bag, options.depth_topic, IMAGE, [topic for topic in images if topic.endswith(_TRUE_DEPTH)])
     if topic:
         found = places(bag, [topic])[topic]
-        return {stamp: DepthImage(bag, place, rig) for stamp, place in _beside(stamps, found, slop).items()}
+        images = {stamp: DepthImage(bag, place, rig) for stamp, place in _beside(stamps, found, slop).items()}
+        _check_unit(images, topic)
+        return images
     lidars = [topic for topic in clouds if any(word in topic.lower() for word in _LIDARS)]
     topic = _topic(bag, options.lidar_topic, CLOUD, lidars)
     if not topic and options.transforms and options.lidar_topic != OFF:
@@ -162,6 +166,18 @@ def find_truth(
         return {}
     near = _beside(stamps, sweeps, options.lidar_slop)
     return {stamp: LidarSweep(bag, place, rig, matrix) for stamp, place in near.items()}
+
+
+def _check_unit(images: Mapping[int, DepthImage], topic: str) -> None:
+    """Warn of depth that no stereo camera could see, by the first image: mostly millimetres as floating point."""
+    for image in list(images.values())[:1]:
+        with suppress(FileError):  # reported when it is read
+            depth, farthest = image(), image.rig.fx * image.rig.baseline / _SMALLEST_DISPARITY
+            if np.isfinite(depth).any() and (median := float(np.nanmedian(depth))) > farthest:
+                _LOG.warning(
+                    "%s, %s: the median depth is %g m, farther than this rig can see (%g m): floating point depth is "
+                    "in metres (REP 118), is it in millimetres?", image.bag.path, topic, median, farthest,
+                )  # fmt: skip
 
 
 def _beside(stamps: np.ndarray, found: Mapping[int, Place], slop: float) -> dict[int, Place]:

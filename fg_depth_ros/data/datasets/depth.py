@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -28,29 +29,33 @@ _NYU_FX = 518.8579
 
 
 def open_depth_sets(
-    paths: Iterable[str | Path], *, unit: DepthUnit = "kitti", fx: float = 0.0, split: str | Path | None = None
-) -> dict[str, list[DepthSample]]:
+    paths: Iterable[str | Path], *, unit: DepthUnit = "kitti", fx: float = 0.0, split: str | Path | None = None,
+    bag: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, list[DepthSample]]:  # fmt: skip
     """Open data sets by name; a folder that is none itself stands for the data sets right inside it.
 
     Args:
         paths: nyu_depth_v2_labeled.mat; folders of images and ``depth/``; any set of stereo pairs that
-            ``open_stereo_folder`` knows (true depth from true disparity and calibration); bags of pairs (no truth).
+            ``open_stereo_folder`` knows (true depth from true disparity and calibration); bags of pairs.
         unit: of 16-bit depth PNG: ``kitti`` (1/256 m) or ``mm``; 0 is unknown.
         fx: focal length of the images in px, where no calibration lies beside them.
         split: list of NYU's test frames, see ``open_nyu``.
+        bag: options of ``open_bag_pairs``.
 
     Raises FileError: nothing readable or known, images without focal length. Raises ValueError: an unknown unit.
     """
     if unit not in _READERS:
         raise ValueError(f"unit of depth '{unit}' is unknown; choose one of {', '.join(_READERS)}")
-    return collect_sets(paths, lambda path: {"": _open(path, unit, fx, split)})
+    return collect_sets(paths, lambda path: {"": _open(path, unit, fx, split, bag)})
 
 
-def _open(path: Path, unit: DepthUnit, fx: float, split: str | Path | None) -> list[DepthSample]:
+def _open(
+    path: Path, unit: DepthUnit, fx: float, split: str | Path | None, bag: Mapping[str, Any]
+) -> list[DepthSample]:
     if path.suffix == ".mat":
         return open_nyu(path, split)
     if is_bag(path):
-        return [DepthSample.of_pair(pair) for pair in open_bag_pairs(path)]
+        return [DepthSample.of_pair(pair) for pair in open_bag_pairs(path, **bag)]
     return open_depth_folder(path, unit, fx)
 
 

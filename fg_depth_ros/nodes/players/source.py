@@ -46,8 +46,6 @@ class PairSource:
         self.samples: list[StereoSample] = (
             [motorcycle()] if pairs == MOTORCYCLE else list(open_stereo_folder(Path(pairs).expanduser()))
         )
-        if not self.samples:
-            raise FileError(f"{pairs}: no stereo pair in it; see the data page of the docs for the layouts")
         self._width, self._height = width, height
         self._with_truth = with_truth
         self._focal, self._baseline = focal, baseline
