@@ -146,9 +146,9 @@ def find_truth(
     topic = _topic(bag, options.depth_topic, IMAGE, [topic for topic in images if topic.endswith(_TRUE_DEPTH)])
     if topic:
         found = places(bag, [topic])[topic]
-        images = {stamp: DepthImage(bag, place, rig) for stamp, place in _beside(stamps, found, slop).items()}
-        _check_unit(images, topic)
-        return images
+        readers = {stamp: DepthImage(bag, place, rig) for stamp, place in _beside(stamps, found, slop).items()}
+        _check_unit(list(readers.values()), topic)
+        return dict(readers)
     lidars = [topic for topic in clouds if any(word in topic.lower() for word in _LIDARS)]
     topic = _topic(bag, options.lidar_topic, CLOUD, lidars)
     if not topic and options.transforms and options.lidar_topic != OFF:
@@ -168,9 +168,9 @@ def find_truth(
     return {stamp: LidarSweep(bag, place, rig, matrix) for stamp, place in near.items()}
 
 
-def _check_unit(images: Mapping[int, DepthImage], topic: str) -> None:
+def _check_unit(images: Sequence[DepthImage], topic: str) -> None:
     """Warn of depth that no stereo camera could see, by the first image: mostly millimetres as floating point."""
-    for image in list(images.values())[:1]:
+    for image in images[:1]:
         with suppress(FileError):  # reported when it is read
             depth, farthest = image(), image.rig.fx * image.rig.baseline / _SMALLEST_DISPARITY
             if np.isfinite(depth).any() and (median := float(np.nanmedian(depth))) > farthest:
