@@ -60,7 +60,7 @@ def test_a_bag_becomes_weights(run, tmp_path):
     pytest.importorskip("rosbags")
     from fg_depth_ros.data.bags.writing import write_stereo_bag
 
-    pairs = [(i * 100_000_000, *wall(8 + i, seed=i)) for i in range(4)]
+    pairs = [((i + 1) * 100_000_000, *wall(8 + i, seed=i)) for i in range(4)]  # a stamp of 0 is none
     bag = write_stereo_bag(tmp_path / "drive", pairs, RIG)
     for out in (tmp_path / "one", tmp_path / "two"):
         status, text = run("distill", "--data", bag, "--out", out, *TINY, "--cache", tmp_path / "kept")

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_MEETING = datetime.timedelta(minutes=5)  # until all processes have found one another
 _PATIENCE = datetime.timedelta(hours=24)  # shares differ in length, and who is done waits for the others
 
 
@@ -50,7 +51,7 @@ def shared_map(items: Sequence[Item], work: Callable[[Sequence[Item]], list[Resu
                 "the host of process 0 and a free port on it"
             )
         try:
-            distributed.init_process_group("gloo", init_method="env://", timeout=_PATIENCE)
+            distributed.init_process_group("gloo", init_method="env://", timeout=_MEETING)
         except (RuntimeError, ValueError) as error:
             raise ShardError(
                 f"process {rank} of {ranks} does not find the others at {os.environ['MASTER_ADDR']}:"
@@ -64,7 +65,8 @@ def shared_map(items: Sequence[Item], work: Callable[[Sequence[Item]], list[Resu
         except Exception as error:  # the others wait for this process's word: they must hear of it
             failure = error
         parts: list[Any] = [None] * ranks
-        distributed.all_gather_object(parts, ("" if failure is None else str(failure) or repr(failure), results))
+        said = "" if failure is None else str(failure) or repr(failure)
+        distributed.all_gather_object(parts, (said, results), group=distributed.new_group(timeout=_PATIENCE))
         if failure is not None:
             raise failure
         failed = [f"process {k}: {text}" for k, (text, _) in enumerate(parts) if text]

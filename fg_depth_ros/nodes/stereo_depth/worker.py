@@ -235,12 +235,14 @@ class StereoWorker:
     def _check_rectification(self, images: StereoImages, fault: PairFault | None) -> None:
         """Check the rectification again from time to time, after the pair was published.
 
-        Dense flow between images that cannot be matched (``fault``) says nothing of their rows.
+        Dense flow between images that cannot be matched (``fault``) says nothing of their rows, unless features say
+        that they seem unrelated since their rows differ.
         """
         assert images.right is not None
         parameters, estimator = self._parameters, self._models.flow.estimator
         period, pair = parameters["rectification_check_period"], (images.left, images.right, images.rig.doffs)
-        if estimator is None or period == 0 or fault is not None:
+        comparable = fault is None or (fault == PairFault.UNRELATED and self._features.problem is not None)
+        if estimator is None or period == 0 or not comparable:
             self._faults.forget("rows")
         elif self._vertical_flow.due(period):
             try:
