@@ -259,6 +259,15 @@ def sides(left, right, kind=IMAGE):
      | sides("/left/depth_rect", "/right/depth_rect"), "/left/image_rect", "/right/image_rect"),
     (sides("/left/image_raw", "/right/image_raw") | sides("/left/image_rect/compressed",
      "/right/image_rect/compressed", COMPRESSED), "/left/image_rect/compressed", "/right/image_rect/compressed"),
+    # whole components: arms are no cameras, a camera may be called after depth, and the last side is the camera's
+    (sides("/left_arm/image", "/right_arm/image") | sides("/direct/left/image_raw", "/direct/right/image_raw", COMPRESSED)
+     | sides("/left/image_rect", "/right/image_rect"), "/left/image_rect", "/right/image_rect"),
+    (sides("/depth_camera/left/image", "/depth_camera/right/image") | sides("/depth/left/image", "/depth/right/image"),
+     "/depth_camera/left/image", "/depth_camera/right/image"),
+    (sides("/front_left/left/image", "/front_left/right/image") | {"/front_right/right/image": IMAGE},
+     "/front_left/left/image", "/front_left/right/image"),
+    (sides("/left/left/image", "/left/right/image") | {"/right/left/image": IMAGE},
+     "/left/left/image", "/left/right/image"),
 ])  # fmt: skip
 def test_topics_are_found_by_type_and_name(topics, left, right):
     info = {f"{name.removesuffix('/compressed').rpartition('/')[0]}/camera_info": INFO for name in (left, right)}
@@ -278,6 +287,8 @@ def test_topics_that_cannot_be_told_apart_have_to_be_named():
         FileError, match=r"no pair of image topics can be identified by name \(images: /camera/image_raw\)"
     ):
         find_topics({"/camera/image_raw": IMAGE})
+    with pytest.raises(FileError, match="no pair of image topics can be identified by name"):
+        find_topics(sides("/front_left/left/image", "/front_right/right/image"))
     given = find_topics({"/a": IMAGE, "/b": IMAGE, "/i": INFO, "/j": INFO}, "a", "b", "/i", "j")
     assert given == BagTopics("/a", "/b", "/i", "/j")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,15 +20,19 @@ from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import RigError, StereoRig, camera_info_doubts
 
 _LOG = logging.getLogger(__name__)
-# How the topics of two cameras differ: ours and most drivers', RealSense's, EuRoC's and OAK's, KITTI's.
+# Whole components in which the topics of two cameras differ: ours and most drivers', RealSense's, EuRoC's and OAK's,
+# KITTI's.
 _SIDES = (
-    ("left", "right"), ("infra1", "infra2"), ("cam0", "cam1"), ("cam_0", "cam_1"), ("camera_0", "camera_1"),
-    ("image_02", "image_03"),
+    ("left", "right"), ("infra1", "infra2"), ("infra_1", "infra_2"), ("cam0", "cam1"), ("cam_0", "cam_1"),
+    ("camera0", "camera1"), ("camera_0", "camera_1"), ("left_camera", "right_camera"), ("camera_left", "camera_right"),
+    ("left_cam", "right_cam"), ("cam_left", "cam_right"), ("left_image", "right_image"),
+    ("left_image_rect", "right_image_rect"), ("camera_color_left", "camera_color_right"),
+    ("camera_gray_left", "camera_gray_right"), ("image_02", "image_03"), ("image_00", "image_01"),
 )  # fmt: skip
 _ALIKE = 1e-6  # calibrations that differ by less, relatively, are one
 _WHITE_IMAGES = 24  # looked at for the white level of 16-bit grey
 _STAMP_END = 12  # bytes of a message before its frame_id
-_NO_CAMERA = ("depth", "disparity", "mask", "flow", "theora", "ffmpeg")
+_NO_CAMERA = {"depth", "compresseddepth", "disparity", "mask", "flow", "theora", "ffmpeg"}
 
 
 class BagTopics(NamedTuple):
@@ -205,14 +210,12 @@ def find_topics(
     its images comes out empty. Raises FileError: no pair, several that are equally good, or a topic given that is not
     there.
     """
-    images = [
-        name for name, kind in topics.items() if kind in (IMAGE, COMPRESSED) and not any(w in name for w in _NO_CAMERA)
-    ]
+    images = [name for name, kind in topics.items() if kind in (IMAGE, COMPRESSED)]
     wanted = [(left, (IMAGE, COMPRESSED)), (right, (IMAGE, COMPRESSED)), (left_info, (INFO,)), (right_info, (INFO,))]
     left, right, *given = (name and topic_named(topics, name, kinds, where) for name, kinds in wanted)
     if not (left and right):
         pairs = [(a, b) for a, b in _sides(images) if left in ("", a) and right in ("", b)]
-        ranks = {pair: ("rect" not in pair[0], topics[pair[0]] == COMPRESSED) for pair in pairs}
+        ranks = {pair: (not _is_rectified(pair[0]), topics[pair[0]] == COMPRESSED) for pair in pairs}
         best = [pair for pair in pairs if ranks[pair] == min(ranks.values())]
         if len(best) != 1:
             found = ", ".join(sorted(images)) or "none"
@@ -228,10 +231,25 @@ def find_topics(
     return BagTopics(left, right, *infos)
 
 
-def _sides(images: list[str]) -> list[tuple[str, str]]:
-    """(left, right) among topic names that differ only in the word for the side."""
-    pairs = ((name, name.replace(a, b)) for name in images for a, b in _SIDES if a in name)
-    return [(a, b) for a, b in dict.fromkeys(pairs) if b in images]
+def _sides(images: Sequence[str]) -> list[tuple[str, str]]:
+    """(left, right) among topic names that differ only in the component for the side, the last one of them."""
+    pairs: dict[tuple[str, str], None] = {}
+    for name in images:
+        parts = name.split("/")
+        for left, right in _SIDES:
+            if left not in parts:
+                continue
+            last = len(parts) - 1 - parts[::-1].index(left)
+            # What lies above the camera may have any name; the camera's own images say what they show.
+            shown = {word for part in parts[last:] for word in part.lower().split("_")}
+            partner = "/".join([*parts[:last], right, *parts[last + 1 :]])
+            if partner in images and not _NO_CAMERA & {*shown, *parts[:last]}:
+                pairs[name, partner] = None
+    return list(pairs)
+
+
+def _is_rectified(topic: str) -> bool:
+    return any(word.startswith("rect") for word in re.split("[/_]", topic))
 
 
 def _info_beside(image: str) -> str:
@@ -257,7 +275,7 @@ def _rig(bag: BagStorage, topics: BagTopics, found: Mapping[str, Any]) -> Stereo
         raise FileError(f"{bag.path}, {topics.left_info} and {topics.right_info}: {error}") from error
     for doubt in camera_info_doubts(*infos):
         _LOG.warning("%s, %s and %s: %s", bag.path, topics.left_info, topics.right_info, doubt)
-    if "rect" not in topics.left and any(np.asarray(info.d).any() for info in infos):
+    if not _is_rectified(topics.left) and any(np.asarray(info.d).any() for info in infos):
         _LOG.warning(
             "%s: %s is not named as rectified and its camera_info has distortion: images that are not rectified give "
             "wrong depth; rectify them first", bag.path, topics.left,
