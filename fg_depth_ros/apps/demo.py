@@ -27,8 +27,7 @@ from rich.text import Text
 from fg_depth_ros.apps.experiment import ExperimentError
 from fg_depth_ros.apps.live_evaluation import PairsEvaluation, PairsResult
 from fg_depth_ros.apps.processes import ChildDied, ChildTimeout, ProcessGroup, free_domain_id
-from fg_depth_ros.data.datasets.stereo import MOTORCYCLE, open_stereo_folder
-from fg_depth_ros.data.io.formats import image_size
+from fg_depth_ros.data.datasets.stereo import MOTORCYCLE, open_stereo
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import RigError
@@ -85,16 +84,17 @@ class DemoInput:
 def run_demo(
     model: str = "flownet_stereo", pairs: str = MOTORCYCLE, seconds: float = 8.0, rate: float = 3.0,
     out: str | Path = "fg_depth_demo.png", json: str | Path | None = None, *, weights: str = "", width: int = 0,
-    world: str = "", console: Console | None = None,
+    world: str = "", side_by_side: bool = False, console: Console | None = None,
 ) -> int:  # fmt: skip
     """Run the demo and print what it measured.
 
     Args:
         model: shown in full, with ``weights`` (empty: those that come with the package); ``sgbm`` runs beside it.
-        pairs: a folder of stereo pairs, or ``motorcycle`` for the pair that scikit-image ships.
+        pairs: a folder of stereo pairs, a bag or a video, or ``motorcycle`` for the pair that scikit-image ships.
         seconds, rate: each model is fed for so long, with so many pairs per second.
         out, json: where picture (PNG) and report go; no report where ``json`` is None.
         width: resize the images to this width; 0 keeps them.
+        side_by_side: each image or video of ``pairs`` has the left view in its left half.
         world: play a drive through a virtual world, ``street`` or ``indoor``, instead of ``pairs``; with true depth.
 
     Returns:
@@ -109,7 +109,7 @@ def run_demo(
             check_options(seconds, rate, width, world, pairs)
             if world:
                 pairs = render_world(folder / f"virtual_{world}", world, width, console)
-            chosen = inspect_pairs(pairs, seconds, rate, width, console)
+            chosen = inspect_pairs(pairs, seconds, rate, width, console, side_by_side)
             domain = free_domain_id()
             console.print(
                 f"three processes over DDS on this machine only, ROS_DOMAIN_ID={domain}; logs in {folder}",
@@ -309,17 +309,18 @@ def render_world(folder: Path, world: str, width: int, console: Console) -> str:
     return str(folder)
 
 
-def inspect_pairs(pairs: str, seconds: float, rate: float, width: int, console: Console) -> DemoInput:
+def inspect_pairs(
+    pairs: str, seconds: float, rate: float, width: int, console: Console, side_by_side: bool = False
+) -> DemoInput:
     """Inspect the pairs before any process starts. Raises FileError with the way out."""
     try:
-        source = PairSource(pairs, width=width)
+        source = PairSource(pairs, width=width, side_by_side=side_by_side)
         parameters: dict[str, Any] = {}
     except CalibrationMissing:
-        left = open_stereo_folder(Path(pairs).expanduser())[0].left
-        assert isinstance(left, Path)
-        focal = float(image_size(left)[0])
+        left, _ = open_stereo(Path(pairs).expanduser(), side_by_side=side_by_side)[0].raw_images()
+        focal = float(left.shape[1])
         parameters = {"focal": focal, "baseline": ASSUMED_BASELINE}
-        source = PairSource(pairs, width=width, **parameters)
+        source = PairSource(pairs, width=width, side_by_side=side_by_side, **parameters)
         console.print(
             f"no calibration found beside the pairs: metres are guesses (focal length {focal:g} px, baseline "
             f"{ASSUMED_BASELINE} m). Put a calib.txt or rig.json into {pairs} for real ones.",
@@ -333,7 +334,7 @@ def inspect_pairs(pairs: str, seconds: float, rate: float, width: int, console: 
         f"baseline {rig.baseline:.4f} m, {'with' if truth else 'without'} true depth",
         soft_wrap=True,
     )
-    parameters["width"] = width
+    parameters |= {"width": width, "side_by_side": side_by_side}
     return DemoInput(pairs, name, f"{rig.width}x{rig.height}", len(source), truth, seconds, rate, parameters)
 
 

@@ -14,7 +14,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from fg_depth_ros.cli.app import progress, say, show
-from fg_depth_ros.cli.options import Bags, PairTopics, PlayRate, Settings
+from fg_depth_ros.cli.options import Bags, PairTopics, PlayRate, Settings, SideBySide
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,13 +50,14 @@ def check(
 
 
 def from_images(
-    folder: Annotated[Path, typer.Argument(help="Calibrated pairs, in a layout that `evaluate stereo` reads.")],
+    folder: Annotated[Path, typer.Argument(help="Calibrated pairs: a folder, a bag, or a video (docs/data.md).")],
     out: Annotated[Path, typer.Option(help="The bag's folder, which must not be there yet.")],
     rate: Annotated[float, typer.Option(help="Pairs per second of the recording.")] = 10.0,
     frames: Annotated[str, typer.Option(help="Part of the folder, such as 0:80; default: all.")] = "",
     start: Annotated[float, typer.Option(help="Stamp of the first pair, s.")] = _START,
     compressed: Annotated[str, typer.Option(help="Write CompressedImage: png (lossless) or jpeg.")] = "",
     storage: Annotated[str, typer.Option(help="mcap or sqlite3.")] = "mcap",
+    side_by_side: SideBySide = False,
     truth: Annotated[bool, typer.Option(help="Write true depth on ground_truth/depth where the folder has it.")] = True,
 ) -> None:
     """Make a bag of a folder of pairs: left and right images, camera_infos and, where known, true depth.
@@ -64,7 +65,7 @@ def from_images(
     Example: `fg-depth bag from-images my_pairs --out my_bag --rate 10`
     """
     from fg_depth_ros.data.bags.writing import write_stereo_bag
-    from fg_depth_ros.data.datasets.stereo import open_stereo_folder
+    from fg_depth_ros.data.datasets.stereo import open_stereo
     from fg_depth_ros.files import FileError
     from fg_depth_ros.training.depth.config import frame_slice
 
@@ -76,7 +77,7 @@ def from_images(
             raise ValueError(f"--{name} '{value}' is unknown; choose one of {', '.join(filter(None, known))}")
     if not (rate > 0 and start > 0):
         raise ValueError(f"--rate {rate:g} and --start {start:g} must be positive")
-    samples = open_stereo_folder(folder)
+    samples = open_stereo(folder, side_by_side=side_by_side)
     chosen = samples[frame_slice(frames)]
     if not chosen:
         raise FileError(f"{folder}: --frames {frames} leaves none of its {len(samples)} pairs")

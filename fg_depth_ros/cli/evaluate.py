@@ -23,6 +23,7 @@ from fg_depth_ros.cli.options import (
     Scale,
     Settings,
     Sheets,
+    SideBySide,
     image_size_of,
 )
 
@@ -38,7 +39,11 @@ ManyWeights = Annotated[
 
 
 def stereo(
-    data: Annotated[list[Path], typer.Option(help="Data set, or a folder of data sets; may be repeated.")] = [],
+    topics: Settings[PairTopics],
+    data: Annotated[
+        list[Path], typer.Option(help="Data set, bag, or a folder of them; may be repeated (docs/data.md).")
+    ] = [],
+    side_by_side: SideBySide = False,
     model: Model = "flownet_stereo",
     weights: Annotated[list[str], typer.Option(help="Weights file; several are compared.")] = [],
     device: Device = "auto",
@@ -60,7 +65,7 @@ def stereo(
 
     task = StereoTask(cast("Aggregate", aggregate))
     sets = {"Motorcycle": [motorcycle_pair()]} if motorcycle else {}
-    sets.update(task.open(data))
+    sets.update(task.open(data, side_by_side=side_by_side, **topics().given()))
     sgbm = stereo_estimator("sgbm")
     learned = {} if model == "sgbm" else _estimators(  # SGBM stands in the table anyway
         [(model, path) for path in weights or [""]],

@@ -63,6 +63,9 @@ Cutouts = Annotated[list[Path], typer.Option(help="Folder of cut-out pictures wi
 Real = Annotated[list[Path], typer.Option(help="Data set to validate on beside (not trained on); may be repeated.")]
 FlowScale = Annotated[float, typer.Option(help="Resize the frames by this; below 1 is faster and reaches farther.")]
 Bags = Annotated[list[Path], typer.Argument(help="Bags, or folders of bags, played one after the other.")]
+SideBySide = Annotated[
+    bool, typer.Option("--side-by-side", help="Each image or video has the left view in its left half.")
+]
 PlayRate = Annotated[float, typer.Option(help="How many times as fast as it was recorded.")]
 Sheets = Annotated[Path | None, typer.Option(help="Folder for a picture per data set.")]
 

@@ -15,16 +15,23 @@ from fg_depth_ros.cli.options import (
     Json,
     MinDisparity,
     Model,
+    PairTopics,
     Precision,
     Scale,
+    Settings,
+    SideBySide,
     Weights,
+    Without,
     min_disparity_of,
 )
 
 
 def demo(
     model: Model = "flownet_stereo",
-    pairs: Annotated[str, typer.Option(help="Folder of your own pairs; default: the Motorcycle pair.")] = "motorcycle",
+    pairs: Annotated[
+        str, typer.Option(help="Your own pairs: a folder, a bag; default: the Motorcycle pair (docs/data.md).")
+    ] = "motorcycle",
+    side_by_side: SideBySide = False,
     seconds: Annotated[float, typer.Option(help="How long each model runs.")] = 8.0,
     rate: Annotated[float, typer.Option(help="Pairs per second.")] = 3.0,
     out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("fg_depth_demo.png"),
@@ -39,17 +46,24 @@ def demo(
     """
     from fg_depth_ros.apps.demo import run_demo
 
-    code = run_demo(model, pairs, seconds, rate, out, json, weights=weights, width=width, world=world, console=console)
+    code = run_demo(
+        model, pairs, seconds, rate, out, json, weights=weights, width=width, world=world, side_by_side=side_by_side,
+        console=console,
+    )  # fmt: skip
     raise typer.Exit(code)
 
 
 def infer(
-    left: Annotated[Path | None, typer.Argument(help="Left image of a rectified pair.")] = None,
-    right: Annotated[Path | None, typer.Argument(help="Right image.")] = None,
-    calib: Annotated[
-        Path | None, typer.Option(help="Calibration (Middlebury, KITTI, ROS yaml pair, rig.json).")
+    topics: Annotated[Settings[PairTopics], Without(["left", "right"])],
+    left: Annotated[
+        Path | None, typer.Argument(help="Left image of a pair; with --pairs BAG, the topic of the left images.")
     ] = None,
-    pairs: Annotated[Path | None, typer.Option(help="A whole folder of pairs instead.")] = None,
+    right: Annotated[Path | None, typer.Argument(help="Right image, or topic.")] = None,
+    calib: Annotated[
+        Path | None, typer.Option(help="Calibration (rig.json, Middlebury, KITTI, ROS yaml pair, EuRoC, Kalibr).")
+    ] = None,
+    pairs: Annotated[Path | None, typer.Option(help="A folder of pairs, or a bag, instead (docs/data.md).")] = None,
+    side_by_side: SideBySide = False,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("fg_depth_out"),
     model: Model = "flownet_stereo",
     weights: Weights = "",
@@ -60,27 +74,30 @@ def infer(
     min_disparity: MinDisparity = "auto",
     max_depth: Annotated[float, typer.Option(help="Farther pixels are out of range, m.")] = 80.0,
 ) -> None:
-    """Write disparity, depth, labels, pictures and a cloud of one pair or of a folder of pairs.
+    """Write disparity, depth, labels, pictures and a cloud of one pair, a folder of pairs, a video or a bag.
 
-    Examples: `fg-depth infer left.png right.png --calib calib.txt`, `fg-depth infer --pairs my_pairs --out results`
+    Examples: `fg-depth infer left.png right.png --calib calib.txt`, `fg-depth infer --pairs my_pairs --out results`,
+    `fg-depth infer --pairs zed.mp4 --side-by-side`
     """
-    from fg_depth_ros.data.datasets.stereo import open_stereo_folder
-    from fg_depth_ros.data.io.calibration import read_calibration
-    from fg_depth_ros.data.io.formats import image_size
-    from fg_depth_ros.data.samples import StereoSample
+    from fg_depth_ros.data.bags.storage import is_bag
+    from fg_depth_ros.data.datasets.stereo import open_pair, open_stereo
     from fg_depth_ros.evaluation.reports.results import write_disparity, write_estimate
     from fg_depth_ros.files import WriteError
     from fg_depth_ros.geometry import PairFault, photometric_support
     from fg_depth_ros.geometry.features import match_features
 
-    if (pairs is None) == (left is None or right is None):
-        raise typer.BadParameter("give two images, or --pairs FOLDER")
+    usage = "give two images; one image or video, and --side-by-side; or --pairs with a folder or a bag"
     if pairs is not None:
-        samples = open_stereo_folder(pairs)
+        given = {name: str(topic) for name, topic in (("left", left), ("right", right)) if topic is not None}
+        if given and not is_bag(pairs):
+            raise typer.BadParameter(usage)
+        samples = open_stereo(pairs, calib, side_by_side=side_by_side, **topics().given(), **given)
+    elif left is not None and right is not None and not side_by_side:
+        samples = [open_pair(left, right, calib)]
+    elif left is not None and right is None and side_by_side:
+        samples = open_stereo(left, calib, side_by_side=True)
     else:
-        assert left is not None and right is not None
-        rig = read_calibration(calib, *image_size(left)) if calib else None
-        samples = [StereoSample(left.stem, left, right, rig)]
+        raise typer.BadParameter(usage)
     estimator = stereo_estimator(
         model, weights, device, engine, precision, inference_scale=scale,
         min_disparity=min_disparity_of(min_disparity),

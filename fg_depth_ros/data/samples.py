@@ -192,7 +192,7 @@ class DepthSample:
 
     def image_rgb(self) -> np.ndarray:
         """Read the image, uint8 RGB H x W x 3. Raises FileError where it cannot be read."""
-        return _rgb(_pixels(self.image))
+        return _rgb(read_pixels(self.image))
 
     def truth(self) -> np.ndarray | None:
         """Read the true depth along the axis, float32 H x W m, NaN unknown; None: there is none. Raises FileError."""
@@ -208,7 +208,8 @@ def _read(source: Field) -> np.ndarray:
     return source if isinstance(source, np.ndarray) else source()
 
 
-def _pixels(image: Image) -> np.ndarray:
+def read_pixels(image: Image) -> np.ndarray:
+    """Read an image as its camera sends it, uint8, H x W or H x W x 3 RGB. Raises FileError."""
     return read_image(image) if isinstance(image, Path) else _read(image)
 
 
@@ -218,7 +219,7 @@ def _rgb(image: np.ndarray) -> np.ndarray:
 
 def _of_one_size(images: Mapping[str, Image], rule: str) -> tuple[np.ndarray, np.ndarray]:
     """Read two images, given by what an error calls them where they are no files."""
-    first, second = map(_pixels, images.values())
+    first, second = map(read_pixels, images.values())
     if first.shape[:2] != second.shape[:2]:
         names = [str(image) if isinstance(image, Path) else name for name, image in images.items()]
         (h, w), (height, width) = first.shape[:2], second.shape[:2]

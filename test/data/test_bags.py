@@ -260,7 +260,7 @@ def sides(left, right, kind=IMAGE):
     (sides("/left/image_raw", "/right/image_raw") | sides("/left/image_rect/compressed",
      "/right/image_rect/compressed", COMPRESSED), "/left/image_rect/compressed", "/right/image_rect/compressed"),
     # whole components: arms are no cameras, a camera may be called after depth, and the last side is the camera's
-    (sides("/left_arm/image", "/right_arm/image") | sides("/direct/left/image_raw", "/direct/right/image_raw", COMPRESSED)
+    (sides("/left_arm/image", "/right_arm/image") | sides("/direct/left/image", "/direct/right/image", COMPRESSED)
      | sides("/left/image_rect", "/right/image_rect"), "/left/image_rect", "/right/image_rect"),
     (sides("/depth_camera/left/image", "/depth_camera/right/image") | sides("/depth/left/image", "/depth/right/image"),
      "/depth_camera/left/image", "/depth_camera/right/image"),

@@ -11,10 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.bags.storage import is_bag
 from fg_depth_ros.data.datasets.layouts import NoPairsError, collect_sets, list_images, reader_of, rig_of
-from fg_depth_ros.data.datasets.stereo import open_stereo_folder
+from fg_depth_ros.data.datasets.stereo import open_stereo, open_stereo_folder
 from fg_depth_ros.data.io.calibration import find_calibration
 from fg_depth_ros.data.io.formats import read_kitti_disparity, read_png_depth
 from fg_depth_ros.data.samples import ArrayReader, DepthProtocol, DepthSample, StereoSample
@@ -55,7 +54,7 @@ def _open(
     if path.suffix == ".mat":
         return open_nyu(path, split)
     if is_bag(path):
-        return [DepthSample.of_pair(pair) for pair in open_bag_pairs(path, **bag)]
+        return [DepthSample.of_pair(pair) for pair in open_stereo(path, **bag)]
     return open_depth_folder(path, unit, fx)
 
 
@@ -87,7 +86,8 @@ def open_depth_folder(path: str | Path, unit: DepthUnit = "kitti", fx: float = 0
 
 def _from_pair(folder: Path, pair: StereoSample, unit: DepthUnit, fx: float) -> DepthSample:
     image = pair.left
-    assert isinstance(image, Path)
+    if not isinstance(image, Path):  # rectified as it is read, or of a video
+        return DepthSample.of_pair(pair)
     pair = replace(pair, depth=reader_of(_READERS[unit], folder / "depth" / f"{image.stem}.png"))
     if pair.rig is not None:
         return DepthSample.of_pair(pair)

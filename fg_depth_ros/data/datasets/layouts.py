@@ -10,13 +10,13 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from fg_depth_ros.data.io.calibration import read_calibration
+from fg_depth_ros.data.io.calibration import describes_raw, read_calibration
 from fg_depth_ros.data.io.formats import image_size
 from fg_depth_ros.data.samples import ArrayReader
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
 
-_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"}
 Sample = TypeVar("Sample")
 
 
@@ -82,7 +82,7 @@ def collect_sets(
 
 def list_images(folder: Path, pattern: str = "*") -> list[Path]:
     """List the images right in a folder whose names match, sorted."""
-    return sorted(p for p in folder.glob(pattern) if p.suffix.lower() in _IMAGE_SUFFIXES and p.is_file())
+    return sorted(p for p in folder.glob(pattern) if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
 
 
 def find_image(folder: Path, stem: str) -> Path | None:
@@ -127,11 +127,11 @@ def combined(
 
 
 def rig_of(calibration: Path | None, image: Path) -> StereoRig | None:
-    """Read the rig for the size of an image; None without a calibration.
+    """Read the rig for the size of an image; None without a calibration of rectified images.
 
     Where the image cannot be read, the rig has the size that the calibration states; None where it states none.
     """
-    if calibration is None:
+    if calibration is None or describes_raw(calibration):
         return None
     try:
         size = image_size(image)

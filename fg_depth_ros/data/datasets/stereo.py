@@ -4,64 +4,237 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fg_depth_ros.data.datasets.layouts import (
-    Layout,
-    collect_sets,
-    combined,
-    find_image,
-    find_scenes,
-    list_images,
-    open_layouts,
-    reader_of,
-    rig_of,
+from fg_depth_ros.data.bags.pairs import open_bag_pairs
+from fg_depth_ros.data.bags.storage import is_bag
+from fg_depth_ros.data.datasets.layouts import NoPairsError, collect_sets, combined, find_image, reader_of
+from fg_depth_ros.data.datasets.pairing import FoundPair, PairPattern, find_pairs, is_video, list_media
+from fg_depth_ros.data.io.calibration import (
+    describes_raw,
+    distortion_doubt,
+    find_calibration,
+    read_calibration,
+    read_rectification,
 )
-from fg_depth_ros.data.io.calibration import find_calibration
 from fg_depth_ros.data.io.formats import image_size, read_grey, read_kitti_disparity, read_pfm
-from fg_depth_ros.data.samples import ArrayReader, StereoSample
+from fg_depth_ros.data.io.video import Video, VideoFrame
+from fg_depth_ros.data.samples import ArrayReader, Image, StereoSample, read_pixels
 from fg_depth_ros.files import FileError, read_bytes
 from fg_depth_ros.geometry import StereoRig, left_right_mismatch
+from fg_depth_ros.geometry.rectification import Rectification
 
 _LOG = logging.getLogger(__name__)
+FoundTruth = tuple[ArrayReader | None, ArrayReader | None]
+"""True disparity and occlusion."""
+Truth = Callable[[FoundPair], FoundTruth]
 MOTORCYCLE = "motorcycle"
 """Names the ``motorcycle`` pair where a folder of pairs is expected."""
 
 
-def open_stereo_folder(path: str | Path) -> list[StereoSample]:
-    """Open the pairs of one data set, sorted by name; the layout is recognised by its names.
+@dataclass(frozen=True)
+class StereoLayout(PairPattern):
+    """A layout of stereo pairs, with what its data set knows of them."""
 
-    Known: KITTI 2012/2015 (also its ``training/`` folder), KITTI raw (one drive, a date, or all of it), Middlebury
-    2005/2006, Middlebury 2014, ETH3D, the I1_*/I2_* drives, and plain folders. A left image without a right one is left
-    out, with a warning. Raises NoPairsError: no known layout.
-    Raises FileError: a file is missing or damaged, naming it and what to do.
+    truth: Truth | None = None
+    """Finds true disparity and occlusion of a pair; None: ``disp/NAME`` or ``NAME_disp``, as .pfm, .png or .npy."""
+    calibration: Callable[[FoundPair], Path | None] | None = None
+    """Finds the calibration file where it is not called as ``find_calibration`` expects."""
+    rig: Callable[[FoundPair], StereoRig | None] | None = None
+    """Makes the rig where it is no file."""
+    grey: bool = False
+    """The pairs are those of KITTI's grey cameras."""
+
+
+def open_stereo(
+    path: str | Path, calibration: Path | None = None, *, side_by_side: bool = False, **bag: Any
+) -> list[StereoSample]:
+    """Open the pairs of a folder, of a bag, or, with ``side_by_side``, of an image or video that holds both views.
+
+    ``calibration``: used instead of what lies beside the images. ``bag``: options of ``open_bag_pairs``. Raises as
+    ``open_stereo_folder`` and ``open_bag_pairs``.
     """
-    return _open_parts(Path(path))[""]
+    path = Path(path)
+    if path.exists() and is_bag(path):
+        if side_by_side:
+            raise FileError(f"{path}: is a bag, whose cameras have a topic each; leave --side-by-side out")
+        if calibration is not None:
+            bag["rig"] = read_calibration(calibration)
+        return open_bag_pairs(path, **bag)
+    return open_stereo_folder(path, calibration, side_by_side=side_by_side)
 
 
-def open_stereo_sets(paths: Iterable[str | Path]) -> dict[str, list[StereoSample]]:
-    """Open data sets by folder name; a folder that is none itself stands for the data sets right inside it."""
-    return collect_sets(paths, _open_parts)
+def open_stereo_folder(
+    path: str | Path, calibration: Path | None = None, *, side_by_side: bool = False
+) -> list[StereoSample]:
+    """Open the pairs of one data set, sorted by name; the layout is recognised by its names (``LAYOUTS``).
+
+    Left and right are images, or videos, whose frames are decoded one by one. Images of raw cameras (EuRoC, TUM-VI,
+    Kalibr) are rectified when they are read. What lacks its partner is left out, with a warning.
+
+    ``calibration``: used instead of what lies beside the images. ``side_by_side``: every image or video of the folder,
+    or the one of this path, has the left view in its left half.
+
+    Raises NoPairsError: no known layout. Raises FileError: several layouts fit; a file is missing or damaged, naming it
+    and what to do.
+    """
+    path = Path(path)
+    calibrations = _Calibrations(calibration)
+    if side_by_side:
+        files = [path] if path.is_file() else list_media(path) if path.is_dir() else []
+        if not files:
+            raise NoPairsError(f"{path}: no image or video there, and --side-by-side needs some with both views")
+        samples = [sample for file in files for sample in _halves(file, calibrations)]
+    elif path.is_file():
+        raise FileError(
+            f"{path}: is one file, and a pair is two: give the folder of both, or, where its left half is the left "
+            "view, --side-by-side"
+        )
+    else:
+        layout, pairs = find_pairs(path, LAYOUTS)
+        assert isinstance(layout, StereoLayout)
+        samples = [sample for pair in pairs for sample in _samples(path, layout, pair, calibrations)]
+    return sorted(samples, key=lambda sample: sample.name)
 
 
-def _open_parts(path: Path) -> dict[str, list[StereoSample]]:
-    return {part: _paired(samples) for part, samples in open_layouts(path, LAYOUTS, "stereo pairs").items()}
+def open_stereo_sets(
+    paths: Iterable[str | Path], *, side_by_side: bool = False, **bag: Any
+) -> dict[str, list[StereoSample]]:
+    """Open data sets by name, as ``open_stereo``; a folder that is none stands for the data sets right inside it."""
+    return collect_sets(paths, lambda path: {"": open_stereo(path, side_by_side=side_by_side, **bag)})
 
 
-def _paired(samples: list[StereoSample]) -> list[StereoSample]:
-    """Leave out left images without a right one, with a warning. Raises FileError: none has one."""
-    paired = [sample for sample in samples if isinstance(sample.right, Path) and sample.right.is_file()]
-    if len(paired) < len(samples):
-        first = next(sample for sample in samples if not (isinstance(sample.right, Path) and sample.right.is_file()))
-        text = f"{first.right}: missing: {first.left} has no right image; fetch it or remove {first.left.name}"  # type: ignore[union-attr]
-        if not paired:
-            raise FileError(text)
-        _LOG.warning("%s (left out: %d of %d pairs)", text, len(samples) - len(paired), len(samples))
-    return paired
+@dataclass(frozen=True)
+class HalfImage:
+    """Reads one half of an image that shows both views side by side."""
+
+    image: Image
+    right: bool
+
+    def __call__(self) -> np.ndarray:
+        """Read the half, uint8, H x W or H x W x 3 RGB. Raises FileError: it is unreadable."""
+        pixels = read_pixels(self.image)
+        return np.ascontiguousarray(np.hsplit(pixels, 2)[self.right])
+
+
+@dataclass(frozen=True)
+class RectifiedImage:
+    """Reads an image of a raw camera, rectified."""
+
+    image: Image
+    rectification: Rectification = field(repr=False)
+    side: int
+
+    def __call__(self) -> np.ndarray:
+        """Read and rectify, uint8, H x W or H x W x 3 RGB. Raises FileError."""
+        return self.rectification.apply(read_pixels(self.image), self.side)
+
+
+class _Calibrations:
+    """Calibration files, each read once for a size of images."""
+
+    def __init__(self, given: Path | None = None) -> None:
+        self._given = given
+        self._known: dict[tuple[Path, tuple[int, int] | None, bool], StereoRig | Rectification | None] = {}
+
+    def calibrated(
+        self, sample: StereoSample, calibration: Path | None, image: Path, size: tuple[int, int] | None, grey: bool
+    ) -> StereoSample:
+        """Return a sample with its rig, rectified where the calibration is of raw cameras."""
+        calibration = self._given or calibration
+        if calibration is None:
+            return sample
+        key = calibration, size, grey
+        if key not in self._known:
+            self._known[key] = _read(calibration, size, grey)
+            if (doubt := distortion_doubt(calibration, image)) is not None:
+                _LOG.warning("%s", doubt)
+            elif isinstance(self._known[key], Rectification):
+                _LOG.info("%s: of raw cameras: their images are rectified when they are read", calibration)
+        known = self._known[key]
+        if not isinstance(known, Rectification):
+            return replace(sample, rig=known)
+        images = [RectifiedImage(each, known, side) for side, each in enumerate((sample.left, sample.right))]
+        return replace(sample, left=images[0], right=images[1], rig=known.rig)
+
+
+def _read(calibration: Path, size: tuple[int, int] | None, grey: bool) -> StereoRig | Rectification | None:
+    """Read a calibration; without a size (the image is unreadable, and says so later) for the size that it states."""
+    if size is not None:
+        return (
+            read_rectification(calibration, *size)
+            if describes_raw(calibration)
+            else read_calibration(calibration, *size, grey=grey)
+        )
+    with suppress(FileError):
+        return None if describes_raw(calibration) else read_calibration(calibration, grey=grey)
+    return None
+
+
+def open_pair(left: Path, right: Path, calibration: Path | None = None) -> StereoSample:
+    """Open one pair of images, rectified where ``calibration`` is of raw cameras. Raises FileError."""
+    sample = StereoSample(left.stem, left, right)
+    return _Calibrations(calibration).calibrated(sample, None, left, image_size(left), False)
+
+
+def _samples(
+    folder: Path, layout: StereoLayout, pair: FoundPair, calibrations: _Calibrations
+) -> Iterator[StereoSample]:
+    """Yield the sample of a pair of images, or those of the frames of two videos."""
+    find = layout.calibration or (lambda pair: _calibration_above(pair.place, folder))
+    for name, left, right, size in _frames(pair):
+        truth, occlusion = (layout.truth or _plain_truth)(pair)
+        sample = StereoSample(name, left, right, None, truth, occlusion)
+        if layout.rig is not None:
+            sample = replace(sample, rig=layout.rig(pair))
+        yield calibrations.calibrated(sample, find(pair), pair.left, size, layout.grey)
+
+
+def _frames(pair: FoundPair) -> Iterator[tuple[str, Image, Image, tuple[int, int] | None]]:
+    """Yield name, left, right and size of what two files hold: a pair of images, or the frames of two videos."""
+    if not is_video(pair.left):
+        size = None
+        with suppress(FileError):  # the pair says so when it is read, and the others of the folder can be
+            size = image_size(pair.left)
+        yield pair.name, pair.left, pair.right, size
+        return
+    left, right = Video(pair.left), Video(pair.right)
+    if left.count != right.count:
+        raise FileError(
+            f"{pair.left} has {left.count} frames and {pair.right} {right.count}, so nothing tells which belong "
+            "together; cut them to the same frames"
+        )
+    for index in range(left.count):
+        yield f"{pair.name}_{index:06d}", VideoFrame(left, index), VideoFrame(right, index), left.size
+
+
+def _halves(file: Path, calibrations: _Calibrations) -> Iterator[StereoSample]:
+    """Yield the samples of an image or a video that shows both views side by side."""
+    if is_video(file):
+        video = Video(file)
+        images: list[Image] = [VideoFrame(video, index) for index in range(video.count)]
+        names, size = [f"{file.stem}_{index:06d}" for index in range(video.count)], video.size
+    else:
+        images, names, size = [file], [file.stem], image_size(file)
+    if size[0] % 2:
+        raise FileError(f"{file}: is {size[0]} px wide, so its halves are not alike; crop it to an even width")
+    calibration = find_calibration(file.parent)
+    for name, image in zip(names, images, strict=True):
+        sample = StereoSample(name, HalfImage(image, False), HalfImage(image, True))
+        yield calibrations.calibrated(sample, calibration, file, (size[0] // 2, size[1]), False)
+
+
+def _calibration_above(place: Path, folder: Path) -> Path | None:
+    """Find the calibration of a part of a set: there, or in the folders above it as far as that of the set."""
+    above = [place, *(p for p in place.parents if p == folder or folder in p.parents)]
+    return next((found for p in above if (found := find_calibration(p)) is not None), None)
 
 
 def motorcycle() -> StereoSample:
@@ -108,60 +281,39 @@ def _read_npz(path: Path) -> np.ndarray:
     return values
 
 
-def _kitti(folder: Path) -> list[StereoSample]:
-    for left_name, right_name in (("image_2", "image_3"), ("colored_0", "colored_1"), ("image_0", "image_1")):
-        if (folder / left_name).is_dir() and (folder / right_name).is_dir():
-            break
-    else:
-        return []
-    lefts = list_images(folder / left_name)
-    # Frame _11 of a scene is the next moment, for flow; truth belongs to _10.
-    samples = []
-    for left in [p for p in lefts if p.stem.endswith("_10")] or lefts:
-        right = folder / right_name / left.name
-        every = [folder / name / left.name for name in ("disp_occ_0", "disp_occ")]
-        visible = [folder / name / left.name for name in ("disp_noc_0", "disp_noc")]
-        truth = reader_of(read_kitti_disparity, *every, *visible)
-        both = reader_of(read_kitti_disparity, *every), reader_of(read_kitti_disparity, *visible)
-        occlusion = combined(lambda every, visible: np.isfinite(every) & np.isnan(visible), *both)
-        samples.append(StereoSample(left.stem, left, right, _kitti_rig(folder, left), truth, occlusion))
-    return samples
+def _kitti_truth(pair: FoundPair) -> FoundTruth:
+    every = [pair.place / name / pair.left.name for name in ("disp_occ_0", "disp_occ")]
+    visible = [pair.place / name / pair.left.name for name in ("disp_noc_0", "disp_noc")]
+    both = reader_of(read_kitti_disparity, *every), reader_of(read_kitti_disparity, *visible)
+    occlusion = combined(lambda every, visible: np.isfinite(every) & np.isnan(visible), *both)
+    return reader_of(read_kitti_disparity, *every, *visible), occlusion
 
 
-def _kitti_rig(folder: Path, left: Path) -> StereoRig | None:
-    scene = left.stem.split("_")[0]
-    own = [folder / name / f"{scene}.txt" for name in ("calib_cam_to_cam", "calib_cam", "calib")]
-    return rig_of(next((path for path in own if path.is_file()), None) or find_calibration(folder), left)
+def _kitti_calibration(pair: FoundPair) -> Path | None:
+    scene = pair.left.stem.split("_")[0]
+    own = [pair.place / name / f"{scene}.txt" for name in ("calib_cam_to_cam", "calib_cam", "calib")]
+    return next((path for path in own if path.is_file()), None) or find_calibration(pair.place)
 
 
-def _kitti_raw(folder: Path) -> list[StereoSample]:
-    """DATE/DATE_drive_NNNN_sync/image_02/data and image_03/data: the colour pairs of one drive or of all below."""
-    inner, below = Path("image_02", "data"), sorted(folder.glob("*_sync")) or sorted(folder.glob("*/*_sync"))
-    drives = [folder] if (folder / inner).is_dir() else below
-    samples = []
-    for drive in drives:
-        if drive.resolve().name.endswith("_extract"):
-            raise FileError(f"{drive}: holds images that are not rectified; use the drive that ends in _sync")
-        lefts, rights = list_images(drive / inner), drive / "image_03" / "data"
-        rig = rig_of(find_calibration(drive) or find_calibration(drive.resolve().parent), lefts[0]) if lefts else None
-        for left in lefts:
-            name = left.stem if drive == folder else f"{drive.name}_{left.stem}"
-            samples.append(StereoSample(name, left, _same_stem(rights, left), rig))
-    return samples
+def _kitti_raw_calibration(pair: FoundPair) -> Path | None:
+    """Find the calibration of a drive, which is beside it, of all drives of a date."""
+    drive = pair.place.resolve()
+    if drive.name.endswith("_extract"):
+        raise FileError(f"{pair.place}: holds images that are not rectified; use the drive that ends in _sync")
+    return find_calibration(pair.place) or find_calibration(drive.parent)
 
 
-def _middlebury_views(folder: Path) -> list[StereoSample]:
-    """Middlebury 2005/2006: view1 = left, view5 = right, 8-bit disparities, 0 = unknown."""
-    samples = []
-    for scene, left in find_scenes(folder, "view1"):
-        right = find_image(scene, "view5") or scene / "view5.png"
-        width, height = image_size(left)
-        # Published in full size (1240-1390 px wide), half and third; the 8-bit value divides accordingly.
-        factor = 1 if width > 1000 else 2 if width > 550 else 3
-        disp1, disp5 = (_eight_bit(find_image(scene, name), factor) for name in ("disp1", "disp5"))
-        rig = _middlebury_views_rig(scene, width, height, factor)
-        samples.append(StereoSample(scene.name, left, right, rig, disp1, combined(_mismatch, disp1, disp5)))
-    return samples
+def _middlebury_views_truth(pair: FoundPair) -> FoundTruth:
+    """Find the 8-bit disparities of both views, 0 = unknown."""
+    factor = _middlebury_views_factor(pair)
+    disp1, disp5 = (_eight_bit(find_image(pair.place, name), factor) for name in ("disp1", "disp5"))
+    return disp1, combined(_mismatch, disp1, disp5)
+
+
+def _middlebury_views_factor(pair: FoundPair) -> int:
+    """Return how many times smaller the pair is than the largest published; its 8-bit values divide accordingly."""
+    width, _ = image_size(pair.left)
+    return 1 if width > 1000 else 2 if width > 550 else 3  # full size is 1240-1390 px wide; half, third
 
 
 def _eight_bit(path: Path | None, factor: int) -> ArrayReader | None:
@@ -176,12 +328,12 @@ def _mismatch(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.isfinite(left) & left_right_mismatch(left, right, threshold=1.0)
 
 
-def _middlebury_views_rig(scene: Path, width: int, height: int, factor: int) -> StereoRig | None:
+def _middlebury_views_rig(pair: FoundPair) -> StereoRig | None:
     """Focal length 3740 px and baseline 160 mm at full size; dmin.txt holds the offset that cropping removed.
 
     The principal point is not published: the image centre stands in for it (depth does not depend on it).
     """
-    dmin = scene / "dmin.txt"
+    dmin, (width, height), factor = pair.place / "dmin.txt", image_size(pair.left), _middlebury_views_factor(pair)
     if not dmin.is_file():
         return None
     text = read_bytes(dmin).decode("utf-8", "replace")
@@ -193,67 +345,62 @@ def _middlebury_views_rig(scene: Path, width: int, height: int, factor: int) -> 
     return StereoRig(width, height, focal, focal, cx, cy, cx + doffs, 0.160)
 
 
-def _middlebury_2014(folder: Path) -> list[StereoSample]:
-    """Middlebury 2014/2021 and ETH3D two-view: im0 = left, im1 = right."""
-    samples = []
-    for scene, left in find_scenes(folder, "im0"):
-        right = find_image(scene, "im1") or scene / f"im1{left.suffix}"
-        truth = reader_of(read_disparity, scene / "disp0GT.pfm", scene / "disp0.pfm")
-        occlusion = reader_of(_occluded_in_mask, scene / "mask0nocc.png")
-        samples.append(StereoSample(scene.name, left, right, rig_of(find_calibration(scene), left), truth, occlusion))
-    return samples
+def _middlebury_2014_truth(pair: FoundPair) -> FoundTruth:
+    truth = reader_of(read_disparity, pair.place / "disp0GT.pfm", pair.place / "disp0.pfm")
+    return truth, reader_of(_occluded_in_mask, pair.place / "mask0nocc.png")
 
 
 def _occluded_in_mask(path: Path) -> np.ndarray:
     return read_grey(path) == 128  # 255 visible in both, 128 occluded, 0 unknown
 
 
-def _numbered_cameras(folder: Path) -> list[StereoSample]:
-    """I1_NAME = left, I2_NAME = right."""
-    calibration = find_calibration(folder)
-    return [
-        StereoSample(left.stem[3:], left, left.with_name("I2_" + left.name[3:]), rig_of(calibration, left))
-        for left in list_images(folder, "I1_*")
-    ]
-
-
-def _plain(folder: Path) -> list[StereoSample]:
-    if (folder / "left").is_dir() and (folder / "right").is_dir():
-        lefts = list_images(folder / "left")
-        found = [(left.stem, left, _same_stem(folder / "right", left)) for left in lefts]
-    else:
-        found = []
-        for left in (p for p in list_images(folder) if re.fullmatch(r"(.*_)?left", p.stem)):
-            stem = left.stem[: -len("left")]
-            right = find_image(folder, f"{stem}right") or left.with_name(f"{stem}right{left.suffix}")
-            found.append((stem.rstrip("_") or folder.name, left, right))
-    calibration = find_calibration(folder)
-    return [
-        StereoSample(name, left, right, rig_of(calibration, left), _plain_truth(folder, left, name))
-        for name, left, right in found
-    ]
-
-
-def _same_stem(folder: Path, like: Path) -> Path:
-    """Return the image of the same name and any ending, or where it would be."""
-    exact = folder / like.name
-    return exact if exact.is_file() else find_image(folder, like.stem) or exact
-
-
-def _plain_truth(folder: Path, left: Path, name: str) -> ArrayReader | None:
-    stems = [folder / "disp" / left.stem, folder / "disp" / name, left.with_name(f"{name}_disp")]
+def _plain_truth(pair: FoundPair) -> FoundTruth:
+    left, names = pair.left, (pair.left.stem, pair.name)
+    stems = [*(pair.place / "disp" / name for name in names), left.with_name(f"{pair.name}_disp")]
     if left.stem == "left":
         stems.append(left.with_name("disp"))
     files = [stem.with_name(stem.name + suffix) for stem in stems for suffix in (".pfm", ".png", ".npy")]
-    return reader_of(read_disparity, *files)
+    return reader_of(read_disparity, *files), None
 
+
+_SCENES = ("*", "training", "training/*")
+_kitti = partial(
+    StereoLayout, "KITTI 2012 and 2015, odometry", truth=_kitti_truth, calibration=_kitti_calibration, only="_10"
+)  # frame _11 of a scene is the next moment, for flow; truth belongs to _10
+_kitti_raw = partial(StereoLayout, "KITTI raw", calibration=_kitti_raw_calibration, inside=("*_sync", "*/*_sync"))
 
 LAYOUTS = (
-    Layout("KITTI (image_2/ image_3/ [disp_occ_0/ disp_noc_0/])", _kitti),
-    Layout("KITTI raw (DATE/*_sync/image_02/data image_03/data, DATE/calib_cam_to_cam.txt)", _kitti_raw),
-    Layout("Middlebury 2005/2006 (view1 view5 [disp1])", _middlebury_views),
-    Layout("Middlebury 2014 and ETH3D (im0 im1 [disp0GT.pfm] [calib.txt])", _middlebury_2014),
-    Layout("I1_*/I2_* with calib.txt", _numbered_cameras),
-    Layout("left/ right/ [disp/] or *_left.* *_right.*, with rig.json, calib.txt or left.yaml and right.yaml", _plain),
+    _kitti("image_2/*", "image_3/*"),
+    _kitti("colored_0/*", "colored_1/*"),
+    _kitti("image_0/*", "image_1/*", grey=True),
+    _kitti_raw("image_02/data/*", "image_03/data/*"),
+    _kitti_raw("image_00/data/*", "image_01/data/*", grey=True),
+    StereoLayout(
+        "Middlebury 2005 and 2006", "view1", "view5", _SCENES, truth=_middlebury_views_truth, rig=_middlebury_views_rig
+    ),
+    StereoLayout("Middlebury 2014 and 2021, ETH3D", "im0", "im1", _SCENES, truth=_middlebury_2014_truth),
+    StereoLayout("EuRoC, TUM-VI", "cam0/data/*", "cam1/data/*", ("mav0",)),
+    StereoLayout("drives", "I1_*", "I2_*"),
+    StereoLayout("folders left and right", "left/*", "right/*"),
+    StereoLayout("folders of numbered cameras", "cam0/*", "cam1/*"),
+    StereoLayout("folders of numbered cameras", "cam_0/*", "cam_1/*"),
+    StereoLayout("folders of RealSense", "infra1/*", "infra2/*"),
+    StereoLayout("names left and right", "*_left", "*_right"),
+    StereoLayout("names left and right", "left_*", "right_*", loose=True),
+    StereoLayout("names left and right", "*_left_*", "*_right_*", loose=True),
+    StereoLayout("one pair", "left", "right", _SCENES),
+    StereoLayout("names L and R", "*_L", "*_R", loose=True),
+    StereoLayout("names L and R", "L_*", "R_*", loose=True),
+    StereoLayout("names of numbered cameras", "cam0_*", "cam1_*", loose=True),
+    StereoLayout("names of numbered cameras", "*_cam0", "*_cam1", loose=True),
 )
-"""Layouts of stereo pairs, in the order in which they are tried."""
+"""Layouts of stereo pairs. To add one, add a line; docs/data.md has this table."""
+
+
+def layout_table() -> str:
+    """Return ``LAYOUTS`` as the table of docs/data.md."""
+    lines = ["| data | left | right | may lie in |", "|---|---|---|---|"]
+    for layout in LAYOUTS:
+        inside = ", ".join(f"`{name}/`" for name in layout.inside)
+        lines.append(f"| {layout.family} | `{layout.left}` | `{layout.right}` | {inside} |")
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Calibration files of rectified stereo pairs -> StereoRig."""
+"""Calibration files of stereo pairs -> StereoRig, or, of raw cameras, Rectification."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import cv2
 import numpy as np
 import yaml
 
 from fg_depth_ros.files import LARGEST_TEXT, FileError, atomic_write, read_bytes
 from fg_depth_ros.geometry import RigError, StereoRig, camera_info_doubts
+from fg_depth_ros.geometry.rectification import RawCamera, Rectification
 
 _LOG = logging.getLogger(__name__)
 
@@ -25,17 +28,21 @@ _PROJECTION_PAIRS = (
     ("P_rect_02", "P_rect_03"), ("P1_roi", "P2_roi"), ("P2", "P3"), ("P1", "P2"), ("P_rect_00", "P_rect_01"),
     ("P0", "P1"),
 )  # fmt: skip
+_GREY_PAIRS = (("P_rect_00", "P_rect_01"), ("P0", "P1"))
+_FISHEYE = {"radial-tangential": False, "radtan": False, "equidistant": True}
 _OTHER_MATRICES = {"k": "camera_matrix", "r": "rectification_matrix", "d": "distortion_coefficients"}
 
 
-def read_calibration(path: str | Path, width: int | None = None, height: int | None = None) -> StereoRig:
+def read_calibration(
+    path: str | Path, width: int | None = None, height: int | None = None, *, grey: bool = False
+) -> StereoRig:
     """Read the rig that a calibration file describes, for images of ``width`` x ``height`` pixels.
 
     Recognised by content: the project's own ``rig.json`` (fields of StereoRig), Middlebury and ETH3D ``calib.txt``
     (``cam0=[..]``, ``cam1``, ``doffs``, ``baseline`` in mm), KITTI text (``P_rect_02`` and ``P_rect_03``, ``P2`` and
     ``P3``; ``P1_roi`` and ``P2_roi``), and a pair of ROS camera files (pass ``left.yaml``, ``right.yaml`` lies beside
     it, or their folder). Where the file states an image size and the images have another one of the same shape, the rig
-    is rescaled.
+    is rescaled. ``grey``: of KITTI's two rigs that of the grey cameras (0 and 1), not of the colour cameras (2 and 3).
 
     Raises FileError: naming the file, the value and what to do.
     """
@@ -54,7 +61,7 @@ def read_calibration(path: str | Path, width: int | None = None, height: int | N
         elif "cam0" in (values := _key_values(text)):
             rig = _from_middlebury(path, values, width, height)
         else:
-            rig = _from_projections(path, values, width, height)
+            rig = _from_projections(path, values, width, height, grey)
         for doubt in rig.doubts():
             _LOG.warning("%s: %s", path, doubt)
         return _fitted(path, rig, width, height)
@@ -79,11 +86,78 @@ def read_numbers(path: str | Path, counts: Mapping[str, int]) -> list[np.ndarray
 
 
 def find_calibration(folder: Path) -> Path | None:
-    """Find the calibration file of a folder of pairs, or None."""
-    for name in ("rig.json", "calib.txt", "calib_cam_to_cam.txt", "left.yaml", "left.yml"):
-        if (folder / name).is_file():
-            return folder / name
-    return None
+    """Find the calibration file of a folder of pairs, or None. ``describes_raw`` says whether it is of raw images."""
+    names = (
+        "rig.json", "calib.txt", "calib_cam_to_cam.txt", "left.yaml", "left.yml", "cam0/sensor.yaml",
+        "*camchain*.yaml", "dso/camchain.yaml",
+    )  # fmt: skip
+    return next((path for name in names for path in sorted(folder.glob(name)) if path.is_file()), None)
+
+
+def describes_raw(path: Path) -> bool:
+    """Whether a file is one that ``read_rectification`` reads: EuRoC's sensor.yaml or Kalibr's camchain."""
+    return path.name == "sensor.yaml" or (path.suffix in (".yaml", ".yml") and "camchain" in path.name)
+
+
+def read_rectification(path: Path, width: int, height: int) -> Rectification:
+    """Read two cameras that are not rectified, and rectify them for images of this size.
+
+    ``path``: EuRoC's ``cam0/sensor.yaml`` (``cam1/sensor.yaml`` lies beside its folder; ``T_BS`` takes points from the
+    camera to the body), or Kalibr's camchain, which TUM-VI has (``T_cn_cnm1`` takes them from cam0 to cam1). Lenses are
+    radial-tangential or equidistant. Raises FileError naming the file, the value and what to do.
+    """
+    try:
+        if path.name == "sensor.yaml":
+            files = [path, path.parent.parent / "cam1" / path.name]
+            cameras = [_yaml(file) for file in files]
+            poses = [np.array(camera["T_BS"]["data"], np.float64).reshape(4, 4) for camera in cameras]
+            transform = np.linalg.inv(poses[1]) @ poses[0]
+        else:
+            content = _yaml(path)
+            cameras = [content["cam0"], content["cam1"]]
+            transform = np.array(cameras[1]["T_cn_cnm1"], np.float64).reshape(4, 4)
+        left, right = (_raw_camera(camera, width, height) for camera in cameras)
+        return Rectification.of(left, right, transform[:3, :3], transform[:3, 3], (width, height))
+    except RigError as error:
+        raise FileError(f"{path}: {error}") from error
+    except (KeyError, TypeError, ValueError, IndexError, np.linalg.LinAlgError, cv2.error) as error:
+        raise FileError(
+            f"{path}: not the calibration of two cameras ({error!r}); write it as EuRoC's sensor.yaml or Kalibr's "
+            "camchain.yaml have it"
+        ) from None
+
+
+def _raw_camera(values: Mapping[str, Any], width: int, height: int) -> RawCamera:
+    """Read what EuRoC and Kalibr both write, for images of this size."""
+    fx, fy, cx, cy = (float(number) for number in values["intrinsics"])
+    model = values.get("distortion_model", "radtan")
+    if model not in _FISHEYE or values.get("camera_model", "pinhole") != "pinhole":
+        raise RigError(
+            f"lens {values.get('camera_model', 'pinhole')} {model} is not known; calibrate as pinhole with one of "
+            f"{', '.join(_FISHEYE)}"
+        )
+    distortion = np.array(values.get("distortion_coefficients", values.get("distortion_coeffs", [0] * 4)), np.float64)
+    camera = RawCamera(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), distortion, _FISHEYE[model])
+    sx, sy = width / int(values["resolution"][0]), height / int(values["resolution"][1])
+    if abs(sx / sy - 1.0) > _ASPECT_TOLERANCE:
+        raise RigError(
+            f"calibrated for {'x'.join(map(str, values['resolution']))} pixels, the images have {width}x{height}: "
+            "another shape, so they were cropped; calibrate for the cropped images"
+        )
+    return camera.scaled(sx, sy)
+
+
+def distortion_doubt(path: Path, image: Path) -> str | None:
+    """Return a warning where a pair of ROS camera files has distortion and nothing says that an image is rectified."""
+    if path.suffix.lower() not in (".yaml", ".yml") or describes_raw(path):
+        return None
+    named = any(word.startswith("rect") for part in image.parts[-4:] for word in re.split(r"[\W_]", part.lower()))
+    if named or not any(_ros_camera(path).d):
+        return None
+    return (
+        f"{path}: has distortion (D is not zero), and {image} is not named as rectified: images that are not rectified "
+        "give wrong depth; rectify them first"
+    )
 
 
 def _text(path: Path) -> str:
@@ -155,8 +229,10 @@ def _from_middlebury(path: Path, values: Mapping[str, str], width: int | None, h
     return StereoRig(*size, cam0[0], cam0[4], cam0[2], cam0[5], cam0[2] + doffs, baseline / 1000.0)
 
 
-def _from_projections(path: Path, values: Mapping[str, str], width: int | None, height: int | None) -> StereoRig:
-    for left_key, right_key in _PROJECTION_PAIRS:
+def _from_projections(
+    path: Path, values: Mapping[str, str], width: int | None, height: int | None, grey: bool
+) -> StereoRig:
+    for left_key, right_key in (*(_GREY_PAIRS if grey else ()), *_PROJECTION_PAIRS):
         if left_key in values and right_key in values:
             break
     else:
@@ -191,11 +267,15 @@ def _from_ros_pair(path: Path) -> StereoRig:
     return rig
 
 
-def _ros_camera(path: Path) -> SimpleNamespace:
+def _yaml(path: Path) -> Any:
     try:
-        values = yaml.safe_load(_text(path))
+        return yaml.safe_load(re.sub(r"\A%YAML:", "# ", _text(path)))  # EuRoC's may begin with OpenCV's mark
     except (yaml.YAMLError, RecursionError) as error:
         raise FileError(f"{path}: not valid YAML ({error})") from None
+
+
+def _ros_camera(path: Path) -> SimpleNamespace:
+    values = _yaml(path)
     try:
         return SimpleNamespace(
             width=int(values["image_width"]),

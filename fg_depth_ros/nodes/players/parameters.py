@@ -41,8 +41,9 @@ STEREO_PLAYER = ParameterTable(
     "with true depth where the pairs have it.",
     (
         AtStart("pairs", MOTORCYCLE,
-                "Folder of pairs (KITTI, Middlebury, ETH3D, plain), or `motorcycle` for the pair that scikit-image "
-                "ships."),
+                "Folder of pairs, bag or video (docs/data.md has the layouts), or `motorcycle` for the pair that "
+                "scikit-image ships."),
+        AtStart("side_by_side", False, "Each image or video of `pairs` has the left view in its left half."),
         AtStart("world", NO_WORLD,
                 "Play a drive through this virtual world instead, with true depth. It is rendered at start. `off` "
                 "plays `pairs`.", choices=WORLDS),

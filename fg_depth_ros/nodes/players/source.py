@@ -1,4 +1,4 @@
-"""What ``stereo_player_node`` plays: pairs from a folder, or a drive through a virtual world. No ROS import."""
+"""What ``stereo_player_node`` plays: pairs from files, or a drive through a virtual world. No ROS import."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fg_depth_ros.data.datasets.stereo import MOTORCYCLE, motorcycle, open_stereo_folder
+from fg_depth_ros.data.datasets.stereo import MOTORCYCLE, motorcycle, open_stereo
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
@@ -27,10 +27,11 @@ class CalibrationMissing(FileError):
 
 
 class PairSource:
-    """The pairs of a folder (KITTI, Middlebury, ETH3D, plain) or the Motorcycle pair, loaded on demand.
+    """The pairs that ``open_stereo`` opens, or the Motorcycle pair, loaded on demand.
 
     Args:
-        pairs: a folder, or ``motorcycle`` for the pair that scikit-image ships.
+        pairs: a folder, bag or video, or ``motorcycle`` for the pair that scikit-image ships.
+        side_by_side: each image or video has the left view in its left half.
         width, height: of the published images, px; 0 follows the other, or keeps the size on disk.
         with_truth: load ground truth where there is some.
         focal, baseline: px of the images on disk, and m, for pairs without a calibration file; 0 refuses such pairs.
@@ -41,10 +42,10 @@ class PairSource:
 
     def __init__(
         self, pairs: str, *, width: int = 0, height: int = 0, with_truth: bool = True, focal: float = 0.0,
-        baseline: float = 0.0,
+        baseline: float = 0.0, side_by_side: bool = False,
     ) -> None:  # fmt: skip
         self.samples: list[StereoSample] = (
-            [motorcycle()] if pairs == MOTORCYCLE else list(open_stereo_folder(Path(pairs).expanduser()))
+            [motorcycle()] if pairs == MOTORCYCLE else open_stereo(Path(pairs).expanduser(), side_by_side=side_by_side)
         )
         self._width, self._height = width, height
         self._with_truth = with_truth
@@ -82,7 +83,7 @@ class PairSource:
         rig = sample.rig or self._assumed_rig(sample, width, height)
         if (rig.width, rig.height) != (width, height):
             raise FileError(
-                f"{sample.left} is {width}x{height}, but its calibration is for {rig.width}x{rig.height}: "
+                f"{_shown(sample)} is {width}x{height}, but its calibration is for {rig.width}x{rig.height}: "
                 "calibrate for the size of the images, or resize them together"
             )
         depth = replace(sample, rig=rig).true_depth() if self._with_truth else None
@@ -90,7 +91,7 @@ class PairSource:
 
     def _assumed_rig(self, sample: StereoSample, width: int, height: int) -> StereoRig:
         if not (self._focal > 0.0 and self._baseline > 0.0):
-            raise FileError(f"{sample.left}: no calibration for this pair; give focal (pixels) and baseline (m)")
+            raise FileError(f"{_shown(sample)}: no calibration for this pair; give focal (pixels) and baseline (m)")
         cx, cy = (width - 1) / 2, (height - 1) / 2
         return StereoRig(width, height, self._focal, self._focal, cx, cy, cx, self._baseline)
 
@@ -102,6 +103,10 @@ class PairSource:
         if self._height:
             return max(1, round(width * self._height / height)), self._height
         return width, height
+
+
+def _shown(sample: StereoSample) -> str:
+    return str(sample.left) if isinstance(sample.left, Path) else sample.name
 
 
 def write_drive(

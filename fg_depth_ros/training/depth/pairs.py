@@ -16,10 +16,9 @@ import cv2
 import numpy as np
 import torch
 
-from fg_depth_ros.data.bags.pairs import BagImage, open_bag_pairs
-from fg_depth_ros.data.bags.storage import is_bag
+from fg_depth_ros.data.bags.pairs import BagImage
 from fg_depth_ros.data.datasets.layouts import collect_sets, list_images
-from fg_depth_ros.data.datasets.stereo import open_stereo_folder
+from fg_depth_ros.data.datasets.stereo import open_stereo
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.evaluation.replay.sharding import process_rank
 from fg_depth_ros.files import FileError
@@ -144,12 +143,8 @@ def open_pair_sets(paths: Sequence[str | Path], bag: Mapping[str, Any] | None = 
 
 
 def _opened(path: Path, bag: Mapping[str, Any]) -> list[StereoSample]:
-    pairs: list[StereoSample]
-    if is_bag(path):
-        pairs = list(open_bag_pairs(path, **bag))
-    else:
-        pairs = list(open_stereo_folder(path))
-        check_synchronised(str(path), pairs)
+    pairs = open_stereo(path, **bag)
+    check_synchronised(str(path), pairs)
     if any(pair.rig is None for pair in pairs):
         raise FileError(
             f"{path}: no calibration beside the images, and depth in metres needs focal length and baseline: put a "
