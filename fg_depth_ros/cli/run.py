@@ -86,7 +86,7 @@ def infer(
     from fg_depth_ros.geometry import PairFault, photometric_support
     from fg_depth_ros.geometry.features import match_features
 
-    usage = "give two images; one image or video, and --side-by-side; or --pairs with a folder or a bag"
+    usage = "give two images, or --pairs FOLDER or BAG, or one image or video with --side-by-side"
     if pairs is not None:
         given = {name: str(topic) for name, topic in (("left", left), ("right", right)) if topic is not None}
         if given and not is_bag(pairs):

@@ -84,7 +84,7 @@ def test_infer_does_a_folder_and_names_what_it_skips(run, tmp_path):
     [
         (["infer", "--pairs", "/nowhere"], "/nowhere: no such folder"),
         (["infer", "l.png", "r.png"], "l.png: no such file"),
-        (["infer"], "give two images, or --pairs FOLDER"),
+        (["infer"], "give two images, or --pairs FOLDER or BAG"),
         (["infer", "l.png", "r.png", "--min-disparity", "far"], "'far' is neither auto nor a whole number"),
         (["infer", "--pairs", ".", "--model", "raft"], "model 'raft' is unknown; choose one of flownet_stereo, sgbm"),
         (["infer", "--pairs", ".", "--scale", "0"], "inference_scale must lie in"),

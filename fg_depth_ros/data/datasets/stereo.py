@@ -181,6 +181,8 @@ def _read(calibration: Path, size: tuple[int, int] | None, grey: bool) -> Stereo
 def open_pair(left: Path, right: Path, calibration: Path | None = None) -> StereoSample:
     """Open one pair of images, rectified where ``calibration`` is of raw cameras. Raises FileError."""
     sample = StereoSample(left.stem, left, right)
+    if calibration is None:
+        return sample
     return _Calibrations(calibration).calibrated(sample, None, left, image_size(left), False)
 
 
