@@ -84,7 +84,8 @@ class DemoInput:
 def run_demo(
     model: str = "flownet_stereo", pairs: str = MOTORCYCLE, seconds: float = 8.0, rate: float = 3.0,
     out: str | Path = "fg_depth_demo.png", json: str | Path | None = None, *, weights: str = "", width: int = 0,
-    world: str = "", side_by_side: bool = False, console: Console | None = None,
+    world: str = "", side_by_side: bool = False, engine: str = "auto", precision: str = "auto",
+    console: Console | None = None,
 ) -> int:  # fmt: skip
     """Run the demo and print what it measured.
 
@@ -95,6 +96,7 @@ def run_demo(
         out, json: where picture (PNG) and report go; no report where ``json`` is None.
         width: resize the images to this width; 0 keeps them.
         side_by_side: each image or video of ``pairs`` has the left view in its left half.
+        engine, precision: of the network, as the node's parameters.
         world: play a drive through a virtual world, ``street`` or ``indoor``, instead of ``pairs``; with true depth.
 
     Returns:
@@ -121,7 +123,12 @@ def run_demo(
             for name in dict.fromkeys([model, CLASSICAL]):
                 shown = snapshots[model].name if model in snapshots else ""
                 with ProcessGroup(folder / name, child_environment(domain_id=domain)) as group:
-                    runs.append(_run_model(group, name, weights if name == model else "", chosen, shown, console))
+                    depth = {
+                        "depth_weights": weights if name == model else "",
+                        "engine": engine,
+                        "precision": precision,
+                    }
+                    runs.append(_run_model(group, name, depth, chosen, shown, console))
                 try:
                     snapshots[name] = Snapshot.read(runs[-1].snapshot)
                 except (OSError, ValueError) as error:
@@ -149,13 +156,16 @@ def run_demo(
 
 
 def _run_model(
-    group: ProcessGroup, model: str, weights: str, chosen: DemoInput, shown: str, console: Console
+    group: ProcessGroup, model: str, depth: dict[str, str], chosen: DemoInput, shown: str, console: Console
 ) -> PairsResult:
-    """Run one model; ``shown`` names the pair for the picture (the one that the model before it showed)."""
+    """Run one model with these parameters of the depth node.
+
+    ``shown`` names the pair for the picture (the one that the model before it showed).
+    """
     count = max(3, round(chosen.seconds * chosen.rate)) + WARM_UP_PAIRS
     evaluation = PairsEvaluation(
         model, count, chosen.rate, chosen.pairs, chosen.name, WARM_UP_PAIRS, chosen.truth, snapshot=True,
-        snapshot_pair=shown, depth={"depth_weights": weights}, player=chosen.parameters,
+        snapshot_pair=shown, depth=depth, player=chosen.parameters,
     )  # fmt: skip
     with live_line(console, f"{model}: starting") as show:
         result = evaluation.run(group, lambda text: show(f"{model}: {text}"))

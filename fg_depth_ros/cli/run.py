@@ -38,6 +38,8 @@ def demo(
     width: Annotated[int, typer.Option(help="Resize the pairs to this width; 0 = as they are.")] = 0,
     world: Annotated[str, typer.Option(help="Play a virtual world with true depth instead: street or indoor.")] = "",
     weights: Weights = "",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
     json: Json = None,
 ) -> None:
     """Play a real pair, or a virtual world, into the node over ROS topics, and evaluate the depth that comes out.
@@ -48,7 +50,7 @@ def demo(
 
     code = run_demo(
         model, pairs, seconds, rate, out, json, weights=weights, width=width, world=world, side_by_side=side_by_side,
-        console=console,
+        engine=engine, precision=precision, console=console,
     )  # fmt: skip
     raise typer.Exit(code)
 

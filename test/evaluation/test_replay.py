@@ -267,7 +267,9 @@ def test_weights_are_named_by_their_file_and_hash_and_know_their_kind(tmp_path):
     found = replayed([stereo_bag(tmp_path / "bag", 1)], (shipped("sgbm"), method))
     identity = found.report.settings["methods"][1]
     assert identity["sha256"] == card.sha256 and identity["kind"] == "mono" and identity["name"] == "depthnet_lite"
-    assert found.report.model == {"name": "sgbm", "sha256": None, "device": "cpu"}
+    assert found.report.model == {
+        "name": "sgbm", "sha256": None, "device": "cpu", "engine": None, "precision": None,
+    }  # fmt: skip
     assert row_of(found.report, "bag", "sgbm filled")["metrics"]["abs_rel"] < 0.05  # random texture is easy
 
 

@@ -17,7 +17,7 @@ class FixedStereo(StereoDepthEstimator):
 
     def __init__(self, disparity: float) -> None:
         self.config = StereoConfig(model="sgbm")
-        self._method = SimpleNamespace(name="fixed", sha256="5a", device="cpu", disparities=64, block=1)
+        self._method = SimpleNamespace(name="fixed", sha256="5a", device="cpu", disparities=64, block=1, runner=None)
         self.disparity_px = disparity
 
     def match(self, left, right, doffs=0.0):
@@ -30,7 +30,7 @@ class FixedMono(MonoDepthEstimator):
     def __init__(self, depth: float) -> None:
         self.config = MonoConfig()
         self._method = SimpleNamespace(
-            name="flat", sha256="3c", device="cpu",
+            name="flat", sha256="3c", device="cpu", runner=None,
             depth=lambda image, fx: np.full(image.shape[:2], depth, np.float32),
         )  # fmt: skip
 
