@@ -196,6 +196,21 @@ def test_what_cannot_be_played_is_refused(ros_domain, tmp_path, monkeypatch, par
     rclpy.shutdown(context=context)
 
 
+def test_what_is_closed_while_it_waits_names_no_fault_of_the_bag(ros_domain, tmp_path, monkeypatch) -> None:
+    values = {"bags": [str(stereo_bag(tmp_path / "bag", 2))], "wait_for_subscribers": 1}
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=ros_domain)
+    given = [Parameter(name, value=value) for name, value in values.items()]
+    asked = threading.Event()
+    patched = BagPlayerNode._has_subscribers
+    monkeypatch.setattr(BagPlayerNode, "_has_subscribers", lambda self: asked.set() or patched(self))
+    player = BagPlayerNode(context=context, parameter_overrides=given)
+    assert asked.wait(LIMIT)
+    player.destroy_node()
+    assert player.failure == ""
+    rclpy.shutdown(context=context)
+
+
 def test_it_says_when_it_gives_up_waiting(group, tmp_path) -> None:
     values = {"bags": [str(stereo_bag(tmp_path / "bag", 2))], "wait_for_subscribers": 1, "wait_timeout": 0.5}
     group.start("player", PLAYER, values)

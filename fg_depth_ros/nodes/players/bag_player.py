@@ -243,7 +243,7 @@ class BagPlayerNode(PlayerNode):
                     self._closing.wait(gap)
                     gap = self._play(bag)
                 again = self.parameters["loop"] and not self._enough
-                if self.published == before and not self.failure:
+                if self.published == before and not (self.failure or self._closing.is_set()):
                     self.failure = f"{self._names}: no message of {', '.join(self._on_topic)} can be read"
                     break
         except Exception as error:  # an ended context, or a defect: the end must be reported in any case
