@@ -53,6 +53,18 @@ def test_every_layout_of_the_table(tmp_path, layout, upper):
     assert sample.name == ("0001" if layout.left.count("*") == 1 else "0001_0001" if "*" in layout.left else "set")
 
 
+def test_hidden_files_are_no_images_and_a_calibration_that_is_given_comes_first(tmp_path):
+    save(tmp_path, "left/a.png", "right/a.png")
+    (tmp_path / "left/._b.png").write_bytes(b"resource fork")
+    write_rig(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/rig.json").write_text(json.dumps({**small_rig().to_dict(), "baseline": 0.3}))
+    assert_is_the_pair(open_stereo(tmp_path)[0])
+    for given in (tmp_path / "other", tmp_path / "other/rig.json"):
+        (sample,) = open_stereo(tmp_path, given)
+        assert sample.rig.baseline == 0.3
+
+
 @pytest.mark.parametrize(
     ("left", "right", "name"),
     [("Left/a.png", "Right/a.png", "a"), ("LEFT/a.png", "right/a.PNG", "a"), ("left/a.png", "right/a.bmp", "a"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -68,9 +69,10 @@ def find_pairs(folder: Path, patterns: Sequence[PairPattern]) -> tuple[PairPatte
     """
     if not folder.is_dir():
         raise FileError(f"{folder}: no such folder; give the folder that holds the pairs")
-    found = _apply(folder, patterns, inside=False)
+    search = _Search(patterns)
+    found = search.apply(folder)
     if not any(each.pairs for each in found):
-        found += _apply(folder, patterns, inside=True)
+        found += search.apply(folder, inside=True)
     complete = [each for each in found if each.pairs]
     if len(complete) > 1:
         several = "; ".join(
@@ -90,9 +92,7 @@ def find_pairs(folder: Path, patterns: Sequence[PairPattern]) -> tuple[PairPatte
     loose = next((each.missing[0] for each in found if each.missing), None)
     if loose is not None:
         raise NoPairsError(loose)
-    inside = [
-        p.name for p in sorted(folder.iterdir()) if p.is_dir() and any(e.pairs for e in _apply(p, patterns, False))
-    ]
+    inside = [p.name for p in search.listed(folder)[0] if any(each.pairs for each in search.apply(p))]
     if inside:
         raise NoPairsError(f"{folder}: no stereo pairs found, but in {', '.join(inside)} there are: give one of these")
     known = ", ".join(f"{pattern.family} ({pattern.left} {pattern.right})" for pattern in patterns)
@@ -106,69 +106,84 @@ def _shown(found: _Found, folder: Path) -> str:
 
 def list_media(folder: Path) -> list[Path]:
     """List the images and videos right in a folder, sorted."""
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and p.is_file())
+    return _listed(folder)[1]
+
+
+def _listed(folder: Path) -> tuple[list[Path], list[Path]]:
+    """List the folders, and the images and videos, right in a folder, sorted; without what is hidden."""
+    with os.scandir(folder) as entries:
+        seen = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+    media = [folder / name for name, inner in seen if not inner and _suffix(name) in IMAGE_SUFFIXES | VIDEO_SUFFIXES]
+    return [folder / name for name, inner in seen if inner], media
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def is_video(path: Path) -> bool:
     """Whether a file is named as a video."""
-    return path.suffix.lower() in VIDEO_SUFFIXES
+    return _suffix(path.name) in VIDEO_SUFFIXES
 
 
-def _apply(folder: Path, patterns: Sequence[PairPattern], inside: bool) -> list[_Found]:
-    """Apply patterns right in a folder, or ``inside``; the first of a family that finds pairs counts."""
-    found: list[_Found] = []
-    names = [_Names.of(pattern) for pattern in patterns if "/" not in pattern.left and "*" in pattern.left]
-    for pattern in patterns:
-        if any(each.pairs and each.pattern.family == pattern.family for each in found):
-            continue
-        for where in pattern.inside if inside else ("",):
-            places = sorted(p for p in folder.glob(where) if p.is_dir()) if where else [folder]
-            each = _Found(pattern, [], [])
-            for place in places:
-                _look(place, place.name if "*" in where else "", names, each)
-            if each.pairs or each.missing:
-                found.append(each)
-                break
-    return found
+class _Search:
+    """Applies patterns to folders, each of which is listed once."""
 
+    def __init__(self, patterns: Sequence[PairPattern]) -> None:
+        self.listed = cache(_listed)
+        self._patterns = patterns
+        self._names = [_Names.of(each) for each in patterns if "/" not in each.left and "*" in each.left]
 
-def _look(place: Path, part: str, names: Sequence[_Names], found: _Found) -> None:
-    """Add what a pattern finds in one place; ``part`` names this part of the set."""
-    pattern = found.pattern
-    folders = [_folder(place, side) for side in (pattern.left, pattern.right)]
-    if None in folders:
-        return
-    left_folder, right_folder = (folder for folder in folders if folder is not None)
-    own = _Names.of(pattern)
-    lefts, rights = (
-        [path for path in files if path.stem.endswith(pattern.only)] or files
-        for files in map(list_media, (left_folder, right_folder))
-    )
-    if left_folder == right_folder:
-        matched = _joined(own.keys(lefts, own.left), own.keys(rights, own.right))
-    else:
-        matched = _match_folders(lefts, rights, names)
-    if not any(left for _, left, _ in matched):
-        return
-    for key, left, right in matched:
-        name = "_".join(filter(None, (part, key))) or place.resolve().name
-        if left is None:
-            found.missing.append(f"{right}: missing: has no left image; fetch it or remove {right and right.name}")
-        elif right is None:
-            expected = right_folder / (left.name if left_folder != right_folder else own.partner(left))
-            found.missing.append(f"{expected}: missing: {left} has no right image; fetch it or remove {left.name}")
+    def apply(self, folder: Path, inside: bool = False) -> list[_Found]:
+        """Apply the patterns right in a folder, or ``inside``; the first of a family that finds pairs counts."""
+        found: list[_Found] = []
+        for pattern in self._patterns:
+            if any(each.pairs and each.pattern.family == pattern.family for each in found):
+                continue
+            for where in pattern.inside if inside else ("",):
+                each = _Found(pattern, [], [])
+                for place in sorted(p for p in folder.glob(where) if p.is_dir()) if where else [folder]:
+                    self._look(place, place.name if "*" in where else "", each)
+                if each.pairs or each.missing:
+                    found.append(each)
+                    break
+        return found
+
+    def _look(self, place: Path, part: str, found: _Found) -> None:
+        """Add what a pattern finds in one place; ``part`` names this part of the set."""
+        pattern = found.pattern
+        left_folder, right_folder = self._follow(place, pattern.left), self._follow(place, pattern.right)
+        if left_folder is None or right_folder is None:
+            return
+        own = _Names.of(pattern)
+        lefts, rights = (
+            [path for path in files if path.stem.endswith(pattern.only)] or files
+            for _, files in map(self.listed, (left_folder, right_folder))
+        )
+        if left_folder == right_folder:
+            matched = _joined(own.keys(lefts, own.left), own.keys(rights, own.right))
         else:
-            found.pairs.append(FoundPair(name, left, right, place))
+            matched = _match_folders(lefts, rights, self._names)
+        if not any(left for _, left, _ in matched):
+            return
+        for key, left, right in matched:
+            if left is not None and right is not None:
+                name = "_".join(filter(None, (part, key))) or place.resolve().name
+                found.pairs.append(FoundPair(name, left, right, place))
+            elif left is not None:
+                expected = right_folder / (left.name if left_folder != right_folder else own.partner(left))
+                found.missing.append(f"{expected}: missing: {left} has no right image; fetch it or remove {left.name}")
+            elif right is not None:
+                found.missing.append(f"{right}: has no left image; fetch it or remove {right.name}")
 
-
-def _folder(place: Path, pattern: str) -> Path | None:
-    """Follow the folders of a pattern, in any case; None: they are not there."""
-    for name in pattern.split("/")[:-1]:
-        inside = [p for p in place.iterdir() if p.name.lower() == name.lower() and p.is_dir()]
-        if not inside:
-            return None
-        place = next((p for p in inside if p.name == name), inside[0])
-    return place
+    def _follow(self, place: Path, pattern: str) -> Path | None:
+        """Follow the folders of a pattern, in any case; None: they are not there."""
+        for name in pattern.split("/")[:-1]:
+            fitting = [p for p in self.listed(place)[0] if p.name.lower() == name.lower()]
+            if not fitting:
+                return None
+            place = next((p for p in fitting if p.name == name), fitting[0])
+        return place
 
 
 _Matched = list[tuple[str, Path | None, Path | None]]

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -138,10 +138,12 @@ class RectifiedImage:
 
 
 class _Calibrations:
-    """Calibration files, each read once for a size of images."""
+    """Calibration files, each found once, and read once for a size of images."""
 
     def __init__(self, given: Path | None = None) -> None:
-        self._given = given
+        found = find_calibration(given) if given is not None and given.is_dir() else None
+        self._given = found or given
+        self.above = cache(_calibration_above)
         self._known: dict[tuple[Path, tuple[int, int] | None, bool], StereoRig | Rectification | None] = {}
 
     def calibrated(
@@ -190,13 +192,12 @@ def _samples(
     folder: Path, layout: StereoLayout, pair: FoundPair, calibrations: _Calibrations
 ) -> Iterator[StereoSample]:
     """Yield the sample of a pair of images, or those of the frames of two videos."""
-    find = layout.calibration or (lambda pair: _calibration_above(pair.place, folder))
+    truth, occlusion = (None, None) if is_video(pair.left) else (layout.truth or _plain_truth)(pair)
+    rig = None if layout.rig is None else layout.rig(pair)
+    calibration = layout.calibration(pair) if layout.calibration else calibrations.above(pair.place, folder)
     for name, left, right, size in _frames(pair):
-        truth, occlusion = (layout.truth or _plain_truth)(pair)
-        sample = StereoSample(name, left, right, None, truth, occlusion)
-        if layout.rig is not None:
-            sample = replace(sample, rig=layout.rig(pair))
-        yield calibrations.calibrated(sample, find(pair), pair.left, size, layout.grey)
+        sample = StereoSample(name, left, right, rig, truth, occlusion)
+        yield calibrations.calibrated(sample, calibration, pair.left, size, layout.grey)
 
 
 def _frames(pair: FoundPair) -> Iterator[tuple[str, Image, Image, tuple[int, int] | None]]:
