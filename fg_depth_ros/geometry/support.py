@@ -17,6 +17,8 @@ _WINDOWS = {9: 0.5, 25: 0.35, 61: 0.3, 121: 0.3}
 _SUPPORTED_PAIR = 0.1  # share of pixels
 _TEXTURED_VIEW = 0.05  # share of pixels from which two images can be told to show different things
 _AGREEING = 0.2  # share of the textured pixels: 0.7 in good pairs, 0.3 in strong noise, below 0.1 in other views
+_BLACK = 1  # grey level that a camera's noise exceeds, and what rectification fills in does not
+_BORDER = 0.001  # share of the pixels; a smaller black area at the edge may be anything
 _DARK, _BRIGHT = 32, 250  # grey levels that 99 % are below, 90 % above
 
 
@@ -75,7 +77,8 @@ def photometric_support(left: np.ndarray, right: np.ndarray, disparity: np.ndarr
 
     It is taken of the images' fine detail, in windows of several sizes, with the camera's noise in the denominator:
     where detail is no stronger than noise, or not the same in both images, nothing supports a match. Where hardly any
-    textured pixel is alike, the images show different things, and no pixel is supported.
+    textured pixel is alike, the images show different things, and no pixel is supported. Nor is one of the black border
+    that rectification leaves.
 
     Args:
         left, right: uint8, H x W or H x W x 3 RGB.
@@ -100,7 +103,7 @@ def photometric_support(left: np.ndarray, right: np.ndarray, disparity: np.ndarr
     warped = cv2.remap(details[1], np.where(inside, columns, 0), np.ascontiguousarray(rows), cv2.INTER_LINEAR)
     correlations = _correlations(details[0] * inside, warped * inside, inside.astype(np.float32))
     alike = [correlation > limit for correlation, limit in zip(correlations, _WINDOWS.values(), strict=True)]
-    supported = np.logical_or.reduce(alike)
+    supported = np.logical_or.reduce(alike) & ~_black_border(cv2.resize(greys[0], size, interpolation=cv2.INTER_AREA))
 
     textured = [cv2.blur(detail * detail, (_DETAIL, _DETAIL)) > 4 * _NOISE**2 for detail in details]
     views = [_view(grey, texture) for grey, texture in zip(greys, textured, strict=True)]
@@ -110,6 +113,17 @@ def photometric_support(left: np.ndarray, right: np.ndarray, disparity: np.ndarr
     fault = _fault(*views) if unrelated or supported.mean() < _SUPPORTED_PAIR else None
     pixels = cv2.resize(supported.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
     return Support(pixels.astype(bool), fault)
+
+
+def _black_border(grey: np.ndarray) -> np.ndarray:
+    """Return where rectification left an image black, bool H x W: areas without any light that reach its edge."""
+    black = (grey <= _BLACK).astype(np.uint8)
+    count, labels, statistics, _ = cv2.connectedComponentsWithStats(black, connectivity=4)
+    outside = np.zeros(count, bool)
+    outside[np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = True
+    outside &= statistics[:, cv2.CC_STAT_AREA] >= _BORDER * grey.size
+    outside[0] = False  # what is not black
+    return outside[labels]
 
 
 def _detail(grey: np.ndarray) -> np.ndarray:

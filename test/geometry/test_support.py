@@ -95,3 +95,24 @@ def test_no_match_supports_nothing_and_sizes_must_agree():
     assert not photometric_support(left[:3, :2], right[:3, :2], flat()[:3, :2]).pixels.any()
     with pytest.raises(ValueError, match="sizes must agree"):
         photometric_support(left, right[:-1], flat())
+
+
+def test_the_black_border_of_rectification_is_unsupported_and_a_black_object_is_not():
+    left, right = (view.copy() for view in shifted(texture(1, WIDTH + SHIFT)))
+    for view in (left, right):
+        view[:, :40] = 0  # as a rotation leaves it: a strip, and a wedge of 60 x 40 px
+        view[-40:][np.arange(40)[:, None] * 1.5 > WIDTH - 1 - np.arange(WIDTH)] = 0
+    left[100:130, 150:180] = right[100:130, 150 - SHIFT : 180 - SHIFT] = 0  # a black object inside
+    supported = photometric_support(left, right, flat()).pixels
+    assert not supported[:, :38].any()
+    assert not supported[-8:, -40:].any()
+    assert supported[102:128, 152:178].mean() > 0.9
+    assert supported[:180, 60:].mean() > 0.95
+
+
+def test_single_black_pixels_at_the_edge_change_nothing():
+    left, right = (view.copy() for view in shifted(texture(1, WIDTH + SHIFT)))
+    before = photometric_support(left, right, flat()).pixels
+    left[0, 100:110] = left[50, 0] = 0
+    after = photometric_support(left, right, flat()).pixels
+    assert (before != after).mean() < 0.001
