@@ -105,15 +105,18 @@ class BagInputs:
     reliable: bool = True  # camera_info was published reliably, and so is played reliably
 
     @classmethod
-    def of(cls, bag: str | Path) -> BagInputs:
-        """Inspect a bag. Raises FileError: no such bag, no pair of image topics, or no camera_info for it."""
+    def of(cls, bag: str | Path, **given: str) -> BagInputs:
+        """Inspect a bag; ``given``: topics as of ``find_topics``.
+
+        Raises FileError: no such bag, no pair of image topics, or no camera_info for it.
+        """
         storage = BagStorage(bag)
         kinds = storage.topics
-        topics = find_topics(kinds, where=str(bag))
+        topics = find_topics(kinds, **given, where=str(bag))
         if not (topics.left_info and topics.right_info):
             raise FileError(
                 f"{bag}: no camera_info beside {topics.left} and {topics.right}: nothing says what a pixel of "
-                "disparity is in metres; record it too"
+                "disparity is in metres; name the camera_info topics (left_info, right_info), or record it too"
             )
         qos = storage.offered_qos
         reliable = all(qos[name].reliable for name in (topics.left_info, topics.right_info) if name in qos)
@@ -136,6 +139,7 @@ class BagsEvaluation:
     count: int = 0
     loop: bool = False
     depth: Mapping[str, Any] = field(default_factory=dict)  # parameters of the depth node
+    topics: Mapping[str, str] = field(default_factory=dict)  # left, right, left_info, right_info; else found by name
     timeout: float = 3.0  # s; a pair without depth after that is dropped
 
     @property
@@ -146,7 +150,7 @@ class BagsEvaluation:
     def experiment(self) -> Experiment:
         """Describe the nodes. Raises FileError: no bag that can be played."""
         bags = find_bags(self.bags)
-        inputs = BagInputs.of(bags[0])
+        inputs = BagInputs.of(bags[0], **self.topics)
         remappings = inputs.remappings()
         names = {name: f"/{name}" for name in INPUTS} | dict(remappings)
         listened = [names["left/camera_info"], names["right/camera_info"]]

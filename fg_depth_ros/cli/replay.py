@@ -10,7 +10,18 @@ import typer
 from rich.text import Text
 
 from fg_depth_ros.cli.app import check_folder, console, print_tables, progress, say
-from fg_depth_ros.cli.options import Bags, Device, Engine, Model, PlayRate, Precision, Settings, Weights
+from fg_depth_ros.cli.options import (
+    Bags,
+    Device,
+    Engine,
+    Model,
+    PairTopics,
+    PlayRate,
+    Precision,
+    Settings,
+    Weights,
+    Without,
+)
 from fg_depth_ros.evaluation.replay.config import ReplayConfig
 
 if TYPE_CHECKING:
@@ -70,6 +81,7 @@ def replay(
 def replay_live(
     bags: Bags,
     out: Annotated[Path, typer.Option(help="Folder for report.json, report.html and the nodes' logs.")],
+    topics: Annotated[Settings[PairTopics], Without(["slop"])],
     model: Model = "flownet_stereo",
     weights: Weights = "",
     rate: PlayRate = 1.0,
@@ -92,7 +104,7 @@ def replay_live(
     depth = {"model": model, "device": device, "engine": engine, "precision": precision}
     if weights:
         depth["depth_weights"] = str(Path(weights).absolute())
-    evaluation = BagsEvaluation(bags, out, rate=rate, loop=loop, count=count, depth=depth)
+    evaluation = BagsEvaluation(bags, out, rate=rate, loop=loop, count=count, depth=depth, topics=topics().given())
     environment = child_environment(domain_id=free_domain_id())
     with ProcessGroup(out / "logs", environment) as group, console.status("starting") as status:
         report = evaluation.run(group, lambda text: status.update(Text(text)))

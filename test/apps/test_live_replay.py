@@ -75,6 +75,11 @@ def test_a_bag_that_cannot_be_judged_is_refused_before_any_node_starts(tmp_path:
         ("left/camera_info", "/cam0/camera_info"), ("right/camera_info", "/cam1/camera_info"),
     ]  # fmt: skip
     assert (inputs.truth, inputs.compressed) == (False, False)
+    odd = {"/a/image": IMAGE, "/b/image": IMAGE, "/a/camera_info": INFO, "/b/right/camera_info": INFO}
+    with pytest.raises(FileError, match="name the left and the right topic"):
+        BagInputs.of(bag_of(tmp_path / "odd", odd))
+    given = {"left": "a/image", "right": "b/image", "right_info": "b/right/camera_info"}
+    assert dict(BagInputs.of(tmp_path / "odd", **given).remappings())["right/camera_info"] == "/b/right/camera_info"
     compressed = BagInputs.of(wall_bag(tmp_path / "png", 1, compressed="png"))
     assert (compressed.truth, compressed.compressed) == (True, True)
     assert compressed.remappings() == []

@@ -406,4 +406,7 @@ def why_silent(publishers: int) -> str:
     """Explain why a topic with so many publishers is silent."""
     if publishers == 0:
         return "it has no publisher: start the camera driver, or remap the topic"
-    return f"{publishers} publisher(s) are there, but nothing comes: check that they run, and their QoS"
+    return (
+        f"{publishers} publisher(s) are there, but nothing comes: check that they run, their QoS, and that large "
+        "images fit into the shared memory of Fast DDS (docs/install.md)"
+    )
