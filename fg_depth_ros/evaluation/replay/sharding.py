@@ -5,6 +5,7 @@ The environment is that of torchrun (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT)
 
 from __future__ import annotations
 
+import atexit
 import datetime
 import os
 from collections.abc import Callable, Sequence
@@ -42,37 +43,43 @@ def shared_map(items: Sequence[Item], work: Callable[[Sequence[Item]], list[Resu
         return work(items)
     from torch import distributed
 
-    began = not distributed.is_initialized()
-    if began:
-        missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
-        if missing:
-            raise ShardError(
-                f"WORLD_SIZE is {ranks}, but {' and '.join(missing)} is not set; start with torchrun, or set them to "
-                "the host of process 0 and a free port on it"
-            )
-        try:
-            distributed.init_process_group("gloo", init_method="env://", timeout=_MEETING)
-        except (RuntimeError, ValueError) as error:
-            raise ShardError(
-                f"process {rank} of {ranks} does not find the others at {os.environ['MASTER_ADDR']}:"
-                f"{os.environ['MASTER_PORT']} ({str(error).splitlines()[0]}); check the address, and start all of them"
-            ) from error
+    if not distributed.is_initialized():
+        _meet(rank, ranks)
+    failure: Exception | None = None
+    results: list[Result] = []
     try:
-        failure: Exception | None = None
-        results: list[Result] = []
-        try:
-            results = work(items[rank::ranks])
-        except Exception as error:  # the others wait for this process's word: they must hear of it
-            failure = error
-        parts: list[Any] = [None] * ranks
-        said = "" if failure is None else str(failure) or repr(failure)
-        distributed.all_gather_object(parts, (said, results), group=distributed.new_group(timeout=_PATIENCE))
-        if failure is not None:
-            raise failure
-        failed = [f"process {k}: {text}" for k, (text, _) in enumerate(parts) if text]
-        if failed:
-            raise ShardError("; ".join(failed))
-        return [parts[k % ranks][1][k // ranks] for k in range(len(items))]
-    finally:
-        if began:
-            distributed.destroy_process_group()
+        results = work(items[rank::ranks])
+    except Exception as error:  # the others wait for this process's word: they must hear of it
+        failure = error
+    parts: list[Any] = [None] * ranks
+    said = "" if failure is None else str(failure) or repr(failure)
+    distributed.all_gather_object(parts, (said, results), group=distributed.new_group(timeout=_PATIENCE))
+    if failure is not None:
+        raise failure
+    failed = [f"process {k}: {text}" for k, (text, _) in enumerate(parts) if text]
+    if failed:
+        raise ShardError("; ".join(failed))
+    return [parts[k % ranks][1][k // ranks] for k in range(len(items))]
+
+
+def _meet(rank: int, ranks: int) -> None:
+    """Make the process group, which lasts until this process ends. Raises ShardError.
+
+    It is made once: a second one at the same address could meet what is left of the first, and wait for ever.
+    """
+    from torch import distributed
+
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise ShardError(
+            f"WORLD_SIZE is {ranks}, but {' and '.join(missing)} is not set; start with torchrun, or set them to "
+            "the host of process 0 and a free port on it"
+        )
+    try:
+        distributed.init_process_group("gloo", init_method="env://", timeout=_MEETING)
+    except (RuntimeError, ValueError) as error:
+        raise ShardError(
+            f"process {rank} of {ranks} does not find the others at {os.environ['MASTER_ADDR']}:"
+            f"{os.environ['MASTER_PORT']} ({str(error).splitlines()[0]}); check the address, and start all of them"
+        ) from error
+    atexit.register(distributed.destroy_process_group)
