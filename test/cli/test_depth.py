@@ -53,7 +53,7 @@ def folder(tmp_path):
         (["--data", "{set}", "--data", "{set}", "--eigen", "{thin}"], "--eigen needs one --data"),
         (["--data", "{set}", "--eigen", "frames.txt"], "frames.txt: no such file"),
         (["--world", "sea", "--weights", "{thin}"], "kind of world 'sea' is unknown"),
-        (["--data", "a.bag"], "a.bag: no such folder; give the folder that holds the pairs, or a bag"),
+        (["--data", "a.bag"], "a.bag: no such folder; give the folder that holds the pairs"),
         (["--data", "nyu.mat"], "nyu.mat: no such file"),
     ],
 )
