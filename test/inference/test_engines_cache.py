@@ -15,7 +15,7 @@ from support.engines import StandIn
 from support.waiting import LIMIT
 
 from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
-from fg_depth_ros.inference.engines import EngineCache, cache, selection
+from fg_depth_ros.inference.engines import EngineCache, cache
 from fg_depth_ros.networks import ModelCard, create_model, save_checkpoint
 
 
@@ -116,10 +116,7 @@ def test_the_folder_is_the_users_cache_unless_named(monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
-    monkeypatch.setenv("FG_DEPTH_CACHE", str(tmp_path))
-    stand_in = StandIn()
-    monkeypatch.setitem(selection.INSTALLABLE, "openvino", stand_in)
-    return stand_in
+    return StandIn.installed(monkeypatch, tmp_path)
 
 
 def _match(width: int = 96) -> StereoDepthEstimator:

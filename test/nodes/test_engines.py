@@ -9,8 +9,6 @@ import pytest
 from support.engines import StandIn
 from support.nodes import Bench, pair_messages, share_near, wall
 
-from fg_depth_ros.inference.engines import selection
-
 SCENE = wall()
 PAIR = pair_messages(SCENE)
 NETWORK = {"model": "flownet_stereo", "engine": "openvino", "precision": "float32"}
@@ -18,10 +16,7 @@ NETWORK = {"model": "flownet_stereo", "engine": "openvino", "precision": "float3
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
-    monkeypatch.setenv("FG_DEPTH_CACHE", str(tmp_path))
-    stand_in = StandIn()
-    monkeypatch.setitem(selection.INSTALLABLE, "openvino", stand_in)
-    return stand_in
+    return StandIn.installed(monkeypatch, tmp_path)
 
 
 def test_an_engine_that_fails_while_the_node_runs_is_replaced_and_reported(

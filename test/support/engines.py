@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from fg_depth_ros.inference.engines import selection
 from fg_depth_ros.inference.engines.torch_engine import TorchEngine
 from support.waiting import LIMIT
 
@@ -18,6 +21,14 @@ class StandIn(TorchEngine):
     """
 
     name = "openvino"
+
+    @classmethod
+    def installed(cls, monkeypatch: pytest.MonkeyPatch, cache: Path) -> StandIn:
+        """Return one that takes the place of OpenVINO, with this cache folder, for the length of a test."""
+        monkeypatch.setenv("FG_DEPTH_CACHE", str(cache))
+        stand_in = cls()
+        monkeypatch.setitem(selection.INSTALLABLE, "openvino", stand_in)
+        return stand_in
 
     def __init__(self, build: str = "", run: str = "", factor: float = 1.0) -> None:
         self.fails_to_build, self.fails_to_run, self.factor = build, run, factor
