@@ -9,10 +9,10 @@ import torch
 from fg_depth_ros.networks.flow import warp
 from fg_depth_ros.synthesis.stereo import StereoBatch, StereoSceneGenerator
 from fg_depth_ros.synthesis.textures import TextureAtlas
-from fg_depth_ros.training.stereo.augmentation import StereoAugmentation
+from fg_depth_ros.training.stereo.augmentation import LARGEST_SHIFT, StereoAugmentation
 
 SIZE = (160, 96)
-GEOMETRY = {"unlike": 0.0, "erased": 0.0}
+GEOMETRY = {"shifted": 0.0, "unlike": 0.0, "erased": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,21 @@ def test_the_right_image_read_at_the_disparity_is_the_left_one(seed):
     seen = warp(pair.right.float(), flow)
     difference = (seen - pair.left.float()).abs()[~pair.occluded.expand(-1, 3, -1, -1)]
     assert difference.mean() < 1.0  # grey levels; a pixel of error in disparity is worth 0.5 / scale of them
+
+
+def test_a_shifted_pair_has_larger_disparities_that_are_still_exact():
+    same = StereoAugmentation(*SIZE, misaligned=0.0, **GEOMETRY)
+    moved = StereoAugmentation(*SIZE, misaligned=0.0, **GEOMETRY | {"shifted": 1.0})
+    shifts = []
+    for seed in range(12):
+        before, after = (a(ramp(12.0), np.random.default_rng(seed)) for a in (same, moved))
+        assert torch.equal(before.left, after.left)
+        shifts.append(float((after.disparity - before.disparity).mean()))
+        flow = torch.cat([-after.disparity, torch.zeros_like(after.disparity)], 1)
+        seen = warp(after.right.float(), flow)
+        assert (seen - after.left.float()).abs()[~after.occluded.expand(-1, 3, -1, -1)].mean() < 1.0  # as unshifted
+    assert 0 <= min(shifts) < 12
+    assert 36 < max(shifts) <= LARGEST_SHIFT
 
 
 def test_sizes_change_between_uses(scene):
@@ -70,8 +85,8 @@ def test_patches_are_erased_in_the_right_image_alone(scene):
 
 
 def test_cameras_may_be_unlike(scene):
-    alike = StereoAugmentation(*SIZE, misaligned=0.0, unlike=0.0, erased=0.0)
-    unlike = StereoAugmentation(*SIZE, misaligned=0.0, unlike=1.0, erased=0.0)
+    alike = StereoAugmentation(*SIZE, misaligned=0.0, **GEOMETRY)
+    unlike = StereoAugmentation(*SIZE, misaligned=0.0, **GEOMETRY | {"unlike": 1.0})
     pair = StereoBatch(scene.left, scene.left, scene.disparity, scene.occluded)
     for seed in range(4):
         same, other = alike(pair, np.random.default_rng(seed)), unlike(pair, np.random.default_rng(seed))

@@ -12,6 +12,8 @@ from fg_depth_ros.synthesis.stereo import StereoBatch
 
 MARGIN = 1.25
 """So much larger than the training images are scenes rendered, in width and height."""
+LARGEST_SHIFT = 48.0
+"""So much may the disparities of a pair grow, px of the training images."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class StereoAugmentation:
             against each other.
         misaligned: share of pairs whose right image is shifted by up to 2 px across the rows and turned by up to
             0.1 degree.
+        shifted: share of pairs whose disparities all grow by up to ``LARGEST_SHIFT``, as where the principal points
+            differ and the search begins at infinity.
         unlike: share of pairs with exposure and colour of their own for each camera; others share one.
         erased: share of pairs with one or two patches of 50 to 150 px of the right image painted over.
     """
@@ -32,6 +36,7 @@ class StereoAugmentation:
     height: int
     scale: float = 1.3
     misaligned: float = 0.25
+    shifted: float = 0.3
     unlike: float = 0.4
     erased: float = 0.5
 
@@ -56,6 +61,8 @@ class StereoAugmentation:
         if rng.random() < self.misaligned:
             askew[1, 2] += np.clip(rng.normal(0, 0.6), -2, 2) / scale
             askew[1, 0] += np.tan(np.deg2rad(np.clip(rng.normal(0, 0.04), -0.1, 0.1))) / scale
+        shift = rng.uniform(0, LARGEST_SHIFT) * (rng.random() < self.shifted)
+        askew[0, 2] += shift / across
         size, inverse = (self.width, self.height), cv2.WARP_INVERSE_MAP
         left = cv2.warpAffine(left, cut, size, flags=cv2.INTER_LINEAR | inverse, borderMode=cv2.BORDER_REPLICATE)
         right = cv2.warpAffine(right, askew, size, flags=cv2.INTER_LINEAR | inverse, borderMode=cv2.BORDER_REPLICATE)
@@ -64,7 +71,7 @@ class StereoAugmentation:
             cv2.warpAffine(field, cut, size, flags=cv2.INTER_NEAREST | inverse, borderMode=cv2.BORDER_REPLICATE)
             for field in exact
         )
-        disparity = disparity * np.float32(across)
+        disparity = disparity * np.float32(across) + np.float32(shift)
         leaves = disparity > np.arange(self.width, dtype=np.float32)  # outside the right image once it is cut
         left, right = self._recolour(left, right, rng)
         if rng.random() < self.erased:
