@@ -12,6 +12,7 @@ from fg_depth_ros.apps.processes import ProcessGroup, free_domain_id
 from fg_depth_ros.data.datasets.stereo import MOTORCYCLE
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.nodes.common.environment import child_environment
+from fg_depth_ros.nodes.players.source import PairSource
 
 WARM_UP_PAIRS = 5
 
@@ -36,6 +37,7 @@ def bench_node(
         model, count, rate, pairs, name, WARM_UP_PAIRS, truth=False, accuracy=False,
         depth={"depth_weights": weights, "device": device, "engine": engine, "precision": precision},
         player={"width": size[0], "height": size[1]},
+        compile_for=PairSource(pairs, width=size[0], height=size[1]).load(0).rig,
     )  # fmt: skip
     with ProcessGroup(folder, child_environment(domain_id=free_domain_id())) as group:
         result = evaluation.run(group, on_status)

@@ -30,7 +30,7 @@ from fg_depth_ros.apps.processes import ChildDied, ChildTimeout, ProcessGroup, f
 from fg_depth_ros.data.datasets.stereo import MOTORCYCLE, open_stereo
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.files import FileError
-from fg_depth_ros.geometry import RigError
+from fg_depth_ros.geometry import RigError, StereoRig
 from fg_depth_ros.nodes.common.environment import child_environment
 from fg_depth_ros.nodes.evaluator.pair_messages import Snapshot
 from fg_depth_ros.nodes.players.source import NO_WORLD, WORLDS, CalibrationMissing, PairSource, write_drive
@@ -73,7 +73,7 @@ class DemoInput:
 
     pairs: str
     name: str
-    size: str
+    rig: StereoRig
     count: int
     truth: bool
     seconds: float
@@ -166,6 +166,7 @@ def _run_model(
     evaluation = PairsEvaluation(
         model, count, chosen.rate, chosen.pairs, chosen.name, WARM_UP_PAIRS, chosen.truth, snapshot=True,
         snapshot_pair=shown, depth=depth, player=chosen.parameters,
+        compile_for=chosen.rig,
     )  # fmt: skip
     with live_line(console, f"{model}: starting") as show:
         result = evaluation.run(group, lambda text: show(f"{model}: {text}"))
@@ -198,8 +199,8 @@ def _merged(runs: list[PairsResult], chosen: DemoInput) -> Report:
         command="demo",
         model=first.model,
         settings={
-            **first.settings, "input": chosen.pairs, "size": chosen.size, "rate_hz": chosen.rate,
-            "seconds": chosen.seconds,
+            **first.settings, "input": chosen.pairs, "size": f"{chosen.rig.width}x{chosen.rig.height}",
+            "rate_hz": chosen.rate, "seconds": chosen.seconds,
         },
     )  # fmt: skip
     common = set.intersection(*(run.scores.names for run in runs))
@@ -345,7 +346,7 @@ def inspect_pairs(
         soft_wrap=True,
     )
     parameters |= {"width": width, "side_by_side": side_by_side}
-    return DemoInput(pairs, name, f"{rig.width}x{rig.height}", len(source), truth, seconds, rate, parameters)
+    return DemoInput(pairs, name, rig, len(source), truth, seconds, rate, parameters)
 
 
 def _first_readable(source: PairSource) -> Any:

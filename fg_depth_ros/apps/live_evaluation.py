@@ -6,6 +6,7 @@ No ROS import: this is the parent of the nodes.
 from __future__ import annotations
 
 import signal
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,10 @@ from fg_depth_ros.data.datasets.stereo import MOTORCYCLE
 from fg_depth_ros.evaluation.replay.scores import ReplayScores
 from fg_depth_ros.evaluation.reports.report import Report, read_report
 from fg_depth_ros.files import FileError
+from fg_depth_ros.geometry import StereoRig
+from fg_depth_ros.inference.config import FlowConfig
 from fg_depth_ros.nodes.common.codes import INPUTS
+from fg_depth_ros.resources import module_command
 
 DEPTH_NODE, EVALUATOR = "stereo_depth_node", "replay_evaluator_node"
 TRUTH = "ground_truth/depth"
@@ -46,12 +50,16 @@ class PairsEvaluation:
     snapshot_pair: str = ""  # the one of this name if it arrives
     depth: Mapping[str, Any] = field(default_factory=dict)  # further parameters of the depth node
     player: Mapping[str, Any] = field(default_factory=dict)  # and of the player
+    compile_for: StereoRig | None = None  # compile the networks for this camera before the first pair
 
     def run(self, group: ProcessGroup, on_status: Callable[[str], None] = lambda text: None) -> PairsResult:
         """Run the nodes in ``group``, which the caller stops, and return what the evaluator measured.
 
         ``on_status`` gets a line about the state whenever it may have changed. Raises as ``Experiment.run``.
         """
+        if self.compile_for is not None:
+            on_status("compiling, once per machine and size of images")
+            compile_models((self.model, FlowConfig.model), self.compile_for, self.depth)
         folder = group.log_dir
         report, snapshot, scores = folder / "report.json", folder / "pair.npz", folder / "scores.json"
         # The evaluator always listens to camera_info, and to what it compares with.
@@ -185,6 +193,16 @@ class BagsEvaluation:
         self.report.unlink(missing_ok=True)  # an older one must not pass for this one's
         _run(experiment, group, on_status)
         return read_report(self.report)
+
+
+def compile_models(models: Iterable[str], rig: StereoRig, depth: Mapping[str, Any]) -> None:
+    """Compile networks for a camera, with these parameters of the depth node, which names what goes wrong."""
+    for model in models:
+        options = {"size": f"{rig.width}x{rig.height}", "doffs": f"{rig.doffs}", "engine": depth.get("engine", "auto"),
+                   "precision": depth.get("precision", "auto"), "device": depth.get("device", "auto"),
+                   "weights": "" if model == FlowConfig.model else depth.get("depth_weights", "")}  # fmt: skip
+        arguments = [f"--{name}={value}" for name, value in options.items() if value]
+        subprocess.run(module_command("fg_depth_ros.cli", "compile", model, *arguments), capture_output=True)
 
 
 def wait_parameters(inputs: Iterable[str], listened: Iterable[str]) -> dict[str, Any]:

@@ -96,6 +96,7 @@ COMMANDS: dict[str, dict[str, _Entry | _Group]] = {
     _DEPLOY: {
         "promote": _Entry("deploy:promote", "Put weights into use if they are no worse."),
         "rollback": _Entry("deploy:rollback", "Put back into use what was replaced."),
+        "compile": _Entry("export:compile", "Networks made ready for a camera before the node's first start."),
         "export": _Entry("export:export", "A network as ONNX and OpenVINO IR for other programs."),
         "deployed": _Entry("deploy:deployed", "What is in use, and how it came to that."),
     },

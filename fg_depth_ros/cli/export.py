@@ -1,4 +1,4 @@
-"""``fg-depth export``: networks for other programs."""
+"""Commands about compiled networks: ``fg-depth compile`` for this machine, ``export`` for other programs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from fg_depth_ros.cli.app import say, show
-from fg_depth_ros.cli.options import Weights, image_size_of
+from fg_depth_ros.cli.options import Device, Engine, Precision, Weights, image_size_of
 
 _LARGEST_MEAN = 0.01  # px, or 1/m
 
@@ -62,3 +62,35 @@ def export(
     show(table)
     if not all(each.mean <= _LARGEST_MEAN for each in differences):
         raise typer.Exit(1)
+
+
+def compile(
+    model: Annotated[list[str] | None, typer.Argument(help="Networks.", show_default="those of the node")] = None,
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the camera's images.")] = "640x480",
+    doffs: Annotated[float, typer.Option(help="cx of the right camera minus cx of the left one, px.")] = 0.0,
+    weights: Weights = "",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
+    device: Device = "auto",
+) -> None:
+    """Compile networks for a camera ahead of the first start, so that even the first pairs run on the engine.
+
+    The result is kept (docs/engines.md). Without this the node compiles at the first pair, with PyTorch meanwhile.
+
+    Example: `fg-depth compile --size 1280x720`
+    """
+    from fg_depth_ros.inference import EngineError, open_estimator
+
+    width, height = image_size_of(size)
+    for name in model or ["flownet_stereo", "flownet_lite"]:
+        estimator = open_estimator(name, weights=weights, engine=engine, precision=precision, device=device)
+        estimator.warm_up(width, height, doffs)
+        what = " ".join(filter(None, (estimator.model_name, estimator.engine, estimator.precision, size)))
+        runner = estimator.runner
+        if problem := runner and (runner.failure or runner.cache_problem):
+            raise EngineError(f"{name} for {size}: {problem}")
+        if runner is None or runner.compile_seconds is None:
+            say(f"{what}: nothing to compile")
+        else:
+            seconds, kept = runner.compile_seconds
+            say(f"{what}: {'kept from before, loaded' if kept else 'compiled'} in {seconds:.1f} s")

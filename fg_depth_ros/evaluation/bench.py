@@ -20,10 +20,9 @@ from typing import Any
 import numpy as np
 
 from fg_depth_ros.evaluation.reports.report import Report
-from fg_depth_ros.inference.config import CLASSICAL_FLOW, FlowConfig, MonoConfig, StereoConfig
-from fg_depth_ros.inference.estimator import Estimator, StereoDepthEstimator
-from fg_depth_ros.inference.flow import FlowEstimator
-from fg_depth_ros.inference.mono import MonoDepthEstimator
+from fg_depth_ros.inference import FlowEstimator, MonoConfig, MonoDepthEstimator, open_estimator
+from fg_depth_ros.inference.config import CLASSICAL_FLOW
+from fg_depth_ros.inference.estimator import Estimator
 from fg_depth_ros.resources import module_command
 
 WARM_UP = 3
@@ -167,16 +166,14 @@ def _load(
     job: Mapping[str, Any], left: np.ndarray, right: np.ndarray
 ) -> tuple[Estimator[Any, Any], Callable[[], np.ndarray]]:
     """Load the job's model; return it and a function that runs it once."""
-    name = job["model"]
-    chosen = {key: job[key] for key in ("model", "weights", "device", "engine", "precision") if key in job}
-    if name in FlowConfig.known_models():
-        flow = FlowEstimator(FlowConfig(**chosen))
-        return flow, lambda: flow.estimate(left, right).flow
-    if name in MonoConfig.known_models():
-        mono = MonoDepthEstimator(MonoConfig(**chosen))
-        return mono, lambda: mono.estimate(left, fx=float(left.shape[1])).depth
-    stereo = StereoDepthEstimator(StereoConfig(**chosen))
-    return stereo, lambda: stereo.match(left, right).disparity
+    model = open_estimator(
+        job["model"], **{key: job[key] for key in ("weights", "device", "engine", "precision") if key in job}
+    )
+    if isinstance(model, FlowEstimator):
+        return model, lambda: model.estimate(left, right).flow
+    if isinstance(model, MonoDepthEstimator):
+        return model, lambda: model.estimate(left, fx=float(left.shape[1])).depth
+    return model, lambda: model.match(left, right).disparity
 
 
 def _difference(found: np.ndarray, expected: np.ndarray, depth: bool) -> dict[str, float]:

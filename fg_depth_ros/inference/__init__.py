@@ -13,9 +13,10 @@ from fg_depth_ros.inference.estimator import (
 )
 from fg_depth_ros.inference.flow import FlowEstimate, FlowEstimator, NetworkFlow
 from fg_depth_ros.inference.mono import MonoDepthEstimator, MonoEstimate, NetworkMono
+from fg_depth_ros.inference.opening import open_estimator
 
 __all__ = [
     "EngineError", "EstimatorConfig", "FlowConfig", "FlowEstimate", "FlowEstimator", "Match", "ModelError",
     "MonoConfig", "MonoDepthEstimator", "MonoEstimate", "NetworkFlow", "NetworkMatcher", "NetworkMono", "OutOfMemory",
-    "SearchRange", "SgbmMatcher", "StereoConfig", "StereoDepthEstimator", "StereoEstimate",
+    "SearchRange", "SgbmMatcher", "StereoConfig", "StereoDepthEstimator", "StereoEstimate", "open_estimator",
 ]  # fmt: skip

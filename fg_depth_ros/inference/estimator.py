@@ -93,13 +93,20 @@ class Estimator(Generic[ConfigT, MethodT]):
         """Why PyTorch runs instead of the engine that was wanted; None while all is well."""
         return None if self.runner is None else self.runner.failure
 
-    def warm_up(self, width: int, height: int) -> None:
-        """Run once on empty images of this size, so that the first real one is not slow."""
+    def warm_up(self, width: int, height: int, doffs: float = 0.0) -> None:
+        """Run once on empty images of this size, so that the first real one is not slow.
+
+        ``doffs``: of the rig, px; where the search begins follows it, and with that the size that is matched.
+        """
         raise NotImplementedError
 
     def check(self, left: np.ndarray, right: np.ndarray) -> None:
-        """Raise ModelError where the network's result for a real pair, uint8 RGB, is not finite everywhere."""
-        if self.model_sha256 and not np.isfinite(self._result(left, right)).all():
+        """Run the network on a real pair, uint8 RGB, with PyTorch. Raises ModelError: a result that is not finite."""
+        if self.runner is None:
+            return
+        with self.runner.pytorch():
+            found = self._result(left, right)
+        if not np.isfinite(found).all():
             raise ModelError(
                 f"{self.model_name} {self.model_sha256[:12]} gives results that are not finite in "
                 f"{self.precision}: these weights cannot be used"
@@ -516,9 +523,9 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
             matcher = NetworkMatcher(network, card.name, card.sha256, c.engine, c.precision)
         super().__init__(c, matcher)
 
-    def warm_up(self, width: int, height: int) -> None:
-        """One run on an empty pair of this size, so that the first real one is not slow."""
-        self.match(*(np.zeros((height, width, 3), np.uint8),) * 2)
+    def warm_up(self, width: int, height: int, doffs: float = 0.0) -> None:
+        """See ``Estimator``."""
+        self.match(*(np.zeros((height, width, 3), np.uint8),) * 2, doffs)
 
     def _result(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         found = self.match(left, right)

@@ -101,8 +101,8 @@ class FlowEstimator(Estimator[FlowConfig, FlowMethod]):
         other.config = replace(self.config, variational=True)
         return other
 
-    def warm_up(self, width: int, height: int) -> None:
-        """One run on empty frames of this size, so that the first real one is not slow."""
+    def warm_up(self, width: int, height: int, doffs: float = 0.0) -> None:
+        """See ``Estimator``."""
         self.estimate(*(np.zeros((height, width, 3), np.uint8),) * 2)
 
     def _result(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:

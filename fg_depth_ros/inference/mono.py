@@ -91,8 +91,8 @@ class MonoDepthEstimator(Estimator[MonoConfig, NetworkMono]):
         """The camera that the model fits, in words; depth of another one is scaled by its focal length."""
         return self._method.camera
 
-    def warm_up(self, width: int, height: int) -> None:
-        """One run on an empty image of this size, so that the first real one is not slow."""
+    def warm_up(self, width: int, height: int, doffs: float = 0.0) -> None:
+        """See ``Estimator``."""
         self.estimate(np.zeros((height, width, 3), np.uint8), float(width))
 
     def _result(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:

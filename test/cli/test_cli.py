@@ -7,6 +7,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+from support.engines import StandIn
 from support.pair_folders import planes, small_rig, write_pairs
 
 from fg_depth_ros.data.bags.writing import write_stereo_bag
@@ -209,3 +210,22 @@ def test_infer_warns_of_swapped_cameras(run, tmp_path):
     assert "seem to be swapped" in text
     status, text = run("infer", *images[::-1], "--model", "sgbm", "--out", tmp_path / "out")
     assert "seem to be swapped" not in text
+
+
+def test_compile_keeps_what_the_node_will_load(run, tmp_path, monkeypatch):
+    engine = StandIn.installed(monkeypatch, tmp_path / "engines")
+    monkeypatch.delenv("FG_DEPTH_ENGINE")
+    for said in ("compiled in", "kept from before, loaded in"):
+        status, text = run("compile", "flownet_stereo", "sgbm", "--size", "160x96", "--doffs", "20")
+        assert status == 0, text
+        assert f"flownet_stereo openvino float32 160x96: {said}" in text
+        assert "sgbm 160x96: nothing to compile" in text
+    assert engine.built == [(192, 96)]
+
+
+def test_compile_says_when_the_engine_fails(run, tmp_path, monkeypatch):
+    StandIn.installed(monkeypatch, tmp_path / "engines").fails_to_build = "no such instruction"
+    monkeypatch.delenv("FG_DEPTH_ENGINE")
+    status, text = run("compile", "flownet_stereo", "--size", "160x96")
+    assert status == 1
+    assert "PyTorch runs instead: no such instruction" in text

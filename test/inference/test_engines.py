@@ -216,6 +216,38 @@ def test_a_new_size_compiles_beside_the_running_one(stand_in) -> None:
     assert estimator.engine == "openvino"
 
 
+def test_a_size_that_was_kept_is_there_for_its_first_pair(stand_in) -> None:
+    engine = stand_in(factor=1.0)
+    Stereo(StereoConfig()).warm_up(WIDTH, HEIGHT)
+    again = Stereo(StereoConfig())
+    assert again.runner is not None
+    again.runner.background = True
+    again.match(*pair())
+    assert not again.runner.compiling
+    assert again.runner.compile_seconds is not None
+    assert again.runner.compile_seconds[1]  # from the cache
+    assert engine.built == [(WIDTH, HEIGHT)]
+
+
+def test_pytorch_alone_runs_where_nothing_is_to_be_compiled(stand_in) -> None:
+    engine = stand_in(run="no such device")
+    estimator = Stereo(StereoConfig())
+    assert estimator.runner is not None
+    with estimator.runner.pytorch():
+        assert estimator.engine == "torch"
+        estimator.match(*pair())
+    assert (estimator.engine, estimator.engine_failure, engine.built) == ("openvino", None, [])
+
+
+def test_warming_up_compiles_the_size_that_is_matched_at_these_principal_points(stand_in) -> None:
+    engine = stand_in()
+    estimator = Stereo(StereoConfig())
+    estimator.warm_up(WIDTH, HEIGHT, 40.0)
+    assert engine.built == [(WIDTH + 64, HEIGHT)]  # 40 columns of border, to a multiple of 32
+    estimator.match(*pair(), 40.0)
+    assert len(engine.built) == 1
+
+
 def test_a_model_of_its_own_task_names_its_engine_and_a_classical_one_has_none() -> None:
     assert Stereo(StereoConfig(model="sgbm")).engine == ""
     assert Stereo(StereoConfig(model="sgbm")).engine_failure is None

@@ -6,8 +6,10 @@ import threading
 from pathlib import Path
 
 import pytest
+from support.engines import StandIn
 from support.waiting import LIMIT, wait_until
 
+from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.inference import (
     FlowConfig,
     FlowEstimator,
@@ -132,6 +134,23 @@ def test_a_model_that_runs_is_swapped_at_once_and_stays_on_failure() -> None:
     assert host.swap_state == "failed"
 
 
+# ---- engines ---------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_compiled_before_the_camera_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    engine = StandIn.installed(monkeypatch, tmp_path)
+    monkeypatch.delenv("FG_DEPTH_ENGINE")
+    swapped: list[str] = []
+    host = ModelHost(StereoDepthEstimator, lambda e: swapped.append(e.model_name), lambda config, text: None)
+    host.load(StereoConfig())
+    assert host.estimator is not None
+    assert (host.estimator.engine, engine.built) == ("openvino", [])
+    host.camera = StereoRig(160, 96, 100.0, 100.0, 80.0, 48.0, 100.0, 0.1)  # doffs 20
+    host.swap(StereoConfig(max_depth=9.0))
+    wait_until(lambda: swapped)
+    assert engine.built == [(192, 96)]  # before the swap, of the size that is matched
+
+
 # ---- whatever a file leads to ---------------------------------------------------------------------------------------
 
 
@@ -174,7 +193,6 @@ def test_weights_whose_results_are_not_finite_are_not_exchanged(tmp_path: Path, 
     save_checkpoint(bad, model, ModelCard(network, model.options))  # type: ignore[arg-type]
     told: list[str] = []
     host: ModelHost = ModelHost(estimator, lambda e: told.append("swapped"), lambda config, text: told.append(text))
-    host.size = (64, 64)
     host.load(config(network, str(good)))
     host.swap(config(network, str(bad)))
     wait_until(lambda: told)

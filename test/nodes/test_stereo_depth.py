@@ -293,9 +293,9 @@ def test_a_model_is_exchanged_beside_the_running_one(make: Callable[..., Bench],
             super().__init__(StereoConfig(model="sgbm", max_disparity=64))
             self.config = config
 
-        def warm_up(self, width: int, height: int) -> None:
-            if self.config.weights:
-                assert (width, height) == (320, 240)
+        def warm_up(self, width: int, height: int, doffs: float = 0.0) -> None:
+            assert self.config.weights  # the first model is loaded before a camera is known
+            assert (width, height) == (320, 240)
 
     b = make(build=Slow)
     b.listen("depth/image_rect")

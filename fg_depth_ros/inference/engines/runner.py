@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import cv2
@@ -56,7 +58,7 @@ class EngineRunner:
         self.failure = selection.problem
         """Why the engine that was wanted does not run and PyTorch does; None while all is well."""
         self.background = False
-        """Compile a new size beside: until it is ready, PyTorch runs in the same precision."""
+        """Compile a size that is not in the cache beside: until it is ready PyTorch runs, in the same precision."""
         self._torch = TORCH.load(b"", program, self._torch_precision(), device)
 
     @property
@@ -94,6 +96,15 @@ class EngineRunner:
                 self._fail("while running", error)
         return self._torch(*images)
 
+    @contextmanager
+    def pytorch(self) -> Iterator[None]:
+        """Let PyTorch run inside, and compile nothing. For the thread that owns the runner."""
+        engine, self._engine = self._engine, TORCH
+        try:
+            yield
+        finally:
+            self._engine = engine
+
     def _ready(self, size: Size) -> Run | None:
         """Return the engine's function for a size; None where PyTorch is to run."""
         if self._engine is TORCH:
@@ -103,12 +114,13 @@ class EngineRunner:
             if compiled is not None:
                 self._compiled[size] = compiled
                 return compiled.run
-            if self.background:
-                if self._compiling is None:
-                    self._compiling = threading.Thread(
-                        target=self._compile_beside, args=(size,), name="engine compiler", daemon=True
-                    )
-                    self._compiling.start()
+            if self.background and self._compiling is not None:
+                return None
+            if self.background and self._kept(size) is None:
+                self._compiling = threading.Thread(
+                    target=self._compile_beside, args=(size,), name="engine compiler", daemon=True
+                )
+                self._compiling.start()
                 return None
         self._compile(size)
         return self._compiled[size].run if size in self._compiled else None
@@ -130,14 +142,21 @@ class EngineRunner:
             while len(self._compiled) > _SIZES:
                 del self._compiled[next(iter(self._compiled))]
 
-    def _loaded(self, size: Size) -> tuple[Run, bool]:
+    def _entry(self, size: Size) -> tuple[str, str]:
+        """Return name and key of a size in the cache."""
         engine, precision = self._engine, self.precision
         self._identity = self._identity or self._program.identity()
         key = cache_key(
             self._identity, engine.name, engine.version(), TORCH.version(), size, precision, self._device_name()
         )
-        name = f"{self._name}-{size[0]}x{size[1]}-{engine.name}-{precision}"
-        blob = self._cache.read(name, key)
+        return f"{self._name}-{size[0]}x{size[1]}-{engine.name}-{precision}", key
+
+    def _kept(self, size: Size) -> bytes | None:
+        return self._cache.read(*self._entry(size))
+
+    def _loaded(self, size: Size) -> tuple[Run, bool]:
+        engine, precision = self._engine, self.precision
+        blob = self._kept(size)
         if blob is not None:
             try:
                 run = engine.load(blob, self._program, precision, self._device)
@@ -148,7 +167,7 @@ class EngineRunner:
         blob = engine.build(self._program, size, precision)
         run = engine.load(blob, self._program, precision, self._device)
         self._check(run, size)
-        self._cache.write(name, key, blob)
+        self._cache.write(*self._entry(size), blob)
         return run, False
 
     def _check(self, run: Run, size: Size) -> None:

@@ -16,6 +16,7 @@ from rclpy.parameter import Parameter
 from fg_depth_ros import __version__
 from fg_depth_ros.data.datasets.stereo import motorcycle
 from fg_depth_ros.files import FileError
+from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.inference import (
     EstimatorConfig,
     FlowConfig,
@@ -49,12 +50,13 @@ _ALL = {*_STEREO.values(), *_FLOW.values(), *_MONO.values()}
 
 _SMALLEST_SCALE = 0.25
 _SCALE_STEP = 0.75
-_WARM_UP_SIZE = (640, 480)  # before the first pair: width, height
+_CHECK_SIZE = (320, 240)  # of the real pair that new weights must pass
 
 
 @cache
-def _real_pair(width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+def _real_pair() -> tuple[np.ndarray, np.ndarray]:
     """Return the pair that new weights are checked with, uint8 RGB: Motorcycle; noise where its files are not here."""
+    width, height = _CHECK_SIZE
     try:
         return motorcycle().resized(width, height).images()
     except FileError:
@@ -83,7 +85,7 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
         self._thread: threading.Thread | None = None
         self.estimator: EstimatorT | None = None  # to use now; None before the first load
         self.failure: str | None = None  # why the newest request failed; None when it did not
-        self.size = _WARM_UP_SIZE  # of the images to warm up for: width, height
+        self.camera: StereoRig | None = None  # to warm up for; None before the first pair
         self.scale_limit = 1.0  # the largest inference_scale that is known to fit into memory
 
     @property
@@ -150,8 +152,9 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
 
     def _loaded(self, config: ConfigT) -> EstimatorT:
         estimator = self._build(config)
-        estimator.warm_up(*self.size)
-        estimator.check(*_real_pair(*self.size))  # of the size that was just compiled
+        estimator.check(*_real_pair())
+        if (camera := self.camera) is not None:
+            estimator.warm_up(camera.width, camera.height, camera.doffs)
         if estimator.runner is not None:
             estimator.runner.background = True  # from now on nothing waits for a compiler
         return estimator

@@ -156,7 +156,7 @@ class StereoWorker:
         self._faults.clear("input")
         self._faults.update("calibration", WARN, self._decoder.doubts, FaultCode.CALIBRATION_DOUBTFUL)
         for host in self._models.hosts:
-            host.size = (images.rig.width, images.rig.height)
+            host.camera = images.rig
         return images
 
     def _report_white(self, before: int, now: int) -> None:
