@@ -61,6 +61,8 @@ class TrainingModule(pl.LightningModule):
         self.model, self.parent = _starting_network(config, options or {})
         self.options: dict[str, Any] = dict(self.model.options)  # type: ignore[arg-type]
         self.model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.predict = torch.compile(self.model.__call__) if config.compile else self.model.__call__
+        """The network as a step runs it; its validation runs the average as it is."""
         self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.steps_done, self.seconds_done, self._tick = config.start_step, 0.0, time.monotonic()
         self._piece_start = (self._tick, config.start_step)

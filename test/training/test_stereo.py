@@ -85,6 +85,18 @@ def test_a_short_run_writes_weights_that_load(tmp_path):
     assert rows[-1]["step"] == 3 and math.isfinite(rows[-1]["synthetic/epe"])
 
 
+def test_a_compiled_network_runs_every_step_and_its_weights_keep_their_names(tmp_path, monkeypatch):
+    calls = []
+
+    def compile(function):
+        return lambda *images: calls.append(len(images)) or function(*images)
+
+    monkeypatch.setattr(torch, "compile", compile)
+    best = train_stereo(StereoTraining(out=str(tmp_path / "run"), steps=3, compile=True, **SMALL))
+    assert calls == [2, 2, 2]
+    load_model(best)
+
+
 def test_a_stopped_run_goes_on_exactly(tmp_path, monkeypatch):
     """Two steps, a stop, two more steps: the same weights as four steps in one go."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"

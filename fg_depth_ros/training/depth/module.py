@@ -138,7 +138,7 @@ class DistillModule(TrainingModule):
 
     def losses(self, batch: DistillBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return the configured losses; a batch without any pixel to learn from changes nothing."""
-        prediction = self.model(batch.seen)
+        prediction = self.predict(batch.seen)
         generator = torch.Generator().manual_seed(_seed(self.config.seed, self.steps_done))
         loss, parts = depth_loss(prediction, batch, self.model.focal, self.config.losses, generator)
         # Levels that do not learn take part with nothing, or the processes of a run would wait for their gradients.

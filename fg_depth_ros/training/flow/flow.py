@@ -73,7 +73,7 @@ class FlowModule(TrainingModule):
 
     def losses(self, batch: FlowPairs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return the configured loss of the network's prediction."""
-        prediction = self.model(batch.first, batch.second)
+        prediction = self.predict(batch.first, batch.second)
         return flow_loss(prediction, batch.flow, batch.valid, self.config.loss, sparse=self.config.sparse)
 
 

@@ -29,7 +29,7 @@ class StereoModule(TrainingModule):
 
     def losses(self, batch: StereoBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return ``stereo_loss`` of the network's prediction."""
-        prediction = self.model(batch.left.float() / 255, batch.right.float() / 255)
+        prediction = self.predict(batch.left.float() / 255, batch.right.float() / 255)
         return stereo_loss(prediction, batch.disparity, int(self.model.max_disparity))  # type: ignore[arg-type]
 
 
