@@ -47,6 +47,7 @@ COMMANDS: dict[str, dict[str, _Entry | _Group]] = {
             {
                 "stereo": _Entry("evaluate:stereo", "Learned stereo and SGBM, on pairs with true disparity."),
                 "flow": _Entry("evaluate:flow", "Learned and classical flow, on pairs with true flow."),
+                "uncertainty": _Entry("evaluate:uncertainty", "Whether the stereo network knows where it errs."),
                 "depth": _Entry("evaluate:depth", "Depth from one image and from stereo, on images with true depth."),
             },
         ),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from fg_depth_ros.cli.app import console, flow_estimator, identity, print_table, save, stereo_estimator
+from fg_depth_ros.cli.app import console, flow_estimator, identity, print_table, progress, save, say, stereo_estimator
 from fg_depth_ros.cli.options import (
     Device,
     Engine,
@@ -24,6 +24,7 @@ from fg_depth_ros.cli.options import (
     Settings,
     Sheets,
     SideBySide,
+    Weights,
     image_size_of,
 )
 
@@ -235,6 +236,52 @@ def depth(
     print_table(ours, task.band_columns, "by true distance, m")
     if len(ours.rows) < len(report.rows):
         console.print("published: as their authors give them, on all 697 frames", style="dim")
+
+
+def uncertainty(
+    topics: Settings[PairTopics],
+    data: Annotated[list[Path], typer.Option(help="Data set with true disparity; may be repeated.")] = [],
+    weights: Weights = "",
+    device: Device = "auto",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
+    motorcycle: Annotated[bool, typer.Option(help="Also evaluate scikit-image's Motorcycle pair.")] = True,
+    figures: Annotated[Path | None, typer.Option(help="Folder for the two plots, PNG.")] = None,
+    json: Json = None,
+) -> None:
+    """Evaluate the stereo network's uncertainty: how many errors lie within it, and how well it ranks them.
+
+    within 1 and 2 sigma: share of the errors (Laplace: 75.7 and 94.1 %). AUSE: area between the curve of the error that
+    is left without the least certain pixels and the best possible curve; 0 is best.
+
+    Example: `fg-depth evaluate uncertainty --data middlebury2006 --figures plots`
+    """
+    from fg_depth_ros.data.datasets.stereo import motorcycle as motorcycle_pair
+    from fg_depth_ros.data.datasets.stereo import open_stereo_sets
+    from fg_depth_ros.evaluation.reports import plots
+    from fg_depth_ros.evaluation.uncertainty import FACTORS, FRACTIONS, collect, report_uncertainty
+    from fg_depth_ros.files import atomic_write
+
+    sets = {"Motorcycle": [motorcycle_pair()]} if motorcycle else {}
+    sets.update(open_stereo_sets(data, **topics().given()))
+    estimator = stereo_estimator("flownet_stereo", weights, device, engine, precision)
+    found = {name: collect(estimator, progress(samples, name, len(samples))) for name, samples in sets.items()}
+    report = report_uncertainty(found, identity(estimator))
+    print_table(report, ["within_1_sigma", "within_2_sigma", "ause"])
+    save(report, json)
+    if figures is not None:
+        curves = {}
+        for name, one in found.items():
+            for score, values in one.scores.items():
+                curves[f"{name}, {score}"] = one.sparsification(values)
+            curves[f"{name}, best possible"] = one.sparsification()
+        for file, png in {
+            "reliability": plots.reliability({name: one.coverage() for name, one in found.items()}, FACTORS),
+            "sparsification": plots.sparsification(curves, FRACTIONS),
+        }.items():
+            with atomic_write(figures / f"{file}.png") as unfinished:
+                unfinished.write_bytes(png)
+            say(str(figures / f"{file}.png"))
 
 
 def _evaluate(

@@ -14,6 +14,7 @@ from fg_depth_ros.geometry.masks import (
     hidden_by_nearer,
     label_pixels,
     leaves_image,
+    left_right_difference,
     left_right_mismatch,
 )
 from fg_depth_ros.geometry.rig import RigError, StereoRig, camera_info_doubts
@@ -24,6 +25,6 @@ from fg_depth_ros.geometry.warp import warp_right_to_left
 __all__ = [
     "Label", "PairFault", "RigError", "StereoRig", "Support", "VerticalFlow", "camera_info_doubts", "complete_occluded",
     "depth_sigma", "depth_to_disparity", "disparity_to_depth", "fill_holes_kitti", "hidden_by_nearer", "label_pixels",
-    "leaves_image", "left_right_mismatch", "organised_points", "photometric_support", "scale_between", "vertical_flow",
-    "warp_right_to_left",
+    "leaves_image", "left_right_difference", "left_right_mismatch", "organised_points", "photometric_support",
+    "scale_between", "vertical_flow", "warp_right_to_left",
 ]  # fmt: skip

@@ -29,9 +29,19 @@ def leaves_image(disparity: np.ndarray) -> np.ndarray:
 def left_right_mismatch(disp_left: np.ndarray, disp_right: np.ndarray, threshold: float) -> np.ndarray:
     """Return where (bool H x W) the right view's disparity differs from the left one by more than ``threshold`` px.
 
+    True where one of both is NaN; False where the match leaves the image (see ``leaves_image``). Arguments and errors
+    as for ``left_right_difference``.
+    """
+    agrees = left_right_difference(disp_left, disp_right) <= threshold  # False for NaN
+    return ~agrees & ~leaves_image(disp_left)
+
+
+def left_right_difference(disp_left: np.ndarray, disp_right: np.ndarray) -> np.ndarray:
+    """Return by how much the right view's disparity differs from the left one, px, H x W float32.
+
     Both are ``x_left - x_right``, H x W px, each in its own image. The right value is taken at the nearest column to
-    ``x - disp_left(x)``. True where one of both is NaN; False where the match leaves the image (see ``leaves_image``).
-    Raises ValueError: the sizes differ.
+    ``x - disp_left(x)``. NaN where one of both is NaN, and where the match leaves the image. Raises ValueError: the
+    sizes differ.
     """
     if disp_left.shape != disp_right.shape:
         raise ValueError(f"left disparity is {disp_left.shape} and right {disp_right.shape}: sizes must agree")
@@ -40,8 +50,7 @@ def left_right_mismatch(disp_left: np.ndarray, disp_right: np.ndarray, threshold
     outside = leaves_image(disp_left)
     column = np.rint(np.where(np.isfinite(target) & ~outside, target, 0.0)).astype(np.int64)
     matched = np.take_along_axis(disp_right, column, axis=1)
-    agrees = np.abs(disp_left - matched) <= threshold  # False for NaN
-    return ~agrees & ~outside
+    return np.where(outside, np.float32(np.nan), np.abs(disp_left - matched))
 
 
 def hidden_by_nearer(disparity: np.ndarray, threshold: float) -> np.ndarray:

@@ -96,6 +96,25 @@ def latencies(series: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -
     return [Plot("Latency", "", _png(figure))]
 
 
+def reliability(coverage: Mapping[str, np.ndarray], factors: np.ndarray) -> bytes:
+    """Plot shares of errors within multiples of sigma, a line per data set, as a PNG; a Laplace error beside them."""
+    figure, axes = _figure()
+    for name, shares in coverage.items():
+        axes.plot(factors, 100 * shares, label=plain(name), linewidth=1)
+    axes.plot(factors, 100 * (1 - np.exp(-math.sqrt(2) * factors)), "k--", label="as it should be", linewidth=1)
+    _dress(axes, "errors within, %", "multiple of sigma")
+    return _png(figure)
+
+
+def sparsification(curves: Mapping[str, np.ndarray], fractions: np.ndarray) -> bytes:
+    """Plot the mean error, px, that is left when a share of the pixels is removed, a line per method, as a PNG."""
+    figure, axes = _figure()
+    for number, (name, errors) in enumerate(curves.items()):
+        axes.plot(100 * fractions, errors, ("-", "--", ":")[number % 3], label=plain(name), linewidth=1)
+    _dress(axes, "mean error left, px", "removed, %")
+    return _png(figure)
+
+
 def _lines(series: Sequence[Mapping[str, Any]], name: str) -> dict[str, list[Mapping[str, Any]]]:
     """Return the entries that have this measure at least once, by method."""
     found: dict[str, list[Mapping[str, Any]]] = {}

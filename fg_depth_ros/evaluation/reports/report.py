@@ -37,6 +37,7 @@ _HEADINGS = {
     "label_valid": "valid %", "label_out_of_range": "out of range %", "label_left_right_mismatch": "mismatch %",
     "label_leaves_image": "leaves image %", "label_vertical_flow": "vertical %", "label_low_confidence": "unsure %",
     "label_filled_from_mono": "filled %",
+    "within_1_sigma": "within 1 sigma %", "within_2_sigma": "within 2 sigma %", "ause": "AUSE",
 }  # fmt: skip
 _SPEED_HEADINGS = {
     "latency_p50_ms": "ms/pair", "latency_p95_ms": "95 %", "throughput_hz": "pairs/s", "memory_mib": "MiB",
@@ -49,6 +50,7 @@ _SPEED_HEADINGS = {
 # How numbers are written, by how the measure's name begins: the first that fits, else with one decimal.
 _FORMATS = (
     (("epe_float32", "abs_rel_float32"), ".4f"),
+    (("ause",), ".3f"),
     (("abs_rel", "sq_rel", "rmse_log", "delta"), ".4f"),
     (("rmse", "scale", "seconds"), ".3f"),
     (("epe", "angular", "photometric"), ".2f"),
