@@ -23,7 +23,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 from stereo_msgs.msg import DisparityImage
 from support.pair_folders import planes, small_rig
-from support.waiting import LIMIT, wait_until
+from support.waiting import LIMIT, response_to, wait_until
 
 from fg_depth_ros.apps.processes import Child, ChildDied, ProcessGroup
 from fg_depth_ros.data.io import messages
@@ -90,9 +90,9 @@ class Source:
 
     def settle(self) -> None:
         """Wait until the evaluator has taken in what was sent: it serves a request after the messages before it."""
-        future = self.client.call_async(GetParameters.Request(names=["pairs"]))
-        done = lambda: future.done() or not self.child.running  # noqa: E731
-        wait_until(done, step=lambda: self.executor.spin_once(timeout_sec=0.05), period=0.0)
+        request = GetParameters.Request(names=["pairs"])
+        spin = lambda: self.executor.spin_once(timeout_sec=0.05)  # noqa: E731
+        response_to(self.client, request, spin, lambda: self.child.running)
 
     def send(
         self,

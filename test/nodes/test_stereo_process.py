@@ -15,7 +15,7 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.context import Context
 from rclpy.parameter import Parameter
 from support.nodes import QUICK, User, pair_messages, share_near, wall
-from support.waiting import LIMIT
+from support.waiting import LIMIT, response_to
 
 from fg_depth_ros.apps.processes import Child, ProcessGroup
 from fg_depth_ros.data.io import messages
@@ -120,9 +120,7 @@ def test_corrupt_weights_fail_configure_and_the_process_stays(user: User, group:
     assert change.wait_for_service(LIMIT)
     request = SetParameters.Request()
     request.parameters = [Parameter("model", value="sgbm").to_parameter_msg()]
-    done = change.call_async(request)
-    user.wait(done.done)
-    assert done.result().results[0].successful
+    assert response_to(change, request).results[0].successful
     scene = wall()
     user.listen("depth/image_rect")
     assert share_near(user.fresh_depth(pair_messages(scene)), scene.depth) > 0.97

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
+_ASK_AGAIN = 3.0  # s
 Found = TypeVar("Found")
 LIMIT = 60.0  # s
 
@@ -36,3 +37,22 @@ def wait_until(
             step()
         time.sleep(period)
     return found
+
+
+def response_to(
+    client: Any, request: Any, spin: Callable[[], object] | None = None, alive: Callable[[], bool] = lambda: True
+) -> Any:
+    """Return the response of a service whose request may be repeated; None as soon as its node is not ``alive``.
+
+    Asks again from time to time: DDS loses a response whose reader the service does not know yet. ``spin``: lets the
+    client's executor run for a moment, where no thread does.
+    """
+    asked: list[tuple[float, Any]] = []
+
+    def answered() -> bool:
+        if not asked or time.monotonic() - asked[-1][0] > _ASK_AGAIN:
+            asked.append((time.monotonic(), client.call_async(request)))
+        return any(future.done() for _, future in asked) or not alive()
+
+    wait_until(answered, step=spin, period=0.0 if spin else 0.02)
+    return next((future.result() for _, future in asked if future.done()), None)
