@@ -67,10 +67,8 @@ def bench(
 
         for name in (each for each in model if each in StereoConfig.known_models()):
             for one in sizes:
-                measured = bench_node(
-                    name, one, weights=weights if name != "sgbm" else "", device=device, engine=engine[0],
-                    precision=precision[0],
-                )  # fmt: skip
+                files = "" if name in StereoConfig.classical else weights
+                measured = bench_node(name, one, weights=files, device=device, engine=engine[0], precision=precision[0])
                 report.rows += measured.rows
     print_tables(report, _TABLES)
     for reason in report.settings.get("left_out", []):

@@ -21,13 +21,13 @@ import numpy as np
 
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.inference import FlowEstimator, MonoConfig, MonoDepthEstimator, open_estimator
-from fg_depth_ros.inference.config import CLASSICAL_FLOW
+from fg_depth_ros.inference.config import CLASSICAL_FLOW, CLASSICAL_STEREO
 from fg_depth_ros.inference.estimator import Estimator
 from fg_depth_ros.resources import module_command
 
 WARM_UP = 3
 _MODULE = "fg_depth_ros.evaluation.bench"
-CLASSICAL = ("sgbm", *CLASSICAL_FLOW)  # they know no engine and no precision: measured once per size
+CLASSICAL = (*CLASSICAL_STEREO, *CLASSICAL_FLOW)  # they know no engine and no precision: measured once per size
 _TIME_LIMIT = 600.0  # seconds for one combination
 
 

@@ -11,8 +11,9 @@ from fg_depth_ros.inference.engines.base import ENGINES, PRECISIONS
 from fg_depth_ros.networks.registry import DEPTH_MODELS, FLOW_MODELS, STEREO_MODELS
 
 AUTO = "auto"
-_FARTHEST = 1024  # px, where a search may begin
-CLASSICAL_STEREO = ("sgbm",)
+_FARTHEST = 2048  # px, where a search may begin
+_WIDEST = 4096  # px, of a search
+CLASSICAL_STEREO = ("sgbm", "bm")
 CLASSICAL_FLOW = ("dis", "farneback", "lucas_kanade", "horn_schunck")
 
 
@@ -57,6 +58,57 @@ class EstimatorConfig:
 
 
 @dataclass(frozen=True)
+class BlockMatching:
+    """Options of the classical matchers, by the names and with the meaning that stereo_image_proc gives them.
+
+    ``auto`` is what suits the matcher. Raises ValueError for values out of range, with the allowed ones.
+    """
+
+    correlation_window_size: int | str = AUTO
+    """Side of the window that is compared, px, odd; auto = 5 for sgbm, 15 for bm."""
+    prefilter_cap: int | str = AUTO
+    """Bound on the filtered grey values that are compared, 1 .. 63; auto = 15 for sgbm, 31 for bm."""
+    texture_threshold: int = 10
+    """Windows with less texture (sum of absolute x derivatives) have no disparity; bm only."""
+    uniqueness_ratio: float = 10.0
+    """Percent by which the best match must be better than the second best; whole numbers count."""
+    speckle_size: int = 100
+    """Regions of equal disparity with fewer pixels are removed; 0 = none."""
+    speckle_range: int | str = AUTO
+    """Disparities that differ by more are of different regions: px for sgbm, sixteenths of a px for bm, as OpenCV has
+    them; auto = 2 px."""
+    disp12_max_diff: int = 1
+    """Largest difference of OpenCV's own left-right check, px; sgbm only."""
+    P1: float = 600.0
+    """Penalty on a disparity that changes by 1 from pixel to pixel; sgbm only."""
+    P2: float = 2400.0
+    """Penalty on a disparity that changes by more; sgbm only."""
+    sgbm_mode: int = 2
+    """0 SGBM (five directions), 1 HH (eight, full size in memory), 2 SGBM_3WAY, 3 HH4; sgbm only."""
+
+    def __post_init__(self) -> None:
+        limits = {
+            "correlation_window_size": (5, 255), "prefilter_cap": (1, 63), "texture_threshold": (0, 10000),
+            "uniqueness_ratio": (0, 100), "speckle_size": (0, 1000), "speckle_range": (0, 31),
+            "disp12_max_diff": (0, 128), "P1": (0, 4000), "P2": (0, 4000), "sgbm_mode": (0, 3),
+        }  # fmt: skip
+        for name, (least, most) in limits.items():
+            value = getattr(self, name)
+            auto = isinstance(getattr(type(self), name), str)
+            if not (value == AUTO and auto) and (isinstance(value, str) or not least <= value <= most):
+                raise ValueError(f"{name} must {'be auto or ' if auto else ''}lie in {least} .. {most}, got {value}")
+
+        if self.correlation_window_size != AUTO and int(self.correlation_window_size) % 2 == 0:
+            near = int(self.correlation_window_size)
+            raise ValueError(f"correlation_window_size must be odd, got {near}: choose {near - 1} or {near + 1}")
+
+    def value(self, name: str, auto: int) -> int:
+        """Return an option as the whole number that OpenCV takes; ``auto`` where it is that."""
+        value = getattr(self, name)
+        return auto if value == AUTO else int(value)
+
+
+@dataclass(frozen=True)
 class StereoConfig(EstimatorConfig):
     """How to estimate depth from a rectified pair."""
 
@@ -79,6 +131,8 @@ class StereoConfig(EstimatorConfig):
     """Where the search begins, px of image disparity. Objects at infinity have ``-doffs``: ``auto`` begins there."""
     max_disparity: int = 192
     """Search range of the classical methods, px at the matched size."""
+    block_matching: BlockMatching = BlockMatching()
+    """Further options of the classical methods."""
 
     networks: ClassVar[Collection[str]] = STEREO_MODELS
     classical: ClassVar[tuple[str, ...]] = CLASSICAL_STEREO
@@ -91,8 +145,8 @@ class StereoConfig(EstimatorConfig):
         first = self.min_disparity
         if first != AUTO and (isinstance(first, str) or not -_FARTHEST <= first <= _FARTHEST):
             raise ValueError(f"min_disparity must be auto or lie in -{_FARTHEST} .. {_FARTHEST} px, got {first}")
-        if not 16 <= self.max_disparity <= 1024:
-            raise ValueError(f"max_disparity must lie in 16 .. 1024 px, got {self.max_disparity}")
+        if not 16 <= self.max_disparity <= _WIDEST:
+            raise ValueError(f"max_disparity must lie in 16 .. {_WIDEST} px, got {self.max_disparity}")
         if self.left_right_threshold <= 0 or self.max_sigma < 0:
             raise ValueError(
                 f"left_right_threshold must be positive and max_sigma not negative, got {self.left_right_threshold} "

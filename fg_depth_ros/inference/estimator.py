@@ -22,7 +22,7 @@ from torch import nn
 from fg_depth_ros import geometry
 from fg_depth_ros.geometry import Label, PairFault, StereoRig, Support
 from fg_depth_ros.geometry.resize import resize_disparity, resize_image, scaled_size
-from fg_depth_ros.inference.config import EstimatorConfig, StereoConfig
+from fg_depth_ros.inference.config import BlockMatching, EstimatorConfig, StereoConfig
 from fg_depth_ros.inference.engines import EngineRunner, Program
 from fg_depth_ros.networks import STEREO_MODELS, CheckpointError, ModelCard, load_model
 from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE, StereoPrediction
@@ -298,21 +298,33 @@ class NetworkMatcher(NetworkMethod):
         return Match(disparity[view] + np.float32(min_disparity), np.ascontiguousarray(sigma[view]))
 
 
-class SgbmMatcher:
-    """OpenCV's semi-global block matching (Hirschmueller 2008) with its stock parameters for 5 x 5 blocks.
+class BlockMatcher:
+    """OpenCV's block matching: semi-global (``sgbm``, Hirschmueller 2008) or local (``bm``, on grey images).
 
     ``max_disparity``: search range in px, rounded up to a multiple of 16.
     """
 
-    name, sha256, device, block = "sgbm", "", "cpu", 5
-    runner = None
+    sha256, device, runner = "", "cpu", None
 
-    def __init__(self, max_disparity: int = 192) -> None:
-        block = self.block
+    def __init__(self, name: str = "sgbm", max_disparity: int = 192, options: BlockMatching | None = None) -> None:
+        self.name = name
+        o, disparities = options or BlockMatching(), -(-max_disparity // 16) * 16
+        self._matcher: cv2.StereoMatcher
+        if name == "bm":
+            self.block = o.value("correlation_window_size", 15)
+            self._matcher = cv2.StereoBM.create(disparities, self.block)
+            self._matcher.setPreFilterCap(o.value("prefilter_cap", 31))
+            self._matcher.setTextureThreshold(o.texture_threshold)
+            self._matcher.setUniquenessRatio(int(o.uniqueness_ratio))
+            self._matcher.setSpeckleWindowSize(o.speckle_size)
+            self._matcher.setSpeckleRange(o.value("speckle_range", 32))
+            return
+        self.block = o.value("correlation_window_size", 5)
         self._matcher = cv2.StereoSGBM.create(
-            minDisparity=0, numDisparities=-(-max_disparity // 16) * 16, blockSize=block, P1=8 * 3 * block * block,
-            P2=32 * 3 * block * block, disp12MaxDiff=1, uniquenessRatio=10, speckleWindowSize=100, speckleRange=2,
-            mode=cv2.STEREO_SGBM_MODE_SGBM_3WAY,
+            minDisparity=0, numDisparities=disparities, blockSize=self.block, P1=int(o.P1), P2=int(o.P2),
+            disp12MaxDiff=o.disp12_max_diff, preFilterCap=o.value("prefilter_cap", 15),
+            uniquenessRatio=int(o.uniqueness_ratio), speckleWindowSize=o.speckle_size,
+            speckleRange=o.value("speckle_range", 2), mode=o.sgbm_mode,
         )  # fmt: skip
 
     @property
@@ -321,10 +333,17 @@ class SgbmMatcher:
         return int(self._matcher.getNumDisparities())
 
     def match(self, left: np.ndarray, right: np.ndarray, min_disparity: int = 0) -> Match:
-        """See ``Matcher``."""
+        """See ``Matcher``. Raises ValueError: the window does not fit into the images."""
+        if self.block >= min(left.shape[:2]):
+            raise ValueError(
+                f"the images are {left.shape[1]}x{left.shape[0]} pixels, and {self.name} compares windows of "
+                f"{self.block}: set correlation_window_size lower"
+            )
         # OpenCV gives only columns whose whole search range is in the image; borders extend it to all columns.
         front = self.disparities + max(min_disparity, 0)
         back = max(-min_disparity, 0)
+        if self.name == "bm" and left.ndim == 3:
+            left, right = (cv2.cvtColor(np.ascontiguousarray(i), cv2.COLOR_RGB2GRAY) for i in (left, right))
         pair = (cv2.copyMakeBorder(i, 0, 0, front, back, cv2.BORDER_REPLICATE) for i in (left, right))
         self._matcher.setMinDisparity(min_disparity)
         fixed_point = self._matcher.compute(*pair)[:, front : front + left.shape[1]]
@@ -517,7 +536,7 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
         c = config or StereoConfig()
         matcher: Matcher
         if c.model in c.classical:
-            matcher = SgbmMatcher(c.max_disparity)
+            matcher = BlockMatcher(c.model, c.max_disparity, c.block_matching)
         else:
             network, card = load_network(c.model, c.weights, c.device, STEREO_MODELS, "stereo")
             matcher = NetworkMatcher(network, card.name, card.sha256, c.engine, c.precision)

@@ -18,6 +18,7 @@ _LOG = logging.getLogger(__name__)
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 # Colours as a Bayer mosaic or packed YUV are no pixels that a PNG could hold without loss.
 _PLAIN = ("mono", "rgb", "bgr", "rgba", "bgra")
+_UNNAMED = ("8UC1", "8UC3", "16UC1", "16UC3")  # grey, and OpenCV's order of colours
 
 
 def image_encoder(
@@ -30,8 +31,8 @@ def image_encoder(
     The ``format`` field is image_transport's. The result is what ``image_to_array`` makes of the raw message: with
     ``png`` exactly, with ``jpeg`` nearly. An alpha channel, which means nothing in a camera's image, is left out.
     Untouched are: other topics and types; with ``png`` Bayer and YUV images, which a PNG cannot hold without loss;
-    images of an encoding that no camera sends, and damaged ones, with one warning per topic. 16-bit grey becomes PNG
-    with ``jpeg`` too.
+    images of an encoding that no camera sends, and damaged ones, with one warning per topic. Images of 16 bits become
+    PNG with ``jpeg`` too, or stay as they are.
     """
     if storage not in ("png", "jpeg"):
         return None
@@ -67,10 +68,10 @@ def compress(data: bytes, storage: str, jpeg_quality: int = 95) -> bytes | None:
         raise MessageError(MessageFault.MALFORMED_IMAGE, f"{len(data)} bytes are no whole {IMAGE} ({error})") from error
     form = messages.layout(image.encoding)
     deep = form.dtype.itemsize > 1
-    if storage == "png" and form.colour not in _PLAIN and image.encoding not in ("8UC1", "8UC3"):
+    if (storage == "png" or deep) and form.colour not in _PLAIN and image.encoding not in _UNNAMED:
         image_to_array(image)  # an encoding that no camera sends is named
         return None
-    pixels = messages.view(image) if image.encoding == "mono16" else image_to_array(image)
+    pixels = image_to_array(image, mono16_white=None)
     kind = "png" if deep else storage
     colour = pixels.ndim == 3
     stored = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if colour else np.ascontiguousarray(pixels)
@@ -79,7 +80,8 @@ def compress(data: bytes, storage: str, jpeg_quality: int = 95) -> bytes | None:
     if not done:
         raise MessageError(MessageFault.MALFORMED_IMAGE, f"{image.encoding} {pixels.shape} cannot be written as {kind}")
     # What the stored pixels are when a reader has undone the compression; a driver's Bayer or YUV image is RGB by now.
-    name = image.encoding if form.colour in _PLAIN else ("rgb8" if colour else "mono8")
-    text = f"{name}; {kind} compressed {'bgr8' if colour else ''}"
+    bits = 16 if deep else 8
+    name = image.encoding if form.colour in _PLAIN else f"{'rgb' if colour else 'mono'}{bits}"
+    text = f"{name}; {kind} compressed {f'bgr{bits}' if colour else ''}"
     message = types.types[COMPRESSED](header=image.header, format=text, data=packed.reshape(-1))
     return bytes(types.serialize_cdr(message, COMPRESSED))

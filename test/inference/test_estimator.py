@@ -202,14 +202,14 @@ def test_wrong_pairs_are_named():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model": "raft"}, "model 'raft' is unknown; choose one of flownet_stereo, sgbm"),
+        ({"model": "raft"}, "model 'raft' is unknown; choose one of flownet_stereo, sgbm, bm"),
         ({"precision": "int8"}, "precision 'int8' is unknown"),
         ({"left_right_check": "maybe"}, "choose one of one_pass, two_pass, off"),
         ({"min_depth": 5.0, "max_depth": 2.0}, "need 0 < min_depth < max_depth, got 5.0 and 2.0 m"),
         ({"inference_scale": 0.0}, r"inference_scale must lie in 0.1 \.\. 4, got 0.0"),
-        ({"max_disparity": 4096}, "got 4096"),
+        ({"max_disparity": 4097}, "got 4097"),
         ({"min_disparity": -5000}, "got -5000"),
-        ({"min_disparity": "near"}, "must be auto or lie in -1024 .. 1024 px, got near"),
+        ({"min_disparity": "near"}, "must be auto or lie in -2048 .. 2048 px, got near"),
         ({"max_sigma": -1.0}, "max_sigma not negative"),
     ],
 )

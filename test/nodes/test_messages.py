@@ -47,6 +47,12 @@ def image(encoding: str, width: int, height: int, data: bytes, *, step: int = 0,
         ("uyvy", [128, 16, 128, 235], [[0, 0, 0], [255, 255, 255]]),
         ("yuv422_yuy2", [16, 128, 235, 128], [[0, 0, 0], [255, 255, 255]]),
         ("yuyv", [16, 128, 235, 128], [[0, 0, 0], [255, 255, 255]]),
+        ("16UC1", [0, 0, 255, 255], [0, 255]),
+        ("rgb16", [255, 255, 0, 0, 0, 128, 0, 0, 255, 255, 0, 128], [[255, 0, 128], [0, 255, 128]]),
+        ("bgr16", [255, 255, 0, 0, 0, 128, 0, 0, 255, 255, 0, 128], [[128, 0, 255], [128, 255, 0]]),
+        ("16UC3", [255, 255, 0, 0, 0, 128, 0, 0, 255, 255, 0, 128], [[128, 0, 255], [128, 255, 0]]),
+        ("rgba16", [255, 255, 0, 0, 0, 128, 9, 9, *[0] * 8], [[255, 0, 128], [0, 0, 0]]),
+        ("bgra16", [255, 255, 0, 0, 0, 128, 9, 9, *[0] * 8], [[128, 0, 255], [0, 0, 0]]),
     ],
 )
 def test_every_encoding_becomes_grey_or_rgb(encoding: str, data: list[int], expected: list) -> None:
@@ -95,11 +101,60 @@ def test_bayer_mosaics(encoding: str, red: tuple[int, int], blue: tuple[int, int
     assert found[3, 3].tolist() == [200, 60, 20]
 
 
+@pytest.mark.parametrize("bits", [10, 12, 16])
+@pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
+def test_a_bayer_mosaic_of_16_bits_is_the_one_of_8_bits(pattern: str, bits: int) -> None:
+    small = np.random.default_rng(1).integers(0, 256, (8, 10)).astype(np.uint8)
+    white = 2**bits - 1
+    deep = np.rint(small * (white / 255)).astype(np.uint16)
+    expected = messages.image_to_array(image(f"bayer_{pattern}8", 10, 8, small.tobytes())).astype(int)
+    sent = image(f"bayer_{pattern}16", 10, 8, deep.tobytes())
+    assert np.abs(messages.image_to_array(sent, mono16_white=white) - expected).max() <= 1  # both are rounded
+    kept = messages.image_to_array(sent, mono16_white=None)
+    assert kept.dtype == np.uint16
+    assert messages.white_level(kept) == white
+
+
+# Full white, black, and the pure colours of ITU-R BT.601 in studio range, by its definition (Y, Cb, Cr).
+PRIMARIES = {
+    (235, 128, 128): (255, 255, 255), (16, 128, 128): (0, 0, 0),
+    (81, 90, 240): (255, 0, 0), (145, 54, 34): (0, 255, 0), (41, 240, 110): (0, 0, 255),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("counted", [False, True])  # the rows of colours in the message's height
+@pytest.mark.parametrize("padding", [0, 3])
+@pytest.mark.parametrize(("encoding", "order"), [("nv12", (1, 2)), ("nv21", (2, 1))])
+def test_half_size_colours_below_the_grey_values(
+    encoding: str, order: tuple[int, int], padding: int, counted: bool
+) -> None:
+    # Two by two pixels of each colour, side by side.
+    yuv = np.repeat(np.array(list(PRIMARIES), np.uint8), 2, 0)
+    colours = np.array(list(PRIMARIES), np.uint8)[:, list(order)].reshape(-1)
+    rows = np.stack([yuv[:, 0], yuv[:, 0], colours])
+    data = np.pad(rows, ((0, 0), (0, padding)), constant_values=77).tobytes()
+    sent = image(encoding, 10, 3 if counted else 2, data, step=10 + padding)
+    found = messages.image_to_array(sent)
+    assert found.shape == (2, 10, 3)
+    expected = np.repeat(np.array(list(PRIMARIES.values())), 2, 0)
+    assert np.abs(found.astype(int) - expected).max() <= 2
+
+
+def test_nv12_is_i420_with_its_colours_interleaved() -> None:
+    planes = np.random.default_rng(0).integers(16, 236, (12, 16)).astype(np.uint8)  # 8 rows, 2 of Cb, 2 of Cr
+    expected = cv2.cvtColor(planes, cv2.COLOR_YUV2RGB_I420)
+    blue, red = planes[8:10].reshape(-1), planes[10:].reshape(-1)
+    interleaved = np.stack([blue, red], -1).reshape(4, 16)
+    sent = image("nv12", 16, 8, np.vstack([planes[:8], interleaved]).tobytes(), step=16)
+    np.testing.assert_array_equal(messages.image_to_array(sent), expected)
+
+
 def test_every_encoding_of_the_list_is_tested_above() -> None:
     assert set(messages.CAMERA_ENCODINGS) == {
-        *("mono8", "8UC1", "mono16", "rgb8", "bgr8", "8UC3", "rgba8", "bgra8"),
+        *("mono8", "8UC1", "mono16", "16UC1", "rgb8", "bgr8", "8UC3", "rgba8", "bgra8"),
+        *("rgb16", "bgr16", "16UC3", "rgba16", "bgra16", "nv12", "nv21"),
         *("yuv422", "uyvy", "yuv422_yuy2", "yuyv"),
-        *("bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8"),
+        *(f"bayer_{pattern}{bits}" for pattern in ("rggb", "bggr", "gbrg", "grbg") for bits in (8, 16)),
     }
 
 
@@ -108,7 +163,7 @@ def test_padded_rows_are_read_without_the_padding() -> None:
     assert messages.image_to_array(image("rgb8", 1, 2, data, step=5)).tolist() == [[[1, 2, 3]], [[4, 5, 6]]]
 
 
-@pytest.mark.parametrize("encoding", ["32FC1", "16UC1", "nv21", "rgb16", "", "jpeg"])
+@pytest.mark.parametrize("encoding", ["32FC1", "nv24", "rgb32", "", "jpeg"])
 def test_other_encodings_are_refused_by_name(encoding: str) -> None:
     with pytest.raises(MessageError, match=rf"left/image_rect: encoding '{encoding}' is not supported.*mono8") as e:
         messages.image_to_array(image(encoding, 1, 1, bytes(4)), "left/image_rect")
@@ -122,6 +177,9 @@ def test_other_encodings_are_refused_by_name(encoding: str) -> None:
         (image("mono8", 4, 2, bytes(9), step=4), "left: the data is too long: 9 bytes"),
         (image("mono8", 4, 2, bytes(6), step=3), "left: step is 3 bytes, but a row of 4 mono8 pixels takes 4"),
         (image("yuv422", 3, 1, bytes(6)), "left: width is 3, but yuv422 stores pixels in pairs"),
+        (image("nv12", 4, 2, bytes(8), step=4), "left: 2 rows are none of nv12"),
+        (image("nv21", 4, 4, bytes(20), step=4), "left: the data is truncated: 20 bytes, but 6 rows of 4 bytes"),
+        (image("nv12", 3, 2, bytes(9), step=3), "left: width is 3, but nv12 stores pixels in pairs"),
         (Image(encoding="mono8"), "left: the image is 0x0 pixels"),
     ],
 )
@@ -310,6 +368,29 @@ def test_a_cloud_byte_for_byte() -> None:
     back, rgb = messages.cloud_to_arrays(cloud)
     np.testing.assert_array_equal(back, points)
     np.testing.assert_array_equal(rgb, colours)
+
+
+@pytest.mark.parametrize(
+    ("coloured", "padded", "step", "offsets"),
+    [  # as stereo_image_proc lays them out with avoid_point_cloud_padding and without
+        (True, False, 16, {"x": 0, "y": 4, "z": 8, "rgb": 12}),
+        (False, False, 12, {"x": 0, "y": 4, "z": 8}),
+        (True, True, 32, {"x": 0, "y": 4, "z": 8, "rgb": 16}),
+        (False, True, 16, {"x": 0, "y": 4, "z": 8}),
+    ],
+)
+def test_a_cloud_with_and_without_colours_and_padding(
+    coloured: bool, padded: bool, step: int, offsets: dict[str, int]
+) -> None:
+    points = np.array([[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]], np.float32)
+    colours = np.array([[[255, 128, 1], [0, 0, 7]]], np.uint8) if coloured else None
+    cloud = cloud_message(points, colours, Header(), padded=padded)
+    assert (cloud.point_step, cloud.row_step, len(cloud.data)) == (step, 2 * step, 2 * step)
+    assert {field.name: field.offset for field in cloud.fields} == offsets
+    assert struct.unpack_from("<3f", bytes(cloud.data), step) == (4.0, 5.0, 6.0)
+    if coloured:
+        assert struct.unpack_from("<I", bytes(cloud.data), offsets["rgb"]) == (0xFF8001,)
+        np.testing.assert_array_equal(messages.cloud_to_arrays(cloud)[1], colours)
 
 
 def test_a_grey_cloud_repeats_the_grey() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
+from rclpy.parameter import parameter_dict_from_yaml_file
 
 from fg_depth_ros.nodes import parameter_files
-from fg_depth_ros.nodes.common.parameters import Parameter, ParameterTable
+from fg_depth_ros.nodes.common.parameters import Alias, Parameter, ParameterTable
 from fg_depth_ros.nodes.stereo_depth.parameters import STEREO_DEPTH
 
 TABLE = ParameterTable(
@@ -29,6 +30,8 @@ TABLE = ParameterTable(
         Parameter("fixed", False, "Once.", run_time=False),
     ),
     renamed={"velocity": "speed"},
+    aliases=(Alias("pace", "mode", {0: "slow", 1: "fast"}), Alias("limit_mps", "speed", {0.0: None}, "0 is no limit")),
+    ignored={"colour": "nothing here has one"},
 )
 
 
@@ -61,7 +64,16 @@ def test_the_parameter_files_are_up_to_date(repository: Path) -> None:
 
 def test_the_parameter_file_holds_every_default(repository: Path) -> None:
     content = yaml.safe_load((repository / "config" / "stereo_depth.yaml").read_text(encoding="utf-8"))
-    assert content == {"/**/stereo_depth_node": {"ros__parameters": STEREO_DEPTH.defaults()}}
+    assert content == {"/**": {"ros__parameters": STEREO_DEPTH.defaults()}}
+
+
+@pytest.mark.parametrize("name", ["/stereo_depth_node", "/robot/front/stereo_depth_node"])
+def test_the_parameter_file_is_one_for_ros2_param_load(repository: Path, name: str) -> None:
+    # What the command reads the file with; its wildcard is /** alone.
+    path = str(repository / "config" / "stereo_depth.yaml")
+    found = parameter_dict_from_yaml_file(path, use_wildcard=True, target_nodes=[name])
+    values = {each: RosParameter.from_parameter_msg(message).value for each, message in found.items()}
+    assert values == STEREO_DEPTH.defaults()
 
 
 def test_the_page_names_type_default_unit_range_and_change_of_each_parameter() -> None:
@@ -69,6 +81,9 @@ def test_the_page_names_type_default_unit_range_and_change_of_each_parameter() -
     assert "| `speed` | double | `1.5` | m/s | 0 to 10 | yes | How fast. |" in lines
     assert '| `mode` | string | `"slow"` | - | `slow`, `fast` | yes | How. |' in lines
     assert "| `fixed` | bool | `false` | - | - | no | Once. |" in lines
+    assert '| `pace` | `mode` | `0` is `"slow"`, `1` is `"fast"` |' in lines
+    assert "| `limit_mps` | `speed` | 0 is no limit |" in lines
+    assert "| `colour` | - | not used: nothing here has one |" in lines
 
 
 def test_generating_writes_the_files(tmp_path: Path) -> None:
@@ -124,6 +139,10 @@ def test_a_table_refuses_its_own_mistakes() -> None:
         Parameter("wrong", 5, "", minimum=6)
     with pytest.raises(ValueError, match="a name twice"):
         ParameterTable("node", "", (Parameter("a", 1, ""), Parameter("a", 2, "")))
+    with pytest.raises(ValueError, match="a name twice"):
+        ParameterTable("node", "", (Parameter("a", 1, ""),), aliases=(Alias("a", "a"),))
+    with pytest.raises(ValueError, match="the aliases b of node stand for no parameter"):
+        ParameterTable("node", "", (Parameter("a", 1, ""),), aliases=(Alias("b", "c"),))
 
 
 # ---- on a node ------------------------------------------------------------------------------------------------
@@ -150,14 +169,99 @@ def test_start_values_are_taken_and_whole_numbers_serve_as_doubles(context: Cont
     node.destroy_node()
 
 
+@pytest.fixture
+def warned(monkeypatch: pytest.MonkeyPatch) -> Callable[[Node], list[str]]:
+    """Keeps what a node warns of."""
+
+    def keep(node: Node) -> list[str]:
+        lines: list[str] = []
+        logger = node.get_logger()
+        monkeypatch.setattr(logger, "warning", lines.append)
+        monkeypatch.setattr(node, "get_logger", lambda: logger)
+        return lines
+
+    return keep
+
+
+def test_names_of_another_package_are_taken_with_their_meaning(
+    context: Context, warned: Callable[[Node], list[str]]
+) -> None:
+    node = make_node(context, pace=1, limit_mps=2)
+    lines = warned(node)
+    declared = TABLE.declare(node)
+    assert (declared["mode"], declared["speed"]) == ("fast", 2.0)
+    assert (node.get_parameter("mode").value, node.get_parameter("speed").value) == ("fast", 2.0)
+    assert lines == ["parameter pace = 1 is taken as mode = fast", "parameter limit_mps = 2 is taken as speed = 2"]
+    for name, value, taken in (
+        ("pace", 0, True),
+        ("pace", 7, False),
+        ("limit_mps", 3.5, True),
+        ("limit_mps", 99.0, False),
+    ):
+        (result,) = node.set_parameters([RosParameter(name, value=value)])
+        assert result.successful == taken, result.reason
+    assert (declared["mode"], declared["speed"]) == ("slow", 3.5)
+    node.destroy_node()
+
+
+def test_the_own_name_goes_before_that_of_another_package(
+    context: Context, warned: Callable[[Node], list[str]]
+) -> None:
+    node = make_node(context, pace=1, mode="slow", limit_mps=0.0)
+    lines = warned(node)
+    declared = TABLE.declare(node)
+    assert (declared["mode"], declared["speed"]) == ("slow", 1.5)
+    assert lines == [
+        "parameter pace = 1 is not used: mode = slow is given, too; leave one out",
+        "parameter limit_mps = 0.0 is not used, speed keeps its value: 0 is no limit",
+    ]
+    node.destroy_node()
+
+
+def test_a_value_that_another_name_leads_to_is_checked_as_any(context: Context) -> None:
+    node = make_node(context, pace=2)
+    (problem,) = TABLE.declare(node).problems
+    assert problem.startswith("parameter mode = 2 is a int: give a string")
+    node.destroy_node()
+
+
+# Parameters of stereo_image_proc's disparity and point cloud nodes, Humble to Rolling, with a value that is no default.
+UPSTREAM = {
+    "approximate_sync": True, "approximate_sync_tolerance_seconds": 0.02, "queue_size": 7, "stereo_algorithm": 0,
+    "sgbm_mode": 3, "prefilter_size": 11, "prefilter_cap": 20, "correlation_window_size": 21, "min_disparity": -2048,
+    "disparity_range": 4096, "texture_threshold": 5, "speckle_size": 50, "speckle_range": 31, "disp12_max_diff": 9,
+    "uniqueness_ratio": 25.0, "P1": 300.0, "P2": 700.0, "use_color": False, "avoid_point_cloud_padding": False,
+    "use_system_default_qos": True, "image_transport": "compressed",
+}  # fmt: skip
+RENAMED = {"approximate_sync_tolerance_seconds": "sync_slop", "queue_size": "sync_queue_size"}
+RENAMED |= {"disparity_range": "max_disparity"}
+
+
+def test_every_parameter_of_stereo_image_proc_is_taken(context: Context, warned: Callable[[Node], list[str]]) -> None:
+    node = make_node(context, **UPSTREAM)
+    lines = warned(node)
+    declared = STEREO_DEPTH.declare(node)
+    assert declared.problems == []
+    assert len(lines) == len(RENAMED) + 2
+    assert not [line for line in lines if "unknown" in line]
+    (size,) = [line for line in lines if "prefilter_size" in line]
+    assert "is not used: the filter of OpenCV's block matching" in size
+    assert declared["model"] == "bm"
+    for name, value in UPSTREAM.items():
+        if name not in ("stereo_algorithm", "prefilter_size"):
+            assert declared[RENAMED.get(name, name)] == value, name
+    node.destroy_node()
+    humble = make_node(context, full_dp=True, stereo_algorithm=1, approximate_sync_tolerance_seconds=0.0)
+    declared = STEREO_DEPTH.declare(humble)
+    assert (declared["sgbm_mode"], declared["model"], declared["sync_slop"]) == (1, "sgbm", 0.01)
+    humble.destroy_node()
+
+
 def test_unknown_start_values_are_named_with_the_nearest_or_the_new_name(
-    context: Context, monkeypatch: pytest.MonkeyPatch
+    context: Context, warned: Callable[[Node], list[str]]
 ) -> None:
     node = make_node(context, velocity=4.0, sped=1.0, zzz=1, use_sim_time=True, speed=2.0)
-    warnings: list[str] = []
-    logger = node.get_logger()
-    monkeypatch.setattr(logger, "warning", warnings.append)
-    monkeypatch.setattr(node, "get_logger", lambda: logger)
+    warnings = warned(node)
     assert TABLE.declare(node)["speed"] == 2.0
     assert len(warnings) == 3
     said = {name: next(text for text in warnings if f" {name} " in text) for name in ("velocity", "sped", "zzz")}

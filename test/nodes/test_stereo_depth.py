@@ -11,7 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rclpy
 import torch
+from rclpy.context import Context
+from rclpy.node import Node
+from rclpy.qos import ReliabilityPolicy
 from support.nodes import KINDS, Bench, camera_info, pair_messages, share_near, wall
 from support.waiting import LIMIT
 
@@ -19,8 +23,9 @@ from fg_depth_ros.data.io import messages
 from fg_depth_ros.geometry import Label
 from fg_depth_ros.inference import OutOfMemory, StereoConfig, StereoDepthEstimator
 from fg_depth_ros.networks import ModelCard, create_model, save_checkpoint
-from fg_depth_ros.nodes.common.codes import FaultCode
+from fg_depth_ros.nodes.common.codes import INPUTS, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import fault_codes
+from fg_depth_ros.nodes.common.synchronizing import input_topics
 
 SCENE = wall()
 PAIR = pair_messages(SCENE)
@@ -211,7 +216,58 @@ def test_the_search_begins_where_the_rig_sees_infinity(make: Callable[..., Bench
     b.send_until(pair_messages(scene), lambda: b.status() and FaultCode.RANGE_LIMITED in fault_codes(b.status()))
     (result,) = b.set(min_disparity="near")
     assert not result.successful
-    assert "choose one of auto, -1024 to 1024" in result.reason
+    assert "choose one of auto, -2048 to 2048" in result.reason
+
+
+def test_the_camera_info_follows_the_image_unless_it_is_remapped_itself(ros_domain: int) -> None:
+    context = Context()
+    rclpy.init(context=context, domain_id=ros_domain)
+    rules = ["left/image_rect:=/eyes/l/image", "right/image_rect:=/eyes/r/image", "right/camera_info:=/calibration/r"]
+    arguments = ["--ros-args", *(word for rule in rules for word in ("-r", rule))]
+    for transport, suffix in (("raw", ""), ("compressed", "/compressed")):
+        node = Node("some_node", context=context, namespace="robot", cli_args=arguments)
+        assert input_topics(node, {"image_transport": transport}) == {
+            "left/image_rect": f"/eyes/l/image{suffix}",
+            "right/image_rect": f"/eyes/r/image{suffix}",
+            "left/camera_info": "/eyes/l/camera_info",
+            "right/camera_info": "/calibration/r",
+        }
+        node.destroy_node()
+    plain = Node("some_node", context=context, namespace="robot")
+    assert input_topics(plain, {"image_transport": "raw"}) == {name: f"/robot/{name}" for name in INPUTS}
+    plain.destroy_node()
+    chained = Node("n", context=context, cli_args=[*arguments, "-r", "/eyes/l/camera_info:=/elsewhere"])
+    assert input_topics(chained, {"image_transport": "raw"})["left/camera_info"] == "/elsewhere"
+    chained.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+def test_block_matching_with_the_names_of_stereo_image_proc(make: Callable[..., Bench]) -> None:
+    b = make(model="bm", correlation_window_size=9, use_system_default_qos=True, use_color=False)
+    b.listen("depth/image_rect", "points2", "disparity")
+    assert share_near(b.fresh_depth(PAIR), 3.0) > 0.97
+    b.wait(lambda: b.seen["points2"] and b.seen["disparity"])
+    assert [field.name for field in b.seen["points2"][-1].fields] == ["x", "y", "z"]
+    assert b.seen["disparity"][-1].delta_d == 1 / 16
+    assert b.seen["disparity"][-1].valid_window.y_offset == 4  # half the window
+    (left,) = [each for each in b.depth_node.subscriptions if each.topic_name == "/left/image_rect"]
+    assert left.qos_profile.reliability == ReliabilityPolicy.SYSTEM_DEFAULT
+    (result,) = b.set(correlation_window_size=8)
+    assert not result.successful
+    assert "must be odd, got 8: choose 7 or 9" in result.reason
+    (result,) = b.set(stereo_algorithm=1, disparity_range=48)
+    assert result.successful
+    b.wait(lambda: b.values("model").get("model") == "sgbm")
+    assert b.depth_node.parameters["max_disparity"] == 48
+    assert not b.log_has("not used by")
+
+
+def test_options_of_a_matcher_that_does_not_run_are_named(make: Callable[..., Bench]) -> None:
+    b = make(model="flownet_stereo", P1=100.0)
+    b.wait(lambda: b.log_has("max_disparity, P1: of the models sgbm and bm, not used by flownet_stereo"))
+    (result,) = b.set(speckle_size=10)
+    assert result.successful
+    b.wait(lambda: b.log_has("speckle_size: of the models sgbm and bm, not used by flownet_stereo"))
 
 
 def test_approximate_stamps(make: Callable[..., Bench]) -> None:

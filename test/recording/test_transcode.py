@@ -15,7 +15,7 @@ from fg_depth_ros.recording.definitions import Message, Topic
 from fg_depth_ros.recording.transcode import compress, image_encoder
 
 LEFT = Topic("/left/image_rect", IMAGE, "some qos")
-PACKED = ("bayer", "yu", "uyvy")  # colours that take more than a pixel to make
+PACKED = ("bayer", "yu", "uyvy", "nv")  # colours that take more than a pixel to make
 STAMP = (1_700_000_000, 123_456_789)
 
 
@@ -25,7 +25,7 @@ def header(frame: str = "eye") -> Any:
     return types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame)
 
 
-def image(encoding: str, width: int = 46, height: int = 34, padding: int = 0, order: str = "<") -> bytes:
+def image(encoding: str, width: int = 46, height: int = 36, padding: int = 0, order: str = "<") -> bytes:
     """A serialized Image with a smooth picture in it (JPEG keeps it nearly), rows padded with noise."""
     form = layout(encoding)
     y, x = np.mgrid[:height, :width]
@@ -70,7 +70,7 @@ def test_other_topics_and_other_types_are_not_touched() -> None:
         assert encode(topic, message) == (topic, message)
 
 
-@pytest.mark.parametrize("broken", [b"", image("mono8")[:60], image("mono8")[:-20], image("16UC1")])
+@pytest.mark.parametrize("broken", [b"", image("mono8")[:60], image("mono8")[:-20], image("32FC1")])
 def test_a_broken_or_foreign_image_is_recorded_as_it_is_and_named_once(
     broken: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -112,11 +112,23 @@ def test_png_keeps_all_sixteen_bits(order: str) -> None:
         packed = compress(data, storage)
         assert packed is not None
         stored = cv2.imdecode(decoded(packed).data, cv2.IMREAD_UNCHANGED)
-        y, x = np.mgrid[:34, :46]
+        y, x = np.mgrid[:36, :46]
         assert np.array_equal(stored, ((40 + 3 * x + 2 * y).astype(np.uint8).astype(np.uint16) * 250 + 7))
 
 
-@pytest.mark.parametrize("encoding", [e for e in CAMERA_ENCODINGS if e not in ("mono16",)])
+@pytest.mark.parametrize("encoding", [e for e in CAMERA_ENCODINGS if "16" in e])
+def test_sixteen_bits_are_kept_where_a_jpeg_has_eight(encoding: str) -> None:
+    data = image(encoding)
+    packed = compress(data, "jpeg", 100)
+    if encoding.startswith(PACKED):
+        assert packed is None
+        return
+    assert packed is not None
+    raw = image_to_array(message_types().deserialize_cdr(data, IMAGE), mono16_white=None)
+    np.testing.assert_array_equal(image_to_array(decoded(packed), mono16_white=None), raw)
+
+
+@pytest.mark.parametrize("encoding", [e for e in CAMERA_ENCODINGS if "16" not in e])
 def test_jpeg_gives_nearly_every_pixel_back(encoding: str) -> None:
     data = image(encoding)
     packed = compress(data, "jpeg", 100)
@@ -145,6 +157,8 @@ def test_a_lower_quality_is_smaller() -> None:
         ("mono16", "jpeg", "mono16; png compressed "),
         ("8UC3", "png", "rgb8; png compressed bgr8"),
         ("bayer_rggb8", "jpeg", "rgb8; jpeg compressed bgr8"),
+        ("rgb16", "png", "rgb16; png compressed bgr16"),
+        ("16UC1", "jpeg", "mono16; png compressed "),
     ],
 )
 def test_the_format_is_named_as_image_transport_does(encoding: str, storage: str, text: str) -> None:

@@ -26,8 +26,9 @@ _GENERIC = re.compile(r"(8U|8S|16U|16S|32S|32F|64F)(?:C([1-9][0-9]*))?")
 _COLOURS = {"mono": 1, "rgb": 3, "bgr": 3, "rgba": 4, "bgra": 4}
 _BAYER = {"bayer_rggb", "bayer_bggr", "bayer_gbrg", "bayer_grbg"}
 _YUV = {"yuv422", "uyvy", "yuv422_yuy2", "yuyv"}
+_PLANAR = {"nv12", "nv21"}  # the rows of grey values, then half as many rows of colours, for 2 x 2 pixels each
 
-_GREY = ("mono8", "8UC1", "mono16")
+_GREY = ("mono8", "8UC1", "mono16", "16UC1")
 # cv_bridge's conversions: OpenCV names a Bayer pattern by its second row, and plain 8UC3 is OpenCV's blue, green, red.
 # yuv422 is UYVY and yuv422_yuy2 is YUYV; newer distributions name them uyvy and yuyv.
 _TO_RGB = {
@@ -36,14 +37,25 @@ _TO_RGB = {
     "rgba8": cv2.COLOR_RGBA2RGB,
     "bgra8": cv2.COLOR_BGRA2RGB,
     "8UC3": cv2.COLOR_BGR2RGB,
+    "rgb16": None,
+    "bgr16": cv2.COLOR_BGR2RGB,
+    "rgba16": cv2.COLOR_RGBA2RGB,
+    "bgra16": cv2.COLOR_BGRA2RGB,
+    "16UC3": cv2.COLOR_BGR2RGB,
     "bayer_rggb8": cv2.COLOR_BayerBG2RGB,
     "bayer_bggr8": cv2.COLOR_BayerRG2RGB,
     "bayer_gbrg8": cv2.COLOR_BayerGR2RGB,
     "bayer_grbg8": cv2.COLOR_BayerGB2RGB,
+    "bayer_rggb16": cv2.COLOR_BayerBG2RGB,
+    "bayer_bggr16": cv2.COLOR_BayerRG2RGB,
+    "bayer_gbrg16": cv2.COLOR_BayerGR2RGB,
+    "bayer_grbg16": cv2.COLOR_BayerGB2RGB,
     "yuv422": cv2.COLOR_YUV2RGB_UYVY,
     "yuv422_yuy2": cv2.COLOR_YUV2RGB_YUY2,
     "uyvy": cv2.COLOR_YUV2RGB_UYVY,
     "yuyv": cv2.COLOR_YUV2RGB_YUY2,
+    "nv12": cv2.COLOR_YUV2RGB_NV12,
+    "nv21": cv2.COLOR_YUV2RGB_NV21,
 }
 CAMERA_ENCODINGS = (*_GREY, *_TO_RGB)
 """Encodings that ``image_to_array`` takes."""
@@ -87,6 +99,8 @@ def layout(encoding: str) -> Layout:
     """Return the layout of a sensor_msgs encoding. Raises MessageError for an unknown name."""
     if encoding in _YUV:
         return Layout(np.dtype(np.uint8), 2, encoding)
+    if encoding in _PLANAR:
+        return Layout(np.dtype(np.uint8), 1, encoding)
     for bits, dtype in (("8", np.uint8), ("16", np.uint16)):
         family = encoding.removesuffix(bits)
         if family != encoding and (family in _COLOURS or family in _BAYER):
@@ -107,25 +121,32 @@ def stamp_ns(header: Any) -> int:
 def view(message: Any, topic: str = "image") -> np.ndarray:
     """Return the pixels of an Image, H x W or H x W x C, in this machine's byte order.
 
+    Of nv12 and nv21 it is 3/2 H x W, as OpenCV takes them; ``height`` may count the rows of colours, or not.
+
     The array shares the message's memory unless the byte order has to be turned. Raises MessageError, naming ``topic``
     and the numbers, when encoding, width, height, step and the amount of data do not fit together.
     """
     form = layout(message.encoding)
     width, height, step, size = int(message.width), int(message.height), int(message.step), len(message.data)
-    pixel = form.channels * form.dtype.itemsize
+    pixel, rows = form.channels * form.dtype.itemsize, height
+    planar = form.colour in _PLANAR
+    if planar and size != height * step:
+        rows = height * 3 // 2
     problem = None
     if width == 0 or height == 0:
         problem = f"the image is {width}x{height} pixels: it holds nothing"
     elif step < width * pixel:
         problem = f"step is {step} bytes, but a row of {width} {message.encoding} pixels takes {width * pixel}"
-    elif size != height * step:
-        found = "truncated" if size < height * step else "too long"
-        problem = f"the data is {found}: {size} bytes, but {height} rows of {step} bytes (step) are {height * step}"
-    elif form.colour in _YUV and width % 2:
+    elif size != rows * step:
+        found = "truncated" if size < rows * step else "too long"
+        problem = f"the data is {found}: {size} bytes, but {rows} rows of {step} bytes (step) are {rows * step}"
+    elif planar and rows % 3:
+        problem = f"{rows} rows are none of {message.encoding}: of three, two hold grey values and one colours"
+    elif (planar or form.colour in _YUV) and width % 2:
         problem = f"width is {width}, but {message.encoding} stores pixels in pairs: it must be even"
     if problem is not None:
         raise MessageError(MessageFault.MALFORMED_IMAGE, f"{topic}: {problem}; check the driver that publishes it")
-    shape: tuple[int, ...] = (height, width)
+    shape: tuple[int, ...] = (rows, width)
     strides: tuple[int, ...] = (step, pixel)
     if form.channels > 1:
         shape, strides = (*shape, form.channels), (*strides, form.dtype.itemsize)
@@ -138,8 +159,8 @@ def view(message: Any, topic: str = "image") -> np.ndarray:
 def image_to_array(message: Any, topic: str = "image", *, mono16_white: int | None = MONO16_WHITE) -> np.ndarray:
     """Return the pixels of a camera's Image or CompressedImage: uint8, H x W for grey or H x W x 3 RGB.
 
-    They may share the message's memory. ``mono16_white``: value of 16-bit grey that becomes 255, as larger ones do;
-    None leaves such images uint16. Raises MessageError, naming ``topic``: none of CAMERA_ENCODINGS, or data that is
+    They may share the message's memory. ``mono16_white``: value of 16-bit images that becomes 255, as larger ones do;
+    None leaves those uint16. Raises MessageError, naming ``topic``: none of CAMERA_ENCODINGS, or data that is
     empty, cut off or does not fit the sizes.
     """
     if not hasattr(message, "encoding"):
@@ -152,10 +173,9 @@ def image_to_array(message: Any, topic: str = "image", *, mono16_white: int | No
             f"{', '.join(CAMERA_ENCODINGS)}",
         )
     pixels = view(message, topic)
-    if encoding == "mono16":
-        return pixels if mono16_white is None else scaled_to_uint8(pixels, mono16_white)
-    code = _TO_RGB.get(encoding)
-    return pixels if code is None else cv2.cvtColor(np.ascontiguousarray(pixels), code)
+    if (code := _TO_RGB.get(encoding)) is not None:
+        pixels = cv2.cvtColor(np.ascontiguousarray(pixels), code)
+    return pixels if mono16_white is None else scaled_to_uint8(pixels, mono16_white)
 
 
 def _decompressed(message: Any, topic: str, mono16_white: int | None) -> np.ndarray:
@@ -177,9 +197,8 @@ def _decompressed(message: Any, topic: str, mono16_white: int | None) -> np.ndar
             MessageFault.MALFORMED_IMAGE,
             f"{what} is no JPEG or PNG image; check that the publisher uses the compressed image transport",
         )
-    if pixels.dtype == np.uint16:
-        white = mono16_white if pixels.ndim == 2 else MONO16_WHITE
-        pixels = pixels if white is None else scaled_to_uint8(pixels, white)
+    if pixels.dtype == np.uint16 and mono16_white is not None:
+        pixels = scaled_to_uint8(pixels, mono16_white)
     if pixels.ndim == 2:
         return pixels
     return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
@@ -204,7 +223,7 @@ def scaled_to_uint8(pixels: np.ndarray, white: int) -> np.ndarray:
 
 
 def white_level(*images: np.ndarray) -> int:
-    """Return the largest value of the camera's bits (10, 12, 14 or 16) that hold all values of 16-bit grey images.
+    """Return the largest value of the camera's bits (10, 12, 14 or 16) that hold all values of 16-bit images.
 
     Those of uint8 do not count; 0 without any other.
     """

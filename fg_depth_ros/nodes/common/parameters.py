@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -121,18 +121,50 @@ AtStart = partial(Parameter, run_time=False)
 """A line whose value is read at the start and cannot be changed later."""
 
 
+@dataclass(frozen=True)
+class Alias:
+    """Another package's name of the parameter ``of``, accepted instead of it.
+
+    ``values``: what its values are here; those that are not listed are the same, None is not taken. ``note``: what else
+    the reader of the reference page should know.
+    """
+
+    name: str
+    of: str
+    values: Mapping[Any, Any] = field(default_factory=dict)
+    note: str = ""
+
+    def translated(self, value: Any) -> Any:
+        """Return the value of the parameter for a value of the alias; None where it means nothing here."""
+        return self.values.get(value, value) if isinstance(value, (bool, int, float, str)) else value
+
+
 class ParameterTable:
-    """All parameters of a node: its name, a summary and the lines for the reference page, former name -> name now."""
+    """All parameters of a node: its name, a summary and the lines for the reference page, former name -> name now.
+
+    ``aliases``: names of another package that are accepted for them, at the start and (but in Humble) at run time.
+    ``ignored``: names of that package that mean nothing here -> why.
+    """
 
     def __init__(
-        self, node: str, summary: str, parameters: tuple[Parameter, ...], renamed: Mapping[str, str] | None = None
+        self,
+        node: str,
+        summary: str,
+        parameters: tuple[Parameter, ...],
+        renamed: Mapping[str, str] | None = None,
+        aliases: tuple[Alias, ...] = (),
+        ignored: Mapping[str, str] | None = None,
     ) -> None:
         self.node = node
         self.summary = summary
         self.renamed = dict(renamed or {})
         self.parameters = {parameter.name: parameter for parameter in parameters}
-        if len(self.parameters) != len(parameters):
+        self.aliases = {alias.name: alias for alias in aliases}
+        self.ignored = dict(ignored or {})
+        if len(self.parameters.keys() | self.aliases) != len(parameters) + len(aliases):
             raise ValueError(f"the parameter table of {node} has a name twice")
+        if lost := [alias.name for alias in aliases if alias.of not in self.parameters]:
+            raise ValueError(f"the aliases {', '.join(lost)} of {node} stand for no parameter")
 
     def defaults(self) -> dict[str, Value]:
         """Return default value by name."""
@@ -147,9 +179,33 @@ class ParameterTable:
         """Return what to do about a parameter that is not in the table."""
         if name in self.renamed:
             return f"parameter {name} is now called {self.renamed[name]}; its value is not used"
-        nearest = difflib.get_close_matches(name, self.parameters, n=1)
+        if name in self.ignored:
+            return f"parameter {name} is not used: {self.ignored[name]}"
+        nearest = difflib.get_close_matches(name, [*self.parameters, *self.aliases], n=1)
         advice = f"did you mean {nearest[0]}?" if nearest else "docs/parameters.md lists the known ones"
         return f"parameter {name} is unknown to {self.node} and not used: {advice}"
+
+    def resolve(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """Return the values of parameters for those aliases that are among ``given``, and what to say about it.
+
+        Where a parameter is given by its own name, too, or by an earlier alias, that one holds.
+        """
+        values: dict[str, Any] = {}
+        said = []
+        for name, value in given.items():
+            if (alias := self.aliases.get(name)) is None:
+                continue
+            if alias.of in given or alias.of in values:
+                other = given.get(alias.of, values.get(alias.of))
+                said.append(
+                    f"parameter {name} = {value} is not used: {alias.of} = {other} is given, too; leave one out"
+                )
+            elif (translated := alias.translated(value)) is None:
+                said.append(f"parameter {name} = {value} is not used, {alias.of} keeps its value: {alias.note}")
+            else:
+                values[alias.of] = translated
+                said.append(f"parameter {name} = {value} is taken as {alias.of} = {translated}")
+        return values, said
 
     def declare(
         self,
@@ -177,11 +233,20 @@ class ParameterTable:
                 f"{parameter.unit or '-'} | {parameter.allowed or '-'} | "
                 f"{'yes' if parameter.run_time else 'no'} | {parameter.description} |"
             )
+        if self.aliases or self.ignored:
+            lines += ["", "Names that are accepted, too:", "", "| name | is taken as | |", "|-|-|-|"]
+            for alias in self.aliases.values():
+                values = ", ".join(
+                    f"`{_yaml(key)}` is `{_yaml(to)}`" for key, to in alias.values.items() if to is not None
+                )
+                notes = "; ".join(filter(None, (values, alias.note)))
+                lines.append(f"| `{alias.name}` | `{alias.of}` | {notes or '-'} |")
+            lines += [f"| `{name}` | - | not used: {reason} |" for name, reason in self.ignored.items()]
         return "\n".join([*lines, ""])
 
     def yaml(self) -> str:
-        """Return a parameter file with every default, for any namespace."""
-        lines = [f"/**/{self.node}:", "  ros__parameters:"]
+        """Return a parameter file with every default, for any node: `ros2 param load` knows no other wildcard."""
+        lines = ["/**:", "  ros__parameters:"]
         for parameter in self.parameters.values():
             notes = [note for note in (parameter.unit, parameter.allowed.replace("`", "")) if note]
             suffix = f" ({'; '.join(notes)})" if notes else ""
@@ -210,11 +275,15 @@ class DeclaredParameters:
         self._apply = apply
         self._values: dict[str, Any] = {}
         self._problems: dict[str, str] = {}
-        for parameter in table.parameters.values():
-            self._values[parameter.name] = self._declare(node, parameter)
         # rclpy has no public way to read the overrides of parameters that are not declared.
-        for name in getattr(node, "_parameter_overrides", {}):
-            if not (node.has_parameter(name) or name.startswith("qos_overrides.")):
+        given = {name: override.value for name, override in getattr(node, "_parameter_overrides", {}).items()}
+        aliased, said = table.resolve(given)
+        for text in said:
+            self._logger.warning(text)
+        for parameter in table.parameters.values():
+            self._values[parameter.name] = self._declare(node, parameter, aliased.get(parameter.name))
+        for name in given:
+            if not (node.has_parameter(name) or name in table.aliases or name.startswith("qos_overrides.")):
                 self._logger.warning(table.unknown(name))
         if hasattr(node, "add_post_set_parameters_callback"):
             node.add_pre_set_parameters_callback(self._before)
@@ -235,10 +304,11 @@ class DeclaredParameters:
         """Return a copy of all values by name."""
         return dict(self._values)
 
-    def _declare(self, node: rclpy.node.Node, parameter: Parameter) -> Any:
+    def _declare(self, node: rclpy.node.Node, parameter: Parameter, aliased: Any) -> Any:
         # Declared without constraints first: that is how a refused start value can be read and named.
         node.declare_parameter(parameter.name, parameter.default, ParameterDescriptor(dynamic_typing=True))
-        value = _as_declared(parameter, node.get_parameter(parameter.name).value)
+        given = node.get_parameter(parameter.name).value if aliased is None else aliased
+        value = _as_declared(parameter, given)
         node.undeclare_parameter(parameter.name)
         descriptor = parameter.descriptor()
         problem = parameter.problem(value)
@@ -253,6 +323,10 @@ class DeclaredParameters:
     def _before(self, changes: list[rclpy.parameter.Parameter]) -> list[rclpy.parameter.Parameter]:
         result = []
         for change in changes:
+            if (alias := self.table.aliases.get(change.name)) is not None:
+                if (value := alias.translated(change.value)) is None:
+                    value = self._values[alias.of]
+                change = rclpy.parameter.Parameter(alias.of, value=value)
             parameter = self.table.parameters.get(change.name)
             if parameter is not None:
                 value = _as_declared(parameter, change.value)

@@ -7,7 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 from rclpy.node import Node
-from rclpy.qos import HistoryPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
+from rclpy.qos import (
+    HistoryPolicy,
+    QoSPolicyKind,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_policy_name_from_kind,
+    qos_profile_system_default,
+)
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 try:
@@ -23,6 +30,11 @@ OVERRIDES = QoSOverridingOptions(
 def sensor_data() -> QoSProfile:
     """Return best effort with depth 1: a queue in front of a slow consumer only adds latency."""
     return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+
+def input_qos(system_default: bool) -> QoSProfile:
+    """Return the profile of an input: of sensor data, or the middleware's default."""
+    return qos_profile_system_default if system_default else sensor_data()
 
 
 def _log_incompatible(node: Node, topic: str, text: str, end: str) -> Callable[[Any], None]:

@@ -43,12 +43,20 @@ def input_types(parameters: DeclaredParameters) -> dict[str, type]:
 
 
 def input_topics(node: Node, parameters: DeclaredParameters) -> dict[str, str]:
-    """Return input name -> resolved topic, remapping and image transport included."""
+    """Return input name -> resolved topic, remapping and image transport included.
+
+    Where an image is remapped and its camera_info is not, that is taken from beside the image, as image_transport does.
+    """
+
+    def remapped(name: str) -> bool:
+        return bool(node.resolve_topic_name(name) != node.resolve_topic_name(name, only_expand=True))
+
     types = input_types(parameters)
-    return {
-        name: f"{node.resolve_topic_name(name)}{'/compressed' if types[name] is CompressedImage else ''}"
-        for name in INPUTS
-    }
+    topics = {name: str(node.resolve_topic_name(name)) for name in INPUTS}
+    for image, info in _CAMERAS.items():
+        if remapped(image) and not remapped(info):
+            topics[info] = str(node.resolve_topic_name(f"{topics[image].rpartition('/')[0]}/camera_info"))
+    return {name: f"{topic}{'/compressed' if types[name] is CompressedImage else ''}" for name, topic in topics.items()}
 
 
 @dataclass(frozen=True)

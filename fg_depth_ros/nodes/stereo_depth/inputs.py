@@ -13,7 +13,7 @@ from fg_depth_ros.compat import load_message_filters
 from fg_depth_ros.nodes.common.codes import DropReason, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, PairStatistics, RateMeter
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
-from fg_depth_ros.nodes.common.qos import OVERRIDES, sensor_data, subscription_events
+from fg_depth_ros.nodes.common.qos import OVERRIDES, input_qos, subscription_events
 from fg_depth_ros.nodes.common.synchronizing import (
     INPUTS,
     PairSynchronizer,
@@ -123,8 +123,9 @@ class StereoInputs:
     def _subscribe(self, name: str) -> Any:
         topic, kind = self._topics[name], input_types(self._parameters)[name]
         events = subscription_events(self._node, topic)
+        qos = input_qos(self._parameters["use_system_default_qos"])
         subscriber = self._filters.Subscriber(
-            self._node, kind, topic, qos_profile=sensor_data(), event_callbacks=events, qos_overriding_options=OVERRIDES
+            self._node, kind, topic, qos_profile=qos, event_callbacks=events, qos_overriding_options=OVERRIDES
         )
         subscriber.registerCallback(lambda message, rate=self._rates[name]: rate.tick())
         return subscriber

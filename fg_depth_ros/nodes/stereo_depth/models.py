@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +18,7 @@ from fg_depth_ros.data.datasets.stereo import motorcycle
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.inference import (
+    BlockMatching,
     EstimatorConfig,
     FlowConfig,
     FlowEstimator,
@@ -32,13 +33,16 @@ from fg_depth_ros.inference.estimator import Estimator
 from fg_depth_ros.nodes.common import diagnostics
 from fg_depth_ros.nodes.common.codes import FaultCode, SwapState
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults
+from fg_depth_ros.nodes.stereo_depth.parameters import STEREO_DEPTH
 
 ConfigT = TypeVar("ConfigT", bound=EstimatorConfig)
 EstimatorT = TypeVar("EstimatorT", bound=Estimator[Any, Any])
 Values = Mapping[str, Any]
 
 # Configuration of each model, and its fields -> parameters of the node.
+_BLOCK_MATCHING = tuple(field.name for field in dataclasses.fields(BlockMatching))  # the names of its parameters, too
 _STEREO = {field.name: field.name for field in dataclasses.fields(StereoConfig)} | {"weights": "depth_weights"}
+del _STEREO["block_matching"]
 _DEVICE = {name: name for name in ("device", "engine", "precision")}
 _FLOW = {"model": "flow_model", "weights": "flow_weights", "inference_scale": "inference_scale", **_DEVICE}
 # A depth network resizes images to its own size, whatever theirs.
@@ -46,7 +50,7 @@ _MONO = {"model": "mono_model", "weights": "mono_weights", **_DEVICE}
 _SLOTS: dict[str, tuple[type[EstimatorConfig], dict[str, str]]] = {
     "stereo": (StereoConfig, _STEREO), "flow": (FlowConfig, _FLOW), "mono": (MonoConfig, _MONO),
 }  # fmt: skip
-_ALL = {*_STEREO.values(), *_FLOW.values(), *_MONO.values()}
+_ALL = {*_STEREO.values(), *_BLOCK_MATCHING, *_FLOW.values(), *_MONO.values()}
 
 _SMALLEST_SCALE = 0.25
 _SCALE_STEP = 0.75
@@ -298,7 +302,7 @@ class NodeModels:
             self._faults.forget("memory")
         if changed & _ALL:
             self._faults.forget("model")
-        if changed & set(_STEREO.values()):
+        if changed & {*_STEREO.values(), *_BLOCK_MATCHING}:
             self.stereo.swap(self._config("stereo", values))
         if changed & set(_FLOW.values()):
             flow = self._config("flow", values)
@@ -335,6 +339,19 @@ class NodeModels:
             values |= {"mono weights": mono.config.weights or "shipped", "mono weights fit": mono.camera}
         return values
 
+    @staticmethod
+    def unused(values: Values, names: Collection[str]) -> str | None:
+        """Say which of the parameters ``names`` are not at their default and of no use to the model; None for none."""
+        model, defaults = values["model"], STEREO_DEPTH.defaults()
+        ours = ("max_disparity", *_BLOCK_MATCHING)
+        given = [name for name in ours if name in names and values[name] != defaults[name]]
+        if model in StereoConfig.classical or not given:
+            return None
+        return (
+            f"{', '.join(given)}: of the models {' and '.join(StereoConfig.classical)}, not used by {model}; set the "
+            "parameter model to one of those, or leave them out"
+        )
+
     def _config(self, slot: str, values: Values) -> Any:
         """Return a model's configuration from parameter values; None where it is off. Raises ValueError."""
         kind, names = _SLOTS[slot]
@@ -343,6 +360,8 @@ class NodeModels:
             return None
         if fields["model"] in kind.classical:
             fields["weights"] = ""  # it has none
+        if slot == "stereo" and fields["model"] in kind.classical:
+            fields["block_matching"] = BlockMatching(**{name: values[name] for name in _BLOCK_MATCHING})
         weights, running = fields["weights"], getattr(self, slot).estimator
         loaded = running is not None and running.config.weights == weights  # its file may be gone since
         if weights and not loaded and not os.path.isfile(weights):

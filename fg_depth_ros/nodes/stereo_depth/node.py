@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -81,6 +81,7 @@ class StereoDepthNode(LifecycleNode):
             )
             return FAILURE
         self.faults.clear("configuration")
+        self._log_unused(STEREO_DEPTH.parameters)
         self._outputs = StereoOutputs(self, self.parameters)
         self._state = NodeState.INACTIVE
         return super().on_configure(state)
@@ -154,8 +155,13 @@ class StereoDepthNode(LifecycleNode):
     def _refusal(self, values: dict[str, Any]) -> str | None:
         return self._models.problem(self.parameters.values(), values)
 
+    def _log_unused(self, names: Collection[str]) -> None:
+        if (text := self._models.unused(self.parameters.values(), names)) is not None:
+            self.get_logger().warning(text)
+
     def _apply(self, changed: set[str]) -> None:
         if self._state != NodeState.UNCONFIGURED:
+            self._log_unused(changed)
             self._models.apply(changed, self.parameters.values())
         elif self.parameters["autostart"]:
             self._post(self._start)

@@ -17,6 +17,7 @@ from fg_depth_ros.data.io.messages import fill_data, fill_depth, fill_image
 from fg_depth_ros.geometry import StereoRig, organised_points
 from fg_depth_ros.geometry.flow_colour import colour_flow
 from fg_depth_ros.inference import SearchRange, StereoEstimate
+from fg_depth_ros.inference.config import CLASSICAL_STEREO
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
 from fg_depth_ros.nodes.common.qos import OVERRIDES, publisher_events
 from fg_depth_ros.nodes.common.synchronizing import StereoMessages
@@ -41,7 +42,7 @@ FILLED_TOPICS = frozenset({"depth/image_rect", "mask/image", "mask/labels", "poi
 LEFT_TOPICS = FILLED_TOPICS | {"depth/camera_info", MONO_TOPIC}
 
 # Block matching gives sixteenths of a pixel, a network what float32 resolves at large disparities.
-_SGBM_STEP = 1.0 / 16.0
+_BLOCK_STEP = 1.0 / 16.0
 _OWN_FRAME = np.array([1, 1, 1, 0] * 3, np.float64)  # factors of P
 _NETWORK_STEP = float(np.spacing(np.float32(128.0)))
 
@@ -125,7 +126,7 @@ class StereoOutputs:
                 estimate.rig,
                 header,
                 estimate.searched,
-                increment=_SGBM_STEP if parameters["model"] == "sgbm" else _NETWORK_STEP,
+                increment=_BLOCK_STEP if parameters["model"] in CLASSICAL_STEREO else _NETWORK_STEP,
             )
         if name == "depth/sigma":
             if estimate.depth_sigma is None:
@@ -147,7 +148,9 @@ class StereoOutputs:
         assert name == "points2"
         stride = parameters["cloud_decimation"]
         near = np.where(estimate.depth <= parameters["cloud_max_depth"], estimate.depth, np.float32(np.nan))
-        return cloud_message(organised_points(near, estimate.rig, stride), left[::stride, ::stride], header)
+        colours = left[::stride, ::stride] if parameters["use_color"] else None
+        points = organised_points(near, estimate.rig, stride)
+        return cloud_message(points, colours, header, padded=not parameters["avoid_point_cloud_padding"])
 
 
 def output_header(messages: StereoMessages) -> Header:
@@ -187,21 +190,28 @@ def disparity_message(
     return message
 
 
-def cloud_message(points: np.ndarray, colours: np.ndarray, header: Header) -> PointCloud2:
-    """Return an organised PointCloud2 with x, y, z (float32 m) and rgb, 16 bytes a point.
+def cloud_message(
+    points: np.ndarray, colours: np.ndarray | None, header: Header, *, padded: bool = False
+) -> PointCloud2:
+    """Return an organised PointCloud2 with x, y, z (float32 m) and, with colours, rgb.
+
+    A point takes 16 bytes, or 12 without colours; where it is ``padded`` as PCL's, 32 and 16.
 
     ``points``: H x W x 3 float32 m, NaN where invalid (REP 117). ``colours``: uint8, H x W grey or H x W x 3 RGB.
     """
     height, width = points.shape[:2]
-    cells = np.empty((height, width, 4), np.float32)
+    offsets = {"x": 0, "y": 1, "z": 2} | ({} if colours is None else {"rgb": 4 if padded else 3})
+    size = (4 if padded else 3) if colours is None else (8 if padded else 4)  # float32 a point
+    cells = (np.zeros if padded else np.empty)((height, width, size), np.float32)
     cells[..., :3] = points
-    wide = colours.astype(np.uint32)
-    packed = wide * 0x010101 if wide.ndim == 2 else wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
-    cells[..., 3] = packed.view(np.float32)
-    message = PointCloud2(header=header, height=height, width=width, point_step=16, row_step=16 * width)
+    if colours is not None:
+        wide = colours.astype(np.uint32)
+        packed = wide * 0x010101 if wide.ndim == 2 else wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
+        cells[..., offsets["rgb"]] = packed.view(np.float32)
+    message = PointCloud2(header=header, height=height, width=width, point_step=4 * size, row_step=4 * size * width)
     message.fields = [
-        PointField(name=name, offset=4 * index, datatype=PointField.FLOAT32, count=1)
-        for index, name in enumerate(("x", "y", "z", "rgb"))
+        PointField(name=name, offset=4 * offset, datatype=PointField.FLOAT32, count=1)
+        for name, offset in offsets.items()
     ]
     message.is_bigendian = sys.byteorder == "big"
     message.is_dense = False

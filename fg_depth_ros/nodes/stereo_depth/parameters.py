@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fg_depth_ros.nodes.common.parameters import AtStart, Parameter, ParameterTable
+from fg_depth_ros.nodes.common.parameters import Alias, AtStart, Parameter, ParameterTable
 from fg_depth_ros.nodes.common.synchronizing import SYNC_PARAMETERS
 
 STEREO_DEPTH = ParameterTable(
@@ -15,8 +15,8 @@ STEREO_DEPTH = ParameterTable(
                 "Configure and activate by itself at start. Without it, use the lifecycle services (`ros2 lifecycle "
                 "set`)."),
         Parameter("model", "flownet_stereo",
-                  "Matching method: the learned network, or OpenCV's classical semi-global matching.",
-                  choices=("flownet_stereo", "sgbm")),
+                  "Matching method: the learned network, or OpenCV's block matching: semi-global (sgbm) or local (bm).",
+                  choices=("flownet_stereo", "sgbm", "bm")),
         Parameter("depth_weights", "",
                   "File with the network's weights (.safetensors). Empty: the weights that come with the package."),
         Parameter("device", "auto", "Where the network runs: `cpu`, `cuda:N`, or `auto` (a GPU where there is one)."),
@@ -32,10 +32,32 @@ STEREO_DEPTH = ParameterTable(
                   "precise.", minimum=0.1, maximum=4.0),
         Parameter("min_disparity", "auto",
                   "Where the search begins, in image disparity. `auto`: at infinity, cx_left - cx_right, rounded down.",
-                  unit="px", choices=("auto",), minimum=-1024, maximum=1024),
+                  unit="px", choices=("auto",), minimum=-2048, maximum=2048),
         Parameter("max_disparity", 192,
-                  "Disparities searched by sgbm, at the matched size. A network's range is part of its weights.",
-                  unit="px", minimum=16, maximum=1024),
+                  "Disparities searched by sgbm and bm, at the matched size. A network's range is part of its weights.",
+                  unit="px", minimum=16, maximum=4096),
+        Parameter("correlation_window_size", "auto",
+                  "sgbm and bm: side of the window that is compared, odd. `auto`: 5 for sgbm, 15 for bm.",
+                  unit="px", choices=("auto",), minimum=5, maximum=255),
+        Parameter("prefilter_cap", "auto",
+                  "sgbm and bm: bound on the filtered grey values that are compared. `auto`: 15 for sgbm, 31 for bm.",
+                  choices=("auto",), minimum=1, maximum=63),
+        Parameter("texture_threshold", 10, "bm: windows with less texture have no disparity.",
+                  minimum=0, maximum=10000),
+        Parameter("uniqueness_ratio", 10.0,
+                  "sgbm and bm: how much better than the second best the best match must be; whole numbers count.",
+                  "%", 0.0, 100.0),
+        Parameter("speckle_size", 100, "sgbm and bm: regions of equal disparity with fewer pixels are removed.",
+                  minimum=0, maximum=1000),
+        Parameter("speckle_range", "auto",
+                  "sgbm and bm: disparities that differ by more are of different regions; in px for sgbm and in "
+                  "sixteenths of a px for bm, as OpenCV has them. `auto`: 2 px.",
+                  choices=("auto",), minimum=0, maximum=31),
+        Parameter("disp12_max_diff", 1, "sgbm: largest difference of its own left-right check.", "px", 0, 128),
+        Parameter("P1", 600.0, "sgbm: penalty on a disparity that changes by 1 px to the next pixel.",
+                  minimum=0.0, maximum=4000.0),
+        Parameter("P2", 2400.0, "sgbm: penalty on a disparity that changes by more.", minimum=0.0, maximum=4000.0),
+        Parameter("sgbm_mode", 2, "sgbm: 0 SGBM, 1 HH, 2 SGBM_3WAY, 3 HH4 of OpenCV.", minimum=0, maximum=3),
         Parameter("min_depth", 0.1, "Nearer depth is labelled out of range.", "m", 0.01, 1000.0),
         Parameter("max_depth", 80.0,
                   "Farther depth is labelled out of range; at most 65.535 counts with `depth_encoding: 16UC1`.",
@@ -84,11 +106,14 @@ STEREO_DEPTH = ParameterTable(
                 "that stamp. Without it such messages form no pair."),
         AtStart("sync_queue_size", 10,
                 "Messages kept per input while their partners have not come.", minimum=1, maximum=1000),
+        AtStart("use_system_default_qos", False,
+                "Subscribe to the inputs with the default quality of service of the middleware, which its profile file "
+                "sets, not with that of sensor data (best effort, the newest message)."),
         Parameter("stall_timeout", 3.0,
                   "Warn, with the reason, when an output has a subscriber and no pair arrived for this long.",
                   "s", 0.1, 3600.0),
         Parameter("mono16_white", "auto",
-                  "Grey value of a mono16 image that counts as white; 4095 for a camera that delivers 12 bits. `auto`: "
+                  "Value of an image of 16 bits that counts as white; 4095 for a camera that delivers 12 bits. `auto`: "
                   "the 10, 12, 14 or 16 bits that hold the largest value so far; it is logged, and later only raised.",
                   choices=("auto",), minimum=255, maximum=65535),
         Parameter("depth_encoding", "32FC1",
@@ -96,6 +121,19 @@ STEREO_DEPTH = ParameterTable(
                   choices=("32FC1", "16UC1")),
         Parameter("cloud_decimation", 2, "`points2` holds every n-th pixel of every n-th row.", "px", 1, 32),
         Parameter("cloud_max_depth", 80.0, "`points2` leaves out points farther away.", "m", 0.02, 10000.0),
+        Parameter("use_color", True, "`points2` has the colours of the left image, in the field `rgb`."),
+        Parameter("avoid_point_cloud_padding", True,
+                  "A point of `points2` takes 16 bytes, or 12 without colours. False: 32 and 16, as PCL has points in "
+                  "memory."),
     ),
     renamed={f"row_check_{what}": f"rectification_check_{what}" for what in ("period", "median", "tilt")},
+    aliases=(  # of stereo_image_proc; its other names are the same here
+        Alias("stereo_algorithm", "model", {0: "bm", 1: "sgbm"}),
+        Alias("disparity_range", "max_disparity"),
+        Alias("full_dp", "sgbm_mode", {False: 0, True: 1}),
+        Alias("approximate_sync_tolerance_seconds", "sync_slop", {0.0: None},
+              "0 is no bound in stereo_image_proc; there is always one here"),
+        Alias("queue_size", "sync_queue_size"),
+    ),
+    ignored={"prefilter_size": "the filter of OpenCV's block matching, Sobel's, has one size"},
 )  # fmt: skip

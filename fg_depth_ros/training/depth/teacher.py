@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from fg_depth_ros.data.io.formats import read_kitti_disparity, write_kitti_disparity
 from fg_depth_ros.files import FileError, atomic_write
-from fg_depth_ros.inference import ModelError, SgbmMatcher
+from fg_depth_ros.inference import BlockMatcher, ModelError
 from fg_depth_ros.inference.config import CLASSICAL_FLOW, CLASSICAL_STEREO
 from fg_depth_ros.inference.engines import PRECISIONS, inference_mode
 from fg_depth_ros.inference.estimator import choose_device, load_network
@@ -148,7 +148,7 @@ def _flow_network(network: torch.nn.Module) -> _Predict:
 def _classical(model: str) -> _Predict:
     """Return a classical method, which takes one pair of uint8 images."""
     if model in CLASSICAL_STEREO:
-        matcher = SgbmMatcher()
+        matcher = BlockMatcher(model)
     else:
         method = ClassicalFlow(model)
 
