@@ -20,7 +20,7 @@ ARGUMENTS = {**shared.CAMERA, **shared.parameter_file("data_logger"), **RECORDIN
 
 def start_node(context):
     """Return the node's action."""
-    value = shared.values(context, ARGUMENTS)
+    value = shared.values(context, ARGUMENTS, __file__)
     return [
         Node(
             package="fg_depth_ros",

@@ -37,10 +37,10 @@ ARGUMENTS = {
 
 def start(context):
     """Start the nodes; the player follows when both are active."""
-    value = shared.values(context, ARGUMENTS)
+    value = shared.values(context, ARGUMENTS, __file__)
     out = Path(value["out"]).absolute()
     depth = {name: value[name] for name in shared.MODELS if value[name]}
-    loop = value["loop"].lower() in ("true", "1")
+    loop = shared.is_true(value["loop"])
     evaluation = BagsEvaluation([value["bag"]], out, rate=speed(value["rate"]), loop=loop, depth=depth)
     experiment = evaluation.experiment()
     for older in (evaluation.report, evaluation.report.with_suffix(".html")):  # must not pass for this one's

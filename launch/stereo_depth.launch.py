@@ -1,5 +1,6 @@
 """Start stereo_depth_node, and rviz where wanted.
 
+ros2 launch fg_depth_ros stereo_depth.launch.py camera:=realsense
 ros2 launch fg_depth_ros stereo_depth.launch.py left_namespace:=/camera/left right_namespace:=/camera/right
 """
 
@@ -14,6 +15,7 @@ ARGUMENTS = {
     **shared.CAMERA,
     **shared.parameter_file("stereo_depth"),
     **shared.MODELS,
+    **shared.STEREO_IMAGE_PROC,
     **shared.NODE,
     **shared.NETWORK,
     "rviz": ("false", "Start rviz2 with the package's view."),
@@ -22,21 +24,23 @@ ARGUMENTS = {
 
 def start_node(context):
     """Return the actions of the node and of rviz."""
-    value = shared.values(context, ARGUMENTS)
+    value = shared.values(context, ARGUMENTS, __file__)
+    parameters, said = shared.stereo_parameters(value)
     actions = [
+        *shared.log(said),
         Node(
             package="fg_depth_ros",
             executable="stereo_depth_node",
             name="stereo_depth_node",
             namespace=value["namespace"],
             # The node configures and activates itself (parameter autostart).
-            parameters=[value["params_file"], shared.parameters(value, shared.MODELS)],
+            parameters=[value["params_file"], parameters],
             remappings=shared.camera_remappings(value),
             arguments=shared.log_level(value["log_level"]),
             output="screen",
-        )
+        ),
     ]
-    if value["rviz"].lower() in ("true", "1"):
+    if shared.is_true(value["rviz"]):
         shared.require_package("rviz2", "rviz:=true")
         actions.append(
             Node(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import difflib
 import os
+import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+import yaml
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
-from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, LogInfo, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
 
+from fg_depth_ros.apps.camera_presets import PRESETS, preset
 from fg_depth_ros.nodes.common.environment import use_shared_memory_profile
 from fg_depth_ros.resources import resource_path
 
@@ -21,11 +25,14 @@ Arguments = Mapping[str, tuple[str | None, str]]
 
 CAMERA: Arguments = {
     "namespace": ("", "Namespace of the node and of its topics."),
-    "left_namespace": ("left", "Prefix of the left camera's topics: <prefix>/image_rect and <prefix>/camera_info."),
-    "right_namespace": ("right", "Prefix of the right camera's topics."),
-    "left_image": ("", "Left image topic, where it is not <left_namespace>/image_rect."),
-    "right_image": ("", "Right image topic, where it is not <right_namespace>/image_rect."),
-}
+    "camera": ("", f"Topics of a driver or a recording ({', '.join(PRESETS)}); empty: left/ and right/image_rect."),
+    "driver_namespace": ("", "Namespace of that driver's topics, where it is not its default."),
+    "left_namespace": ("", "Prefix of the left camera's topics, <prefix>/image_rect and <prefix>/camera_info; empty: "
+                       "left, or as the camera has it."),
+    "right_namespace": ("", "Prefix of the right camera's topics; empty: right, or as the camera has it."),
+    "left_image": ("", "Left image topic, where it is another one; camera_info is taken from beside it."),
+    "right_image": ("", "Right image topic, where it is another one; camera_info is taken from beside it."),
+}  # fmt: skip
 NODE: Arguments = {
     "use_sim_time": ("false", "Take the time from /clock, for recordings."),
     "log_level": ("info", "debug, info, warn or error."),
@@ -43,6 +50,20 @@ MODELS: Arguments = {
     "precision": ("", "Parameter precision (auto, float32, bfloat16 or float16); empty: as in the file."),
     "mono_weights": ("", "Parameter mono_weights; empty: as in the parameter file."),
 }
+_SAME = (
+    "approximate_sync", "use_system_default_qos", "use_color", "avoid_point_cloud_padding", "min_disparity",
+    "correlation_window_size", "prefilter_cap", "texture_threshold", "speckle_size", "speckle_range", "disp12_max_diff",
+    "uniqueness_ratio", "P1", "P2", "sgbm_mode", "stereo_algorithm", "disparity_range", "prefilter_size", "full_dp",
+    "approximate_sync_tolerance_seconds", "queue_size",
+)  # fmt: skip
+STEREO_IMAGE_PROC: Arguments = {
+    **{name: ("", f"Parameter {name} of stereo_image_proc; empty: as in the parameter file.") for name in _SAME},
+    "launch_image_proc": ("", "true: the images are raw, <prefix>/image_raw, and the node rectifies them (parameter "
+                          "rectify); false: they are not rectified again."),
+    "container": ("", "Accepted for stereo_image_proc's sake: a Python node is a process of its own."),
+}  # fmt: skip
+"""Further arguments of stereo_image_proc's launch file."""
+_NOT_RECTIFIED = "the images must be rectified: this node does not rectify (docs/robot.md)"
 RENAMED = {"left": "left_namespace", "right": "right_namespace"}
 
 
@@ -59,13 +80,16 @@ def declare(arguments: Arguments) -> list[DeclareLaunchArgument]:
     ]
 
 
-def values(context: Any, arguments: Arguments) -> dict[str, str]:
-    """Return the value of each argument.
+def values(context: Any, arguments: Arguments, file: str) -> dict[str, str]:
+    """Return the value of each argument of the launch ``file``.
 
-    Raises ValueError: an argument was given under its former name, or under a name that resembles a declared one; the
-    parameter file does not exist, with which a node would start with its defaults.
+    Raises ValueError: the parameter file does not exist, with which a node would start with its defaults; where the
+    launch file is started, not included in another, whose arguments are here, too: an argument was given under its
+    former name, or under a name that resembles a declared one.
     """
     given = set(context.launch_configurations) - set(arguments)
+    if Path(file).name not in (Path(word).name for word in sys.argv):
+        given = set()
     problems = [problem for name in sorted(given) if (problem := _unknown(name, arguments)) is not None]
     found = {name: LaunchConfiguration(name).perform(context) for name in arguments}
     if "params_file" in found and not os.path.isfile(found["params_file"]):
@@ -76,23 +100,62 @@ def values(context: Any, arguments: Arguments) -> dict[str, str]:
 
 
 def camera_remappings(value: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return the remappings of a node's four inputs for the values of CAMERA."""
+    """Return the remappings of a node's four inputs for the values of CAMERA. Raises ValueError: an unknown camera."""
+    chosen = preset(value["camera"])
+    name = "image_raw" if is_true(value.get("launch_image_proc", "")) else "image_rect"
     remappings = []
     for side in ("left", "right"):
-        prefix = value[f"{side}_namespace"]
-        remappings += [
-            (f"{side}/image_rect", value[f"{side}_image"] or f"{prefix}/image_rect"),
-            (f"{side}/camera_info", f"{prefix}/camera_info"),
-        ]
+        prefix, given = value[f"{side}_namespace"], value[f"{side}_image"]
+        image = given or f"{prefix or side}/{name}"
+        if chosen is not None and not (prefix or given):
+            image = chosen.image(side, value["driver_namespace"])
+        info = f"{prefix or image.rpartition('/')[0]}/camera_info"
+        remappings += [(f"{side}/image_rect", image), (f"{side}/camera_info", info)]
     return [(name, topic) for name, topic in remappings if name != topic]
 
 
 def parameters(value: Mapping[str, str], names: Iterable[str]) -> dict[str, Any]:
-    """Return the parameters of a node: those of ``names`` that were given, and use_sim_time."""
+    """Return the parameters of a node: those of its camera, those of ``names`` that were given, and use_sim_time."""
+    chosen = preset(value.get("camera", ""))
     return {
+        **({} if chosen is None else chosen.parameters),
         **{name: value[name] for name in names if value[name]},
-        "use_sim_time": value["use_sim_time"].lower() in ("true", "1"),
+        "use_sim_time": is_true(value["use_sim_time"]),
     }
+
+
+def stereo_parameters(value: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """Return the parameters of stereo_depth_node for the values of MODELS and STEREO_IMAGE_PROC, and what to say.
+
+    The parameter file has every parameter by its own name, so that other names of them are translated here.
+    """
+    # Imported late: it takes a second, of which other launch files have no need.
+    from fg_depth_ros.nodes.stereo_depth.parameters import STEREO_DEPTH
+
+    known, chosen = STEREO_DEPTH.parameters, preset(value["camera"])
+    given = {name: yaml.safe_load(value[name]) for name in _SAME if value[name]}
+    aliased, said = STEREO_DEPTH.resolve({**{name: value[name] for name in MODELS if value[name]}, **given})
+    said += [STEREO_DEPTH.unknown(name) for name in given if name not in known and name not in STEREO_DEPTH.aliases]
+    rectify = {} if chosen is None else {"rectify": chosen.rectify}
+    if text := value["launch_image_proc"]:
+        rectify = {"rectify": "on" if is_true(text) else "off"}
+    if rectify and "rectify" not in known:
+        said += [] if rectify["rectify"] == "off" else [_NOT_RECTIFIED]
+        rectify = {}
+    if value["container"]:
+        said.append(f"container:={value['container']} is not used: a Python node is a process of its own")
+    own = {name: given[name] for name in given if name in known}
+    return {**parameters(value, MODELS), **rectify, **aliased, **own}, said
+
+
+def log(lines: Iterable[str]) -> list[LogInfo]:
+    """Return the actions that log lines."""
+    return [LogInfo(msg=line) for line in lines]
+
+
+def is_true(text: str) -> bool:
+    """Tell whether an argument says yes."""
+    return text.lower() in ("true", "1")
 
 
 def require_package(name: str, argument: str) -> None:

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 
 from fg_depth_ros import apps
+from fg_depth_ros.nodes.stereo_depth.parameters import STEREO_DEPTH
 
 _NAMES = {
     "launch": ["LaunchDescription"],
     "launch.actions": [
-        "DeclareLaunchArgument", "EmitEvent", "ExecuteProcess", "OpaqueFunction", "RegisterEventHandler",
-        "SetEnvironmentVariable", "TimerAction",
+        "DeclareLaunchArgument", "EmitEvent", "ExecuteProcess", "GroupAction", "IncludeLaunchDescription", "LogInfo",
+        "OpaqueFunction", "RegisterEventHandler", "SetEnvironmentVariable", "TimerAction",
     ],
+    "launch.launch_description_sources": ["PythonLaunchDescriptionSource"],
     "launch.event_handlers": ["OnProcessExit", "OnProcessIO"],
     "launch.events": ["Shutdown", "matches_action"],
     "launch.events.process": ["SignalProcess"],
@@ -66,7 +68,9 @@ def launch_file(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setitem(sys.modules, "launch.substitutions", substitutions)
     monkeypatch.delitem(sys.modules, "fg_depth_ros.apps.launch_arguments", raising=False)
 
-    def run(name: str, **given: str) -> list[Recorded]:
+    def run(name: str, included: bool = False, **given: str) -> list[Recorded]:
+        file = "whole_robot" if included else name
+        monkeypatch.setattr(sys, "argv", ["/opt/ros/bin/ros2", "launch", "some_package", f"{file}.launch.py"])
         description = describe(repository, name)
         (function,) = [a.kwargs["function"] for a in description.args[0] if "function" in a.kwargs]
         return function(Context(description, given))
@@ -99,8 +103,184 @@ def test_camera_arguments_become_remappings(launch_file: Any, name: str) -> None
     assert node.kwargs["parameters"][1]["use_sim_time"] is True
 
 
+def nodes(actions: list[Recorded]) -> list[Recorded]:
+    return [action for action in actions if "executable" in action.kwargs]
+
+
+def said(actions: list[Recorded]) -> list[str]:
+    return [action.kwargs["msg"] for action in actions if "msg" in action.kwargs]
+
+
+def remapped(node: Recorded) -> dict[str, str]:
+    names = ("left/image_rect", "left/camera_info", "right/image_rect", "right/camera_info")
+    return {name: dict(node.kwargs["remappings"]).get(name, name) for name in names}
+
+
+# The topics that each driver has by default, as its sources and documents list them.
+DRIVERS = {
+    "zed": {"/zed/zed_node/left/color/rect/image", "/zed/zed_node/left/color/rect/camera_info",
+            "/zed/zed_node/right/color/rect/image", "/zed/zed_node/right/color/rect/camera_info",
+            "/zed/zed_node/rgb/color/rect/image", "/zed/zed_node/left/color/raw/image"},
+    "realsense": {"/camera/camera/infra1/image_rect_raw", "/camera/camera/infra1/camera_info",
+                  "/camera/camera/infra2/image_rect_raw", "/camera/camera/infra2/camera_info",
+                  "/camera/camera/color/image_raw", "/camera/camera/depth/image_rect_raw"},
+    "oak": {"/oak/left/image_raw", "/oak/left/camera_info", "/oak/right/image_raw", "/oak/right/camera_info",
+            "/oak/rgb/image_raw", "/oak/stereo/image_raw"},
+    "euroc": {"/cam0/image_raw", "/cam1/image_raw", "/cam0/camera_info", "/cam1/camera_info", "/imu0"},
+    "kitti": {f"/kitti/camera_{colour}_{side}/{topic}" for colour in ("color", "gray") for side in ("left", "right")
+              for topic in ("image_raw", "camera_info")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["stereo_depth", "data_logger"])
+@pytest.mark.parametrize("camera", DRIVERS)
+def test_a_camera_is_listened_to_where_its_driver_publishes(launch_file: Any, name: str, camera: str) -> None:
+    (node,) = nodes(launch_file(name, camera=camera))
+    topics = remapped(node)
+    assert set(topics.values()) <= DRIVERS[camera]
+    assert len(set(topics.values())) == 4
+    for side, number in (("left", "0"), ("right", "1")):
+        words = {side, "cam" + number, f"infra{int(number) + 1}"}
+        for topic in (topics[f"{side}/image_rect"], topics[f"{side}/camera_info"]):
+            assert words & set(topic.replace("_", "/").split("/"))
+    parameters = node.kwargs["parameters"][1]
+    assert parameters.get("approximate_sync", False) == (camera == "oak")
+    assert STEREO_DEPTH.problems(parameters) == []
+
+
+def test_topics_that_are_given_go_before_those_of_the_camera(launch_file: Any) -> None:
+    (node,) = nodes(launch_file("stereo_depth", camera="realsense", driver_namespace="/robot1/D455_1/"))
+    assert remapped(node)["right/camera_info"] == "/robot1/D455_1/infra2/camera_info"
+    (node,) = nodes(launch_file("stereo_depth", camera="zed", left_image="/zed/l", right_namespace="/zed/r"))
+    assert remapped(node) == {
+        "left/image_rect": "/zed/l", "left/camera_info": "/zed/camera_info",
+        "right/image_rect": "/zed/r/image_rect", "right/camera_info": "/zed/r/camera_info",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="camera:=d435 is unknown: choose zed, realsense, oak, euroc, kitti"):
+        launch_file("stereo_depth", camera="d435")
+
+
+def test_the_camera_info_is_beside_the_image(launch_file: Any) -> None:
+    (node,) = nodes(
+        launch_file("stereo_depth", left_image="left/image_rect_color", right_image="/eyes/right/image_rect_color")
+    )
+    assert remapped(node) == {
+        "left/image_rect": "left/image_rect_color", "left/camera_info": "left/camera_info",
+        "right/image_rect": "/eyes/right/image_rect_color", "right/camera_info": "/eyes/right/camera_info",
+    }  # fmt: skip
+
+
+# The arguments of stereo_image_proc's launch file, Humble to Rolling, and what the node's parameters become.
+UPSTREAM = {
+    "approximate_sync": ("True", {"approximate_sync": True}),
+    "avoid_point_cloud_padding": ("False", {"avoid_point_cloud_padding": False}),
+    "use_color": ("False", {"use_color": False}),
+    "use_system_default_qos": ("True", {"use_system_default_qos": True}),
+    "stereo_algorithm": ("1", {"model": "sgbm"}),
+    "prefilter_cap": ("20", {"prefilter_cap": 20}),
+    "correlation_window_size": ("21", {"correlation_window_size": 21}),
+    "min_disparity": ("-8", {"min_disparity": -8}),
+    "disparity_range": ("128", {"max_disparity": 128}),
+    "texture_threshold": ("5", {"texture_threshold": 5}),
+    "speckle_size": ("50", {"speckle_size": 50}),
+    "speckle_range": ("3", {"speckle_range": 3}),
+    "disp12_max_diff": ("2", {"disp12_max_diff": 2}),
+    "uniqueness_ratio": ("15.0", {"uniqueness_ratio": 15.0}),
+    "P1": ("200", {"P1": 200}),
+    "P2": ("400.0", {"P2": 400.0}),
+    "sgbm_mode": ("3", {"sgbm_mode": 3}),
+    "full_dp": ("True", {"sgbm_mode": 1}),
+    "approximate_sync_tolerance_seconds": ("0.03", {"sync_slop": 0.03}),
+    "queue_size": ("7", {"sync_queue_size": 7}),
+    "prefilter_size": ("9", {}),
+    "container": ("my_container", {}),
+}
+
+
+@pytest.mark.parametrize("argument", UPSTREAM)
+def test_an_argument_of_stereo_image_proc_becomes_the_parameter_that_it_means(launch_file: Any, argument: str) -> None:
+    given, expected = UPSTREAM[argument]
+    actions = launch_file("stereo_depth", **{argument: given})
+    (node,) = nodes(actions)
+    parameters = node.kwargs["parameters"][1]
+    assert parameters == {**expected, "use_sim_time": False}
+    assert STEREO_DEPTH.problems({name: value for name, value in parameters.items() if name != "P1"}) == []
+    if not expected:
+        (line,) = said(actions)
+        assert argument in line
+        assert "is not used" in line
+
+
+def test_an_own_argument_goes_before_that_of_stereo_image_proc(launch_file: Any) -> None:
+    actions = launch_file("stereo_depth", model="flownet_stereo", stereo_algorithm="0")
+    assert nodes(actions)[0].kwargs["parameters"][1]["model"] == "flownet_stereo"
+    (line,) = said(actions)
+    assert line == "parameter stereo_algorithm = 0 is not used: model = flownet_stereo is given, too; leave one out"
+
+
+def test_raw_images_are_taken_where_image_proc_would_have_been_started(launch_file: Any) -> None:
+    (node,) = nodes(launch_file("stereo_depth", launch_image_proc="True", left_namespace="/eyes/l"))
+    assert remapped(node) == {
+        "left/image_rect": "/eyes/l/image_raw", "left/camera_info": "/eyes/l/camera_info",
+        "right/image_rect": "right/image_raw", "right/camera_info": "right/camera_info",
+    }  # fmt: skip
+
+
+# ---- several cameras ------------------------------------------------------------------------------------------
+
+
+def started(launch_file: Any, **given: str) -> list[Recorded]:
+    """The nodes of multi_stereo.launch.py, through the other launch file that it includes."""
+    found = []
+    for group in launch_file("multi_stereo", **given):
+        (include,) = group.args[0]
+        assert include.args[0].args[0].endswith("launch/stereo_depth.launch.py")
+        found += nodes(launch_file("stereo_depth", included=True, **dict(include.kwargs["launch_arguments"])))
+    return found
+
+
+def test_each_camera_has_a_node_in_its_namespace(launch_file: Any) -> None:
+    front, rear = started(
+        launch_file, namespaces="front, rear", model="sgbm", disparity_range="48", use_sim_time="true"
+    )
+    for node, namespace in ((front, "front"), (rear, "rear")):
+        assert node.kwargs["namespace"] == namespace
+        assert node.kwargs["remappings"] == []  # left/image_rect in its namespace
+        parameters = {"model": "sgbm", "max_disparity": 48, "use_sim_time": True}
+        assert node.kwargs["parameters"][1] == parameters
+
+
+@pytest.mark.parametrize(
+    ("given", "topic"),
+    [
+        ({"camera": "zed"}, "/rear/zed_node/left/color/rect/image"),
+        ({"camera": "realsense"}, "/rear/rear/infra1/image_rect_raw"),
+        ({"camera": "oak"}, "/rear/left/image_raw"),
+        ({"camera": "realsense", "driver_namespace": "/robot/{}"}, "/robot/rear/infra1/image_rect_raw"),
+    ],
+)
+def test_each_camera_has_its_driver(launch_file: Any, given: dict[str, str], topic: str) -> None:
+    front, rear = started(launch_file, namespaces="front,rear", **given)
+    assert remapped(rear)["left/image_rect"] == topic
+    assert remapped(front)["left/image_rect"] == topic.replace("rear", "front")
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"namespaces": " , "}, "must name each camera once"),
+        ({"namespaces": "front,front"}, "must name each camera once"),
+        ({"namespaces": "a,b", "camera": "zed", "driver_namespace": "/zed"}, "is the same for all cameras"),
+        ({"namespaces": "a,b", "camera": "kitti"}, "is the same for all cameras"),
+    ],
+)
+def test_cameras_that_cannot_be_told_apart_are_refused(launch_file: Any, given: dict[str, str], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        launch_file("multi_stereo", **given)
+
+
 def test_parameters_that_were_given_override_the_file(launch_file: Any) -> None:
-    (node,) = launch_file("stereo_depth", model="sgbm", mono_weights="/w.safetensors", log_level="debug")
+    (node,) = nodes(launch_file("stereo_depth", model="sgbm", mono_weights="/w.safetensors", log_level="debug"))
     assert node.kwargs["parameters"][1] == {"model": "sgbm", "mono_weights": "/w.safetensors", "use_sim_time": False}
     assert node.kwargs["arguments"] == ["--ros-args", "--log-level", "debug"]
 
@@ -110,7 +290,9 @@ def test_a_former_or_misspelt_argument_is_refused_with_the_right_name(launch_fil
         launch_file("data_logger", left="/camera/left", right="/camera/right")
     with pytest.raises(ValueError, match="'modelx'.*'model'"):
         launch_file("stereo_depth", modelx="sgbm")
-    launch_file("stereo_depth", map_file="of another launch file that includes this one")
+    launch_file("stereo_depth", map_file="of a launch file that was started before")
+    # Those of a file that includes this one are none of ours, whatever they are called.
+    launch_file("stereo_depth", included=True, modelx="sgbm", left="wheel")
 
 
 @pytest.mark.parametrize("name", ["stereo_depth", "data_logger", "replay_evaluation"])

@@ -104,6 +104,7 @@ def test_shared_files_are_installed_unchanged(workspace: Workspace, repository: 
     for name in (
         "package.xml",
         "launch/stereo_depth.launch.py",
+        "launch/multi_stereo.launch.py",
         "launch/data_logger.launch.py",
         "launch/replay_evaluation.launch.py",
         "config/stereo_depth.yaml",

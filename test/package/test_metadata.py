@@ -170,6 +170,7 @@ def test_shared_files_are_installed(repository: Path, setup_arguments: dict[str,
     for name in (
         "package.xml",
         "launch/stereo_depth.launch.py",
+        "launch/multi_stereo.launch.py",
         "config/stereo_depth.yaml",
         "config/fastdds_shm.xml",
         "rviz/stereo_depth.rviz",
