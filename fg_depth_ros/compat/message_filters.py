@@ -1,7 +1,7 @@
 """Drop-in for ``message_filters`` (Python part): the same classes and methods, minus three defects of upstream.
 
 1. After a backward jump of time with full queues upstream never fires again, because it throws out the smallest stamp,
-   which is always the new message. Here the message that came first goes, and a jump empties the queue.
+   which is always the new message. Here the message that came first goes.
 2. If a callback raises, upstream keeps its lock and the next message deadlocks. Here no lock is held meanwhile.
 3. With a slop of 0 upstream never matches, not even equal stamps. Here a difference of exactly ``slop`` matches.
 """
@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import rclpy.logging
 from rclpy.clock import ROSClock
 from rclpy.node import Node
-
-# A message this much older than the newest one waiting on the same input is no late message: time went back.
-JUMP_BACK_NS = 1_000_000_000
+from rclpy.time import Time
 
 
 class SimpleFilter:
@@ -67,6 +66,63 @@ class Subscriber(SimpleFilter):
         return getattr(self.sub, key)
 
 
+class Cache(SimpleFilter):
+    """Keeps the last ``cache_size`` messages of a filter, and passes each on; queries are by stamp.
+
+    With ``allow_headerless``, messages without a stamp count as stamped on arrival; otherwise they are left out.
+    Queries take an rclpy Time or a builtin_interfaces/Time.
+    """
+
+    def __init__(self, f: SimpleFilter, cache_size: int = 1, allow_headerless: bool = False) -> None:
+        super().__init__()
+        self.cache_size, self.allow_headerless = cache_size, allow_headerless
+        self._messages: deque[tuple[Time, Any]] = deque(maxlen=cache_size)
+        self.connectInput(f)
+
+    def connectInput(self, f: SimpleFilter) -> None:
+        """Listen to this filter, too."""
+        self.incoming_connection = f.registerCallback(self.add)
+
+    def add(self, msg: Any) -> None:
+        """Take a message in, and pass it on."""
+        stamp = _stamp(msg, self.allow_headerless, "message_filters_cache")
+        if stamp is not None:
+            self._messages.append((stamp, msg))
+            self.signalMessage(msg)
+
+    def getInterval(self, from_stamp: Any, to_stamp: Any) -> list[Any]:
+        """Return the messages from one stamp to another (inclusive), in their order. Raises ValueError: reversed."""
+        first, last = _nanoseconds(from_stamp), _nanoseconds(to_stamp)
+        if first > last:
+            raise ValueError(f"the interval ends {first - last} ns before it begins")
+        return [message for stamp, message in self._sorted() if first <= stamp.nanoseconds <= last]
+
+    def getElemAfterTime(self, stamp: Any) -> Any:
+        """Return the earliest message at or after a stamp; None where there is none."""
+        wanted = _nanoseconds(stamp)
+        return next((message for time, message in self._sorted() if time.nanoseconds >= wanted), None)
+
+    def getElemBeforeTime(self, stamp: Any) -> Any:
+        """Return the latest message at or before a stamp; None where there is none."""
+        wanted = _nanoseconds(stamp)
+        return next((message for time, message in reversed(self._sorted()) if time.nanoseconds <= wanted), None)
+
+    def getLastestTime(self) -> Time | None:  # upstream's spelling
+        """Return the latest stamp; None without messages."""
+        return self._sorted()[-1][0] if self._messages else None
+
+    def getOldestTime(self) -> Time | None:
+        """Return the earliest stamp; None without messages."""
+        return self._sorted()[0][0] if self._messages else None
+
+    def getLast(self) -> Any:
+        """Return the message with the latest stamp; None without messages."""
+        return self._sorted()[-1][1] if self._messages else None
+
+    def _sorted(self) -> list[tuple[Time, Any]]:
+        return sorted(self._messages, key=lambda item: item[0].nanoseconds)
+
+
 class TimeSynchronizer(SimpleFilter):
     """Calls back with one message of each input whenever all of them have the same stamp.
 
@@ -97,10 +153,6 @@ class TimeSynchronizer(SimpleFilter):
             self.signalMessage(*messages)
 
     def _put(self, queue: dict[int, Any], stamp: int, msg: Any) -> None:
-        newest = max(queue, default=stamp)
-        if stamp < newest - JUMP_BACK_NS:
-            for future in [waiting for waiting in queue if waiting > stamp]:
-                del queue[future]
         queue.pop(stamp, None)  # a repeated stamp counts as having come now
         queue[stamp] = msg
         while len(queue) > self.queue_size:
@@ -122,17 +174,10 @@ class ApproximateTimeSynchronizer(TimeSynchronizer):
 
     def add(self, msg: Any, my_queue: dict[int, Any], my_queue_index: int | None = None) -> None:
         """Take a message in, and signal the set that it completes, if any."""
-        stamp_message = getattr(getattr(msg, "header", None), "stamp", None)
-        if stamp_message is not None:
-            stamp = _nanoseconds(stamp_message)
-        elif self.allow_headerless:
-            stamp = ROSClock().now().nanoseconds
-        else:
-            rclpy.logging.get_logger("message_filters_approx").warning(
-                f"a {type(msg).__name__} has no header.stamp and was left out: synchronise stamped "
-                "messages, or set allow_headerless to use the time of arrival"
-            )
+        found = _stamp(msg, self.allow_headerless, "message_filters_approx")
+        if found is None:
             return
+        stamp = found.nanoseconds
         with self.lock:
             self._put(my_queue, stamp, msg)
             stamps = self._match(stamp, my_queue)
@@ -152,6 +197,20 @@ class ApproximateTimeSynchronizer(TimeSynchronizer):
             if max(stamps) - min(stamps) <= self.slop_ns:
                 return stamps
         return None
+
+
+def _stamp(msg: Any, allow_headerless: bool, logger: str) -> Time | None:
+    """Return a message's stamp, or now; None, with a warning, where it has none and must have one."""
+    stamp = getattr(getattr(msg, "header", None), "stamp", None)
+    if stamp is not None:
+        return stamp if hasattr(stamp, "nanoseconds") else Time.from_msg(stamp)
+    if allow_headerless:
+        return ROSClock().now()
+    rclpy.logging.get_logger(logger).warning(
+        f"a {type(msg).__name__} has no header.stamp and was left out: give stamped messages, or set allow_headerless "
+        "to use the time of arrival"
+    )
+    return None
 
 
 def _nanoseconds(stamp: Any) -> int:

@@ -5,6 +5,7 @@ The calibrations follow the drivers' sources and published recordings, the expec
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from sensor_msgs.msg import CameraInfo, Image
 
 from fg_depth_ros.apps.camera_presets import PRESETS, namespaces_of, preset
-from fg_depth_ros.data.io.messages import fill_image
+from fg_depth_ros.data.io.messages import MessageError, fill_image
 from fg_depth_ros.nodes.common.codes import INPUTS
 from fg_depth_ros.nodes.common.synchronizing import StereoMessages
 from fg_depth_ros.nodes.stereo_depth.worker import PairDecoder
@@ -80,6 +81,16 @@ def test_the_baseline_and_the_grey_values_are_the_drivers(camera: str) -> None:
     np.testing.assert_array_equal(decoded.left, expected)
 
 
+def test_an_oak_without_the_setting_is_refused_as_swapped_cameras() -> None:
+    size = (640, 400)
+    left = info(size, [398.9, 321.4, -29.9175, 398.9, 198.2])
+    right = info(size, [398.9, 321.4, 0.0, 398.9, 198.2])
+    images = [fill_image(Image(), np.zeros((400, 640), np.uint8), "mono8") for _ in range(2)]
+    with pytest.raises(MessageError, match="/left/camera_info and /right/camera_info") as error:
+        PairDecoder({name: f"/{name}" for name in INPUTS}).decode(StereoMessages(*images, left, right))
+    assert "exchange" in str(error.value) or "swapped" in str(error.value)
+
+
 @pytest.mark.parametrize("bits", [10, 12])
 @pytest.mark.parametrize("encoding", ["16UC1", "mono16"])
 def test_infrared_pairs_with_more_than_8_bits(encoding: str, bits: int) -> None:
@@ -92,6 +103,14 @@ def test_infrared_pairs_with_more_than_8_bits(encoding: str, bits: int) -> None:
     assert decoder.white == 2**bits - 1
     np.testing.assert_array_equal(decoded.left, small)
     np.testing.assert_array_equal(decoded.right, small)
+
+
+def test_the_page_lists_every_camera(repository: Path) -> None:
+    page = (repository / "docs" / "coming_from.md").read_text(encoding="utf-8")
+    for name, each in PRESETS.items():
+        topics = f"`{each.image('left')}` | `{each.image('right')}`"
+        row = f"| `{name}` | {each.source} | {topics} | `{each.frame}` | `{each.encoding}` | {each.setting or '-'} |"
+        assert row in page, f"docs/coming_from.md lacks: {row}"
 
 
 def test_topics_and_names() -> None:

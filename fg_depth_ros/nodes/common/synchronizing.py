@@ -16,7 +16,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from fg_depth_ros.compat import load_message_filters
-from fg_depth_ros.compat.message_filters import JUMP_BACK_NS, SimpleFilter
+from fg_depth_ros.compat.message_filters import SimpleFilter
 from fg_depth_ros.data.io.messages import stamp_ns
 from fg_depth_ros.nodes.common.codes import INPUTS
 from fg_depth_ros.nodes.common.parameters import AtStart, DeclaredParameters
@@ -31,6 +31,8 @@ SYNC_PARAMETERS = (
 
 _LEFT_IMAGE, _RIGHT_IMAGE, _LEFT_INFO, _RIGHT_INFO = INPUTS
 _CAMERAS = {_LEFT_IMAGE: _LEFT_INFO, _RIGHT_IMAGE: _RIGHT_INFO}
+# A message this much older than the newest one waiting on the same input is no late message: time went back.
+_JUMP_BACK_NS = 1_000_000_000
 _GAPS = 16  # between images, for their period
 _FEWEST_GAPS = 4
 _IMAGES_WITHOUT_INFO = 3  # in a row; then the camera_info before is taken for them
@@ -353,12 +355,12 @@ class PairSynchronizer:
         self._remove_widowed(gate, stamp)
         if gate.last_stamp is not None and stamp < gate.last_stamp and self._on_time_jump is not None:
             back = (gate.last_stamp - stamp) * 1e-9
-            if back * 1e9 > JUMP_BACK_NS:
+            if back * 1e9 > _JUMP_BACK_NS:
                 self._on_time_jump(gate.name, back)
         if not queue or stamp >= max(queue):
             return
         starved = len(queue) >= self._queue_size and stamp < min(queue)
-        if starved or stamp < max(queue) - JUMP_BACK_NS:
+        if starved or stamp < max(queue) - _JUMP_BACK_NS:
             with self._sync.lock:
                 for future in [waiting for waiting in queue if waiting > stamp]:
                     del queue[future]
