@@ -67,6 +67,7 @@ def launch_file(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     substitutions.LaunchConfiguration = LaunchConfiguration  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "launch.substitutions", substitutions)
     monkeypatch.delitem(sys.modules, "fg_depth_ros.apps.launch_arguments", raising=False)
+    monkeypatch.delattr(apps, "launch_arguments", raising=False)
 
     def run(name: str, included: bool = False, **given: str) -> list[Recorded]:
         file = "whole_robot" if included else name

@@ -72,7 +72,7 @@ def test_a_default_that_is_an_empty_list_is_refused() -> None:
 
 def test_the_parameter_file_holds_every_default(repository: Path) -> None:
     content = yaml.safe_load((repository / "config" / "data_logger.yaml").read_text(encoding="utf-8"))
-    found = content["/**/data_logger_node"]["ros__parameters"]
+    found = content["/**"]["ros__parameters"]
     assert found == {**DATA_LOGGER.defaults(), "topics": [""]}
 
 

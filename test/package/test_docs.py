@@ -28,11 +28,11 @@ PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])
 NODES = ("stereo_depth_node", "stereo_player_node", "replay_evaluator_node", "data_logger_node", "bag_player_node")
 # Identifiers of other software that the pages name.
 FOREIGN = {
-    *("approximate_sync_tolerance_seconds", "queue_size", "disparity_range", "image_rect_color", "image_raw"),
+    *("queue_size", "image_rect_color", "image_raw"),
     *("camera_calibration", "image_proc", "image_pipeline", "stereo_image_proc", "obstacle_max_range", "use_sim_time"),
     *("rqt_robot_monitor", "data_depth_annotated", "calib_cam_to_cam", "calib_velo_to_cam", "velodyne_points"),
     *("left_camera_optical_frame", "base_link", "tf_static", "depth_anything_v2_ros2", "image_02", "image_03"),
-    *("uniqueness_ratio", "frame_id", "launch_testing"),
+    *("frame_id", "launch_testing", "isaac_ros_stereo_image_proc"),
 }
 LAUNCH_PACKAGES = {"launch", "launch_ros"}  # come with a ROS installation only
 
@@ -120,7 +120,7 @@ def problem_of_command(words: list[str]) -> str | None:
 def node_parameters() -> dict[str, dict[str, Any]]:
     """Return the default of every parameter, by node."""
     return {
-        next(iter(settings)).removeprefix("/**/"): next(iter(settings.values()))["ros__parameters"]
+        f"{path.stem}_node": settings["/**"]["ros__parameters"]
         for path in sorted((REPOSITORY / "config").glob("*.yaml"))
         if (settings := yaml.safe_load(path.read_text()))
     }
@@ -149,17 +149,19 @@ def launch_arguments(name: str) -> frozenset[str]:
     stand_ins: dict[str, ModuleType | MagicMock] = {}
     if importlib.util.find_spec("launch_ros") is None:
         modules = ("", ".actions", ".conditions", ".event_handlers", ".events", ".events.process", ".substitutions")
-        stand_ins = {f"launch{module}": MagicMock() for module in modules}
+        stand_ins = {f"launch{module}": MagicMock() for module in (*modules, ".launch_description_sources")}
         stand_ins |= {f"launch_ros{module}": MagicMock() for module in ("", ".actions", ".events", ".event_handlers")}
         stand_ins |= {"launch_ros.events.lifecycle": MagicMock(), "launch_ros.descriptions": MagicMock()}
     index = MagicMock(get_package_share_directory=lambda package: str(REPOSITORY))
     stand_ins["ament_index_python.packages"] = index
     with pytest.MonkeyPatch.context() as patch:
         patch.delitem(sys.modules, "fg_depth_ros.apps.launch_arguments", raising=False)
+        patch.delattr("fg_depth_ros.apps.launch_arguments", raising=False)
         for module, stand_in in stand_ins.items():
             patch.setitem(sys.modules, module, stand_in)
         found = frozenset(runpy.run_path(str(REPOSITORY / "launch" / name))["ARGUMENTS"])
-        sys.modules.pop("fg_depth_ros.apps.launch_arguments", None)
+        if sys.modules.pop("fg_depth_ros.apps.launch_arguments", None) is not None:
+            del sys.modules["fg_depth_ros.apps"].launch_arguments
     return found
 
 

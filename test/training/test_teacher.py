@@ -30,7 +30,7 @@ def saved(folder, name, **options):
 
 
 def test_what_cannot_teach_is_named(tmp_path):
-    with pytest.raises(ModelError, match="unknown teacher 'flownet9'; known: flownet_stereo, .*sgbm, dis"):
+    with pytest.raises(ModelError, match="unknown teacher 'flownet9'; known: flownet_stereo, .*sgbm, bm, dis"):
         Teacher("flownet9")
     with pytest.raises(ModelError, match="'dis' has no weights; leave w.safetensors out"):
         Teacher("dis", "w.safetensors")
