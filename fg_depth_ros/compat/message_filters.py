@@ -76,7 +76,7 @@ class Cache(SimpleFilter):
     def __init__(self, f: SimpleFilter, cache_size: int = 1, allow_headerless: bool = False) -> None:
         super().__init__()
         self.cache_size, self.allow_headerless = cache_size, allow_headerless
-        self._messages: deque[tuple[Time, Any]] = deque(maxlen=cache_size)
+        self._messages: deque[tuple[int, Any, Any]] = deque(maxlen=cache_size)  # ns, the same as a stamp, message
         self.connectInput(f)
 
     def connectInput(self, f: SimpleFilter) -> None:
@@ -87,7 +87,7 @@ class Cache(SimpleFilter):
         """Take a message in, and pass it on."""
         stamp = _stamp(msg, self.allow_headerless, "message_filters_cache")
         if stamp is not None:
-            self._messages.append((stamp, msg))
+            self._messages.append((_nanoseconds(stamp), stamp, msg))
             self.signalMessage(msg)
 
     def getInterval(self, from_stamp: Any, to_stamp: Any) -> list[Any]:
@@ -95,32 +95,32 @@ class Cache(SimpleFilter):
         first, last = _nanoseconds(from_stamp), _nanoseconds(to_stamp)
         if first > last:
             raise ValueError(f"the interval ends {first - last} ns before it begins")
-        return [message for stamp, message in self._sorted() if first <= stamp.nanoseconds <= last]
+        return [message for time, _, message in self._sorted() if first <= time <= last]
 
     def getElemAfterTime(self, stamp: Any) -> Any:
         """Return the earliest message at or after a stamp; None where there is none."""
         wanted = _nanoseconds(stamp)
-        return next((message for time, message in self._sorted() if time.nanoseconds >= wanted), None)
+        return next((message for time, _, message in self._sorted() if time >= wanted), None)
 
     def getElemBeforeTime(self, stamp: Any) -> Any:
         """Return the latest message at or before a stamp; None where there is none."""
         wanted = _nanoseconds(stamp)
-        return next((message for time, message in reversed(self._sorted()) if time.nanoseconds <= wanted), None)
+        return next((message for time, _, message in reversed(self._sorted()) if time <= wanted), None)
 
     def getLastestTime(self) -> Time | None:  # upstream's spelling
         """Return the latest stamp; None without messages."""
-        return self._sorted()[-1][0] if self._messages else None
+        return _time(self._sorted()[-1][1]) if self._messages else None
 
     def getOldestTime(self) -> Time | None:
         """Return the earliest stamp; None without messages."""
-        return self._sorted()[0][0] if self._messages else None
+        return _time(self._sorted()[0][1]) if self._messages else None
 
     def getLast(self) -> Any:
         """Return the message with the latest stamp; None without messages."""
-        return self._sorted()[-1][1] if self._messages else None
+        return self._sorted()[-1][2] if self._messages else None
 
-    def _sorted(self) -> list[tuple[Time, Any]]:
-        return sorted(self._messages, key=lambda item: item[0].nanoseconds)
+    def _sorted(self) -> list[tuple[int, Any, Any]]:
+        return sorted(self._messages, key=lambda item: item[0])
 
 
 class TimeSynchronizer(SimpleFilter):
@@ -177,7 +177,7 @@ class ApproximateTimeSynchronizer(TimeSynchronizer):
         found = _stamp(msg, self.allow_headerless, "message_filters_approx")
         if found is None:
             return
-        stamp = found.nanoseconds
+        stamp = _nanoseconds(found)
         with self.lock:
             self._put(my_queue, stamp, msg)
             stamps = self._match(stamp, my_queue)
@@ -199,11 +199,11 @@ class ApproximateTimeSynchronizer(TimeSynchronizer):
         return None
 
 
-def _stamp(msg: Any, allow_headerless: bool, logger: str) -> Time | None:
+def _stamp(msg: Any, allow_headerless: bool, logger: str) -> Any:
     """Return a message's stamp, or now; None, with a warning, where it has none and must have one."""
     stamp = getattr(getattr(msg, "header", None), "stamp", None)
     if stamp is not None:
-        return stamp if hasattr(stamp, "nanoseconds") else Time.from_msg(stamp)
+        return stamp
     if allow_headerless:
         return ROSClock().now()
     rclpy.logging.get_logger(logger).warning(
@@ -211,6 +211,11 @@ def _stamp(msg: Any, allow_headerless: bool, logger: str) -> Time | None:
         "to use the time of arrival"
     )
     return None
+
+
+def _time(stamp: Any) -> Time:
+    """Return an rclpy Time for one or for a builtin_interfaces/Time."""
+    return stamp if hasattr(stamp, "nanoseconds") else Time.from_msg(stamp)
 
 
 def _nanoseconds(stamp: Any) -> int:
