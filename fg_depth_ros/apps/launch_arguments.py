@@ -49,6 +49,7 @@ MODELS: Arguments = {
     "engine": ("", "Parameter engine (auto, torch, openvino, onnxruntime or tensorrt); empty: as in the file."),
     "precision": ("", "Parameter precision (auto, float32, bfloat16 or float16); empty: as in the file."),
     "mono_weights": ("", "Parameter mono_weights; empty: as in the parameter file."),
+    "rectify": ("", "Parameter rectify (auto, on or off); empty: as the camera needs it, or as in the file."),
 }
 _SAME = (
     "approximate_sync", "use_system_default_qos", "use_color", "avoid_point_cloud_padding", "min_disparity",
@@ -63,7 +64,6 @@ STEREO_IMAGE_PROC: Arguments = {
     "container": ("", "Accepted for stereo_image_proc's sake: a Python node is a process of its own."),
 }  # fmt: skip
 """Further arguments of stereo_image_proc's launch file."""
-_NOT_RECTIFIED = "the images must be rectified: this node does not rectify (docs/robot.md)"
 RENAMED = {"left": "left_namespace", "right": "right_namespace"}
 
 
@@ -139,13 +139,10 @@ def stereo_parameters(value: Mapping[str, str]) -> tuple[dict[str, Any], list[st
     rectify = {} if chosen is None else {"rectify": chosen.rectify}
     if text := value["launch_image_proc"]:
         rectify = {"rectify": "on" if is_true(text) else "off"}
-    if rectify and "rectify" not in known:
-        said += [] if rectify["rectify"] == "off" else [_NOT_RECTIFIED]
-        rectify = {}
     if value["container"]:
         said.append(f"container:={value['container']} is not used: a Python node is a process of its own")
     own = {name: given[name] for name in given if name in known}
-    return {**parameters(value, MODELS), **rectify, **aliased, **own}, said
+    return {**rectify, **parameters(value, MODELS), **aliased, **own}, said
 
 
 def log(lines: Iterable[str]) -> list[LogInfo]:

@@ -180,7 +180,7 @@ def _rescaled_centre(centre: float, scale: float) -> float:
     return (centre + 0.5) * scale - 0.5
 
 
-def camera_info_doubts(left: Any, right: Any) -> list[str]:
+def camera_info_doubts(left: Any, right: Any, raw: tuple[bool, bool] = (False, False)) -> list[str]:
     """Return what is doubtful about the calibration of a rectified pair, a sentence each with the likely cause.
 
     A pair that ``StereoRig.from_camera_info`` takes is held against ``K``, ``R`` and ``D`` here, where the messages
@@ -189,14 +189,15 @@ def camera_info_doubts(left: Any, right: Any) -> list[str]:
 
     Args:
         left, right: as of ``StereoRig.from_camera_info``.
+        raw: whether the image of each is rectified by them, and so was not before.
 
     Raises:
         RigError: as ``StereoRig.from_camera_info``.
     """
     doubts = StereoRig.from_camera_info(left, right).doubts()
-    for info, side in ((left, "left"), (right, "right")):
+    for info, side, is_raw in ((left, "left", raw[0]), (right, "right", raw[1])):
         doubts += _binned_twice(info, side)
-        p, k, r, d = (_numbers(info, name) for name in "pkrd")
+        p, k, r, d = (camera_info_numbers(info, name) for name in "pkrd")
         where = f"{side} camera_info"
         if not np.isfinite(np.concatenate([k, r, d])).all():
             doubts.append(f"{where}: k, r or d holds a number that is not finite: calibrate again")
@@ -207,20 +208,32 @@ def camera_info_doubts(left: Any, right: Any) -> list[str]:
                     f"{where}: fx is {p[0]:g} in p and {k[0]:g} in k: they may be of images of different sizes; "
                     "publish both for the published size"
                 )
-            if d.any() and np.array_equal(p.reshape(3, 4)[:, :3].ravel(), k):
+            if d.any() and not is_raw and np.array_equal(p.reshape(3, 4)[:, :3].ravel(), k):
                 doubts.append(
                     f"{where}: p repeats k although d is not zero, as drivers of single cameras do: the pair may not "
                     "be rectified; calibrate it as a stereo pair and publish rectified images"
                 )
-        if r.size == 9 and r.any():
-            rotation = r.reshape(3, 3)
-            if (
-                np.abs(r).max() > 1.001
-                or np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3
-                or np.linalg.det(rotation) < 0
-            ):
-                doubts.append(f"{where}: r is no rotation matrix: the calibration may be damaged; calibrate again")
+        if r.size == 9 and r.any() and not is_rotation(r):
+            doubts.append(f"{where}: r is no rotation matrix: the calibration may be damaged; calibrate again")
     return doubts
+
+
+def is_rotation(numbers: np.ndarray) -> bool:
+    """Whether nine numbers (row major) are a rotation matrix."""
+    matrix = numbers.reshape(3, 3)
+    return bool(
+        np.isfinite(matrix).all()
+        and np.abs(matrix).max() <= 1.001
+        and np.abs(matrix @ matrix.T - np.eye(3)).max() <= 1e-3
+        and np.linalg.det(matrix) > 0
+    )
+
+
+def image_window(info: Any) -> tuple[int, int, int, int]:
+    """Return offset x, y (px of the full image) and binning x, y of the image that a camera_info describes."""
+    bin_x, bin_y = (max(int(getattr(info, f"binning_{axis}", 0) or 0), 1) for axis in "xy")
+    x, y = (int(getattr(getattr(info, "roi", None), f"{axis}_offset", 0) or 0) for axis in "xy")
+    return x, y, bin_x, bin_y
 
 
 def _binned_twice(info: Any, side: str) -> list[str]:
@@ -259,11 +272,8 @@ class _Camera:
     def read(cls, info: Any, side: str) -> _Camera:
         """Read one camera_info. Raises RigError naming the field."""
         p = _projection(info, side)
-        bin_x, bin_y = (max(int(getattr(info, f"binning_{axis}", 0) or 0), 1) for axis in "xy")
-        roi = getattr(info, "roi", None)
-        x0, y0, width, height = (
-            int(getattr(roi, name, 0) or 0) for name in ("x_offset", "y_offset", "width", "height")
-        )
+        x0, y0, bin_x, bin_y = image_window(info)
+        width, height = (int(getattr(getattr(info, "roi", None), name, 0) or 0) for name in ("width", "height"))
         full_width, full_height = int(info.width), int(info.height)
         width, height = (width or full_width) // bin_x, (height or full_height) // bin_y
         if min(width, height) < 1:
@@ -292,7 +302,7 @@ def _unlikely_focal(fx: float, width: int, across: float) -> str:
     )
 
 
-def _numbers(info: Any, name: str) -> np.ndarray:
+def camera_info_numbers(info: Any, name: str) -> np.ndarray:
     """Return a field of a camera_info (lower or upper case) as float64; empty where it has none."""
     values = getattr(info, name, None)
     if values is None:
@@ -302,7 +312,7 @@ def _numbers(info: Any, name: str) -> np.ndarray:
 
 def _projection(info: Any, side: str) -> np.ndarray:
     """Return the projection matrix of a camera_info after a check of each number, 3 x 4."""
-    matrix = _numbers(info, "p")
+    matrix = camera_info_numbers(info, "p")
     if matrix.size != 12:
         raise RigError(
             f"{side} camera_info: p has {matrix.size} numbers, a projection matrix has 12"

@@ -118,6 +118,7 @@ def fuzz_messages(count: int, seed: int = 0) -> Outcome:
 
     from fg_depth_ros.compat.message_filters import SimpleFilter
     from fg_depth_ros.data.io.messages import MessageError, depth_to_array, float_array
+    from fg_depth_ros.geometry.rectification import RECTIFY
     from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
     from fg_depth_ros.nodes.common.synchronizing import INPUTS, PairSynchronizer, StereoMessages
     from fg_depth_ros.nodes.data_logger.inputs import SerializedMessage
@@ -157,7 +158,8 @@ def fuzz_messages(count: int, seed: int = 0) -> Outcome:
             with suppress(MessageError):
                 if not isinstance(left, CompressedImage):
                     read(left)
-        images = decoder.decode(StereoMessages(*(pair[name] for name in INPUTS)), rng.choice(("auto", 1023)))
+        messages = StereoMessages(*(pair[name] for name in INPUTS))
+        images = decoder.decode(messages, rng.choice(("auto", 1023)), rng.choice(RECTIFY))
         assert images.right is not None
         assert images.left.shape[:2] == images.right.shape[:2] == (images.rig.height, images.rig.width)
         if rng.random() < 0.05:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,7 +142,10 @@ class RecordingLogger:
 class User:
     """Publishes pairs, listens to outputs, reads diagnostics. Spins in a thread of its own."""
 
-    def __init__(self, context: Context, namespace: str = "", compressed: bool = False) -> None:
+    def __init__(
+        self, context: Context, namespace: str = "", compressed: bool = False, topics: Mapping[str, str] | None = None
+    ) -> None:
+        """``topics``: input name -> the topic to publish it on, where that is another one."""
         self.context = context
         self.node = Node("user", context=context, namespace=namespace)
         self.seen: dict[str, list[Any]] = {}
@@ -150,11 +153,15 @@ class User:
         self.statuses: list[dict[str, DiagnosticStatus]] = []
         self._compressed = compressed
         suffix, image = ("/compressed", CompressedImage) if compressed else ("", Image)
+        inputs = {
+            "left/camera_info": (CameraInfo, ""),
+            "right/camera_info": (CameraInfo, ""),
+            "left/image_rect": (image, suffix),
+            "right/image_rect": (image, suffix),
+        }
         self._publishers = {
-            "left/camera_info": self.node.create_publisher(CameraInfo, "left/camera_info", 5),
-            "right/camera_info": self.node.create_publisher(CameraInfo, "right/camera_info", 5),
-            "left/image_rect": self.node.create_publisher(image, f"left/image_rect{suffix}", 5),
-            "right/image_rect": self.node.create_publisher(image, f"right/image_rect{suffix}", 5),
+            name: self.node.create_publisher(kind, f"{(topics or {}).get(name, name)}{end}", 5)
+            for name, (kind, end) in inputs.items()
         }
         self._subscriptions: dict[str, Any] = {}
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._diagnose, 10)
@@ -261,18 +268,23 @@ class Bench(User):
     """A User with the node in the same process (they still talk over DDS), each with its own executor."""
 
     def __init__(
-        self, domain: int, *, build: Any = None, namespace: str = "", user_namespace: str = "", **values: Any
-    ) -> None:
+        self, domain: int, *, build: Any = None, namespace: str = "", user_namespace: str = "",
+        topics: Mapping[str, str] | None = None, **values: Any,
+    ) -> None:  # fmt: skip
+        """``topics``: input name -> the topic that it is remapped to."""
         self.owner = Context()
         rclpy.init(context=self.owner, domain_id=domain)
         given = [Parameter(name, value=value) for name, value in {**QUICK, **values}.items()]
-        options = {} if build is None else {"build": build}
+        options: dict[str, Any] = {} if build is None else {"build": build}
+        if topics:
+            rules = (word for name, topic in topics.items() for word in ("-r", f"{name}:={topic}"))
+            options["cli_args"] = ["--ros-args", *rules]
         self.depth_node = StereoDepthNode(context=self.owner, parameter_overrides=given, namespace=namespace, **options)
         self._node_executor = SingleThreadedExecutor(context=self.owner)
         self._node_executor.add_node(self.depth_node)
         self._node_thread = threading.Thread(target=self._spin_node, daemon=True)
         compressed = values.get("image_transport") == "compressed"
-        super().__init__(self.owner, user_namespace or namespace, compressed)
+        super().__init__(self.owner, user_namespace or namespace, compressed, topics)
         logger = RecordingLogger(self.logged)
         self.depth_node.get_logger = lambda: logger
         self._node_thread.start()

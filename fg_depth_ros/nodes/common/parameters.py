@@ -364,7 +364,13 @@ class DeclaredParameters:
 
 
 def _as_declared(parameter: Parameter, value: object) -> Any:
-    """Convert a whole number given for a double to float, and a list of strings to a tuple; keep other values."""
+    """Convert a whole number given for a double to float, and a list of strings to a tuple; keep other values.
+
+    ROS reads ``on`` and ``off`` without quotes as bool: where they are choices, they are meant as words.
+    """
+    if isinstance(value, bool) and isinstance(parameter.default, str):
+        word = "on" if value else "off"
+        return word if word in parameter.choices else value
     if isinstance(parameter.default, float) and type(value) is int:
         return float(value)
     if isinstance(parameter.default, tuple):

@@ -1,4 +1,4 @@
-"""stereo_depth_node: a rectified stereo pair in, disparity, metric depth, masks, flow and points out.
+"""stereo_depth_node: a stereo pair in, disparity, metric depth, masks, flow and points out.
 
 While the right camera is silent, depth comes from the left image alone. A lifecycle node: callbacks only store, one
 worker thread processes the newest pair. docs/topics.md describes the topics, docs/parameters.md the parameters.

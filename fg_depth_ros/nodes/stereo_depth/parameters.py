@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from fg_depth_ros.geometry.rectification import RECTIFY
 from fg_depth_ros.nodes.common.parameters import Alias, AtStart, Parameter, ParameterTable
 from fg_depth_ros.nodes.common.synchronizing import SYNC_PARAMETERS
 
 STEREO_DEPTH = ParameterTable(
     "stereo_depth_node",
-    "Rectified stereo pair in, disparity, depth, masks, flow and points out; while the right camera is silent, depth "
+    "Stereo pair in, disparity, depth, masks, flow and points out; while the right camera is silent, depth "
     "from the left image alone. What is changed at run time takes effect with a later pair; whatever concerns a model "
     "is loaded and warmed up beside the running one first.",
     (
@@ -98,6 +99,10 @@ STEREO_DEPTH = ParameterTable(
                   "Warn when the running median of the vertical flow is larger.", "px", 0.05, 100.0),
         Parameter("rectification_check_tilt", 2.0,
                   "Warn when the vertical flow changes by more from the left to the right border.", "px", 0.05, 100.0),
+        Parameter("rectify", "auto",
+                  "Rectify the images by K, D, R and P of their camera_info. `auto`: where their topics are not named "
+                  "as rectified (`image_rect*`) and D is not zero or R not the identity. `on`: always. `off`: never.",
+                  choices=RECTIFY),
         AtStart("image_transport", "raw",
                 "`compressed` subscribes to `<image topic>/compressed` (JPEG or PNG).", choices=("raw", "compressed")),
         *SYNC_PARAMETERS,

@@ -28,6 +28,7 @@ class FeatureCheck:
     def __init__(self, topics: Mapping[str, str]) -> None:
         self._topics = topics
         self._next, self._first = 0.0, 0
+        self._rectified_inside = False
         self.matches = FeatureMatches()
 
     @property
@@ -35,9 +36,10 @@ class FeatureCheck:
         """Whether no pair has passed yet."""
         return self._next == 0.0
 
-    def reset(self) -> None:
-        """Begin again with the next pair."""
+    def reset(self, *, rectified_inside: bool = False) -> None:
+        """Begin again with the next pair. ``rectified_inside``: the images are rectified here, by their camera_info."""
         self._next, self._first, self.matches = 0.0, 0, FeatureMatches()
+        self._rectified_inside = rectified_inside
 
     def check(self, left: np.ndarray, right: np.ndarray, doffs: float) -> None:
         """Match features, if it is time to. Raises MessageError when the cameras are swapped or one is upside down."""
@@ -46,7 +48,7 @@ class FeatureCheck:
         found = match_features(left, right, doffs)
         self.matches = self.matches + found if self._first else found
         if (problem := self.matches.problem) is not None:
-            self.reset()
+            self.reset(rectified_inside=self._rectified_inside)
             names = f"{self._topics['left/image_rect']} and {self._topics['right/image_rect']}"
             raise MessageError(MessageFault.SWAPPED_CAMERAS, f"{names}: {problem}")
         self._first += 1
@@ -59,10 +61,16 @@ class FeatureCheck:
         vertical = self.matches.vertical
         if vertical is None or abs(vertical) <= _VERTICAL_LIMIT_PX:
             return None
+        remedy = (
+            "they are rectified by their camera_info, which does not fit the cameras: calibrate the pair again, or, "
+            "where they come rectified, set rectify to off"
+            if self._rectified_inside
+            else "publish rectified images, set rectify to on where camera_info has K, D and R of raw ones, or "
+            "calibrate the pair again"
+        )
         return (
             f"features lie {vertical:+.1f} px lower in {self._topics['right/image_rect']} than in "
-            f"{self._topics['left/image_rect']} (median; at most {_VERTICAL_LIMIT_PX} px is fine): publish "
-            "rectified images, or calibrate the pair again"
+            f"{self._topics['left/image_rect']} (median; at most {_VERTICAL_LIMIT_PX} px is fine): {remedy}"
         )
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import CameraInfo
 
 from fg_depth_ros.data.io.messages import (
     DEPTH_16UC1,
@@ -25,6 +26,7 @@ from fg_depth_ros.data.io.messages import (
     white_level,
 )
 from fg_depth_ros.geometry import Label, PairFault, RigError, StereoRig, camera_info_doubts
+from fg_depth_ros.geometry.rectification import Rectification, raw_sides
 from fg_depth_ros.inference import FlowEstimator, MonoEstimate, OutOfMemory, StereoConfig, StereoEstimate
 from fg_depth_ros.nodes.common.codes import DropReason, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, PairStatistics
@@ -96,7 +98,8 @@ class StereoWorker:
     def values(self) -> Mapping[str, str]:
         """Return the key-value pairs of a DiagnosticStatus."""
         white = {"mono16 white": str(self._decoder.white)} if self._decoder.white else {}
-        return {**self._vertical_flow.values(), **self._mono.scale.values(), **white}
+        inside = {"rectified inside": self._decoder.rectified_inside}
+        return {**inside, **self._vertical_flow.values(), **self._mono.scale.values(), **white}
 
     def _run(self) -> None:
         while (messages := self._slot.get()) is not None:
@@ -132,6 +135,7 @@ class StereoWorker:
         if messages.stamp == self._published_left:  # the right camera is back, with a pair that was just replaced
             raise _Dropped(DropReason.LEFT_PUBLISHED)
         images = self._decode(messages)
+        messages = replace(messages, left_info=images.left_info)
         estimate = self._estimate_stereo(images) if topics & TOPICS.keys() else None
         seconds = self._publish_depth(topics, estimate, images, messages)
         seconds += self._publish_temporal_flow(topics, images.left, messages)
@@ -144,12 +148,12 @@ class StereoWorker:
     def _decode(self, messages: StereoMessages) -> StereoImages:
         """Return images and calibration. Raises MessageError."""
         white = self._decoder.white
-        images = self._decoder.decode(messages, self._parameters["mono16_white"])
+        images = self._decoder.decode(messages, self._parameters["mono16_white"], self._parameters["rectify"])
         if self._decoder.white != white:
             self._report_white(white, self._decoder.white)
         if images.right is not None:
             if images.rig is not self._rig:
-                self._features.reset()
+                self._features.reset(rectified_inside=self._decoder.rectified_inside != "no")
                 self._rig = images.rig
             if self._features.pending:
                 self._features.check(images.left, images.right, images.rig.doffs)
@@ -264,6 +268,7 @@ class StereoWorker:
         for subject in ("images", "depth"):  # of pairs
             self._faults.forget(subject)
         images = self._decode(messages)
+        messages = replace(messages, left_info=images.left_info)
         seconds = self._publish_mono_only(topics & LEFT_TOPICS, images, messages)
         seconds += self._publish_temporal_flow(topics, images.left, messages)
         self._published_left = messages.stamp
@@ -370,7 +375,7 @@ class _Dropped(Exception):
 
 
 class StereoImages(NamedTuple):
-    """Decoded images of one kind, uint8, both H x W or both H x W x 3 RGB, and their rig.
+    """Decoded, rectified images of one kind, uint8, both H x W or both H x W x 3 RGB, and their rig.
 
     Without a right image only the left camera of the rig is known.
     """
@@ -378,29 +383,47 @@ class StereoImages(NamedTuple):
     left: np.ndarray
     right: np.ndarray | None
     rig: StereoRig
+    left_info: Any
+    """camera_info of ``left``, rectified as it is."""
 
 
 class PairDecoder:
-    """Decodes messages and checks their form: encodings, sizes, calibration. Not thread-safe.
+    """Decodes messages, checks their form (encodings, sizes, calibration) and rectifies raw images. Not thread-safe.
 
-    ``topics``: input name -> resolved topic, for messages.
+    ``topics``: input name -> resolved topic, for messages and for what they say of the images (``raw_sides``).
     """
 
     def __init__(self, topics: Mapping[str, str]) -> None:
         self._topics = topics
-        self._key: list[tuple[Any, ...]] | None = None
-        self._rig: StereoRig | None = None
+        self._key: tuple[Any, ...] | None = None  # of the pair's calibration, left camera first
+        self._rectification: Rectification | None = None
+        self._left_key: tuple[Any, ...] | None = None  # of a left camera whose pair was not seen
+        self._left_rectification: Rectification | None = None
+        self._used: Rectification | None = None
         self.white = 0
         """White level of 16-bit grey that was learned, 0 before the first such image."""
         self.doubts: str | None = None
         """What is unusual about the calibration of the newest pair."""
 
-    def decode(self, messages: StereoMessages, mono16_white: int | str = MONO16_WHITE) -> StereoImages:
+    @property
+    def rectified_inside(self) -> str:
+        """Which images of the newest pair were rectified here: yes (both), no, left only, right only."""
+        left, right = (False, False) if self._used is None else self._used.sides
+        return "yes" if left and right else "left only" if left else "right only" if right else "no"
+
+    def decode(
+        self, messages: StereoMessages, mono16_white: int | str = MONO16_WHITE, rectify: str = "auto"
+    ) -> StereoImages:
         """Return images and rig; the same rig object until the calibration changes. Raises MessageError.
 
         ``mono16_white``: value of 16-bit grey that becomes 255; AUTO = learned from the images, and only ever raised.
+        ``rectify``: whether to rectify (one of ``RECTIFY``).
         """
-        rig = self._stereo_rig(messages) if messages.right is not None else self._left_rig(messages.left_info)
+        if messages.right is not None:
+            rectification = self._of_pair(messages, rectify)
+        else:
+            rectification = self._of_left(messages.left_info, rectify)
+        self._used, rig = rectification, rectification.rig
         white = None if isinstance(mono16_white, str) else mono16_white
         left = image_to_array(messages.left, self._topics["left/image_rect"], mono16_white=white)
         right = None
@@ -427,32 +450,63 @@ class PairDecoder:
                 f"describes {rig.width}x{rig.height}: publish the camera_info of the resized image (scaled K and P, "
                 "or binning and roi), or publish the image at its calibrated size",
             )
-        return StereoImages(left, right, rig)
+        left_info = _rectified_info(messages.left_info) if rectification.sides[0] else messages.left_info
+        left = rectification.apply(left, 0)
+        return StereoImages(left, None if right is None else rectification.apply(right, 1), rig, left_info)
 
-    def _stereo_rig(self, messages: StereoMessages) -> StereoRig:
+    def _of_pair(self, messages: StereoMessages, rectify: str) -> Rectification:
         infos = (messages.left_info, messages.right_info)
-        key = [(i.width, i.height, *i.p, *i.k, *i.r, *i.d, i.binning_x, i.binning_y, i.roi) for i in infos]
-        if self._rig is None or key != self._key:
-            self._rig, self._key = None, key
+        key = (rectify, *map(_calibration, infos))
+        if self._rectification is None or key != self._key:
+            self._rectification, self._key = None, key
             names = f"{self._topics['left/camera_info']} and {self._topics['right/camera_info']}"
             try:
-                self._rig, doubts = StereoRig.from_camera_info(*infos), camera_info_doubts(*infos)
+                raw = raw_sides(*infos, self._image_topics, rectify)
+                self._rectification = Rectification.from_camera_info(*infos, raw)
+                doubts = camera_info_doubts(*infos, raw)
                 self.doubts = f"{'; '.join(doubts)} (from {names})" if doubts else None
             except RigError as error:
                 raise MessageError(MessageFault.CAMERA_INFO, f"{error} (from {names})") from error
-        return self._rig
+        return self._rectification
 
-    def _left_rig(self, info: Any) -> StereoRig:
-        # For the right camera, which is not known, the same one a metre beside it.
-        projection = list(info.p)
-        projection[3] -= projection[0]
-        fields = ("width", "height", "binning_x", "binning_y", "roi")
-        right = SimpleNamespace(p=projection, **{name: getattr(info, name) for name in fields})
-        try:
-            return StereoRig.from_camera_info(info, right)
-        except RigError as error:
-            text = f"{error} (from {self._topics['left/camera_info']})"
-            raise MessageError(MessageFault.CAMERA_INFO, text) from error
+    def _of_left(self, info: Any, rectify: str) -> Rectification:
+        key = (rectify, _calibration(info))
+        if self._rectification is not None and self._key is not None and key == self._key[:2]:
+            return self._rectification  # of the pairs before
+        if self._left_rectification is None or key != self._left_key:
+            self._left_rectification, self._left_key = None, key
+            # For the right camera, which is not known, the same one a metre beside it.
+            projection = list(info.p)
+            projection[3] -= projection[0]
+            fields = ("width", "height", "binning_x", "binning_y", "roi", "d", "r")
+            right = SimpleNamespace(p=projection, **{name: getattr(info, name) for name in fields})
+            try:
+                raw = raw_sides(info, right, self._image_topics, rectify)[0], False
+                self._left_rectification = Rectification.from_camera_info(info, right, raw)
+            except RigError as error:
+                text = f"{error} (from {self._topics['left/camera_info']})"
+                raise MessageError(MessageFault.CAMERA_INFO, text) from error
+        return self._left_rectification
+
+    @property
+    def _image_topics(self) -> tuple[str, str]:
+        return self._topics["left/image_rect"], self._topics["right/image_rect"]
+
+
+def _calibration(info: Any) -> tuple[Any, ...]:
+    """Return all that the rectification of a camera follows from, to be compared."""
+    return (
+        info.width, info.height, *info.p, *info.k, *info.r, info.distortion_model, *info.d, info.binning_x,
+        info.binning_y, info.roi,
+    )  # fmt: skip
+
+
+def _rectified_info(info: CameraInfo) -> CameraInfo:
+    """Return the camera_info of an image that was rectified by this one."""
+    fields = {name: getattr(info, name) for name in info.get_fields_and_field_types()}
+    matrix = np.asarray(info.p).reshape(3, 4)[:, :3]
+    fields |= {"distortion_model": "plumb_bob", "d": np.zeros(5), "k": matrix.reshape(-1), "r": np.eye(3).reshape(-1)}
+    return CameraInfo(**fields)
 
 
 class TemporalFlow:

@@ -1,0 +1,235 @@
+"""Rectification against OpenCV's own maps, a published calibration, a rendered world; camera_infos that it refuses."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from support.raw_cameras import LENSES, SIZE, RawRig, share_true
+
+from fg_depth_ros.geometry import RigError, camera_info_doubts
+from fg_depth_ros.geometry.rectification import RawCamera, Rectification, is_named_rectified, raw_sides
+from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
+
+RAW = ("/left/image_raw", "/right/image_raw")
+RECTIFIED = ("/left/image_rect", "/right/image_rect")
+
+
+def infos(model="plumb_bob"):
+    return [RawRig(model).camera_info(side) for side in (0, 1)]
+
+
+# ---- depth of a world -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", LENSES)
+def test_depth_of_a_rendered_distorted_world_is_true(model):
+    world = RawRig(model)
+    rectification = Rectification.from_camera_info(*infos(model))
+    rig, images = rectification.rig, [world.raw_image(side) for side in (0, 1)]
+    estimator = StereoDepthEstimator(StereoConfig(model="sgbm", max_disparity=64))
+    truth = world.true_depth(rig.P_left()[:, :3], SIZE)
+    depth = estimator.estimate(*(rectification.apply(image, side) for side, image in enumerate(images)), rig).depth
+    assert np.isfinite(depth).mean() > 0.5
+    assert share_true(depth, truth) > 0.97
+    raw = estimator.estimate(*images, rig).depth
+    assert np.mean(np.isfinite(raw)) * share_true(raw, truth) < 0.25  # so the test can tell
+
+
+def test_colour_is_rectified_as_grey_is():
+    grey = RawRig("plumb_bob").raw_image(0)
+    rectification = Rectification.from_camera_info(*infos())
+    colour = rectification.apply(np.repeat(grey[..., None], 3, 2), 0)
+    np.testing.assert_array_equal(colour[..., 1], rectification.apply(grey, 0))
+    with pytest.raises(RigError, match="the right image is 160x240 pixels and the calibration for 320x240"):
+        rectification.apply(grey[:, :160], 1)
+
+
+# ---- OpenCV's maps ----------------------------------------------------------------------------------------------
+
+# EuRoC MAV, sensor.yaml of cam0 and cam1 (Burri et al., IJRR 2016): fx, fy, cx, cy; k1, k2, p1, p2; T_BS.
+EUROC = {
+    "intrinsics": ([458.654, 457.296, 367.215, 248.375], [457.587, 456.134, 379.999, 255.238]),
+    "distortion": (
+        [-0.28340811, 0.07395907, 0.00019359, 1.76187114e-05],
+        [-0.28368365, 0.07451284, -0.00010473, -3.55590700e-05],
+    ),
+    "pose": (
+        [0.0148655429818, -0.999880929698, 0.00414029679422, -0.0216401454975,
+         0.999557249008, 0.0149672133247, 0.025715529948, -0.064676986768,
+         -0.0257744366974, 0.00375618835797, 0.999660727178, 0.00981073058949, 0, 0, 0, 1],
+        [0.0125552670891, -0.999755099723, 0.0182237714554, -0.0198435579556,
+         0.999598781151, 0.0130119051815, 0.0251588363115, 0.0453689425024,
+         -0.0253898008918, 0.0179005838253, 0.999517347078, 0.00786212447038, 0, 0, 0, 1],
+    ),
+}  # fmt: skip
+
+
+def euroc():
+    """K, D of both cameras, and R, T from the left to the right one."""
+    matrices = [np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]]) for fx, fy, cx, cy in EUROC["intrinsics"]]
+    left, right = (np.array(pose).reshape(4, 4) for pose in EUROC["pose"])
+    transform = np.linalg.inv(right) @ left
+    return matrices, [np.array(d) for d in EUROC["distortion"]], transform[:3, :3], transform[:3, 3]
+
+
+def decoded(maps):
+    """Float maps of fixed-point ones, H x W x 2: 5 bits of a pixel's fraction each way."""
+    whole, fraction = maps
+    return whole + np.stack([fraction & 31, fraction >> 5 & 31], axis=-1) / 32
+
+
+def test_a_real_calibration_gives_opencv_s_rig_and_maps():
+    (k_left, k_right), (d_left, d_right), rotation, translation = euroc()
+    size = (752, 480)
+    found = Rectification.of(RawCamera(k_left, d_left), RawCamera(k_right, d_right), rotation, translation, size)
+    r1, r2, p1, p2 = cv2.stereoRectify(k_left, d_left, k_right, d_right, size, rotation, translation, alpha=0)[:4]
+    assert found.rig.baseline == pytest.approx(0.11007784, abs=1e-7)  # the length of the published translation
+    np.testing.assert_allclose(found.rig.P_left(), p1, atol=1e-9)
+    np.testing.assert_allclose(found.rig.P_right(), p2, atol=1e-9)
+    for side, (k, d, r, p) in enumerate(((k_left, d_left, r1, p1), (k_right, d_right, r2, p2))):
+        expected = np.stack(cv2.initUndistortRectifyMap(k, d, r, p, size, cv2.CV_32FC1), axis=-1)
+        np.testing.assert_allclose(decoded(found.maps[side]), expected, atol=1 / 32)
+    same = Rectification.from_camera_info(*(
+        SimpleNamespace(width=752, height=480, distortion_model="plumb_bob", d=d, k=k.ravel(), r=r.ravel(), p=p.ravel())
+        for k, d, r, p in ((k_left, d_left, r1, p1), (k_right, d_right, r2, p2))
+    ))  # fmt: skip
+    for one, other in zip(found.maps, same.maps, strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+
+
+def test_a_pixel_of_the_rectified_image_comes_from_where_the_forward_model_puts_it():
+    world = RawRig("equidistant")
+    found = Rectification.from_camera_info(*infos("equidistant"))
+    for side, projection in enumerate((found.rig.P_left(), found.rig.P_right())):
+        ray = np.linalg.inv(projection[:, :3]) @ [70.0, 50.0, 1.0]
+        x, y, z = world.rectified()[side].T @ ray
+        (expected,) = world.project(side, np.array([[x / z, y / z]]))
+        np.testing.assert_allclose(decoded(found.maps[side])[50, 70], expected, atol=1 / 32)
+
+
+# ---- region of interest and binning -----------------------------------------------------------------------------
+
+
+def window(cameras, **more):
+    return [SimpleNamespace(**{**vars(camera), **more}) for camera in cameras]
+
+
+def test_a_region_of_interest_gives_that_part_of_the_rectified_image():
+    """As image_geometry reads it: the same window in the raw and in the rectified image."""
+    raw = RawRig("plumb_bob").raw_image(0)
+    whole = Rectification.from_camera_info(*infos()).apply(raw, 0)
+    roi = SimpleNamespace(x_offset=60, y_offset=40, width=200, height=150)
+    part = Rectification.from_camera_info(*window(infos(), roi=roi))
+    assert (part.size, part.rig.width, part.rig.height) == ((200, 150), 200, 150)
+    found = part.apply(np.ascontiguousarray(raw[40:190, 60:260]), 0)
+    inside = np.s_[20:-20, 20:-20]  # the raw window has no pixels for its rectified border
+    difference = np.abs(found[inside].astype(int) - whole[40:190, 60:260][inside])
+    assert difference.max() <= 1
+
+
+def test_binning_gives_the_binned_rectified_image():
+    cameras = window(infos(), binning_x=2, binning_y=2)
+    half = Rectification.from_camera_info(*cameras)
+    assert half.size == (160, 120)
+    # A raw image sampled at the even pixels is what `c' = c / binning` describes.
+    raw = RawRig("plumb_bob").raw_image(0)
+    whole = Rectification.from_camera_info(*infos())
+    np.testing.assert_allclose(decoded(half.maps[0]), decoded(whole.maps[0])[::2, ::2] / 2, atol=1 / 32)
+    assert half.apply(np.ascontiguousarray(raw[::2, ::2]), 0).shape == (120, 160)
+
+
+# ---- what is raw ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("topic", "rectified"), [
+    ("/left/image_rect", True), ("left/image_rect_color", True), ("/left/image_rect/compressed", True),
+    ("/camera/infra1/image_rect_raw", True), ("/zed/zed_node/left/color/rect/image", True),
+    ("/zed/zed_node/left_rectified/image", True), ("/left_image_rect", True),
+    ("/left/image_raw", False), ("/zed/zed_node/left/color/raw/image", False), ("/left/image", False),
+    ("/rect_robot/left/image_raw", False), ("/rect/left/image", False), ("/rect/image_raw", False),
+    ("/left/image_raw/compressed", False), ("/left/rectangle", False), ("/direct/image", False),
+])  # fmt: skip
+def test_a_topic_is_named_as_rectified_by_whole_words_of_its_end(topic, rectified):
+    assert is_named_rectified(topic) == rectified
+
+
+def test_auto_takes_names_before_the_calibration():
+    distorted, plain = infos(), window(infos(), d=[0.0] * 5, r=np.eye(3).ravel())
+    assert raw_sides(*distorted, RAW, "auto") == (True, True)
+    assert raw_sides(*distorted, RECTIFIED, "auto") == (False, False)  # drivers leave the raw D there
+    assert raw_sides(*distorted, (RECTIFIED[0], RAW[1]), "auto") == (False, True)
+    assert raw_sides(*plain, RAW, "auto") == (False, False)
+    assert raw_sides(*window(plain, r=[0.0] * 9, d=[]), RAW, "auto") == (False, False)
+    assert raw_sides(plain[0], distorted[1], RAW, "auto") == (True, True)  # P of the pair is of both
+    turned = window(plain, r=cv2.Rodrigues(np.array([0, 0, 0.001]))[0].ravel())
+    assert raw_sides(*turned, RAW, "auto") == (True, True)
+    assert raw_sides(*plain, RECTIFIED, "on") == (True, True)
+    assert raw_sides(*distorted, RAW, "off") == (False, False)
+
+
+def test_a_pair_with_one_raw_image_rectifies_that_one():
+    left, right = infos()
+    del left.k, left.d, left.r
+    found = Rectification.from_camera_info(left, right, (False, True))
+    assert found.sides == (False, True)
+    image = RawRig("plumb_bob").raw_image(1)
+    assert found.apply(image, 0) is image
+    assert not np.array_equal(found.apply(image, 1), image)
+
+
+# ---- what cannot be used ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"distortion_model": "fov"}, ["left camera_info: distortion_model is 'fov', which is none of plumb_bob"]),
+    ({"distortion_model": ""}, ["distortion_model is ''"]),
+    ({"d": [0.1, float("nan"), 0, 0, 0]}, ["left camera_info: d is [0.1, nan", "finite"]),
+    ({"d": [0.1, 0.1, 0.1]}, ["d has 3 numbers, plumb_bob takes 4, 5, 8, 12, 14"]),
+    ({"d": [0.1] * 5, "distortion_model": "equidistant"}, ["d has 5 numbers, equidistant takes 4"]),
+    ({"k": [0.0] * 9}, ["left camera_info: k is all zeros", "calibrate"]),
+    ({"k": []}, ["k has 0 numbers"]),
+    ({"k": [float("nan")] * 9}, ["k is [nan", "finite"]),
+    ({"r": [0.0] * 9}, ["r is all zeros", "stereo pair"]),
+    ({"r": [2.0] * 9}, ["r is [2.0", "no rotation matrix"]),
+])  # fmt: skip
+def test_what_rectification_cannot_use_is_named_with_the_way_out(changes, words):
+    left, right = infos()
+    left = SimpleNamespace(**{**vars(left), **changes})
+    with pytest.raises(RigError) as caught:
+        Rectification.from_camera_info(left, right)
+    for word in [*words, "set rectify to off"]:
+        assert word in str(caught.value)
+    assert Rectification.from_camera_info(left, right, (False, False)).sides == (False, False)
+
+
+def test_models_of_two_kinds_and_pairs_without_baseline_are_refused():
+    left, right = infos("plumb_bob")[0], infos("equidistant")[1]
+    right.p = infos("plumb_bob")[1].p
+    with pytest.raises(RigError, match="left camera_info has distortion_model 'plumb_bob' and right 'equidistant'"):
+        Rectification.from_camera_info(left, right)
+    left, right = infos()
+    right.p[3] = 0.0  # each calibrated alone
+    with pytest.raises(RigError, match="baseline is zero.*calibrate both cameras together as a stereo pair"):
+        Rectification.from_camera_info(left, right)
+    right.p = [0.0] * 12
+    with pytest.raises(RigError, match="right camera_info: p is all zeros: the camera is not calibrated"):
+        Rectification.from_camera_info(left, right)
+
+
+def test_zeros_behind_the_coefficients_do_not_matter():
+    full = RawCamera.of_model(np.eye(3), "plumb_bob", [-0.2, 0.1, 0, 0, 0, 0, 0])
+    assert full.distortion.tolist() == [-0.2, 0.1, 0, 0]
+    assert RawCamera.of_model(np.eye(3), "equidistant", [0.1, 0, 0, 0, 0]).distortion.tolist() == [0.1, 0, 0, 0]
+    assert RawCamera.of_model(np.eye(3), "", []).distortion.tolist() == [0, 0, 0, 0]
+
+
+def test_a_matrix_that_repeats_k_is_no_doubt_where_the_pair_is_rectified_here():
+    cameras = infos()
+    for camera, shift in zip(cameras, (0.0, -25.0), strict=True):
+        camera.k = infos()[0].k
+        camera.p = np.insert(np.reshape(camera.k, (3, 3)), 3, [shift, 0, 0], axis=1).ravel().tolist()
+    assert any("p repeats k" in doubt for doubt in camera_info_doubts(*cameras))
+    assert not any("p repeats k" in doubt for doubt in camera_info_doubts(*cameras, (True, True)))
