@@ -225,6 +225,18 @@ def test_raw_images_are_taken_where_image_proc_would_have_been_started(launch_fi
         "left/image_rect": "/eyes/l/image_raw", "left/camera_info": "/eyes/l/camera_info",
         "right/image_rect": "right/image_raw", "right/camera_info": "right/camera_info",
     }  # fmt: skip
+    assert node.kwargs["parameters"][1]["rectify"] == "on"
+
+
+@pytest.mark.parametrize(("given", "expected"), [
+    ({}, None), ({"rectify": "on"}, "on"), ({"camera": "kitti"}, "off"), ({"camera": "euroc"}, "on"),
+    ({"launch_image_proc": "false"}, "off"), ({"camera": "kitti", "rectify": "auto"}, "auto"),
+])  # fmt: skip
+def test_whether_images_are_rectified_follows_the_argument_then_the_camera(
+    launch_file: Any, given: dict[str, str], expected: str | None
+) -> None:
+    (node,) = nodes(launch_file("stereo_depth", **given))
+    assert node.kwargs["parameters"][1].get("rectify") == expected
 
 
 # ---- several cameras ------------------------------------------------------------------------------------------

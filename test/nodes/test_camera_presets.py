@@ -13,7 +13,7 @@ import pytest
 from sensor_msgs.msg import CameraInfo, Image
 
 from fg_depth_ros.apps.camera_presets import PRESETS, namespaces_of, preset
-from fg_depth_ros.data.io.messages import MessageError, fill_image
+from fg_depth_ros.data.io.messages import MONO16_WHITE, MessageError, fill_image
 from fg_depth_ros.nodes.common.codes import INPUTS
 from fg_depth_ros.nodes.common.synchronizing import StereoMessages
 from fg_depth_ros.nodes.stereo_depth.worker import PairDecoder
@@ -74,7 +74,10 @@ def test_the_baseline_and_the_grey_values_are_the_drivers(camera: str) -> None:
     shape = (size[1], size[0], *{"mono8": (), "bgr8": (3,), "bgra8": (4,)}[chosen.encoding])
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     images = [fill_image(Image(), pixels, chosen.encoding) for _ in range(2)]
-    decoded = PairDecoder({name: f"/{name}" for name in INPUTS}).decode(StereoMessages(*images, left_info, right_info))
+    topics = {name: chosen.image(name.split("/")[0]) for name in INPUTS}
+    decoder = PairDecoder(topics)
+    decoded = decoder.decode(StereoMessages(*images, left_info, right_info), MONO16_WHITE, chosen.rectify)
+    assert decoder.rectified_inside == "no"
     assert decoded.rig.baseline == pytest.approx(baseline, rel=1e-6)
     assert (decoded.rig.fx, decoded.rig.cx) == (left_info.p[0], left_info.p[2])
     expected = pixels if pixels.ndim == 2 else pixels[..., 2::-1]
