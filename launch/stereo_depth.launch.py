@@ -38,6 +38,8 @@ def start_node(context):
             remappings=shared.camera_remappings(value),
             arguments=shared.log_level(value["log_level"]),
             output="screen",
+            # Several nodes that end at once on a busy machine take longer than launch waits by itself.
+            sigterm_timeout="30",
         ),
     ]
     if shared.is_true(value["rviz"]):

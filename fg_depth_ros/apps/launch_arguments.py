@@ -44,7 +44,7 @@ NETWORK: Arguments = {
     ),
 }
 MODELS: Arguments = {
-    "model": ("", "Parameter model (flownet_stereo or sgbm); empty: as in the parameter file."),
+    "model": ("", "Parameter model (flownet_stereo, sgbm or bm); empty: as in the parameter file."),
     "depth_weights": ("", "Parameter depth_weights; empty: as in the parameter file."),
     "engine": ("", "Parameter engine (auto, torch, openvino, onnxruntime or tensorrt); empty: as in the file."),
     "precision": ("", "Parameter precision (auto, float32, bfloat16 or float16); empty: as in the file."),
