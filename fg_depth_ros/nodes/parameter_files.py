@@ -24,6 +24,9 @@ _HEADER = f"""# Parameters
 Made from the tables in `fg_depth_ros/nodes/` by `{_COMMAND}`; edit those, not this page. A value
 that is refused is named together with what is allowed; the node keeps running with the old one. QoS of every topic can
 be overridden too, see [topics.md](topics.md).
+
+The files in `config/` have every default, for `params_file:=` of a launch file, `--ros-args --params-file`, or
+`ros2 param load`, which names the parameters that are read at the start only and so cannot be changed any more.
 """
 
 

@@ -92,6 +92,19 @@ def test_it_ends_cleanly_and_leaves_nothing_behind(user: User, group: ProcessGro
     assert [path for path in left if path.stat().st_size > 1_000_000] == []
 
 
+def test_it_ends_cleanly_while_an_engine_is_being_compiled(user: User, ros_domain: int, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="the engine that compiles")
+    environment = {**child_environment(domain_id=ros_domain), "FG_DEPTH_CACHE": str(tmp_path / "nothing yet")}
+    with ProcessGroup(tmp_path / "logs", environment) as group:
+        child = start(group, model="flownet_stereo", engine="openvino")
+        user.listen("depth/image_rect")
+        pair = pair_messages(wall(width=640, height=480))
+        user.send_until(pair, lambda: "compiling" in user.values("model").get("engine", ""))
+        child.signal(signal.SIGINT)
+        user.wait(lambda: not child.running)
+        assert child.returncode == 0, child.last_lines()
+
+
 def test_remapping_namespace_and_parameter_file(user: User, group: ProcessGroup, tmp_path: Path) -> None:
     scene = wall()
     path = tmp_path / "mine.yaml"

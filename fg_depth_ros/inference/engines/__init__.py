@@ -8,11 +8,11 @@ and goes on with PyTorch where an engine fails. No engine is imported before it 
 from fg_depth_ros.inference.engines.base import ENGINES, PRECISIONS, Engine, EngineError, OutOfMemory
 from fg_depth_ros.inference.engines.cache import EngineCache
 from fg_depth_ros.inference.engines.program import Program
-from fg_depth_ros.inference.engines.runner import EngineRunner
+from fg_depth_ros.inference.engines.runner import EngineRunner, compiling_beside
 from fg_depth_ros.inference.engines.selection import Selection, select_engine
 from fg_depth_ros.inference.engines.torch_engine import inference_mode
 
 __all__ = [
     "ENGINES", "PRECISIONS", "Engine", "EngineCache", "EngineError", "EngineRunner", "OutOfMemory", "Program",
-    "Selection", "inference_mode", "select_engine",
+    "Selection", "compiling_beside", "inference_mode", "select_engine",
 ]  # fmt: skip

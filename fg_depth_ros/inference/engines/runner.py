@@ -17,9 +17,15 @@ from fg_depth_ros.inference.engines.cache import EngineCache, cache_key
 from fg_depth_ros.inference.engines.program import Program
 from fg_depth_ros.inference.engines.selection import TORCH, select_engine
 
+_COMPILER = "engine compiler"  # name of a thread
 _SIZES = 4  # that stay compiled
 # Largest mean difference from PyTorch in float32 on the check's images, as part of the mean magnitude.
 _TOLERANCE = {"float32": 0.002, "bfloat16": 0.1, "float16": 0.05}
+
+
+def compiling_beside() -> bool:
+    """Tell whether an engine is being compiled by a thread of this process; nothing can stop it."""
+    return any(thread.name == _COMPILER for thread in threading.enumerate())
 
 
 class _Compiled(NamedTuple):
@@ -118,7 +124,7 @@ class EngineRunner:
                 return None
             if self.background and self._kept(size) is None:
                 self._compiling = threading.Thread(
-                    target=self._compile_beside, args=(size,), name="engine compiler", daemon=True
+                    target=self._compile_beside, args=(size,), name=_COMPILER, daemon=True
                 )
                 self._compiling.start()
                 return None

@@ -6,6 +6,7 @@ worker thread processes the newest pair. docs/topics.md describes the topics, do
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Collection
@@ -17,6 +18,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.qos import QoSProfile
 
 from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
+from fg_depth_ros.inference.engines import compiling_beside
 from fg_depth_ros.nodes.common import diagnostics
 from fg_depth_ros.nodes.common.codes import FaultCode, NodeState
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, PairStatistics
@@ -221,6 +223,11 @@ class StereoDepthNode(LifecycleNode):
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted."""
     run_node("stereo_depth_node", StereoDepthNode, lambda node, executor: executor.spin(), args)
+    if compiling_beside():
+        # Python would end that thread within the engine's library, and that aborts the process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
     return 0
 
 
