@@ -19,6 +19,7 @@ from launch_ros.actions import Node
 from fg_depth_ros.apps import launch_arguments as shared
 from fg_depth_ros.apps.experiment import START_SECONDS
 from fg_depth_ros.apps.live_evaluation import BagsEvaluation
+from fg_depth_ros.data.bags.pairs import BagTopics
 
 DISCOVERY = 3.0  # s that `ros2 bag play` gives the nodes to find its topics
 
@@ -28,6 +29,10 @@ ARGUMENTS = {
     "rate": ("1.0", "How many times as fast as it was recorded."),
     "loop": ("false", "Play it again and again, until Ctrl-C."),
     "player": ("auto", "ros2bag, own, or auto: `ros2 bag play` where rosbag2 is installed."),
+    "left": ("", "Topic of the left images in the bag, raw or compressed; empty: found by name."),
+    "right": ("", "Topic of the right images in the bag; empty: found by name."),
+    "left_info": ("", "Topic of the left camera_info in the bag; empty: beside the left images."),
+    "right_info": ("", "Topic of the right camera_info in the bag; empty: beside the right images."),
     **shared.parameter_file("stereo_depth"),
     **shared.MODELS,
     "log_level": shared.NODE["log_level"],
@@ -41,7 +46,8 @@ def start(context):
     out = Path(value["out"]).absolute()
     depth = {name: value[name] for name in shared.MODELS if value[name]}
     loop = shared.is_true(value["loop"])
-    evaluation = BagsEvaluation([value["bag"]], out, rate=speed(value["rate"]), loop=loop, depth=depth)
+    topics = {name: value[name] for name in BagTopics._fields if value[name]}
+    evaluation = BagsEvaluation([value["bag"]], out, rate=speed(value["rate"]), loop=loop, depth=depth, topics=topics)
     experiment = evaluation.experiment()
     for older in (evaluation.report, evaluation.report.with_suffix(".html")):  # must not pass for this one's
         older.unlink(missing_ok=True)

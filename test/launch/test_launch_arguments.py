@@ -10,7 +10,11 @@ from typing import Any
 
 import pytest
 
+from support.bags import bag_of
+
 from fg_depth_ros import apps
+from fg_depth_ros.data.bags.storage import IMAGE, INFO
+from fg_depth_ros.files import FileError
 from fg_depth_ros.nodes.stereo_depth.parameters import STEREO_DEPTH
 
 _NAMES = {
@@ -346,3 +350,23 @@ def test_the_evaluation_declares_the_shared_arguments_and_its_own(launch_file: A
     declared = {a.args[0]: a.kwargs for a in actions if a.args and "description" in a.kwargs}
     assert {"bag", "out", "rate", "loop", "player", "params_file", "model", "log_level"} <= declared.keys()
     assert "default_value" not in declared["bag"], "it has to be given"
+
+
+def test_the_topics_of_the_evaluated_bag_can_be_named(
+    launch_file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names that say nothing of a side, as `fg-depth replay-live --left ... --right ...` takes them."""
+    monkeypatch.setattr("ament_index_python.packages.get_package_share_directory", lambda name: str(tmp_path))
+    kinds = {"/eye/a": IMAGE, "/eye/b": IMAGE, "/calib/a": INFO, "/calib/b": INFO}
+    bag = bag_of(tmp_path / "bag", kinds)
+    given = {"bag": str(bag), "out": str(tmp_path / "out"), "player": "own"}
+    with pytest.raises(FileError, match="no pair of image topics can be identified by name"):
+        launch_file("replay_evaluation", **given)
+    topics = {"left": "/eye/a", "right": "/eye/b", "left_info": "/calib/a", "right_info": "/calib/b"}
+    actions = launch_file("replay_evaluation", **given, **topics)
+    nodes = {a.kwargs["executable"]: a.kwargs for a in actions if "executable" in a.kwargs}
+    wanted = [
+        ("left/image_rect", "/eye/a"), ("right/image_rect", "/eye/b"),
+        ("left/camera_info", "/calib/a"), ("right/camera_info", "/calib/b"),
+    ]  # fmt: skip
+    assert nodes["stereo_depth_node"]["remappings"] == nodes["replay_evaluator_node"]["remappings"] == wanted
