@@ -18,7 +18,8 @@ from support.nodes import pair_messages, wall
 
 from fg_depth_ros.data.io import messages
 from fg_depth_ros.geometry.masks import Label
-from fg_depth_ros.nodes.data_logger.trigger_monitor import WeightsMonitor
+from fg_depth_ros.nodes.common.diagnostics import Faults
+from fg_depth_ros.nodes.data_logger.trigger_monitor import TriggerMonitor, WeightsMonitor
 
 Make = Callable[..., LoggerBench]
 SHA = "0123456789abcdef" * 4
@@ -111,6 +112,42 @@ def test_motion_fires_when_the_picture_moves_and_not_when_it_stands(make: Make) 
     flow = float(line["detail"].split()[2])
     assert line["detail"].startswith("mean flow ") and "above 2 px" in line["detail"]
     assert flow > 2.0
+
+
+def test_the_motion_of_a_10_bit_camera_is_that_of_8_bits(white: int = 1023) -> None:
+    """The wall moves by 8 px of 320, which is 4 px of the 160 px that are compared."""
+    texture = wall(width=960).left[::2, ::2, 0]
+    found = {}
+    for bits in (255, white):
+        moment, fired = iter(range(10**9, 10**11, 10**9)), []
+        parameters: Any = {"motion_flow": 2.0, "check_period": 0.0}
+        monitor = TriggerMonitor(parameters, lambda: next(moment), lambda *what: fired.append(what), Faults(print))
+        for step in range(4):
+            grey = np.ascontiguousarray(texture[:, 8 * step : 8 * step + 320])
+            encoding = "mono8" if bits == 255 else "mono16"
+            if bits != 255:
+                grey = np.rint(grey * (bits / 255)).astype(np.uint16)
+            image = messages.fill_image(Image(), grey, encoding)
+            monitor.on_left_image(lambda: image, compressed=False)
+        found[bits] = monitor.figures["motion"]
+        assert fired
+    assert found[white] == pytest.approx(found[255], abs=0.1)
+    assert found[255] > 3.0
+
+
+def test_a_white_level_that_rises_is_no_motion() -> None:
+    grey = np.rint(small_wall().left[..., 0] * (1023 / 255)).astype(np.uint16)
+    bright = grey.copy()
+    bright[0, 0] = 2000  # a lamp: 12 bits from now on, and the rest is four times as dark
+    moment = iter(range(10**9, 10**11, 10**9))
+    parameters: Any = {"motion_flow": 2.0, "check_period": 0.0}
+    monitor = TriggerMonitor(parameters, lambda: next(moment), lambda *what: None, Faults(print))
+    shown = iter([grey, bright, bright])
+    for _ in range(3):  # the first one only begins the period
+        monitor.on_left_image(lambda: messages.fill_image(Image(), next(shown), "mono16"), compressed=False)
+    assert "motion" not in monitor.figures
+    monitor.on_left_image(lambda: messages.fill_image(Image(), next(shown), "mono16"), compressed=False)
+    assert monitor.figures["motion"] == pytest.approx(0.0, abs=0.05)
 
 
 def test_record_off_holds_the_triggers_back_until_it_is_set(make: Make) -> None:

@@ -27,11 +27,13 @@ from support.waiting import LIMIT, response_to, wait_until
 
 from fg_depth_ros.apps.processes import Child, ChildDied, ProcessGroup
 from fg_depth_ros.data.io import messages
+from fg_depth_ros.evaluation.replay.scores import PublishedPair
 from fg_depth_ros.evaluation.reports.report import read_report
 from fg_depth_ros.geometry import disparity_to_depth, organised_points
 from fg_depth_ros.inference import SearchRange
 from fg_depth_ros.nodes.evaluator.node_counters import LOST_AFTER, NEVER_REACHED, NodeCounters
-from fg_depth_ros.nodes.evaluator.pair_messages import Snapshot
+from fg_depth_ros.nodes.evaluator.pair_ledger import PairEntry
+from fg_depth_ros.nodes.evaluator.pair_messages import Snapshot, published_pair
 from fg_depth_ros.nodes.players.stereo_player import camera_infos
 from fg_depth_ros.nodes.stereo_depth.outputs import cloud_message, disparity_message
 
@@ -229,6 +231,29 @@ def test_without_truth_the_images_are_compared(source: Source) -> None:
     assert metrics["photometric"] < 1.0
     assert metrics["seen_by_both"] > 90.0
     assert "bad_1" not in metrics
+
+
+def test_images_of_10_bits_are_seen_as_the_depth_node_sees_them() -> None:
+    """Read as 16 bits they are nearly black: nothing to compare, and black pictures in the report."""
+    rig = small_rig()
+    left, right, disparity = planes(0)
+    depth = messages.fill_image(Image(), disparity_to_depth(disparity, rig), "32FC1")
+    greys = {"left": left[..., 0], "right": right[..., 0]}
+    assert max(grey.max() for grey in greys.values()) > 70  # needs more than 8 bits when it is scaled by 4
+
+    def pair(scale: float, white: messages.LearnedWhite) -> PublishedPair:
+        images = {
+            side: messages.fill_image(Image(), np.rint(grey * (scale * 1023 / 255)).astype(np.uint16), "mono16")
+            for side, grey in greys.items()
+        }
+        return published_pair(PairEntry(0, 0, parts={"depth": depth, **images}), rig, white)
+
+    white = messages.LearnedWhite()
+    found, dark = pair(1.0, white), pair(0.25, white)  # the level of the first pair holds for the second
+    for side, grey in greys.items():
+        assert np.abs(getattr(found, side).astype(int) - grey).max() <= 1
+        assert np.abs(getattr(dark, side) - 0.25 * grey).max() <= 1
+    assert white.level == 1023
 
 
 def test_a_late_answer_is_delivered_and_late(source: Source) -> None:

@@ -77,6 +77,18 @@ def test_the_white_level_is_the_bits_that_hold_the_largest_value() -> None:
     assert messages.white_level(np.zeros((1, 1), np.uint8)) == 0
 
 
+def test_a_learned_white_level_is_one_for_a_moment_and_is_never_lowered() -> None:
+    white = messages.LearnedWhite()
+    eight = np.array([[7]], np.uint8)
+    assert white.to_uint8(eight)[0] is eight
+    assert white.level == 0
+    dark, bright = np.array([[682]], np.uint16), np.array([[1023]], np.uint16)
+    assert [image.tolist() for image in white.to_uint8(dark, bright)] == [[[170]], [[255]]]  # 682 / 1023 = 2 / 3
+    assert white.to_uint8(np.array([[4095]], np.uint16))[0].tolist() == [[255]]
+    assert white.to_uint8(dark)[0].tolist() == [[42]]  # 682 / 4095 * 255 = 42.5, rounded to even
+    assert white.level == 4095
+
+
 def test_mono16_of_a_12_bit_camera_uses_the_whole_range() -> None:
     data = struct.pack("<3H", 0, 2048, 5000)
     found = messages.image_to_array(image("mono16", 3, 1, data), mono16_white=4095)

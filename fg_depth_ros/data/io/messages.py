@@ -231,6 +231,18 @@ def white_level(*images: np.ndarray) -> int:
     return next(level for level in _WHITE_LEVELS if level >= max(largest)) if largest else 0
 
 
+class LearnedWhite:
+    """White level of a camera's 16-bit grey images, learned from their values and only ever raised. Not thread-safe."""
+
+    level = 0
+    """The level so far; 0 before the first such image."""
+
+    def to_uint8(self, *images: np.ndarray) -> list[np.ndarray]:
+        """Scale images of one moment (uint16) to uint8 with one level; those of uint8 stay as they are."""
+        self.level = max(self.level, white_level(*images))
+        return [scaled_to_uint8(image, self.level) for image in images]
+
+
 def float_array(message: Any, topic: str = "image") -> np.ndarray:
     """Return a 32FC1 (H x W) or 32FC2 (H x W x 2) image as float32. Raises MessageError for anything else."""
     if message.encoding not in ("32FC1", "32FC2"):

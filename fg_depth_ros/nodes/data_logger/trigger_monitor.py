@@ -14,7 +14,7 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image
 
 from fg_depth_ros.data.io import messages
-from fg_depth_ros.data.io.messages import depth_to_array, image_to_array, stamp_ns
+from fg_depth_ros.data.io.messages import LearnedWhite, depth_to_array, image_to_array, stamp_ns
 from fg_depth_ros.geometry.masks import Label
 from fg_depth_ros.nodes.common.codes import CALIBRATION_FAULTS
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, fault_codes
@@ -42,6 +42,7 @@ class TriggerMonitor:
         self._parameters, self._now, self._fire, self._faults = parameters, now, fire, faults
         self._times = {kind: PeriodicTimer() for kind in ("motion", "disagreement", "low_confidence")}
         self._before: np.ndarray | None = None
+        self._white = LearnedWhite()
         self._alarm = False
         self._has_labels = False
         self._waiting: dict[str, OrderedDict[int, Any]] = {name: OrderedDict() for name in (DEPTH, MONO, LABELS)}
@@ -64,8 +65,11 @@ class TriggerMonitor:
                 self._before = None
             return
         before, self._before = self._before, None
+        white = self._white.level
         try:
-            image = small_grey(image_to_array(decode(), "left image"))
+            image = small_grey(*self._white.to_uint8(image_to_array(decode(), "left image", mono16_white=None)))
+            if self._white.level != white:
+                before = None  # it was brighter, and did not move by that
             if before is not None and before.shape == image.shape:
                 self.figures["motion"] = flow = mean_flow(before, image)
                 self._evaluate("motion", above(flow, limit, "mean flow", " px"))

@@ -232,9 +232,10 @@ class ReplayEvaluatorNode(Node):
             self._not_evaluated += 1
 
     def _evaluate(self) -> None:
+        white = messages.LearnedWhite()
         while (job := self._queue.get()) is not None:
             try:
-                evaluate_pair(self.scores, self.series, self.worst, job[0], published_pair(*job))
+                evaluate_pair(self.scores, self.series, self.worst, job[0], published_pair(*job, white))
             except ValueError as error:  # a malformed message, or sizes that differ
                 self._count_failure(str(error))
 

@@ -36,15 +36,18 @@ def image_disparity(message: DisparityImage, rig: StereoRig) -> np.ndarray:
     return np.where(answered, values - np.float32(rig.doffs), np.float32(np.nan))
 
 
-def published_pair(entry: PairEntry, rig: StereoRig) -> PublishedPair:
-    """Convert the messages of a pair to arrays. Raises MessageError (a ValueError) naming topic and value."""
+def published_pair(entry: PairEntry, rig: StereoRig, white: messages.LearnedWhite) -> PublishedPair:
+    """Convert the messages of a pair to arrays; ``white``: of the pairs before.
+
+    Raises MessageError (a ValueError) naming topic and value.
+    """
     parts: dict[str, Any] = entry.parts
     disparity = dense = None
     if "disparity" in parts:
         disparity = image_disparity(parts["disparity"], rig)
     if "flow" in parts:
         dense = -messages.float_array(parts["flow"], "flow/image")[..., 0]
-    images = {side: messages.image_to_array(parts[side], side) for side in ("left", "right") if side in parts}
+    images = _camera_images(parts, white)
     return PublishedPair(
         entry.name or f"pair at {entry.stamp * 1e-9:.9f} s",
         rig,
@@ -113,7 +116,7 @@ class SnapshotCollector:
         rig = StereoRig.from_camera_info(infos["left"][stamp], infos["right"][stamp])
         points, colours = messages.cloud_to_arrays(parts["points"])
         arrays: dict[str, Any] = {
-            "left": _colour(messages.image_to_array(parts["left"], "left/image_rect")),
+            **{side: _colour(image) for side, image in _camera_images(parts, messages.LearnedWhite()).items()},
             "disparity": -messages.float_array(parts["flow"], "flow/image")[..., 0],
             "depth": messages.depth_to_array(parts["depth"], DEPTH),
             "labels": messages.image_to_array(parts["labels"], "mask/labels"),
@@ -124,10 +127,18 @@ class SnapshotCollector:
         }
         if "truth" in parts:
             arrays["truth"] = messages.depth_to_array(parts["truth"], TRUTH)
-        if "right" in parts:
-            arrays["right"] = _colour(messages.image_to_array(parts["right"], "right/image_rect"))
         with atomic_write(path) as unfinished, unfinished.open("wb") as file:
             np.savez(file, **arrays)
+
+
+def _camera_images(parts: Mapping[str, Any], white: messages.LearnedWhite) -> dict[str, np.ndarray]:
+    """Return those of the left and right image that are there, uint8."""
+    found = {
+        side: messages.image_to_array(parts[side], f"{side}/image_rect", mono16_white=None)
+        for side in ("left", "right")
+        if side in parts
+    }
+    return dict(zip(found, white.to_uint8(*found.values()), strict=True))
 
 
 def _colour(image: np.ndarray) -> np.ndarray:

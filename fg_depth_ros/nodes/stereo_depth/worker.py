@@ -19,11 +19,10 @@ from sensor_msgs.msg import CameraInfo
 from fg_depth_ros.data.io.messages import (
     DEPTH_16UC1,
     MONO16_WHITE,
+    LearnedWhite,
     MessageError,
     MessageFault,
     image_to_array,
-    scaled_to_uint8,
-    white_level,
 )
 from fg_depth_ros.geometry import Label, PairFault, RigError, StereoRig, camera_info_doubts
 from fg_depth_ros.geometry.rectification import Rectification, raw_sides
@@ -400,10 +399,14 @@ class PairDecoder:
         self._left_key: tuple[Any, ...] | None = None  # of a left camera whose pair was not seen
         self._left_rectification: Rectification | None = None
         self._used: Rectification | None = None
-        self.white = 0
-        """White level of 16-bit grey that was learned, 0 before the first such image."""
+        self._white = LearnedWhite()
         self.doubts: str | None = None
         """What is unusual about the calibration of the newest pair."""
+
+    @property
+    def white(self) -> int:
+        """White level of 16-bit grey that was learned, 0 before the first such image."""
+        return self._white.level
 
     @property
     def rectified_inside(self) -> str:
@@ -438,8 +441,7 @@ class PairDecoder:
                 )
         if white is None:  # one for both, or they would differ in brightness
             pair = [image for image in (left, right) if image is not None]
-            self.white = max(self.white, white_level(*pair))
-            left, *rest = (scaled_to_uint8(image, self.white) for image in pair)
+            left, *rest = self._white.to_uint8(*pair)
             right = rest[0] if rest else None
         if right is not None and left.ndim != right.ndim:
             left, right = (cv2.cvtColor(i, cv2.COLOR_GRAY2RGB) if i.ndim == 2 else i for i in (left, right))
