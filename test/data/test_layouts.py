@@ -13,6 +13,7 @@ from support.pair_folders import FAR, planes, small_rig, write_pairs
 
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.bags.writing import write_stereo_bag
+from fg_depth_ros.data.datasets.depth import open_depth_sets
 from fg_depth_ros.data.datasets.layouts import NoPairsError
 from fg_depth_ros.data.datasets.stereo import LAYOUTS, layout_table, open_pair, open_stereo, open_stereo_sets
 from fg_depth_ros.data.io.formats import write_image
@@ -205,6 +206,33 @@ def test_images_with_both_views(tmp_path):
     write_image(tmp_path / "b.png", LEFT[:, :-1])
     with pytest.raises(FileError, match="159 px wide, so its halves are not alike"):
         open_stereo(tmp_path / "b.png", side_by_side=True)
+
+
+def test_pairs_beside_a_recording_are_refused_with_what_was_found(tmp_path):
+    folder = write_pairs(tmp_path / "set", ("a", "b"))
+    bag = write_stereo_bag(tmp_path / "bag", [(10**9, LEFT, RIGHT)], small_rig())
+    recording = next(bag.glob("*.mcap")).rename(folder / "drive_0.mcap")
+    for read in (open_stereo, lambda path: open_depth_sets([path])):
+        with pytest.raises(FileError, match=r"holds 2 stereo pair\(s\) in left/\* and right/\*, and a recording"):
+            read(folder)
+    assert len(open_stereo(recording)) == 1, "as the message advises"
+    (folder / "right" / "a.png").unlink()
+    (folder / "right" / "b.png").unlink()
+    with pytest.raises(FileError, match=r"holds images of pairs .*and a recording \(drive_0\.mcap\): give "):
+        open_stereo(folder)
+
+
+def test_pairs_beside_another_programs_metadata_are_pairs(tmp_path):
+    folder = write_pairs(tmp_path / "set", ("a", "b"))
+    (folder / "metadata.yaml").write_text("licence: CC-BY\n")
+    assert [sample.name for sample in open_stereo(folder)] == ["a", "b"]
+    assert [len(samples) for samples in open_depth_sets([folder]).values()] == [2]
+
+
+def test_a_picture_beside_a_recording_is_no_pair(tmp_path):
+    bag = write_stereo_bag(tmp_path / "bag", [(10**9, LEFT, RIGHT)], small_rig())
+    write_image(bag / "preview.png", LEFT)
+    assert len(open_stereo(bag)) == 1
 
 
 def test_a_bag(tmp_path):

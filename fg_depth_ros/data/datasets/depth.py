@@ -11,9 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fg_depth_ros.data.bags.storage import is_bag
 from fg_depth_ros.data.datasets.layouts import NoPairsError, collect_sets, list_images, reader_of, rig_of
-from fg_depth_ros.data.datasets.stereo import open_stereo, open_stereo_folder
+from fg_depth_ros.data.datasets.stereo import is_recording, open_stereo, open_stereo_folder
 from fg_depth_ros.data.io.calibration import find_calibration
 from fg_depth_ros.data.io.formats import read_kitti_disparity, read_png_depth
 from fg_depth_ros.data.samples import ArrayReader, DepthProtocol, DepthSample, StereoSample
@@ -53,7 +52,7 @@ def _open(
 ) -> list[DepthSample]:
     if path.suffix == ".mat":
         return open_nyu(path, split)
-    if is_bag(path):
+    if is_recording(path):
         return [DepthSample.of_pair(pair) for pair in open_stereo(path, **bag)]
     return open_depth_folder(path, unit, fx)
 

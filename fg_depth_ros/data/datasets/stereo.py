@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fg_depth_ros.data.bags.folders import storage_files
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.bags.storage import is_bag
 from fg_depth_ros.data.datasets.layouts import NoPairsError, collect_sets, combined, find_image, reader_of
@@ -59,16 +60,40 @@ def open_stereo(
     """Open the pairs of a folder, of a bag, or, with ``side_by_side``, of an image or video that holds both views.
 
     ``calibration``: used instead of what lies beside the images. ``bag``: options of ``open_bag_pairs``. Raises as
-    ``open_stereo_folder`` and ``open_bag_pairs``.
+    ``is_recording``, ``open_stereo_folder`` and ``open_bag_pairs``.
     """
     path = Path(path)
-    if path.exists() and is_bag(path):
+    if is_recording(path):
         if side_by_side:
             raise FileError(f"{path}: is a bag, whose cameras have a topic each; leave --side-by-side out")
         if calibration is not None:
             bag["rig"] = read_calibration(calibration)
         return open_bag_pairs(path, **bag)
     return open_stereo_folder(path, calibration, side_by_side=side_by_side)
+
+
+def is_recording(path: Path) -> bool:
+    """Tell a bag from a folder of pairs. Raises FileError: a folder that holds both, with what was found."""
+    if not (path.exists() and is_bag(path)):
+        return False
+    if not path.is_dir():
+        return True
+    try:
+        layout, pairs = find_pairs(path, LAYOUTS)
+    except NoPairsError:
+        return True
+    except FileError as error:
+        found = f"images of pairs ({error})"
+    else:
+        found = f"{len(pairs)} stereo pair(s) in {layout.left} and {layout.right}"
+    files = storage_files(path)
+    if not files:  # its metadata.yaml is another program's
+        return False
+    names = ", ".join(file.name for file in files[:3])
+    raise FileError(
+        f"{path}: holds {found}, and a recording ({names}): give {files[0]} for the recording, or move it elsewhere "
+        "for the images"
+    )
 
 
 def open_stereo_folder(
