@@ -274,18 +274,20 @@ def test_missing_weights_are_named_when_they_are_needed_and_stereo_goes_on(
     assert share_near(b.fresh_depth(PAIR), 3.0) > 0.97
     b.wait(lambda: b.level("model") == 0)  # nobody needs them yet
     b.listen(MONO)
-    b.send_until(PAIR, lambda: b.level("model") == 1)
+    b.send_until(PAIR, lambda: b.has(FaultCode.NO_MONO_DEPTH, name="model"))
     message = b.status("model").message
     assert message.startswith("mono_depth/image_rect has a subscriber")
-    assert b.values("model")["reason"] == "no mono depth"
     assert "'depthnet_lite'" in message
-    assert "Set mono_weights" in message
-    assert b.values("model")["mono swap"] == "failed"
+    assert "Set mono_model and mono_weights" in message
+    b.wait(lambda: b.values("model")["mono swap"] == "failed")
+    names = b.depth_node.parameters
+    assert (names["mono_model"], names["mono_weights"]) == ("off", "")  # they name nothing that does not run
+    assert b.log_has("mono_model is off now")
     b.set(fill_from_mono=True)
     b.send_until(PAIR, lambda: "fill_from_mono is set" in b.status("model").message)
     assert share_near(b.fresh_depth(PAIR), 3.0) > 0.97
     assert b.level() == 0
-    (result,) = b.set(mono_weights=six_metres)
+    (result,) = b.set(mono_weights=six_metres, mono_model="depthnet_lite")
     assert result.successful
     b.send_until(PAIR, lambda: b.seen[MONO] and b.level("model") == 0)
 
@@ -294,8 +296,8 @@ def test_missing_weights_are_named_when_they_are_needed_and_stereo_goes_on(
 def test_without_weights_a_missing_right_camera_is_named_as_ever(make: Callable[..., Bench]) -> None:
     b = make(mono_timeout=0.3, stall_timeout=0.6)
     b.listen(DEPTH)
-    b.send_until(LEFT, lambda: b.has(FaultCode.NO_PAIRS) and b.level("model") == 1)
-    assert b.has(FaultCode.NO_MONO_DEPTH, "right camera", name="model")
+    fallback_fails = lambda: b.has(FaultCode.NO_MONO_DEPTH, "right camera", name="model")  # noqa: E731
+    b.send_until(LEFT, lambda: b.has(FaultCode.NO_PAIRS) and fallback_fails())
     assert b.seen[DEPTH] == []
     b.send_until(LEFT, lambda: int(b.values().get("dropped: no mono depth", 0)) > 0)
     assert share_near(b.fresh_depth(PAIR), 3.0) > 0.97

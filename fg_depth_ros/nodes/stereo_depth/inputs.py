@@ -33,7 +33,7 @@ class StereoInputs:
     """Subscribes to the inputs, synchronises them, and reports why no pair arrives. For the executor's thread.
 
     ``submit`` gets each pair, and left images alone while the right camera is silent; it must return at once.
-    ``topics``: input name -> resolved topic.
+    ``topics``: input name -> resolved topic. ``mono_off``: whether no depth is wanted from left images alone.
     """
 
     def __init__(
@@ -42,11 +42,12 @@ class StereoInputs:
         parameters: DeclaredParameters,
         topics: Mapping[str, str],
         submit: Callable[[StereoMessages], None],
+        mono_off: Callable[[], bool],
         statistics: PairStatistics,
         faults: Faults,
     ) -> None:
         self._node, self._parameters, self._topics, self._submit = node, parameters, topics, submit
-        self._statistics, self._faults = statistics, faults
+        self._mono_off, self._statistics, self._faults = mono_off, statistics, faults
         self._filters = load_message_filters()
         self._subscribers: list[Any] = []
         self._sync: PairSynchronizer | None = None
@@ -133,7 +134,7 @@ class StereoInputs:
     def _on_left_only(self, left: Any, left_info: Any) -> None:
         """Submit a left image alone when the right camera is silent."""
         timeout = self._parameters["mono_timeout"]
-        if self._sync is None or timeout == 0 or self._parameters["mono_model"] == "off":
+        if self._sync is None or timeout == 0 or self._mono_off():
             self._faults.forget("right camera")  # there is no fallback any more
             return
         silent = self._sync.silent_right(timeout)

@@ -194,8 +194,8 @@ class LazyModelHost(ModelHost[ConfigT, EstimatorT]):
 
     @property
     def off(self) -> bool:
-        """Whether no model is configured."""
-        return self._config is None
+        """Whether no model is configured, and not since the one that was could not be loaded."""
+        return self._config is None and self.failure is None
 
     @property
     def swap_state(self) -> SwapState:
@@ -381,21 +381,24 @@ class NodeModels:
 
     def _set_back(self, slot: str, config: EstimatorConfig, text: str) -> None:
         """Set the parameters back to the model in use, or to off, after another could not be loaded."""
-        running = getattr(self, slot).estimator
+        host, names = getattr(self, slot), _SLOTS[slot][1]
+        if host.failure is None:
+            return  # others were requested since
+        running = host.estimator
         if running is not None:
             back = [
                 Parameter(name, value=getattr(running.config, field))
-                for field, name in _SLOTS[slot][1].items()
+                for field, name in names.items()
                 if getattr(running.config, field) != getattr(config, field)
             ]
             self._node.set_parameters_atomically(back)
             text = f"the model was not swapped, {running.model_name} still runs: {text}"
             self._faults.report("model", WARN, text, FaultCode.SWAP_FAILED)
-        elif slot == "flow":  # mono is reported by the outputs that need it
-            self._node.set_parameters_atomically(
-                [Parameter("flow_model", value="off"), Parameter("flow_weights", value="")]
-            )
-            text = f"{config.model} could not be loaded: {text}"
+        else:
+            off = {names["model"]: "off", names["weights"]: ""}
+            self._node.set_parameters_atomically([Parameter(name, value=value) for name, value in off.items()])
+            host.failure = text  # why it is off
+            text = f"{config.model} could not be loaded, and {names['model']} is off now: {text}"
             self._faults.report("model", WARN, text, FaultCode.MODEL_NOT_LOADED)
 
 

@@ -106,7 +106,7 @@ class MonoDepth:
         if self._host.off:
             problem = "mono_model is off: set it to depthnet_lite"
         elif (failure := self._host.failure) is not None:
-            problem = f"{failure}. Set mono_weights, or mono_model to off"
+            problem = f"{failure}. Set mono_model and mono_weights"
         if problem is not None:
             text = f"{need}, but there is no mono depth: {problem}"
             self._faults.report("mono", WARN, text, FaultCode.NO_MONO_DEPTH)

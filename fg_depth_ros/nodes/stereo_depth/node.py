@@ -33,7 +33,7 @@ from fg_depth_ros.nodes.stereo_depth.worker import StereoWorker
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 _PAIR_FAULTS = ("configuration", *PAIR_FAULTS, "time")
-_MODEL_FAULTS = ("configuration", "memory", "model", "mono", "engine")
+_MODEL_FAULTS = ("configuration", "memory", "mono", "model", "engine")
 _CHECK_SECONDS = 0.1
 _CLOSE_AFTER = 20  # checks without a subscriber before the inputs are closed: two seconds
 _SWAP_FAULT_SECONDS = 60.0
@@ -95,7 +95,10 @@ class StereoDepthNode(LifecycleNode):
         self._worker = StereoWorker(
             self, self.parameters, topics, self._models, self._outputs, self.statistics, self.faults
         )
-        self._inputs = StereoInputs(self, self.parameters, topics, self._worker.submit, self.statistics, self.faults)
+        self._inputs = StereoInputs(
+            self, self.parameters, topics, self._worker.submit, lambda: self._models.mono.off, self.statistics,
+            self.faults,
+        )  # fmt: skip
         self._state = NodeState.ACTIVE
         return super().on_activate(state)
 
