@@ -17,6 +17,7 @@ _ASIDE = 0.02  # offset of the cameras down and forward, part of the baseline; K
 # Outside the first limits a calibration is refused, outside the second it is doubted.
 _BASELINES = ((1e-3, 20.0), (8e-3, 2.0))  # m
 _FIELDS_OF_VIEW = ((2.0, 172.0), (10.0, 150.0))  # degrees across
+_OTHER_SIZE = 1.3  # times as far from the corner as the middle, in both directions: a centre of other images
 _LARGEST = 1e7  # of any number in a projection matrix
 _VERTICAL = 0.01  # m between the cameras' heights, without any baseline: a rig with one camera above the other
 _MATRIX = "a rectified camera has P = [fx 0 cx Tx; 0 fy cy Ty; 0 0 1 Tz] (REP 104)"
@@ -185,7 +186,7 @@ def camera_info_doubts(left: Any, right: Any, raw: tuple[bool, bool] = (False, F
 
     A pair that ``StereoRig.from_camera_info`` takes is held against ``K``, ``R`` and ``D`` here, where the messages
     have them: they are of the images before rectification, so depth does not need them, but they come from one
-    calibration.
+    calibration. A ``P[3]`` that alone was not resized cannot be told: nothing else has the baseline in it.
 
     Args:
         left, right: as of ``StereoRig.from_camera_info``.
@@ -196,14 +197,15 @@ def camera_info_doubts(left: Any, right: Any, raw: tuple[bool, bool] = (False, F
     """
     doubts = StereoRig.from_camera_info(left, right).doubts()
     for info, side, is_raw in ((left, "left", raw[0]), (right, "right", raw[1])):
-        doubts += _binned_twice(info, side)
+        resized = _resized(info, side)
+        doubts += _binned_twice(info, side) + resized
         p, k, r, d = (camera_info_numbers(info, name) for name in "pkrd")
         where = f"{side} camera_info"
         if not np.isfinite(np.concatenate([k, r, d])).all():
             doubts.append(f"{where}: k, r or d holds a number that is not finite: calibrate again")
             continue
         if k.size == 9 and k.any():
-            if not 0.5 <= p[0] / max(k[0], 1e-9) <= 2.0:
+            if not resized and not 0.5 <= p[0] / max(k[0], 1e-9) <= 2.0:
                 doubts.append(
                     f"{where}: fx is {p[0]:g} in p and {k[0]:g} in k: they may be of images of different sizes; "
                     "publish both for the published size"
@@ -234,6 +236,35 @@ def image_window(info: Any) -> tuple[int, int, int, int]:
     bin_x, bin_y = (max(int(getattr(info, f"binning_{axis}", 0) or 0), 1) for axis in "xy")
     x, y = (int(getattr(getattr(info, "roi", None), f"{axis}_offset", 0) or 0) for axis in "xy")
     return x, y, bin_x, bin_y
+
+
+def _resized(info: Any, side: str) -> list[str]:
+    """Return the doubt that ``p``, or ``k`` alone, is of images of another size than the published ones."""
+    camera, k = _Camera.read(info, side), camera_info_numbers(info, "k")
+    if camera.binning != (1, 1) or (camera.width, camera.height) != (int(info.width), int(info.height)):
+        return []  # a region of interest may lie anywhere
+    size = f"{camera.width}x{camera.height}"
+    if (factor := _times_as_large(camera.cx, camera.cy, camera)) is not None:
+        return [
+            f"{side} camera_info: p (cx {camera.cx:g}, cy {camera.cy:g}) seems to be of images {factor:.2g} times as "
+            f"large as {size}, and depth would be {factor:.2g} times too large; publish p of the published size"
+        ]
+    if k.size == 9 and (factor := _times_as_large(k[2], k[5], camera)) is not None:
+        return [
+            f"{side} camera_info: k (cx {k[2]:g}, cy {k[5]:g}) seems to be of images {factor:.2g} times as large as "
+            f"{size}, and p of these: if p[3] was not resized with the rest of p, the baseline and all depth are "
+            f"{factor:.2g} times too large; publish k and all of p for the published size"
+        ]
+    return []
+
+
+def _times_as_large(cx: float, cy: float, camera: _Camera) -> float | None:
+    """Return how many times as large the images are that have this centre; None where it fits the camera's."""
+    across, down = 2 * cx / camera.width, 2 * cy / camera.height
+    far = min(across, down) >= _OTHER_SIZE or 0 < max(across, down) <= 1 / _OTHER_SIZE
+    if not far or not 1 / 1.15 <= across / down <= 1.15:
+        return None
+    return math.sqrt(across * down)
 
 
 def _binned_twice(info: Any, side: str) -> list[str]:

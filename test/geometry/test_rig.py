@@ -164,7 +164,8 @@ QUARTER = [0.0, -1, 0, 1, 0, 0, 0, 0, 1]
         ({}, []),
         ({"k": K, "r": np.eye(3).ravel(), "d": [0.1, 0, 0, 0, 0]}, []),
         ({"r": QUARTER}, []),
-        ({"k": [4 * v for v in K[:-1]] + [1.0]}, ["fx is 500 in p and 1920 in k"]),
+        ({"k": [4 * v for v in K[:-1]] + [1.0]}, ["k (cx 1272, cy 968) seems to be of images 4 times as large"]),
+        ({"k": [1920.0, *K[1:]]}, ["fx is 500 in p and 1920 in k"]),
         ({"k": np.array(left_p()).reshape(3, 4)[:, :3].ravel(), "d": [0.1] * 5}, ["left camera_info: p repeats k"]),
         ({"r": [2.0, 0, 0, 0, 2, 0, 0, 0, 2]}, ["r is no rotation"]),
         ({"d": [float("nan")] * 5}, ["not finite"]),
@@ -274,6 +275,46 @@ def test_a_matrix_that_is_binned_already_is_doubted(binning, full, of_the_full_i
     doubts = [doubt for doubt in camera_info_doubts(*cameras) if f"binning is {binning}x{binning}" in doubt]
     assert len(doubts) == (0 if of_the_full_image else 2)
     assert all(f"depth would be {binning} times too small" in doubt for doubt in doubts)
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.75, 2.0])
+def test_a_calibration_of_another_size_is_doubted(scale):
+    """A driver resizes 1280 x 960 images of fx 700, baseline 0.12 m, and forgets some numbers."""
+    size = round(1280 * scale), round(960 * scale)
+    full = [700.0, 0, 650.0, 0.0, 0, 700.0, 470.0, 0, 0, 0, 1, 0]
+    right = [*full[:3], -84.0, *full[4:]]
+    resized = np.multiply(full[:8], scale).tolist() + full[8:]
+    k, small_k = full[:3] + full[4:7] + [0, 0, 1], resized[:3] + resized[4:7] + [0, 0, 1]
+
+    def doubts(p, k, shift):
+        left, right = (info([*p[:3], tx, *p[4:]], *size, k=k) for tx in (0.0, shift))
+        return StereoRig.from_camera_info(left, right).baseline, camera_info_doubts(left, right)
+
+    assert doubts(resized, small_k, -84.0 * scale) == (pytest.approx(0.12), [])
+    factor = f"{1 / scale:.2g} times as large as {size[0]}x{size[1]}"
+    baseline, found = doubts(full, small_k, -84.0)  # fx is wrong by 1 / scale, and so is depth
+    assert len(found) == 2 and all("camera_info: p (cx 650, cy 470)" in d and factor in d for d in found)
+    baseline, found = doubts(resized, k, -84.0)  # p[3] was forgotten with k
+    assert baseline == pytest.approx(0.12 / scale)
+    assert len(found) == 2 and all("camera_info: k (cx 650, cy 470)" in d and factor in d for d in found)
+    assert f"depth are {1 / scale:.2g} times too large" in found[0]
+    # p[3] alone was forgotten: the numbers of a rig with another baseline, and nothing says that it is not one.
+    assert doubts(resized, small_k, -84.0) == (pytest.approx(0.12 / scale), [])
+
+
+@pytest.mark.parametrize(
+    ("fx", "cx", "cy", "size", "baseline"),
+    [
+        (435.2047, 367.4517, 252.2009, (752, 480), 0.110),  # EuRoC
+        (721.5377, 609.5593, 172.8540, (1242, 375), 0.5327),  # KITTI
+        (780.5101, 620.1887, 367.6431, (1280, 800), 0.075),  # OAK-D
+        (383.1573, 319.8735, 241.6318, (640, 480), 0.050),  # RealSense D435
+        (994.978, 311.193, 254.877, (741, 500), 0.193),  # Middlebury 2014, quarter size
+    ],
+)
+def test_public_calibrations_are_not_doubted(fx, cx, cy, size, baseline):
+    cameras = [info(left_p(fx, cx, shift, cy=cy), *size) for shift in (0.0, -fx * baseline)]
+    assert camera_info_doubts(*cameras) == []
 
 
 def test_binning_of_a_region_at_the_border_is_not_doubted():

@@ -98,7 +98,8 @@ class StereoWorker:
         """Return the key-value pairs of a DiagnosticStatus."""
         white = {"mono16 white": str(self._decoder.white)} if self._decoder.white else {}
         inside = {"rectified inside": self._decoder.rectified_inside}
-        return {**inside, **self._vertical_flow.values(), **self._mono.scale.values(), **white}
+        rig = {} if self._rig is None else {"baseline (m)": f"{self._rig.baseline:.4f}"}
+        return {**rig, **inside, **self._vertical_flow.values(), **self._mono.scale.values(), **white}
 
     def _run(self) -> None:
         while (messages := self._slot.get()) is not None:
