@@ -14,6 +14,15 @@ _NOISE = 1.0  # grey levels of 255 after averaging: a camera's noise and roundin
 # Correlation that windows of this many px need: the smaller, the more easily a matcher finds it in mere noise. The
 # large ones bring walls without texture to what has texture around them.
 _WINDOWS = {9: 0.5, 25: 0.35, 61: 0.3, 121: 0.3}
+# The images themselves, not their detail, in windows of this many px at half that size. A matcher finds detail in smooth
+# images of other things, but not the light and dark of whole surfaces: 0.73 of the pixels correlate so in good pairs,
+# 0.66 in good ones out of focus, 0.01 in other views out of focus.
+_WIDE = 61
+_CORRELATED = 0.7
+_SHARED = 0.25  # share of the pixels; with more than the second one, details that differ are noise
+_SHARED_SURELY = 0.5
+_SURFACE = 0.8  # correlation that bears out a surface without detail
+_CONTRAST = 3.0  # grey levels, standard deviation in a wide window
 _SUPPORTED_PAIR = 0.1  # share of pixels
 _TEXTURED_VIEW = 0.05  # share of pixels from which two images can be told to show different things
 _AGREEING = 0.2  # share of the textured pixels: 0.7 in good pairs, 0.3 in strong noise, below 0.1 in other views
@@ -31,6 +40,7 @@ class PairFault(str, Enum):
     RIGHT_COVERED = "right camera covered"
     NO_TEXTURE = "no texture"
     UNRELATED = "views unrelated"
+    IDENTICAL = "images identical"
 
     __str__ = str.__str__
 
@@ -54,6 +64,10 @@ _EXPLANATIONS = {
         "the two images do not show the same things: check that both come from one rig and one moment, are rectified, "
         "and that the scene is not nearer than the search reaches"
     ),
+    PairFault.IDENTICAL: (
+        "both images are the same picture, so one camera's images come as those of both: check the driver, and which "
+        "topics are remapped"
+    ),
 }
 
 
@@ -62,10 +76,13 @@ class Support:
     """What the images of a pair say of its disparity.
 
     ``pixels``: bool H x W, True where they bear it out. ``fault``: what is wrong with the pair as a whole, or None.
+    ``agreement``: share of the surfaces with light and dark that are alike in both images, 0.7 to 1 in good pairs; None
+    where there are hardly any.
     """
 
     pixels: np.ndarray
     fault: PairFault | None
+    agreement: float | None = None
 
 
 class _View(Enum):
@@ -76,9 +93,9 @@ def photometric_support(left: np.ndarray, right: np.ndarray, disparity: np.ndarr
     """Compare the left image with the right one warped by the disparity: zero-mean normalised cross-correlation.
 
     It is taken of the images' fine detail, in windows of several sizes, with the camera's noise in the denominator:
-    where detail is no stronger than noise, or not the same in both images, nothing supports a match. Where hardly any
-    textured pixel is alike, the images show different things, and no pixel is supported. Nor is one of the black border
-    that rectification leaves.
+    where detail is no stronger than noise, or not the same in both images, nothing supports a match, unless the images
+    themselves are alike in a wide window. Where hardly any textured pixel is alike, or hardly any wide window, the
+    images show different things, and no pixel is supported. Nor is one of the black border that rectification leaves.
 
     Args:
         left, right: uint8, H x W or H x W x 3 RGB.
@@ -95,24 +112,36 @@ def photometric_support(left: np.ndarray, right: np.ndarray, disparity: np.ndarr
     greys = [
         i if i.ndim == 2 else cv2.cvtColor(i, cv2.COLOR_RGB2GRAY) for i in map(np.ascontiguousarray, (left, right))
     ]
-    details = [_detail(cv2.resize(grey, size, interpolation=cv2.INTER_AREA)) for grey in greys]
+    greys = [cv2.resize(grey, size, interpolation=cv2.INTER_AREA) for grey in greys]
+    details = [_detail(grey) for grey in greys]
     small = cv2.resize(np.asarray(disparity, np.float32), size, interpolation=cv2.INTER_NEAREST) * (size[0] / width)
     columns = np.arange(size[0], dtype=np.float32) - small
     inside = (columns >= 0) & (columns <= size[0] - 1)  # False for NaN
     rows = np.broadcast_to(np.arange(size[1], dtype=np.float32)[:, None], small.shape)
-    warped = cv2.remap(details[1], np.where(inside, columns, 0), np.ascontiguousarray(rows), cv2.INTER_LINEAR)
-    correlations = _correlations(details[0] * inside, warped * inside, inside.astype(np.float32))
+    seen_right = cv2.merge([details[1], greys[1].astype(np.float32)])
+    warped = cv2.remap(seen_right, np.where(inside, columns, 0), np.ascontiguousarray(rows), cv2.INTER_LINEAR)
+    share = inside.astype(np.float32)
+    correlations = _correlations(details[0] * share, warped[..., 0] * share, share)
     alike = [correlation > limit for correlation, limit in zip(correlations, _WINDOWS.values(), strict=True)]
-    supported = np.logical_or.reduce(alike) & ~_black_border(cv2.resize(greys[0], size, interpolation=cv2.INTER_AREA))
+    wide = _wide_correlation(greys[0] * share, warped[..., 1] * share, share)
+    surfaces = np.isfinite(wide) & inside
+    agreement = float((wide[surfaces] > _CORRELATED).mean()) if surfaces.mean() >= _TEXTURED_VIEW else None
+    supported = np.logical_or.reduce([*alike, surfaces & (wide > _SURFACE)]) & ~_black_border(greys[0])
 
     textured = [cv2.blur(detail * detail, (_DETAIL, _DETAIL)) > 4 * _NOISE**2 for detail in details]
     views = [_view(grey, texture) for grey, texture in zip(greys, textured, strict=True)]
-    seen = textured[0] & (inside | np.isnan(small))
-    unrelated = bool(textured[0].mean() >= _TEXTURED_VIEW and (alike[0] & inside)[seen].mean() < _AGREEING)
-    supported &= not unrelated
+    visible = inside | np.isnan(small)
+    shared = (wide > _CORRELATED)[visible].mean() if visible.any() else 0.0
+    unrelated = agreement is not None and agreement < _SHARED
+    if textured[0].mean() >= _TEXTURED_VIEW and shared < _SHARED_SURELY:
+        unrelated |= bool((alike[0] & inside)[textured[0] & visible].mean() < _AGREEING)
+    identical = _View.TEXTURED in views and np.array_equal(*greys)
+    supported &= not (unrelated or identical)
     fault = _fault(*views) if unrelated or supported.mean() < _SUPPORTED_PAIR else None
+    if identical:
+        fault = PairFault.IDENTICAL
     pixels = cv2.resize(supported.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-    return Support(pixels.astype(bool), fault)
+    return Support(pixels.astype(bool), fault, agreement)
 
 
 def _black_border(grey: np.ndarray) -> np.ndarray:
@@ -140,6 +169,24 @@ def _correlations(left: np.ndarray, right: np.ndarray, inside: np.ndarray) -> li
         floor = np.maximum(share, np.float32(1e-6)) * np.float32(_NOISE**2)
         found.append(both / (np.sqrt(np.maximum(own * other, 0)) + floor))
     return found
+
+
+def _wide_correlation(left: np.ndarray, right: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Return the zero-mean correlation of wide windows, NaN where the left one has no light and dark.
+
+    Images are zero where not ``inside``.
+    """
+    whole = left.shape[::-1]
+    size = tuple(-(-length // 2) for length in left.shape[::-1])
+    left, right, share = (cv2.resize(i, size, interpolation=cv2.INTER_AREA) for i in (left, right, inside))
+    known, some = np.maximum(share, np.float32(1e-3)), np.float32(1e-3)
+    products = (left, right, left * left / known, right * right / known, left * right / known)
+    seen = np.maximum(cv2.blur(share, (_WIDE, _WIDE)), some)
+    one, other, own, others, both = (cv2.blur(product, (_WIDE, _WIDE)) / seen for product in products)
+    own, others = (np.maximum(square - mean * mean, 0) for square, mean in ((own, one), (others, other)))
+    correlation = (both - one * other) / (np.sqrt(own * others) + np.float32(_NOISE**2))
+    correlation[(own <= _CONTRAST**2) | (share <= 0.5)] = np.nan
+    return cv2.resize(correlation, whole, interpolation=cv2.INTER_NEAREST)
 
 
 def _view(grey: np.ndarray, textured: np.ndarray) -> _View:

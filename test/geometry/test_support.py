@@ -97,6 +97,38 @@ def test_no_match_supports_nothing_and_sizes_must_agree():
         photometric_support(left, right[:-1], flat())
 
 
+def test_one_picture_on_both_sides_is_no_pair_whatever_was_matched():
+    for disparity in (0.0, 3.0):
+        found = photometric_support(SCENE, SCENE, flat(disparity))
+        assert found.fault == PairFault.IDENTICAL
+        assert not found.pixels.any()
+    nearly = SCENE.copy()
+    nearly[100, 100:110] ^= 64
+    assert photometric_support(SCENE, nearly, flat(0.0)).fault is None  # a scene far away
+    assert photometric_support(GREY, GREY, flat(0.0)).fault == PairFault.NO_TEXTURE
+
+
+def test_agreement_is_the_share_of_surfaces_that_are_alike():
+    left, right = shifted(texture(3, WIDTH + SHIFT))
+    disparity = flat()
+    assert photometric_support(left, right, disparity).agreement > 0.95
+    assert photometric_support(left, texture(2), disparity).agreement < 0.05
+    assert photometric_support(GREY, GREY, disparity).agreement is None
+    disparity[:, : WIDTH // 2] += 16  # windows reach 120 px from there, and those of the border into it
+    assert 0.3 < photometric_support(left, right, disparity).agreement < 0.7
+
+
+def test_shading_bears_out_a_surface_without_detail():
+    x = np.arange(WIDTH + SHIFT)
+    for period in (150, 300):  # at most 1.7 grey levels a pixel
+        scene = np.tile(128 + 40 * np.sin(2 * np.pi * x / period), (HEIGHT, 1))
+        pair = shifted(np.rint(scene).astype(np.uint8))
+        found = photometric_support(*pair, flat())
+        assert found.fault is None
+        assert found.pixels[:, 20:].mean() > 0.99
+        assert photometric_support(*pair, flat(SHIFT + period / 4)).pixels.mean() < 0.02
+
+
 def test_the_black_border_of_rectification_is_unsupported_and_a_black_object_is_not():
     left, right = (view.copy() for view in shifted(texture(1, WIDTH + SHIFT)))
     for view in (left, right):
