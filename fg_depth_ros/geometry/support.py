@@ -76,13 +76,12 @@ class Support:
     """What the images of a pair say of its disparity.
 
     ``pixels``: bool H x W, True where they bear it out. ``fault``: what is wrong with the pair as a whole, or None.
-    ``agreement``: share of the surfaces with light and dark that are alike in both images, 0.7 to 1 in good pairs; None
-    where there are hardly any.
+    ``agreement``: share of the pixels around which light and dark are alike in both images; 0.6 to 1 in good pairs.
     """
 
     pixels: np.ndarray
     fault: PairFault | None
-    agreement: float | None = None
+    agreement: float
 
 
 class _View(Enum):
@@ -125,15 +124,14 @@ def photometric_support(left: np.ndarray, right: np.ndarray, disparity: np.ndarr
     alike = [correlation > limit for correlation, limit in zip(correlations, _WINDOWS.values(), strict=True)]
     wide = _wide_correlation(greys[0] * share, warped[..., 1] * share, share)
     surfaces = np.isfinite(wide) & inside
-    agreement = float((wide[surfaces] > _CORRELATED).mean()) if surfaces.mean() >= _TEXTURED_VIEW else None
     supported = np.logical_or.reduce([*alike, surfaces & (wide > _SURFACE)]) & ~_black_border(greys[0])
 
     textured = [cv2.blur(detail * detail, (_DETAIL, _DETAIL)) > 4 * _NOISE**2 for detail in details]
     views = [_view(grey, texture) for grey, texture in zip(greys, textured, strict=True)]
     visible = inside | np.isnan(small)
-    shared = (wide > _CORRELATED)[visible].mean() if visible.any() else 0.0
-    unrelated = agreement is not None and agreement < _SHARED
-    if textured[0].mean() >= _TEXTURED_VIEW and shared < _SHARED_SURELY:
+    agreement = float((wide > _CORRELATED)[visible].mean()) if visible.any() else 0.0
+    unrelated = bool(surfaces.mean() >= _TEXTURED_VIEW and (wide[surfaces] > _CORRELATED).mean() < _SHARED)
+    if textured[0].mean() >= _TEXTURED_VIEW and agreement < _SHARED_SURELY:
         unrelated |= bool((alike[0] & inside)[textured[0] & visible].mean() < _AGREEING)
     identical = _View.TEXTURED in views and np.array_equal(*greys)
     supported &= not (unrelated or identical)

@@ -108,12 +108,12 @@ def test_one_picture_on_both_sides_is_no_pair_whatever_was_matched():
     assert photometric_support(GREY, GREY, flat(0.0)).fault == PairFault.NO_TEXTURE
 
 
-def test_agreement_is_the_share_of_surfaces_that_are_alike():
+def test_agreement_is_the_share_of_pixels_whose_surroundings_are_alike():
     left, right = shifted(texture(3, WIDTH + SHIFT))
     disparity = flat()
     assert photometric_support(left, right, disparity).agreement > 0.95
     assert photometric_support(left, texture(2), disparity).agreement < 0.05
-    assert photometric_support(GREY, GREY, disparity).agreement is None
+    assert photometric_support(GREY, GREY, disparity).agreement == 0.0
     disparity[:, : WIDTH // 2] += 16  # windows reach 120 px from there, and those of the border into it
     assert 0.3 < photometric_support(left, right, disparity).agreement < 0.7
 

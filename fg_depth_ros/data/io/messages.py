@@ -74,6 +74,7 @@ class MessageFault(str, Enum):
     IMAGE_SIZE = "image size"
     CAMERA_INFO = "camera_info"
     SWAPPED_CAMERAS = "swapped cameras"
+    EXCHANGED_PAIR = "exchanged pair"
 
     __str__ = str.__str__
 

@@ -1,4 +1,4 @@
-"""Whether the images of a pair are rectified: by matched features (swapped cameras, rows), and by vertical flow."""
+"""Whether the images of a pair are those of its cameras and rectified: by features, dense flow, and the pairs before."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ import numpy as np
 from fg_depth_ros.data.io.messages import MessageError, MessageFault
 from fg_depth_ros.geometry import VerticalFlow, vertical_flow
 from fg_depth_ros.geometry.features import MIN_MATCHES, FeatureMatches, match_features
-from fg_depth_ros.inference import FlowEstimator
+from fg_depth_ros.inference import FlowEstimator, StereoEstimate
 
 _FIRST_PAIRS = 10  # in which enough features for a decision are looked for
 _VERTICAL_LIMIT_PX = 1.5
 _PERIOD_SECONDS = 30.0
 _MEDIAN_OF = 5  # measurements of the vertical flow
+_RECENT = 5  # pairs that one is held against
+_RECENT_NS = 2_000_000_000  # older ones say nothing
+_GRID = 8  # px between the disparities that are compared
+_AGREEING = 0.6  # of the agreement of recent pairs: an exchanged one has 0 to 0.4, the next frame 0.9 and more
+_CHANGE_PX = 4.0  # median change of the disparities, and share of the disparities themselves
+_CHANGE = 0.25
+_MIRRORED = 0.3  # of the change: how exactly disparities of the pair before come back with the other sign
 
 
 class FeatureCheck:
@@ -72,6 +79,74 @@ class FeatureCheck:
             f"features lie {vertical:+.1f} px lower in {self._topics['right/image_rect']} than in "
             f"{self._topics['left/image_rect']} (median; at most {_VERTICAL_LIMIT_PX} px is fine): {remedy}"
         )
+
+
+class ExchangeCheck:
+    """Finds single pairs whose images are exchanged, by the pairs before. Not thread-safe.
+
+    Where the search begins at infinity, an exchanged pair cannot be matched, and its images agree no more; where the
+    principal points differ, it can, and all disparities come back with the other sign. Only what changed suddenly is
+    matched by features.
+    """
+
+    def __init__(self, topics: Mapping[str, str]) -> None:
+        self._topics = topics
+        self._agreements: deque[float] = deque(maxlen=_RECENT)
+        self._disparities: np.ndarray | None = None
+        self._stamp = 0
+
+    def reset(self) -> None:
+        """Begin again with the next pair."""
+        self._agreements.clear()
+        self._disparities = None
+
+    def check(self, left: np.ndarray, right: np.ndarray, estimate: StereoEstimate, stamp: int) -> None:
+        """Check a matched pair. Raises MessageError when its images are exchanged, unlike those of the pairs before.
+
+        ``stamp``: of the pair, ns. Pairs more than two seconds before it say nothing.
+        """
+        if not 0 < stamp - self._stamp <= _RECENT_NS:
+            self.reset()
+        agreement = None if estimate.support is None else estimate.support.agreement
+        disparities = estimate.matched[_GRID // 2 :: _GRID, _GRID // 2 :: _GRID]
+        problem = self._problem(left, right, agreement, disparities, estimate.rig.doffs)
+        if problem is not None:
+            names = f"{self._topics['left/image_rect']} and {self._topics['right/image_rect']}"
+            raise MessageError(
+                MessageFault.EXCHANGED_PAIR,
+                f"{names}: the images of the pair at {stamp * 1e-9:.3f} s are exchanged ({problem}), and those of the "
+                "pairs before were not: it is dropped; look for a fault in the driver",
+            )
+        if agreement is not None:
+            self._agreements.append(agreement)
+        self._disparities, self._stamp = disparities, stamp
+
+    def _problem(
+        self, left: np.ndarray, right: np.ndarray, agreement: float | None, disparities: np.ndarray, doffs: float
+    ) -> str | None:
+        """Return by what a pair is known to be exchanged, or None."""
+        change = _median(np.abs(disparities - before)) if (before := self._comparable(disparities)) is not None else 0.0
+        changed = before is not None and change > _CHANGE_PX + _CHANGE * _median(np.abs(before + doffs))
+        if before is not None and changed and _median(np.abs(disparities + before)) < _MIRRORED * change:
+            return f"disparities of {_median(before):+.1f} px became {_median(disparities):+.1f} px"
+        usual = float(np.median(self._agreements)) if self._agreements else 0.0
+        torn = agreement is not None and agreement < _AGREEING * usual
+        if not torn and not (changed and agreement is None):
+            return None
+        found = match_features(left, right, doffs)
+        if found.problem is None:
+            return None
+        return f"of {found.count} matched features {found.exchanged} lie behind the cameras"
+
+    def _comparable(self, disparities: np.ndarray) -> np.ndarray | None:
+        before = self._disparities
+        return before if before is not None and before.shape == disparities.shape else None
+
+
+def _median(values: np.ndarray) -> float:
+    """Return the median of those that are not NaN; NaN without any."""
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if known.size else float("nan")
 
 
 class VerticalFlowCheck:

@@ -41,7 +41,7 @@ from fg_depth_ros.nodes.stereo_depth.outputs import (
     TOPICS,
     StereoOutputs,
 )
-from fg_depth_ros.nodes.stereo_depth.rectification import FeatureCheck, VerticalFlowCheck
+from fg_depth_ros.nodes.stereo_depth.rectification import ExchangeCheck, FeatureCheck, VerticalFlowCheck
 
 _STOP_SECONDS = 30.0
 _FEW_PIXELS = 0.02  # share of valid ones
@@ -70,6 +70,7 @@ class StereoWorker:
         self._statistics, self._faults = statistics, faults
         self._decoder = PairDecoder(topics)
         self._features, self._vertical_flow = FeatureCheck(topics), VerticalFlowCheck(topics)
+        self._exchange = ExchangeCheck(topics)
         self._temporal, self._mono = TemporalFlow(), MonoDepth(models.mono, faults)
         self._topics = topics
         self._rig: StereoRig | None = None  # of the last pair
@@ -136,7 +137,7 @@ class StereoWorker:
             raise _Dropped(DropReason.LEFT_PUBLISHED)
         images = self._decode(messages)
         messages = replace(messages, left_info=images.left_info)
-        estimate = self._estimate_stereo(images) if topics & TOPICS.keys() else None
+        estimate = self._estimate_stereo(images, messages.stamp) if topics & TOPICS.keys() else None
         seconds = self._publish_depth(topics, estimate, images, messages)
         seconds += self._publish_temporal_flow(topics, images.left, messages)
         self._finish(begun, seconds, messages)
@@ -154,6 +155,7 @@ class StereoWorker:
         if images.right is not None:
             if images.rig is not self._rig:
                 self._features.reset(rectified_inside=self._decoder.rectified_inside != "no")
+                self._exchange.reset()
                 self._rig = images.rig
             if self._features.pending:
                 self._features.check(images.left, images.right, images.rig.doffs)
@@ -170,7 +172,7 @@ class StereoWorker:
             text += f"; before it was {before.bit_length()} bits, and images were brighter by {now / before:.0f} times"
         self._node.get_logger().warning(f"{text}; set mono16_white if that is wrong")
 
-    def _estimate_stereo(self, images: StereoImages) -> StereoEstimate:
+    def _estimate_stereo(self, images: StereoImages, stamp: int) -> StereoEstimate:
         estimator = self._models.stereo.estimator
         assert estimator is not None
         assert images.right is not None
@@ -182,6 +184,11 @@ class StereoWorker:
         except OutOfMemory as error:
             self._reduce_scale(self._models.stereo, error)
             raise _Dropped(DropReason.OUT_OF_MEMORY) from error
+        try:
+            self._exchange.check(images.left, images.right, found, stamp)
+        except MessageError:
+            self._features.reset()  # the next pairs are checked before they are matched
+            raise
         self._report_images(found.fault)
         return replace(found, config=self._published_range(found.config))
 
