@@ -28,12 +28,18 @@ def run_node(
 ) -> bool:
     """Make a node and spin it until ``spin`` returns, Ctrl-C or shutdown; then destroy it.
 
-    ``refusals``: errors of ``make`` that end the process with one line of the logger ``name``; then False is returned.
-    ``args``: of the command line; None = the process's own. ``handlers``: of signals, that rclpy installs.
+    ``refusals``: errors of ``make`` that end the process with one line of the logger ``name``; then False is returned,
+    as for arguments and parameter files that ROS cannot parse. ``args``: of the command line; None = the process's own.
+    ``handlers``: of signals, that rclpy installs.
     """
     use_shared_memory_profile()
     remove_abandoned()
-    rclpy.init(args=args, signal_handler_options=handlers)
+    try:
+        rclpy.init(args=args, signal_handler_options=handlers)
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        rclpy.logging.get_logger(name).fatal(f"not started: {text}; mend what follows --ros-args, or its parameter file")
+        return False
     node = None
     try:
         node = make()

@@ -343,8 +343,8 @@ def main(args: list[str] | None = None) -> int:
         while not ended.is_set():
             executor.spin_once(timeout_sec=0.5)
 
-    run_node("data_logger_node", DataLoggerNode, spin, args, handlers=SignalHandlerOptions.NO)
-    return 0
+    started = run_node("data_logger_node", DataLoggerNode, spin, args, handlers=SignalHandlerOptions.NO)
+    return 0 if started else 1
 
 
 if __name__ == "__main__":

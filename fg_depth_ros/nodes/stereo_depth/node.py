@@ -224,14 +224,14 @@ class StereoDepthNode(LifecycleNode):
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until it is interrupted."""
-    run_node("stereo_depth_node", StereoDepthNode, lambda node, executor: executor.spin(), args)
+    """Run the node until it is interrupted; returns the exit status."""
+    started = run_node("stereo_depth_node", StereoDepthNode, lambda node, executor: executor.spin(), args)
     if compiling_beside():
         # Python would end that thread within the engine's library, and that aborts the process.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
-    return 0
+    return 0 if started else 1
 
 
 if __name__ == "__main__":
