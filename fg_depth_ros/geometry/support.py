@@ -14,9 +14,9 @@ _NOISE = 1.0  # grey levels of 255 after averaging: a camera's noise and roundin
 # Correlation that windows of this many px need: the smaller, the more easily a matcher finds it in mere noise. The
 # large ones bring walls without texture to what has texture around them.
 _WINDOWS = {9: 0.5, 25: 0.35, 61: 0.3, 121: 0.3}
-# The images themselves, not their detail, in windows of this many px at half that size. A matcher finds detail in smooth
-# images of other things, but not the light and dark of whole surfaces: 0.73 of the pixels correlate so in good pairs,
-# 0.66 in good ones out of focus, 0.01 in other views out of focus.
+# The images themselves, not their detail, in windows of this many px at half that size. A matcher finds detail in
+# smooth images of other things, but not the light and dark of whole surfaces: 0.73 of the pixels correlate so in good
+# pairs, 0.66 in good ones out of focus, 0.01 in other views out of focus.
 _WIDE = 61
 _CORRELATED = 0.7
 _SHARED = 0.25  # share of the pixels; with more than the second one, details that differ are noise
@@ -133,7 +133,7 @@ def photometric_support(left: np.ndarray, right: np.ndarray, disparity: np.ndarr
     unrelated = bool(surfaces.mean() >= _TEXTURED_VIEW and (wide[surfaces] > _CORRELATED).mean() < _SHARED)
     if textured[0].mean() >= _TEXTURED_VIEW and agreement < _SHARED_SURELY:
         unrelated |= bool((alike[0] & inside)[textured[0] & visible].mean() < _AGREEING)
-    identical = _View.TEXTURED in views and np.array_equal(*greys)
+    identical = _View.TEXTURED in views and np.array_equal(greys[0], greys[1])
     supported &= not (unrelated or identical)
     fault = _fault(*views) if unrelated or supported.mean() < _SUPPORTED_PAIR else None
     if identical:

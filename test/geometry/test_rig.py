@@ -282,7 +282,6 @@ def test_a_calibration_of_another_size_is_doubted(scale):
     """A driver resizes 1280 x 960 images of fx 700, baseline 0.12 m, and forgets some numbers."""
     size = round(1280 * scale), round(960 * scale)
     full = [700.0, 0, 650.0, 0.0, 0, 700.0, 470.0, 0, 0, 0, 1, 0]
-    right = [*full[:3], -84.0, *full[4:]]
     resized = np.multiply(full[:8], scale).tolist() + full[8:]
     k, small_k = full[:3] + full[4:7] + [0, 0, 1], resized[:3] + resized[4:7] + [0, 0, 1]
 

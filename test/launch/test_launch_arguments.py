@@ -9,7 +9,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-
 from support.bags import bag_of
 
 from fg_depth_ros import apps

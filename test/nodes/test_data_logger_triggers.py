@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,40 +116,34 @@ def test_motion_fires_when_the_picture_moves_and_not_when_it_stands(make: Make) 
     assert flow > 2.0
 
 
-def test_the_motion_of_a_10_bit_camera_is_that_of_8_bits(white: int = 1023) -> None:
+def motion_of(images: list[np.ndarray]) -> tuple[TriggerMonitor, list[Any]]:
+    """The monitor after these grey images, a second apart, and what it fired. The first one only begins the period."""
+    moment, fired = iter(range(10**9, 10**11, 10**9)), []
+    parameters: Any = {"motion_flow": 2.0, "check_period": 0.0}
+    monitor = TriggerMonitor(parameters, lambda: next(moment), lambda *what: fired.append(what), Faults(print))
+    for grey in images:
+        message = messages.fill_image(Image(), grey, "mono8" if grey.dtype == np.uint8 else "mono16")
+        monitor.on_left_image(partial(copy, message), compressed=False)
+    return monitor, fired
+
+
+def test_the_motion_of_a_10_bit_camera_is_that_of_8_bits() -> None:
     """The wall moves by 8 px of 320, which is 4 px of the 160 px that are compared."""
     texture = wall(width=960).left[::2, ::2, 0]
-    found = {}
-    for bits in (255, white):
-        moment, fired = iter(range(10**9, 10**11, 10**9)), []
-        parameters: Any = {"motion_flow": 2.0, "check_period": 0.0}
-        monitor = TriggerMonitor(parameters, lambda: next(moment), lambda *what: fired.append(what), Faults(print))
-        for step in range(4):
-            grey = np.ascontiguousarray(texture[:, 8 * step : 8 * step + 320])
-            encoding = "mono8" if bits == 255 else "mono16"
-            if bits != 255:
-                grey = np.rint(grey * (bits / 255)).astype(np.uint16)
-            image = messages.fill_image(Image(), grey, encoding)
-            monitor.on_left_image(lambda: image, compressed=False)
-        found[bits] = monitor.figures["motion"]
-        assert fired
-    assert found[white] == pytest.approx(found[255], abs=0.1)
-    assert found[255] > 3.0
+    eight = [np.ascontiguousarray(texture[:, 8 * step : 8 * step + 320]) for step in range(4)]
+    usual, fired = motion_of(eight)
+    ten, fired_too = motion_of([np.rint(grey * (1023 / 255)).astype(np.uint16) for grey in eight])
+    assert usual.figures["motion"] > 3.0
+    assert ten.figures["motion"] == pytest.approx(usual.figures["motion"], abs=0.1)
+    assert fired and fired_too
 
 
 def test_a_white_level_that_rises_is_no_motion() -> None:
     grey = np.rint(small_wall().left[..., 0] * (1023 / 255)).astype(np.uint16)
     bright = grey.copy()
     bright[0, 0] = 2000  # a lamp: 12 bits from now on, and the rest is four times as dark
-    moment = iter(range(10**9, 10**11, 10**9))
-    parameters: Any = {"motion_flow": 2.0, "check_period": 0.0}
-    monitor = TriggerMonitor(parameters, lambda: next(moment), lambda *what: None, Faults(print))
-    shown = iter([grey, bright, bright])
-    for _ in range(3):  # the first one only begins the period
-        monitor.on_left_image(lambda: messages.fill_image(Image(), next(shown), "mono16"), compressed=False)
-    assert "motion" not in monitor.figures
-    monitor.on_left_image(lambda: messages.fill_image(Image(), next(shown), "mono16"), compressed=False)
-    assert monitor.figures["motion"] == pytest.approx(0.0, abs=0.05)
+    assert "motion" not in motion_of([grey, grey, bright])[0].figures
+    assert motion_of([grey, grey, bright, bright])[0].figures["motion"] == pytest.approx(0.0, abs=0.05)
 
 
 def test_record_off_holds_the_triggers_back_until_it_is_set(make: Make) -> None:

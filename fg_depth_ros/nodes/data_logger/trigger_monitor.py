@@ -67,7 +67,8 @@ class TriggerMonitor:
         before, self._before = self._before, None
         white = self._white.level
         try:
-            image = small_grey(*self._white.to_uint8(image_to_array(decode(), "left image", mono16_white=None)))
+            (pixels,) = self._white.to_uint8(image_to_array(decode(), "left image", mono16_white=None))
+            image = small_grey(pixels)
             if self._white.level != white:
                 before = None  # it was brighter, and did not move by that
             if before is not None and before.shape == image.shape:

@@ -1,4 +1,4 @@
-"""Whether the images of a pair are those of its cameras and rectified: by features, dense flow, and the pairs before."""
+"""Whether the images of a pair are its cameras' and rectified: by features, dense flow, and the pairs before."""
 
 from __future__ import annotations
 
