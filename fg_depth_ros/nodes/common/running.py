@@ -38,7 +38,9 @@ def run_node(
         rclpy.init(args=args, signal_handler_options=handlers)
     except RuntimeError as error:
         text = " ".join(str(error).split())
-        rclpy.logging.get_logger(name).fatal(f"not started: {text}; mend what follows --ros-args, or its parameter file")
+        rclpy.logging.get_logger(name).fatal(
+            f"not started: {text}; mend what follows --ros-args, or its parameter file"
+        )
         return False
     node = None
     try:
