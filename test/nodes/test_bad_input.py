@@ -122,9 +122,9 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         ["320x240", "160x120"],
     ),
     "unknown encoding": (
-        changed("left/image_rect", called("nv21")),
+        changed("left/image_rect", called("yuv411")),
         "unknown encoding",
-        ["/left/image_rect", "'nv21'", "rgb8"],
+        ["/left/image_rect", "'yuv411'", "rgb8"],
     ),
     "truncated data": (
         changed("right/image_rect", truncated),

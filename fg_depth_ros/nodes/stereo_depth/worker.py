@@ -187,7 +187,8 @@ class StereoWorker:
         try:
             self._exchange.check(images.left, images.right, found, stamp)
         except MessageError:
-            self._features.reset()  # the next pairs are checked before they are matched
+            # The next pairs are checked before they are matched.
+            self._features.reset(rectified_inside=self._decoder.rectified_inside != "no")
             raise
         self._report_images(found.fault)
         return replace(found, config=self._published_range(found.config))
