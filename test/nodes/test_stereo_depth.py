@@ -16,6 +16,7 @@ import torch
 from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, Image
 from support.nodes import KINDS, Bench, camera_info, pair_messages, share_near, wall
 from support.waiting import LIMIT
 
@@ -25,7 +26,7 @@ from fg_depth_ros.inference import OutOfMemory, StereoConfig, StereoDepthEstimat
 from fg_depth_ros.networks import ModelCard, create_model, save_checkpoint
 from fg_depth_ros.nodes.common.codes import INPUTS, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import fault_codes
-from fg_depth_ros.nodes.common.synchronizing import input_topics
+from fg_depth_ros.nodes.common.synchronizing import images_beside, input_topics
 
 SCENE = wall()
 PAIR = pair_messages(SCENE)
@@ -240,6 +241,20 @@ def test_the_camera_info_follows_the_image_unless_it_is_remapped_itself(ros_doma
     assert input_topics(chained, {"image_transport": "raw"})["left/camera_info"] == "/elsewhere"
     chained.destroy_node()
     rclpy.shutdown(context=context)
+
+
+def test_a_topic_that_might_be_meant_is_named(make: Callable[..., Bench]) -> None:
+    b = make(stall_timeout=0.5)
+    for name in ("left/image_rect_color", "left/image_raw", "other/image_raw"):
+        b.node.create_publisher(Image, name, 1)
+    b.node.create_publisher(CameraInfo, "left/anything", 1)
+    b.node.destroy_publisher(next(p for p in b.node.publishers if p.topic_name == "/left/image_rect"))
+    b.listen("depth/image_rect")
+    b.wait(
+        lambda: b.log_has("on /left/image_rect (it has no publisher: remap it to /left/image_raw or /left/image_rect")
+    )
+    assert images_beside(b.depth_node, "/left/image_rect") == ["/left/image_raw", "/left/image_rect_color"]
+    assert images_beside(b.depth_node, "/left/image_rect/compressed") == []
 
 
 def test_block_matching_with_the_names_of_stereo_image_proc(make: Callable[..., Bench]) -> None:

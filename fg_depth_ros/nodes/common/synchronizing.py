@@ -256,10 +256,16 @@ class PairSynchronizer:
         """Inputs whose messages are left out since they have no stamp."""
         return [gate.name for gate in self._gates if gate.unstamped and gate.since_match == 0]
 
-    def why_no_pair(self, publishers: Callable[[str], int], topic: Callable[[str], str]) -> str:
+    def why_no_pair(
+        self,
+        publishers: Callable[[str], int],
+        topic: Callable[[str], str],
+        others: Callable[[str], Sequence[str]] = lambda name: (),
+    ) -> str:
         """Explain why no pairs form, with the stamps and what to do.
 
-        ``publishers``: input name -> number of publishers; ``topic``: input name -> resolved topic.
+        ``publishers``: input name -> number of publishers; ``topic``: input name -> resolved topic;
+        ``others``: input name -> topics that might be meant instead.
         """
         if unstamped := self.unstamped:
             return (
@@ -273,7 +279,8 @@ class PairSynchronizer:
             if gate.since_match == 0 and not (gate.last is not None and gate.name in _CAMERAS.values())
         ]
         if silent:
-            return "; ".join(f"no message on {topic(name)} ({why_silent(publishers(name))})" for name in silent)
+            why = {name: why_silent(publishers(name), others(name)) for name in silent}
+            return "; ".join(f"no message on {topic(name)} ({why[name]})" for name in silent)
         apart, period = self._apart(), self._period()
         stamps = ", ".join(f"{topic(gate.name)} {(gate.last_stamp or 0) / 1e9:.6f}" for gate in self._gates)
         mode, way_out = "their stamps must be equal", f"set approximate_sync to true and sync_slop above {apart:.6f}"
@@ -412,8 +419,20 @@ class PairSynchronizer:
             self._on_error(error)
 
 
-def why_silent(publishers: int) -> str:
-    """Explain why a topic with so many publishers is silent."""
+def images_beside(node: Node, topic: str) -> list[str]:
+    """Return the image topics beside one that somebody publishes, such as image_rect_color or image_raw."""
+    suffix = "/compressed" if topic.endswith("/compressed") else ""
+    kind = f"sensor_msgs/msg/{'CompressedImage' if suffix else 'Image'}"
+    namespace = topic.removesuffix(suffix).rpartition("/")[0]
+    found = (name.removesuffix(suffix) for name, kinds in node.get_topic_names_and_types() if kind in kinds)
+    beside = sorted(name for name in found if name.rpartition("/")[0] == namespace)
+    return [name for name in beside if node.count_publishers(name + suffix)]
+
+
+def why_silent(publishers: int, others: Sequence[str] = ()) -> str:
+    """Explain why a topic with so many publishers is silent; ``others``: topics that might be meant instead."""
+    if publishers == 0 and others:
+        return f"it has no publisher: remap it to {' or '.join(others)}, or start the camera driver"
     if publishers == 0:
         return "it has no publisher: start the camera driver, or remap the topic"
     return (

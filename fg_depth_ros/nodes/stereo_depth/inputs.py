@@ -18,6 +18,7 @@ from fg_depth_ros.nodes.common.synchronizing import (
     INPUTS,
     PairSynchronizer,
     StereoMessages,
+    images_beside,
     input_types,
     why_silent,
 )
@@ -106,7 +107,7 @@ class StereoInputs:
         elif self._faults["right camera"] is not None:
             self._faults.forget("pairs")  # reported already, with its consequence
             return
-        why = self._sync.why_no_pair(self._publishers, self._topics.__getitem__)
+        why = self._sync.why_no_pair(self._publishers, self._topics.__getitem__, self._others)
         code = FaultCode.NO_STAMPS if self._sync.unstamped else FaultCode.NO_PAIRS
         self._faults.report("pairs", WARN, f"no stereo pair for {waited:.0f} s: {why}", code=code)
 
@@ -143,9 +144,12 @@ class StereoInputs:
             return
         seconds = self._sync.silent(silent)
         since = time.strftime("%H:%M:%S", time.localtime(time.time() - seconds))
-        why = why_silent(self._publishers(silent))
+        why = why_silent(self._publishers(silent), self._others(silent))
         reason = f"no message on {self._topics[silent]} since {since} ({seconds:.0f} s): {why}"
         self._submit(StereoMessages(left, None, left_info, None, reason))
+
+    def _others(self, name: str) -> list[str]:
+        return images_beside(self._node, self._topics[name]) if name.endswith("image_rect") else []
 
     def _publishers(self, name: str) -> int:
         return int(self._node.count_publishers(self._topics[name]))
