@@ -23,7 +23,7 @@ from fg_depth_ros.evaluation.replay.scores import ReplayScores
 from fg_depth_ros.evaluation.reports.report import Report, read_report
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
-from fg_depth_ros.inference.config import FlowConfig
+from fg_depth_ros.inference.config import FlowConfig, StereoConfig
 from fg_depth_ros.nodes.common.codes import INPUTS
 from fg_depth_ros.resources import module_command
 
@@ -57,9 +57,9 @@ class PairsEvaluation:
 
         ``on_status`` gets a line about the state whenever it may have changed. Raises as ``Experiment.run``.
         """
-        if self.compile_for is not None:
+        if self.compile_for is not None and self.model not in StereoConfig.classical:
             on_status("compiling, once per machine and size of images")
-            compile_models((self.model, FlowConfig.model), self.compile_for, self.depth)
+            compile_networks((self.model, FlowConfig.model), self.compile_for, self.depth)
         folder = group.log_dir
         report, snapshot, scores = folder / "report.json", folder / "pair.npz", folder / "scores.json"
         # The evaluator always listens to camera_info, and to what it compares with.
@@ -195,14 +195,22 @@ class BagsEvaluation:
         return read_report(self.report)
 
 
-def compile_models(models: Iterable[str], rig: StereoRig, depth: Mapping[str, Any]) -> None:
-    """Compile networks for a camera, with these parameters of the depth node, which names what goes wrong."""
-    for model in models:
-        options = {"size": f"{rig.width}x{rig.height}", "doffs": f"{rig.doffs}", "engine": depth.get("engine", "auto"),
-                   "precision": depth.get("precision", "auto"), "device": depth.get("device", "auto"),
-                   "weights": "" if model == FlowConfig.model else depth.get("depth_weights", "")}  # fmt: skip
-        arguments = [f"--{name}={value}" for name, value in options.items() if value]
-        subprocess.run(module_command("fg_depth_ros.cli", "compile", model, *arguments), capture_output=True)
+def compile_networks(models: Iterable[str], rig: StereoRig, depth: Mapping[str, Any]) -> None:
+    """Compile those of the models that are networks for a camera; a failure is left to the depth node to report.
+
+    ``depth``: parameters of that node; its ``depth_weights`` belong to the first model.
+    """
+    chosen = {name: str(depth.get(name, "auto")) for name in ("device", "engine", "precision")}
+    if chosen["engine"] == "torch":
+        return
+    jobs: dict[str, list[str]] = {}  # by weights
+    for index, model in enumerate(models):
+        if model not in (*StereoConfig.classical, *FlowConfig.classical):
+            jobs.setdefault("" if index else str(depth.get("depth_weights", "")), []).append(model)
+    size = [f"--size={rig.width}x{rig.height}", f"--doffs={rig.doffs}"]
+    for weights, names in jobs.items():
+        options = [f"--{name}={value}" for name, value in {**chosen, "weights": weights}.items() if value]
+        subprocess.run(module_command("fg_depth_ros.cli", "compile", *names, *size, *options), capture_output=True)
 
 
 def wait_parameters(inputs: Iterable[str], listened: Iterable[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 _ASK_AGAIN = 3.0  # s
 Found = TypeVar("Found")
-LIMIT = 60.0  # s
+LIMIT = 180.0  # s
 
 
 def wait_until(
