@@ -1,6 +1,6 @@
 """Mutated messages and files through everything that reads them: nothing but the errors that are meant for it.
 
-    python test/support/fuzzing.py --messages 100000 --files 2000
+    python test/support/fuzzing.py --messages 100000 --files 2000 --parameters 2000 --sent 5000
 
 prints what came out by reason, the longest call and the growth of memory, and ends with 1 where something else was
 raised, a call took more than five seconds, or memory grew by more than 20 MB after a tenth of the messages.
@@ -24,6 +24,8 @@ from typing import Any
 
 import cv2
 import numpy as np
+
+from fg_depth_ros.nodes.common.codes import INPUTS
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -120,7 +122,7 @@ def fuzz_messages(count: int, seed: int = 0) -> Outcome:
     from fg_depth_ros.data.io.messages import MessageError, depth_to_array, float_array
     from fg_depth_ros.geometry.rectification import RECTIFY
     from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
-    from fg_depth_ros.nodes.common.synchronizing import INPUTS, PairSynchronizer, StereoMessages
+    from fg_depth_ros.nodes.common.synchronizing import PairSynchronizer, StereoMessages
     from fg_depth_ros.nodes.data_logger.inputs import SerializedMessage
     from fg_depth_ros.nodes.stereo_depth.rectification import FeatureCheck
     from fg_depth_ros.nodes.stereo_depth.worker import PairDecoder
@@ -272,6 +274,139 @@ def fuzz_files(count: int, folder: Path, seed: int = 0) -> Outcome:
     return repeat(count, seed, call, ())
 
 
+# ---- parameters --------------------------------------------------------------------------------------------------
+
+_VALUES = (
+    None, True, False, 0, 1, -1, 255, 2**31, 2**63 - 1, -(2**63), 2**64, *_FLOATS, *_TEXTS, [], [1, 2], [1.5, -1e300],
+    [True, False], ["", "a"], [1, "a"], [[1], [2]], {"a": 1}, "auto", "off", "/dev/null", "~/nowhere", "2026-01-01",
+)  # fmt: skip
+
+
+def fuzz_parameters(count: int, folder: Path, seed: int = 0) -> Outcome:
+    """Give mutated parameter files to every node's table, as nodes read them, and then set random values."""
+    import rclpy
+    import yaml
+    from rclpy.context import Context
+    from rclpy.parameter import Parameter
+
+    from fg_depth_ros.nodes.common.diagnostics import Faults
+    from fg_depth_ros.nodes.data_logger.parameters import DATA_LOGGER, recorder_config
+    from fg_depth_ros.nodes.parameter_files import TABLES
+    from fg_depth_ros.nodes.stereo_depth.models import NodeModels
+    from fg_depth_ros.nodes.stereo_depth.parameters import STEREO_DEPTH
+
+    context, path = Context(), folder / "mutated.yaml"
+    rclpy.init(context=context, args=["--ros-args", "--disable-rosout-logs", "--log-level", "fatal"])
+
+    def content(rng: random.Random, table: Any) -> bytes:
+        if rng.random() < 0.4:
+            return mutate_bytes(rng, table.yaml().encode())
+        values = table.defaults()
+        for name in rng.sample(sorted(values), min(len(values), rng.randint(1, 4))):
+            values[name] = rng.choice(_VALUES)
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        values[rng.choice(_TEXTS)] = rng.choice(_VALUES)
+        text = yaml.safe_dump({rng.choice((f"/**/{table.node}", "/**", "x")): {"ros__parameters": values}})
+        return text.encode()
+
+    def declare(rng: random.Random, table: Any, node: Any) -> str:
+        models = NodeModels(node, Faults(lambda level, text: None), lambda task: None, lambda config: config)
+        check = (lambda values: models.problem(table.defaults(), values)) if table is STEREO_DEPTH else None
+        declared = table.declare(node, check=check)
+        refused = declared.problems
+        assert all(refused) and not table.problems(declared.values())
+        for name in rng.sample(sorted(table.parameters), 3):
+            value = rng.choice(_VALUES)
+            with suppress(TypeError, OverflowError, ValueError):  # no value that ROS has
+                (result,) = node.set_parameters([Parameter(name, value=value)])
+                assert result.successful or result.reason
+        assert not table.problems(declared.values())
+        if table is DATA_LOGGER:
+            recorder_config(declared.values())
+        return "start values refused" if refused else "ok"
+
+    def call(rng: random.Random) -> str:
+        table = rng.choice(TABLES)
+        path.write_bytes(content(rng, table))
+        words = ["--ros-args", "--params-file", str(path)]
+        try:
+            node = rclpy.create_node(
+                table.node, context=context, cli_args=words, use_global_arguments=False, enable_rosout=False,
+                start_parameter_services=False,
+            )  # fmt: skip
+        except RuntimeError as error:  # RCLError; a node says it in one line: nodes.common.running
+            if "param" not in str(error):
+                raise
+            return "refused by ROS"
+        try:
+            return declare(rng, table, node)
+        finally:
+            node.destroy_node()
+
+    try:
+        return repeat(count, seed, call, ())
+    finally:
+        rclpy.shutdown(context=context)
+
+
+# ---- a node process, over DDS ------------------------------------------------------------------------------------
+
+
+def fuzz_node(count: int, folder: Path, domain: int, seed: int = 0) -> Outcome:
+    """Send mutated messages and bytes to a stereo_depth_node: it lives on, and its counters account for every pair."""
+    import rclpy
+    from rclpy.context import Context
+    from rclpy.serialization import serialize_message
+
+    from fg_depth_ros.apps.processes import ProcessGroup
+    from fg_depth_ros.nodes.common.environment import child_environment
+    from support.nodes import QUICK, User, pair_messages, share_near, wall
+
+    scene, outcome = wall(6, 160, 120), Outcome()
+    context = Context()
+    rclpy.init(context=context, domain_id=domain)
+    user = User(context)
+    try:
+        with ProcessGroup(folder, child_environment(domain_id=domain)) as group:
+            child = group.start("stereo_depth_node", "fg_depth_ros.nodes.stereo_depth.node", QUICK)
+            user.listen("depth/image_rect")
+            user.fresh_depth(pair_messages(scene))
+
+            def call(rng: random.Random) -> str:
+                pair = pair_messages(scene, rng.choice(("rgb8", "mono8", "bgr8")))
+                now = user.node.get_clock().now().to_msg()
+                for message in pair.values():
+                    message.header.stamp = now
+                for _ in range(rng.choice((0, 1, 1, 2, 3))):
+                    mutate_message(rng, pair[rng.choice(INPUTS)])
+                for name, message in pair.items():
+                    damaged = rng.random() < 0.1
+                    data = mutate_bytes(rng, serialize_message(message)) if damaged else message
+                    user.publish(name, data)
+                if rng.random() < 0.05:  # a good one in between is always answered
+                    user.fresh_depth(pair_messages(scene))
+                assert child.running, "the node ended"
+                return "sent"
+
+            sent = repeat(count, seed, call, ())
+            good = user.fresh_depth(pair_messages(scene))  # whatever came, the next good pair is matched
+            user.wait(user.accounted)
+            values = user.values()
+            drops = {key.removeprefix("dropped: "): int(v) for key, v in values.items() if key.startswith("dropped: ")}
+            outcome = Outcome(Counter(drops), sent.failures, sent.longest, sent.grown)
+            outcome.reasons["ok"] = int(values["pairs published"])
+            if sum(drops.values()) != int(values["pairs dropped"]):
+                outcome.failures.append(f"{values['pairs dropped']} pairs dropped, and by reason {drops}")
+            if share_near(good, scene.depth) < 0.9:
+                outcome.failures.append("wrong depth of a good pair")
+            if not child.running:
+                outcome.failures.append("the node ended")
+    finally:
+        user.close()
+        rclpy.shutdown(context=context)
+    return outcome
+
+
 def _originals(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
     """Write a small file of every kind; return path and reader by kind."""
     import torch
@@ -335,12 +470,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--messages", type=int, default=2000)
     parser.add_argument("--files", type=int, default=200)
+    parser.add_argument("--parameters", type=int, default=200, help="mutated parameter files")
+    parser.add_argument("--sent", type=int, default=300, help="mutated pairs sent to a node process")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        outcomes = [fuzz_messages(given.messages, given.seed), fuzz_files(given.files, Path(folder), given.seed)]
-    print("\n\n".join(map(str, outcomes)))
-    return 0 if all(outcome.ok for outcome in outcomes) else 1
+    from fg_depth_ros.apps.processes import free_domain_id
+
+    runs: dict[str, Callable[[Path], Outcome]] = {
+        "messages": lambda folder: fuzz_messages(given.messages, given.seed),
+        "files": lambda folder: fuzz_files(given.files, folder, given.seed),
+        "parameters": lambda folder: fuzz_parameters(given.parameters, folder, given.seed),
+        "sent": lambda folder: fuzz_node(given.sent, folder, free_domain_id(), given.seed),
+    }
+    good = True
+    for name, run in runs.items():
+        if getattr(given, name):
+            with tempfile.TemporaryDirectory() as folder:
+                outcome = run(Path(folder))
+            print(f"{name}: {outcome}\n", flush=True)
+            good &= outcome.ok
+    return 0 if good else 1
 
 
 if __name__ == "__main__":

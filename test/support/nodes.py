@@ -197,6 +197,10 @@ class User:
         """Whether the node listens to all inputs."""
         return all(publisher.get_subscription_count() > 0 for publisher in self._publishers.values())
 
+    def publish(self, name: str, message: Any) -> None:
+        """Publish one message of an input as it is; bytes are taken for a serialized one."""
+        self._publishers[name].publish(message)
+
     def send(self, pair: dict[str, Any], stamp: float | None = None, **offsets: float) -> int:
         """Publish the messages of a pair with one stamp (default: now), ns; `offsets` (s) by input, `/` as `_`."""
         now = self.node.get_clock().now().nanoseconds if stamp is None else round(stamp * 1e9)
