@@ -4,8 +4,8 @@
 #
 #   docs/loop.sh FOLDER
 #
-# Variables: PAIRS (folder of stereo pairs with calibration; default: a rendered drive), TRAIN and HELD_OUT (frames of
-# it to learn from, and to decide by), RATE (Hz of the pairs), SPEED (of the player), WEIGHTS (what the robot runs), LENGTH
+# Variables: PAIRS (folder of stereo pairs with calibration; default: a rendered drive), BEGIN, TRAIN and HELD_OUT (frames
+# of it until the power cut, after it, and to decide by), RATE (Hz of the pairs), SPEED (of the player), WEIGHTS (what the robot runs), LENGTH
 # (options that give the training its length), TUNE and PROMOTE (further options of these), MODEL (of the depth node), SIZE
 # (of the rendered drive).
 set -euo pipefail
@@ -13,7 +13,7 @@ set -euo pipefail
 FOLDER=${1:?"name a folder for everything that is made: docs/loop.sh FOLDER"}
 PYTHON=${PYTHON:-python3}
 PAIRS=${PAIRS:-}
-TRAIN=${TRAIN:-0:80} HELD_OUT=${HELD_OUT:-84:} RATE=${RATE:-10} SPEED=${SPEED:-0.5}
+BEGIN=${BEGIN:-0:24} TRAIN=${TRAIN:-24:80} HELD_OUT=${HELD_OUT:-84:} RATE=${RATE:-10} SPEED=${SPEED:-0.5}
 WEIGHTS=${WEIGHTS:-depthnet_lite} LENGTH=${LENGTH:---steps 150 --validate-steps 15 --validate-minutes 600} TUNE=${TUNE:-} PROMOTE=${PROMOTE:-}
 MODEL=${MODEL:-flownet_stereo} SIZE=${SIZE:-480x160}
 
@@ -47,11 +47,12 @@ end_nodes() { for pid in "${NODES[@]}"; do kill -INT "$pid" 2> /dev/null && wait
 trap end_nodes EXIT
 mkdir -p "$FOLDER"
 
-step "1. a drive, as bags: one to record from, one to decide by"
+step "1. a drive, as bags: two to record from, one to decide by"
 if [ -z "$PAIRS" ]; then
     PAIRS=$FOLDER/rendered
     fg_depth synth world --kind street --drive --count 104 --size "$SIZE" --seed 3 --out "$PAIRS"
 fi
+fg_depth bag from-images "$PAIRS" --frames "$BEGIN" --rate "$RATE" --out "$FOLDER/begin"
 fg_depth bag from-images "$PAIRS" --frames "$TRAIN" --rate "$RATE" --out "$FOLDER/drive"
 fg_depth bag from-images "$PAIRS" --frames "$HELD_OUT" --rate "$RATE" --out "$FOLDER/held_out"
 
@@ -62,7 +63,7 @@ wait_for_node stereo_depth_node state=active
 logger logger.log -p disagreement_abs_rel:=0.15 -p interval_period:=2.0 -p before:=1.0 -p after:=4.0 -p cooldown:=0.5
 LOGGER=$!
 wait_for_node data_logger_node state=active
-player player.log drive -p "rate:=$SPEED" -p wait_for_subscribers:=1
+player player.log begin -p "rate:=$SPEED" -p wait_for_subscribers:=1
 PLAYER=$!
 wait_for 120 "a trigger" recording
 
@@ -70,10 +71,13 @@ step "3. power cut: the logger is killed in the middle of an episode, and what i
 kill -9 "$LOGGER"
 wait "$LOGGER" 2> /dev/null || true
 fg_depth recover "$FOLDER/recordings"
-logger logger2.log -p record:=continuous # the drive goes on
-LOGGER=$!
-wait_for_node data_logger_node "episode!=none"
 wait "$PLAYER"
+# The drive goes on, and all of it is recorded: how long a machine takes to start a node does not matter.
+logger logger2.log -p record:=continuous
+LOGGER=$!
+wait_for_node data_logger_node state=active
+player player2.log drive -p "rate:=$SPEED" -p wait_for_subscribers:=1
+wait $!
 kill -INT "$LOGGER" && wait "$LOGGER" || true # its episode is completed
 fg_depth bag check "$FOLDER/recordings"
 
@@ -88,7 +92,7 @@ fg_depth replay "$FOLDER/held_out" "${OLD[@]}" --weights "$FOLDER/tuned/weights.
 
 step "6. promote, and swap in the running node"
 # The node loads the depth network when somebody first listens to what it makes.
-player player2.log held_out -p loop:=true
+player player3.log held_out -p loop:=true
 # shellcheck disable=SC2086
 fg_depth promote "$FOLDER/tuned/weights.safetensors" --against "$WEIGHTS" --bags "$FOLDER/held_out" \
     --margin-latency 0 $PROMOTE --store "$FOLDER/store" --node /stereo_depth_node
