@@ -35,7 +35,8 @@ def test_the_walk(tmp_path, repository, ros_domain, parent, run):
     assert status == 0, text
     walk = tmp_path / "walk"
     settings = {
-        "PAIRS": str(pairs), "BEGIN": "0:12", "TRAIN": "12:36", "HELD_OUT": "36:", "SPEED": "0.15", "WEIGHTS": str(parent),
+        "PAIRS": str(pairs), "BEGIN": "0:12", "TRAIN": "12:36", "HELD_OUT": "36:", "SPEED": "0.15",
+        "WEIGHTS": str(parent),
         "MODEL": "sgbm", "LENGTH": "--steps 30 --validate-steps 10", "PYTHON": sys.executable,
         "TUNE": "--teacher sgbm --batch 2 --zoom 1 --guard 0.1", "ROS_DOMAIN_ID": str(ros_domain),
         # Which pairs are recorded, and so what is learned from them, differs from run to run.

@@ -67,6 +67,22 @@ def test_mono16_in_both_byte_orders(big: bool) -> None:
     assert messages.image_to_array(image("mono16", 3, 1, data, big=big)).tolist() == [[0, 128, 255]]
 
 
+@pytest.mark.parametrize(("named", "other"), [("yuv422", "yuv422_yuy2"), ("yuv422_yuy2", "yuv422"), ("uyvy", "yuyv")])
+def test_packed_colours_in_the_wrong_order_are_refused(named: str, other: str) -> None:
+    random = np.random.default_rng(0)
+    grey = np.clip(random.normal(128, 50, (48, 64)), 0, 255).astype(np.uint8)
+    colour = np.clip(random.normal(128, 8, (48, 64)), 0, 255).astype(np.uint8)
+    grey_first = named in ("yuv422_yuy2", "yuyv")
+    right = np.stack((grey, colour) if grey_first else (colour, grey), axis=-1)
+    found = messages.image_to_array(image(named, 64, 48, right.tobytes()))
+    assert np.corrcoef(cv2.cvtColor(found, cv2.COLOR_RGB2GRAY).ravel(), grey.ravel())[0, 1] > 0.99
+    with pytest.raises(messages.MessageError, match=f"order of .*, and not of {named}; check the pixel format"):
+        messages.image_to_array(image(named, 64, 48, np.ascontiguousarray(right[..., ::-1]).tobytes()))
+    flat = np.full((48, 64, 2), 128, np.uint8)  # nothing to tell
+    flat[::3] += 3
+    assert messages.image_to_array(image(named, 64, 48, flat.tobytes())).shape == (48, 64, 3)
+
+
 def test_the_white_level_is_the_bits_that_hold_the_largest_value() -> None:
     def grey(*values: int) -> np.ndarray:
         return np.array([values], np.uint16)

@@ -57,6 +57,10 @@ _TO_RGB = {
     "nv12": cv2.COLOR_YUV2RGB_NV12,
     "nv21": cv2.COLOR_YUV2RGB_NV21,
 }
+_SAMPLED_ROWS = 8
+# Standard deviation of colours, of 255, and times that of light: 5 to 20 and below 1 in images, 50 and 3 where the two
+# are exchanged.
+_STRONG_COLOUR, _COLOUR_OVER_LIGHT = 24.0, 2.0
 CAMERA_ENCODINGS = (*_GREY, *_TO_RGB)
 """Encodings that ``image_to_array`` takes."""
 MONO16_WHITE = 65535
@@ -174,9 +178,29 @@ def image_to_array(message: Any, topic: str = "image", *, mono16_white: int | No
             f"{', '.join(CAMERA_ENCODINGS)}",
         )
     pixels = view(message, topic)
+    if encoding in _YUV:
+        _check_byte_order(pixels, encoding, topic)
     if (code := _TO_RGB.get(encoding)) is not None:
         pixels = cv2.cvtColor(np.ascontiguousarray(pixels), code)
     return pixels if mono16_white is None else scaled_to_uint8(pixels, mono16_white)
+
+
+def _check_byte_order(pixels: np.ndarray, encoding: str, topic: str) -> None:
+    """Raise MessageError where grey values and colours of a packed image (H x W x 2) seem to be exchanged.
+
+    A driver that names the wrong order of bytes gives an image that shows the colours as light: flat, and wrong.
+    """
+    grey_first = encoding in ("yuv422_yuy2", "yuyv")
+    sample = pixels[::_SAMPLED_ROWS]
+    grey, colour = sample[..., 0 if grey_first else 1], sample[:, ::2, 1 if grey_first else 0]
+    light, hue = float(grey.std()), float(colour.std())
+    if hue > _STRONG_COLOUR and hue > _COLOUR_OVER_LIGHT * light:
+        other = "yuv422 (UYVY)" if grey_first else "yuv422_yuy2 (YUYV)"
+        raise MessageError(
+            MessageFault.MALFORMED_IMAGE,
+            f"{topic}: colours vary more than light does (standard deviation {hue:.0f} and {light:.0f}): the bytes "
+            f"seem to be in the order of {other}, and not of {encoding}; check the pixel format of the driver",
+        )
 
 
 def _decompressed(message: Any, topic: str, mono16_white: int | None) -> np.ndarray:
