@@ -38,6 +38,7 @@ COMMANDS: dict[str, dict[str, _Entry | _Group]] = {
     _RUN: {
         "demo": _Entry("run:demo", "Play a stereo pair into the node and look at the depth that comes out."),
         "infer": _Entry("run:infer", "Disparity, depth, labels and cloud of a pair or of a folder."),
+        "rectify": _Entry("run:rectify", "Rectified pairs and camera_info of raw pairs and a calibration."),
         "flow": _Entry("run:flow", "Optical flow between two frames."),
         "doctor": _Entry("run:doctor", "Check this machine: versions, device, weights, ROS, transport."),
     },

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from fg_depth_ros.data.samples import StereoSample
     from fg_depth_ros.evaluation.reports.report import Report
+    from fg_depth_ros.geometry import StereoRig
     from fg_depth_ros.inference import FlowEstimator, StereoDepthEstimator
 
 _UNLIMITED = 10_000  # columns
@@ -112,6 +114,17 @@ def progress(items: Iterable[Any], title: str, count: int | None = None) -> Iter
     from rich.progress import track
 
     return track(items, escape(title), total=count, console=Console(stderr=True))
+
+
+def one_rig(samples: Sequence[StereoSample], where: Path, what: str) -> StereoRig:
+    """Return the rig that all pairs have. Raises FileError, naming ``where``: none or several; ``what`` has one."""
+    from fg_depth_ros.files import FileError
+
+    rig, count = samples[0].rig, len({sample.rig for sample in samples})
+    if rig is None or count > 1:
+        problem = "has no calibration" if rig is None else f"has {count} calibrations"
+        raise FileError(f"{where}: {problem}, and {what} has one: give a folder of one camera's pairs")
+    return rig
 
 
 def check_folder(folder: Path) -> None:

@@ -13,8 +13,8 @@ import typer
 from rich.box import SIMPLE
 from rich.table import Table
 
-from fg_depth_ros.cli.app import progress, say, show
-from fg_depth_ros.cli.options import Bags, PairTopics, PlayRate, Settings, SideBySide
+from fg_depth_ros.cli.app import one_rig, progress, say, show
+from fg_depth_ros.cli.options import Bags, Calibration, PairTopics, PlayRate, Settings, SideBySide
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,6 +58,8 @@ def from_images(
     compressed: Annotated[str, typer.Option(help="Write CompressedImage: png (lossless) or jpeg.")] = "",
     storage: Annotated[str, typer.Option(help="mcap or sqlite3.")] = "mcap",
     side_by_side: SideBySide = False,
+    calib: Calibration = None,
+    rectify: Annotated[str, typer.Option(help="Rectify images by their calibration: auto, on or off.")] = "auto",
     truth: Annotated[bool, typer.Option(help="Write true depth on ground_truth/depth where the folder has it.")] = True,
 ) -> None:
     """Make a bag of a folder of pairs: left and right images, camera_infos and, where known, true depth.
@@ -77,18 +79,11 @@ def from_images(
             raise ValueError(f"--{name} '{value}' is unknown; choose one of {', '.join(filter(None, known))}")
     if not (rate > 0 and start > 0):
         raise ValueError(f"--rate {rate:g} and --start {start:g} must be positive")
-    samples = open_stereo(folder, side_by_side=side_by_side)
+    samples = open_stereo(folder, calib, side_by_side=side_by_side, rectify=rectify)
     chosen = samples[frame_slice(frames)]
     if not chosen:
         raise FileError(f"{folder}: --frames {frames} leaves none of its {len(samples)} pairs")
-    rigs = {sample.rig for sample in chosen}
-    rig = chosen[0].rig
-    if rig is None or len(rigs) > 1:
-        problem = "has no calibration" if rig is None else f"has {len(rigs)} calibrations"
-        raise FileError(
-            f"{folder}: {problem}, and a bag of a stereo camera has one: give a folder of one camera's pairs"
-        )
-
+    rig = one_rig(chosen, folder, "a bag of a stereo camera")
     numbered = progress(list(enumerate(chosen)), "writing")
     recorded = (_frame(sample, round((start + index / rate) * 1e9), truth) for index, sample in numbered)
     path = write_stereo_bag(

@@ -32,7 +32,7 @@ class Without(tuple[str, ...]):
 
 @dataclasses.dataclass(frozen=True)
 class PairTopics:
-    """The topics of a stereo pair in bags; what is empty is found by name."""
+    """The topics of a stereo pair in bags, what is empty is found by name; and whether the pair is raw."""
 
     left: str = ""
     """Topic of the left images in bags; default: found by name."""
@@ -44,10 +44,12 @@ class PairTopics:
     """Topic of the right camera_info."""
     slop: float = 0.0
     """Largest difference of the two stamps of a pair in bags, s."""
+    rectify: str = "auto"
+    """Rectify images by their calibration: on, off, or auto: those that seem raw (docs/data.md)."""
 
     def given(self) -> dict[str, Any]:
-        """Return what was given, as options of ``data.bags.open_bag_pairs``."""
-        return {name: value for name, value in vars(self).items() if value}
+        """Return what was given, as options of ``data.datasets.stereo.open_stereo`` and ``open_bag_pairs``."""
+        return {name: value for name, value in vars(self).items() if value and (name, value) != ("rectify", "auto")}
 
 
 Model = Annotated[str, typer.Option(help="flownet_stereo, sgbm or bm.")]
@@ -65,6 +67,9 @@ FlowScale = Annotated[float, typer.Option(help="Resize the frames by this; below
 Bags = Annotated[list[Path], typer.Argument(help="Bags, or folders of bags, played one after the other.")]
 SideBySide = Annotated[
     bool, typer.Option("--side-by-side", help="Each image or video has the left view in its left half.")
+]
+Calibration = Annotated[
+    Path | None, typer.Option("--calib", help="Calibration file or folder (docs/data.md); default: beside the images.")
 ]
 PlayRate = Annotated[float, typer.Option(help="How many times as fast as it was recorded.")]
 Sheets = Annotated[Path | None, typer.Option(help="Folder for a picture per data set.")]

@@ -104,7 +104,10 @@ def replay_live(
     depth = {"model": model, "device": device, "engine": engine, "precision": precision}
     if weights:
         depth["depth_weights"] = str(Path(weights).absolute())
-    evaluation = BagsEvaluation(bags, out, rate=rate, loop=loop, count=count, depth=depth, topics=topics().given())
+    given = topics().given()
+    if chosen := given.pop("rectify", ""):
+        depth["rectify"] = chosen
+    evaluation = BagsEvaluation(bags, out, rate=rate, loop=loop, count=count, depth=depth, topics=given)
     environment = child_environment(domain_id=free_domain_id())
     with ProcessGroup(out / "logs", environment) as group, console.status("starting") as status:
         report = evaluation.run(group, lambda text: status.update(Text(text)))

@@ -1,4 +1,4 @@
-"""Commands that run the models: ``fg-depth demo``, ``infer``, ``flow`` and ``doctor``."""
+"""Commands that run the models, or prepare it: ``fg-depth demo``, ``infer``, ``rectify``, ``flow`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from fg_depth_ros.cli.app import console, flow_estimator, say, stereo_estimator
+from fg_depth_ros.cli.app import console, flow_estimator, one_rig, progress, say, stereo_estimator
 from fg_depth_ros.cli.options import (
+    Calibration,
     Device,
     Engine,
     FlowScale,
@@ -61,9 +62,7 @@ def infer(
         Path | None, typer.Argument(help="Left image of a pair; with --pairs BAG, the topic of the left images.")
     ] = None,
     right: Annotated[Path | None, typer.Argument(help="Right image, or topic.")] = None,
-    calib: Annotated[
-        Path | None, typer.Option(help="Calibration (rig.json, Middlebury, KITTI, ROS yaml pair, EuRoC, Kalibr).")
-    ] = None,
+    calib: Calibration = None,
     pairs: Annotated[Path | None, typer.Option(help="A folder of pairs, or a bag, instead (docs/data.md).")] = None,
     side_by_side: SideBySide = False,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("fg_depth_out"),
@@ -95,9 +94,9 @@ def infer(
             raise typer.BadParameter(usage)
         samples = open_stereo(pairs, calib, side_by_side=side_by_side, **topics().given(), **given)
     elif left is not None and right is not None and not side_by_side:
-        samples = [open_pair(left, right, calib)]
+        samples = [open_pair(left, right, calib, rectify=topics().rectify)]
     elif left is not None and right is None and side_by_side:
-        samples = open_stereo(left, calib, side_by_side=True)
+        samples = open_stereo(left, calib, side_by_side=True, rectify=topics().rectify)
     else:
         raise typer.BadParameter(usage)
     estimator = stereo_estimator(
@@ -134,6 +133,47 @@ def infer(
         if problem is not None:
             say(f"{sample.name}: {problem}", "yellow")
     _say_engine_failure(estimator)
+    if failed:
+        raise typer.Exit(1)
+
+
+def rectify(
+    pairs: Annotated[Path, typer.Argument(help="Raw pairs: a folder, a bag, or with --side-by-side one file.")],
+    topics: Annotated[Settings[PairTopics], Without(["rectify"])],
+    out: Annotated[Path, typer.Option(help="Folder for left/, right/, left.yaml and right.yaml.")],
+    calib: Calibration = None,
+    side_by_side: SideBySide = False,
+) -> None:
+    """Write rectified pairs (PNG) and the camera_info of both cameras, by a calibration of the raw cameras.
+
+    Examples: `fg-depth rectify raw_pairs --calib camchain.yaml --out pairs`,
+    `fg-depth rectify zed.mp4 --side-by-side --calib SN1234.conf --out pairs`
+    """
+    from fg_depth_ros.data.datasets.stereo import open_stereo
+    from fg_depth_ros.data.io.calibration import write_camera_files
+    from fg_depth_ros.data.io.formats import write_image
+    from fg_depth_ros.files import FileError, atomic_write
+
+    if out.resolve() == pairs.resolve():
+        raise ValueError(f"--out {out} is where the raw pairs are, and they would be lost: name another folder")
+    samples = open_stereo(pairs, calib, side_by_side=side_by_side, **{**topics().given(), "rectify": "on"})
+    rig = one_rig(samples, pairs, "a rectified pair")
+    failed = 0
+    for sample in progress(samples, "rectifying"):
+        try:
+            images = sample.raw_images()
+        except FileError as error:  # the other pairs are still done
+            say(f"{sample.name}: skipped: {error}", "red")
+            failed += 1
+            continue
+        for side, image in zip(("left", "right"), images, strict=True):
+            with atomic_write(out / side / f"{sample.name}.png", sync=False) as unfinished:
+                write_image(unfinished, image)
+    write_camera_files(out, rig)
+    say(
+        f"{len(samples) - failed} pairs in {out}: {rig.width}x{rig.height} px, fx {rig.fx:.1f} px, baseline "
+        f"{rig.baseline:.4f} m"
+    )
     if failed:
         raise typer.Exit(1)
 

@@ -12,7 +12,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fg_depth_ros.geometry.rig import RigError, StereoRig, camera_info_numbers, image_window, is_rotation
+from fg_depth_ros.geometry.rig import (
+    RigError,
+    StereoRig,
+    camera_info_numbers,
+    check_shape,
+    image_window,
+    is_rotation,
+)
 
 RECTIFY = ("auto", "on", "off")
 """Whether images are rectified by their camera_infos: where ``raw_sides`` says so, always, never."""
@@ -132,6 +139,11 @@ class Rectification:
         )
 
     @classmethod
+    def of_rectified(cls, rig: StereoRig) -> Rectification:
+        """Return that of images which are rectified already: they stay as they are."""
+        return cls(rig, (None, None), (np.eye(3), np.eye(3)), (rig.width, rig.height))
+
+    @classmethod
     def of(
         cls, left: RawCamera, right: RawCamera, rotation: np.ndarray, translation: np.ndarray, size: tuple[int, int]
     ) -> Rectification:
@@ -149,7 +161,7 @@ class Rectification:
         )  # fmt: skip
         if rectified:
             rig = StereoRig(width, height, k[0, 0], k[1, 1], k[0, 2], k[1, 2], k[0, 2], -float(translation[0]))
-            return cls(rig, (None, None), (np.eye(3), np.eye(3)), size)
+            return cls.of_rectified(rig)
         fisheye = left.fisheye or right.fisheye
         lenses = [np.zeros(4) if fisheye else camera.distortion for camera in cameras]
         r_left, r_right, p_left, p_right = cv2.stereoRectify(
@@ -186,6 +198,19 @@ class Rectification:
                 f"'{right.distortion_model}': a fisheye beside a pinhole camera; calibrate both with one model"
             )
         return cls(rig, (a, b), (r_left, r_right), (rig.width, rig.height))
+
+    def scaled(self, width: int, height: int) -> Rectification:
+        """Return that of raw images of another size, to rectified ones that are resized alike.
+
+        Raises RigError: the images have another shape.
+        """
+        if (width, height) == self.size:
+            return self
+        check_shape(self.size, (width, height))
+        sx, sy = width / self.size[0], height / self.size[1]
+        left, right = (None if camera is None else camera.scaled(sx, sy) for camera in self.cameras)
+        rig = self.rig.scaled(round(self.rig.width * sx), round(self.rig.height * sy))
+        return Rectification(rig, (left, right), self.rotations, (width, height))
 
     def apply(self, image: np.ndarray, side: int) -> np.ndarray:
         """Rectify an image, uint8 H x W (x 3); ``side``: 0 left, 1 right. What no camera saw is black.

@@ -18,6 +18,7 @@ _ASIDE = 0.02  # offset of the cameras down and forward, part of the baseline; K
 _BASELINES = ((1e-3, 20.0), (8e-3, 2.0))  # m
 _FIELDS_OF_VIEW = ((2.0, 172.0), (10.0, 150.0))  # degrees across
 _OTHER_SIZE = 1.3  # times as far from the corner as the middle, in both directions: a centre of other images
+_ASPECT_TOLERANCE = 0.01
 _LARGEST = 1e7  # of any number in a projection matrix
 _VERTICAL = 0.01  # m between the cameras' heights, without any baseline: a rig with one camera above the other
 _MATRIX = "a rectified camera has P = [fx 0 cx Tx; 0 fy cy Ty; 0 0 1 Tz] (REP 104)"
@@ -130,6 +131,11 @@ class StereoRig:
         a, b = cameras
         return cls(a.width, a.height, a.fx, a.fy, a.cx, a.cy, b.cx, (a.tx - b.tx) / a.fx)
 
+    def fitted(self, width: int, height: int) -> StereoRig:
+        """Return the rig of images that have another size of the same shape. Raises RigError: another shape."""
+        check_shape((self.width, self.height), (width, height))
+        return self if (width, height) == (self.width, self.height) else self.scaled(width, height)
+
     def scaled(self, width: int, height: int) -> StereoRig:
         """Return the rig of resized images; pixel centres are at integers: ``c' = (c + 0.5) * s - 0.5``."""
         if width < 1 or height < 1:
@@ -175,6 +181,16 @@ class StereoRig:
             except (TypeError, ValueError):
                 raise RigError(f"rig {name} is {filled[name]!r}: it must be a number") from None
         return cls(**filled)
+
+
+def check_shape(calibrated: tuple[int, int], images: tuple[int, int]) -> None:
+    """Raise RigError unless images of one size can be those of a calibration for another: never of another shape."""
+    sx, sy = images[0] / calibrated[0], images[1] / calibrated[1]
+    if abs(sx / sy - 1.0) > _ASPECT_TOLERANCE:
+        raise RigError(
+            f"calibrated for {calibrated[0]}x{calibrated[1]} pixels, the images have {images[0]}x{images[1]}: another "
+            "shape, so they were cropped; calibrate for the cropped images"
+        )
 
 
 def _rescaled_centre(centre: float, scale: float) -> float:

@@ -16,12 +16,13 @@ import pytest
 
 pytest.importorskip("rosbags", reason="bags are read by rosbags (extra 'data')")
 
-from support.bags import SECOND, bag_of, large, pairs_at, storage_file, write
+from support.bags import SECOND, WORLD, bag_of, large, pairs_at, raw_bag, storage_file, write
 from support.pair_folders import planes, small_rig
 
 from fg_depth_ros.data.bags.pairs import BagTopics, find_topics, open_bag_pairs
 from fg_depth_ros.data.bags.writing import write_stereo_bag
 from fg_depth_ros.files import FileError
+from fg_depth_ros.geometry.rectification import Rectification
 
 IMAGE, COMPRESSED, INFO = (f"sensor_msgs/msg/{name}" for name in ("Image", "CompressedImage", "CameraInfo"))
 LEFT, RIGHT, _ = planes(0)
@@ -293,12 +294,29 @@ def test_topics_that_cannot_be_told_apart_have_to_be_named():
     assert given == BagTopics("/a", "/b", "/i", "/j")
 
 
-def test_images_that_may_not_be_rectified_are_warned_of(tmp_path, caplog):
+def test_raw_images_are_rectified_as_the_node_does_it(tmp_path):
+    bag = raw_bag(tmp_path / "raw")
+    (sample,) = open_bag_pairs(bag)
+    expected = Rectification.from_camera_info(*(WORLD.camera_info(side) for side in (0, 1)))
+    assert sample.rig == expected.rig
+    for side, image in enumerate(sample.raw_images()):
+        np.testing.assert_array_equal(image, expected.apply(WORLD.raw_image(side), side))
+    (as_it_is,) = open_bag_pairs(bag, rectify="off")
+    np.testing.assert_array_equal(as_it_is.raw_images()[0], WORLD.raw_image(0))
+    with pytest.raises(FileError, match="rectify is 'never': choose one of auto, on, off"):
+        open_bag_pairs(bag, rectify="never")
+    named = raw_bag(tmp_path / "named", "image_rect")
+    np.testing.assert_array_equal(open_bag_pairs(named)[0].raw_images()[0], WORLD.raw_image(0))
+    np.testing.assert_array_equal(open_bag_pairs(named, rectify="on")[0].raw_images(), sample.raw_images())
+
+
+def test_raw_images_whose_camera_info_cannot_rectify_are_refused(tmp_path):
     kinds = {"/left/image_raw": IMAGE, "/right/image_raw": IMAGE, "/left/camera_info": INFO, "/right/camera_info": INFO}
-    bag = bag_of(tmp_path / "bag", kinds)
-    with caplog.at_level(logging.WARNING):
-        assert open_bag_pairs(bag)[0].rig.baseline == pytest.approx(0.1)
-    assert "/left/image_raw is not named as rectified and its camera_info has distortion" in caplog.text
+    distorted = {"/left/camera_info": {"d": np.full(5, 0.1)}}
+    bag = bag_of(tmp_path / "bag", kinds, fields=distorted)  # K is not filled
+    with pytest.raises(FileError, match=r"/left/camera_info and /right/camera_info: .*k is all zeros.*rectify to off"):
+        open_bag_pairs(bag)
+    assert open_bag_pairs(bag, rectify="off")[0].rig.baseline == pytest.approx(0.1)
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------

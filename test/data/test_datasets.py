@@ -135,13 +135,6 @@ def test_kitti_raw_layout_of_a_drive_a_date_and_all(tmp_path):
     assert open_stereo_folder(drive)[0].rig is None
 
 
-def test_kitti_raw_that_is_not_rectified_is_refused(tmp_path):
-    raw = write_raw(tmp_path / "raw")
-    (raw / DATE / DRIVE).rename(raw / DATE / "2011_09_26_drive_0002_extract")
-    with pytest.raises(FileError, match="not rectified; use the drive that ends in _sync"):
-        open_stereo_folder(raw / DATE / "2011_09_26_drive_0002_extract")
-
-
 def test_plain_folders_with_truth_and_rig(tmp_path):
     samples = open_stereo_folder(write_pairs(tmp_path))
     assert [sample.name for sample in samples] == ["a", "b"]

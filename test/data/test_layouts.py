@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 
 import cv2
 import numpy as np
@@ -15,7 +14,7 @@ from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.bags.writing import write_stereo_bag
 from fg_depth_ros.data.datasets.depth import open_depth_sets
 from fg_depth_ros.data.datasets.layouts import NoPairsError
-from fg_depth_ros.data.datasets.stereo import LAYOUTS, layout_table, open_pair, open_stereo, open_stereo_sets
+from fg_depth_ros.data.datasets.stereo import LAYOUTS, layout_table, open_stereo, open_stereo_sets
 from fg_depth_ros.data.io.formats import write_image
 from fg_depth_ros.files import FileError
 
@@ -331,22 +330,19 @@ def test_a_damaged_calibration_of_raw_cameras_is_named(tmp_path):
         open_stereo(tmp_path)
 
 
-@pytest.mark.parametrize(("folder", "warned"), [("raw", True), ("rectified", False)])
-def test_distortion_is_warned_of_where_images_are_not_named_rectified(tmp_path, caplog, folder, warned):
-    save(tmp_path / folder, "left/a.png", "right/a.png")
+def test_distorted_images_that_are_named_rectified_stay_as_they_are(tmp_path):
+    save(tmp_path / "rectified", "left/a.png", "right/a.png")
     for side, cx, tx in (("left", 76.5, 0), ("right", 80.5, -20)):
-        (tmp_path / folder / f"{side}.yaml").write_text(
+        (tmp_path / "rectified" / f"{side}.yaml").write_text(
             f"image_width: 160\nimage_height: 96\ndistortion_coefficients: {{data: [-0.3, 0.1, 0, 0, 0]}}\n"
             f"projection_matrix: {{data: [200, 0, {cx}, {tx}, 0, 200, 47.5, 0, 0, 0, 1, 0]}}\n"
         )
-    with caplog.at_level(logging.WARNING):
-        (sample,) = open_stereo(tmp_path / folder)
+    (sample,) = open_stereo(tmp_path / "rectified")
     assert_is_the_pair(sample)
-    assert ("has distortion (D is not zero)" in caplog.text) == warned
-    caplog.clear()
-    files = [tmp_path / folder / side / "a.png" for side in ("left", "right")]
-    assert open_pair(*files, tmp_path / folder / "left.yaml").rig == small_rig()
-    assert ("has distortion (D is not zero)" in caplog.text) == warned
+    (tmp_path / "rectified").rename(tmp_path / "raw")
+    with pytest.raises(FileError, match=r"raw/left\.yaml: left camera_info: k has 0 numbers.*set rectify to off"):
+        open_stereo(tmp_path / "raw")
+    assert_is_the_pair(open_stereo(tmp_path / "raw", rectify="off")[0])
 
 
 def test_the_docs_have_the_table(repository):

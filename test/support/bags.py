@@ -9,8 +9,10 @@ import numpy as np
 from fg_depth_ros.data.bags.storage import IMAGE, message_types
 from fg_depth_ros.data.bags.writing import write_stereo_bag
 from support.pair_folders import planes, small_rig
+from support.raw_cameras import RawRig
 
 SECOND = 1_000_000_000
+WORLD = RawRig("plumb_bob")
 
 
 def pairs_at(*stamps):
@@ -33,10 +35,11 @@ def large(folder, count=8):
     return write_stereo_bag(folder, pairs, rig), pairs
 
 
-def bag_of(folder, kinds, times=None):
-    """A bag with these topics: small grey images whose pixels are their stamp, and calibrations with distortion.
+def bag_of(folder, kinds, times=None, fields=None):
+    """A bag with these topics: small grey images whose pixels are their stamp, and calibrations without distortion.
 
-    ``times``: (recorded, stamp) of every message by topic; by default one at 1 ns.
+    ``times``: (recorded, stamp) of every message by topic; by default one at 1 ns. ``fields``: other values of the
+    messages of a topic.
     """
     from rosbags.rosbag2 import StoragePlugin, Writer
 
@@ -49,18 +52,36 @@ def bag_of(folder, kinds, times=None):
                 header = types.types["std_msgs/msg/Header"](
                     stamp=types.types["builtin_interfaces/msg/Time"](sec=0, nanosec=stamp), frame_id=""
                 )
-                common = {"header": header, "height": rig.height, "width": rig.width}
+                values = {"header": header, "height": rig.height, "width": rig.width}
                 if kind == IMAGE:
-                    pixels = np.full(rig.height * rig.width, stamp, np.uint8)
-                    message = types.types[kind](**common, encoding="mono8", is_bigendian=0, step=rig.width, data=pixels)
+                    pixels = np.full(rig.height * rig.width, stamp % 256, np.uint8)
+                    values |= {"encoding": "mono8", "is_bigendian": 0, "step": rig.width, "data": pixels}
                 else:
                     roi = types.types["sensor_msgs/msg/RegionOfInterest"](
                         x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
                     )
                     matrix = rig.P_right() if "right" in topic else rig.P_left()
-                    message = types.types[kind](
-                        **common, distortion_model="plumb_bob", d=np.full(5, 0.1), k=np.zeros(9), r=np.zeros(9),
-                        p=matrix.reshape(-1), binning_x=0, binning_y=0, roi=roi,
-                    )  # fmt: skip
+                    values |= {
+                        "distortion_model": "plumb_bob", "d": np.zeros(5), "k": np.zeros(9), "r": np.zeros(9),
+                        "p": matrix.reshape(-1), "binning_x": 0, "binning_y": 0, "roi": roi,
+                    }  # fmt: skip
+                message = types.types[kind](**{**values, **(fields or {}).get(topic, {})})
                 bag.write(line, recorded, types.serialize_cdr(message, kind))
     return folder
+
+
+def raw_bag(folder, image="image_raw", count=1) -> Path:
+    """A bag of pairs of a world (``WORLD``) through distorted lenses, 0.1 s apart; ``image``: end of the topics."""
+    kinds, fields = {}, {}
+    for index, side in enumerate(("left", "right")):
+        pixels, info = WORLD.raw_image(index), WORLD.camera_info(index)
+        width, height = WORLD.size
+        size = {"height": height, "width": width}
+        fields[f"/{side}/{image}"] = {**size, "step": width, "data": pixels.ravel()}
+        fields[f"/{side}/camera_info"] = {
+            **size, "distortion_model": info.distortion_model,
+            **{name: np.array(getattr(info, name), np.float64) for name in "dkrp"},
+        }  # fmt: skip
+        kinds |= {f"/{side}/{image}": IMAGE, f"/{side}/camera_info": "sensor_msgs/msg/CameraInfo"}
+    times = [(k * SECOND // 10, k * SECOND // 10) for k in range(1, count + 1)]
+    return bag_of(folder, kinds, dict.fromkeys(kinds, times), fields)

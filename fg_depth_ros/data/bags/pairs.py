@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +13,12 @@ import numpy as np
 from fg_depth_ros.data.bags.messages import Place, decoded, message_at, nearest, stamp_of, topic_named
 from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, INFO, BagStorage
 from fg_depth_ros.data.bags.truth import TruthOptions, find_truth
+from fg_depth_ros.data.io.calibration import open_calibration
 from fg_depth_ros.data.io.messages import MONO16_WHITE, MessageError, image_to_array, scaled_to_uint8, white_level
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import RigError, StereoRig, camera_info_doubts
+from fg_depth_ros.geometry.rectification import RECTIFY, Rectification, is_named_rectified, raw_sides
 
 _LOG = logging.getLogger(__name__)
 # Whole components in which the topics of two cameras differ: ours and most drivers', RealSense's, EuRoC's and OAK's,
@@ -50,11 +51,12 @@ class BagImage:
 
     bag: BagStorage = field(repr=False)
     place: Place
-    rig: StereoRig = field(repr=False)
+    rectification: Rectification = field(repr=False)
+    side: int
     white: int = MONO16_WHITE  # of 16-bit grey
 
     def __call__(self) -> np.ndarray:
-        """Read the pixels as the node receives them, uint8. Raises FileError: gone, damaged, or of another size."""
+        """Read the pixels as the node has them, rectified, uint8. Raises FileError: gone, damaged, of another size."""
         where, message = self.place.of(self.bag), message_at(self.bag, self.place)
         try:
             pixels = image_to_array(message, where, mono16_white=None)
@@ -65,11 +67,12 @@ class BagImage:
             _LOG.warning(text, where, level.bit_length(), self.white.bit_length())
         pixels = scaled_to_uint8(pixels, self.white)
         height, width = pixels.shape[:2]
-        if (width, height) != (self.rig.width, self.rig.height):
+        if (width, height) != self.rectification.size:
             raise FileError(
-                f"{where}: the image is {width}x{height} pixels and the calibration for {self.rig.width}x"
-                f"{self.rig.height}; use the camera_info of these images"
+                f"{where}: the image is {width}x{height} pixels and the calibration for {self.rectification.size[0]}x"
+                f"{self.rectification.size[1]}; use the camera_info of these images"
             )
+        pixels = self.rectification.apply(pixels, self.side)
         return np.require(pixels, requirements=["C", "W"])  # a message's bytes are not writable, as torch wants them
 
 
@@ -92,15 +95,16 @@ class StereoBag:
 
 
 def open_bag_pairs(path: str | Path, *args: Any, **options: Any) -> list[StereoSample]:
-    """Open the rectified pairs of a bag, in the order of their stamps; arguments and errors as ``open_stereo_bag``."""
+    """Open the pairs of a bag, rectified, in the order of their stamps; arguments and errors as ``open_stereo_bag``."""
     return open_stereo_bag(path, *args, **options).samples
 
 
 def open_stereo_bag(
     path: str | Path, left: str = "", right: str = "", slop: float = 0.0, *, left_info: str = "", right_info: str = "",
-    rig: StereoRig | None = None, truth: TruthOptions | None = None,
+    rig: StereoRig | None = None, truth: TruthOptions | None = None, calibration: Path | None = None,
+    rectify: str = "auto",
 ) -> StereoBag:  # fmt: skip
-    """Open the rectified pairs of a bag in one pass over the messages of its cameras.
+    """Open the pairs of a bag in one pass over the messages of its cameras; raw ones are rectified when they are read.
 
     Pixels are read later, pair by pair. Of two messages with one stamp (a looping source) the first counts. What is
     whole of a cut-off MCAP file is used.
@@ -110,16 +114,19 @@ def open_stereo_bag(
         left, right: image topics, raw or compressed; empty = found by name and type.
         slop: largest difference of the two stamps, s. Pairs are mutual nearest neighbours; 0 = equal stamps.
         left_info, right_info: camera_info topics; empty = beside the images.
-        rig: calibration to use instead of the bag's.
+        rig: of rectified images, to use instead of the bag's calibration.
         truth: where true depth is looked for; default: what ``TruthOptions`` finds by itself.
+        calibration: file to use instead of the bag's camera_infos.
+        rectify: whether images are rectified by them, as stereo_depth_node's parameter (``raw_sides``), and by the file
+            (``open_calibration``).
 
     Raises FileError, saying what to do: no bag, topics or calibration of a rectified pair; no pair; as ``find_truth``.
     """
     bag = BagStorage(path)
     topics = find_topics(bag.topics, left, right, left_info, right_info, where=str(path))
-    found = _Messages(bag, topics, with_infos=rig is None)
-    if rig is None:
-        rig = _rig(bag, topics, found.infos)
+    found = _Messages(bag, topics, with_infos=rig is None and calibration is None)
+    rectification = _given(rig, calibration, topics, rectify) or _by_camera_infos(bag, topics, found.infos, rectify)
+    rig = rectification.rig
     lefts, rights = (found.images[topic] for topic in topics[:2])
     for topic, messages in found.images.items():
         if not messages and topic in found.unstamped:
@@ -135,8 +142,8 @@ def open_stereo_bag(
     depth = find_truth(bag, rig, [lefts[a] for a, _ in matched], truth or TruthOptions(), slop)
     samples = [
         StereoSample(
-            str(a), BagImage(bag, lefts[a], rig, white), BagImage(bag, rights[b], rig, white), rig,
-            depth=depth.get(a), stamp=a, stamp_difference=(b - a) / 1e9,
+            str(a), BagImage(bag, lefts[a], rectification, 0, white), BagImage(bag, rights[b], rectification, 1, white),
+            rig, depth=depth.get(a), stamp=a, stamp_difference=(b - a) / 1e9,
         )
         for a, b in matched
     ]  # fmt: skip
@@ -215,7 +222,7 @@ def find_topics(
     left, right, *given = (name and topic_named(topics, name, kinds, where) for name, kinds in wanted)
     if not (left and right):
         pairs = [(a, b) for a, b in _sides(images) if left in ("", a) and right in ("", b)]
-        ranks = {pair: (not _is_rectified(pair[0]), topics[pair[0]] == COMPRESSED) for pair in pairs}
+        ranks = {pair: (not is_named_rectified(pair[0]), topics[pair[0]] == COMPRESSED) for pair in pairs}
         best = [pair for pair in pairs if ranks[pair] == min(ranks.values())]
         if len(best) != 1:
             found = ", ".join(sorted(images)) or "none"
@@ -248,16 +255,22 @@ def _sides(images: Sequence[str]) -> list[tuple[str, str]]:
     return list(pairs)
 
 
-def _is_rectified(topic: str) -> bool:
-    return any(word.startswith("rect") for word in re.split("[/_]", topic))
-
-
 def _info_beside(image: str) -> str:
     """Where image_transport puts the camera_info of an image topic."""
     return image.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"
 
 
-def _rig(bag: BagStorage, topics: BagTopics, found: Mapping[str, Any]) -> StereoRig:
+def _given(rig: StereoRig | None, calibration: Path | None, topics: BagTopics, rectify: str) -> Rectification | None:
+    """Return what was given instead of camera_infos; None where nothing was."""
+    if rig is not None:
+        return Rectification.of_rectified(rig)
+    if calibration is None:
+        return None
+    found = open_calibration(calibration, named=is_named_rectified(topics.left), rectify=rectify)
+    return found if isinstance(found, Rectification) else Rectification.of_rectified(found)
+
+
+def _by_camera_infos(bag: BagStorage, topics: BagTopics, found: Mapping[str, Any], rectify: str) -> Rectification:
     for image, name in zip(topics[:2], topics[2:], strict=True):
         if name and name not in found:
             raise FileError(f"{bag.path}: {name} holds no message that can be read; record it with the images")
@@ -268,19 +281,19 @@ def _rig(bag: BagStorage, topics: BagTopics, found: Mapping[str, Any]) -> Stereo
                 f"{', '.join(sorted(known)) or 'none'}): name the camera_info topics (left_info, right_info); where "
                 "there are none, record them with the images"
             )
-    infos = [found[name] for name in topics[2:]]
+    left, right = (found[name] for name in topics[2:])
+    if rectify not in RECTIFY:
+        raise FileError(f"rectify is '{rectify}': choose one of {', '.join(RECTIFY)}")
+    raw = raw_sides(left, right, topics[:2], rectify)
     try:
-        rig = StereoRig.from_camera_info(*infos)
+        rectification, doubts = Rectification.from_camera_info(left, right, raw), camera_info_doubts(left, right, raw)
     except RigError as error:
         raise FileError(f"{bag.path}, {topics.left_info} and {topics.right_info}: {error}") from error
-    for doubt in camera_info_doubts(*infos):
+    for doubt in doubts:
         _LOG.warning("%s, %s and %s: %s", bag.path, topics.left_info, topics.right_info, doubt)
-    if not _is_rectified(topics.left) and any(np.asarray(info.d).any() for info in infos):
-        _LOG.warning(
-            "%s: %s is not named as rectified and its camera_info has distortion: images that are not rectified give "
-            "wrong depth; rectify them first", bag.path, topics.left,
-        )  # fmt: skip
-    return rig
+    if any(raw):
+        _LOG.info("%s: %s is raw: its images are rectified when they are read", bag.path, topics.left)
+    return rectification
 
 
 def _white_level(bag: BagStorage, places: list[Place], encodings: tuple[str, str]) -> int:

@@ -18,18 +18,12 @@ from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.bags.storage import is_bag
 from fg_depth_ros.data.datasets.layouts import NoPairsError, collect_sets, combined, find_image, reader_of
 from fg_depth_ros.data.datasets.pairing import FoundPair, PairPattern, find_pairs, is_video, list_media
-from fg_depth_ros.data.io.calibration import (
-    describes_raw,
-    distortion_doubt,
-    find_calibration,
-    read_calibration,
-    read_rectification,
-)
+from fg_depth_ros.data.io.calibration import find_calibration, is_named_rectified, open_calibration
 from fg_depth_ros.data.io.formats import image_size, read_grey, read_kitti_disparity, read_pfm
 from fg_depth_ros.data.io.video import Video, VideoFrame
 from fg_depth_ros.data.samples import ArrayReader, Image, StereoSample, read_pixels
 from fg_depth_ros.files import FileError, read_bytes
-from fg_depth_ros.geometry import StereoRig, left_right_mismatch
+from fg_depth_ros.geometry import RigError, StereoRig, left_right_mismatch
 from fg_depth_ros.geometry.rectification import Rectification
 
 _LOG = logging.getLogger(__name__)
@@ -55,21 +49,19 @@ class StereoLayout(PairPattern):
 
 
 def open_stereo(
-    path: str | Path, calibration: Path | None = None, *, side_by_side: bool = False, **bag: Any
+    path: str | Path, calibration: Path | None = None, *, side_by_side: bool = False, rectify: str = "auto", **bag: Any
 ) -> list[StereoSample]:
     """Open the pairs of a folder, of a bag, or, with ``side_by_side``, of an image or video that holds both views.
 
-    ``calibration``: used instead of what lies beside the images. ``bag``: options of ``open_bag_pairs``. Raises as
-    ``is_recording``, ``open_stereo_folder`` and ``open_bag_pairs``.
+    ``calibration``: used instead of what lies beside the images. ``rectify``: as of ``open_calibration``. ``bag``:
+    options of ``open_bag_pairs``. Raises as ``is_recording``, ``open_stereo_folder`` and ``open_bag_pairs``.
     """
     path = Path(path)
     if is_recording(path):
         if side_by_side:
             raise FileError(f"{path}: is a bag, whose cameras have a topic each; leave --side-by-side out")
-        if calibration is not None:
-            bag["rig"] = read_calibration(calibration)
-        return open_bag_pairs(path, **bag)
-    return open_stereo_folder(path, calibration, side_by_side=side_by_side)
+        return open_bag_pairs(path, calibration=calibration, rectify=rectify, **bag)
+    return open_stereo_folder(path, calibration, side_by_side=side_by_side, rectify=rectify)
 
 
 def is_recording(path: Path) -> bool:
@@ -97,21 +89,21 @@ def is_recording(path: Path) -> bool:
 
 
 def open_stereo_folder(
-    path: str | Path, calibration: Path | None = None, *, side_by_side: bool = False
+    path: str | Path, calibration: Path | None = None, *, side_by_side: bool = False, rectify: str = "auto"
 ) -> list[StereoSample]:
     """Open the pairs of one data set, sorted by name; the layout is recognised by its names (``LAYOUTS``).
 
-    Left and right are images, or videos, whose frames are decoded one by one. Images of raw cameras (EuRoC, TUM-VI,
-    Kalibr) are rectified when they are read. What lacks its partner is left out, with a warning.
+    Left and right are images, or videos, whose frames are decoded one by one. Images of raw cameras are rectified when
+    they are read, by their calibration (``open_calibration``). What lacks its partner is left out, with a warning.
 
     ``calibration``: used instead of what lies beside the images. ``side_by_side``: every image or video of the folder,
-    or the one of this path, has the left view in its left half.
+    or the one of this path, has the left view in its left half. ``rectify``: as of ``open_calibration``.
 
     Raises NoPairsError: no known layout. Raises FileError: several layouts fit; a file is missing or damaged, naming it
     and what to do.
     """
     path = Path(path)
-    calibrations = _Calibrations(calibration)
+    calibrations = _Calibrations(calibration, rectify)
     if side_by_side:
         files = [path] if path.is_file() else list_media(path) if path.is_dir() else []
         if not files:
@@ -130,10 +122,10 @@ def open_stereo_folder(
 
 
 def open_stereo_sets(
-    paths: Iterable[str | Path], *, side_by_side: bool = False, **bag: Any
+    paths: Iterable[str | Path], *, side_by_side: bool = False, **options: Any
 ) -> dict[str, list[StereoSample]]:
     """Open data sets by name, as ``open_stereo``; a folder that is none stands for the data sets right inside it."""
-    return collect_sets(paths, lambda path: {"": open_stereo(path, side_by_side=side_by_side, **bag)})
+    return collect_sets(paths, lambda path: {"": open_stereo(path, side_by_side=side_by_side, **options)})
 
 
 @dataclass(frozen=True)
@@ -159,17 +151,20 @@ class RectifiedImage:
 
     def __call__(self) -> np.ndarray:
         """Read and rectify, uint8, H x W or H x W x 3 RGB. Raises FileError."""
-        return self.rectification.apply(read_pixels(self.image), self.side)
+        try:
+            return self.rectification.apply(read_pixels(self.image), self.side)
+        except RigError as error:
+            raise FileError(f"{self.image if isinstance(self.image, Path) else 'a raw image'}: {error}") from error
 
 
 class _Calibrations:
     """Calibration files, each found once, and read once for a size of images."""
 
-    def __init__(self, given: Path | None = None) -> None:
+    def __init__(self, given: Path | None = None, rectify: str = "auto") -> None:
         found = find_calibration(given) if given is not None and given.is_dir() else None
-        self._given = found or given
+        self._given, self._rectify = found or given, rectify
         self.above = cache(_calibration_above)
-        self._known: dict[tuple[Path, tuple[int, int] | None, bool], StereoRig | Rectification | None] = {}
+        self._known: dict[tuple[Path, tuple[int, int] | None, bool, bool], StereoRig | Rectification | None] = {}
 
     def calibrated(
         self, sample: StereoSample, calibration: Path | None, image: Path, size: tuple[int, int] | None, grey: bool
@@ -178,12 +173,10 @@ class _Calibrations:
         calibration = self._given or calibration
         if calibration is None:
             return sample
-        key = calibration, size, grey
+        key = calibration, size, grey, is_named_rectified(image)
         if key not in self._known:
-            self._known[key] = _read(calibration, size, grey)
-            if (doubt := distortion_doubt(calibration, image)) is not None:
-                _LOG.warning("%s", doubt)
-            elif isinstance(self._known[key], Rectification):
+            self._known[key] = _read(*key, self._rectify)
+            if isinstance(self._known[key], Rectification):
                 _LOG.info("%s: of raw cameras: their images are rectified when they are read", calibration)
         known = self._known[key]
         if not isinstance(known, Rectification):
@@ -192,25 +185,26 @@ class _Calibrations:
         return replace(sample, left=images[0], right=images[1], rig=known.rig)
 
 
-def _read(calibration: Path, size: tuple[int, int] | None, grey: bool) -> StereoRig | Rectification | None:
+def _read(
+    calibration: Path, size: tuple[int, int] | None, grey: bool, named: bool, rectify: str
+) -> StereoRig | Rectification | None:
     """Read a calibration; without a size (the image is unreadable, and says so later) for the size that it states."""
     if size is not None:
-        return (
-            read_rectification(calibration, *size)
-            if describes_raw(calibration)
-            else read_calibration(calibration, *size, grey=grey)
-        )
+        return open_calibration(calibration, size, grey=grey, named=named, rectify=rectify)
     with suppress(FileError):
-        return None if describes_raw(calibration) else read_calibration(calibration, grey=grey)
+        return open_calibration(calibration, grey=grey, named=named, rectify=rectify)
     return None
 
 
-def open_pair(left: Path, right: Path, calibration: Path | None = None) -> StereoSample:
-    """Open one pair of images, rectified where ``calibration`` is of raw cameras. Raises FileError."""
+def open_pair(left: Path, right: Path, calibration: Path | None = None, *, rectify: str = "auto") -> StereoSample:
+    """Open one pair of images, rectified where ``calibration`` is of raw cameras (``open_calibration``).
+
+    Raises FileError.
+    """
     sample = StereoSample(left.stem, left, right)
     if calibration is None:
         return sample
-    return _Calibrations(calibration).calibrated(sample, None, left, image_size(left), False)
+    return _Calibrations(calibration, rectify).calibrated(sample, None, left, image_size(left), False)
 
 
 def _samples(
@@ -326,8 +320,6 @@ def _kitti_calibration(pair: FoundPair) -> Path | None:
 def _kitti_raw_calibration(pair: FoundPair) -> Path | None:
     """Find the calibration of a drive, which is beside it, of all drives of a date."""
     drive = pair.place.resolve()
-    if drive.name.endswith("_extract"):
-        raise FileError(f"{pair.place}: holds images that are not rectified; use the drive that ends in _sync")
     return find_calibration(pair.place) or find_calibration(drive.parent)
 
 

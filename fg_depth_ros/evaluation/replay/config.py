@@ -39,6 +39,8 @@ class ReplayConfig:
     """Topic of the right camera_info; empty: beside the images."""
     slop: float = 0.0
     """Largest difference of a pair's stamps, s."""
+    rectify: str = "auto"
+    """Rectify images by their calibration: on, off, or auto: those that seem raw, as the node does."""
     truth_topic: str = ""
     """Depth images; empty: ``ground_truth/depth`` where it is there; ``none``: not used."""
     lidar_topic: str = ""

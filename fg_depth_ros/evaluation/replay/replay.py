@@ -121,7 +121,7 @@ def _replay_bags(named: Sequence[tuple[str, Path]], config: ReplayConfig, track:
         try:
             samples = open_bag_pairs(
                 bag, config.left, config.right, config.slop, left_info=config.left_info, right_info=config.right_info,
-                truth=truth,
+                truth=truth, rectify=config.rectify,
             )  # fmt: skip
             result.facts = _facts(name, bag, samples)
             _replay_pairs(result, samples[:: config.every][: config.first or None], methods, track, warm)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fg_depth_ros.data.datasets.stereo import MOTORCYCLE
+from fg_depth_ros.geometry.rectification import RECTIFY
 from fg_depth_ros.nodes.common.parameters import NO_NAMES, AtStart, ParameterTable
 from fg_depth_ros.nodes.players.source import ENCODINGS, NO_WORLD, WORLDS
 
@@ -44,6 +45,9 @@ STEREO_PLAYER = ParameterTable(
                 "Folder of pairs, bag or video (docs/data.md has the layouts), or `motorcycle` for the pair that "
                 "scikit-image ships."),
         AtStart("side_by_side", False, "Each image or video of `pairs` has the left view in its left half."),
+        AtStart("rectify", "auto",
+                "Rectify the images of `pairs` by their calibration: `auto` those that seem raw (docs/data.md).",
+                choices=RECTIFY),
         AtStart("world", NO_WORLD,
                 "Play a drive through this virtual world instead, with true depth. It is rendered at start. `off` "
                 "plays `pairs`.", choices=WORLDS),

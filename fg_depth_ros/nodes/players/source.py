@@ -35,6 +35,7 @@ class PairSource:
         width, height: of the published images, px; 0 follows the other, or keeps the size on disk.
         with_truth: load ground truth where there is some.
         focal, baseline: px of the images on disk, and m, for pairs without a calibration file; 0 refuses such pairs.
+        rectify: whether images are rectified by their calibration, as of ``open_stereo``.
 
     Raises:
         FileError: nothing there, no pair in it, or no pair has a calibration and ``focal`` is 0.
@@ -42,10 +43,12 @@ class PairSource:
 
     def __init__(
         self, pairs: str, *, width: int = 0, height: int = 0, with_truth: bool = True, focal: float = 0.0,
-        baseline: float = 0.0, side_by_side: bool = False,
+        baseline: float = 0.0, side_by_side: bool = False, rectify: str = "auto",
     ) -> None:  # fmt: skip
         self.samples: list[StereoSample] = (
-            [motorcycle()] if pairs == MOTORCYCLE else open_stereo(Path(pairs).expanduser(), side_by_side=side_by_side)
+            [motorcycle()]
+            if pairs == MOTORCYCLE
+            else open_stereo(Path(pairs).expanduser(), side_by_side=side_by_side, rectify=rectify)
         )
         self._width, self._height = width, height
         self._with_truth = with_truth

@@ -63,7 +63,8 @@ class StereoPlayerNode(PlayerNode):
         if self.parameters["restart_clock"] and not self.parameters["publish_clock"]:
             raise ValueError("parameter restart_clock = true needs publish_clock = true: wall time cannot restart")
         self._rendered: tempfile.TemporaryDirectory[str] | None = None
-        options = {name: self.parameters[name] for name in ("width", "height", "focal", "baseline", "side_by_side")}
+        names = ("width", "height", "focal", "baseline", "side_by_side", "rectify")
+        options = {name: self.parameters[name] for name in names}
         self.source = PairSource(self._pairs(), with_truth=self.parameters["publish_truth"], **options)
         self._index = 0
         self._broken: set[int] = set()

@@ -440,7 +440,8 @@ def _identity(pair: StereoSample) -> str:
         if isinstance(left, BagImage) and isinstance(right, BagImage):
             bag = Path(left.bag.path)
             files = sorted(bag.iterdir()) if bag.is_dir() else [bag]
-            return known + "".join(map(_file_identity, files)) + repr([left.place, right.place])
+            places = [left.place, right.place, left.rectification.sides]
+            return known + "".join(map(_file_identity, files)) + repr(places)
         return known + hashlib.sha256(b"".join(image.tobytes() for image in pair.images())).hexdigest()
     except (FileError, OSError) as error:
         return f"{known} {error}"
