@@ -32,7 +32,7 @@ FOREIGN = {
     *("camera_calibration", "image_proc", "image_pipeline", "stereo_image_proc", "obstacle_max_range", "use_sim_time"),
     *("rqt_robot_monitor", "data_depth_annotated", "calib_cam_to_cam", "calib_velo_to_cam", "velodyne_points"),
     *("left_camera_optical_frame", "base_link", "tf_static", "depth_anything_v2_ros2", "image_02", "image_03"),
-    *("frame_id", "launch_testing", "isaac_ros_stereo_image_proc"),
+    *("frame_id", "launch_testing", "isaac_ros_stereo_image_proc", "fisheye_model"),
 }
 LAUNCH_PACKAGES = {"launch", "launch_ros"}  # come with a ROS installation only
 
