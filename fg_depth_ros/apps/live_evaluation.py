@@ -169,7 +169,7 @@ class BagsEvaluation:
         evaluator: dict[str, Any] = {
             "use_sim_time": True, "pair_source": "camera_info", "truth": inputs.truth, "timeout": self.timeout,
             "set_name": _set_name(bags), "report": str(self.report), "page": str(self.report.with_suffix(".html")),
-            "idle_timeout": _IDLE_SECONDS,
+            "idle_timeout": _IDLE_SECONDS, "rectify": self.depth.get("rectify", "auto"),
         }  # fmt: skip
         if inputs.reliable:  # a lost camera_info is a pair that is not counted
             for topic in listened[:2]:

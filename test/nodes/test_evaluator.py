@@ -23,6 +23,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 from stereo_msgs.msg import DisparityImage
 from support.pair_folders import planes, small_rig
+from support.raw_cameras import RawRig
 from support.waiting import LIMIT, response_to, wait_until
 
 from fg_depth_ros.apps.processes import Child, ChildDied, ProcessGroup
@@ -30,7 +31,10 @@ from fg_depth_ros.data.io import messages
 from fg_depth_ros.evaluation.replay.scores import PublishedPair
 from fg_depth_ros.evaluation.reports.report import read_report
 from fg_depth_ros.geometry import disparity_to_depth, organised_points
+from fg_depth_ros.geometry.rectification import Rectification
 from fg_depth_ros.inference import SearchRange
+from fg_depth_ros.nodes.common.codes import INPUTS
+from fg_depth_ros.nodes.common.rectifying import PairRectifier
 from fg_depth_ros.nodes.evaluator.node_counters import LOST_AFTER, NEVER_REACHED, NodeCounters
 from fg_depth_ros.nodes.evaluator.pair_ledger import PairEntry
 from fg_depth_ros.nodes.evaluator.pair_messages import Snapshot, published_pair
@@ -246,7 +250,7 @@ def test_images_of_10_bits_are_seen_as_the_depth_node_sees_them() -> None:
             side: messages.fill_image(Image(), np.rint(grey * (scale * 1023 / 255)).astype(np.uint16), "mono16")
             for side, grey in greys.items()
         }
-        return published_pair(PairEntry(0, 0, parts={"depth": depth, **images}), rig, white)
+        return published_pair(PairEntry(0, 0, parts={"depth": depth, **images}), Rectification.of_rectified(rig), white)
 
     white = messages.LearnedWhite()
     found, dark = pair(1.0, white), pair(0.25, white)  # the level of the first pair holds for the second
@@ -254,6 +258,20 @@ def test_images_of_10_bits_are_seen_as_the_depth_node_sees_them() -> None:
         assert np.abs(getattr(found, side).astype(int) - grey).max() <= 1
         assert np.abs(getattr(dark, side) - 0.25 * grey).max() <= 1
     assert white.level == 1023
+
+
+def test_raw_images_are_compared_as_the_depth_node_rectifies_them() -> None:
+    world = RawRig("plumb_bob")
+    infos = [world.camera_info(side, CameraInfo) for side in (0, 1)]
+    topics = {name: f"/{name.replace('image_rect', 'image_raw')}" for name in INPUTS}
+    rectification = PairRectifier(topics).of_pair(infos[0], infos[1], "auto")
+    raw = {side: world.raw_image(index) for index, side in enumerate(("left", "right"))}
+    parts = {side: messages.fill_image(Image(), image, "mono8") for side, image in raw.items()}
+    parts["depth"] = messages.fill_image(Image(), np.ones((240, 320), np.float32), "32FC1")
+    found = published_pair(PairEntry(0, 0, parts=parts), rectification, messages.LearnedWhite())
+    expected = Rectification.from_camera_info(*infos)
+    np.testing.assert_array_equal(found.left, expected.apply(raw["left"], 0))
+    np.testing.assert_array_equal(found.right, expected.apply(raw["right"], 1))
 
 
 def test_a_late_answer_is_delivered_and_late(source: Source) -> None:

@@ -34,11 +34,13 @@ from fg_depth_ros.evaluation.replay.pictures import WorstPairs
 from fg_depth_ros.evaluation.replay.scores import ReplayScores
 from fg_depth_ros.evaluation.reports.page import write_page
 from fg_depth_ros.evaluation.reports.report import Report
-from fg_depth_ros.geometry import RigError, StereoRig
+from fg_depth_ros.geometry import RigError
+from fg_depth_ros.geometry.rectification import Rectification
 from fg_depth_ros.nodes.common import diagnostics
-from fg_depth_ros.nodes.common.codes import NodeState
+from fg_depth_ros.nodes.common.codes import INPUTS, NodeState
 from fg_depth_ros.nodes.common.message_loss import with_info
 from fg_depth_ros.nodes.common.qos import OVERRIDES, subscription_events
+from fg_depth_ros.nodes.common.rectifying import PairRectifier
 from fg_depth_ros.nodes.common.running import run_node
 from fg_depth_ros.nodes.evaluator.node_counters import NodeCounters
 from fg_depth_ros.nodes.evaluator.pair_ledger import EARLY, PairEntry, PairLedger, percentiles
@@ -89,10 +91,11 @@ class ReplayEvaluatorNode(Node):
         self.arrival_latency: list[float] = []
         self._recent: deque[float] = deque(maxlen=20)
         self._infos: dict[str, OrderedDict[int, CameraInfo]] = {"left": OrderedDict(), "right": OrderedDict()}
+        self._rectifier = PairRectifier({name: str(self.resolve_topic_name(name)) for name in INPUTS})
         self._without_info: set[int] = set()  # stamps of pairs that were announced before their camera_info, or instead
         self._snapshot = SnapshotCollector() if self.parameters["snapshot"] else None
         self._snapshot_subscriptions: list[rclpy.subscription.Subscription] = []
-        self._queue: queue.Queue[tuple[PairEntry, StereoRig] | None] = queue.Queue(maxsize=16)
+        self._queue: queue.Queue[tuple[PairEntry, Rectification] | None] = queue.Queue(maxsize=16)
         self._not_evaluated = 0
         self._last_news = self._last_announcement = time.monotonic()
         self._last_live = 0.0
@@ -225,8 +228,9 @@ class ReplayEvaluatorNode(Node):
                 if not received:
                     raise RigError(f"{side}/camera_info has not come: nothing says what a disparity is in metres")
                 infos.append(received.get(entry.stamp) or received[next(reversed(received))])
-            self._queue.put_nowait((entry, StereoRig.from_camera_info(*infos)))
-        except RigError as error:
+            rectification = self._rectifier.of_pair(infos[0], infos[1], self.parameters["rectify"])
+            self._queue.put_nowait((entry, rectification))
+        except (RigError, messages.MessageError) as error:
             self._count_failure(str(error))
         except queue.Full:
             self._not_evaluated += 1

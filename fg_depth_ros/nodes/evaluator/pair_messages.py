@@ -15,6 +15,7 @@ from fg_depth_ros.data.io import messages
 from fg_depth_ros.evaluation.replay.scores import PublishedPair
 from fg_depth_ros.files import atomic_write
 from fg_depth_ros.geometry import StereoRig
+from fg_depth_ros.geometry.rectification import Rectification
 from fg_depth_ros.nodes.evaluator.pair_ledger import PairEntry
 
 DEPTH, TRUTH = "depth/image_rect", "ground_truth/depth"
@@ -36,18 +37,22 @@ def image_disparity(message: DisparityImage, rig: StereoRig) -> np.ndarray:
     return np.where(answered, values - np.float32(rig.doffs), np.float32(np.nan))
 
 
-def published_pair(entry: PairEntry, rig: StereoRig, white: messages.LearnedWhite) -> PublishedPair:
-    """Convert the messages of a pair to arrays; ``white``: of the pairs before.
+def published_pair(entry: PairEntry, rectification: Rectification, white: messages.LearnedWhite) -> PublishedPair:
+    """Convert the messages of a pair to arrays, its images rectified; ``white``: of the pairs before.
 
-    Raises MessageError (a ValueError) naming topic and value.
+    Raises MessageError or RigError (ValueErrors) naming topic and value.
     """
     parts: dict[str, Any] = entry.parts
+    rig = rectification.rig
     disparity = dense = None
     if "disparity" in parts:
         disparity = image_disparity(parts["disparity"], rig)
     if "flow" in parts:
         dense = -messages.float_array(parts["flow"], "flow/image")[..., 0]
-    images = _camera_images(parts, white)
+    images = {
+        side: rectification.apply(image, ("left", "right").index(side))
+        for side, image in _camera_images(parts, white).items()
+    }
     return PublishedPair(
         entry.name or f"pair at {entry.stamp * 1e-9:.9f} s",
         rig,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fg_depth_ros.geometry.rectification import RECTIFY
 from fg_depth_ros.nodes.common.parameters import AtStart, ParameterTable
 
 REPLAY_EVALUATOR = ParameterTable(
@@ -16,6 +17,8 @@ REPLAY_EVALUATOR = ParameterTable(
                 "End after this many sent pairs; 0 runs until it is stopped.", minimum=0, maximum=1_000_000_000),
         AtStart("warm_up", 0, "So many first pairs count for everything but latency.", minimum=0, maximum=1_000_000),
         AtStart("truth", True, "Compare with `ground_truth/depth`. Without it, with the right image."),
+        AtStart("rectify", "auto",
+                "Rectify the images as stereo_depth_node does with its parameter of that name.", choices=RECTIFY),
         AtStart("accuracy", True, "Measure accuracy; without it only rates and latencies."),
         AtStart("timeout", 3.0, "A pair without depth after this long is counted as dropped.", "s", 0.05, 3600.0),
         AtStart("idle_timeout", 30.0,

@@ -8,7 +8,6 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import cv2
@@ -24,12 +23,13 @@ from fg_depth_ros.data.io.messages import (
     MessageFault,
     image_to_array,
 )
-from fg_depth_ros.geometry import Label, PairFault, RigError, StereoRig, camera_info_doubts
-from fg_depth_ros.geometry.rectification import Rectification, raw_sides
+from fg_depth_ros.geometry import Label, PairFault, StereoRig
+from fg_depth_ros.geometry.rectification import Rectification
 from fg_depth_ros.inference import FlowEstimator, MonoEstimate, OutOfMemory, StereoConfig, StereoEstimate
 from fg_depth_ros.nodes.common.codes import DropReason, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, PairStatistics
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
+from fg_depth_ros.nodes.common.rectifying import PairRectifier
 from fg_depth_ros.nodes.common.synchronizing import NewestSlot, StereoMessages
 from fg_depth_ros.nodes.stereo_depth.models import ModelHost, NodeModels
 from fg_depth_ros.nodes.stereo_depth.mono import MonoDepth
@@ -403,14 +403,14 @@ class PairDecoder:
 
     def __init__(self, topics: Mapping[str, str]) -> None:
         self._topics = topics
-        self._key: tuple[Any, ...] | None = None  # of the pair's calibration, left camera first
-        self._rectification: Rectification | None = None
-        self._left_key: tuple[Any, ...] | None = None  # of a left camera whose pair was not seen
-        self._left_rectification: Rectification | None = None
+        self._rectifier = PairRectifier(topics)
         self._used: Rectification | None = None
         self._white = LearnedWhite()
-        self.doubts: str | None = None
+
+    @property
+    def doubts(self) -> str | None:
         """What is unusual about the calibration of the newest pair."""
+        return self._rectifier.doubts
 
     @property
     def white(self) -> int:
@@ -432,9 +432,9 @@ class PairDecoder:
         ``rectify``: whether to rectify (one of ``RECTIFY``).
         """
         if messages.right is not None:
-            rectification = self._of_pair(messages, rectify)
+            rectification = self._rectifier.of_pair(messages.left_info, messages.right_info, rectify)
         else:
-            rectification = self._of_left(messages.left_info, rectify)
+            rectification = self._rectifier.of_left(messages.left_info, rectify)
         self._used, rig = rectification, rectification.rig
         white = None if isinstance(mono16_white, str) else mono16_white
         left = image_to_array(messages.left, self._topics["left/image_rect"], mono16_white=white)
@@ -464,52 +464,6 @@ class PairDecoder:
         left_info = _rectified_info(messages.left_info) if rectification.sides[0] else messages.left_info
         left = rectification.apply(left, 0)
         return StereoImages(left, None if right is None else rectification.apply(right, 1), rig, left_info)
-
-    def _of_pair(self, messages: StereoMessages, rectify: str) -> Rectification:
-        infos = (messages.left_info, messages.right_info)
-        key = (rectify, *map(_calibration, infos))
-        if self._rectification is None or key != self._key:
-            self._rectification, self._key = None, key
-            names = f"{self._topics['left/camera_info']} and {self._topics['right/camera_info']}"
-            try:
-                raw = raw_sides(*infos, self._image_topics, rectify)
-                self._rectification = Rectification.from_camera_info(*infos, raw)
-                doubts = camera_info_doubts(*infos, raw)
-                self.doubts = f"{'; '.join(doubts)} (from {names})" if doubts else None
-            except RigError as error:
-                raise MessageError(MessageFault.CAMERA_INFO, f"{error} (from {names})") from error
-        return self._rectification
-
-    def _of_left(self, info: Any, rectify: str) -> Rectification:
-        key = (rectify, _calibration(info))
-        if self._rectification is not None and self._key is not None and key == self._key[:2]:
-            return self._rectification  # of the pairs before
-        if self._left_rectification is None or key != self._left_key:
-            self._left_rectification, self._left_key = None, key
-            # For the right camera, which is not known, the same one a metre beside it.
-            projection = list(info.p)
-            projection[3] -= projection[0]
-            fields = ("width", "height", "binning_x", "binning_y", "roi", "d", "r")
-            right = SimpleNamespace(p=projection, **{name: getattr(info, name) for name in fields})
-            try:
-                raw = raw_sides(info, right, self._image_topics, rectify)[0], False
-                self._left_rectification = Rectification.from_camera_info(info, right, raw)
-            except RigError as error:
-                text = f"{error} (from {self._topics['left/camera_info']})"
-                raise MessageError(MessageFault.CAMERA_INFO, text) from error
-        return self._left_rectification
-
-    @property
-    def _image_topics(self) -> tuple[str, str]:
-        return self._topics["left/image_rect"], self._topics["right/image_rect"]
-
-
-def _calibration(info: Any) -> tuple[Any, ...]:
-    """Return all that the rectification of a camera follows from, to be compared."""
-    return (
-        info.width, info.height, *info.p, *info.k, *info.r, info.distortion_model, *info.d, info.binning_x,
-        info.binning_y, info.roi,
-    )  # fmt: skip
 
 
 def _rectified_info(info: CameraInfo) -> CameraInfo:
