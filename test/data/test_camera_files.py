@@ -366,6 +366,25 @@ def test_what_a_file_lacks_is_named(tmp_path, name, change, words):
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize("name", [*WRITERS, "zed", "kitti"])
+def test_damaged_files_lead_to_no_other_error(tmp_path, name):
+    writer = {**WRITERS, "zed": zed, "kitti": lambda folder, world: kitti_raw(folder)}[name]
+    path, random = writer(tmp_path, LENS), np.random.default_rng(0)
+    whole, refused = path.read_bytes(), []
+    for _ in range(40):
+        text = bytearray(whole)
+        for _ in range(3):
+            place, length = random.integers(0, len(text) - 1), random.integers(0, 40)
+            text[place : place + length] = random.choice([b"", b"nan", b"1e308", b"-", b"[", b"\n", b": ", b"x"])
+        path.write_bytes(text)
+        try:
+            open_calibration(path, SIZE, rectify=str(random.choice(["auto", "on", "off"])))
+        except FileError as error:
+            refused.append(str(error))
+    assert len(refused) > 10
+    assert all(str(tmp_path) in text for text in refused)
+
+
 def test_lengths_in_the_unit_of_another_board_are_named(tmp_path):
     path = opencv_sample(tmp_path, LENS)
     text = (tmp_path / "extrinsics.yml").read_text()

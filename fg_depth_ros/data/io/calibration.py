@@ -16,6 +16,7 @@ import yaml
 from fg_depth_ros.data.io.camera_files import (
     format_of,
     key_values,
+    named_faults,
     numbers_of,
     read_rectification,
     read_text,
@@ -56,8 +57,9 @@ def read_calibration(
     text, known = read_text(path), format_of(path)
     try:
         if known is not None and known[0].cameras is not None:
-            rig = _from_cameras(path, known[0].cameras(path, text))
-            return rig.fitted(width or rig.width, height or rig.height)
+            with named_faults(path, known[0]):
+                rig = _from_cameras(path, known[0].cameras(path, text))
+                return rig.fitted(width or rig.width, height or rig.height)
         if path.suffix.lower() in (".yaml", ".yml"):
             ros_cameras(path, text)  # says what it lacks
         if path.suffix.lower() == ".json" or text.lstrip().startswith("{"):
@@ -130,7 +132,8 @@ def open_calibration(
         return read_calibration(path, *(size or (None, None)), grey=grey)
     form, text = known
     only_raw = form.is_raw is None
-    raw = only_raw or (not named and form.is_raw is not None and form.is_raw(path, text, size, grey))
+    with named_faults(path, form):
+        raw = only_raw or (not named and form.is_raw is not None and form.is_raw(path, text, size, grey))
     if rectify == "on" or (rectify == "auto" and raw):
         return read_rectification(path, size, grey=grey)
     if only_raw:

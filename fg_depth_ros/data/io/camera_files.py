@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import configparser
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -21,6 +22,11 @@ from fg_depth_ros.geometry import RigError, StereoRig
 from fg_depth_ros.geometry.rectification import LENSES, RawCamera, Rectification, raw_sides
 
 Size = tuple[int, int]
+# Whatever the parsers of NumPy, PyYAML, configparser and OpenCV make of a damaged file.
+_DAMAGED = (
+    KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, SystemError, np.linalg.LinAlgError,
+    cv2.error, configparser.Error,
+)  # fmt: skip
 _ROS_MATRICES = {
     "k": "camera_matrix", "r": "rectification_matrix", "d": "distortion_coefficients", "p": "projection_matrix",
 }  # fmt: skip
@@ -81,14 +87,21 @@ def read_rectification(path: Path, size: Size | None = None, *, grey: bool = Fal
             f"{path}: describes no raw cameras: it is none of {', '.join(form.of for form in FORMATS)} (docs/data.md)"
         )
     form, text = known
-    try:
+    with named_faults(path, form):
         found = form.read(path, text, size, grey)
         return found if size is None else found.scaled(*size)
+
+
+@contextmanager
+def named_faults(path: Path, form: Format) -> Iterator[None]:
+    """Turn what a damaged or incomplete file of this format leads to, inside the block, into FileError."""
+    try:
+        yield
+    except FileError:
+        raise
     except RigError as error:
         raise FileError(f"{path}: {error}") from error
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, np.linalg.LinAlgError, cv2.error) as error:
-        if isinstance(error, FileError):
-            raise
+    except _DAMAGED as error:
         raise FileError(
             f"{path}: not the calibration of two cameras ({error!r}); write it as {form.of} has it (docs/data.md)"
         ) from None
