@@ -52,6 +52,8 @@ TRAIN = ["pytorch-lightning>=2.2", "tensorboard>=2.14"]
 # Faster engines for the networks than PyTorch: OpenVINO on CPUs; networks reach it in ONNX's format.
 ENGINES = ["onnx>=1.15", "openvino>=2024.4"]
 ONNX = ["onnx>=1.15", "onnxruntime>=1.17", "onnxscript>=0.1"]
+# What "fg-depth view" shows with; 0.39 is the last one for Python 3.10.
+VIEWER = ["rerun-sdk>=0.39"]
 # colcon runs pytest only where an extra called "test" asks for it.
 TEST = [
     "pytest>=7.0",
@@ -107,6 +109,7 @@ setup(
         "data": DATA,
         "engines": ENGINES,
         "onnx": ONNX,
+        "viewer": VIEWER,
         "test": TEST,
         "dev": DEV,
     },

@@ -9,13 +9,10 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-import signal
 import tempfile
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich import box
@@ -26,7 +23,7 @@ from rich.text import Text
 
 from fg_depth_ros.apps.experiment import ExperimentError
 from fg_depth_ros.apps.live_evaluation import PairsEvaluation, PairsResult
-from fg_depth_ros.apps.processes import ChildDied, ChildTimeout, ProcessGroup, free_domain_id
+from fg_depth_ros.apps.processes import ChildDied, ChildTimeout, ProcessGroup, free_domain_id, interruptible
 from fg_depth_ros.data.datasets.stereo import MOTORCYCLE, open_stereo
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.files import FileError
@@ -107,7 +104,7 @@ def run_demo(
     folder = Path(tempfile.mkdtemp(prefix="fg_depth_demo_"))
     keep_logs = False
     try:
-        with _interruptible():
+        with interruptible():
             check_options(seconds, rate, width, world, pairs)
             if world:
                 pairs = render_world(folder / f"virtual_{world}", world, width, console)
@@ -172,24 +169,6 @@ def _run_model(
         result = evaluation.run(group, lambda text: show(f"{model}: {text}"))
     console.print(f"{model}: {result.last_status}", style="green")
     return result
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the demo as Ctrl-C does, with everything cleaned up."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _merged(runs: list[PairsResult], chosen: DemoInput) -> Report:

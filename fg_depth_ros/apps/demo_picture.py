@@ -22,16 +22,6 @@ from fg_depth_ros.nodes.evaluator.pair_messages import Snapshot
 MAX_ERROR = 4.0  # px, where the error's colours end
 MAX_DIFFERENCE = 40.0  # grey levels of 255, likewise
 _INK = "#1f2933"
-_LABEL_NAMES = {
-    Label.VALID: "valid",
-    Label.OUT_OF_RANGE: "no answer, or out of range",
-    Label.LEFT_RIGHT_MISMATCH: "hidden from the right",
-    Label.LEAVES_IMAGE: "leaves the image",
-    Label.VERTICAL_FLOW: "off its row",
-    Label.LOW_CONFIDENCE: "low confidence",
-    Label.FILLED_FROM_MONO: "filled from one image",
-    Label.UNSUPPORTED: "too little texture",
-}
 
 
 def draw_demo(path: Path, snapshots: Mapping[str, Snapshot], lines: Sequence[str], *, title: str) -> Path:
@@ -173,7 +163,7 @@ def _labels(axes: Axes, shot: Snapshot, name: str) -> None:
     _picture(axes, figures.colour_labels(shot.labels), f"{name}: mask, {valid:.1f} % valid")
     found = [label for label in Label if (shot.labels == label).any()]
     colours = figures.colour_labels(np.array([found], np.uint8))[0]
-    _legend(axes, {_LABEL_NAMES[label]: colour for label, colour in zip(found, colours, strict=True)})
+    _legend(axes, {figures.LABEL_NAMES[label]: colour for label, colour in zip(found, colours, strict=True)})
 
 
 def _legend(axes: Axes, entries: Mapping[str, np.ndarray]) -> None:

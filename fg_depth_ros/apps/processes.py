@@ -22,8 +22,9 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 
 from fg_depth_ros.nodes.common.environment import child_environment
 from fg_depth_ros.nodes.common.shared_memory import open_segments, remove_segments
@@ -181,13 +182,20 @@ class ProcessGroup:
         ``name``: in messages and of the log file; ``ros_args``: further words after ``--ros-args``, as
         ``["-r", "depth:=other"]``; ``on_line`` is called with every line the child writes, from a reader thread.
         """
+        arguments = ["--ros-args", *ros_args]
+        if parameters:
+            path = write_parameter_file(self.log_dir / f"{name}.params.json", parameters)
+            arguments += ["--params-file", str(path)]
+        return self.start_program(name, module, arguments, on_line=on_line)
+
+    def start_program(
+        self, name: str, module: str, arguments: Sequence[str], *, on_line: Callable[[str], None] | None = None
+    ) -> Child:
+        """Start ``module``, which need not be a node, with these arguments; otherwise as ``start``."""
         if self._pipe is None:
             raise RuntimeError(f"the process group has been stopped; make a new one to start {name}")
         reading = self._pipe[0]
-        command = module_command(_MODULE, str(reading), module, "--ros-args", *ros_args)
-        if parameters:
-            path = write_parameter_file(self.log_dir / f"{name}.params.json", parameters)
-            command += ["--params-file", str(path)]
+        command = module_command(_MODULE, str(reading), module, *arguments)
         child = Child(name, command, self.env, self.log_dir / f"{name}.log", on_line, (reading,))
         self.children.append(child)
         return child
@@ -270,19 +278,40 @@ def _how_it_ended(code: int) -> str:
     return f"ended with exit code {code}"
 
 
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end this process as Ctrl-C does, with everything cleaned up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def end_with_parent(pipe: int, grace: float = 10.0) -> None:
     """End this process when the other end of ``pipe`` is closed, that is, when the parent has ended.
 
-    A thread waits for the end of the pipe, sends this process one SIGTERM, and exits after ``grace`` seconds. (The
-    kernel's parent-death signal is sent once per thread of the parent, and the second one kills a node while it cleans
-    up.)
+    A thread waits for the end of the pipe, sends this process, and its own children where it leads a group, one
+    SIGTERM, and exits after ``grace`` seconds. (The kernel's parent-death signal is sent once per thread of the parent,
+    and the second one kills a node while it cleans up.)
     """
 
     def wait() -> None:
         with contextlib.suppress(OSError):
             while os.read(pipe, 1):
                 pass
-        os.kill(os.getpid(), signal.SIGTERM)
+        if os.getpgrp() == os.getpid():
+            os.killpg(os.getpid(), signal.SIGTERM)
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(grace)
         os._exit(1)
 

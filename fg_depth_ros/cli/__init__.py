@@ -40,6 +40,7 @@ COMMANDS: dict[str, dict[str, _Entry | _Group]] = {
         "infer": _Entry("run:infer", "Disparity, depth, labels and cloud of a pair or of a folder."),
         "rectify": _Entry("run:rectify", "Rectified pairs and camera_info of raw pairs and a calibration."),
         "flow": _Entry("run:flow", "Optical flow between two frames."),
+        "view": _Entry("view:view", "Images, depth and cloud in a browser: live topics, a bag or pairs."),
         "doctor": _Entry("run:doctor", "Check this machine: versions, device, weights, ROS, transport."),
     },
     _MEASURE: {

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 HEAVY = {
-    "cv2", "h5py", "matplotlib", "mcap", "onnx", "onnxruntime", "openvino", "pytorch_lightning", "rich", "rosbags",
-    "scipy", "skimage", "tensorboard", "torch", "typer",
+    "cv2", "h5py", "matplotlib", "mcap", "onnx", "onnxruntime", "openvino", "pytorch_lightning", "rerun", "rich",
+    "rosbags", "scipy", "skimage", "tensorboard", "torch", "typer",
 }  # fmt: skip
 BASE = {"geometry", "nodes", "resources"}
 LIGHT = BASE | {"data", "files"}
@@ -21,6 +21,7 @@ EXPECTED = {
     "players.stereo_player": (LIGHT, {"cv2"}),
     "players.bag_player": (LIGHT, {"cv2"}),
     "evaluator.node": (LIGHT | {"evaluation"}, {"cv2", "rich"}),
+    "viewer.node": (LIGHT | {"evaluation"}, {"cv2"}),
 }
 
 

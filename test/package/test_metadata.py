@@ -21,6 +21,7 @@ DISTRIBUTIONS = {
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
     "pytorch_lightning": "pytorch-lightning",
+    "rerun": "rerun-sdk",
     "skimage": "scikit-image",
     "yaml": "pyyaml",
 }
@@ -120,9 +121,8 @@ def test_python_dependencies_of_the_manifest_are_declared_for_pip(
 
 def test_every_import_is_declared(repository: Path, manifest: ET.Element, setup_arguments: dict[str, Any]) -> None:
     extras = setup_arguments["extras_require"]
-    required = names(
-        setup_arguments["install_requires"] + extras["train"] + extras["data"] + extras["engines"] + extras["onnx"]
-    )
+    used = [requirement for name in ("train", "data", "engines", "onnx", "viewer") for requirement in extras[name]]
+    required = names(setup_arguments["install_requires"] + used)
     ros = {(element.text or "").strip() for element in manifest if element.tag.endswith("depend")}
     own = {"fg_depth_ros", "setuptools", "support"}
     for folder, wheels in (("fg_depth_ros", required), ("test", required | names(extras["test"]))):

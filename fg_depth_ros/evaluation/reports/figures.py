@@ -21,7 +21,7 @@ _LEGEND_COLUMN = 210  # px
 _UNKNOWN = (0, 0, 0)  # nothing to show
 _NO_TRUTH = (48, 48, 48)
 _NO_ANSWER = (255, 0, 255)
-_LABEL_COLOURS: dict[Label, tuple[int, int, int]] = {
+LABEL_COLOURS: dict[Label, tuple[int, int, int]] = {
     Label.VALID: (255, 255, 255),
     Label.OUT_OF_RANGE: (64, 64, 64),
     Label.LEFT_RIGHT_MISMATCH: (214, 39, 40),
@@ -31,6 +31,17 @@ _LABEL_COLOURS: dict[Label, tuple[int, int, int]] = {
     Label.FILLED_FROM_MONO: (44, 160, 44),
     Label.UNSUPPORTED: (148, 103, 189),
 }
+LABEL_NAMES = {
+    Label.VALID: "valid",
+    Label.OUT_OF_RANGE: "no answer, or out of range",
+    Label.LEFT_RIGHT_MISMATCH: "hidden from the right",
+    Label.LEAVES_IMAGE: "leaves the image",
+    Label.VERTICAL_FLOW: "off its row",
+    Label.LOW_CONFIDENCE: "low confidence",
+    Label.FILLED_FROM_MONO: "filled from one image",
+    Label.UNSUPPORTED: "too little texture",
+}
+"""What a mask says of its pixels, for people."""
 
 
 def colour_disparity(disparity: np.ndarray, max_disparity: float | None = None) -> np.ndarray:
@@ -77,7 +88,7 @@ def depth_range(depth: np.ndarray, default: tuple[float, float] = (1.0, 10.0)) -
 def colour_labels(labels: np.ndarray) -> np.ndarray:
     """Colour values of ``Label`` (uint8 H x W): valid is white."""
     table = np.zeros((256, 3), dtype=np.uint8)
-    for label, colour in _LABEL_COLOURS.items():
+    for label, colour in LABEL_COLOURS.items():
         table[label] = colour
     return table[labels]
 
@@ -97,7 +108,7 @@ def with_scale(picture: np.ndarray, low: str, middle: str, high: str) -> np.ndar
 def with_label_legend(labels: np.ndarray) -> np.ndarray:
     """Colour values of ``Label`` with the name and the share of each that occurs below the picture."""
     entries, width = [], labels.shape[1]
-    for label, colour in _LABEL_COLOURS.items():
+    for label, colour in LABEL_COLOURS.items():
         if share := float((labels == label).mean()):
             entries.append((f"{label.name.lower().replace('_', ' ')} {100 * share:.1f} %", colour))
     columns = max(1, width // _LEGEND_COLUMN)
