@@ -167,7 +167,7 @@ def view_topics(namespace: str, left: str, where: Destination, say: Say) -> int:
             "bag or motorcycle"
         ) from error
     view = LiveView(f"live topics of {namespace or '/'}", {"node": OUTPUTS}, "time", has_messages=True)
-    with opened(view, where, say) as viewer:
+    with interruptible(), contextlib.suppress(KeyboardInterrupt), opened(view, where, say) as viewer:
 
         def goes_on() -> bool:
             if viewer is None:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from geometry_msgs.msg import TransformStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
@@ -157,11 +156,13 @@ def test_rates_latencies_and_messages_come_from_the_diagnostics_of_the_namespace
 
 
 def test_the_cloud_is_seen_from_the_root_of_the_frames(live: Live) -> None:
-    def transform(parent: str, child: str) -> TransformStamped:
-        found = TransformStamped(header=header(), child_frame_id=child)
-        found.header.frame_id = parent
-        found.transform.translation.x, found.transform.rotation.w = 0.5, 1.0
-        return found
+    def transform(parent: str, child: str) -> SimpleNamespace:
+        found = header()
+        found.frame_id = parent
+        place = SimpleNamespace(
+            translation=SimpleNamespace(x=0.5, y=0.0, z=0.0), rotation=SimpleNamespace(x=0.0, y=0.0, z=0.0, w=1.0)
+        )
+        return SimpleNamespace(header=found, child_frame_id=child, transform=place)
 
     live.node._place_camera("left_eye")
     live.node.show_frames(SimpleNamespace(transforms=[transform("head", "left_eye")]), True)

@@ -14,6 +14,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from stereo_msgs.msg import DisparityImage
 
@@ -175,10 +176,16 @@ class ViewerNode(Node):
 
 
 def show_topics(view: LiveView, namespace: str, left: str, say: Say, goes_on: Callable[[], bool]) -> None:
-    """Run a viewer_node until Ctrl-C, or until ``goes_on()``, asked several times a second, is false."""
+    """Run a viewer_node until KeyboardInterrupt, or until ``goes_on()``, asked several times a second, is false.
+
+    Signals are the caller's.
+    """
 
     def spin(node: ViewerNode, executor: SingleThreadedExecutor) -> None:
         while goes_on():
             executor.spin_once(timeout_sec=0.2)
 
-    run_node("viewer_node", lambda: ViewerNode(view, namespace, left, say), spin, [])
+    def make() -> ViewerNode:
+        return ViewerNode(view, namespace, left, say)
+
+    run_node("viewer_node", make, spin, [], handlers=SignalHandlerOptions.NO)

@@ -1,0 +1,68 @@
+"""The RViz and Foxglove files name topics, types of panels and frames that the package publishes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytest.importorskip("rclpy", reason="the tables of topics and parameters need rclpy")
+
+from fg_depth_ros.nodes.common.codes import INPUTS
+from fg_depth_ros.nodes.players.parameters import STEREO_PLAYER
+from fg_depth_ros.nodes.stereo_depth.outputs import TOPICS
+
+KNOWN = {*TOPICS, *INPUTS}
+RVIZ_KINDS = {"PointCloud2": "PointCloud2", "Image": "Image"}
+FRAME = STEREO_PLAYER.parameters["left_frame_id"].default
+
+
+def test_rviz_shows_topics_of_their_type_with_relative_names(repository: Path) -> None:
+    manager = yaml.safe_load((repository / "rviz" / "stereo_depth.rviz").read_text())["Visualization Manager"]
+    shown = [display for display in manager["Displays"] if "Topic" in display]
+    assert {display["Topic"]["Value"] for display in shown} >= {"points2", "depth/image_rect", "left/image_rect"}
+    for display in shown:
+        # Relative, so that the launch file's namespace and remappings hold.
+        topic, kind = display["Topic"]["Value"], display["Class"].rpartition("/")[2]
+        assert topic in KNOWN, topic
+        assert topic not in TOPICS or TOPICS[topic].__name__ == RVIZ_KINDS[kind], topic
+        assert display["Topic"]["Reliability Policy"] == "Best Effort", "a reliable one would miss best-effort cameras"
+    assert manager["Global Options"]["Fixed Frame"] == FRAME
+
+
+def named_topics(value: Any) -> Iterator[str]:
+    """Every topic that a panel of Foxglove names."""
+    if isinstance(value, dict):
+        for key, below in value.items():
+            if key in ("imageTopic", "calibrationTopic", "topicToRender"):
+                yield below
+            elif key == "topics":
+                yield from below
+            else:
+                yield from named_topics(below)
+
+
+def panels(layout: Any) -> Iterator[str]:
+    if isinstance(layout, str):
+        yield layout
+    else:
+        yield from panels(layout["first"])
+        yield from panels(layout["second"])
+
+
+def test_foxglove_shows_topics_of_the_node(repository: Path) -> None:
+    layout = json.loads((repository / "config" / "foxglove.json").read_text())
+    assert sorted(panels(layout["layout"])) == sorted(layout["configById"])
+    topics = list(named_topics(layout["configById"]))
+    assert {"/left/image_rect", "/depth/image_rect", "/points2"} <= set(topics)
+    for topic in topics:
+        assert topic == "/diagnostics" or topic.removeprefix("/") in KNOWN, topic
+    for name, config in layout["configById"].items():
+        if name.startswith("Image!"):
+            assert TOPICS.get(config["imageMode"]["imageTopic"][1:], TOPICS["mask/image"]) is TOPICS["mask/image"]
+    assert layout["configById"]["3D!cloud"]["followTf"] == FRAME
+    assert layout["configById"]["DiagnosticStatusPanel!pairs"]["selectedName"] == "stereo_depth_node: pairs"
