@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from support.pair_folders import planes, small_rig, write_pairs
+from support.viewing import image_of, read_view
 
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.bags.writing import write_stereo_bag
@@ -53,6 +54,18 @@ def test_infer_and_from_images(kinds, kind, run, tmp_path):
         np.testing.assert_array_equal(pair.images()[1], planes(0)[1])
     source = PairSource(str(options[0]), side_by_side="--side-by-side" in options)
     assert (len(source), source.load(0).rig) == (1, small_rig())
+
+
+@pytest.mark.parametrize("kind", ["names", "video", "both", "bag"])
+def test_view(kinds, kind, run, tmp_path):
+    pytest.importorskip("rerun", reason="rerun, the extra 'viewer', is not installed")
+    status, text = run("view", *kinds[kind], "--model", "sgbm", "--save", tmp_path / "look.rrd")
+    assert (status, text.splitlines()[-1]) == (0, "1 of 1 pairs shown"), text
+    logged = read_view(tmp_path / "look.rrd")
+    depth = image_of(logged["/sgbm/depth"][0], np.float32)
+    assert depth.shape == planes(0)[0].shape[:2]
+    assert np.isfinite(depth).mean() > 0.5
+    assert logged["/sgbm/depth"][0].at.get("time") == (1_000_000_000 if kind == "bag" else None)
 
 
 def test_infer_names_topics_of_a_bag_and_one_image_with_both_views(kinds, run, tmp_path):

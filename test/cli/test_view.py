@@ -1,0 +1,45 @@
+"""``fg-depth view``: what it refuses, and how it says so."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def rerun() -> None:
+    pytest.importorskip("rerun", reason="rerun, the extra 'viewer', is not installed")
+
+
+def test_without_rerun_the_command_that_installs_it_is_named(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rerun", None)
+    status, text = run("view", "motorcycle")
+    assert status == 1
+    assert "the viewer needs rerun, the extra 'viewer'" in text
+    assert "pip install 'fg_depth_ros[viewer]'" in text
+
+
+@pytest.mark.usefixtures("rerun")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--model", "sgbm"), "--model is for pairs: name a folder, a bag or motorcycle with it"),
+        (("motorcycle", "--namespace", "/front"), "--namespace is for live topics: leave it or motorcycle out"),
+        (("motorcycle", "--port", "9876"), "page and data cannot share port 9876"),
+        (("motorcycle", "--model", "depthnet_lite"), "gives depth from one image"),
+        (("no_such_folder",), "no_such_folder"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_the_way_out(run, words, expected):
+    status, text = run("view", *words)
+    assert status != 0
+    assert expected in " ".join(text.split())
+
+
+@pytest.mark.usefixtures("rerun")
+def test_a_file_is_not_written_where_there_is_no_folder_for_it(run, tmp_path):
+    (tmp_path / "a_file").touch()
+    status, text = run("view", "motorcycle", "--save", tmp_path / "a_file" / "look.rrd")
+    assert status == 1
+    assert str(tmp_path / "a_file") in text
