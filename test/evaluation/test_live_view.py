@@ -138,6 +138,24 @@ def test_frames_the_image_figures_and_messages_are_logged(tmp_path: Path) -> Non
     assert logged["/messages"][0].values == {"text": ["views unrelated"], "level": ["WARN"]}
 
 
+@pytest.mark.usefixtures("rerun")
+def test_the_lines_of_a_plot_differ_in_colour_and_keep_theirs(tmp_path: Path) -> None:
+    view = LiveView("title", {"net": OUTPUTS}, "pair")
+    view.save(tmp_path / "view.rrd")
+    names = [f"line {number}" for number in range(6)]
+    for _ in range(2):
+        for name in names:
+            view.log_latency(name, 0.1)
+    view.close()
+    rows = [
+        row
+        for name in names
+        for row in read_view(tmp_path / "view.rrd")[f"/latency/{name.replace(' ', chr(92) + ' ')}"]
+    ]
+    styles = [row.values["colors"][0] for row in rows if "colors" in row.values]
+    assert len(styles) == len(set(styles)) == 6
+
+
 def test_few_large_disparities_do_not_take_the_colours_from_the_others() -> None:
     disparity = np.full((100, 100), 20.0, np.float32)
     disparity[0, :10], disparity[1, :] = 180.0, NAN

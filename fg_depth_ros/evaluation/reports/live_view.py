@@ -19,6 +19,8 @@ DISPARITY, DEPTH, SIGMA, MASK, CLOUD = "disparity", "depth", "sigma", "mask", "c
 LARGEST_CLOUD = 120_000  # points a browser still turns without a graphics card
 _JPEG_QUALITY = 90
 _GREY = (150, 150, 150)
+# Told apart by the colour-blind (Okabe and Ito, 2008), and on black and white pages.
+_LINES = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (213, 94, 0), (204, 121, 167), (0, 114, 178), (150, 150, 150))
 _SIGN = 0.2  # m, size of cameras and axes in the cloud
 _TITLES = {DISPARITY: "disparity, px", DEPTH: "depth, m", SIGMA: "sigma of the depth, m", MASK: "mask and reasons"}
 _WORLD = "world"
@@ -70,6 +72,7 @@ class LiveView:
         self._title = title
         self._has_eye, self._is_optical = False, True
         self._plotted: set[str] = set()
+        self._lines: dict[tuple[str, str], int] = {}  # plot and name -> number in its plot
 
     # ---- where it goes -----------------------------------------------------------------------------------------------
 
@@ -189,11 +192,11 @@ class LiveView:
 
     def log_rate(self, name: str, hertz: float) -> None:
         """Log a rate, Hz."""
-        self._plot(self._path([_RATES, name]), name, hertz)
+        self._plot_line(_RATES, name, hertz)
 
     def log_latency(self, name: str, seconds: float) -> None:
         """Log a latency, s."""
-        self._plot(self._path([_LATENCY, name]), name, 1e3 * seconds)
+        self._plot_line(_LATENCY, name, 1e3 * seconds)
 
     def log_message(self, text: str, level: str = "INFO") -> None:
         """Log a message for people; ``level``: INFO, WARN or ERROR."""
@@ -213,10 +216,14 @@ class LiveView:
         # rerun draws NaN as the farthest value: black covers it.
         self._log([*parts, _NOTHING], rr.SegmentationImage((~np.isfinite(field)).astype(np.uint8), opacity=1.0))
 
-    def _plot(self, path: str, name: str, value: float, colour: tuple[int, int, int] | None = None) -> None:
+    def _plot_line(self, group: str, name: str, value: float) -> None:
+        number = self._lines.setdefault((group, name), sum(known == group for known, _ in self._lines))
+        self._plot(self._path([group, name]), name, value, _LINES[number % len(_LINES)])
+
+    def _plot(self, path: str, name: str, value: float, colour: tuple[int, int, int]) -> None:
         if path not in self._plotted:
             self._plotted.add(path)
-            style: dict[str, Any] = {"names": [name], "colors": None if colour is None else [colour]}
+            style: dict[str, Any] = {"names": [name], "colors": [colour]}
             lines, points = self._rerun.SeriesLines(**style), self._rerun.SeriesPoints(**style, marker_sizes=[3.0])
             self._stream.log(path, lines, points, static=True)  # a line of one value is not seen
         self._stream.log(path, self._rerun.Scalars(value))
