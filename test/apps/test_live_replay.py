@@ -259,7 +259,7 @@ def launched(monkeypatch: pytest.MonkeyPatch, repository: Path, rosbag2: bool, *
     kinds = {
         "launch": ["LaunchDescription"],
         "launch.actions": [
-            "DeclareLaunchArgument", "EmitEvent", "ExecuteProcess", "OpaqueFunction", "RegisterEventHandler",
+            "DeclareLaunchArgument", "EmitEvent", "ExecuteProcess", "LogInfo", "OpaqueFunction", "RegisterEventHandler",
             "SetEnvironmentVariable",
         ],
         "launch.event_handlers": ["OnProcessExit"],
