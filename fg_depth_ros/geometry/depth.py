@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 
 from fg_depth_ros.geometry._arrays import ArrayT, array_module, as_float32
@@ -22,10 +23,8 @@ def disparity_to_depth(disparity: ArrayT, rig: StereoRig) -> ArrayT:
     """
     shifted: Any = as_float32(disparity) + np.float32(rig.doffs).item()
     xp = array_module(disparity)
-    usable = shifted > 0
-    # Dividing by 1 where the result is not used avoids numpy's warnings.
-    depth = rig.fx * rig.baseline / xp.where(usable, shifted, xp.ones_like(shifted))
-    return as_float32(xp.where(usable, depth, xp.full_like(shifted, float("nan"))))
+    usable = xp.where(shifted > 0, shifted, xp.full_like(shifted, float("nan")))
+    return as_float32(rig.fx * rig.baseline / usable)
 
 
 def depth_to_disparity(depth: ArrayT, rig: StereoRig) -> ArrayT:
@@ -66,11 +65,7 @@ def organised_points(depth: np.ndarray, rig: StereoRig, stride: int = 1) -> np.n
     z = np.where(np.isfinite(z), z, np.float32(np.nan))
     rays_x = ((np.arange(0, rig.width, stride) - rig.cx) / rig.fx).astype(np.float32)
     rays_y = ((np.arange(0, rig.height, stride) - rig.cy) / rig.fy).astype(np.float32)
-    points = np.empty((*z.shape, 3), dtype=np.float32)
-    np.multiply(z, rays_x, out=points[..., 0])
-    np.multiply(z, rays_y[:, None], out=points[..., 1])
-    points[..., 2] = z
-    return points
+    return np.asarray(cv2.merge([z * rays_x, z * rays_y[:, None], z]))
 
 
 def scale_between(depth: np.ndarray, reference: np.ndarray, trusted: np.ndarray, least: int = 200) -> float | None:

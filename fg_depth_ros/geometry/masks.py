@@ -64,24 +64,30 @@ def hidden_by_nearer(disparity: np.ndarray, threshold: float) -> np.ndarray:
     values = np.asarray(disparity, dtype=np.float32)
     target = np.arange(width, dtype=np.float32) - values
     inside = (target >= 0) & (target <= width - 1)
-    column = np.floor(target)
-    between = (target != column) & inside
-    # One slot per right pixel, a spare column for the ceil of the last one, and a last slot for what lies outside.
-    # Indices for all pixels cost less than picking out those inside.
-    nowhere = height * (width + 1)
-    rows = np.arange(0, nowhere, width + 1, dtype=np.intp)[:, None]
-    slot = np.where(inside, rows + np.where(inside, column, 0).astype(np.intp), nowhere)
+    # One slot per right pixel, and a spare one on the right of each row for what lies outside.
+    column = np.where(inside, target, np.float32(width))
+    np.floor(column, out=column)
+    rows = np.arange(0, height * (width + 1), width + 1, dtype=np.int32)[:, None]
+    slot = (column.astype(np.int32) + rows).astype(np.intp).reshape(-1)
+    # What hits a column exactly covers that one alone. It is little where disparities are not rounded.
+    exact = np.flatnonzero((column == target) & inside)
+    values = values.reshape(-1)
+    exact_slot, exact_value = slot[exact], values[exact]
+    slot[exact] = width
     # Among pixels with one floor(x - d), a larger x has the larger d, so writing in raster order leaves the
     # nearest one: numpy keeps the last value of a repeated index.
-    floors = np.full(nowhere + 2, -np.inf, dtype=np.float32)
+    floors = np.full(height * (width + 1), -np.inf, dtype=np.float32)
     floors[slot] = values
-    ceils = np.full(nowhere + 2, -np.inf, dtype=np.float32)
-    ceils[np.where(between, slot + 1, nowhere)] = values
-    nearest = np.maximum(floors, ceils)
+    floors[width :: width + 1] = -np.inf
+    nearest = floors.copy()
+    np.maximum(floors[1:], floors[:-1], out=nearest[1:])
+    nearest[exact_slot] = np.maximum(nearest[exact_slot], exact_value)
+    covered = floors  # the farther of what covers a column and what covers the next one
+    np.minimum(nearest[:-1], nearest[1:], out=covered[:-1])
     limit = values + np.float32(threshold)
-    hidden = np.asarray(nearest.take(slot) > limit)
-    hidden &= ~between | (nearest.take(slot + 1) > limit)
-    return hidden & inside
+    hidden = covered.take(slot) > limit
+    hidden[exact] = nearest[exact_slot] > limit[exact]
+    return hidden.reshape(height, width)
 
 
 def label_pixels(
@@ -133,18 +139,17 @@ def fill_holes_kitti(disparity: np.ndarray) -> np.ndarray:
     if disparity.ndim != 2:
         raise ValueError(f"expected a disparity map HxW, got shape {disparity.shape}")
     rows = _fill_along_rows(np.asarray(disparity, dtype=np.float32))
-    return np.ascontiguousarray(_fill_along_rows(rows.T).T)
+    return rows if np.isfinite(rows).all() else np.ascontiguousarray(_fill_along_rows(rows.T).T)
 
 
 def _fill_along_rows(values: np.ndarray) -> np.ndarray:
-    known = np.isfinite(values)
-    if known.all():
-        return values.copy()
-    width = values.shape[1]
-    index = np.arange(width)
-    before = np.maximum.accumulate(np.where(known, index, -1), axis=1)
-    after = np.minimum.accumulate(np.where(known, index, width)[:, ::-1], axis=1)[:, ::-1]
-    nan = np.float32(np.nan)
-    left = np.where(before >= 0, np.take_along_axis(values, np.maximum(before, 0), axis=1), nan)
-    right = np.where(after < width, np.take_along_axis(values, np.minimum(after, width - 1), axis=1), nan)
-    return np.fmin(left, right)  # the one that is known where the other is not
+    filled, holes = values.copy(), ~np.isfinite(values)
+    if not holes.any():
+        return filled
+    # With a column without value on both sides a run of holes ends in its row.
+    edges = np.flatnonzero(np.diff(np.pad(holes, ((0, 0), (1, 1))).reshape(-1)))
+    first, last = edges[::2], edges[1::2]  # before a run, and its last one
+    known = np.pad(values, ((0, 0), (1, 1)), constant_values=np.nan).reshape(-1)
+    enclosing = np.fmin(known[first], known[last + 1])  # the one that is known where the other is not
+    filled[holes] = np.repeat(enclosing, last - first)
+    return filled

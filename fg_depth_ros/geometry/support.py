@@ -124,15 +124,19 @@ def photometric_support(left: np.ndarray, right: np.ndarray, disparity: np.ndarr
     alike = [correlation > limit for correlation, limit in zip(correlations, _WINDOWS.values(), strict=True)]
     wide = _wide_correlation(greys[0] * share, warped[..., 1] * share, share)
     surfaces = np.isfinite(wide) & inside
-    supported = np.logical_or.reduce([*alike, surfaces & (wide > _SURFACE)]) & ~_black_border(greys[0])
+    supported = surfaces & (wide > _SURFACE)
+    for each in alike:
+        supported |= each
+    supported &= ~_black_border(greys[0])
 
     textured = [cv2.blur(detail * detail, (_DETAIL, _DETAIL)) > 4 * _NOISE**2 for detail in details]
     views = [_view(grey, texture) for grey, texture in zip(greys, textured, strict=True)]
     visible = inside | np.isnan(small)
-    agreement = float((wide > _CORRELATED)[visible].mean()) if visible.any() else 0.0
-    unrelated = bool(surfaces.mean() >= _TEXTURED_VIEW and (wide[surfaces] > _CORRELATED).mean() < _SHARED)
+    correlated = wide > _CORRELATED
+    agreement = _share(correlated, visible) if visible.any() else 0.0
+    unrelated = bool(surfaces.mean() >= _TEXTURED_VIEW and _share(correlated, surfaces) < _SHARED)
     if textured[0].mean() >= _TEXTURED_VIEW and agreement < _SHARED_SURELY:
-        unrelated |= bool((alike[0] & inside)[textured[0] & visible].mean() < _AGREEING)
+        unrelated |= _share(alike[0] & inside, textured[0] & visible) < _AGREEING
     identical = _View.TEXTURED in views and np.array_equal(greys[0], greys[1])
     supported &= not (unrelated or identical)
     fault = _fault(*views) if unrelated or supported.mean() < _SUPPORTED_PAIR else None
@@ -142,9 +146,16 @@ def photometric_support(left: np.ndarray, right: np.ndarray, disparity: np.ndarr
     return Support(pixels.astype(bool), fault, agreement)
 
 
+def _share(found: np.ndarray, among: np.ndarray) -> float:
+    """Return the share of the pixels ``among`` that ``found`` has too; both bool H x W. NaN where there are none."""
+    return float(np.divide(np.count_nonzero(found & among), np.count_nonzero(among)))
+
+
 def _black_border(grey: np.ndarray) -> np.ndarray:
     """Return where rectification left an image black, bool H x W: areas without any light that reach its edge."""
     black = (grey <= _BLACK).astype(np.uint8)
+    if not any(edge.any() for edge in (black[0], black[-1], black[:, 0], black[:, -1])):
+        return np.zeros(grey.shape, bool)
     count, labels, statistics, _ = cv2.connectedComponentsWithStats(black, connectivity=4)
     outside = np.zeros(count, bool)
     outside[np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = True
@@ -161,11 +172,15 @@ def _detail(grey: np.ndarray) -> np.ndarray:
 def _correlations(left: np.ndarray, right: np.ndarray, inside: np.ndarray) -> list[np.ndarray]:
     """Return the correlation of each window size around each pixel; images zero where not ``inside``."""
     found = []
+    products = (left * right, left * left, right * right, inside)
     for window in _WINDOWS:
-        products = (left * right, left * left, right * right, inside)
         both, own, other, share = (cv2.blur(product, (window, window)) for product in products)
-        floor = np.maximum(share, np.float32(1e-6)) * np.float32(_NOISE**2)
-        found.append(both / (np.sqrt(np.maximum(own * other, 0)) + floor))
+        # In place, as new memory costs as much as the operations: both / (sqrt(own * other) + noise).
+        np.multiply(own, other, out=own)
+        np.sqrt(np.maximum(own, 0, out=own), out=own)
+        np.maximum(share, np.float32(1e-6), out=share)
+        np.multiply(share, np.float32(_NOISE**2), out=share)
+        found.append(np.divide(both, np.add(own, share, out=own), out=both))
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fg_depth_ros.geometry import complete_occluded
+from fg_depth_ros.geometry import complete_occluded, fill_holes_kitti
 
 
 def test_half_occlusions_take_the_background():
@@ -28,3 +28,19 @@ def test_holes_are_filled_and_the_input_is_kept():
     assert (completed == 3.0).all()
     np.testing.assert_array_equal(disparity, before)
     assert completed.dtype == np.float32
+
+
+def test_holes_are_enclosed_along_the_row_and_then_along_the_column():
+    nan = np.nan
+    disparity = np.array(
+        [
+            [nan, 5.0, nan, nan, 3.0, nan, 4.0, nan],
+            [nan, nan, nan, nan, nan, nan, nan, nan],
+            [7.0, 1.0, 7.0, nan, np.inf, 2.0, nan, 9.0],
+        ],
+        np.float32,
+    )
+    first, last = [5, 5, 3, 3, 3, 3, 4, 4], [7, 1, 7, 2, 2, 2, 2, 9]
+    middle = np.minimum(first, last)
+    np.testing.assert_array_equal(fill_holes_kitti(disparity), np.array([first, middle, last], np.float32))
+    assert np.isnan(fill_holes_kitti(np.full((2, 3), nan, np.float32))).all()

@@ -57,4 +57,7 @@ def subscription_events(node: Node, topic: str) -> SubscriptionEventCallbacks:
 def publisher_events(node: Node, topic: str) -> PublisherEventCallbacks:
     """Return callbacks that log subscribers with an incompatible QoS."""
     text = "a subscriber asks for an incompatible {policy}, nothing will be sent to it: change the subscriber"
-    return PublisherEventCallbacks(incompatible_qos=_log_incompatible(node, topic, text, "publisher"))
+    # Without the defaults: every event costs time in every wait, and a subscriber of another type logs that itself.
+    return PublisherEventCallbacks(
+        incompatible_qos=_log_incompatible(node, topic, text, "publisher"), use_default_callbacks=False
+    )

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Collection
 from typing import Any
 
+import cv2
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -138,7 +139,7 @@ class StereoOutputs:
                 return None
             return fill_image(Image(), np.asarray(estimate.depth_sigma, np.float32), "32FC1", header)
         if name == "mask/image":
-            return fill_image(Image(), np.where(estimate.mask, np.uint8(255), np.uint8(0)), "mono8", header)
+            return fill_image(Image(), estimate.mask.view(np.uint8) * np.uint8(255), "mono8", header)
         if name == "mask/labels":
             return fill_image(Image(), estimate.labels, "8UC1", header)
         if name == "flow/image":
@@ -203,11 +204,13 @@ def cloud_message(
     offsets = {"x": 0, "y": 1, "z": 2} | ({} if colours is None else {"rgb": 4 if padded else 3})
     size = (4 if padded else 3) if colours is None else (8 if padded else 4)  # float32 a point
     cells = (np.zeros if padded else np.empty)((height, width, size), np.float32)
-    cells[..., :3] = points
+    sources, pairs = [np.ascontiguousarray(points, np.float32)], [0, 0, 1, 1, 2, 2]
     if colours is not None:
-        wide = colours.astype(np.uint32)
-        packed = wide * 0x010101 if wide.ndim == 2 else wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
-        cells[..., offsets["rgb"]] = packed.view(np.float32)
+        code = cv2.COLOR_GRAY2BGRA if colours.ndim == 2 else cv2.COLOR_RGB2BGRA
+        packed = cv2.cvtColor(np.ascontiguousarray(colours), code).view("<u4") & np.uint32(0x00FFFFFF)
+        sources.append(packed.view(np.float32))
+        pairs += [3, offsets["rgb"]]
+    cv2.mixChannels(sources, [cells], pairs)
     message = PointCloud2(header=header, height=height, width=width, point_step=4 * size, row_step=4 * size * width)
     message.fields = [
         PointField(name=name, offset=4 * offset, datatype=PointField.FLOAT32, count=1)
