@@ -232,6 +232,7 @@ def test_a_batch_rendered_at_once_is_the_pairs_rendered_alone(generator):
         assert ((a.int() - b.int()).abs() > 1).float().mean() < 1e-4
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_renders_the_same_pairs(generator):
     on_gpu = small_generator(device="cuda").batch(range(4))
