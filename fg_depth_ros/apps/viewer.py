@@ -77,8 +77,8 @@ class Destination:
 def opened(view: LiveView, where: Destination, say: Say) -> Iterator[ProcessGroup | None]:
     """Show a view, or write it, until the end of the block; yield the viewer's process, or None for a file.
 
-    Raises ViewerError: a port is in use, or there is no display for a window. Raises ChildDied, ChildTimeout: rerun's
-    program does not start.
+    Raises ViewerError: a port is in use, there is no display for a window, or rerun's program does not run. Raises
+    ChildDied, ChildTimeout: it does not start to listen.
     """
     if where.file is not None:
         view.save(where.file)
@@ -96,7 +96,10 @@ def opened(view: LiveView, where: Destination, say: Say) -> Iterator[ProcessGrou
         # Settings of its own: rerun sends usage statistics unless its settings say no.
         environment = {**os.environ, "XDG_CONFIG_HOME": f"{folder}/config", "XDG_DATA_HOME": f"{folder}/data"}
         command = module_command("rerun_cli", "analytics", "disable")
-        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=START_SECONDS)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            said = " ".join((done.stderr or done.stdout).split()[-30:])
+            raise ViewerError(f"rerun's program does not run here ({said}): install it again, or use --save")
         options = ["--bind", HOST, "--port", str(where.data_port), "--server-memory-limit", where.memory]
         if where.window:
             options += ["--hide-welcome-screen"]

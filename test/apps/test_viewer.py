@@ -13,6 +13,7 @@ from support.viewing import image_of, read_view
 from support.waiting import wait_until
 
 from fg_depth_ros.apps import viewer
+from fg_depth_ros.apps.processes import ChildDied
 from fg_depth_ros.apps.viewer import HOST, Destination, opened, view_pairs
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.evaluation.reports.live_view import DISPARITY, LiveView, ViewerError
@@ -99,6 +100,23 @@ def test_a_window_needs_a_display(monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         pytest.raises(ViewerError, match="no display here for a window: leave --window out"),
         opened(view, Destination(*free_ports(), window=True), lambda text, style: None),
+    ):
+        pytest.fail("it was shown")
+
+
+@pytest.mark.usefixtures("rerun")
+def test_a_program_that_does_not_run_is_named_with_what_it_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "rerun"
+    program.write_text("#!/bin/sh\necho 'version GLIBC_2.99 not found' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("RERUN_CLI_PATH", str(program))
+    view = LiveView("any", {"net": {DISPARITY}}, "pair")
+    with (
+        # The command of rerun 0.39 hides the exit status; then the end of the server tells.
+        pytest.raises((ViewerError, ChildDied), match=r"GLIBC_2\.99 not found"),
+        opened(view, Destination(*free_ports()), lambda text, style: None),
     ):
         pytest.fail("it was shown")
 
