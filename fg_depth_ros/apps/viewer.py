@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,7 +201,9 @@ def _show_pair(view: LiveView, sample: StereoSample, estimators: Mapping[str, St
     view.log_left(left)
     if sample.rig is None:
         for label, estimator in estimators.items():
+            began = time.perf_counter()
             view.log_disparity(label, estimator.disparity(left, right))
+            _log_seconds(view, label, time.perf_counter() - began)
         return
     view.log_camera(sample.rig.P_left()[:, :3], sample.rig.width, sample.rig.height)
     largest: float | None = None  # methods share their colours
@@ -216,10 +219,14 @@ def _show_pair(view: LiveView, sample: StereoSample, estimators: Mapping[str, St
             view.log_sigma(label, estimate.depth_sigma)
         view.log_labels(label, estimate.labels)
         view.log_cloud(label, organised_points(estimate.depth, sample.rig), left)
-        view.log_latency(label, estimate.seconds)
-        view.log_rate(label, 1.0 / estimate.seconds)
+        _log_seconds(view, label, estimate.seconds)
         if estimate.fault is not None:
             view.log_message(f"{sample.name}, {label}: {estimate.fault}: {estimate.fault.explanation}", "WARN")
+
+
+def _log_seconds(view: LiveView, label: str, seconds: float) -> None:
+    view.log_latency(label, seconds)
+    view.log_rate(label, 1.0 / seconds)
 
 
 def _require_free(port: int, option: str) -> None:

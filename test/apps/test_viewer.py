@@ -161,6 +161,8 @@ def test_without_calibration_there_is_disparity_and_a_word(tmp_path: Path, said:
     assert said[0] == "no calibration beside the pairs: disparity only, without metres (give --calib)"
     logged = read_view(file)
     assert np.nanmedian(image_of(logged["/sgbm/disparity"][0], np.float32)) == pytest.approx(12.0, abs=0.1)
+    (milliseconds,) = logged["/latency/sgbm"][-1].values["scalars"]
+    assert 0 < milliseconds < 60_000
     assert "/sgbm/depth" not in logged
     assert "/world/sgbm/cloud" not in logged
 

@@ -270,7 +270,10 @@ class LiveView:
         return [self._image(named[each], [method, each]) for each in order if each in given]
 
     def _image(self, name: str, path: Sequence[str]) -> Any:
-        return self._rerun.blueprint.Spatial2DView(origin=self._path(path), name=name)
+        b = self._rerun.blueprint
+        # What covers a field says nothing where the mouse points.
+        behind = {self._path([*path, _NOTHING]): b.EntityBehavior(interactive=False)}
+        return b.Spatial2DView(origin=self._path(path), name=name, overrides=behind)
 
     def _cloud(self, method: str, distance: float | None) -> Any:
         b, path = self._rerun.blueprint, f"{self._path([_WORLD, method])}/**"
