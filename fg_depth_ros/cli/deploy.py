@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from fg_depth_ros.cli.app import check_folder, save, say, show
-from fg_depth_ros.cli.options import Device, Json
+from fg_depth_ros.cli.options import Device, Engine, Json, Precision
 from fg_depth_ros.evaluation.replay.promotion import ALL_SETS, Decision, Margins, decide
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ def promote(
     node: NodeName = "",
     force_reason: Annotated[str, typer.Option(help="Use them whatever the figures say; the reason is kept.")] = "",
     device: Device = "auto",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
     json: Json = None,
 ) -> None:
     """Put weights into use, if they are no worse than those in use; exit code 2: refused, nothing has changed.
@@ -68,7 +70,8 @@ def promote(
         check_folder(folder)
     if bags:
         current = _current(place, against, card.name)
-        report, decision = _compare(bags, of_weights(weights), current, margins, every, device)
+        running = {"device": device, "engine": engine, "precision": precision}
+        report, decision = _compare(bags, of_weights(weights), current, margins, every, running)
         if report is None or decision is None:
             return  # another process of the launcher goes on
         report.settings["promotion"] = {"accepted": decision.accepted, "reasons": decision.reasons, **vars(margins)}
@@ -189,9 +192,13 @@ def _current(place: WeightsStore, against: str, model: str) -> ReplayMethod:
 
 
 def _compare(
-    bags: list[Path], candidate: ReplayMethod, current: ReplayMethod, margins: Margins, every: int, device: str
-) -> tuple[Report | None, Decision | None]:
-    """Evaluate both side by side on the bags; None in all but the first process."""
+    bags: list[Path], candidate: ReplayMethod, current: ReplayMethod, margins: Margins, every: int,
+    running: dict[str, str],
+) -> tuple[Report | None, Decision | None]:  # fmt: skip
+    """Evaluate both side by side on the bags; None in all but the first process.
+
+    ``running``: device, engine and precision of both.
+    """
     from fg_depth_ros.cli.replay import print_left_out
     from fg_depth_ros.evaluation.replay.config import ReplayConfig
     from fg_depth_ros.evaluation.replay.methods import shipped
@@ -205,7 +212,7 @@ def _compare(
     methods = [current._replace(label="in use"), candidate._replace(label="candidate")]
     if candidate.kind == "mono":  # what depth networks are compared with where a bag has no truth
         methods.insert(0, shipped("flownet_stereo"))
-    found = replay(ReplayConfig(tuple(map(str, bags)), tuple(methods), every=every, device=device, worst=0))
+    found = replay(ReplayConfig(tuple(map(str, bags)), tuple(methods), every=every, **running, worst=0))
     if not found.leads:
         return None, None
     print_left_out(found.report.settings)
@@ -231,9 +238,10 @@ def _print_decision(decision: Decision, against: str) -> None:
 def _history_record(report: Report, decision: Decision) -> dict[str, Any]:
     """Return what the history keeps of a comparison."""
     overall = [line for line in decision.table if line.set == ALL_SETS]
-    sha256 = {entry["label"]: entry["sha256"] for entry in report.settings["methods"]}
+    methods = {entry["label"]: entry for entry in report.settings["methods"]}
     return {
-        "against": sha256["in use"],
+        "against": methods["in use"]["sha256"],
+        **{key: methods["candidate"][key] for key in ("engine", "precision")},
         "bags": [{key: bag[key] for key in ("name", "sha256", "replayed")} for bag in report.settings["bags"]],
         "metrics": {f"{line.part}: {line.measure}": [line.current, line.candidate] for line in overall},
         "reasons": decision.reasons,

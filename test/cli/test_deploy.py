@@ -146,6 +146,21 @@ def test_better_weights_are_used_worse_ones_refused_and_the_way_back_is_short(ca
     assert status == 1 and "is the first entry" in text
 
 
+def test_weights_are_evaluated_with_the_engine_that_will_run_them(call, store, bags, tmp_path) -> None:
+    exact, _ = says(3.0, tmp_path / "exact.safetensors")
+    report = tmp_path / "report.json"
+    running = ("--engine", "torch", "--precision", "bfloat16")
+    status, text = call("promote", exact, "--bags", bags, *running, "--json", report)
+    assert status == 0, text
+    methods = json.loads(report.read_text())["settings"]["methods"]
+    assert {(method["engine"], method["precision"]) for method in methods} == {("torch", "bfloat16")}
+    record = store.history(MODEL).entry.record
+    assert (record["engine"], record["precision"]) == ("torch", "bfloat16")
+    status, text = call("promote", exact, "--bags", bags, "--engine", "abacus")
+    assert status == 1
+    assert "engine 'abacus' is unknown" in text
+
+
 def test_the_way_back_from_a_first_promotion_leads_to_what_it_was_held_against(call, store, bags, tmp_path) -> None:
     near, sha_near = says(3.3, tmp_path / "near.safetensors")
     exact, sha_exact = says(3.0, tmp_path / "exact.safetensors")
