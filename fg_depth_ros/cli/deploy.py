@@ -70,7 +70,7 @@ def promote(
         check_folder(folder)
     if bags:
         current = _current(place, against, card.name)
-        running = {"device": device, "engine": engine, "precision": precision}
+        running: dict[str, Any] = {"device": device, "engine": engine, "precision": precision}
         report, decision = _compare(bags, of_weights(weights), current, margins, every, running)
         if report is None or decision is None:
             return  # another process of the launcher goes on
@@ -193,7 +193,7 @@ def _current(place: WeightsStore, against: str, model: str) -> ReplayMethod:
 
 def _compare(
     bags: list[Path], candidate: ReplayMethod, current: ReplayMethod, margins: Margins, every: int,
-    running: dict[str, str],
+    running: dict[str, Any],
 ) -> tuple[Report | None, Decision | None]:  # fmt: skip
     """Evaluate both side by side on the bags; None in all but the first process.
 
