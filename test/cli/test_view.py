@@ -17,7 +17,7 @@ def test_without_rerun_the_command_that_installs_it_is_named(run, monkeypatch):
     status, text = run("view", "motorcycle")
     assert status == 1
     assert "the viewer needs rerun, the extra 'viewer'" in text
-    assert "pip install 'fg_depth_ros[viewer]'" in text
+    assert "pip install rerun-sdk" in text
 
 
 @pytest.mark.usefixtures("rerun")

@@ -38,7 +38,7 @@ def rerun(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_missing_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rerun", None)
-    with pytest.raises(ViewerError, match=r"pip install 'fg_depth_ros\[viewer\]'"):
+    with pytest.raises(ViewerError, match="extra 'viewer' .*: pip install rerun-sdk"):
         LiveView("any", {"net": OUTPUTS}, "pair")
 
 
