@@ -38,9 +38,7 @@ def load_rerun() -> Any:
         import rerun
         import rerun.blueprint  # an attribute of the first only once it is imported
     except ImportError as error:
-        raise ViewerError(
-            f"the viewer needs rerun, the extra 'viewer' ({error}): pip install rerun-sdk"
-        ) from error
+        raise ViewerError(f"the viewer needs rerun, the extra 'viewer' ({error}): pip install rerun-sdk") from error
     return rerun
 
 
