@@ -18,10 +18,10 @@ from fg_depth_ros.synthesis.world.samples import world_samples
 
 # Folder below the public stereo sets: end-point error px, bad-2 %, D1 %.
 BOUNDS = {
-    "motorcycle": (1.45, 9.3, 7.4),
-    "kitti2015": (1.68, 13.8, 9.0),
-    "middlebury2005": (1.7, 16.6, 12.7),
-    "middlebury2006": (1.4, 11.8, 8.8),
+    "motorcycle": (1.4, 9.4, 7.6),
+    "kitti2015": (1.42, 11.0, 7.0),
+    "middlebury2005": (1.56, 15.3, 11.7),
+    "middlebury2006": (1.24, 10.0, 7.5),
 }
 
 
