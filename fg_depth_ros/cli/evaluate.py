@@ -270,11 +270,11 @@ def uncertainty(
     print_table(report, ["within_1_sigma", "within_2_sigma", "ause"])
     save(report, json)
     if figures is not None:
-        curves = {}
-        for name, one in found.items():
-            for score, values in one.scores.items():
-                curves[f"{name}, {score}"] = one.sparsification(values)
-            curves[f"{name}, best possible"] = one.sparsification()
+        curves = {
+            name: {score: one.sparsification(values) for score, values in one.scores.items()}
+            | {"best possible": one.sparsification()}
+            for name, one in found.items()
+        }
         for file, png in {
             "reliability": plots.reliability({name: one.coverage() for name, one in found.items()}, FACTORS),
             "sparsification": plots.sparsification(curves, FRACTIONS),

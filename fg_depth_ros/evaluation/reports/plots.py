@@ -106,11 +106,16 @@ def reliability(coverage: Mapping[str, np.ndarray], factors: np.ndarray) -> byte
     return _png(figure)
 
 
-def sparsification(curves: Mapping[str, np.ndarray], fractions: np.ndarray) -> bytes:
-    """Plot the mean error, px, that is left when a share of the pixels is removed, a line per method, as a PNG."""
+def sparsification(curves: Mapping[str, Mapping[str, np.ndarray]], fractions: np.ndarray) -> bytes:
+    """Plot the mean error, px, that is left when a share of the pixels is removed, as a PNG.
+
+    ``curves``: by data set, which has a colour, and by method, which has a kind of line.
+    """
     figure, axes = _figure()
-    for number, (name, errors) in enumerate(curves.items()):
-        axes.plot(100 * fractions, errors, ("-", "--", ":")[number % 3], label=plain(name), linewidth=1)
+    for number, (name, methods) in enumerate(curves.items()):
+        for kind, (method, errors) in zip(itertools.cycle(("-", "--", ":")), methods.items()):
+            axes.plot(100 * fractions, errors, kind, color=f"C{number % 10}", label=plain(f"{name}, {method}"),
+                      linewidth=1)  # fmt: skip
     _dress(axes, "mean error left, px", "removed, %")
     return _png(figure)
 
