@@ -31,7 +31,8 @@ def test_a_known_shift_is_found_from_any_start_of_the_search(model, disparity, f
     assert answer.disparity.shape == left.shape[:2]
     assert answer.disparity.dtype == np.float32
     inner = answer.disparity[8:-8, 48:-48]
-    assert np.nanmedian(inner) == pytest.approx(disparity, abs=0.2)
+    # The shipped network is 0.16 px short on such blocks of 2 x 2 px; what is matched by blocks is not.
+    assert np.nanmedian(inner) == pytest.approx(disparity, abs=0.2 if model == "flownet_stereo" else 0.15)
     assert np.nanmean(np.abs(inner - disparity) < 1) > 0.97
     if answer.sigma is not None:
         assert answer.sigma.shape == left.shape[:2]
