@@ -93,8 +93,9 @@ def _show(document: Mapping[str, Any]) -> None:
             gained = new > value if measure.endswith(_HIGHER_IS_BETTER) else new < value
             table.add_row(name, measure, f"{value:.4f}", Text(f"{new:.4f}", "green" if gained else "red"))
     show(table)
-    chosen = document["selected"]
-    figures = f"{chosen['before']:.4f} before, {chosen['after']:.4f} after {chosen['step']} steps"
-    say(f"{chosen['measure']} on the stopping part: {figures}")
+    for key, of in (("selected", "the stopping part"), ("judged", "both parts, mean")):
+        figures = document[key]
+        after = f"{figures['after']:.4f} after {document['selected']['step']} steps"
+        say(f"{figures['measure']} of {of}: {figures['before']:.4f} before, {after}")
     if not document["better"]:
         say("not better than the weights it began with: no weights are made", "red bold")

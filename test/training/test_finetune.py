@@ -223,11 +223,18 @@ def test_a_run_goes_on_and_only_with_the_same_recordings(tmp_path, drive, parent
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """Validations that find these figures, one after the other."""
+    """Validations that find these figures of the stopping part, or these of it and the held-out part, in turn."""
 
     def install(*figures):
         found = iter(figures)
-        validation = Validation(lambda network: {"abs_rel": next(found)}, "abs_rel")
+
+        def evaluate(network):
+            figure = next(found)
+            if isinstance(figure, tuple):
+                return {"abs_rel": figure[0], "test:drive/teacher_abs_rel": figure[1]}
+            return {"abs_rel": figure}
+
+        validation = Validation(evaluate, "abs_rel")
         monkeypatch.setattr("fg_depth_ros.training.depth.distill.depth_validation", lambda *a: validation)
 
     return install
@@ -242,6 +249,27 @@ def test_a_run_that_gets_no_better_ends_after_its_patience(tmp_path, drive, pare
     scripted()
     tune(tmp_path, [drive], parent, cache, **settings)  # what has ended does not begin again
     assert len(rows(tmp_path)) == 9
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "better"),
+    [
+        ((0.30, 0.28), (0.31, 0.20), True),  # the part that selects is a little worse by chance
+        ((0.30, 0.28), (0.29, 0.40), False),  # and a little better
+        ((0.30, 0.28), (0.20, 0.20), True),
+        ((0.30, 0.28), (0.31, 0.29), False),
+        ((0.30, 0.28), (float("nan"), 0.1), False),
+    ],
+)
+def test_both_parts_together_say_whether_weights_are_better(
+    tmp_path, drive, parent, cache, scripted, before, after, better
+):
+    scripted(before, after)
+    outcome = tune(tmp_path, [drive], parent, cache, steps=1)
+    assert outcome.better is better and (tmp_path / "weights.safetensors").exists() is better
+    judged = outcome.document["judged"]
+    assert judged["before"] == pytest.approx(0.29)
+    assert judged["after"] == pytest.approx(sum(after) / 2, nan_ok=True)
 
 
 def test_worse_before_better_is_no_reason_to_end(tmp_path, drive, parent, cache, scripted):

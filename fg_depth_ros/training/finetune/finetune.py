@@ -3,7 +3,7 @@
 bags -> samples -> training pairs -> dataset -> module: ``bags.open_recordings`` checks, opens and splits the bags once;
 ``depth.distill`` or ``finetune.stereo`` checks their pairs, streams them and trains. Here is what both share: they
 start from known weights, are stopped and selected by one part of the recordings, are evaluated before and after by
-another one, and make weights only if these are better.
+another one, and make weights only if these are better by both together: one part is few pairs, and so a noisy judge.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from fg_depth_ros.evaluation.metrics import mean_metrics
 from fg_depth_ros.evaluation.replay.sharding import process_rank
@@ -54,7 +56,7 @@ class Outcome:
     path: Path
     """The weights: ``weights.safetensors``, or ``not_better.safetensors``."""
     better: bool
-    """Whether they are better than those to start from, on the part that selects."""
+    """Whether they are better than those to start from, by the mean of the stopping and the held-out part."""
     document: dict[str, Any]
     """The content of ``finetune.json``."""
 
@@ -149,16 +151,21 @@ def _conclude(config: Training, recordings: Recordings, best: Path, kind: str, m
     rows = [json.loads(line) for line in (out / "validation.jsonl").read_text().splitlines()]
     before = rows[0]
     chosen = load_checkpoint(best)[1] if best.is_file() else None
-    better = chosen is not None and chosen.description["steps"] > 0
-    source = best if better else out / "last.safetensors"
-    tensors, card = load_checkpoint(source)
+    trained = chosen is not None and chosen.description["steps"] > 0
+    tensors, card = load_checkpoint(best if trained else out / "last.safetensors")
     steps = card.description["steps"]
     after = next((row for row in reversed(rows) if row["step"] == steps), card.description["validation"])
     names = {bag["name"] for bag in recordings.bags}
+    figures = {when: _by_part(row, names) for when, row in (("before", before), ("after", after))}
+    judged = {
+        when: _judged(row[monitor], figures[when], monitor) for when, row in (("before", before), ("after", after))
+    }
+    better = steps > 0 and judged["after"] < judged["before"]
     result: dict[str, Any] = {
         "better": better,
         "selected": {"measure": monitor, "before": before[monitor], "after": after[monitor], "step": steps},
-        "figures": {"before": _by_part(before, names), "after": _by_part(after, names)},
+        "judged": {"measure": monitor, **judged},
+        "figures": figures,
     }
     name, other = (BETTER, NOT_BETTER) if better else (NOT_BETTER, BETTER)
     document = {
@@ -175,10 +182,18 @@ def _conclude(config: Training, recordings: Recordings, best: Path, kind: str, m
     _write_json(out / "finetune.json", document)
     if not better:
         _LOG.warning(
-            "no weights of this run are better than %s (%s %.4f before, %.4f after %d steps): kept as %s",
-            config.weights, monitor, before[monitor], after[monitor], steps, out / name,
+            "no weights of this run are better than %s (%s, mean of the stopping and the held-out part, %.4f before, "
+            "%.4f after %d steps): kept as %s",
+            config.weights, monitor, judged["before"], judged["after"], steps, out / name,
         )  # fmt: skip
     return Outcome(out / name, better, document)
+
+
+def _judged(selecting: float, parts: Mapping[str, Mapping[str, Mapping[str, float]]], measure: str) -> float:
+    """Return the mean of the figure that selects and of the held-out part's; of the first alone without the second."""
+    bags = [values for name, values in parts["held_out"].items() if name != "all"]
+    held_out = [value for values in bags for key, value in values.items() if key.rpartition("/")[2] == measure]
+    return float(np.mean([selecting, np.mean(held_out)])) if held_out else selecting
 
 
 def _by_part(figures: Mapping[str, float], bags: Collection[str]) -> dict[str, dict[str, dict[str, float]]]:
