@@ -83,7 +83,7 @@ COMMANDS: dict[str, dict[str, _Entry | _Group]] = {
                 "world": _Entry("synth:world", "Stereo pairs of virtual streets and rooms with exact depth."),
             },
         ),
-        "import": _Entry("deploy:import_weights", "Published FlowNet weights into a file for --weights."),
+        "import": _Entry("deploy:import_weights", "Published weights into a file for --weights."),
     },
     _RECORD: {
         "bag": _Group(

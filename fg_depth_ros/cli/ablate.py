@@ -59,7 +59,9 @@ def losses(
     world: Annotated[str, typer.Option(help="street, indoor or mixed.")] = "street",
     photos: Photos = [],
     patterns: Annotated[int, typer.Option(help="Procedural textures beside the photos.")] = 160,
-    model: Annotated[str, typer.Option(help="depthnet_lite, depthnet_r18 or depthnet_r50.")] = "depthnet_lite",
+    model: Annotated[
+        str, typer.Option(help="depthnet_lite, depthnet_efficient, depthnet_r18 or depthnet_r50.")
+    ] = "depthnet_lite",
     size: Annotated[
         str, typer.Option(help="WIDTHxHEIGHT of the network's input; scenes are twice as large.")
     ] = "256x96",

@@ -150,13 +150,15 @@ def deployed(
 
 
 def import_weights(
-    file: Annotated[Path, typer.Argument(help="Checkpoint of FlowNetPytorch or flownet2-pytorch (.pth, .pth.tar).")],
+    file: Annotated[Path, typer.Argument(help="Checkpoint of FlowNetPytorch, flownet2-pytorch or EfficientNet-Lite0.")],
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
     channel_order: Annotated[
         str, typer.Option(help="What the weights expect: rgb or bgr; auto: bgr for flownets_from_caffe.")
     ] = "auto",
 ) -> None:
-    """Turn a published FlowNet checkpoint into weights for --weights; nothing in it is executed.
+    """Turn a published checkpoint into weights for --weights; nothing in it is executed.
+
+    An EfficientNet-Lite0 becomes an encoder to start `depthnet_efficient` from, with --load-partial.
 
     Example: `fg-depth import FlowNet2_checkpoint.pth.tar --out flownet2.safetensors`
     """
@@ -169,10 +171,14 @@ def import_weights(
     network, card = import_checkpoint(file, channel_order)
     card = save_checkpoint(out, network, card)
     count = sum(parameter.numel() for parameter in network.parameters())
+    details, scale = "", ""
+    if card.options:
+        details = f", width {card.options['width']:g}, batch norm {'yes' if card.options['batch_norm'] else 'no'}"
+        scale = f"; flow = answer * {card.options['flow_scale']:g} px"
     say(
-        f"{card.name}, {count:,} parameters, width {card.options['width']:g}, "
-        f"batch norm {'yes' if card.options['batch_norm'] else 'no'}\n"
-        f"input: {card.description['input']}; flow = answer * {card.options['flow_scale']:g} px\n"
+        f"{card.name}, {count:,} parameters{details}\n"
+        f"input: {card.description['input']}{scale}\n"
+        f"licence: {card.description['licence']}\n"
         f"sha256 {card.sha256[:_BRIEF]}: {out}"
     )
 

@@ -52,7 +52,8 @@ def load_resnet(network: nn.Module, path: str | Path) -> None:
     """
     if not isinstance(network, DepthNet):
         raise CheckpointError(
-            f"{path} can only start depthnet_r18 or depthnet_r50, not a {type(network).__name__}: choose one of them"
+            f"{path} can only start depthnet_r18 or depthnet_r50, not a {type(network).__name__}: choose one of them "
+            "(depthnet_efficient starts from an imported encoder by weights and load_partial)"
         )
     try:
         read = load_file if Path(path).suffix == ".safetensors" else _load_pickled

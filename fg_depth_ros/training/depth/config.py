@@ -141,7 +141,7 @@ class DistillTraining(Training):
     out: str = "runs/distill"
     """Folder for weights, state and logs; a run found there is resumed."""
     model: str = "depthnet_lite"
-    """Network to train: depthnet_lite, depthnet_r18 or depthnet_r50."""
+    """Network to train: depthnet_lite, depthnet_efficient, depthnet_r18 or depthnet_r50."""
     width: int = 640
     """Width of the network's input, px, a multiple of 32."""
     height: int = 192
@@ -228,8 +228,6 @@ class DistillTraining(Training):
             raise ValueError(f"zoom must lie in 1 .. 4, got {self.zoom}")
         if self.focal < 0:
             raise ValueError(f"focal must not be negative, got {self.focal} px")
-        if self.focal and self.weights:
-            raise ValueError(f"the weights to start from have their own canonical focal length; leave {self.focal} out")
         if self.encoder and self.weights:
             raise ValueError(f"the weights to start from have an encoder already; leave {self.encoder} out")
         if self.teacher == TRUTH and self.mask.left_right:  # there is no prediction for the right view to compare with

@@ -74,7 +74,7 @@ def train_distill(
         ModelError: a teacher that cannot be used.
         CheckpointError: a state in ``out`` that belongs to another training, or weights that cannot be used.
         FloatingPointError: a loss that is not finite.
-        ValueError: a size or options that do not fit the network.
+        ValueError: a size or options that do not fit the network, or a focal length beside weights with their own.
     """
     pl.seed_everything(config.seed, verbose=False)
     teacher = cache = None
@@ -161,8 +161,13 @@ def _require_truth(split: PairSplit) -> None:
 def _canonical_focal(config: DistillTraining, rigs: Sequence[StereoRig]) -> float:
     """Return the canonical focal length (px) as ``DistillTraining.focal`` says."""
     if config.weights:
-        parent = load_checkpoint(weights_path(config.weights))[1]
-        return float(parent.options.get("focal", _WIDE * config.width))  # a related architecture has none
+        focal = load_checkpoint(weights_path(config.weights))[1].options.get("focal")
+        if focal is not None and config.focal:
+            raise ValueError(
+                f"the weights to start from have their own canonical focal length; leave {config.focal} out"
+            )
+        if focal is not None:
+            return float(focal)  # an encoder or a related architecture has none
     if config.focal:
         return config.focal
     focals = [ResizeCrop.of(rig, config.width, config.height).focal(rig) for rig in rigs]
