@@ -46,10 +46,13 @@ class PairTopics:
     """Largest difference of the two stamps of a pair in bags, s."""
     rectify: str = "auto"
     """Rectify images by their calibration: on, off, or auto: those that seem raw (docs/data.md)."""
+    stamps: str = "header"
+    """Times of images in bags: those of their header, or, where drivers leave these at 0, when they were recorded."""
 
     def given(self) -> dict[str, Any]:
         """Return what was given, as options of ``data.datasets.stereo.open_stereo`` and ``open_bag_pairs``."""
-        return {name: value for name, value in vars(self).items() if value and (name, value) != ("rectify", "auto")}
+        unset = {"rectify": "auto", "stamps": "header"}
+        return {name: value for name, value in vars(self).items() if value and value != unset.get(name)}
 
 
 Model = Annotated[str, typer.Option(help="flownet_stereo, sgbm or bm.")]

@@ -81,7 +81,7 @@ def replay(
 def replay_live(
     bags: Bags,
     out: Annotated[Path, typer.Option(help="Folder for report.json, report.html and the nodes' logs.")],
-    topics: Annotated[Settings[PairTopics], Without(["slop"])],
+    topics: Annotated[Settings[PairTopics], Without(["slop", "stamps"])],
     model: Model = "flownet_stereo",
     weights: Weights = "",
     rate: PlayRate = 1.0,

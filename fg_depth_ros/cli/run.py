@@ -80,7 +80,7 @@ def infer(
     Examples: `fg-depth infer left.png right.png --calib calib.txt`, `fg-depth infer --pairs my_pairs --out results`,
     `fg-depth infer --pairs zed.mp4 --side-by-side`
     """
-    from fg_depth_ros.data.bags.storage import is_bag
+    from fg_depth_ros.data.bags.files import is_bag
     from fg_depth_ros.data.datasets.stereo import open_pair, open_stereo
     from fg_depth_ros.evaluation.reports.results import write_disparity, write_estimate
     from fg_depth_ros.files import WriteError

@@ -7,7 +7,8 @@ import hashlib
 
 import pytest
 
-from fg_depth_ros.data.bags.folders import bag_names, bag_sha256, find_bags, storage_files
+from fg_depth_ros.data.bags.files import storage_files
+from fg_depth_ros.data.bags.folders import bag_names, bag_sha256, find_bags
 from fg_depth_ros.files import FileError
 
 

@@ -19,6 +19,7 @@ from support.truth import (
     TF,
     cloud,
     depth_message,
+    header,
     static,
     stereo_bag,
     with_messages,
@@ -215,6 +216,107 @@ def test_projection_agrees_with_a_plain_loop():
             if 0 <= column < 160 and 0 <= row < 96 and not expected[row, column] <= z:
                 expected[row, column] = z
     np.testing.assert_allclose(project(points, matrix, RIG), expected, rtol=1e-6)
+
+
+# R of the left camera: about its y axis, with the sine 0.28 and the cosine 0.96.
+TURN = np.array([[0.96, 0, 0.28], [0, 1, 0], [-0.28, 0, 0.96]])
+
+
+def turned_bag(folder, image="image_raw", sweep=None):
+    """A bag of cameras that R turns by 16 degrees, and a LiDAR as in ``PLACE``."""
+    kinds, fields = {}, {}
+    for side in ("left", "right"):
+        kinds |= {f"/{side}/{image}": IMAGE, f"/{side}/camera_info": INFO}
+        k = np.array([[200, 0, 76.5], [0, 200, 47.5], [0, 0, 1.0]])
+        fields[f"/{side}/camera_info"] = {"r": TURN.ravel(), "k": k.ravel()}
+        fields[f"/{side}/{image}"] = {"header": header(SECOND, "left_camera")}
+        fields[f"/{side}/camera_info"]["header"] = header(SECOND, "left_camera")
+    bag = bag_of(folder, kinds, {key: [(SECOND, 1)] for key in kinds}, fields)
+    # In the rectified frame (0.505, 0.21, 10) m, which is R times (-2.3152, 0.21, 9.7414) m of the raw camera:
+    # 0.96 * -2.3152 + 0.28 * 9.7414 = 0.505 and 0.28 * 2.3152 + 0.96 * 9.7414 = 10. The LiDAR is 1 m behind it and
+    # looks along x, with y to the left and z up.
+    points = [(10.7414, 2.3152, -0.21)] if sweep is None else sweep
+    return with_messages(bag, [("/tf_static", TF, SECOND, PLACE), ("/lidar", CLOUD, SECOND, cloud(SECOND, points))])
+
+
+def test_r_of_a_raw_left_camera_turns_the_points_of_a_lidar(tmp_path, caplog):
+    (sample,) = open_bag_pairs(turned_bag(tmp_path / "raw"))
+    depth = sample.true_depth()
+    # u = 76.5 + 200 * 0.505 / 10 = 86.6, v = 47.5 + 200 * 0.21 / 10 = 51.7
+    assert np.argwhere(np.isfinite(depth)).tolist() == [[52, 87]]
+    assert depth[52, 87] == pytest.approx(10.0, abs=1e-4)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(("frame", "row", "column", "metres"), [("raw", 52, 87, 10.0), ("rectified", 52, 29, 9.7414)])
+def test_the_frame_of_rectified_images_can_be_said(tmp_path, caplog, frame, row, column, metres):
+    """As it is, the point is at u = 76.5 - 200 * 2.3152 / 9.7414 = 28.97, v = 47.5 + 200 * 0.21 / 9.7414 = 51.81."""
+    bag = turned_bag(tmp_path / "bag", "image_rect")
+    depth = open_bag_pairs(bag, truth=TruthOptions(camera_frame=frame))[0].true_depth()
+    assert depth[row, column] == pytest.approx(metres, abs=1e-4) and np.isfinite(depth).sum() == 1
+    assert not caplog.records
+    as_rectified = open_bag_pairs(bag)[0].true_depth()
+    assert np.isfinite(as_rectified[52, 29])
+    # The axis moves by 200 * 0.28 / 0.96 = 58.3 px.
+    assert "R moves points by 58.3 px: give --camera-frame raw" in caplog.text
+    with pytest.raises(FileError, match="camera_frame is 'left': choose one of auto, raw, rectified"):
+        open_bag_pairs(bag, truth=TruthOptions(camera_frame="left"))
+
+
+def test_kitti_raw_points_fall_where_kittis_own_equation_has_them(tmp_path):
+    """P_rect R_rect (R | T) of Geiger et al. (IJRR 2013, Eq. 8), with the calibration of 2011_09_26."""
+    from fg_depth_ros.data.datasets.kitti_depth import LidarCamera
+
+    r_rect = [0.9999239, 0.00983776, -0.007445048, -0.009869795, 0.9999421, -0.004278459, 0.007402527, 0.004351614,
+              0.9999631]  # fmt: skip
+    r_velo = [0.007533745, -0.9999714, -0.000616602, 0.01480249, 0.0007280733, -0.9998902, 0.9998621, 0.00752379,
+              0.01480755]  # fmt: skip
+    t_velo = [-0.004069766, -0.07631618, -0.2717806]
+    k = [984.2439, 0, 690.0, 0, 980.8141, 233.1966, 0, 0, 1]
+    d = [-0.3728755, 0.2037299, 0.002219027, 0.001383707, -0.07233722]
+    p = np.array([[721.5377, 0, 609.5593, 0], [0, 721.5377, 172.854, 0], [0, 0, 1, 0]])
+    projection = p @ np.vstack([np.column_stack([np.reshape(r_rect, (3, 3)) @ np.reshape(r_velo, (3, 3)),
+                                                 np.reshape(r_rect, (3, 3)) @ t_velo]), [0, 0, 0, 1]])  # fmt: skip
+    random = np.random.default_rng(2)
+    points = random.uniform((5, -8, -1.7), (60, 8, 1), (500, 3)).astype(np.float32)
+    expected = LidarCamera(projection, 1242, 375).depth(points, "camera")
+
+    kinds, fields = {}, {}
+    for side, shift in (("left", 0.0), ("right", -387.5744)):
+        image, info = f"/kitti/camera_gray_{side}/image_raw", f"/kitti/camera_gray_{side}/camera_info"
+        kinds |= {image: IMAGE, info: INFO}
+        size, head = {"width": 1242, "height": 375}, {"header": header(SECOND, f"camera_gray_{side}")}
+        fields[image] = {**size, **head, "step": 1242, "data": np.zeros(1242 * 375, np.uint8)}
+        own = p.copy()
+        own[0, 3] = shift
+        fields[info] = {**size, **head, "k": np.array(k), "d": np.array(d), "r": np.array(r_rect), "p": own.ravel()}
+    bag = bag_of(tmp_path / "bag", kinds, {key: [(SECOND, 1)] for key in kinds}, fields)
+    matrix = np.reshape(r_velo, (3, 3))
+    w = np.sqrt(1 + np.trace(matrix)) / 2
+    axis = [matrix[2, 1] - matrix[1, 2], matrix[0, 2] - matrix[2, 0], matrix[1, 0] - matrix[0, 1]]
+    place = static("camera_gray_left", "velo_link", t_velo, (*(np.array(axis) / (4 * w)), w))
+    sweep = cloud(SECOND, points, frame="velo_link")
+    bag = with_messages(bag, [("/tf_static", TF, SECOND, place), ("/kitti/velo/pointcloud", CLOUD, SECOND, sweep)])
+    found = open_bag_pairs(bag)[0].true_depth()
+    both = np.isfinite(found) & np.isfinite(expected)
+    assert both.sum() > 300 and (np.isfinite(found) ^ np.isfinite(expected)).sum() <= 4  # on the edge of a pixel
+    np.testing.assert_allclose(found[both], expected[both], atol=2e-3)
+    unturned = open_bag_pairs(bag, truth=TruthOptions(camera_frame="rectified"))[0].true_depth()
+    assert (np.isfinite(unturned) & np.isfinite(expected)).sum() < 30
+
+
+def test_topics_of_truth_are_found_by_whole_words(tmp_path):
+    bag = with_messages(
+        stereo_bag(tmp_path / "depth", truth=False),
+        [("/my_ground_truth/depth", IMAGE, 1, depth_message(SECOND, np.ones((96, 160), np.float32)))],
+    )
+    assert open_bag_pairs(bag)[0].depth is None
+    assert (
+        open_bag_pairs(lidar_bag(tmp_path / "far", [cloud(SECOND, [(9, 0, 0)])], name="/solidarity"))[0].depth is None
+    )
+    for name in ("/topLidar/points", "/sensors/lidar1", "/rslidar_points", "/VELODYNE_0"):
+        bag = lidar_bag(tmp_path / name.replace("/", "_"), [cloud(SECOND, [(9, 0, 0)])], name=name)
+        assert open_bag_pairs(bag)[0].depth.kind == "LiDAR", name
 
 
 def test_a_file_goes_before_what_the_bag_says(tmp_path):

@@ -32,18 +32,17 @@ LEFT, RIGHT, _ = planes(0)
 
 
 def test_what_is_no_bag_says_so(tmp_path):
-    with pytest.raises(FileError, match="/nowhere: no such bag; give its folder, or its .mcap or .db3 file"):
+    with pytest.raises(FileError, match="/nowhere: no such bag; give its folder, or its .mcap, .db3 or .bag file"):
         open_bag_pairs("/nowhere")
     with pytest.raises(FileError, match="holds no .mcap and no .db3 file: no bag"):
         open_bag_pairs(tmp_path)
-    for name, message in (("a.bag", "a ROS 1 bag: rosbags-convert makes a ROS 2 bag of it"), ("a.txt", "no ROS 2 bag")):
-        (tmp_path / name).write_text("x")
-        with pytest.raises(FileError, match=f"{name}: {message}"):
-            open_bag_pairs(tmp_path / name)
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(FileError, match=r"a\.txt: no bag; a bag is a folder, a .mcap, .db3 or \(ROS 1\) .bag file"):
+        open_bag_pairs(tmp_path / "a.txt")
     for name in ("a.mcap", "a.db3"):
         for content in (b"", b"\x89MCAP0\r\n" + bytes(100), b"x" * 1000):
             (tmp_path / name).write_bytes(content)
-            with pytest.raises(FileError, match=rf"{name}: (cannot be read|no whole message)"):
+            with pytest.raises(FileError, match=rf"{name}: (cannot be read|no whole message|the file is empty)"):
                 open_bag_pairs(tmp_path / name)
 
 
@@ -58,7 +57,7 @@ def test_a_bag_without_calibration_names_the_ways_out(tmp_path):
     bag = bag_of(tmp_path / "bag", {"/left/image_rect": IMAGE, "/right/image_rect": IMAGE, "/other/camera_info": INFO})
     with pytest.raises(FileError, match=(
         r"no camera_info for /left/image_rect \(expected /left/camera_info; the bag has /other/camera_info\): name the "
-        r"camera_info topics \(left_info, right_info\); where there are none, record them with the images"
+        r"camera_info topics \(--left-info, --right-info\); where there are none, record them with the images"
     )):  # fmt: skip
         open_bag_pairs(bag)
     assert open_bag_pairs(bag, rig=small_rig())[0].rig == small_rig()
@@ -278,8 +277,9 @@ def test_topics_are_found_by_type_and_name(topics, left, right):
 def test_topics_that_cannot_be_told_apart_have_to_be_named():
     two = sides("/front/left/image_rect", "/front/right/image_rect") | sides("/back/left/image_rect",
                                                                              "/back/right/image_rect")  # fmt: skip
-    with pytest.raises(FileError, match=r"drive: several pairs of image topics fit \(images: /back/left/image_rect, .*"
-                       "name the left and the right topic"):  # fmt: skip
+    with pytest.raises(FileError, match=r"drive: several pairs of image topics fit: /back/left/image_rect with "
+                       "/back/right/image_rect, /front/left/image_rect with .*name the left and the right topic "
+                       r"\(--left and --right"):  # fmt: skip
         find_topics(two, where="drive")
     found = find_topics(two, left="/back/left/image_rect")  # the other side follows
     assert found == BagTopics("/back/left/image_rect", "/back/right/image_rect", "", "")
@@ -292,6 +292,53 @@ def test_topics_that_cannot_be_told_apart_have_to_be_named():
         find_topics(sides("/front_left/left/image", "/front_right/right/image"))
     given = find_topics({"/a": IMAGE, "/b": IMAGE, "/i": INFO, "/j": INFO}, "a", "b", "/i", "j")
     assert given == BagTopics("/a", "/b", "/i", "/j")
+
+
+@pytest.mark.parametrize(("images", "infos", "expected"), [
+    # the last component is the side: camera_info below it, or with the side in its own name
+    (("/depth_camera/left", "/depth_camera/right"), "/depth_camera/{}/camera_info", True),
+    (("/depth_camera/left", "/depth_camera/right"), "/depth_camera/{}_camera_info", True),
+    (("/rig/left/compressed", "/rig/right/compressed"), "/rig/{}/camera_info", True),
+    (("/left_image", "/right_image"), "/{}_camera_info", True),
+    (("/rig/left/color/image", "/rig/right/color/image"), "/rig/{}/camera_info", True),
+    # of another camera, of depth, of an arm
+    (("/depth_camera/left", "/depth_camera/right"), "/{}/camera_info", False),
+    (("/left/image", "/right/image"), "/other/{}/camera_info", False),
+    (("/rig/left", "/rig/right"), "/rig/{}/depth/camera_info", False),
+    (("/left_arm/stereo/left", "/left_arm/stereo/right"), "/{}_arm/stereo/camera_info", False),
+])  # fmt: skip
+def test_camera_infos_are_found_by_whole_components(images, infos, expected):
+    pair = [infos.format(side) for side in ("left", "right")]
+    kind = COMPRESSED if images[0].endswith("compressed") else IMAGE
+    found = find_topics({**dict.fromkeys(images, kind), **dict.fromkeys(pair, INFO)})
+    assert found == BagTopics(*images, *(pair if expected else ("", "")))
+
+
+def test_two_camera_infos_that_fit_alike_are_not_chosen_from():
+    two = {f"/rig/{side}_{name}": INFO for side in ("left", "right") for name in ("info", "calibration")}
+    assert find_topics({**sides("/rig/left", "/rig/right"), **two})[2:] == ("", "")
+
+
+@pytest.mark.parametrize(("topics", "left"), [
+    (sides("/left_arm/stereo/left", "/left_arm/stereo/right"), "/left_arm/stereo/left"),
+    (sides("/left_arm/stereo/left", "/left_arm/stereo/right") | {"/right_arm/image": IMAGE, "/left_arm/image": IMAGE},
+     "/left_arm/stereo/left"),
+    (sides("/left_arm/stereo/left", "/left_arm/stereo/right") | sides("/right_arm/stereo/left",
+     "/right_arm/stereo/right"), ""),
+    ({"/front_left/left": IMAGE, "/front_right/right": IMAGE}, ""),
+    ({"/front_left/left": IMAGE, "/front_left/right": IMAGE, "/front_right/right": IMAGE}, "/front_left/left"),
+    (sides("/front_left/image", "/front_right/image"), ""),
+    (sides("/upleft/image", "/upright/image"), ""),
+    ({"/left/image": IMAGE, "/right/image": "sensor_msgs/msg/PointCloud2"}, ""),
+])  # fmt: skip
+def test_what_only_looks_like_a_pair_is_none(topics, left):
+    if left:
+        assert find_topics(topics).left == left
+        return
+    with pytest.raises(FileError) as error:
+        find_topics(topics)
+    assert all(name in str(error.value) for name, kind in topics.items() if kind == IMAGE)
+    assert "--left and --right" in str(error.value)
 
 
 def test_raw_images_are_rectified_as_the_node_does_it(tmp_path):

@@ -207,9 +207,10 @@ def test_images_with_both_views(tmp_path):
         open_stereo(tmp_path / "b.png", side_by_side=True)
 
 
-def test_pairs_beside_a_recording_are_refused_with_what_was_found(tmp_path):
+def test_pairs_in_the_folder_of_a_bag_are_refused_with_what_was_found(tmp_path):
     folder = write_pairs(tmp_path / "set", ("a", "b"))
     bag = write_stereo_bag(tmp_path / "bag", [(10**9, LEFT, RIGHT)], small_rig())
+    (bag / "metadata.yaml").rename(folder / "metadata.yaml")
     recording = next(bag.glob("*.mcap")).rename(folder / "drive_0.mcap")
     for read in (open_stereo, lambda path: open_depth_sets([path])):
         with pytest.raises(FileError, match=r"holds 2 stereo pair\(s\) in left/\* and right/\*, and a recording"):

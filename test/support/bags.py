@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fg_depth_ros.data.bags.storage import IMAGE, message_types
+from fg_depth_ros.data.bags.storage import IMAGE, BagStorage, message_types
 from fg_depth_ros.data.bags.writing import write_stereo_bag
 from support.pair_folders import planes, small_rig
 from support.raw_cameras import RawRig
@@ -85,3 +85,79 @@ def raw_bag(folder, image="image_raw", count=1) -> Path:
         kinds |= {f"/{side}/{image}": IMAGE, f"/{side}/camera_info": "sensor_msgs/msg/CameraInfo"}
     times = [(k * SECOND // 10, k * SECOND // 10) for k in range(1, count + 1)]
     return bag_of(folder, kinds, dict.fromkeys(kinds, times), fields)
+
+
+def to_ros1(source, path, *, compression="", latched=(), also=()) -> Path:
+    """The same messages as a ROS 1 bag: header.seq counted from 7, fields of CameraInfo by ROS 1's names.
+
+    ``also``: (topic, type, definition, recorded, bytes) of messages that ROS 2 does not know.
+    """
+    from rosbags.rosbag1 import Writer
+    from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+    bag, types = BagStorage(source), get_typestore(Stores.ROS1_NOETIC)
+    types.register(get_types_from_msg("geometry_msgs/TransformStamped[] transforms", "tf2_msgs/msg/TFMessage"))
+    writer = Writer(path)
+    if compression:
+        writer.set_compression(Writer.CompressionFormat[compression])
+    with writer:
+        lines, counts = {}, {}
+        for topic, kind in bag.topics.items():
+            lines[topic] = writer.add_connection(topic, kind, typestore=types, latching=int(topic in latched))
+        for message in bag.replay(bag.topics):
+            data = bytearray(message_types().cdr_to_ros1(message.data, bag.topics[message.topic]))
+            counts[message.topic] = counts.get(message.topic, 6) + 1
+            if bag.topics[message.topic] != "tf2_msgs/msg/TFMessage":
+                data[:4] = counts[message.topic].to_bytes(4, "little")
+            writer.write(lines[message.topic], message.recorded, bytes(data))
+        for topic, kind, definition, recorded, data in also:
+            if topic not in lines:
+                lines[topic] = writer.add_connection(topic, kind, msgdef=definition, md5sum="0" * 32)
+            writer.write(lines[topic], recorded, data)
+    return path
+
+
+def pack(file) -> Path:
+    """Compress a file as rosbag2 does with ``--compression-mode file``; the original is gone."""
+    import zstandard
+
+    packed = file.with_name(f"{file.name}.zstd")
+    packed.write_bytes(zstandard.ZstdCompressor().compress(file.read_bytes()))
+    file.unlink()
+    return packed
+
+
+def split(source, folder, parts=2) -> Path:
+    """The same messages in several files, as a recorder writes them that begins a new one now and then."""
+    import yaml
+
+    bag = BagStorage(source)
+    messages = list(bag.replay(bag.topics))
+    folder.mkdir()
+    metadata = None
+    for part in range(parts):
+        some = messages[part * len(messages) // parts : (part + 1) * len(messages) // parts]
+        one = write_messages(folder / f"part{part}", bag.topics, some)
+        storage_file(one).rename(folder / f"{folder.name}_{part}.mcap")
+        here = yaml.safe_load((one / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+        metadata = metadata or {**here, "relative_file_paths": [], "message_count": 0}
+        metadata["relative_file_paths"].append(f"{folder.name}_{part}.mcap")
+        metadata["message_count"] += len(some)
+        (one / "metadata.yaml").unlink()
+        one.rmdir()
+    for line in metadata["topics_with_message_count"]:
+        line["message_count"] = sum(message.topic == line["topic_metadata"]["name"] for message in messages)
+    (folder / "metadata.yaml").write_text(yaml.safe_dump({"rosbag2_bagfile_information": metadata}))
+    return folder
+
+
+def write_messages(folder, kinds, messages, storage="mcap") -> Path:
+    """A bag of messages as ``BagStorage`` yields them."""
+    from rosbags.rosbag2 import StoragePlugin, Writer
+
+    plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
+    with Writer(folder, version=9, storage_plugin=plugin) as bag:
+        lines = {topic: bag.add_connection(topic, kind, typestore=message_types()) for topic, kind in kinds.items()}
+        for message in messages:
+            bag.write(lines[message.topic], message.recorded, message.data)
+    return folder

@@ -425,6 +425,7 @@ def _originals(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]
     from fg_depth_ros.data.io.calibration import read_calibration, write_rig
     from fg_depth_ros.networks import ModelCard, create_model, load_model, save_checkpoint
     from fg_depth_ros.recording.recovery import recover
+    from support.bags import pack, storage_file, to_ros1
     from support.pair_folders import planes, small_rig
 
     folder = folder / "originals"
@@ -453,6 +454,8 @@ def _originals(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]
             f"  data: [500, 0, 80, {shift}, 0, 500, 48, 0, 0, 0, 1, 0]\n"
         )
     write_stereo_bag(folder / "bag", [(10**9 * (i + 1), left, right) for i in range(3)], rig)
+    to_ros1(folder / "bag", folder / "ros1.bag", compression="LZ4")
+    pack(storage_file(write_stereo_bag(folder / "packed", [(10**9, left, right)], rig)))
     torch.manual_seed(0)
     network = create_model("flownet_stereo", features=[8, 8, 8], aggregate=[8, 8, 8], refine=8, max_disparity=32)
     save_checkpoint(folder / "weights.safetensors", network, ModelCard("flownet_stereo", network.options))
@@ -466,7 +469,7 @@ def _originals(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]
         "disparity.png": formats.read_kitti_disparity, "depth.png": formats.read_png_depth,
         "flow.flo": formats.read_flo, "flow.png": formats.read_kitti_flow, "rig.json": read_calibration,
         "calib.txt": read_calibration, "kitti.txt": lambda path: read_calibration(path, 160, 96),
-        "ros": read_calibration, "bag": pairs, "weights.safetensors": load_model,
+        "ros": read_calibration, "bag": pairs, "ros1.bag": pairs, "packed": pairs, "weights.safetensors": load_model,
     }  # fmt: skip
     originals = {name: (folder / name, read) for name, read in readers.items()}
     return originals | {"checked bag": (folder / "bag", check_bag), "recovered bag": (folder / "bag", recover)}

@@ -114,6 +114,11 @@ def check_bag(path: str | Path, **options: Any) -> BagCheck:
     if bag.repeated:
         text = "images repeat the stamp of an earlier one, as from a source that loops: the first of each counts"
         found.append(Problem("warn", f"{path}: {bag.repeated} {text}; record it once"))
+    elif bag.jumps:
+        text = f"stamps jump back {bag.jumps} time(s), by up to {bag.largest_jump:.3g} s: the clock was set back"
+        found.append(
+            Problem("warn", f"{path}: {text}; pairs are in the order of their stamps: cut the recording there")
+        )
     stamps = np.array([int(sample.name) for sample in samples], np.int64)
     between = np.diff(stamps) / 1e9
     difference = max(abs(sample.stamp_difference) for sample in samples)

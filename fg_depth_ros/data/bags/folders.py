@@ -6,21 +6,21 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fg_depth_ros.data.bags.storage import is_bag
+from fg_depth_ros.data.bags.files import METADATA, ROS1, is_bag, storage_files
 from fg_depth_ros.files import FileError, open_file
 
 EPISODE_FILE = "episode.json"
 """What the recorder notes beside an episode's files, their SHA-256 among it."""
-_STORAGE = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
 _BLOCK = 1 << 20
 
 
 def find_bags(paths: Sequence[str | Path]) -> list[Path]:
     """Every bag among these paths and below them, each once, in the order given and sorted below a folder.
 
-    A folder with ``metadata.yaml`` is one bag. So is a folder with storage files alone, as a recorder that was killed
-    leaves it; where there are bags below it too, each of its files is a bag of its own. What begins with a dot is being
-    written, and is skipped. Raises FileError: a path that is not there, cannot be read, or has no bag.
+    A folder with ``metadata.yaml`` is one bag. So is a folder with the files of one recording alone, as a recorder that
+    was killed leaves it (``files.recordings``); where there are several, pictures beside it, or bags below, each file
+    is a bag of its own. What begins with a dot is being written, and is skipped. Raises FileError: a path that is not
+    there, cannot be read, or has no bag.
     """
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
@@ -33,7 +33,9 @@ def find_bags(paths: Sequence[str | Path]) -> list[Path]:
                 f"{error.filename or path}: cannot be read ({error.strerror}); check its permissions"
             ) from error
         if not bags:
-            raise FileError(f"{path}: no bag there or below (metadata.yaml, .mcap or .db3); give the recording folder")
+            raise FileError(
+                f"{path}: no bag there or below (metadata.yaml, .mcap, .db3, .bag); give the recording folder"
+            )
         for bag in bags:
             found.setdefault(bag.resolve(), bag)
     return list(found.values())
@@ -44,14 +46,14 @@ def _below(path: Path, above: frozenset[Path]) -> Iterator[Path]:
     real = path.resolve()
     if real in above:
         return
-    if not path.is_dir() or (path / "metadata.yaml").is_file():
+    if not path.is_dir() or (path / METADATA).is_file():
         if is_bag(path):
             yield path
         return
     inside = sorted(child for child in path.iterdir() if not child.name.startswith("."))
     files = [child for child in inside if not child.is_dir() and is_bag(child)]
     lower = [bag for child in inside if child.is_dir() for bag in _below(child, above | {real})]
-    if files and not lower and all(file.name.endswith(_STORAGE) for file in files):
+    if is_bag(path) and not lower and not any(file.suffix == ROS1 for file in files):
         yield path
     else:
         yield from sorted([*files, *lower])
@@ -68,14 +70,6 @@ def bag_names(bags: Sequence[Path]) -> list[str]:
         ]
     # A file and a folder beside it may differ in the suffix alone.
     return [path.name if names.count(name) > 1 else name for name, path in zip(names, paths, strict=True)]
-
-
-def storage_files(path: str | Path) -> list[Path]:
-    """Return the files of a bag that hold its messages, sorted by name; the path itself where it is one file."""
-    path = Path(path)
-    if not path.is_dir():
-        return [path]
-    return sorted(file for file in path.iterdir() if file.name.endswith(_STORAGE))
 
 
 def bag_sha256(path: str | Path) -> str:

@@ -6,6 +6,7 @@ was closed.
 
 from __future__ import annotations
 
+import bz2
 import io
 import struct
 import zlib
@@ -15,6 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
+
+from fg_depth_ros.data.bags.ros1 import Ros1Types
 
 try:
     from mcap.data_stream import ReadDataStream, RecordBuilder
@@ -26,6 +29,7 @@ except ImportError as error:
 
 MAGIC = b"\x89MCAP0\r\n"
 QOS_KEY = "offered_qos_profiles"
+ROS1_ENCODING = "ros1"
 # A chunk's record up to its content: kind, length, first and last time, size and CRC of the content.
 CHUNK_HEAD = struct.Struct("<BQQQQI")
 # A message's record up to its data: kind, length, channel, sequence number, times recorded and published.
@@ -364,7 +368,7 @@ class PartialMcap:
 
     The file is scanned when this is made, and opened for each reading, so any thread may use it. ``topics``,
     ``counts``, ``qos``: type, number of messages and offered profiles of rosbags by topic; ``foreign``: encodings of
-    messages that are not ROS 2's CDR, and left out; ``problem``, ``lost``: see ``McapScanner``.
+    messages that are neither ROS 2's CDR nor ROS 1's, and left out; ``problem``, ``lost``: see ``McapScanner``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -372,6 +376,7 @@ class PartialMcap:
         from rosbags.rosbag2.metadata import parse_qos
 
         self._scanner = McapScanner(path)
+        self._ros1 = Ros1Types()
         self._messages: dict[str, list[tuple[int, int, int]]] = defaultdict(list)  # topic: (recorded, segment, nth)
         self.topics: dict[str, str] = {}
         self.qos: dict[str, list[Any]] = {}
@@ -379,16 +384,28 @@ class PartialMcap:
         for segment in self._scanner:
             for number, message in enumerate(segment.messages):
                 channel = message.channel
-                if channel.encoding != "cdr":
+                kind = self._kind(channel)
+                if not kind:
                     self.foreign.add(channel.encoding)
                     continue
                 self._messages[channel.topic].append((message.recorded, segment.start, number))
                 if channel.topic not in self.topics:
-                    self.topics[channel.topic], self.qos[channel.topic] = channel.msgtype, []
+                    self.topics[channel.topic], self.qos[channel.topic] = kind, []
                     with suppress(Exception):  # none that rosbags knows: the player takes its default
                         self.qos[channel.topic] = parse_qos(channel.qos)
         self.counts = {topic: len(found) for topic, found in self._messages.items()}
         self.problem, self.lost = self._scanner.problem, self._scanner.lost
+
+    def _kind(self, channel: Channel) -> str:
+        """Return the type of a channel's messages; "" where they cannot be read."""
+        if channel.encoding == "cdr":
+            return channel.msgtype
+        if channel.encoding != ROS1_ENCODING:
+            return ""
+        package, _, name = channel.msgtype.partition("/")
+        with suppress(ValueError):  # a type that only ROS 1 has so
+            return self._ros1.add(f"{package}/msg/{name}", channel.schema.decode("utf-8", "replace"))
+        return ""
 
     def messages(
         self, topics: Container[str], start: int = -(1 << 63), stop: int = 1 << 64
@@ -411,7 +428,13 @@ class PartialMcap:
                 while len(segments) > _SEGMENTS_IN_MEMORY:
                     segments.popitem(last=False)
             if number < len(segments[segment]):  # else the file has changed since
-                yield topic, recorded, bytes(segments[segment][number].data)
+                message = segments[segment][number]
+                ros1 = message.channel.encoding == ROS1_ENCODING
+                yield (
+                    topic,
+                    recorded,
+                    self._ros1.to_cdr(message.data, self.topics[topic]) if ros1 else bytes(message.data),
+                )
 
 
 def _stream(content: memoryview) -> ReadDataStream:
@@ -434,6 +457,8 @@ def decompress(content: bytes, compression: str, size: int) -> bytes:
         from lz4.frame import LZ4FrameFile  # type: ignore[import-untyped]  # comes with rosbags
 
         stream = LZ4FrameFile(io.BytesIO(content))
+    elif compression == "bz2":  # of ROS 1
+        stream = bz2.BZ2File(io.BytesIO(content))
     else:
         raise ValueError(f"has chunks of '{compression}', which this cannot unpack (known: none, zstd, lz4)")
     pieces, found = [], 0

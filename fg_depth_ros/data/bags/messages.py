@@ -35,11 +35,16 @@ def stamp_of(data: bytes) -> int | None:
     return int(seconds) * 1_000_000_000 + int(nanoseconds)
 
 
+def moment(bag: BagStorage, recorded: int, data: bytes) -> int | None:
+    """Return a message's stamp, or when it was recorded where the bag is opened so, ns; None: it has no stamp."""
+    return recorded if bag.stamps == "recorded" else stamp_of(data)
+
+
 def places(bag: BagStorage, topics: Iterable[str]) -> dict[str, dict[int, Place]]:
     """Where the messages of these topics lie, by topic and stamp. Of two with one stamp the first counts."""
     found: dict[str, dict[int, Place]] = {topic: {} for topic in topics}
     for topic, recorded, data in bag.scan(list(found)):
-        stamp = stamp_of(data)
+        stamp = moment(bag, recorded, data)
         if stamp is not None:
             found[topic].setdefault(stamp, Place(topic, recorded, stamp))
     return found
@@ -48,7 +53,8 @@ def places(bag: BagStorage, topics: Iterable[str]) -> dict[str, dict[int, Place]
 def message_at(bag: BagStorage, place: Place) -> Any:
     """Read and decode the message at a place. Raises FileError: it is gone, or damaged."""
     kind, where = bag.topics[place.topic], place.of(bag)
-    data = next((d for d in bag.at(place.topic, place.recorded) if stamp_of(d) == place.stamp), None)
+    messages = bag.at(place.topic, place.recorded)
+    data = next((each for each in messages if moment(bag, place.recorded, each) == place.stamp), None)
     if data is None:
         raise FileError(f"{where}: the message is gone; the bag has changed since it was opened: open it again")
     return decoded(data, kind, where)

@@ -1,16 +1,18 @@
-"""Stereo pairs from ROS 2 bags, without ROS."""
+"""Stereo pairs from bags, without ROS."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fg_depth_ros.data.bags.messages import Place, decoded, message_at, nearest, stamp_of, topic_named
+from fg_depth_ros.data.bags.messages import Place, decoded, message_at, moment, nearest, topic_named
 from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, INFO, BagStorage
 from fg_depth_ros.data.bags.truth import TruthOptions, find_truth
 from fg_depth_ros.data.io.calibration import open_calibration
@@ -19,6 +21,7 @@ from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import RigError, StereoRig, camera_info_doubts
 from fg_depth_ros.geometry.rectification import RECTIFY, Rectification, is_named_rectified, raw_sides
+from fg_depth_ros.geometry.rig import camera_info_numbers, is_rotation
 
 _LOG = logging.getLogger(__name__)
 # Whole components in which the topics of two cameras differ: ours and most drivers', RealSense's, EuRoC's and OAK's,
@@ -33,6 +36,8 @@ _SIDES = (
 _ALIKE = 1e-6  # calibrations that differ by less, relatively, are one
 _WHITE_IMAGES = 24  # looked at for the white level of 16-bit grey
 _STAMP_END = 12  # bytes of a message before its frame_id
+_APART = 10**9  # ns; two images that were recorded farther apart are of two moments, where the stamps jumped back
+_NAME_THEM = "name the left and the right topic (--left and --right; infer takes them as arguments)"
 _NO_CAMERA = {"depth", "compresseddepth", "disparity", "mask", "flow", "theora", "ffmpeg"}
 
 
@@ -92,6 +97,10 @@ class StereoBag:
     """How often a camera_info differs from the one before it; 0 where the rig was given."""
     changed_at: str
     """Time recorded and topic of the first change."""
+    jumps: int = 0
+    """How often the stamps of a camera's images go back in the order they were recorded."""
+    largest_jump: float = 0.0
+    """By how much, s."""
 
 
 def open_bag_pairs(path: str | Path, *args: Any, **options: Any) -> list[StereoSample]:
@@ -102,7 +111,7 @@ def open_bag_pairs(path: str | Path, *args: Any, **options: Any) -> list[StereoS
 def open_stereo_bag(
     path: str | Path, left: str = "", right: str = "", slop: float = 0.0, *, left_info: str = "", right_info: str = "",
     rig: StereoRig | None = None, truth: TruthOptions | None = None, calibration: Path | None = None,
-    rectify: str = "auto",
+    rectify: str = "auto", stamps: str = "header",
 ) -> StereoBag:  # fmt: skip
     """Open the pairs of a bag in one pass over the messages of its cameras; raw ones are rectified when they are read.
 
@@ -110,7 +119,7 @@ def open_stereo_bag(
     whole of a cut-off MCAP file is used.
 
     Args:
-        path: the bag's folder, or one ``.mcap`` or ``.db3`` file.
+        path: the bag's folder, or one ``.mcap``, ``.db3`` or (ROS 1) ``.bag`` file.
         left, right: image topics, raw or compressed; empty = found by name and type.
         slop: largest difference of the two stamps, s. Pairs are mutual nearest neighbours; 0 = equal stamps.
         left_info, right_info: camera_info topics; empty = beside the images.
@@ -119,10 +128,11 @@ def open_stereo_bag(
         calibration: file to use instead of the bag's camera_infos.
         rectify: whether images are rectified by them, as stereo_depth_node's parameter (``raw_sides``), and by the file
             (``open_calibration``).
+        stamps: ``recorded``: pairs are matched by when they were recorded, for drivers that leave the stamps at 0.
 
     Raises FileError, saying what to do: no bag, topics or calibration of a rectified pair; no pair; as ``find_truth``.
     """
-    bag = BagStorage(path)
+    bag = BagStorage(path, stamps)
     topics = find_topics(bag.topics, left, right, left_info, right_info, where=str(path))
     found = _Messages(bag, topics, with_infos=rig is None and calibration is None)
     rectification = _given(rig, calibration, topics, rectify) or _by_camera_infos(bag, topics, found.infos, rectify)
@@ -132,14 +142,18 @@ def open_stereo_bag(
         if not messages and topic in found.unstamped:
             raise FileError(
                 f"{path}: the messages of {topic} have no stamp (it is 0), and nothing tells which belong together: "
-                "let the driver fill header.stamp, and record again"
+                "let the driver fill header.stamp, and record again; or pair them by when they were recorded "
+                "(--stamps recorded, with a --slop)"
             )
         if not messages:
             raise FileError(f"{path}: {topic} holds no message; record both cameras, or name the topics")
-    matched = _matched(path, topics, sorted(lefts), sorted(rights), slop)
+    matched = _matched(path, topics, lefts, rights, slop, apart=_APART if found.jumps else None)
     encodings = found.encodings.get(topics.left, ""), found.encodings.get(topics.right, "")
     white = _white_level(bag, [place for a, b in matched for place in (lefts[a], rights[b])], encodings)
-    depth = find_truth(bag, rig, [lefts[a] for a, _ in matched], truth or TruthOptions(), slop)
+    depth = find_truth(
+        bag, rig, [lefts[a] for a, _ in matched], truth or TruthOptions(), slop, raw=rectification.sides[0],
+        rotation=_rotation(rectification, found.infos.get(topics.left_info)),
+    )  # fmt: skip
     samples = [
         StereoSample(
             str(a), BagImage(bag, lefts[a], rectification, 0, white), BagImage(bag, rights[b], rectification, 1, white),
@@ -148,8 +162,9 @@ def open_stereo_bag(
         for a, b in matched
     ]  # fmt: skip
     return StereoBag(
-        samples, (len(lefts), len(rights)), found.repeated, encodings, found.calibration_changes, found.changed_at
-    )
+        samples, (len(lefts), len(rights)), found.repeated, encodings, found.calibration_changes, found.changed_at,
+        max(found.jumps.values(), default=0), found.largest_jump / 1e9,
+    )  # fmt: skip
 
 
 class _Messages:
@@ -161,6 +176,9 @@ class _Messages:
         self.encodings: dict[str, str] = {}
         self.infos: dict[str, Any] = {}
         self.repeated, self.calibration_changes, self.changed_at = 0, 0, ""
+        self.jumps: Counter[str] = Counter()  # back, by image topic
+        self.largest_jump = 0  # ns
+        self._latest: dict[str, int] = {}
         last: dict[str, tuple[bytes, np.ndarray]] = {}
         infos = [name for name in topics[2:] if name] if with_infos else []
         for topic, recorded, data in bag.scan([*self.images, *infos]):
@@ -182,14 +200,18 @@ class _Messages:
                 self.infos.setdefault(topic, info)
 
     def _image(self, bag: BagStorage, topic: str, recorded: int, data: bytes) -> None:
-        stamp = stamp_of(data)
+        stamp = moment(bag, recorded, data)
         if stamp is None:
             return
-        if stamp == 0:
+        if stamp == 0 and bag.stamps == "header":
             if topic not in self.unstamped:
                 _LOG.warning("%s, %s: images without a stamp (it is 0) are left out", bag.path, topic)
             self.unstamped.add(topic)
             return
+        if (back := self._latest.get(topic, stamp) - stamp) > 0:
+            self.jumps[topic] += 1
+            self.largest_jump = max(self.largest_jump, back)
+        self._latest[topic] = stamp
         self.repeated += stamp in self.images[topic]
         self.images[topic].setdefault(stamp, Place(topic, recorded, stamp))
         if topic not in self.encodings:
@@ -220,21 +242,24 @@ def find_topics(
     images = [name for name, kind in topics.items() if kind in (IMAGE, COMPRESSED)]
     wanted = [(left, (IMAGE, COMPRESSED)), (right, (IMAGE, COMPRESSED)), (left_info, (INFO,)), (right_info, (INFO,))]
     left, right, *given = (name and topic_named(topics, name, kinds, where) for name, kinds in wanted)
+    for name in (left, right):
+        if name.lower().endswith("/compresseddepth"):
+            raise FileError(f"{where}: {name} is compressed depth, no image of a camera; {_NAME_THEM}")
     if not (left and right):
         pairs = [(a, b) for a, b in _sides(images) if left in ("", a) and right in ("", b)]
         ranks = {pair: (not is_named_rectified(pair[0]), topics[pair[0]] == COMPRESSED) for pair in pairs}
-        best = [pair for pair in pairs if ranks[pair] == min(ranks.values())]
+        best = sorted(pair for pair in pairs if ranks[pair] == min(ranks.values()))
         if len(best) != 1:
-            found = ", ".join(sorted(images)) or "none"
             problem = (
-                "several pairs of image topics fit" if best else "no pair of image topics can be identified by name"
+                f"no pair of image topics can be identified by name (images: {', '.join(sorted(images)) or 'none'})"
             )
-            raise FileError(f"{where}: {problem} (images: {found}); name the left and the right topic")
+            if best:
+                several = ", ".join(f"{a} with {b}" for a, b in best)
+                problem = f"several pairs of image topics fit: {several}"
+            raise FileError(f"{where}: {problem}; {_NAME_THEM}")
         left, right = best[0]
-    infos = [
-        name or (beside if topics.get(beside := _info_beside(image)) == INFO else "")
-        for name, image in zip(given, (left, right), strict=True)
-    ]
+    beside = _infos(topics, left, right)
+    infos = [name or found for name, found in zip(given, beside, strict=True)]
     return BagTopics(left, right, *infos)
 
 
@@ -260,6 +285,42 @@ def _info_beside(image: str) -> str:
     return image.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"
 
 
+def _infos(topics: Mapping[str, str], left: str, right: str) -> tuple[str, str]:
+    """Find the camera_infos of two image topics; "" where there is none, or where several fit.
+
+    Beside the images; else where the names differ as the images' do, in the same component and below the same others:
+    ``/rig/left/camera_info`` or ``/rig/left_info`` of ``/rig/left``.
+    """
+    beside = _info_beside(left), _info_beside(right)
+    if beside[0] != beside[1] and all(topics.get(name) == INFO for name in beside):
+        return beside
+    lefts, rights = left.split("/"), right.split("/")
+    places = [k for k, (one, other) in enumerate(zip(lefts, rights, strict=False)) if one != other]
+    if beside[0] == beside[1]:
+        beside = "", ""
+    alone = tuple(name if topics.get(name) == INFO else "" for name in beside)
+    if len(lefts) != len(rights) or len(places) != 1:
+        return alone[0], alone[1]
+    (place,) = places
+    words = [set(each[place].split("_")) for each in (lefts, rights)]
+    swapped = words[0] - words[1], words[1] - words[0]
+    found: dict[tuple[str, str], tuple[int, int]] = {}
+    for name in (name for name, kind in topics.items() if kind == INFO):
+        parts = name.split("/")
+        if parts[:place] != lefts[:place] or len(parts) <= place or len(swapped[0]) != 1 or len(swapped[1]) != 1:
+            continue
+        if _NO_CAMERA & {word for part in parts[place:] for word in part.lower().split("_")}:
+            continue
+        (one,), (other,) = swapped
+        its = parts[place].split("_")
+        partner = "/".join([*parts[:place], "_".join(other if w == one else w for w in its), *parts[place + 1 :]])
+        if its.count(one) == 1 and topics.get(partner) == INFO:
+            shared = next((k for k, (x, y) in enumerate(zip(parts, lefts, strict=False)) if x != y), len(lefts))
+            found[name, partner] = -shared, len(parts)
+    best = [pair for pair, rank in found.items() if rank == min(found.values())]
+    return best[0] if len(best) == 1 else (alone[0], alone[1])
+
+
 def _given(rig: StereoRig | None, calibration: Path | None, topics: BagTopics, rectify: str) -> Rectification | None:
     """Return what was given instead of camera_infos; None where nothing was."""
     if rig is not None:
@@ -278,8 +339,8 @@ def _by_camera_infos(bag: BagStorage, topics: BagTopics, found: Mapping[str, Any
             known = [n for n, kind in bag.topics.items() if kind == INFO]
             raise FileError(
                 f"{bag.path}: no camera_info for {image} (expected {_info_beside(image)}; the bag has "
-                f"{', '.join(sorted(known)) or 'none'}): name the camera_info topics (left_info, right_info); where "
-                "there are none, record them with the images"
+                f"{', '.join(sorted(known)) or 'none'}): name the camera_info topics (--left-info, --right-info); "
+                "where there are none, record them with the images"
             )
     left, right = (found[name] for name in topics[2:])
     if rectify not in RECTIFY:
@@ -294,6 +355,14 @@ def _by_camera_infos(bag: BagStorage, topics: BagTopics, found: Mapping[str, Any
     if any(raw):
         _LOG.info("%s: %s is raw: its images are rectified when they are read", bag.path, topics.left)
     return rectification
+
+
+def _rotation(rectification: Rectification, info: Any) -> np.ndarray | None:
+    """Return R of the left camera, 3 x 3, also where its images are rectified already; None: it is not known."""
+    if rectification.sides[0]:
+        return rectification.rotations[0]
+    r = None if info is None else camera_info_numbers(info, "r")
+    return r.reshape(3, 3) if r is not None and r.size == 9 and is_rotation(r) else None
 
 
 def _white_level(bag: BagStorage, places: list[Place], encodings: tuple[str, str]) -> int:
@@ -312,22 +381,45 @@ def _white_level(bag: BagStorage, places: list[Place], encodings: tuple[str, str
 
 
 def _matched(
-    path: str | Path, topics: BagTopics, left: list[int], right: list[int], slop: float
-) -> list[tuple[int, int]]:
-    """Stamps of pairs: each is the other's nearest, and they differ by no more than ``slop`` s."""
-    a, b = np.array(left, np.int64), np.array(right, np.int64)
-    to_right, to_left = b[nearest(b, a)], a[nearest(a, b)]
-    mutual = to_left[nearest(b, a)] == a
-    near = np.abs(to_right - a) <= round(slop * 1e9)
-    pairs = [(int(x), int(y)) for x, y in zip(a[mutual & near], to_right[mutual & near], strict=True)]
+    path: str | Path, topics: BagTopics, lefts: Mapping[int, Place], rights: Mapping[int, Place], slop: float,
+    apart: int | None,
+) -> list[tuple[int, int]]:  # fmt: skip
+    """Stamps of pairs: each is the other's nearest, and they differ by no more than ``slop`` s.
+
+    ``apart``: largest time between the recording of both, ns, where stamps jumped back and may be of two moments.
+    """
+    a, b = (np.array(sorted(found), np.int64) for found in (lefts, rights))
+    if apart is None:
+        to_right, to_left = b[nearest(b, a)], a[nearest(a, b)]
+        mutual = to_left[nearest(b, a)] == a
+        near = np.abs(to_right - a) <= round(slop * 1e9)
+        pairs = [(int(x), int(y)) for x, y in zip(a[mutual & near], to_right[mutual & near], strict=True)]
+    else:
+        to_right_, to_left_ = (
+            dict(_nearest_recorded(one, other, round(slop * 1e9), apart))
+            for one, other in ((lefts, rights), (rights, lefts))
+        )
+        pairs = [(x, y) for x, y in sorted(to_right_.items()) if to_left_.get(y) == x]
     if not pairs:
-        gap = int(np.abs(to_right - a).min()) / 1e9
+        gap = int(np.abs(b[nearest(b, a)] - a).min()) / 1e9
         raise FileError(
-            f"{path}: no pairs: {len(left)} stamps of {topics.left} and {len(right)} of {topics.right}, the nearest "
+            f"{path}: no pairs: {len(a)} stamps of {topics.left} and {len(b)} of {topics.right}, the nearest "
             f"{gap:g} s apart, and the slop is {slop:g} s; "
             + ("the cameras are not of one recording" if gap > 1 else f"give a slop of at least {gap:g} s")
         )
-    lost = len(left) + len(right) - 2 * len(pairs)
+    lost = len(a) + len(b) - 2 * len(pairs)
     if lost:
         _LOG.warning("%s: %d pairs; %d images have no partner within %g s", path, len(pairs), lost, slop)
     return pairs
+
+
+def _nearest_recorded(
+    of: Mapping[int, Place], among: Mapping[int, Place], slop: int, apart: int
+) -> Iterator[tuple[int, int]]:
+    """Yield (stamp, nearest stamp ``among`` others) where stamps and times recorded are near enough, all in ns."""
+    stamps = sorted(among)
+    for stamp, place in of.items():
+        first, last = bisect_left(stamps, stamp - slop), bisect_right(stamps, stamp + slop)
+        near = [each for each in stamps[first:last] if abs(among[each].recorded - place.recorded) <= apart]
+        if near:
+            yield stamp, min(near, key=lambda each: abs(each - stamp))

@@ -1,7 +1,7 @@
-"""The messages of a ROS 2 bag without ROS: MCAP or SQLite, a folder or one file, whole or cut off.
+"""The messages of a bag without ROS: MCAP or SQLite, a folder or one file, or ROS 1's .bag; whole or cut off.
 
 Read by the rosbags library; by ``data.bags.mcap`` where an MCAP file has no index, as a recorder that was killed leaves
-it.
+it. All messages come out as ROS 2's (CDR), and all times in ns.
 """
 
 from __future__ import annotations
@@ -9,21 +9,27 @@ from __future__ import annotations
 import heapq
 import logging
 import os
-import re
 import threading
-from collections.abc import Container, Iterable, Iterator
-from functools import lru_cache, partial
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Sequence
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from fg_depth_ros.files import FileError
+from fg_depth_ros.data.bags.files import PACKED, ROS1, STORAGE, Metadata, UnpackedFiles, bag_files
+from fg_depth_ros.files import FileError, open_file
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 INFO = "sensor_msgs/msg/CameraInfo"
+STAMPS = ("header", "recorded")
+"""Where the times of messages come from."""
 
 _LOG = logging.getLogger(__name__)
-_ENDINGS = (".mcap", ".db3")
-_PACKED = (".mcap.zstd", ".db3.zstd")
+_STAMPED = (IMAGE, COMPRESSED, INFO)  # begin with a header
+_UNITS = {"us": 10**3, "ms": 10**6, "s": 10**9}
+_WALL_CLOCK = 10**18  # ns; an earlier stamp may be of any clock
+_NEAR = 10**9 * 86400 * 30  # ns between a stamp and the time that it was recorded at
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # no CDR begins so
 
 
 @lru_cache(maxsize=1)
@@ -34,17 +40,8 @@ def message_types() -> Any:
     return get_typestore(Stores.ROS2_HUMBLE)
 
 
-def is_bag(path: str | Path) -> bool:
-    """Whether a path looks like a recording of ROS, whole or not, rather than a folder of images."""
-    path = Path(path)
-    return path.suffix in (*_ENDINGS, ".bag") or (
-        path.is_dir()
-        and ((path / "metadata.yaml").is_file() or any(file.suffix in _ENDINGS for file in path.iterdir()))
-    )
-
-
 class RawMessage(NamedTuple):
-    """A message as it was stored: its topic, the time it was recorded (ns), and its bytes (CDR)."""
+    """A message: its topic, the time it was recorded (ns), and its bytes (CDR), as they were stored by ROS 2."""
 
     topic: str
     recorded: int
@@ -66,6 +63,8 @@ class _Reader(Protocol):
     """Type by topic."""
     counts: dict[str, int]
     """Messages by topic."""
+    problem: str
+    """Why not all of the file is read, with what is lost; "" where it is whole."""
     qos: dict[str, list[Any]]
     """Offered profiles of rosbags by topic."""
 
@@ -76,10 +75,17 @@ class _Reader(Protocol):
 class BagStorage:
     """The messages of one bag. Files stay open; a copy in another process opens them anew."""
 
-    def __init__(self, path: str | Path) -> None:
-        """Open a folder, or one ``.mcap`` or ``.db3`` file. Raises FileError: no bag, or nothing readable in it."""
-        self.path = Path(path)
+    def __init__(self, path: str | Path, stamps: str = "header") -> None:
+        """Open a folder, or one file.
+
+        ``stamps``: whether what reads the messages takes their times from their ``header``, or when they were
+        ``recorded``. Raises FileError: no bag, several, or nothing readable in it; another word.
+        """
+        if stamps not in STAMPS:
+            raise FileError(f"stamps is '{stamps}': choose one of {', '.join(STAMPS)}")
+        self.path, self.stamps = Path(path), stamps
         self._lock = threading.Lock()
+        self._unpacked = UnpackedFiles()
         self._open()
 
     @property
@@ -120,7 +126,7 @@ class BagStorage:
         try:
             for topic, recorded, data in reader.messages(chosen) if chosen else ():
                 found += 1
-                yield RawMessage(topic, recorded, data)
+                yield RawMessage(topic, recorded * self._unit, _plain(data))
         except Exception as error:  # damaged data breaks a parser in any way
             reason = _reason(error)
         if found < expected:
@@ -134,35 +140,62 @@ class BagStorage:
         with self._lock:
             if self._process != os.getpid():  # files that are open in two processes share one position
                 self._open()
+            stored = recorded // self._unit
             for reader in self._readers:
                 try:
                     if topic in reader.topics:
-                        yield from (data for _, _, data in reader.messages([topic], recorded, recorded + 1))
+                        yield from (_plain(data) for _, _, data in reader.messages([topic], stored, stored + 1))
                 except Exception as error:  # damaged data breaks a parser in any way
                     raise FileError(
                         f"{self.path}, {topic} at {recorded} ns: damaged ({_reason(error)}); fetch it again"
                     ) from error
 
+    @cached_property
+    def _unit(self) -> int:
+        """How many ns the times recorded count in: some recorders write s, ms or us where ns are due.
+
+        Only what the stamps of the messages prove counts, when they are dates.
+        """
+        from fg_depth_ros.data.bags.messages import stamp_of
+
+        for reader in self._readers:
+            for topic in (topic for topic, kind in reader.topics.items() if kind in _STAMPED):
+                try:
+                    _, recorded, data = next(iter(reader.messages([topic])))
+                    stamp = stamp_of(_plain(data)) or 0
+                except Exception:  # none, or damaged, which is said when it is read
+                    continue
+                if stamp < _WALL_CLOCK:
+                    continue
+                for name, unit in _UNITS.items():
+                    if abs(recorded * unit - stamp) < _NEAR:
+                        text = "%s: its messages were recorded in %s, not ns (%d at the stamp %d ns): taken so"
+                        _LOG.warning(text, self.path, name, recorded, stamp)
+                        return unit
+                return 1
+        return 1
+
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}
+        return {"path": self.path, "stamps": self.stamps}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"])  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc]
 
     def _open(self) -> None:
-        self._readers = _open_readers(self.path)
+        self._readers = _open_readers(self.path, self._unpacked)
         self._process = os.getpid()
 
 
 class _IndexedReader:
-    """A bag that rosbags reads."""
+    """A file of ROS 2 that rosbags reads."""
+
+    problem = ""
 
     def __init__(self, reader: Any) -> None:
         """Take over an open ``rosbags.rosbag2.Reader``."""
         self._reader = reader
-        self._packed = reader.compression_mode == "message"
-        if self._packed:  # unpacked here: rosbags knows no limit
-            reader.storage.metadata = reader.storage.metadata._replace(compression_mode=None)
+        # Unpacked by BagStorage, as message by message says whether it is packed: rosbags knows no limit.
+        reader.storage.metadata = reader.storage.metadata._replace(compression_mode=None)
         self.topics = {c.topic: c.msgtype for c in reader.connections}
         self.qos = {c.topic: c.ext.offered_qos_profiles for c in reader.connections}
         self.counts = {topic: sum(c.msgcount for c in reader.connections if c.topic == topic) for topic in self.topics}
@@ -173,21 +206,24 @@ class _IndexedReader:
         """See ``_Reader``."""
         chosen = [c for c in self._reader.connections if c.topic in topics]
         for connection, recorded, data in self._reader.messages(chosen, start=start, stop=stop):
-            yield connection.topic, recorded, _unpacked(data) if self._packed else data
+            yield connection.topic, recorded, data
 
 
-def _unpacked(data: bytes) -> bytes:
+def _plain(data: bytes) -> bytes:
+    """Unpack a message that was compressed by itself (``--compression-mode message``)."""
     from fg_depth_ros.data.bags.mcap import LARGEST_CHUNK, decompress
 
+    if data[:4] != _ZSTD_MAGIC:
+        return data
     message = decompress(data, "zstd", LARGEST_CHUNK)
     if len(message) > LARGEST_CHUNK:
         raise ValueError(f"a message unpacks to more than the {LARGEST_CHUNK} bytes that are read")
     return message
 
 
-def _open_readers(path: Path) -> list[_Reader]:
+def _open_readers(path: Path, unpacked: UnpackedFiles) -> list[_Reader]:
     try:
-        from rosbags.rosbag2 import Reader
+        import rosbags.rosbag2  # noqa: F401
 
         _limit_chunks()
     except ImportError as error:
@@ -195,69 +231,76 @@ def _open_readers(path: Path) -> list[_Reader]:
             f"{path}: reading bags needs the library rosbags ({error}); pip install 'fg_depth_ros[data]'"
         ) from error
     if not path.exists():
-        raise FileError(f"{path}: no such bag; give its folder, or its .mcap or .db3 file")
-    if not path.is_dir() and path.suffix not in _ENDINGS:
-        if path.name.endswith(_PACKED):
-            raise FileError(f"{path}: {_unpack_first([path])}")
-        hint = "a ROS 1 bag: rosbags-convert makes a ROS 2 bag of it" if path.suffix == ".bag" else "no ROS 2 bag"
-        raise FileError(f"{path}: {hint}; a bag is a folder, a .mcap or a .db3 file")
-    files = _files(path) if path.is_dir() else [path]
+        raise FileError(f"{path}: no such bag; give its folder, or its .mcap, .db3 or .bag file")
+    if not path.is_dir():
+        if not path.name.endswith((*STORAGE, *PACKED, ROS1)):
+            raise FileError(f"{path}: no bag; a bag is a folder, a .mcap, .db3 or (ROS 1) .bag file")
+        return [_opened(path, unpacked)]
+    metadata = Metadata.read(path)
+    files, problems = bag_files(path, metadata)
+    readers, failures = [], []
     for file in files:
-        if not file.is_file():
-            raise FileError(f"{file}: is a pipe or a device, whose data may never end; give a file")
-    if path.is_dir() and (path / "metadata.yaml").is_file():
-        reader = Reader(path)
         try:
-            reader.open()
-            _describe_as_stated(reader)
-            if _has_index(reader):
-                return [_IndexedReader(reader)]
-        except Exception as error:  # one damaged file is enough: then each by itself, below
-            if not files:
-                packed = [file for file in path.iterdir() if file.name.endswith(_PACKED)]
-                way_out = _unpack_first(packed) if packed else "fetch it again"
-                raise FileError(f"{path}: cannot be read ({_reason(error)}); {way_out}") from error
-            _LOG.warning(
-                "%s: not read as its metadata.yaml says (%s); its files are read instead", path, _reason(error)
-            )
-        else:
-            if reader.compression_mode == "message":
-                raise FileError(
-                    f"{path}: compressed messages without an index; unpack it with ros2 bag convert, or record it "
-                    "without compression"
-                )
-    if not files:
-        if packed := [file for file in path.iterdir() if file.name.endswith(_PACKED)]:
-            raise FileError(f"{path}: {_unpack_first(packed)}")
-        raise FileError(f"{path}: holds no .mcap and no .db3 file: no bag; give the folder with metadata.yaml")
-    return [_open_file(file) for file in files]
+            readers.append(_opened(file, unpacked))
+        except FileError as error:
+            failures.append(error)
+    if not readers:
+        raise failures[0]
+    for failure in failures:
+        _LOG.warning("%s", failure)
+    if metadata is not None:
+        if metadata.problem:
+            problems.append(f"it {metadata.problem}")
+        elif not any(reader.problem for reader in readers) and not failures and not problems:
+            problems += _differences(metadata, readers)
+        if problems:
+            _LOG.warning("%s: not read as its metadata.yaml says: %s; the files count", path, "; ".join(problems))
+        for reader in readers:
+            reader.qos |= {topic: qos for topic, qos in metadata.qos.items() if topic in reader.topics}
+    return readers
 
 
-def _unpack_first(packed: list[Path]) -> str:
-    """Say how to read files that a recorder compressed as a whole (``--compression-mode file``)."""
-    return (
-        "its files are compressed as a whole, and read only where metadata.yaml says so and nothing is cut off: unpack "
-        f"them (zstd -d -c {min(packed).name} > {min(packed).stem}, which keeps what is there), then give the .mcap or "
-        ".db3 file"
-    )
+def _differences(metadata: Metadata, readers: Sequence[_Reader]) -> list[str]:
+    """Say what the files of a bag hold otherwise than its metadata.yaml states it."""
+    found = []
+    kinds = {topic: kind for reader in readers for topic, kind in reader.topics.items()}
+    counts: Counter[str] = Counter()
+    for reader in readers:
+        counts.update(reader.counts)
+    for topic, kind in kinds.items():
+        stated, count = metadata.topics.get(topic, (kind, -1))
+        if count < 0:
+            found.append(f"{topic} is not named")
+        elif stated != kind:
+            found.append(f"{topic}: {stated} stated, {kind} there")
+        elif count != counts[topic]:
+            found.append(f"{topic}: {count} message{'s' if count != 1 else ''} stated, {counts[topic]} there")
+    return found + [f"{topic} is not there" for topic, (_, n) in metadata.topics.items() if n and topic not in kinds]
+
+
+def _opened(path: Path, unpacked: UnpackedFiles) -> _Reader:
+    """Open one file. Raises FileError: nothing in it can be read."""
+    try:
+        with open_file(path):
+            pass
+        reader = _open_ros1(path) if path.suffix == ROS1 else _open_file(unpacked.of(path), path)
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror or _reason(error)})") from error
+    if reader.problem:
+        _LOG.warning("%s: cut off or damaged: %s", path, reader.problem)
+    return reader
+
+
+def _open_ros1(path: Path) -> _Reader:
+    from fg_depth_ros.data.bags.ros1 import Ros1Reader
+
+    return Ros1Reader(path)
 
 
 def _has_index(reader: Any) -> bool:
     """Whether messages can be found without reading all of them; SQLite always can, MCAP by an index of each chunk."""
     chunks = [getattr(file, "chunks", None) for file in getattr(reader.storage, "storages", [reader.storage])]
     return all(found is None or (found and all(chunk.message_index_offsets for chunk in found)) for found in chunks)
-
-
-def _describe_as_stated(reader: Any) -> None:
-    """Let the files of a bag describe their topics as metadata.yaml does: rosbags reads nothing where the two differ.
-
-    The text of a QoS does between versions of ROS, and where a recorder's options override it.
-    """
-    stated = {(line.topic, line.msgtype): line for line in reader.connections}
-    for file in getattr(reader.storage, "storages", ()):
-        for place, line in enumerate(file.connections):
-            if like := stated.get((line.topic, line.msgtype)):
-                file.connections[place] = line._replace(ext=like.ext, digest=like.digest)
 
 
 def indexed_messages(path: Path) -> int | None:
@@ -272,6 +315,18 @@ def indexed_messages(path: Path) -> int | None:
             return found if found == sum(line.msgcount for line in reader.connections) else None
     except Exception:  # damaged data breaks a parser in any way
         return None
+
+
+def _describe_as_stated(reader: Any) -> None:
+    """Let the files of a bag describe their topics as metadata.yaml does: rosbags reads nothing where the two differ.
+
+    The text of a QoS does between versions of ROS, and where a recorder's options override it.
+    """
+    stated = {(line.topic, line.msgtype): line for line in reader.connections}
+    for file in getattr(reader.storage, "storages", ()):
+        for place, line in enumerate(file.connections):
+            if like := stated.get((line.topic, line.msgtype)):
+                file.connections[place] = line._replace(ext=like.ext, digest=like.digest)
 
 
 @lru_cache(maxsize=1)
@@ -289,13 +344,8 @@ def _limit_chunks() -> None:
     DECOMPRESSORS.update({name: partial(bounded, name) for name in DECOMPRESSORS})
 
 
-def _files(folder: Path) -> list[Path]:
-    """Return a bag's files in the order they were written: bag_2 before bag_10."""
-    found = [file for file in folder.iterdir() if file.suffix in _ENDINGS]
-    return sorted(found, key=lambda file: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", file.name)])
-
-
-def _open_file(path: Path) -> _Reader:
+def _open_file(path: Path, shown: Path) -> _Reader:
+    """Open a file of ROS 2; ``shown``: how it is called in messages."""
     from rosbags.rosbag2 import Reader
 
     reader = Reader(path)
@@ -308,30 +358,27 @@ def _open_file(path: Path) -> _Reader:
         first = _reason(error)
         if path.suffix != ".mcap":
             raise FileError(
-                f"{path}: cannot be read ({first}); a cut-off SQLite bag can be saved in part with "
+                f"{shown}: cannot be read ({first}); a cut-off SQLite bag can be saved in part with "
                 f"'sqlite3 {path.name} .recover'; record MCAP, which survives a cut"
             ) from error
     try:
         from fg_depth_ros.data.bags.mcap import PartialMcap
 
         found = PartialMcap(path)
-    except (OSError, ImportError) as error:
-        raise FileError(f"{path}: cannot be read ({_reason(error)})") from error
+    except ImportError as error:
+        raise FileError(f"{shown}: cannot be read ({_reason(error)})") from error
     size, count = path.stat().st_size, sum(found.counts.values())
     if found.foreign and not count:
         raise FileError(
-            f"{path}: its messages are encoded as {', '.join(sorted(found.foreign))}, and those of ROS 2 as cdr; "
+            f"{shown}: its messages are encoded as {', '.join(sorted(found.foreign))}, and those of ROS 2 as cdr; "
             "convert it to a ROS 2 bag with the program that recorded it"
         )
     if not count:
         raise FileError(
-            f"{path}: cannot be read: no whole message in its {size} bytes ({found.problem or first}); fetch it again"
+            f"{shown}: cannot be read: no whole message in its {size} bytes ({found.problem or first}); fetch it again"
         )
     if found.problem:
-        _LOG.warning(
-            "%s: cut off or damaged (it %s): the %d whole messages are used, %d of %d bytes are not",
-            path, found.problem, count, found.lost, size,
-        )  # fmt: skip
+        found.problem = f"it {found.problem}; the {count} whole messages are used, {found.lost} of {size} bytes are not"
     return found
 
 

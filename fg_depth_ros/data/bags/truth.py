@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,11 +20,13 @@ from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
 
 CLOUD = "sensor_msgs/msg/PointCloud2"
+CAMERA_FRAMES = ("auto", "raw", "rectified")
 OFF = "none"
 """Given as a topic: do not look for one."""
-_TRUE_DEPTH = "ground_truth/depth"
+_TRUE_DEPTH = ["ground_truth", "depth"]  # the last components of its topic
 # How drivers of LiDARs name their clouds; other clouds may be made of the very depth that is to be evaluated.
-_LIDARS = ("lidar", "velodyne", "ouster", "livox", "hesai", "pandar", "robosense", "rslidar")
+_LIDARS = {"lidar", "velodyne", "velo", "ouster", "livox", "hesai", "pandar", "robosense", "rslidar"}
+_TURNED = 1.0  # px by which R moves the centre of an image, above which it matters whose frame a transform is of
 _SMALLEST_DISPARITY = 0.1  # px; at less, depth says nothing
 _FLOATS = {7: "f4", 8: "f8"}  # sensor_msgs/PointField
 
@@ -42,6 +45,9 @@ class TruthOptions:
     """YAML file with the place of the LiDAR, beside the bag's /tf_static; it goes before that."""
     lidar_slop: float = 0.05
     """Largest difference between the stamps of a sweep and of an image, s. Motion in between is not undone."""
+    camera_frame: str = "auto"
+    """Which frame the left image's frame_id is, for a LiDAR's place: that of the ``raw`` camera, which R of its
+    camera_info takes to the rectified one, or that of ``rectified`` images; ``auto``: raw where the images are."""
 
 
 @dataclass(frozen=True)
@@ -133,23 +139,27 @@ def cloud_points(message: Any, where: str) -> np.ndarray:
 
 
 def find_truth(
-    bag: BagStorage, rig: StereoRig, left: Sequence[Place], options: TruthOptions, slop: float = 0.0
-) -> dict[int, DepthReader]:
+    bag: BagStorage, rig: StereoRig, left: Sequence[Place], options: TruthOptions, slop: float = 0.0,
+    *, raw: bool = False, rotation: np.ndarray | None = None,
+) -> dict[int, DepthReader]:  # fmt: skip
     """Make readers of true depth by the stamp (ns) of the left image, for those that have any.
 
     ``left``: where the left images lie, at least one. ``slop``: largest difference between the stamps of a depth image
-    and of the left image, s. Raises FileError: a topic given that is not there, no way from a LiDAR given to the
-    camera, or a file of transforms that cannot be read.
+    and of the left image, s. ``raw``: the bag's left images are those of the raw camera; ``rotation``: R of that camera
+    (3 x 3), from its frame to the rectified one. Raises FileError: a topic given that is not there, no way from a LiDAR
+    given to the camera, or a file of transforms that cannot be read.
     """
+    if options.camera_frame not in CAMERA_FRAMES:
+        raise FileError(f"camera_frame is '{options.camera_frame}': choose one of {', '.join(CAMERA_FRAMES)}")
     stamps = np.array(sorted(place.stamp for place in left), np.int64)
     images, clouds = ([topic for topic, other in bag.topics.items() if other == kind] for kind in (IMAGE, CLOUD))
-    topic = _topic(bag, options.depth_topic, IMAGE, [topic for topic in images if topic.endswith(_TRUE_DEPTH)])
+    topic = _topic(bag, options.depth_topic, IMAGE, [topic for topic in images if topic.split("/")[-2:] == _TRUE_DEPTH])
     if topic:
         found = places(bag, [topic])[topic]
         readers = {stamp: DepthImage(bag, place, rig) for stamp, place in _beside(stamps, found, slop).items()}
         _check_unit(list(readers.values()), topic)
         return dict(readers)
-    lidars = [topic for topic in clouds if any(word in topic.lower() for word in _LIDARS)]
+    lidars = [topic for topic in clouds if _words(topic) & _LIDARS]
     topic = _topic(bag, options.lidar_topic, CLOUD, lidars)
     if not topic and options.transforms and options.lidar_topic != OFF:
         _LOG.warning("%s: no LiDAR known by its name, so %s is not used (PointCloud2: %s): name its topic",
@@ -164,8 +174,34 @@ def find_truth(
             raise
         _LOG.warning("%s is not used: %s", topic, error)
         return {}
+    matrix = _turned(matrix, rotation, raw, rig, options.camera_frame, f"{bag.path}, {topic}")
     near = _beside(stamps, sweeps, options.lidar_slop)
     return {stamp: LidarSweep(bag, place, rig, matrix) for stamp, place in near.items()}
+
+
+def _words(topic: str) -> set[str]:
+    """Return the words of a topic, in lower case: what ``/``, ``_``, digits or capitals part."""
+    return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", topic)}
+
+
+def _turned(
+    matrix: np.ndarray, rotation: np.ndarray | None, raw: bool, rig: StereoRig, frame: str, where: str
+) -> np.ndarray:
+    """Return the transform from the LiDAR to rectified images, of one (4 x 4) to the frame of the left image."""
+    if rotation is None:
+        return matrix
+    if frame == "raw" or (frame == "auto" and raw):
+        to_rectified = np.eye(4)
+        to_rectified[:3, :3] = rotation
+        return to_rectified @ matrix
+    axis = rotation[:, 2]  # where the raw camera's axis points, in the rectified frame
+    moved = rig.fx * float(np.hypot(*axis[:2])) / max(float(axis[2]), 1e-6)
+    if frame == "auto" and moved > _TURNED:
+        _LOG.warning(
+            "%s: the transform is taken to be that of the rectified images; where it is that of the camera itself, its "
+            "R moves points by %.1f px: give --camera-frame raw, or rectified where this is right", where, moved,
+        )  # fmt: skip
+    return matrix
 
 
 def _check_unit(images: Sequence[DepthImage], topic: str) -> None:

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from fg_depth_ros.data.bags.folders import storage_files
+from fg_depth_ros.data.bags.files import METADATA, is_bag, listed, recorded_in
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
-from fg_depth_ros.data.bags.storage import is_bag
 from fg_depth_ros.data.datasets.layouts import NoPairsError, collect_sets, combined, find_image, reader_of
 from fg_depth_ros.data.datasets.pairing import FoundPair, PairPattern, find_pairs, is_video, list_media
 from fg_depth_ros.data.io.calibration import find_calibration, is_named_rectified, open_calibration
@@ -65,25 +64,35 @@ def open_stereo(
 
 
 def is_recording(path: Path) -> bool:
-    """Tell a bag from a folder of pairs. Raises FileError: a folder that holds both, with what was found."""
-    if not (path.exists() and is_bag(path)):
-        return False
+    """Tell a bag from a folder of pairs.
+
+    Pairs beside files of recordings are pairs, with a warning that names those; beside metadata.yaml of rosbag2 nothing
+    tells which is meant. Raises FileError: such a folder, or one of recordings that are several, with what was found.
+    """
     if not path.is_dir():
-        return True
+        return path.exists() and is_bag(path)
+    others = recorded_in(path)
     try:
         layout, pairs = find_pairs(path, LAYOUTS)
     except NoPairsError:
-        return True
+        if is_bag(path) or not others:
+            return is_bag(path)
+        raise FileError(f"{listed(path, others)}; there are no stereo pairs beside") from None
     except FileError as error:
-        found = f"images of pairs ({error})"
+        if not others:
+            raise
+        problem = f"images of pairs ({error})"
     else:
-        found = f"{len(pairs)} stereo pair(s) in {layout.left} and {layout.right}"
-    files = storage_files(path)
-    if not files:  # its metadata.yaml is another program's
-        return False
-    names = ", ".join(file.name for file in files[:3])
+        problem = f"{len(pairs)} stereo pair(s) in {layout.left} and {layout.right}"
+        if not others:  # its metadata.yaml is another program's
+            return False
+        if not (path / METADATA).is_file():
+            names = ", ".join(file.name for file in others[:3])
+            _LOG.warning("%s: the %s are read; %s is not read: give it for the recording", path, problem, names)
+            return False
+    names = ", ".join(file.name for file in others[:3])
     raise FileError(
-        f"{path}: holds {found}, and a recording ({names}): give {files[0]} for the recording, or move it elsewhere "
+        f"{path}: holds {problem}, and a recording ({names}): give {others[0]} for the recording, or move it elsewhere "
         "for the images"
     )
 

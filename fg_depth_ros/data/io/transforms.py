@@ -135,7 +135,7 @@ def _numbers(value: Any, letters: str, where: str) -> list[float]:
 
 def bag_transforms(bag: BagStorage) -> list[Transform]:
     """Read a bag's /tf_static; of a transform sent again, the last. Raises FileError: damaged, or no transform."""
-    topics = [name for name, kind in bag.topics.items() if kind == TF_MESSAGE and name.endswith("tf_static")]
+    topics = [name for name, kind in bag.topics.items() if kind == TF_MESSAGE and name.split("/")[-1] == "tf_static"]
     found: dict[tuple[str, str], Transform] = {}
     for message in bag.scan(topics) if topics else []:
         where = f"{bag.path}, {message.topic}"

@@ -41,6 +41,8 @@ class ReplayConfig:
     """Largest difference of a pair's stamps, s."""
     rectify: str = "auto"
     """Rectify images by their calibration: on, off, or auto: those that seem raw, as the node does."""
+    stamps: str = "header"
+    """Times of images: those of their header, or, where drivers leave these at 0, when they were recorded."""
     truth_topic: str = ""
     """Depth images; empty: ``ground_truth/depth`` where it is there; ``none``: not used."""
     lidar_topic: str = ""
@@ -49,6 +51,9 @@ class ReplayConfig:
     """YAML file with the LiDAR's place, beside the bag's /tf_static."""
     lidar_slop: float = 0.05
     """Largest difference between the stamps of sweep and image, s."""
+    camera_frame: str = "auto"
+    """Frame that the LiDAR's place leads to: of the raw camera, or of rectified images; auto: raw where the images are
+    raw."""
     device: str = "auto"
     """auto, cpu, cuda:N."""
     engine: str = "auto"

@@ -114,14 +114,16 @@ def _replay_bags(named: Sequence[tuple[str, Path]], config: ReplayConfig, track:
         config.methods, device=_device(config.device), engine=config.engine, precision=config.precision,
         min_depth=config.min_depth, max_depth=config.max_depth,
     )  # fmt: skip
-    truth = TruthOptions(config.truth_topic, config.lidar_topic, config.transform, config.lidar_slop)
+    truth = TruthOptions(
+        config.truth_topic, config.lidar_topic, config.transform, config.lidar_slop, config.camera_frame
+    )
     warm: set[tuple[int, int]] = set()
     for name, bag in named:
         result = _BagResult(BagEvaluation(name, config), methods=[loaded.identity for loaded in methods])
         try:
             samples = open_bag_pairs(
                 bag, config.left, config.right, config.slop, left_info=config.left_info, right_info=config.right_info,
-                truth=truth, rectify=config.rectify,
+                truth=truth, rectify=config.rectify, stamps=config.stamps,
             )  # fmt: skip
             result.facts = _facts(name, bag, samples)
             _replay_pairs(result, samples[:: config.every][: config.first or None], methods, track, warm)

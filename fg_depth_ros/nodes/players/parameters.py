@@ -20,7 +20,7 @@ _WAIT = (
 
 BAG_PLAYER = ParameterTable(
     "bag_player_node",
-    "Plays ROS 2 bags (MCAP or SQLite) on the topics that they were recorded from, where there is no `ros2 bag play`.",
+    "Plays bags (MCAP, SQLite, ROS 1) on the topics that they were recorded from, where there is no `ros2 bag play`.",
     (
         AtStart("bags", NO_NAMES, "Bags, or folders of bags, played one after the other."),
         AtStart("topics", NO_NAMES, "Play these topics only, named as in the bag. Empty: all."),

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from fg_depth_ros.data.bags.checks import check_bag
-from fg_depth_ros.data.bags.folders import bag_names, find_bags, storage_files
+from fg_depth_ros.data.bags.files import storage_files
+from fg_depth_ros.data.bags.folders import bag_names, find_bags
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.evaluation.replay.sharding import process_rank
