@@ -17,6 +17,7 @@ from fg_depth_ros.evaluation.reports import figures
 from fg_depth_ros.evaluation.reports.plots import plain
 from fg_depth_ros.files import atomic_write
 from fg_depth_ros.geometry import Label, depth_to_disparity, organised_points, warp_right_to_left
+from fg_depth_ros.geometry.depth_colour import colour_depth, colour_disparity
 from fg_depth_ros.nodes.evaluator.pair_messages import Snapshot
 
 MAX_ERROR = 4.0  # px, where the error's colours end
@@ -38,7 +39,7 @@ def draw_demo(path: Path, snapshots: Mapping[str, Snapshot], lines: Sequence[str
     sheet.write(title, lines)
 
     def disparity(axes: Axes, method: str, shot: Snapshot) -> None:
-        colours = figures.colour_disparity(shot.disparity, top)
+        colours = colour_disparity(shot.disparity, top)
         _picture(axes, colours, f"{method}: disparity")
         _colour_bar(axes, "turbo", Normalize(0, top), "px")
         holes = ~np.isfinite(shot.disparity)
@@ -118,7 +119,7 @@ def _depth(axes: Axes, shot: Snapshot, name: str) -> None:
     known = shot.depth[np.isfinite(shot.depth)]
     near, far = (np.quantile(known, (0.005, 0.98)).tolist()) if known.size else (1.0, 2.0)
     far = max(far, near * 1.01)
-    _picture(axes, figures.colour_depth(shot.depth, near, far), f"{name}: depth, black where masked")
+    _picture(axes, colour_depth(shot.depth, near, far), f"{name}: depth, black where masked")
     # Equal steps of colour are equal steps of 1/Z, as in the picture; near is at the warm end.
     norm = FuncNorm((lambda z: -1.0 / np.maximum(z, 1e-6), lambda i: -1.0 / np.minimum(i, -1e-6)), near, far)
     inverse = np.linspace(1.0 / near, 1.0 / far, 6)

@@ -19,6 +19,7 @@ from fg_depth_ros.data.bags.folders import find_bags
 from fg_depth_ros.data.bags.pairs import BagTopics, find_topics
 from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, BagStorage
 from fg_depth_ros.data.datasets.stereo import MOTORCYCLE
+from fg_depth_ros.data.io.compressed_depth import SUFFIX
 from fg_depth_ros.evaluation.replay.scores import ReplayScores
 from fg_depth_ros.evaluation.reports.report import Report, read_report
 from fg_depth_ros.files import FileError
@@ -110,6 +111,7 @@ class BagInputs:
     topics: BagTopics  # of its stereo pair
     compressed: bool  # its images are CompressedImage
     truth: bool  # it has true depth
+    compressed_truth: bool = False  # as compressedDepth
     reliable: bool = True  # camera_info was published reliably, and so is played reliably
 
     @classmethod
@@ -128,7 +130,9 @@ class BagInputs:
             )
         qos = storage.offered_qos
         reliable = all(qos[name].reliable for name in (topics.left_info, topics.right_info) if name in qos)
-        return cls(topics, kinds[topics.left] == COMPRESSED, kinds.get(f"/{TRUTH}") == IMAGE, reliable)
+        raw = kinds.get(f"/{TRUTH}") == IMAGE
+        packed = not raw and kinds.get(f"/{TRUTH}{SUFFIX}") == COMPRESSED
+        return cls(topics, kinds[topics.left] == COMPRESSED, raw or packed, packed, reliable)
 
     def remappings(self) -> list[tuple[str, str]]:
         """Return (name in the nodes, topic of the bag) for the depth node and the evaluator."""
@@ -163,18 +167,19 @@ class BagsEvaluation:
         names = {name: f"/{name}" for name in INPUTS} | dict(remappings)
         listened = [names["left/camera_info"], names["right/camera_info"]]
         if inputs.truth:
-            listened.append(f"/{TRUTH}")
-        if not inputs.compressed:  # the evaluator subscribes to raw images, for its pictures and without truth
-            listened += [names["left/image_rect"], *([] if inputs.truth else [names["right/image_rect"]])]
+            listened.append(f"/{TRUTH}{SUFFIX if inputs.compressed_truth else ''}")
+        # The evaluator subscribes to images for its pictures, and to both without truth.
+        listened += [inputs.topics.left, *([] if inputs.truth else [inputs.topics.right])]
+        transport = "compressed" if inputs.compressed else "raw"
         evaluator: dict[str, Any] = {
             "use_sim_time": True, "pair_source": "camera_info", "truth": inputs.truth, "timeout": self.timeout,
             "set_name": _set_name(bags), "report": str(self.report), "page": str(self.report.with_suffix(".html")),
-            "idle_timeout": _IDLE_SECONDS, "rectify": self.depth.get("rectify", "auto"),
+            "idle_timeout": _IDLE_SECONDS, "rectify": self.depth.get("rectify", "auto"), "image_transport": transport,
+            "truth_transport": "compressedDepth" if inputs.compressed_truth else "raw",
         }  # fmt: skip
         if inputs.reliable:  # a lost camera_info is a pair that is not counted
             for topic in listened[:2]:
                 evaluator[f"qos_overrides.{topic}.subscription.reliability"] = "reliable"
-        transport = "compressed" if inputs.compressed else "raw"
         depth = {"use_sim_time": True, "image_transport": transport, **self.depth}
         player = {
             "bags": [str(bag.absolute()) for bag in bags], "rate": self.rate, "loop": self.loop, "count": self.count,

@@ -18,6 +18,7 @@ from fg_depth_ros.evaluation.reports import figures
 from fg_depth_ros.evaluation.task import Aggregate, Score, Task
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig, disparity_to_depth
+from fg_depth_ros.geometry.depth_colour import colour_depth
 from fg_depth_ros.inference import StereoDepthEstimator
 from fg_depth_ros.inference.mono import NetworkMono
 
@@ -159,7 +160,7 @@ class DepthTask(Task):
         """Colour by the range of true depth."""
         farthest = (sample.protocol if sample else DepthProtocol()).max_depth
         near, far = figures.depth_range(truth[truth < farthest], (1.0, farthest))
-        return lambda depth: figures.colour_depth(figures.visible(depth), near, far)
+        return lambda depth: colour_depth(figures.visible(depth), near, far)
 
     def colour_error(self, answer: np.ndarray, truth: np.ndarray) -> np.ndarray:
         """Colour the relative error."""

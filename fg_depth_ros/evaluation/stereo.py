@@ -15,6 +15,7 @@ from fg_depth_ros.evaluation.metrics import DepthMetrics, Metrics, StereoMetrics
 from fg_depth_ros.evaluation.reports import figures
 from fg_depth_ros.evaluation.task import Task
 from fg_depth_ros.geometry import disparity_to_depth
+from fg_depth_ros.geometry.depth_colour import colour_disparity
 from fg_depth_ros.inference import NetworkMatcher
 
 
@@ -84,7 +85,7 @@ class StereoTask(Task):
     def colours(self, truth: np.ndarray, sample: Any) -> Callable[[np.ndarray], np.ndarray]:
         """Colour by the largest true disparity."""
         largest = float(np.nanmax(truth)) if np.isfinite(truth).any() else 1.0
-        return lambda disparity: figures.colour_disparity(disparity, largest)
+        return lambda disparity: colour_disparity(disparity, largest)
 
     def colour_error(self, answer: np.ndarray, truth: np.ndarray) -> np.ndarray:
         """Colour the error in px."""

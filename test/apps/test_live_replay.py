@@ -22,11 +22,12 @@ from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
 from support.bags import bag_of
 from support.nodes import QUICK, Bench, pair_messages, wall
+from support.truth import with_messages
 from support.waiting import wait_until
 
 from fg_depth_ros.apps.live_evaluation import INPUTS, BagInputs, BagsEvaluation
 from fg_depth_ros.apps.processes import ProcessGroup
-from fg_depth_ros.data.bags.storage import IMAGE, INFO
+from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, INFO
 from fg_depth_ros.data.bags.writing import write_stereo_bag
 from fg_depth_ros.data.io.messages import stamp_ns
 from fg_depth_ros.data.samples import StereoSample
@@ -83,6 +84,11 @@ def test_a_bag_that_cannot_be_judged_is_refused_before_any_node_starts(tmp_path:
     compressed = BagInputs.of(wall_bag(tmp_path / "png", 1, compressed="png"))
     assert (compressed.truth, compressed.compressed) == (True, True)
     assert compressed.remappings() == []
+    assert not compressed.compressed_truth
+    packed = {**images, "/left/camera_info": INFO, "/right/camera_info": INFO}
+    depth = [("/ground_truth/depth/compressedDepth", COMPRESSED, 1, b"")]
+    inputs = BagInputs.of(with_messages(bag_of(tmp_path / "packed", packed), depth))
+    assert (inputs.truth, inputs.compressed_truth, inputs.compressed) == (True, True, False)
 
 
 # ---- the whole -----------------------------------------------------------------------------------------------------

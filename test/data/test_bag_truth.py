@@ -22,13 +22,16 @@ from support.truth import (
     header,
     static,
     stereo_bag,
+    types,
     with_messages,
 )
 
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
+from fg_depth_ros.data.bags.storage import COMPRESSED
 from fg_depth_ros.data.bags.truth import CLOUD as CLOUD_TYPE
 from fg_depth_ros.data.bags.truth import TruthOptions, cloud_points, project
 from fg_depth_ros.data.datasets.depth import open_depth_sets
+from fg_depth_ros.data.io.compressed_depth import DepthQuantisation, encode_metres, encode_millimetres
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import disparity_to_depth
 
@@ -48,7 +51,9 @@ def lidar_bag(folder, sweeps, place=PLACE, name="/velodyne_points", count=2):
 
 def test_topics_that_are_not_there_are_named_with_those_that_are(tmp_path):
     bag = lidar_bag(tmp_path / "bag", [cloud(SECOND, [(5, 0, 0)])])
-    with pytest.raises(FileError, match=f"no topic 'depth'; of {IMAGE} there are: /left/image_rect, /right"):
+    with pytest.raises(
+        FileError, match=f"no topic 'depth'; of {IMAGE} or {COMPRESSED} there are: /left/image_rect, /right"
+    ):
         open_bag_pairs(bag, truth=TruthOptions("depth"))
     with pytest.raises(FileError, match=f"no topic 'scan'; of {CLOUD_TYPE} there are: /velodyne_points"):
         open_bag_pairs(bag, truth=TruthOptions(lidar_topic="scan"))
@@ -129,6 +134,46 @@ def test_millimetres_and_what_is_no_depth(tmp_path):
     assert second.true_depth()[0, 1] == pytest.approx(1.5)
     assert third.depth is None and third.truth() is None and not third.has_truth
     assert first.truth()[0, 3] == pytest.approx(200 * 0.1 / 2.0 - 4.0)
+
+
+def compressed(stamp, form, data):
+    return types()[COMPRESSED](header=header(stamp, "left_camera"), format=form, data=np.frombuffer(data, np.uint8))
+
+
+@pytest.mark.parametrize("topic", ["/ground_truth/depth/compressedDepth", "/camera/depth/compressedDepth"])
+def test_compressed_depth_is_true_depth_too(tmp_path, topic):
+    metres = np.full((96, 160), 2.0, np.float32)
+    metres[0, :2] = np.nan
+    millimetres = np.where(np.isnan(metres), 0, 1500).astype(np.uint16)
+    coded = (
+        ("32FC1; compressedDepth png", encode_metres(metres, DepthQuantisation.between(0.1, 80.0), 1)),
+        ("16UC1; compressedDepth png", encode_millimetres(millimetres, 1)),
+    )
+    messages = [(topic, COMPRESSED, k * SECOND, compressed(k * SECOND, *each)) for k, each in enumerate(coded, start=1)]
+    bag = with_messages(stereo_bag(tmp_path / "bag", 2, truth=False), messages)
+    given = "" if topic.startswith("/ground") else topic
+    first, second = open_bag_pairs(bag, truth=TruthOptions(given))
+    for sample, expected in ((first, 2.0), (second, 1.5)):
+        depth = sample.true_depth()
+        assert np.isnan(depth[0, :2]).all() and np.isfinite(depth).sum() == depth.size - 2
+        np.testing.assert_allclose(depth[1:], expected, atol=4e-4)  # 2 ** 2 / (2 * 6561.6)
+    if given:
+        assert open_bag_pairs(bag)[0].depth is None
+
+
+def test_raw_true_depth_comes_before_the_same_compressed(tmp_path):
+    data = encode_metres(np.full((96, 160), 9.0, np.float32), DepthQuantisation.between(0.1, 80.0), 1)
+    message = compressed(SECOND, "32FC1; compressedDepth png", data)
+    name = "/ground_truth/depth/compressedDepth"
+    bag = with_messages(stereo_bag(tmp_path / "bag", 1), [(name, COMPRESSED, SECOND, message)])
+    np.testing.assert_array_equal(open_bag_pairs(bag)[0].true_depth(), disparity_to_depth(planes(0)[2], RIG))
+
+
+def test_a_compressed_picture_is_no_depth(tmp_path):
+    message = compressed(SECOND, "rgb8; jpeg compressed bgr8", b"\xff\xd8" + bytes(40))
+    bag = with_messages(stereo_bag(tmp_path / "bag", 1, truth=False), [("/d/compressed", COMPRESSED, SECOND, message)])
+    with pytest.raises(FileError, match="/d/compressed at .* its format is no '16UC1; compressedDepth png'"):
+        open_bag_pairs(bag, truth=TruthOptions("/d/compressed"))[0].true_depth()
 
 
 @pytest.mark.parametrize(("factor", "warned"), [(1.0, False), (1000.0, True)])

@@ -9,13 +9,14 @@ import pytest
 
 from fg_depth_ros.evaluation.reports import figures
 from fg_depth_ros.geometry import Label, StereoRig, organised_points
+from fg_depth_ros.geometry.depth_colour import colour_depth, colour_disparity
 from fg_depth_ros.geometry.flow_colour import colour_flow
 
 NAN = np.nan
 
 
 def test_disparity_runs_from_blue_to_red_and_unknown_is_black():
-    colours = figures.colour_disparity(np.array([[0.0, 32.0, 64.0, 90.0, NAN]], np.float32), 64.0)
+    colours = colour_disparity(np.array([[0.0, 32.0, 64.0, 90.0, NAN]], np.float32), 64.0)
     assert colours.shape == (1, 5, 3)
     assert colours.dtype == np.uint8
     low, middle, high, beyond, unknown = colours[0].astype(int)
@@ -24,13 +25,13 @@ def test_disparity_runs_from_blue_to_red_and_unknown_is_black():
     assert high[0] > high[2]
     assert high.tolist() == beyond.tolist()
     assert unknown.tolist() == [0, 0, 0]
-    np.testing.assert_array_equal(figures.colour_disparity(np.array([[0.0, 32.0, 64.0]])), colours[:, :3])  # largest
+    np.testing.assert_array_equal(colour_disparity(np.array([[0.0, 32.0, 64.0]])), colours[:, :3])  # largest
 
 
 def test_depth_is_coloured_like_its_disparity():
     depth = np.array([[0.5, 20.0, NAN, 0.0]])
-    near, far, unknown, none = figures.colour_depth(depth, 0.5, 20.0)[0].astype(int)
-    np.testing.assert_array_equal(near, figures.colour_disparity(np.array([[64.0]]), 64.0)[0, 0])
+    near, far, unknown, none = colour_depth(depth, 0.5, 20.0)[0].astype(int)
+    np.testing.assert_array_equal(near, colour_disparity(np.array([[64.0]]), 64.0)[0, 0])
     assert far[2] > far[0]
     assert unknown.tolist() == none.tolist() == [0, 0, 0]
 
@@ -97,7 +98,7 @@ def test_flow_without_motion_is_white_and_unknown_black():
 def test_colours_are_cheap_enough_for_a_node():
     disparity = np.random.default_rng(0).uniform(0, 64, (480, 640)).astype(np.float32)
     flow = np.dstack([-disparity, np.zeros_like(disparity)])
-    for colour, values in ((figures.colour_disparity, disparity), (colour_flow, flow)):
+    for colour, values in ((colour_disparity, disparity), (colour_flow, flow)):
         colour(values, 64.0)
         durations = []
         for _ in range(5):
@@ -154,7 +155,7 @@ def test_a_colour_bar_runs_from_the_colour_of_the_low_end_to_that_of_the_high_en
     picture = np.full((10, 320, 3), 7, np.uint8)
     shown = figures.with_scale(picture, "0 px", "5 px", "10 px")
     assert (shown[:10] == 7).all() and shown.shape == (52, 320, 3)
-    values = figures.colour_disparity(np.array([[0.0, 5.0, 10.0]]), 10.0)[0]
+    values = colour_disparity(np.array([[0.0, 5.0, 10.0]]), 10.0)[0]
     bar = shown[20]
     assert bar[8].tolist() == values[0].tolist() and bar[-9].tolist() == values[2].tolist()
     assert np.abs(bar[160].astype(int) - values[1]).max() < 6

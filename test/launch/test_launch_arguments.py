@@ -107,6 +107,20 @@ def test_camera_arguments_become_remappings(launch_file: Any, name: str) -> None
     assert node.kwargs["parameters"][1]["use_sim_time"] is True
 
 
+@pytest.mark.parametrize("name", ["stereo_depth", "data_logger"])
+def test_compressed_images_are_chosen_or_named(launch_file: Any, name: str) -> None:
+    (node,) = launch_file(name, left_namespace="/l", right_namespace="/r", image_transport="compressed")
+    assert dict(node.kwargs["remappings"])["left/image_rect"] == "/l/image_rect"
+    assert node.kwargs["parameters"][1]["image_transport"] == "compressed"
+    ends = {"left_image": "/l/image_raw/compressed", "right_image": "/r/image_raw/compressed"}
+    (node,) = launch_file(name, **ends)
+    assert node.kwargs["parameters"][1]["image_transport"] == "compressed"
+    assert dict(node.kwargs["remappings"]) == {
+        "left/image_rect": "/l/image_raw", "left/camera_info": "/l/camera_info",
+        "right/image_rect": "/r/image_raw", "right/camera_info": "/r/camera_info",
+    }  # fmt: skip
+
+
 def nodes(actions: list[Recorded]) -> list[Recorded]:
     return [action for action in actions if "executable" in action.kwargs]
 

@@ -9,7 +9,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fg_depth_ros.nodes.common.environment import child_environment, domain_problem, use_shared_memory_profile
+from fg_depth_ros.nodes.common.environment import (
+    LARGE_PROFILE,
+    PROFILE,
+    child_environment,
+    domain_problem,
+    profile_for,
+    use_shared_memory_profile,
+)
 
 VARIABLE = "FASTDDS_DEFAULT_PROFILES_FILE"
 NAMESPACE = {"dds": "http://www.eprosima.com"}
@@ -51,20 +58,32 @@ def test_a_profile_in_the_working_folder_stays(tmp_path: Path, monkeypatch: pyte
     assert not use_shared_memory_profile({})
 
 
-def test_the_profile_holds_images_and_fits_a_container(repository: Path) -> None:
-    root = ElementTree.parse(repository / "config" / "fastdds_shm.xml").getroot()
+@pytest.mark.parametrize(
+    ("name", "smallest", "limit"),
+    [
+        (PROFILE, 2 * 1920 * 1080 * 3, 64_000_000 / 3),  # three processes in the /dev/shm of a container
+        (LARGE_PROFILE, 2 * 3840 * 2160 * 3, 2**26 + 1),
+    ],
+)
+def test_the_profiles_hold_a_pair_of_images(repository: Path, name: str, smallest: int, limit: float) -> None:
+    root = ElementTree.parse(repository / name).getroot()
     kinds = {
         found.findtext("dds:type", namespaces=NAMESPACE): found
         for found in root.iterfind(".//dds:transport_descriptor", NAMESPACE)
     }
     assert kinds.keys() == {"SHM", "UDPv4"}
     size = int(kinds["SHM"].findtext("dds:segment_size", namespaces=NAMESPACE))
-    assert 2 * 1920 * 1080 * 3 < size < 64_000_000 / 3
+    assert smallest < size < limit
     participant = root.find(".//dds:participant", NAMESPACE)
     assert participant.get("is_default_profile") == "true"
     assert participant.findtext(".//dds:useBuiltinTransports", namespaces=NAMESPACE) == "false"
     used = [found.text for found in participant.iterfind(".//dds:transport_id", NAMESPACE)]
     assert used == [found.findtext("dds:transport_id", namespaces=NAMESPACE) for found in kinds.values()]
+
+
+def test_the_profile_follows_the_size_of_the_images() -> None:
+    sizes = {(320, 240): None, (640, 480): PROFILE, (1920, 1080): PROFILE, (3840, 2160): LARGE_PROFILE}
+    assert {size: profile_for(*size) for size in sizes} == sizes
 
 
 def test_a_child_sets_the_wheels_libraries_up_itself() -> None:

@@ -19,9 +19,10 @@ from rcl_interfaces.srv import GetParameters
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 from stereo_msgs.msg import DisparityImage
+from support.nodes import compressed_image
 from support.pair_folders import planes, small_rig
 from support.raw_cameras import RawRig
 from support.waiting import LIMIT, response_to, wait_until
@@ -55,6 +56,8 @@ TOPICS = {
     "points2": PointCloud2,
     "/diagnostics": DiagnosticArray,
 }
+COMPRESSED = {f"{side}/image_rect/compressed": CompressedImage for side in ("left", "right")}
+COMPRESSED["ground_truth/depth/compressedDepth"] = CompressedImage
 
 
 class Source:
@@ -66,7 +69,8 @@ class Source:
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
         self.node = rclpy.create_node("source", context=self.context)
-        self.publishers = {t: self.node.create_publisher(k, t, 20) for t, k in TOPICS.items()}
+        self.publishers = {t: self.node.create_publisher(k, t, 20) for t, k in (TOPICS | COMPRESSED).items()}
+        self.compressed = False  # images and truth that are sent
         latched = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self.account = self.node.create_publisher(Header, "published_pair", latched)
         self.client = self.node.create_client(GetParameters, "replay_evaluator_node/get_parameters")
@@ -120,10 +124,18 @@ class Source:
             self.publishers["left/camera_info"].publish(left_info)
             self.publishers["right/camera_info"].publish(right_info)
         for side, image in zip(("left", "right"), images or (), strict=False):
-            self.publishers[f"{side}/image_rect"].publish(messages.fill_image(Image(), image, "rgb8", header))
+            if self.compressed:
+                message = compressed_image(image, header, kind="png")
+                self.publishers[f"{side}/image_rect/compressed"].publish(message)
+            else:
+                self.publishers[f"{side}/image_rect"].publish(messages.fill_image(Image(), image, "rgb8", header))
         if truth is not None:
-            depth = disparity_to_depth(truth, self.rig)
-            self.publishers["ground_truth/depth"].publish(messages.fill_image(Image(), depth, "32FC1", header))
+            message = messages.fill_image(Image(), disparity_to_depth(truth, self.rig), "32FC1", header)
+            if self.compressed:
+                packed = messages.fill_compressed_depth(CompressedImage(), message, 0.1, 80.0)
+                self.publishers["ground_truth/depth/compressedDepth"].publish(packed)
+            else:
+                self.publishers["ground_truth/depth"].publish(message)
         if dense is not None:
             self.answer(header, dense, masked)
         self.settle()
@@ -225,9 +237,26 @@ def test_accuracy_drops_and_latency_are_those_that_were_made(source: Source, tmp
     read_report(tmp_path / "report.json")
 
 
-def test_without_truth_the_images_are_compared(source: Source) -> None:
+def test_compressed_truth_is_compared_with(source: Source) -> None:
+    truth = np.full((96, 160), 6.0, np.float32)
+    dense = truth.copy()
+    dense[:24] += 1.5
+    source.compressed = True
+    source.start_evaluator(pairs=2, truth_transport="compressedDepth", image_transport="compressed")
+    source.wait_for_subscribers("ground_truth/depth/compressedDepth")
+    for _ in range(2):
+        source.send("a", dense, truth)
+    metrics = _row(source.wait_for_report(), "published")["metrics"]
+    assert metrics["bad_1"] == pytest.approx(25.0)
+    assert metrics["epe"] == pytest.approx(0.25 * 1.5, abs=0.01)  # the wall is at 2 m, to 0.3 mm or 0.002 px
+
+
+@pytest.mark.parametrize("transport", ["raw", "compressed"])
+def test_without_truth_the_images_are_compared(source: Source, transport: str) -> None:
     left, right, truth = planes(0)
-    source.start_evaluator(pairs=3, truth=False)
+    source.compressed = transport == "compressed"
+    source.start_evaluator(pairs=3, truth=False, image_transport=transport)
+    source.wait_for_subscribers(*(topic for topic in COMPRESSED if source.compressed and "image" in topic))
     for _ in range(3):
         source.send("a", truth, None, images=(left, right))
     report = source.wait_for_report()

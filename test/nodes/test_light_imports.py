@@ -20,7 +20,7 @@ EXPECTED = {
     "data_logger.node": (LIGHT | {"compat", "files", "recording"}, {"cv2", "mcap"}),
     "players.stereo_player": (LIGHT, {"cv2"}),
     "players.bag_player": (LIGHT, {"cv2"}),
-    "evaluator.node": (LIGHT | {"evaluation"}, {"cv2", "rich"}),
+    "evaluator.node": (LIGHT | {"compat", "evaluation"}, {"cv2", "rich"}),
     "viewer.node": (LIGHT | {"evaluation"}, {"cv2"}),
 }
 

@@ -231,6 +231,30 @@ def test_png_comes_back_exactly_and_jpeg_nearly() -> None:
     np.testing.assert_array_equal(messages.image_to_array(compressed_image(rgb[..., 0], kind="png")), rgb[..., 0])
 
 
+@pytest.mark.parametrize("encoding", ["bayer_rggb8", "bayer_gbrg8"])
+def test_a_compressed_bayer_pattern_has_the_colours_of_the_raw_one(encoding: str) -> None:
+    mosaic = np.random.default_rng(0).integers(0, 256, (8, 12), dtype=np.uint8)
+    packed = compressed_image(mosaic, kind="png")
+    packed.format = f"{encoding}; png compressed "
+    raw = messages.fill_image(Image(), mosaic, encoding)
+    np.testing.assert_array_equal(messages.image_to_array(packed), messages.image_to_array(raw))
+
+
+@pytest.mark.parametrize("encoding", ["mono8", "8UC1", "rgb8"])
+def test_what_is_compressed_is_read_again(encoding: str) -> None:
+    shape = (9, 14, 3) if encoding == "rgb8" else (9, 14)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    image = messages.fill_image(Image(), pixels, encoding, Header(frame_id="eye"))
+    packed = messages.fill_compressed(CompressedImage(), image)
+    assert packed.header.frame_id == "eye"
+    assert packed.format == f"{encoding}; png compressed {'bgr8' if encoding == 'rgb8' else encoding}"
+    np.testing.assert_array_equal(messages.image_to_array(packed), pixels)
+    smooth = np.full(shape, (200, 30, 90) if encoding == "rgb8" else 77, np.uint8)
+    jpeg = messages.fill_compressed(CompressedImage(), messages.fill_image(Image(), smooth, encoding), 90)
+    assert jpeg.format.split()[1] == "jpeg" and bytes(jpeg.data[:2]) == b"\xff\xd8"
+    assert np.abs(messages.image_to_array(jpeg).astype(int) - smooth).max() <= 3
+
+
 def test_a_compressed_image_too_large_for_memory_is_refused_by_its_header() -> None:
     data = compressed_image(np.zeros((4, 4, 3), np.uint8), kind="png").data
     head = bytes(data)[:16] + struct.pack(">II", 30_000, 30_000) + bytes(data)[24:29]

@@ -22,6 +22,7 @@ from fg_depth_ros.nodes.evaluator.node import ReplayEvaluatorNode
 from fg_depth_ros.nodes.players.bag_player import BagPlayerNode
 from fg_depth_ros.nodes.players.stereo_player import StereoPlayerNode
 from fg_depth_ros.nodes.stereo_depth.node import StereoDepthNode
+from fg_depth_ros.nodes.stereo_depth.outputs import COMPRESSED_TOPICS
 from fg_depth_ros.resources import resource_path
 
 POLICY = "config/security/policy.xml"
@@ -78,9 +79,9 @@ def running(ros_domain: int, tmp_path: Path) -> Callable[[bool], set[Rule]]:
             # The camera's images are for a run without true depth, or with a snapshot.
             "replay_evaluator_node": {"idle_timeout": 0.0, "truth": not simulated},
         }  # fmt: skip
-        for node in ("stereo_depth_node", "data_logger_node"):
+        values["stereo_depth_node"]["publish_compressed"] = simulated
+        for node in ("stereo_depth_node", "data_logger_node", "replay_evaluator_node"):
             values[node] |= {"image_transport": "compressed" if simulated else "raw", "use_sim_time": simulated}
-        values["replay_evaluator_node"]["use_sim_time"] = simulated
         given = [
             word
             for node, parameters in values.items()
@@ -130,19 +131,23 @@ def test_the_policy_allows_what_the_nodes_create_and_nothing_else(
     assert found - allowed == set()
     # Not in this run: the other transport, the other truth, a snapshot; Humble has no get_type_description.
     images = {("stereo_depth_node", side) for side in INPUTS} | {("data_logger_node", side) for side in INPUTS}
+    packed_truth = {("replay_evaluator_node", "subscribe", "/ground_truth/depth/compressedDepth")}
     if simulated:
         other = {(node, "subscribe", f"/{name}") for node, name in images if name.endswith("image_rect")}
         other |= {("replay_evaluator_node", "subscribe", "/ground_truth/depth")}
+        other |= {("replay_evaluator_node", "subscribe", f"/{side}/image_rect") for side in ("left", "right")}
         other |= {("stereo_player_node", "publish", "/ground_truth/depth")} - found
     else:
         other = {(node, "subscribe", f"/{name}/compressed") for node, name in images if name.endswith("image_rect")}
         other |= {rule for rule in allowed if rule[2] == "/clock"}
-        other |= {("replay_evaluator_node", "subscribe", f"/{side}/image_rect") for side in ("left", "right")}
+        for end in ("", "/compressed"):
+            other |= {("replay_evaluator_node", "subscribe", f"/{side}/image_rect{end}") for side in ("left", "right")}
+        other |= {("stereo_depth_node", "publish", f"/{topic}") for topic in COMPRESSED_TOPICS.values()}
     parts = {
         ("replay_evaluator_node", "subscribe", f"/{name}") for name in ("mask/labels", "points2", "left/image_rect")
     }
     missing = {rule for rule in allowed - found - parts if not rule[2].endswith("/get_type_description")}
-    assert missing == other - parts
+    assert missing == (other | packed_truth) - parts
 
 
 def test_only_the_operator_sets_parameters_and_calls_services() -> None:

@@ -13,6 +13,7 @@ from fg_depth_ros.nodes.common import shared_memory
 from fg_depth_ros.nodes.common.shared_memory import remove_abandoned, remove_segments
 
 SEGMENT = 17_564_192  # bytes, as Fast DDS 3 makes it from the profile
+LARGE_SEGMENT = 70_255_136  # and from that for large images
 
 
 @pytest.fixture
@@ -46,8 +47,9 @@ def test_only_unused_segments_of_fast_dds_are_removed(folder: Path) -> None:
     assert used.exists() and held.exists() and foreign.exists()
 
 
-def test_a_node_removes_what_killed_nodes_of_its_kind_left(folder: Path) -> None:
-    abandoned = segment(folder, "fastdds_0000000000000001")
+@pytest.mark.parametrize("size", [SEGMENT, LARGE_SEGMENT])
+def test_a_node_removes_what_killed_nodes_of_its_kind_left(folder: Path, size: int) -> None:
+    abandoned = segment(folder, "fastdds_0000000000000001", size)
     used = segment(folder, "fastdds_0000000000000002")
     young = segment(folder, "fastdds_0000000000000003", age=0.0)
     foreign = segment(folder, "fastdds_0000000000000004", size=549_408)

@@ -172,6 +172,56 @@ def test_compressed_images(make: Callable[..., Bench]) -> None:
     assert share_near(b.fresh_depth(PAIR), SCENE.depth) > 0.97
 
 
+@pytest.mark.parametrize("encoding", ["32FC1", "16UC1"])
+def test_compressed_outputs_are_those_of_the_raw_ones(make: Callable[..., Bench], encoding: str) -> None:
+    b = make(publish_compressed=True, depth_encoding=encoding, jpeg_quality=90)
+    packed = ["depth/image_rect/compressedDepth", "mask/labels/compressed", "disparity/image_color/compressed"]
+    raw = [topic.rpartition("/")[0] for topic in packed]
+    b.listen(*raw, *packed)
+
+    def common() -> set[int]:
+        return set.intersection(*({messages.stamp_ns(m.header) for m in list(b.seen[topic])} for topic in b.seen))
+
+    stamp = max(b.send_until(PAIR, common))
+    found = {t: next(m for m in b.seen[t] if messages.stamp_ns(m.header) == stamp) for t in b.seen}
+    assert {message.header.frame_id for message in found.values()} == {"left_eye"}
+    assert [found[topic].format for topic in packed] == [
+        f"{encoding}; compressedDepth png", "8UC1; png compressed 8UC1", "rgb8; jpeg compressed bgr8",
+    ]  # fmt: skip
+    depth, small = (messages.depth_to_array(found[topic[0]]) for topic in (raw, packed))
+    # 3 m: 9 / (2 * 6561.6) m by half a step of inverse depth over 0.1 to 80 m; millimetres are kept
+    np.testing.assert_allclose(small, depth, atol=0.7e-3 if encoding == "32FC1" else 0.0, rtol=0.0)
+    labels, small_labels = (messages.image_to_array(found[topic[1]]) for topic in (raw, packed))
+    np.testing.assert_array_equal(small_labels, labels)
+    colours, small_colours = (messages.image_to_array(found[topic[2]]).astype(int) for topic in (raw, packed))
+    assert np.abs(small_colours - colours).mean() < 4.0
+    # the wall is at 12 px of the 63 that are searched: blue in turbo; what has no disparity is black
+    known = np.isfinite(depth)
+    assert not colours[~known].any()
+    red, green, blue = np.median(colours[known], axis=0)
+    assert blue > 200 and blue > green > red
+
+
+def test_a_compressed_output_alone_is_made_and_nothing_else(make: Callable[..., Bench]) -> None:
+    made: list[Any] = []
+
+    class Noting(StereoDepthEstimator):
+        def estimate(self, *args: Any) -> Any:
+            made.append(super().estimate(*args))
+            return made[-1]
+
+    b = make(build=Noting, publish_compressed=True, mono_model="depthnet_lite")
+    b.wait(lambda: b.values().get("reason") == "idle")
+    assert made == []
+    b.listen("flow/image_color/compressed")
+    b.send_until(PAIR, lambda: b.seen["flow/image_color/compressed"])
+    assert not {"labels", "depth", "mask"} & made[-1].__dict__.keys()
+    pixels = messages.image_to_array(b.seen["flow/image_color/compressed"][-1])
+    assert pixels.shape == (240, 320, 3)
+    b.unlisten("flow/image_color/compressed")
+    b.wait(lambda: not b.heard())
+
+
 def test_grey_and_colour_may_be_mixed(make: Callable[..., Bench]) -> None:
     b = make()
     b.listen("depth/image_rect")
@@ -234,6 +284,14 @@ def test_the_camera_info_follows_the_image_unless_it_is_remapped_itself(ros_doma
             "right/camera_info": "/calibration/r",
         }
         node.destroy_node()
+    given = [w if not w.endswith("image") else f"{w}/compressed" for w in arguments]  # the compressed topic itself
+    node = Node("some_node", context=context, namespace="robot", cli_args=given)
+    topics = input_topics(node, {"image_transport": "compressed"})
+    assert (topics["left/image_rect"], topics["left/camera_info"]) == (
+        "/eyes/l/image/compressed",
+        "/eyes/l/camera_info",
+    )
+    node.destroy_node()
     plain = Node("some_node", context=context, namespace="robot")
     assert input_topics(plain, {"image_transport": "raw"}) == {name: f"/robot/{name}" for name in INPUTS}
     plain.destroy_node()

@@ -12,6 +12,7 @@ from support.waiting import wait_until
 
 from fg_depth_ros.compat import message_filters as drop_in
 from fg_depth_ros.compat.message_filters import SimpleFilter
+from fg_depth_ros.nodes.common.codes import FaultCode
 from fg_depth_ros.nodes.common.synchronizing import INPUTS, NewestSlot, PairSynchronizer, StereoMessages
 
 LEFT, RIGHT, LEFT_INFO, RIGHT_INFO = range(4)
@@ -229,6 +230,58 @@ def test_says_which_input_is_silent(filters: Any) -> None:
     assert "no message on right/image_rect (it has no publisher" in text
     assert "no message on right/camera_info (2 publisher(s) are there, but nothing comes" in text
     assert "left" not in text
+
+
+@pytest.mark.parametrize(
+    ("size", "said", "not_said"),
+    [
+        ((3840, 2160), ["images of 3840x2160 (25 MB in colour) do not fit", "config/fastdds_shm_large.xml"], "QoS"),
+        ((1280, 720), ["images of 1280x720 (3 MB in colour) do not fit", "config/fastdds_shm.xml"], "QoS"),
+        ((320, 240), ["check that the driver publishes them"], "shared"),
+        (None, ["they do not fit", "config/fastdds_shm_large.xml"], "QoS"),  # camera_info as bytes, not decoded
+    ],
+)
+def test_images_that_are_lost_while_their_camera_info_comes_are_those_that_do_not_fit(
+    filters: Any, size: tuple[int, int] | None, said: list[str], not_said: str
+) -> None:
+    rig = Rig(filters)
+    assert rig.sync.stall_code == FaultCode.NO_PAIRS
+
+    def send(at: float, *present: int) -> None:
+        for index, source in enumerate(rig.sources):
+            if index in present or index > 1:
+                sent = message(at)
+                if index > 1 and size is not None:
+                    sent.width, sent.height = size
+                source.signalMessage(sent)
+
+    for frame in range(5):
+        send(10.0 + 0.1 * frame)
+    assert rig.sync.stall_code == FaultCode.IMAGES_LOST
+    text = rig.sync.why_no_pair(lambda name: 1, lambda name: f"/{name}")
+    for side in ("left", "right"):
+        assert f"no message on /{side}/image_rect (1 publisher(s) are there, and camera_info comes, but no" in text
+    assert all(words in text for words in said)
+    assert not_said not in text
+    assert "it has no publisher" in rig.sync.why_no_pair(lambda name: 0, str)
+    # some arrive, never both of a pair: no matter of stamps
+    for frame in range(5, 10):
+        send(10.0 + 0.1 * frame, *([frame % 2] if frame > 7 else []))
+    assert rig.pairs == [] and rig.sync.stall_code == FaultCode.IMAGES_LOST
+    text = rig.sync.why_no_pair(lambda name: 1, lambda name: f"/{name}")
+    assert "only 1 images of 10 camera_infos came on /left/image_rect" in text and "sync_slop" not in text
+    send(20.0, 0, 1)
+    assert len(rig.pairs) == 1 and rig.sync.stall_code == FaultCode.NO_PAIRS
+
+
+def test_a_camera_info_that_comes_more_often_is_no_lost_image(filters: Any) -> None:
+    rig = Rig(filters)
+    for frame in range(6):
+        at = 10.0 + 0.1 * frame
+        rig.send(at, at + 0.02, at, at + 0.02)
+    assert rig.sync.stall_code == FaultCode.NO_PAIRS
+    rig.send(10.7, None, 10.7, 10.7)  # one that is lost is no reason either
+    assert rig.sync.stall_code == FaultCode.NO_PAIRS
 
 
 # ---- the left camera alone ------------------------------------------------------------------------------------

@@ -109,6 +109,7 @@ def test_shared_files_are_installed_unchanged(workspace: Workspace, repository: 
         "launch/replay_evaluation.launch.py",
         "config/stereo_depth.yaml",
         "config/fastdds_shm.xml",
+        "config/fastdds_shm_large.xml",
         "rviz/stereo_depth.rviz",
     ):
         assert (share / "fg_depth_ros" / name).read_bytes() == (repository / name).read_bytes()

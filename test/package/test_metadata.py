@@ -173,6 +173,7 @@ def test_shared_files_are_installed(repository: Path, setup_arguments: dict[str,
         "launch/multi_stereo.launch.py",
         "config/stereo_depth.yaml",
         "config/fastdds_shm.xml",
+        "config/fastdds_shm_large.xml",
         "rviz/stereo_depth.rviz",
     ):
         assert f"share/fg_depth_ros/{name}" in installed

@@ -33,6 +33,7 @@ KINDS: dict[str, type] = {
     "depth/image_rect": Image,
     "depth/camera_info": CameraInfo,
     "disparity": DisparityImage,
+    "disparity/image_color": Image,
     "depth/sigma": Image,
     "mask/image": Image,
     "mask/labels": Image,
@@ -186,7 +187,7 @@ class User:
         """Subscribe to outputs; what comes is in `seen[topic]`."""
         for topic in topics:
             seen = self.seen.setdefault(topic, [])
-            kind = (KINDS | OTHER_KINDS)[topic]
+            kind = CompressedImage if "/compressed" in topic else (KINDS | OTHER_KINDS)[topic]
             self._subscriptions[topic] = self.node.create_subscription(kind, topic, seen.append, 50)
 
     def unlisten(self, topic: str) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from fg_depth_ros.data.bags.messages import Place, message_at, nearest, places, topic_named
-from fg_depth_ros.data.bags.storage import IMAGE, BagStorage
+from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, BagStorage
 from fg_depth_ros.data.datasets.kitti_depth import nearest_depth
+from fg_depth_ros.data.io.compressed_depth import SUFFIX
 from fg_depth_ros.data.io.messages import MessageError, depth_to_array
 from fg_depth_ros.data.io.transforms import bag_transforms, chain, read_transforms
 from fg_depth_ros.files import FileError
@@ -38,7 +39,8 @@ class TruthOptions:
     """Sources of a bag's true depth. An empty topic is found by name and type; ``none`` disables it."""
 
     depth_topic: str = ""
-    """Depth images at the left camera (32FC1 m or 16UC1 mm); found: ``ground_truth/depth``. They go before LiDAR."""
+    """Depth images at the left camera (32FC1 m or 16UC1 mm, raw or compressedDepth); found: ``ground_truth/depth``, or
+    with ``/compressedDepth`` behind it. They go before LiDAR."""
     lidar_topic: str = ""
     """PointCloud2; found: the one whose name has a LiDAR in it, where the way to the camera is known."""
     transforms: str = ""
@@ -152,15 +154,15 @@ def find_truth(
     if options.camera_frame not in CAMERA_FRAMES:
         raise FileError(f"camera_frame is '{options.camera_frame}': choose one of {', '.join(CAMERA_FRAMES)}")
     stamps = np.array(sorted(place.stamp for place in left), np.int64)
-    images, clouds = ([topic for topic, other in bag.topics.items() if other == kind] for kind in (IMAGE, CLOUD))
-    topic = _topic(bag, options.depth_topic, IMAGE, [topic for topic in images if topic.split("/")[-2:] == _TRUE_DEPTH])
+    clouds = [topic for topic, kind in bag.topics.items() if kind == CLOUD]
+    topic = _topic(bag, options.depth_topic, (IMAGE, COMPRESSED), true_depth_topics(bag.topics))
     if topic:
         found = places(bag, [topic])[topic]
         readers = {stamp: DepthImage(bag, place, rig) for stamp, place in _beside(stamps, found, slop).items()}
         _check_unit(list(readers.values()), topic)
         return dict(readers)
     lidars = [topic for topic in clouds if _words(topic) & _LIDARS]
-    topic = _topic(bag, options.lidar_topic, CLOUD, lidars)
+    topic = _topic(bag, options.lidar_topic, (CLOUD,), lidars)
     if not topic and options.transforms and options.lidar_topic != OFF:
         _LOG.warning("%s: no LiDAR known by its name, so %s is not used (PointCloud2: %s): name its topic",
                      bag.path, options.transforms, ", ".join(sorted(clouds)) or "none")  # fmt: skip
@@ -237,12 +239,22 @@ def _to_camera(bag: BagStorage, left: Place, sweep: Place, file: str) -> np.ndar
     return chain(transforms, camera, lidar, f"{bag.path}, {sweep.topic}" + (f" with {file}" if file else ""))
 
 
-def _topic(bag: BagStorage, name: str, kind: str, found: Sequence[str]) -> str:
+def true_depth_topics(topics: Mapping[str, str]) -> list[str]:
+    """Return the topics of true depth among a bag's (type by topic), by their names: raw ones where there are any."""
+    ends = {IMAGE: _TRUE_DEPTH, COMPRESSED: [*_TRUE_DEPTH, SUFFIX.removeprefix("/")]}
+    found = {
+        kind: [topic for topic, other in topics.items() if other == kind and topic.split("/")[-len(end) :] == end]
+        for kind, end in ends.items()
+    }
+    return found[IMAGE] or found[COMPRESSED]
+
+
+def _topic(bag: BagStorage, name: str, kinds: tuple[str, ...], found: Sequence[str]) -> str:
     """Return the topic that was given, or the one that was found; "" where there is none."""
     if name == OFF:
         return ""
     if name:
-        return topic_named(bag.topics, name, (kind,), str(bag.path))
-    if kind == CLOUD and len(found) > 1:
+        return topic_named(bag.topics, name, kinds, str(bag.path))
+    if kinds == (CLOUD,) and len(found) > 1:
         _LOG.warning("%s: %s could be true depth: name one of them to use it", bag.path, " and ".join(sorted(found)))
     return found[0] if len(found) == 1 else ""

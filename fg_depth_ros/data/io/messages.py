@@ -16,6 +16,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
+from fg_depth_ros.data.io import compressed_depth
 from fg_depth_ros.data.io.formats import LARGEST_IMAGE, header_size
 
 _DEPTHS = {
@@ -65,6 +66,8 @@ CAMERA_ENCODINGS = (*_GREY, *_TO_RGB)
 """Encodings that ``image_to_array`` takes."""
 MONO16_WHITE = 65535
 _WHITE_LEVELS = (1023, 4095, 16383, MONO16_WHITE)
+_PNG_LEVEL = 1
+_FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL]
 DEPTH_16UC1 = 65.535
 """Largest depth that 16UC1 holds, m."""
 
@@ -225,7 +228,9 @@ def _decompressed(message: Any, topic: str, mono16_white: int | None) -> np.ndar
     if pixels.dtype == np.uint16 and mono16_white is not None:
         pixels = scaled_to_uint8(pixels, mono16_white)
     if pixels.ndim == 2:
-        return pixels
+        encoding = message.format.partition(";")[0].strip()
+        code = _TO_RGB.get(encoding) if encoding.startswith("bayer") else None
+        return pixels if code is None else cv2.cvtColor(pixels, code)  # image_transport compresses it as it is
     return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
 
 
@@ -280,18 +285,36 @@ def float_array(message: Any, topic: str = "image") -> np.ndarray:
 def depth_to_array(message: Any, topic: str = "depth") -> np.ndarray:
     """Return a depth image (REP 118) as float32 m, H x W, NaN where invalid.
 
-    It holds metres (32FC1) or millimetres (16UC1 or mono16). Raises MessageError, naming ``topic``: another encoding,
-    or data that does not fit the sizes.
+    It holds metres (32FC1) or millimetres (16UC1 or mono16), in an Image or in a CompressedImage of
+    compressed_depth_image_transport. Raises MessageError, naming ``topic``: another encoding, or data that is damaged
+    or does not fit the sizes.
     """
+    if not hasattr(message, "encoding"):
+        values = _decompressed_depth(message, topic)
+        return values if values.dtype == np.float32 else _metres(values)
     if message.encoding not in ("32FC1", "16UC1", "mono16"):
         raise MessageError(
             MessageFault.UNKNOWN_ENCODING,
             f"{topic}: encoding '{message.encoding}' is no depth image: 32FC1 (metres) and 16UC1 (mm) are",
         )
     values = view(message, topic)
-    if message.encoding == "32FC1":
-        return values
-    return np.where(values > 0, values.astype(np.float32) * np.float32(0.001), np.float32(np.nan))
+    return values if message.encoding == "32FC1" else _metres(values)
+
+
+def _metres(millimetres: np.ndarray) -> np.ndarray:
+    return np.where(millimetres > 0, millimetres.astype(np.float32) * np.float32(0.001), np.float32(np.nan))
+
+
+def _decompressed_depth(message: Any, topic: str) -> np.ndarray:
+    data = np.frombuffer(message.data, dtype=np.uint8)
+    try:
+        return compressed_depth.decode(data, message.format)
+    except ValueError as error:
+        raise MessageError(
+            MessageFault.MALFORMED_IMAGE,
+            f"{topic}: the compressed depth image ({data.size} bytes, format '{message.format}') cannot be read: "
+            f"{error}; check that its publisher uses compressed_depth_image_transport, and the network",
+        ) from error
 
 
 def cloud_to_arrays(message: Any, topic: str = "points2") -> tuple[np.ndarray, np.ndarray]:
@@ -354,6 +377,38 @@ def fill_depth(message: Any, depth: np.ndarray, encoding: str, header: Any = Non
         millimetres = np.where((millimetres >= 1) & (millimetres <= 65535), millimetres, 0)
         return fill_image(message, millimetres.astype(np.uint16), encoding, header)
     return fill_image(message, np.ascontiguousarray(depth, dtype=np.float32), encoding, header)
+
+
+def fill_compressed(message: Any, image: Any, jpeg_quality: int | None = None) -> Any:
+    """Fill an empty CompressedImage of rclpy with an Image as on ``<topic>/compressed`` of image_transport; return it.
+
+    ``image``: mono8, 8UC1 or rgb8. ``jpeg_quality``: 1 to 100; None = PNG, lossless.
+    """
+    pixels, colour = view(image), image.encoding == "rgb8"
+    kind, options = ("png", _FAST_PNG) if jpeg_quality is None else ("jpeg", [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])
+    bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if colour else pixels
+    message.header = image.header
+    message.format = f"{image.encoding}; {kind} compressed {'bgr8' if colour else image.encoding}"
+    fill_data(message, cv2.imencode(f".{kind}", bgr, options)[1])
+    return message
+
+
+def fill_compressed_depth(message: Any, image: Any, nearest: float, farthest: float) -> Any:
+    """Fill an empty CompressedImage of rclpy with a depth Image as on ``<topic>/compressedDepth``; return it.
+
+    Of 16UC1 every value is kept. Of 32FC1 depth from ``nearest`` to ``farthest``, m, is, to a step of
+    ``DepthQuantisation.between``; everything else becomes invalid.
+    """
+    values = view(image)
+    if image.encoding == "32FC1":
+        steps = compressed_depth.DepthQuantisation.between(nearest, farthest)
+        data = compressed_depth.encode_metres(values, steps, _PNG_LEVEL)
+    else:
+        data = compressed_depth.encode_millimetres(values, _PNG_LEVEL)
+    message.header = image.header
+    message.format = f"{image.encoding}; compressedDepth png"
+    fill_data(message, np.frombuffer(data, np.uint8))
+    return message
 
 
 def fill_data(message: Any, array: np.ndarray) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from fg_depth_ros.evaluation.reports import figures
 from fg_depth_ros.evaluation.reports.page import Picture, jpeg
+from fg_depth_ros.geometry.depth_colour import colour_depth
 
 _WIDTH = 320
 
@@ -24,11 +25,11 @@ def picture_of(
     """
     near, far = figures.depth_range(other if is_reference and other is not None else depth)
     image = left if left.ndim == 3 else np.dstack([left] * 3)
-    answer = figures.colour_depth(depth, near, far)
+    answer = colour_depth(depth, near, far)
     tiles = [("left image", image), (f"answer, {near:.1f} m red to {far:.1f} m blue", answer)]
     if other is not None:
         what = "error" if is_reference else "difference"
-        tiles.append((name, figures.colour_depth(figures.visible(other), near, far)))
+        tiles.append((name, colour_depth(figures.visible(other), near, far)))
         tiles.append((f"{what} (bright: 25 % or more)", figures.colour_relative_error(depth, other)))
     if labels is not None:
         tiles.append(("white: trusted; else the reason", figures.colour_labels(labels)))

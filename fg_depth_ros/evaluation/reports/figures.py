@@ -7,18 +7,17 @@ node.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import cv2
 import numpy as np
 
 from fg_depth_ros.geometry import Label
+from fg_depth_ros.geometry.depth_colour import colour_table, map_colours
 from fg_depth_ros.geometry.flow_colour import colour_flow
 from fg_depth_ros.geometry.resize import resize_image
 
 _FONT = (cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)  # face, scale, thickness
 _LEGEND_COLUMN = 210  # px
-_UNKNOWN = (0, 0, 0)  # nothing to show
 _NO_TRUTH = (48, 48, 48)
 _NO_ANSWER = (255, 0, 255)
 LABEL_COLOURS: dict[Label, tuple[int, int, int]] = {
@@ -44,28 +43,13 @@ LABEL_NAMES = {
 """What a mask says of its pixels, for people."""
 
 
-def colour_disparity(disparity: np.ndarray, max_disparity: float | None = None) -> np.ndarray:
-    """Colour disparity H x W px in the turbo map: 0 dark blue, the largest (by default) dark red, NaN black."""
-    known = np.isfinite(disparity)
-    if max_disparity is None:
-        max_disparity = float(np.max(disparity, where=known, initial=0.0))
-    return _mapped(disparity, known, 0.0, max_disparity, _colour_table(cv2.COLORMAP_TURBO))
-
-
-def colour_depth(depth: np.ndarray, min_depth: float, max_depth: float) -> np.ndarray:
-    """Colour depth H x W metres by its inverse like a disparity (near = red, far = blue). NaN is black."""
-    known = np.isfinite(depth) & (depth > 0)
-    inverse = 1.0 / np.where(known, depth, 1.0)
-    return _mapped(inverse, known, 1.0 / max_depth, 1.0 / min_depth, _colour_table(cv2.COLORMAP_TURBO))
-
-
 def colour_error(prediction: np.ndarray, truth: np.ndarray, max_error: float = 4.0) -> np.ndarray:
     """Colour ``|prediction - truth|`` (H x W, same unit) in the inferno map.
 
     0: black; from ``max_error`` on: light yellow; no truth: dark grey; truth without answer: magenta.
     """
     error = np.abs(prediction - truth)
-    colours = _mapped(error, np.isfinite(error), 0.0, max_error, _colour_table(cv2.COLORMAP_INFERNO))
+    colours = map_colours(error, np.isfinite(error), 0.0, max_error, colour_table(cv2.COLORMAP_INFERNO))
     colours[~np.isfinite(truth)] = _NO_TRUTH
     colours[np.isfinite(truth) & ~np.isfinite(prediction)] = _NO_ANSWER
     return colours
@@ -96,7 +80,7 @@ def colour_labels(labels: np.ndarray) -> np.ndarray:
 def with_scale(picture: np.ndarray, low: str, middle: str, high: str) -> np.ndarray:
     """Put a turbo colour bar with the values of its ends and its middle (with units) below a picture."""
     strip, (left, right) = np.full((42, picture.shape[1], 3), 255, np.uint8), (8, picture.shape[1] - 8)
-    bar = _colour_table(cv2.COLORMAP_TURBO)[np.linspace(0, 255, max(right - left, 1)).astype(np.uint8)]
+    bar = colour_table(cv2.COLORMAP_TURBO)[np.linspace(0, 255, max(right - left, 1)).astype(np.uint8)]
     strip[6:16, left : left + len(bar)] = bar
     for text, part in ((low, 0.0), (middle, 0.5), (high, 1.0)):
         (width, _), _ = cv2.getTextSize(text, *_FONT)
@@ -232,17 +216,3 @@ def visible(values: np.ndarray) -> np.ndarray:
     far = np.where(known, values, np.float32(np.inf)).astype(np.float32)
     spread = cv2.erode(far, np.ones((5, 5), np.uint8), borderType=cv2.BORDER_REPLICATE)
     return np.where(np.isfinite(spread), spread, np.float32(np.nan))
-
-
-def _mapped(values: np.ndarray, known: np.ndarray, low: float, high: float, table: np.ndarray) -> np.ndarray:
-    span = max(high - low, 1e-9)
-    scaled = (np.where(known, values, low) - low) * (255.0 / span)
-    colours = table[np.clip(scaled, 0.0, 255.0).astype(np.uint8)]
-    colours[~known] = _UNKNOWN
-    return colours
-
-
-@lru_cache
-def _colour_table(name: int) -> np.ndarray:
-    ramp = np.arange(256, dtype=np.uint8)[:, None]
-    return np.ascontiguousarray(cv2.applyColorMap(ramp, name)[:, 0, ::-1])

@@ -20,6 +20,7 @@ from fg_depth_ros.data.io.formats import (
 from fg_depth_ros.evaluation.reports import figures
 from fg_depth_ros.files import atomic_write
 from fg_depth_ros.geometry import organised_points
+from fg_depth_ros.geometry.depth_colour import colour_depth, colour_disparity
 from fg_depth_ros.inference import StereoEstimate
 
 Writer = Callable[[Path], object]
@@ -41,7 +42,7 @@ def write_estimate(estimate: StereoEstimate, left: np.ndarray, folder: Path, nam
     near, far = figures.depth_range(depth)
     middle = 2 / (1 / near + 1 / far)  # colours follow the inverse of depth
     ends = (f"{distance:.2f} m" for distance in (far, middle, near))
-    depth_colours = figures.with_scale(figures.colour_depth(depth, near, far), *ends)
+    depth_colours = figures.with_scale(colour_depth(depth, near, far), *ends)
     writers: dict[str, Writer] = {
         **_disparity(estimate.disparity),
         "_depth.npy": lambda path: np.save(path, depth),
@@ -71,7 +72,7 @@ def write_flow(flow: np.ndarray, folder: Path, name: str) -> list[Path]:
 def _disparity(disparity: np.ndarray) -> dict[str, Writer]:
     largest = float(np.max(disparity, where=np.isfinite(disparity), initial=0.0))
     ends = (f"{part * largest:.1f} px" for part in (0, 0.5, 1))
-    colours = figures.with_scale(figures.colour_disparity(disparity, largest), *ends)
+    colours = figures.with_scale(colour_disparity(disparity, largest), *ends)
     return {
         "_disparity.pfm": lambda path: write_pfm(path, np.where(np.isfinite(disparity), disparity, np.float32(np.inf))),
         "_disparity.png": lambda path: write_kitti_disparity(

@@ -36,6 +36,7 @@ class FaultCode(Code):
     NO_CLOCK = "no clock"  # use_sim_time without /clock
     NO_PAIRS = "no pairs"  # outputs have subscribers, but no synchronised pair arrives
     NO_STAMPS = "no stamps"  # messages arrive without a stamp, and so form no pairs
+    IMAGES_LOST = "images lost"  # camera_info arrives, and its images do not, or rarely
     RIGHT_CAMERA_SILENT = "right camera silent"  # depth comes from the left image alone
     NOT_RECTIFIED = "not rectified"  # matched features lie on different rows
     ROWS_MISALIGNED = "rows misaligned"  # the vertical flow between the cameras is too large

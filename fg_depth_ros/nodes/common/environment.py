@@ -13,7 +13,8 @@ from collections.abc import Mapping, MutableMapping
 
 from fg_depth_ros.resources import resource_path
 
-PROFILE = "config/fastdds_shm.xml"
+PROFILE, LARGE_PROFILE = "config/fastdds_shm.xml", "config/fastdds_shm_large.xml"
+_DEFAULT_SEGMENT, _SEGMENT = 2**19, 2**24  # bytes of shared memory: of Fast DDS, and of PROFILE
 # Fast DDS 3 reads the first, and warns of the second, which is that of Fast DDS 2.
 _VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 _WITH_FAST_DDS_2 = ("humble", "iron", "jazzy")
@@ -37,6 +38,14 @@ def use_shared_memory_profile(environ: MutableMapping[str, str] | None = None) -
         return False
     environ[_VARIABLES[environ.get("ROS_DISTRO") in _WITH_FAST_DDS_2]] = str(resource_path(PROFILE))
     return True
+
+
+def profile_for(width: int, height: int) -> str | None:
+    """Return the profile that pairs of colour images of this size need; None where Fast DDS's defaults hold them."""
+    image = 3 * width * height
+    if image <= _DEFAULT_SEGMENT:
+        return None
+    return PROFILE if 2 * image <= _SEGMENT else LARGE_PROFILE
 
 
 def child_environment(

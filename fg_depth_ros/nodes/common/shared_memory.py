@@ -11,14 +11,15 @@ from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
 _SEGMENT = re.compile(r"^(sem\.)?(fastdds|fastrtps)_")
-_OWN_BYTES = range(2**24, 2**24 + 2**21)  # of a segment by config/fastdds_shm.xml, with what Fast DDS adds
+# Of segments by config/fastdds_shm.xml and fastdds_shm_large.xml, with what Fast DDS adds.
+_OWN_BYTES = (range(2**24, 2**24 + 2**21), range(2**26, 2**26 + 2**22))
 _OLD = 10.0  # s; a younger segment may not be locked yet
 
 
 def remove_abandoned() -> list[str]:
-    """Remove segments of this package's profile that killed processes of this user left; return the removed files.
+    """Remove segments of this package's profiles that killed processes of this user left; return the removed files.
 
-    A node that is killed leaves 17 MB, and four of them fill the /dev/shm of a container. Segments of other sizes
+    A node that is killed leaves 17 or 70 MB, and four of 17 fill the /dev/shm of a container. Segments of other sizes
     belong to other programs and stay.
     """
     names = set()
@@ -26,7 +27,7 @@ def remove_abandoned() -> list[str]:
         for entry in os.scandir(SHARED_MEMORY):
             with contextlib.suppress(OSError):
                 found = entry.stat(follow_symlinks=False)
-                ours = found.st_uid == os.getuid() and found.st_size in _OWN_BYTES
+                ours = found.st_uid == os.getuid() and any(found.st_size in sizes for sizes in _OWN_BYTES)
                 if ours and _SEGMENT.match(entry.name) and time.time() - found.st_mtime > _OLD:
                     names.add(entry.name)
     return remove_segments(names)

@@ -18,7 +18,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from fg_depth_ros.compat import load_message_filters
 from fg_depth_ros.compat.message_filters import SimpleFilter
 from fg_depth_ros.data.io.messages import stamp_ns
-from fg_depth_ros.nodes.common.codes import INPUTS
+from fg_depth_ros.nodes.common.codes import INPUTS, FaultCode
+from fg_depth_ros.nodes.common.environment import LARGE_PROFILE, profile_for
 from fg_depth_ros.nodes.common.parameters import AtStart, DeclaredParameters
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ _CAMERAS = {_LEFT_IMAGE: _LEFT_INFO, _RIGHT_IMAGE: _RIGHT_INFO}
 _JUMP_BACK_NS = 1_000_000_000
 _GAPS = 16  # between images, for their period
 _FEWEST_GAPS = 4
+_INFOS_WITHOUT_IMAGE = 4  # since the last pair; then images got lost
 _IMAGES_WITHOUT_INFO = 3  # in a row; then the camera_info before is taken for them
 
 
@@ -48,17 +50,19 @@ def input_topics(node: Node, parameters: DeclaredParameters) -> dict[str, str]:
     """Return input name -> resolved topic, remapping and image transport included.
 
     Where an image is remapped and its camera_info is not, that is taken from beside the image, as image_transport does.
+    With the transport ``compressed``, an image may be remapped to the base topic or to the compressed one itself.
     """
 
     def remapped(name: str) -> bool:
         return bool(node.resolve_topic_name(name) != node.resolve_topic_name(name, only_expand=True))
 
     types = input_types(parameters)
-    topics = {name: str(node.resolve_topic_name(name)) for name in INPUTS}
+    ends = {name: "/compressed" if types[name] is CompressedImage else "" for name in INPUTS}
+    topics = {name: str(node.resolve_topic_name(name)).removesuffix(ends[name]) for name in INPUTS}
     for image, info in _CAMERAS.items():
         if remapped(image) and not remapped(info):
             topics[info] = str(node.resolve_topic_name(f"{topics[image].rpartition('/')[0]}/camera_info"))
-    return {name: f"{topic}{'/compressed' if types[name] is CompressedImage else ''}" for name, topic in topics.items()}
+    return {name: f"{topic}{ends[name]}" for name, topic in topics.items()}
 
 
 @dataclass(frozen=True)
@@ -256,6 +260,24 @@ class PairSynchronizer:
         """Inputs whose messages are left out since they have no stamp."""
         return [gate.name for gate in self._gates if gate.unstamped and gate.since_match == 0]
 
+    @property
+    def stall_code(self) -> FaultCode:
+        """What keeps pairs from forming."""
+        if self.unstamped:
+            return FaultCode.NO_STAMPS
+        return FaultCode.IMAGES_LOST if self._lost_images() else FaultCode.NO_PAIRS
+
+    def image_size(self, name: str) -> tuple[int, int] | None:
+        """Return width and height of an image input by its camera_info, where that arrives and most images do not."""
+        image, info = self._gate(name), self._gate(_CAMERAS[name])
+        if info.since_match < _INFOS_WITHOUT_IMAGE or 2 * image.since_match > info.since_match:
+            return None
+        return int(getattr(info.last, "width", 0)), int(getattr(info.last, "height", 0))
+
+    def _lost_images(self) -> dict[str, tuple[int, int]]:
+        """Image inputs that get few or no messages while their camera_info arrives -> width and height."""
+        return {name: size for name in _CAMERAS if (size := self.image_size(name)) is not None}
+
     def why_no_pair(
         self,
         publishers: Callable[[str], int],
@@ -279,8 +301,16 @@ class PairSynchronizer:
             if gate.since_match == 0 and not (gate.last is not None and gate.name in _CAMERAS.values())
         ]
         if silent:
-            why = {name: why_silent(publishers(name), others(name)) for name in silent}
+            lost = self._lost_images()
+            why = {name: why_silent(publishers(name), others(name), lost.get(name)) for name in silent}
             return "; ".join(f"no message on {topic(name)} ({why[name]})" for name in silent)
+        if lost := {name: size for name, size in self._lost_images().items() if publishers(name)}:
+            counts = {name: (self._gate(name), self._gate(_CAMERAS[name])) for name in lost}
+            return "; ".join(
+                f"only {image.since_match} images of {info.since_match} camera_infos came on {topic(name)}: "
+                f"{_why_lost(lost[name])}"
+                for name, (image, info) in counts.items()
+            )
         apart, period = self._apart(), self._period()
         stamps = ", ".join(f"{topic(gate.name)} {(gate.last_stamp or 0) / 1e9:.6f}" for gate in self._gates)
         mode, way_out = "their stamps must be equal", f"set approximate_sync to true and sync_slop above {apart:.6f}"
@@ -429,13 +459,32 @@ def images_beside(node: Node, topic: str) -> list[str]:
     return [name for name in beside if node.count_publishers(name + suffix)]
 
 
-def why_silent(publishers: int, others: Sequence[str] = ()) -> str:
-    """Explain why a topic with so many publishers is silent; ``others``: topics that might be meant instead."""
+def why_silent(publishers: int, others: Sequence[str] = (), lost: tuple[int, int] | None = None) -> str:
+    """Explain why a topic with so many publishers is silent.
+
+    ``others``: topics that might be meant instead. ``lost``: width and height of its images (0 = not known) where their
+    camera_info arrives.
+    """
     if publishers == 0 and others:
         return f"it has no publisher: remap it to {' or '.join(others)}, or start the camera driver"
     if publishers == 0:
         return "it has no publisher: start the camera driver, or remap the topic"
+    if lost is not None:
+        return f"{publishers} publisher(s) are there, and camera_info comes, but no image: {_why_lost(lost)}"
     return (
         f"{publishers} publisher(s) are there, but nothing comes: check that they run, their QoS, and that large "
         "images fit into the shared memory of Fast DDS (docs/install.md)"
+    )
+
+
+def _why_lost(size: tuple[int, int]) -> str:
+    """Explain why images of a width and height get lost and small messages of the same camera do not."""
+    profile = profile_for(*size) if all(size) else LARGE_PROFILE
+    if profile is None:
+        return "check that the driver publishes them, and the network between"
+    what = f"images of {size[0]}x{size[1]} ({3e-6 * size[0] * size[1]:.0f} MB in colour)" if all(size) else "they"
+    return (
+        f"{what} do not fit into the shared-memory segment of Fast DDS in the process that publishes them: start the "
+        f"camera driver with FASTDDS_DEFAULT_PROFILES_FILE set to {profile} of fg_depth_ros (docs/install.md); from "
+        "another machine, the network loses them"
     )

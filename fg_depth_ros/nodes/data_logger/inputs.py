@@ -126,8 +126,7 @@ class LoggerInputs:
             return
         topics = self.topics
         why = self._sync.why_no_pair(lambda name: int(self._node.count_publishers(topics[name])), topics.__getitem__)
-        code = FaultCode.NO_STAMPS if self._sync.unstamped else FaultCode.NO_PAIRS
-        self._faults.report("pairs", WARN, f"no stereo pair for {waited:.0f} s: {why}", code=code)
+        self._faults.report("pairs", WARN, f"no stereo pair for {waited:.0f} s: {why}", code=self._sync.stall_code)
 
     def values(self) -> dict[str, str]:
         """Return keys for a DiagnosticStatus: pairs formed, and rate and losses by input."""

@@ -25,11 +25,12 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 from stereo_msgs.msg import DisparityImage
 
 from fg_depth_ros.data.io import messages
+from fg_depth_ros.data.io.compressed_depth import SUFFIX
 from fg_depth_ros.evaluation.replay.pictures import WorstPairs
 from fg_depth_ros.evaluation.replay.scores import ReplayScores
 from fg_depth_ros.evaluation.reports.page import write_page
@@ -42,6 +43,7 @@ from fg_depth_ros.nodes.common.message_loss import with_info
 from fg_depth_ros.nodes.common.qos import OVERRIDES, subscription_events
 from fg_depth_ros.nodes.common.rectifying import PairRectifier
 from fg_depth_ros.nodes.common.running import run_node
+from fg_depth_ros.nodes.common.synchronizing import input_topics, input_types
 from fg_depth_ros.nodes.evaluator.node_counters import NodeCounters
 from fg_depth_ros.nodes.evaluator.pair_ledger import EARLY, PairEntry, PairLedger, percentiles
 from fg_depth_ros.nodes.evaluator.pair_messages import (
@@ -117,13 +119,17 @@ class ReplayEvaluatorNode(Node):
         reliable = QoSProfile(depth=10)
         sensor = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
         all_pairs = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        inputs, kinds = input_topics(self, self.parameters), input_types(self.parameters)
+        truth: tuple[str, type] = (TRUTH, Image)
+        if self.parameters["truth_transport"] != "raw":
+            truth = (f"{self.resolve_topic_name(TRUTH)}{SUFFIX}", CompressedImage)
         topics: dict[str, tuple[str, type, QoSProfile]] = {
             "depth": (DEPTH, Image, reliable),
             "disparity": ("disparity", DisparityImage, reliable),
             "flow": ("flow/image", Image, reliable),
-            "truth": (TRUTH, Image, reliable),
-            "left": ("left/image_rect", Image, sensor),
-            "right": ("right/image_rect", Image, sensor),
+            "truth": (*truth, reliable),
+            "left": (inputs["left/image_rect"], kinds["left/image_rect"], sensor),
+            "right": (inputs["right/image_rect"], kinds["right/image_rect"], sensor),
             "labels": ("mask/labels", Image, reliable),
             "points": ("points2", PointCloud2, reliable),
         }

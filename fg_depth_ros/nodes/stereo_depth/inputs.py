@@ -10,7 +10,7 @@ from typing import Any
 from rclpy.node import Node
 
 from fg_depth_ros.compat import load_message_filters
-from fg_depth_ros.nodes.common.codes import DropReason, FaultCode
+from fg_depth_ros.nodes.common.codes import DropReason
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, PairStatistics, RateMeter
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
 from fg_depth_ros.nodes.common.qos import OVERRIDES, input_qos, subscription_events
@@ -108,8 +108,7 @@ class StereoInputs:
             self._faults.forget("pairs")  # reported already, with its consequence
             return
         why = self._sync.why_no_pair(self._publishers, self._topics.__getitem__, self._others)
-        code = FaultCode.NO_STAMPS if self._sync.unstamped else FaultCode.NO_PAIRS
-        self._faults.report("pairs", WARN, f"no stereo pair for {waited:.0f} s: {why}", code=code)
+        self._faults.report("pairs", WARN, f"no stereo pair for {waited:.0f} s: {why}", code=self._sync.stall_code)
 
     def values(self) -> dict[str, str]:
         """Return the key-value pairs of a DiagnosticStatus: rate and losses by input."""
@@ -144,9 +143,12 @@ class StereoInputs:
             return
         seconds = self._sync.silent(silent)
         since = time.strftime("%H:%M:%S", time.localtime(time.time() - seconds))
-        why = why_silent(self._publishers(silent), self._others(silent))
+        why = why_silent(self._publishers(silent), self._others(silent), self._lost(silent))
         reason = f"no message on {self._topics[silent]} since {since} ({seconds:.0f} s): {why}"
         self._submit(StereoMessages(left, None, left_info, None, reason))
+
+    def _lost(self, name: str) -> tuple[int, int] | None:
+        return self._sync.image_size(name) if self._sync is not None and name.endswith("image_rect") else None
 
     def _others(self, name: str) -> list[str]:
         return images_beside(self._node, self._topics[name]) if name.endswith("image_rect") else []

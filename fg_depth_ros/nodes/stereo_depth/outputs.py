@@ -10,12 +10,14 @@ import cv2
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField, RegionOfInterest
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField, RegionOfInterest
 from std_msgs.msg import Header
 from stereo_msgs.msg import DisparityImage
 
-from fg_depth_ros.data.io.messages import fill_data, fill_depth, fill_image
+from fg_depth_ros.data.io.compressed_depth import SUFFIX
+from fg_depth_ros.data.io.messages import fill_compressed, fill_compressed_depth, fill_data, fill_depth, fill_image
 from fg_depth_ros.geometry import StereoRig, organised_points
+from fg_depth_ros.geometry.depth_colour import colour_disparity
 from fg_depth_ros.geometry.flow_colour import colour_flow
 from fg_depth_ros.inference import SearchRange, StereoEstimate
 from fg_depth_ros.inference.config import CLASSICAL_STEREO
@@ -28,6 +30,7 @@ TOPICS: dict[str, type] = {
     "depth/image_rect": Image,
     "depth/camera_info": CameraInfo,
     "disparity": DisparityImage,
+    "disparity/image_color": Image,
     "depth/sigma": Image,
     "mask/image": Image,
     "mask/labels": Image,
@@ -37,6 +40,16 @@ TOPICS: dict[str, type] = {
 }
 MONO_TOPIC = "mono_depth/image_rect"
 TEMPORAL_TOPICS: dict[str, type] = {"temporal_flow/image": Image, "temporal_flow/image_color": Image}
+
+COMPRESSED_TOPICS = {
+    topic: f"{topic}{SUFFIX if topic.endswith('image_rect') else '/compressed'}"
+    for topic in (
+        "depth/image_rect", MONO_TOPIC, "disparity/image_color", "mask/image", "mask/labels", "flow/image_color",
+        "temporal_flow/image_color",
+    )
+}  # fmt: skip
+"""Where ``publish_compressed`` publishes an output besides, named as image_transport names it."""
+_LOSSLESS = {"mask/image", "mask/labels"}  # JPEG would invent labels
 
 # Outputs that change when holes are filled, and those without a right image.
 FILLED_TOPICS = frozenset({"depth/image_rect", "mask/image", "mask/labels", "points2"})
@@ -54,6 +67,8 @@ class StereoOutputs:
     def __init__(self, node: LifecycleNode, parameters: DeclaredParameters) -> None:
         self._node, self._parameters = node, parameters
         topics = TOPICS | {MONO_TOPIC: Image} | TEMPORAL_TOPICS
+        if parameters["publish_compressed"]:
+            topics = topics | dict.fromkeys(COMPRESSED_TOPICS.values(), CompressedImage)
         self._publishers = {
             name: node.create_lifecycle_publisher(
                 kind,
@@ -66,8 +81,9 @@ class StereoOutputs:
         }
 
     def subscribed(self) -> set[str]:
-        """Return the topics that have subscribers."""
-        return {name for name, found in self._publishers.items() if found.get_subscription_count() > 0}
+        """Return the outputs that have subscribers, raw or compressed, by the names of the raw ones."""
+        topics = TOPICS.keys() | TEMPORAL_TOPICS.keys() | {MONO_TOPIC}
+        return {name for name in topics if self._heard(name) or self._heard(COMPRESSED_TOPICS.get(name, ""))}
 
     def publish(
         self, topics: Collection[str], estimate: StereoEstimate, left: np.ndarray, messages: StereoMessages
@@ -79,7 +95,7 @@ class StereoOutputs:
         header = output_header(messages)
         for name in TOPICS:
             if name in topics and (message := self._message(name, estimate, left, messages, header)) is not None:
-                self._publishers[name].publish(message)
+                self._send(name, message)
 
     def publish_mono(self, topics: Collection[str], depth: np.ndarray, messages: StereoMessages) -> None:
         """Publish mono depth (H x W float32 m, masked here by the range) if its topic is in ``topics``."""
@@ -88,22 +104,39 @@ class StereoOutputs:
         near, far = self._parameters["min_depth"], self._parameters["max_depth"]
         masked = np.where((depth >= near) & (depth <= far), depth, np.float32(np.nan))
         message = fill_depth(Image(), masked, self._parameters["depth_encoding"], output_header(messages))
-        self._publishers[MONO_TOPIC].publish(message)
+        self._send(MONO_TOPIC, message)
 
     def publish_flow(self, topics: Collection[str], flow: np.ndarray, messages: StereoMessages) -> None:
         """Publish temporal flow (H x W x 2 float32 px) on its topics that are in ``topics``."""
         header = output_header(messages)
         if "temporal_flow/image" in topics:
-            self._publishers["temporal_flow/image"].publish(fill_image(Image(), flow, "32FC2", header))
+            self._send("temporal_flow/image", fill_image(Image(), flow, "32FC2", header))
         if "temporal_flow/image_color" in topics:
-            message = fill_image(Image(), colour_flow(flow), "rgb8", header)
-            self._publishers["temporal_flow/image_color"].publish(message)
+            self._send("temporal_flow/image_color", fill_image(Image(), colour_flow(flow), "rgb8", header))
 
     def destroy(self) -> None:
         """Destroy the publishers."""
         for publisher in self._publishers.values():
             self._node.destroy_lifecycle_publisher(publisher)
         self._publishers.clear()
+
+    def _heard(self, topic: str) -> bool:
+        return topic in self._publishers and self._publishers[topic].get_subscription_count() > 0
+
+    def _send(self, name: str, message: Any) -> None:
+        """Publish the message of an output, raw and compressed, for those who subscribe to it."""
+        packed = COMPRESSED_TOPICS.get(name, "")
+        if not self._heard(packed):
+            self._publishers[name].publish(message)
+            return
+        if self._heard(name):
+            self._publishers[name].publish(message)
+        if packed.endswith(SUFFIX):
+            limits = self._parameters["min_depth"], self._parameters["max_depth"]
+            self._publishers[packed].publish(fill_compressed_depth(CompressedImage(), message, *limits))
+        else:
+            quality = None if name in _LOSSLESS else self._parameters["jpeg_quality"]
+            self._publishers[packed].publish(fill_compressed(CompressedImage(), message, quality))
 
     def _message(
         self, name: str, estimate: StereoEstimate, left: np.ndarray, messages: StereoMessages, header: Header
@@ -129,6 +162,12 @@ class StereoOutputs:
                 estimate.searched,
                 increment=_BLOCK_STEP if parameters["model"] in CLASSICAL_STEREO else _NETWORK_STEP,
             )
+        if name == "disparity/image_color":
+            assert estimate.searched is not None
+            # As in the DisparityImage: 0 is infinity, and the colours end where the search does.
+            moved = np.where(estimate.matched_mask, estimate.matched, np.float32(np.nan)) + estimate.rig.doffs
+            farthest = max(float(estimate.searched.last + estimate.rig.doffs), 1.0)
+            return fill_image(Image(), colour_disparity(moved, farthest), "rgb8", header)
         if name == "depth/sigma":
             if estimate.depth_sigma is None:
                 self._node.get_logger().warning(

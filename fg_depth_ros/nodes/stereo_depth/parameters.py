@@ -124,6 +124,10 @@ STEREO_DEPTH = ParameterTable(
         Parameter("depth_encoding", "32FC1",
                   "Encoding of `depth/image_rect`: metres with NaN, or millimetres with 0, where there is no depth.",
                   choices=("32FC1", "16UC1")),
+        AtStart("publish_compressed", False,
+                "Publish outputs compressed, too, as image_transport names them: depth and mono depth on "
+                "`/compressedDepth`, the masks (PNG) and the coloured images (JPEG) on `/compressed`."),
+        Parameter("jpeg_quality", 95, "Quality of JPEG with `publish_compressed`.", minimum=1, maximum=100),
         Parameter("cloud_decimation", 2, "`points2` holds every n-th pixel of every n-th row.", "px", 1, 32),
         Parameter("cloud_max_depth", 80.0, "`points2` leaves out points farther away.", "m", 0.02, 10000.0),
         Parameter("use_color", True, "`points2` has the colours of the left image, in the field `rgb`."),
