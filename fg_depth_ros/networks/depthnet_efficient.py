@@ -18,6 +18,8 @@ from fg_depth_ros.networks.blocks import conv_norm
 from fg_depth_ros.networks.depth import DepthPrediction
 from fg_depth_ros.networks.depthnet_lite import CompactDepthNetwork, positions
 
+EFFICIENTNET = "efficientnet_lite0"
+"""Name of the encoder in the card of a file that holds it alone."""
 # Of every stage: expansion, kernel, stride of its first block, channels, number of blocks.
 _STAGES = (
     (1, 3, 1, 16, 1),

@@ -34,7 +34,7 @@ from typing import Any
 import torch
 
 from fg_depth_ros.networks.checkpoint import CheckpointError, ModelCard, fingerprint
-from fg_depth_ros.networks.depthnet_efficient import EfficientNetLite0
+from fg_depth_ros.networks.depthnet_efficient import EFFICIENTNET, EfficientNetLite0
 from fg_depth_ros.networks.flownet import CHANNEL_ORDERS
 from fg_depth_ros.networks.registry import create_model
 
@@ -49,8 +49,6 @@ _PUBLIC_NAMES = {
 }
 _WIDTH_LAYERS = {"conv1": 64, "conv3": 256, "conv4": 512, "conv5": 512, "conv6": 1024}
 _SHOWN = 3  # keys named in a message
-EFFICIENTNET = "efficientnet_lite0"
-"""Name in the card of an imported encoder."""
 # Parts of the names of the encoder's tensors here, and in published files.
 _EFFICIENTNET_NAMES = {
     "stem.conv.": "_conv_stem.",

@@ -11,7 +11,7 @@ import torch
 
 from fg_depth_ros.networks.checkpoint import CheckpointError, ModelCard, load_checkpoint
 from fg_depth_ros.networks.depthnet import DepthNet
-from fg_depth_ros.networks.depthnet_efficient import DepthNetEfficient
+from fg_depth_ros.networks.depthnet_efficient import EFFICIENTNET, DepthNetEfficient
 from fg_depth_ros.networks.depthnet_lite import DepthNetLite
 from fg_depth_ros.networks.flownet import FlowNetC, FlowNetS
 from fg_depth_ros.networks.flownet2 import FlowNet2, FlowNet2CS, FlowNet2CSS, FlowNet2SD
@@ -68,10 +68,10 @@ def load_model(source: str | Path, device: str | torch.device = "cpu") -> tuple[
     """
     path = weights_path(source)
     tensors, card = load_checkpoint(path)
-    if card.name not in MODELS:
+    if card.name == EFFICIENTNET:
         raise CheckpointError(
-            f"{path} holds '{card.name}', which is no network of this package; an imported encoder is what a training "
-            "can start from, with load_partial"
+            f"{path} holds '{card.name}', the encoder of depthnet_efficient alone: train that network from it, with "
+            "load_partial"
         )
     try:
         with torch.device("meta"):  # shapes alone: options may ask for more than the memory

@@ -261,7 +261,7 @@ def test_an_encoder_starts_the_depth_network_and_nothing_else(run, tmp_path):
     stem, last = depth.encoder.stem, depth.encoder.blocks[15]
     assert torch.equal(stem.conv.weight, tensors["_conv_stem.weight"])
     assert torch.equal(last.project.norm.running_var, tensors["_blocks.15._bn2.running_var"])
-    with pytest.raises(CheckpointError, match=r"encoder\.safetensors holds 'efficientnet_lite0', which is no network"):
+    with pytest.raises(CheckpointError, match=r"encoder\.safetensors holds 'efficientnet_lite0', the encoder of"):
         load_model(out)
 
 
