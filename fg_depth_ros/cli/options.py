@@ -62,6 +62,10 @@ Engine = Annotated[str, typer.Option(help="What runs the network: auto, torch, o
 Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the report here (docs/report_schema.md).")]
 Scale = Annotated[float, typer.Option(help="Resize by this for matching; below 1 reaches larger disparities.")]
+AutoScale = Annotated[
+    str, typer.Option(help="Resize by this for matching; below 1 reaches nearer; auto: as far as --min-depth.")
+]
+MinDepth = Annotated[float, typer.Option(help="Nearer depth is left out, m.")]
 MinDisparity = Annotated[str, typer.Option(help="Where the search begins, px; auto: where the rig sees infinity.")]
 Photos = Annotated[list[Path], typer.Option(help="Folder of pictures for the surfaces; may be repeated.")]
 Cutouts = Annotated[list[Path], typer.Option(help="Folder of cut-out pictures with alpha; may be repeated.")]
@@ -84,6 +88,14 @@ def min_disparity_of(text: str) -> int | str:
         return text if text == "auto" else int(text)
     except ValueError:
         raise typer.BadParameter(f"min-disparity '{text}' is neither auto nor a whole number of pixels") from None
+
+
+def scale_of(text: str) -> float | str:
+    """Parse ``auto`` or a number. Raises typer.BadParameter: anything else."""
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError:
+        raise typer.BadParameter(f"scale '{text}' is neither auto nor a number") from None
 
 
 def image_size_of(text: str) -> tuple[int, int]:

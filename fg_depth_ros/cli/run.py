@@ -9,21 +9,23 @@ import typer
 
 from fg_depth_ros.cli.app import console, flow_estimator, one_rig, progress, say, stereo_estimator
 from fg_depth_ros.cli.options import (
+    AutoScale,
     Calibration,
     Device,
     Engine,
     FlowScale,
     Json,
+    MinDepth,
     MinDisparity,
     Model,
     PairTopics,
     Precision,
-    Scale,
     Settings,
     SideBySide,
     Weights,
     Without,
     min_disparity_of,
+    scale_of,
 )
 
 
@@ -71,8 +73,9 @@ def infer(
     device: Device = "auto",
     engine: Engine = "auto",
     precision: Precision = "auto",
-    scale: Scale = 1.0,
+    scale: AutoScale = "1",
     min_disparity: MinDisparity = "auto",
+    min_depth: MinDepth = 0.1,
     max_depth: Annotated[float, typer.Option(help="Farther pixels are out of range, m.")] = 80.0,
 ) -> None:
     """Write disparity, depth, labels, pictures and a cloud of one pair, a folder of pairs, a video or a bag.
@@ -100,9 +103,8 @@ def infer(
     else:
         raise typer.BadParameter(usage)
     estimator = stereo_estimator(
-        model, weights, device, engine, precision, inference_scale=scale,
-        min_disparity=min_disparity_of(min_disparity),
-        max_depth=max_depth,
+        model, weights, device, engine, precision, inference_scale=scale_of(scale),
+        min_disparity=min_disparity_of(min_disparity), min_depth=min_depth, max_depth=max_depth,
     )  # fmt: skip
     failed = 0
     for sample in samples:

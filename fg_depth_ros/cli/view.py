@@ -9,15 +9,17 @@ import typer
 
 from fg_depth_ros.cli.app import check_folder, say, stereo_estimator
 from fg_depth_ros.cli.options import (
+    AutoScale,
     Device,
     Engine,
+    MinDepth,
     MinDisparity,
     PairTopics,
     Precision,
-    Scale,
     Settings,
     SideBySide,
     min_disparity_of,
+    scale_of,
 )
 
 if TYPE_CHECKING:
@@ -39,8 +41,9 @@ def view(
     device: Device = "auto",
     engine: Engine = "auto",
     precision: Precision = "auto",
-    scale: Scale = 1.0,
+    scale: AutoScale = "1",
     min_disparity: MinDisparity = "auto",
+    min_depth: MinDepth = 0.1,
     max_depth: Annotated[float, typer.Option(help="Farther pixels are out of range, m.")] = 80.0,
     count: Annotated[int, typer.Option(help="Show so many pairs; 0: all.")] = 0,
     namespace: Annotated[str, typer.Option(help="Namespace of the node whose live topics are shown.")] = "",
@@ -81,8 +84,8 @@ def view(
     else:
         samples = open_stereo(Path(pairs).expanduser(), calib, side_by_side=side_by_side, **topics().given())
     estimators = _estimators(
-        model, weights, device=device, engine=engine, precision=precision, inference_scale=scale,
-        min_disparity=min_disparity_of(min_disparity), max_depth=max_depth,
+        model, weights, device=device, engine=engine, precision=precision, inference_scale=scale_of(scale),
+        min_disparity=min_disparity_of(min_disparity), min_depth=min_depth, max_depth=max_depth,
     )  # fmt: skip
     title = f"{' and '.join(estimators)} on {Path(pairs).name}"
     raise typer.Exit(view_pairs(title, samples[:count] if count else samples, estimators, where, say))

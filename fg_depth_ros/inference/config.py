@@ -7,12 +7,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
+from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.inference.engines.base import ENGINES, PRECISIONS
 from fg_depth_ros.networks.registry import DEPTH_MODELS, FLOW_MODELS, STEREO_MODELS
 
 AUTO = "auto"
 _FARTHEST = 2048  # px, where a search may begin
 _WIDEST = 4096  # px, of a search
+_SMALLEST_AUTO = 0.25  # scale
 CLASSICAL_STEREO = ("sgbm", "bm")
 CLASSICAL_FLOW = ("dis", "farneback", "lucas_kanade", "horn_schunck")
 
@@ -29,13 +31,14 @@ class EstimatorConfig:
     """auto, cpu, cuda:N; classical methods run on the CPU."""
     precision: str = "auto"
     """auto (the fastest of the engine here), float32, bfloat16 or float16."""
-    inference_scale: float = 1.0
+    inference_scale: float | str = 1.0
     """Factor on the size at which the network runs."""
     engine: str = "auto"
     """What computes the network: auto, torch, openvino, onnxruntime or tensorrt."""
 
     networks: ClassVar[Collection[str]] = ()
     classical: ClassVar[tuple[str, ...]] = ()
+    auto_scale: ClassVar[bool] = False  # whether inference_scale may be auto
 
     def __post_init__(self) -> None:
         models = (*self.known_models(), *([""] if self.weights else []))
@@ -44,8 +47,10 @@ class EstimatorConfig:
         self._check_choice("engine", self.engine, ENGINES)
         if self.weights and self.model in self.classical:
             raise ValueError(f"'{self.model}' has no weights; leave {self.weights} out or set the model to its network")
-        if not 0.1 <= self.inference_scale <= 4:
-            raise ValueError(f"inference_scale must lie in 0.1 .. 4, got {self.inference_scale}")
+        scale = self.inference_scale
+        if not (self.auto_scale and scale == AUTO) and (isinstance(scale, str) or not 0.1 <= scale <= 4):
+            auto = "be auto or " if self.auto_scale else ""
+            raise ValueError(f"inference_scale must {auto}lie in 0.1 .. 4, got {scale}")
 
     @classmethod
     def known_models(cls) -> tuple[str, ...]:
@@ -114,6 +119,9 @@ class StereoConfig(EstimatorConfig):
 
     model: str = "flownet_stereo"
     """Network or classical method; empty = the network that ``weights`` belongs to."""
+    inference_scale: float | str = 1.0
+    """Factor on the size at which pairs are matched. ``auto``: the largest one, of 0.25 to 1, at which the search
+    reaches ``min_depth``."""
     min_depth: float = 0.1
     """Nearer pixels are out of range, m."""
     max_depth: float = 80.0
@@ -136,6 +144,7 @@ class StereoConfig(EstimatorConfig):
 
     networks: ClassVar[Collection[str]] = STEREO_MODELS
     classical: ClassVar[tuple[str, ...]] = CLASSICAL_STEREO
+    auto_scale: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -152,6 +161,17 @@ class StereoConfig(EstimatorConfig):
                 f"left_right_threshold must be positive and max_sigma not negative, got {self.left_right_threshold} "
                 f"and {self.max_sigma} px"
             )
+
+    def scale(self, rig: StereoRig, disparities: int) -> float:
+        """Return the factor on the size at which pairs of this rig are matched.
+
+        ``disparities``: number of those searched, px at the matched size.
+        """
+        if not isinstance(self.inference_scale, str):
+            return self.inference_scale
+        nearest = rig.fx * rig.baseline / self.min_depth - rig.doffs  # image disparity
+        wanted = max(nearest - self.search_start(rig.doffs), 1.0)
+        return min(1.0, max(_SMALLEST_AUTO, math.floor(1000 * (disparities - 1) / wanted) / 1000))
 
     def search_start(self, doffs: float) -> int:
         """Return the image disparity, px, at which the search begins for a rig with this ``doffs``."""

@@ -100,6 +100,10 @@ class Estimator(Generic[ConfigT, MethodT]):
         """
         raise NotImplementedError
 
+    def warm_up_for(self, rig: StereoRig) -> None:
+        """Warm up for pairs of this rig."""
+        self.warm_up(rig.width, rig.height, rig.doffs)
+
     def check(self, left: np.ndarray, right: np.ndarray) -> None:
         """Run the network on a real pair, uint8 RGB, with PyTorch. Raises ModelError: a result that is not finite."""
         if self.runner is None:
@@ -546,6 +550,19 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
         """See ``Estimator``."""
         self.match(*(np.zeros((height, width, 3), np.uint8),) * 2, doffs)
 
+    def warm_up_for(self, rig: StereoRig) -> None:
+        """See ``Estimator``."""
+        self.match(*(np.zeros((rig.height, rig.width, 3), np.uint8),) * 2, rig.doffs, self.scale(rig))
+
+    def scale(self, rig: StereoRig) -> float:
+        """Return the factor on the size at which pairs of this rig are matched."""
+        return self.config.scale(rig, self._method.disparities)
+
+    def nearest_depth(self, rig: StereoRig) -> float:
+        """Return the depth, m, of the largest disparity searched; 0 where the search ends behind the cameras."""
+        disparity = self._search_range(rig).last + rig.doffs
+        return rig.fx * rig.baseline / disparity if disparity > 0 else 0.0
+
     def _result(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         found = self.match(left, right)
         return np.stack([field for field in (found.disparity, found.sigma) if field is not None])
@@ -563,10 +580,11 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
         """
         _check_pair(left, right, rig)
         began = time.perf_counter()
-        found = self.match(left, right, rig.doffs)
+        scale = self.scale(rig)
+        found = self.match(left, right, rig.doffs, scale)
         right_disparity = None
         if self.config.left_right_check == "two_pass":
-            mirror = self.match(right[:, ::-1], left[:, ::-1], rig.doffs)
+            mirror = self.match(right[:, ::-1], left[:, ::-1], rig.doffs, scale)
             right_disparity = mirror.disparity[:, ::-1]
         support = None
         if self.config.photometric_check:
@@ -581,12 +599,17 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
         """``StereoEstimate.disparity`` of a pair without calibration; arguments and errors as for ``match``."""
         return _completed(self.match(left, right, doffs).disparity, self.config)
 
-    def match(self, left: np.ndarray, right: np.ndarray, doffs: float = 0.0) -> Match:
-        """Match at ``inference_scale`` and return the result at the images' own size; nothing is completed.
+    def match(
+        self, left: np.ndarray, right: np.ndarray, doffs: float = 0.0, scale: float | None = None
+    ) -> Match:  # fmt: skip
+        """Match at a smaller or larger size and return the result at the images' own; nothing is completed.
 
-        Images as for ``estimate``; ``doffs``: of the rig, px, for ``min_disparity`` = auto. Raises OutOfMemory.
+        Images as for ``estimate``; ``doffs``: of the rig, px, for ``min_disparity`` = auto; ``scale``: factor on the
+        size, None = ``inference_scale``, which is 1 here where it is auto. Raises OutOfMemory.
         """
-        scale, first = self.config.inference_scale, self.config.search_start(doffs)
+        if scale is None:
+            scale = 1.0 if isinstance(self.config.inference_scale, str) else self.config.inference_scale
+        first = self.config.search_start(doffs)
         height, width = left.shape[:2]
         if scale == 1:
             return self._method.match(left, right, first)
@@ -598,7 +621,7 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
         return Match(resize_disparity(found.disparity, width, height), sigma)
 
     def _search_range(self, rig: StereoRig) -> SearchRange:
-        factor = rig.width / scaled_size(rig.width, rig.height, self.config.inference_scale)[0]
+        factor = rig.width / scaled_size(rig.width, rig.height, self.scale(rig))[0]
         first = math.floor(self.config.search_start(rig.doffs) / factor)
         last = first + self._method.disparities - 1
         return SearchRange(first * factor, last * factor, round(self._method.block // 2 * factor))

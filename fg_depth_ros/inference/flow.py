@@ -130,7 +130,7 @@ class FlowEstimator(Estimator[FlowConfig, FlowMethod]):
         return FlowEstimate(flow, time.perf_counter() - began)
 
     def _at_scale(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        scale = self.config.inference_scale
+        scale = float(self.config.inference_scale)
         if scale == 1:
             return self._method.flow(first, second)
         height, width = first.shape[:2]

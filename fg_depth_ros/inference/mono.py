@@ -84,7 +84,9 @@ class MonoDepthEstimator(Estimator[MonoConfig, NetworkMono]):
         """Load the model. Raises ModelError: weights or device that cannot be used."""
         c = config or MonoConfig()
         network, card = load_network(c.model, c.weights, c.device, DEPTH_MODELS, "depth")
-        super().__init__(c, NetworkMono(network, card.name, card.sha256, c.engine, c.precision, c.inference_scale))
+        super().__init__(
+            c, NetworkMono(network, card.name, card.sha256, c.engine, c.precision, float(c.inference_scale))
+        )
 
     @property
     def camera(self) -> str:

@@ -88,7 +88,7 @@ def test_infer_does_a_folder_and_names_what_it_skips(run, tmp_path):
         (["infer"], "give two images, or --pairs FOLDER or BAG"),
         (["infer", "l.png", "r.png", "--min-disparity", "far"], "'far' is neither auto nor a whole number"),
         (["infer", "--pairs", ".", "--model", "raft"], "model 'raft' is unknown; choose one of flownet_stereo, sgbm"),
-        (["infer", "--pairs", ".", "--scale", "0"], "inference_scale must lie in"),
+        (["infer", "--pairs", ".", "--scale", "0"], "inference_scale must be auto or lie in"),
         (["evaluate", "stereo", "--data", "/nowhere"], "/nowhere"),
         (["evaluate", "stereo", "--weights", "/nowhere.safetensors"], "/nowhere.safetensors does not exist"),
         (["bench", "--size", "big"], "size 'big' is not WIDTHxHEIGHT"),

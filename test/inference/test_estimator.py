@@ -206,7 +206,8 @@ def test_wrong_pairs_are_named():
         ({"precision": "int8"}, "precision 'int8' is unknown"),
         ({"left_right_check": "maybe"}, "choose one of one_pass, two_pass, off"),
         ({"min_depth": 5.0, "max_depth": 2.0}, "need 0 < min_depth < max_depth, got 5.0 and 2.0 m"),
-        ({"inference_scale": 0.0}, r"inference_scale must lie in 0.1 \.\. 4, got 0.0"),
+        ({"inference_scale": 0.0}, r"inference_scale must be auto or lie in 0.1 \.\. 4, got 0.0"),
+        ({"inference_scale": "large"}, "inference_scale must be auto or lie in"),
         ({"max_disparity": 4097}, "got 4097"),
         ({"min_disparity": -5000}, "got -5000"),
         ({"min_disparity": "near"}, "must be auto or lie in -2048 .. 2048 px, got near"),
@@ -260,6 +261,40 @@ def test_the_search_range_at_another_scale():
     # 64 disparities at half the size are 126 px from the first to the last at the whole one.
     estimate = estimate_with(np.full((32, 64), 8.0), rig=RIG, min_disparity=-4, inference_scale=0.5)
     assert tuple(estimate.searched) == (-4.0, 122.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("min_depth", "min_disparity", "scale"),
+    [
+        # RIG: fx B = 20 px m, doffs 2 px; the search of 64 px begins at infinity, at -2 px.
+        (0.5, "auto", 1.0),  # 20 / 0.5 = 40 px from infinity
+        (0.2, "auto", 0.63),  # 100 px by 63 steps
+        (0.2, 8, 0.7),  # 98 px, of which the first 8 are not searched
+        (0.01, "auto", 0.25),  # 2000 px
+    ],
+)
+def test_the_scale_follows_the_nearest_depth(min_depth, min_disparity, scale):
+    options = {"inference_scale": "auto", "min_depth": min_depth, "min_disparity": min_disparity}
+    config = StereoConfig(model="sgbm", **options)
+    assert config.scale(RIG, 64) == pytest.approx(scale, abs=1e-3)
+    assert dataclasses.replace(config, inference_scale=0.4).scale(RIG, 64) == 0.4
+    estimator = StereoDepthEstimator(dataclasses.replace(config, max_disparity=64))
+    if scale > 0.25:
+        assert estimator.nearest_depth(RIG) <= max(min_depth, 20 / 64) * 1.04  # whole pixels of this small image
+
+
+def test_near_objects_at_the_scale_that_reaches_them():
+    # A wall at 1 m: Z = 260 px * 1 m / d, so 260 px of disparity, of which the network searches 192.
+    random = np.random.default_rng(4)
+    scene = cv2.resize(random.integers(0, 256, (60, 160), np.uint8), None, fx=8, fy=8, interpolation=cv2.INTER_CUBIC)
+    left, right = (np.ascontiguousarray(scene[:, first : first + 960]) for first in (0, 260))
+    rig = StereoRig(960, 480, 260.0, 260.0, 479.5, 239.5, 479.5, 1.0)
+    config = StereoConfig(min_depth=0.9)
+    near = StereoDepthEstimator(dataclasses.replace(config, inference_scale="auto")).estimate(left, right, rig)
+    assert near.mask.mean() > 0.5 and np.median(near.depth[near.mask]) == pytest.approx(1.0, rel=0.02)
+    assert near.searched.last >= 260 / 0.9 - 1
+    far = StereoDepthEstimator(config).estimate(left, right, rig)
+    assert far.mask.mean() < 0.02  # none, rather than wrong ones
 
 
 def test_what_the_check_costs_a_real_pair():

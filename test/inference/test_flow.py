@@ -85,6 +85,7 @@ def colour_flow(tmp_path, monkeypatch):
         ({"model": ""}, "model '' is unknown"),
         ({"model": "dis", "precision": "int3"}, "precision 'int3' is unknown; choose one of auto, float32"),
         ({"model": "dis", "inference_scale": 0.0}, "inference_scale must lie in 0.1 .. 4, got 0.0"),
+        ({"model": "dis", "inference_scale": "auto"}, "inference_scale must lie in 0.1 .. 4, got auto"),
         ({"model": "dis", "inference_scale": float("nan")}, "inference_scale must lie in 0.1 .. 4, got nan"),
         ({"model": "dis", "weights": "w.safetensors"}, "'dis' has no weights; leave w.safetensors out"),
     ],

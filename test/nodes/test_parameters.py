@@ -132,6 +132,20 @@ def test_a_word_or_a_whole_number(context: Context) -> None:
     node.destroy_node()
 
 
+def test_a_number_or_a_word(context: Context) -> None:
+    parameter = Parameter("scale", 1.0, "How large.", choices=("auto",), minimum=0.1, maximum=4.0)
+    assert (parameter.type_name, parameter.allowed) == ("double or string", "`auto`, 0.1 to 4")
+    table = ParameterTable("node", "", (parameter,))
+    node = make_node(context, scale="auto")
+    declared = table.declare(node)
+    assert declared["scale"] == "auto"
+    for value, taken in ((2, 2.0), (0.5, 0.5), ("auto", "auto"), (5.0, None), ("large", None), (True, None)):
+        (result,) = node.set_parameters([RosParameter("scale", value=value)])
+        assert result.successful == (taken is not None)
+        assert taken is None or declared["scale"] == taken
+    node.destroy_node()
+
+
 def test_a_table_refuses_its_own_mistakes() -> None:
     with pytest.raises(ValueError, match="its own default is refused"):
         Parameter("wrong", 5, "", minimum=6, maximum=9)

@@ -479,6 +479,20 @@ def test_out_of_memory_goes_on_with_smaller_images(make: Callable[..., Bench]) -
     b.wait(lambda: b.level("model") == 0)
 
 
+@pytest.mark.parametrize(("value", "scale", "nearest"), [(1.5, "1.5", 0.857), ("auto", "0.262", 0.15)])
+def test_the_scale_in_use_and_the_nearest_depth_are_in_the_status(
+    make: Callable[..., Bench], value: float | str, scale: str, nearest: float
+) -> None:
+    # Z = 36 px m / d, with 64 px searched at the matched size: 63 / 1.5 px, or down to min_depth = 0.15 m, 240 px.
+    b = make(inference_scale=value, min_depth=0.15)
+    b.listen("depth/image_rect")
+    depth = b.fresh_depth(PAIR)
+    assert np.nanmedian(depth) == pytest.approx(3.0, rel=0.05)
+    b.wait(lambda: "nearest depth (m)" in b.values("model"))
+    assert b.values("model")["inference_scale"] == scale
+    assert float(b.values("model")["nearest depth (m)"]) == pytest.approx(nearest, rel=0.02)
+
+
 # ---- lifecycle ------------------------------------------------------------------------------------------------
 
 

@@ -187,5 +187,5 @@ def _of_right_view(estimator: Any, pair: _Pair, estimate: StereoEstimate) -> np.
     assert isinstance(estimator, StereoDepthEstimator)
     if estimate.right_disparity is not None:
         return estimate.right_disparity
-    mirrored = estimator.match(pair.right[:, ::-1], pair.left[:, ::-1], pair.rig.doffs)
+    mirrored = estimator.match(pair.right[:, ::-1], pair.left[:, ::-1], pair.rig.doffs, estimator.scale(pair.rig))
     return np.asarray(mirrored.disparity[:, ::-1])

@@ -36,8 +36,8 @@ class Parameter:
     Its type is that of ``default``: bool, int, float, str, or a tuple of strings (NO_NAMES instead of an empty one).
 
     ``minimum`` and ``maximum`` (both or none) are inclusive, in ``unit``. ``choices`` are the values a string may
-    take; a string with a range may be a whole number, too. ``run_time`` says whether it may be changed while the node
-    runs (otherwise it is declared read-only).
+    take. With both, it is a number or one of the choices: a whole number where the default is a string. ``run_time``
+    says whether it may be changed while the node runs (otherwise it is declared read-only).
     """
 
     name: str
@@ -61,11 +61,14 @@ class Parameter:
     def type_name(self) -> str:
         """``bool``, ``int``, ``double``, ``string`` or ``string array``, as the ROS tools call it."""
         names = {bool: "bool", int: "int", float: "double", str: "string", tuple: "string array"}
-        return names[type(self.default)] + (" or int" if self._or_number else "")
+        return " or ".join(names[kind] for kind in (type(self.default), self._other_type) if kind is not None)
 
     @property
-    def _or_number(self) -> bool:
-        return isinstance(self.default, str) and self.minimum is not None
+    def _other_type(self) -> type | None:
+        """The second type of a parameter that is a number or a word; None for others."""
+        if self.minimum is None or not (self.choices or isinstance(self.default, str)):
+            return None
+        return int if isinstance(self.default, str) else str
 
     @property
     def allowed(self) -> str:
@@ -94,7 +97,7 @@ class Parameter:
     def _is_of_type(self, value: object) -> bool:
         if isinstance(value, tuple) and isinstance(self.default, tuple):
             return bool(value) and all(type(name) is str for name in value)
-        return type(value) is type(self.default) or (self._or_number and type(value) is int)
+        return type(value) in (type(self.default), self._other_type)
 
     def descriptor(self) -> ParameterDescriptor:
         """Return the descriptor that ``ros2 param describe`` and rqt show."""
@@ -104,11 +107,11 @@ class Parameter:
             type=_ROS_TYPES[type(self.default)].value,
             description=f"{self.description}{unit}",
             read_only=not self.run_time,
-            dynamic_typing=self._or_number,
+            dynamic_typing=self._other_type is not None,
         )
         if self.choices:
             text.additional_constraints = "one of: " + self.allowed.replace("`", "")
-        if self.minimum is not None and self.maximum is not None and not self._or_number:
+        if self.minimum is not None and self.maximum is not None and self._other_type is None:
             if isinstance(self.default, int):
                 text.integer_range = [IntegerRange(from_value=int(self.minimum), to_value=int(self.maximum))]
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import threading
 from collections.abc import Callable, Collection, Mapping
@@ -18,6 +19,7 @@ from fg_depth_ros.data.datasets.stereo import motorcycle
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.inference import (
+    AUTO,
     BlockMatching,
     EstimatorConfig,
     FlowConfig,
@@ -90,7 +92,7 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
         self.estimator: EstimatorT | None = None  # to use now; None before the first load
         self.failure: str | None = None  # why the newest request failed; None when it did not
         self.camera: StereoRig | None = None  # to warm up for; None before the first pair
-        self.scale_limit = 1.0  # the largest inference_scale that is known to fit into memory
+        self.scale_limit = math.inf  # the largest inference_scale that is known to fit into memory
 
     @property
     def loading(self) -> bool:
@@ -105,6 +107,15 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
         if self.failure is not None:
             return SwapState.FAILED
         return SwapState.OFF if self.estimator is None else SwapState.LOADED
+
+    @property
+    def scale(self) -> float:
+        """The inference_scale in use; 1 where it is auto and no camera is known."""
+        assert self.estimator is not None
+        if isinstance(self.estimator, StereoDepthEstimator) and self.camera is not None:
+            return self.estimator.scale(self.camera)
+        chosen = self.estimator.config.inference_scale
+        return 1.0 if isinstance(chosen, str) else float(chosen)
 
     def load(self, config: ConfigT) -> None:
         """Build an estimator now and use it. Raises whatever that raises, and then keeps the one before."""
@@ -127,9 +138,9 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
         """
         if self.estimator is None:
             return None
-        config = self.estimator.config
-        while config.inference_scale > _SMALLEST_SCALE:
-            scale = max(_SMALLEST_SCALE, round(config.inference_scale * _SCALE_STEP, 3))
+        config, scale = self.estimator.config, self.scale
+        while scale > _SMALLEST_SCALE:
+            scale = max(_SMALLEST_SCALE, round(scale * _SCALE_STEP, 3))
             config = dataclasses.replace(config, inference_scale=scale)
             try:
                 self.load(config)
@@ -158,7 +169,7 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
         estimator = self._build(config)
         estimator.check(*_real_pair())
         if (camera := self.camera) is not None:
-            estimator.warm_up(camera.width, camera.height, camera.doffs)
+            estimator.warm_up_for(camera)
         if estimator.runner is not None:
             estimator.runner.background = True  # from now on nothing waits for a compiler
         return estimator
@@ -298,7 +309,7 @@ class NodeModels:
         if "inference_scale" in changed:
             # Memory may have become free meanwhile.
             for host in self.hosts:
-                host.scale_limit = 1.0
+                host.scale_limit = math.inf
             self._faults.forget("memory")
         if changed & _ALL:
             self._faults.forget("model")
@@ -332,9 +343,11 @@ class NodeModels:
             values |= {
                 "weights": stereo.config.weights or ("shipped" if stereo.model_sha256 else "none"),
                 "device": stereo.device,
-                "inference_scale": f"{stereo.config.inference_scale:g}",
+                "inference_scale": f"{self.stereo.scale:g}",
                 **diagnostics.memory_values(stereo.device),
             }
+            if self.stereo.camera is not None:
+                values["nearest depth (m)"] = f"{stereo.nearest_depth(self.stereo.camera):.3f}"
         if mono is not None:
             values |= {"mono weights": mono.config.weights or "shipped", "mono weights fit": mono.camera}
         return values
@@ -369,8 +382,10 @@ class NodeModels:
                 f"parameter {names['weights']} = '{weights}': there is no such file; give the path of a "
                 ".safetensors file, or nothing for the weights that come with the package"
             )
-        limit = getattr(self, slot).scale_limit
-        fields["inference_scale"] = min(fields.get("inference_scale", 1.0), limit)
+        scale, limit = fields.get("inference_scale", 1.0), getattr(self, slot).scale_limit
+        if scale == AUTO and (not kind.auto_scale or math.isfinite(limit)):
+            scale = 1.0
+        fields["inference_scale"] = scale if scale == AUTO else min(scale, limit)
         return kind(**fields)
 
     def _log_swap(self, estimator: Estimator[Any, Any]) -> None:

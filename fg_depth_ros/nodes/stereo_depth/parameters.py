@@ -30,7 +30,8 @@ STEREO_DEPTH = ParameterTable(
                   choices=("auto", "float32", "bfloat16", "float16")),
         Parameter("inference_scale", 1.0,
                   "Images are resized by this factor for matching only. Smaller is faster, reaches nearer, and is less "
-                  "precise.", minimum=0.1, maximum=4.0),
+                  "precise. `auto`: the largest factor, of 0.25 to 1, at which the search reaches min_depth.",
+                  choices=("auto",), minimum=0.1, maximum=4.0),
         Parameter("min_disparity", "auto",
                   "Where the search begins, in image disparity. `auto`: at infinity, cx_left - cx_right, rounded down.",
                   unit="px", choices=("auto",), minimum=-2048, maximum=2048),
