@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json as json_module
 import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.box import SIMPLE
-from rich.table import Table
 
-from fg_depth_ros.cli.app import one_rig, progress, say, show
+from fg_depth_ros.cli.app import console, one_rig, progress, say
 from fg_depth_ros.cli.options import Bags, Calibration, PairTopics, PlayRate, Settings, SideBySide
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from fg_depth_ros.data.samples import StereoSample
 
 _START = 1.0  # s; a stamp of zero would read as "no stamp"
+_NARROWEST = 40  # columns
 _RULE = re.compile(r"[\w/~{}:]+:=[\w/~{}]+")
 
 
@@ -35,11 +35,12 @@ def check(
     Example: `fg-depth bag check recordings`
     """
     from fg_depth_ros.data.bags.checks import check_bag
-    from fg_depth_ros.data.bags.folders import find_bags
+    from fg_depth_ros.data.bags.folders import bag_names, find_bags
     from fg_depth_ros.files import atomic_write
 
-    options = topics().given()
-    checked = [{"name": path.name, **check_bag(path, **options).to_dict()} for path in find_bags(paths)]
+    options, found = topics().given(), find_bags(paths)
+    named = zip(bag_names(found), found, strict=True)
+    checked = [{"name": name, **check_bag(path, **options).to_dict()} for name, path in named]
     show_bags(checked)
     if json is not None:
         with atomic_write(json) as unfinished:
@@ -154,32 +155,41 @@ def recover(
 
 
 def show_bags(bags: Iterable[Mapping[str, Any]]) -> None:
-    """Print a line per bag, then what is wrong with any of them."""
+    """Print of every bag its name, what it holds and what is wrong with it, in lines that a narrow terminal shows."""
     bags = list(bags)
-    table = Table(title=f"{sum(bag['usable'] for bag in bags)} of {len(bags)} bag(s) can be used", box=SIMPLE)
-    table.add_column("bag", overflow="fold")
-    for heading in ("pairs", "s", "Hz", "gap s", "unpaired", "slack ms", "dark %", "bright %", "l/r"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("images", overflow="fold")
+    say(f"{sum(bag['usable'] for bag in bags)} of {len(bags)} bag(s) can be used", "bold")
     for bag in bags:
-        exposure, rig = bag["exposure"] or {}, bag["rig"] or {}
-        table.add_row(
-            bag["name"], str(bag["pairs"]), _number(bag["seconds"], ".1f"), _number(bag["rate"], ".1f"),
-            _number(bag["largest_gap"], ".2f"), "/".join(map(str, bag["unpaired"])),
-            _number(bag["slack"], ".1f", 1000), _number(exposure.get("dark"), ".0f", 100),
-            _number(exposure.get("bright"), ".0f", 100), _number(exposure.get("ratio"), ".2f"),
-            f"{rig['width']}x{rig['height']} {bag['encodings'][0]}" if rig else "-",
-        )  # fmt: skip
-    show(table)
-    for bag in bags:
+        say(f"\n{bag['name']}", "bold")
+        for line in _contents(bag):
+            _say_indented(", ".join(line))
         for problem in bag["problems"]:
             colour = "red" if problem["severity"] == "leave out" else "yellow"
-            text = f"{bag['name']}: {problem['severity']}: {problem['text']}"
-            say(text, colour)
+            _say_indented(f"{problem['severity']}: {problem['text'].removeprefix(bag['path'] + ': ')}", colour)
 
 
-def _number(value: float | None, form: str, scale: float = 1.0) -> str:
-    return "-" if value is None else format(scale * value, form)
+def _contents(bag: Mapping[str, Any]) -> tuple[list[str], ...]:
+    """Return what a checked bag holds, in parts of lines."""
+    if not bag["pairs"]:
+        return (["no pairs"],)
+    rig, exposure, (left, right) = bag["rig"], bag["exposure"], bag["unpaired"]
+    held = [f"{bag['pairs']} pairs in {bag['seconds']:.1f} s", f"{rig['width']}x{rig['height']} {bag['encodings'][0]}"]
+    if bag["rate"] is not None:
+        held[1:1] = [f"{bag['rate']:.1f} Hz", f"largest gap {bag['largest_gap']:.2f} s"]
+    matched = [f"unpaired {left} left {right} right", f"stamps within {1000 * bag['slack']:.1f} ms"]
+    if exposure is None:
+        return held, matched
+    seen = [f"{100 * exposure[what]:.0f} % {what}" for what in ("dark", "bright")]
+    return held, matched, [*seen, f"brightness left/right {exposure['ratio']:.2f}"]
+
+
+def _say_indented(text: str, style: str = "") -> None:
+    """Print a text below a heading, wrapped at the width of the console; paths and topics stay in one piece."""
+    wrapped = textwrap.wrap(
+        text, max(console.width, _NARROWEST), initial_indent="  ", subsequent_indent="    ", break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+    for line in wrapped:
+        say(line, style)
 
 
 def _others(folder: Path) -> str:

@@ -61,9 +61,9 @@ def test_bags_become_better_weights(run, tmp_path, bags, parent):
         "--validate-steps", 4, "--validation-scenes", 2, "--patience", 0, "--zoom", 1,
     )  # fmt: skip
     assert status == 0, text
-    assert "2 of 3 bag(s) can be used" in text and "ep_c: leave out: " in text
+    assert "2 of 3 bag(s) can be used" in text and "ep_c no pairs leave out: no camera_info" in text
     assert "held-out part (blocks), neither trained on nor chosen by" in text
-    assert "abs_rel on the stopping part: " in text and f" {out / 'weights.safetensors'} " in text
+    assert "abs_rel of the stopping part: " in text and f" {out / 'weights.safetensors'} " in text
     document = json.loads((out / "finetune.json").read_text())
     for name in ("ep_a", "ep_b", "all"):
         value = document["figures"]["after"]["held_out"][name]["teacher/abs_rel"]
@@ -84,13 +84,14 @@ def test_weights_that_are_not_better_end_with_status_2(run, tmp_path, bags):
     assert status == 2, text
     assert "not better than the weights it began with: no weights are made" in text
     assert (out / "not_better.safetensors").is_file() and not (out / "weights.safetensors").exists()
-    assert "unexplained on the stopping part" in text and "agreement" in text
+    assert "unexplained of the stopping part" in text and "agreement" in text
 
 
 def test_bags_are_checked(run, tmp_path, bags):
     status, text = run("bag", "check", bags, "--json", tmp_path / "found.json")
     assert status == 1 and "2 of 3 bag(s) can be used" in text
-    assert "ep_c: leave out: " in text and "name the camera_info topics (left_info, right_info)" in text
+    assert "ep_c no pairs leave out: no camera_info" in text
+    assert "name the camera_info topics (--left-info, --right-info)" in text
     found = json.loads((tmp_path / "found.json").read_text())
     assert [bag["pairs"] for bag in found] == [20, 20, 0] and found[0]["rate"] == pytest.approx(10)
     status, text = run("bag", "check", bags / "ep_a", write(tmp_path / "gap", (SECOND, 2 * SECOND, 9 * SECOND)))
