@@ -52,6 +52,7 @@ def check(
 
 def from_images(
     folder: Annotated[Path, typer.Argument(help="Calibrated pairs: a folder, a bag, or a video (docs/data.md).")],
+    topics: Settings[PairTopics],
     out: Annotated[Path, typer.Option(help="The bag's folder, which must not be there yet.")],
     rate: Annotated[float, typer.Option(help="Pairs per second of the recording.")] = 10.0,
     frames: Annotated[str, typer.Option(help="Part of the folder, such as 0:80; default: all.")] = "",
@@ -60,10 +61,9 @@ def from_images(
     storage: Annotated[str, typer.Option(help="mcap or sqlite3.")] = "mcap",
     side_by_side: SideBySide = False,
     calib: Calibration = None,
-    rectify: Annotated[str, typer.Option(help="Rectify images by their calibration: auto, on or off.")] = "auto",
     truth: Annotated[bool, typer.Option(help="Write true depth on ground_truth/depth where the folder has it.")] = True,
 ) -> None:
-    """Make a bag of a folder of pairs: left and right images, camera_infos and, where known, true depth.
+    """Make a bag of pairs, also of a ROS 1 bag: left and right images, camera_infos and, where known, true depth.
 
     Example: `fg-depth bag from-images my_pairs --out my_bag --rate 10`
     """
@@ -80,7 +80,7 @@ def from_images(
             raise ValueError(f"--{name} '{value}' is unknown; choose one of {', '.join(filter(None, known))}")
     if not (rate > 0 and start > 0):
         raise ValueError(f"--rate {rate:g} and --start {start:g} must be positive")
-    samples = open_stereo(folder, calib, side_by_side=side_by_side, rectify=rectify)
+    samples = open_stereo(folder, calib, side_by_side=side_by_side, **topics().given())
     chosen = samples[frame_slice(frames)]
     if not chosen:
         raise FileError(f"{folder}: --frames {frames} leaves none of its {len(samples)} pairs")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
+from support.bags import to_ros1
 from support.pair_folders import planes, small_rig, write_pairs
+from support.raw_cameras import BASELINE, RawRig, euroc, kalibr
 from support.viewing import image_of, read_view
 
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.bags.writing import write_stereo_bag
-from fg_depth_ros.data.datasets.stereo import open_stereo
+from fg_depth_ros.data.datasets.stereo import LAYOUTS, open_stereo
 from fg_depth_ros.data.io.formats import write_image
 from fg_depth_ros.nodes.players.source import PairSource
 
@@ -95,3 +98,119 @@ def test_evaluate_stereo_of_a_bag_by_its_depth(kinds, run, tmp_path):
     assert status == 0, text
     row = json.loads((tmp_path / "report.json").read_text())["rows"][0]
     assert row["set"] == "bag" and row["metrics"]["epe"] < 1.5
+
+
+# ---- every layout of docs/data.md ------------------------------------------------------------------------------------
+
+
+def lay_out(root, layout, inside):
+    """Two pairs in a layout, with their rig; where a pair has a folder of its own, one in each of two. Their number."""
+    scenes = "*" in inside and "*" not in layout.left
+    place = inside.replace("*/*", "2011_09_26/drive_0002").replace("*_sync", "drive_0002_sync")
+    for seed, name in enumerate(("000000_10", "000001_10")):
+        folder = root / place.replace("*", f"scene{seed}")
+        for pattern, image in zip((layout.left, layout.right), planes(seed), strict=False):
+            write_image(folder / f"{pattern.replace('*', name)}.png", image)
+    beside = [root / "2011_09_26"] if place.startswith("2011_09_26") else [root]
+    if "*_sync" in inside:  # the calibration of a drive is right beside it
+        beside.append((root / place).parent)
+    for folder in beside:
+        (folder / "rig.json").write_text(json.dumps(small_rig().to_dict()))
+    return 2 if scenes or "*" in layout.left else 1
+
+
+@pytest.mark.parametrize(("layout", "inside"), [
+    pytest.param(layout, inside, id=f"{layout.left} in {inside or '.'}")
+    for layout in LAYOUTS for inside in ("", layout.inside[0])
+])  # fmt: skip
+def test_every_layout_is_read_by_infer_view_and_from_images(layout, inside, run, tmp_path):
+    folder = tmp_path / "set"
+    count = lay_out(folder, layout, inside)
+    status, text = run("bag", "from-images", folder, "--out", tmp_path / "bag")
+    assert status == 0 and f"{count} pairs in" in text, text
+    bag = open_bag_pairs(tmp_path / "bag")
+    assert {pair.rig for pair in bag} == {small_rig()}
+    np.testing.assert_array_equal(bag[-1].images()[1], planes(1)[1])
+    if inside:  # the same reader
+        return
+    status, text = run("infer", "--pairs", folder, "--model", "sgbm", "--out", tmp_path / "out")
+    assert status == 0 and text.count("% valid") == count, text
+    if importlib.util.find_spec("rerun"):
+        status, text = run("view", folder, "--model", "sgbm", "--save", tmp_path / "look.rrd")
+        assert (status, text.splitlines()[-1]) == (0, f"{count} of {count} pairs shown"), text
+
+
+@pytest.mark.parametrize("form", ["euroc", "tum-vi"])
+def test_raw_cameras_are_rectified_on_their_way_to_infer_view_and_a_bag(form, run, tmp_path):
+    world = RawRig("plumb_bob" if form == "euroc" else "equidistant")
+    folder = tmp_path / "MH_01"
+    place = folder / "mav0"
+    for side in (0, 1):
+        for name in ("1403636579763555584", "1403636579813555456"):
+            write_image(place / f"cam{side}/data/{name}.png", world.raw_image(side))
+    if form == "euroc":
+        euroc(place, world)
+    else:
+        (folder / "dso").mkdir()
+        kalibr(folder / "dso", world).rename(folder / "dso/camchain.yaml")
+    expected = open_stereo(folder)
+    status, text = run("infer", "--pairs", folder, "--model", "sgbm", "--out", tmp_path / "out")
+    assert status == 0 and text.count("% valid") == 2, text
+    status, text = run("bag", "from-images", folder, "--out", tmp_path / "bag")
+    assert status == 0, text
+    bag = open_bag_pairs(tmp_path / "bag")
+    assert bag[0].rig.baseline == pytest.approx(expected[0].rig.baseline) == pytest.approx(BASELINE, abs=1e-4)
+    for found, image in zip(bag[1].images(), expected[1].images(), strict=True):
+        np.testing.assert_array_equal(found, image)
+    if importlib.util.find_spec("rerun"):
+        status, text = run("view", folder, "--model", "sgbm", "--save", tmp_path / "look.rrd")
+        assert (status, text.splitlines()[-1]) == (0, "2 of 2 pairs shown"), text
+
+
+def test_a_video_of_a_zed_is_split_and_read(run, tmp_path):
+    """mp4 with both views, named as ZED's tools name it, with the rig beside it and by option."""
+    left, right = (cv2.GaussianBlur(image, (0, 0), 2) for image in planes(0, 320, 192)[:2])
+    path = tmp_path / "clip/HD720_SN1234_10-00-00.mp4"
+    path.parent.mkdir()
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 15, (640, 192))
+    for _ in range(3):
+        writer.write(np.hstack([left, right])[:, :, ::-1])
+    writer.release()
+    (tmp_path / "rig.json").write_text(json.dumps(small_rig(320, 192).to_dict()))
+    calib = ("--side-by-side", "--calib", tmp_path / "rig.json")
+    status, text = run("infer", "--pairs", path, *calib, "--model", "sgbm", "--out", tmp_path / "out")
+    assert status == 0 and text.count("% valid") == 3, text
+    status, text = run("bag", "from-images", path.parent, *calib, "--out", tmp_path / "bag", "--rate", 15)
+    assert status == 0 and "3 pairs in" in text, text
+    first, second, _ = open_bag_pairs(tmp_path / "bag")
+    assert first.rig == small_rig(320, 192) and second.stamp - first.stamp == round(1e9 / 15)
+    if importlib.util.find_spec("rerun"):
+        status, text = run("view", path, *calib, "--model", "sgbm", "--save", tmp_path / "look.rrd")
+        assert (status, text.splitlines()[-1]) == (0, "3 of 3 pairs shown"), text
+
+
+# ---- bags of ROS 1 ---------------------------------------------------------------------------------------------------
+
+
+def test_every_command_takes_a_ros_1_bag(kinds, run, tmp_path):
+    bag = to_ros1(kinds["bag"][0], tmp_path / "drive.bag")
+    topics = ("--left", "/left/image_rect", "--right", "/right/image_rect")
+    status, text = run("bag", "check", bag)
+    assert status == 0 and "1 of 1 bag(s) can be used drive 1 pairs" in text, text
+    status, text = run("infer", "/left/image_rect", "/right/image_rect", "--pairs", bag, "--model", "sgbm", "--out",
+                       tmp_path / "out")  # fmt: skip
+    assert status == 0 and "% valid" in text, text
+    options = ("--no-motorcycle", "--model", "sgbm", "--json", tmp_path / "report.json")
+    status, text = run("evaluate", "stereo", "--data", bag, *topics, *options)
+    assert status == 0, text
+    assert json.loads((tmp_path / "report.json").read_text())["rows"][0]["metrics"]["epe"] < 1.5
+    status, text = run("replay", bag, "--model", "none", "--baseline", "sgbm", "--out", tmp_path / "replay")
+    assert status == 0, text
+    status, text = run("bag", "from-images", bag, *topics, "--out", tmp_path / "again")
+    assert status == 0, text
+    np.testing.assert_array_equal(open_bag_pairs(tmp_path / "again")[0].images()[1], planes(0)[1])
+    status, text = run("rectify", bag, "--out", tmp_path / "rectified")
+    assert "1 pairs in" in text, text
+    if importlib.util.find_spec("rerun"):
+        status, text = run("view", bag, *topics, "--model", "sgbm", "--save", tmp_path / "look.rrd")
+        assert (status, text.splitlines()[-1]) == (0, "1 of 1 pairs shown"), text

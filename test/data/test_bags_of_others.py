@@ -98,6 +98,26 @@ def test_a_latched_topic_of_ros_1_is_offered_to_late_subscribers(tmp_path):
     assert "/left/image_rect" not in qos
 
 
+def test_ros_1_and_packed_bags_are_learned_from_and_played_live(tmp_path):
+    """As ``finetune`` and ``replay-live`` open them."""
+    from fg_depth_ros.apps.live_evaluation import BagInputs
+    from fg_depth_ros.training.finetune.bags import open_recordings
+    from fg_depth_ros.training.finetune.config import TimeSplit
+
+    folder = tmp_path / "all"
+    folder.mkdir()
+    source = write(tmp_path / "source", stamps=[k * SECOND // 10 for k in range(1, 41)])
+    to_ros1(source, folder / "one.bag")
+    other = write(folder / "two", stamps=[k * SECOND // 10 for k in range(501, 541)])
+    pack(storage_file(other))
+    found = open_recordings([folder], TimeSplit(guard=0.0))
+    assert [(bag["name"], bag["usable"], bag["pairs"]) for bag in found.used] == [("one", True, 40), ("two", True, 40)]
+    for bag in (folder / "one.bag", other):
+        inputs = BagInputs.of(bag)
+        assert inputs.topics[:3] == ("/left/image_rect", "/right/image_rect", "/left/camera_info")
+        assert inputs.reliable and not inputs.compressed
+
+
 def test_a_ros_1_bag_that_was_cut_off_gives_what_is_whole(tmp_path, caplog):
     bag, _ = large(tmp_path / "two")
     content = to_ros1(bag, tmp_path / "one.bag").read_bytes()

@@ -10,7 +10,20 @@ import pytest
 import yaml
 from support.bags import raw_bag
 from support.pair_folders import small_rig
-from support.raw_cameras import BASELINE, MATRICES, ROTATION, SIZE, TRANSLATION, RawRig, share_true
+from support.raw_cameras import (
+    BASELINE,
+    MATRICES,
+    ROTATION,
+    SIZE,
+    TO_BODY,
+    TO_RIGHT,
+    TRANSLATION,
+    RawRig,
+    camera,
+    euroc,
+    kalibr,
+    share_true,
+)
 
 from fg_depth_ros.data.datasets.stereo import open_pair, open_stereo
 from fg_depth_ros.data.io.calibration import (
@@ -30,10 +43,6 @@ from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
 
 LENS = RawRig("plumb_bob")
 FISHEYE = RawRig("equidistant")
-TO_BODY = np.eye(4)
-TO_BODY[:3, :3], TO_BODY[:3, 3] = cv2.Rodrigues(np.array([0.4, -1.2, 0.7]))[0], [0.3, 0.1, -0.2]
-TO_RIGHT = np.eye(4)
-TO_RIGHT[:3, :3], TO_RIGHT[:3, 3] = ROTATION, TRANSLATION
 
 
 def opencv_matrix(name, array):
@@ -71,32 +80,6 @@ def opencv_file(suffix, folder, world):
     storage.write("T", TRANSLATION.reshape(3, 1))
     storage.release()
     return path
-
-
-def camera(side, world, distortion, radial):
-    k = MATRICES[side]
-    return {
-        "camera_model": "pinhole", "resolution": list(SIZE),
-        "intrinsics": [float(k[0, 0]), float(k[1, 1]), float(k[0, 2]), float(k[1, 2])],
-        "distortion_model": "equidistant" if world.fisheye else radial,
-        distortion: world.distortion(side)[:4].tolist(),
-    }  # fmt: skip
-
-
-def euroc(folder, world):
-    for side, to_body in enumerate((TO_BODY, TO_BODY @ np.linalg.inv(TO_RIGHT))):
-        values = camera(side, world, "distortion_coefficients", "radial-tangential")
-        values["T_BS"] = {"cols": 4, "rows": 4, "data": to_body.ravel().tolist()}
-        (folder / f"cam{side}").mkdir(exist_ok=True)
-        (folder / f"cam{side}/sensor.yaml").write_text("%YAML:1.0\n" + yaml.safe_dump(values))
-    return folder / "cam0/sensor.yaml"
-
-
-def kalibr(folder, world):
-    chain = {f"cam{side}": camera(side, world, "distortion_coeffs", "radtan") for side in (0, 1)}
-    chain["cam1"]["T_cn_cnm1"] = TO_RIGHT.tolist()
-    (folder / "rig-camchain.yaml").write_text(yaml.safe_dump(chain))
-    return folder / "rig-camchain.yaml"
 
 
 def kalibr_imu(folder, world):

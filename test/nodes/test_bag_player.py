@@ -26,7 +26,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
-from support.bags import large, storage_file
+from support.bags import large, storage_file, to_ros1
 from support.nodes import RecordingLogger
 from support.pair_folders import planes, small_rig
 from support.waiting import LIMIT, wait_until
@@ -268,11 +268,13 @@ def early(listener: Listener, topic: str, due: Sequence[int]) -> int:
     return sum(at * 1e9 < when - MS for (_, at), when in zip(listener.got[topic], due, strict=True))
 
 
-@pytest.mark.parametrize(("storage", "rate"), [("mcap", 2.0), ("sqlite3", 0.5)])
+@pytest.mark.parametrize(("storage", "rate"), [("mcap", 2.0), ("sqlite3", 0.5), ("ros1", 1.0)])
 def test_bytes_and_times_are_those_of_the_recording(listen, due, tmp_path, storage, rate) -> None:
-    bag = stereo_bag(tmp_path / "bag", 6, storage=storage)
+    bag = stereo_bag(tmp_path / "bag", 6, storage="mcap" if storage == "ros1" else storage)
+    if storage == "ros1":  # played as the messages of ROS 2 that they were made of
+        to_ros1(bag, tmp_path / "one.bag")
     listener = listen()
-    text = play(listener, bag, rate=rate)
+    text = play(listener, tmp_path / "one.bag" if storage == "ros1" else bag, rate=rate)
     for topic, messages in stored(bag).items():
         assert came(listener, topic, [m.data for m in messages]), topic
     assert np.diff(due).tolist() == [round(100 * MS / rate)] * 5

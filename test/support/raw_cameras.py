@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import yaml
 
 SIZE = (320, 240)
 BASELINE = 0.2
@@ -133,3 +134,40 @@ def share_true(depth: np.ndarray, truth: np.ndarray, tolerance: float = 0.03) ->
     """Share of the pixels with depth whose depth is within ``tolerance`` (relative) of the truth."""
     answered = np.isfinite(depth)
     return float(np.mean(np.abs(depth[answered] / truth[answered] - 1) < tolerance)) if answered.any() else 0.0
+
+
+# ---- calibration files -------------------------------------------------------------------------------------------
+
+TO_BODY = np.eye(4)
+TO_BODY[:3, :3], TO_BODY[:3, 3] = cv2.Rodrigues(np.array([0.4, -1.2, 0.7]))[0], [0.3, 0.1, -0.2]
+TO_RIGHT = np.eye(4)
+TO_RIGHT[:3, :3], TO_RIGHT[:3, 3] = ROTATION, TRANSLATION
+
+
+def camera(side, world, distortion, radial):
+    """A camera by Kalibr's and EuRoC's names."""
+    k = MATRICES[side]
+    return {
+        "camera_model": "pinhole", "resolution": list(SIZE),
+        "intrinsics": [float(k[0, 0]), float(k[1, 1]), float(k[0, 2]), float(k[1, 2])],
+        "distortion_model": "equidistant" if world.fisheye else radial,
+        distortion: world.distortion(side)[:4].tolist(),
+    }  # fmt: skip
+
+
+def euroc(folder, world):
+    """cam0/sensor.yaml and cam1/sensor.yaml, as EuRoC has them; the first."""
+    for side, to_body in enumerate((TO_BODY, TO_BODY @ np.linalg.inv(TO_RIGHT))):
+        values = camera(side, world, "distortion_coefficients", "radial-tangential")
+        values["T_BS"] = {"cols": 4, "rows": 4, "data": to_body.ravel().tolist()}
+        (folder / f"cam{side}").mkdir(exist_ok=True)
+        (folder / f"cam{side}/sensor.yaml").write_text("%YAML:1.0\n" + yaml.safe_dump(values))
+    return folder / "cam0/sensor.yaml"
+
+
+def kalibr(folder, world):
+    """Kalibr's file of a chain of cameras."""
+    chain = {f"cam{side}": camera(side, world, "distortion_coeffs", "radtan") for side in (0, 1)}
+    chain["cam1"]["T_cn_cnm1"] = TO_RIGHT.tolist()
+    (folder / "rig-camchain.yaml").write_text(yaml.safe_dump(chain))
+    return folder / "rig-camchain.yaml"

@@ -17,6 +17,7 @@ from fg_depth_ros.files import FileError
 _LOG = logging.getLogger(__name__)
 _HEADER = "std_msgs/msg/Header"  # ROS 1's has seq in addition, which rosbags leaves out
 _RENAMED = {"tf/msg/tfMessage": "tf2_msgs/msg/TFMessage"}
+_NO_MEMBER = "structure_needs_at_least_one_member"  # of an empty message of ROS 2
 _SAME = {"char": "uint8", "byte": "int8"}  # names of one type
 
 
@@ -76,7 +77,7 @@ def _layout(definition: Any) -> list[Any]:
             return int(kind), _SAME.get(what[0], what[0])
         return int(kind), plain(what[0]), what[1]
 
-    return [plain(desc) for _, desc in definition[1]]
+    return [plain(desc) for name, desc in definition[1] if name != _NO_MEMBER]
 
 
 class Ros1Reader:
@@ -92,6 +93,7 @@ class Ros1Reader:
 
         _limit_chunks()
         self.problem = ""
+        self._chunk = -1, b""  # place and content of the one read last
         self._reader: Any = Reader(path)
         try:
             self._reader.open()
@@ -124,10 +126,14 @@ class Ros1Reader:
         chosen = [line for line in self._reader.connections if self._names.get(line.id, ("", ""))[0] in topics]
         # A view with fewer entries: rosbags goes through all of them to find a time.
         view = copy.copy(self._reader)
-        view.current_chunk = (-1, io.BytesIO())
+        place, content = self._chunk
+        view.current_chunk = place, io.BytesIO(content)
         view.indexes = {line.id: _between(self._reader.indexes[line.id], start, stop) for line in chosen}
         for line, recorded, data in view.messages(chosen) if chosen else ():
             topic, name = self._names[line.id]
+            place, chunk = view.current_chunk
+            if place != self._chunk[0]:  # kept for the other image of a pair
+                self._chunk = place, chunk.getvalue()
             yield topic, recorded, self._types.to_cdr(data, name)
 
     def _scan(self, path: Path, reason: str) -> None:

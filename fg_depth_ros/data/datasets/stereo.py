@@ -40,7 +40,7 @@ class StereoLayout(PairPattern):
     truth: Truth | None = None
     """Finds true disparity and occlusion of a pair; None: ``disp/NAME`` or ``NAME_disp``, as .pfm, .png or .npy."""
     calibration: Callable[[FoundPair], Path | None] | None = None
-    """Finds the calibration file where it is not called as ``find_calibration`` expects."""
+    """Finds the calibration file where it is not called or placed as ``find_calibration`` expects."""
     rig: Callable[[FoundPair], StereoRig | None] | None = None
     """Makes the rig where it is no file."""
     grey: bool = False
@@ -222,7 +222,8 @@ def _samples(
     """Yield the sample of a pair of images, or those of the frames of two videos."""
     truth, occlusion = (None, None) if is_video(pair.left) else (layout.truth or _plain_truth)(pair)
     rig = None if layout.rig is None else layout.rig(pair)
-    calibration = layout.calibration(pair) if layout.calibration else calibrations.above(pair.place, folder)
+    own = layout.calibration(pair) if layout.calibration else None
+    calibration = own or calibrations.above(pair.place, folder)
     for name, left, right, size in _frames(pair):
         sample = StereoSample(name, left, right, rig, truth, occlusion)
         yield calibrations.calibrated(sample, calibration, pair.left, size, layout.grey)
@@ -323,7 +324,7 @@ def _kitti_truth(pair: FoundPair) -> FoundTruth:
 def _kitti_calibration(pair: FoundPair) -> Path | None:
     scene = pair.left.stem.split("_")[0]
     own = [pair.place / name / f"{scene}.txt" for name in ("calib_cam_to_cam", "calib_cam", "calib")]
-    return next((path for path in own if path.is_file()), None) or find_calibration(pair.place)
+    return next((path for path in own if path.is_file()), None)
 
 
 def _kitti_raw_calibration(pair: FoundPair) -> Path | None:
