@@ -11,14 +11,18 @@ from typing import Any
 
 import yaml
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
-from launch.actions import DeclareLaunchArgument, LogInfo, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
 
 from fg_depth_ros.apps.camera_presets import PRESETS, preset
-from fg_depth_ros.nodes.common.environment import use_shared_memory_profile
+from fg_depth_ros.nodes.common.environment import (
+    DISCOVERY,
+    LOCALHOST_ONLY,
+    knows_localhost_only,
+    use_shared_memory_profile,
+)
 from fg_depth_ros.resources import resource_path
 
-_DISCOVERY = "ROS_AUTOMATIC_DISCOVERY_RANGE"
 _COMPRESSED = "/compressed"
 
 Arguments = Mapping[str, tuple[str | None, str]]
@@ -42,8 +46,8 @@ NODE: Arguments = {
 }
 NETWORK: Arguments = {
     "discovery": (
-        os.environ.get(_DISCOVERY) or "LOCALHOST",
-        f"{_DISCOVERY} of the nodes: LOCALHOST keeps all messages on this machine, SUBNET lets others see them.",
+        os.environ.get(DISCOVERY) or "LOCALHOST",
+        f"{DISCOVERY} of the nodes: LOCALHOST keeps all messages on this machine, SUBNET lets others see them.",
     ),
 }
 MODELS: Arguments = {
@@ -177,7 +181,7 @@ def log_level(level: str) -> list[str]:
     return ["--ros-args", "--log-level", level]
 
 
-def environment() -> list[SetEnvironmentVariable]:
+def environment() -> list[Any]:
     """Return the actions that keep messages on this machine, unless ``discovery`` says otherwise, and whole.
 
     Fast DDS is pointed to the package's profile: its defaults lose most images.
@@ -185,7 +189,15 @@ def environment() -> list[SetEnvironmentVariable]:
     changed = dict(os.environ)
     use_shared_memory_profile(changed)
     profile = [SetEnvironmentVariable(*item) for item in sorted(changed.items() - os.environ.items())]
-    return [SetEnvironmentVariable(_DISCOVERY, LaunchConfiguration("discovery")), *profile]
+    discovery = LaunchConfiguration("discovery")
+    before = [OpaqueFunction(function=_localhost_only)] if knows_localhost_only() else []
+    return [SetEnvironmentVariable(DISCOVERY, discovery), *before, *profile]
+
+
+def _localhost_only(context: Any) -> list[SetEnvironmentVariable]:
+    """Return the action that does on a ROS of before the discovery range what ``discovery`` says."""
+    local = LaunchConfiguration("discovery").perform(context) not in ("SUBNET", "SYSTEM_DEFAULT")
+    return [SetEnvironmentVariable(LOCALHOST_ONLY, "1" if local else "0")]
 
 
 def _unknown(name: str, arguments: Arguments) -> str | None:

@@ -108,6 +108,7 @@ def infer(
     )  # fmt: skip
     failed = 0
     for sample in samples:
+        few = None
         try:
             images = sample.images()
             if sample.rig is None:
@@ -117,7 +118,7 @@ def infer(
                 note = "disparity only: no calibration (give --calib)"
             else:
                 estimate = estimator.estimate(*images, sample.rig)
-                fault = estimate.fault
+                fault, few = estimate.fault, estimate.why_so_few() if estimate.hardly_any else None
                 paths = write_estimate(estimate, images[0], out, sample.name)
                 note = f"{100 * estimate.mask.mean():.0f} % valid, {_timing(estimator, estimate.seconds)}"
         except WriteError:
@@ -132,6 +133,7 @@ def infer(
             problem = match_features(*images, sample.rig.doffs if sample.rig else 0.0).problem
         if problem is None and fault is not None:
             problem = f"{fault}: {fault.explanation}"
+        problem = problem or few
         if problem is not None:
             say(f"{sample.name}: {problem}", "yellow")
     _say_engine_failure(estimator)

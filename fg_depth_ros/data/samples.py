@@ -6,22 +6,26 @@ What a source cannot know is None.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Literal, cast
 
 import cv2
 import numpy as np
 
-from fg_depth_ros.data.io.formats import image_size, read_image
+from fg_depth_ros.data.io.formats import image_size, read_camera_image, scaled_to_uint8, white_level
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig, depth_to_disparity, disparity_to_depth
 from fg_depth_ros.geometry.resize import resize_image, resize_nearest
 
+_LOG = logging.getLogger(__name__)
+
 ArrayReader = Callable[[], np.ndarray]
 Image = Path | np.ndarray | ArrayReader
-"""A file, pixels (uint8, H x W grey or H x W x 3 RGB), or a function that returns them."""
+"""A file, pixels (uint8 or uint16, H x W grey or H x W x 3 RGB), or a function that returns them."""
 Field = np.ndarray | ArrayReader
 """One value or vector per pixel, or a function that returns it."""
 Crop = Literal["none", "garg", "nyu"]
@@ -69,7 +73,10 @@ class StereoSample:
         return _rgb(left), _rgb(right)
 
     def raw_images(self) -> tuple[np.ndarray, np.ndarray]:
-        """Read both images as a camera sends them, uint8, H x W (grey) or H x W x 3 RGB. Raises as ``images``."""
+        """Read both images as a camera sends them, uint8, H x W (grey) or H x W x 3 RGB. Raises as ``images``.
+
+        Those of 16 bits are scaled by the bits that hold the largest value of both.
+        """
         sides = {f"{self.name} (left)": self.left, f"{self.name} (right)": self.right}
         return _of_one_size(sides, "a rectified pair has one size")
 
@@ -192,7 +199,7 @@ class DepthSample:
 
     def image_rgb(self) -> np.ndarray:
         """Read the image, uint8 RGB H x W x 3. Raises FileError where it cannot be read."""
-        return _rgb(read_pixels(self.image))
+        return _rgb(_eight_bits(read_pixels(self.image))[0])
 
     def truth(self) -> np.ndarray | None:
         """Read the true depth along the axis, float32 H x W m, NaN unknown; None: there is none. Raises FileError."""
@@ -209,8 +216,21 @@ def _read(source: Field) -> np.ndarray:
 
 
 def read_pixels(image: Image) -> np.ndarray:
-    """Read an image as its camera sends it, uint8, H x W or H x W x 3 RGB. Raises FileError."""
-    return read_image(image) if isinstance(image, Path) else _read(image)
+    """Read an image as its camera sends it, uint8 or uint16, H x W or H x W x 3 RGB. Raises FileError."""
+    return read_camera_image(image) if isinstance(image, Path) else _read(image)
+
+
+def _eight_bits(*images: np.ndarray) -> list[np.ndarray]:
+    """Scale images of one moment to uint8, all with one white level."""
+    white = white_level(*images)
+    if white:
+        _say_bits(white.bit_length())
+    return [scaled_to_uint8(image, white) for image in images]
+
+
+@cache
+def _say_bits(bits: int) -> None:
+    _LOG.info("images of 16 bits are taken to be of %d bits by their largest values", bits)
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:
@@ -224,6 +244,7 @@ def _of_one_size(images: Mapping[str, Image], rule: str) -> tuple[np.ndarray, np
         names = [str(image) if isinstance(image, Path) else name for name, image in images.items()]
         (h, w), (height, width) = first.shape[:2], second.shape[:2]
         raise FileError(f"{names[0]} is {w}x{h} pixels and {names[1]} {width}x{height}: {rule}")
+    first, second = _eight_bits(first, second)
     return first, second
 
 

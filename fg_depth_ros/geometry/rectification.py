@@ -213,7 +213,7 @@ class Rectification:
         return Rectification(rig, (left, right), self.rotations, (width, height))
 
     def apply(self, image: np.ndarray, side: int) -> np.ndarray:
-        """Rectify an image, uint8 H x W (x 3); ``side``: 0 left, 1 right. What no camera saw is black.
+        """Rectify an image, uint8 or uint16, H x W (x 3); ``side``: 0 left, 1 right. What no camera saw is black.
 
         Raises RigError: the image has another size than the calibration.
         """

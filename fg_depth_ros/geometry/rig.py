@@ -86,6 +86,10 @@ class StereoRig:
 
     def doubts(self) -> list[str]:
         """Return what is unusual about this rig, a sentence each with the likely cause; mostly none."""
+        return self._implausible() + self._off_centre()
+
+    def _implausible(self) -> list[str]:
+        """Return the doubts about baseline and focal lengths."""
         doubts, (shortest, longest) = [], _BASELINES[1]
         if not shortest <= self.baseline <= longest:
             doubts.append(f"the baseline is {self.baseline:g} m: {self._baseline_cause()}, unless the rig is so")
@@ -96,17 +100,17 @@ class StereoRig:
             doubts.append(
                 f"fx is {self.fx:g} px and fy {self.fy:g} px: of a rectified image they are alike; calibrate again"
             )
-        for name, centre, size in (
-            ("cx", self.cx, self.width),
-            ("cx", self.cx_right, self.width),
-            ("cy", self.cy, self.height),
-        ):
-            if not -0.25 * size <= centre <= 1.25 * size:
-                doubts.append(
-                    f"{name} is {centre:.1f} px in images of {size} px: the calibration may be of images of another "
-                    f"size"
-                )
         return doubts
+
+    def _off_centre(self) -> list[str]:
+        """Return the doubts about principal points outside of the images."""
+        found = (("cx", self.cx, self.width), ("cx", self.cx_right, self.width), ("cy", self.cy, self.height))
+        doubts = [
+            f"{name} is {centre:.1f} px in images of {size} px: the calibration may be of images of another size"
+            for name, centre, size in found
+            if not -0.25 * size <= centre <= 1.25 * size
+        ]
+        return list(dict.fromkeys(doubts))  # both cameras may have one cx
 
     @property
     def doffs(self) -> float:
@@ -211,28 +215,41 @@ def camera_info_doubts(left: Any, right: Any, raw: tuple[bool, bool] = (False, F
     Raises:
         RigError: as ``StereoRig.from_camera_info``.
     """
-    doubts = StereoRig.from_camera_info(left, right).doubts()
-    for info, side, is_raw in ((left, "left", raw[0]), (right, "right", raw[1])):
-        resized = _resized(info, side)
-        doubts += _binned_twice(info, side) + resized
-        p, k, r, d = (camera_info_numbers(info, name) for name in "pkrd")
-        where = f"{side} camera_info"
-        if not np.isfinite(np.concatenate([k, r, d])).all():
-            doubts.append(f"{where}: k, r or d holds a number that is not finite: calibrate again")
-            continue
-        if k.size == 9 and k.any():
-            if not resized and not 0.5 <= p[0] / max(k[0], 1e-9) <= 2.0:
-                doubts.append(
-                    f"{where}: fx is {p[0]:g} in p and {k[0]:g} in k: they may be of images of different sizes; "
-                    "publish both for the published size"
-                )
-            if d.any() and not is_raw and np.array_equal(p.reshape(3, 4)[:, :3].ravel(), k):
-                doubts.append(
-                    f"{where}: p repeats k although d is not zero, as drivers of single cameras do: the pair may not "
-                    "be rectified; calibrate it as a stereo pair and publish rectified images"
-                )
-        if r.size == 9 and r.any() and not is_rotation(r):
-            doubts.append(f"{where}: r is no rotation matrix: the calibration may be damaged; calibrate again")
+    rig = StereoRig.from_camera_info(left, right)
+    cameras = {"left": (left, raw[0]), "right": (right, raw[1])}
+    sizes = {side: other for side, (info, _) in cameras.items() if (other := _other_size(info, side)) is not None}
+    doubts = rig._implausible()
+    if not any(other.matrix == "p" for other in sizes.values()):  # that says it better
+        doubts += rig._off_centre()
+    sides: dict[str, list[str]] = {}  # of each doubt about a camera_info
+    for side, (info, is_raw) in cameras.items():
+        for doubt in _camera_doubts(info, side, is_raw, sizes):
+            sides.setdefault(doubt, []).append(side)
+    return doubts + [f"{' and '.join(named)} camera_info: {doubt}" for doubt, named in sides.items()]
+
+
+def _camera_doubts(info: Any, side: str, is_raw: bool, sizes: Mapping[str, _OtherSize]) -> list[str]:
+    """Return the doubts about one camera_info; ``sizes``: of both, as far as they are of images of another size."""
+    doubts = _binned_twice(info, side)
+    if side in sizes:
+        # Both cameras were resized alike; that their centres differ a little makes no second doubt.
+        doubts.append(next(other for other in sizes.values() if other.matrix == sizes[side].matrix).doubt)
+    p, k, r, d = (camera_info_numbers(info, name) for name in "pkrd")
+    if not np.isfinite(np.concatenate([k, r, d])).all():
+        return [*doubts, "k, r or d holds a number that is not finite: calibrate again"]
+    if k.size == 9 and k.any():
+        if side not in sizes and not 0.5 <= p[0] / max(k[0], 1e-9) <= 2.0:
+            doubts.append(
+                f"fx is {p[0]:g} in p and {k[0]:g} in k: they may be of images of different sizes; publish both for "
+                "the published size"
+            )
+        if d.any() and not is_raw and np.array_equal(p.reshape(3, 4)[:, :3].ravel(), k):
+            doubts.append(
+                "p repeats k although d is not zero, as drivers of single cameras do: the pair may not be rectified; "
+                "calibrate it as a stereo pair and publish rectified images"
+            )
+    if r.size == 9 and r.any() and not is_rotation(r):
+        doubts.append("r is no rotation matrix: the calibration may be damaged; calibrate again")
     return doubts
 
 
@@ -254,24 +271,34 @@ def image_window(info: Any) -> tuple[int, int, int, int]:
     return x, y, bin_x, bin_y
 
 
-def _resized(info: Any, side: str) -> list[str]:
-    """Return the doubt that ``p``, or ``k`` alone, is of images of another size than the published ones."""
+@dataclass(frozen=True)
+class _OtherSize:
+    """A matrix of a camera_info, ``p`` or ``k`` alone, that seems to be of images of another size; and the doubt."""
+
+    matrix: str
+    doubt: str
+
+
+def _other_size(info: Any, side: str) -> _OtherSize | None:
+    """Return which matrix of a camera_info is of images of another size than the published ones, if any."""
     camera, k = _Camera.read(info, side), camera_info_numbers(info, "k")
     if camera.binning != (1, 1) or (camera.width, camera.height) != (int(info.width), int(info.height)):
-        return []  # a region of interest may lie anywhere
+        return None  # a region of interest may lie anywhere
     size = f"{camera.width}x{camera.height}"
     if (factor := _times_as_large(camera.cx, camera.cy, camera)) is not None:
-        return [
-            f"{side} camera_info: p (cx {camera.cx:g}, cy {camera.cy:g}) seems to be of images {factor:.2g} times as "
-            f"large as {size}, and depth would be {factor:.2g} times too large; publish p of the published size"
-        ]
+        doubt = (
+            f"p (cx {camera.cx:g}, cy {camera.cy:g}) seems to be of images {factor:.2g} times as large as {size}, and "
+            f"depth would be {factor:.2g} times too large; publish p of the published size"
+        )
+        return _OtherSize("p", doubt)
     if k.size == 9 and (factor := _times_as_large(k[2], k[5], camera)) is not None:
-        return [
-            f"{side} camera_info: k (cx {k[2]:g}, cy {k[5]:g}) seems to be of images {factor:.2g} times as large as "
-            f"{size}, and p of these: if p[3] was not resized with the rest of p, the baseline and all depth are "
-            f"{factor:.2g} times too large; publish k and all of p for the published size"
-        ]
-    return []
+        doubt = (
+            f"k (cx {k[2]:g}, cy {k[5]:g}) seems to be of images {factor:.2g} times as large as {size}, and p of "
+            f"these: if p[3] was not resized with the rest of p, the baseline and all depth are {factor:.2g} times too "
+            "large; publish k and all of p for the published size"
+        )
+        return _OtherSize("k", doubt)
+    return None
 
 
 def _times_as_large(cx: float, cy: float, camera: _Camera) -> float | None:
@@ -293,7 +320,7 @@ def _binned_twice(info: Any, side: str) -> list[str]:
     if not all(1 / 3 <= centre / size <= 2 / 3 for centre, size in ((cx, camera.width), (cy, camera.height))):
         return []
     return [
-        f"{side} camera_info: binning is {x}x{y}, but p (cx {cx:g}, cy {cy:g}) seems to be of the binned image of "
+        f"binning is {x}x{y}, but p (cx {cx:g}, cy {cy:g}) seems to be of the binned image of "
         f"{camera.width}x{camera.height} pixels already, and depth would be {x} times too small; publish width, height "
         "and p of the image without binning, or those of the binned one with a binning of 0"
     ]
@@ -409,9 +436,12 @@ def _check_pair(left: _Camera, right: _Camera) -> None:
             "above the other; rectify the pair horizontally"
         )
     if abs(shift) <= 1e-9 * left.fx:
+        one = (
+            "both are alike, so they may come from one topic: name that of each camera; else " if left == right else ""
+        )
         raise RigError(
-            f"camera_info: {found}, so the baseline is zero: p[3] of the right camera must be -fx * baseline (metres); "
-            "calibrate both cameras together as a stereo pair"
+            f"camera_info: {found}, so the baseline is zero: {one}p[3] of the right camera must be -fx * baseline "
+            "(metres); calibrate both cameras together as a stereo pair"
         )
     if shift < 0.0:
         raise RigError(

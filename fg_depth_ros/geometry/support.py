@@ -146,6 +146,18 @@ def photometric_support(left: np.ndarray, right: np.ndarray, disparity: np.ndarr
     return Support(pixels.astype(bool), fault, agreement)
 
 
+def unchecked_support(left: np.ndarray, right: np.ndarray) -> Support | None:
+    """Return the support of a pair that is not compared: none where both images are one picture, else None (unknown).
+
+    ``left``, ``right``: uint8, H x W or H x W x 3 RGB.
+    """
+    if not np.array_equal(left, right):
+        return None
+    nothing = np.full(left.shape[:2], np.nan, np.float32)
+    found = photometric_support(left, right, nothing)  # no cost in a stream of pairs: such a one is a fault
+    return found if found.fault == PairFault.IDENTICAL else None
+
+
 def _share(found: np.ndarray, among: np.ndarray) -> float:
     """Return the share of the pixels ``among`` that ``found`` has too; both bool H x W. NaN where there are none."""
     return float(np.divide(np.count_nonzero(found & among), np.count_nonzero(among)))

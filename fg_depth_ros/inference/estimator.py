@@ -382,6 +382,20 @@ def padded(image: np.ndarray, multiple: int) -> np.ndarray:
 
 # ---- stereo depth ----------------------------------------------------------------------------------------------------
 
+_FEW_PIXELS = 0.02  # share of valid ones
+_CAUSES = {
+    Label.OUT_OF_RANGE: "",
+    Label.LEFT_RIGHT_MISMATCH: "the two views do not agree: check that the images are rectified, and of one moment",
+    Label.LEAVES_IMAGE: (
+        "the matches lie outside the right image: check that left and right are not exchanged, and min_disparity"
+    ),
+    Label.VERTICAL_FLOW: "",
+    Label.LOW_CONFIDENCE: "less certain than max_sigma allows: raise it, or give more light and texture",
+    Label.FILLED_FROM_MONO: "",
+    Label.UNSUPPORTED: "the images do not bear out the matches: more light and texture, and check the rectification",
+}
+"""Likely causes of labels that most pixels have."""
+
 # Cached properties that filling does not change.
 _UNFILLED = ("disparity", "flow", "matched_labels", "matched_mask", "matched_depth", "depth_sigma", "_raw_depth")
 
@@ -401,7 +415,7 @@ class StereoEstimate:
     ``matched``: H x W float32 px, x_left - x_right, the method's result; NaN = no match.
     ``disparity_sigma``: H x W float32 px, one standard deviation, or None where the method does not know.
     ``filling``: H x W float32 m, depth from the left image alone at the scale of the pair's, for the holes; or None.
-    ``support``: what the images say of the match; None = not checked. ``searched``: None = nothing was.
+    ``support``: what the images say of the match; None = unknown. ``searched``: None = nothing was.
     """
 
     rig: StereoRig
@@ -442,6 +456,31 @@ class StereoEstimate:
     def fault(self) -> PairFault | None:
         """Why the pair as a whole could not be matched; None where nothing speaks against it."""
         return None if self.support is None else self.support.fault
+
+    @property
+    def hardly_any(self) -> bool:
+        """Whether hardly any pixel has depth from the pair."""
+        return bool(self.matched_mask.mean() < _FEW_PIXELS)
+
+    def why_so_few(self) -> str:
+        """Say how little of the pair is valid, and the likely cause, by the commonest label of the other pixels."""
+        config, labels = self.config, self.matched_labels
+        shares = np.bincount(labels.reshape(-1), minlength=len(Label)) / labels.size
+        worst = Label(int(np.argmax(shares[1:])) + 1)
+        cause = _CAUSES[worst]
+        if worst == Label.OUT_OF_RANGE:
+            depth = self.rig.fx * self.rig.baseline / (self.matched + self.rig.doffs)
+            near = np.mean((depth >= 0) & (depth < config.min_depth))
+            far = np.mean((depth < 0) | (depth > config.max_depth))  # or behind infinity
+            cause = (
+                f"{near:.0%} nearer than min_depth = {config.min_depth:g} m, {far:.0%} farther than max_depth = "
+                f"{config.max_depth:g} m, {np.mean(np.isnan(depth)):.0%} without a match: set them for this scene, and "
+                "check baseline and focal length of the calibration"
+            )
+        elif worst == Label.LOW_CONFIDENCE:
+            cause = f"{cause} (max_sigma = {config.max_sigma:g} px)"
+        name = worst.name.lower().replace("_", " ")
+        return f"only {shares[Label.VALID]:.1%} of the pixels have depth; {shares[worst]:.0%} are '{name}': {cause}"
 
     @cached_property
     def disparity(self) -> np.ndarray:
@@ -586,9 +625,11 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
         if self.config.left_right_check == "two_pass":
             mirror = self.match(right[:, ::-1], left[:, ::-1], rig.doffs, scale)
             right_disparity = mirror.disparity[:, ::-1]
-        support = None
-        if self.config.photometric_check:
-            support = geometry.photometric_support(left, right, found.disparity)
+        support = (
+            geometry.photometric_support(left, right, found.disparity)
+            if self.config.photometric_check
+            else geometry.unchecked_support(left, right)
+        )
         seconds = time.perf_counter() - began
         return StereoEstimate(
             rig, found.disparity, found.sigma, right_disparity, self.config, seconds, support=support,

@@ -69,6 +69,15 @@ def test_infer_says_when_images_cannot_be_matched(run, real_pair, tmp_path, cali
     assert "right camera covered" in text
 
 
+def test_infer_says_why_a_pair_has_hardly_any_depth(run, tmp_path):
+    write_pairs(tmp_path / "pairs", ("a",))
+    rig = json.loads((tmp_path / "pairs" / "rig.json").read_text())
+    (tmp_path / "pairs" / "rig.json").write_text(json.dumps(rig | {"baseline": 1000 * rig["baseline"] / 10}))
+    status, text = run("infer", "--pairs", tmp_path / "pairs", "--out", tmp_path / "o", "--model", "sgbm")
+    assert status == 0
+    assert "a: only 0.0% of the pixels have depth" in text and "check baseline and focal length" in text
+
+
 def test_infer_does_a_folder_and_names_what_it_skips(run, tmp_path):
     folder = tmp_path / "pairs"
     write_pairs(folder, ("a", "b", "c"))

@@ -117,6 +117,25 @@ def test_images_are_rgb_whatever_the_file(tmp_path):
     assert formats.image_size(tmp_path / "a.bmp") == (3, 2)
 
 
+@pytest.mark.parametrize(("bits", "suffix"), [(10, ".png"), (12, ".png"), (12, ".tiff"), (14, ".png"), (16, ".png")])
+def test_images_of_more_than_8_bits_use_the_whole_range(tmp_path, bits, suffix):
+    """White of a 12-bit camera is 4095; of 16 bits it would be 15 of 255, nearly black."""
+    white = 2**bits - 1
+    image = np.array([[0, white // 2, white]], np.uint16)
+    formats.write_image(tmp_path / f"a{suffix}", image)
+    grey = np.array([[[0] * 3, [127] * 3, [255] * 3]], np.uint8)
+    np.testing.assert_allclose(formats.read_image(tmp_path / f"a{suffix}"), grey, atol=1)
+    stored = formats.read_camera_image(tmp_path / f"a{suffix}")
+    assert stored.dtype == np.uint16
+    np.testing.assert_array_equal(stored, np.dstack([image] * 3))
+
+
+def test_pixels_that_no_camera_has_are_refused_by_their_type(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.tiff"), np.ones((2, 2), np.int16))
+    with pytest.raises(FileError, match=r"a\.tiff: its pixels are int16"):
+        formats.read_image(tmp_path / "a.tiff")
+
+
 def test_ply_holds_the_finite_points_and_their_colours(tmp_path):
     points = np.array([[[1, 2, 3], [np.nan] * 3], [[4, 5, 6], [7, 8, np.inf]]], dtype=np.float32)
     colours = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
@@ -194,7 +213,7 @@ def test_an_image_too_large_for_memory_is_refused_by_its_header(tmp_path, size):
     path.write_bytes(claimed(path.read_bytes(), *size))
     for read in (formats.read_image, formats.read_grey, formats.read_kitti_disparity, formats.image_size):
         with pytest.raises(
-            FileError, match=r"bomb\.png: header claims \d+x\d+ pixels, and at most 67108864 are decoded"
+            FileError, match=rf"bomb\.png: header claims {size[0]}x{size[1]} pixels, and at most 67108864 are decoded"
         ):
             read(path)
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fg_depth_ros.data.datasets.stereo import HalfImage, RectifiedImage
+from fg_depth_ros.data.io.formats import write_image
 from fg_depth_ros.data.samples import DepthSample, FlowSample, StereoSample
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
+from fg_depth_ros.geometry.rectification import Rectification
 
 RIG = StereoRig(8, 4, 10.0, 10.0, 3.5, 1.5, 3.5, 0.2)  # depth is 2 m px / disparity
 GREY = np.arange(32, dtype=np.uint8).reshape(4, 8)
@@ -34,6 +37,26 @@ def test_grey_images_stay_grey_where_raw_ones_are_asked_for():
     assert [image.shape for image in sample.raw_images()] == [(4, 8)] * 2
     for image in sample.images():
         np.testing.assert_array_equal(image, np.dstack([GREY] * 3))
+
+
+def test_images_of_more_than_8_bits_have_one_white_for_both(tmp_path):
+    """Left 12 bits, and right so dark that its own values would fit into 10: 800 of 4095 is 50 of 255."""
+    left, right = np.full((4, 8), 4095, np.uint16), np.full((4, 8), 800, np.uint16)
+    write_image(tmp_path / "left.png", left)
+    write_image(tmp_path / "right.png", right)
+    whole = np.hstack([left, right])
+    rectification = Rectification.of_rectified(RIG)
+    for sides in (
+        (tmp_path / "left.png", tmp_path / "right.png"),
+        (left, lambda: right),
+        (HalfImage(whole, False), HalfImage(whole, True)),
+        (RectifiedImage(tmp_path / "left.png", rectification, 0), RectifiedImage(right, rectification, 1)),
+    ):
+        found = StereoSample("a", *sides).images()
+        assert [(image.dtype, int(image.min()), int(image.max())) for image in found] == [
+            (np.uint8, 255, 255), (np.uint8, 50, 50)
+        ]  # fmt: skip
+    assert DepthSample("a", tmp_path / "right.png", 10.0).image_rgb().max() == round(800 / 1023 * 255)
 
 
 def test_sizes_that_differ_are_refused():

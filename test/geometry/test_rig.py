@@ -273,7 +273,7 @@ def test_a_matrix_that_is_binned_already_is_doubted(binning, full, of_the_full_i
     assert rig.baseline == pytest.approx(0.12)
     assert rig.fx == pytest.approx(298.5 if of_the_full_image else 298.5 / binning)
     doubts = [doubt for doubt in camera_info_doubts(*cameras) if f"binning is {binning}x{binning}" in doubt]
-    assert len(doubts) == (0 if of_the_full_image else 2)
+    assert len(doubts) == (0 if of_the_full_image else 1)
     assert all(f"depth would be {binning} times too small" in doubt for doubt in doubts)
 
 
@@ -292,13 +292,32 @@ def test_a_calibration_of_another_size_is_doubted(scale):
     assert doubts(resized, small_k, -84.0 * scale) == (pytest.approx(0.12), [])
     factor = f"{1 / scale:.2g} times as large as {size[0]}x{size[1]}"
     baseline, found = doubts(full, small_k, -84.0)  # fx is wrong by 1 / scale, and so is depth
-    assert len(found) == 2 and all("camera_info: p (cx 650, cy 470)" in d and factor in d for d in found)
+    assert len(found) == 1 and "left and right camera_info: p (cx 650, cy 470)" in found[0] and factor in found[0]
     baseline, found = doubts(resized, k, -84.0)  # p[3] was forgotten with k
     assert baseline == pytest.approx(0.12 / scale)
-    assert len(found) == 2 and all("camera_info: k (cx 650, cy 470)" in d and factor in d for d in found)
+    assert len(found) == 1 and "left and right camera_info: k (cx 650, cy 470)" in found[0] and factor in found[0]
     assert f"depth are {1 / scale:.2g} times too large" in found[0]
     # p[3] alone was forgotten: the numbers of a rig with another baseline, and nothing says that it is not one.
     assert doubts(resized, small_k, -84.0) == (pytest.approx(0.12 / scale), [])
+
+
+def test_one_mistake_in_a_calibration_is_one_doubt():
+    """P of images three times as large: both centres are far outside, in both cameras, and differ a little."""
+    left = [1500.0, 0, 960.0, 0, 0, 1500.0, 720.0, 0, 0, 0, 1, 0]
+    right = [1500.0, 0, 966.0, -150.0, 0, 1500.0, 720.0, 0, 0, 0, 1, 0]
+    found = camera_info_doubts(info(left, 640, 480), info(right, 640, 480))
+    assert len(found) == 1 and "left and right camera_info: p (cx 960, cy 720)" in found[0] and "3 times" in found[0]
+    # what is wrong with one camera alone names that one
+    found = camera_info_doubts(info(left_p()), info(right_p(), r=[1, 0, 0, 0, 2, 0, 0, 0, 1]))
+    assert len(found) == 1 and found[0].startswith("right camera_info: r is no rotation matrix")
+
+
+def test_the_camera_info_of_one_camera_for_both_is_named():
+    """Both images lie in one namespace, so that one camera_info is found beside them."""
+    with pytest.raises(RigError, match="both are alike, so they may come from one topic: name that of each camera"):
+        StereoRig.from_camera_info(info(left_p()), info(left_p()))
+    with pytest.raises(RigError, match=r"so the baseline is zero: p\[3\] of the right camera must be"):
+        StereoRig.from_camera_info(info(left_p()), info(left_p(cx=300.0)))
 
 
 @pytest.mark.parametrize(

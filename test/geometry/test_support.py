@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fg_depth_ros.geometry import PairFault, photometric_support
+from fg_depth_ros.geometry import PairFault, photometric_support, unchecked_support
 
 HEIGHT, WIDTH, SHIFT = 240, 320, 12
 
@@ -106,6 +106,15 @@ def test_one_picture_on_both_sides_is_no_pair_whatever_was_matched():
     nearly[100, 100:110] ^= 64
     assert photometric_support(SCENE, nearly, flat(0.0)).fault is None  # a scene far away
     assert photometric_support(GREY, GREY, flat(0.0)).fault == PairFault.NO_TEXTURE
+
+
+def test_one_picture_on_both_sides_is_told_without_a_comparison():
+    found = unchecked_support(SCENE, SCENE.copy())
+    assert found is not None and found.fault == PairFault.IDENTICAL and not found.pixels.any()
+    nearly = SCENE.copy()
+    nearly[100, 100] ^= 1
+    assert unchecked_support(SCENE, nearly) is None
+    assert unchecked_support(GREY, GREY) is None  # blank walls may be equal
 
 
 def test_agreement_is_the_share_of_pixels_whose_surroundings_are_alike():

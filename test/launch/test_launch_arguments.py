@@ -340,6 +340,20 @@ def test_messages_stay_on_this_machine_unless_the_user_says_otherwise(
     assert value.args == ("discovery",)
 
 
+@pytest.mark.parametrize(("discovery", "only"), [("LOCALHOST", "1"), ("OFF", "1"), ("SUBNET", "0")])
+@pytest.mark.usefixtures("launch_file")
+def test_on_humble_messages_stay_on_this_machine_too(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, discovery: str, only: str
+) -> None:
+    """Humble does not know the discovery range."""
+    monkeypatch.setenv("ROS_DISTRO", "humble")
+    monkeypatch.delenv("ROS_LOCALHOST_ONLY", raising=False)
+    description = describe(repository, "stereo_depth")
+    function = next(a.kwargs["function"] for a in description.args[0] if "function" in a.kwargs)
+    (action,) = function(Context(description, {"discovery": discovery}))
+    assert action.args == ("ROS_LOCALHOST_ONLY", only)
+
+
 @pytest.mark.parametrize("name", ["stereo_depth", "data_logger", "replay_evaluation"])
 def test_a_missing_parameter_file_is_named(launch_file: Any, name: str) -> None:
     with pytest.raises(ValueError, match="params_file '/nowhere/my.yaml' does not exist"):

@@ -98,6 +98,8 @@ def test_a_child_sets_the_wheels_libraries_up_itself() -> None:
     assert child["LD_LIBRARY_PATH"] == "/opt/vendor/lib"
     assert (child["ROS_DOMAIN_ID"], child["HOME"]) == ("42", "/home/me")
     assert child["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+    assert "ROS_LOCALHOST_ONLY" not in child  # newer distributions warn of it
+    assert child_environment({"ROS_DISTRO": "humble"})["ROS_LOCALHOST_ONLY"] == "1"
     assert child[VARIABLE].endswith("fastdds_shm.xml")
     assert base["LD_LIBRARY_PATH"].startswith(own)  # what was given is not changed
 

@@ -13,7 +13,7 @@ from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 from support.nodes import compressed_image
 
-from fg_depth_ros.data.io import messages
+from fg_depth_ros.data.io import formats, messages
 from fg_depth_ros.data.io.messages import MessageError
 from fg_depth_ros.geometry import StereoRig, depth_to_disparity, disparity_to_depth
 from fg_depth_ros.inference import SearchRange
@@ -88,9 +88,9 @@ def test_the_white_level_is_the_bits_that_hold_the_largest_value() -> None:
         return np.array([values], np.uint16)
 
     levels = {3: 1023, 1023: 1023, 1024: 4095, 4095: 4095, 4096: 16383, 16384: 65535, 65535: 65535}
-    assert {value: messages.white_level(grey(0, value)) for value in levels} == levels
-    assert messages.white_level(grey(900), grey(3000)) == 4095
-    assert messages.white_level(np.zeros((1, 1), np.uint8)) == 0
+    assert {value: formats.white_level(grey(0, value)) for value in levels} == levels
+    assert formats.white_level(grey(900), grey(3000)) == 4095
+    assert formats.white_level(np.zeros((1, 1), np.uint8)) == 0
 
 
 def test_a_learned_white_level_is_one_for_a_moment_and_is_never_lowered() -> None:
@@ -140,7 +140,7 @@ def test_a_bayer_mosaic_of_16_bits_is_the_one_of_8_bits(pattern: str, bits: int)
     assert np.abs(messages.image_to_array(sent, mono16_white=white) - expected).max() <= 1  # both are rounded
     kept = messages.image_to_array(sent, mono16_white=None)
     assert kept.dtype == np.uint16
-    assert messages.white_level(kept) == white
+    assert formats.white_level(kept) == white
 
 
 # Full white, black, and the pure colours of ITU-R BT.601 in studio range, by its definition (Y, Cb, Cr).

@@ -284,7 +284,10 @@ class McapScanner:
             raise _Damage(f"is cut off or damaged in the chunk at byte {at}", cut=start >= size)
         self.compressed |= name == "zstd"
         if max(packed, expected) > LARGEST_CHUNK:
-            raise _Damage(f"has a chunk of {max(packed, expected)} bytes at byte {at}, and {LARGEST_CHUNK} are read")
+            raise _Damage(
+                f"has a chunk of {max(packed, expected)} bytes at byte {at}, and at most {LARGEST_CHUNK} "
+                "are read: record with smaller chunks"
+            )
         content = file.read(min(packed, size - start))
         whole = len(content) == packed
         try:

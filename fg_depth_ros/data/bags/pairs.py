@@ -16,7 +16,8 @@ from fg_depth_ros.data.bags.messages import Place, decoded, message_at, moment, 
 from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, INFO, BagStorage
 from fg_depth_ros.data.bags.truth import TruthOptions, find_truth
 from fg_depth_ros.data.io.calibration import open_calibration
-from fg_depth_ros.data.io.messages import MONO16_WHITE, MessageError, image_to_array, scaled_to_uint8, white_level
+from fg_depth_ros.data.io.formats import MONO16_WHITE, scaled_to_uint8, white_level
+from fg_depth_ros.data.io.messages import MessageError, image_to_array
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import RigError, StereoRig, camera_info_doubts

@@ -375,7 +375,8 @@ def _open_file(path: Path, shown: Path) -> _Reader:
         )
     if not count:
         raise FileError(
-            f"{shown}: cannot be read: no whole message in its {size} bytes ({found.problem or first}); fetch it again"
+            f"{shown}: cannot be read: no whole message in its {size} bytes ({found.problem or first}); where that "
+            "is damage, fetch it again"
         )
     if found.problem:
         found.problem = f"it {found.problem}; the {count} whole messages are used, {found.lost} of {size} bytes are not"

@@ -145,7 +145,7 @@ class HalfImage:
     right: bool
 
     def __call__(self) -> np.ndarray:
-        """Read the half, uint8, H x W or H x W x 3 RGB. Raises FileError: it is unreadable."""
+        """Read the half, uint8 or uint16, H x W or H x W x 3 RGB. Raises FileError: it is unreadable."""
         pixels = read_pixels(self.image)
         return np.ascontiguousarray(np.hsplit(pixels, 2)[self.right])
 
@@ -159,7 +159,7 @@ class RectifiedImage:
     side: int
 
     def __call__(self) -> np.ndarray:
-        """Read and rectify, uint8, H x W or H x W x 3 RGB. Raises FileError."""
+        """Read and rectify, uint8 or uint16, H x W or H x W x 3 RGB. Raises FileError."""
         try:
             return self.rectification.apply(read_pixels(self.image), self.side)
         except RigError as error:

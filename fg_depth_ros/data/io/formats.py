@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import io
 import re
-import warnings
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO
 
 import cv2
@@ -26,12 +26,40 @@ _NO_IMAGE = "cannot be decoded as an image (damaged or of an unknown format); fe
 _LARGEST_SIDE = 100_000  # a header that claims more is a damaged header
 LARGEST_IMAGE = 1 << 26
 """Pixels of the largest image that is decoded (67 megapixels): its pixels take at most 0.6 GB."""
+MONO16_WHITE = 65535
+_WHITE_LEVELS = (1023, 4095, 16383, MONO16_WHITE)
+_HEADERS = Lock()  # around what Pillow keeps for a whole process
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Any image OpenCV decodes, uint8 RGB HxWx3 (grey is repeated, 16 bit reduced to 8, alpha dropped)."""
-    decoded = _decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    """Any image OpenCV decodes, uint8 RGB HxWx3 (grey is repeated, alpha dropped; 16 bits by ``white_level``)."""
+    image = read_camera_image(path)
+    return scaled_to_uint8(image, white_level(image))
+
+
+def read_camera_image(path: str | Path) -> np.ndarray:
+    """Any image OpenCV decodes, RGB HxWx3: uint8, or uint16 where it has 16 bits (grey is repeated, alpha dropped).
+
+    Both images of a pair are to be scaled by one ``white_level``.
+    """
+    decoded = _decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
+    if decoded.dtype not in (np.uint8, np.uint16):
+        raise FileError(f"{path}: its pixels are {decoded.dtype}, and those of a camera have 8 or 16 bits; convert it")
     return np.ascontiguousarray(decoded[:, :, ::-1])
+
+
+def white_level(*images: np.ndarray) -> int:
+    """Return the largest value of the camera's bits (10, 12, 14 or 16) that hold all values of 16-bit images.
+
+    Those of uint8 do not count; 0 without any other.
+    """
+    largest = [int(image.max()) for image in images if image.dtype == np.uint16 and image.size]
+    return next(level for level in _WHITE_LEVELS if level >= max(largest)) if largest else 0
+
+
+def scaled_to_uint8(pixels: np.ndarray, white: int) -> np.ndarray:
+    """Scale uint16 to uint8, ``white`` and everything above becoming 255 (rounded to nearest); leave uint8 as it is."""
+    return pixels if pixels.dtype == np.uint8 else cv2.convertScaleAbs(pixels, alpha=255.0 / white)
 
 
 def read_rgba(path: str | Path) -> np.ndarray:
@@ -71,15 +99,15 @@ def header_size(file: BinaryIO) -> tuple[int, int] | None:
     """Read the (width, height) of an image from its header; None where it is none. Nothing is decoded."""
     from PIL import Image
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with _HEADERS:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # so that a size beyond it is told, too
+        try:
             with Image.open(file) as image:
                 return image.size
-    except Image.DecompressionBombError:  # far beyond the limit here
-        return _LARGEST_SIDE, _LARGEST_SIDE
-    except Exception:  # damaged data breaks a parser in any way
-        return None
+        except Exception:  # damaged data breaks a parser in any way
+            return None
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def read_pfm(path: str | Path) -> np.ndarray:

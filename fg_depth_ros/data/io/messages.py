@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from fg_depth_ros.data.io import compressed_depth
-from fg_depth_ros.data.io.formats import LARGEST_IMAGE, header_size
+from fg_depth_ros.data.io.formats import LARGEST_IMAGE, MONO16_WHITE, header_size, scaled_to_uint8, white_level
 
 _DEPTHS = {
     "8U": np.uint8, "8S": np.int8, "16U": np.uint16, "16S": np.int16, "32S": np.int32, "32F": np.float32,
@@ -64,8 +64,6 @@ _SAMPLED_ROWS = 8
 _STRONG_COLOUR, _COLOUR_OVER_LIGHT = 24.0, 2.0
 CAMERA_ENCODINGS = (*_GREY, *_TO_RGB)
 """Encodings that ``image_to_array`` takes."""
-MONO16_WHITE = 65535
-_WHITE_LEVELS = (1023, 4095, 16383, MONO16_WHITE)
 _PNG_LEVEL = 1
 _FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL]
 DEPTH_16UC1 = 65.535
@@ -245,20 +243,6 @@ def _cut_off(data: np.ndarray) -> bool:
     if head.startswith(b"\xff\xd8"):
         return b"\xff\xd9" not in tail
     return head == b"\x89PNG" and b"IEND" not in tail
-
-
-def scaled_to_uint8(pixels: np.ndarray, white: int) -> np.ndarray:
-    """Scale uint16 to uint8, ``white`` and everything above becoming 255 (rounded to nearest); leave uint8 as it is."""
-    return pixels if pixels.dtype == np.uint8 else cv2.convertScaleAbs(pixels, alpha=255.0 / white)
-
-
-def white_level(*images: np.ndarray) -> int:
-    """Return the largest value of the camera's bits (10, 12, 14 or 16) that hold all values of 16-bit images.
-
-    Those of uint8 do not count; 0 without any other.
-    """
-    largest = [int(image.max()) for image in images if image.dtype == np.uint16 and image.size]
-    return next(level for level in _WHITE_LEVELS if level >= max(largest)) if largest else 0
 
 
 class LearnedWhite:

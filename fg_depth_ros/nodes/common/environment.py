@@ -18,6 +18,9 @@ _DEFAULT_SEGMENT, _SEGMENT = 2**19, 2**24  # bytes of shared memory: of Fast DDS
 # Fast DDS 3 reads the first, and warns of the second, which is that of Fast DDS 2.
 _VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 _WITH_FAST_DDS_2 = ("humble", "iron", "jazzy")
+DISCOVERY = "ROS_AUTOMATIC_DISCOVERY_RANGE"
+LOCALHOST_ONLY = "ROS_LOCALHOST_ONLY"
+_BEFORE_DISCOVERY = ("foxy", "galactic", "humble")  # they know the second only; later ones warn of it
 _LARGEST_DOMAIN = 232  # the ports of a larger one do not exist
 # Whoever set one of these has a profile of his own.
 _OWN = (*_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS")
@@ -67,9 +70,16 @@ def child_environment(
     if domain_id is not None:
         environ["ROS_DOMAIN_ID"] = str(domain_id)
     if local:
-        environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+        environ[DISCOVERY] = "LOCALHOST"
+        if knows_localhost_only(environ):
+            environ[LOCALHOST_ONLY] = "1"
     use_shared_memory_profile(environ)
     return environ
+
+
+def knows_localhost_only(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether the sourced ROS is of before the discovery range, and keeps messages on the machine by LOCALHOST_ONLY."""
+    return (os.environ if environ is None else environ).get("ROS_DISTRO") in _BEFORE_DISCOVERY
 
 
 def domain_problem() -> str | None:
@@ -95,5 +105,11 @@ def describe_environment() -> dict[str, str]:
         "Fast DDS profile": next(filter(None, map(os.environ.get, _VARIABLES)), "none of this package's"),
         "shared memory": room,
         "ROS_DOMAIN_ID": os.environ.get("ROS_DOMAIN_ID", "0 (not set)"),
-        "discovery": os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET (not set)"),
+        "discovery": _discovery(),
     }
+
+
+def _discovery() -> str:
+    if knows_localhost_only():
+        return "LOCALHOST" if os.environ.get(LOCALHOST_ONLY) == "1" else "SUBNET"
+    return os.environ.get(DISCOVERY, "SUBNET (not set)")

@@ -11,16 +11,17 @@ from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
 _SEGMENT = re.compile(r"^(sem\.)?(fastdds|fastrtps)_")
-# Of segments by config/fastdds_shm.xml and fastdds_shm_large.xml, with what Fast DDS adds.
-_OWN_BYTES = (range(2**24, 2**24 + 2**21), range(2**26, 2**26 + 2**22))
+# Of segments by config/fastdds_shm.xml and fastdds_shm_large.xml, with what Fast DDS adds; and of the one with its
+# defaults that every ROS node has, too, when discovery stays on the machine (rmw_fastrtps adds a transport of its own).
+_OWN_BYTES = (range(2**24, 2**24 + 2**21), range(2**26, 2**26 + 2**22), range(2**19, 2**19 + 2**17))
 _OLD = 10.0  # s; a younger segment may not be locked yet
 
 
 def remove_abandoned() -> list[str]:
-    """Remove segments of this package's profiles that killed processes of this user left; return the removed files.
+    """Remove segments as this package's nodes have them that killed processes of this user left.
 
-    A node that is killed leaves 17 or 70 MB, and four of 17 fill the /dev/shm of a container. Segments of other sizes
-    belong to other programs and stay.
+    A node that is killed leaves 18 or 70 MB, and four of 18 fill the /dev/shm of a container. Segments of other sizes
+    belong to other programs and stay. Returns the removed files.
     """
     names = set()
     with contextlib.suppress(OSError):

@@ -70,7 +70,8 @@ STEREO_DEPTH = ParameterTable(
         Parameter("left_right_threshold", 1.5, "Largest disagreement of the check.", "px", 0.1, 100.0),
         Parameter("photometric_check", True,
                   "Label pixels unsupported where the two images do not bear out the match: too little texture or "
-                  "light, a covered camera, unrelated views. Only with it are these named in `/diagnostics`."),
+                  "light, a covered camera, unrelated views. Only with it are these named in `/diagnostics`; one "
+                  "picture on both sides always is."),
         Parameter("max_sigma", 0.0,
                   "Pixels whose disparity is less certain than this standard deviation are labelled low confidence. 0 "
                   "switches it off.", "px", 0.0, 100.0),

@@ -15,15 +15,9 @@ import numpy as np
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CameraInfo
 
-from fg_depth_ros.data.io.messages import (
-    DEPTH_16UC1,
-    MONO16_WHITE,
-    LearnedWhite,
-    MessageError,
-    MessageFault,
-    image_to_array,
-)
-from fg_depth_ros.geometry import Label, PairFault, StereoRig
+from fg_depth_ros.data.io.formats import MONO16_WHITE
+from fg_depth_ros.data.io.messages import DEPTH_16UC1, LearnedWhite, MessageError, MessageFault, image_to_array
+from fg_depth_ros.geometry import PairFault, StereoRig
 from fg_depth_ros.geometry.rectification import Rectification
 from fg_depth_ros.inference import FlowEstimator, MonoEstimate, OutOfMemory, StereoConfig, StereoEstimate
 from fg_depth_ros.nodes.common.codes import DropReason, FaultCode
@@ -44,7 +38,6 @@ from fg_depth_ros.nodes.stereo_depth.outputs import (
 from fg_depth_ros.nodes.stereo_depth.rectification import ExchangeCheck, FeatureCheck, VerticalFlowCheck
 
 _STOP_SECONDS = 30.0
-_FEW_PIXELS = 0.02  # share of valid ones
 _PAIRS_WITHOUT_DEPTH = 5  # in a row, before that is a fault
 _MASKED_TOPICS = TOPICS.keys() - {"depth/camera_info", "flow/image", "flow/image_color"}
 _LONGEST_GAP = 1_000_000_000  # ns between two frames that still show one motion
@@ -237,12 +230,12 @@ class StereoWorker:
             self._without_depth = 0
             self._faults.forget("depth")
             return
-        few = estimate.matched_mask.mean() < _FEW_PIXELS
+        few = estimate.hardly_any
         self._without_depth = self._without_depth + 1 if few else 0
         if not few or estimate.fault is not None:  # that names the cause
             self._faults.clear("depth")
         elif self._without_depth >= _PAIRS_WITHOUT_DEPTH:
-            self._faults.report("depth", WARN, why_no_depth(estimate), FaultCode.HARDLY_ANY_DEPTH)
+            self._faults.report("depth", WARN, estimate.why_so_few(), FaultCode.HARDLY_ANY_DEPTH)
 
     def _check_rectification(self, images: StereoImages, fault: PairFault | None) -> None:
         """Check the rectification again from time to time, after the pair was published.
@@ -358,20 +351,6 @@ class StereoWorker:
             "free memory, then set inference_scale again"
         )
         self._faults.report("memory", ERROR, text, code=FaultCode.OUT_OF_MEMORY)
-
-
-_CAUSES = {
-    Label.OUT_OF_RANGE: "",
-    Label.LEFT_RIGHT_MISMATCH: "the two views do not agree: check that the images are rectified, and of one moment",
-    Label.LEAVES_IMAGE: (
-        "the matches lie outside the right image: check that left and right are not exchanged, and min_disparity"
-    ),
-    Label.VERTICAL_FLOW: "",
-    Label.LOW_CONFIDENCE: "less certain than max_sigma allows: raise it, or give more light and texture",
-    Label.FILLED_FROM_MONO: "",
-    Label.UNSUPPORTED: "the images do not bear out the matches: more light and texture, and check the rectification",
-}
-"""Likely causes of labels that most pixels have."""
 
 
 class _Dropped(Exception):
@@ -494,27 +473,6 @@ class TemporalFlow:
     def reset(self) -> None:
         """Begin again with the next image."""
         self._before = None
-
-
-def why_no_depth(estimate: StereoEstimate) -> str:
-    """Say how little of a pair is valid, and the likely cause, by the commonest label of the other pixels."""
-    config, labels = estimate.config, estimate.matched_labels
-    shares = np.bincount(labels.reshape(-1), minlength=len(Label)) / labels.size
-    worst = Label(int(np.argmax(shares[1:])) + 1)
-    cause = _CAUSES[worst]
-    if worst == Label.OUT_OF_RANGE:
-        depth = estimate.rig.fx * estimate.rig.baseline / (estimate.matched + estimate.rig.doffs)
-        near = np.mean((depth >= 0) & (depth < config.min_depth))
-        far = np.mean((depth < 0) | (depth > config.max_depth))  # or behind infinity
-        cause = (
-            f"{near:.0%} nearer than min_depth = {config.min_depth:g} m, {far:.0%} farther than max_depth = "
-            f"{config.max_depth:g} m, {np.mean(np.isnan(depth)):.0%} without a match: set them for this scene, and "
-            "check baseline and focal length of camera_info"
-        )
-    elif worst == Label.LOW_CONFIDENCE:
-        cause = f"{cause} (max_sigma = {config.max_sigma:g} px)"
-    name = worst.name.lower().replace("_", " ")
-    return f"only {shares[Label.VALID]:.1%} of the pixels have depth; {shares[worst]:.0%} are '{name}': {cause}"
 
 
 def _range_problem(rig: StereoRig, min_disparity: int, topics: Mapping[str, str]) -> str | None:
