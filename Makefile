@@ -89,7 +89,7 @@ $(VENV)/.ready: $(VENV)/.made $(DESCRIPTION)
 
 $(VENV)/.ready-for-tests: $(VENV)/.made $(DESCRIPTION)
 	@echo "Installing into $(VENV): PyTorch, ROS 2, and what they and the tests need (some minutes the first time)"
-	@$(call install,ros$(comma)train$(comma)data$(comma)engines$(comma)onnx$(comma)viewer$(comma)test$(comma)dev)
+	@$(call install,ros$(comma)train$(comma)data$(comma)engines$(comma)onnx$(comma)viewer$(comma)video$(comma)test$(comma)dev)
 	@touch $(VENV)/.ready $@
 
 comma := ,

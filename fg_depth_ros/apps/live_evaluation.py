@@ -123,6 +123,12 @@ class BagInputs:
         storage = BagStorage(bag)
         kinds = storage.topics
         topics = find_topics(kinds, **given, where=str(bag))
+        video = [name for name in topics[:2] if kinds[name] not in (IMAGE, COMPRESSED)]
+        if video:
+            raise FileError(
+                f"{bag}: {' and '.join(video)} hold video, which the nodes do not take: evaluate it with fg-depth "
+                "replay, or record its images again as raw ones, republished by image_transport"
+            )
         if not (topics.left_info and topics.right_info):
             raise FileError(
                 f"{bag}: no camera_info beside {topics.left} and {topics.right}: nothing says what a pixel of "

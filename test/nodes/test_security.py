@@ -132,6 +132,7 @@ def test_the_policy_allows_what_the_nodes_create_and_nothing_else(
     # Not in this run: the other transport, the other truth, a snapshot; Humble has no get_type_description.
     images = {("stereo_depth_node", side) for side in INPUTS} | {("data_logger_node", side) for side in INPUTS}
     packed_truth = {("replay_evaluator_node", "subscribe", "/ground_truth/depth/compressedDepth")}
+    frames = {("stereo_depth_node", "subscribe", topic) for topic in ("/tf", "/tf_static")}  # needs tf2_msgs
     if simulated:
         other = {(node, "subscribe", f"/{name}") for node, name in images if name.endswith("image_rect")}
         other |= {("replay_evaluator_node", "subscribe", "/ground_truth/depth")}
@@ -147,7 +148,7 @@ def test_the_policy_allows_what_the_nodes_create_and_nothing_else(
         ("replay_evaluator_node", "subscribe", f"/{name}") for name in ("mask/labels", "points2", "left/image_rect")
     }
     missing = {rule for rule in allowed - found - parts if not rule[2].endswith("/get_type_description")}
-    assert missing == (other | packed_truth) - parts
+    assert missing == (other | packed_truth | frames) - parts
 
 
 def test_only_the_operator_sets_parameters_and_calls_services() -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
 from support.nodes import KINDS, Bench, camera_info, pair_messages, share_near, wall
 from support.waiting import LIMIT
 
@@ -220,6 +222,73 @@ def test_a_compressed_output_alone_is_made_and_nothing_else(make: Callable[..., 
     assert pixels.shape == (240, 320, 3)
     b.unlisten("flow/image_color/compressed")
     b.wait(lambda: not b.heard())
+
+
+def test_a_thinned_cloud_holds_the_means_of_the_points_in_the_box(make: Callable[..., Bench]) -> None:
+    b = make(cloud_decimation=1)
+    b.listen("points2", "depth/image_rect")
+
+    def newest_cloud(organised: bool) -> Any:
+        """A cloud whose depth image has come, too."""
+        stamps = {messages.stamp_ns(m.header) for m in list(b.seen["depth/image_rect"])}
+        clouds = [m for m in list(b.seen["points2"]) if messages.stamp_ns(m.header) in stamps]
+        return next((m for m in clouds[::-1] if (m.height > 1) == organised), None)
+
+    whole = b.send_until(PAIR, lambda: newest_cloud(True))
+    assert (whole.height, whole.width, whole.is_dense) == (240, 320, False)
+    (result,) = b.set(cloud_min_x=-0.5, cloud_max_x=0.7, cloud_max_y=0.4, cloud_voxel=0.1)
+    assert result.successful
+    small = b.send_until(PAIR, lambda: newest_cloud(False))
+    points, colours = messages.cloud_to_arrays(small)
+    assert (small.height, small.is_dense) == (1, True)
+
+    stamp = messages.stamp_ns(small.header)
+    depth = messages.depth_to_array(
+        next(m for m in list(b.seen["depth/image_rect"]) if messages.stamp_ns(m.header) == stamp)
+    )
+    found: dict[tuple[int, ...], list[np.ndarray]] = {}
+    for row, column in np.argwhere(np.isfinite(depth)):
+        z = depth[row, column]
+        ray = np.array([(column - SCENE.rig.cx) / 300, (row - SCENE.rig.cy) / 300, 1.0]).astype(np.float32)
+        point = ray * z
+        if -0.5 <= point[0] <= np.float32(0.7) and point[1] <= np.float32(0.4):
+            cell = tuple(np.floor(point * np.float32(10)).astype(int).tolist())
+            found.setdefault(cell, []).append(np.concatenate([point, SCENE.left[row, column]]))
+    expected = np.array([np.mean(np.float64(found[cell]), axis=0) for cell in sorted(found)])
+    assert expected.shape == (points.shape[1], 6)
+    np.testing.assert_allclose(points[0], expected[:, :3], atol=1e-5)
+    assert np.abs(colours[0] - expected[:, 3:]).max() <= 0.5 + 1e-9
+
+
+def test_a_box_without_points_and_one_that_is_none(make: Callable[..., Bench]) -> None:
+    b = make(cloud_min_z=500.0, cloud_voxel=0.05)
+    b.listen("points2")
+    empty = b.send_until(PAIR, lambda: b.seen["points2"] and b.seen["points2"][-1])
+    assert (empty.height, empty.width, len(empty.data)) == (1, 0, 0)
+    (result,) = b.set(cloud_max_z=400.0)
+    assert not result.successful
+    assert "cloud_min_z = 500 m is not below cloud_max_z = 400 m" in result.reason
+
+
+def test_a_box_in_a_frame_that_is_not_known_is_no_box(make: Callable[..., Bench]) -> None:
+    b = make(cloud_frame="base_link", cloud_max_z=1.0)
+    b.listen("points2", "depth/image_rect")
+    b.send_until(PAIR, lambda: b.has("no transform"))
+    assert b.seen["depth/image_rect"] and not b.seen["points2"]
+    assert "its box is in frame 'base_link' (cloud_frame)" in b.status().message
+    # the camera looks forward, 0.4 m above base_link: x forward, y left, z up
+    shift, turn = SimpleNamespace(x=0.0, y=0.0, z=0.4), SimpleNamespace(x=-0.5, y=0.5, z=-0.5, w=0.5)
+    transform = SimpleNamespace(
+        header=Header(frame_id="base_link"), child_frame_id="left_eye",
+        transform=SimpleNamespace(translation=shift, rotation=turn),
+    )  # fmt: skip
+    b.depth_node._outputs._frames.add(SimpleNamespace(transforms=[transform]), True)
+    cloud = b.send_until(PAIR, lambda: b.seen["points2"] and b.seen["points2"][-1])
+    points, _ = messages.cloud_to_arrays(cloud)
+    assert cloud.header.frame_id == "left_eye"
+    assert points[0, :, 1].min() >= -0.6 - 1e-6  # at most 1 m above the ground: 0.6 m above the camera
+    assert points[0, :, 1].min() < -0.55
+    b.send_until(PAIR, lambda: b.values().get("reason") == "ok")
 
 
 def test_grey_and_colour_may_be_mixed(make: Callable[..., Bench]) -> None:

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fg_depth_ros.data.bags.messages import Place, decoded, message_at, moment, nearest, topic_named
-from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, INFO, BagStorage
+from fg_depth_ros.data.bags.storage import IMAGE, IMAGES, INFO, BagStorage
 from fg_depth_ros.data.bags.truth import TruthOptions, find_truth
+from fg_depth_ros.data.bags.video import VideoTopic
 from fg_depth_ros.data.io.calibration import open_calibration
 from fg_depth_ros.data.io.formats import MONO16_WHITE, scaled_to_uint8, white_level
 from fg_depth_ros.data.io.messages import MessageError, image_to_array
@@ -39,7 +40,8 @@ _WHITE_IMAGES = 24  # looked at for the white level of 16-bit grey
 _STAMP_END = 12  # bytes of a message before its frame_id
 _APART = 10**9  # ns; two images that were recorded farther apart are of two moments, where the stamps jumped back
 _NAME_THEM = "name the left and the right topic (--left and --right; infer takes them as arguments)"
-_NO_CAMERA = {"depth", "compresseddepth", "disparity", "mask", "flow", "theora", "ffmpeg"}
+_TRANSPORTS = ("/compressed", "/ffmpeg", "/foxglove")  # behind a topic of images
+_NO_CAMERA = {"depth", "compresseddepth", "disparity", "mask", "flow", "theora"}
 
 
 class BagTopics(NamedTuple):
@@ -60,12 +62,16 @@ class BagImage:
     rectification: Rectification = field(repr=False)
     side: int
     white: int = MONO16_WHITE  # of 16-bit grey
+    video: VideoTopic | None = field(default=None, repr=False)
 
     def __call__(self) -> np.ndarray:
         """Read the pixels as the node has them, rectified, uint8. Raises FileError: gone, damaged, of another size."""
-        where, message = self.place.of(self.bag), message_at(self.bag, self.place)
+        where = self.place.of(self.bag)
         try:
-            pixels = image_to_array(message, where, mono16_white=None)
+            if self.video is not None:
+                pixels = self.video.read(self.place)
+            else:
+                pixels = image_to_array(message_at(self.bag, self.place), where, mono16_white=None)
         except MessageError as error:
             raise FileError(str(error)) from error
         if (level := white_level(pixels)) > self.white:
@@ -121,7 +127,7 @@ def open_stereo_bag(
 
     Args:
         path: the bag's folder, or one ``.mcap``, ``.db3`` or (ROS 1) ``.bag`` file.
-        left, right: image topics, raw or compressed; empty = found by name and type.
+        left, right: image topics, raw, compressed or video; empty = found by name and type.
         slop: largest difference of the two stamps, s. Pairs are mutual nearest neighbours; 0 = equal stamps.
         left_info, right_info: camera_info topics; empty = beside the images.
         rig: of rectified images, to use instead of the bag's calibration.
@@ -146,6 +152,8 @@ def open_stereo_bag(
                 "let the driver fill header.stamp, and record again; or pair them by when they were recorded "
                 "(--stamps recorded, with a --slop)"
             )
+        if not messages and topic in found.videos:
+            raise FileError(f"{path}: {topic} is video without a key frame that can be used; record it again")
         if not messages:
             raise FileError(f"{path}: {topic} holds no message; record both cameras, or name the topics")
     matched = _matched(path, topics, lefts, rights, slop, apart=_APART if found.jumps else None)
@@ -155,9 +163,11 @@ def open_stereo_bag(
         bag, rig, [lefts[a] for a, _ in matched], truth or TruthOptions(), slop, raw=rectification.sides[0],
         rotation=_rotation(rectification, found.infos.get(topics.left_info)),
     )  # fmt: skip
+    videos = [found.videos.get(topic) for topic in topics[:2]]
     samples = [
         StereoSample(
-            str(a), BagImage(bag, lefts[a], rectification, 0, white), BagImage(bag, rights[b], rectification, 1, white),
+            str(a), BagImage(bag, lefts[a], rectification, 0, white, videos[0]),
+            BagImage(bag, rights[b], rectification, 1, white, videos[1]),
             rig, depth=depth.get(a), stamp=a, stamp_difference=(b - a) / 1e9,
         )
         for a, b in matched
@@ -175,6 +185,7 @@ class _Messages:
         self.images: dict[str, dict[int, Place]] = {topics.left: {}, topics.right: {}}
         self.unstamped: set[str] = set()  # image topics with messages whose stamp is 0, which is none
         self.encodings: dict[str, str] = {}
+        self.videos: dict[str, VideoTopic] = {}
         self.infos: dict[str, Any] = {}
         self.repeated, self.calibration_changes, self.changed_at = 0, 0, ""
         self.jumps: Counter[str] = Counter()  # back, by image topic
@@ -199,6 +210,15 @@ class _Messages:
                     self.changed_at = self.changed_at or f"{recorded} ns ({topic})"
                 last[topic] = data[_STAMP_END:], camera
                 self.infos.setdefault(topic, info)
+        for topic, video in self.videos.items():
+            usable, left_out = video.usable()
+            images, kept = self.images[topic], set(usable)
+            self.images[topic] = {stamp: place for stamp, place in images.items() if place in kept}
+            if left_out:
+                _LOG.warning(
+                    "%s, %s: of %d images %d can be decoded (%s)", bag.path, topic, len(images),
+                    len(self.images[topic]), left_out,
+                )  # fmt: skip
 
     def _image(self, bag: BagStorage, topic: str, recorded: int, data: bytes) -> None:
         stamp = moment(bag, recorded, data)
@@ -214,20 +234,33 @@ class _Messages:
             self.largest_jump = max(self.largest_jump, back)
         self._latest[topic] = stamp
         self.repeated += stamp in self.images[topic]
-        self.images[topic].setdefault(stamp, Place(topic, recorded, stamp))
+        place = Place(topic, recorded, stamp)
+        self.images[topic].setdefault(stamp, place)
         if topic not in self.encodings:
-            where = f"{bag.path}, {topic}"
+            self._first(bag, topic, data)
+        if topic in self.videos:
             try:
-                message = decoded(data, bag.topics[topic], where)
-                raw = bag.topics[topic] == IMAGE
-                self.encodings[topic] = message.encoding if raw else message.format
-                if raw:
-                    image_to_array(message, where)
+                message = decoded(data, bag.topics[topic], place.of(bag))
+            except FileError:  # as one that is lost
+                return
+            self.videos[topic].add(place, message)
+
+    def _first(self, bag: BagStorage, topic: str, data: bytes) -> None:
+        """Look at the first image of a topic. Raises FileError: nothing of its kind can be read."""
+        where, raw = f"{bag.path}, {topic}", bag.topics[topic] == IMAGE
+        try:
+            message = decoded(data, bag.topics[topic], where)
+        except FileError:  # a damaged image is that one pair's
+            return
+        self.encodings[topic] = message.encoding if hasattr(message, "encoding") else message.format
+        if raw:
+            try:
+                image_to_array(message, where)
             except MessageError as error:
                 if error.reason == "unknown encoding":  # before any work is done; a damaged image is that one pair's
                     raise FileError(str(error)) from error
-            except FileError:  # a damaged image is that one pair's
-                pass
+        elif (video := VideoTopic.of(bag, message, where)) is not None:
+            self.videos[topic] = video
 
 
 def find_topics(
@@ -236,19 +269,19 @@ def find_topics(
 ) -> BagTopics:  # fmt: skip
     """Find the topics of a pair among a bag's, by their types and names; those given are taken as they are.
 
-    Rectified images come before others, raw ones before compressed ones. A camera_info that is neither given nor beside
-    its images comes out empty. Raises FileError: no pair, several that are equally good, or a topic given that is not
-    there.
+    Rectified images come before others, raw ones before compressed ones, and these before video. A camera_info that is
+    neither given nor beside its images comes out empty. Raises FileError: no pair, several that are equally good, or a
+    topic given that is not there.
     """
-    images = [name for name, kind in topics.items() if kind in (IMAGE, COMPRESSED)]
-    wanted = [(left, (IMAGE, COMPRESSED)), (right, (IMAGE, COMPRESSED)), (left_info, (INFO,)), (right_info, (INFO,))]
+    images = [name for name, kind in topics.items() if kind in IMAGES]
+    wanted = [(left, IMAGES), (right, IMAGES), (left_info, (INFO,)), (right_info, (INFO,))]
     left, right, *given = (name and topic_named(topics, name, kinds, where) for name, kinds in wanted)
     for name in (left, right):
         if name.lower().endswith("/compresseddepth"):
             raise FileError(f"{where}: {name} is compressed depth, no image of a camera; {_NAME_THEM}")
     if not (left and right):
         pairs = [(a, b) for a, b in _sides(images) if left in ("", a) and right in ("", b)]
-        ranks = {pair: (not is_named_rectified(pair[0]), topics[pair[0]] == COMPRESSED) for pair in pairs}
+        ranks = {pair: (not is_named_rectified(pair[0]), IMAGES.index(topics[pair[0]])) for pair in pairs}
         best = sorted(pair for pair in pairs if ranks[pair] == min(ranks.values()))
         if len(best) != 1:
             problem = (
@@ -283,7 +316,8 @@ def _sides(images: Sequence[str]) -> list[tuple[str, str]]:
 
 def _info_beside(image: str) -> str:
     """Where image_transport puts the camera_info of an image topic."""
-    return image.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"
+    base = next((image.removesuffix(end) for end in _TRANSPORTS if image.endswith(end)), image)
+    return base.rpartition("/")[0] + "/camera_info"
 
 
 def _infos(topics: Mapping[str, str], left: str, right: str) -> tuple[str, str]:
@@ -368,7 +402,7 @@ def _rotation(rectification: Rectification, info: Any) -> np.ndarray | None:
 
 def _white_level(bag: BagStorage, places: list[Place], encodings: tuple[str, str]) -> int:
     """Return the white level of a bag's 16-bit grey images, by some of them, spread evenly."""
-    if not any("16" in encoding for encoding in encodings):
+    if not any("16" in encoding.partition(";")[0] for encoding in encodings):
         return MONO16_WHITE
     level = 0
     for place in places[:: max(1, len(places) // _WHITE_IMAGES)]:

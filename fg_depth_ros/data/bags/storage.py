@@ -21,9 +21,17 @@ from fg_depth_ros.files import FileError, open_file
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 INFO = "sensor_msgs/msg/CameraInfo"
+FFMPEG, VIDEO = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket", "foxglove_msgs/msg/CompressedVideo"
+IMAGES = (IMAGE, COMPRESSED, FFMPEG, VIDEO)
+"""Types of images of a camera, the most direct one first."""
 STAMPS = ("header", "recorded")
 """Where the times of messages come from."""
 
+_VIDEO_FIELDS = {
+    FFMPEG: "std_msgs/Header header\nint32 width\nint32 height\nstring encoding\nuint64 pts\nuint8 flags\n"
+            "bool is_bigendian\nuint8[] data",
+    VIDEO: "builtin_interfaces/Time timestamp\nstring frame_id\nuint8[] data\nstring format",
+}  # fmt: skip
 _LOG = logging.getLogger(__name__)
 _STAMPED = (IMAGE, COMPRESSED, INFO)  # begin with a header
 _UNITS = {"us": 10**3, "ms": 10**6, "s": 10**9}
@@ -35,9 +43,12 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # no CDR begins so
 @lru_cache(maxsize=1)
 def message_types() -> Any:
     """rosbags' store of message types. The types of images are the same in every release of ROS 2."""
-    from rosbags.typesys import Stores, get_typestore
+    from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-    return get_typestore(Stores.ROS2_HUMBLE)
+    types = get_typestore(Stores.ROS2_HUMBLE)
+    for name, fields in _VIDEO_FIELDS.items():
+        types.register(get_types_from_msg(fields, name))
+    return types
 
 
 class RawMessage(NamedTuple):

@@ -229,7 +229,7 @@ def _beside(stamps: np.ndarray, found: Mapping[int, Place], slop: float) -> dict
 
 
 def _to_camera(bag: BagStorage, left: Place, sweep: Place, file: str) -> np.ndarray:
-    camera, lidar = (str(message_at(bag, place).header.frame_id) for place in (left, sweep))
+    camera, lidar = (_frame_id(message_at(bag, place)) for place in (left, sweep))
     for frame, place in ((camera, left), (lidar, sweep)):
         if not frame:
             raise FileError(f"{bag.path}, {place.topic}: its messages name no frame_id, so no transform can be found")
@@ -237,6 +237,10 @@ def _to_camera(bag: BagStorage, left: Place, sweep: Place, file: str) -> np.ndar
     if file:
         transforms += read_transforms(file)  # later ones go before earlier ones
     return chain(transforms, camera, lidar, f"{bag.path}, {sweep.topic}" + (f" with {file}" if file else ""))
+
+
+def _frame_id(message: Any) -> str:
+    return str(getattr(message, "header", message).frame_id)  # foxglove's messages have no header
 
 
 def true_depth_topics(topics: Mapping[str, str]) -> list[str]:

@@ -399,4 +399,5 @@ def fill_data(message: Any, array: np.ndarray) -> None:
     """Fill ``message.data`` (an ``array.array``) with the bytes of an array."""
     # frombytes copies the block; assigning the array would check every element (2000 times slower).
     del message.data[:]
-    message.data.frombytes(np.ascontiguousarray(array).data.cast("B"))
+    if array.size:
+        message.data.frombytes(np.ascontiguousarray(array).data.cast("B"))

@@ -43,6 +43,7 @@ class FaultCode(Code):
     CALIBRATION_DOUBTFUL = "calibration doubtful"  # usable, but unusual: wrong units, another image size
     RANGE_LIMITED = "range limited"  # far points have disparities below min_disparity
     HARDLY_ANY_DEPTH = "hardly any depth"  # nearly all pixels of several pairs are invalid; the message has the cause
+    NO_TRANSFORM = "no transform"  # points2 is cut in a frame to which /tf does not lead
     NO_MONO_SCALE = "no mono scale"  # holes cannot be filled: mono depth has no scale
     NO_MONO_DEPTH = "no mono depth"  # mono depth is needed, but there is no model for it
     NO_FLOW_MODEL = "no flow model"  # temporal flow has a subscriber, but there is no model for it

@@ -25,7 +25,7 @@ from fg_depth_ros.nodes.common.synchronizing import (
 
 PAIR_FAULTS = (
     "input", "matching", "images", "right camera", "pairs", "calibration", "rectification", "rows", "range", "depth",
-    "scale", "flow",
+    "scale", "flow", "cloud",
 )  # fmt: skip
 """Subjects of faults of the pairs, in the order of a status; forgotten when the inputs are closed."""
 

@@ -27,7 +27,7 @@ from fg_depth_ros.nodes.common.synchronizing import input_topics
 from fg_depth_ros.nodes.stereo_depth.inputs import PAIR_FAULTS, StereoInputs
 from fg_depth_ros.nodes.stereo_depth.models import NodeModels
 from fg_depth_ros.nodes.stereo_depth.outputs import StereoOutputs
-from fg_depth_ros.nodes.stereo_depth.parameters import STEREO_DEPTH
+from fg_depth_ros.nodes.stereo_depth.parameters import STEREO_DEPTH, cloud_problem
 from fg_depth_ros.nodes.stereo_depth.worker import StereoWorker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -76,6 +76,8 @@ class StereoDepthNode(LifecycleNode):
         try:
             if self.parameters.problems:
                 raise ValueError("; ".join(self.parameters.problems))
+            if (problem := cloud_problem(self.parameters.values())) is not None:
+                raise ValueError(problem)
             self._models.load(self.parameters.values())
         except Exception as error:  # whatever a file leads to
             self.faults.report(
@@ -84,7 +86,7 @@ class StereoDepthNode(LifecycleNode):
             return FAILURE
         self.faults.clear("configuration")
         self._log_unused(STEREO_DEPTH.parameters)
-        self._outputs = StereoOutputs(self, self.parameters)
+        self._outputs = StereoOutputs(self, self.parameters, self.faults)
         self._state = NodeState.INACTIVE
         return super().on_configure(state)
 
@@ -158,7 +160,7 @@ class StereoDepthNode(LifecycleNode):
     # ---- parameters and models -------------------------------------------------------------------
 
     def _refusal(self, values: dict[str, Any]) -> str | None:
-        return self._models.problem(self.parameters.values(), values)
+        return cloud_problem(values) or self._models.problem(self.parameters.values(), values)
 
     def _log_unused(self, names: Collection[str]) -> None:
         if (text := self._models.unused(self.parameters.values(), names)) is not None:

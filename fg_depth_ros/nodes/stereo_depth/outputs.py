@@ -15,15 +15,27 @@ from std_msgs.msg import Header
 from stereo_msgs.msg import DisparityImage
 
 from fg_depth_ros.data.io.compressed_depth import SUFFIX
-from fg_depth_ros.data.io.messages import fill_compressed, fill_compressed_depth, fill_data, fill_depth, fill_image
+from fg_depth_ros.data.io.messages import (
+    fill_compressed,
+    fill_compressed_depth,
+    fill_data,
+    fill_depth,
+    fill_image,
+    stamp_ns,
+)
 from fg_depth_ros.geometry import StereoRig, organised_points
+from fg_depth_ros.geometry.clouds import inside_box, voxel_means
 from fg_depth_ros.geometry.depth_colour import colour_disparity
 from fg_depth_ros.geometry.flow_colour import colour_flow
 from fg_depth_ros.inference import SearchRange, StereoEstimate
 from fg_depth_ros.inference.config import CLASSICAL_STEREO
+from fg_depth_ros.nodes.common.codes import FaultCode
+from fg_depth_ros.nodes.common.diagnostics import WARN, Faults
+from fg_depth_ros.nodes.common.frames import Frames, subscribe_frames
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
 from fg_depth_ros.nodes.common.qos import OVERRIDES, publisher_events
 from fg_depth_ros.nodes.common.synchronizing import StereoMessages
+from fg_depth_ros.nodes.stereo_depth.parameters import CLOUD_EVERYWHERE
 
 # In the order of publication: the outputs that are used most come first.
 TOPICS: dict[str, type] = {
@@ -58,14 +70,21 @@ LEFT_TOPICS = FILLED_TOPICS | {"depth/camera_info", MONO_TOPIC}
 # Block matching gives sixteenths of a pixel, a network what float32 resolves at large disparities.
 _BLOCK_STEP = 1.0 / 16.0
 _OWN_FRAME = np.array([1, 1, 1, 0] * 3, np.float64)  # factors of P
+_SMALLEST_VOXEL = 0.001  # m
 _NETWORK_STEP = float(np.spacing(np.float32(128.0)))
 
 
 class StereoOutputs:
     """The publishers of a lifecycle node, and the messages made from estimates. Parameters are read at each pair."""
 
-    def __init__(self, node: LifecycleNode, parameters: DeclaredParameters) -> None:
-        self._node, self._parameters = node, parameters
+    def __init__(self, node: LifecycleNode, parameters: DeclaredParameters, faults: Faults) -> None:
+        self._node, self._parameters, self._faults = node, parameters, faults
+        self._frames, self._no_frames = Frames(), ""
+        if parameters["cloud_frame"]:
+            try:
+                subscribe_frames(node, self._frames.add)
+            except ValueError as error:
+                self._no_frames = f"/tf: {error}"
         topics = TOPICS | {MONO_TOPIC: Image} | TEMPORAL_TOPICS
         if parameters["publish_compressed"]:
             topics = topics | dict.fromkeys(COMPRESSED_TOPICS.values(), CompressedImage)
@@ -93,6 +112,8 @@ class StereoOutputs:
         ``left``: the left image, uint8, H x W or H x W x 3 RGB.
         """
         header = output_header(messages)
+        if not self._heard("points2"):
+            self._faults.forget("cloud")
         for name in TOPICS:
             if name in topics and (message := self._message(name, estimate, left, messages, header)) is not None:
                 self._send(name, message)
@@ -186,11 +207,47 @@ class StereoOutputs:
         if name == "flow/image_color":
             return fill_image(Image(), colour_flow(estimate.flow), "rgb8", header)
         assert name == "points2"
-        stride = parameters["cloud_decimation"]
+        return self._cloud(estimate, left, header)
+
+    def _cloud(self, estimate: StereoEstimate, left: np.ndarray, header: Header) -> PointCloud2 | None:
+        """Return the cloud: organised as it is, a row of points where it is thinned; None: its box cannot be placed."""
+        parameters = self._parameters
+        stride, padded = parameters["cloud_decimation"], not parameters["avoid_point_cloud_padding"]
         near = np.where(estimate.depth <= parameters["cloud_max_depth"], estimate.depth, np.float32(np.nan))
         colours = left[::stride, ::stride] if parameters["use_color"] else None
         points = organised_points(near, estimate.rig, stride)
-        return cloud_message(points, colours, header, padded=not parameters["avoid_point_cloud_padding"])
+        low, high = (np.array([parameters[f"cloud_{end}_{axis}"] for axis in "xyz"]) for end in ("min", "max"))
+        low[low <= -CLOUD_EVERYWHERE], high[high >= CLOUD_EVERYWHERE] = -np.inf, np.inf
+        box, voxel = bool(np.isfinite([low, high]).any()), parameters["cloud_voxel"]
+        thinned = voxel >= _SMALLEST_VOXEL
+        if not box:
+            self._faults.clear("cloud")
+            if not thinned:
+                return cloud_message(points, colours, header, padded=padded)
+        matrix, frame = None, parameters["cloud_frame"]
+        if box and frame:
+            matrix = self._frames.between(frame, header.frame_id, stamp_ns(header))
+            self._faults.update("cloud", WARN, self._why_no_box(header.frame_id, matrix), FaultCode.NO_TRANSFORM)
+            if matrix is None:
+                return None
+        kept = inside_box(points, low, high, matrix) if box else np.isfinite(points[..., 2])
+        points, colours = points[kept], None if colours is None else colours[kept]
+        if thinned:
+            points, colours = voxel_means(points, colours, voxel)
+        return cloud_message(
+            points[None], None if colours is None else colours[None], header, padded=padded, dense=True
+        )
+
+    def _why_no_box(self, camera: str, matrix: np.ndarray | None) -> str | None:
+        """Return why the box of the cloud cannot be placed; None where it can."""
+        frame = self._parameters["cloud_frame"]
+        if matrix is not None:
+            return None
+        return f"points2 is not published: its box is in frame '{frame}' (cloud_frame), and " + (
+            self._no_frames
+            or f"no transform leads there from '{camera}' on /tf and /tf_static: publish it (docs/robot.md), or leave "
+            "cloud_frame empty for a box in the camera's frame"
+        )
 
 
 def output_header(messages: StereoMessages) -> Header:
@@ -231,31 +288,33 @@ def disparity_message(
 
 
 def cloud_message(
-    points: np.ndarray, colours: np.ndarray | None, header: Header, *, padded: bool = False
+    points: np.ndarray, colours: np.ndarray | None, header: Header, *, padded: bool = False, dense: bool = False
 ) -> PointCloud2:
-    """Return an organised PointCloud2 with x, y, z (float32 m) and, with colours, rgb.
+    """Return a PointCloud2 with x, y, z (float32 m) and, with colours, rgb.
 
     A point takes 16 bytes, or 12 without colours; where it is ``padded`` as PCL's, 32 and 16.
 
     ``points``: H x W x 3 float32 m, NaN where invalid (REP 117). ``colours``: uint8, H x W grey or H x W x 3 RGB.
+    ``dense``: no point is NaN.
     """
     height, width = points.shape[:2]
     offsets = {"x": 0, "y": 1, "z": 2} | ({} if colours is None else {"rgb": 4 if padded else 3})
     size = (4 if padded else 3) if colours is None else (8 if padded else 4)  # float32 a point
     cells = (np.zeros if padded else np.empty)((height, width, size), np.float32)
     sources, pairs = [np.ascontiguousarray(points, np.float32)], [0, 0, 1, 1, 2, 2]
-    if colours is not None:
+    if colours is not None and points.size:
         code = cv2.COLOR_GRAY2BGRA if colours.ndim == 2 else cv2.COLOR_RGB2BGRA
         packed = cv2.cvtColor(np.ascontiguousarray(colours), code).view("<u4") & np.uint32(0x00FFFFFF)
         sources.append(packed.view(np.float32))
         pairs += [3, offsets["rgb"]]
-    cv2.mixChannels(sources, [cells], pairs)
+    if points.size:
+        cv2.mixChannels(sources, [cells], pairs)
     message = PointCloud2(header=header, height=height, width=width, point_step=4 * size, row_step=4 * size * width)
     message.fields = [
         PointField(name=name, offset=4 * offset, datatype=PointField.FLOAT32, count=1)
         for name, offset in offsets.items()
     ]
     message.is_bigendian = sys.byteorder == "big"
-    message.is_dense = False
+    message.is_dense = dense
     fill_data(message, cells)
     return message

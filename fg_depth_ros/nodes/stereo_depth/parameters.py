@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from fg_depth_ros.geometry.rectification import RECTIFY
 from fg_depth_ros.nodes.common.parameters import Alias, AtStart, Parameter, ParameterTable
 from fg_depth_ros.nodes.common.synchronizing import SYNC_PARAMETERS
 
+CLOUD_EVERYWHERE = 10000.0
+"""Bound of the box of ``points2`` that bounds nothing, m."""
 STEREO_DEPTH = ParameterTable(
     "stereo_depth_node",
     "Stereo pair in, disparity, depth, masks, flow and points out; while the right camera is silent, depth "
@@ -132,6 +137,20 @@ STEREO_DEPTH = ParameterTable(
         Parameter("jpeg_quality", 95, "Quality of JPEG with `publish_compressed`.", minimum=1, maximum=100),
         Parameter("cloud_decimation", 2, "`points2` holds every n-th pixel of every n-th row.", "px", 1, 32),
         Parameter("cloud_max_depth", 80.0, "`points2` leaves out points farther away.", "m", 0.02, 10000.0),
+        Parameter("cloud_voxel", 0.0,
+                  "`points2` holds one point for each occupied cube with sides of this length, the mean of its points "
+                  "and colours, and is not organised. Less than 0.001 switches it off.", "m", 0.0, 100.0),
+        AtStart("cloud_frame", "",
+                "Frame of the box of `cloud_min_x` to `cloud_max_z`, such as `base_link`; needs `/tf` and the package "
+                "tf2_msgs. Empty: the left camera's optical frame, x right, y down, z forward. The points stay in the "
+                "camera's frame."),
+        *(
+            Parameter(f"cloud_{end}_{axis}", sign * CLOUD_EVERYWHERE,
+                      f"`points2` holds points whose {axis} in `cloud_frame` is at {word} this, and is not organised. "
+                      f"{sign * CLOUD_EVERYWHERE:.0f} is no bound.", "m", -CLOUD_EVERYWHERE, CLOUD_EVERYWHERE)
+            for axis in "xyz"
+            for end, sign, word in (("min", -1, "least"), ("max", 1, "most"))
+        ),
         Parameter("use_color", True, "`points2` has the colours of the left image, in the field `rgb`."),
         Parameter("avoid_point_cloud_padding", True,
                   "A point of `points2` takes 16 bytes, or 12 without colours. False: 32 and 16, as PCL has points in "
@@ -148,3 +167,12 @@ STEREO_DEPTH = ParameterTable(
     ),
     ignored={"prefilter_size": "the filter of OpenCV's block matching, Sobel's, has one size"},
 )  # fmt: skip
+
+
+def cloud_problem(values: Mapping[str, Any]) -> str | None:
+    """Return why the box of ``points2`` is none, or None."""
+    for axis in "xyz":
+        low, high = values[f"cloud_min_{axis}"], values[f"cloud_max_{axis}"]
+        if low >= high:
+            return f"cloud_min_{axis} = {low:g} m is not below cloud_max_{axis} = {high:g} m: no point lies between"
+    return None

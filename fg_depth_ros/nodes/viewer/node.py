@@ -13,14 +13,14 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from stereo_msgs.msg import DisparityImage
 
 from fg_depth_ros.data.io import messages
 from fg_depth_ros.evaluation.reports.live_view import CLOUD, DEPTH, DISPARITY, MASK, SIGMA, LiveView
-from fg_depth_ros.nodes.common.message_classes import message_class
+from fg_depth_ros.nodes.common.frames import subscribe_frames
 from fg_depth_ros.nodes.common.qos import sensor_data, subscription_events
 from fg_depth_ros.nodes.common.running import run_node
 
@@ -75,13 +75,9 @@ class ViewerNode(Node):
 
     def _subscribe_frames(self) -> None:
         try:
-            kind = message_class("tf2_msgs/msg/TFMessage")
+            subscribe_frames(self, self.show_frames)
         except ValueError as error:
             self._say(f"frames are not shown: /tf: {error}", "yellow")
-            return
-        latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self.create_subscription(kind, "/tf_static", lambda message: self.show_frames(message, True), latched)
-        self.create_subscription(kind, "/tf", lambda message: self.show_frames(message, False), QoSProfile(depth=100))
 
     def _on_message(self, topic: str, show: Callable[[Any, str], None], message: Any) -> None:
         self._arrived.add(topic)
