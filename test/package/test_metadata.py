@@ -121,7 +121,8 @@ def test_python_dependencies_of_the_manifest_are_declared_for_pip(
 
 def test_every_import_is_declared(repository: Path, manifest: ET.Element, setup_arguments: dict[str, Any]) -> None:
     extras = setup_arguments["extras_require"]
-    used = [requirement for name in ("train", "data", "engines", "onnx", "viewer", "video") for requirement in extras[name]]
+    optional = ("train", "data", "engines", "onnx", "viewer", "video")
+    used = [requirement for name in optional for requirement in extras[name]]
     required = names(setup_arguments["install_requires"] + used)
     ros = {(element.text or "").strip() for element in manifest if element.tag.endswith("depend")}
     own = {"fg_depth_ros", "setuptools", "support"}
