@@ -296,11 +296,12 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def end_with_parent(pipe: int, grace: float = 10.0) -> None:
+def end_with_parent(pipe: int, grace: float = 60.0) -> None:
     """End this process when the other end of ``pipe`` is closed, that is, when the parent has ended.
 
     A thread waits for the end of the pipe, sends this process, and its own children where it leads a group, one
-    SIGTERM, and exits after ``grace`` seconds. (The kernel's parent-death signal is sent once per thread of the parent,
+    SIGTERM, and exits after ``grace`` seconds, which is for a process that hangs: one that is merely slow on a busy
+    machine would leave its shared memory behind. (The kernel's parent-death signal is sent once per thread of the parent,
     and the second one kills a node while it cleans up.)
     """
 

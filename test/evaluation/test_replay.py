@@ -143,7 +143,9 @@ def test_two_answers_that_contradict_each_other_lower_left_right(tmp_path, monke
     use_fixed(monkeypatch)
     left = planes(0)[0]
 
-    def match(self, first, second, doffs=0.0):  # the mirrored pair (its left picture is the right one) differs
+    def match(
+        self, first, second, doffs=0.0, scale=None
+    ):  # the mirrored pair (its left picture is the right one) differs
         answer = 6.0 if np.array_equal(first, left) else 9.0
         return Match(np.full(first.shape[:2], answer, np.float32), None)
 

@@ -20,7 +20,7 @@ class FixedStereo(StereoDepthEstimator):
         self._method = SimpleNamespace(name="fixed", sha256="5a", device="cpu", disparities=64, block=1, runner=None)
         self.disparity_px = disparity
 
-    def match(self, left, right, doffs=0.0):
+    def match(self, left, right, doffs=0.0, scale=None):
         return Match(np.full(left.shape[:2], self.disparity_px, np.float32), None)
 
 
