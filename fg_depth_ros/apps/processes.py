@@ -301,8 +301,8 @@ def end_with_parent(pipe: int, grace: float = 60.0) -> None:
 
     A thread waits for the end of the pipe, sends this process, and its own children where it leads a group, one
     SIGTERM, and exits after ``grace`` seconds, which is for a process that hangs: one that is merely slow on a busy
-    machine would leave its shared memory behind. (The kernel's parent-death signal is sent once per thread of the parent,
-    and the second one kills a node while it cleans up.)
+    machine would leave its shared memory behind. (The kernel's parent-death signal is sent once per thread of the
+    parent, and the second one kills a node while it cleans up.)
     """
 
     def wait() -> None:
