@@ -22,7 +22,8 @@ class FeatureMatches:
 
     In image disparities d = x_left - x_right, points in front of both cameras have ``d > -doffs``; were the two images
     exchanged, all would have ``d < doffs``. Wrong matches are found on both sides alike, so what counts is how many
-    contradict one of the two and not the other, which holds for any ``doffs``.
+    contradict one of the two and not the other. With ``doffs > 0`` exchanged images contradict nothing where all is
+    farther than half the distance at which ``d`` is 0: they look like a scene whose near and far are exchanged.
     """
 
     matched: int = 0

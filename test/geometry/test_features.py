@@ -49,6 +49,13 @@ def test_swapped_cameras_are_found_whatever_the_principal_columns(motorcycle, do
     assert "swapped" in match_features(right, left, doffs).problem
 
 
+def test_exchanged_images_of_a_far_scene_say_nothing_where_principal_columns_converge(wall):
+    """12 px and doffs 20 are 32 px from infinity, exchanged 8 px: both in front. Doffs 5: 17 px, exchanged -7 px."""
+    left, right = wall
+    assert match_features(right, left, 20.0).problem is None
+    assert "swapped" in match_features(right, left, 5.0).problem
+
+
 def test_cameras_that_are_upside_down_are_found(motorcycle):
     left, right = motorcycle
     turned_left, turned_right = (np.ascontiguousarray(image[::-1, ::-1]) for image in motorcycle)
