@@ -9,12 +9,13 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from support.bags import to_ros1
+from support.bags import bag_of, to_ros1
 from support.pair_folders import planes, small_rig, write_pairs
 from support.raw_cameras import BASELINE, RawRig, euroc, kalibr
 from support.viewing import image_of, read_view
 
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
+from fg_depth_ros.data.bags.storage import IMAGE
 from fg_depth_ros.data.bags.writing import write_stereo_bag
 from fg_depth_ros.data.datasets.stereo import LAYOUTS, open_stereo
 from fg_depth_ros.data.io.formats import write_image
@@ -187,6 +188,18 @@ def test_a_video_of_a_zed_is_split_and_read(run, tmp_path):
     if importlib.util.find_spec("rerun"):
         status, text = run("view", path, *calib, "--model", "sgbm", "--save", tmp_path / "look.rrd")
         assert (status, text.splitlines()[-1]) == (0, "3 of 3 pairs shown"), text
+
+
+def test_a_bag_without_camera_info_gets_one_from_a_file(run, tmp_path):
+    """As EuRoC's bags are: ROS 1, without calibration."""
+    bag = bag_of(tmp_path / "two", {"/cam0/image_raw": IMAGE, "/cam1/image_raw": IMAGE})
+    bag = to_ros1(bag, tmp_path / "MH_01.bag")
+    (tmp_path / "rig.json").write_text(json.dumps(small_rig().to_dict()))
+    status, text = run("bag", "from-images", bag, "--out", tmp_path / "bag")
+    assert status == 1 and "no camera_info for /cam0/image_raw" in text and "--calib of infer, view and" in text
+    status, text = run("bag", "from-images", bag, "--calib", tmp_path / "rig.json", "--out", tmp_path / "bag")
+    assert status == 0, text
+    assert open_bag_pairs(tmp_path / "bag")[0].rig == small_rig()
 
 
 # ---- bags of ROS 1 ---------------------------------------------------------------------------------------------------

@@ -375,7 +375,8 @@ def _by_camera_infos(bag: BagStorage, topics: BagTopics, found: Mapping[str, Any
             raise FileError(
                 f"{bag.path}: no camera_info for {image} (expected {_info_beside(image)}; the bag has "
                 f"{', '.join(sorted(known)) or 'none'}): name the camera_info topics (--left-info, --right-info); "
-                "where there are none, record them with the images"
+                "where there are none, record them with the images, or give a file (--calib of infer, view and bag "
+                "from-images, which writes a bag that has them)"
             )
     left, right = (found[name] for name in topics[2:])
     if rectify not in RECTIFY:
