@@ -64,7 +64,8 @@ def promote(
     record: dict[str, Any] = {"source": str(weights.absolute())}
     if bags and card.name in FLOW_MODELS:
         raise ValueError(
-            f"{weights}: '{card.name}' gives no depth to evaluate on bags; use --force-reason without --bags"
+            f"{weights}: '{card.name}' is used for the flow between frames, which bags have no truth for; use "
+            "--force-reason without --bags"
         )
     for folder in (place.folder, *([json.parent] if json is not None else [])):
         check_folder(folder)

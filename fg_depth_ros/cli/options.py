@@ -55,7 +55,7 @@ class PairTopics:
         return {name: value for name, value in vars(self).items() if value and value != unset.get(name)}
 
 
-Model = Annotated[str, typer.Option(help="flownet_stereo, sgbm or bm.")]
+Model = Annotated[str, typer.Option(help="Stereo or flow network, sgbm or bm.")]
 Weights = Annotated[str, typer.Option(help="Weights file; default: the shipped weights.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda:N.")]
 Engine = Annotated[str, typer.Option(help="What runs the network: auto, torch, openvino, onnxruntime, tensorrt.")]

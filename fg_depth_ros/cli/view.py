@@ -99,6 +99,6 @@ def _estimators(model: list[str], weights: list[Path], **options: Any) -> dict[s
     methods = unique([*(shipped(name) for name in models), *(of_weights(path) for path in weights)])
     for method in methods:
         if method.kind != "stereo":
-            raise ValueError(f"{method.label} gives depth from one image; give a stereo network, sgbm or bm")
+            raise ValueError(f"{method.label} gives depth from one image; give a stereo or flow network, sgbm or bm")
     named = {each.label if each.weights else each.model: each for each in methods}
     return {label: stereo_estimator(each.model, each.weights, **options) for label, each in named.items()}

@@ -14,7 +14,7 @@ class Label(IntEnum):
     OUT_OF_RANGE = 1  # no match, or depth outside [min_depth, max_depth]
     LEFT_RIGHT_MISMATCH = 2  # not seen by the right camera, or the two views disagree
     LEAVES_IMAGE = 3  # the match lies outside the right image
-    VERTICAL_FLOW = 4  # reserved: no check gives it
+    VERTICAL_FLOW = 4  # a flow network's match lies too far from the row of its pixel
     LOW_CONFIDENCE = 5
     FILLED_FROM_MONO = 6
     UNSUPPORTED = 7  # too little texture or light to match, or the images do not agree
@@ -92,19 +92,22 @@ def hidden_by_nearer(disparity: np.ndarray, threshold: float) -> np.ndarray:
 
 def label_pixels(
     depth: np.ndarray, *, min_depth: float, max_depth: float, leaves: np.ndarray | None = None,
-    mismatch: np.ndarray | None = None, unsupported: np.ndarray | None = None, unsure: np.ndarray | None = None,
+    mismatch: np.ndarray | None = None, off_row: np.ndarray | None = None, unsupported: np.ndarray | None = None,
+    unsure: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Return one ``Label`` per pixel, uint8 H x W.
 
     Where several checks fail the first in this order is the label: out of range, leaves the image, left-right mismatch,
-    unsupported, low confidence. ``depth``: H x W m, NaN = no match; ``leaves``, ``mismatch``, ``unsupported``,
-    ``unsure``: bool H x W, True where this check failed; None = not checked. Raises ValueError: the sizes differ.
+    vertical flow, unsupported, low confidence. ``depth``: H x W m, NaN = no match; ``leaves``, ``mismatch``,
+    ``off_row``, ``unsupported``, ``unsure``: bool H x W, True where this check failed; None = not checked. Raises
+    ValueError: the sizes differ.
     """
     labels = np.full(depth.shape, Label.VALID, dtype=np.uint8)
     # Written from the weakest reason to the strongest, so that the strongest stays.
     for failed, label in (
         (unsure, Label.LOW_CONFIDENCE),
         (unsupported, Label.UNSUPPORTED),
+        (off_row, Label.VERTICAL_FLOW),
         (mismatch, Label.LEFT_RIGHT_MISMATCH),
         (leaves, Label.LEAVES_IMAGE),
         (~((depth >= min_depth) & (depth <= max_depth)), Label.OUT_OF_RANGE),

@@ -6,12 +6,13 @@ from fg_depth_ros.inference.estimator import (
     BlockMatcher,
     Match,
     ModelError,
+    NetworkFlow,
     NetworkMatcher,
     SearchRange,
     StereoDepthEstimator,
     StereoEstimate,
 )
-from fg_depth_ros.inference.flow import FlowEstimate, FlowEstimator, NetworkFlow
+from fg_depth_ros.inference.flow import FlowEstimate, FlowEstimator
 from fg_depth_ros.inference.mono import MonoDepthEstimator, MonoEstimate, NetworkMono
 from fg_depth_ros.inference.opening import open_estimator
 

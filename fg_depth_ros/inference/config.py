@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections import ChainMap
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,6 +19,12 @@ _WIDEST = 4096  # px, of a search
 _SMALLEST_AUTO = 0.25  # scale
 CLASSICAL_STEREO = ("sgbm", "bm")
 CLASSICAL_FLOW = ("dis", "farneback", "lucas_kanade", "horn_schunck")
+# What a model is for that another task does not take.
+_TASKS = {
+    **dict.fromkeys((*FLOW_MODELS, *CLASSICAL_FLOW), "optical flow"),
+    **dict.fromkeys((*STEREO_MODELS, *CLASSICAL_STEREO), "stereo pairs"),
+    **dict.fromkeys(DEPTH_MODELS, "depth from one image"),
+}
 
 
 @dataclass(frozen=True)
@@ -55,11 +63,17 @@ class EstimatorConfig:
     @classmethod
     def known_models(cls) -> tuple[str, ...]:
         """Return the names that ``model`` takes: networks, then classical methods."""
-        return (*sorted(cls.networks), *cls.classical)
+        return (*sorted(cls.networks, key=lambda name: (name not in STEREO_MODELS, name)), *cls.classical)
 
     def _check_choice(self, name: str, value: str, known: Collection[str]) -> None:
-        if value not in known:
-            raise ValueError(f"{name} '{value}' is unknown; choose one of {', '.join(filter(None, known))}")
+        if value in known:
+            return
+        choices = ", ".join(filter(None, known))
+        if name == "model" and value in _TASKS:
+            raise ValueError(f"model '{value}' is for {_TASKS[value]}; choose one of {choices}")
+        nearest = difflib.get_close_matches(value, known, n=1)
+        advice = f"; did you mean {nearest[0]}?" if nearest else ""
+        raise ValueError(f"{name} '{value}' is unknown; choose one of {choices}{advice}")
 
 
 @dataclass(frozen=True)
@@ -133,6 +147,8 @@ class StereoConfig(EstimatorConfig):
     """Largest difference in that check, px."""
     photometric_check: bool = True
     """Pixels whose match the images do not bear out are unsupported: too little texture or light, or other views."""
+    max_vertical: float = 1.0
+    """Pixels that a flow network matches farther from their row are off their row, px; 0 = off."""
     max_sigma: float = 0.0
     """Pixels less certain than this are low confidence, px of disparity; 0 = off."""
     min_disparity: int | str = AUTO
@@ -142,7 +158,7 @@ class StereoConfig(EstimatorConfig):
     block_matching: BlockMatching = BlockMatching()
     """Further options of the classical methods."""
 
-    networks: ClassVar[Collection[str]] = STEREO_MODELS
+    networks: ClassVar[Collection[str]] = ChainMap(STEREO_MODELS, FLOW_MODELS)
     classical: ClassVar[tuple[str, ...]] = CLASSICAL_STEREO
     auto_scale: ClassVar[bool] = True
 
@@ -156,19 +172,21 @@ class StereoConfig(EstimatorConfig):
             raise ValueError(f"min_disparity must be auto or lie in -{_FARTHEST} .. {_FARTHEST} px, got {first}")
         if not 16 <= self.max_disparity <= _WIDEST:
             raise ValueError(f"max_disparity must lie in 16 .. {_WIDEST} px, got {self.max_disparity}")
-        if self.left_right_threshold <= 0 or self.max_sigma < 0:
+        if self.left_right_threshold <= 0 or self.max_sigma < 0 or self.max_vertical < 0:
             raise ValueError(
-                f"left_right_threshold must be positive and max_sigma not negative, got {self.left_right_threshold} "
-                f"and {self.max_sigma} px"
+                "left_right_threshold must be positive, max_sigma and max_vertical not negative, got "
+                f"{self.left_right_threshold}, {self.max_sigma} and {self.max_vertical} px"
             )
 
-    def scale(self, rig: StereoRig, disparities: int) -> float:
+    def scale(self, rig: StereoRig, disparities: int | None) -> float:
         """Return the factor on the size at which pairs of this rig are matched.
 
-        ``disparities``: number of those searched, px at the matched size.
+        ``disparities``: number of those searched, px at the matched size; None = no fixed range.
         """
         if not isinstance(self.inference_scale, str):
             return self.inference_scale
+        if disparities is None:
+            return 1.0
         nearest = rig.fx * rig.baseline / self.min_depth - rig.doffs  # image disparity
         wanted = max(nearest - self.search_start(rig.doffs), 1.0)
         return min(1.0, max(_SMALLEST_AUTO, math.floor(1000 * (disparities - 1) / wanted) / 1000))

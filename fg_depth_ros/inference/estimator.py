@@ -21,10 +21,11 @@ from torch import nn
 
 from fg_depth_ros import geometry
 from fg_depth_ros.geometry import Label, PairFault, StereoRig, Support
-from fg_depth_ros.geometry.resize import resize_disparity, resize_image, scaled_size
+from fg_depth_ros.geometry.resize import resize_disparity, resize_flow, resize_image, scaled_size
 from fg_depth_ros.inference.config import BlockMatching, EstimatorConfig, StereoConfig
 from fg_depth_ros.inference.engines import EngineRunner, Program
 from fg_depth_ros.networks import STEREO_MODELS, CheckpointError, ModelCard, load_model
+from fg_depth_ros.networks.flow import FlowPrediction
 from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE, StereoPrediction
 from fg_depth_ros.networks.registry import weights_path
 
@@ -143,6 +144,26 @@ class NetworkMethod:
             raise ModelError(str(error)) from error
 
 
+class NetworkFlow(NetworkMethod):
+    """A flow network; its forward as ``networks.flow`` describes."""
+
+    def __init__(
+        self, network: nn.Module, name: str, sha256: str = "", engine: str = "torch", precision: str = "float32"
+    ) -> None:
+        def answers(prediction: FlowPrediction) -> tuple[torch.Tensor, ...]:
+            return (prediction.flow,)
+
+        super().__init__(network, name, sha256, engine, precision, ("first", "second"), ("flow",), answers)
+
+    def flow(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Return the flow between two images of one size, H x W x 3 uint8 RGB or H x W uint8; H x W x 2 float32 px.
+
+        Raises OutOfMemory.
+        """
+        (found,) = self.runner.run(first, second)
+        return np.ascontiguousarray(found[0].transpose(1, 2, 0))
+
+
 def check_images(**images: np.ndarray) -> None:
     """Raise ValueError, with the name, for images that are not H x W or H x W x 3 uint8, or empty."""
     for name, image in images.items():
@@ -251,21 +272,36 @@ class Match:
     """Result of a matcher.
 
     ``disparity``: H x W float32 px, x_left - x_right, NaN = no match. ``sigma``: one standard deviation of its error,
-    H x W float32 px, or None where the method does not know.
+    H x W float32 px, or None where the method does not know. ``vertical``: rows from a pixel down to its match, H x W
+    float32 px, or None where the method searches along the rows alone.
     """
 
     disparity: np.ndarray
     sigma: np.ndarray | None
+    vertical: np.ndarray | None = None
+
+    def resized(self, width: int, height: int) -> Match:
+        """Return the match at another size of the images, px."""
+        sigma = None if self.sigma is None else resize_disparity(self.sigma, width, height)
+        if self.vertical is None:
+            return Match(resize_disparity(self.disparity, width, height), sigma)
+        disparity, vertical = np.moveaxis(
+            resize_flow(np.stack([self.disparity, self.vertical], -1), width, height), -1, 0
+        )
+        return Match(disparity, sigma, vertical)
 
 
 class Matcher(Method, Protocol):
-    """Finds the disparity of a rectified pair, from ``min_disparity`` to ``min_disparity`` + ``disparities`` - 1 px."""
+    """Finds the disparity of a rectified pair, from ``min_disparity`` to ``min_disparity`` + ``disparities`` - 1 px.
+
+    A matcher whose ``disparities`` is None searches around ``min_disparity`` in all directions, without a fixed end.
+    """
 
     block: int  # side of the window that is compared, px; 1 where there is none
 
     @property
-    def disparities(self) -> int:
-        """Number of disparities searched, px."""
+    def disparities(self) -> int | None:
+        """Number of disparities searched, px; None = no fixed range."""
         ...
 
     def match(self, left: np.ndarray, right: np.ndarray, min_disparity: int = 0) -> Match:
@@ -300,6 +336,19 @@ class NetworkMatcher(NetworkMethod):
         disparity, sigma = self.runner.run(*(padded(image, SIZE_MULTIPLE) for image in (left, right)))
         view = (0, 0, slice(height), slice(first, first + width))
         return Match(disparity[view] + np.float32(min_disparity), np.ascontiguousarray(sigma[view]))
+
+
+class FlowMatcher(NetworkFlow):
+    """A flow network as a matcher: disparity is the flow from left to right, reversed."""
+
+    block, disparities = 1, None
+
+    def match(self, left: np.ndarray, right: np.ndarray, min_disparity: int = 0) -> Match:
+        """See ``Matcher``. Raises OutOfMemory."""
+        width = left.shape[1]
+        left, right, first = widened(left, right, min_disparity)
+        flow = self.flow(left, right)[:, first : first + width]
+        return Match(np.float32(min_disparity) - flow[..., 0], None, np.ascontiguousarray(flow[..., 1]))
 
 
 class BlockMatcher:
@@ -389,7 +438,10 @@ _CAUSES = {
     Label.LEAVES_IMAGE: (
         "the matches lie outside the right image: check that left and right are not exchanged, and min_disparity"
     ),
-    Label.VERTICAL_FLOW: "",
+    Label.VERTICAL_FLOW: (
+        "the matches lie on other rows than max_vertical allows: check the rectification, or raise it for a network "
+        "that is less exact"
+    ),
     Label.LOW_CONFIDENCE: "less certain than max_sigma allows: raise it, or give more light and texture",
     Label.FILLED_FROM_MONO: "",
     Label.UNSUPPORTED: "the images do not bear out the matches: more light and texture, and check the rectification",
@@ -401,11 +453,15 @@ _UNFILLED = ("disparity", "flow", "matched_labels", "matched_mask", "matched_dep
 
 
 class SearchRange(NamedTuple):
-    """Image disparities that were searched, ``first`` to ``last``, px; ``border``: half the matching window, px."""
+    """Image disparities that were searched, ``first`` to ``last``, px; ``border``: half the matching window, px.
+
+    ``limited``: whether the method ends there; otherwise ``last`` is the largest disparity that fits into the image.
+    """
 
     first: float
     last: float
     border: int
+    limited: bool = True
 
 
 @dataclass(frozen=True)
@@ -416,6 +472,7 @@ class StereoEstimate:
     ``disparity_sigma``: H x W float32 px, one standard deviation, or None where the method does not know.
     ``filling``: H x W float32 m, depth from the left image alone at the scale of the pair's, for the holes; or None.
     ``support``: what the images say of the match; None = unknown. ``searched``: None = nothing was.
+    ``vertical``: H x W float32 px, how much lower the match lies in the right image; None = on the same row.
     """
 
     rig: StereoRig
@@ -427,6 +484,7 @@ class StereoEstimate:
     filling: np.ndarray | None = None
     support: Support | None = None
     searched: SearchRange | None = None
+    vertical: np.ndarray | None = None
 
     @classmethod
     def from_mono(cls, depth: np.ndarray, rig: StereoRig, config: StereoConfig, seconds: float) -> StereoEstimate:
@@ -511,9 +569,12 @@ class StereoEstimate:
             unsure = self.disparity_sigma > config.max_sigma
         leaves = geometry.leaves_image(self.matched)
         unsupported = None if self.support is None else ~self.support.pixels
+        off_row = None
+        if self.vertical is not None and config.max_vertical > 0:
+            off_row = ~(np.abs(self.vertical) <= config.max_vertical)
         labels = geometry.label_pixels(
             self._raw_depth, min_depth=config.min_depth, max_depth=config.max_depth, leaves=leaves, mismatch=mismatch,
-            unsupported=unsupported, unsure=unsure,
+            off_row=off_row, unsupported=unsupported, unsure=unsure,
         )  # fmt: skip
         if unsupported is not None and self.fault is not None:
             labels[unsupported] = Label.UNSUPPORTED  # the other checks compared wrong matches
@@ -553,8 +614,9 @@ class StereoEstimate:
 
     @cached_property
     def flow(self) -> np.ndarray:
-        """H x W x 2 float32 px, left -> right: (-disparity, 0)."""
-        return np.stack([-self.disparity, np.zeros_like(self.disparity)], -1)
+        """H x W x 2 float32 px, left -> right: (-disparity, vertical), the second 0 where the method has none."""
+        vertical = np.zeros_like(self.disparity) if self.vertical is None else self.vertical
+        return np.stack([-self.disparity, vertical], -1)
 
     @cached_property
     def _raw_depth(self) -> np.ndarray:
@@ -581,8 +643,9 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
         if c.model in c.classical:
             matcher = BlockMatcher(c.model, c.max_disparity, c.block_matching)
         else:
-            network, card = load_network(c.model, c.weights, c.device, STEREO_MODELS, "stereo")
-            matcher = NetworkMatcher(network, card.name, card.sha256, c.engine, c.precision)
+            network, card = load_network(c.model, c.weights, c.device, c.networks, "stereo or flow")
+            kind = NetworkMatcher if card.name in STEREO_MODELS else FlowMatcher
+            matcher = kind(network, card.name, card.sha256, c.engine, c.precision)
         super().__init__(c, matcher)
 
     def warm_up(self, width: int, height: int, doffs: float = 0.0) -> None:
@@ -599,12 +662,12 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
 
     def nearest_depth(self, rig: StereoRig) -> float:
         """Return the depth, m, of the largest disparity searched; 0 where the search ends behind the cameras."""
-        disparity = self._search_range(rig).last + rig.doffs
+        disparity = self.search_range(rig).last + rig.doffs
         return rig.fx * rig.baseline / disparity if disparity > 0 else 0.0
 
     def _result(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         found = self.match(left, right)
-        return np.stack([field for field in (found.disparity, found.sigma) if field is not None])
+        return np.stack([field for field in (found.disparity, found.sigma, found.vertical) if field is not None])
 
     def estimate(self, left: np.ndarray, right: np.ndarray, rig: StereoRig) -> StereoEstimate:
         """Match a rectified pair.
@@ -633,7 +696,7 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
         seconds = time.perf_counter() - began
         return StereoEstimate(
             rig, found.disparity, found.sigma, right_disparity, self.config, seconds, support=support,
-            searched=self._search_range(rig),
+            searched=self.search_range(rig), vertical=found.vertical,
         )  # fmt: skip
 
     def disparity(self, left: np.ndarray, right: np.ndarray, doffs: float = 0.0) -> np.ndarray:
@@ -658,10 +721,12 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
         found = self._method.match(
             resize_image(left, *size), resize_image(right, *size), math.floor(first * size[0] / width)
         )
-        sigma = None if found.sigma is None else resize_disparity(found.sigma, width, height)
-        return Match(resize_disparity(found.disparity, width, height), sigma)
+        return found.resized(width, height)
 
-    def _search_range(self, rig: StereoRig) -> SearchRange:
+    def search_range(self, rig: StereoRig) -> SearchRange:
+        """Return the image disparities that are searched for a rig."""
+        if self._method.disparities is None:
+            return SearchRange(float(math.floor(-rig.doffs)), rig.width - 1.0, 0, limited=False)
         factor = rig.width / scaled_size(rig.width, rig.height, self.scale(rig))[0]
         first = math.floor(self.config.search_start(rig.doffs) / factor)
         last = first + self._method.disparities - 1

@@ -65,6 +65,11 @@ def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
     path = Path(path)
     if not os.path.isfile(path):  # Path.is_file() raises for names that are too long
         raise CheckpointError(f"weights file {path} does not exist; give the path of a .safetensors file")
+    if path.suffix in (".pth", ".pt", ".tar"):
+        raise CheckpointError(
+            f"{path} is a PyTorch checkpoint; 'fg-depth import {path.name} --out NAME.safetensors' makes weights of "
+            "published ones"
+        )
     try:
         with safe_open(path, "pt") as stored:
             metadata = stored.metadata() or {}

@@ -50,6 +50,20 @@ def test_infer_writes_every_file_with_the_same_numbers(run, real_pair, tmp_path)
     assert cv2.imread(str(out / f"{name}_depth_colour.png")).shape == (542, 741, 3)  # with a colour bar below
 
 
+def test_a_flow_network_answers_for_pairs_in_every_command(run, real_pair, tmp_path):
+    sample, calib = real_pair
+    quick = ("--model", "flownet_lite", "--engine", "torch", "--scale", "0.4")
+    out = tmp_path / "out"
+    status, text = run("infer", sample.left, sample.right, "--calib", calib, "--out", out, *quick)
+    assert status == 0, text
+    assert np.isfinite(np.load(out / f"{sample.left.stem}_depth.npy")).mean() > 0.5
+    report = tmp_path / "report.json"
+    status, text = run("evaluate", "stereo", *quick, "--json", report)
+    assert status == 0, text
+    rows = {row["method"]: row["metrics"] for row in json.loads(report.read_text())["rows"]}
+    assert rows["flownet_lite"]["epe"] < 5 and "SGBM filled" in rows
+
+
 def test_infer_without_calibration_says_so(run, real_pair, tmp_path):
     sample, _ = real_pair
     status, text = run("infer", sample.left, sample.right, "--out", tmp_path / "o", "--model", "sgbm")
@@ -96,7 +110,13 @@ def test_infer_does_a_folder_and_names_what_it_skips(run, tmp_path):
         (["infer", "l.png", "r.png"], "l.png: no such file"),
         (["infer"], "give two images, or --pairs FOLDER or BAG"),
         (["infer", "l.png", "r.png", "--min-disparity", "far"], "'far' is neither auto nor a whole number"),
-        (["infer", "--pairs", ".", "--model", "raft"], "model 'raft' is unknown; choose one of flownet_stereo, sgbm"),
+        (
+            ["infer", "--pairs", ".", "--model", "raft"],
+            "model 'raft' is unknown; choose one of flownet_stereo",
+        ),
+        (["infer", "--pairs", ".", "--model", "depthnet_lite"], "model 'depthnet_lite' is for depth from one image"),
+        (["infer", "--pairs", ".", "--model", "flownet2"], "no weights of 'flownet2' come with the package"),
+        (["evaluate", "stereo", "--model", "flownet2s"], "did you mean flownet2_s?"),
         (["infer", "--pairs", ".", "--scale", "0"], "inference_scale must be auto or lie in"),
         (["evaluate", "stereo", "--data", "/nowhere"], "/nowhere"),
         (["evaluate", "stereo", "--weights", "/nowhere.safetensors"], "/nowhere.safetensors does not exist"),

@@ -84,7 +84,7 @@ def test_what_cannot_be_judged_is_refused_before_any_work(run, call, store, bags
         ((good, "--bags", bags, "--metric", "beauty"), "unknown measure beauty: choose among abs_rel"),
         ((good, "--bags", bags, "--margin", "-1"), "margins must be 0 or more"),
         ((tmp_path / "stereo.safetensors", "--bags", bags, "--against", good), "compare weights of one kind"),
-        ((weights_path("flownet_lite"), "--bags", bags), "'flownet_lite' gives no depth to evaluate on bags"),
+        ((weights_path("flownet_lite"), "--bags", bags), "'flownet_lite' is used for the flow between frames"),
         ((good, "--bags", bags, "--json", good / "x.json"), "good.safetensors: Not a directory; check the path"),
     ]:
         status, text = call("promote", *arguments)

@@ -61,7 +61,7 @@ def spoil(path, keep):
         (["flow", "{first}", "{second}", "--weights", "{flow}", "--model", "flownet_c"], "of 'flownet_s', not of"),
         (["flow", "{first}", "{second}", "--model", "dis", "--scale", "9"], "inference_scale must lie in"),
         (["flow", "{first}", "{second}", "--model", "dis", "--out", "{text}"], "text.png"),
-        (["infer", "{first}", "{second}", "--weights", "{flow}"], "'flownet_s' is no stereo network"),
+        (["infer", "{first}", "{second}", "--weights", "{flow}"], "set the model to 'flownet_s'"),
         (["evaluate", "flow", "--data", "/nowhere", "--model", "dis"], "/nowhere: no such folder"),
         (["evaluate", "flow", "--data", "{empty}", "--model", "dis"], "no pairs of frames found. Known layouts"),
         (["evaluate", "flow", "--data", "{scenes}", "--model", "flownet_c"], "no weights of 'flownet_c' come"),

@@ -69,8 +69,11 @@ def test_a_bag_without_calibration_is_refused_with_the_way_out(tmp_path, monkeyp
 
 
 def test_weights_of_no_depth_are_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="'flownet_lite' gives no depth to replay; the models that do: flownet_s"):
-        of_weights(weights_path("flownet_lite"))
+    assert of_weights(weights_path("flownet_lite")).kind == "stereo"
+    encoder = tmp_path / "encoder.safetensors"
+    save_checkpoint(encoder, create_model("flownet_s", width=1 / 64), ModelCard("efficientnet_lite0"))
+    with pytest.raises(CheckpointError, match="'efficientnet_lite0' gives no depth to replay; .* that do: flownet_s"):
+        of_weights(encoder)
     with pytest.raises(CheckpointError, match="does not exist"):
         of_weights(tmp_path / "none.safetensors")
     with pytest.raises(CheckpointError, match="model 'resnet'"):
@@ -273,6 +276,16 @@ def test_weights_are_named_by_their_file_and_hash_and_know_their_kind(tmp_path):
         "name": "sgbm", "sha256": None, "device": "cpu", "engine": None, "precision": None,
     }  # fmt: skip
     assert row_of(found.report, "bag", "sgbm filled")["metrics"]["abs_rel"] < 0.05  # random texture is easy
+
+
+def test_a_flow_network_is_replayed_as_a_stereo_method(tmp_path):
+    bag = stereo_bag(tmp_path / "bag", 1, truth=False)
+    found = replayed([bag], (shipped("flownet_lite"),), engine="torch", max_depth=1000.0)
+    row = row_of(found.report, "bag", "flownet_lite (shipped)")["metrics"]
+    assert row["density"] == 100.0
+    shares = {name: value for name, value in row.items() if name.startswith("label_")}
+    assert sum(shares.values()) == pytest.approx(100.0)
+    assert found.report.settings["methods"][0]["kind"] == "stereo"
 
 
 def test_two_runs_without_times_are_the_same_bytes(tmp_path):

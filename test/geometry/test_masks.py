@@ -103,12 +103,13 @@ def test_hidden_agrees_with_a_slow_z_buffer_on_random_maps(step):
 
 
 def test_labels_name_the_strongest_reason():
-    depth = np.array([[1.0, NAN, 0.05, 90.0, 2.0, 2.0, 2.0, NAN, 2.0]])
+    depth = np.array([[1.0, NAN, 0.05, 90.0, 2.0, 2.0, 2.0, NAN, 2.0, 2.0, 2.0]])
     flags = {
-        "leaves": [0, 0, 0, 0, 1, 0, 0, 1, 0],
-        "mismatch": [0, 0, 0, 0, 1, 1, 0, 1, 0],
-        "unsupported": [0, 0, 0, 0, 0, 1, 0, 1, 1],
-        "unsure": [0, 0, 0, 0, 0, 1, 1, 0, 1],
+        "leaves": [0, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0],
+        "mismatch": [0, 0, 0, 0, 1, 1, 0, 1, 0, 0, 1],
+        "off_row": [0, 0, 0, 0, 1, 1, 0, 1, 0, 1, 1],
+        "unsupported": [0, 0, 0, 0, 0, 1, 0, 1, 1, 1, 0],
+        "unsure": [0, 0, 0, 0, 0, 1, 1, 0, 1, 1, 0],
     }
     masks = {name: np.array([values], dtype=bool) for name, values in flags.items()}
     labels = label_pixels(depth, min_depth=0.1, max_depth=80.0, **masks)
@@ -123,6 +124,8 @@ def test_labels_name_the_strongest_reason():
         "LOW_CONFIDENCE",
         "OUT_OF_RANGE",
         "UNSUPPORTED",
+        "VERTICAL_FLOW",
+        "LEFT_RIGHT_MISMATCH",
     ]
 
 

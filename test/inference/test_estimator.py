@@ -20,8 +20,8 @@ class FixedMatcher:
 
     name, sha256, device, disparities, block = "fixed", "ab" * 32, "cpu", 64, 1
 
-    def __init__(self, disparity, sigma=None, mirrored=None):
-        self.answers = [Match(disparity, sigma), Match(disparity if mirrored is None else mirrored, sigma)]
+    def __init__(self, disparity, sigma=None, mirrored=None, vertical=None):
+        self.answers = [Match(disparity, sigma, vertical), Match(disparity if mirrored is None else mirrored, sigma)]
         self.calls = 0
 
     def match(self, left, right, min_disparity=0):
@@ -29,10 +29,10 @@ class FixedMatcher:
         return self.answers[min(self.calls, 2) - 1]
 
 
-def estimate_with(disparity, sigma=None, mirrored=None, rig=RIG, **options):
+def estimate_with(disparity, sigma=None, mirrored=None, rig=RIG, vertical=None, **options):
     options = {"photometric_check": False, **options}  # these images are blank
     estimator = StereoDepthEstimator(StereoConfig(model="sgbm", **options))
-    estimator._method = FixedMatcher(disparity.astype(np.float32), sigma, mirrored)
+    estimator._method = FixedMatcher(disparity.astype(np.float32), sigma, mirrored, vertical)
     blank = np.zeros((rig.height, rig.width, 3), np.uint8)
     return estimator.estimate(blank, blank, rig)
 
@@ -65,6 +65,49 @@ def test_labels_name_the_first_reason():
     assert np.isnan(estimate.depth[labels != Label.VALID]).all()
     assert np.isfinite(estimate.depth[labels == Label.VALID]).all()
     assert (estimate.mask == (labels == Label.VALID)).all()
+
+
+def test_a_match_on_another_row_is_in_the_flow_and_labelled():
+    disparity = np.full((32, 64), 8.0, np.float32)
+    vertical = np.zeros((32, 64), np.float32)
+    vertical[5, 30], vertical[6, 30], vertical[7, 30] = 1.5, -1.5, 0.9
+    vertical[8, 4] = 3.0  # leaves the image: the first reason
+    estimate = estimate_with(disparity, vertical=vertical)
+    assert estimate.flow[5, 30].tolist() == [-8.0, 1.5]
+    assert estimate.flow[6, 30].tolist() == [-8.0, -1.5]
+    assert [estimate.labels[row, 30] for row in (5, 6, 7)] == [Label.VERTICAL_FLOW] * 2 + [Label.VALID]
+    assert estimate.labels[8, 4] == Label.LEAVES_IMAGE
+    assert np.isnan(estimate.depth[5, 30]) and np.isfinite(estimate.depth[7, 30])
+    assert (estimate_with(disparity, vertical=vertical, max_vertical=0.0).labels[5:8, 30] == Label.VALID).all()
+    assert estimate_with(disparity, vertical=vertical, max_vertical=2.0).labels[5, 30] == Label.VALID
+    unsupported = dataclasses.replace(estimate, vertical=np.full((32, 64), np.nan, np.float32))
+    assert unsupported.labels[7, 30] == Label.VERTICAL_FLOW  # what is no number is on no row
+
+
+def test_a_match_at_another_size_scales_with_width_and_height():
+    found = Match(np.full((8, 16), 3.0, np.float32), None, np.full((8, 16), 2.0, np.float32)).resized(32, 24)
+    assert found.disparity.shape == found.vertical.shape == (24, 32)
+    np.testing.assert_allclose(found.disparity, 6.0)
+    np.testing.assert_allclose(found.vertical, 6.0)
+
+
+def test_a_flow_network_knows_no_end_of_the_search_and_reports_vertical_flow():
+    scene = motorcycle().resized(320, 240)
+    (left, right), rig = scene.images(), scene.require_rig()
+    estimator = StereoDepthEstimator(StereoConfig("flownet_lite"))
+    estimate = estimator.estimate(left, right, rig)
+    assert estimate.searched == (np.floor(-rig.doffs), 319.0, 0, False)
+    assert StereoDepthEstimator(StereoConfig("flownet_lite", inference_scale="auto")).scale(rig) == 1.0
+    assert estimate.depth_sigma is None
+    assert np.isfinite(estimate.flow).all() and estimate.flow[..., 1].any()
+    truth = scene.truth()
+    known = np.isfinite(truth) & estimate.mask
+    assert known.mean() > 0.5
+    assert np.median(np.abs(estimate.matched - truth)[known]) < 1.0
+    lower = np.roll(right, 4, axis=0)  # the right camera sees everything 4 px lower
+    shifted = estimator.estimate(left, lower, rig)
+    assert np.median(shifted.flow[20:-20, :, 1]) == pytest.approx(4.0, abs=0.5)
+    assert (shifted.labels == Label.VERTICAL_FLOW).mean() > 0.5
 
 
 def test_a_dense_answer_is_completed_and_holes_are_kept():
@@ -202,7 +245,10 @@ def test_wrong_pairs_are_named():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model": "raft"}, "model 'raft' is unknown; choose one of flownet_stereo, sgbm, bm"),
+        ({"model": "raft"}, "model 'raft' is unknown; choose one of flownet_stereo, flownet2, .*flownet_s, sgbm, bm$"),
+        ({"model": "flownet2s"}, "model 'flownet2s' is unknown; .*; did you mean flownet2_s\\?$"),
+        ({"model": "depthnet_lite"}, "model 'depthnet_lite' is for depth from one image; choose one of flownet_stereo"),
+        ({"max_vertical": -1.0}, "max_vertical not negative, got 1.5, 0.0 and -1.0 px"),
         ({"precision": "int8"}, "precision 'int8' is unknown"),
         ({"left_right_check": "maybe"}, "choose one of one_pass, two_pass, off"),
         ({"min_depth": 5.0, "max_depth": 2.0}, "need 0 < min_depth < max_depth, got 5.0 and 2.0 m"),
@@ -211,7 +257,7 @@ def test_wrong_pairs_are_named():
         ({"max_disparity": 4097}, "got 4097"),
         ({"min_disparity": -5000}, "got -5000"),
         ({"min_disparity": "near"}, "must be auto or lie in -2048 .. 2048 px, got near"),
-        ({"max_sigma": -1.0}, "max_sigma not negative"),
+        ({"max_sigma": -1.0}, "max_sigma and max_vertical not negative"),
     ],
 )
 def test_options_out_of_range_are_named(options, message):
@@ -260,7 +306,7 @@ def test_a_rounded_calibration_does_not_move_the_search():
 def test_the_search_range_at_another_scale():
     # 64 disparities at half the size are 126 px from the first to the last at the whole one.
     estimate = estimate_with(np.full((32, 64), 8.0), rig=RIG, min_disparity=-4, inference_scale=0.5)
-    assert tuple(estimate.searched) == (-4.0, 122.0, 0)
+    assert tuple(estimate.searched) == (-4.0, 122.0, 0, True)
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def colour_flow(tmp_path, monkeypatch):
     ("options", "message"),
     [
         ({"model": "raft"}, "model 'raft' is unknown; choose one of .*dis, farneback, lucas_kanade, horn_schunck"),
-        ({"model": "sgbm"}, "model 'sgbm' is unknown"),
+        ({"model": "sgbm"}, "model 'sgbm' is for stereo pairs; choose one of flownet2"),
         ({"model": ""}, "model '' is unknown"),
         ({"model": "dis", "precision": "int3"}, "precision 'int3' is unknown; choose one of auto, float32"),
         ({"model": "dis", "inference_scale": 0.0}, "inference_scale must lie in 0.1 .. 4, got 0.0"),
@@ -134,8 +134,9 @@ def test_a_stereo_net_for_flow_and_the_reverse_are_named(tmp_path, colour_flow):
         FlowEstimator(FlowConfig(model="flownet_s", weights=str(stereo)))
     with pytest.raises(ModelError, match="'flownet_stereo', not of one of colour_flow, .* is no flow network"):
         FlowEstimator(FlowConfig(model="", weights=str(stereo)))
-    with pytest.raises(ModelError, match=r"colour\.safetensors holds .* 'colour_flow' is no stereo network"):
+    with pytest.raises(ModelError, match=r"of 'colour_flow', not of 'flownet_stereo'; set the model to 'colour_flow'"):
         StereoDepthEstimator(StereoConfig(weights=str(colour_flow)))
+    assert StereoDepthEstimator(StereoConfig(model="", weights=str(colour_flow))).model_name == "colour_flow"
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("2 GiB"), RuntimeError("[enforce] can't allocate memory")])

@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from support import flownet_reference
 
-from fg_depth_ros.inference import ModelError, StereoConfig, StereoDepthEstimator
+from fg_depth_ros.inference import FlowConfig, FlowEstimator, ModelError, StereoConfig, StereoDepthEstimator
 from fg_depth_ros.inference.estimator import choose_device, fold_batch_norm, widened
-from fg_depth_ros.networks import ModelCard, create_model, save_checkpoint
+from fg_depth_ros.networks import ModelCard, create_model, has_weights, import_checkpoint, save_checkpoint
+
+SHIPPED = [name for name in StereoConfig.known_models() if name in StereoConfig.classical or has_weights(name)]
 
 
 def estimator(model, **options):
@@ -23,7 +26,7 @@ def shifted_pair(disparity: int, height: int = 96, width: int = 256, seed: int =
     return scene[:, 40 : 40 + width].copy(), scene[:, 40 + disparity : 40 + disparity + width].copy()
 
 
-@pytest.mark.parametrize("model", StereoConfig.known_models())
+@pytest.mark.parametrize("model", SHIPPED)
 @pytest.mark.parametrize(("disparity", "first"), [(10, 0), (33, 0), (12, 7), (-9, -16)])
 def test_a_known_shift_is_found_from_any_start_of_the_search(model, disparity, first):
     left, right = shifted_pair(disparity)
@@ -39,13 +42,35 @@ def test_a_known_shift_is_found_from_any_start_of_the_search(model, disparity, f
         assert (answer.sigma > 0).all()
 
 
-@pytest.mark.parametrize("model", StereoConfig.known_models())
+@pytest.mark.parametrize("model", SHIPPED)
 @pytest.mark.parametrize("size", [(97, 251), (64, 208)])
 def test_any_size_and_grey_images(model, size):
     left, right = (image[: size[0], : size[1], 0].copy() for image in shifted_pair(20, 128, 256))
     answer = estimator(model).match(left, right)
     assert answer.disparity.shape == size
     assert np.nanmedian(answer.disparity[:, 48:]) == pytest.approx(20, abs=0.3)
+
+
+@pytest.mark.parametrize("arch", flownet_reference.ARCHITECTURES)
+def test_every_published_flow_network_matches_pairs_as_it_finds_flow(tmp_path, arch):
+    torch.save({"arch": arch, "state_dict": flownet_reference.public_tensors(arch, width=1 / 32)}, tmp_path / "w.pth")
+    network, card = import_checkpoint(tmp_path / "w.pth")
+    path = str(tmp_path / "w.safetensors")
+    save_checkpoint(path, network, card)
+    with pytest.raises(ModelError, match=r"w\.pth is a PyTorch checkpoint; 'fg-depth import w\.pth"):
+        StereoDepthEstimator(StereoConfig(card.name, str(tmp_path / "w.pth")))
+    runs = {"weights": path, "engine": "torch", "precision": "float32"}
+    stereo = StereoDepthEstimator(StereoConfig(card.name, **runs))
+    left, right = shifted_pair(10, height=70, width=130)
+    match = stereo.match(left, right)
+    flow = FlowEstimator(FlowConfig(card.name, **runs)).estimate(left, right).flow
+    np.testing.assert_array_equal(match.disparity, -flow[..., 0])
+    np.testing.assert_array_equal(match.vertical, flow[..., 1])
+    assert match.vertical.std() > 0 and match.sigma is None
+    # A rig whose infinity lies elsewhere: images moved towards each other, and the answer moved back.
+    wide_left, wide_right, first = widened(left, right, -6)
+    moved = FlowEstimator(FlowConfig(card.name, **runs)).estimate(wide_left, wide_right).flow[:, first:]
+    np.testing.assert_array_equal(stereo.match(left, right, doffs=6.0).disparity, -6 - moved[..., 0])
 
 
 def test_widened_borders_lose_nothing():
@@ -79,7 +104,7 @@ def test_folding_batch_norms_changes_no_answer():
 
 
 def test_every_wrong_choice_is_named_with_the_way_out(tmp_path):
-    with pytest.raises(ValueError, match="'raft' is unknown; choose one of flownet_stereo, sgbm"):
+    with pytest.raises(ValueError, match="'raft' is unknown; choose one of flownet_stereo, flownet2"):
         estimator("raft")
     with pytest.raises(ModelError, match=r"nothing\.safetensors does not exist"):
         estimator("flownet_stereo", weights=str(tmp_path / "nothing.safetensors"))

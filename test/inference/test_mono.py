@@ -110,7 +110,7 @@ def test_images_of_other_types_are_refused(weights: Path) -> None:
 
 
 def test_wrong_settings_and_weights_of_another_network(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"model 'flownet_lite' is unknown; choose one of depthnet_efficient"):
+    with pytest.raises(ValueError, match=r"model 'flownet_lite' is for optical flow; choose one of depthnet_efficient"):
         MonoConfig(model="flownet_lite")
     with pytest.raises(ValueError, match=r"inference_scale must lie in 0.1 .. 4, got 9"):
         MonoConfig(inference_scale=9)

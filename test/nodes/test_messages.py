@@ -400,6 +400,15 @@ def test_the_valid_window_is_that_of_stereo_image_proc(first, count, border, win
     assert (found.x_offset, found.y_offset, found.width, found.height) == window
 
 
+def test_a_method_without_a_range_is_valid_everywhere() -> None:
+    rig = StereoRig(640, 480, 500.0, 500.0, 320.0, 240.0, 330.0, 0.1)
+    searched = SearchRange(-10.0, 639.0, 0, limited=False)
+    found = disparity_message(np.zeros((480, 640), np.float32), rig, Header(), searched, increment=0.1)
+    window = found.valid_window
+    assert (window.x_offset, window.y_offset, window.width, window.height) == (0, 0, 640, 480)
+    assert (found.min_disparity, found.max_disparity) == (0.0, 649.0)
+
+
 # ---- PointCloud2 ----------------------------------------------------------------------------------------------
 
 

@@ -25,7 +25,7 @@ TABLE = ParameterTable(
     (
         Parameter("speed", 1.5, "How fast.", "m/s", 0.0, 10.0),
         Parameter("count", 3, "How many.", minimum=1, maximum=5),
-        Parameter("mode", "slow", "How.", choices=("slow", "fast")),
+        Parameter("mode", "slow", "How.", choices=("slow", "fast"), elsewhere={"odd": "is for another thing"}),
         Parameter("name", "", "Anything."),
         Parameter("fixed", False, "Once.", run_time=False),
     ),
@@ -104,6 +104,8 @@ def test_generating_writes_the_files(tmp_path: Path) -> None:
         ("count", 6, "parameter count = 6 is out of range: choose 1 to 5"),
         ("count", True, "is a bool: give a int"),
         ("mode", "medium", "parameter mode = 'medium' is unknown: choose one of slow, fast"),
+        ("mode", "slows", "choose one of slow, fast; did you mean slow?"),
+        ("mode", "odd", "parameter mode = 'odd' is for another thing, or choose one of slow, fast"),
         ("fixed", "yes", "is a str: give a bool"),
     ],
 )

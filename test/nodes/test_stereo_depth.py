@@ -19,13 +19,14 @@ from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
+from support import flownet_reference
 from support.nodes import KINDS, Bench, camera_info, pair_messages, share_near, wall
 from support.waiting import LIMIT
 
 from fg_depth_ros.data.io import messages
 from fg_depth_ros.geometry import Label
-from fg_depth_ros.inference import OutOfMemory, StereoConfig, StereoDepthEstimator
-from fg_depth_ros.networks import ModelCard, create_model, save_checkpoint
+from fg_depth_ros.inference import FlowConfig, FlowEstimator, OutOfMemory, StereoConfig, StereoDepthEstimator
+from fg_depth_ros.networks import ModelCard, create_model, import_checkpoint, save_checkpoint
 from fg_depth_ros.nodes.common.codes import INPUTS, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import fault_codes
 from fg_depth_ros.nodes.common.synchronizing import images_beside, input_topics
@@ -137,6 +138,42 @@ def test_a_network_gives_its_uncertainty_and_its_hash(make: Callable[..., Bench]
     assert (values[np.isfinite(values)] > 0).all()
     b.wait(lambda: b.values("model").get("weights sha256") == card.sha256)
     assert b.values("model")["weights"] == str(weights)
+
+
+def test_a_published_flow_network_gives_depth_and_its_real_vertical_flow(
+    make: Callable[..., Bench], tmp_path: Path
+) -> None:
+    torch.save(flownet_reference.public_tensors("FlowNet2S", width=1 / 32), tmp_path / "FlowNet2-S.pth")
+    network, card = import_checkpoint(tmp_path / "FlowNet2-S.pth")
+    weights = str(tmp_path / "flownet2_s.safetensors")
+    card = save_checkpoint(weights, network, card)
+    runs = {"engine": "torch", "precision": "float32"}
+    expected = FlowEstimator(FlowConfig("flownet2_s", weights, **runs)).estimate(SCENE.left, SCENE.right).flow
+    limit = float(np.median(np.abs(expected[..., 1])))
+    assert limit > 0
+    b = make(
+        model="flownet2_s", depth_weights=weights, max_vertical=limit, left_right_check="off", photometric_check=False,
+        min_depth=0.01, max_depth=10000.0, **runs,
+    )  # fmt: skip
+    topics = ("flow/image", "mask/labels", "disparity", "depth/image_rect")
+    b.listen(*topics, "depth/sigma")
+    no_sigma = "model flownet2_s gives no uncertainty; use flownet_stereo"
+    b.send_until(PAIR, lambda: all(b.seen[topic] for topic in topics) and b.log_has(no_sigma))
+    flow = messages.float_array(b.seen["flow/image"][-1])
+    np.testing.assert_allclose(flow, expected, atol=1e-4)
+    labels = np.frombuffer(b.seen["mask/labels"][-1].data, np.uint8).reshape(240, 320)
+    off_row = labels == Label.VERTICAL_FLOW
+    assert (np.abs(flow[..., 1][off_row]) > limit).all()
+    assert (np.abs(flow[..., 1][labels == Label.VALID]) <= limit).all()
+    in_range = np.isin(labels, (Label.VALID, Label.VERTICAL_FLOW))
+    np.testing.assert_array_equal(off_row[in_range], (np.abs(flow[..., 1]) > limit)[in_range])
+    assert off_row.any()
+    window = b.seen["disparity"][-1].valid_window
+    assert (window.width, window.height) == (320, 240)
+    b.wait(lambda: b.values("model").get("weights sha256") == card.sha256)
+    for name, advice in (("depthnet_lite", "set mono_model to it"), ("flownet2s", "did you mean flownet2_s?")):
+        (refused,) = b.set(model=name)
+        assert not refused.successful and advice in refused.reason
 
 
 def test_sgbm_gives_no_uncertainty_and_says_so(make: Callable[..., Bench]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from fg_depth_ros.evaluation.replay.config import Kind, ReplayMethod
 from fg_depth_ros.inference import MonoConfig, MonoDepthEstimator, StereoConfig, StereoDepthEstimator
 from fg_depth_ros.inference.config import CLASSICAL_STEREO
-from fg_depth_ros.networks import DEPTH_MODELS, STEREO_MODELS, CheckpointError, load_checkpoint
+from fg_depth_ros.networks import DEPTH_MODELS, CheckpointError, load_checkpoint
 
 
 def shipped(model: str) -> ReplayMethod:
@@ -30,11 +30,11 @@ def of_weights(path: str | Path) -> ReplayMethod:
 
 
 def _kind(model: str, where: str) -> Kind:
-    if model in STEREO_MODELS:
+    if model in StereoConfig.networks:
         return "stereo"
     if model in DEPTH_MODELS:
         return "mono"
-    known = ", ".join([*STEREO_MODELS, *DEPTH_MODELS, *CLASSICAL_STEREO])
+    known = ", ".join([*StereoConfig.known_models(), *DEPTH_MODELS])
     raise CheckpointError(f"{where}: '{model}' gives no depth to replay; the models that do: {known}")
 
 

@@ -93,7 +93,10 @@ class LiveView:
         rr = self._rerun
         self._stream.send_recording_name(self._title)
         self._stream.send_blueprint(self._layout())
-        colours = [rr.AnnotationInfo(int(label), text, figures.LABEL_COLOURS[label]) for label, text in _LABELS.items()]
+        colours = [
+            rr.AnnotationInfo(int(label), text, figures.LABEL_COLOURS[label])
+            for label, text in figures.LABEL_NAMES.items()
+        ]
         for method in self._outputs:
             self._log([method, MASK], rr.AnnotationContext(colours), static=True)
             nothing = rr.AnnotationContext([(0, "", (0, 0, 0, 0)), (1, "none", (0, 0, 0))])
@@ -131,7 +134,7 @@ class LiveView:
         rr = self._rerun
         self._log([method, MASK], rr.SegmentationImage(labels))
         shares = np.bincount(labels.ravel(), minlength=len(Label)) * (100.0 / max(labels.size, 1))
-        for label, text in _LABELS.items():
+        for label, text in figures.LABEL_NAMES.items():
             path = self._path([method, "share", label.name.lower()])
             if path not in self._plotted and not shares[label]:
                 continue  # a line that is always 0 only fills the legend
@@ -298,6 +301,3 @@ class LiveView:
             b.TimeSeriesView(origin=f"/{_RATES}", name="rates, Hz"),
         ]
         return [*views, *([b.TextLogView(origin=f"/{_MESSAGES}", name="messages")] if self._has_messages else [])]
-
-
-_LABELS = {label: text for label, text in figures.LABEL_NAMES.items() if label != Label.VERTICAL_FLOW}

@@ -37,7 +37,8 @@ class Parameter:
 
     ``minimum`` and ``maximum`` (both or none) are inclusive, in ``unit``. ``choices`` are the values a string may
     take. With both, it is a number or one of the choices: a whole number where the default is a string. ``run_time``
-    says whether it may be changed while the node runs (otherwise it is declared read-only).
+    says whether it may be changed while the node runs (otherwise it is declared read-only). ``elsewhere``: values that
+    belong to another parameter -> what to do.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Parameter:
     maximum: float | None = None
     choices: tuple[str, ...] = ()
     run_time: bool = True
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if type(self.default) not in _ROS_TYPES:
@@ -86,7 +88,12 @@ class Parameter:
                 f"for example {_yaml(self.default)}"
             )
         if self.choices and isinstance(value, str) and value not in self.choices:
-            return f"parameter {self.name} = {value!r} is unknown: choose one of {self.allowed.replace('`', '')}"
+            choices = self.allowed.replace("`", "")
+            if value in self.elsewhere:
+                return f"parameter {self.name} = {value!r} {self.elsewhere[value]}, or choose one of {choices}"
+            nearest = difflib.get_close_matches(value, self.choices, n=1)
+            advice = f"; did you mean {nearest[0]}?" if nearest else ""
+            return f"parameter {self.name} = {value!r} is unknown: choose one of {choices}{advice}"
         if self.minimum is not None and self.maximum is not None and not isinstance(value, str):
             assert isinstance(value, (int, float))
             if not self.minimum <= value <= self.maximum:

@@ -185,9 +185,10 @@ class StereoOutputs:
             )
         if name == "disparity/image_color":
             assert estimate.searched is not None
-            # As in the DisparityImage: 0 is infinity, and the colours end where the search does.
+            # As in the DisparityImage: 0 is infinity, and the colours end where the search does, or at the largest.
             moved = np.where(estimate.matched_mask, estimate.matched, np.float32(np.nan)) + estimate.rig.doffs
-            farthest = max(float(estimate.searched.last + estimate.rig.doffs), 1.0)
+            last = float(estimate.searched.last + estimate.rig.doffs)
+            farthest = max(last, 1.0) if estimate.searched.limited else None
             return fill_image(Image(), colour_disparity(moved, farthest), "rgb8", header)
         if name == "depth/sigma":
             if estimate.depth_sigma is None:
@@ -268,7 +269,8 @@ def disparity_message(
         disparity: image disparity ``x_left - x_right``, H x W float32 px, NaN where invalid.
         rig: at that size.
         searched: gives ``min_disparity`` and ``max_disparity``, moved by ``doffs`` as the disparity is, and
-            ``valid_window`` as stereo_image_proc has it: where the whole range was in the right image.
+            ``valid_window`` as stereo_image_proc has it: where the whole range was in the right image; everywhere for a
+            method without a range.
         increment: smallest step, px.
     """
     message = DisparityImage(header=header)
@@ -278,6 +280,9 @@ def disparity_message(
     message.min_disparity = max(float(searched.first + rig.doffs), 0.0)  # infinity; less is behind the cameras
     message.max_disparity = float(searched.last + rig.doffs)
     message.delta_d = float(increment)
+    if not searched.limited:
+        message.valid_window = RegionOfInterest(width=rig.width, height=rig.height)
+        return message
     border, first = searched.border, round(searched.first)
     left = min(max(round(searched.last) + border, 0), rig.width)
     right = rig.width - 1 - (border + first if first >= 0 else max(border, -first))

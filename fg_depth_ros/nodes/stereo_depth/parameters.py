@@ -11,6 +11,8 @@ from fg_depth_ros.nodes.common.synchronizing import SYNC_PARAMETERS
 
 CLOUD_EVERYWHERE = 10000.0
 """Bound of the box of ``points2`` that bounds nothing, m."""
+MONO_NETWORKS = ("depthnet_lite", "depthnet_efficient", "depthnet_r18", "depthnet_r50")
+
 STEREO_DEPTH = ParameterTable(
     "stereo_depth_node",
     "Stereo pair in, disparity, depth, masks, flow and points out; while the right camera is silent, depth "
@@ -21,8 +23,11 @@ STEREO_DEPTH = ParameterTable(
                 "Configure and activate by itself at start. Without it, use the lifecycle services (`ros2 lifecycle "
                 "set`)."),
         Parameter("model", "flownet_stereo",
-                  "Matching method: the learned network, or OpenCV's block matching: semi-global (sgbm) or local (bm).",
-                  choices=("flownet_stereo", "sgbm", "bm")),
+                  "Matching method: the stereo network, a flow network, or OpenCV's block matching: semi-global (sgbm) "
+                  "or local (bm). Of the flow networks, weights of flownet_lite alone come with the package.",
+                  choices=("flownet_stereo", "flownet2", "flownet2_c", "flownet2_cs", "flownet2_css", "flownet2_s",
+                           "flownet2_sd", "flownet_c", "flownet_lite", "flownet_s", "sgbm", "bm"),
+                  elsewhere=dict.fromkeys(MONO_NETWORKS, "estimates depth from one image: set mono_model to it")),
         Parameter("depth_weights", "",
                   "File with the network's weights (.safetensors). Empty: the weights that come with the package."),
         Parameter("device", "auto", "Where the network runs: `cpu`, `cuda:N`, or `auto` (a GPU where there is one)."),
@@ -41,7 +46,8 @@ STEREO_DEPTH = ParameterTable(
                   "Where the search begins, in image disparity. `auto`: at infinity, cx_left - cx_right, rounded down.",
                   unit="px", choices=("auto",), minimum=-2048, maximum=2048),
         Parameter("max_disparity", 192,
-                  "Disparities searched by sgbm and bm, at the matched size. A network's range is part of its weights.",
+                  "Disparities searched by sgbm and bm, at the matched size. flownet_stereo has the range of its "
+                  "weights; flow networks have none.",
                   unit="px", minimum=16, maximum=4096),
         Parameter("correlation_window_size", "auto",
                   "sgbm and bm: side of the window that is compared, odd. `auto`: 5 for sgbm, 15 for bm.",
@@ -77,6 +83,9 @@ STEREO_DEPTH = ParameterTable(
                   "Label pixels unsupported where the two images do not bear out the match: too little texture or "
                   "light, a covered camera, unrelated views. Only with it are these named in `/diagnostics`; one "
                   "picture on both sides always is."),
+        Parameter("max_vertical", 1.0,
+                  "Pixels whose match by a flow network lies farther above or below their row are labelled vertical "
+                  "flow. 0 switches it off.", "px", 0.0, 100.0),
         Parameter("max_sigma", 0.0,
                   "Pixels whose disparity is less certain than this standard deviation are labelled low confidence. 0 "
                   "switches it off.", "px", 0.0, 100.0),
@@ -89,7 +98,7 @@ STEREO_DEPTH = ParameterTable(
         Parameter("mono_model", "depthnet_lite",
                   "Network for depth from the left image alone: for `mono_depth/image_rect`, `fill_from_mono` and "
                   "`mono_timeout`. It is loaded when one of them first needs it. `off`: none of them.",
-                  choices=("depthnet_lite", "depthnet_efficient", "depthnet_r18", "depthnet_r50", "off")),
+                  choices=(*MONO_NETWORKS, "off")),
         Parameter("mono_weights", "",
                   "File with that network's weights (.safetensors). Empty: the weights that come with the package."),
         Parameter("fill_from_mono", False,

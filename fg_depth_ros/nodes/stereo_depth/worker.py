@@ -169,8 +169,9 @@ class StereoWorker:
         estimator = self._models.stereo.estimator
         assert estimator is not None
         assert images.right is not None
-        first = estimator.config.search_start(images.rig.doffs)
-        limited = _range_problem(images.rig, first, self._topics)
+        limited = None
+        if estimator.search_range(images.rig).limited:
+            limited = _range_problem(images.rig, estimator.config.search_start(images.rig.doffs), self._topics)
         self._faults.update("range", WARN, limited, FaultCode.RANGE_LIMITED)
         try:
             found = estimator.estimate(images.left, images.right, images.rig)
