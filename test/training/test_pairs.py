@@ -102,7 +102,7 @@ def test_pictures_that_cannot_be_read_or_do_not_fit(tmp_path, look):
     cut.write_bytes((whole / "right" / "001.png").read_bytes())  # mended: not held against it
     assert "001" in look(pairs)[0]
     with pytest.raises(BadPair, match="not H x W x 3 of uint8"):
-        checked_images(made_pair(*[np.zeros((HEIGHT, WIDTH, 3), np.uint16)] * 2))
+        checked_images(made_pair(*[np.zeros((HEIGHT, WIDTH, 3), np.int16)] * 2))
 
 
 def test_a_teacher_without_any_answer(look):

@@ -58,8 +58,8 @@ def white_level(*images: np.ndarray) -> int:
 
 
 def scaled_to_uint8(pixels: np.ndarray, white: int) -> np.ndarray:
-    """Scale uint16 to uint8, ``white`` and everything above becoming 255 (rounded to nearest); leave uint8 as it is."""
-    return pixels if pixels.dtype == np.uint8 else cv2.convertScaleAbs(pixels, alpha=255.0 / white)
+    """Scale uint16 to uint8, ``white`` and everything above becoming 255 (rounded to nearest); leave other types."""
+    return cv2.convertScaleAbs(pixels, alpha=255.0 / white) if pixels.dtype == np.uint16 else pixels
 
 
 def read_rgba(path: str | Path) -> np.ndarray:
