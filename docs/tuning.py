@@ -35,7 +35,9 @@ def main() -> None:
     values = {name: parsed(value, getattr(defaults, name)) for name, value in settings.items()}
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    estimator = StereoDepthEstimator(StereoConfig(**{"min_depth": 0.01, "max_depth": 1000.0, **values}))
+    estimator = StereoDepthEstimator(
+        StereoConfig(**{"min_depth": 0.01, "max_depth": 1000.0, "max_sigma": 0.0, **values})
+    )
     estimator.warm_up(640, 480)
     print("set                    CPU ms   density %   bad-2 %   untextured: density %   bad-2 %")
     for name, samples in {"Motorcycle": [motorcycle()], **open_stereo_sets(options.data)}.items():
