@@ -23,7 +23,7 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
-from fg_depth_ros.evaluation.replay.sharding import process_rank
+from fg_depth_ros.evaluation.replay.sharding import process_rank, wait_for_all
 from fg_depth_ros.files import claim_folder
 from fg_depth_ros.networks.checkpoint import CheckpointError, load_checkpoint, load_partial, save_tensors
 from fg_depth_ros.networks.registry import create_model, load_model, weights_path
@@ -293,4 +293,5 @@ def _fit(
     trainer.fit(
         module, DataLoader(stream, batch_size=None, num_workers=workers, prefetch_factor=3 if workers else None)
     )
+    wait_for_all(str(out.absolute()))
     return out / "best.safetensors"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import logging
-import multiprocessing
 import os
 import re
 import struct
-import tempfile
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -259,27 +258,36 @@ def test_a_packed_file_that_is_none_and_one_that_finds_no_room_are_named(tmp_pat
         BagStorage(packed)
 
 
-def test_what_was_unpacked_goes_with_the_bag_and_stays_for_forked_processes(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    (tmp_path / "temporary").mkdir()
-    bag = write(tmp_path / "bag")
-    pack(storage_file(bag))
-    samples = open_bag_pairs(bag)
-    assert len(list((tmp_path / "temporary").iterdir())) == 1
-    child = multiprocessing.get_context("fork").Process(target=_reads, args=(samples,))
-    child.start()
-    child.join()
-    assert child.exitcode == 0
-    assert samples[2].images()[0].shape == (96, 160, 3)
-    del samples
-    gc.collect()
-    assert not list((tmp_path / "temporary").iterdir())
+# In a process of its own: one with threads, as this one may have, must not fork.
+_FORKS = """
+import gc, multiprocessing, os, sys, tempfile
+from fg_depth_ros.data.bags.pairs import open_bag_pairs
 
-
-def _reads(samples):
+def reads(samples):
     assert samples[1].images()[0].shape == (96, 160, 3)
     samples.clear()
     gc.collect()
+
+samples = open_bag_pairs(sys.argv[1])
+assert len(os.listdir(tempfile.gettempdir())) == 1
+child = multiprocessing.get_context("fork").Process(target=reads, args=(samples,))
+child.start()
+child.join()
+assert child.exitcode == 0
+assert samples[2].images()[0].shape == (96, 160, 3)
+del samples
+gc.collect()
+assert not os.listdir(tempfile.gettempdir())
+"""
+
+
+def test_what_was_unpacked_goes_with_the_bag_and_stays_for_forked_processes(tmp_path):
+    (tmp_path / "temporary").mkdir()
+    bag = write(tmp_path / "bag")
+    pack(storage_file(bag))
+    environ = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+    done = subprocess.run([sys.executable, "-c", _FORKS, str(bag)], env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_camera_info_topic_without_a_message_is_told_from_one_that_is_not_there(tmp_path):

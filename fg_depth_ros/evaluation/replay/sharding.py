@@ -6,13 +6,16 @@ The environment is that of torchrun (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT)
 from __future__ import annotations
 
 import atexit
+import contextlib
 import datetime
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_maps = itertools.count()  # every process shares the same ones, one after another
 _MEETING = datetime.timedelta(minutes=5)  # until all processes have found one another
 _PATIENCE = datetime.timedelta(hours=24)  # shares differ in length, and who is done waits for the others
 
@@ -54,12 +57,30 @@ def shared_map(items: Sequence[Item], work: Callable[[Sequence[Item]], list[Resu
     parts: list[Any] = [None] * ranks
     said = "" if failure is None else str(failure) or repr(failure)
     distributed.all_gather_object(parts, (said, results), group=distributed.new_group(timeout=_PATIENCE))
+    wait_for_all(f"map {next(_maps)}")
     if failure is not None:
         raise failure
     failed = [f"process {k}: {text}" for k, (text, _) in enumerate(parts) if text]
     if failed:
         raise ShardError("; ".join(failed))
     return [parts[k % ranks][1][k // ranks] for k in range(len(items))]
+
+
+def wait_for_all(name: str) -> None:
+    """Return when every process has come to the place of this name (once in its life), so that none leaves too early.
+
+    One that ends closes its connections, and another one that still is within the last exchange would fail. Without a
+    process group nothing is waited for.
+    """
+    from torch import distributed
+
+    if not distributed.is_available() or not distributed.is_initialized():
+        return
+    store = distributed.distributed_c10d._get_default_store()
+    rank, ranks = distributed.get_rank(), distributed.get_world_size()
+    store.set(f"fg_depth/{name}/{rank}", "here")
+    with contextlib.suppress(RuntimeError):  # the process that keeps the store was here, too, and has left
+        store.wait([f"fg_depth/{name}/{k}" for k in range(ranks)], _PATIENCE)
 
 
 def _meet(rank: int, ranks: int) -> None:
