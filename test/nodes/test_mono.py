@@ -293,7 +293,10 @@ def test_missing_weights_are_named_when_they_are_needed_and_stereo_goes_on(
 
 
 @pytest.mark.usefixtures("no_shipped_weights")
-def test_without_weights_a_missing_right_camera_is_named_as_ever(make: Callable[..., Bench]) -> None:
+def test_without_weights_a_missing_right_camera_is_named_as_ever(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fg_depth_ros.nodes.stereo_depth.node._SWAP_FAULT_SECONDS", 2.0)
     b = make(mono_timeout=0.3, stall_timeout=0.6)
     b.listen(DEPTH)
     fallback_fails = lambda: b.has(FaultCode.NO_MONO_DEPTH, "right camera", name="model")  # noqa: E731
