@@ -101,6 +101,10 @@ class Estimator(Generic[ConfigT, MethodT]):
         """
         raise NotImplementedError
 
+    def scale(self, rig: StereoRig) -> float:
+        """Return the factor on the size at which images of this rig are processed."""
+        return float(self.config.inference_scale)
+
     def warm_up_for(self, rig: StereoRig) -> None:
         """Warm up for pairs of this rig."""
         self.warm_up(rig.width, rig.height, rig.doffs)
@@ -657,7 +661,7 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
         self.match(*(np.zeros((rig.height, rig.width, 3), np.uint8),) * 2, rig.doffs, self.scale(rig))
 
     def scale(self, rig: StereoRig) -> float:
-        """Return the factor on the size at which pairs of this rig are matched."""
+        """See ``Estimator``."""
         return self.config.scale(rig, self._method.disparities)
 
     def nearest_depth(self, rig: StereoRig) -> float:

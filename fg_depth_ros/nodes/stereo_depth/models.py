@@ -112,7 +112,7 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
     def scale(self) -> float:
         """The inference_scale in use; 1 where it is auto and no camera is known."""
         assert self.estimator is not None
-        if isinstance(self.estimator, StereoDepthEstimator) and self.camera is not None:
+        if self.camera is not None:
             return self.estimator.scale(self.camera)
         chosen = self.estimator.config.inference_scale
         return 1.0 if isinstance(chosen, str) else float(chosen)
