@@ -50,7 +50,7 @@ class ScenePool(Generic[Scene]):
         window = [(first + i) * _LANES + lane for i in range(self.size)]
         for number in [n for n in self._scenes if n % _LANES == lane and n < window[0]]:
             del self._scenes[number]
-        rng = np.random.default_rng([self.seed, lane, turn])
+        rng = np.random.default_rng([self.seed, numbers[0]])
         chosen = rng.choice(window, len(numbers), replace=len(numbers) > len(window))
         missing = sorted({int(n) for n in chosen} - self._scenes.keys())
         if missing:

@@ -111,8 +111,8 @@ def fitted_rig(rig: StereoRig, width: int, height: int) -> StereoRig:
 
 
 def draw_rig(rng: np.random.Generator, scene: Scene, width: int, height: int) -> StereoRig:
-    """Cameras that suit a scene: 50 - 100 degrees wide; baseline 0.06 - 0.7 m, so that little is too near for both."""
-    focal = width / (2 * math.tan(math.radians(rng.uniform(50, 100)) / 2))
+    """Cameras that suit a scene: 40 - 110 degrees wide; baseline 0.06 - 0.7 m, so that little is too near for both."""
+    focal = width / (2 * math.tan(math.radians(rng.uniform(40, 110)) / 2))
     aside, down = rng.normal(0, 0.01), rng.normal(0, 0.03)
     # The nearest ground in sight, and 0.2 of the width as the disparity there.
     nearest = max(0.6, scene.path.height * focal / (height * (0.5 - down)))

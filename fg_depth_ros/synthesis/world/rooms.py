@@ -50,9 +50,14 @@ def draw_room(p: AssetSampler) -> Scene:
         lamp=(strength, strength * (1 + warm) / 2, strength * warm),
     )  # fmt: skip
     reach = length * p.uniform(0.35, 0.6) if kind != "room" else max(0.5, length - 4.0) * p.uniform(0.4, 0.9)
-    look = p.uniform(-0.25, 0.25) * (1.0 if kind != "corridor" else 0.3)
+    in_hand = p.chance(0.4)  # held by a person, as in NYU Depth, instead of mounted on a robot
+    look = p.uniform(-0.25, 0.25) * (1.0 if kind != "corridor" else 0.3) * (3.5 if in_hand else 1.0)
+    height = p.uniform(1.1, 1.75) if in_hand else p.uniform(0.3, 1.5)
+    pitch, roll = (
+        (rng.normal(-0.15, 0.15), rng.normal(0, 0.04)) if in_hand else (rng.normal(-0.03, 0.05), rng.normal(0, 0.015))
+    )
     path = Path(
-        room.aisle, 0.5, look, p.uniform(0.3, 1.7), float(rng.normal(-0.03, 0.04)), float(rng.normal(0, 0.015)),
+        room.aisle, 0.5, look, height, float(pitch), float(roll),
         p.uniform(0.2, 1.2), sway=(0.03, 0.006, 0.04, 0.006, 0.004), reach=reach,
     )  # fmt: skip
     sky = Sky((200, 210, 225), (225, 228, 232), p.random_image(), 0.3)

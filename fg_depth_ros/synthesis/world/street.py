@@ -100,12 +100,14 @@ def _path(p: AssetSampler, course: _Course, plan: _Plan, on_pavement: bool) -> P
         height, speed = plan.curb + p.uniform(0.3, 1.3), p.uniform(0.4, 1.8)
     else:
         aside = plan.lane * (0.0 if plan.lanes == 1 else (0.5 if plan.lanes % 2 == 0 else 1.0)) + p.uniform(-0.35, 0.35)
-        height, speed = p.uniform(0.9, 2.0), p.uniform(2.0, 15.0)
+        # Behind the windscreen or on the roof of a car: KITTI 1.65 m, nuScenes 1.5, Cityscapes 1.2; some are lorries.
+        height = float(np.clip(p.rng.normal(1.5, 0.25), 0.9, 2.1)) if p.chance(0.9) else p.uniform(1.8, 2.8)
+        speed = p.uniform(2.0, 15.0)
     (x, z), _ = course.at(0.0, aside)
     curvature = course.curvature / (1 - course.curvature * aside)
     return Path(
         x, z, p.uniform(-0.07, 0.07), height,
-        pitch=float(p.rng.normal(0, 0.02)), roll=float(p.rng.normal(0, 0.012)), speed=speed, curvature=curvature,
+        pitch=float(p.rng.normal(0, 0.035)), roll=float(p.rng.normal(0, 0.02)), speed=speed, curvature=curvature,
         sway=(0.05, 0.012, 0.01, 0.004, 0.004),
     )  # fmt: skip
 
@@ -334,8 +336,9 @@ def _weather(p: AssetSampler) -> tuple[Light, Sky]:
         return Light(towards, sun, sky, haze=haze), Sky(
             p.similar((95, 140, 215), 15), p.similar((200, 212, 228), 12), image, p.uniform(0, 0.9)
         )
-    grey = p.uniform(150, 240)
-    bright = p.uniform(0.65, 1.0)
+    dusk = p.chance(0.2)
+    grey = p.uniform(40, 150) if dusk else p.uniform(150, 240)
+    bright = p.uniform(0.2, 0.65) if dusk else p.uniform(0.65, 1.0)
     return Light(sky=(bright, bright, bright * 1.03), haze=haze), Sky(
         p.similar((grey * 0.9,) * 3, 5), p.similar((grey,) * 3, 5), image, p.uniform(0, 0.5)
     )

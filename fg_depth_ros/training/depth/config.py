@@ -174,6 +174,8 @@ class DistillTraining(Training):
     """Whether rendered scenes take part in the selection of the best weights."""
     shapes: tuple[tuple[int, int], ...] = field(default=(), metadata={"option": "shape"})
     """A further WIDTHxHEIGHT of rendered scenes, by turns with the first; about as many pixels; without folders."""
+    uses: int = 4
+    """Samples that each rendered scene gives on average: rendering takes longer than learning; 1: every scene once."""
     cutouts: tuple[str, ...] = ()
     """Folder of cut-outs with alpha for rendered scenes."""
     outlines: int = 64
@@ -220,6 +222,8 @@ class DistillTraining(Training):
             raise ValueError("nothing to train on: name folders or bags of pairs (data), or a world to render")
         if not 0 < self.world_share <= 1:
             raise ValueError(f"world_share must lie in 0 .. 1, got {self.world_share}")
+        if self.uses < 1:
+            raise ValueError(f"uses must be at least 1, got {self.uses}")
         if not 0 <= self.flips <= 1:
             raise ValueError(f"flips is a probability, got {self.flips}")
         if self.shapes and self.data:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +15,10 @@ from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig, disparity_to_depth
 from fg_depth_ros.geometry.resize import resize_image, resize_nearest, size_with_area
 from fg_depth_ros.synthesis.world.generator import WorldBatch, WorldGenerator
-from fg_depth_ros.training.depth.batch import PairBatch, TeacherPrediction
+from fg_depth_ros.training.depth.batch import PairBatch, TeacherPrediction, concatenated
 from fg_depth_ros.training.depth.pairs import BadPair, PairCounts, TrainingPair, checked_images, remove_doffs, to_tensor
 from fg_depth_ros.training.depth.teacher import PredictionCache
+from fg_depth_ros.training.scene_pool import ScenePool
 from fg_depth_ros.training.stream import shuffled
 
 _MEMORY_BYTES = 512 * 2**20
@@ -150,15 +152,35 @@ class SceneDataset:
     """Rendered scenes as pairs by number, in one shape or in several (a renderer for each) by turns.
 
     ``turn``: so many numbers in a row are of one shape, as many as a batch has. ``with_right``: False where the right
-    images are not used: half the work, and the left ones stand in.
+    images are not used: half the work, and the left ones stand in. ``uses``: samples that each scene gives on average,
+    drawn from a pool of ``pool`` scenes for each shape and lane with the ``seed``; 1: every number is a scene.
     """
 
-    def __init__(self, renderers: Sequence[WorldGenerator], turn: int = 1, with_right: bool = True) -> None:
-        self.renderers, self.turn, self.with_right = list(renderers), turn, with_right
+    def __init__(
+        self, renderers: Sequence[WorldGenerator], turn: int = 1, with_right: bool = True, *, uses: int = 1,
+        pool: int = 32, seed: int = 0,
+    ) -> None:  # fmt: skip
+        self.renderers, self.turn, self.with_right, self.uses = list(renderers), turn, with_right, uses
+        self._pools = [
+            ScenePool(partial(self._views, shape), lambda pair, _: pair, concatenated, size=pool, uses=uses, seed=seed)
+            for shape in range(len(self.renderers))
+        ]
 
     def pairs(self, numbers: Sequence[int]) -> PairBatch:
-        """Render the scenes with these numbers, of one turn; the sky has no true depth."""
-        renderer = self.renderers[numbers[0] // self.turn % len(self.renderers)]
+        """Render the scenes with these numbers, of one turn, or draw from the pool; the sky has no true depth."""
+        turn, shape = divmod(numbers[0] // self.turn, len(self.renderers))
+        if self.uses == 1:
+            return self._render(shape, numbers)
+        first = numbers[0] if len(self.renderers) == 1 else turn * self.turn
+        return self._pools[shape].batch([first + i for i in range(len(numbers))])
+
+    def _views(self, shape: int, numbers: Sequence[int]) -> list[list[PairBatch]]:
+        # The shapes count through different scenes.
+        scenes = self._render(shape, [number * len(self.renderers) + shape for number in numbers])
+        return [[PairBatch(*(field[i : i + 1] for field in scenes))] for i in range(len(numbers))]
+
+    def _render(self, shape: int, numbers: Sequence[int]) -> PairBatch:
+        renderer = self.renderers[shape]
         scenes = renderer.batch(numbers) if self.with_right else renderer.views(numbers)
         truth = torch.where(torch.isfinite(scenes.depth) & (scenes.depth > 0), scenes.depth, torch.nan)
         right = scenes.right if isinstance(scenes, WorldBatch) else scenes.left

@@ -126,7 +126,8 @@ def train_distill(
     def open_stream(device: torch.device) -> DataStream:
         if teacher is not None:
             teacher.to(device)
-        module.scenes = scenes.dataset(config.seed, device, config.all_shapes) if scenes is not None else None
+        if scenes is not None:
+            module.scenes = scenes.dataset(config.seed, device, config.all_shapes, config.uses)
         training = prepared.training
         pairs = PairDataset(training, load, cache, config.seed) if training else None
         dataset = MixedDataset(pairs, module.scenes, config.world_share, render_here=device.type == "cpu")
@@ -208,14 +209,16 @@ class _Scenes:
         self._atlas = TextureAtlas.build(self.photos, config.patterns, seed=config.seed)
         self._cutout_atlas = CutoutAtlas.build(self.cutouts, config.outlines, seed=config.seed)
 
-    def dataset(self, seed: int, device: torch.device | str, shapes: Sequence[tuple[int, int]]) -> SceneDataset:
-        """Return scenes in these shapes, by turns of a batch."""
+    def dataset(
+        self, seed: int, device: torch.device | str, shapes: Sequence[tuple[int, int]], uses: int = 1
+    ) -> SceneDataset:
+        """Return scenes in these shapes, by turns of a batch, each used ``uses`` times."""
         c = self.config
         renderers = [
             WorldGenerator(self._atlas, self._cutout_atlas, *shape, seed=seed, device=device, kind=c.world)
             for shape in shapes
         ]
-        return SceneDataset(renderers, c.batch, c.needs_right)
+        return SceneDataset(renderers, c.batch, c.needs_right, uses=uses, seed=seed)
 
     def validation(self) -> dict[str, list[DepthSample]]:
         """Return the fixed scenes of the validation, a set for every shape."""

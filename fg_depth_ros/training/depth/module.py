@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ import torch
 from fg_depth_ros.networks import DepthNetwork, load_resnet
 from fg_depth_ros.training.config import check_multiple
 from fg_depth_ros.training.depth.augmentation import augment
-from fg_depth_ros.training.depth.batch import DistillBatch, PairBatch, TeacherPrediction
+from fg_depth_ros.training.depth.batch import DistillBatch, PairBatch, TeacherPrediction, concatenated, moved
 from fg_depth_ros.training.depth.config import SCHEDULES, DistillTraining, MaskConfig
 from fg_depth_ros.training.depth.dataset import MixedBatch, SceneDataset
 from fg_depth_ros.training.depth.flow_mask import prior_flow_mask
@@ -20,8 +19,6 @@ from fg_depth_ros.training.depth.losses import depth_loss
 from fg_depth_ros.training.depth.pairs import MIN_SHARE, PairCounts
 from fg_depth_ros.training.depth.teacher import Teacher, prediction_from_truth
 from fg_depth_ros.training.loop import TrainingModule
-
-Batch = TypeVar("Batch", PairBatch, TeacherPrediction)
 
 
 def distill_batch(pairs: PairBatch, prediction: TeacherPrediction, mask: MaskConfig) -> DistillBatch:
@@ -110,10 +107,10 @@ class DistillModule(TrainingModule):
         if self.scenes is not None and len(batch.to_render):
             others.append(self.scenes.pairs(batch.to_render.tolist()))
         if others:
-            together = _concatenated([moved(pairs, device) for pairs in others])
+            together = concatenated([moved(pairs, device) for pairs in others])
             predicted.append((together, predict(self.teacher, together, c.mask)))
-        pairs = _concatenated([moved(pairs, device) for pairs, _ in predicted])
-        ready = distill_batch(pairs, _concatenated([moved(prediction, device) for _, prediction in predicted]), c.mask)
+        pairs = concatenated([moved(pairs, device) for pairs, _ in predicted])
+        ready = distill_batch(pairs, concatenated([moved(prediction, device) for _, prediction in predicted]), c.mask)
         ready, bad = replace_bad(ready)
         self._count(batch.counts, len(ready.target), len(bad))
         if len(bad) == len(ready.target):
@@ -152,19 +149,6 @@ def predict(teacher: Teacher | None, pairs: PairBatch, mask: MaskConfig) -> Teac
         return prediction_from_truth(pairs)
     prediction = teacher.predict(pairs.left, pairs.right, both=bool(mask.left_right))
     return moved(prediction, pairs.left.device)
-
-
-def moved(batch: Batch, device: torch.device) -> Batch:
-    """Return the tensors of a batch on the device; None stays None."""
-    tensors: list[Any] = [None if tensor is None else tensor.to(device) for tensor in batch]
-    return type(batch)(*tensors)
-
-
-def _concatenated(batches: Sequence[Batch]) -> Batch:
-    """Concatenate batches field by field; a field that one of them lacks is None."""
-    fields = zip(*batches, strict=True)
-    whole: list[Any] = [None if any(part is None for part in field) else torch.cat(field) for field in fields]
-    return type(batches[0])(*whole)
 
 
 def _seed(*words: int) -> int:
