@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 
@@ -186,6 +187,27 @@ def test_shapes_come_by_turns_of_a_batch():
     for numbers in ([0, 1], [2, 3], [4, 5]):
         source.pairs(numbers)
     assert asked == [("wide", [0, 1]), ("square", [2, 3]), ("wide", [4, 5])]
+
+
+def test_scenes_in_several_shapes_are_rendered_once_and_used_several_times():
+    class Counted(Scenes):
+        def batch(self, indices):
+            rendered.update(indices)
+            return super().batch(indices)
+
+    def dataset():
+        return SceneDataset([Counted(), Counted()], turn=2, uses=4, pool=6, seed=1)
+
+    def shown(source, number):
+        return source.pairs([2 * number, 2 * number + 1]).truth[:, 0, 1, 1].tolist()
+
+    rendered: Counter[int] = Counter()
+    source = dataset()
+    seen = [shown(source, number) for number in range(400)]
+    assert set(rendered.values()) == {1}  # by one of the two shapes, too
+    assert 800 / len(rendered) == pytest.approx(4, rel=0.15)
+    resumed = dataset()
+    assert [shown(resumed, number) for number in range(390, 400)] == seen[390:]
 
 
 def test_scenes_and_files_keep_their_share_and_each_comes_once():
