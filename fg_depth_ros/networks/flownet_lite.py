@@ -1,11 +1,12 @@
 """The compact network for optical flow: FlowNetC's search where it is cheap, then refinements up to full size.
 
 1. One encoder for both frames.
-2. At 1/16 of the resolution all displacements of a window are compared (FlowNetC's correlation layer); a 2-D hourglass
-   over the correlation channels, guided by the first frame, ends in one logit per displacement.
+2. At the coarsest resolution, 1/32 (1/16 in older weights), all displacements of a window are compared (FlowNetC's
+   correlation layer); a 2-D hourglass over the correlation channels, guided by the first frame, ends in one logit per
+   displacement.
 3. Flow = expectation around the best displacement (soft-argmin over its neighbours).
-4. At 1/8, 1/4 and 1/2: second features warped by the flow so far, compared within a few pixels, residual
-   (as in FlowNet 2.0's stacks and PWC-Net, Sun et al. 2018).
+4. At every finer resolution up to 1/2: second features warped by the flow so far, compared within a few pixels,
+   residual (as in FlowNet 2.0's stacks and PWC-Net, Sun et al. 2018).
 5. Learned 9-tap up-sampling at every step.
 """
 
@@ -31,37 +32,52 @@ from fg_depth_ros.networks.correlation import correlate_window
 from fg_depth_ros.networks.flow import FlowPrediction, pad_to_multiple, warp
 
 _IMAGE_MEAN = (0.45, 0.432, 0.411)
-_MATCHING = 64  # channels of the features that are compared at 1/16
+_MATCHING = 64  # channels of the features that are compared by the search
+_STAGES = ("at_sixteenth", "at_eighth", "at_quarter", "at_half")
 
 
 class FlowNetLite(nn.Module):
     """``flownet_lite``: optical flow between two frames."""
 
-    size_multiple = 32
     mean: torch.Tensor
 
     def __init__(
         self,
-        features: Sequence[int] = (32, 80, 96),
-        widths: Sequence[int] = (128, 96, 48, 16),
-        radii: Sequence[int] = (8, 3, 2, 1),
+        features: Sequence[int] = (32, 80, 96, 128),
+        widths: Sequence[int] = (128, 112, 96, 48, 16),
+        radii: Sequence[int] = (8, 4, 3, 2, 1),
     ) -> None:
         """Sizes of the parts.
 
-        ``features``: channels of the encoder at 1/4, 1/8 and 1/16 of the resolution. ``widths``: channels of the stages
-        at 1/16, 1/8, 1/4 and 1/2; ``radii``: radius of the search at each of them, pixels of that resolution: the first
-        reaches 16 times as far in the image.
+        ``features``: channels of the encoder at 1/4, 1/8, 1/16 and 1/32 of the resolution; three of them: the search is
+        at 1/16. ``widths``: channels of the stages, from the search to 1/2; ``radii``: radius of the search at each of
+        them, pixels of that resolution: the first reaches 32 times as far in the image. Raises ValueError: other
+        numbers of them.
         """
         super().__init__()
+        if len(features) not in (3, 4) or not len(widths) == len(radii) == len(features) + 1:
+            raise ValueError(
+                f"{len(features)} features, {len(widths)} widths and {len(radii)} radii: give 3 or 4 features and one "
+                "more of the others"
+            )
         self.options = {"features": list(features), "widths": list(widths), "radii": list(radii)}
-        quarter, eighth, sixteenth = features
-        half = 16
-        self.encoder = Encoder(half, features)
-        self.search = _Search(sixteenth, widths[0], radii[0], context=widths[1])
-        self.at_eighth = _Refinement(eighth, 32, widths[1], radii[1], scale=8, context=widths[2])
-        self.at_quarter = _Refinement(quarter, 16, widths[2], radii[2], scale=4, context=widths[3])
-        self.at_half = _Refinement(half, 8, widths[3], radii[3], scale=2, context=0)
+        half, coarsest = 16, 2 ** (len(features) + 1)
+        self.size_multiple = 2 * coarsest
+        self.encoder = Encoder(half, features[:3])
+        if len(features) == 4:
+            self.thirty_second = nn.Sequential(conv_norm(features[2], features[3], stride=2), Residual(features[3]))
+            self.from_thirty_second = conv_norm(features[3], features[2], 1, relu=False)
+        self.search = _Search(features[-1], widths[0], radii[0], context=widths[1], scale=coarsest)
+        channels, contexts = (half, *features[:-1]), (*widths[2:], 0)
+        for i, name in enumerate(self._stages(), 1):
+            scale = coarsest >> i
+            compared = min(4 * scale, 48)
+            setattr(self, name, _Refinement(channels[-i], compared, widths[i], radii[i], scale, contexts[i - 1]))
         self.register_buffer("mean", torch.tensor(_IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
+
+    def _stages(self) -> tuple[str, ...]:
+        """Return the names of the stages after the search, coarsest first."""
+        return _STAGES[-len(self.options["features"]) :]
 
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> FlowPrediction:
         """Flow between N x 3 x H x W float RGB in [0, 1]. Raises ValueError: a size that cannot be trained at."""
@@ -69,11 +85,15 @@ class FlowNetLite(nn.Module):
         if self.training and (height % self.size_multiple or width % self.size_multiple):
             raise ValueError(f"training needs sizes that are multiples of {self.size_multiple}, got {width}x{height}")
         pair = torch.cat(pad_to_multiple(self.size_multiple, first, second)) - self.mean
-        half, quarter, eighth, sixteenth = self.encoder(pair.contiguous(memory_format=torch.channels_last))
-        logits, coarsest, flow, context = self.search(*sixteenth.chunk(2))
+        features = list(self.encoder(pair.contiguous(memory_format=torch.channels_last)))
+        if len(self.options["features"]) == 4:
+            deepest = self.thirty_second(features[-1])
+            features[-1] = double(self.from_thirty_second(deepest)).add_(features[-1]).relu_()
+            features.append(deepest)
+        logits, coarsest, flow, context = self.search(*features.pop().chunk(2))
         levels = [coarsest]
-        for stage, features in ((self.at_eighth, eighth), (self.at_quarter, quarter), (self.at_half, half)):
-            level, flow, context = stage(*features.chunk(2), flow, context)
+        for name in self._stages():
+            level, flow, context = getattr(self, name)(*features.pop().chunk(2), flow, context)
             levels.append(level)
         if self.training:
             return FlowPrediction(flow, (flow, *reversed(levels)), logits)
@@ -98,11 +118,11 @@ def expected_displacement(logits: torch.Tensor, radius: int) -> torch.Tensor:
 
 
 class _Search(nn.Module):
-    """All displacements of a window at 1/16, brought into agreement with their surroundings."""
+    """All displacements of a window at the coarsest resolution, brought into agreement with their surroundings."""
 
-    def __init__(self, features: int, width: int, radius: int, context: int) -> None:
+    def __init__(self, features: int, width: int, radius: int, context: int, scale: int) -> None:
         super().__init__()
-        self.radius = radius
+        self.radius, self.scale = radius, scale
         displacements = (2 * radius + 1) ** 2
         self.matching = nn.Conv2d(features, _MATCHING, 1)
         self.enter = conv_norm(displacements, width, relu=False)
@@ -120,7 +140,7 @@ class _Search(nn.Module):
     def forward(
         self, first: torch.Tensor, second: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Logits, flow at 1/16, flow at 1/8 (px of the full image) and context."""
+        """Logits, flow at this and at twice the resolution (px of the full image), and context."""
         unit = F.normalize(self.matching(torch.cat([first, second])), dim=1) * _MATCHING**0.5
         first_unit, second_unit = unit.chunk(2)
         costs = correlate_window(first_unit, second_unit, self.radius, 1).to(first.dtype)
@@ -129,7 +149,7 @@ class _Search(nn.Module):
         low = self.low(self.down(top))
         top = self.merge(double(self.up(low)).add_(top).relu_())
         logits = self.logits(top) + self.direct * costs
-        flow = 16 * expected_displacement(logits, self.radius)
+        flow = self.scale * expected_displacement(logits, self.radius)
         return logits, flow, upsample_convex(flow, planar(self.mask, top)), self.context(top)
 
 

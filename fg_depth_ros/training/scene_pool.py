@@ -8,6 +8,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 Scene = TypeVar("Scene")
+Render = Callable[[list[int]], Sequence[Sequence[Scene]]]
+"""Renders the scenes with these numbers; returns one or more views of each."""
 _LANES = 4  # independent pools; more worker processes than these would render scenes twice
 
 
@@ -19,7 +21,7 @@ class ScenePool(Generic[Scene]):
     another number of workers, sees the same batches.
 
     Args:
-        render: renders the scenes with these numbers; returns one or more views of each.
+        render: renders scenes by number.
         use: makes a sample from a scene with a random generator.
         collate: makes a batch of samples.
         size: scene numbers in the window of a lane.
@@ -29,7 +31,7 @@ class ScenePool(Generic[Scene]):
 
     def __init__(
         self,
-        render: Callable[[list[int]], Sequence[Sequence[Scene]]],
+        render: Render[Scene],
         use: Callable[[Scene, np.random.Generator], Any],
         collate: Callable[[Sequence[Any]], Any],
         *,
@@ -60,3 +62,27 @@ class ScenePool(Generic[Scene]):
     def _sample(self, number: int, rng: np.random.Generator) -> Any:
         views = self._scenes[number]
         return self.use(views[int(rng.integers(len(views)))], rng)
+
+
+class MixedScenes(Generic[Scene]):
+    """Scenes of a generator, and a share of scenes from the virtual world, by number.
+
+    Args:
+        own: renders the scenes of the generator.
+        world: renders those of the virtual world.
+        share: of the numbers that are scenes of the world, 0 .. 1.
+        seed: of the choice.
+    """
+
+    def __init__(self, own: Render[Scene], world: Render[Scene], *, share: float, seed: int) -> None:
+        self.own, self.world, self.share, self.seed = own, world, share, seed
+
+    def __call__(self, numbers: list[int]) -> list[Sequence[Scene]]:
+        """Return the views of each number."""
+        worldly = [n for n in numbers if np.random.default_rng([self.seed, n]).random() < self.share]
+        others = [n for n in numbers if n not in worldly]
+        rendered: dict[int, Sequence[Scene]] = {}
+        for render, chosen in ((self.world, worldly), (self.own, others)):
+            if chosen:
+                rendered.update(zip(chosen, render(chosen), strict=True))
+        return [rendered[n] for n in numbers]

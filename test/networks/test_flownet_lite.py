@@ -9,6 +9,8 @@ from fg_depth_ros.networks import create_model
 from fg_depth_ros.networks.flow import pad_to_multiple, warp
 from fg_depth_ros.networks.flownet_lite import expected_displacement
 
+THREE = {"features": (32, 48, 64), "widths": (32, 32, 16, 16), "radii": (4, 2, 1, 1)}
+
 
 def test_warping_reads_where_the_flow_points_and_continues_the_border():
     second = torch.arange(12.0).view(1, 1, 3, 4)
@@ -53,21 +55,48 @@ def test_any_size_in_and_the_same_size_out():
     assert answer.flow.shape == (1, 2, 50, 70)
     assert answer.levels is None
     assert sum(p.numel() for p in net.parameters()) < 4_000_000  # 16 MB in float32
+    assert 32 * net.search.radius == 256  # px
+
+
+@pytest.mark.parametrize("options", [{}, THREE], ids=["1/32", "1/16"])
+def test_a_large_displacement_reaches_the_finest_level(options):
+    """The flow of a search that is sure of one displacement comes out, whatever the untrained refinements add."""
+    net = create_model("flownet_lite", **options).eval()
+    torch.nn.init.zeros_(net.search.logits.weight)
+    torch.nn.init.zeros_(net.search.logits.bias)
+    torch.nn.init.zeros_(net.search.direct)
+    radius, side = net.search.radius, 2 * net.search.radius + 1
+    with torch.no_grad():
+        net.search.logits.bias[(radius - 2) * side + side - 1] = 100.0  # dy = -2, dx = radius
+        flow = net(torch.rand(1, 3, 128, 192), torch.rand(1, 3, 128, 192)).flow
+    cell = net.size_multiple / 2
+    torch.testing.assert_close(flow[0, 0], torch.full((128, 192), cell * radius))
+    torch.testing.assert_close(flow[0, 1], torch.full((128, 192), -2 * cell))
 
 
 def test_training_mode_gives_every_resolution_and_refuses_other_sizes():
     net = create_model("flownet_lite").train()
-    answer = net(torch.rand(2, 3, 64, 96), torch.rand(2, 3, 64, 96))
-    assert [level.shape[-2:] for level in answer.levels] == [(64, 96), (32, 48), (16, 24), (8, 12), (4, 6)]
-    assert answer.coarse.shape == (2, 17 * 17, 4, 6)
+    answer = net(torch.rand(2, 3, 64, 128), torch.rand(2, 3, 64, 128))
+    sizes = [(64, 128), (32, 64), (16, 32), (8, 16), (4, 8), (2, 4)]
+    assert [level.shape[-2:] for level in answer.levels] == sizes
+    assert answer.coarse.shape == (2, 17 * 17, 2, 4)
     answer.flow.sum().backward()
     assert all(p.grad is not None for p in net.encoder.parameters())
-    with pytest.raises(ValueError, match="multiples of 32, got 96x50"):
-        net(torch.rand(1, 3, 50, 96), torch.rand(1, 3, 50, 96))
+    with pytest.raises(ValueError, match="multiples of 64, got 96x64"):
+        net(torch.rand(1, 3, 64, 96), torch.rand(1, 3, 64, 96))
+
+
+def test_the_search_at_a_sixteenth_of_older_weights():
+    net = create_model("flownet_lite", **THREE).train()
+    answer = net(torch.rand(1, 3, 64, 96), torch.rand(1, 3, 64, 96))
+    assert [level.shape[-2:] for level in answer.levels] == [(64, 96), (32, 48), (16, 24), (8, 12), (4, 6)]
+    assert answer.coarse.shape == (1, 9 * 9, 4, 6)
+    with pytest.raises(ValueError, match="3 features, 5 widths and 4 radii"):
+        create_model("flownet_lite", **{**THREE, "widths": (32, 32, 32, 16, 16)})
 
 
 def test_options_build_the_same_network_again():
-    net = create_model("flownet_lite", widths=(32, 32, 16, 16), radii=(4, 2, 1, 1))
+    net = create_model("flownet_lite", **THREE)
     again = create_model("flownet_lite", **net.options)
     again.load_state_dict(net.state_dict())
 

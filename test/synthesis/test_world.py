@@ -239,6 +239,20 @@ def test_flow_of_what_moves_by_itself() -> None:
     assert turning.sum() > 8 and moved.sum() > 100
 
 
+def test_frames_are_as_far_apart_as_asked_and_say_what_the_second_hides() -> None:
+    b = Builder()
+    b.wall(M, (0, 8), (40, 20), base=-2.0)
+    b.place((0.0, 4.0), motion=Motion((2.0, 0.0, 0.0))).wall(M, (0, 0), (1, 1), base=1.0)
+    frames = renderer(scene(b, Path(speed=0.0))).frames(0.25)
+    moved = frames.flow[0, 0] > 1
+    # Half a metre to the right at 4 m and 80 px of focal length: 10 px. What it covers afterwards is hidden.
+    assert frames.flow[0, 0][moved].numpy() == pytest.approx(10.0, abs=1e-3) and frames.valid.all()
+    rows, columns = torch.nonzero(moved, as_tuple=True)
+    hidden = torch.zeros_like(moved)
+    hidden[rows.min() : rows.max() + 1, columns.max() + 1 : columns.max() + 11] = True
+    assert torch.equal(frames.occluded[0, 0], hidden)
+
+
 def test_the_next_picture_taken_along_the_flow_is_this_one(still: None) -> None:
     g, errors = generator(size=(192, 96), seed=2), []
     for index in range(5):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,8 +21,10 @@ from fg_depth_ros.evaluation.flow import FlowTask
 from fg_depth_ros.files import FileError
 from fg_depth_ros.networks import CheckpointError, create_model, load_checkpoint, load_model
 from fg_depth_ros.networks.checkpoint import ModelCard, load_tensors, save_checkpoint
+from fg_depth_ros.synthesis.chairs import FlowBatch
+from fg_depth_ros.training.flow.augmentation import Augmenter
 from fg_depth_ros.training.flow.config import SCHEDULES, FlowTraining
-from fg_depth_ros.training.flow.flow import FlowModule, FolderPairs, train_flow
+from fg_depth_ros.training.flow.flow import FlowModule, FolderPairs, scene_pool, train_flow
 from fg_depth_ros.training.stream import DataStream
 
 TINY = {
@@ -68,6 +72,10 @@ def test_unusable_settings_are_named():
         FlowTraining(steps=1, augment="all")
     with pytest.raises(ValueError, match="erase is a probability, got 2"):
         FlowTraining(steps=1, erase=2)
+    with pytest.raises(ValueError, match="pool and uses must be at least 1, got 48 and 0"):
+        FlowTraining(steps=1, uses=0)
+    with pytest.raises(ValueError, match="world is a share of the scenes, 0 to 1, got 2"):
+        FlowTraining(steps=1, world=2)
     with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
         FlowTraining(steps=1, batch=0)
     with pytest.raises(ValueError, match="not both"):
@@ -289,8 +297,27 @@ def test_flying_chairs_are_divided_as_their_list_says(tmp_path):
     (folder / "FlyingChairs_train_val.txt").write_text("1\n2\n1\n2\n")
     material = _pairs(FlowTraining(steps=1, data=(str(folder),), split="train", **{**TINY, "validation_scenes": 9}))
     assert [sample.truth()[0, 0, 0] for sample in material.validation] == [2.0, 4.0]
-    trained = material.open_batches(torch.device("cpu"))(range(6)).flow[:, 0, 0, 0]
+    trained = material.open_batches(torch.device("cpu"))[0](range(6)).flow[:, 0, 0, 0]
     assert set(trained.tolist()) == {1.0, 3.0}
+
+
+def test_scenes_are_used_several_times_and_some_are_of_the_world():
+    def drawn(numbers, *, noise):
+        rendered.update(numbers)
+        frame = torch.full((len(numbers), 3, 80, 80), noise, dtype=torch.uint8)
+        field = torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 2, 80, 80)
+        known = torch.ones(len(numbers), 1, 80, 80, dtype=torch.bool)
+        return FlowBatch(frame, frame, field, known, ~known)
+
+    rendered = Counter()
+    config = FlowTraining(steps=1, augment="none", pool=6, uses=4, world=0.25, **{**TINY, "width": 64})
+    augmenter = Augmenter(config.augmentation, 64, 64)
+    pool = scene_pool(partial(drawn, noise=51), partial(drawn, noise=102), config, augmenter)
+    batches = [pool.batch([2 * i, 2 * i + 1]) for i in range(300)]
+    assert set(rendered.values()) == {1} and 600 / len(rendered) == pytest.approx(4, rel=0.15)
+    worldly = torch.cat([batch.first[:, 0, 0, 0] for batch in batches]) > 0.3
+    assert worldly.float().mean().item() == pytest.approx(0.25, abs=0.1)
+    assert batches[0].first.shape == (2, 3, 64, 64) and batches[0].valid.all()
 
 
 def test_the_compact_network_trains_in_mixed_precision_with_a_worker(tmp_path):

@@ -19,7 +19,7 @@ from fg_depth_ros.synthesis.textures import TextureAtlas
 from fg_depth_ros.training.config import one_cycle
 from fg_depth_ros.training.stereo.config import StereoTraining
 from fg_depth_ros.training.stereo.losses import hypothesis_distribution, stereo_loss
-from fg_depth_ros.training.stereo.stereo import SceneRenderer, StereoModule, train_stereo
+from fg_depth_ros.training.stereo.stereo import StereoModule, scene_renderer, train_stereo
 
 SMALL = {
     "width": 96,
@@ -153,8 +153,8 @@ def test_automatic_precision_is_bfloat16_where_the_cpu_computes_in_it(monkeypatc
 def test_scenes_of_the_virtual_world_are_mixed_in():
     atlas = TextureAtlas.build([], 6, size=128)
     device = torch.device("cpu")
-    both = SceneRenderer(atlas, 96, 64, world=0.5, seed=1, device=device)(list(range(8)))
-    layered = SceneRenderer(atlas, 96, 64, world=0.0, seed=1, device=device)(list(range(8)))
+    both = scene_renderer(atlas, 96, 64, world=0.5, seed=1, device=device)(list(range(8)))
+    layered = scene_renderer(atlas, 96, 64, world=0.0, seed=1, device=device)(list(range(8)))
     assert all(len(views) == 2 for views in layered)
     shares = [len(views) for views in both]
     assert 1 in shares

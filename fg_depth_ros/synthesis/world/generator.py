@@ -17,6 +17,7 @@ import torch
 
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.synthesis.cameras import CameraPair
+from fg_depth_ros.synthesis.chairs import FlowBatch
 from fg_depth_ros.synthesis.cutouts import CutoutAtlas
 from fg_depth_ros.synthesis.textures import TextureAtlas
 from fg_depth_ros.synthesis.world.asset_library import AssetLibrary, AssetSampler
@@ -69,6 +70,15 @@ class WorldGenerator:
         """Render the left images of these samples alone, which takes half the time."""
         parts = [renderer.views() for renderer in self._renderers(indices)]
         return WorldViews(*map(torch.cat, zip(*parts, strict=True)))
+
+    def frames(self, indices: Sequence[int]) -> FlowBatch:
+        """Render two frames of the left camera of each sample, 1/30 to 1/2 s apart, with the flow between them."""
+        parts = []
+        for index in indices:
+            rng = np.random.default_rng([self.seed, 3, index])
+            seconds = math.exp(rng.uniform(math.log(1 / 30), math.log(1 / 2)))
+            parts.append(Renderer([self.sample(index)], self.assets, self.device).frames(seconds))
+        return FlowBatch(*map(torch.cat, zip(*parts, strict=True)))
 
     def scene(self, index: int) -> Scene:
         """Draw the world with this number."""

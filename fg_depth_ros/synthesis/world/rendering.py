@@ -11,6 +11,7 @@ import torch
 
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.synthesis.cameras import CameraPair, expose
+from fg_depth_ros.synthesis.chairs import FlowBatch
 from fg_depth_ros.synthesis.world.asset_library import AssetLibrary
 from fg_depth_ros.synthesis.world.primitives import Scene
 from fg_depth_ros.synthesis.world.ray_casting import (
@@ -104,11 +105,30 @@ class Renderer:
         if not with_motion:
             return batch
         later = time + FRAME_SECONDS
-        shot = self._shot(later, kept)
-        second = self._picture(shot, cast_rays(shot, self.assets.cutouts, self.device), 0, 4 * frame + 2)
+        second, flow, _ = self._later(later, frame, kept, left_shot, left)
         moved = [np.linalg.inv(sample.scene.path.pose(later)) @ sample.scene.path.pose(time) for sample in self.samples]
         pose = torch.from_numpy(np.stack(moved)).to(self.device, torch.float32)
-        return batch._replace(second=second, flow=_flow(left_shot, left, shot, self._rigs), pose=pose)
+        return batch._replace(second=second, flow=flow, pose=pose)
+
+    def frames(self, seconds: float) -> FlowBatch:
+        """Render the left cameras twice, ``seconds`` apart, with the flow between the pictures."""
+        views, kept, shot, seen = self._left(0.0, 0)
+        second, flow, hidden = self._later(seconds, 0, kept, shot, seen)
+        valid = torch.isfinite(flow).all(1, keepdim=True)
+        return FlowBatch(views.left, second, torch.where(valid, flow, 0.0), valid, hidden.unsqueeze(1) & valid)
+
+    def _later(
+        self, time: float, frame: int, kept: Sequence[np.ndarray], shot: Shot, seen: RayHits
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Render the left cameras at ``time``: the picture, flow to it, and which pixels of ``seen`` it does not show.
+
+        N x 3 x H x W uint8, N x 2 x H x W float32 px, N x H x W bool.
+        """
+        later = self._shot(time, kept)
+        found = cast_rays(later, self.assets.cutouts, self.device)
+        flow, depth = _flow(shot, seen, later, self._rigs)
+        picture = self._picture(later, found, 0, 4 * frame + 2)
+        return picture, flow, _covered(flow, depth, seen.item, found)
 
     def _left(self, time: float, frame: int) -> tuple[WorldViews, list[np.ndarray], Shot, RayHits]:
         """Render the left cameras; returns also what the images were made from."""
@@ -195,8 +215,22 @@ def occluded(
     return hidden | (target < 0) | (target > width - 1)
 
 
-def _flow(shot: Shot, seen: RayHits, later: Shot, rigs: Sequence[StereoRig]) -> torch.Tensor:
-    """Compute the flow from now to the later image, N x 2 x H x W px."""
+def _covered(flow: torch.Tensor, depth: torch.Tensor, item: torch.Tensor, later: RayHits) -> torch.Tensor:
+    """N x H x W bool: pixels whose match lies outside the later picture or behind what is seen there.
+
+    ``flow``: N x 2 x H x W px; ``depth``: N x H x W m, of the places in the later camera; ``item``: what they are of.
+    """
+    n, height, width = item.shape
+    x = (flow[:, 0] + torch.arange(width, device=flow.device)).nan_to_num(-1).round()
+    y = (flow[:, 1] + torch.arange(height, device=flow.device).view(-1, 1)).nan_to_num(-1).round()
+    outside = (x < 0) | (x > width - 1) | (y < 0) | (y > height - 1)
+    at = (y.clamp(0, height - 1).long() * width + x.clamp(0, width - 1).long()).view(n, -1)
+    other, nearer = (field.view(n, -1).gather(1, at).view_as(item) for field in (later.item, later.depth))
+    return outside | ((other != item) & (nearer < 0.99 * depth))
+
+
+def _flow(shot: Shot, seen: RayHits, later: Shot, rigs: Sequence[StereoRig]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute the flow to the later image, N x 2 x H x W px, and the depth there, N x H x W m (inf: the sky)."""
     n, height, width = seen.depth.shape
     device = seen.depth.device
     # A thing's own coordinates stay the same while it moves: pixel -> own place -> later world -> later camera.
@@ -229,4 +263,4 @@ def _flow(shot: Shot, seen: RayHits, later: Shot, rigs: Sequence[StereoRig]) -> 
     z = torch.where(places[2] > 1e-3, places[2], torch.nan)
     u = places[0] / z * per["fx"] + per["cx"] - x
     v = places[1] / z * per["fy"] + per["cy"] - y
-    return torch.stack([u, v], 1)
+    return torch.stack([u, v], 1), torch.where(is_sky, torch.inf, places[2])

@@ -110,6 +110,12 @@ class FlowTraining(Training):
     """Number of drawn outlines beside the cut-outs."""
     extras: int = 0
     """Mean number of small, thin and fast pieces in a scene."""
+    pool: int = 48
+    """Rendered scenes in memory, in each of four pools (a scene takes 2.6 MB at 512x320)."""
+    uses: int = 4
+    """Pairs that are made of each rendered scene, each cut, turned and coloured anew."""
+    world: float = 0.2
+    """Share of scenes from the virtual world (streets and rooms), the others being Flying Chairs."""
     data: tuple[str, ...] = ()
     """Folder of pairs with true flow to train on instead of rendered scenes; a twentieth is kept for validation."""
     split: str = "all"
@@ -145,6 +151,10 @@ class FlowTraining(Training):
             clip=self.clip if self.clip >= 0 else float(self.loss == "lite"),
         )
         _ = self.augmentation  # refuses what is no probability
+        if min(self.pool, self.uses) < 1:
+            raise ValueError(f"pool and uses must be at least 1, got {self.pool} and {self.uses}")
+        if not 0 <= self.world <= 1:
+            raise ValueError(f"world is a share of the scenes, 0 to 1, got {self.world:g}")
         if self.margin < 0:
             raise ValueError(f"margin must not be negative, got {self.margin}")
         if self.options and not fresh:

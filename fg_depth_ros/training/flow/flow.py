@@ -23,12 +23,14 @@ from fg_depth_ros.files import FileError
 from fg_depth_ros.synthesis.chairs import ChairsGenerator, FlowBatch
 from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_cutouts
 from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
+from fg_depth_ros.synthesis.world.generator import WorldGenerator
 from fg_depth_ros.training.callbacks import Evaluate, Validation
 from fg_depth_ros.training.config import check_multiple
 from fg_depth_ros.training.flow.augmentation import Augmenter, FlowPairs
 from fg_depth_ros.training.flow.config import SCHEDULES, FlowTraining
 from fg_depth_ros.training.flow.losses import flow_loss
 from fg_depth_ros.training.loop import VALIDATION_SEED, TrainingModule, fit, photo_sources
+from fg_depth_ros.training.scene_pool import MixedScenes, ScenePool
 from fg_depth_ros.training.stream import DataStream, evenly, image_of, shuffled
 
 MakeFlowBatch = Callable[[Sequence[int]], FlowBatch]
@@ -81,6 +83,23 @@ def _augmented(make: MakeFlowBatch, augmenter: Augmenter, numbers: list[int]) ->
     return augmenter(make(numbers), numbers)
 
 
+def scene_pool(make: MakeFlowBatch, world: MakeFlowBatch, config: FlowTraining, augmenter: Augmenter) -> ScenePool[Any]:
+    """Return the pool of rendered scenes: those of ``make`` and a share of the virtual world, augmented at each use."""
+
+    def views_of(render: MakeFlowBatch, numbers: list[int]) -> list[list[FlowBatch]]:
+        batch = render(numbers)
+        return [[FlowBatch(*(field[i : i + 1] for field in batch))] for i in range(len(numbers))]
+
+    def use(scene: FlowBatch, rng: np.random.Generator) -> FlowPairs:
+        return augmenter(scene, [int(rng.integers(2**31))])
+
+    def collate(pairs: Sequence[FlowPairs]) -> FlowPairs:
+        return FlowPairs(*(torch.cat(field) for field in zip(*pairs, strict=True)))
+
+    scenes = MixedScenes(partial(views_of, make), partial(views_of, world), share=config.world, seed=config.seed)
+    return ScenePool(scenes, use, collate, size=config.pool, uses=config.uses, seed=config.seed)
+
+
 def _numbered(make: MakeFlowBatch, numbers: list[int]) -> NumberedBatch:
     return NumberedBatch(torch.tensor(numbers), make(numbers))
 
@@ -89,7 +108,8 @@ class _Material(NamedTuple):
     """What a run is trained and validated on."""
 
     name: str
-    open_batches: Callable[[torch.device], MakeFlowBatch]
+    open_batches: Callable[[torch.device], tuple[MakeFlowBatch, MakeFlowBatch | None]]
+    """Returns what makes batches and, for rendered scenes, what renders those of the virtual world."""
     validation: list[FlowSample]
     card: dict[str, Any]
 
@@ -117,8 +137,10 @@ def train_flow(config: FlowTraining, extra: Evaluate | None = None) -> Path:
         return task.draw(first, truth, task.method_of(network)(first, second))
 
     def open_stream(device: torch.device) -> DataStream:
-        make = material.open_batches(device)
-        if config.data and device.type != "cpu":
+        make, world = material.open_batches(device)
+        if world is not None:
+            return module.scene_stream(scene_pool(make, world, config, module.augmenter).batch, config.batch, device)
+        if device.type != "cpu":
             return DataStream(partial(_numbered, make), config.batch, config.workers)
         return module.scene_stream(partial(_augmented, make, module.augmenter), config.batch, device)
 
@@ -191,13 +213,19 @@ def _chairs(config: FlowTraining) -> _Material:
     held_out = generator(config.width, config.height, config.seed + VALIDATION_SEED)
     card = {
         "licence": "Apache-2.0",
-        "data": "synthetic scenes of affine motions (fg_depth_ros.synthesis.chairs), rendered while training",
+        "data": f"rendered scenes, {100 * config.world:g} % of the virtual world, the others of affine motions "
+        f"(fg_depth_ros.synthesis.chairs); each used {config.uses} times on average",
         "photo_sources": photo_sources(photos),
         "cutout_sources": photo_sources(stamps),
     }
     size = config.width + config.margin, config.height + config.margin
     scenes = [_sample(held_out.batch([i])) for i in range(config.validation_scenes)]
-    return _Material("synthetic", lambda device: generator(*size, config.seed, device).batch, scenes, card)
+
+    def open_batches(device: torch.device) -> tuple[MakeFlowBatch, MakeFlowBatch]:
+        world = WorldGenerator(atlas, cutouts, *size, config.seed, device)
+        return generator(*size, config.seed, device).batch, world.frames
+
+    return _Material("synthetic", open_batches, scenes, card)
 
 
 def _pairs(config: FlowTraining) -> _Material:
@@ -220,7 +248,7 @@ def _pairs(config: FlowTraining) -> _Material:
         "licence": "that of the data it was trained on",
         "data": "pairs of " + ", ".join(f"{name} ({len(samples)})" for name, samples in sets.items()),
     }
-    return _Material("held_out", lambda device: pairs.batch, held_out, card)
+    return _Material("held_out", lambda device: (pairs.batch, None), held_out, card)
 
 
 def _sample(scene: FlowBatch) -> FlowSample:

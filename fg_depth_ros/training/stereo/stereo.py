@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 
@@ -17,7 +16,7 @@ from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
 from fg_depth_ros.synthesis.world.generator import WorldGenerator
 from fg_depth_ros.training.callbacks import Evaluate, Validation
 from fg_depth_ros.training.loop import VALIDATION_SEED, TrainingModule, fit, photo_sources
-from fg_depth_ros.training.scene_pool import ScenePool
+from fg_depth_ros.training.scene_pool import MixedScenes, ScenePool
 from fg_depth_ros.training.stereo.augmentation import MARGIN, StereoAugmentation
 from fg_depth_ros.training.stereo.config import StereoTraining
 from fg_depth_ros.training.stereo.losses import stereo_loss
@@ -61,7 +60,7 @@ def train_stereo(config: StereoTraining, extra: Evaluate | None = None) -> Path:
 
     def open_stream(device: torch.device) -> DataStream:
         wide, high = (int(MARGIN * side) for side in (config.width, config.height))
-        renderer = SceneRenderer(atlas, wide, high, world=config.world, seed=config.seed, device=device)
+        renderer = scene_renderer(atlas, wide, high, world=config.world, seed=config.seed, device=device)
         pool = ScenePool(
             renderer, StereoAugmentation(config.width, config.height), _collate,
             size=config.pool, uses=config.uses, seed=config.seed,
@@ -72,8 +71,10 @@ def train_stereo(config: StereoTraining, extra: Evaluate | None = None) -> Path:
     return fit(module, validation, card, open_stream)
 
 
-class SceneRenderer:
-    """Layered scenes, and a share of scenes from the virtual world, by number.
+def scene_renderer(
+    atlas: TextureAtlas, width: int, height: int, *, world: float, seed: int, device: torch.device
+) -> MixedScenes[StereoBatch]:
+    """Return what renders pairs (N = 1) by number: layered scenes with their mirror images, and a share of the world.
 
     Args:
         atlas: pictures for surfaces.
@@ -82,27 +83,18 @@ class SceneRenderer:
         seed: of all scenes.
         device: where they are rendered and stay.
     """
+    layered = StereoSceneGenerator(atlas, width, height, seed, device)
+    streets_and_rooms = WorldGenerator(atlas, None, width, height, seed, device)
 
-    def __init__(
-        self, atlas: TextureAtlas, width: int, height: int, *, world: float, seed: int, device: torch.device
-    ) -> None:
-        self.share, self.seed = world, seed
-        self.layered = StereoSceneGenerator(atlas, width, height, seed, device)
-        self.world = WorldGenerator(atlas, None, width, height, seed, device) if world else None
+    def from_layers(numbers: list[int]) -> list[list[StereoBatch]]:
+        pairs = _split(layered.batch(numbers, mirrored=True))
+        return [[pairs[i], pairs[i + len(numbers)]] for i in range(len(numbers))]
 
-    def __call__(self, numbers: list[int]) -> list[list[StereoBatch]]:
-        """Return the pairs (N = 1) of each number: a layered scene and its mirror image, or one of the world."""
-        worldly = [n for n in numbers if np.random.default_rng([self.seed, n]).random() < self.share]
-        rendered: dict[int, list[StereoBatch]] = {}
-        if self.world is not None and worldly:
-            batch = self.world.batch(worldly)
-            pairs = _split(StereoBatch(batch.left, batch.right, batch.disparity, batch.occluded))
-            rendered.update({n: [pair] for n, pair in zip(worldly, pairs, strict=True)})
-        layered = [n for n in numbers if n not in rendered]
-        if layered:
-            pairs = _split(self.layered.batch(layered, mirrored=True))
-            rendered.update({n: [pairs[i], pairs[i + len(layered)]] for i, n in enumerate(layered)})
-        return [rendered[n] for n in numbers]
+    def from_world(numbers: list[int]) -> list[list[StereoBatch]]:
+        batch = streets_and_rooms.batch(numbers)
+        return [[pair] for pair in _split(StereoBatch(batch.left, batch.right, batch.disparity, batch.occluded))]
+
+    return MixedScenes(from_layers, from_world, share=world, seed=seed)
 
 
 def _split(batch: StereoBatch) -> list[StereoBatch]:
