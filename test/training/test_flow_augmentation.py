@@ -9,7 +9,7 @@ import torch
 pytest.importorskip("pytorch_lightning")
 
 from fg_depth_ros.synthesis.chairs import FlowBatch
-from fg_depth_ros.training.flow.augmentation import Augmenter, cover, transform
+from fg_depth_ros.training.flow.augmentation import Augmenter, FlowPairs, blur, cover, transform
 from fg_depth_ros.training.flow.config import AUGMENTATIONS, FlowAugmentation
 
 SIZE = (96, 128)  # height, width
@@ -52,6 +52,8 @@ def test_ranges_and_sizes_that_cannot_be_are_named():
         FlowAugmentation(scale=(2.0, 1.0))
     with pytest.raises(ValueError, match="erase is a probability, got 1.5"):
         FlowAugmentation(erase=1.5)
+    with pytest.raises(ValueError, match="blur is a probability, got -1"):
+        FlowAugmentation(blur=-1)
     batch = coordinates_batch(np.zeros((2, 40, 60)))
     with pytest.raises(ValueError, match="pictures of 60x40 are smaller than 64x32"):
         Augmenter(AUGMENTATIONS["paper"], 64, 32)(batch, [0])
@@ -125,14 +127,14 @@ def test_what_is_unknown_or_leaves_is_marked():
 def test_a_sample_is_the_same_in_any_batch():
     batch = coordinates_batch(affine_flow(MOTION, 96, 128))
     twice = FlowBatch(*(torch.cat([field, field]) for field in batch))
-    augmenter = Augmenter(FlowAugmentation(erase=0.5, mirror=0.5), 64, 48, seed=3)
+    augmenter = Augmenter(FlowAugmentation(erase=0.5, mirror=0.5, blur=0.5), 64, 48, seed=3)
     alone = [augmenter(batch, [n]) for n in (5, 9)]
     together = augmenter(twice, [5, 9])
     for i, single in enumerate(alone):
         for one, all_of_them in zip(single, together, strict=True):
             torch.testing.assert_close(one[0], all_of_them[i], rtol=0, atol=1e-6)
     assert (alone[0].first - alone[1].first).abs().max() > 0.1
-    other_seed = Augmenter(FlowAugmentation(erase=0.5, mirror=0.5), 64, 48, seed=4)(batch, [5])
+    other_seed = Augmenter(FlowAugmentation(erase=0.5, mirror=0.5, blur=0.5), 64, 48, seed=4)(batch, [5])
     assert (alone[0].first - other_seed.first).abs().max() > 0.1
 
 
@@ -200,6 +202,21 @@ def test_mirrored_frames_have_mirrored_flow():
     pairs = Augmenter(FlowAugmentation(**{**mirrored, "mirror": 1.0}), 64, 64)(coordinates_batch(flow), [0])
     torch.testing.assert_close(pairs.flow[0, :, 30, 30], torch.tensor([-5.0, 2.0]))
     assert round(255 * pairs.first[0, 0, 0, 0].item()) == 63
+
+
+def test_blur_spreads_an_edge_over_the_way_of_the_exposure():
+    edge = (torch.arange(64) >= 32).float().expand(1, 3, 48, 64)
+    flow = torch.zeros(1, 2, 48, 64)
+    flow[:, 0] = 24.0
+    known = torch.ones(1, 1, 48, 64, dtype=torch.bool)
+    pairs = FlowPairs(edge, edge.clone(), flow, known, ~known)
+    sharp, blurred = blur(pairs, [0.0]), blur(pairs, [0.5])
+    torch.testing.assert_close(sharp.first, edge)
+    row = blurred.first[0, 0, 20]
+    # Twelve pixels: six before and six behind the edge see some of both sides, more and more.
+    assert row[:26].max() == 0 and row[38:].min() == pytest.approx(1)
+    assert (row[26:38].diff() >= 0).all() and row[28] > 0 and row[35] < 1
+    torch.testing.assert_close(blurred.second, blurred.first)
 
 
 def test_covered_patches_are_flat_and_count_as_occluded():

@@ -54,7 +54,7 @@ class Augmenter:
                 "be cut out of them"
             )
         kind, size = self.augmentation, (self.height, self.width)
-        first, second, colours, covers = [], [], [], []
+        first, second, colours, covers, exposures = [], [], [], [], []
         for number in numbers:
             rng = np.random.default_rng([self.seed, _STREAM, number])
             windows = _draw_windows(rng, kind, (self.width, self.height), (source_width, source_height))
@@ -62,7 +62,10 @@ class Augmenter:
             second.append(windows[1])
             colours.append(_draw_colours(rng, kind))
             covers.append(_draw_covers(rng, kind, self.width, self.height))
+            exposures.append(float(rng.uniform(0, 0.5)) if rng.random() < kind.blur else 0.0)
         pairs = transform(batch, np.stack(first), np.stack(second), size)
+        if any(exposures):
+            pairs = blur(pairs, exposures)
         images = [
             self._expose(image, [c[view] for c in colours], numbers, view) for view, image in enumerate(pairs[:2])
         ]
@@ -123,6 +126,22 @@ def transform(batch: FlowBatch, first: np.ndarray, second: np.ndarray, size: tup
         valid,
         hidden & valid,
     )
+
+
+def blur(pairs: FlowPairs, exposures: Sequence[float]) -> FlowPairs:
+    """Blur both frames along the flow, as exposures of these parts of the time between them do.
+
+    The mean of 7 places along the way; the second frame is blurred by the flow at the same pixel, which is right inside
+    a surface and not at its edge, where the mixture of the two is arbitrary anyway.
+    """
+    height, width = pairs.first.shape[-2:]
+    here = torch.stack(pixel_grid(height, width, pairs.flow.device))
+    way = pairs.flow * torch.tensor(exposures, device=pairs.flow.device, dtype=torch.float32).view(-1, 1, 1, 1)
+    frames = []
+    for frame in pairs[:2]:
+        places = [sample_bilinear(frame, here + part * way) for part in np.linspace(-0.5, 0.5, 7).tolist()]
+        frames.append(torch.stack(places).mean(0))
+    return pairs._replace(first=frames[0], second=frames[1])
 
 
 def cover(pairs: FlowPairs, patches: Sequence[Sequence[tuple[int, int, int, int]]]) -> FlowPairs:

@@ -37,13 +37,15 @@ class FlowAugmentation:
     """Deviation of what is added, of 1."""
     erase: float = 0.0
     """Probability that up to three patches of the second frame are covered by its mean colour."""
+    blur: float = 0.0
+    """Probability that what moves is blurred in both frames, by exposures of up to half the time between them."""
 
     def __post_init__(self) -> None:
         for name in ("scale", "contrast", "colour", "gamma"):
             low, high = getattr(self, name)
             if low > high or (name != "contrast" and low <= 0):
                 raise ValueError(f"{name} must be a range (low, high) of positive factors, got ({low}, {high})")
-        for name in ("mirror", "erase"):
+        for name in ("mirror", "erase", "blur"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability, got {getattr(self, name)}")
 
@@ -130,6 +132,8 @@ class FlowTraining(Training):
     """Strength of the augmentation: paper, mild or none."""
     erase: float = 0.0
     """Probability that patches of the second frame are covered."""
+    blur: float = 0.0
+    """Probability of motion blur in both frames."""
     margin: int = 64
     """Pixels by which scenes are wider and higher than the training images, as room for the augmentation."""
 
@@ -165,4 +169,4 @@ class FlowTraining(Training):
     @property
     def augmentation(self) -> FlowAugmentation:
         """Return the ranges of the augmentation."""
-        return replace(AUGMENTATIONS[self.augment], erase=self.erase)
+        return replace(AUGMENTATIONS[self.augment], erase=self.erase, blur=self.blur)
