@@ -47,6 +47,8 @@ def bench(
     repeats: Annotated[int, typer.Option(help="Timed runs of each.")] = 20,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 = all cores.")] = 0,
     node: Annotated[bool, typer.Option(help="Also measure the node over ROS topics.")] = False,
+    rate: Annotated[float, typer.Option(help="With --node: pairs per second.")] = 5.0,
+    cameras: Annotated[int, typer.Option(help="With --node: nodes at the same time, each with a camera.")] = 1,
     weights: Weights = "",
     device: Device = "auto",
     json: Json = None,
@@ -68,7 +70,10 @@ def bench(
         for name in (each for each in model if each in StereoConfig.known_models()):
             for one in sizes:
                 files = "" if name in StereoConfig.classical else weights
-                measured = bench_node(name, one, weights=files, device=device, engine=engine[0], precision=precision[0])
+                measured = bench_node(
+                    name, one, rate, cameras=cameras, weights=files, device=device, engine=engine[0],
+                    precision=precision[0],
+                )  # fmt: skip
                 report.rows += measured.rows
     print_tables(report, _TABLES)
     for reason in report.settings.get("left_out", []):

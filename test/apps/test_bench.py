@@ -40,6 +40,19 @@ def test_every_pair_is_accounted_for_and_the_overhead_is_what_is_left(domain: in
     assert any("pairs delivered" in text for text in told)
 
 
+def test_each_of_several_cameras_has_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = write_pairs(tmp_path / "pairs")
+    report = bench_node("sgbm", (320, 192), 5.0, 1.0, cameras=2, pairs=str(folder))
+    assert [row["set"] for row in report.rows] == [f"320x192 at 5 Hz, camera {i} of 2" for i in (1, 2)]
+    for row in report.rows:
+        assert row["metrics"]["pairs_sent"] == 5 + WARM_UP_PAIRS
+        assert row["metrics"]["pairs_unaccounted"] == 0
+        assert row["metrics"]["pairs_delivered"] + sum(row["drops"].values()) == row["metrics"]["pairs_sent"]
+    with pytest.raises(ValueError, match="cameras is 0"):
+        bench_node("sgbm", cameras=0)
+
+
 def test_a_refused_model_is_reported_at_once(domain: int, tmp_path: Path) -> None:
     with pytest.raises(ExperimentError, match="depth_weights = '.*missing.safetensors'"):
         bench_node("flownet_stereo", weights=str(tmp_path / "missing.safetensors"))
