@@ -97,7 +97,7 @@ class RawRig:
 
     def raw_image(self, side: int) -> np.ndarray:
         """What a raw camera sees, uint8 H x W."""
-        return _rendered(self, side).copy()
+        return _raw_image(self, side).copy()
 
     def true_depth(self, projection: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Depth of the rectified left camera, H x W m; ``projection``: 3 x 3 of its image."""
@@ -109,13 +109,17 @@ class RawRig:
 
 
 @cache
-def _rendered(rig: RawRig, side: int) -> np.ndarray:
+def _raw_image(rig: RawRig, side: int) -> np.ndarray:
     rays = rig.rays(side)
     directions = np.concatenate([rays, np.ones((*rays.shape[:2], 1))], axis=-1)
     origin = np.zeros(3)
     if side:
         directions, origin = directions @ ROTATION, -ROTATION.T @ TRANSLATION
-    points, near = cast(origin, directions)
+    return rendered(*cast(origin, directions))
+
+
+def rendered(points: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """What is seen at the points that ``cast`` returns, uint8 H x W."""
     at = (points[..., :2] / _TEXEL + np.where(near, 200.0, 0.0)[..., None]).astype(np.float32)
     return cv2.remap(_TEXTURE, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
 
