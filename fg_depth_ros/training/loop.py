@@ -122,7 +122,7 @@ class TrainingModule(pl.LightningModule):
         progress, piece_over = shared.tolist()
         rate = self.config.learning_rate * self.rate_factor(progress)
         for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("factor", 1.0)
         if progress >= 1.0 or piece_over:
             self.trainer.should_stop = True
             return -1
@@ -171,7 +171,7 @@ class TrainingModule(pl.LightningModule):
             figures = figures / self.trainer.world_size
         if self.trainer.is_global_zero and self.logger:
             written = {f"train/{name}": value for name, value in zip(names, figures.tolist(), strict=True)}
-            written["train/rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+            written["train/rate"] = self.trainer.optimizers[0].param_groups[-1]["lr"]
             self.logger.log_metrics(written, self.steps_done)
 
 

@@ -14,11 +14,12 @@ from support.distill import MASK, TINY, wall
 
 from fg_depth_ros.data.samples import DepthSample
 from fg_depth_ros.files import FileError
+from fg_depth_ros.networks import ModelCard, create_model, load_checkpoint, save_checkpoint
 from fg_depth_ros.networks.depth import DepthPrediction
 from fg_depth_ros.training.depth.batch import PairBatch, TeacherPrediction
 from fg_depth_ros.training.depth.config import PRESETS, ColourJitter, DistillTraining
 from fg_depth_ros.training.depth.dataset import MixedBatch
-from fg_depth_ros.training.depth.distill import DistillModule
+from fg_depth_ros.training.depth.distill import DistillModule, train_distill
 from fg_depth_ros.training.depth.module import distill_batch, replace_bad
 from fg_depth_ros.training.depth.pairs import PairCounts
 from fg_depth_ros.training.depth.teacher import Teacher
@@ -136,6 +137,26 @@ def test_augmentation_follows_the_numbers_alone():
     for a, b in zip(twice[0], twice[1], strict=True):
         torch.testing.assert_close(a, b, equal_nan=True)
     assert not torch.equal(twice[0].seen, twice[2].seen)
+
+
+def test_the_encoder_learns_at_a_rate_of_its_own(tmp_path):
+    """With a factor of 0 the encoder keeps its weights, and the decoder learns."""
+    config = DistillTraining(
+        model="depthnet_efficient", world="street", teacher="truth", width=64, height=32, batch=2, steps=2, uses=1,
+        patterns=4, outlines=4, workers=0, validation_scenes=1, encoder_rate=0.0, learning_rate=0.01, graft=False,
+        losses=replace(PRESETS["flow_mask_dr"], photometric=0.0, smoothness=0.0),
+        weights=str(tmp_path / "start.safetensors"), out=str(tmp_path / "run"),
+    )  # fmt: skip
+    start = create_model("depthnet_efficient", focal=38.4, width=64, height=32)
+    save_checkpoint(config.weights, start, ModelCard("depthnet_efficient", start.options))
+    train_distill(config)
+    before, after = start.state_dict(), load_checkpoint(tmp_path / "run" / "last.safetensors")[0]
+    learned = {name.split(".")[0] for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    encoder = [name for name in before if name.startswith("encoder.") and name.endswith("conv.weight")]
+    assert len(encoder) > 40 and all(torch.equal(after[name], before[name]) for name in encoder)
+    assert {"merge_quarter", "depth", "mask"} <= learned
+    with pytest.raises(ValueError, match="encoder_rate must not be negative, got -1"):
+        replace(config, encoder_rate=-1.0)
 
 
 def test_the_rate_is_the_papers():

@@ -196,6 +196,8 @@ class DistillTraining(Training):
     """Canonical focal length at the training's size, px; 0: that of the weights, else the camera's, or 0.6 width."""
     encoder: str = ""
     """Published ResNet weights that the encoder of depthnet_r18 or depthnet_r50 starts with."""
+    encoder_rate: float = 1.0
+    """Learning rate of the encoder, in parts of that of the rest; 0: it stays as it is."""
     losses: DepthLossConfig = field(default_factory=DepthLossConfig)
     """The terms of the loss."""
     mask: MaskConfig = field(default_factory=MaskConfig)
@@ -232,6 +234,8 @@ class DistillTraining(Training):
             raise ValueError(f"zoom must lie in 1 .. 4, got {self.zoom}")
         if self.focal < 0:
             raise ValueError(f"focal must not be negative, got {self.focal} px")
+        if not (math.isfinite(self.encoder_rate) and self.encoder_rate >= 0):
+            raise ValueError(f"encoder_rate must not be negative, got {self.encoder_rate}")
         if self.encoder and self.weights:
             raise ValueError(f"the weights to start from have an encoder already; leave {self.encoder} out")
         if self.teacher == TRUTH and self.mask.left_right:  # there is no prediction for the right view to compare with

@@ -84,10 +84,14 @@ class DistillModule(TrainingModule):
         return start
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return Adam, as published."""
-        return torch.optim.Adam(
-            self.model.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
-        )
+        """Return Adam, as published; the encoder's learning rate is ``encoder_rate`` times that of the rest."""
+        named = list(self.model.named_parameters())
+        encoder = [parameter for name, parameter in named if name.startswith("encoder.")]
+        rest = [parameter for name, parameter in named if not name.startswith("encoder.")]
+        groups: list[dict[str, Any]] = [{"params": rest, "factor": 1.0}]
+        if encoder:
+            groups.insert(0, {"params": encoder, "factor": self.config.encoder_rate})
+        return torch.optim.Adam(groups, lr=self.config.learning_rate, weight_decay=self.config.weight_decay)
 
     def rate_factor(self, progress: float) -> float:
         """Return the factor of the schedule."""
