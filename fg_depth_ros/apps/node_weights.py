@@ -58,11 +58,6 @@ class SwapResult(NamedTuple):
     parameters: dict[str, str]
 
 
-def slot_of(model: str) -> _Slot:
-    """Return the slot of the node that a network of this name belongs to."""
-    return STEREO if model in STEREO_MODELS else MONO if model in DEPTH_MODELS else FLOW
-
-
 def set_node_weights(
     node: str, model: str, weights: str, sha256: str, *, timeout: float = SWAP_SECONDS, context: Any = None
 ) -> SwapResult:
@@ -80,7 +75,7 @@ def set_node_weights(
             they were.
     """
     with _client(node, context) as client:
-        slot = slot_of(model)
+        slot = client.slot_of(model)
         before = client.parameters([slot.model, slot.weights])
         change = {slot.model: model, slot.weights: weights}
         client.set({name: value for name, value in change.items() if before[name] != value})
@@ -97,8 +92,8 @@ def set_node_weights(
 
 def node_parameters(node: str, model: str, *, context: Any = None) -> dict[str, str]:
     """Return the parameters of a running node for this kind of network. Raises NodeWeightsError."""
-    slot = slot_of(model)
     with _client(node, context) as client:
+        slot = client.slot_of(model)
         return client.parameters([slot.model, slot.weights])
 
 
@@ -136,6 +131,15 @@ class _Client:
         if len(values) != len(names) or any(not value.type for value in values):
             raise NodeWeightsError(f"{self._target} has no parameters {', '.join(names)}: it is no stereo_depth_node")
         return {name: value.string_value for name, value in zip(names, values, strict=True)}
+
+    def slot_of(self, model: str) -> _Slot:
+        """Return the slot of a network: a flow network gives disparity where the node's ``model`` is one of its name.
+
+        Raises NodeWeightsError.
+        """
+        if model in DEPTH_MODELS:
+            return MONO
+        return STEREO if model in STEREO_MODELS or self.parameters([STEREO.model])[STEREO.model] == model else FLOW
 
     def set(self, values: Mapping[str, str]) -> None:
         """Set them all or none. Raises NodeWeightsError with the node's reason."""

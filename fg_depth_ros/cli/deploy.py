@@ -62,11 +62,6 @@ def promote(
     _node_client(node, card.name)
     place = WeightsStore(store)
     record: dict[str, Any] = {"source": str(weights.absolute())}
-    if bags and card.name in FLOW_MODELS:
-        raise ValueError(
-            f"{weights}: '{card.name}' is used for the flow between frames, which bags have no truth for; use "
-            "--force-reason without --bags"
-        )
     for folder in (place.folder, *([json.parent] if json is not None else [])):
         check_folder(folder)
     if bags:
@@ -75,6 +70,8 @@ def promote(
         report, decision = _compare(bags, of_weights(weights), current, margins, every, running)
         if report is None or decision is None:
             return  # another process of the launcher goes on
+        if card.name in FLOW_MODELS:
+            say(f"'{card.name}' was judged by the disparity that it gives; bags have no truth for flow between frames")
         report.settings["promotion"] = {"accepted": decision.accepted, "reasons": decision.reasons, **vars(margins)}
         _print_decision(decision, against or "the weights in use")
         save(report, json)

@@ -45,6 +45,16 @@ def test_a_node_that_is_not_there_is_named_with_those_that_are(make: Callable[..
         set_node_weights("robot/depth", "flownet_stereo", "", "", context=b.context)
 
 
+def test_a_flow_network_that_gives_the_disparity_is_exchanged_there(make: Callable[..., Bench], tmp_path: Path) -> None:
+    (first, sha_1), (second, sha_2) = (
+        saved(tmp_path / f"flow_{seed}.safetensors", "flownet_s", seed, width=0.0625) for seed in (1, 2)
+    )
+    b = make(model="flownet_s", depth_weights=first)
+    b.wait(lambda: b.values("model").get("weights sha256") == sha_1)
+    taken = set_node_weights(NODE, "flownet_s", second, sha_2, context=b.context)
+    assert taken == (True, {"model": "flownet_s", "depth_weights": first})
+
+
 def test_stereo_weights_are_exchanged_and_a_bad_file_leaves_the_old_ones(
     make: Callable[..., Bench], stereo, tmp_path: Path
 ) -> None:

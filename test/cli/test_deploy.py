@@ -84,7 +84,6 @@ def test_what_cannot_be_judged_is_refused_before_any_work(run, call, store, bags
         ((good, "--bags", bags, "--metric", "beauty"), "unknown measure beauty: choose among abs_rel"),
         ((good, "--bags", bags, "--margin", "-1"), "margins must be 0 or more"),
         ((tmp_path / "stereo.safetensors", "--bags", bags, "--against", good), "compare weights of one kind"),
-        ((weights_path("flownet_lite"), "--bags", bags), "'flownet_lite' is used for the flow between frames"),
         ((good, "--bags", bags, "--json", good / "x.json"), "good.safetensors: Not a directory; check the path"),
     ]:
         status, text = call("promote", *arguments)
@@ -169,6 +168,16 @@ def test_the_way_back_from_a_first_promotion_leads_to_what_it_was_held_against(c
     for expected in (sha_near, SHIPPED):
         assert call("rollback")[0] == 0
         assert store.history(MODEL).entry.sha256 == expected
+
+
+def test_a_flow_network_is_judged_by_its_disparity(call, store, bags, tmp_path) -> None:
+    report = tmp_path / "report.json"
+    status, text = call("promote", weights_path("flownet_lite"), "--bags", bags, "--json", report)
+    assert status == 0, text
+    assert "judged by the disparity" in text and "flownet_lite" in text
+    assert store.history("flownet_lite").entry.record["metrics"]["all pixels: abs_rel"][1] < 0.2
+    status, text = call("promote", weights_path("flownet_lite"), "--bags", bags, "--against", "depthnet_lite")
+    assert status == 1 and "compare weights of one kind" in text
 
 
 def test_a_reason_forces_what_the_figures_refuse_and_is_kept(call, store, bags, tmp_path) -> None:
