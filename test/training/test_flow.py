@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -24,7 +25,7 @@ from fg_depth_ros.networks.checkpoint import ModelCard, load_tensors, save_check
 from fg_depth_ros.synthesis.chairs import FlowBatch
 from fg_depth_ros.training.flow.augmentation import Augmenter
 from fg_depth_ros.training.flow.config import SCHEDULES, FlowTraining
-from fg_depth_ros.training.flow.flow import FlowModule, FolderPairs, scene_pool, train_flow
+from fg_depth_ros.training.flow.flow import FlowModule, FolderPairs, scene_batches, train_flow
 from fg_depth_ros.training.stream import DataStream
 
 TINY = {
@@ -312,12 +313,14 @@ def test_scenes_are_used_several_times_and_some_are_of_the_world():
     rendered = Counter()
     config = FlowTraining(steps=1, augment="none", pool=6, uses=4, world=0.25, **{**TINY, "width": 64})
     augmenter = Augmenter(config.augmentation, 64, 64)
-    pool = scene_pool(partial(drawn, noise=51), partial(drawn, noise=102), config, augmenter)
-    batches = [pool.batch([2 * i, 2 * i + 1]) for i in range(300)]
+    batch = scene_batches(partial(drawn, noise=51), partial(drawn, noise=102), config, augmenter)
+    batches = [batch([2 * i, 2 * i + 1]) for i in range(300)]
     assert set(rendered.values()) == {1} and 600 / len(rendered) == pytest.approx(4, rel=0.15)
     worldly = torch.cat([batch.first[:, 0, 0, 0] for batch in batches]) > 0.3
     assert worldly.float().mean().item() == pytest.approx(0.25, abs=0.1)
     assert batches[0].first.shape == (2, 3, 64, 64) and batches[0].valid.all()
+    once = scene_batches(partial(drawn, noise=51), partial(drawn, noise=102), replace(config, uses=1), augmenter)
+    assert once([7, 8, 9]).flow[:, 0, 5, 5].tolist() == [7.0, 8.0, 9.0]
 
 
 def test_the_compact_network_trains_in_mixed_precision_with_a_worker(tmp_path):

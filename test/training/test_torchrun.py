@@ -77,7 +77,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
                    "--batch", "2", "--workers", "0"),
         "flow": ("train", "flow", "--model", "flownet_s", "--option", "width=0.0625", "--steps", "2", "--patterns", "4",
                  "--outlines", "4", "--width", "64", "--height", "64", "--margin", "16", "--workers", "0",
-                 "--learning-rate", "1e-3", "--batch", "2"),
+                 "--learning-rate", "1e-3", "--batch", "2", "--uses", "1"),
         "depth": ("distill", "--steps", "2", "--data", walls, *_TINY, "--max-disparity", "0",
                   "--cache", folder / "cache"),
     }  # fmt: skip
@@ -114,6 +114,7 @@ def test_two_processes_do_what_one_does_with_the_whole_batch(trained: Trained, t
             outlines=4,
             workers=0,
             learning_rate=1e-3,
+            uses=1,
         )
     )  # fmt: skip
     losses = []

@@ -197,7 +197,7 @@ class DistillTraining(Training):
     encoder: str = ""
     """Published ResNet weights that the encoder of depthnet_r18 or depthnet_r50 starts with."""
     encoder_rate: float = 1.0
-    """Learning rate of the encoder, in parts of that of the rest; 0: it stays as it is."""
+    """Learning rate of the encoder, in parts of that of the rest; 0: it stays as it is, and a step takes less time."""
     losses: DepthLossConfig = field(default_factory=DepthLossConfig)
     """The terms of the loss."""
     mask: MaskConfig = field(default_factory=MaskConfig)

@@ -62,6 +62,8 @@ class DistillModule(TrainingModule):
         if config.encoder:
             load_resnet(self.model, config.encoder)
             self.average.load_state_dict(self.model.state_dict())
+        if config.encoder_rate == 0 and isinstance(frozen := getattr(self.model, "encoder", None), torch.nn.Module):
+            frozen.requires_grad_(False).eval()  # its batch norms, too; nothing is computed for its gradient
         # Weights to start from may be of another size; from now on they fit this one.
         self.start_size = self.model.width, self.model.height
         for name in ("width", "height"):

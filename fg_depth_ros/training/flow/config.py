@@ -115,7 +115,7 @@ class FlowTraining(Training):
     pool: int = 48
     """Rendered scenes in memory, in each of four pools (a scene takes 2.6 MB at 512x320)."""
     uses: int = 4
-    """Pairs that are made of each rendered scene, each cut, turned and coloured anew."""
+    """Pairs that are made of each rendered scene, each cut, turned and coloured anew; 1: every scene once."""
     world: float = 0.2
     """Share of scenes from the virtual world (streets and rooms), the others being Flying Chairs."""
     data: tuple[str, ...] = ()

@@ -83,8 +83,17 @@ def _augmented(make: MakeFlowBatch, augmenter: Augmenter, numbers: list[int]) ->
     return augmenter(make(numbers), numbers)
 
 
-def scene_pool(make: MakeFlowBatch, world: MakeFlowBatch, config: FlowTraining, augmenter: Augmenter) -> ScenePool[Any]:
-    """Return the pool of rendered scenes: those of ``make`` and a share of the virtual world, augmented at each use."""
+def _numbered(make: MakeFlowBatch, numbers: list[int]) -> NumberedBatch:
+    return NumberedBatch(torch.tensor(numbers), make(numbers))
+
+
+def scene_batches(
+    make: MakeFlowBatch, world: MakeFlowBatch, config: FlowTraining, augmenter: Augmenter
+) -> Callable[[list[int]], FlowPairs]:
+    """Return what makes batches of rendered scenes, those of ``make`` and a share of the virtual world.
+
+    Scenes come from a pool and are augmented at each use; with ``uses`` of 1 every number is a scene of its own.
+    """
 
     def views_of(render: MakeFlowBatch, numbers: list[int]) -> list[list[FlowBatch]]:
         batch = render(numbers)
@@ -97,11 +106,11 @@ def scene_pool(make: MakeFlowBatch, world: MakeFlowBatch, config: FlowTraining, 
         return FlowPairs(*(torch.cat(field) for field in zip(*pairs, strict=True)))
 
     scenes = MixedScenes(partial(views_of, make), partial(views_of, world), share=config.world, seed=config.seed)
-    return ScenePool(scenes, use, collate, size=config.pool, uses=config.uses, seed=config.seed)
-
-
-def _numbered(make: MakeFlowBatch, numbers: list[int]) -> NumberedBatch:
-    return NumberedBatch(torch.tensor(numbers), make(numbers))
+    if config.uses == 1:
+        return lambda numbers: collate(
+            [augmenter(scene, [n]) for n, (scene,) in zip(numbers, scenes(numbers), strict=True)]
+        )
+    return ScenePool(scenes, use, collate, size=config.pool, uses=config.uses, seed=config.seed).batch
 
 
 class _Material(NamedTuple):
@@ -139,7 +148,7 @@ def train_flow(config: FlowTraining, extra: Evaluate | None = None) -> Path:
     def open_stream(device: torch.device) -> DataStream:
         make, world = material.open_batches(device)
         if world is not None:
-            return module.scene_stream(scene_pool(make, world, config, module.augmenter).batch, config.batch, device)
+            return module.scene_stream(scene_batches(make, world, config, module.augmenter), config.batch, device)
         if device.type != "cpu":
             return DataStream(partial(_numbered, make), config.batch, config.workers)
         return module.scene_stream(partial(_augmented, make, module.augmenter), config.batch, device)
