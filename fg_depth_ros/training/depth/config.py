@@ -175,7 +175,7 @@ class DistillTraining(Training):
     shapes: tuple[tuple[int, int], ...] = field(default=(), metadata={"option": "shape"})
     """A further WIDTHxHEIGHT of rendered scenes, by turns with the first; about as many pixels; without folders."""
     uses: int = 4
-    """Samples that each rendered scene gives on average: rendering takes longer than learning; 1: every scene once."""
+    """Samples that each rendered scene gives on average; 1: every scene once."""
     cutouts: tuple[str, ...] = ()
     """Folder of cut-outs with alpha for rendered scenes."""
     outlines: int = 64
