@@ -119,6 +119,42 @@ def _clutter(b: Builder, p: AssetSampler, width: float, depth: float, height: fl
             b.ellipsoid(m, at, (radius, radius, radius), height)
 
 
+def still_life(b: Builder, p: AssetSampler, width: float, depth: float, height: float) -> None:
+    """Crowd a board with things as they are photographed for stereo benchmarks: small ones before larger ones."""
+    for i in range(count := int(p.rng.integers(6, 22))):
+        behind = (i + p.uniform(-0.8, 0.8)) / count - 0.5  # from the front to the back
+        at = (p.uniform(-0.5, 0.5) * width, -behind * 0.9 * depth)
+        size = 0.7 + 0.6 * (0.5 - behind) if p.chance(0.7) else 1.0
+        m = p.material(p.colour(25, 235, 0.8), (0.1, 1.0), (150, 800), gloss=p.uniform(0, 0.1))
+        kind = int(p.rng.choice(6, p=[0.2, 0.2, 0.15, 0.15, 0.08, 0.22]))
+        if kind == 0:  # a pile of books
+            level = height
+            for _ in range(int(p.rng.integers(1, 6))):
+                thick = p.uniform(0.015, 0.06)
+                book = p.material(p.colour(25, 235, 0.8), (0.1, 1.0), (150, 800))
+                b.box(book, at, (p.uniform(0.14, 0.3), thick, p.uniform(0.1, 0.22)), level, p.uniform(-0.6, 0.6))
+                level += thick
+        elif kind == 1:  # a pot, a tin, a bottle
+            b.cylinder(m, at, p.uniform(0.03, 0.11) * size, p.uniform(0.1, 0.35) * size, height)
+        elif kind == 2:  # a ball, a bust, a pumpkin
+            radius = p.uniform(0.04, 0.13) * size
+            b.ellipsoid(m, at, (radius, radius * p.uniform(0.8, 1.7), radius), height)
+        elif kind == 3 and len(p.assets.outlines):  # something flat that stands: a toy, a figure, a branch
+            p.billboard(
+                b, int(p.rng.choice(p.assets.outlines)), at, p.uniform(0.12, 0.5) * size, p.uniform(-0.5, 0.5), height,
+                widest=0.5, material=m,
+            )  # fmt: skip
+        elif kind == 4:  # sticks in a pot: thin things
+            b.cylinder(m, at, 0.05, 0.12, height)
+            for _ in range(int(p.rng.integers(2, 6))):
+                lean, tall = (p.uniform(-0.12, 0.12), p.uniform(-0.12, 0.12)), p.uniform(0.2, 0.45)
+                end = (at[0] + lean[0], height + tall, at[1] + lean[1])
+                b.rod(m, (at[0], height + 0.1, at[1]), end, p.uniform(0.003, 0.012), shade=0)
+        else:  # a carton, upright or flat
+            sides = (p.uniform(0.08, 0.35) * size, p.uniform(0.06, 0.45) * size, p.uniform(0.06, 0.25))
+            b.box(m, at, sides, height, p.uniform(-0.8, 0.8))
+
+
 def chair(b: Builder, p: AssetSampler) -> None:
     """Add a chair, its back at +z: seat at 0.42 - 0.5 m, back up to 0.8 - 1.05 m."""
     m, seat, side = wood(p), p.uniform(0.42, 0.5), p.uniform(0.38, 0.46)

@@ -121,11 +121,11 @@ def fitted_rig(rig: StereoRig, width: int, height: int) -> StereoRig:
 
 
 def draw_rig(rng: np.random.Generator, scene: Scene, width: int, height: int) -> StereoRig:
-    """Cameras that suit a scene: 40 - 110 degrees wide; baseline 0.06 - 0.7 m, so that little is too near for both."""
-    focal = width / (2 * math.tan(math.radians(rng.uniform(40, 110)) / 2))
+    """Draw cameras that suit a scene: its field of view; baseline 0.06 - 0.7 m, so that little is too near for both."""
+    focal = width / (2 * math.tan(math.radians(rng.uniform(*scene.view.fields)) / 2))
     aside, down = rng.normal(0, 0.01), rng.normal(0, 0.03)
-    # The nearest ground in sight, and 0.2 of the width as the disparity there.
-    nearest = max(0.6, scene.path.height * focal / (height * (0.5 - down)))
+    # The nearest thing in sight, and 0.2 of the width as the disparity there.
+    nearest = scene.view.nearest or max(0.6, scene.path.height * focal / (height * (0.5 - down)))
     limit = max(0.07, 0.2 * width * nearest / focal)
     baseline = math.exp(rng.uniform(math.log(0.06), math.log(min(0.7, limit))))
     cx, cy = (width - 1) / 2 + aside * width, (height - 1) / 2 + down * height

@@ -308,6 +308,18 @@ class Path:
 
 
 @dataclass(frozen=True)
+class View:
+    """Lenses that suit a scene.
+
+    ``fields``: least and largest horizontal field of view, degrees; ``nearest``: what is nearest in sight, m; None: the
+    ground.
+    """
+
+    fields: tuple[float, float] = (40.0, 110.0)
+    nearest: float | None = None
+
+
+@dataclass(frozen=True)
 class Scene:
     """A world: G x len(FIELDS) float64 primitives, how their bodies move, light, sky, and the camera's way."""
 
@@ -318,6 +330,7 @@ class Scene:
     path: Path
     surroundings: int = 0
     """Image that glossy things reflect."""
+    view: View = View()
 
     def at(self, time: float) -> np.ndarray:
         """Return the table with all bodies where they are at ``time`` s."""

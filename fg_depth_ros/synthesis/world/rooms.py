@@ -1,4 +1,4 @@
-"""Rooms, corridors and halls to drive through, with furniture in true size. Metres."""
+"""Rooms, corridors and halls to drive through, and table tops seen from near; furniture in true size. Metres."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from fg_depth_ros.synthesis.world import furniture
 from fg_depth_ros.synthesis.world import street_objects as things
 from fg_depth_ros.synthesis.world.asset_library import AssetSampler
-from fg_depth_ros.synthesis.world.primitives import Builder, Light, Material, Motion, Path, Pattern, Scene, Sky
+from fg_depth_ros.synthesis.world.primitives import Builder, Light, Material, Motion, Path, Pattern, Scene, Sky, View
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,20 @@ class _Room:
 def draw_room(p: AssetSampler) -> Scene:
     """Draw a random room with a camera in it."""
     rng, b = p.rng, Builder()
-    kind = str(rng.choice(["room", "corridor", "hall"], p=[0.6, 0.2, 0.2]))
+    kind = str(rng.choice(["room", "corridor", "hall", "table"], p=[0.45, 0.15, 0.15, 0.25]))
     width, length, height = {
         "room": (p.uniform(3, 7.5), p.uniform(4.5, 11), p.uniform(2.4, 3.1)),
         "corridor": (p.uniform(1.7, 3.0), p.uniform(12, 30), p.uniform(2.3, 3.0)),
         "hall": (p.uniform(9, 20), p.uniform(18, 45), p.uniform(3.5, 8)),
+        "table": (p.uniform(3, 7.5), p.uniform(4.5, 8), p.uniform(2.4, 3.1)),
     }[kind]
     room = _Room(kind, width, length, height, p.uniform(-0.25, 0.25) * width)
     _shell(b, p, room)
-    {"room": _furnish, "corridor": _corridor, "hall": _hall}[kind](b, p, room)
+    if kind == "table":
+        path, view = _table_top(b, p, room)
+    else:
+        {"room": _furnish, "corridor": _corridor, "hall": _hall}[kind](b, p, room)
+        path, view = _drive(p, room), View()
     lamps = _lamps(b, p, room)
     bright = p.uniform(0.35, 0.7)
     warm = p.uniform(0.7, 1.0)
@@ -49,19 +54,49 @@ def draw_room(p: AssetSampler) -> Scene:
         sky=(bright, bright * (1 + warm) / 2, bright * warm), lamps=lamps,
         lamp=(strength, strength * (1 + warm) / 2, strength * warm),
     )  # fmt: skip
-    reach = length * p.uniform(0.35, 0.6) if kind != "room" else max(0.5, length - 4.0) * p.uniform(0.4, 0.9)
-    in_hand = p.chance(0.4)  # held by a person, as in NYU Depth, instead of mounted on a robot
-    look = p.uniform(-0.25, 0.25) * (1.0 if kind != "corridor" else 0.3) * (3.5 if in_hand else 1.0)
+    sky = Sky((200, 210, 225), (225, 228, 232), p.random_image(), 0.3)
+    return Scene(np.stack(b.rows), tuple(b.motions), light, sky, path, p.random_image(), view)
+
+
+def _drive(p: AssetSampler, room: _Room) -> Path:
+    """Draw the way of a camera that is mounted on a robot, or held by a person."""
+    reach = (
+        max(0.5, room.length - 4.0) * p.uniform(0.4, 0.9) if room.kind == "room" else room.length * p.uniform(0.35, 0.6)
+    )
+    in_hand = p.chance(0.4)  # as in NYU Depth
+    look = p.uniform(-0.25, 0.25) * (1.0 if room.kind != "corridor" else 0.3) * (3.5 if in_hand else 1.0)
     height = p.uniform(1.1, 1.75) if in_hand else p.uniform(0.3, 1.5)
     pitch, roll = (
-        (rng.normal(-0.15, 0.15), rng.normal(0, 0.04)) if in_hand else (rng.normal(-0.03, 0.05), rng.normal(0, 0.015))
+        (p.rng.normal(-0.15, 0.15), p.rng.normal(0, 0.04))
+        if in_hand
+        else (p.rng.normal(-0.03, 0.05), p.rng.normal(0, 0.015))
     )
-    path = Path(
+    return Path(
         room.aisle, 0.5, look, height, float(pitch), float(roll),
         p.uniform(0.2, 1.2), sway=(0.03, 0.006, 0.04, 0.006, 0.004), reach=reach,
     )  # fmt: skip
-    sky = Sky((200, 210, 225), (225, 228, 232), p.random_image(), 0.3)
-    return Scene(np.stack(b.rows), tuple(b.motions), light, sky, path, p.random_image())
+
+
+def _table_top(b: Builder, p: AssetSampler, room: _Room) -> tuple[Path, View]:
+    """Set up a table full of things, a board behind it now and then; the camera looks at it from near."""
+    away = p.uniform(0.6, 2.8)  # from the camera to the near edge of the table
+    width, depth, height = p.uniform(0.9, 2.0), p.uniform(0.5, 1.2), p.uniform(0.45, 0.95)
+    edge = 0.5 + away
+    place = b.place((room.aisle, edge + depth / 2), p.uniform(-0.3, 0.3))
+    furniture.table(place, p, width, depth, height)
+    furniture.still_life(place, p, width, depth, height)
+    if p.chance(0.7):
+        back = p.material(p.colour(40, 235, 0.6), (0.05, 0.9), (60, 400))
+        behind = edge + depth + p.uniform(0.03, 0.7)
+        b.wall(back, (room.aisle, behind), (p.uniform(1.5, 4), p.uniform(1.2, 2.2)), yaw=p.uniform(-0.25, 0.25))
+    above = p.uniform(0.05, 0.9)
+    # Down to the middle of the things.
+    pitch = math.atan2(p.uniform(0.0, 0.25) - above, away + depth / 2) + p.rng.normal(0, 0.03)
+    path = Path(
+        room.aisle + p.uniform(-0.2, 0.2), 0.5, p.uniform(-0.12, 0.12), height + above, float(pitch),
+        float(p.rng.normal(0, 0.02)), p.uniform(0.05, 0.3), sway=(0.02, 0.004, 0.02, 0.004, 0.004), reach=0.2 * away,
+    )  # fmt: skip
+    return path, View(fields=(16, 60), nearest=0.7 * away)
 
 
 def _shell(b: Builder, p: AssetSampler, room: _Room) -> None:
