@@ -65,13 +65,29 @@ def test_shapes_ranges_and_the_law_of_disparity(kind: str) -> None:
         expected = (batch.focal * batch.baseline).view(3, 1, 1, 1) / batch.depth
         torch.testing.assert_close(batch.disparity, expected)
         assert (batch.disparity[torch.isinf(batch.depth)] == 0).all()
-        width = 2 * torch.rad2deg(torch.atan(64 / batch.focal))
-        assert ((width > 39.9) & (width < 110.1)).all()
+        for number, focal in enumerate(batch.focal.tolist(), start):
+            least, most = g.scene(number).view.fields
+            assert least - 0.1 < math.degrees(2 * math.atan(64 / focal)) < most + 0.1
         assert ((batch.baseline >= 0.06) & (batch.baseline <= 0.7)).all()
         assert 0 < batch.occluded.float().mean() < 0.5
         assert (batch.left.float().std((1, 2, 3)) > 8).all()  # something can be seen
     if kind == "indoor":
         assert torch.isfinite(batch.depth).float().mean() > 0.8
+
+
+def test_a_table_top_fills_the_picture_from_near() -> None:
+    g = generator("indoor", seed=3)
+    tables = [i for i in range(40) if g.scene(i).view.nearest]
+    assert 4 <= len(tables) <= 18  # a quarter
+    for index in tables:
+        batch, view = g.views([index]), g.scene(index).view
+        assert view.nearest is not None and 0.4 < view.nearest < 2.1
+        middle = batch.depth[0, 0, 16:48, 32:96]
+        assert middle.min() > 0.25 and middle.median() < 9
+        pair = g.batch([index])
+        assert pair.disparity.quantile(0.98) < 0.35 * 128  # little is too near for both cameras
+    lenses = [math.degrees(2 * math.atan(64 / float(g.views([i]).focal[0]))) for i in tables]
+    assert min(lenses) < 40 and max(lenses) < 60.1
 
 
 def test_a_sample_depends_on_seed_number_and_size_alone() -> None:

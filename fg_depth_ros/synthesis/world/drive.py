@@ -49,7 +49,8 @@ class WorldDrive:
         assets = AssetLibrary(atlas, cutouts).to(device)
         sampler = AssetSampler(np.random.default_rng([seed, 3]), assets)
         # 15 m/s is as fast as a street is driven along.
-        scene = draw_street(sampler, 15.0 * frames * FRAME_SECONDS) if kind == "street" else draw_room(sampler)
+        street = kind == "street"
+        scene = draw_street(sampler, 15.0 * frames * FRAME_SECONDS) if street else draw_room(sampler, to_drive=True)
         drawn = CameraPair.draw(np.random.default_rng([seed, 4]), rig.width)
         # A rig that someone has calibrated and focused.
         cameras = replace(

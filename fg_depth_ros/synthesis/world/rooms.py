@@ -29,10 +29,11 @@ class _Room:
         return inside and abs(x - self.aisle) > radius + 0.45
 
 
-def draw_room(p: AssetSampler) -> Scene:
-    """Draw a random room with a camera in it."""
-    rng, b = p.rng, Builder()
-    kind = str(rng.choice(["room", "corridor", "hall", "table"], p=[0.45, 0.15, 0.15, 0.25]))
+def draw_room(p: AssetSampler, to_drive: bool = False) -> Scene:
+    """Draw a random room with a camera in it; ``to_drive``: one with a way through it, no table top."""
+    b, tables = Builder(), 0.0 if to_drive else 0.25
+    shares = [*(share * (1 - tables) for share in (0.6, 0.2, 0.2)), tables]
+    kind = str(p.rng.choice(["room", "corridor", "hall", "table"], p=shares))
     width, length, height = {
         "room": (p.uniform(3, 7.5), p.uniform(4.5, 11), p.uniform(2.4, 3.1)),
         "corridor": (p.uniform(1.7, 3.0), p.uniform(12, 30), p.uniform(2.3, 3.0)),
