@@ -34,6 +34,7 @@ from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.evaluation.replay.pictures import WorstPairs
 from fg_depth_ros.evaluation.reports.page import Picture
 from fg_depth_ros.files import FileError
+from fg_depth_ros.nodes.common.codes import FaultCode
 from fg_depth_ros.nodes.evaluator.pair_ledger import PairLedger
 from fg_depth_ros.nodes.evaluator.parameters import REPLAY_EVALUATOR
 from fg_depth_ros.nodes.evaluator.report import PairSeries
@@ -169,9 +170,10 @@ def test_time_that_stands_still_stops_neither_work_nor_warnings(make: Callable[.
     standing.clock.sec = 1000
     b.listen("depth/image_rect")
     pair = pair_messages(SCENE)
+    b.wait(lambda: len(arrays) >= 2)
+    assert not b.log_has("/clock"), "a player that is still starting"
     # Before the first /clock there is depth all the same, and a warning.
-    b.send_until(pair, lambda: b.seen["depth/image_rect"] and b.level() == 1)
-    assert "/clock" in b.status().message
+    b.send_until(pair, lambda: b.seen["depth/image_rect"] and b.has(FaultCode.NO_CLOCK, "/clock") and b.level() == 1)
     b.wait(lambda: "processing 50 % (ms)" in b.values())
     assert "pipeline 50 % (ms)" not in b.values()
     b.seen["depth/image_rect"].clear()
@@ -195,6 +197,12 @@ def test_time_that_stands_still_stops_neither_work_nor_warnings(make: Callable[.
     (result,) = b.set(max_depth=20.0)
     assert result.successful
     b.send_until(pair, lambda: b.level() == 0)
+    # A recording that was played to its end is no camera that failed.
+    b.node.destroy_publisher(clock)
+    b.wait(lambda: b.depth_node.count_publishers("/clock") == 0)
+    ended = len(b.statuses)
+    b.wait(lambda: len(b.statuses) >= ended + 4)  # once a second
+    assert [status["pairs"].message for status in b.statuses[ended:]] == ["active"] * (len(b.statuses) - ended)
 
 
 # ---- parts ---------------------------------------------------------------------------------------------------------

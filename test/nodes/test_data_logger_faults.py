@@ -65,6 +65,14 @@ def test_cameras_that_start_again_go_on_in_the_same_episode(make: Make) -> None:
     assert line["pairs"] >= written + 4
 
 
+def test_the_end_of_a_recording_is_no_camera_that_failed(make: Make) -> None:
+    bench = make(use_sim_time=True, stall_timeout=0.3)
+    bench.play_pairs(3)
+    bench.wait(lambda: "no stereo pair for" in bench.told())
+    bench.node.destroy_publisher(bench._clock)
+    bench.wait(lambda: "no stereo pair for" not in bench.told())
+
+
 def test_an_image_without_its_partner_is_counted_and_not_recorded(make: Make) -> None:
     bench = make(record="continuous", sync_queue_size=2)
     bench.play_until_written(3)

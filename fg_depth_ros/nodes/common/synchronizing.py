@@ -449,6 +449,12 @@ class PairSynchronizer:
             self._on_error(error)
 
 
+def clock_has_ended(node: Node) -> bool:
+    """Whether simulated time ran, and nobody publishes it any more: a recording was played to its end."""
+    clock = node.get_clock()
+    return bool(clock.ros_time_is_active and clock.now().nanoseconds and not node.count_publishers("/clock"))
+
+
 def images_beside(node: Node, topic: str) -> list[str]:
     """Return the image topics beside one that somebody publishes, such as image_rect_color or image_raw."""
     suffix = "/compressed" if topic.endswith("/compressed") else ""

@@ -30,6 +30,7 @@ from fg_depth_ros.nodes.common.synchronizing import (
     INPUTS,
     PairSynchronizer,
     StereoMessages,
+    clock_has_ended,
     input_topics,
     input_types,
 )
@@ -123,6 +124,9 @@ class LoggerInputs:
         waited = time.monotonic() - max(self._opened, self._sync.last_match)
         if waited < self._parameters["stall_timeout"]:
             self._faults.clear("pairs")
+            return
+        if clock_has_ended(self._node):
+            self._faults.forget("pairs")
             return
         topics = self.topics
         why = self._sync.why_no_pair(lambda name: int(self._node.count_publishers(topics[name])), topics.__getitem__)

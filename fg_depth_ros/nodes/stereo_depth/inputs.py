@@ -18,6 +18,7 @@ from fg_depth_ros.nodes.common.synchronizing import (
     INPUTS,
     PairSynchronizer,
     StereoMessages,
+    clock_has_ended,
     images_beside,
     input_types,
     why_silent,
@@ -61,6 +62,11 @@ class StereoInputs:
         """Whether the inputs are subscribed."""
         return self._sync is not None
 
+    @property
+    def is_receiving(self) -> bool:
+        """Whether a message of any input has come since they were subscribed."""
+        return self._sync is not None and any(self._sync.received(name) for name in INPUTS)
+
     def open(self) -> None:
         """Subscribe to all four inputs."""
         if self._sync is not None:
@@ -101,6 +107,9 @@ class StereoInputs:
         waited = time.monotonic() - max(self._opened, self._sync.last_match)
         if waited < timeout:
             self._faults.clear("pairs")
+            return
+        if clock_has_ended(self._node):
+            self._faults.forget("pairs")
             return
         if self._sync.silent(INPUTS[0]) >= timeout:
             self._faults.forget("right camera")  # the left one is silent, too

@@ -194,7 +194,7 @@ class StereoDepthNode(LifecycleNode):
         now = self.get_clock().now()
         if now.nanoseconds:
             self.faults.clear("time")
-        else:
+        elif self._inputs is not None and self._inputs.is_receiving:  # else its player may still be starting
             self.faults.report("time", WARN, _NO_CLOCK, FaultCode.NO_CLOCK)
         name = self.get_fully_qualified_name().lstrip("/")
         message = DiagnosticArray()
