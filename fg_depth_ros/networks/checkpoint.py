@@ -64,7 +64,8 @@ def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
     """Read what ``save_tensors`` wrote. Raises CheckpointError: missing, truncated, or not written by this package."""
     path = Path(path)
     if not os.path.isfile(path):  # Path.is_file() raises for names that are too long
-        raise CheckpointError(f"weights file {path} does not exist; give the path of a .safetensors file")
+        what = "is a folder, a pipe or a device" if os.path.exists(path) else "does not exist"
+        raise CheckpointError(f"weights file {path} {what}; give the path of a .safetensors file")
     if path.suffix in (".pth", ".pt", ".tar"):
         raise CheckpointError(
             f"{path} is a PyTorch checkpoint; 'fg-depth import {path.name} --out NAME.safetensors' makes weights of "

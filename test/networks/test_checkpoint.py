@@ -65,6 +65,8 @@ def test_a_flipped_byte_is_found(stored):
 def test_missing_file_and_foreign_files(tmp_path):
     with pytest.raises(CheckpointError, match=r"none\.safetensors does not exist"):
         load_model(tmp_path / "none.safetensors")
+    with pytest.raises(CheckpointError, match="is a folder, a pipe or a device; give the path of a .safetensors file"):
+        load_model(tmp_path)
     garbage = tmp_path / "garbage.safetensors"
     garbage.write_bytes(b"\x80\x04not safe at all" * 100)
     with pytest.raises(CheckpointError, match="not a readable safetensors file"):
