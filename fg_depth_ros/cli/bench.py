@@ -13,7 +13,7 @@ from fg_depth_ros.cli.options import Device, Json, Model, Weights, image_size_of
 _TABLES = {
     "speed": [
         "latency_p50_ms", "latency_p95_ms", "throughput_hz", "epe_float32", "abs_rel_float32", "compile_s",
-        "compile_cached_s", "memory_mib", "device_memory_mib",
+        "compile_cached_s", "energy_j", "memory_mib", "device_memory_mib",
     ],
     "node": [
         "pairs_sent", "pairs_delivered", "pairs_unaccounted", "published_p50_ms", "inference_p50_ms", "overhead_p50_ms",
@@ -46,6 +46,7 @@ def bench(
     precision: Annotated[list[str], typer.Option(help="Precision; may be repeated.")] = ["auto"],
     repeats: Annotated[int, typer.Option(help="Timed runs of each.")] = 20,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 = all cores.")] = 0,
+    energy: Annotated[bool, typer.Option(help="Also joules per run, where RAPL's counters can be read.")] = False,
     node: Annotated[bool, typer.Option(help="Also measure the node over ROS topics.")] = False,
     rate: Annotated[float, typer.Option(help="With --node: pairs per second.")] = 5.0,
     cameras: Annotated[int, typer.Option(help="With --node: nodes at the same time, each with a camera.")] = 1,
@@ -61,7 +62,15 @@ def bench(
 
     sizes = [image_size_of(text) for text in size]
     report = bench_models(
-        model, sizes, precision, repeats, engines=engine, weights=weights, device=device, threads=threads
+        model,
+        sizes,
+        precision,
+        repeats,
+        engines=engine,
+        weights=weights,
+        device=device,
+        threads=threads,
+        energy=energy,
     )
     if node:
         from fg_depth_ros.apps.bench_node import bench_node

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from fg_depth_ros.evaluation.energy import EnergyError, EnergyMeter
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.inference import FlowEstimator, MonoConfig, MonoDepthEstimator, open_estimator
 from fg_depth_ros.inference.config import CLASSICAL_FLOW, CLASSICAL_STEREO
@@ -38,7 +39,7 @@ class BenchError(RuntimeError):
 def bench_models(
     models: Sequence[str] = ("flownet_stereo", "sgbm"), sizes: Sequence[tuple[int, int]] = ((640, 480),),
     precisions: Sequence[str] = ("auto",), repeats: int = 20, *, engines: Sequence[str] = ("auto",),
-    weights: str = "", device: str = "auto", threads: int = 0,
+    weights: str = "", device: str = "auto", threads: int = 0, energy: bool = False,
 ) -> Report:  # fmt: skip
     """Measure models through ``inference``, as the node and the command line run them.
 
@@ -50,14 +51,22 @@ def bench_models(
         repeats: measured runs per combination, after a few to warm up.
         weights, device: of the networks, as the estimators take them.
         threads: of the processor; 0 leaves it to the libraries.
+        energy: measure joules, too.
 
     Returns a report with one row per combination: ``latency_p50_ms``, ``latency_p95_ms`` (from the images in host
     memory to the answer in host memory, so an accelerator is waited for), ``throughput_hz`` (pairs per second,
     one after the other), ``memory_mib`` (growth of this process's peak resident memory; Linux only) and, on an
-    accelerator, ``device_memory_mib`` (peak); for a network also the difference from PyTorch in float32 on this pair,
-    ``epe_float32`` (px; disparity or flow) or ``abs_rel_float32`` (depth), and where an engine compiles ``compile_s``
-    and ``compile_cached_s``. Combinations that failed are in the settings, ``left_out``. Raises BenchError: all failed.
+    accelerator, ``device_memory_mib`` (peak); with ``energy`` ``energy_j`` (per run, of all processor packages and
+    whatever else runs on them; an accelerator's is not counted); for a network also the difference from PyTorch in
+    float32 on this pair, ``epe_float32`` (px; disparity or flow) or ``abs_rel_float32`` (depth), and where an engine
+    compiles ``compile_s`` and ``compile_cached_s``. Combinations that failed are in the settings, ``left_out``.
+    Raises BenchError: all failed, or energy cannot be read.
     """
+    if energy:
+        try:
+            EnergyMeter()
+        except EnergyError as error:
+            raise BenchError(str(error)) from error
     report = Report(
         command="bench",
         settings={"repeats": repeats, "warm_up": WARM_UP, "threads": threads or "default", "cores": os.cpu_count()},
@@ -70,6 +79,7 @@ def bench_models(
             job = {
                 "model": model, "width": width, "height": height, "engine": engine, "precision": precision,
                 "repeats": repeats, "weights": "" if classical else weights, "device": device, "threads": threads,
+                "energy": energy,
             }  # fmt: skip
             try:
                 found = _in_own_process(job)
@@ -131,11 +141,13 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         on_cuda = model.device.startswith("cuda")
         if on_cuda:
             torch.cuda.reset_peak_memory_stats()
+        meter = EnergyMeter() if job.get("energy") else None
         seconds = []
         for _ in range(job["repeats"]):
             begun = time.perf_counter()
             run()  # gives arrays in host memory: the device is through when it returns
             seconds.append(time.perf_counter() - begun)
+        joules = meter.joules() if meter else None
         memory = _memory("VmHWM") - before
         compiled = model.runner and model.runner.compile_seconds
         if compiled:
@@ -145,6 +157,8 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     p50, p95 = np.percentile(seconds, [50, 95])
     metrics = {"latency_p50_ms": 1e3 * p50, "latency_p95_ms": 1e3 * p95, "throughput_hz": len(seconds) / sum(seconds)}
     metrics["memory_mib"] = memory
+    if joules is not None:
+        metrics["energy_j"] = joules / len(seconds)
     if on_cuda:
         metrics["device_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
     if compiled and cached:

@@ -66,14 +66,18 @@ class Outcome:
 
 
 def repeat(
-    count: int, seed: int, call: Callable[[random.Random], str], refusals: tuple[type[Exception], ...]
-) -> Outcome:
-    """Call with a generator of its own ``count`` times; ``call`` returns a reason, or raises one of ``refusals``."""
+    count: int, seed: int, call: Callable[[random.Random], str], refusals: tuple[type[Exception], ...],
+    process: int | str = "self",
+) -> Outcome:  # fmt: skip
+    """Call with a generator of its own ``count`` times; ``call`` returns a reason, or raises one of ``refusals``.
+
+    ``process``: id of the one whose memory is measured.
+    """
     outcome, base = Outcome(), 0.0
     for number in range(count):
         if number == count // 10:
             gc.collect()
-            base = _resident()
+            base = _resident(process)
         began = time.perf_counter()
         try:
             with _limit():
@@ -88,12 +92,12 @@ def repeat(
         outcome.longest = max(outcome.longest, time.perf_counter() - began)
         outcome.reasons[reason] += 1
     gc.collect()
-    outcome.grown = _resident() - base
+    outcome.grown = _resident(process) - base
     return outcome
 
 
-def _resident() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+def _resident(process: int | str) -> float:
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * 4096 / 2**20
 
 
@@ -390,11 +394,12 @@ def fuzz_node(count: int, folder: Path, domain: int, seed: int = 0) -> Outcome:
                     data = mutate_bytes(rng, serialize_message(message)) if damaged else message
                     user.publish(name, data)
                 if next(waiting) % 2 == 0:  # a good one is answered, and the queues are empty
+                    user.seen["depth/image_rect"].clear()
                     user.fresh_depth(pair_messages(scene))
                 assert child.running, "the node ended"
                 return "sent"
 
-            sent = repeat(count, seed, call, ())
+            sent = repeat(count, seed, call, (), child.pid)
             good = user.fresh_depth(pair_messages(scene))  # whatever came, the next good pair is matched
             before = len(user.statuses)  # one may be on its way that was made before the last pair
             user.wait(lambda: len(user.statuses) > before + 1 and user.accounted())

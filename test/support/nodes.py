@@ -261,12 +261,13 @@ class User:
 
     def fresh_depth(self, pair: dict[str, Any]) -> np.ndarray:
         """Depth of a pair sent from now on, metres."""
-        seen = self.seen["depth/image_rect"]
-        begun = self.node.get_clock().now().nanoseconds
-        message = self.send_until(
-            pair, lambda: next((m for m in list(seen) if messages.stamp_ns(m.header) >= begun), None)
-        )
-        return messages.depth_to_array(message)
+        seen, clock = self.seen["depth/image_rect"], self.node.get_clock()
+        begun = clock.now().nanoseconds
+
+        def sent_since(message: Any) -> bool:  # an earlier pair may bear a stamp of the future
+            return begun <= messages.stamp_ns(message.header) <= clock.now().nanoseconds
+
+        return messages.depth_to_array(self.send_until(pair, lambda: next(filter(sent_since, list(seen)), None)))
 
 
 class Bench(User):

@@ -40,7 +40,8 @@ _HEADINGS = {
     "within_1_sigma": "within 1 sigma %", "within_2_sigma": "within 2 sigma %", "ause": "AUSE",
 }  # fmt: skip
 _SPEED_HEADINGS = {
-    "latency_p50_ms": "ms/pair", "latency_p95_ms": "95 %", "throughput_hz": "pairs/s", "memory_mib": "MiB",
+    "latency_p50_ms": "ms/pair", "latency_p95_ms": "95 %", "throughput_hz": "pairs/s", "energy_j": "J/pair",
+    "memory_mib": "MiB",
     "epe_float32": "EPE to float32 px", "abs_rel_float32": "AbsRel to float32", "compile_s": "compile s",
     "compile_cached_s": "cached s", "device_memory_mib": "device MiB", "pairs_sent": "sent",
     "pairs_delivered": "delivered",
@@ -53,7 +54,7 @@ _FORMATS = (
     (("ause",), ".3f"),
     (("abs_rel", "sq_rel", "rmse_log", "delta"), ".4f"),
     (("rmse", "scale", "seconds"), ".3f"),
-    (("epe", "angular", "photometric"), ".2f"),
+    (("epe", "angular", "photometric", "energy"), ".2f"),
     (("memory", "device_memory", "pairs"), ".0f"),
 )
 
