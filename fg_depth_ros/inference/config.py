@@ -16,7 +16,8 @@ from fg_depth_ros.networks.registry import DEPTH_MODELS, FLOW_MODELS, STEREO_MOD
 AUTO = "auto"
 _FARTHEST = 2048  # px, where a search may begin
 _WIDEST = 4096  # px, of a search
-_SMALLEST_AUTO = 0.25  # scale
+SMALLEST_AUTO = 0.25
+"""Smallest ``inference_scale`` that ``auto`` chooses."""
 CLASSICAL_STEREO = ("sgbm", "bm")
 CLASSICAL_FLOW = ("dis", "farneback", "lucas_kanade", "horn_schunck")
 # What a model is for that another task does not take.
@@ -135,7 +136,9 @@ class StereoConfig(EstimatorConfig):
     """Network or classical method; empty = the network that ``weights`` belongs to."""
     inference_scale: float | str = 1.0
     """Factor on the size at which pairs are matched. ``auto``: the largest one, of 0.25 to 1, at which the search
-    reaches ``min_depth``."""
+    reaches ``min_depth`` and pairs take no longer than ``time_budget``."""
+    time_budget: float = 0.0
+    """Longest time to match a pair, s, with ``inference_scale`` auto; 0 = any."""
     min_depth: float = 0.1
     """Nearer pixels are out of range, m."""
     max_depth: float = 80.0
@@ -167,6 +170,8 @@ class StereoConfig(EstimatorConfig):
         self._check_choice("left_right_check", self.left_right_check, ("one_pass", "two_pass", "off"))
         if not 0 < self.min_depth < self.max_depth < math.inf:
             raise ValueError(f"need 0 < min_depth < max_depth, got {self.min_depth} and {self.max_depth} m")
+        if not 0 <= self.time_budget < math.inf:
+            raise ValueError(f"time_budget must be a number of seconds, 0 for none, got {self.time_budget}")
         first = self.min_disparity
         if first != AUTO and (isinstance(first, str) or not -_FARTHEST <= first <= _FARTHEST):
             raise ValueError(f"min_disparity must be auto or lie in -{_FARTHEST} .. {_FARTHEST} px, got {first}")
@@ -179,7 +184,7 @@ class StereoConfig(EstimatorConfig):
             )
 
     def scale(self, rig: StereoRig, disparities: int | None) -> float:
-        """Return the factor on the size at which pairs of this rig are matched.
+        """Return the factor on the size at which the search for pairs of this rig reaches ``min_depth``, if it is auto.
 
         ``disparities``: number of those searched, px at the matched size; None = no fixed range.
         """
@@ -189,7 +194,7 @@ class StereoConfig(EstimatorConfig):
             return 1.0
         nearest = rig.fx * rig.baseline / self.min_depth - rig.doffs  # image disparity
         wanted = max(nearest - self.search_start(rig.doffs), 1.0)
-        return min(1.0, max(_SMALLEST_AUTO, math.floor(1000 * (disparities - 1) / wanted) / 1000))
+        return min(1.0, max(SMALLEST_AUTO, math.floor(1000 * (disparities - 1) / wanted) / 1000))
 
     def search_start(self, doffs: float) -> int:
         """Return the image disparity, px, at which the search begins for a rig with this ``doffs``."""

@@ -22,8 +22,9 @@ from torch import nn
 from fg_depth_ros import geometry
 from fg_depth_ros.geometry import Label, PairFault, StereoRig, Support
 from fg_depth_ros.geometry.resize import resize_disparity, resize_flow, resize_image, scaled_size
-from fg_depth_ros.inference.config import BlockMatching, EstimatorConfig, StereoConfig
+from fg_depth_ros.inference.config import AUTO, SMALLEST_AUTO, BlockMatching, EstimatorConfig, StereoConfig
 from fg_depth_ros.inference.engines import EngineRunner, Program
+from fg_depth_ros.inference.time_budget import TimeBudget
 from fg_depth_ros.networks import STEREO_MODELS, CheckpointError, ModelCard, load_model
 from fg_depth_ros.networks.flow import FlowPrediction
 from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE, StereoPrediction
@@ -651,6 +652,7 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
             kind = NetworkMatcher if card.name in STEREO_MODELS else FlowMatcher
             matcher = kind(network, card.name, card.sha256, c.engine, c.precision)
         super().__init__(c, matcher)
+        self._budget = TimeBudget(c.time_budget) if c.inference_scale == AUTO and c.time_budget > 0 else None
 
     def warm_up(self, width: int, height: int, doffs: float = 0.0) -> None:
         """See ``Estimator``."""
@@ -662,7 +664,27 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
 
     def scale(self, rig: StereoRig) -> float:
         """See ``Estimator``."""
-        return self.config.scale(rig, self._method.disparities)
+        reaching = self.config.scale(rig, self._method.disparities)
+        return reaching if self._budget is None else min(reaching, self._budget.factor)
+
+    @property
+    def scale_reason(self) -> str:
+        """Why ``inference_scale`` auto is what it is; empty where it is not auto."""
+        if self.config.inference_scale != AUTO:
+            return ""
+        if self._budget is not None and self._budget.factor < 1:
+            return f"time_budget is {self.config.time_budget:g} s, and pairs took {self._budget.taken:.3f} s"
+        return f"min_depth is {self.config.min_depth:g} m"
+
+    @property
+    def over_budget(self) -> str | None:
+        """Why pairs take longer than ``time_budget``, with what helps; None where they do not."""
+        if self._budget is None or not self._budget.exceeded:
+            return None
+        return (
+            f"a pair takes {self._budget.taken:.3f} s even at inference_scale {SMALLEST_AUTO:g}, and time_budget is "
+            f"{self.config.time_budget:g} s: set a longer one, send smaller images, or choose model sgbm or a GPU"
+        )
 
     def nearest_depth(self, rig: StereoRig) -> float:
         """Return the depth, m, of the largest disparity searched; 0 where the search ends behind the cameras."""
@@ -698,6 +720,8 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
             else geometry.unchecked_support(left, right)
         )
         seconds = time.perf_counter() - began
+        if self._budget is not None and not (self.runner and self.runner.compiling):
+            self._budget.observe(scale, seconds)
         return StereoEstimate(
             rig, found.disparity, found.sigma, right_disparity, self.config, seconds, support=support,
             searched=self.search_range(rig), vertical=found.vertical,

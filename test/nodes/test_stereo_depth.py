@@ -599,6 +599,17 @@ def test_the_scale_in_use_and_the_nearest_depth_are_in_the_status(
     assert float(b.values("model")["nearest depth (m)"]) == pytest.approx(nearest, rel=0.02)
 
 
+def test_what_the_time_budget_does_is_said(make: Callable[..., Bench]) -> None:
+    b = make(inference_scale="auto", min_depth=0.5, time_budget=1e-6)  # for which no scale is fast enough
+    b.listen("depth/image_rect")
+    b.send_until(PAIR, lambda: b.values("model").get("reason") == FaultCode.OVER_TIME_BUDGET)
+    assert b.log_has("inference_scale auto is 0.25 from now on: time_budget is 1e-06 s, and pairs took")
+    assert b.values("model")["inference_scale"] == "0.25"
+    (result,) = b.set(time_budget=0.0)
+    assert result.successful
+    b.send_until(PAIR, lambda: b.level("model") == 0 and b.values("model")["inference_scale"] != "0.25")
+
+
 # ---- lifecycle ------------------------------------------------------------------------------------------------
 
 

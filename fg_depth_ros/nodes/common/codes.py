@@ -48,6 +48,7 @@ class FaultCode(Code):
     NO_MONO_DEPTH = "no mono depth"  # mono depth is needed, but there is no model for it
     NO_FLOW_MODEL = "no flow model"  # temporal flow has a subscriber, but there is no model for it
     OUT_OF_MEMORY = "out of memory"
+    OVER_TIME_BUDGET = "over time budget"  # pairs take longer than time_budget even at the smallest inference_scale
     MODEL_NOT_LOADED = "model not loaded"
     ENGINE_FAILED = "engine failed"  # the engine is missing or failed; PyTorch runs instead
     SWAP_FAILED = "swap failed"  # new weights were refused; the model before them still runs

@@ -33,7 +33,7 @@ from fg_depth_ros.nodes.stereo_depth.worker import StereoWorker
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 _PAIR_FAULTS = ("configuration", *PAIR_FAULTS, "time")
-_MODEL_FAULTS = ("configuration", "memory", "mono", "model", "engine")
+_MODEL_FAULTS = ("configuration", "memory", "mono", "model", "engine", "budget")
 _CHECK_SECONDS = 0.1
 _CLOSE_AFTER = 20  # checks without a subscriber before the inputs are closed: two seconds
 _SWAP_FAULT_SECONDS = 60.0

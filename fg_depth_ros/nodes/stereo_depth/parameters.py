@@ -40,8 +40,13 @@ STEREO_DEPTH = ParameterTable(
                   choices=("auto", "float32", "bfloat16", "float16")),
         Parameter("inference_scale", 1.0,
                   "Images are resized by this factor for matching only. Smaller is faster, reaches nearer, and is less "
-                  "precise. `auto`: the largest factor, of 0.25 to 1, at which the search reaches min_depth.",
+                  "precise. `auto`: the largest factor, of 0.25 to 1, at which the search reaches min_depth and pairs "
+                  "are matched within time_budget.",
                   choices=("auto",), minimum=0.1, maximum=4.0),
+        Parameter("time_budget", 0.0,
+                  "With `inference_scale: auto`: longest time to match a pair. Where 20 pairs take longer (median), "
+                  "the factor is lowered, and stays so until a parameter of the model is set again. 0: any time.",
+                  unit="s", minimum=0.0, maximum=60.0),
         Parameter("min_disparity", "auto",
                   "Where the search begins, in image disparity. `auto`: at infinity, cx_left - cx_right, rounded down.",
                   unit="px", choices=("auto",), minimum=-2048, maximum=2048),

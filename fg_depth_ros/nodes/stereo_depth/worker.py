@@ -19,7 +19,14 @@ from fg_depth_ros.data.io.formats import MONO16_WHITE
 from fg_depth_ros.data.io.messages import DEPTH_16UC1, LearnedWhite, MessageError, MessageFault, image_to_array
 from fg_depth_ros.geometry import PairFault, StereoRig
 from fg_depth_ros.geometry.rectification import Rectification
-from fg_depth_ros.inference import FlowEstimator, MonoEstimate, OutOfMemory, StereoConfig, StereoEstimate
+from fg_depth_ros.inference import (
+    FlowEstimator,
+    MonoEstimate,
+    OutOfMemory,
+    StereoConfig,
+    StereoDepthEstimator,
+    StereoEstimate,
+)
 from fg_depth_ros.nodes.common.codes import DropReason, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, PairStatistics
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
@@ -67,6 +74,7 @@ class StereoWorker:
         self._temporal, self._mono = TemporalFlow(), MonoDepth(models.mono, faults)
         self._topics = topics
         self._rig: StereoRig | None = None  # of the last pair
+        self._scale: float | None = None  # that inference_scale auto chose last
         self._without_depth = 0  # pairs in a row
         self._published_left: int | None = None  # stamp of the last left image that was published alone
         self._slot: NewestSlot[StereoMessages] = NewestSlot()
@@ -178,6 +186,7 @@ class StereoWorker:
         except OutOfMemory as error:
             self._reduce_scale(self._models.stereo, error)
             raise _Dropped(DropReason.OUT_OF_MEMORY) from error
+        self._report_scale(estimator, images.rig)
         try:
             self._exchange.check(images.left, images.right, found, stamp)
         except MessageError:
@@ -186,6 +195,14 @@ class StereoWorker:
             raise
         self._report_images(found.fault)
         return replace(found, config=self._published_range(found.config))
+
+    def _report_scale(self, estimator: StereoDepthEstimator, rig: StereoRig) -> None:
+        """Log what inference_scale auto chooses, and why, whenever it changes."""
+        scale, reason = estimator.scale(rig), estimator.scale_reason
+        if reason and scale != self._scale:
+            self._node.get_logger().info(f"inference_scale auto is {scale:g} from now on: {reason}")
+        self._scale = scale if reason else None
+        self._faults.update("budget", WARN, estimator.over_budget, FaultCode.OVER_TIME_BUDGET)
 
     def _published_range(self, config: StereoConfig) -> StereoConfig:
         """Return the configuration with the range that the depth message holds, so that masks and cloud agree."""
