@@ -140,6 +140,24 @@ def test_the_mobile_encoder_answers_at_five_resolutions_and_knows_small_images()
     ]
 
 
+def test_a_depthwise_gradient_in_mixed_precision_is_that_of_float32_but_for_rounding() -> None:
+    block = EfficientNetLite0().blocks[3].train()  # 5 x 5, stride 2
+    assert block.depthwise.conv.kernel_size == (5, 5)
+    image = torch.rand(4, block.expand.conv.in_channels, 32, 48)
+
+    def gradients(mixed: bool) -> torch.Tensor:
+        block.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            result = block(image)
+        assert result.dtype == (torch.bfloat16 if mixed else torch.float32)
+        (result.float() * torch.linspace(-1, 1, result.shape[-1])).sum().backward()
+        return block.depthwise.conv.weight.grad.flatten()
+
+    exact, mixed = gradients(mixed=False), gradients(mixed=True)
+    assert torch.nn.functional.cosine_similarity(exact, mixed, dim=0) > 0.99
+    assert 0.97 < mixed.norm() / exact.norm() < 1.03
+
+
 def test_published_weights_start_the_encoder(tmp_path) -> None:
     torch.manual_seed(2)
     published = dict(create_model("depthnet_r18").encoder.state_dict())  # type: ignore[union-attr]
