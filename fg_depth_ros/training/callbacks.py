@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ from fg_depth_ros.training.config import Training
 _LOG = logging.getLogger(__name__)
 _COUNTED_FROM = 1 / 3  # part of the run
 _LINE_EVERY = 60.0  # s
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Signals that end a run."""
 
 Evaluate = Callable[[torch.nn.Module], dict[str, float]]
 """Returns the figures of a network by name, on its device, such as ``Task.validation`` of ``evaluation.task``."""
@@ -111,10 +115,18 @@ class ValidationCallback(pl.Callback):
         if time.monotonic() >= self._next or (every and steps and steps % every == 0 and steps != self._validated):
             self._validate(trainer, module)
 
-    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Validate the last weights."""
-        if module.steps_done != self._validated:
+    def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
+        """Validate the last weights; after a signal, which leaves no time, write the state alone."""
+        if module.steps_done == self._validated:
+            return
+        if module.stop_signal is None:
             self._validate(trainer, module)
+        elif trainer.is_global_zero:
+            self.checkpoint.save_state(module, trainer.optimizers[0], self._counters())
+            _LOG.info("stopped at step %d; the same command resumes it", module.steps_done)
+
+    def _counters(self) -> dict[str, Any]:
+        return {"least": self.stopping.least, "waited": self.stopping.waited}
 
     def _validate(self, trainer: pl.Trainer, module: Any) -> None:
         self._validated, self._next = module.steps_done, time.monotonic() + 60 * self.config.validate_minutes
@@ -128,9 +140,8 @@ class ValidationCallback(pl.Callback):
             self.stopping.update(figures[self.validation.monitor], module.progress)
             module.stopped_early = self.stopping.should_stop
         self.checkpoint.save(
-            module, trainer.optimizers[0], trainer.world_size, figures, self.validation.monitor,
-            {"least": self.stopping.least, "waited": self.stopping.waited},
-        )  # fmt: skip
+            module, trainer.optimizers[0], trainer.world_size, figures, self.validation.monitor, self._counters()
+        )
         self._log(trainer, module, figures)
 
     def _log(self, trainer: pl.Trainer, module: Any, figures: dict[str, float]) -> None:
@@ -148,6 +159,24 @@ class ValidationCallback(pl.Callback):
             write_image(folder / f"{module.steps_done:07d}.png", picture)
             if trainer.logger:
                 trainer.logger.experiment.add_image("val/sample", picture, module.steps_done, dataformats="HWC")  # type: ignore[attr-defined]
+
+
+class StopSignals(pl.Callback):
+    """End the run between two steps on SIGINT (Ctrl-C) or SIGTERM; a second signal ends it at once."""
+
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        """Take the signals, which Lightning has taken before; those that are ignored, by nohup say, stay so."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+
+        def stop(number: int, frame: Any) -> None:
+            module.stop_signal = signal.Signals(number)
+            for each in taken:
+                signal.signal(each, signal.default_int_handler)
+
+        taken = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        for number in taken:
+            signal.signal(number, stop)
 
 
 class ProgressLine(pl.Callback):

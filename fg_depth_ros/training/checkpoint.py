@@ -59,6 +59,10 @@ class Checkpoint:
         if figures[monitor] < self.best:
             self.best = figures[monitor]
             save_checkpoint(self.folder / "best.safetensors", module.average, card)
+        self.save_state(module, optimizer, counters)
+
+    def save_state(self, module: TrainingModule, optimizer: torch.optim.Optimizer, counters: Mapping[str, Any]) -> None:
+        """Write the state alone; arguments as for ``save``."""
         document = {"steps": module.steps_done, "seconds": module.seconds_done, "best": self.best, **counters}
         save_state(self.state_path, {"model": module.model, "average": module.average}, optimizer, document)
 

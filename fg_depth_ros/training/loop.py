@@ -10,6 +10,8 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import signal
+import threading
 import time
 import warnings
 from abc import abstractmethod
@@ -27,7 +29,7 @@ from fg_depth_ros.evaluation.replay.sharding import process_rank, wait_for_all
 from fg_depth_ros.files import claim_folder
 from fg_depth_ros.networks.checkpoint import CheckpointError, load_checkpoint, load_partial, save_tensors
 from fg_depth_ros.networks.registry import create_model, load_model, weights_path
-from fg_depth_ros.training.callbacks import ProgressLine, Validation, ValidationCallback
+from fg_depth_ros.training.callbacks import STOP_SIGNALS, ProgressLine, StopSignals, Validation, ValidationCallback
 from fg_depth_ros.training.config import Training, one_cycle
 from fg_depth_ros.training.stream import DataStream
 
@@ -67,6 +69,8 @@ class TrainingModule(pl.LightningModule):
         self.steps_done, self.seconds_done, self._tick = config.start_step, 0.0, time.monotonic()
         self._piece_start = (self._tick, config.start_step)
         self.stopped_early = False
+        self.stop_signal: signal.Signals | None = None
+        """Signal that asked for the end of the run after the step in work."""
         self.latest: dict[str, torch.Tensor] = {}
         self._render: MakeBatch | None = None
 
@@ -116,14 +120,16 @@ class TrainingModule(pl.LightningModule):
         """Set the learning rate; end the epoch when the run is over (all processes by the same clock)."""
         now = time.monotonic()
         self.seconds_done, self._tick = self.seconds_done + now - self._tick, now
-        shared = torch.tensor([self.progress, self._piece_over(now)], device=self.device)
+        shared = torch.tensor([self.progress, self._piece_over(now), self.stop_signal or 0], device=self.device)
         if self.trainer.world_size > 1:
             torch.distributed.broadcast(shared, 0)
-        progress, piece_over = shared.tolist()
+        progress, piece_over, stop_signal = shared.tolist()
         rate = self.config.learning_rate * self.rate_factor(progress)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = rate * group.get("factor", 1.0)
-        if progress >= 1.0 or piece_over:
+        if stop_signal:
+            self.stop_signal = signal.Signals(int(stop_signal))
+        if progress >= 1.0 or piece_over or stop_signal:
             self.trainer.should_stop = True
             return -1
         return None
@@ -230,6 +236,7 @@ def fit(
         CheckpointError: a state in ``out`` that belongs to another training.
         FileError: another training still runs there.
         FloatingPointError: a loss that is not finite.
+        KeyboardInterrupt: SIGINT or SIGTERM, after the step in work was ended and its state written.
     """
     with claim_out(module.config), _quiet_lightning():
         return _fit(module, validation, card, open_stream)
@@ -269,7 +276,7 @@ def _fit(
     trainer = pl.Trainer(
         default_root_dir=out,
         logger=TensorBoardLogger(str(out), name="", version="tensorboard"),
-        callbacks=[callback, ProgressLine()],
+        callbacks=[callback, StopSignals(), ProgressLine()],
         enable_progress_bar=False,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -290,8 +297,30 @@ def _fit(
     stream = open_stream(trainer.strategy.root_device if on_gpu else torch.device("cpu"))
     stream.start, stream.rank, stream.ranks = module.steps_done, trainer.global_rank, trainer.world_size
     workers = stream.workers
-    trainer.fit(
-        module, DataLoader(stream, batch_size=None, num_workers=workers, prefetch_factor=3 if workers else None)
-    )
+    loader = DataLoader(
+        stream, batch_size=None, num_workers=workers, prefetch_factor=3 if workers else None,
+        worker_init_fn=_ignore_interrupts,
+    )  # fmt: skip
+    with _restored_signals():
+        trainer.fit(module, loader)
+    if module.stop_signal is not None:
+        raise KeyboardInterrupt(module.stop_signal.name)
     wait_for_all(str(out.absolute()))
     return out / "best.safetensors"
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Let Ctrl-C, which every process of a terminal gets, end the run in its own process alone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _restored_signals() -> Iterator[None]:
+    """Give SIGINT and SIGTERM their handlers back at the end."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)

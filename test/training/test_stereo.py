@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 
 import pytest
 import torch
@@ -110,6 +112,39 @@ def test_a_stopped_run_goes_on_exactly(tmp_path, monkeypatch):
     assert one.keys() == two.keys()
     for name in one:
         assert torch.allclose(one[name].float(), two[name].float(), atol=1e-6), name
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_after_the_step_in_work(tmp_path, monkeypatch, number):
+    """Nothing is validated, nothing is lost, and the handlers are those of before."""
+    before, losses = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)], StereoModule.losses
+
+    def interrupted(self, batch):
+        if self.steps_done == 1:
+            os.kill(os.getpid(), number)
+        return losses(self, batch)
+
+    monkeypatch.setattr(StereoModule, "losses", interrupted)
+    config = StereoTraining(out=str(tmp_path), steps=4, **SMALL)
+    with pytest.raises(KeyboardInterrupt, match=number.name):
+        train_stereo(config)
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+    assert load_tensors(tmp_path / "state.safetensors")[1]["training"]["steps"] == 2
+    logged = (tmp_path / "validation.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in logged] == [0]
+    train_stereo(config)
+    assert load_tensors(tmp_path / "state.safetensors")[1]["training"]["steps"] == 4
+
+
+def test_a_second_signal_ends_a_run_at_once(tmp_path, monkeypatch):
+    def interrupted(self, batch):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(StereoModule, "losses", interrupted)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):  # Lightning turns the first into the second
+        train_stereo(StereoTraining(out=str(tmp_path), steps=2, **SMALL))
 
 
 def test_a_run_cut_into_pieces_is_resumed(tmp_path):
