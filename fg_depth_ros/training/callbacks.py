@@ -117,12 +117,12 @@ class ValidationCallback(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
         """Validate the last weights; after a signal, which leaves no time, write the state alone."""
-        if module.steps_done == self._validated:
-            return
-        if module.stop_signal is None:
+        new = module.steps_done != self._validated
+        if module.stop_signal is None and new:
             self._validate(trainer, module)
-        elif trainer.is_global_zero:
-            self.checkpoint.save_state(module, trainer.optimizers[0], self._counters())
+        if module.stop_signal is not None and trainer.is_global_zero:
+            if new:
+                self.checkpoint.save_state(module, trainer.optimizers[0], self._counters())
             _LOG.info("stopped at step %d; the same command resumes it", module.steps_done)
 
     def _counters(self) -> dict[str, Any]:

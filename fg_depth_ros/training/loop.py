@@ -299,7 +299,7 @@ def _fit(
     workers = stream.workers
     loader = DataLoader(
         stream, batch_size=None, num_workers=workers, prefetch_factor=3 if workers else None,
-        worker_init_fn=_ignore_interrupts,
+        worker_init_fn=_ignore_stop_signals,
     )  # fmt: skip
     with _restored_signals():
         trainer.fit(module, loader)
@@ -309,9 +309,10 @@ def _fit(
     return out / "best.safetensors"
 
 
-def _ignore_interrupts(worker: int) -> None:
-    """Let Ctrl-C, which every process of a terminal gets, end the run in its own process alone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ignore_stop_signals(worker: int) -> None:
+    """Let a signal that all processes get, from a terminal or systemd, end the run in its own process alone."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager

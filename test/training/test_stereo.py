@@ -6,9 +6,11 @@ import json
 import math
 import os
 import signal
+import subprocess
 
 import pytest
 import torch
+from support.waiting import wait_until
 
 pytest.importorskip("pytorch_lightning")
 
@@ -16,6 +18,7 @@ pytest.importorskip("pytorch_lightning")
 from fg_depth_ros.files import FileError
 from fg_depth_ros.networks import CheckpointError, StereoPrediction, create_model, load_checkpoint, load_model
 from fg_depth_ros.networks.checkpoint import ModelCard, load_tensors, save_checkpoint
+from fg_depth_ros.resources import module_command
 from fg_depth_ros.synthesis.stereo import StereoSceneGenerator
 from fg_depth_ros.synthesis.textures import TextureAtlas
 from fg_depth_ros.training.config import one_cycle
@@ -134,6 +137,26 @@ def test_a_signal_ends_a_run_after_the_step_in_work(tmp_path, monkeypatch, numbe
     assert [json.loads(line)["step"] for line in logged] == [0]
     train_stereo(config)
     assert load_tensors(tmp_path / "state.safetensors")[1]["training"]["steps"] == 4
+
+
+def test_a_signal_to_all_processes_ends_a_run_well(tmp_path):
+    """As Ctrl-C in a terminal does, and systemd: the processes that render get it, too."""
+    options = {**SMALL, "workers": 1, "validate-steps": 1, "hours": 1, "out": tmp_path / "run"}
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    log = tmp_path / "log.txt"
+    with open(log, "w") as file:
+        run = subprocess.Popen(
+            module_command("fg_depth_ros.cli", "train", "stereo", *words),
+            stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        wait_until(lambda: "step 1:" in log.read_text() or run.poll() is not None, 300)
+        os.killpg(run.pid, signal.SIGTERM)
+        assert run.wait(300) == 130, log.read_text()
+    finally:
+        run.kill()
+    assert "the same command resumes it" in log.read_text()
+    assert load_tensors(tmp_path / "run" / "state.safetensors")[1]["training"]["steps"] >= 1
 
 
 def test_a_second_signal_ends_a_run_at_once(tmp_path, monkeypatch):
