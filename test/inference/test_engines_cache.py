@@ -134,6 +134,27 @@ def test_a_network_is_built_once_per_size(engine: StandIn) -> None:
         assert (len(engine.built), runner.compile_seconds[1]) == (built, cached)
 
 
+@pytest.mark.parametrize(("last", "stale"), [(96, False), (128, False), (96, True)])
+def test_what_ran_last_is_loaded_before_the_first_pair(engine: StandIn, tmp_path: Path, last: int, stale: bool) -> None:
+    for width in (96, 128):
+        _match(width)
+        (path,) = tmp_path.glob(f"*-{width}x*")
+        os.utime(path, (width == last,) * 2)
+        if stale and width == last:  # the one before is taken
+            path.write_bytes(b"of another version")
+    estimator = StereoDepthEstimator(StereoConfig(engine="openvino"))
+    assert estimator.runner is not None
+    estimator.runner.preload()
+    assert estimator.runner.compile_seconds is not None and estimator.runner.compile_seconds[1]
+    for path in tmp_path.iterdir():
+        path.unlink()
+    there, other = (96, 128) if (last == 96) != stale else (128, 96)
+    for width, built in ((there, 2), (other, 3)):
+        estimator.match(*(np.zeros((64, width, 3), np.uint8),) * 2)
+        assert len(engine.built) == built
+    assert estimator.engine_failure is None
+
+
 def test_an_entry_that_the_engine_refuses_is_built_again(engine: StandIn, tmp_path: Path) -> None:
     _match()
     (path,) = tmp_path.iterdir()

@@ -51,6 +51,15 @@ class EngineCache:
             os.utime(path)
         return content
 
+    def names(self) -> list[str]:
+        """Return the names of all entries, the one that was used last first."""
+        found: dict[str, float] = {}
+        with contextlib.suppress(OSError):  # another process removes them too
+            for path in self.folder.glob("*.engine"):
+                name = path.stem.rpartition("-")[0]
+                found[name] = max(found.get(name, 0.0), path.stat().st_mtime)
+        return sorted(found, key=lambda name: -found[name])
+
     def write(self, name: str, key: str, content: bytes) -> None:
         """Keep an entry; remove old ones beyond the limit."""
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -102,6 +103,19 @@ class EngineRunner:
                 self._fail("while running", error)
         return self._torch(*images)
 
+    def preload(self) -> None:
+        """Load the entry of the cache that this network used last: mostly the size of the images to come."""
+        if self._engine is TORCH:
+            return
+        entry = re.compile(rf"{re.escape(self._name)}-(\d+)x(\d+)-{self._engine.name}-{self.precision}")
+        for found in filter(None, map(entry.fullmatch, self._cache.names())):
+            begun, size = time.perf_counter(), (int(found[1]), int(found[2]))
+            run = self._kept_run(size)
+            if run is not None:  # else of other weights, or of another version
+                with self._lock:
+                    self._compiled[size] = _Compiled(run, time.perf_counter() - begun, True)
+                return
+
     @contextmanager
     def pytorch(self) -> Iterator[None]:
         """Let PyTorch run inside, and compile nothing. For the thread that owns the runner."""
@@ -160,16 +174,23 @@ class EngineRunner:
     def _kept(self, size: Size) -> bytes | None:
         return self._cache.read(*self._entry(size))
 
+    def _kept_run(self, size: Size) -> Run | None:
+        """Return what the cache has for a size, run once; None where there is nothing that the engine takes."""
+        blob = self._kept(size)
+        if blob is None:
+            return None
+        try:
+            run = self._engine.load(blob, self._program, self.precision, self._device)
+            run(*_test_images(size, len(self._program.inputs)))
+        except Exception:  # the library refuses what it made: as if it were not there
+            return None
+        return run
+
     def _loaded(self, size: Size) -> tuple[Run, bool]:
         engine, precision = self._engine, self.precision
-        blob = self._kept(size)
-        if blob is not None:
-            try:
-                run = engine.load(blob, self._program, precision, self._device)
-                run(*_test_images(size, len(self._program.inputs)))
-                return run, True
-            except Exception:  # the library refuses what it made: as if it were not there
-                pass
+        kept = self._kept_run(size)
+        if kept is not None:
+            return kept, True
         blob = engine.build(self._program, size, precision)
         run = engine.load(blob, self._program, precision, self._device)
         self._check(run, size)

@@ -170,6 +170,8 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
         estimator.check(*_real_pair())
         if (camera := self.camera) is not None:
             estimator.warm_up_for(camera)
+        elif estimator.runner is not None:
+            estimator.runner.preload()
         if estimator.runner is not None:
             estimator.runner.background = True  # from now on nothing waits for a compiler
         return estimator
