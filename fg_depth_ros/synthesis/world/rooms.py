@@ -80,7 +80,7 @@ def _drive(p: AssetSampler, room: _Room) -> Path:
 
 def _table_top(b: Builder, p: AssetSampler, room: _Room) -> tuple[Path, View]:
     """Set up a table full of things, a board behind it now and then; the camera looks at it from near."""
-    away = p.uniform(0.6, 2.8)  # from the camera to the near edge of the table
+    away = p.uniform(0.4, 2.8)  # from the camera to the near edge of the table
     width, depth, height = p.uniform(0.9, 2.0), p.uniform(0.5, 1.2), p.uniform(0.45, 0.95)
     edge = 0.5 + away
     place = b.place((room.aisle, edge + depth / 2), p.uniform(-0.3, 0.3))
@@ -97,7 +97,8 @@ def _table_top(b: Builder, p: AssetSampler, room: _Room) -> tuple[Path, View]:
         room.aisle + p.uniform(-0.2, 0.2), 0.5, p.uniform(-0.12, 0.12), height + above, float(pitch),
         float(p.rng.normal(0, 0.02)), p.uniform(0.05, 0.3), sway=(0.02, 0.004, 0.02, 0.004, 0.004), reach=0.2 * away,
     )  # fmt: skip
-    return path, View(fields=(16, 60), nearest=0.7 * away)
+    # As a robot's arm sees it from near, and a stereo benchmark from some way off.
+    return path, View(fields=(30, 90) if away < 1.3 else (14, 45), nearest=0.7 * away)
 
 
 def _shell(b: Builder, p: AssetSampler, room: _Room) -> None:

@@ -82,7 +82,7 @@ def draw_street(p: AssetSampler, way: float = 0.0) -> Scene:
         curb=p.uniform(*_CURB) if style != "country" else 0.02,
     )
     _ground(b, p, course, plan, style)
-    on_pavement = p.chance(0.25) and plan.pavement > 1.6  # a robot on the pavement instead of a car in its lane
+    on_pavement = p.chance(0.1) and plan.pavement > 1.6  # a robot on the pavement instead of a car in its lane
     path = _path(p, course, plan, on_pavement)
     for side in (-1, 1):
         _houses(b, p, course, plan, side, style)
