@@ -54,8 +54,8 @@ ENGINES = ["onnx>=1.15", "openvino>=2024.4"]
 ONNX = ["onnx>=1.15", "onnxruntime>=1.17", "onnxscript>=0.1"]
 # What "fg-depth view" shows with; 0.39 is the last one for Python 3.10.
 VIEWER = ["rerun-sdk>=0.39"]
-# Bags whose images are video (H.264, H.265): PyAV comes with its own FFmpeg, and decodes packet by packet, which OpenCV
-# does not. 17 is the last one for Python 3.10.
+# Images that come as video (H.264, H.265), live and in bags: PyAV comes with its own FFmpeg, and decodes packet by
+# packet, which OpenCV does not. 17 is the last one for Python 3.10.
 VIDEO = ["av>=12.1"]
 # colcon runs pytest only where an extra called "test" asks for it.
 TEST = [

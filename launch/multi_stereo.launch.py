@@ -18,7 +18,10 @@ EACH = {
     **shared.STEREO_IMAGE_PROC,
     **shared.NODE,
     **shared.NETWORK,
-    "image_transport": ("", "Parameter image_transport (raw or compressed); empty: as in the parameter file."),
+    "image_transport": (
+        "",
+        "Parameter image_transport (raw, compressed, ffmpeg or foxglove); empty: as in the parameter file.",
+    ),
 }
 """Arguments that are handed to every camera's launch file."""
 ARGUMENTS = {

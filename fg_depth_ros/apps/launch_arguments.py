@@ -15,6 +15,7 @@ from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, SetEn
 from launch.substitutions import LaunchConfiguration
 
 from fg_depth_ros.apps.camera_presets import PRESETS, preset
+from fg_depth_ros.data.io.video_packets import split_transport
 from fg_depth_ros.nodes.common.environment import (
     DISCOVERY,
     LOCALHOST_ONLY,
@@ -22,8 +23,6 @@ from fg_depth_ros.nodes.common.environment import (
     use_shared_memory_profile,
 )
 from fg_depth_ros.resources import resource_path
-
-_COMPRESSED = "/compressed"
 
 Arguments = Mapping[str, tuple[str | None, str]]
 """Name -> (default, description); a default of None makes the argument mandatory."""
@@ -37,8 +36,8 @@ CAMERA: Arguments = {
     "right_namespace": ("", "Prefix of the right camera's topics; empty: right, or as the camera has it."),
     "left_image": ("", "Left image topic, where it is another one; camera_info is taken from beside it."),
     "right_image": ("", "Right image topic, where it is another one; camera_info is taken from beside it."),
-    "image_transport": ("", "Parameter image_transport (raw or compressed); empty: compressed where left_image ends "
-                        "so, or as in the parameter file."),
+    "image_transport": ("", "Parameter image_transport (raw, compressed, ffmpeg or foxglove); empty: as "
+                        "left_image ends, or as in the parameter file."),
 }  # fmt: skip
 NODE: Arguments = {
     "use_sim_time": ("false", "Take the time from /clock, for recordings."),
@@ -113,7 +112,7 @@ def camera_remappings(value: Mapping[str, str]) -> list[tuple[str, str]]:
     remappings = []
     for side in ("left", "right"):
         prefix, given = value[f"{side}_namespace"], value[f"{side}_image"]
-        image = given.removesuffix(_COMPRESSED) or f"{prefix or side}/{name}"
+        image = split_transport(given)[0] or f"{prefix or side}/{name}"
         if chosen is not None and not (prefix or given):
             image = chosen.image(side, value["driver_namespace"])
         info = f"{prefix or image.rpartition('/')[0]}/camera_info"
@@ -124,8 +123,8 @@ def camera_remappings(value: Mapping[str, str]) -> list[tuple[str, str]]:
 def parameters(value: Mapping[str, str], names: Iterable[str]) -> dict[str, Any]:
     """Return the parameters of a node: those of its camera, those of ``names`` that were given, and use_sim_time."""
     chosen = preset(value.get("camera", ""))
-    named = "compressed" if value.get("left_image", "").endswith(_COMPRESSED) else ""
-    transport = value.get("image_transport", "") or named
+    named = split_transport(value.get("left_image", ""))[1]
+    transport = value.get("image_transport", "") or named.replace("raw", "")
     return {
         **({} if chosen is None else chosen.parameters),
         **({"image_transport": transport} if transport else {}),

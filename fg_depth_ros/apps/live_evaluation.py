@@ -20,6 +20,7 @@ from fg_depth_ros.data.bags.pairs import BagTopics, find_topics
 from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, BagStorage
 from fg_depth_ros.data.datasets.stereo import MOTORCYCLE
 from fg_depth_ros.data.io.compressed_depth import SUFFIX
+from fg_depth_ros.data.io.video_packets import IMAGE_TRANSPORTS, split_transport
 from fg_depth_ros.evaluation.replay.scores import ReplayScores
 from fg_depth_ros.evaluation.reports.report import Report, read_report
 from fg_depth_ros.files import FileError
@@ -109,7 +110,7 @@ class BagInputs:
     """What the nodes must know of a recording."""
 
     topics: BagTopics  # of its stereo pair
-    compressed: bool  # its images are CompressedImage
+    transport: str  # of its images, as image_transport names it
     truth: bool  # it has true depth
     compressed_truth: bool = False  # as compressedDepth
     reliable: bool = True  # camera_info was published reliably, and so is played reliably
@@ -123,11 +124,11 @@ class BagInputs:
         storage = BagStorage(bag)
         kinds = storage.topics
         topics = find_topics(kinds, **given, where=str(bag))
-        video = [name for name in topics[:2] if kinds[name] not in (IMAGE, COMPRESSED)]
-        if video:
+        transport, other = (_transport(kinds[name]) for name in topics[:2])
+        if transport != other:
             raise FileError(
-                f"{bag}: {' and '.join(video)} hold video, which the nodes do not take: evaluate it with fg-depth "
-                "replay, or record its images again as raw ones, republished by image_transport"
+                f"{bag}: {topics.left} is a {kinds[topics.left]} and {topics.right} a {kinds[topics.right]}, and a "
+                "node has one image_transport: evaluate it with fg-depth replay"
             )
         if not (topics.left_info and topics.right_info):
             raise FileError(
@@ -138,13 +139,20 @@ class BagInputs:
         reliable = all(qos[name].reliable for name in (topics.left_info, topics.right_info) if name in qos)
         raw = kinds.get(f"/{TRUTH}") == IMAGE
         packed = not raw and kinds.get(f"/{TRUTH}{SUFFIX}") == COMPRESSED
-        return cls(topics, kinds[topics.left] == COMPRESSED, raw or packed, packed, reliable)
+        return cls(topics, transport, raw or packed, packed, reliable)
 
     def remappings(self) -> list[tuple[str, str]]:
         """Return (name in the nodes, topic of the bag) for the depth node and the evaluator."""
-        left, right = (topic.removesuffix("/compressed") for topic in self.topics[:2])
-        bag = (left, right, self.topics.left_info, self.topics.right_info)
-        return [(name, topic) for name, topic in zip(INPUTS, bag, strict=True) if topic != f"/{name}"]
+        rules = []
+        for name, topic in zip(INPUTS, self.topics, strict=True):
+            base, transport = split_transport(topic)
+            if name in INPUTS[:2] and transport != self.transport:  # not named by it
+                name = f"{name}/{self.transport}"
+            elif name in INPUTS[:2]:
+                topic = base
+            if topic != f"/{name}":
+                rules.append((name, topic))
+        return rules
 
 
 @dataclass(frozen=True)
@@ -170,23 +178,22 @@ class BagsEvaluation:
         bags = find_bags(self.bags)
         inputs = BagInputs.of(bags[0], **self.topics)
         remappings = inputs.remappings()
-        names = {name: f"/{name}" for name in INPUTS} | dict(remappings)
-        listened = [names["left/camera_info"], names["right/camera_info"]]
+        listened = [inputs.topics.left_info, inputs.topics.right_info]
         if inputs.truth:
             listened.append(f"/{TRUTH}{SUFFIX if inputs.compressed_truth else ''}")
         # The evaluator subscribes to images for its pictures, and to both without truth.
         listened += [inputs.topics.left, *([] if inputs.truth else [inputs.topics.right])]
-        transport = "compressed" if inputs.compressed else "raw"
         evaluator: dict[str, Any] = {
             "use_sim_time": True, "pair_source": "camera_info", "truth": inputs.truth, "timeout": self.timeout,
             "set_name": _set_name(bags), "report": str(self.report), "page": str(self.report.with_suffix(".html")),
-            "idle_timeout": _IDLE_SECONDS, "rectify": self.depth.get("rectify", "auto"), "image_transport": transport,
+            "idle_timeout": _IDLE_SECONDS, "rectify": self.depth.get("rectify", "auto"),
+            "image_transport": inputs.transport,
             "truth_transport": "compressedDepth" if inputs.compressed_truth else "raw",
         }  # fmt: skip
         if inputs.reliable:  # a lost camera_info is a pair that is not counted
             for topic in listened[:2]:
                 evaluator[f"qos_overrides.{topic}.subscription.reliability"] = "reliable"
-        depth = {"use_sim_time": True, "image_transport": transport, **self.depth}
+        depth = {"use_sim_time": True, "image_transport": inputs.transport, **self.depth}
         player = {
             "bags": [str(bag.absolute()) for bag in bags], "rate": self.rate, "loop": self.loop, "count": self.count,
             **wait_parameters(filter(None, inputs.topics), listened),
@@ -204,6 +211,10 @@ class BagsEvaluation:
         self.report.unlink(missing_ok=True)  # an older one must not pass for this one's
         _run(experiment, group, on_status)
         return read_report(self.report)
+
+
+def _transport(kind: str) -> str:
+    return next(name for name, each in IMAGE_TRANSPORTS.items() if each == kind)
 
 
 def compile_networks(models: Iterable[str], rig: StereoRig, depth: Mapping[str, Any]) -> None:

@@ -6,7 +6,6 @@ import logging
 import pickle
 import re
 import sys
-from fractions import Fraction
 
 import cv2
 import numpy as np
@@ -18,6 +17,7 @@ pytest.importorskip("av", reason="video is decoded by PyAV (extra 'video')")
 import av
 from support.bags import bag_of
 from support.truth import header, types, with_messages
+from support.video import Encoded, Encoder
 
 from fg_depth_ros.apps.live_evaluation import BagInputs
 from fg_depth_ros.data.bags.pairs import find_topics, open_bag_pairs
@@ -36,24 +36,11 @@ def picture(k: int, side: str, grey: bool = False) -> np.ndarray:
     return np.dstack([rgb[..., 1]] * 3) if grey else rgb
 
 
-def encoded(
-    side: str, codec: str = "libx264", reordered: bool = False, grey: bool = False
-) -> list[tuple[bytes, bool, int]]:
-    """(data, key frame, number of the image) of the packets, in the order of decoding."""
-    coder = av.CodecContext.create(codec, "w")
-    coder.width, coder.height, coder.pix_fmt, coder.time_base = 160, 96, "yuv420p", Fraction(1, 10)
-    coder.gop_size, coder.max_b_frames = GOP, 2 if reordered else 0
-    coder.options = {"crf": "4", "preset": "fast", "x264-params": "b-adapt=0:bframes=2:scenecut=0"}
-    if codec == "libx265":
-        coder.options = {"crf": "4", "x265-params": f"log-level=error:keyint={GOP}:bframes=0"}
-    elif not reordered:
-        coder.options = {"crf": "4", "preset": "ultrafast", "tune": "zerolatency"}
-    packets = []
-    for k in range(COUNT):
-        frame = av.VideoFrame.from_ndarray(picture(k, side, grey), format="rgb24")
-        frame.pts = k
-        packets += coder.encode(frame)
-    return [(bytes(p), p.is_keyframe, p.pts) for p in [*packets, *coder.encode(None)]]
+def encoded(side: str, codec: str = "libx264", reordered: bool = False, grey: bool = False) -> list[Encoded]:
+    """The packets, in the order of decoding."""
+    encoder = Encoder(160, 96, codec=codec, gop=GOP, reordered=reordered)
+    packets = [packet for k in range(COUNT) for packet in encoder.add(picture(k, side, grey))]
+    return packets + encoder.end()
 
 
 def message(kind: str, data: bytes, key: bool, k: int, codec: str, ros: str = "bgr8"):
@@ -150,11 +137,24 @@ def test_a_codec_that_is_not_known_and_a_missing_pyav_are_named(tmp_path, monkey
         open_bag_pairs(bag)
 
 
-def test_nodes_take_no_video(tmp_path):
+@pytest.mark.parametrize(("kind", "transport"), [(FFMPEG, "ffmpeg"), (VIDEO, "foxglove"), (COMPRESSED, "compressed")])
+def test_nodes_take_the_transport_that_the_bag_has(tmp_path, monkeypatch, kind, transport):
+    inputs = BagInputs.of(video_bag(tmp_path / "bag", kind))
+    assert (inputs.transport, inputs.remappings()) == (transport, [])
+    monkeypatch.setitem(ENDS, kind, "_h264")  # a driver's own name
+    assert BagInputs.of(video_bag(tmp_path / "own", kind)).remappings() == [
+        (f"{side}/image_rect/{transport}", f"/{side}/image_rect_h264") for side in ("left", "right")
+    ]
+
+
+def test_a_node_has_one_transport(tmp_path):
+    topics = {"/left/image_rect/compressed": COMPRESSED, "/right/image_rect/ffmpeg": FFMPEG}
+    images = [(topic, kind, 1, message(kind, b"", True, 0, "h264")) for topic, kind in topics.items()]
+    bag = with_messages(bag_of(tmp_path / "bag", {"/left/camera_info": INFO, "/right/camera_info": INFO}), images)
     with pytest.raises(
-        FileError, match="/left/image_rect/ffmpeg and /right/image_rect/ffmpeg hold video, which the no"
+        FileError, match=f"is a {COMPRESSED} and /right/image_rect/ffmpeg a {FFMPEG}, and a node has on"
     ):
-        BagInputs.of(video_bag(tmp_path / "bag"))
+        BagInputs.of(bag, left="/left/image_rect/compressed", right="/right/image_rect/ffmpeg")
 
 
 # ---- whole streams ---------------------------------------------------------------------------------------------------

@@ -115,7 +115,7 @@ def test_ros_1_and_packed_bags_are_learned_from_and_played_live(tmp_path):
     for bag in (folder / "one.bag", other):
         inputs = BagInputs.of(bag)
         assert inputs.topics[:3] == ("/left/image_rect", "/right/image_rect", "/left/camera_info")
-        assert inputs.reliable and not inputs.compressed
+        assert inputs.reliable and inputs.transport == "raw"
 
 
 def test_a_ros_1_bag_that_was_cut_off_gives_what_is_whole(tmp_path, caplog):

@@ -18,6 +18,7 @@ from rclpy.serialization import serialize_message
 from std_msgs.msg import Int32MultiArray, String
 from support.logger import LoggerBench, balanced, logger_bench, small_wall
 from support.nodes import compressed_image, pair_messages
+from support.waiting import wait_until
 
 from fg_depth_ros.data.bags.messages import stamp_of
 from fg_depth_ros.data.bags.storage import BagStorage
@@ -202,6 +203,29 @@ def test_compressed_images_are_recorded_as_they_come(make: Make) -> None:
     )
     assert cv2.imdecode(np.frombuffer(packed, np.uint8), 1) is not None
     assert np.array_equal(bench.pairs(line)[0].images()[1], small_wall().right)
+
+
+def test_live_video_is_recorded_as_it_comes_and_its_motion_is_measured(make: Make) -> None:
+    pytest.importorskip("av", reason="video is decoded by PyAV (extra 'video')")
+    from support.live_video import VideoCameras
+
+    bench = make(image_transport="compressed", record="continuous", motion_flow=2.0, check_period=0.0)
+    scenes = [small_wall(), small_wall(seed=1, disparity=24)]
+    cameras = VideoCameras(bench, scenes)
+    written = bench.logger_node.recorder.counters
+    wait_until(
+        lambda: written()["written"] >= 12 and float(bench.values("recording").get("measured: motion", 0)) > 0.5,
+        step=cameras.send, period=0.05,
+    )  # fmt: skip
+    bench.end()
+    (line,) = bench.lines()
+    pairs = bench.pairs(line)
+    assert len(pairs) >= 6
+    for pair in pairs:
+        scene = cameras.scene(pair.stamp)
+        for image, sent in zip(pair.images(), (scene.left, scene.right), strict=True):
+            grey, sent_grey = (cv2.cvtColor(each, cv2.COLOR_RGB2GRAY).astype(int) for each in (image, sent))
+            assert np.abs(grey - sent_grey).mean() < 6.0, "another wall differs by 40"
 
 
 def test_another_calibration_begins_another_episode(make: Make) -> None:

@@ -123,7 +123,7 @@ def motion_of(images: list[np.ndarray]) -> tuple[TriggerMonitor, list[Any]]:
     monitor = TriggerMonitor(parameters, lambda: next(moment), lambda *what: fired.append(what), Faults(print))
     for grey in images:
         message = messages.fill_image(Image(), grey, "mono8" if grey.dtype == np.uint8 else "mono16")
-        monitor.on_left_image(partial(copy, message), compressed=False)
+        monitor.on_left_image(partial(copy, message))
     return monitor, fired
 
 

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 from stereo_msgs.msg import DisparityImage
-from support.nodes import compressed_image
+from support.nodes import compressed_image, compressed_video
 from support.pair_folders import planes, small_rig
 from support.raw_cameras import RawRig
 from support.waiting import LIMIT, response_to, wait_until
@@ -71,6 +72,7 @@ class Source:
         self.node = rclpy.create_node("source", context=self.context)
         self.publishers = {t: self.node.create_publisher(k, t, 20) for t, k in (TOPICS | COMPRESSED).items()}
         self.compressed = False  # images and truth that are sent
+        self.encoders: dict[str, Any] = {}  # by side, where images are sent as video
         latched = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self.account = self.node.create_publisher(Header, "published_pair", latched)
         self.client = self.node.create_client(GetParameters, "replay_evaluator_node/get_parameters")
@@ -126,6 +128,8 @@ class Source:
         for side, image in zip(("left", "right"), images or (), strict=False):
             if self.compressed:
                 message = compressed_image(image, header, kind="png")
+                if self.encoders:
+                    message = compressed_video(self.encoders[side].add(image)[0].data, header)
                 self.publishers[f"{side}/image_rect/compressed"].publish(message)
             else:
                 self.publishers[f"{side}/image_rect"].publish(messages.fill_image(Image(), image, "rgb8", header))
@@ -251,10 +255,15 @@ def test_compressed_truth_is_compared_with(source: Source) -> None:
     assert metrics["epe"] == pytest.approx(0.25 * 1.5, abs=0.01)  # the wall is at 2 m, to 0.3 mm or 0.002 px
 
 
-@pytest.mark.parametrize("transport", ["raw", "compressed"])
-def test_without_truth_the_images_are_compared(source: Source, transport: str) -> None:
+@pytest.mark.parametrize(("transport", "video"), [("raw", False), ("compressed", False), ("compressed", True)])
+def test_without_truth_the_images_are_compared(source: Source, transport: str, video: bool) -> None:
     left, right, truth = planes(0)
     source.compressed = transport == "compressed"
+    if video:
+        pytest.importorskip("av", reason="video is decoded by PyAV (extra 'video')")
+        from support.video import Encoder
+
+        source.encoders = {side: Encoder(160, 96) for side in ("left", "right")}
     source.start_evaluator(pairs=3, truth=False, image_transport=transport)
     source.wait_for_subscribers(*(topic for topic in COMPRESSED if source.compressed and "image" in topic))
     for _ in range(3):

@@ -21,7 +21,7 @@ EXPECTED = {
     "players.stereo_player": (LIGHT, {"cv2"}),
     "players.bag_player": (LIGHT, {"cv2"}),
     "evaluator.node": (LIGHT | {"compat", "evaluation"}, {"cv2", "rich"}),
-    "viewer.node": (LIGHT | {"evaluation"}, {"cv2"}),
+    "viewer.node": (LIGHT | {"compat", "evaluation"}, {"cv2"}),
 }
 
 

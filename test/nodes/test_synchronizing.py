@@ -13,7 +13,7 @@ from support.waiting import wait_until
 from fg_depth_ros.compat import message_filters as drop_in
 from fg_depth_ros.compat.message_filters import SimpleFilter
 from fg_depth_ros.nodes.common.codes import FaultCode
-from fg_depth_ros.nodes.common.synchronizing import INPUTS, NewestSlot, PairSynchronizer, StereoMessages
+from fg_depth_ros.nodes.common.synchronizing import INPUTS, NewestSlot, PairSynchronizer, StereoMessages, why_silent
 
 LEFT, RIGHT, LEFT_INFO, RIGHT_INFO = range(4)
 
@@ -446,6 +446,33 @@ def test_camera_infos_of_every_image_are_waited_for(filters: Any) -> None:
         rig.send(None, None, float(k), float(k))
     assert rig.seconds == list(range(1, 11))
     assert sum(map(rig.sync.repeated, INPUTS)) == 0
+
+
+@pytest.mark.parametrize(
+    ("transport", "came", "said", "not_said"),
+    [
+        ("compressed", 90_000, "ros2 topic hz /left/image_rect/compressed", "shared"),
+        ("compressed", 3_000_000, "compressed images of 3.0 MB do not fit into the shared-memory segment", "25 MB"),
+        ("compressed", 0, "; if they are PNG, 6.2 MB or more do not fit into the shared", "25 MB"),
+        ("ffmpeg", 0, "/left/image_rect/ffmpeg.subscription.reliability: reliable", "shared"),
+    ],
+)
+def test_lost_compressed_images_are_not_taken_for_raw_ones(
+    filters: Any, transport: str, came: int, said: str, not_said: str
+) -> None:
+    rig = Rig(filters)
+    for frame in range(5):
+        for index, source in enumerate(rig.sources):
+            sent = message(10.0 + 0.1 * frame)
+            sent.width, sent.height, sent.data = 3840, 2160, bytes(came if index < 2 else 0)
+            if index > 1 or (came and index == frame):  # one image of each, never both of a pair
+                source.signalMessage(sent)
+    assert rig.sync.stall_code == FaultCode.IMAGES_LOST
+    topics = {name: f"/{name}" + (f"/{transport}" if "image" in name else "") for name in INPUTS}
+    text = rig.sync.why_no_pair(lambda name: 1, topics.__getitem__)
+    assert said in text and not_said not in text
+    quiet = why_silent(1, topics["left/image_rect"])
+    assert "QoS" in quiet and "shared" not in quiet and "shared memory" in why_silent(1, "/left/image_rect")
 
 
 def test_messages_without_a_stamp_form_no_pair_and_that_is_said(filters: Any) -> None:

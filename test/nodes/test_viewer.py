@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import rclpy
@@ -14,10 +15,10 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 from stereo_msgs.msg import DisparityImage
-from support.nodes import camera_info, wall
+from support.nodes import camera_info, compressed_image, compressed_video, wall
 from support.viewing import image_of, read_view
 from support.waiting import wait_until
 
@@ -30,6 +31,7 @@ from fg_depth_ros.nodes.viewer import node as viewer_node
 STAMP = 1_700_000_000_500_000_000
 KINDS: dict[str, type] = {
     "left/image_rect": Image,
+    "left/image_rect/compressed": CompressedImage,
     "depth/image_rect": Image,
     "depth/sigma": Image,
     "mask/labels": Image,
@@ -43,15 +45,13 @@ KINDS: dict[str, type] = {
 class Live:
     """A viewer_node in namespace /front that writes a file, beside somebody who publishes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, left: str = "left/image_rect") -> None:
         from fg_depth_ros.evaluation.reports.live_view import LiveView
 
         self.path, self.said = path, list[str]()
         self.view = LiveView("live", {"node": viewer_node.OUTPUTS}, "time", has_messages=True)
         self.view.save(path)
-        self.node = viewer_node.ViewerNode(
-            self.view, "/front", "left/image_rect", lambda text, style: self.said.append(text)
-        )
+        self.node = viewer_node.ViewerNode(self.view, "/front", left, lambda text, style: self.said.append(text))
         self.source = Node("source", namespace="/front")
         self.executor = SingleThreadedExecutor()
         self.executor.add_node(self.node)
@@ -74,11 +74,11 @@ class Live:
 
 
 @pytest.fixture
-def live(tmp_path: Path, ros_domain: int) -> Iterator[Live]:
+def live(tmp_path: Path, ros_domain: int, request: pytest.FixtureRequest) -> Iterator[Live]:
     module = pytest.importorskip("rerun", reason="rerun, the extra 'viewer', is not installed")
     module.set_strict_mode(True)
     rclpy.init(domain_id=ros_domain)
-    found = Live(tmp_path / "live.rrd")
+    found = Live(tmp_path / "live.rrd", getattr(request, "param", "left/image_rect"))
     try:
         yield found
     finally:
@@ -129,6 +129,34 @@ def test_what_is_published_is_shown_with_its_values(live: Live) -> None:
     assert logged["/left"][0].values["media_type"] == ["image/jpeg"]
     assert logged["/world/camera"][0].values["parent_frame"] == ["left_eye"]
     assert "/latency/from the stamp to this window" not in logged, "the stamp is of another clock"
+
+
+@pytest.mark.parametrize("live", ["left/image_rect/compressed"], indirect=True)
+def test_the_left_image_may_be_compressed_or_video(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("av", reason="video is decoded by PyAV (extra 'video')")
+    from support.video import Encoder
+
+    topic, scene, shown = "left/image_rect/compressed", wall(), []
+    monkeypatch.setattr(live.view, "log_left", shown.append)
+
+    def publish_until(message: CompressedImage, done: Callable[[], bool]) -> None:
+        def step() -> None:
+            live.publish({topic: message})
+            live.spin()
+
+        wait_until(done, step=step)
+
+    png = compressed_image(scene.left, header(), kind="png")
+    publish_until(png, lambda: len(shown) > 0)
+    np.testing.assert_array_equal(shown[-1], scene.left)
+    packet = Encoder(320, 240).add(scene.left)[0].data
+    publish_until(compressed_video(packet, header()), lambda: not np.array_equal(shown[-1], scene.left))
+    grey, sent = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(int) for image in (shown[-1], scene.left))
+    assert np.abs(grey - sent).mean() < 6.0
+    monkeypatch.setattr(viewer_node, "SILENT_SECONDS", 0.0)
+    broken = compressed_video(packet[: len(packet) // 2], header())
+    said = f"not shown: {topic}: the video is damaged, and no key frame has come since"
+    publish_until(broken, lambda: any(text.startswith(said) for text in live.said))
 
 
 def test_rates_latencies_and_messages_come_from_the_diagnostics_of_the_namespace(live: Live) -> None:

@@ -40,6 +40,7 @@ NO_WHEEL = {
     "launch_testing",
     "launch_testing_ros",
     "ros2launch",
+    "tf2_msgs",
 }
 
 

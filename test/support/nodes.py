@@ -128,6 +128,13 @@ def compressed_image(
     return message
 
 
+def compressed_video(packet: bytes, header: Header) -> CompressedImage:
+    """A packet of H.264 as a CompressedImage."""
+    message = CompressedImage(header=header, format="h264")
+    messages.fill_data(message, np.frombuffer(packet, np.uint8))
+    return message
+
+
 class RecordingLogger:
     """A node's logger that remembers (unlike /rosout, which misses what is said before it is connected)."""
 

@@ -19,6 +19,7 @@ from fg_depth_ros.data.bags.video import VideoTopic
 from fg_depth_ros.data.io.calibration import open_calibration
 from fg_depth_ros.data.io.formats import MONO16_WHITE, scaled_to_uint8, white_level
 from fg_depth_ros.data.io.messages import MessageError, image_to_array
+from fg_depth_ros.data.io.video_packets import split_transport
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import RigError, StereoRig, camera_info_doubts
@@ -40,7 +41,6 @@ _WHITE_IMAGES = 24  # looked at for the white level of 16-bit grey
 _STAMP_END = 12  # bytes of a message before its frame_id
 _APART = 10**9  # ns; two images that were recorded farther apart are of two moments, where the stamps jumped back
 _NAME_THEM = "name the left and the right topic (--left and --right; infer takes them as arguments)"
-_TRANSPORTS = ("/compressed", "/ffmpeg", "/foxglove")  # behind a topic of images
 _NO_CAMERA = {"depth", "compresseddepth", "disparity", "mask", "flow", "theora"}
 
 
@@ -316,8 +316,7 @@ def _sides(images: Sequence[str]) -> list[tuple[str, str]]:
 
 def _info_beside(image: str) -> str:
     """Where image_transport puts the camera_info of an image topic."""
-    base = next((image.removesuffix(end) for end in _TRANSPORTS if image.endswith(end)), image)
-    return base.rpartition("/")[0] + "/camera_info"
+    return split_transport(image)[0].rpartition("/")[0] + "/camera_info"
 
 
 def _infos(topics: Mapping[str, str], left: str, right: str) -> tuple[str, str]:

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from fg_depth_ros.data.bags.files import PACKED, ROS1, STORAGE, Metadata, UnpackedFiles, bag_files
+from fg_depth_ros.data.io.video_packets import FFMPEG, VIDEO
 from fg_depth_ros.files import FileError, open_file
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 INFO = "sensor_msgs/msg/CameraInfo"
-FFMPEG, VIDEO = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket", "foxglove_msgs/msg/CompressedVideo"
 IMAGES = (IMAGE, COMPRESSED, FFMPEG, VIDEO)
 """Types of images of a camera, the most direct one first."""
 STAMPS = ("header", "recorded")

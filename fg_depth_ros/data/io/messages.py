@@ -18,6 +18,7 @@ import numpy as np
 
 from fg_depth_ros.data.io import compressed_depth
 from fg_depth_ros.data.io.formats import LARGEST_IMAGE, MONO16_WHITE, header_size, scaled_to_uint8, white_level
+from fg_depth_ros.data.io.video_packets import VideoImage
 
 _DEPTHS = {
     "8U": np.uint8, "8S": np.int8, "16U": np.uint16, "16S": np.int16, "32S": np.int32, "32F": np.float32,
@@ -163,12 +164,14 @@ def view(message: Any, topic: str = "image") -> np.ndarray:
 
 
 def image_to_array(message: Any, topic: str = "image", *, mono16_white: int | None = MONO16_WHITE) -> np.ndarray:
-    """Return the pixels of a camera's Image or CompressedImage: uint8, H x W for grey or H x W x 3 RGB.
+    """Return the pixels of a camera's Image, CompressedImage or VideoImage: uint8, H x W for grey or H x W x 3 RGB.
 
     They may share the message's memory. ``mono16_white``: value of 16-bit images that becomes 255, as larger ones do;
     None leaves those uint16. Raises MessageError, naming ``topic``: none of CAMERA_ENCODINGS, or data that is
     empty, cut off or does not fit the sizes.
     """
+    if isinstance(message, VideoImage):
+        return message.pixels()
     if not hasattr(message, "encoding"):
         return _decompressed(message, topic, mono16_white)
     encoding = message.encoding

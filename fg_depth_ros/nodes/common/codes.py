@@ -2,7 +2,7 @@
 
 Programs compare these; message texts are for people. Keys that carry them: ``state`` (NodeState), ``reason`` and
 ``faults`` (FaultCode, or the reason of a MessageError), ``swap``, ``flow swap`` and ``mono swap`` (SwapState), and
-``dropped: <DropReason, or the reason of a MessageError>``, a count.
+``dropped: <DropReason, or the reason of a MessageError>`` and ``<input> dropped: <PacketDrop>``, counts.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class FaultCode(Code):
     NO_PAIRS = "no pairs"  # outputs have subscribers, but no synchronised pair arrives
     NO_STAMPS = "no stamps"  # messages arrive without a stamp, and so form no pairs
     IMAGES_LOST = "images lost"  # camera_info arrives, and its images do not, or rarely
+    VIDEO_NOT_DECODED = "video not decoded"  # packets arrive, and no image can be made of them
     RIGHT_CAMERA_SILENT = "right camera silent"  # depth comes from the left image alone
     NOT_RECTIFIED = "not rectified"  # matched features lie on different rows
     ROWS_MISALIGNED = "rows misaligned"  # the vertical flow between the cameras is too large
@@ -80,3 +81,12 @@ class DropReason(Code):
     NO_MONO_DEPTH = "no mono depth"
     OUT_OF_MEMORY = "out of memory"
     INTERNAL_ERROR = "internal error"
+
+
+class PacketDrop(Code):
+    """Why a packet of a camera's video gave no image, beside the reasons of MessageError."""
+
+    NO_KEY_FRAME = "before the first key frame"
+    PACKET_LOST = "after a lost packet"
+    PACKET_DAMAGED = "damaged video"
+    NO_DECODER = "no video decoder"

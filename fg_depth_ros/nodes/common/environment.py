@@ -45,7 +45,11 @@ def use_shared_memory_profile(environ: MutableMapping[str, str] | None = None) -
 
 def profile_for(width: int, height: int) -> str | None:
     """Return the profile that pairs of colour images of this size need; None where Fast DDS's defaults hold them."""
-    image = 3 * width * height
+    return profile_for_bytes(3 * width * height)
+
+
+def profile_for_bytes(image: int) -> str | None:
+    """Return the profile that pairs of messages of so many bytes need; None where Fast DDS's defaults hold them."""
     if image <= _DEFAULT_SEGMENT:
         return None
     return PROFILE if 2 * image <= _SEGMENT else LARGE_PROFILE

@@ -15,4 +15,5 @@ def message_class(name: str) -> Any:
     try:
         return getattr(importlib.import_module(f"{package}.msg"), kind)
     except (ImportError, AttributeError, TypeError) as error:  # the last for a name that names no package
-        raise ValueError(f"its type {name} cannot be imported ({error}): install or source {package}") from error
+        way_out = f"install or source {package} (apt install ros-$ROS_DISTRO-{package.replace('_', '-')})"
+        raise ValueError(f"its type {name} cannot be imported ({error}): {way_out}") from error

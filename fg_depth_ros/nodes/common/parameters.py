@@ -38,7 +38,7 @@ class Parameter:
     ``minimum`` and ``maximum`` (both or none) are inclusive, in ``unit``. ``choices`` are the values a string may
     take. With both, it is a number or one of the choices: a whole number where the default is a string. ``run_time``
     says whether it may be changed while the node runs (otherwise it is declared read-only). ``elsewhere``: values that
-    belong to another parameter -> what to do.
+    belong to another parameter -> what to do. ``check`` returns why an allowed value cannot be used here, or None.
     """
 
     name: str
@@ -50,6 +50,7 @@ class Parameter:
     choices: tuple[str, ...] = ()
     run_time: bool = True
     elsewhere: Mapping[str, str] = field(default_factory=dict)
+    check: Callable[[Any], str | None] | None = None
 
     def __post_init__(self) -> None:
         if type(self.default) not in _ROS_TYPES:
@@ -99,6 +100,8 @@ class Parameter:
             if not self.minimum <= value <= self.maximum:
                 unit = f" {self.unit}" if self.unit else ""
                 return f"parameter {self.name} = {value}{unit} is out of range: choose {self.allowed}{unit}"
+        if self.check is not None and (reason := self.check(value)) is not None:
+            return f"parameter {self.name} = {value!r}: {reason}"
         return None
 
     def _is_of_type(self, value: object) -> bool:

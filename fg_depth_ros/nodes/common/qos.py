@@ -22,19 +22,23 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
 
+_PACKETS = 30  # of video that wait while the node is busy: a second
 OVERRIDES = QoSOverridingOptions(
     (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
 )
 
 
-def sensor_data() -> QoSProfile:
+def sensor_data(depth: int = 1) -> QoSProfile:
     """Return best effort with depth 1: a queue in front of a slow consumer only adds latency."""
-    return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=depth, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
-def input_qos(system_default: bool) -> QoSProfile:
-    """Return the profile of an input: of sensor data, or the middleware's default."""
-    return qos_profile_system_default if system_default else sensor_data()
+def input_qos(system_default: bool, *, every: bool = False) -> QoSProfile:
+    """Return the profile of an input: of sensor data, or the middleware's default.
+
+    ``every``: each message counts, as those of video do, where one that is replaced costs all up to the next key frame.
+    """
+    return qos_profile_system_default if system_default else sensor_data(_PACKETS if every else 1)
 
 
 def _log_incompatible(node: Node, topic: str, text: str, end: str) -> Callable[[Any], None]:

@@ -13,14 +13,16 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from rclpy.node import Node
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo
 
 from fg_depth_ros.compat import load_message_filters
 from fg_depth_ros.compat.message_filters import SimpleFilter
 from fg_depth_ros.data.io.messages import stamp_ns
+from fg_depth_ros.data.io.video_packets import IMAGE_TRANSPORTS, split_transport
 from fg_depth_ros.nodes.common.codes import INPUTS, FaultCode
-from fg_depth_ros.nodes.common.environment import LARGE_PROFILE, profile_for
-from fg_depth_ros.nodes.common.parameters import AtStart, DeclaredParameters
+from fg_depth_ros.nodes.common.environment import LARGE_PROFILE, profile_for, profile_for_bytes
+from fg_depth_ros.nodes.common.message_classes import message_class
+from fg_depth_ros.nodes.common.parameters import AtStart, DeclaredParameters, Parameter
 
 T = TypeVar("T")
 
@@ -40,9 +42,22 @@ _INFOS_WITHOUT_IMAGE = 4  # since the last pair; then images got lost
 _IMAGES_WITHOUT_INFO = 3  # in a row; then the camera_info before is taken for them
 
 
+def image_transport(description: str) -> Parameter:
+    """Return the line of the parameter ``image_transport``; refused where the type of its messages is not installed."""
+
+    def check(name: str) -> str | None:
+        try:
+            message_class(IMAGE_TRANSPORTS[name])
+        except ValueError as error:
+            return str(error)
+        return None
+
+    return AtStart("image_transport", "raw", description, choices=tuple(IMAGE_TRANSPORTS), check=check)
+
+
 def input_types(parameters: DeclaredParameters) -> dict[str, type]:
     """Return input name -> message type for the parameter ``image_transport``."""
-    image = CompressedImage if parameters["image_transport"] == "compressed" else Image
+    image = message_class(IMAGE_TRANSPORTS[parameters["image_transport"]])
     return {name: image if name.endswith("image_rect") else CameraInfo for name in INPUTS}
 
 
@@ -50,19 +65,24 @@ def input_topics(node: Node, parameters: DeclaredParameters) -> dict[str, str]:
     """Return input name -> resolved topic, remapping and image transport included.
 
     Where an image is remapped and its camera_info is not, that is taken from beside the image, as image_transport does.
-    With the transport ``compressed``, an image may be remapped to the base topic or to the compressed one itself.
+    With a transport other than ``raw``, an image may be remapped to the base topic or to that of the transport itself.
     """
 
     def remapped(name: str) -> bool:
         return bool(node.resolve_topic_name(name) != node.resolve_topic_name(name, only_expand=True))
 
-    types = input_types(parameters)
-    ends = {name: "/compressed" if types[name] is CompressedImage else "" for name in INPUTS}
+    transport = parameters["image_transport"]
+    end = "" if transport == "raw" else f"/{transport}"
+    ends = {name: end if name in _CAMERAS else "" for name in INPUTS}
     topics = {name: str(node.resolve_topic_name(name)).removesuffix(ends[name]) for name in INPUTS}
     for image, info in _CAMERAS.items():
         if remapped(image) and not remapped(info):
             topics[info] = str(node.resolve_topic_name(f"{topics[image].rpartition('/')[0]}/camera_info"))
-    return {name: f"{topic}{ends[name]}" for name, topic in topics.items()}
+    # That of the transport may be remapped itself, as with image_transport.
+    return {
+        name: str(node.resolve_topic_name(f"{topic}{ends[name]}")) if ends[name] else topic
+        for name, topic in topics.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -123,6 +143,7 @@ class _Gate(SimpleFilter):
         self.held = 0  # camera_infos that are only kept for images to come
         self.repeated = 0  # camera_infos that were taken again
         self.last: Any = None  # newest message
+        self.largest = 0  # bytes of a message so far
         self.by_arrival = False  # whether that had no stamp, and was taken
         self.since_match = 0
         self.last_stamp: int | None = None
@@ -137,6 +158,7 @@ class _Gate(SimpleFilter):
         """Add a message of the subscription."""
         self.received += 1
         self.last_arrival = time.monotonic()
+        self.largest = max(self.largest, len(getattr(message, "data", ())))
         stamp = self._take(self, message, stamp_ns(message.header))
         if stamp is not None:
             self.put(message, stamp)
@@ -267,16 +289,16 @@ class PairSynchronizer:
             return FaultCode.NO_STAMPS
         return FaultCode.IMAGES_LOST if self._lost_images() else FaultCode.NO_PAIRS
 
-    def image_size(self, name: str) -> tuple[int, int] | None:
-        """Return width and height of an image input by its camera_info, where that arrives and most images do not."""
+    def lost_images(self, name: str) -> LostImages | None:
+        """Return what is known of the images of an input, where its camera_info arrives and most of them do not."""
         image, info = self._gate(name), self._gate(_CAMERAS[name])
         if info.since_match < _INFOS_WITHOUT_IMAGE or 2 * image.since_match > info.since_match:
             return None
-        return int(getattr(info.last, "width", 0)), int(getattr(info.last, "height", 0))
+        return LostImages(int(getattr(info.last, "width", 0)), int(getattr(info.last, "height", 0)), image.largest)
 
-    def _lost_images(self) -> dict[str, tuple[int, int]]:
-        """Image inputs that get few or no messages while their camera_info arrives -> width and height."""
-        return {name: size for name in _CAMERAS if (size := self.image_size(name)) is not None}
+    def _lost_images(self) -> dict[str, LostImages]:
+        """Image inputs that get few or no messages while their camera_info arrives, with what is known of them."""
+        return {name: lost for name in _CAMERAS if (lost := self.lost_images(name)) is not None}
 
     def why_no_pair(
         self,
@@ -302,13 +324,13 @@ class PairSynchronizer:
         ]
         if silent:
             lost = self._lost_images()
-            why = {name: why_silent(publishers(name), others(name), lost.get(name)) for name in silent}
-            return "; ".join(f"no message on {topic(name)} ({why[name]})" for name in silent)
-        if lost := {name: size for name, size in self._lost_images().items() if publishers(name)}:
+            said = {name: why_silent(publishers(name), topic(name), others(name), lost.get(name)) for name in silent}
+            return "; ".join(f"no message on {topic(name)} ({said[name]})" for name in silent)
+        if lost := {name: found for name, found in self._lost_images().items() if publishers(name)}:
             counts = {name: (self._gate(name), self._gate(_CAMERAS[name])) for name in lost}
             return "; ".join(
                 f"only {image.since_match} images of {info.since_match} camera_infos came on {topic(name)}: "
-                f"{_why_lost(lost[name])}"
+                f"{lost[name].why(topic(name))}"
                 for name, (image, info) in counts.items()
             )
         apart, period = self._apart(), self._period()
@@ -457,38 +479,67 @@ def clock_has_ended(node: Node) -> bool:
 
 def images_beside(node: Node, topic: str) -> list[str]:
     """Return the image topics beside one that somebody publishes, such as image_rect_color or image_raw."""
-    suffix = "/compressed" if topic.endswith("/compressed") else ""
-    kind = f"sensor_msgs/msg/{'CompressedImage' if suffix else 'Image'}"
-    namespace = topic.removesuffix(suffix).rpartition("/")[0]
+    base, transport = split_transport(topic)
+    kind, suffix, namespace = IMAGE_TRANSPORTS[transport], topic.removeprefix(base), base.rpartition("/")[0]
     found = (name.removesuffix(suffix) for name, kinds in node.get_topic_names_and_types() if kind in kinds)
     beside = sorted(name for name in found if name.rpartition("/")[0] == namespace)
     return [name for name in beside if node.count_publishers(name + suffix)]
 
 
-def why_silent(publishers: int, others: Sequence[str] = (), lost: tuple[int, int] | None = None) -> str:
+def why_silent(publishers: int, topic: str, others: Sequence[str] = (), lost: LostImages | None = None) -> str:
     """Explain why a topic with so many publishers is silent.
 
-    ``others``: topics that might be meant instead. ``lost``: width and height of its images (0 = not known) where their
-    camera_info arrives.
+    ``others``: topics that might be meant instead. ``lost``: what is known of its images where their camera_info
+    arrives.
     """
     if publishers == 0 and others:
         return f"it has no publisher: remap it to {' or '.join(others)}, or start the camera driver"
     if publishers == 0:
         return "it has no publisher: start the camera driver, or remap the topic"
     if lost is not None:
-        return f"{publishers} publisher(s) are there, and camera_info comes, but no image: {_why_lost(lost)}"
-    return (
-        f"{publishers} publisher(s) are there, but nothing comes: check that they run, their QoS, and that large "
-        "images fit into the shared memory of Fast DDS (docs/install.md)"
-    )
+        return f"{publishers} publisher(s) are there, and camera_info comes, but no image: {lost.why(topic)}"
+    advice = "check that they run, and their QoS"
+    if split_transport(topic)[1] == "raw":
+        advice = (
+            "check that they run, their QoS, and that large images fit into the shared memory of Fast DDS "
+            "(docs/install.md)"
+        )
+    return f"{publishers} publisher(s) are there, but nothing comes: {advice}"
 
 
-def _why_lost(size: tuple[int, int]) -> str:
-    """Explain why images of a width and height get lost and small messages of the same camera do not."""
-    profile = profile_for(*size) if all(size) else LARGE_PROFILE
-    if profile is None:
-        return "check that the driver publishes them, and the network between"
-    what = f"images of {size[0]}x{size[1]} ({3e-6 * size[0] * size[1]:.0f} MB in colour)" if all(size) else "they"
+@dataclass(frozen=True)
+class LostImages:
+    """Images of which few or none arrive while the camera_info of their camera does."""
+
+    width: int
+    """By the camera_info; 0 = not known."""
+    height: int
+    largest: int
+    """Bytes of the largest one that came."""
+
+    def why(self, topic: str) -> str:
+        """Explain why they get lost and small messages of the same camera do not."""
+        known, transport = self.width > 0 and self.height > 0, split_transport(topic)[1]
+        raw = 3 * self.width * self.height
+        if transport == "raw":
+            profile = profile_for(self.width, self.height) if known else LARGE_PROFILE
+            what = f"images of {self.width}x{self.height} ({1e-6 * raw:.0f} MB in colour)" if known else "they"
+            if profile is None:
+                return "check that the driver publishes them, and the network between"
+            return _too_large(what, profile)
+        if (profile := profile_for_bytes(self.largest)) is not None:
+            return _too_large(f"compressed images of {1e-6 * self.largest:.1f} MB", profile)
+        advice = (
+            f"check that the encoder sends them (ros2 topic hz {topic}); where the network loses them, lower their "
+            f"rate or quality, or let both sides be reliable (qos_overrides.{topic}.subscription.reliability: reliable)"
+        )
+        png = 0 if self.largest or transport != "compressed" else raw // 4  # or more, of a camera's image
+        if (profile := profile_for_bytes(png)) is not None:
+            advice += "; if they are PNG, " + _too_large(f"{1e-6 * png:.1f} MB or more", profile)
+        return advice
+
+
+def _too_large(what: str, profile: str) -> str:
     return (
         f"{what} do not fit into the shared-memory segment of Fast DDS in the process that publishes them: start the "
         f"camera driver with FASTDDS_DEFAULT_PROFILES_FILE set to {profile} of fg_depth_ros (docs/install.md); from "

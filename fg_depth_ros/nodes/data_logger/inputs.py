@@ -15,11 +15,13 @@ from builtin_interfaces.msg import Time
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
-from sensor_msgs.msg import CameraInfo, CompressedImage
+from sensor_msgs.msg import CameraInfo
 
 from fg_depth_ros.compat.message_filters import SimpleFilter
 from fg_depth_ros.data.bags.messages import stamp_of
+from fg_depth_ros.data.bags.storage import INFO
 from fg_depth_ros.data.io.messages import stamp_ns
+from fg_depth_ros.data.io.video_packets import IMAGE_TRANSPORTS
 from fg_depth_ros.geometry import RigError, StereoRig
 from fg_depth_ros.nodes.common.codes import FaultCode
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, RateMeter
@@ -34,6 +36,7 @@ from fg_depth_ros.nodes.common.synchronizing import (
     input_topics,
     input_types,
 )
+from fg_depth_ros.nodes.common.video import VideoStream
 from fg_depth_ros.recording.definitions import Message, Topic
 
 INPUT_FAULTS = ("time", "input", "camera_info", "pairs")
@@ -93,10 +96,9 @@ class LoggerInputs:
         self._rates = {name: RateMeter() for name in INPUTS}
         self._loss = {name: MessageLoss() for name in INPUTS}
         self._types, self.topics = input_types(parameters), input_topics(node, parameters)
-        self.compressed = CompressedImage in self._types.values()
-        self._recorded = {
-            name: Topic(self.topics[name], f"sensor_msgs/msg/{kind.__name__}") for name, kind in self._types.items()
-        }
+        image = IMAGE_TRANSPORTS[parameters["image_transport"]]
+        self._recorded = {name: Topic(self.topics[name], image if name in INPUTS[:2] else INFO) for name in INPUTS}
+        self._video, self._video_left, self._video_lost = VideoStream(self.topics[INPUTS[0]]), None, 0
         self._sources = {name: SimpleFilter() for name in INPUTS}
         self._sync = PairSynchronizer(
             list(self._sources.values()),
@@ -116,7 +118,11 @@ class LoggerInputs:
         return self._sync.matched
 
     def left_image(self, pair: StereoMessages) -> Any:
-        """Deserialize the left image of a pair."""
+        """Deserialize the left image of a pair; of video, return the newest one. Raises ValueError: it has none."""
+        if (problem := self._video.problem) is not None:
+            raise ValueError(problem)
+        if self._video.is_video:
+            return self._video_left
         return deserialize_message(pair.left.data, self._types[INPUTS[0]])
 
     def check(self) -> None:
@@ -166,7 +172,21 @@ class LoggerInputs:
             self._faults.report("input", WARN, f"{self.topics[name]}: {error}; check the driver that publishes it")
             self.drops["malformed message"] += 1
         else:
+            if name == INPUTS[0]:
+                self._follow_video(data)
             self._sources[name].signalMessage(message)
+
+    def _follow_video(self, data: bytes) -> None:
+        """Decode the left camera's video where the motion trigger looks at it: an image needs those before it."""
+        if self._parameters["image_transport"] == "raw":
+            return
+        if not self._parameters["motion_flow"]:
+            self._video = VideoStream(self.topics[INPUTS[0]])
+            return
+        before, self._video_lost = self._video_lost, self._loss[INPUTS[0]].lost
+        message = deserialize_message(data, self._types[INPUTS[0]])
+        for image in self._video.add(message, lost=self._video_lost > before):
+            self._video_left = image
 
     def _matched(self, pair: StereoMessages) -> None:
         pair = replace(

@@ -139,7 +139,7 @@ class DataLoggerNode(Node):
         period = self.parameters["interval_period"]
         if period and self._interval.due(pair.left.recorded, period):
             self._on_trigger("interval", f"every {period:g} s")
-        self._monitor.on_left_image(lambda: self.inputs.left_image(pair), self.inputs.compressed)
+        self._monitor.on_left_image(lambda: self.inputs.left_image(pair))
 
     def _on_new_calibration(self, reason: str) -> None:
         self._monitor.reset_motion()

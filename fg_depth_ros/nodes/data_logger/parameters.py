@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fg_depth_ros.nodes.common.parameters import NO_NAMES, AtStart, Parameter, ParameterTable
-from fg_depth_ros.nodes.common.synchronizing import SYNC_PARAMETERS
+from fg_depth_ros.nodes.common.synchronizing import SYNC_PARAMETERS, image_transport
 from fg_depth_ros.recording.recorder import RecorderConfig
 
 MIB, GIB = 2**20, 2**30
@@ -64,9 +64,8 @@ DATA_LOGGER = ParameterTable(
         AtStart("sync_period", 1.0,
                 "How often what was written is forced to the disk: at most this much is lost when the power fails.",
                 "s", 0.05, 60.0),
-        AtStart("image_transport", "raw",
-                "`compressed` subscribes to `<image topic>/compressed` and records it as it is.",
-                choices=("raw", "compressed")),
+        image_transport("`compressed`, `ffmpeg` or `foxglove` subscribe to `<image topic>/<name>` and record it as it "
+                        "is."),
         *SYNC_PARAMETERS,
         AtStart("sync_queue_size", 30, "Messages held per input until their partners arrive.", minimum=1, maximum=1000),
         AtStart("input_depth", 30,

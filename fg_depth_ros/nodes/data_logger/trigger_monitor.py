@@ -57,8 +57,8 @@ class TriggerMonitor:
             names.add(LABELS)
         return {name: functools.partial(self._on_depth_message, name) for name in names}
 
-    def on_left_image(self, decode: Callable[[], Any], compressed: bool) -> None:
-        """Measure motion where it is due. ``decode`` deserializes the image."""
+    def on_left_image(self, decode: Callable[[], Any]) -> None:
+        """Measure motion where it is due. ``decode`` returns the image's message, or raises ValueError."""
         limit = self._parameters["motion_flow"]
         if not limit or not self._times["motion"].due(self._now(), self._parameters["check_period"]):
             if not limit:

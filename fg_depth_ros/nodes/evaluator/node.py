@@ -40,10 +40,11 @@ from fg_depth_ros.geometry.rectification import Rectification
 from fg_depth_ros.nodes.common import diagnostics
 from fg_depth_ros.nodes.common.codes import INPUTS, NodeState
 from fg_depth_ros.nodes.common.message_loss import with_info
-from fg_depth_ros.nodes.common.qos import OVERRIDES, subscription_events
+from fg_depth_ros.nodes.common.qos import OVERRIDES, input_qos, subscription_events
 from fg_depth_ros.nodes.common.rectifying import PairRectifier
 from fg_depth_ros.nodes.common.running import run_node
 from fg_depth_ros.nodes.common.synchronizing import input_topics, input_types
+from fg_depth_ros.nodes.common.video import PacketSubscriber, VideoStream
 from fg_depth_ros.nodes.evaluator.node_counters import NodeCounters
 from fg_depth_ros.nodes.evaluator.pair_ledger import EARLY, PairEntry, PairLedger, percentiles
 from fg_depth_ros.nodes.evaluator.pair_messages import (
@@ -104,6 +105,7 @@ class ReplayEvaluatorNode(Node):
         self._closing_since: float | None = None
         self._finished_since: float | None = None
         self._failures: set[str] = set()
+        self._videos: dict[str, VideoStream] = {}  # by part
         self._subscribe(wanted)
         self._worker = threading.Thread(target=self._evaluate, name="evaluation", daemon=True)
         self._worker.start()
@@ -134,8 +136,7 @@ class ReplayEvaluatorNode(Node):
             "points": ("points2", PointCloud2, reliable),
         }
         for part in ["depth", *wanted]:
-            topic, kind, qos = topics[part]
-            self._listen(kind, topic, functools.partial(self._store, part), qos)
+            self._subscribe_part(part, *topics[part])
         self._snapshot_topics = {part: topics[part] for part in SNAPSHOT_PARTS if part not in ("depth", *wanted)}
         # Small, and a lost one may be a pair that is not counted.
         infos = QoSProfile(depth=1000, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -152,6 +153,14 @@ class ReplayEvaluatorNode(Node):
         return self.create_subscription(
             kind, topic, with_info(callback), qos, event_callbacks=events, qos_overriding_options=OVERRIDES
         )
+
+    def _subscribe_part(self, part: str, topic: str, kind: type, qos: QoSProfile) -> rclpy.subscription.Subscription:
+        if part not in ("left", "right") or self.parameters["image_transport"] == "raw":
+            return self._listen(kind, topic, functools.partial(self._store, part), qos)
+        packets = PacketSubscriber(self, kind, topic, input_qos(False, every=True))
+        packets.registerCallback(lambda image: self._store(part, image, packets.info))
+        self._videos[part] = packets.stream
+        return packets.sub
 
     def _announce(self, header: Header, info: Any) -> None:
         published = info.get("source_timestamp") or time.time_ns()
@@ -262,6 +271,8 @@ class ReplayEvaluatorNode(Node):
         for entry in self.ledger.expire(time.time_ns()):
             if self.parameters["truth"] and "truth" in self.ledger.wanted and "truth" not in entry.parts:
                 self._count_failure(f"no {TRUTH} came for pair '{entry.name}'; set truth to false if there is none")
+            elif video := [v.problem for part, v in self._videos.items() if part not in entry.parts and v.problem]:
+                self._count_failure("; ".join(video))
             elif self.parameters["accuracy"]:
                 # A node without flow/image or disparity is evaluated by its depth.
                 self._completed(entry)
@@ -327,8 +338,7 @@ class ReplayEvaluatorNode(Node):
         if not self._snapshot_subscriptions:
             # Only now: a player that waits for subscribers must not take these for the depth node's.
             self._snapshot_subscriptions = [
-                self._listen(kind, topic, functools.partial(self._store, part), qos)
-                for part, (topic, kind, qos) in self._snapshot_topics.items()
+                self._subscribe_part(part, *topic) for part, topic in self._snapshot_topics.items()
             ]
         if (chosen := self._snapshot_choice()) is None:
             return

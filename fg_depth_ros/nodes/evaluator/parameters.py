@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fg_depth_ros.geometry.rectification import RECTIFY
 from fg_depth_ros.nodes.common.parameters import AtStart, ParameterTable
+from fg_depth_ros.nodes.common.synchronizing import image_transport
 
 REPLAY_EVALUATOR = ParameterTable(
     "replay_evaluator_node",
@@ -20,9 +21,7 @@ REPLAY_EVALUATOR = ParameterTable(
         AtStart("truth_transport", "raw",
                 "`compressedDepth` subscribes to `ground_truth/depth/compressedDepth`.",
                 choices=("raw", "compressedDepth")),
-        AtStart("image_transport", "raw",
-                "`compressed` subscribes to `<image topic>/compressed`, as stereo_depth_node does.",
-                choices=("raw", "compressed")),
+        image_transport("How the images come, as stereo_depth_node's parameter of that name."),
         AtStart("rectify", "auto",
                 "Rectify the images as stereo_depth_node does with its parameter of that name.", choices=RECTIFY),
         AtStart("accuracy", True, "Measure accuracy; without it only rates and latencies."),

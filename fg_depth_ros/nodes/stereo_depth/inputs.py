@@ -10,12 +10,13 @@ from typing import Any
 from rclpy.node import Node
 
 from fg_depth_ros.compat import load_message_filters
-from fg_depth_ros.nodes.common.codes import DropReason
+from fg_depth_ros.nodes.common.codes import DropReason, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, PairStatistics, RateMeter
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
 from fg_depth_ros.nodes.common.qos import OVERRIDES, input_qos, subscription_events
 from fg_depth_ros.nodes.common.synchronizing import (
     INPUTS,
+    LostImages,
     PairSynchronizer,
     StereoMessages,
     clock_has_ended,
@@ -23,6 +24,7 @@ from fg_depth_ros.nodes.common.synchronizing import (
     input_types,
     why_silent,
 )
+from fg_depth_ros.nodes.common.video import PacketSubscriber, VideoStream
 
 PAIR_FAULTS = (
     "input", "matching", "images", "right camera", "pairs", "calibration", "rectification", "rows", "range", "depth",
@@ -51,7 +53,8 @@ class StereoInputs:
         self._node, self._parameters, self._topics, self._submit = node, parameters, topics, submit
         self._mono_off, self._statistics, self._faults = mono_off, statistics, faults
         self._filters = load_message_filters()
-        self._subscribers: list[Any] = []
+        self._subscribers: dict[str, Any] = {}
+        self._packet_drops = {name: Counter[str]() for name in INPUTS}  # in earlier subscriptions
         self._sync: PairSynchronizer | None = None
         self._opened = 0.0
         self._unmatched: Counter[str] = Counter()  # in earlier subscriptions
@@ -71,9 +74,9 @@ class StereoInputs:
         """Subscribe to all four inputs."""
         if self._sync is not None:
             return
-        self._subscribers = [self._subscribe(name) for name in INPUTS]
+        self._subscribers = {name: self._subscribe(name) for name in INPUTS}
         self._sync = PairSynchronizer(
-            self._subscribers,
+            list(self._subscribers.values()),
             self._submit,
             approximate=self._parameters["approximate_sync"],
             slop=self._parameters["sync_slop"],
@@ -93,9 +96,10 @@ class StereoInputs:
             return
         for name in INPUTS:
             self._unmatched[name] += self._sync.unmatched(name) + self._sync.waiting(name)
-        for subscriber in self._subscribers:
+            self._packet_drops[name] += self._dropped(name)
+        for subscriber in self._subscribers.values():
             self._node.destroy_subscription(subscriber.sub)
-        self._subscribers, self._sync = [], None
+        self._subscribers, self._sync = {}, None
         for subject in (*PAIR_FAULTS, "mono"):
             self._faults.forget(subject)
 
@@ -116,8 +120,12 @@ class StereoInputs:
         elif self._faults["right camera"] is not None:
             self._faults.forget("pairs")  # reported already, with its consequence
             return
-        why = self._sync.why_no_pair(self._publishers, self._topics.__getitem__, self._others)
-        self._faults.report("pairs", WARN, f"no stereo pair for {waited:.0f} s: {why}", code=self._sync.stall_code)
+        if problems := [problem for name in INPUTS if (problem := self._video_problem(name)) is not None]:
+            why, code = "; ".join(problems), FaultCode.VIDEO_NOT_DECODED
+        else:
+            why = self._sync.why_no_pair(self._publishers, self._topics.__getitem__, self._others)
+            code = self._sync.stall_code
+        self._faults.report("pairs", WARN, f"no stereo pair for {waited:.0f} s: {why}", code)
 
     def values(self) -> dict[str, str]:
         """Return the key-value pairs of a DiagnosticStatus: rate and losses by input."""
@@ -128,15 +136,21 @@ class StereoInputs:
             values[f"{name} without partner"] = str(self._unmatched[name] + now)
             if self._sync is not None and (repeated := self._sync.repeated(name)):
                 values[f"{name} used again"] = str(repeated)
+            for reason, count in sorted((self._packet_drops[name] + self._dropped(name)).items()):
+                values[f"{name} dropped: {reason}"] = str(count)
         return values
 
     def _subscribe(self, name: str) -> Any:
         topic, kind = self._topics[name], input_types(self._parameters)[name]
-        events = subscription_events(self._node, topic)
-        qos = input_qos(self._parameters["use_system_default_qos"])
-        subscriber = self._filters.Subscriber(
-            self._node, kind, topic, qos_profile=qos, event_callbacks=events, qos_overriding_options=OVERRIDES
-        )
+        packets = name.endswith("image_rect") and self._parameters["image_transport"] != "raw"
+        qos = input_qos(self._parameters["use_system_default_qos"], every=packets)
+        if packets:
+            subscriber: Any = PacketSubscriber(self._node, kind, topic, qos)
+        else:
+            events = subscription_events(self._node, topic)
+            subscriber = self._filters.Subscriber(
+                self._node, kind, topic, qos_profile=qos, event_callbacks=events, qos_overriding_options=OVERRIDES
+            )
         subscriber.registerCallback(lambda message, rate=self._rates[name]: rate.tick())
         return subscriber
 
@@ -152,12 +166,25 @@ class StereoInputs:
             return
         seconds = self._sync.silent(silent)
         since = time.strftime("%H:%M:%S", time.localtime(time.time() - seconds))
-        why = why_silent(self._publishers(silent), self._others(silent), self._lost(silent))
+        why = self._video_problem(silent) or why_silent(
+            self._publishers(silent), self._topics[silent], self._others(silent), self._lost(silent)
+        )
         reason = f"no message on {self._topics[silent]} since {since} ({seconds:.0f} s): {why}"
         self._submit(StereoMessages(left, None, left_info, None, reason))
 
-    def _lost(self, name: str) -> tuple[int, int] | None:
-        return self._sync.image_size(name) if self._sync is not None and name.endswith("image_rect") else None
+    def _stream(self, name: str) -> VideoStream | None:
+        return getattr(self._subscribers.get(name), "stream", None)
+
+    def _video_problem(self, name: str) -> str | None:
+        """Return why no image can be made of the packets of an input; None where it can, or where none come."""
+        return None if (stream := self._stream(name)) is None else stream.problem
+
+    def _dropped(self, name: str) -> Counter[str]:
+        """Packets of an input that gave no image, by reason, since it was opened."""
+        return Counter() if (stream := self._stream(name)) is None else stream.drops
+
+    def _lost(self, name: str) -> LostImages | None:
+        return self._sync.lost_images(name) if self._sync is not None and name.endswith("image_rect") else None
 
     def _others(self, name: str) -> list[str]:
         return images_beside(self._node, self._topics[name]) if name.endswith("image_rect") else []

@@ -7,7 +7,7 @@ from typing import Any
 
 from fg_depth_ros.geometry.rectification import RECTIFY
 from fg_depth_ros.nodes.common.parameters import Alias, AtStart, Parameter, ParameterTable
-from fg_depth_ros.nodes.common.synchronizing import SYNC_PARAMETERS
+from fg_depth_ros.nodes.common.synchronizing import SYNC_PARAMETERS, image_transport
 
 CLOUD_EVERYWHERE = 10000.0
 """Bound of the box of ``points2`` that bounds nothing, m."""
@@ -124,8 +124,8 @@ STEREO_DEPTH = ParameterTable(
                   "Rectify the images by K, D, R and P of their camera_info. `auto`: where their topics are not named "
                   "as rectified (`image_rect*`) and D is not zero or R not the identity. `on`: always. `off`: never.",
                   choices=RECTIFY),
-        AtStart("image_transport", "raw",
-                "`compressed` subscribes to `<image topic>/compressed` (JPEG or PNG).", choices=("raw", "compressed")),
+        image_transport("`compressed` subscribes to `<image topic>/compressed` (JPEG, PNG, or video by its format), "
+                        "`ffmpeg` and `foxglove` to the video that image_transport's plugins of these names send."),
         *SYNC_PARAMETERS,
         AtStart("allow_unstamped", False,
                 "Pair messages whose stamp is 0 by their time of arrival, as with `approximate_sync`; outputs have "

@@ -15,14 +15,17 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from stereo_msgs.msg import DisparityImage
 
 from fg_depth_ros.data.io import messages
+from fg_depth_ros.data.io.video_packets import IMAGE_TRANSPORTS, split_transport
 from fg_depth_ros.evaluation.reports.live_view import CLOUD, DEPTH, DISPARITY, MASK, SIGMA, LiveView
 from fg_depth_ros.nodes.common.frames import subscribe_frames
-from fg_depth_ros.nodes.common.qos import sensor_data, subscription_events
+from fg_depth_ros.nodes.common.message_classes import message_class
+from fg_depth_ros.nodes.common.qos import input_qos, sensor_data, subscription_events
 from fg_depth_ros.nodes.common.running import run_node
+from fg_depth_ros.nodes.common.video import PacketSubscriber
 
 OUTPUTS = frozenset({DISPARITY, DEPTH, SIGMA, MASK, CLOUD})
 """What is shown of a node."""
@@ -41,7 +44,7 @@ class ViewerNode(Node):
     Args:
         view: shows what comes.
         namespace: of the depth node.
-        left: topic of the left image; CompressedImage where its name ends with /compressed.
+        left: topic of the left image; compressed or video where its name ends as image_transport names that.
         say: called with a line for people and its style.
     """
 
@@ -55,9 +58,8 @@ class ViewerNode(Node):
         self._parents: dict[str, str] = {}  # of frames
         self._root, self._camera_frame = "", ""
         self._began = time.monotonic()
-        image: type = CompressedImage if left.endswith("/compressed") else Image
+        self._left: PacketSubscriber | None = None
         self._topics: dict[str, tuple[type, Callable[[Any, str], None]]] = {
-            left: (image, lambda message, topic: view.log_left(messages.image_to_array(message, topic))),
             "depth/image_rect": (Image, self._show_depth),
             "disparity": (DisparityImage, self._show_disparity),
             "depth/sigma": (Image, lambda m, topic: view.log_sigma(METHOD, messages.float_array(m, topic))),
@@ -69,9 +71,24 @@ class ViewerNode(Node):
             callback = functools.partial(self._on_message, topic, show)
             events = subscription_events(self, topic)
             self.create_subscription(kind, topic, callback, sensor_data(), event_callbacks=events)
+        self._subscribe_left(left)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._show_diagnostics, QoSProfile(depth=10))
         self._subscribe_frames()
         self.create_timer(1.0, self._look_for_silence, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _subscribe_left(self, topic: str) -> None:
+        def show(message: Any, topic: str) -> None:
+            self._view.log_left(messages.image_to_array(message, topic))
+
+        transport = split_transport(topic)[1]
+        try:
+            kind = message_class(IMAGE_TRANSPORTS[transport])
+        except ValueError as error:
+            self._say(f"{topic} is not shown: {error}", "red")
+            return
+        self._topics[topic] = kind, show
+        self._left = PacketSubscriber(self, kind, topic, input_qos(False, every=transport != "raw"))
+        self._left.registerCallback(functools.partial(self._on_message, topic, show))
 
     def _subscribe_frames(self) -> None:
         try:
@@ -154,6 +171,9 @@ class ViewerNode(Node):
     def _look_for_silence(self) -> None:
         if time.monotonic() - self._began < SILENT_SECONDS:
             return
+        if self._left is not None and (problem := self._left.stream.problem) and problem not in self._bad:
+            self._bad.add(problem)
+            self._say(f"not shown: {problem}", "red")
         silent = [topic for topic in self._topics if topic not in self._arrived]
         if silent == self._silent:
             return
