@@ -17,20 +17,18 @@ from fg_depth_ros.apps.experiment import START_SECONDS, SUBSCRIBER_SECONDS, Expe
 from fg_depth_ros.apps.processes import ProcessGroup
 from fg_depth_ros.data.bags.folders import find_bags
 from fg_depth_ros.data.bags.pairs import BagTopics, find_topics
-from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, BagStorage
+from fg_depth_ros.data.bags.storage import COMPRESSED, DISPARITY, IMAGE, BagStorage
 from fg_depth_ros.data.datasets.stereo import MOTORCYCLE
-from fg_depth_ros.data.io.compressed_depth import SUFFIX
 from fg_depth_ros.data.io.video_packets import IMAGE_TRANSPORTS, split_transport
 from fg_depth_ros.evaluation.replay.scores import ReplayScores
 from fg_depth_ros.evaluation.reports.report import Report, read_report
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.inference.config import FlowConfig, StereoConfig
-from fg_depth_ros.nodes.common.codes import INPUTS
+from fg_depth_ros.nodes.common.codes import INPUTS, TRUTH_TOPICS
 from fg_depth_ros.resources import module_command
 
 DEPTH_NODE, EVALUATOR = "stereo_depth_node", "replay_evaluator_node"
-TRUTH = "ground_truth/depth"
 END_SECONDS = 60.0  # beyond the time that playing takes
 _UNLIMITED = 366 * 86400.0
 _IDLE_SECONDS = START_SECONDS + SUBSCRIBER_SECONDS + 30.0
@@ -67,7 +65,7 @@ class PairsEvaluation:
         # The evaluator always listens to camera_info, and to what it compares with.
         listened = ["left/camera_info", "right/camera_info"]
         if self.accuracy:
-            listened += [TRUTH] if self.truth else INPUTS[:2]
+            listened += [TRUTH_TOPICS["raw"]] if self.truth else INPUTS[:2]
         evaluator = {
             "warm_up": self.warm_up, "truth": self.truth, "accuracy": self.accuracy, "set_name": self.set_name,
             "report": str(report), "scores": str(scores) if self.accuracy else "",
@@ -111,8 +109,7 @@ class BagInputs:
 
     topics: BagTopics  # of its stereo pair
     transport: str  # of its images, as image_transport names it
-    truth: bool  # it has true depth
-    compressed_truth: bool = False  # as compressedDepth
+    truth: str = ""  # key of TRUTH_TOPICS; "" = it has no true depth
     reliable: bool = True  # camera_info was published reliably, and so is played reliably
 
     @classmethod
@@ -137,9 +134,9 @@ class BagInputs:
             )
         qos = storage.offered_qos
         reliable = all(qos[name].reliable for name in (topics.left_info, topics.right_info) if name in qos)
-        raw = kinds.get(f"/{TRUTH}") == IMAGE
-        packed = not raw and kinds.get(f"/{TRUTH}{SUFFIX}") == COMPRESSED
-        return cls(topics, transport, raw or packed, packed, reliable)
+        wanted = zip(TRUTH_TOPICS.items(), (IMAGE, COMPRESSED, DISPARITY), strict=True)
+        truth = next((name for (name, topic), kind in wanted if kinds.get(f"/{topic}") == kind), "")
+        return cls(topics, transport, truth, reliable)
 
     def remappings(self) -> list[tuple[str, str]]:
         """Return (name in the nodes, topic of the bag) for the depth node and the evaluator."""
@@ -180,15 +177,15 @@ class BagsEvaluation:
         remappings = inputs.remappings()
         listened = [inputs.topics.left_info, inputs.topics.right_info]
         if inputs.truth:
-            listened.append(f"/{TRUTH}{SUFFIX if inputs.compressed_truth else ''}")
+            listened.append(f"/{TRUTH_TOPICS[inputs.truth]}")
         # The evaluator subscribes to images for its pictures, and to both without truth.
         listened += [inputs.topics.left, *([] if inputs.truth else [inputs.topics.right])]
         evaluator: dict[str, Any] = {
-            "use_sim_time": True, "pair_source": "camera_info", "truth": inputs.truth, "timeout": self.timeout,
+            "use_sim_time": True, "pair_source": "camera_info", "truth": bool(inputs.truth), "timeout": self.timeout,
             "set_name": _set_name(bags), "report": str(self.report), "page": str(self.report.with_suffix(".html")),
             "idle_timeout": _IDLE_SECONDS, "rectify": self.depth.get("rectify", "auto"),
             "image_transport": inputs.transport,
-            "truth_transport": "compressedDepth" if inputs.compressed_truth else "raw",
+            "truth_transport": inputs.truth or "raw",
         }  # fmt: skip
         if inputs.reliable:  # a lost camera_info is a pair that is not counted
             for topic in listened[:2]:

@@ -27,7 +27,7 @@ from support.waiting import wait_until
 
 from fg_depth_ros.apps.live_evaluation import INPUTS, BagInputs, BagsEvaluation
 from fg_depth_ros.apps.processes import ProcessGroup
-from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, INFO
+from fg_depth_ros.data.bags.storage import COMPRESSED, DISPARITY, IMAGE, INFO
 from fg_depth_ros.data.bags.writing import write_stereo_bag
 from fg_depth_ros.data.io.messages import stamp_ns
 from fg_depth_ros.data.samples import StereoSample
@@ -76,20 +76,21 @@ def test_a_bag_that_cannot_be_judged_is_refused_before_any_node_starts(tmp_path:
         ("left/image_rect", "/cam0/image_rect"), ("right/image_rect", "/cam1/image_rect"),
         ("left/camera_info", "/cam0/camera_info"), ("right/camera_info", "/cam1/camera_info"),
     ]  # fmt: skip
-    assert (inputs.truth, inputs.transport) == (False, "raw")
+    assert (inputs.truth, inputs.transport) == ("", "raw")
     odd = {"/a/image": IMAGE, "/b/image": IMAGE, "/a/camera_info": INFO, "/b/right/camera_info": INFO}
     with pytest.raises(FileError, match="name the left and the right topic"):
         BagInputs.of(bag_of(tmp_path / "odd", odd))
     given = {"left": "a/image", "right": "b/image", "right_info": "b/right/camera_info"}
     assert dict(BagInputs.of(tmp_path / "odd", **given).remappings())["right/camera_info"] == "/b/right/camera_info"
     compressed = BagInputs.of(wall_bag(tmp_path / "png", 1, compressed="png"))
-    assert (compressed.truth, compressed.transport) == (True, "compressed")
+    assert (compressed.truth, compressed.transport) == ("raw", "compressed")
     assert compressed.remappings() == []
-    assert not compressed.compressed_truth
     packed = {**images, "/left/camera_info": INFO, "/right/camera_info": INFO}
     depth = [("/ground_truth/depth/compressedDepth", COMPRESSED, 1, b"")]
     inputs = BagInputs.of(with_messages(bag_of(tmp_path / "packed", packed), depth))
-    assert (inputs.truth, inputs.compressed_truth, inputs.transport) == (True, True, "raw")
+    assert (inputs.truth, inputs.transport) == ("compressedDepth", "raw")
+    disparity = [("/ground_truth/disparity", DISPARITY, 1, b"")]
+    assert BagInputs.of(with_messages(bag_of(tmp_path / "disparity", packed), disparity)).truth == "disparity"
 
 
 # ---- the whole -----------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from support.truth import (
 )
 
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
-from fg_depth_ros.data.bags.storage import COMPRESSED
+from fg_depth_ros.data.bags.storage import COMPRESSED, DISPARITY
 from fg_depth_ros.data.bags.truth import CLOUD as CLOUD_TYPE
 from fg_depth_ros.data.bags.truth import TruthOptions, cloud_points, project
 from fg_depth_ros.data.datasets.depth import open_depth_sets
@@ -52,7 +52,8 @@ def lidar_bag(folder, sweeps, place=PLACE, name="/velodyne_points", count=2):
 def test_topics_that_are_not_there_are_named_with_those_that_are(tmp_path):
     bag = lidar_bag(tmp_path / "bag", [cloud(SECOND, [(5, 0, 0)])])
     with pytest.raises(
-        FileError, match=f"no topic 'depth'; of {IMAGE} or {COMPRESSED} there are: /left/image_rect, /right"
+        FileError,
+        match=f"no topic 'depth'; of {IMAGE} or {COMPRESSED} or {DISPARITY} there are: /left/image_rect, /right",
     ):
         open_bag_pairs(bag, truth=TruthOptions("depth"))
     with pytest.raises(FileError, match=f"no topic 'scan'; of {CLOUD_TYPE} there are: /velodyne_points"):
@@ -159,6 +160,44 @@ def test_compressed_depth_is_true_depth_too(tmp_path, topic):
         np.testing.assert_allclose(depth[1:], expected, atol=4e-4)  # 2 ** 2 / (2 * 6561.6)
     if given:
         assert open_bag_pairs(bag)[0].depth is None
+
+
+def disparity_message(stamp, values, focal=200.0, baseline=0.1):
+    """A DisparityImage that searched 0 to 63 px; holes are -1, as stereo_image_proc marks them."""
+    roi = types()["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
+    return types()[DISPARITY](
+        header=header(stamp, "left_camera"), image=depth_message(stamp, values), f=focal, t=baseline, valid_window=roi,
+        min_disparity=0.0, max_disparity=63.0, delta_d=0.0625,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("topic", ["/ground_truth/disparity", "/lab/disparity"])
+def test_disparity_images_are_true_depth_by_their_own_f_and_t(tmp_path, topic):
+    # of the message: x_left - x_right - (cx_left - cx_right); the images' own disparity is 4 less (doffs)
+    values = np.full((96, 160), 10.0, np.float32)
+    values[0, :4] = (-1.0, 0.0, 64.0, np.nan)  # a hole, infinity, beyond the range, a hole
+    given = "" if topic.startswith("/ground") else topic
+    half = disparity_message(2 * SECOND, values, baseline=0.05)
+    messages = [(topic, DISPARITY, SECOND, disparity_message(SECOND, values)), (topic, DISPARITY, 2 * SECOND, half)]
+    bag = with_messages(stereo_bag(tmp_path / "bag", 2, truth=False), messages)
+    first, second = open_bag_pairs(bag, truth=TruthOptions(given))
+    assert np.isnan(first.true_depth()[0, :4]).all()
+    assert (first.true_depth()[0, 4:] == 2.0).all() and (second.true_depth()[1] == 1.0).all()  # 200 * 0.1 / 10
+    assert first.truth()[1, 0] == pytest.approx(10.0 - 4.0)
+    assert (open_bag_pairs(bag)[0].depth is None) == bool(given)
+
+
+def test_disparity_images_without_f_or_t_are_refused_and_depth_images_go_before_them(tmp_path):
+    values = np.full((96, 160), 10.0, np.float32)
+    for name, gone in (("f", {"focal": 0.0}), ("t", {"baseline": 0.0})):
+        message = ("/ground_truth/disparity", DISPARITY, SECOND, disparity_message(SECOND, values, **gone))
+        bag = with_messages(stereo_bag(tmp_path / name, 1, truth=False), [message])
+        with pytest.raises(
+            FileError, match=r"has f = \d+ px and T = [\d.]+ m, and its depth is f \* T / d: let its publ"
+        ):
+            open_bag_pairs(bag)[0].true_depth()
+    bag = with_messages(stereo_bag(tmp_path / "both", 1), [message])
+    np.testing.assert_array_equal(open_bag_pairs(bag)[0].true_depth(), disparity_to_depth(planes(0)[2], RIG))
 
 
 def test_raw_true_depth_comes_before_the_same_compressed(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ TOPICS = {
     "disparity": DisparityImage,
     "flow/image": Image,
     "ground_truth/depth": Image,
+    "ground_truth/disparity": DisparityImage,
     "mask/labels": Image,
     "points2": PointCloud2,
     "/diagnostics": DiagnosticArray,
@@ -115,8 +116,9 @@ class Source:
         age: float = 0.0,
         images: tuple[np.ndarray, np.ndarray] | None = None,
         infos: bool = True,
+        then: Callable[[Header], None] = lambda header: None,
     ) -> None:
-        """One pair whose stamp is `age` seconds old; `dense` None leaves it unanswered."""
+        """One pair whose stamp is `age` seconds old; `dense` None leaves it unanswered; `then` publishes more of it."""
         stamp = self.node.get_clock().now() - Duration(seconds=age)
         self.header = header = Header(stamp=stamp.to_msg(), frame_id=name)
         self.account.publish(header)
@@ -140,6 +142,7 @@ class Source:
                 self.publishers["ground_truth/depth/compressedDepth"].publish(packed)
             else:
                 self.publishers["ground_truth/depth"].publish(message)
+        then(header)
         if dense is not None:
             self.answer(header, dense, masked)
         self.settle()
@@ -253,6 +256,23 @@ def test_compressed_truth_is_compared_with(source: Source) -> None:
     metrics = _row(source.wait_for_report(), "published")["metrics"]
     assert metrics["bad_1"] == pytest.approx(25.0)
     assert metrics["epe"] == pytest.approx(0.25 * 1.5, abs=0.01)  # the wall is at 2 m, to 0.3 mm or 0.002 px
+
+
+def test_true_disparity_is_compared_with_by_its_own_f_and_t(source: Source) -> None:
+    truth = np.full((96, 160), 6.0, np.float32)
+    truth[:, :40] = np.nan
+    dense = np.full_like(truth, 6.0)
+    dense[:24] += 1.5
+    rig = source.rig
+    source.start_evaluator(pairs=2, truth_transport="disparity")
+    source.wait_for_subscribers("ground_truth/disparity")
+    for _ in range(2):
+        source.send("a", dense, None, then=lambda header: source.publishers["ground_truth/disparity"].publish(
+            disparity_message(truth, rig, header, SearchRange(-rig.doffs, 400.0, 0), increment=0.1)
+        ))  # fmt: skip
+    metrics = _row(source.wait_for_report(), "published")["metrics"]
+    assert metrics["bad_1"] == pytest.approx(25.0)
+    assert metrics["epe"] == pytest.approx(0.25 * 1.5, abs=0.01)
 
 
 @pytest.mark.parametrize(("transport", "video"), [("raw", False), ("compressed", False), ("compressed", True)])

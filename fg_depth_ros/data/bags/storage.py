@@ -22,6 +22,7 @@ from fg_depth_ros.files import FileError, open_file
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 INFO = "sensor_msgs/msg/CameraInfo"
+DISPARITY = "stereo_msgs/msg/DisparityImage"
 IMAGES = (IMAGE, COMPRESSED, FFMPEG, VIDEO)
 """Types of images of a camera, the most direct one first."""
 STAMPS = ("header", "recorded")

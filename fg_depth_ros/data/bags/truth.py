@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fg_depth_ros.data.bags.messages import Place, message_at, nearest, places, topic_named
-from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, BagStorage
+from fg_depth_ros.data.bags.storage import COMPRESSED, DISPARITY, IMAGE, BagStorage
 from fg_depth_ros.data.datasets.kitti_depth import nearest_depth
 from fg_depth_ros.data.io.compressed_depth import SUFFIX
 from fg_depth_ros.data.io.messages import MessageError, depth_to_array
@@ -24,7 +24,12 @@ CLOUD = "sensor_msgs/msg/PointCloud2"
 CAMERA_FRAMES = ("auto", "raw", "rectified")
 OFF = "none"
 """Given as a topic: do not look for one."""
-_TRUE_DEPTH = ["ground_truth", "depth"]  # the last components of its topic
+# The last components of topics of true depth, the first kind that is there.
+_TRUE_DEPTH = {
+    IMAGE: ["ground_truth", "depth"],
+    COMPRESSED: ["ground_truth", "depth", SUFFIX.removeprefix("/")],
+    DISPARITY: ["ground_truth", "disparity"],
+}
 # How drivers of LiDARs name their clouds; other clouds may be made of the very depth that is to be evaluated.
 _LIDARS = {"lidar", "velodyne", "velo", "ouster", "livox", "hesai", "pandar", "robosense", "rslidar"}
 _TURNED = 1.0  # px by which R moves the centre of an image, above which it matters whose frame a transform is of
@@ -39,8 +44,9 @@ class TruthOptions:
     """Sources of a bag's true depth. An empty topic is found by name and type; ``none`` disables it."""
 
     depth_topic: str = ""
-    """Depth images at the left camera (32FC1 m or 16UC1 mm, raw or compressedDepth); found: ``ground_truth/depth``, or
-    with ``/compressedDepth`` behind it. They go before LiDAR."""
+    """Depth images at the left camera (32FC1 m or 16UC1 mm, raw or compressedDepth), or DisparityImages of it; found:
+    ``ground_truth/depth``, or with ``/compressedDepth`` behind it, or ``ground_truth/disparity``. They go before
+    LiDAR."""
     lidar_topic: str = ""
     """PointCloud2; found: the one whose name has a LiDAR in it, where the way to the camera is known."""
     transforms: str = ""
@@ -155,7 +161,7 @@ def find_truth(
         raise FileError(f"camera_frame is '{options.camera_frame}': choose one of {', '.join(CAMERA_FRAMES)}")
     stamps = np.array(sorted(place.stamp for place in left), np.int64)
     clouds = [topic for topic, kind in bag.topics.items() if kind == CLOUD]
-    topic = _topic(bag, options.depth_topic, (IMAGE, COMPRESSED), true_depth_topics(bag.topics))
+    topic = _topic(bag, options.depth_topic, tuple(_TRUE_DEPTH), true_depth_topics(bag.topics))
     if topic:
         found = places(bag, [topic])[topic]
         readers = {stamp: DepthImage(bag, place, rig) for stamp, place in _beside(stamps, found, slop).items()}
@@ -245,12 +251,11 @@ def _frame_id(message: Any) -> str:
 
 def true_depth_topics(topics: Mapping[str, str]) -> list[str]:
     """Return the topics of true depth among a bag's (type by topic), by their names: raw ones where there are any."""
-    ends = {IMAGE: _TRUE_DEPTH, COMPRESSED: [*_TRUE_DEPTH, SUFFIX.removeprefix("/")]}
-    found = {
-        kind: [topic for topic, other in topics.items() if other == kind and topic.split("/")[-len(end) :] == end]
-        for kind, end in ends.items()
-    }
-    return found[IMAGE] or found[COMPRESSED]
+    found = (
+        [topic for topic, other in topics.items() if other == kind and topic.split("/")[-len(end) :] == end]
+        for kind, end in _TRUE_DEPTH.items()
+    )
+    return next(filter(None, found), [])
 
 
 def _topic(bag: BagStorage, name: str, kinds: tuple[str, ...], found: Sequence[str]) -> str:

@@ -273,9 +273,12 @@ def depth_to_array(message: Any, topic: str = "depth") -> np.ndarray:
     """Return a depth image (REP 118) as float32 m, H x W, NaN where invalid.
 
     It holds metres (32FC1) or millimetres (16UC1 or mono16), in an Image or in a CompressedImage of
-    compressed_depth_image_transport. Raises MessageError, naming ``topic``: another encoding, or data that is damaged
-    or does not fit the sizes.
+    compressed_depth_image_transport; or a DisparityImage, whose depth is ``f * T / d`` by its own fields. Raises
+    MessageError, naming ``topic``: another encoding, data that is damaged or does not fit the sizes, or f or T not
+    above 0.
     """
+    if hasattr(message, "min_disparity"):
+        return _depth_of_disparity(message, topic)
     if not hasattr(message, "encoding"):
         values = _decompressed_depth(message, topic)
         return values if values.dtype == np.float32 else _metres(values)
@@ -286,6 +289,28 @@ def depth_to_array(message: Any, topic: str = "depth") -> np.ndarray:
         )
     values = view(message, topic)
     return values if message.encoding == "32FC1" else _metres(values)
+
+
+def disparity_to_array(message: Any, topic: str = "disparity") -> np.ndarray:
+    """Return the values of a DisparityImage, ``x_left - x_right - (cx_left - cx_right)``: float32 px, H x W.
+
+    NaN where they are outside its own range, which is how holes are marked. Raises MessageError, naming ``topic``.
+    """
+    values = float_array(message.image, topic)
+    answered = (values >= message.min_disparity) & (values <= message.max_disparity)
+    return np.where(answered, values, np.float32(np.nan))
+
+
+def _depth_of_disparity(message: Any, topic: str) -> np.ndarray:
+    focal, baseline = float(message.f), float(message.t)
+    if not (focal > 0 and baseline > 0):
+        raise MessageError(
+            MessageFault.MALFORMED_IMAGE,
+            f"{topic}: the DisparityImage has f = {focal:g} px and T = {baseline:g} m, and its depth is f * T / d: let "
+            "its publisher fill both",
+        )
+    disparity = disparity_to_array(message, topic)
+    return np.float32(focal * baseline) / np.where(disparity > 0, disparity, np.float32(np.nan))
 
 
 def _metres(millimetres: np.ndarray) -> np.ndarray:

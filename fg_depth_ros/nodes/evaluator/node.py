@@ -38,7 +38,7 @@ from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.geometry import RigError
 from fg_depth_ros.geometry.rectification import Rectification
 from fg_depth_ros.nodes.common import diagnostics
-from fg_depth_ros.nodes.common.codes import INPUTS, NodeState
+from fg_depth_ros.nodes.common.codes import INPUTS, TRUTH_TOPICS, NodeState
 from fg_depth_ros.nodes.common.message_loss import with_info
 from fg_depth_ros.nodes.common.qos import OVERRIDES, input_qos, subscription_events
 from fg_depth_ros.nodes.common.rectifying import PairRectifier
@@ -51,7 +51,6 @@ from fg_depth_ros.nodes.evaluator.pair_messages import (
     DEPTH,
     OPTIONAL_PARTS,
     SNAPSHOT_PARTS,
-    TRUTH,
     SnapshotCollector,
     published_pair,
 )
@@ -122,9 +121,11 @@ class ReplayEvaluatorNode(Node):
         sensor = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
         all_pairs = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         inputs, kinds = input_topics(self, self.parameters), input_types(self.parameters)
-        truth: tuple[str, type] = (TRUTH, Image)
-        if self.parameters["truth_transport"] != "raw":
-            truth = (f"{self.resolve_topic_name(TRUTH)}{SUFFIX}", CompressedImage)
+        transport = self.parameters["truth_transport"]
+        truth: tuple[str, type] = (TRUTH_TOPICS[transport], DisparityImage if transport == "disparity" else Image)
+        if transport == "compressedDepth":
+            truth = (f"{self.resolve_topic_name(TRUTH_TOPICS['raw'])}{SUFFIX}", CompressedImage)
+        self._truth_topic = truth[0]
         topics: dict[str, tuple[str, type, QoSProfile]] = {
             "depth": (DEPTH, Image, reliable),
             "disparity": ("disparity", DisparityImage, reliable),
@@ -270,7 +271,8 @@ class ReplayEvaluatorNode(Node):
     def _tick(self) -> None:
         for entry in self.ledger.expire(time.time_ns()):
             if self.parameters["truth"] and "truth" in self.ledger.wanted and "truth" not in entry.parts:
-                self._count_failure(f"no {TRUTH} came for pair '{entry.name}'; set truth to false if there is none")
+                topic, name = self._truth_topic, entry.name
+                self._count_failure(f"no {topic} came for pair '{name}'; set truth to false if there is none")
             elif video := [v.problem for part, v in self._videos.items() if part not in entry.parts and v.problem]:
                 self._count_failure("; ".join(video))
             elif self.parameters["accuracy"]:

@@ -18,7 +18,8 @@ from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.geometry.rectification import Rectification
 from fg_depth_ros.nodes.evaluator.pair_ledger import PairEntry
 
-DEPTH, TRUTH = "depth/image_rect", "ground_truth/depth"
+DEPTH = "depth/image_rect"
+_TRUTH = "true depth"
 
 # Outputs of a complete snapshot; the optional ones are added where they are there.
 SNAPSHOT_PARTS = ("depth", "flow", "left", "labels", "points")
@@ -32,9 +33,8 @@ def image_disparity(message: DisparityImage, rig: StereoRig) -> np.ndarray:
     The message's own disparity is ``x_left - x_right - (cx_left - cx_right)``; values outside its range are holes.
     Raises MessageError.
     """
-    values = messages.float_array(message.image, "disparity")
-    answered = (values >= message.min_disparity) & (values <= message.max_disparity) & (values > 0)
-    return np.where(answered, values - np.float32(rig.doffs), np.float32(np.nan))
+    values = messages.disparity_to_array(message)
+    return np.where(values > 0, values - np.float32(rig.doffs), np.float32(np.nan))
 
 
 def published_pair(entry: PairEntry, rectification: Rectification, white: messages.LearnedWhite) -> PublishedPair:
@@ -59,7 +59,7 @@ def published_pair(entry: PairEntry, rectification: Rectification, white: messag
         messages.depth_to_array(parts["depth"], DEPTH),
         dense,
         disparity,
-        messages.depth_to_array(parts["truth"], TRUTH) if "truth" in parts else None,
+        messages.depth_to_array(parts["truth"], _TRUTH) if "truth" in parts else None,
         **images,
     )
 
@@ -131,7 +131,7 @@ class SnapshotCollector:
             "rig": np.array([getattr(rig, name) for name in _RIG]),
         }
         if "truth" in parts:
-            arrays["truth"] = messages.depth_to_array(parts["truth"], TRUTH)
+            arrays["truth"] = messages.depth_to_array(parts["truth"], _TRUTH)
         with atomic_write(path) as unfinished, unfinished.open("wb") as file:
             np.savez(file, **arrays)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fg_depth_ros.geometry.rectification import RECTIFY
+from fg_depth_ros.nodes.common.codes import TRUTH_TOPICS
 from fg_depth_ros.nodes.common.parameters import AtStart, ParameterTable
 from fg_depth_ros.nodes.common.synchronizing import image_transport
 
@@ -19,8 +20,8 @@ REPLAY_EVALUATOR = ParameterTable(
         AtStart("warm_up", 0, "So many first pairs count for everything but latency.", minimum=0, maximum=1_000_000),
         AtStart("truth", True, "Compare with `ground_truth/depth`. Without it, with the right image."),
         AtStart("truth_transport", "raw",
-                "`compressedDepth` subscribes to `ground_truth/depth/compressedDepth`.",
-                choices=("raw", "compressedDepth")),
+                "`compressedDepth` subscribes to `ground_truth/depth/compressedDepth`, `disparity` to "
+                "`ground_truth/disparity` (DisparityImage).", choices=tuple(TRUTH_TOPICS)),
         image_transport("How the images come, as stereo_depth_node's parameter of that name."),
         AtStart("rectify", "auto",
                 "Rectify the images as stereo_depth_node does with its parameter of that name.", choices=RECTIFY),

@@ -113,9 +113,7 @@ class ViewerNode(Node):
             self._view.log_latency("from the stamp to this window", latency)
 
     def _show_disparity(self, message: DisparityImage, topic: str) -> None:
-        values = messages.float_array(message.image, topic)
-        answered = (values >= message.min_disparity) & (values <= message.max_disparity)
-        self._view.log_disparity(METHOD, np.where(answered, values, np.float32(np.nan)))
+        self._view.log_disparity(METHOD, messages.disparity_to_array(message, topic))
 
     def _show_cloud(self, message: PointCloud2, topic: str) -> None:
         self._place_camera(message.header.frame_id)
