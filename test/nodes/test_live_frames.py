@@ -12,14 +12,17 @@ pytest.importorskip("tf2_msgs.msg", reason="tf2_msgs comes with a ROS installati
 
 import rclpy
 from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Header
 from support.nodes import Bench, pair_messages, wall
+from support.waiting import wait_until
 
 from fg_depth_ros.data.io import messages
 from fg_depth_ros.geometry import organised_points
 from fg_depth_ros.nodes.common.message_classes import message_class
+from fg_depth_ros.nodes.viewer.node import ViewerNode
 
 TFMessage = message_class("tf2_msgs/msg/TFMessage")
 Quaternion, Transform, TransformStamped, Vector3 = (
@@ -94,6 +97,42 @@ def cut(b: Bench, low: Sequence[float], high: Sequence[float], turn: np.ndarray,
     found, _ = messages.cloud_to_arrays(cloud)
     same = found.shape == (1, *expected.shape) and np.allclose(found[0], expected, atol=1e-5)
     return cloud if same and 0 < len(expected) < len(points) else None
+
+
+def test_the_view_has_the_robots_frames(robot: Robot) -> None:
+    logged: dict[tuple[str, str], list[Any]] = {}
+    roots: list[str] = []
+
+    class View:
+        def at(self, **when: int) -> None:
+            pass
+
+        def log_frame(self, parent: str, child: str, shift: Any, turn: Any, *, static: bool) -> None:
+            logged.setdefault((parent, child), []).append((static, shift, turn))
+
+        def set_root(self, root: str, is_optical: bool) -> None:
+            roots.append(root)
+
+    said: list[str] = []
+    rclpy.init()  # the viewer is a process of its own
+    viewer = ViewerNode(View(), "", "left/image_rect", lambda text, style: said.append(text))
+    executor = SingleThreadedExecutor()
+    executor.add_node(viewer)
+    viewer._place_camera("left_eye")
+    links = {("base_link", "mast"), ("base_link", "wheel"), ("mast", "mount"), ("mount", "left_eye")}
+
+    def step() -> None:
+        robot.move((0.1, 0.0, 0.2), LEFTWARD)
+        executor.spin_once(timeout_sec=0.05)
+
+    wait_until(lambda: logged.keys() >= links, step=step, describe=lambda: (logged.keys(), said))
+    assert logged["base_link", "mast"][0] == (True, (0.5, 0.0, 1.0), STRAIGHT)
+    assert logged["mast", "mount"][0][:2] == (False, (0.1, 0.0, 0.2))
+    assert logged["mast", "mount"][0][2] == pytest.approx(LEFTWARD)
+    assert roots[-1] == "base_link" and not said
+    executor.shutdown()
+    viewer.destroy_node()
+    rclpy.try_shutdown()
 
 
 def test_the_box_of_the_cloud_follows_the_robots_frames(make: Callable[..., Bench], robot: Robot) -> None:

@@ -44,7 +44,7 @@ class ReplayConfig:
     stamps: str = "header"
     """Times of images: those of their header, or, where drivers leave these at 0, when they were recorded."""
     truth_topic: str = ""
-    """Depth images; empty: ``ground_truth/depth`` where it is there; ``none``: not used."""
+    """Depth or disparity images; empty: ``ground_truth/depth`` or ``/disparity`` if it is there; ``none``: unused."""
     lidar_topic: str = ""
     """PointCloud2 of a LiDAR; empty: found by name; ``none``: not used. Depth images go before it."""
     transform: str = ""
