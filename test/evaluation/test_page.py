@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fg_depth_ros.evaluation.reports.page import Picture, jpeg, write_page
-from fg_depth_ros.evaluation.reports.plots import colours_of, histograms, latencies, over_time
+from fg_depth_ros.evaluation.reports.plots import histograms, latencies, over_time, styles_of
 from fg_depth_ros.evaluation.reports.report import Report
 
 
@@ -121,18 +121,32 @@ def pixels_of(plot, colour):
     return rows[inside], columns[inside]
 
 
-BLUE, ORANGE = (31, 119, 180), (255, 127, 14)  # matplotlib's first two
+BLUE, ORANGE = (0, 114, 178), (213, 94, 0)  # of the first two methods
 RED = (255, 0, 0)
 
 
 def test_a_line_goes_where_the_figures_say():
     series = [{"method": "a", "stamp": float(k), "epe": 0.1 * k} for k in range(11)]
     series += [{"method": "b", "stamp": float(k), "epe": 0.8} for k in range(11)]
-    (plot,) = over_time(series, colours_of(series))
+    (plot,) = over_time(series, styles_of(series))
     rows, columns = pixels_of(plot, BLUE)
     assert np.corrcoef(rows, columns)[0, 1] < -0.99  # up to the right
     flat, _ = pixels_of(plot, ORANGE)
     assert np.ptp(flat[2:-2]) <= 5
+
+
+def test_methods_are_told_apart_in_grey():
+    series = [{"method": m, "stamp": float(k), "epe": v} for v, m in enumerate("abcd") for k in (0, 500)]
+    series = [entry for entry in series for _ in range(200)]  # too many for dots
+    (plot,) = over_time(series, styles_of(series))
+    grey = cv2.imdecode(np.frombuffer(plot.png, np.uint8), 0).astype(int)
+    left, right = np.flatnonzero((grey < 90).sum(axis=0) > 0.5 * len(grey))[[0, -1]]  # the frame
+    inside = (grey < 215)[:, left + 20 : right - 20]
+    rows = [row for row in inside if row.any() and row.mean() > 0.2]
+    kinds = {round(float(row.mean()), 1) for row in rows}  # how much of its length each line covers
+    assert len(kinds) >= 3
+    styles = styles_of([{"method": str(k)} for k in range(28)])
+    assert len({tuple(style.values()) for style in styles.values()}) == 28
 
 
 def test_sets_stand_one_behind_the_other():
@@ -141,7 +155,7 @@ def test_sets_stand_one_behind_the_other():
         for s, v in (("x", 1), ("y", 2))
         for k in range(4)
     ]
-    (plot,) = over_time(series, colours_of(series))
+    (plot,) = over_time(series, styles_of(series))
     rows, columns = pixels_of(plot, BLUE)
     middle = (columns.min() + columns.max()) / 2
     assert rows[columns < middle].min() > rows[columns > middle].max() + 20  # y's pairs are worse: higher up
@@ -151,10 +165,10 @@ def test_sets_stand_one_behind_the_other():
 
 def test_dropped_pairs_are_marked_where_they_were_sent():
     series = [{"method": "a", "stamp": float(k), "latency_ms": 20.0} for k in range(10) if k != 5]
-    kept, _ = pixels_of(over_time(series, colours_of(series))[0], RED)
+    kept, _ = pixels_of(over_time(series, styles_of(series))[0], RED)
     assert not len(kept)
     series.append({"method": "a", "stamp": 5.0, "dropped": True})
-    (plot,) = over_time(series, colours_of(series))
+    (plot,) = over_time(series, styles_of(series))
     _, line = pixels_of(plot, BLUE)
     _, cross = pixels_of(plot, RED)
     place = (cross.mean() - line.min()) / np.ptp(line)
@@ -163,7 +177,7 @@ def test_dropped_pairs_are_marked_where_they_were_sent():
 
 def test_histograms_are_shares_of_the_first_set():
     rows = example().rows
-    (plot,) = histograms(rows, colours_of(rows))
+    (plot,) = histograms(rows, styles_of(rows))
     assert plot.heading == "Errors" and plot.caption.startswith("all;")
     lines, columns = pixels_of(plot, BLUE)
     middle = (columns.min() + columns.max()) / 2
@@ -180,6 +194,6 @@ def test_a_dollar_sign_in_a_name_is_no_formula(tmp_path):
     for entry in (*report.rows, *report.series):
         entry["method"] = name
         entry["set"] = name
-    colours = colours_of(report.rows)
-    assert all(plot.png for plot in (*over_time(report.series, colours), *histograms(report.rows, colours)))
+    styles = styles_of(report.rows)
+    assert all(plot.png for plot in (*over_time(report.series, styles), *histograms(report.rows, styles)))
     assert name in page_of(tmp_path / "a.html", report)[1].texts["td"]

@@ -48,7 +48,7 @@ def write_page(
     cannot be written.
     """
     series = report.series if series is None else series
-    colours = page_plots.colours_of([*report.rows, *series])
+    styles = page_plots.styles_of([*report.rows, *series])
     settings = dict(report.settings)
     lists = {heading: settings.pop(name, None) for name, heading in _LISTS.items()}
     # A list of things with the same facts reads better as a table.
@@ -64,9 +64,9 @@ def write_page(
         facts=", ".join(fact for fact in facts if fact),
         measures=_measures(report),
         plots=[
-            *page_plots.over_time(series, colours),
-            *page_plots.histograms(report.rows, colours),
-            *page_plots.latencies(series, colours),
+            *page_plots.over_time(series, styles),
+            *page_plots.histograms(report.rows, styles),
+            *page_plots.latencies(series, styles),
         ],
         pictures=list(pictures),
         lists=lists,

@@ -22,6 +22,11 @@ _NAMED_SETS = 12  # more names than these would cover one another
 _MARKED = 300  # pairs; dots of more are one band
 _FAR_APART = 20.0  # methods whose medians differ by more do not fit one linear axis
 _SIZE, _DPI = (7.2, 2.6), 100
+# Okabe and Ito's colours without yellow, which those who do not see red or green tell apart; in grey the kinds of lines
+# are told apart.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+_KINDS = ("-", "--", "-.", ":")
+_MARKERS = ("", "o", "s", "^", "x")
 
 
 class Plot(NamedTuple):
@@ -32,12 +37,17 @@ class Plot(NamedTuple):
     png: bytes
 
 
-def colours_of(entries: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Return a colour for every method of rows and series, the same in all plots."""
-    return {method: f"C{number % 10}" for number, method in enumerate(dict.fromkeys(map(_method, entries)))}
+def line_style(number: int) -> dict[str, Any]:
+    """Return matplotlib's options of a line: of 28 numbers in a row none has the colour and the kind of another."""
+    return {"color": _COLOURS[number % len(_COLOURS)], "linestyle": _KINDS[number % len(_KINDS)]}
 
 
-def over_time(series: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> list[Plot]:
+def styles_of(entries: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the style of the line of every method of rows and series, the same in all plots."""
+    return {method: line_style(number) for number, method in enumerate(dict.fromkeys(map(_method, entries)))}
+
+
+def over_time(series: Sequence[Mapping[str, Any]], styles: Mapping[str, Mapping[str, Any]]) -> list[Plot]:
     """Plot every known measure in ``series`` (as ``Report.series``), a line per method.
 
     Over seconds where there is one set; several sets stand one behind the other, pair by pair.
@@ -54,7 +64,7 @@ def over_time(series: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -
                 breaks = np.flatnonzero([a.get("set") != b.get("set") for a, b in itertools.pairwise(entries)]) + 1
                 x, y = np.insert(x, breaks, np.nan), np.insert(y, breaks, np.nan)  # no line from one set to the next
                 marker = "." if len(entries) <= _MARKED else ""
-                axes.plot(x, y, label=plain(method), color=colours[method], linewidth=1, marker=marker, markersize=3)
+                axes.plot(x, y, label=plain(method), **styles[method], linewidth=1, marker=marker, markersize=3)
             lost = [places[id(entry)] for entry in series if entry.get("dropped")] if name == "latency_ms" else []
             if lost:
                 axes.plot(lost, np.zeros(len(lost)), "x", color="red", markersize=4, label="dropped")
@@ -65,7 +75,7 @@ def over_time(series: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -
     return plots
 
 
-def histograms(rows: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> list[Plot]:
+def histograms(rows: Sequence[Mapping[str, Any]], styles: Mapping[str, Mapping[str, Any]]) -> list[Plot]:
     """Plot every measure that rows of the first set have a ``histogram`` of; each curve is a share of 100 %."""
     found = [row for row in rows if row.get("histogram") and sum(row["histogram"]["counts"])]
     found = [row for row in found if row["set"] == found[0]["set"]]
@@ -75,14 +85,14 @@ def histograms(rows: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) ->
         for row in (row for row in found if row["histogram"]["measure"] == measure):
             edges, counts = (np.asarray(row["histogram"][name], float) for name in ("edges", "counts"))
             share = 100 * counts / counts.sum()
-            axes.stairs(share, edges, label=plain(row["method"]), color=colours[_method(row)])
+            axes.stairs(share, edges, label=plain(row["method"]), **styles[_method(row)])
         axes.set_xscale("log")
         _dress(axes, "pixels, %", measure)
         plots.append(Plot("Errors", f"{found[0]['set']}; what lies beyond an end is in its last bin", _png(figure)))
     return plots
 
 
-def latencies(series: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> list[Plot]:
+def latencies(series: Sequence[Mapping[str, Any]], styles: Mapping[str, Mapping[str, Any]]) -> list[Plot]:
     """Plot the share of pairs that were answered within a time, a line per method; empty without ``latency_ms``."""
     lines = _lines(series, "latency_ms")
     if not lines:
@@ -91,7 +101,7 @@ def latencies(series: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -
     for method, entries in lines.items():
         values = np.sort([value for e in entries if math.isfinite(value := _number(e.get("latency_ms")))])
         share = 100 * np.arange(1, len(values) + 1) / len(values)
-        axes.step(values, share, where="post", label=plain(method), color=colours[method])
+        axes.step(values, share, where="post", label=plain(method), **styles[method])
     _dress(axes, "pairs answered, %", "latency, ms")
     return [Plot("Latency", "", _png(figure))]
 
@@ -99,9 +109,11 @@ def latencies(series: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -
 def reliability(coverage: Mapping[str, np.ndarray], factors: np.ndarray) -> bytes:
     """Plot shares of errors within multiples of sigma, a line per data set, as a PNG; a Laplace error beside them."""
     figure, axes = _figure()
-    for name, shares in coverage.items():
-        axes.plot(factors, 100 * shares, label=plain(name), linewidth=1)
-    axes.plot(factors, 100 * (1 - np.exp(-math.sqrt(2) * factors)), "k--", label="as it should be", linewidth=1)
+    for number, (name, shares) in enumerate(coverage.items()):
+        axes.plot(factors, 100 * shares, label=plain(name), linewidth=1, **line_style(number))
+    axes.plot(
+        factors, 100 * (1 - np.exp(-math.sqrt(2) * factors)), "k", label="as it should be", linewidth=2, alpha=0.4
+    )
     _dress(axes, "errors within, %", "multiple of sigma")
     return _png(figure)
 
@@ -109,13 +121,14 @@ def reliability(coverage: Mapping[str, np.ndarray], factors: np.ndarray) -> byte
 def sparsification(curves: Mapping[str, Mapping[str, np.ndarray]], fractions: np.ndarray) -> bytes:
     """Plot the mean error, px, that is left when a share of the pixels is removed, as a PNG.
 
-    ``curves``: by data set, which has a colour, and by method, which has a kind of line.
+    ``curves``: by data set, which has a colour and a marker, and by method, which has a kind of line.
     """
     figure, axes = _figure()
     for number, (name, methods) in enumerate(curves.items()):
-        for kind, (method, errors) in zip(itertools.cycle(("-", "--", ":")), methods.items()):
-            axes.plot(100 * fractions, errors, kind, color=f"C{number % 10}", label=plain(f"{name}, {method}"),
-                      linewidth=1)  # fmt: skip
+        marker, colour = _MARKERS[number % len(_MARKERS)], _COLOURS[number % len(_COLOURS)]
+        for kind, (method, errors) in zip(itertools.cycle(_KINDS), methods.items()):
+            axes.plot(100 * fractions, errors, kind, color=colour, marker=marker, markersize=3, markevery=0.1,
+                      label=plain(f"{name}, {method}"), linewidth=1)  # fmt: skip
     _dress(axes, "mean error left, px", "removed, %")
     return _png(figure)
 
