@@ -129,9 +129,16 @@ def test_the_policy_allows_what_the_nodes_create_and_nothing_else(
     allowed = {rule for rule in rules() if rule[0] in NAMES}
     found = running(simulated)
     assert found - allowed == set()
-    # Not in this run: the other transport, the other truth, a snapshot; Humble has no get_type_description.
+    # Not in this run: other transports, other truth, a snapshot; Humble has no get_type_description.
     images = {("stereo_depth_node", side) for side in INPUTS} | {("data_logger_node", side) for side in INPUTS}
-    packed_truth = {("replay_evaluator_node", "subscribe", "/ground_truth/depth/compressedDepth")}
+    ends = ("depth/compressedDepth", "disparity")
+    other_truth = {("replay_evaluator_node", "subscribe", f"/ground_truth/{end}") for end in ends}
+    video = {
+        (node, "subscribe", f"/{side}/image_rect/{transport}")
+        for node in ("stereo_depth_node", "data_logger_node", "replay_evaluator_node")
+        for side in ("left", "right")
+        for transport in ("ffmpeg", "foxglove")
+    }
     frames = {("stereo_depth_node", "subscribe", topic) for topic in ("/tf", "/tf_static")}  # needs tf2_msgs
     if simulated:
         other = {(node, "subscribe", f"/{name}") for node, name in images if name.endswith("image_rect")}
@@ -148,7 +155,7 @@ def test_the_policy_allows_what_the_nodes_create_and_nothing_else(
         ("replay_evaluator_node", "subscribe", f"/{name}") for name in ("mask/labels", "points2", "left/image_rect")
     }
     missing = {rule for rule in allowed - found - parts if not rule[2].endswith("/get_type_description")}
-    assert missing == (other | packed_truth | frames) - parts
+    assert missing == (other | other_truth | video | frames) - parts
 
 
 def test_only_the_operator_sets_parameters_and_calls_services() -> None:
