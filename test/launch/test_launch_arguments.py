@@ -107,14 +107,15 @@ def test_camera_arguments_become_remappings(launch_file: Any, name: str) -> None
     assert node.kwargs["parameters"][1]["use_sim_time"] is True
 
 
+@pytest.mark.parametrize("transport", ["compressed", "ffmpeg", "foxglove"])
 @pytest.mark.parametrize("name", ["stereo_depth", "data_logger"])
-def test_compressed_images_are_chosen_or_named(launch_file: Any, name: str) -> None:
-    (node,) = launch_file(name, left_namespace="/l", right_namespace="/r", image_transport="compressed")
+def test_compressed_images_are_chosen_or_named(launch_file: Any, name: str, transport: str) -> None:
+    (node,) = launch_file(name, left_namespace="/l", right_namespace="/r", image_transport=transport)
     assert dict(node.kwargs["remappings"])["left/image_rect"] == "/l/image_rect"
-    assert node.kwargs["parameters"][1]["image_transport"] == "compressed"
-    ends = {"left_image": "/l/image_raw/compressed", "right_image": "/r/image_raw/compressed"}
+    assert node.kwargs["parameters"][1]["image_transport"] == transport
+    ends = {"left_image": f"/l/image_raw/{transport}", "right_image": f"/r/image_raw/{transport}"}
     (node,) = launch_file(name, **ends)
-    assert node.kwargs["parameters"][1]["image_transport"] == "compressed"
+    assert node.kwargs["parameters"][1]["image_transport"] == transport
     assert dict(node.kwargs["remappings"]) == {
         "left/image_rect": "/l/image_raw", "left/camera_info": "/l/camera_info",
         "right/image_rect": "/r/image_raw", "right/camera_info": "/r/camera_info",

@@ -295,6 +295,26 @@ def test_without_truth_the_images_are_compared(source: Source, transport: str, v
     assert "bad_1" not in metrics
 
 
+def test_video_that_cannot_be_decoded_is_said_and_its_pairs_are_not_judged(source: Source) -> None:
+    pytest.importorskip("av", reason="video is decoded by PyAV (extra 'video')")
+    from support.video import Encoder
+
+    left, right, truth = planes(0)
+    source.compressed = True
+    source.encoders = {side: Encoder(160, 96, gop=1000) for side in ("left", "right")}
+    for encoder in source.encoders.values():
+        encoder.add(left)  # the key frame, which nobody gets
+    source.start_evaluator(pairs=2, truth=False, image_transport="compressed")
+    source.wait_for_subscribers(*(topic for topic in COMPRESSED if "image" in topic))
+    for _ in range(2):
+        source.send("a", truth, None, images=(left, right))
+    report = source.wait_for_report()
+    (timing,) = [row for row in report["rows"] if row["kind"] == "timing"]
+    assert timing["metrics"]["pairs_not_judged"] == 2
+    said = "a pair could not be evaluated: /left/image_rect/compressed: no key frame has come yet"
+    assert any(said in line for line in source.child.last_lines().splitlines()), source.child.last_lines()
+
+
 def test_images_of_10_bits_are_seen_as_the_depth_node_sees_them() -> None:
     """Read as 16 bits they are nearly black: nothing to compare, and black pictures in the report."""
     rig = small_rig()

@@ -398,6 +398,12 @@ def test_the_camera_info_follows_the_image_unless_it_is_remapped_itself(ros_doma
         "/eyes/l/camera_info",
     )
     node.destroy_node()
+    own = ["left/image_rect/compressed:=/eyes/l/h264", "left/camera_info:=/eyes/l/camera_info"]  # a driver's own name
+    named = ["--ros-args", *(word for rule in own for word in ("-r", rule))]
+    node = Node("some_node", context=context, namespace="robot", cli_args=named)
+    topics = input_topics(node, {"image_transport": "compressed"})
+    assert (topics["left/image_rect"], topics["left/camera_info"]) == ("/eyes/l/h264", "/eyes/l/camera_info")
+    node.destroy_node()
     plain = Node("some_node", context=context, namespace="robot")
     assert input_topics(plain, {"image_transport": "raw"}) == {name: f"/robot/{name}" for name in INPUTS}
     plain.destroy_node()
