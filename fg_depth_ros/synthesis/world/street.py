@@ -100,8 +100,9 @@ def _path(p: AssetSampler, course: _Course, plan: _Plan, on_pavement: bool) -> P
         height, speed = plan.curb + p.uniform(0.3, 1.3), p.uniform(0.4, 1.8)
     else:
         aside = plan.lane * (0.0 if plan.lanes == 1 else (0.5 if plan.lanes % 2 == 0 else 1.0)) + p.uniform(-0.35, 0.35)
-        # Behind the windscreen or on the roof of a car: KITTI 1.65 m, nuScenes 1.5, Cityscapes 1.2; some are lorries.
-        height = float(np.clip(p.rng.normal(1.5, 0.25), 0.9, 2.1)) if p.chance(0.9) else p.uniform(1.8, 2.8)
+        # Behind the windscreen or on the roof of a car: Cityscapes 1.2 m, nuScenes 1.5, KITTI 1.65, Argoverse 1.7,
+        # Waymo 2.1; some are lorries.
+        height = float(np.clip(p.rng.normal(1.6, 0.22), 0.9, 2.2)) if p.chance(0.9) else p.uniform(1.8, 2.8)
         speed = p.uniform(2.0, 15.0)
     (x, z), _ = course.at(0.0, aside)
     curvature = course.curvature / (1 - course.curvature * aside)
