@@ -27,8 +27,8 @@ class EnergyMeter:
         self._packages = [zone for zone in zones if _text(zone / "name").startswith("package")]
         if not self._packages:
             raise EnergyError(
-                f"no energy counter of a processor package in {powercap}: the processor has no RAPL, the kernel lacks "
-                "intel_rapl_common (sudo modprobe intel_rapl_msr), or this is a virtual machine"
+                f"no energy counter of a processor package in {powercap}: the processor has no RAPL, its driver "
+                "is not loaded (sudo modprobe intel_rapl_msr), or this is a virtual machine"
             )
         self._before = self._counts()
 

@@ -641,6 +641,8 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
         print(estimate.depth[240, 320], "m")
     """
 
+    _budget: TimeBudget | None = None
+
     def __init__(self, config: StereoConfig | None = None) -> None:
         """Load the model. Raises ModelError: weights or device that cannot be used."""
         c = config or StereoConfig()
@@ -652,7 +654,8 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
             kind = NetworkMatcher if card.name in STEREO_MODELS else FlowMatcher
             matcher = kind(network, card.name, card.sha256, c.engine, c.precision)
         super().__init__(c, matcher)
-        self._budget = TimeBudget(c.time_budget) if c.inference_scale == AUTO and c.time_budget > 0 else None
+        if c.inference_scale == AUTO and c.time_budget > 0:
+            self._budget = TimeBudget(c.time_budget)
 
     def warm_up(self, width: int, height: int, doffs: float = 0.0) -> None:
         """See ``Estimator``."""
