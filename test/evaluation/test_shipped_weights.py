@@ -134,12 +134,14 @@ def test_flow_against_the_classical_methods(public_data):
     assert epe["kitti2015_scene_flow", "flownet_lite"] < 0.85 * epe["kitti2015_scene_flow", "dis"]
 
 
-# depthnet_lite was trained with narrower ranges of cameras than the world has now.
-@pytest.mark.parametrize(("name", "bound"), [("depthnet_lite", 0.36), ("depthnet_efficient", 0.3)])
-def test_depth_from_one_camera_in_scenes_never_seen(name, bound):
+# depthnet_lite has seen no table tops.
+@pytest.mark.parametrize(
+    ("name", "world", "bound"), [("depthnet_lite", "street", 0.42), ("depthnet_efficient", "mixed", 0.27)]
+)
+def test_depth_from_one_camera_in_scenes_never_seen(name, world, bound):
     """Without photos on the surfaces, too; far better than one depth for everything, the median of these scenes."""
     estimator = MonoDepthEstimator(MonoConfig(name))
-    scenes = [(s.image_rgb(), s.truth(), s.fx) for s in world_samples("mixed", 5, 480, 160, patterns=24)]
+    scenes = [(s.image_rgb(), s.truth(), s.fx) for s in world_samples(world, 20, 480, 160, patterns=24)]
     known = [np.isfinite(truth) & (truth < 80) for _, truth, _ in scenes]
     middle = np.median(np.concatenate([truth[where] for (_, truth, _), where in zip(scenes, known, strict=True)]))
     network, constant = [], []
@@ -147,8 +149,8 @@ def test_depth_from_one_camera_in_scenes_never_seen(name, bound):
         truth, found = depth[where], estimator.estimate(image, fx).depth[where]
         network.append(np.mean(np.abs(found - truth) / truth))
         constant.append(np.mean(np.abs(middle - truth) / truth))
-    assert np.median(network) < bound
-    assert np.median(network) < 0.4 * np.median(constant)
+    assert np.mean(network) < bound
+    assert np.mean(network) < 0.36 * np.mean(constant)
 
 
 @pytest.mark.parametrize("name", ["flownet_stereo", "flownet_lite", "depthnet_lite", "depthnet_efficient"])
