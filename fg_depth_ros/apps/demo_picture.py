@@ -41,7 +41,7 @@ def draw_demo(path: Path, snapshots: Mapping[str, Snapshot], lines: Sequence[str
     def disparity(axes: Axes, method: str, shot: Snapshot) -> None:
         colours = colour_disparity(shot.disparity, top)
         _picture(axes, colours, f"{method}: disparity")
-        _colour_bar(axes, "turbo", Normalize(0, top), "px")
+        _colour_bar(axes, "viridis", Normalize(0, top), "px")
         holes = ~np.isfinite(shot.disparity)
         if holes.any():
             _legend(axes, {"no answer": colours[holes][0]})
@@ -120,11 +120,11 @@ def _depth(axes: Axes, shot: Snapshot, name: str) -> None:
     near, far = (np.quantile(known, (0.005, 0.98)).tolist()) if known.size else (1.0, 2.0)
     far = max(far, near * 1.01)
     _picture(axes, colour_depth(shot.depth, near, far), f"{name}: depth, black where masked")
-    # Equal steps of colour are equal steps of 1/Z, as in the picture; near is at the warm end.
+    # Equal steps of colour are equal steps of 1/Z, as in the picture; near is at the bright end.
     norm = FuncNorm((lambda z: -1.0 / np.maximum(z, 1e-6), lambda i: -1.0 / np.minimum(i, -1e-6)), near, far)
     inverse = np.linspace(1.0 / near, 1.0 / far, 6)
     ticks = sorted({float(f"{1.0 / value:.2g}") for value in inverse if near <= 1.0 / value <= far})
-    _colour_bar(axes, "turbo_r", norm, "m", [tick for tick in ticks if near <= tick <= far])
+    _colour_bar(axes, "viridis_r", norm, "m", [tick for tick in ticks if near <= tick <= far])
 
 
 def _error(axes: Axes, shot: Snapshot, name: str) -> None:

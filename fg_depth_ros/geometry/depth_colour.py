@@ -8,21 +8,22 @@ import cv2
 import numpy as np
 
 _UNKNOWN = (0, 0, 0)  # nothing to show
+_VIRIDIS = cv2.COLORMAP_VIRIDIS  # its lightness rises all along: read in grey and by the colour-blind
 
 
 def colour_disparity(disparity: np.ndarray, max_disparity: float | None = None) -> np.ndarray:
-    """Colour disparity H x W px in the turbo map: 0 dark blue, the largest (by default) dark red, NaN black."""
+    """Colour disparity H x W px in the viridis map: 0 dark violet, the largest (by default) yellow, NaN black."""
     known = np.isfinite(disparity)
     if max_disparity is None:
         max_disparity = float(np.max(disparity, where=known, initial=0.0))
-    return map_colours(disparity, known, 0.0, max_disparity, colour_table(cv2.COLORMAP_TURBO))
+    return map_colours(disparity, known, 0.0, max_disparity, colour_table())
 
 
 def colour_depth(depth: np.ndarray, min_depth: float, max_depth: float) -> np.ndarray:
-    """Colour depth H x W metres by its inverse like a disparity (near = red, far = blue). NaN is black."""
+    """Colour depth H x W metres by its inverse like a disparity (near = yellow, far = violet). NaN is black."""
     known = np.isfinite(depth) & (depth > 0)
     inverse = 1.0 / np.where(known, depth, 1.0)
-    return map_colours(inverse, known, 1.0 / max_depth, 1.0 / min_depth, colour_table(cv2.COLORMAP_TURBO))
+    return map_colours(inverse, known, 1.0 / max_depth, 1.0 / min_depth, colour_table())
 
 
 def map_colours(values: np.ndarray, known: np.ndarray, low: float, high: float, table: np.ndarray) -> np.ndarray:
@@ -35,7 +36,7 @@ def map_colours(values: np.ndarray, known: np.ndarray, low: float, high: float, 
 
 
 @lru_cache
-def colour_table(name: int) -> np.ndarray:
-    """Return a colour map of OpenCV (``cv2.COLORMAP_*``) as 256 x 3 uint8 RGB."""
+def colour_table(name: int = _VIRIDIS) -> np.ndarray:
+    """Return a colour map of OpenCV (``cv2.COLORMAP_*``; default: of depth) as 256 x 3 uint8 RGB."""
     ramp = np.arange(256, dtype=np.uint8)[:, None]
     return np.ascontiguousarray(cv2.applyColorMap(ramp, name)[:, 0, ::-1])

@@ -274,7 +274,7 @@ def test_sheets_show_image_truth_answers_and_error(tmp_path):
     assert sheet.shape == (22 + 2 * (120 + 6), 6 + 5 * 406, 3)
     tiles = [sheet[22:142, 6 + 406 * k : 406 + 406 * k].astype(int) for k in range(5)]
     np.testing.assert_array_equal(tiles[1][60, 250:290], tiles[2][60, 250:290])  # right where the answer is
-    assert tiles[1][60, 100, 0] > tiles[1][60, 300, 0]  # near is red
+    assert tiles[1][60, 100, 0] > tiles[1][60, 300, 0]  # near is yellow
     assert tiles[4][60, 250].max() < 16 and tiles[4][60, 350].min() > 100  # 50 % off: as bright as it gets
     second = sheet[148:268, 6 + 406 : 406 + 406]
     assert (second.max(-1) > 0).mean() > 0.3  # sparse truth is spread to be seen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import cv2
 import numpy as np
 import pytest
 
@@ -15,24 +16,32 @@ from fg_depth_ros.geometry.flow_colour import colour_flow
 NAN = np.nan
 
 
-def test_disparity_runs_from_blue_to_red_and_unknown_is_black():
+def test_disparity_runs_from_violet_to_yellow_and_unknown_is_black():
     colours = colour_disparity(np.array([[0.0, 32.0, 64.0, 90.0, NAN]], np.float32), 64.0)
     assert colours.shape == (1, 5, 3)
     assert colours.dtype == np.uint8
     low, middle, high, beyond, unknown = colours[0].astype(int)
-    assert low[2] > low[0]
+    assert low[2] > low[0] > low[1]
     assert middle[1] > max(middle[0], middle[2])
-    assert high[0] > high[2]
+    assert min(high[:2]) > 200 > high[2]
     assert high.tolist() == beyond.tolist()
     assert unknown.tolist() == [0, 0, 0]
     np.testing.assert_array_equal(colour_disparity(np.array([[0.0, 32.0, 64.0]])), colours[:, :3])  # largest
+
+
+def test_disparity_and_depth_are_read_in_grey():
+    near_to_far = np.linspace(0.5, 20.0, 256)[None]
+    for colours in (colour_disparity(np.linspace(64.0, 0.0, 256)[None], 64.0), colour_depth(near_to_far, 0.5, 20.0)):
+        lightness = cv2.cvtColor(colours.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)[0, :, 0]
+        assert (np.diff(lightness) < 0.5).all()  # of 100: nothing farther is brighter
+        assert lightness[0] - lightness[-1] > 60
 
 
 def test_depth_is_coloured_like_its_disparity():
     depth = np.array([[0.5, 20.0, NAN, 0.0]])
     near, far, unknown, none = colour_depth(depth, 0.5, 20.0)[0].astype(int)
     np.testing.assert_array_equal(near, colour_disparity(np.array([[64.0]]), 64.0)[0, 0])
-    assert far[2] > far[0]
+    assert far[2] > far[0] > far[1]
     assert unknown.tolist() == none.tolist() == [0, 0, 0]
 
 

@@ -234,11 +234,11 @@ def test_compressed_outputs_are_those_of_the_raw_ones(make: Callable[..., Bench]
     np.testing.assert_array_equal(small_labels, labels)
     colours, small_colours = (messages.image_to_array(found[topic[2]]).astype(int) for topic in (raw, packed))
     assert np.abs(small_colours - colours).mean() < 4.0
-    # the wall is at 12 px of the 63 that are searched: blue in turbo; what has no disparity is black
+    # the wall is at 12 px of the 63 that are searched: violet-blue in viridis; what has no disparity is black
     known = np.isfinite(depth)
     assert not colours[~known].any()
     red, green, blue = np.median(colours[known], axis=0)
-    assert blue > 200 and blue > green > red
+    assert blue > 100 and blue > max(red, green)
 
 
 def test_a_compressed_output_alone_is_made_and_nothing_else(make: Callable[..., Bench]) -> None:

@@ -78,9 +78,9 @@ def colour_labels(labels: np.ndarray) -> np.ndarray:
 
 
 def with_scale(picture: np.ndarray, low: str, middle: str, high: str) -> np.ndarray:
-    """Put a turbo colour bar with the values of its ends and its middle (with units) below a picture."""
+    """Put the colour bar of depth and disparity below a picture, with the values of its ends and middle, with units."""
     strip, (left, right) = np.full((42, picture.shape[1], 3), 255, np.uint8), (8, picture.shape[1] - 8)
-    bar = colour_table(cv2.COLORMAP_TURBO)[np.linspace(0, 255, max(right - left, 1)).astype(np.uint8)]
+    bar = colour_table()[np.linspace(0, 255, max(right - left, 1)).astype(np.uint8)]
     strip[6:16, left : left + len(bar)] = bar
     for text, part in ((low, 0.0), (middle, 0.5), (high, 1.0)):
         (width, _), _ = cv2.getTextSize(text, *_FONT)
