@@ -12,9 +12,11 @@ from support.raw_cameras import MATRICES, ROTATION, SIZE, TRANSLATION, RawRig, s
 
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.datasets.stereo import open_stereo
-from fg_depth_ros.data.io.formats import read_image, write_image
-from fg_depth_ros.geometry import StereoRig
+from fg_depth_ros.data.io.formats import read_image, read_kitti_disparity, write_image
+from fg_depth_ros.geometry import StereoRig, disparity_to_depth
 from fg_depth_ros.geometry.rectification import Rectification
+from fg_depth_ros.networks import create_model
+from fg_depth_ros.networks.checkpoint import ModelCard, save_checkpoint
 
 WORLD = RawRig("plumb_bob")
 EXPECTED = Rectification.from_camera_info(*(WORLD.camera_info(side) for side in (0, 1)))
@@ -116,3 +118,21 @@ def test_check_and_replay_read_raw_bags(run, tmp_path):
         report = json.loads((tmp_path / name / "report.json").read_text())
         errors.append(next(row["metrics"]["density"] for row in report["rows"] if "density" in row["metrics"]))
     assert errors[0] > errors[1]  # rows of raw images do not match
+
+
+def test_finetune_learns_from_rectified_images_of_raw_bags(run, tmp_path):
+    bag, weights = raw_bag(tmp_path / "bag", count=20), tmp_path / "parent.safetensors"
+    network = create_model("depthnet_lite", focal=120.0, width=96, height=64, channels=[16, 16, 32, 32])
+    save_checkpoint(weights, network, ModelCard("depthnet_lite", dict(network.options)))
+    shares = []
+    for rectify in ("auto", "off"):
+        cache = tmp_path / f"cache_{rectify}"
+        status, text = run(
+            "finetune", "--bags", bag, "--rectify", rectify, "--weights", weights, "--steps", 1, "--size", "96x64",
+            "--workers", 0, "--batch", 1, "--teacher", "sgbm", "--guard", 0.05, "--cache", cache,
+            "--out", tmp_path / rectify,
+        )  # fmt: skip
+        assert status == 2, text  # one step makes nothing better
+        taught = read_kitti_disparity(min(cache.rglob("*_left.png")))
+        shares.append(share_true(disparity_to_depth(taught, EXPECTED.rig), truth()))
+    assert shares[0] > 0.95 and shares[1] < 0.2
