@@ -68,7 +68,10 @@ class TestReplay(unittest.TestCase):
 
     def test_it_ends_by_itself(self, proc_info) -> None:
         """The evaluator ends once the recording is through."""
-        proc_info.assertWaitForShutdown(process="replay_evaluator_node", timeout=120)
+        # By its argument: the process that waits for this node has its name, too.
+        proc_info.assertWaitForShutdown(
+            process="replay_evaluator_node", cmd_args="__node:=replay_evaluator_node", timeout=120
+        )
 
 
 @launch_testing.post_shutdown_test()
