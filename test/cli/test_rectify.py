@@ -132,7 +132,7 @@ def test_finetune_learns_from_rectified_images_of_raw_bags(run, tmp_path):
             "--workers", 0, "--batch", 1, "--teacher", "sgbm", "--guard", 0.05, "--cache", cache,
             "--out", tmp_path / rectify,
         )  # fmt: skip
-        assert status == 2, text  # one step makes nothing better
+        assert status in (0, 2), text  # whether one step of random weights is better does not matter here
         taught = read_kitti_disparity(min(cache.rglob("*_left.png")))
         shares.append(share_true(disparity_to_depth(taught, EXPECTED.rig), truth()))
     assert shares[0] > 0.95 and shares[1] < 0.2
