@@ -134,11 +134,15 @@ def test_flow_against_the_classical_methods(public_data):
     assert epe["kitti2015_scene_flow", "flownet_lite"] < 0.85 * epe["kitti2015_scene_flow", "dis"]
 
 
-# depthnet_lite has seen no table tops.
 @pytest.mark.parametrize(
-    ("name", "world", "bound"), [("depthnet_lite", "street", 0.42), ("depthnet_efficient", "mixed", 0.27)]
+    ("name", "world", "median", "mean", "share"),
+    [
+        ("depthnet_lite", "street", 0.33, 0.42, 0.36),
+        ("depthnet_lite", "mixed", 0.33, 0.56, 0.6),  # it has seen no table tops, a tenth of these scenes
+        ("depthnet_efficient", "mixed", 0.27, 0.27, 0.3),
+    ],
 )
-def test_depth_from_one_camera_in_scenes_never_seen(name, world, bound):
+def test_depth_from_one_camera_in_scenes_never_seen(name, world, median, mean, share):
     """Without photos on the surfaces, too; far better than one depth for everything, the median of these scenes."""
     estimator = MonoDepthEstimator(MonoConfig(name))
     scenes = [(s.image_rgb(), s.truth(), s.fx) for s in world_samples(world, 20, 480, 160, patterns=24)]
@@ -149,8 +153,8 @@ def test_depth_from_one_camera_in_scenes_never_seen(name, world, bound):
         truth, found = depth[where], estimator.estimate(image, fx).depth[where]
         network.append(np.mean(np.abs(found - truth) / truth))
         constant.append(np.mean(np.abs(middle - truth) / truth))
-    assert np.mean(network) < bound
-    assert np.mean(network) < 0.36 * np.mean(constant)
+    assert np.median(network) < median
+    assert np.mean(network) < min(mean, share * np.mean(constant))
 
 
 @pytest.mark.parametrize("name", ["flownet_stereo", "flownet_lite", "depthnet_lite", "depthnet_efficient"])

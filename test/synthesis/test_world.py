@@ -66,7 +66,7 @@ def test_shapes_ranges_and_the_law_of_disparity(kind: str) -> None:
         torch.testing.assert_close(batch.disparity, expected)
         assert (batch.disparity[torch.isinf(batch.depth)] == 0).all()
         for number, focal in enumerate(batch.focal.tolist(), start):
-            least, most = g.scene(number).view.fields
+            least, most = g.scene(number).view.field_of_view
             assert least - 0.1 < math.degrees(2 * math.atan(64 / focal)) < most + 0.1
         assert ((batch.baseline >= 0.06) & (batch.baseline <= 0.7)).all()
         assert 0 < batch.occluded.float().mean() < 0.5

@@ -119,7 +119,7 @@ def _clutter(b: Builder, p: AssetSampler, width: float, depth: float, height: fl
             b.ellipsoid(m, at, (radius, radius, radius), height)
 
 
-def still_life(b: Builder, p: AssetSampler, width: float, depth: float, height: float) -> None:
+def tabletop_objects(b: Builder, p: AssetSampler, width: float, depth: float, height: float) -> None:
     """Crowd a board with things as they are photographed for stereo benchmarks: small ones before larger ones."""
     for i in range(count := int(p.rng.integers(6, 22))):
         behind = (i + p.uniform(-0.8, 0.8)) / count - 0.5  # from the front to the back

@@ -122,7 +122,7 @@ def fitted_rig(rig: StereoRig, width: int, height: int) -> StereoRig:
 
 def draw_rig(rng: np.random.Generator, scene: Scene, width: int, height: int) -> StereoRig:
     """Draw cameras that suit a scene: its field of view; baseline 0.06 - 0.7 m, so that little is too near for both."""
-    focal = width / (2 * math.tan(math.radians(rng.uniform(*scene.view.fields)) / 2))
+    focal = width / (2 * math.tan(math.radians(rng.uniform(*scene.view.field_of_view)) / 2))
     aside, down = rng.normal(0, 0.01), rng.normal(0, 0.03)
     # The nearest thing in sight, and 0.2 of the width as the disparity there.
     nearest = scene.view.nearest or max(0.6, scene.path.height * focal / (height * (0.5 - down)))

@@ -311,11 +311,11 @@ class Path:
 class View:
     """Lenses that suit a scene.
 
-    ``fields``: least and largest horizontal field of view, degrees; ``nearest``: what is nearest in sight, m; None: the
-    ground.
+    ``field_of_view``: the least and the largest, horizontal, degrees; ``nearest``: what is nearest in sight, m; None:
+    the ground.
     """
 
-    fields: tuple[float, float] = (40.0, 110.0)
+    field_of_view: tuple[float, float] = (40.0, 110.0)
     nearest: float | None = None
 
 

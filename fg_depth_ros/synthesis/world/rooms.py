@@ -85,7 +85,7 @@ def _table_top(b: Builder, p: AssetSampler, room: _Room) -> tuple[Path, View]:
     edge = 0.5 + away
     place = b.place((room.aisle, edge + depth / 2), p.uniform(-0.3, 0.3))
     furniture.table(place, p, width, depth, height)
-    furniture.still_life(place, p, width, depth, height)
+    furniture.tabletop_objects(place, p, width, depth, height)
     if p.chance(0.7):
         back = p.material(p.colour(40, 235, 0.6), (0.05, 0.9), (60, 400))
         behind = edge + depth + p.uniform(0.03, 0.7)
@@ -98,7 +98,7 @@ def _table_top(b: Builder, p: AssetSampler, room: _Room) -> tuple[Path, View]:
         float(p.rng.normal(0, 0.02)), p.uniform(0.05, 0.3), sway=(0.02, 0.004, 0.02, 0.004, 0.004), reach=0.2 * away,
     )  # fmt: skip
     # As a robot's arm sees it from near, and a stereo benchmark from some way off.
-    return path, View(fields=(30, 90) if away < 1.3 else (14, 45), nearest=0.7 * away)
+    return path, View(field_of_view=(30, 90) if away < 1.3 else (14, 45), nearest=0.7 * away)
 
 
 def _shell(b: Builder, p: AssetSampler, room: _Room) -> None:
