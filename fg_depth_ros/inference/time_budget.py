@@ -24,13 +24,14 @@ class TimeBudget:
         """Largest factor that may be used."""
         self.taken = 0.0
         """Median time of the newest pairs that were counted, s."""
+        self._taken_at = 1.0  # factor that it belongs to
         self._times: list[float] = []
-        self._observed = 1.0  # the factor that the times belong to
+        self._observed = 1.0  # factor that these belong to
 
     @property
     def exceeded(self) -> bool:
         """Whether pairs take longer even at the smallest factor."""
-        return self._observed <= SMALLEST_AUTO and self.taken > self.seconds
+        return self._taken_at <= SMALLEST_AUTO and self.taken > self.seconds
 
     def observe(self, factor: float, seconds: float) -> None:
         """Count a pair that was matched at this factor in this time; after enough of them the factor is chosen anew."""
@@ -39,7 +40,7 @@ class TimeBudget:
         self._times.append(seconds)
         if len(self._times) < _PAIRS:
             return
-        self.taken, self._times = float(np.median(self._times)), []
+        self.taken, self._taken_at, self._times = float(np.median(self._times)), factor, []
         if self.taken > self.seconds:
             # The time grows with the number of pixels.
             fitting = factor * math.sqrt(_RESERVE * self.seconds / self.taken)
