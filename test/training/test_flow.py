@@ -69,7 +69,7 @@ def test_unusable_settings_are_named():
         FlowTraining(steps=1, loss="l1")
     with pytest.raises(ValueError, match="unknown schedule 'X'; known: C, S, S_long, fixed, one_cycle"):
         FlowTraining(steps=1, schedule="X")
-    with pytest.raises(ValueError, match="unknown augment 'all'; known: mild, none, paper"):
+    with pytest.raises(ValueError, match="unknown augment 'all'; known: mild, none, paper, wide"):
         FlowTraining(steps=1, augment="all")
     with pytest.raises(ValueError, match="erase is a probability, got 2"):
         FlowTraining(steps=1, erase=2)

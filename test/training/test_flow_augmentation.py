@@ -54,6 +54,10 @@ def test_ranges_and_sizes_that_cannot_be_are_named():
         FlowAugmentation(erase=1.5)
     with pytest.raises(ValueError, match="blur is a probability, got -1"):
         FlowAugmentation(blur=-1)
+    with pytest.raises(ValueError, match="weakest is a part of the strength, above 0 and up to 1, got 0"):
+        FlowAugmentation(weakest=0)
+    with pytest.raises(ValueError, match="deformation must be between 0 and 6 px, got 7"):
+        FlowAugmentation(deformation=7)
     batch = coordinates_batch(np.zeros((2, 40, 60)))
     with pytest.raises(ValueError, match="pictures of 60x40 are smaller than 64x32"):
         Augmenter(AUGMENTATIONS["paper"], 64, 32)(batch, [0])
@@ -85,6 +89,41 @@ def test_the_frames_show_what_the_flow_says():
     )
     old_second = 255 * read[0, :2, 0, 0].numpy()
     np.testing.assert_allclose(old_second, (MOTION @ [*old_first, 1])[:2], atol=1e-2)
+
+
+def test_a_deformed_frame_shows_what_the_flow_says():
+    """Coordinates as colours again, at every pixel whose match is in the frame."""
+    a, b = window(1.4, 12.0, (6.0, -4.0)), window(1.33, 9.5, (3.5, -1.0))
+    batch = coordinates_batch(affine_flow(MOTION, *SIZE))
+    ys, xs = np.mgrid[: SIZE[0], : SIZE[1]].astype(np.float32)
+    bend = np.stack([3 * np.sin(ys / 20), 2 * np.cos(xs / 25)]).astype(np.float32)
+    plain, pairs = (transform(batch, a[None], b[None], SIZE, bends) for bends in ((), [bend]))
+    assert (plain.flow - pairs.flow).abs().max() > 2.5
+    grid = pairs.flow[0] + torch.from_numpy(np.stack([xs, ys]))
+    span = torch.tensor([SIZE[1] - 1, SIZE[0] - 1]).view(2, 1, 1)
+    read = torch.nn.functional.grid_sample(
+        pairs.second, (2 * grid / span - 1).permute(1, 2, 0)[None], align_corners=True
+    )
+    first, second = (255 * frame[0, :2].numpy() for frame in (pairs.first, read))
+    expected = np.einsum("ij,jhw->ihw", MOTION, np.stack([*first, np.ones(SIZE)]))[:2]
+    inside = ((grid >= 1) & (grid <= span - 1)).all(0)  # the border of a frame mixes with nothing
+    shown = ((expected >= 1) & (expected <= np.array(SIZE[::-1]).reshape(2, 1, 1) - 2)).all(0)
+    seen = (inside & ~pairs.occluded[0, 0]).numpy() & shown
+    assert seen.mean() > 0.5
+    assert np.abs(second - expected)[:, seen].max() < 0.05
+
+
+def test_weak_transforms_leave_small_motions():
+    """In a still scene most pixels move by several with the paper's strength, many by less than one with the wide."""
+    still = coordinates_batch(np.zeros((2, 160, 200)))
+
+    def moved(name):
+        augmenter = Augmenter(AUGMENTATIONS[name], 112, 96)
+        flow = torch.cat([augmenter(still, [number]).flow for number in range(40)])
+        return float((flow.square().sum(1).sqrt() < 1).float().mean())
+
+    assert moved("paper") < 0.15
+    assert moved("wide") > 0.3
 
 
 def test_no_motion_is_invented_at_an_edge():
@@ -127,14 +166,18 @@ def test_what_is_unknown_or_leaves_is_marked():
 def test_a_sample_is_the_same_in_any_batch():
     batch = coordinates_batch(affine_flow(MOTION, 96, 128))
     twice = FlowBatch(*(torch.cat([field, field]) for field in batch))
-    augmenter = Augmenter(FlowAugmentation(erase=0.5, mirror=0.5, blur=0.5), 64, 48, seed=3)
+    augmenter = Augmenter(
+        FlowAugmentation(erase=0.5, mirror=0.5, blur=0.5, weakest=0.1, deformation=2.0), 64, 48, seed=3
+    )
     alone = [augmenter(batch, [n]) for n in (5, 9)]
     together = augmenter(twice, [5, 9])
     for i, single in enumerate(alone):
         for one, all_of_them in zip(single, together, strict=True):
             torch.testing.assert_close(one[0], all_of_them[i], rtol=0, atol=1e-6)
     assert (alone[0].first - alone[1].first).abs().max() > 0.1
-    other_seed = Augmenter(FlowAugmentation(erase=0.5, mirror=0.5, blur=0.5), 64, 48, seed=4)(batch, [5])
+    other_seed = Augmenter(
+        FlowAugmentation(erase=0.5, mirror=0.5, blur=0.5, weakest=0.1, deformation=2.0), 64, 48, seed=4
+    )(batch, [5])
     assert (alone[0].first - other_seed.first).abs().max() > 0.1
 
 

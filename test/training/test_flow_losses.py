@@ -121,17 +121,17 @@ def test_halves_of_a_batch_mean_the_same_as_the_whole():
 
 
 def test_robust_loss_by_hand():
-    """8 ln(1 + e / 8): errors of 8 px at full resolution and 0 at half of it; the unknown half counts nothing."""
-    truth = constant(6, 8)
+    """3 ln(1 + e / 3) and half of 6 ln(1 + e / 6), of known pixels alone."""
+    truth = constant(6, 3)
     truth[..., 2:] = 500.0
     valid = KNOWN.clone()
     valid[..., 2:] = False
-    coarser = constant(6, 8, 2)
+    coarser = constant(6, 3, 2)
     levels = (constant(6, 0), coarser)
     loss = robust_loss(FlowPrediction(levels[0], levels), truth, valid)
-    assert loss.item() == pytest.approx(8 * math.log(2))
-    loss = robust_loss(FlowPrediction(levels[0], (levels[0], constant(6, 16, 2))), truth, valid)
-    assert loss.item() == pytest.approx(1.5 * 8 * math.log(2))
+    assert loss.item() == pytest.approx(3 * math.log(2))
+    loss = robust_loss(FlowPrediction(levels[0], (levels[0], constant(6, 9, 2))), truth, valid)
+    assert loss.item() == pytest.approx(3 * math.log(2) + 0.5 * 6 * math.log(2))
 
 
 def test_the_choice_among_displacements_by_hand():

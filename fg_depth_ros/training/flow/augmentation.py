@@ -1,8 +1,9 @@
-"""Augmentation of a pair of frames with known flow: moved, turned, scaled, recoloured, noisy, partly covered.
+"""Augmentation of a pair of frames with known flow: moved, turned, scaled, deformed, recoloured, noisy, partly covered.
 
 The kinds and ranges are those of FlowNet (Dosovitskiy et al. 2015, section 4.2 "data augmentation"). The paper does not
 say how much smaller the transform between the two frames is; the deviations used here (3 % of the width, 0.03 rad, 3 %
-of scale, 2 % of colour, contrast, gamma and brightness) are those of the public training definitions of FlowNet.
+of scale, 2 % of colour, contrast, gamma and brightness) are those of the public training definitions of FlowNet. At
+that strength hardly a pixel moves by less than 5 px; ``weakest`` and ``deformation`` add what they leave out.
 
 Every sample's transform is a function of (seed, number of the sample) alone, whatever batch and process it is in.
 """
@@ -10,8 +11,10 @@ Every sample's transform is a function of (seed, number of the sample) alone, wh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 
@@ -20,7 +23,9 @@ from fg_depth_ros.synthesis.chairs import FlowBatch
 from fg_depth_ros.training.flow.config import FlowAugmentation
 
 _TRIES = 20
+_ITERATIONS = 4  # of the inverse of a deformation; each leaves a fifth of the error at most
 _SMOOTH = 1.0  # px; flow that differs by more between neighbours is an edge, and what lies between is no motion
+_WAVES = (48.0, 192.0)  # px between the knots of a deformation
 _STREAM = 11  # second word of the seeds, so that a sample's scene and its transform are drawn apart
 
 
@@ -54,16 +59,20 @@ class Augmenter:
                 "be cut out of them"
             )
         kind, size = self.augmentation, (self.height, self.width)
-        first, second, colours, covers, exposures = [], [], [], [], []
+        first, second, colours, covers, exposures, bends = [], [], [], [], [], []
         for number in numbers:
             rng = np.random.default_rng([self.seed, _STREAM, number])
+            kind = self.augmentation
+            if kind.weakest < 1:
+                kind = replace(kind, relative=kind.relative * float(np.exp(rng.uniform(np.log(kind.weakest), 0))))
             windows = _draw_windows(rng, kind, (self.width, self.height), (source_width, source_height))
             first.append(windows[0])
             second.append(windows[1])
             colours.append(_draw_colours(rng, kind))
             covers.append(_draw_covers(rng, kind, self.width, self.height))
             exposures.append(float(rng.uniform(0, 0.5)) if rng.random() < kind.blur else 0.0)
-        pairs = transform(batch, np.stack(first), np.stack(second), size)
+            bends.append(_draw_deformation(rng, kind.deformation, size) if kind.deformation else None)
+        pairs = transform(batch, np.stack(first), np.stack(second), size, bends)
         if any(exposures):
             pairs = blur(pairs, exposures)
         images = [
@@ -94,13 +103,20 @@ class Augmenter:
         return image.clamp(0, 1)
 
 
-def transform(batch: FlowBatch, first: np.ndarray, second: np.ndarray, size: tuple[int, int]) -> FlowPairs:
+def transform(
+    batch: FlowBatch, first: np.ndarray, second: np.ndarray, size: tuple[int, int],
+    bends: Sequence[np.ndarray | None] = (),
+) -> FlowPairs:  # fmt: skip
     """See both frames through other windows, ``size`` (height, width) px large.
 
     With ``A`` and ``B`` the windows of first and second frame (``first``, ``second``: N x 3 x 3 affine maps from pixels
     (x, y, 1) of the new frame to pixels of the old one), the new frames are ``first'(p) = first(A p)`` and
     ``second'(q) = second(B q)``; a match ``x <-> x + f(x)`` becomes ``p <-> q`` with ``x = A p`` and
     ``q = B^-1 (x + f(x))``, hence ``f'(p) = B^-1 (A p + f(A p)) - p``.
+
+    ``bends``: deformation of each second frame, 2 x H x W px of the new frame: ``second'(q) = second(B (q + g(q)))``.
+    Then ``q = r - g(q)`` with r the match without it, which is iterated; g changes by far less than a pixel from one
+    pixel to the next.
 
     Between pixels the flow is interpolated where the four around agree within 1 px, and taken from the nearest one
     elsewhere: a mixture of two motions would be neither. Frames come with the border continued; ``valid`` is False
@@ -115,13 +131,19 @@ def transform(batch: FlowBatch, first: np.ndarray, second: np.ndarray, size: tup
     places = _apply(a, here)
     flow, valid, occluded = _read_truth(batch, places)
     matches = places + flow
-    moved = _apply(back, matches)
+    moved, seen = _apply(back, matches), here
+    if any(bend is not None for bend in bends):
+        none = np.zeros((2, height, width), np.float32)
+        field = torch.from_numpy(np.stack([none if bend is None else bend for bend in bends])).to(device)
+        seen, straight = here + field, moved
+        for _ in range(_ITERATIONS):
+            moved = straight - sample_bilinear(field, moved)
     inside = _inside(places, batch.first.shape[-2:])
     hidden = occluded | ~_inside(moved, size) | ~_inside(matches, batch.first.shape[-2:])
     valid = valid & inside
     return FlowPairs(
         sample_bilinear(batch.first.float(), places) / 255,
-        sample_bilinear(batch.second.float(), _apply(b, here)) / 255,
+        sample_bilinear(batch.second.float(), _apply(b, seen)) / 255,
         torch.where(valid, moved - here, torch.zeros_like(flow)),
         valid,
         hidden & valid,
@@ -232,6 +254,18 @@ def _draw_colours(rng: np.random.Generator, kind: FlowAugmentation) -> tuple[_Co
     first = _Colours(gains, float(gamma), brightness, float(contrast), noise)
     gamma, contrast = gamma * np.exp(differ[3]), contrast * np.exp(differ[5])
     return first, _Colours(gains * np.exp(differ[:3]), float(gamma), brightness + differ[4], float(contrast), noise)
+
+
+def _draw_deformation(rng: np.random.Generator, largest: float, size: tuple[int, int]) -> np.ndarray | None:
+    """Draw a smooth field 2 x H x W px between knots 48 to 192 px apart, or None; its amplitude is log-uniform."""
+    if rng.random() < 0.5:
+        return None
+    amplitude = largest * float(np.exp(rng.uniform(np.log(0.02), 0)))
+    wave = float(np.exp(rng.uniform(*np.log(_WAVES))))
+    knots = [max(2, round(side / wave) + 1) for side in size]
+    values = amplitude * rng.uniform(-1, 1, (*knots, 2)).astype(np.float32)
+    field = cv2.resize(values, (size[1], size[0]), interpolation=cv2.INTER_CUBIC)
+    return np.ascontiguousarray(field.transpose(2, 0, 1))
 
 
 def _draw_covers(

@@ -9,6 +9,8 @@ from typing import Any
 from fg_depth_ros.training.config import Schedule, Training, check_choice, one_cycle
 
 LOSSES = ("finest", "flownet2", "lite")
+LARGEST_DEFORMATION = 6.0
+"""Px; larger ones could fold an image over itself."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,10 @@ class FlowAugmentation:
     """Probability of exchanging left and right."""
     relative: float = 1.0
     """Strength of the smaller transform between the frames, geometric and of colour; 0 = none."""
+    weakest: float = 1.0
+    """Least part of that strength: each sample's is drawn log-uniformly from here to 1."""
+    deformation: float = 0.0
+    """Largest amplitude of a smooth, not rigid, deformation between the frames, px; half of the samples have one."""
     noise: float = 0.04
     """Largest deviation of the Gaussian noise, of 1."""
     contrast: tuple[float, float] = (-0.8, 0.4)
@@ -45,6 +51,10 @@ class FlowAugmentation:
             low, high = getattr(self, name)
             if low > high or (name != "contrast" and low <= 0):
                 raise ValueError(f"{name} must be a range (low, high) of positive factors, got ({low}, {high})")
+        if not 0 < self.weakest <= 1:
+            raise ValueError(f"weakest is a part of the strength, above 0 and up to 1, got {self.weakest}")
+        if not 0 <= self.deformation <= LARGEST_DEFORMATION:
+            raise ValueError(f"deformation must be between 0 and {LARGEST_DEFORMATION:g} px, got {self.deformation}")
         for name in ("mirror", "erase", "blur"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability, got {getattr(self, name)}")
@@ -52,6 +62,7 @@ class FlowAugmentation:
 
 AUGMENTATIONS = {
     "paper": FlowAugmentation(),
+    "wide": FlowAugmentation(mirror=0.5, weakest=0.02, deformation=4.0, noise=0.03),
     "mild": FlowAugmentation(
         translation=0.1, rotation=5.0, scale=(0.95, 1.3), relative=0.3, noise=0.02, contrast=(-0.3, 0.2),
         colour=(0.8, 1.25), gamma=(0.85, 1.2), brightness=0.05,
@@ -61,7 +72,8 @@ AUGMENTATIONS = {
         colour=(1.0, 1.0), gamma=(1.0, 1.0), brightness=0.0,
     ),
 }  # fmt: skip
-"""By name: the paper's; weaker, for fine-tuning; and only the window in the middle."""
+"""By name: the paper's; down to motions of a fraction of a pixel and with deformations, for the compact network; weaker
+than the paper's, for fine-tuning; and only the window in the middle."""
 
 
 def _halved(*points: float) -> Callable[[float], float]:
@@ -128,8 +140,8 @@ class FlowTraining(Training):
     """The true flow is sparse (LiDAR): pool it as the public code does."""
     schedule: str = ""
     """Schedule: S, S_long, C, one_cycle or fixed; empty: fixed with weights to start from, else the model's own."""
-    augment: str = "paper"
-    """Strength of the augmentation: paper, mild or none."""
+    augment: str = ""
+    """Augmentation: paper, wide (also small motions and deformations), mild or none; empty: the model's own."""
     erase: float = 0.0
     """Probability that patches of the second frame are covered."""
     blur: float = 0.0
@@ -145,7 +157,7 @@ class FlowTraining(Training):
         compact, fresh = self.model == "flownet_lite", self.load_partial or not self.weights
         own = "one_cycle" if compact else "C" if self.model.startswith("flownet_c") else "S"
         loss, schedule = self.loss or ("lite" if compact else "finest"), self.schedule or (own if fresh else "fixed")
-        self._resolve(loss=loss, schedule=schedule)
+        self._resolve(loss=loss, schedule=schedule, augment=self.augment or ("wide" if compact else "paper"))
         check_choice("split", self.split, ("all", "train"))
         check_choice("loss", self.loss, LOSSES)
         check_choice("schedule", self.schedule, SCHEDULES)

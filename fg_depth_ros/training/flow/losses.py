@@ -18,7 +18,7 @@ from fg_depth_ros.training.stereo.losses import hypothesis_distribution
 FLOW_SCALE = 20.0
 """Px of one unit of the published networks' answers; their losses are taken in these units."""
 FINEST = (0.005, 0.01, 0.02, 0.08, 0.32)
-_LINEAR_UP_TO = 8.0  # px; larger errors weigh ever less
+_LINEAR_UP_TO = 3.0  # px at the finest level; larger errors weigh ever less
 
 
 def level_weights(weighting: str, levels: int) -> tuple[float, ...]:
@@ -76,8 +76,9 @@ def multiscale_epe(
 def robust_loss(prediction: FlowPrediction, flow: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """Return the loss of the compact network: all levels at full resolution, and the choice of coarse displacements.
 
-    Levels: ``c ln(1 + e / c)`` of the end-point error e, c = 8 px, of the bilinearly enlarged answer, weighted 1, 1/2,
-    1/4, ... from the finest. Averaged truth would mix the motions at an edge; enlarged answers are compared with each.
+    Levels: ``c ln(1 + e / c)`` of the end-point error e of the bilinearly enlarged answer, weighted 1, 1/2, 1/4, ...
+    from the finest, with c = 3, 6, 12, ... px: fractions of a pixel count at the finest level, what is far off at the
+    others. Averaged truth would mix the motions at an edge; enlarged answers are compared with each.
     Choice: cross entropy of the displacements' logits against a Laplace distribution around the truth in the middle of
     the cell; cells whose truth lies outside the window are left out.
     """
@@ -90,7 +91,8 @@ def robust_loss(prediction: FlowPrediction, flow: torch.Tensor, valid: torch.Ten
         if answer.shape[-2:] != flow.shape[-2:]:
             answer = F.interpolate(answer, flow.shape[-2:], mode="bilinear", align_corners=False)
         error = length(answer - flow)
-        loss = loss + 0.5**index * _mean_of_known(_LINEAR_UP_TO * torch.log1p(error / _LINEAR_UP_TO), known)
+        linear = _LINEAR_UP_TO * 2**index
+        loss = loss + 0.5**index * _mean_of_known(linear * torch.log1p(error / linear), known)
     if prediction.coarse is not None:
         loss = loss + _choice(prediction.coarse, flow, known)
     return loss
