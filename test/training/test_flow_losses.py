@@ -134,6 +134,15 @@ def test_robust_loss_by_hand():
     assert loss.item() == pytest.approx(3 * math.log(2) + 0.5 * 6 * math.log(2))
 
 
+def test_flow_beyond_any_search_teaches_the_compact_network_nothing():
+    truth = constant(6, 3)
+    truth[..., 2:] = 500.0
+    levels = (constant(6, 0), constant(6, 3, 2))
+    parts = flow_loss(FlowPrediction(levels[0], levels), truth, KNOWN.clone(), "lite")[1]
+    assert parts["epe"].item() == pytest.approx(3)
+    assert parts["loss"].item() == pytest.approx(3 * math.log(2))
+
+
 def test_the_choice_among_displacements_by_hand():
     """A 3x3 window at 1/4: logits that leave no doubt cost the entropy of the blurred truth, flat ones ln 9."""
     truth, valid = constant(4, -4, 8), torch.ones(1, 1, 8, 8, dtype=torch.bool)

@@ -18,6 +18,7 @@ from fg_depth_ros.training.stereo.losses import hypothesis_distribution
 FLOW_SCALE = 20.0
 """Px of one unit of the published networks' answers; their losses are taken in these units."""
 FINEST = (0.005, 0.01, 0.02, 0.08, 0.32)
+_LONGEST = 400.0  # px; what a camera that passes by close to things sees move further teaches nothing
 _LINEAR_UP_TO = 3.0  # px at the finest level; larger errors weigh ever less
 
 
@@ -114,10 +115,14 @@ def _choice(logits: torch.Tensor, flow: torch.Tensor, known: torch.Tensor) -> to
 def flow_loss(
     prediction: FlowPrediction, flow: torch.Tensor, valid: torch.Tensor, kind: str, *, sparse: bool = False
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Return the loss ``kind`` (finest, flownet2 or lite), and its parts ``loss`` and ``epe`` (px), detached."""
+    """Return the loss ``kind`` (finest, flownet2 or lite), and its parts ``loss`` and ``epe`` (px), detached.
+
+    With ``lite`` flow of more than 400 px counts as unknown.
+    """
     if prediction.levels is None:
         raise ValueError("flow_loss needs the prediction of a network in training mode")
     if kind == "lite":
+        valid = valid & (length(flow) <= _LONGEST)
         loss = robust_loss(prediction, flow, valid)
     else:
         weights = level_weights(kind, len(prediction.levels))
