@@ -5,8 +5,8 @@
    correlation layer); a 2-D hourglass over the correlation channels, guided by the first frame, ends in one logit per
    displacement.
 3. Flow = expectation around the best displacement (soft-argmin over its neighbours).
-4. At every finer resolution up to 1/2: second features warped by the flow so far, compared within a few pixels,
-   residual (as in FlowNet 2.0's stacks and PWC-Net, Sun et al. 2018).
+4. At every finer resolution up to 1/2: second features warped by the flow so far, compared within a few pixels (at
+   1/2 with the same place alone), residual (as in FlowNet 2.0's stacks and PWC-Net, Sun et al. 2018).
 5. Learned 9-tap up-sampling at every step.
 """
 
@@ -43,16 +43,16 @@ class FlowNetLite(nn.Module):
 
     def __init__(
         self,
-        features: Sequence[int] = (32, 80, 96, 128),
-        widths: Sequence[int] = (128, 112, 96, 48, 16),
-        radii: Sequence[int] = (8, 4, 3, 2, 1),
+        features: Sequence[int] = (32, 64, 96, 128),
+        widths: Sequence[int] = (128, 112, 64, 32, 16),
+        radii: Sequence[int] = (8, 4, 3, 2, 0),
     ) -> None:
         """Sizes of the parts.
 
         ``features``: channels of the encoder at 1/4, 1/8, 1/16 and 1/32 of the resolution; three of them: the search is
         at 1/16. ``widths``: channels of the stages, from the search to 1/2; ``radii``: radius of the search at each of
-        them, pixels of that resolution: the first reaches 32 times as far in the image. Raises ValueError: other
-        numbers of them.
+        them, pixels of that resolution: the first reaches 32 times as far in the image; 0: no search, the difference of
+        the features is looked at instead. Raises ValueError: other numbers of them.
         """
         super().__init__()
         if len(features) not in (3, 4) or not len(widths) == len(radii) == len(features) + 1:
@@ -160,7 +160,8 @@ class _Refinement(nn.Module):
         super().__init__()
         self.radius, self.scale = radius, scale
         self.compare = nn.Conv2d(features, compared, 1)
-        self.enter = conv_norm(features + (2 * radius + 1) ** 2 + 2, width, relu=False)
+        comparisons = (2 * radius + 1) ** 2 if radius else compared
+        self.enter = conv_norm(features + comparisons + 2, width, relu=False)
         self.body = nn.Sequential(Residual(width), Residual(width))
         self.residual = nn.Conv2d(width, 2, 3, padding=1)
         self.mask = nn.Conv2d(width, 36, 1)
@@ -172,8 +173,8 @@ class _Refinement(nn.Module):
         self, first: torch.Tensor, second: torch.Tensor, flow: torch.Tensor, context: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Flow at this resolution and at twice it (px of the full image), and context for the next stage."""
-        near = warp(self.compare(second).contiguous(), flow / self.scale)
-        costs = correlate_window(self.compare(first).contiguous(), near, self.radius, 1)
+        here, near = self.compare(first).contiguous(), warp(self.compare(second).contiguous(), flow / self.scale)
+        costs = correlate_window(here, near, self.radius, 1) if self.radius else here - near
         contrast = (flow - F.avg_pool2d(flow, 5, 1, 2, count_include_pad=False)) / self.scale
         few = torch.cat([costs.float(), contrast.clamp(-4, 4)], 1).to(first.dtype)
         few = few.contiguous(memory_format=torch.channels_last)
