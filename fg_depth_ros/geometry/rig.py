@@ -80,8 +80,9 @@ class StereoRig:
                 f"and so does one of {1000 * self.baseline:g} m that was divided by 1000 once too often"
             )
         return (
-            f"a baseline is in metres; {self.baseline:g} mm or cm written as metres looks like this: divide P[3] of "
-            "the right camera by 1000 or 100"
+            f"a baseline is in metres; {self.baseline:g} mm or cm, or squares of the board, written as metres looks "
+            "like this: divide P[3] of the right camera (T of stereoCalibrate) by 1000 or 100, or multiply it by the "
+            "side of a square"
         )
 
     def doubts(self) -> list[str]:

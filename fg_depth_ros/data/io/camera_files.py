@@ -6,6 +6,7 @@ To add a format: a reader, and a line of ``FORMATS``.
 from __future__ import annotations
 
 import configparser
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ import yaml
 from fg_depth_ros.files import LARGEST_TEXT, FileError, read_bytes
 from fg_depth_ros.geometry import RigError, StereoRig
 from fg_depth_ros.geometry.rectification import LENSES, RawCamera, Rectification, raw_sides
+
+_LOG = logging.getLogger(__name__)
 
 Size = tuple[int, int]
 # Whatever the parsers of NumPy, PyYAML, configparser and OpenCV make of a damaged file.
@@ -89,6 +92,8 @@ def read_rectification(path: Path, size: Size | None = None, *, grey: bool = Fal
     form, text = known
     with named_faults(path, form):
         found = form.read(path, text, size, grey)
+        for doubt in found.rig.doubts():
+            _LOG.warning("%s: %s", path, doubt)
         return found if size is None else found.scaled(*size)
 
 
@@ -203,15 +208,21 @@ def _read_opencv(path: Path, text: str, size: Size | None, grey: bool) -> Rectif
             files.append(path.with_name(path.name.replace(one, other)))
     found: dict[str, Any] = {}
     for file in files:
-        storage = cv2.FileStorage(read_text(file), cv2.FileStorage_READ | cv2.FileStorage_MEMORY)
+        content = read_text(file)
+        if _is_yaml(file) and not content.startswith("%YAML"):
+            content = f"%YAML:1.0\n{content}"  # FileStorage takes no YAML without it
+        storage = cv2.FileStorage(content, cv2.FileStorage_READ | cv2.FileStorage_MEMORY)
         root = storage.root()
         for key in root.keys():  # noqa: SIM118
             node, plain = root.getNode(key), key.lower().replace("_", "")
-            if node.isMap() and (matrix := node.mat()) is not None:
+            parts = set(node.keys()) if node.isMap() else set()
+            if {"width", "height"} <= parts and plain in ("size", "imagesize"):
+                found["imagesize"] = [node.getNode(name).real() for name in ("width", "height")]
+            elif "dt" in parts and (matrix := node.mat()) is not None:
                 found[plain] = np.asarray(matrix, np.float64)
             elif node.isSeq():
                 found[plain] = [node.at(index).real() for index in range(node.size())]
-            else:
+            elif not node.isMap():
                 found[plain] = node.string() if node.isString() else node.real()
         storage.release()
     values = {name: _named(found, name, files) for name in _OPENCV}
