@@ -128,7 +128,7 @@ def test_own_format_round_trip_and_rescaling(tmp_path):
         ("rig.json", "[1]", ["holds a list"]),
         ("rig.json", '{"fx": 500}', ["lacks the field(s)", "baseline"]),
         ("left.yaml", "a: [", ["not valid YAML"]),
-        ("left.yaml", "image_width: 3", ["lacks image_width, image_height or projection_matrix.data"]),
+        ("left.yaml", "image_width: 3", ["lacks projection_matrix, image_height"]),
         ("left.yaml", ros_yaml(0), ["right.yaml: no such file"]),
         ("camera.yaml", ros_yaml(0), ["has no 'left'"]),
     ],

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from fg_depth_ros.data.io.calibration import open_calibration
+from fg_depth_ros.data.io.calibration import open_calibration, read_calibration
+from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry.rectification import Rectification
 
 
@@ -381,3 +382,71 @@ def test_a_translation_in_squares_of_the_board_is_doubted(tmp_path, caplog):
     caplog.clear()
     open_calibration(write(tmp_path, PUBLISHED["Kalibr, TUM-VI"]))
     assert not caplog.text
+
+
+# ---- ROS files as people edit them --------------------------------------------------------------------------------
+
+MODEL = "distortion_model: plumb_bob\n"
+
+
+@pytest.mark.parametrize("change", [
+    lambda text: text.replace("data: [836.43394,   0.     ,", "data: [ 725., 0., ").replace("\n", " \n"),
+    lambda text: f"# written by hand\n{text}binning_x: 1\nroi: \n  x_offset: 0\n  do_rectify: True\n",
+    lambda text: text.replace(MODEL, ""),  # ROS takes that for plumb_bob
+    lambda text: text.replace("\n", "\r\n"),
+    lambda text: "".join(sorted(re.findall(r"^\w[^\n]*\n(?: [^\n]*\n)*", text, re.M))),
+])  # fmt: skip
+def test_variants_of_ros_files_are_read_as_they_are_meant(tmp_path, change):
+    published = side_by_side(("narrow_stereo", "narrow_stereo"))
+    published.files = {name: change(text) for name, text in published.files.items()}
+    path = write(tmp_path, published)
+    found = open_calibration(path)
+    focal = 725.0 if "725." in published.files["left.yaml"] else 836.43394
+    assert [camera.matrix[0, 0] for camera in found.cameras] == [focal, 833.6247]
+    assert found.cameras[0].distortion.tolist() == [-0.361451, 0.100867, 0.000652, 0.003983, 0.0]
+    assert found.rig.baseline == pytest.approx(39.90555 / 727.05587)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(("before", "after", "words"), [
+    ("distortion_coefficients:", "distortion_coefficents:",
+     "has 'distortion_coefficents' and no 'distortion_coefficients'"),
+    ("distortion_coefficients:", "distortion_coeffs:", "has 'distortion_coeffs' and no 'distortion_coefficients'"),
+    ("distortion_coefficients:", "lens:", "lacks distortion_coefficients"),
+    ("camera_matrix:", "camera_matrx:", "has 'camera_matrx' and no 'camera_matrix'"),
+    ("camera_matrix:", "K:", "lacks camera_matrix"),
+    ("rectification_matrix:", "rectificaton_matrix:", "has 'rectificaton_matrix' and no 'rectification_matrix'"),
+    ("rectification_matrix:", "R:", "lacks rectification_matrix"),
+    ("distortion_model:", "distorsion_model:", "has 'distorsion_model' and no 'distortion_model'"),
+    ("image_width:", "image_widht:", "has 'image_widht' and no 'image_width'"),
+    ("image_width:", "width:", "lacks image_width"),
+    ("image_width: 1280", "image_width: wide", "image_width is 'wide'"),
+    ("image_height: 960", "image_height: -960", "image_height is -960"),
+    ("  cols: 5\n  data:", "  cols: 5\n  dat:", "distortion_coefficients has no 'data'"),
+    ("  cols: 4\n  data:", "  cols: 4\n  dat:", "projection_matrix has no 'data'"),
+    ("           0.     ,   0.     ,   1.     ]\ndist", "           0.     ,   0.     ]\ndist",
+     "camera_matrix.data has 8 numbers, expected 9"),
+    ("0.     , 727.05587,", "727.05587,", "projection_matrix.data has 11 numbers, expected 12"),
+    ("0.     , 727.05587,", "0.       727.05587,", "projection_matrix.data holds '0.       727.05587', not a number"),
+])  # fmt: skip
+def test_a_wrong_key_or_value_of_a_ros_file_is_named_with_the_file(tmp_path, side, before, after, words):
+    published = side_by_side()
+    name = f"{side}.yaml"
+    assert before in published.files[name]
+    published.files[name] = published.files[name].replace(before, after)
+    path = write(tmp_path, published)
+    with pytest.raises(FileError) as caught:
+        open_calibration(path)
+    assert str(caught.value).startswith(f"{tmp_path / name}: {words}")
+
+
+def test_a_ros_file_without_the_projection_matrix_is_named(tmp_path):
+    published = side_by_side()
+    published.files["right.yaml"] = published.files["right.yaml"].replace("projection_matrix:", "projecton_matrix:")
+    path = write(tmp_path, published)
+    for read in (open_calibration, read_calibration):
+        with pytest.raises(FileError, match=r"right\.yaml: has 'projecton_matrix' and no 'projection_matrix'"):
+            read(path)
+    published.files["left.yaml"] = published.files["left.yaml"].replace("projection_matrix:", "P:")
+    with pytest.raises(FileError, match=r"left\.yaml: lacks projection_matrix"):
+        read_calibration(write(tmp_path, published))

@@ -6,6 +6,7 @@ To add a format: a reader, and a line of ``FORMATS``.
 from __future__ import annotations
 
 import configparser
+import difflib
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,9 +31,12 @@ _DAMAGED = (
     KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, SystemError, np.linalg.LinAlgError,
     cv2.error, configparser.Error,
 )  # fmt: skip
+# Of a camera_info -> key of the file, and how many numbers it has (None: as many as the lens takes).
 _ROS_MATRICES = {
-    "k": "camera_matrix", "r": "rectification_matrix", "d": "distortion_coefficients", "p": "projection_matrix",
+    "k": ("camera_matrix", 9), "r": ("rectification_matrix", 9), "d": ("distortion_coefficients", None),
+    "p": ("projection_matrix", 12),
 }  # fmt: skip
+_ROS_ADVICE = "write it with ROS's camera_calibration"
 _ZED = {
     (1280, 720): "HD", (1920, 1080): "FHD", (2208, 1242): "2K", (672, 376): "VGA", (1920, 1200): "FHD1200",
     (960, 600): "SVGA",
@@ -302,22 +306,62 @@ def ros_cameras(path: Path, text: str = "") -> tuple[Any, Any]:
 
 def _ros_camera(path: Path) -> Any:
     values = read_yaml(path)
+    if not isinstance(values, Mapping):
+        raise FileError(f"{path}: holds no keys such as projection_matrix; {_ROS_ADVICE}")
+    _check_ros_keys(path, values)
+    numbers = {letter: _ros_numbers(path, values, *_ROS_MATRICES[letter]) for letter in _ROS_MATRICES}
+    width, height = (_ros_side(path, values, name) for name in ("image_width", "image_height"))
+    model = str(values.get("distortion_model", "plumb_bob"))
+    return SimpleNamespace(width=width, height=height, distortion_model=model, **numbers)
+
+
+def _check_ros_keys(path: Path, values: Mapping[Any, Any]) -> None:
+    """Raise FileError for a key that is misspelled or lacks.
+
+    A file of a rectified camera may have the projection matrix alone. One that describes the raw camera, too, has the
+    lens as well: without it, a distorted image would be taken for a rectified one.
+    """
+    known = [name for name, _ in _ROS_MATRICES.values()] + ["image_width", "image_height", "distortion_model"]
+    unknown = [str(name) for name in values if name not in known]
+    absent = [name for name in known if name not in values]
+    for name in absent:
+        if near := difflib.get_close_matches(name, unknown, n=1, cutoff=0.8):
+            raise FileError(f"{path}: has '{near[0]}' and no '{name}': correct the name")
+    raw = {"camera_matrix", "rectification_matrix"}
+    needed = {"image_width", "image_height", "projection_matrix"}
+    if raw & values.keys():
+        needed |= raw | {"distortion_coefficients"}
+    if lacking := [name for name in absent if name in needed]:
+        raise FileError(f"{path}: lacks {', '.join(lacking)}; {_ROS_ADVICE}")
+
+
+def _ros_numbers(path: Path, values: Mapping[Any, Any], name: str, count: int | None) -> list[float]:
+    """Return the data of a matrix; none where the file has no such matrix. ``count``: None is any."""
+    if name not in values:
+        return []
+    matrix = values[name]
+    data = matrix.get("data") if isinstance(matrix, Mapping) else None
+    if not isinstance(data, list):
+        raise FileError(f"{path}: {name} has no 'data' with a list of numbers; {_ROS_ADVICE}")
+    numbers = []
+    for number in data:
+        try:
+            numbers.append(float(number))
+        except (TypeError, ValueError):
+            raise FileError(f"{path}: {name}.data holds {number!r}, not a number; {_ROS_ADVICE}") from None
+    if count is not None and len(numbers) != count:
+        raise FileError(f"{path}: {name}.data has {len(numbers)} numbers, expected {count}; {_ROS_ADVICE}")
+    return numbers
+
+
+def _ros_side(path: Path, values: Mapping[Any, Any], name: str) -> int:
     try:
-        numbers = {
-            letter: [float(number) for number in (values.get(name) or {}).get("data", ())]
-            for letter, name in _ROS_MATRICES.items()
-        }
-        if not numbers["p"]:
-            raise KeyError("projection_matrix")
-        return SimpleNamespace(
-            width=int(values["image_width"]), height=int(values["image_height"]),
-            distortion_model=str(values.get("distortion_model", "plumb_bob")), **numbers,
-        )  # fmt: skip
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FileError(
-            f"{path}: lacks image_width, image_height or projection_matrix.data ({error!r}); "
-            "write it with ROS's camera_calibration"
-        ) from None
+        pixels = int(values[name])
+    except (TypeError, ValueError, OverflowError):
+        pixels = 0
+    if pixels < 1:
+        raise FileError(f"{path}: {name} is {values[name]!r}, expected the pixels of the image")
+    return pixels
 
 
 def ost_cameras(path: Path, text: str) -> tuple[Any, Any]:
