@@ -180,20 +180,56 @@ def check_images(**images: np.ndarray) -> None:
             raise ValueError(f"the {name} image is empty: {image.shape}")
 
 
+def find_device(device: str) -> torch.device:
+    """Return the device for ``auto`` (a GPU where there is one) or a device name; a GPU is not started for it.
+
+    Raises ModelError: the device is unknown, or not on this machine.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise _no_device(device, "there is no device of this name") from error
+    if found.type == "cuda" and (found.index or 0) >= (count := torch.cuda.device_count()):
+        raise _no_device(device, f"PyTorch finds {count or 'no'} GPU{'s' if count > 1 else ''}")
+    if found.type not in ("cuda", "cpu"):
+        _allocate(device, found)
+    return found
+
+
 def choose_device(device: str) -> torch.device:
     """Return the device for ``auto`` (a GPU where there is one) or a device name.
 
     Raises ModelError: the device is unknown, or not available on this machine.
     """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"device '{device}' cannot be used here ({reason}); use auto, cpu or cuda:N") from error
+    chosen = find_device(device)
+    if device != "auto":
+        _allocate(device, chosen)
     return chosen
+
+
+def _allocate(device: str, found: torch.device) -> None:
+    """Raise ModelError for a device on which nothing can be stored, or from which nothing comes back."""
+    try:
+        torch.empty(1, device=found).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise _no_device(device, str(error).splitlines()[0]) from error
+
+
+def _no_device(device: str, reason: str) -> ModelError:
+    return ModelError(f"device '{device}' cannot be used here ({reason}); use auto, cpu or cuda:N")
+
+
+def shipped_weights(model: str) -> Path:
+    """Return the file of the weights that come with the package. Raises ModelError: none of this model do."""
+    path = weights_path(model)
+    if not path.is_file():
+        raise ModelError(
+            f"no weights of '{model}' come with the package ({path} does not exist); give a weights file: 'fg-depth "
+            "train' and 'fg-depth distill' make them, 'fg-depth import' makes one of published flow weights"
+        )
+    return path
 
 
 def fold_batch_norm(network: nn.Module) -> None:
@@ -225,12 +261,7 @@ def load_network(
         ModelError: weights that are missing, damaged or of another network; unknown device.
     """
     chosen = choose_device(device)
-    path = Path(weights) if weights else weights_path(model)
-    if not weights and not path.is_file():
-        raise ModelError(
-            f"no weights of '{model}' come with the package ({path} does not exist); give a weights file: 'fg-depth "
-            "train' and 'fg-depth distill' make them, 'fg-depth import' makes one of published flow weights"
-        )
+    path = Path(weights) if weights else shipped_weights(model)
     try:
         network, card = load_model(path)
     except CheckpointError as error:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from support import flownet_reference
 
 from fg_depth_ros.inference import FlowConfig, FlowEstimator, ModelError, StereoConfig, StereoDepthEstimator
-from fg_depth_ros.inference.estimator import choose_device, fold_batch_norm, widened
+from fg_depth_ros.inference.estimator import choose_device, find_device, fold_batch_norm, widened
 from fg_depth_ros.networks import ModelCard, create_model, has_weights, import_checkpoint, save_checkpoint
 
 SHIPPED = [name for name in StereoConfig.known_models() if name in StereoConfig.classical or has_weights(name)]
@@ -112,9 +114,13 @@ def test_every_wrong_choice_is_named_with_the_way_out(tmp_path):
         estimator("flownet_stereo", precision="int3")
     with pytest.raises(ModelError, match="device 'quantum' cannot be used here .*use auto, cpu or cuda:N"):
         choose_device("quantum")
-    if not torch.cuda.is_available():
-        with pytest.raises(ModelError, match="device 'cuda:3' cannot be used here"):
-            choose_device("cuda:3")
+    with pytest.raises(ModelError, match="device 'meta' cannot be used here"):
+        choose_device("meta")
+    count = torch.cuda.device_count()
+    words = f"device 'cuda:{count}' cannot be used here (PyTorch finds {count or 'no'} GPU"
+    with pytest.raises(ModelError, match=re.escape(words)):
+        find_device(f"cuda:{count}")
+    assert find_device("cpu") == torch.device("cpu")
 
 
 def test_weights_of_another_network_are_refused(tmp_path, monkeypatch):

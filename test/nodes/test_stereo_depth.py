@@ -14,14 +14,16 @@ import numpy as np
 import pytest
 import rclpy
 import torch
+from rcl_interfaces.srv import SetParameters
 from rclpy.context import Context
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from support import flownet_reference
 from support.nodes import KINDS, Bench, camera_info, pair_messages, share_near, wall
-from support.waiting import LIMIT
+from support.waiting import LIMIT, response_to
 
 from fg_depth_ros.data.io import messages
 from fg_depth_ros.geometry import Label
@@ -515,6 +517,70 @@ def test_a_change_takes_effect_and_a_bad_one_is_refused(make: Callable[..., Benc
     (result,) = b.set(max_depth=80)
     assert result.successful
     b.send_until(PAIR, lambda: np.isfinite(messages.depth_to_array(b.seen["depth/image_rect"][-1])).any())
+
+
+REFUSED = (
+    ("device", "tpu", "device 'tpu' cannot be used here (there is no device of this name); use auto, cpu or cuda:N"),
+    ("device", "cuda:99", "device 'cuda:99' cannot be used here ("),
+    ("device", "meta", "device 'meta' cannot be used here ("),
+    ("device", "", "device '' cannot be used here ("),
+    ("engine", "tensorflow", "parameter engine = 'tensorflow' is unknown: choose one of auto, torch"),
+    ("precision", "int8", "parameter precision = 'int8' is unknown: choose one of auto, float32"),
+    ("precision", "float61", "parameter precision = 'float61' is unknown: choose one of auto, float32"),
+    ("model", "raft", "parameter model = 'raft' is unknown: choose one of flownet_stereo"),
+    ("model", "flownet_s", "no weights of 'flownet_s' come with the package"),
+    ("flow_model", "raft", "parameter flow_model = 'raft' is unknown: choose one of flownet_lite, dis"),
+    ("mono_model", "depthnet_r50", "no weights of 'depthnet_r50' come with the package"),
+    ("depth_weights", "/nowhere/w.safetensors", "parameter depth_weights = '/nowhere/w.safetensors': there is no"),
+    ("flow_weights", "/nowhere/w.safetensors", "parameter flow_weights = '/nowhere/w.safetensors': there is no"),
+    ("mono_weights", "/nowhere/w.safetensors", "parameter mono_weights = '/nowhere/w.safetensors': there is no"),
+    ("max_disparity", -64, "max_disparity"),
+    ("correlation_window_size", 8, "correlation_window_size must be odd, got 8: choose 7 or 9"),
+    ("correlation_window_size", -5, "parameter correlation_window_size = -5 px is out of range"),
+    ("inference_scale", -1.0, "parameter inference_scale = -1.0 is out of range"),
+    ("cloud_decimation", 0, "cloud_decimation"),
+    ("depth_encoding", "64FC1", "parameter depth_encoding = '64FC1' is unknown: choose one of 32FC1, 16UC1"),
+    ("min_depth", 500.0, "need 0 < min_depth < max_depth, got 500.0 and 80.0 m"),
+    ("autostart", False, "read-only"),
+)  # fmt: skip
+"""Parameter, a value that cannot be used, and the reason."""
+
+
+@pytest.mark.parametrize("model", ["sgbm", "flownet_stereo"])
+def test_ros2_param_set_says_at_once_why_a_value_cannot_be_used(make: Callable[..., Bench], model: str) -> None:
+    b = make(model=model)
+    b.listen("depth/image_rect")
+    assert np.isfinite(b.fresh_depth(PAIR)).any()
+    change = b.node.create_client(SetParameters, "/stereo_depth_node/set_parameters")
+    assert change.wait_for_service(LIMIT)
+    before = b.depth_node.parameters.values()
+    request = SetParameters.Request()
+    request.parameters = [Parameter(name, value=value).to_parameter_msg() for name, value, _ in REFUSED]
+    for (name, value, reason), result in zip(REFUSED, response_to(change, request).results, strict=True):
+        assert (name, value, result.successful) == (name, value, False)
+        assert reason in result.reason
+    assert b.depth_node.parameters.values() == before
+    assert not b.has("swap failed", name="model")
+
+
+def test_an_engine_that_does_not_run_on_the_device_is_refused_at_once(make: Callable[..., Bench]) -> None:
+    b = make(device="cpu", engine="torch")
+    (result,) = b.set(engine="onnxruntime", precision="float16")
+    assert not result.successful
+    assert "engine 'onnxruntime' does not compute in float16 on this cpu; choose one of auto, float32" in result.reason
+    assert b.depth_node.parameters["engine"] == "torch"
+    (result,) = b.set(mono_model="off", flow_model="off", engine="onnxruntime", precision="float16")
+    assert result.successful  # nothing that runs has an engine
+
+
+def test_a_model_without_weights_at_the_start_does_not_keep_the_engine_from_being_set(
+    make: Callable[..., Bench],
+) -> None:
+    b = make(mono_model="depthnet_r50")  # none come with the package; it is not needed yet
+    (result,) = b.set(engine="torch")
+    assert result.successful
+    (result,) = b.set(mono_weights="")  # no change
+    assert result.successful
 
 
 def test_a_model_is_exchanged_beside_the_running_one(make: Callable[..., Bench], tmp_path: Path) -> None:

@@ -99,7 +99,8 @@ class Parameter:
             assert isinstance(value, (int, float))
             if not self.minimum <= value <= self.maximum:
                 unit = f" {self.unit}" if self.unit else ""
-                return f"parameter {self.name} = {value}{unit} is out of range: choose {self.allowed}{unit}"
+                allowed = self.allowed.replace("`", "")
+                return f"parameter {self.name} = {value}{unit} is out of range: choose {allowed}{unit}"
         if self.check is not None and (reason := self.check(value)) is not None:
             return f"parameter {self.name} = {value!r}: {reason}"
         return None

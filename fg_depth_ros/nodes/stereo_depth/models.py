@@ -30,8 +30,8 @@ from fg_depth_ros.inference import (
     StereoConfig,
     StereoDepthEstimator,
 )
-from fg_depth_ros.inference.engines import EngineRunner
-from fg_depth_ros.inference.estimator import Estimator
+from fg_depth_ros.inference.engines import EngineRunner, select_engine
+from fg_depth_ros.inference.estimator import Estimator, find_device, shipped_weights
 from fg_depth_ros.nodes.common import diagnostics
 from fg_depth_ros.nodes.common.codes import FaultCode, SwapState
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults
@@ -296,12 +296,26 @@ class NodeModels:
         self.mono.configure(None)
 
     def problem(self, before: Values, values: Values) -> str | None:
-        """Return why new parameter values are refused, or None."""
-        if all(values[name] == before[name] for name in _ALL):
-            return None
+        """Return why new parameter values are refused, or None.
+
+        What is in a file, and whether a model fits into memory, turns out when it is loaded.
+        """
+        changed = {name for name in _ALL if values[name] != before[name]}
         try:
-            for slot in _SLOTS:
-                self._config(slot, values)
+            if changed & set(_BLOCK_MATCHING):  # of use to another model, maybe
+                BlockMatching(**{name: values[name] for name in _BLOCK_MATCHING})
+            if "device" in changed:
+                find_device(values["device"])
+            for slot, (_, names) in _SLOTS.items() if changed else ():
+                if names["weights"] in changed:
+                    self._check_weights(slot, values[names["weights"]])
+                config = self._config(slot, values)
+                if config is None or config.model in config.classical:
+                    continue
+                if changed & {names["model"], names["weights"]} and not config.weights:
+                    shipped_weights(config.model)
+                if changed & {names["model"], *_DEVICE}:
+                    select_engine(config.engine, config.precision, find_device(config.device))
         except ValueError as error:
             return str(error)
         return None
@@ -377,18 +391,22 @@ class NodeModels:
             fields["weights"] = ""  # it has none
         if slot == "stereo" and fields["model"] in kind.classical:
             fields["block_matching"] = BlockMatching(**{name: values[name] for name in _BLOCK_MATCHING})
-        weights, running = fields["weights"], getattr(self, slot).estimator
-        loaded = running is not None and running.config.weights == weights  # its file may be gone since
-        if weights and not loaded and not os.path.isfile(weights):
-            raise ValueError(
-                f"parameter {names['weights']} = '{weights}': there is no such file; give the path of a "
-                ".safetensors file, or nothing for the weights that come with the package"
-            )
+        self._check_weights(slot, fields["weights"])
         scale, limit = fields.get("inference_scale", 1.0), getattr(self, slot).scale_limit
         if scale == AUTO and (not kind.auto_scale or math.isfinite(limit)):
             scale = 1.0
         fields["inference_scale"] = scale if scale == AUTO else min(scale, limit)
         return kind(**fields)
+
+    def _check_weights(self, slot: str, weights: str) -> None:
+        """Raise ValueError for a file of weights that does not exist."""
+        running = getattr(self, slot).estimator
+        loaded = running is not None and running.config.weights == weights  # its file may be gone since
+        if weights and not loaded and not os.path.isfile(weights):
+            raise ValueError(
+                f"parameter {_SLOTS[slot][1]['weights']} = '{weights}': there is no such file; give the path of a "
+                ".safetensors file, or nothing for the weights that come with the package"
+            )
 
     def _log_swap(self, estimator: Estimator[Any, Any]) -> None:
         self._node.get_logger().info(
