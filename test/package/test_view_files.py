@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 pytest.importorskip("rclpy", reason="the tables of topics and parameters need rclpy")
 
+from fg_depth_ros.geometry.depth_colour import colour_table
 from fg_depth_ros.nodes.common.codes import INPUTS
 from fg_depth_ros.nodes.players.parameters import STEREO_PLAYER
 from fg_depth_ros.nodes.stereo_depth.outputs import TOPICS
@@ -66,3 +68,38 @@ def test_foxglove_shows_topics_of_the_node(repository: Path) -> None:
             assert TOPICS.get(config["imageMode"]["imageTopic"][1:], TOPICS["mask/image"]) is TOPICS["mask/image"]
     assert layout["configById"]["3D!cloud"]["followTf"] == FRAME
     assert layout["configById"]["DiagnosticStatusPanel!pairs"]["selectedName"] == "stereo_depth_node: pairs"
+
+
+def lightness(colours: np.ndarray) -> np.ndarray:
+    """L* (CIE 1976, 0 .. 100) of linear RGB of sRGB's primaries, N x 3."""
+    luminance = colours @ [0.2126, 0.7152, 0.0722]
+    return np.where(luminance > 216 / 24389, 116 * np.cbrt(luminance) - 16, luminance * 24389 / 27)
+
+
+def linear(colours: np.ndarray) -> np.ndarray:
+    """Linear RGB of sRGB, both 0 .. 1."""
+    return np.where(colours > 0.04045, ((colours + 0.055) / 1.055) ** 2.4, colours / 12.92)
+
+
+def test_foxglove_shows_depth_and_sigma_in_colours_that_can_be_read_in_grey(repository: Path) -> None:
+    """Foxglove's own colour maps are turbo and rainbow; a gradient goes from one colour to another."""
+    configs = json.loads((repository / "config" / "foxglove.json").read_text())["configById"]
+    shown = {
+        config["imageMode"]["imageTopic"]: config["imageMode"] for config in configs.values() if "imageMode" in config
+    }
+    coloured = {topic for topic, mode in shown.items() if "colorMode" in mode}
+    assert coloured == {"/depth/image_rect", "/depth/sigma"}
+    table = colour_table() / 255.0
+    for topic in coloured:
+        mode = shown[topic]
+        assert mode["colorMode"] == "gradient"
+        assert mode["minValue"] < mode["maxValue"]
+        ends = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5, 7)] for colour in mode["gradient"]]) / 255.0
+        np.testing.assert_array_equal(ends[:, 3], 1.0)  # opaque
+        np.testing.assert_allclose(ends[:, :3], table[[0, -1]], atol=2 / 255)  # as the package's own pictures
+        share = np.linspace(0, 1, 64)[:, None]
+        first, last = ends[:, :3]
+        for ramp in ((1 - share) * linear(first) + share * linear(last), linear((1 - share) * first + share * last)):
+            steps = np.diff(lightness(ramp))
+            assert (steps > 0.2).all()
+            assert steps.sum() > 70
