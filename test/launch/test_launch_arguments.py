@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import runpy
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -187,6 +189,28 @@ def test_the_camera_info_is_beside_the_image(launch_file: Any) -> None:
         "left/image_rect": "left/image_rect_color", "left/camera_info": "left/camera_info",
         "right/image_rect": "/eyes/right/image_rect_color", "right/camera_info": "/eyes/right/camera_info",
     }  # fmt: skip
+
+
+def test_the_lines_for_colour_images_take_both_images_and_their_camera_infos(
+    launch_file: Any, repository: Path
+) -> None:
+    """As docs/coming_from.md has them for what stereo_image_proc calls left/image_rect_color."""
+    page = (repository / "docs" / "coming_from.md").read_text(encoding="utf-8")
+    (block,) = [code for code in re.findall(r"```console\n(.*?)```", page, re.S) if "image_rect_color" in code]
+    launch, run = (shlex.split(line) for line in re.sub(r"\\\n", " ", block).splitlines())
+    assert launch[:5] == ["$", "ros2", "launch", "fg_depth_ros", "stereo_depth.launch.py"]
+    (node,) = nodes(launch_file("stereo_depth", **dict(word.split(":=") for word in launch[5:])))
+    colour = {f"{side}/image_rect": f"/camera/{side}/image_rect_color" for side in ("left", "right")}
+    infos = {f"{side}/camera_info": f"/camera/{side}/camera_info" for side in ("left", "right")}
+    assert remapped(node) == colour | infos
+    # The node itself looks for camera_info beside an image that is remapped.
+    assert run[:6] == ["$", "ros2", "run", "fg_depth_ros", "stereo_depth_node", "--ros-args"]
+    assert run[6::2] == ["-r", "-r"]
+    assert dict(word.split(":=") for word in run[7::2]) == colour
+    (relative,) = re.findall(r"With `namespace:=camera`, `([^`]*)`", page)
+    (node,) = nodes(launch_file("stereo_depth", namespace="camera", **dict(w.split(":=") for w in relative.split())))
+    assert node.kwargs["namespace"] == "camera"
+    assert {f"/camera/{topic}" for topic in remapped(node).values()} == {*colour.values(), *infos.values()}
 
 
 # The arguments of stereo_image_proc's launch file, Humble to Rolling, and what the node's parameters become.

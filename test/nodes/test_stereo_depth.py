@@ -429,6 +429,18 @@ def test_a_topic_that_might_be_meant_is_named(make: Callable[..., Bench]) -> Non
     assert images_beside(b.depth_node, "/left/image_rect/compressed") == []
 
 
+def test_points_have_the_colours_of_image_rect_color_where_that_is_the_input(make: Callable[..., Bench]) -> None:
+    b = make(topics={f"{side}/image_rect": f"{side}/image_rect_color" for side in ("left", "right")})
+    b.listen("points2", "depth/image_rect")
+    assert share_near(b.fresh_depth(PAIR), SCENE.depth) > 0.97
+    cloud = b.send_until(PAIR, lambda: b.seen["points2"] and b.seen["points2"][-1])
+    np.testing.assert_array_equal(messages.cloud_to_arrays(cloud)[1], SCENE.left[::2, ::2])
+    assert (SCENE.left[..., 0] != SCENE.left[..., 1]).any()  # so the test can tell
+    inputs = {each.topic_name for each in b.depth_node.subscriptions}
+    assert {"/left/image_rect_color", "/right/image_rect_color", "/left/camera_info", "/right/camera_info"} <= inputs
+    assert "/left/image_rect" not in inputs
+
+
 def test_block_matching_with_the_names_of_stereo_image_proc(make: Callable[..., Bench]) -> None:
     b = make(model="bm", correlation_window_size=9, use_system_default_qos=True, use_color=False)
     b.listen("depth/image_rect", "points2", "disparity")
