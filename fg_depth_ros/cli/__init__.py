@@ -83,6 +83,7 @@ COMMANDS: dict[str, dict[str, _Entry | _Group]] = {
                 "world": _Entry("synth:world", "Stereo pairs of virtual streets and rooms with exact depth."),
             },
         ),
+        "quantize": _Entry("quantize:quantize", "Weights calibrated for int8."),
         "import": _Entry("deploy:import_weights", "Published weights into a file for --weights."),
     },
     _RECORD: {

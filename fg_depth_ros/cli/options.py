@@ -59,7 +59,7 @@ Model = Annotated[str, typer.Option(help="Stereo or flow network, sgbm or bm.")]
 Weights = Annotated[str, typer.Option(help="Weights file; default: the shipped weights.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda:N.")]
 Engine = Annotated[str, typer.Option(help="What runs the network: auto, torch, openvino, onnxruntime, tensorrt.")]
-Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or int8.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the report here (docs/report_schema.md).")]
 Scale = Annotated[float, typer.Option(help="Resize by this for matching; below 1 reaches larger disparities.")]
 AutoScale = Annotated[

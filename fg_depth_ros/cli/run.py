@@ -241,17 +241,21 @@ def doctor() -> None:
     for name, version in software_versions().items():
         say(f"{name:28} {version}")
     healthy = True
+    calibrated = {}
     for name in (StereoConfig().model, FlowConfig().model, MonoConfig().model):
         try:
-            card = load_model(name)[1]
+            network, card = load_model(name)
+            calibrated[name] = bool(getattr(network, "int8_ranges", None))
             say(f"{'weights':28} {name} {card.sha256[:12]}")
         except CheckpointError as error:
             healthy = False
             say(f"weights: {error}", "red")
     device = choose_device("auto")
     say(f"{'device':28} {device}")
+    for name, int8 in calibrated.items():
+        selection = select_engine("auto", "auto", device, int8=int8)
+        say(f"{'engine':28} {name}: {selection.engine.name} {selection.precision}: {selection.reason}")
     selection = select_engine("auto", "auto", device)
-    say(f"{'engine':28} {selection.engine.name} {selection.precision}: {selection.reason}")
     for other in ENGINES.values():
         if other is not selection.engine:
             missing = other.missing()

@@ -39,7 +39,7 @@ class EstimatorConfig:
     device: str = "auto"
     """auto, cpu, cuda:N; classical methods run on the CPU."""
     precision: str = "auto"
-    """auto (the fastest of the engine here), float32, bfloat16 or float16."""
+    """auto (the fastest of the engine here), float32, bfloat16, float16 or int8 (calibrated weights alone)."""
     inference_scale: float | str = 1.0
     """Factor on the size at which the network runs."""
     engine: str = "auto"

@@ -48,11 +48,12 @@ def scaled_grid(height: int, width: int, device: torch.device | None = None) -> 
 def warp(second: torch.Tensor, flow: torch.Tensor, padding_mode: str = "border") -> torch.Tensor:
     """Read N x C x H x W where the flow (N x 2 x H x W px) points to: result(x, y) = second(x + u, y + v); bilinear."""
     height, width = second.shape[-2:]
-    xs, ys = scaled_grid(height, width, flow.device)
-    flow = flow.float()
-    # Scaled first, then added to the scaled grid, a constant: an engine joins other forms, and rounds what it joins.
-    xs, ys = flow[:, 0] * (2 / max(width - 1, 1)) + xs, flow[:, 1] * (2 / max(height - 1, 1)) + ys
-    return sample_at(second.float(), torch.stack([xs, ys], -1), padding_mode).to(second.dtype)
+    here = torch.stack(scaled_grid(height, width, flow.device))
+    # Scaled first, by a constant of the whole size, then added to the scaled grid: an engine joins other forms, or
+    # takes the factor for that of an int8 tensor, and rounds the result.
+    scale = torch.stack([torch.full_like(here[0], 2 / max(side - 1, 1)) for side in (width, height)])
+    places = (flow.float() * scale + here).permute(0, 2, 3, 1)
+    return sample_at(second.float(), places, padding_mode).to(second.dtype)
 
 
 def sample_bilinear(field: torch.Tensor, places: torch.Tensor, padding_mode: str = "border") -> torch.Tensor:

@@ -30,14 +30,19 @@ from fg_depth_ros.networks.blocks import (
 )
 from fg_depth_ros.networks.correlation import correlate_window
 from fg_depth_ros.networks.flow import FlowPrediction, pad_to_multiple, warp
+from fg_depth_ros.networks.quantization import Quantizable
 
 _IMAGE_MEAN = (0.45, 0.432, 0.411)
 _MATCHING = 64  # channels of the features that are compared by the search
 _STAGES = ("at_sixteenth", "at_eighth", "at_quarter", "at_half")
 
 
-class FlowNetLite(nn.Module):
+class FlowNetLite(Quantizable):
     """``flownet_lite``: optical flow between two frames."""
+
+    int8_convolutions = (
+        r"encoder\.(?!stem|quarter\.0)|(from_)?thirty_second|search\.(enter|guide|top|down|low|up|merge)|at_\w+\.body"
+    )
 
     mean: torch.Tensor
 

@@ -29,6 +29,7 @@ from fg_depth_ros.networks.blocks import (
 )
 from fg_depth_ros.networks.correlation import correlate_near, correlate_row
 from fg_depth_ros.networks.flow import sample_at, scaled_grid
+from fg_depth_ros.networks.quantization import Quantizable
 
 SIZE_MULTIPLE = 32
 _IMAGE_MEAN = (0.45, 0.432, 0.411)
@@ -50,8 +51,12 @@ class StereoPrediction(NamedTuple):
     middle: torch.Tensor | None = None
 
 
-class FlowNetStereo(nn.Module):
+class FlowNetStereo(Quantizable):
     """``flownet_stereo``: disparity and its uncertainty from a rectified pair."""
+
+    int8_convolutions = (
+        r"encoder\.(?!stem|quarter\.0)|aggregation\.(?!logits|mask|context)|second_look\.(body|deep|rise)"
+    )
 
     mean: torch.Tensor
 
@@ -126,7 +131,8 @@ def warp_along_row(features: torch.Tensor, disparity: torch.Tensor) -> torch.Ten
     """Read N x C x H x W right features at x - disparity (N x 1 x H x W feature px); zero outside the image."""
     height, width = features.shape[-2:]
     xs, ys = scaled_grid(height, width, disparity.device)
-    xs = disparity[:, 0].float() * (-2 / max(width - 1, 1)) + xs
+    # A factor of the whole size, and no indexing: engines would round what they make of them, as in ``flow.warp``.
+    xs = disparity.float().squeeze(1) * torch.full_like(xs, -2 / max(width - 1, 1)) + xs
     return sample_at(features.float(), torch.stack([xs, ys.expand_as(xs)], -1), "zeros")
 
 

@@ -17,6 +17,7 @@ from fg_depth_ros.networks.flownet import FlowNetC, FlowNetS
 from fg_depth_ros.networks.flownet2 import FlowNet2, FlowNet2CS, FlowNet2CSS, FlowNet2SD
 from fg_depth_ros.networks.flownet_lite import FlowNetLite
 from fg_depth_ros.networks.flownet_stereo import FlowNetStereo
+from fg_depth_ros.networks.quantization import Quantizable, checked_ranges
 
 STEREO_MODELS: dict[str, Callable[..., torch.nn.Module]] = {"flownet_stereo": FlowNetStereo}
 FLOW_MODELS: dict[str, Callable[..., torch.nn.Module]] = {
@@ -87,6 +88,10 @@ def load_model(source: str | Path, device: str | torch.device = "cpu") -> tuple[
             )
         model = create_model(card.name, **card.options)
         model.load_state_dict(tensors)
+        int8 = card.description.get("int8")
+        if isinstance(model, Quantizable) and isinstance(int8, dict) and int8.get("sha256") == card.sha256:
+            # Else the ranges are of the weights that these come from.
+            model.int8_ranges = checked_ranges(model, int8.get("ranges"))
     except Exception as error:  # a card's options break a constructor in any way
         raise CheckpointError(f"{path} does not fit the network '{card.name}': {error}") from error
     return model.to(device).eval(), card

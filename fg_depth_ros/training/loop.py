@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 
 from fg_depth_ros.evaluation.replay.sharding import process_rank, wait_for_all
 from fg_depth_ros.files import claim_folder
-from fg_depth_ros.networks.checkpoint import CheckpointError, load_checkpoint, load_partial, save_tensors
+from fg_depth_ros.networks.checkpoint import CheckpointError, ModelCard, load_checkpoint, load_partial, save_tensors
 from fg_depth_ros.networks.registry import create_model, load_model, weights_path
 from fg_depth_ros.training.callbacks import STOP_SIGNALS, ProgressLine, StopSignals, Validation, ValidationCallback
 from fg_depth_ros.training.config import Training, one_cycle
@@ -192,13 +192,18 @@ def _starting_network(config: Training, options: Mapping[str, Any]) -> tuple[tor
                 f"{config.weights} holds a network '{card.name}' and '{config.model}' is to be trained: name its own "
                 "model, or load_partial"
             )
-        return model, {"sha256": card.sha256, **card.description}
+        return model, {"sha256": card.sha256, **_history(card)}
     tensors, card = load_checkpoint(weights_path(config.weights))
     model = create_model(config.model, **options)
     fresh = load_partial(model, tensors)
     if len(fresh) == len(model.state_dict()):
         raise CheckpointError(f"nothing in {config.weights}, a network '{card.name}', fits '{config.model}'")
-    return model, {"model": card.name, "sha256": card.sha256, "partial": {"fresh": fresh}, **card.description}
+    return model, {"model": card.name, "sha256": card.sha256, "partial": {"fresh": fresh}, **_history(card)}
+
+
+def _history(card: ModelCard) -> dict[str, Any]:
+    """Return the description of weights without what is of these weights alone."""
+    return {name: value for name, value in card.description.items() if name != "int8"}
 
 
 def resolve_precision(name: str, on_gpu: bool) -> str:

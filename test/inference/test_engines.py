@@ -96,6 +96,38 @@ def test_half_precision_places_samples_exactly_in_wide_images() -> None:
     assert np.median(found.sigma) < 1.5 * np.median(expected.sigma)
 
 
+def test_int8_is_what_pytorch_computes_but_for_rounding_in_wide_images_too() -> None:
+    needed("openvino")
+    if "int8" not in OpenVinoEngine().precisions(CPU):
+        pytest.skip("OpenVINO has no int8 on this machine")
+    left, right = pair(1248, 96)
+    int8 = Stereo(StereoConfig(engine="openvino", precision="int8"))
+    full = Stereo(StereoConfig(engine="torch", precision="float32"))
+    found, expected = int8.match(left, right), full.match(left, right)
+    assert (int8.engine, int8.precision, int8.engine_failure) == ("openvino", "int8", None)
+    difference = np.abs(found.disparity - expected.disparity)[:, 32:]
+    assert 0 < difference.mean() < 0.03
+    assert found.sigma is not None
+    for columns in np.array_split(np.arange(32, 1248), 4):  # places rounded to 8 bits are wrong at the sides
+        assert np.abs(found.sigma - expected.sigma)[:, columns].mean() < 0.05
+
+
+def test_auto_takes_int8_for_weights_that_are_calibrated_alone() -> None:
+    needed("openvino")
+    precisions = OpenVinoEngine().precisions(CPU)
+    if "int8" not in precisions:
+        pytest.skip("OpenVINO has no int8 on this machine")
+    assert select_engine("auto", "auto", CPU, int8=True).precision == "int8"
+    assert select_engine("auto", "auto", CPU).precision == precisions[1]
+    assert Stereo(StereoConfig(engine="openvino")).precision == "int8"  # the shipped weights
+    with pytest.raises(ValueError, match="these weights are not calibrated for int8: 'fg-depth quantize' makes"):
+        select_engine("openvino", "int8", CPU)
+    with pytest.raises(ModelError, match="not calibrated for int8"):
+        MonoDepthEstimator(MonoConfig(engine="openvino", precision="int8"))
+    with pytest.raises(ValueError, match="engine 'torch' does not compute in int8 on this cpu"):
+        select_engine("torch", "int8", CPU, int8=True)
+
+
 @pytest.mark.parametrize("size", [(191, 97), (200, 70)])
 def test_odd_sizes_grey_images_and_two_sizes_in_turn(size: tuple[int, int]) -> None:
     stereo = Stereo(StereoConfig(engine=needed("onnxruntime"), precision="float32"))

@@ -249,7 +249,7 @@ def test_wrong_pairs_are_named():
         ({"model": "flownet2s"}, "model 'flownet2s' is unknown; .*; did you mean flownet2_s\\?$"),
         ({"model": "depthnet_lite"}, "model 'depthnet_lite' is for depth from one image; choose one of flownet_stereo"),
         ({"max_vertical": -1.0}, "max_vertical not negative, got 1.5, 6.0 and -1.0 px"),
-        ({"precision": "int8"}, "precision 'int8' is unknown"),
+        ({"precision": "int4"}, "precision 'int4' is unknown"),
         ({"left_right_check": "maybe"}, "choose one of one_pass, two_pass, off"),
         ({"min_depth": 5.0, "max_depth": 2.0}, "need 0 < min_depth < max_depth, got 5.0 and 2.0 m"),
         ({"inference_scale": 0.0}, r"inference_scale must be auto or lie in 0.1 \.\. 4, got 0.0"),

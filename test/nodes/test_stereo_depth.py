@@ -537,7 +537,7 @@ REFUSED = (
     ("device", "meta", "device 'meta' cannot be used here ("),
     ("device", "", "device '' cannot be used here ("),
     ("engine", "tensorflow", "parameter engine = 'tensorflow' is unknown: choose one of auto, torch"),
-    ("precision", "int8", "parameter precision = 'int8' is unknown: choose one of auto, float32"),
+    ("precision", "int4", "parameter precision = 'int4' is unknown: choose one of auto, float32"),
     ("precision", "float61", "parameter precision = 'float61' is unknown: choose one of auto, float32"),
     ("model", "raft", "parameter model = 'raft' is unknown: choose one of flownet_stereo"),
     ("model", "flownet_s", "no weights of 'flownet_s' come with the package"),

@@ -5,7 +5,7 @@ and precision into bytes, which the cache keeps, and loads those into a function
 and goes on with PyTorch where an engine fails. No engine is imported before it is used.
 """
 
-from fg_depth_ros.inference.engines.base import ENGINES, PRECISIONS, Engine, EngineError, OutOfMemory
+from fg_depth_ros.inference.engines.base import ENGINES, FLOATS, PRECISIONS, Engine, EngineError, OutOfMemory
 from fg_depth_ros.inference.engines.cache import EngineCache
 from fg_depth_ros.inference.engines.program import Program
 from fg_depth_ros.inference.engines.runner import EngineRunner, compiling_beside
@@ -13,6 +13,6 @@ from fg_depth_ros.inference.engines.selection import Selection, select_engine
 from fg_depth_ros.inference.engines.torch_engine import inference_mode
 
 __all__ = [
-    "ENGINES", "PRECISIONS", "Engine", "EngineCache", "EngineError", "EngineRunner", "OutOfMemory", "Program",
+    "ENGINES", "FLOATS", "PRECISIONS", "Engine", "EngineCache", "EngineError", "EngineRunner", "OutOfMemory", "Program",
     "Selection", "compiling_beside", "inference_mode", "select_engine",
 ]  # fmt: skip

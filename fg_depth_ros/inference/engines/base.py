@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from fg_depth_ros.inference.engines.program import Program
 
 ENGINES = ("auto", "torch", "openvino", "onnxruntime", "tensorrt")
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+FLOATS = ("float32", "bfloat16", "float16")
+PRECISIONS = ("auto", *FLOATS, "int8")
 
 Size = tuple[int, int]
 """Width and height of the images, px."""
@@ -38,7 +39,10 @@ class Engine(Protocol):
         ...
 
     def precisions(self, device: torch.device) -> tuple[str, ...]:
-        """Return the precisions that it computes in on a device, the one that ``auto`` takes first; empty: none."""
+        """Return the precisions that it computes in on a device, the one that ``auto`` takes first; empty: none.
+
+        ``int8`` is for weights that are calibrated for it (``networks.quantization``).
+        """
         ...
 
     def version(self) -> str:

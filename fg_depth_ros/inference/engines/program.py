@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import io
+import json
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from fg_depth_ros.inference.engines.base import Size
 from fg_depth_ros.networks.checkpoint import fingerprint
+from fg_depth_ros.networks.quantization import Ranges, quantized
 
 OPSET = 17
 _EXPORTING = threading.Lock()  # the exporter has state for the whole process
@@ -50,14 +52,26 @@ class Program(nn.Module):
         prediction = self.network(*(image.permute(0, 3, 1, 2).to(torch.float32).div(255) for image in images))
         return tuple(answer.float() for answer in self._answers(prediction))
 
+    @property
+    def ranges(self) -> Ranges:
+        """Of the convolutions for 8 bits; empty: these weights are not calibrated for int8."""
+        return getattr(self.network, "int8_ranges", {})
+
     def identity(self) -> str:
-        """Return a hash of all that its numbers depend on: weights, and the code of the networks."""
+        """Return a hash of all that its numbers depend on: weights, ranges for int8, and the code of the networks."""
         tensors = {**self.network.state_dict(), **dict(self.network.named_buffers())}
-        parts = (fingerprint(tensors), type(self.network).__name__, str(getattr(self.network, "options", "")))
+        options = str(getattr(self.network, "options", ""))
+        parts = (fingerprint(tensors), type(self.network).__name__, options, json.dumps(dict(self.ranges)))
         return hashlib.sha256("\n".join([*parts, *self.inputs, *self.outputs, _code()]).encode()).hexdigest()
 
-    def onnx(self, size: Size, dynamic: bool = False) -> bytes:
-        """Export for N = 1 images of a size; ``dynamic``: that size is an example. Needs the package ``onnx``."""
+    def onnx(self, size: Size, dynamic: bool = False, int8: bool = False) -> bytes:
+        """Export for N = 1 images of a size. Needs the package ``onnx``.
+
+        ``dynamic``: that size is an example. ``int8``: with the rounding to 8 bits, for calibrated weights.
+        """
+        if int8:
+            network = quantized(self.network, self.ranges)
+            return Program(network, self.inputs, self.outputs, self._answers).onnx(size, dynamic)
         width, height = size
         device = next(self.network.parameters()).device
         images = tuple(torch.zeros(1, height, width, 3, dtype=torch.uint8, device=device) for _ in self.inputs)

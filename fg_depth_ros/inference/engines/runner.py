@@ -21,7 +21,7 @@ from fg_depth_ros.inference.engines.selection import TORCH, select_engine
 _COMPILER = "engine compiler"  # name of a thread
 _SIZES = 4  # that stay compiled
 # Largest mean difference from PyTorch in float32 on the check's images, as part of the mean magnitude.
-_TOLERANCE = {"float32": 0.002, "bfloat16": 0.1, "float16": 0.05}
+_TOLERANCE = {"float32": 0.002, "bfloat16": 0.1, "float16": 0.05, "int8": 0.1}
 
 
 def compiling_beside() -> bool:
@@ -51,7 +51,7 @@ class EngineRunner:
     """
 
     def __init__(self, program: Program, name: str, engine: str, precision: str, device: torch.device) -> None:
-        selection = select_engine(engine, precision, device)
+        selection = select_engine(engine, precision, device, int8=bool(program.ranges))
         self._program, self._name, self._device = program, name, device
         self._engine: Engine = selection.engine
         self._compiled: dict[Size, _Compiled] = {}  # the newest last

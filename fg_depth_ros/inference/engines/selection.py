@@ -29,13 +29,13 @@ class Selection(NamedTuple):
     problem: str | None = None
 
 
-def select_engine(engine: str, precision: str, device: torch.device) -> Selection:
+def select_engine(engine: str, precision: str, device: torch.device, *, int8: bool = False) -> Selection:
     """Choose for a device.
 
     ``auto`` takes OpenVINO on a CPU where it is installed, else PyTorch, or the engine that ``FG_DEPTH_ENGINE`` of the
-    environment names; and the fastest precision of that engine that needs no calibration. An engine that is not
-    installed is replaced by PyTorch, with a ``problem``. Raises ValueError: an engine that does not run on this device
-    or in this precision.
+    environment names; and the fastest precision of that engine, ``int8`` only where the weights are calibrated for it.
+    An engine that is not installed is replaced by PyTorch, with a ``problem``. Raises ValueError: an engine that does
+    not run on this device or in this precision.
     """
     asked = engine
     if engine == "auto":
@@ -43,18 +43,19 @@ def select_engine(engine: str, precision: str, device: torch.device) -> Selectio
         if engine not in ("auto", *INSTALLABLE):
             raise ValueError(f"{VARIABLE} = '{engine}' is unknown; set it to one of auto, {', '.join(INSTALLABLE)}")
     if engine == "auto":
-        return _automatic(precision, device)
+        return _automatic(precision, device, int8)
     chosen = INSTALLABLE[engine]
     missing = chosen.missing()
     if missing is not None:
         problem = f"engine {engine} is {missing}" if missing.startswith("not") else f"engine {engine}: {missing}"
-        return Selection(TORCH, _precision(TORCH, precision, device), "instead of a missing engine", problem)
+        possible = "auto" if precision == "int8" else precision
+        return Selection(TORCH, _precision(TORCH, possible, device, int8), "instead of a missing engine", problem)
     return Selection(
-        chosen, _precision(chosen, precision, device), "as set" if asked != "auto" else f"as {VARIABLE} says"
+        chosen, _precision(chosen, precision, device, int8), "as set" if asked != "auto" else f"as {VARIABLE} says"
     )
 
 
-def _automatic(precision: str, device: torch.device) -> Selection:
+def _automatic(precision: str, device: torch.device, int8: bool) -> Selection:
     openvino = INSTALLABLE["openvino"]
     if device.type != "cpu":
         reason = f"PyTorch is what was measured on {device.type} devices"
@@ -63,14 +64,17 @@ def _automatic(precision: str, device: torch.device) -> Selection:
     elif precision not in ("auto", *openvino.precisions(device)):
         reason = f"OpenVINO does not compute in {precision} on this CPU"
     else:
-        return Selection(openvino, _precision(openvino, precision, device), "the fastest on a CPU")
-    return Selection(TORCH, _precision(TORCH, precision, device), reason)
+        return Selection(openvino, _precision(openvino, precision, device, int8), "the fastest on a CPU")
+    return Selection(TORCH, _precision(TORCH, precision, device, int8), reason)
 
 
-def _precision(engine: Engine, precision: str, device: torch.device) -> str:
+def _precision(engine: Engine, precision: str, device: torch.device, int8: bool) -> str:
     known = engine.precisions(device)
     if not known:
         raise ValueError(f"engine '{engine.name}' does not run on {device}; set engine to auto, or another device")
+    if precision == "int8" in known and not int8:
+        raise ValueError("these weights are not calibrated for int8: 'fg-depth quantize' makes weights that are")
+    known = tuple(name for name in known if int8 or name != "int8")
     if precision != "auto" and precision not in known:
         raise ValueError(
             f"engine '{engine.name}' does not compute in {precision} on this {device.type}; choose one of auto, "

@@ -298,7 +298,8 @@ class NodeModels:
     def problem(self, before: Values, values: Values) -> str | None:
         """Return why new parameter values are refused, or None.
 
-        What is in a file, and whether a model fits into memory, turns out when it is loaded.
+        What is in a file (also whether it is calibrated for int8), and whether a model fits into memory, turns out when
+        it is loaded.
         """
         changed = {name for name in _ALL if values[name] != before[name]}
         try:
@@ -315,7 +316,7 @@ class NodeModels:
                 if changed & {names["model"], names["weights"]} and not config.weights:
                     shipped_weights(config.model)
                 if changed & {names["model"], *_DEVICE}:
-                    select_engine(config.engine, config.precision, find_device(config.device))
+                    select_engine(config.engine, config.precision, find_device(config.device), int8=True)
         except ValueError as error:
             return str(error)
         return None

@@ -36,8 +36,9 @@ STEREO_DEPTH = ParameterTable(
                   "replaces an engine that is missing or fails, with the fault `engine failed`.",
                   choices=("auto", "torch", "openvino", "onnxruntime", "tensorrt")),
         Parameter("precision", "auto",
-                  "Arithmetic of the networks. `auto`: the fastest that engine and device compute natively.",
-                  choices=("auto", "float32", "bfloat16", "float16")),
+                  "Arithmetic of the networks. `auto`: the fastest that engine and device compute natively. `int8` is "
+                  "for weights that are calibrated for it.",
+                  choices=("auto", "float32", "bfloat16", "float16", "int8")),
         Parameter("inference_scale", 1.0,
                   "Images are resized by this factor for matching only. Smaller is faster, reaches nearer, and is less "
                   "precise. `auto`: the largest factor, of 0.25 to 1, at which the search reaches min_depth and pairs "

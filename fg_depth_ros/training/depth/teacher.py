@@ -17,7 +17,7 @@ from fg_depth_ros.data.io.formats import read_kitti_disparity, write_kitti_dispa
 from fg_depth_ros.files import FileError, atomic_write
 from fg_depth_ros.inference import BlockMatcher, ModelError
 from fg_depth_ros.inference.config import CLASSICAL_FLOW, CLASSICAL_STEREO
-from fg_depth_ros.inference.engines import PRECISIONS, inference_mode
+from fg_depth_ros.inference.engines import FLOATS, inference_mode
 from fg_depth_ros.inference.estimator import choose_device, load_network
 from fg_depth_ros.inference.flow import ClassicalFlow
 from fg_depth_ros.networks import FLOW_MODELS, STEREO_MODELS
@@ -57,8 +57,8 @@ class Teacher:
             raise ValueError(f"the teacher's scale must lie in 0.1 .. 4, got {scale}")
         if model not in known_teachers() and not (weights and not model):
             raise ModelError(f"unknown teacher '{model}'; known: {', '.join(known_teachers())}")
-        if precision not in (floats := PRECISIONS[1:]):
-            raise ModelError(f"unknown precision '{precision}'; known: {', '.join(floats)}")
+        if precision not in FLOATS:
+            raise ModelError(f"unknown precision '{precision}'; known: {', '.join(FLOATS)}")
         classical = model in (*CLASSICAL_STEREO, *CLASSICAL_FLOW)
         if classical and weights:
             raise ModelError(f"teacher '{model}' has no weights; leave {weights} out or name its network")

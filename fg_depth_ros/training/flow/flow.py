@@ -228,7 +228,7 @@ def _chairs(config: FlowTraining) -> _Material:
         "cutout_sources": photo_sources(stamps),
     }
     size = config.width + config.margin, config.height + config.margin
-    scenes = [_sample(held_out.batch([i])) for i in range(config.validation_scenes)]
+    scenes = [rendered_flow_sample(held_out.batch([i])) for i in range(config.validation_scenes)]
 
     def open_batches(device: torch.device) -> tuple[MakeFlowBatch, MakeFlowBatch]:
         world = WorldGenerator(atlas, cutouts, *size, config.seed, device)
@@ -260,7 +260,7 @@ def _pairs(config: FlowTraining) -> _Material:
     return _Material("held_out", lambda device: (pairs.batch, None), held_out, card)
 
 
-def _sample(scene: FlowBatch) -> FlowSample:
+def rendered_flow_sample(scene: FlowBatch) -> FlowSample:
     """Return a rendered pair (N = 1) as a sample."""
     flow = torch.where(scene.valid, scene.flow, torch.nan)[0].permute(1, 2, 0).cpu().numpy()
     return FlowSample("scene", image_of(scene.first), image_of(scene.second), flow)

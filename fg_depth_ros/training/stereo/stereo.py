@@ -50,7 +50,7 @@ def train_stereo(config: StereoTraining, extra: Evaluate | None = None) -> Path:
     module = StereoModule(config, config.options)
     generator = partial(StereoSceneGenerator, atlas, config.width, config.height)
     held_out = generator(config.seed + VALIDATION_SEED)
-    scenes = [_sample(held_out.batch([i])) for i in range(config.validation_scenes)]
+    scenes = [rendered_stereo_sample(held_out.batch([i])) for i in range(config.validation_scenes)]
     card = {
         "licence": "Apache-2.0",
         "data": f"rendered scenes, {100 * config.world:g} % of the virtual world, the others layered; each used "
@@ -105,7 +105,7 @@ def _collate(pairs: Sequence[StereoBatch]) -> StereoBatch:
     return StereoBatch(*(torch.cat(field) for field in zip(*pairs, strict=True)))
 
 
-def _sample(scene: StereoBatch) -> StereoSample:
+def rendered_stereo_sample(scene: StereoBatch) -> StereoSample:
     """Return a rendered pair (N = 1) as a sample."""
     left, right = image_of(scene.left), image_of(scene.right)
     return StereoSample("scene", left, right, disparity=scene.disparity[0, 0].cpu().numpy())
