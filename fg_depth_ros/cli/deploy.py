@@ -76,6 +76,9 @@ def promote(
         _print_decision(decision, against or "the weights in use")
         save(report, json)
         record |= _history_record(report, decision)
+        precisions = {str(method["precision"]) for method in report.settings["methods"]}
+        if not decision.accepted and "int8" in precisions and len(precisions) > 1:
+            say("one of the two ran in int8 and the other did not: 'fg-depth quantize' calibrates weights for it")
         if not decision.accepted and not force_reason:
             say(f"refused, {weights} is not used; nothing has changed", "red")
             raise typer.Exit(_REFUSED)

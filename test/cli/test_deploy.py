@@ -17,6 +17,7 @@ from fg_depth_ros.data.bags.writing import write_stereo_bag
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.inference import StereoDepthEstimator
+from fg_depth_ros.inference.engines.openvino_engine import OpenVinoEngine
 from fg_depth_ros.networks import ModelCard, create_model, load_checkpoint, registry, save_checkpoint
 from fg_depth_ros.networks.registry import weights_path
 from fg_depth_ros.networks.weights_store import WeightsStore
@@ -158,6 +159,21 @@ def test_weights_are_evaluated_with_the_engine_that_will_run_them(call, store, b
     status, text = call("promote", exact, "--bags", bags, "--engine", "abacus")
     assert status == 1
     assert "engine 'abacus' is unknown" in text
+
+
+def test_the_way_back_to_int8_is_named(call, store, bags, tmp_path, monkeypatch) -> None:
+    pytest.importorskip("openvino")
+    if "int8" not in OpenVinoEngine().precisions(torch.device("cpu")):
+        pytest.skip("OpenVINO has no int8 on this machine")
+    monkeypatch.setenv("FG_DEPTH_CACHE", str(tmp_path / "engines"))
+    card = load_checkpoint(weights_path("flownet_stereo"))[1]
+    torch.manual_seed(0)
+    worse = tmp_path / "fresh.safetensors"
+    save_checkpoint(worse, create_model(card.name, **card.options), ModelCard(card.name, card.options))
+    running = ("--engine", "openvino")
+    status, text = call("promote", worse, "--against", "flownet_stereo", "--bags", bags, *running)
+    assert status == 2, text
+    assert "one of the two ran in int8 and the other did not: 'fg-depth quantize' calibrates" in text
 
 
 def test_the_way_back_from_a_first_promotion_leads_to_what_it_was_held_against(call, store, bags, tmp_path) -> None:
