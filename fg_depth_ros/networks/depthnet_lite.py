@@ -15,12 +15,15 @@ from torch import nn
 
 from fg_depth_ros.networks.blocks import Residual, conv_norm, double, planar, upsample_convex
 from fg_depth_ros.networks.depth import DepthNetwork, DepthPrediction, start_logit
+from fg_depth_ros.networks.quantization import Quantizable
 
 HALF_CHANNELS = 16  # at 1/2 of the resolution
 
 
-class CompactDepthNetwork(DepthNetwork):
+class CompactDepthNetwork(DepthNetwork, Quantizable):
     """Base of the compact networks: a decoder for features at 1/2 (16 channels) to 1/32 of the resolution."""
+
+    int8_convolutions = r"encoder\.blocks|(quarter|eighth|sixteenth|lowest)\.|up_|merge_|body"
 
     def _add_decoder(self, channels: Sequence[int]) -> None:
         """Add the decoder; ``channels``: of the features at 1/4, 1/8, 1/16 and 1/32."""

@@ -62,9 +62,11 @@ def test_ranges_are_means_over_the_runs() -> None:
     [
         ("flownet_stereo", ("encoder.stem", "aggregation.logits", "second_look.answer", "second_look.mask")),
         ("flownet_lite", ("encoder.stem", "search.logits", "at_half.residual", "at_half.mask", "at_quarter.compare")),
+        ("depthnet_lite", ("stem", "depth", "residual", "mask", "fine_mask")),
+        ("depthnet_efficient", ("encoder.stem", "depth", "residual", "mask", "fine_mask")),
     ],
 )
-def test_what_becomes_a_disparity_or_a_flow_stays_in_float(name: str, exact: tuple[str, ...]) -> None:
+def test_what_becomes_a_disparity_a_flow_or_depth_stays_in_float(name: str, exact: tuple[str, ...]) -> None:
     network = create_model(name)
     names = set(int8_convolutions(network))
     sizes = {n: m.weight.numel() for n, m in network.named_modules() if isinstance(m, nn.Conv2d)}

@@ -83,9 +83,20 @@ def test_flow_is_calibrated_on_flying_chairs(tmp_path: Path) -> None:
     assert (tmp_path / "out.safetensors").exists() is not bool(done.worse)
 
 
+@pytest.mark.parametrize("name", ["depthnet_lite", "depthnet_efficient"])
+def test_depth_networks_are_calibrated_on_the_virtual_world(tmp_path: Path, name: str) -> None:
+    source = fresh(tmp_path / "mono.safetensors", name, width=96, height=64)
+    done = calibrate(source, tmp_path / "out.safetensors", scenes=1)
+    assert done.task == "depth"
+    rows = {row["method"]: row["metrics"]["abs_rel"] for row in done.report.rows}
+    assert rows["int8"] == pytest.approx(rows["float32"], rel=0.1)
+    assert not any("failed" in line for line in done.worse)
+
+
 def test_a_network_without_convolutions_for_8_bits_is_named(run: Any, tmp_path: Path) -> None:
-    status, text = run("quantize", "depthnet_lite", "--out", tmp_path / "out.safetensors", "--scenes", "1")
+    source = fresh(tmp_path / "flow.safetensors", "flownet_s", width=0.0625)
+    status, text = run("quantize", source, "--out", tmp_path / "out.safetensors", "--scenes", "1")
     assert status == 1
-    assert "DepthNetLite has no convolutions for 8 bits" in text
+    assert "FlowNetS has no convolutions for 8 bits" in text
     with pytest.raises(ValueError, match="0 scenes are none"):
         calibrate("flownet_stereo", tmp_path / "out.safetensors", scenes=0)
