@@ -15,7 +15,8 @@ from fg_depth_ros.evaluation.flow import FlowTask
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.evaluation.stereo import StereoTask
 from fg_depth_ros.evaluation.task import Task, evaluate
-from fg_depth_ros.inference import open_estimator
+from fg_depth_ros.inference import EngineError, open_estimator
+from fg_depth_ros.inference.engines.selection import INSTALLABLE
 from fg_depth_ros.inference.estimator import fold_batch_norm
 from fg_depth_ros.networks import DEPTH_MODELS, FLOW_MODELS, ModelCard, load_model, save_checkpoint
 from fg_depth_ros.networks.quantization import measured_ranges
@@ -83,11 +84,14 @@ def calibrate(
     Raises:
         CheckpointError: weights that cannot be used.
         ValueError: a network without convolutions for 8 bits, or no scene.
-        EngineError, ModelError: OpenVINO, which computes int8, is missing or has none on this machine.
+        EngineError: OpenVINO, which computes int8, is missing.
+        ModelError: it computes no int8 on this machine.
         FileError: a data set that cannot be read.
     """
     if scenes < 1:
         raise ValueError(f"{scenes} scenes are none; give at least 1")
+    if (missing := INSTALLABLE["openvino"].missing()) is not None:
+        raise EngineError(f"int8 needs OpenVINO, which is {missing}")
     network, card = load_model(source)
     task = _task(card.name)
     fold_batch_norm(network)
@@ -97,15 +101,14 @@ def calibrate(
         for sample in rendered[:scenes]:
             inputs = task.inputs(sample, [method])
             task.estimate(task.runner(method, inputs), inputs)
-    int8 = {
+    int8: dict[str, Any] = {
         "sha256": card.sha256, "ranges": {name: [round(value, 6) for value in pair] for name, pair in ranges.items()},
         "scenes": scenes, "photos": len(photos),
     }  # fmt: skip
-    card = replace(card, description={**card.description, "int8": int8})
     weights = load_model(source)[0]
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder, "weights.safetensors")
-        save_checkpoint(trial, weights, card)
+        save_checkpoint(trial, weights, _described(card, int8))
         methods = {
             precision: open_estimator(
                 card.name, weights=str(trial), device="cpu", engine="openvino", precision=precision
@@ -115,14 +118,14 @@ def calibrate(
         report = evaluate(task, {"rendered": rendered[scenes:], **task.open(data)}, methods, model={"name": card.name})
     worse = _worse(task, report)
     worse += [failure for method in methods.values() if (failure := method.engine_failure)]
-    figures = [
-        {"set": row["set"], "method": row["method"], **{m.metric: row["metrics"][m.metric] for m in MARGINS[task.name]}}
-        for row in _rows(report)
-    ]
-    int8["figures"] = figures
+    card = _described(card, int8 | {"figures": _figures(task, report)})
     if not worse:
         card = save_checkpoint(out, weights, card)
     return Calibration(card, task.name, report, worse)
+
+
+def _described(card: ModelCard, int8: dict[str, Any]) -> ModelCard:
+    return replace(card, description={**card.description, "int8": int8})
 
 
 def _task(name: str) -> Task:
@@ -142,16 +145,20 @@ def _rendered(task: Task, network: torch.nn.Module, photos: Sequence[Path], coun
     return [rendered_stereo_sample(layered.batch([i])) for i in range(count)]
 
 
-def _rows(report: Report) -> list[dict[str, Any]]:
-    return [row for row in report.rows if not row.get("published")]
+def _figures(task: Task, report: Report) -> list[dict[str, Any]]:
+    """Return what the margins are about, of every data set and precision."""
+    return [
+        {"set": row["set"], "method": row["method"]} | {m.metric: row["metrics"][m.metric] for m in MARGINS[task.name]}
+        for row in report.rows if not row.get("published")
+    ]  # fmt: skip
 
 
 def _worse(task: Task, report: Report) -> list[str]:
     """Return in words where int8 exceeds the margins."""
-    rows = {(row["set"], row["method"]): row["metrics"] for row in _rows(report)}
+    by_place = {(figures["set"], figures["method"]): figures for figures in _figures(task, report)}
     worse = []
-    for name in dict.fromkeys(part for part, _ in rows):
-        full, int8 = rows[name, "float32"], rows[name, "int8"]
+    for name in dict.fromkeys(set_name for set_name, _ in by_place):
+        full, int8 = by_place[name, "float32"], by_place[name, "int8"]
         worse += [
             f"{margin.metric} on {name} is {full[margin.metric]:.4g} in float32 and {int8[margin.metric]:.4g} in int8"
             for margin in MARGINS[task.name] if margin.exceeded(full, int8)

@@ -93,6 +93,13 @@ def test_depth_networks_are_calibrated_on_the_virtual_world(tmp_path: Path, name
     assert not any("failed" in line for line in done.worse)
 
 
+def test_openvino_that_is_missing_is_named_before_any_work(run: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(OpenVinoEngine, "missing", lambda self: "not installed: pip install openvino")
+    status, text = run("quantize", "flownet_stereo", "--out", tmp_path / "out.safetensors")
+    assert status == 1
+    assert "int8 needs OpenVINO, which is not installed: pip install openvino" in text
+
+
 def test_a_network_without_convolutions_for_8_bits_is_named(run: Any, tmp_path: Path) -> None:
     source = fresh(tmp_path / "flow.safetensors", "flownet_s", width=0.0625)
     status, text = run("quantize", source, "--out", tmp_path / "out.safetensors", "--scenes", "1")
