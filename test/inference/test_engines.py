@@ -123,7 +123,7 @@ def test_auto_takes_int8_for_weights_that_are_calibrated_alone() -> None:
     with pytest.raises(ValueError, match="these weights are not calibrated for int8: 'fg-depth quantize' makes"):
         select_engine("openvino", "int8", CPU)
     with pytest.raises(ModelError, match="not calibrated for int8"):
-        MonoDepthEstimator(MonoConfig(engine="openvino", precision="int8"))
+        MonoDepthEstimator(MonoConfig("depthnet_efficient", engine="openvino", precision="int8"))
     with pytest.raises(ValueError, match="engine 'torch' does not compute in int8 on this cpu"):
         select_engine("torch", "int8", CPU, int8=True)
 
