@@ -72,8 +72,8 @@ def opencv(lens, pose, size, stated="", rest="", header="%YAML:1.0\n"):
     return Published(one if stated else two, size, bool(stated), cameras, numbers(pose[0], 3, 3), numbers(pose[1]))
 
 
-# samples/data/intrinsics.yml of OpenCV. It has no extrinsics.yml: R and T are those that messo/msc_onlab2 has of the
-# same images (samples/data/left*.jpg and right*.jpg), in squares of the board.
+# samples/data/intrinsics.yml of OpenCV. No extrinsics.yml of it was found: R and T, in squares of the board, are those
+# of messo/msc_onlab2, whose lenses are nearly the same. Two calibrations are mixed; what is expected is of both, too.
 OPENCV_SAMPLE = (
     "5.3480326845051309e+02, 0., 3.3568643204394891e+02, 0.,\n"
     "       5.3480326845051309e+02, 2.4066183054066337e+02, 0., 0., 1.",
@@ -293,7 +293,8 @@ PLAYSTATION = (
      "432.62633,   0.     , 316.29929,  -35.11266,\n           0.     , 432.62633, 206.75616,   0.     ,\n"
      "           0.     ,   0.     ,   1.     ,   0.     "),
 )  # fmt: skip
-# willdzeng/zed_cpu_ros, config/left.yaml and right.yaml: one line for each matrix, as camera_calibration of ROS 1.
+# willdzeng/zed_cpu_ros, config/left.yaml and right.yaml: one line for each matrix, as camera_calibration of ROS 1. The
+# two are of different commits, and their baseline of 0.516 m is that of no ZED: it is only read here.
 ZED_ON_ROS = (
     ("696.262741, 0.000000, 664.582790, 0.000000, 696.715205, 331.199610, 0.000000, 0.000000, 1.000000",
      "-0.174138, 0.025148, -0.000023, 0.001127, 0.000000",
