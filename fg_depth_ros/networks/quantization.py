@@ -57,10 +57,9 @@ class _Int8Conv(nn.Module):
 
 def int8_convolutions(network: nn.Module) -> dict[str, nn.Conv2d]:
     """Return the convolutions of a network that are for 8 bits, by name; none where the network says nothing of it."""
-    pattern = getattr(network, "int8_convolutions", None)
-    if pattern is None:
+    if not isinstance(network, Quantizable):
         return {}
-    named = network.named_modules()
+    pattern, named = network.int8_convolutions, network.named_modules()
     return {name: m for name, m in named if isinstance(m, nn.Conv2d) and re.match(pattern, name)}
 
 

@@ -96,8 +96,8 @@ def test_a_deformed_frame_shows_what_the_flow_says():
     a, b = window(1.4, 12.0, (6.0, -4.0)), window(1.33, 9.5, (3.5, -1.0))
     batch = coordinates_batch(affine_flow(MOTION, *SIZE))
     ys, xs = np.mgrid[: SIZE[0], : SIZE[1]].astype(np.float32)
-    bend = np.stack([3 * np.sin(ys / 20), 2 * np.cos(xs / 25)]).astype(np.float32)
-    plain, pairs = (transform(batch, a[None], b[None], SIZE, bends) for bends in ((), [bend]))
+    field = np.stack([3 * np.sin(ys / 20), 2 * np.cos(xs / 25)]).astype(np.float32)
+    plain, pairs = (transform(batch, a[None], b[None], SIZE, fields) for fields in ((), [field]))
     assert (plain.flow - pairs.flow).abs().max() > 2.5
     grid = pairs.flow[0] + torch.from_numpy(np.stack([xs, ys]))
     span = torch.tensor([SIZE[1] - 1, SIZE[0] - 1]).view(2, 1, 1)

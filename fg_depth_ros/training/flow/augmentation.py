@@ -23,9 +23,9 @@ from fg_depth_ros.synthesis.chairs import FlowBatch
 from fg_depth_ros.training.flow.config import FlowAugmentation
 
 _TRIES = 20
-_ITERATIONS = 4  # of the inverse of a deformation; each leaves a fifth of the error at most
+_ITERATIONS = 4  # of the inverse of a deformation; each leaves a quarter of the error at most
 _SMOOTH = 1.0  # px; flow that differs by more between neighbours is an edge, and what lies between is no motion
-_WAVES = (48.0, 192.0)  # px between the knots of a deformation
+_KNOT_SPACING = (48.0, 192.0)  # px; of a deformation
 _STREAM = 11  # second word of the seeds, so that a sample's scene and its transform are drawn apart
 
 
@@ -58,8 +58,8 @@ class Augmenter:
                 f"pictures of {source_width}x{source_height} are smaller than {self.width}x{self.height}, which are to "
                 "be cut out of them"
             )
-        kind, size = self.augmentation, (self.height, self.width)
-        first, second, colours, covers, exposures, bends = [], [], [], [], [], []
+        size = (self.height, self.width)
+        first, second, colours, covers, exposures, deformations = [], [], [], [], [], []
         for number in numbers:
             rng = np.random.default_rng([self.seed, _STREAM, number])
             kind = self.augmentation
@@ -71,15 +71,15 @@ class Augmenter:
             colours.append(_draw_colours(rng, kind))
             covers.append(_draw_covers(rng, kind, self.width, self.height))
             exposures.append(float(rng.uniform(0, 0.5)) if rng.random() < kind.blur else 0.0)
-            bends.append(_draw_deformation(rng, kind.deformation, size) if kind.deformation else None)
-        pairs = transform(batch, np.stack(first), np.stack(second), size, bends)
+            deformations.append(_draw_deformation(rng, kind.deformation, size) if kind.deformation else None)
+        pairs = transform(batch, np.stack(first), np.stack(second), size, deformations)
         if any(exposures):
             pairs = blur(pairs, exposures)
         images = [
             self._expose(image, [c[view] for c in colours], numbers, view) for view, image in enumerate(pairs[:2])
         ]
         pairs = pairs._replace(first=images[0], second=images[1])
-        return cover(pairs, covers) if kind.erase else pairs
+        return cover(pairs, covers) if self.augmentation.erase else pairs
 
     def _expose(
         self, image: torch.Tensor, colours: Sequence[_Colours], numbers: Sequence[int], view: int
@@ -105,7 +105,7 @@ class Augmenter:
 
 def transform(
     batch: FlowBatch, first: np.ndarray, second: np.ndarray, size: tuple[int, int],
-    bends: Sequence[np.ndarray | None] = (),
+    deformations: Sequence[np.ndarray | None] = (),
 ) -> FlowPairs:  # fmt: skip
     """See both frames through other windows, ``size`` (height, width) px large.
 
@@ -114,9 +114,9 @@ def transform(
     ``second'(q) = second(B q)``; a match ``x <-> x + f(x)`` becomes ``p <-> q`` with ``x = A p`` and
     ``q = B^-1 (x + f(x))``, hence ``f'(p) = B^-1 (A p + f(A p)) - p``.
 
-    ``bends``: deformation of each second frame, 2 x H x W px of the new frame: ``second'(q) = second(B (q + g(q)))``.
-    Then ``q = r - g(q)`` with r the match without it, which is iterated; g changes by far less than a pixel from one
-    pixel to the next.
+    ``deformations``: of each second frame, 2 x H x W px of the new frame, or None: ``second'(q) = second(B (q + g(q)))``.
+    Then ``q = r - g(q)`` with r the match without it, which is iterated; g changes by less than a third of a pixel from
+    one pixel to the next.
 
     Between pixels the flow is interpolated where the four around agree within 1 px, and taken from the nearest one
     elsewhere: a mixture of two motions would be neither. Frames come with the border continued; ``valid`` is False
@@ -132,12 +132,12 @@ def transform(
     flow, valid, occluded = _read_truth(batch, places)
     matches = places + flow
     moved, seen = _apply(back, matches), here
-    if any(bend is not None for bend in bends):
+    if any(field is not None for field in deformations):
         none = np.zeros((2, height, width), np.float32)
-        field = torch.from_numpy(np.stack([none if bend is None else bend for bend in bends])).to(device)
-        seen, straight = here + field, moved
+        fields = torch.from_numpy(np.stack([none if field is None else field for field in deformations])).to(device)
+        seen, straight = here + fields, moved
         for _ in range(_ITERATIONS):
-            moved = straight - sample_bilinear(field, moved)
+            moved = straight - sample_bilinear(fields, moved)
     inside = _inside(places, batch.first.shape[-2:])
     hidden = occluded | ~_inside(moved, size) | ~_inside(matches, batch.first.shape[-2:])
     valid = valid & inside
@@ -261,8 +261,8 @@ def _draw_deformation(rng: np.random.Generator, largest: float, size: tuple[int,
     if rng.random() < 0.5:
         return None
     amplitude = largest * float(np.exp(rng.uniform(np.log(0.02), 0)))
-    wave = float(np.exp(rng.uniform(*np.log(_WAVES))))
-    knots = [max(2, round(side / wave) + 1) for side in size]
+    spacing = float(np.exp(rng.uniform(*np.log(_KNOT_SPACING))))
+    knots = [max(2, round(side / spacing) + 1) for side in size]
     values = amplitude * rng.uniform(-1, 1, (*knots, 2)).astype(np.float32)
     field = cv2.resize(values, (size[1], size[0]), interpolation=cv2.INTER_CUBIC)
     return np.ascontiguousarray(field.transpose(2, 0, 1))
