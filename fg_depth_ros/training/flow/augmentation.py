@@ -115,8 +115,8 @@ def transform(
     ``q = B^-1 (x + f(x))``, hence ``f'(p) = B^-1 (A p + f(A p)) - p``.
 
     ``deformations``: g of each second frame, 2 x H x W px of the new frame, or None. With it
-    ``second'(q) = second(B (q + g(q)))``, and ``q = r - g(q)`` with r the match without it, which is iterated: g changes
-    by less than a third of a pixel from one pixel to the next.
+    ``second'(q) = second(B (q + g(q)))``, and ``q = r - g(q)`` with r the match without it. That is iterated: from one
+    pixel to the next g changes by less than a third of a pixel.
 
     Between pixels the flow is interpolated where the four around agree within 1 px, and taken from the nearest one
     elsewhere: a mixture of two motions would be neither. Frames come with the border continued; ``valid`` is False
