@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader
 
 from fg_depth_ros.evaluation.replay.sharding import process_rank, wait_for_all
 from fg_depth_ros.files import claim_folder
+from fg_depth_ros.inference.estimator import keep_freed_memory
 from fg_depth_ros.networks.checkpoint import CheckpointError, ModelCard, load_checkpoint, load_partial, save_tensors
 from fg_depth_ros.networks.registry import create_model, load_model, weights_path
 from fg_depth_ros.training.callbacks import STOP_SIGNALS, ProgressLine, StopSignals, Validation, ValidationCallback
@@ -276,6 +277,8 @@ def _fit(
     config, out = module.config, Path(module.config.out)
     out.mkdir(parents=True, exist_ok=True)
     on_gpu = torch.cuda.is_available()
+    if not on_gpu:
+        keep_freed_memory()
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))  # processes of torchrun on this machine
     callback = ValidationCallback(config, validation, card)
     trainer = pl.Trainer(

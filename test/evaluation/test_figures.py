@@ -37,6 +37,12 @@ def test_disparity_and_depth_are_read_in_grey():
         assert lightness[0] - lightness[-1] > 60
 
 
+def test_labels_are_told_apart_in_grey():
+    colours = np.array([[figures.LABEL_COLOURS[label] for label in Label]], np.float32) / 255
+    lightness = np.sort(cv2.cvtColor(colours, cv2.COLOR_RGB2Lab)[0, :, 0])
+    assert np.diff(lightness).min() > 8  # of 100
+
+
 def test_depth_is_coloured_like_its_disparity():
     depth = np.array([[0.5, 20.0, NAN, 0.0]])
     near, far, unknown, none = colour_depth(depth, 0.5, 20.0)[0].astype(int)

@@ -22,14 +22,15 @@ _NO_TRUTH = (48, 48, 48)
 _NO_ANSWER = (255, 0, 255)
 LABEL_COLOURS: dict[Label, tuple[int, int, int]] = {
     Label.VALID: (255, 255, 255),
-    Label.OUT_OF_RANGE: (64, 64, 64),
-    Label.LEFT_RIGHT_MISMATCH: (214, 39, 40),
-    Label.LEAVES_IMAGE: (31, 119, 180),
-    Label.VERTICAL_FLOW: (255, 127, 14),
-    Label.LOW_CONFIDENCE: (188, 189, 34),
-    Label.FILLED_FROM_MONO: (44, 160, 44),
-    Label.UNSUPPORTED: (148, 103, 189),
+    Label.OUT_OF_RANGE: (60, 60, 60),
+    Label.LEFT_RIGHT_MISMATCH: (222, 50, 45),
+    Label.LEAVES_IMAGE: (0, 80, 185),
+    Label.VERTICAL_FLOW: (255, 185, 110),
+    Label.LOW_CONFIDENCE: (250, 230, 90),
+    Label.FILLED_FROM_MONO: (30, 190, 155),
+    Label.UNSUPPORTED: (170, 120, 215),
 }
+"""Colours of a mask; their lightness differs, so that they can be told apart in grey and by the colour-blind."""
 LABEL_NAMES = {
     Label.VALID: "valid",
     Label.OUT_OF_RANGE: "no answer, or out of range",
