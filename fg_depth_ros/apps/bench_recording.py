@@ -72,12 +72,14 @@ def bench_recording(
         f"{count} pairs to be written",
     )
     progress = _Progress(count, on_status)
-    with ProcessGroup(folder, child_environment(domain_id=free_domain_id())) as group:
-        run = experiment.run(group, progress.is_finished, on_status)
-        values = run.monitor.values(LOGGER)
-        group.stop_child(run.children[LOGGER], grace=30.0)
-    lines = [line for line in manifest.read(recordings) if "pairs" in line]
-    shutil.rmtree(recordings, ignore_errors=True)
+    try:
+        with ProcessGroup(folder, child_environment(domain_id=free_domain_id())) as group:
+            run = experiment.run(group, progress.is_finished, on_status)
+            values = run.monitor.values(LOGGER)
+            group.stop_child(run.children[LOGGER], grace=30.0)
+        lines = [line for line in manifest.read(recordings) if "pairs" in line]
+    finally:
+        shutil.rmtree(recordings, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)  # not after an error: it has the logs
     report = Report(
         command="bench recording",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +50,10 @@ NETWORK: Arguments = {
     ),
 }
 MODELS: Arguments = {
-    "model": ("", "Parameter model (flownet_stereo, sgbm or bm); empty: as in the parameter file."),
+    "model": ("", "Parameter model (flownet_stereo, a flow network, sgbm or bm); empty: as in the parameter file."),
     "depth_weights": ("", "Parameter depth_weights; empty: as in the parameter file."),
     "engine": ("", "Parameter engine (auto, torch, openvino, onnxruntime or tensorrt); empty: as in the file."),
-    "precision": ("", "Parameter precision (auto, float32, bfloat16 or float16); empty: as in the file."),
+    "precision": ("", "Parameter precision (auto, float32, bfloat16, float16 or int8); empty: as in the file."),
     "mono_weights": ("", "Parameter mono_weights; empty: as in the parameter file."),
     "rectify": ("", "Parameter rectify (auto, on or off); empty: as the camera needs it, or as in the file."),
 }
@@ -91,12 +91,13 @@ def values(context: Any, arguments: Arguments, file: str) -> dict[str, str]:
 
     Raises ValueError: the parameter file does not exist, with which a node would start with its defaults; where the
     launch file is started, not included in another, whose arguments are here, too: an argument was given under its
-    former name, or under a name that resembles a declared one.
+    former name, under a name that resembles a declared one, or under that of a parameter.
     """
     given = set(context.launch_configurations) - set(arguments)
     if Path(file).name not in (Path(word).name for word in sys.argv):
         given = set()
-    problems = [problem for name in sorted(given) if (problem := _unknown(name, arguments)) is not None]
+    parameter_names = _parameter_names(arguments["params_file"][0]) if given and "params_file" in arguments else set()
+    problems = [problem for name in sorted(given) if (problem := _unknown(name, arguments, parameter_names))]
     found = {name: LaunchConfiguration(name).perform(context) for name in arguments}
     if "params_file" in found and not os.path.isfile(found["params_file"]):
         problems.append(f"params_file '{found['params_file']}' does not exist; name a file, or leave it out")
@@ -199,8 +200,20 @@ def _localhost_only(context: Any) -> list[SetEnvironmentVariable]:
     return [SetEnvironmentVariable(LOCALHOST_ONLY, "1" if local else "0")]
 
 
-def _unknown(name: str, arguments: Arguments) -> str | None:
+def _parameter_names(file: str | None) -> set[str]:
+    """Return the names of the parameters in a parameter file of the package, which has all of a node."""
+    assert file is not None
+    nodes = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    return {name for node in nodes.values() for name in node["ros__parameters"]}
+
+
+def _unknown(name: str, arguments: Arguments, parameter_names: Collection[str]) -> str | None:
     """Return what is wrong with an argument that is not declared here; None where another launch file may own it."""
+    if name in parameter_names:
+        return (
+            f"'{name}' is a parameter and no launch argument: set it in a copy of {arguments['params_file'][0]}, and "
+            "name that file with params_file:="
+        )
     if RENAMED.get(name) in arguments:
         return f"launch argument '{name}' is now '{RENAMED[name]}'"
     similar = difflib.get_close_matches(name, arguments, n=1, cutoff=0.8)

@@ -26,7 +26,9 @@ that is refused is named together with what is allowed; the node keeps running w
 be overridden too, see [topics.md](topics.md).
 
 The files in `config/` have every default, for `params_file:=` of a launch file, `--ros-args --params-file`, or
-`ros2 param load`, which names the parameters that are read at the start only and so cannot be changed any more.
+`ros2 param load`, which names the parameters that are read at the start only and so cannot be changed any more. Only a
+few parameters are launch arguments (`ros2 launch fg_depth_ros stereo_depth.launch.py --show-args`): copy a file from
+`config/`, change it, and name it with `params_file:=`.
 """
 
 

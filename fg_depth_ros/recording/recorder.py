@@ -30,6 +30,7 @@ _LOG = logging.getLogger(__name__)
 _BACK = 1_000_000_000  # ns that messages may come out of order before it is a clock that was set back
 _FORWARD = 10_000_000_000  # ns that the clock may outrun the steady one
 _END_SECONDS = 5.0  # beyond the end of an episode, to wait for its last pair
+_SILENT_SECONDS = 1.0  # without a pair: its time no longer says what time it is now
 _CHUNK_BYTES, _CHUNK_GROUPS = 8 << 20, 64  # what one chunk may hold: what a crash may cost
 _TICK = 0.25  # s
 
@@ -128,7 +129,10 @@ class Recorder:
                 self._to_ring(group)
 
     def trigger(self, kind: str, detail: str = "") -> None:
-        """Record the seconds before and after now. During an episode: continue until ``after`` s from now."""
+        """Record the seconds before and after now. During an episode: continue until ``after`` s from now.
+
+        While the cameras are silent, ``after`` counts from the next pair.
+        """
         description = self._described()
         with self._wake:
             if self._closing:
@@ -143,7 +147,8 @@ class Recorder:
             else:
                 self._request.add_detail(f"{kind}: {detail}" if detail else kind)
             if not self._continuous and self._newest is not None:
-                self._until = max(self._until or 0, self._newest + round(self.config.after * 1e9))
+                silent = time.monotonic() - self._seen > _SILENT_SECONDS
+                self._until = None if silent else max(self._until or 0, self._newest + round(self.config.after * 1e9))
             self._set_deadline()
             self._wake.notify_all()
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from fg_depth_ros.data.bags.mcap import McapScanner, StoredMessage
 from fg_depth_ros.data.bags.messages import stamp_of
 from fg_depth_ros.data.bags.pairs import find_topics
-from fg_depth_ros.data.bags.storage import COMPRESSED, IMAGE, indexed_messages
+from fg_depth_ros.data.bags.storage import IMAGES, indexed_messages
 from fg_depth_ros.files import FileError, atomic_write
 from fg_depth_ros.recording import manifest
 from fg_depth_ros.recording.episodes import EpisodeLock, complete, metadata_yaml, part_folder, part_name, storage_file
@@ -157,7 +157,7 @@ def _complete_part(root: Path, name: str, folder: Path) -> Recovered:
             if part.end > scan.index.end:
                 tail += part.messages
             for message in part.messages:
-                if message.channel.msgtype in (IMAGE, COMPRESSED):
+                if message.channel.msgtype in IMAGES:
                     stamps[message.channel.topic].append(stamp_of(bytes(message.data[:12])) or 0)
     if not scan.index.messages and not tail:
         if size and scan.problem and not scan.cut:

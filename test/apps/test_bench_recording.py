@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support.recording import contents
 
-from fg_depth_ros.apps.bench_recording import count_pairs, cpu_seconds
+from fg_depth_ros.apps.bench_recording import bench_recording, count_pairs, cpu_seconds
 from fg_depth_ros.recording import manifest
 
 INPUTS = ("left/image_rect", "right/image_rect", "left/camera_info", "right/camera_info")
@@ -77,6 +77,16 @@ def test_an_unknown_storage_is_refused(run: Any) -> None:
     status, text = run("bench-recording", "--storage", "lz4")
     assert status == 2
     assert "storage 'lz4' is unknown: raw, zstd, png and jpeg are known" in text
+
+
+def test_what_was_recorded_goes_after_a_failure_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fg_depth_ros.apps.experiment.Experiment.run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bench_recording(root=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_short_run_accounts_for_every_pair(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,34 +9,17 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rosbags")
-from support.bags import SECOND, bag_of, large, pairs_at, storage_file, write
+from support.bags import SECOND, bag_of, large, pairs_at, rewrite, storage_file, write
 from support.pair_folders import planes, small_rig
 
 from fg_depth_ros.data.bags.checks import check_bag
 from fg_depth_ros.data.bags.folders import bag_sha256
-from fg_depth_ros.data.bags.storage import IMAGE, INFO, message_types
+from fg_depth_ros.data.bags.storage import IMAGE, INFO
 from fg_depth_ros.data.bags.writing import write_stereo_bag
 
 
 def texts(check, severity):
     return [problem.text for problem in check.problems if problem.severity == severity]
-
-
-def rewrite(path, out, change):
-    """Every message of a bag in another one; ``change``: (topic, message, place) -> the message or None."""
-    from rosbags.rosbag2 import Reader, StoragePlugin, Writer
-
-    types = message_types()
-    with Reader(path) as reader, Writer(out, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
-        lines = {c.topic: writer.add_connection(c.topic, c.msgtype, typestore=types) for c in reader.connections}
-        places = dict.fromkeys(lines, -1)
-        for connection, recorded, data in reader.messages():
-            places[connection.topic] += 1
-            message = types.deserialize_cdr(data, connection.msgtype)
-            message = change(connection.topic, message, places[connection.topic])
-            if message is not None:
-                writer.write(lines[connection.topic], recorded, types.serialize_cdr(message, connection.msgtype))
-    return out
 
 
 # ---- what makes a bag useless

@@ -86,7 +86,7 @@ def test_a_cut_off_sqlite_bag_says_how_to_save_it(tmp_path):
 def test_an_image_that_is_cut_off_costs_that_pair_alone(tmp_path):
     bag = write(tmp_path / "bag", compressed="png")
     samples = open_bag_pairs(bag)
-    data = next(BagStorage(bag).at("/left/image_rect/compressed", 11 * SECOND))
+    data = BagStorage(bag).at("/left/image_rect/compressed", 11 * SECOND)[0]
     file = storage_file(bag)
     content = file.read_bytes()
     at = content.index(data) + data.index(b"IEND")

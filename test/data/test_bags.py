@@ -9,6 +9,7 @@ import pickle
 import struct
 import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -16,10 +17,13 @@ import pytest
 
 pytest.importorskip("rosbags", reason="bags are read by rosbags (extra 'data')")
 
-from support.bags import SECOND, WORLD, bag_of, large, pairs_at, raw_bag, storage_file, write
+from support.bags import SECOND, WORLD, bag_of, large, pairs_at, raw_bag, rewrite, storage_file, write
 from support.pair_folders import planes, small_rig
+from support.waiting import LIMIT
 
+from fg_depth_ros.data.bags.messages import Place, message_at
 from fg_depth_ros.data.bags.pairs import BagTopics, find_topics, open_bag_pairs
+from fg_depth_ros.data.bags.storage import BagStorage
 from fg_depth_ros.data.bags.writing import write_stereo_bag
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry.rectification import Rectification
@@ -183,6 +187,35 @@ def test_compressed_images(tmp_path, form, tolerance):
     left, right = open_bag_pairs(bag)[0].images()
     assert np.abs(left.astype(int) - smooth).max() <= tolerance
     np.testing.assert_array_equal(left, right)
+
+
+def test_a_message_that_cannot_be_decoded_leaves_the_others_readable(tmp_path, monkeypatch):
+    bag = BagStorage(write(tmp_path / "bag", (SECOND, 2 * SECOND)))
+    first, second = (Place("/left/image_rect", k * SECOND, k * SECOND) for k in (1, 2))
+    with monkeypatch.context() as damaged:
+        damaged.setattr("fg_depth_ros.data.bags.messages.message_types", lambda: None)
+        with pytest.raises(FileError, match="no whole sensor_msgs/msg/Image") as error:
+            message_at(bag, first)
+    with ThreadPoolExecutor() as pool:  # while the error, and all that it refers to, is kept
+        assert pool.submit(message_at, bag, second).result(timeout=LIMIT).width == LEFT.shape[1]
+    assert error.traceback
+
+
+def test_a_calibration_that_changes_is_a_warning(tmp_path, caplog):
+    steady = write(tmp_path / "steady", tuple(k * SECOND for k in range(1, 5)))
+    open_bag_pairs(steady)
+    assert not caplog.records
+
+    def moved(topic, message, place):
+        if topic == "/left/camera_info" and place >= 2:
+            message.roi.x_offset = 8
+        return message
+
+    open_bag_pairs(rewrite(steady, tmp_path / "moved", moved))
+    (record,) = caplog.records
+    assert "the calibration changes within the bag (1 times, first at 3000000000 ns (/left/camera_info))" in (
+        record.getMessage()
+    )
 
 
 def test_pairs_are_mutual_nearest_neighbours_within_the_slop(tmp_path, caplog):

@@ -70,7 +70,7 @@ def test_disparity_and_messages_that_ros_2_does_not_know_are_read_by_their_defin
     types = message_types().types
     roi = types["sensor_msgs/msg/RegionOfInterest"](x_offset=1, y_offset=2, height=3, width=4, do_rectify=True)
     source = write(tmp_path / "two")
-    image = next(BagStorage(source).at("/left/image_rect", 10 * SECOND))
+    image = BagStorage(source).at("/left/image_rect", 10 * SECOND)[0]
     image = message_types().deserialize_cdr(image, IMAGE)
     kind = "stereo_msgs/msg/DisparityImage"
     disparity = types[kind](

@@ -345,9 +345,11 @@ def test_a_former_or_misspelt_argument_is_refused_with_the_right_name(launch_fil
         launch_file("data_logger", left="/camera/left", right="/camera/right")
     with pytest.raises(ValueError, match="'modelx'.*'model'"):
         launch_file("stereo_depth", modelx="sgbm")
+    with pytest.raises(ValueError, match="'max_depth' is a parameter.*config/stereo_depth.yaml.*params_file:="):
+        launch_file("stereo_depth", max_depth="40.0")
     launch_file("stereo_depth", map_file="of a launch file that was started before")
     # Those of a file that includes this one are none of ours, whatever they are called.
-    launch_file("stereo_depth", included=True, modelx="sgbm", left="wheel")
+    launch_file("stereo_depth", included=True, modelx="sgbm", left="wheel", max_depth="40.0")
 
 
 @pytest.mark.parametrize("name", ["stereo_depth", "data_logger", "replay_evaluation"])

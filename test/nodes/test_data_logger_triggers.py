@@ -66,6 +66,24 @@ def status(name: str, level: bytes, message: str = "", **values: str) -> Diagnos
     return DiagnosticArray(status=[DiagnosticStatus(name=name, level=level, message=message, values=items)])
 
 
+def test_that_nothing_will_be_recorded_is_said_at_the_start_and_at_every_change(
+    make: Make, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bench = make()
+    node = bench.logger_node
+    assert node is not None
+    text = "record is triggers, and only the trigger calibration is on: set one of interval_period"
+    assert text in capfd.readouterr().err
+    node.set_parameters([Parameter("interval_period", value=10.0)])
+    assert not any("record is triggers" in line for line in bench.logged)
+    node.set_parameters([Parameter("interval_period", value=0.0)])
+    node.set_parameters([Parameter("calibration_alarm", value=False)])
+    node.set_parameters([Parameter("record", value="continuous")])
+    assert sum("record is triggers" in line for line in bench.logged) == 1
+    node.set_parameters([Parameter("record", value="triggers")])
+    assert "no trigger is on" in bench.logged[-1]
+
+
 # ---- by the pairs themselves ----------------------------------------------------------------------------------------
 
 

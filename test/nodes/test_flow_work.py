@@ -102,6 +102,13 @@ def test_one_bad_measurement_among_five_raises_no_alarm():
     assert monitor(*good[:2], flow(20.0), *good[2:]).problem(1.0, 2.0) is None
 
 
+def test_after_another_calibration_nothing_is_left_of_the_measurements_before():
+    rows = monitor(flow(20.0))
+    rows.reset()
+    assert rows.problem(1.0, 2.0) is None
+    assert rows.due(10.0)
+
+
 def test_what_moves_to_the_right_is_a_wrong_match_and_does_not_count():
     assert monitor(flow(5.0, u=8.0)).median is None
     assert monitor(flow(0.2, u=8.0), doffs=20.0).median.median == pytest.approx(0.2)  # infinity lies at +20

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,44 @@ def test_going_back_while_another_model_loads_ends_with_the_first() -> None:
     assert not host.loading
     host.release()
     assert host.estimator is None
+
+
+@pytest.mark.parametrize("swapped", [True, False])
+def test_a_model_that_was_swapped_or_dropped_while_a_smaller_one_loads_stays_so(swapped: bool) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(StereoDepthEstimator):
+        def __init__(self, config: StereoConfig) -> None:
+            if config.inference_scale != 1:
+                begun.set()
+                assert go_on.wait(LIMIT)
+            super().__init__(config)
+
+    host = ModelHost(Slow, lambda e: None, lambda config, text: None)
+    host.load(StereoConfig(model="sgbm"))
+    other = StereoConfig(model="bm")
+    with ThreadPoolExecutor() as pool:
+        reduced = pool.submit(host.reduce_scale)
+        assert begun.wait(LIMIT)
+        if swapped:
+            host.swap(other)
+            wait_until(lambda: not host.loading)
+        else:
+            host.release()
+        go_on.set()
+        assert (reduced.result(LIMIT) == 1.0) is swapped
+    assert host.estimator is None or host.estimator.config == other
+    assert (host.estimator is None) is not swapped
+    assert host.scale_limit == math.inf
+
+
+def test_the_failure_of_a_model_is_forgotten_with_it() -> None:
+    host = ModelHost(Builder("broken"), lambda e: None, lambda config, text: None)
+    host.swap(CONFIG)
+    wait_until(lambda: not host.loading)
+    assert host.failure == "broken"
+    host.release()
+    assert host.failure is None
 
 
 # ---- loaded when it is needed --------------------------------------------------------------------------------------

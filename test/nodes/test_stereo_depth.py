@@ -724,6 +724,25 @@ def test_lifecycle_without_autostart(make: Callable[..., Bench]) -> None:
     go("shutdown")
 
 
+def test_frames_are_listened_to_no_longer_than_the_node_is_configured(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fg_depth_ros.nodes.common.frames.message_class", lambda name: Image)  # of any type
+    b = make(autostart=False, cloud_frame="base_link")
+    node, found = b.depth_node, []
+
+    def cycle() -> None:
+        node.trigger_configure()
+        here = len(list(node.subscriptions))
+        node.trigger_cleanup()
+        found.append((here, len(list(node.subscriptions))))
+
+    node._post(lambda: [cycle() for _ in range(2)])
+    b.wait(lambda: len(found) == 2)
+    assert found[0] == found[1]
+    assert found[0][0] >= found[0][1] + 2
+
+
 def test_a_file_that_is_no_checkpoint_fails_configure_and_can_be_replaced(
     make: Callable[..., Bench], tmp_path: Path
 ) -> None:

@@ -18,7 +18,9 @@ from fg_depth_ros.cli import COMMANDS, application
 REPOSITORY = Path(__file__).resolve().parents[2]
 FILES = sorted([*(REPOSITORY / "fg_depth_ros").rglob("*.py"), *(REPOSITORY / "launch").glob("*.py")])
 # Of ROS, containers, unpackers and recorders.
-FOREIGN_OPTIONS = {"--ros-args", "--clock", "--log-level", "--shm-size", "--ipc", "--compression-mode", "--params-file"}
+FOREIGN_OPTIONS = {
+    "--ros-args", "--clock", "--log-level", "--shm-size", "--ipc", "--compression-mode", "--params-file", "--show-args",
+}  # fmt: skip
 FOREIGN_NAMES = {
     *("use_sim_time", "qos_overrides", "frame_id", "camera_info", "image_rect", "ground_truth", "tf_static"),
     *("binary_little_endian", "liveliness_lease_duration", "avoid_ros_namespace_conventions", "x_left", "cx_left"),

@@ -138,6 +138,16 @@ def test_a_trigger_during_an_episode_prolongs_it(make, pairs, tmp_path):
     assert numbers(episodes(tmp_path)[0]) == [0, 1, 2, 3]
 
 
+def test_a_trigger_while_the_cameras_are_silent_counts_from_the_next_pair(make, pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr("fg_depth_ros.recording.recorder._SILENT_SECONDS", 0.0)
+    recorder = make()
+    feed(recorder, pairs[:5])
+    recorder.trigger("manual")
+    feed(recorder, pairs[12:20])  # 0.8 s later than pair 4: beyond the 0.25 s after it
+    recorder.close()
+    assert numbers(episodes(tmp_path)[0]) == [2, 3, 4, 12, 13, 14]
+
+
 def test_continuous_recording_and_what_lies_beside_the_pairs(make, pairs, tmp_path):
     recorder = make()
     feed(recorder, pairs[:3])

@@ -16,8 +16,9 @@ from support.bags import write as write_bag
 from support.recording import TENTH, contents, episodes, pair_messages
 
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
+from fg_depth_ros.data.bags.storage import FFMPEG
 from fg_depth_ros.files import FileError
-from fg_depth_ros.recording import manifest, recover
+from fg_depth_ros.recording import Topic, manifest, recover
 from fg_depth_ros.recording.episodes import Episode, part_folder
 from fg_depth_ros.recording.episodes import storage_file as mcap_of
 
@@ -243,6 +244,23 @@ def test_lines_that_the_manifest_lacks_are_added(source, tmp_path):
 
 
 # Other recorders' bags.
+
+
+def test_pairs_of_video_are_counted(tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    episode = Episode(root, "episode_x_motion", {"trigger": "motion", "detail": "", "storage": "raw"})
+    for stamp, items in pair_messages(tmp_path, STAMPS):  # a header comes first in a packet, as in an image
+        video = [
+            (Topic(f"{topic.name}/ffmpeg", FFMPEG), message._replace(topic=f"{topic.name}/ffmpeg"))
+            if topic.name.endswith("image_rect") else (topic, message)
+            for topic, message in items
+        ]  # fmt: skip
+        episode.write(video, [stamp])
+    episode.abandon()
+    recover(root)
+    (line,) = manifest.read(root)
+    assert (line["pairs"], line["began_ns"], line["ended_ns"]) == (len(STAMPS), STAMPS[0], STAMPS[-1])
 
 
 def test_a_whole_bag_stays_as_it_is(tmp_path):

@@ -161,3 +161,20 @@ def write_messages(folder, kinds, messages, storage="mcap") -> Path:
         for message in messages:
             bag.write(lines[message.topic], message.recorded, message.data)
     return folder
+
+
+def rewrite(path, out, change):
+    """Every message of a bag in another one; ``change``: (topic, message, place) -> the message or None."""
+    from rosbags.rosbag2 import Reader, StoragePlugin, Writer
+
+    types = message_types()
+    with Reader(path) as reader, Writer(out, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        lines = {c.topic: writer.add_connection(c.topic, c.msgtype, typestore=types) for c in reader.connections}
+        places = dict.fromkeys(lines, -1)
+        for connection, recorded, data in reader.messages():
+            places[connection.topic] += 1
+            message = types.deserialize_cdr(data, connection.msgtype)
+            message = change(connection.topic, message, places[connection.topic])
+            if message is not None:
+                writer.write(lines[connection.topic], recorded, types.serialize_cdr(message, connection.msgtype))
+    return out

@@ -111,8 +111,18 @@ class StereoBag:
 
 
 def open_bag_pairs(path: str | Path, *args: Any, **options: Any) -> list[StereoSample]:
-    """Open the pairs of a bag, rectified, in the order of their stamps; arguments and errors as ``open_stereo_bag``."""
-    return open_stereo_bag(path, *args, **options).samples
+    """Open the pairs of a bag, rectified, in the order of their stamps; arguments and errors as ``open_stereo_bag``.
+
+    A calibration that changes within the bag is a warning: all pairs have the first one.
+    """
+    bag = open_stereo_bag(path, *args, **options)
+    if bag.calibration_changes:
+        _LOG.warning(
+            "%s: the calibration changes within the bag (%d times, first at %s), and all pairs are read with the first "
+            "one, so later depth is wrong: cut the recording there, or give the calibration",
+            path, bag.calibration_changes, bag.changed_at,
+        )  # fmt: skip
+    return bag.samples
 
 
 def open_stereo_bag(
@@ -203,7 +213,10 @@ class _Messages:
                     if topic not in last:  # there is none to use instead
                         raise
                     continue
-                camera = np.concatenate([[info.width, info.height], info.k, info.d, info.r, info.p])
+                roi = info.roi
+                size = [info.width, info.height, info.binning_x, info.binning_y]
+                size += [roi.x_offset, roi.y_offset, roi.width, roi.height]
+                camera = np.concatenate([size, info.k, info.d, info.r, info.p])
                 before = last[topic][1] if topic in last else camera
                 if before.shape != camera.shape or not np.allclose(before, camera, rtol=_ALIKE, atol=1e-9):
                     self.calibration_changes += 1

@@ -147,8 +147,9 @@ class BagStorage:
                 self.path, reason, found, expected, ", ".join(chosen),
             )  # fmt: skip
 
-    def at(self, topic: str, recorded: int) -> Iterator[bytes]:
-        """Yield the messages of a topic that were recorded at this time, ns. Raises FileError: the data is damaged."""
+    def at(self, topic: str, recorded: int) -> list[bytes]:
+        """Return the messages of a topic that were recorded at this time, ns. Raises FileError: the data is damaged."""
+        found: list[bytes] = []
         with self._lock:
             if self._process != os.getpid():  # files that are open in two processes share one position
                 self._open()
@@ -156,11 +157,12 @@ class BagStorage:
             for reader in self._readers:
                 try:
                     if topic in reader.topics:
-                        yield from (_plain(data) for _, _, data in reader.messages([topic], stored, stored + 1))
+                        found += [_plain(data) for _, _, data in reader.messages([topic], stored, stored + 1)]
                 except Exception as error:  # damaged data breaks a parser in any way
                     raise FileError(
                         f"{self.path}, {topic} at {recorded} ns: damaged ({_reason(error)}); fetch it again"
                     ) from error
+        return found
 
     @cached_property
     def _unit(self) -> int:

@@ -59,7 +59,7 @@ class ReplayConfig:
     engine: str = "auto"
     """What runs the networks: auto, torch, openvino, onnxruntime, tensorrt."""
     precision: str = "auto"
-    """auto, float32, bfloat16 or float16."""
+    """auto, float32, bfloat16, float16 or int8."""
     min_depth: float = 0.1
     """Nearer pixels are out of range, of answers and of truth, m."""
     max_depth: float = 80.0

@@ -36,7 +36,7 @@ _HEADINGS = {
     "seen_by_both": "seen by both %", "photometric": "photometric", "left_right": "left-right %",
     "label_valid": "valid %", "label_out_of_range": "out of range %", "label_left_right_mismatch": "mismatch %",
     "label_leaves_image": "leaves image %", "label_vertical_flow": "vertical %", "label_low_confidence": "unsure %",
-    "label_filled_from_mono": "filled %",
+    "label_filled_from_mono": "filled %", "label_unsupported": "unsupported %",
     "within_1_sigma": "within 1 sigma %", "within_2_sigma": "within 2 sigma %", "ause": "AUSE",
 }  # fmt: skip
 _SPEED_HEADINGS = {

@@ -18,12 +18,17 @@ from fg_depth_ros.nodes.common.message_classes import message_class
 _STALE = 1_000_000_000  # ns between a moving transform and the time it is wanted for
 
 
-def subscribe_frames(node: Node, on_message: Callable[[Any, bool], None]) -> None:
-    """Call ``on_message(TFMessage, static)`` for every message. Raises ValueError: tf2_msgs is not installed."""
+def subscribe_frames(node: Node, on_message: Callable[[Any, bool], None]) -> list[Any]:
+    """Call ``on_message(TFMessage, static)`` for every message of the subscriptions that are returned.
+
+    Raises ValueError: tf2_msgs is not installed.
+    """
     kind = message_class("tf2_msgs/msg/TFMessage")
     latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    node.create_subscription(kind, "/tf_static", lambda message: on_message(message, True), latched)
-    node.create_subscription(kind, "/tf", lambda message: on_message(message, False), QoSProfile(depth=100))
+    return [
+        node.create_subscription(kind, "/tf_static", lambda message: on_message(message, True), latched),
+        node.create_subscription(kind, "/tf", lambda message: on_message(message, False), QoSProfile(depth=100)),
+    ]
 
 
 class Frames:

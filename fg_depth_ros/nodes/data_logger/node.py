@@ -34,7 +34,7 @@ from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Fault, Faults
 from fg_depth_ros.nodes.common.running import run_node
 from fg_depth_ros.nodes.common.synchronizing import INPUTS, StereoMessages
 from fg_depth_ros.nodes.data_logger.inputs import INPUT_FAULTS, LoggerInputs
-from fg_depth_ros.nodes.data_logger.parameters import DATA_LOGGER, recorder_config
+from fg_depth_ros.nodes.data_logger.parameters import DATA_LOGGER, TRIGGER_LIMITS, recorder_config
 from fg_depth_ros.nodes.data_logger.topics import TOPIC_FAULTS, GraphTopics, Use
 from fg_depth_ros.nodes.data_logger.trigger_monitor import DEPTH, LABELS, MONITOR_FAULTS, TriggerMonitor, WeightsMonitor
 from fg_depth_ros.recording.definitions import Message, Topic
@@ -119,6 +119,7 @@ class DataLoggerNode(Node):
             f"episodes go to {self.root} (record: {self._record}), pairs come from {self.inputs.topics[INPUTS[0]]} "
             f"and {self.inputs.topics[INPUTS[1]]}"
         )
+        self._warn_without_triggers()
         self._recovery = threading.Thread(target=self._recover, name="recovery", daemon=True)
         self._recovery.start()
 
@@ -192,7 +193,18 @@ class DataLoggerNode(Node):
         else:
             self._before_recovered.append(task)
 
+    def _warn_without_triggers(self) -> None:
+        """Log that nothing will be recorded, where that is so."""
+        if self.parameters["record"] == "triggers" and not any(self.parameters[name] for name in TRIGGER_LIMITS):
+            only = "only the trigger calibration is" if self.parameters["calibration_alarm"] else "no trigger is"
+            self.get_logger().warning(
+                f"record is triggers, and {only} on: set one of {', '.join(TRIGGER_LIMITS)}, or record to continuous, "
+                "or call ~/start or ~/snapshot"
+            )
+
     def _apply(self, changed: set[str]) -> None:
+        if not changed.isdisjoint({"record", *TRIGGER_LIMITS}):
+            self._warn_without_triggers()
         if "record" not in changed:
             return
         before, self._record = self._record, self.parameters["record"]

@@ -11,6 +11,8 @@ from fg_depth_ros.nodes.common.synchronizing import SYNC_PARAMETERS, image_trans
 from fg_depth_ros.recording.recorder import RecorderConfig
 
 MIB, GIB = 2**20, 2**30
+TRIGGER_LIMITS = ("interval_period", "motion_flow", "disagreement_abs_rel", "low_confidence_share")
+"""Parameters that are 0 where their trigger is off."""
 
 DATA_LOGGER = ParameterTable(
     "data_logger_node",

@@ -20,7 +20,7 @@ from fg_depth_ros.recording.definitions import Message, Topic, qos_yaml
 
 TOPIC_FAULTS = ("topics",)
 _WARN_SECONDS = 5.0  # before a topic without publishers is worth a warning
-_LATCHED = 20  # messages of a latched topic that are recorded again in the next episode
+_LATCHED = 500  # messages of a latched topic, of all publishers, that are recorded again in the next episode
 
 
 @dataclass
@@ -117,7 +117,7 @@ class GraphTopics:
         reliable = all(profile.reliability == ReliabilityPolicy.RELIABLE for profile in profiles)
         latched = all(profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for profile in profiles)
         qos = QoSProfile(
-            depth=self._depth,
+            depth=max(self._depth, _LATCHED) if latched else self._depth,
             reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
             durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
         )

@@ -134,20 +134,24 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
     def reduce_scale(self) -> float | None:
         """Load the same model at a smaller inference_scale after memory ran out. Returns the new scale.
 
-        None when it cannot be lower, or when even the smallest one does not fit.
+        None when it cannot be lower, or when even the smallest one does not fit. A model that was swapped or dropped
+        meanwhile stays so.
         """
-        if self.estimator is None:
+        before = self.estimator
+        if before is None:
             return None
-        config, scale = self.estimator.config, self.scale
+        config, scale = before.config, self.scale
         while scale > _SMALLEST_SCALE:
             scale = max(_SMALLEST_SCALE, round(scale * _SCALE_STEP, 3))
             config = dataclasses.replace(config, inference_scale=scale)
             try:
-                self.load(config)
+                smaller = self._loaded(config)
             except OutOfMemory:
                 continue
-            self.scale_limit = scale
-            return scale
+            with self._lock:
+                if self.estimator is before:
+                    self.estimator, self.scale_limit = smaller, scale
+                return scale if self.estimator is None else self.scale
         return None
 
     def release(self) -> None:
@@ -156,7 +160,8 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
             thread = self._thread
         if thread is not None:
             thread.join()
-        self.estimator = None
+        with self._lock:
+            self.estimator, self.failure = None, None  # of a model that nobody wants any more
 
     def _request(self, config: ConfigT) -> None:
         """Request a configuration; the lock is held."""
@@ -190,7 +195,8 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
                 self._finish(config, text)
                 self._on_failed(config, text)
             else:
-                self.estimator = estimator
+                with self._lock:
+                    self.estimator = estimator
                 self._finish(config)
                 self._on_swapped(estimator)
 

@@ -80,9 +80,10 @@ class StereoOutputs:
     def __init__(self, node: LifecycleNode, parameters: DeclaredParameters, faults: Faults) -> None:
         self._node, self._parameters, self._faults = node, parameters, faults
         self._frames, self._no_frames = Frames(), ""
+        self._tf: list[Any] = []  # subscriptions
         if parameters["cloud_frame"]:
             try:
-                subscribe_frames(node, self._frames.add)
+                self._tf = subscribe_frames(node, self._frames.add)
             except ValueError as error:
                 self._no_frames = f"/tf: {error}"
         topics = TOPICS | {MONO_TOPIC: Image} | TEMPORAL_TOPICS
@@ -136,7 +137,10 @@ class StereoOutputs:
             self._send("temporal_flow/image_color", fill_image(Image(), colour_flow(flow), "rgb8", header))
 
     def destroy(self) -> None:
-        """Destroy the publishers."""
+        """Destroy the publishers, and the subscriptions of frames."""
+        for subscription in self._tf:
+            self._node.destroy_subscription(subscription)
+        self._tf.clear()
         for publisher in self._publishers.values():
             self._node.destroy_lifecycle_publisher(publisher)
         self._publishers.clear()

@@ -160,6 +160,11 @@ class VerticalFlowCheck:
         self._found: deque[VerticalFlow] = deque(maxlen=_MEDIAN_OF)
         self._next = 0.0
 
+    def reset(self) -> None:
+        """Begin again with the next pair."""
+        self._found.clear()
+        self._next = 0.0
+
     def due(self, period: float) -> bool:
         """Tell whether to measure; ``period``: s, 0 = never."""
         return period > 0 and time.monotonic() >= self._next

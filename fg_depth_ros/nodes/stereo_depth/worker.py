@@ -157,6 +157,8 @@ class StereoWorker:
             if images.rig is not self._rig:
                 self._features.reset(rectified_inside=self._decoder.rectified_inside != "no")
                 self._exchange.reset()
+                self._vertical_flow.reset()
+                self._temporal.reset()
                 self._rig = images.rig
             if self._features.pending:
                 self._features.check(images.left, images.right, images.rig.doffs)
