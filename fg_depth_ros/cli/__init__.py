@@ -110,7 +110,6 @@ COMMANDS: dict[str, dict[str, _Entry | _Group]] = {
 RENAMED = {
     "--grow": "--load-partial",
     "--leaving": "--anchor",
-    "--stamps": "--cutouts",
     "--validation-pairs": "--validation-scenes",
     "--watch-frames": "--test-frames",
 }

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from fg_depth_ros.cli.app import check_folder, save, say, show
-from fg_depth_ros.cli.options import Device, Engine, Json, Precision
+from fg_depth_ros.cli.options import Device, Engine, Json, PairTopics, Precision, Settings
 from fg_depth_ros.evaluation.replay.promotion import ALL_SETS, Decision, Margins, decide
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ NodeName = Annotated[str, typer.Option(help="A running depth node to set the wei
 
 def promote(
     weights: Annotated[Path, typer.Argument(help="Weights file that is to be used from now on.")],
+    topics: Settings[PairTopics],
     bags: Annotated[list[Path], typer.Option(help="Recordings to evaluate on, not trained on; may be repeated.")] = [],
     against: Annotated[
         str, typer.Option(help="Weights file or model to compare with; default: what is in use, else the shipped.")
@@ -66,7 +67,7 @@ def promote(
         check_folder(folder)
     if bags:
         current = _current(place, against, card.name)
-        running: dict[str, Any] = {"device": device, "engine": engine, "precision": precision}
+        running: dict[str, Any] = {"device": device, "engine": engine, "precision": precision, **topics().given()}
         report, decision = _compare(bags, of_weights(weights), current, margins, every, running)
         if report is None or decision is None:
             return  # another process of the launcher goes on
@@ -204,7 +205,7 @@ def _compare(
 ) -> tuple[Report | None, Decision | None]:  # fmt: skip
     """Evaluate both side by side on the bags; None in all but the first process.
 
-    ``running``: device, engine and precision of both.
+    ``running``: device, engine and precision of both; topics of the bags.
     """
     from fg_depth_ros.cli.replay import print_left_out
     from fg_depth_ros.evaluation.replay.config import ReplayConfig

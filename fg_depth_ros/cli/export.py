@@ -65,7 +65,9 @@ def export(
 
 
 def compile(
-    model: Annotated[list[str] | None, typer.Argument(help="Networks.", show_default="those of the node")] = None,
+    model: Annotated[
+        list[str] | None, typer.Argument(help="Networks.", show_default="of the weights, else the node's")
+    ] = None,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the camera's images.")] = "640x480",
     doffs: Annotated[float, typer.Option(help="cx of the right camera minus cx of the left one, px.")] = 0.0,
     weights: Weights = "",
@@ -80,9 +82,10 @@ def compile(
     Example: `fg-depth compile --size 1280x720`
     """
     from fg_depth_ros.inference import EngineError, open_estimator
+    from fg_depth_ros.networks import load_checkpoint
 
     width, height = image_size_of(size)
-    for name in model or ["flownet_stereo", "flownet_lite"]:
+    for name in model or ([load_checkpoint(Path(weights))[1].name] if weights else ["flownet_stereo", "flownet_lite"]):
         estimator = open_estimator(name, weights=weights, engine=engine, precision=precision, device=device)
         estimator.warm_up(width, height, doffs)
         what = " ".join(filter(None, (estimator.model_name, estimator.engine, estimator.precision, size)))

@@ -59,6 +59,11 @@ def finetune(
     log_to_terminal()
     sizes = {} if size == "auto" else dict(zip(("width", "height"), image_size_of(size), strict=True))
     # before the bags are read: settings that do not fit are refused at once
+    ours, others = (stereo_network, depth) if stereo else (depth, stereo_network)
+    if unused := sorted(others.keywords.keys() - ours.keywords.keys()):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+        of = "depth from one image; stereo weights to begin with are --stereo-weights" if stereo else "--stereo"
+        raise ValueError(f"{names}: of {of}")
     tuning: DepthFinetuning | StereoFinetuning
     if stereo:
         tuning = stereo_network(out=str(out), weights=stereo_weights, **sizes)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fg_depth_ros.cli.app import console, progress, say
-from fg_depth_ros.cli.options import PairTopics, Real, Settings, image_size_of
+from fg_depth_ros.cli.options import PairTopics, Real, Settings, Without, image_size_of
 from fg_depth_ros.training.depth.config import PRESETS, DepthLossConfig, DistillTraining, MaskConfig
 from fg_depth_ros.training.flow.config import FlowTraining
 from fg_depth_ros.training.stereo.config import StereoTraining
@@ -60,7 +60,7 @@ def flow(out: Out, config: Settings[FlowTraining], option: Option = [], real: Re
 
 def distill(
     out: Out,
-    config: Settings[DistillTraining],
+    config: Annotated[Settings[DistillTraining], Without(["width", "height"])],
     mask: Settings[MaskConfig],
     losses: Settings[DepthLossConfig],
     topics: Settings[PairTopics],

@@ -36,6 +36,8 @@ class Score:
     sums: dict[str, Metrics] = field(default_factory=dict)
     per_image: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
+    warm: set[tuple[int, ...]] = field(default_factory=set)
+    """Shapes of images that the method has run on before."""
 
     def add(self, sums: Mapping[str, Metrics], metrics: dict[str, float], seconds: float) -> None:
         """Add the sums, the metrics and the time of one sample."""
@@ -244,8 +246,9 @@ def _evaluate_sample(
         if runner is None:
             continue
         if id(runner) not in found:
-            if not scores[name].per_image:
-                task.estimate(runner, inputs)  # the first call loads and warms up: not counted
+            if image.shape not in scores[name].warm:
+                task.estimate(runner, inputs)  # the first call of a size loads, compiles and warms up: not counted
+                scores[name].warm.add(image.shape)
             begin = time.perf_counter()
             found[id(runner)] = task.estimate(runner, inputs), time.perf_counter() - begin
         answer, seconds = found[id(runner)]

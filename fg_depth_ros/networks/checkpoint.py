@@ -136,8 +136,9 @@ def load_partial(network: torch.nn.Module, weights: Mapping[str, torch.Tensor]) 
 
     The leading corner of a tensor is copied to the leading corner of the one with its name. The rest keeps its values,
     except that old channels get no input from new ones (zero): where every layer is larger, the network first computes
-    what the smaller one did (after Net2Net, Chen et al. 2016, with fresh instead of copied channels). Returns the names
-    of the network's tensors that keep their own values: no tensor of that name and rank was found.
+    what the smaller one did (after Net2Net, Chen et al. 2016, with fresh instead of copied channels). Not so behind a
+    concatenation whose first part has grown: the channels of the others are not where they were. Returns the names of
+    the network's tensors that keep their own values: no tensor of that name and rank was found.
     """
     fresh = []
     for name, target in network.state_dict().items():

@@ -45,7 +45,7 @@ def scaled_grid(height: int, width: int, device: torch.device | None = None) -> 
     return 2 / max(width - 1, 1) * xs - 1, 2 / max(height - 1, 1) * ys - 1
 
 
-def warp(second: torch.Tensor, flow: torch.Tensor, padding_mode: str = "border") -> torch.Tensor:
+def warp(second: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
     """Read N x C x H x W where the flow (N x 2 x H x W px) points to: result(x, y) = second(x + u, y + v); bilinear."""
     height, width = second.shape[-2:]
     here = torch.stack(scaled_grid(height, width, flow.device))
@@ -53,14 +53,14 @@ def warp(second: torch.Tensor, flow: torch.Tensor, padding_mode: str = "border")
     # takes the factor for that of an int8 tensor, and rounds the result.
     scale = torch.stack([torch.full_like(here[0], 2 / max(side - 1, 1)) for side in (width, height)])
     places = (flow.float() * scale + here).permute(0, 2, 3, 1)
-    return sample_at(second.float(), places, padding_mode).to(second.dtype)
+    return sample_at(second.float(), places, "border").to(second.dtype)
 
 
-def sample_bilinear(field: torch.Tensor, places: torch.Tensor, padding_mode: str = "border") -> torch.Tensor:
+def sample_bilinear(field: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """Read N x C x H x W at places between its pixels, N x 2 x h x w px (column, row); N x C x h x w, bilinear."""
     h, w = field.shape[-2:]
     grid = torch.stack([2 * places[:, 0] / max(w - 1, 1) - 1, 2 * places[:, 1] / max(h - 1, 1) - 1], -1)
-    return sample_at(field, grid, padding_mode)
+    return sample_at(field, grid, "border")
 
 
 def sample_at(field: torch.Tensor, grid: torch.Tensor, padding_mode: str) -> torch.Tensor:

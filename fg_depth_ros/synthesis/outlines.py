@@ -49,9 +49,9 @@ def _fitted(points: np.ndarray) -> np.ndarray:
     return (points - (low + high) / 2) * (2 / max(float((high - low).max()), 1e-6))
 
 
-def _radial(rng: np.random.Generator, points: int = 256) -> tuple[np.ndarray, np.ndarray]:
+def _radial(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Angles and a smooth radius around them, 0 .. 1."""
-    angle = np.linspace(0, 2 * np.pi, points, endpoint=False)
+    angle = np.linspace(0, 2 * np.pi, 256, endpoint=False)
     radius = np.ones_like(angle)
     rough = rng.uniform(0.0, 0.5)
     for order in range(2, int(rng.integers(3, 9))):

@@ -10,15 +10,15 @@ import numpy as np
 Scene = TypeVar("Scene")
 Render = Callable[[list[int]], Sequence[Sequence[Scene]]]
 """Renders the scenes with these numbers; returns one or more views of each."""
-_LANES = 4  # independent pools; more worker processes than these would render scenes twice
+_LANES = 4  # independent pools; numbers of worker processes that do not divide this render scenes twice
 
 
 class ScenePool(Generic[Scene]):
     """Make batches from a sliding window of rendered scenes.
 
-    Batch number ``b`` belongs to lane ``b % 4``, and every lane has a window of its own, so that up to four workers
-    share the rendering. What a batch holds is a function of its number and the seed alone: a resumed run, or one with
-    another number of workers, sees the same batches.
+    The batch with the index ``b`` belongs to lane ``b % 4``, and every lane has a window of its own, so that 2 or 4
+    workers share the rendering. What a batch holds is a function of its index, its numbers and the seed alone: a
+    resumed run, or one with another number of workers, sees the same batches.
 
     Args:
         render: renders scenes by number.
@@ -45,10 +45,13 @@ class ScenePool(Generic[Scene]):
         self.size, self.uses, self.seed = size, uses, seed
         self._scenes: dict[int, Sequence[Scene]] = {}
 
-    def batch(self, numbers: list[int]) -> Any:
-        """Return the batch that is made of these consecutive sample numbers."""
-        turn, lane = divmod(numbers[0] // len(numbers), _LANES)
-        first = turn * len(numbers) // self.uses
+    def batch(self, numbers: list[int], index: int | None = None) -> Any:
+        """Return the batch with this index, which is made of these consecutive sample numbers.
+
+        None: the index that follows from the numbers where all batches have the same length.
+        """
+        index = numbers[0] // len(numbers) if index is None else index
+        lane, first = index % _LANES, numbers[0] // (_LANES * self.uses)
         window = [(first + i) * _LANES + lane for i in range(self.size)]
         for number in [n for n in self._scenes if n % _LANES == lane and n < window[0]]:
             del self._scenes[number]

@@ -14,6 +14,7 @@ from fg_depth_ros.data.bags.writing import write_stereo_bag
 from fg_depth_ros.data.datasets.stereo import motorcycle
 from fg_depth_ros.data.io.formats import read_kitti_disparity, read_pfm, read_png_depth, write_image
 from fg_depth_ros.evaluation.reports.results import write_disparity
+from fg_depth_ros.networks.registry import weights_path
 
 
 @pytest.fixture
@@ -250,6 +251,14 @@ def test_compile_keeps_what_the_node_will_load(run, tmp_path, monkeypatch):
         assert f"flownet_stereo openvino float32 160x96: {said}" in text
         assert "sgbm 160x96: nothing to compile" in text
     assert engine.built == [(192, 96)]
+
+
+def test_compile_takes_the_network_of_the_weights(run, tmp_path, monkeypatch):
+    StandIn.installed(monkeypatch, tmp_path / "engines")
+    monkeypatch.delenv("FG_DEPTH_ENGINE")
+    status, text = run("compile", "--weights", weights_path("flownet_lite"), "--size", "128x64")
+    assert status == 0, text
+    assert text.count("compiled in") == text.count("flownet_lite") == 1
 
 
 def test_compile_says_when_the_engine_fails(run, tmp_path, monkeypatch):

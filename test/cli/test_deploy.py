@@ -82,6 +82,7 @@ def test_what_cannot_be_judged_is_refused_before_any_work(run, call, store, bags
         ((tmp_path / "none.safetensors", "--bags", bags), "none.safetensors does not exist"),
         ((tmp_path / "bad.safetensors", "--bags", bags), "bad.safetensors is not a readable safetensors file"),
         ((good, "--bags", tmp_path / "gone"), "gone: no such bag or folder"),
+        ((good, "--bags", bags, "--left", "/cam0"), "no topic '/cam0'"),
         ((good, "--bags", bags, "--metric", "beauty"), "unknown measure beauty: choose among abs_rel"),
         ((good, "--bags", bags, "--margin", "-1"), "margins must be 0 or more"),
         ((tmp_path / "stereo.safetensors", "--bags", bags, "--against", good), "compare weights of one kind"),

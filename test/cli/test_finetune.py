@@ -49,6 +49,9 @@ def test_a_mistake_is_one_clear_line(run, tmp_path, bags):
     refused("no such bag or folder; check the path", "--bags", tmp_path / "gone", "--steps", 1)
     refused("unknown loss 'l2'", "--bags", bags, "--steps", 1, "--loss", "l2")
     refused("unknown split 'halves'; known: bag, blocks, end", "--bags", bags, "--steps", 1, "--split", "halves")
+    refused("--anchor: of --stereo", "--bags", bags, "--steps", 1, "--anchor", 0.5)
+    refused("--weights, --zoom: of depth from one image; stereo weights to begin with are --stereo-weights",
+            "--bags", bags, "--steps", 1, "--stereo", "--weights", "depthnet_lite", "--zoom", 2)  # fmt: skip
     refused("no camera_info for /left/image_rect", "--bags", bags / "ep_c", "--steps", 1)
     refused("unknown model 'flownet_stereo'", "--bags", bags, "--steps", 1, "--weights", "flownet_stereo")
     assert not list((tmp_path / "out").glob("*.safetensors"))

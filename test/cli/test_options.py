@@ -109,6 +109,14 @@ def test_an_option_of_before_is_refused_with_its_name_of_today(run: object, old:
     assert status == 2 and RENAMED[old] in text
 
 
+def test_no_option_of_today_is_refused_as_one_of_before(run: object) -> None:
+    for commands in COMMANDS.values():
+        for name, entry in commands.items():
+            for words in [[name, each] for each in entry.commands] if hasattr(entry, "commands") else [[name]]:
+                _, text = run(*words, "--help")  # type: ignore[operator]
+                assert not set(re.findall(r"--[a-z][\w-]*", text)) & RENAMED.keys(), words
+
+
 def test_every_command_of_the_overview_can_be_imported(run: object) -> None:
     for commands in COMMANDS.values():
         for name, entry in commands.items():

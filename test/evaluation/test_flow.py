@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -188,6 +190,21 @@ def test_known_errors_give_known_numbers(tmp_path):
     written = read_report(tmp_path / "report.json").rows[0]["metrics"]
     assert written["epe_10_40"] is None
     assert written["epe"] == pytest.approx(metrics["epe"])
+
+
+def test_the_first_call_of_a_size_is_not_timed(tmp_path):
+    class Compiling(FakeEstimator):
+        known: ClassVar[set] = set()
+
+        def estimate(self, first, second):
+            if first.shape not in self.known:
+                time.sleep(0.5)
+            self.known.add(first.shape)
+            return super().estimate(first, second)
+
+    pairs = [sample(tmp_path, name, everywhere(4, 3, width=width)) for name, width in (("a", 64), ("b", 72), ("c", 64))]
+    report = evaluate(FlowTask(), {"sizes": pairs}, {"compiling": Compiling(4, 3)}, model={}, show_progress=False)
+    assert row_of(report, "compiling")["metrics"]["seconds"] < 0.1
 
 
 def test_a_sheet_shows_each_pair(tmp_path):

@@ -171,6 +171,9 @@ def test_the_environment_says_what_auto_takes(monkeypatch: pytest.MonkeyPatch, s
     monkeypatch.setenv("FG_DEPTH_ENGINE", "torch")
     assert select_engine("auto", "auto", CPU).engine.name == "torch"
     assert select_engine("openvino", "auto", CPU).engine.name == "openvino"
+    monkeypatch.setenv("FG_DEPTH_ENGINE", "torch")
+    with pytest.raises(ValueError, match="does not compute in int8.*FG_DEPTH_ENGINE in the environment says: unset it"):
+        select_engine("auto", "int8", CPU)
     monkeypatch.setenv("FG_DEPTH_ENGINE", "warp")
     with pytest.raises(ValueError, match="FG_DEPTH_ENGINE = 'warp' is unknown; set it to one of auto, torch"):
         select_engine("auto", "auto", CPU)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -25,7 +26,6 @@ from fg_depth_ros.training.depth.dataset import (
     SceneDataset,
     load_sample,
 )
-from fg_depth_ros.training.depth.flow_mask import prior_flow_mask
 from fg_depth_ros.training.depth.pairs import TrainingPair, open_pair_sets, prepare_set
 from fg_depth_ros.training.depth.teacher import PredictionCache, Teacher
 
@@ -76,25 +76,37 @@ def teach(tmp_path, pairs):
 
 
 def dataset(usable, cache, seed=0):
-    return PairDataset(usable, partial(load_sample, cache=cache, width=96, height=64), cache, seed)
+    return PairDataset(usable, partial(load_sample, cache=cache, mask=MASK, width=96, height=64), cache, seed)
 
 
 def test_a_sample_at_half_the_size_has_the_depth_of_the_whole(tmp_path):
     """Disparity 8 px at 200 px * 0.1 m is 2.5 m; at 96 of 160 columns both are 0.6 of it."""
     left, right = wall(8)
     (one,), cache = teach(tmp_path, [made_pair(left, right, truth=np.full((HEIGHT, WIDTH), 8, np.float32))])
-    pairs, prediction = load_sample(one, cache, 96, 64)
+    pairs, prediction = load_sample(one, cache, MASK, 96, 64)
     assert pairs.left.shape == pairs.right.shape == (1, 3, 64, 96) and pairs.left.dtype == torch.uint8
     np.testing.assert_array_equal(
         pairs.left[0].permute(1, 2, 0), cv2.resize(left, (96, 64), interpolation=cv2.INTER_AREA)
     )
     assert pairs.focal.tolist() == pytest.approx([120.0]) and pairs.baseline.tolist() == pytest.approx([0.1])
     torch.testing.assert_close(pairs.truth, torch.full((1, 1, 64, 96), 2.5))
-    mask = prior_flow_mask(prediction, pairs.focal, pairs.baseline, MASK)
+    mask = torch.isfinite(prediction.disparity)
     assert mask.float().mean() > 0.6
     assert (prediction.disparity[mask] - 4.8).abs().median() < 0.05
     assert (120.0 * 0.1 / prediction.disparity[mask] - 2.5).abs().median() < 0.03
-    assert not load_sample(TrainingPair(one.pair), None, 96, 64)[1]  # without a key nobody was asked
+    assert not load_sample(TrainingPair(one.pair), None, MASK, 96, 64)[1]  # without a key nobody was asked
+
+
+def test_the_bounds_of_the_mask_are_pixels_of_the_pair_not_of_the_training(tmp_path):
+    """The right view says 3 px less: more than 1.5 px of the pair, and less of a picture of four tenths of its size."""
+    (one,), cache = teach(tmp_path, [made_pair(*wall(8))])
+    whole = cache.load(one.key)
+    apart = whole._replace(right_disparity=whole.disparity - 3)
+    for known, share in ((whole, 0.5), (apart, 0.0)):
+        with_known = SimpleNamespace(load=lambda key, known=known: known)
+        _, prediction = load_sample(one, with_known, MASK, 64, 32)
+        assert torch.isfinite(prediction.disparity).float().mean() >= share
+    assert not torch.isfinite(prediction.disparity).any()
 
 
 def test_different_principal_columns_do_not_change_the_depth(tmp_path):
@@ -102,7 +114,7 @@ def test_different_principal_columns_do_not_change_the_depth(tmp_path):
     moved = replace(RIG, cx_right=RIG.cx + 5)
     truth = np.full((HEIGHT, WIDTH), 3, np.float32)
     (one,), cache = teach(tmp_path, [made_pair(*wall(3), rig=moved, truth=truth)])
-    pairs, prediction = load_sample(one, cache, WIDTH, HEIGHT)
+    pairs, prediction = load_sample(one, cache, MASK, WIDTH, HEIGHT)
     torch.testing.assert_close(pairs.truth, torch.full((1, 1, HEIGHT, WIDTH), 2.5))
     known = torch.isfinite(prediction.disparity)
     assert (prediction.disparity[known] - 8).abs().median() < 0.05
@@ -130,7 +142,7 @@ def test_what_was_read_is_not_read_again(tmp_path):
 
     def load(one):
         loaded.append(one.pair.name)
-        return load_sample(one, cache, 96, 64)
+        return load_sample(one, cache, MASK, 96, 64)
 
     source = PairDataset(usable, load)
     for numbers in ([0, 1], [2, 3]):

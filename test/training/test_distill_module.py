@@ -20,6 +20,7 @@ from fg_depth_ros.training.depth.batch import PairBatch, TeacherPrediction
 from fg_depth_ros.training.depth.config import PRESETS, ColourJitter, DistillTraining
 from fg_depth_ros.training.depth.dataset import MixedBatch
 from fg_depth_ros.training.depth.distill import DistillModule, train_distill
+from fg_depth_ros.training.depth.flow_mask import masked
 from fg_depth_ros.training.depth.module import distill_batch, replace_bad
 from fg_depth_ros.training.depth.pairs import PairCounts
 from fg_depth_ros.training.depth.teacher import Teacher
@@ -42,7 +43,7 @@ def made(disparities, width=8, height=4):
 def test_a_batch_for_the_losses_by_hand():
     """Disparity 2 in 8 columns: the match of columns 0 and 1 leaves the image; what is masked has disparity 0."""
     pairs, prediction = made([2, 0])
-    batch = distill_batch(pairs, prediction, MASK)
+    batch = distill_batch(pairs, masked(prediction, pairs.focal, pairs.baseline, MASK), MASK)
     assert batch.mask[0, 0, 0].tolist() == [False] * 2 + [True] * 6 and not batch.mask[1].any()
     assert batch.disparity[0, 0, 0].tolist() == [0.0] * 2 + [2.0] * 6 and not batch.disparity[1].any()
     torch.testing.assert_close(batch.target, pairs.left / 255)
@@ -193,7 +194,10 @@ def test_depth_of_another_camera_is_judged_in_metres():
 
 def test_the_truth_is_the_reference_where_there_is_any():
     pairs, prediction = made([4])
-    assert validation_sample(pairs, prediction, MASK).name != TEACHER
-    found = validation_sample(pairs._replace(truth=torch.full_like(pairs.truth, math.nan)), prediction, MASK)
+    assert validation_sample(pairs, prediction).name != TEACHER
+    found = validation_sample(
+        pairs._replace(truth=torch.full_like(pairs.truth, math.nan)),
+        masked(prediction, pairs.focal, pairs.baseline, MASK),
+    )
     assert found.name == TEACHER
     assert np.isnan(found.truth()[:, :4]).all() and (found.truth()[:, 4:] == 5.0).all()  # 40 px * 0.5 m / 4 px

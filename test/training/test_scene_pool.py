@@ -61,6 +61,20 @@ def test_no_worker_renders_what_another_one_renders():
     assert not renderers[0].rendered.keys() & renderers[1].rendered.keys()
 
 
+@pytest.mark.parametrize("workers", [2, 4])
+def test_batches_of_unequal_length_are_shared_too(workers):
+    renderers = [Renderer() for _ in range(workers)]
+    pools = [pool_of(renderer, size=16) for renderer in renderers]
+    first = 0
+    for index in range(200):
+        count = 2 + index % 2
+        pools[index % workers].batch(list(range(first, first + count)), index)
+        first += count
+    assert len(sum((renderer.rendered for renderer in renderers), Counter())) == sum(
+        len(renderer.rendered) for renderer in renderers
+    )
+
+
 def test_views_of_a_scene_are_used_alike():
     pool = ScenePool(
         lambda numbers: [[(n, view) for view in "ab"] for n in numbers], lambda s, rng: s, list, size=8, uses=4, seed=0

@@ -267,6 +267,8 @@ def test_unusable_settings_and_folders_are_named(tmp_path):
         StereoTraining(steps=1, width=100, height=64)
     with pytest.raises(ValueError, match="load_partial needs weights"):
         StereoTraining(steps=1, load_partial=True)
+    with pytest.raises(ValueError, match="options {'deep': 48} are of a fresh network"):
+        StereoTraining(steps=1, weights="flownet_stereo", options={"deep": 48})
     with pytest.raises(ValueError, match="pool and uses must be at least 1, got 0 and 8"):
         StereoTraining(steps=1, pool=0)
     with pytest.raises(ValueError, match="share of the scenes, 0 to 1, got 1.5"):

@@ -117,7 +117,7 @@ def _replay_bags(named: Sequence[tuple[str, Path]], config: ReplayConfig, track:
     truth = TruthOptions(
         config.truth_topic, config.lidar_topic, config.transform, config.lidar_slop, config.camera_frame
     )
-    warm: set[tuple[int, int]] = set()
+    warm: set[tuple[float, ...]] = set()
     for name, bag in named:
         result = _BagResult(BagEvaluation(name, config), methods=[loaded.identity for loaded in methods])
         try:
@@ -133,16 +133,20 @@ def _replay_bags(named: Sequence[tuple[str, Path]], config: ReplayConfig, track:
 
 
 def _replay_pairs(
-    result: _BagResult, samples: list[StereoSample], methods: Sequence[Loaded], track: Track, warm: set[tuple[int, int]]
+    result: _BagResult,
+    samples: list[StereoSample],
+    methods: Sequence[Loaded],
+    track: Track,
+    warm: set[tuple[float, ...]],
 ) -> None:
     name, evaluated = result.evaluation.name, 0
     for sample in track(samples, name, len(samples)):
         rig = sample.require_rig()
-        size = (rig.width, rig.height)
+        size = (rig.width, rig.height, rig.doffs)  # where the search begins follows doffs, and with it what is compiled
         if result.evaluation.config.timings and size not in warm:
             warm.add(size)
             for loaded in methods:
-                loaded.estimator.warm_up(*size)
+                loaded.estimator.warm_up_for(rig)
         try:
             result.evaluation.add(sample, methods)
             evaluated += 1

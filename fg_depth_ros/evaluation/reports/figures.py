@@ -56,11 +56,11 @@ def colour_error(prediction: np.ndarray, truth: np.ndarray, max_error: float = 4
     return colours
 
 
-def colour_relative_error(depth: np.ndarray, reference: np.ndarray, max_error: float = 0.25) -> np.ndarray:
+def colour_relative_error(depth: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Colour ``|depth / reference - 1|`` (H x W, same unit) as ``colour_error``; a sparse reference is spread."""
     with np.errstate(divide="ignore", invalid="ignore"):
         error = visible(np.abs(depth / reference - 1).astype(np.float32))
-    return colour_error(error, np.where(np.isfinite(visible(reference)), np.float32(0), np.float32(np.nan)), max_error)
+    return colour_error(error, np.where(np.isfinite(visible(reference)), np.float32(0), np.float32(np.nan)), 0.25)
 
 
 def depth_range(depth: np.ndarray, default: tuple[float, float] = (1.0, 10.0)) -> tuple[float, float]:

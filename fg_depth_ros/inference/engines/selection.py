@@ -50,9 +50,12 @@ def select_engine(engine: str, precision: str, device: torch.device, *, int8: bo
         problem = f"engine {engine} is {missing}" if missing.startswith("not") else f"engine {engine}: {missing}"
         possible = "auto" if precision == "int8" else precision
         return Selection(TORCH, _precision(TORCH, possible, device, int8), "instead of a missing engine", problem)
-    return Selection(
-        chosen, _precision(chosen, precision, device, int8), "as set" if asked != "auto" else f"as {VARIABLE} says"
-    )
+    if asked != "auto":
+        return Selection(chosen, _precision(chosen, precision, device, int8), "as set")
+    try:
+        return Selection(chosen, _precision(chosen, precision, device, int8), f"as {VARIABLE} says")
+    except ValueError as error:
+        raise ValueError(f"{error}; the engine is what {VARIABLE} in the environment says: unset it") from error
 
 
 def _automatic(precision: str, device: torch.device, int8: bool) -> Selection:

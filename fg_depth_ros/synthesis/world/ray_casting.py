@@ -197,10 +197,10 @@ class Candidates:
         there = torch.from_numpy(np.ascontiguousarray(values)).to(self._row.device, kind)
         return there[self._spans.item][self._row]
 
-    def along(self, slopes: np.ndarray, offset: np.ndarray | float = 0.0) -> torch.Tensor:
-        """Evaluate G x 3 factors of (column, row, 1), plus ``offset`` G, for every candidate."""
+    def along(self, slopes: np.ndarray) -> torch.Tensor:
+        """Evaluate G x 3 factors of (column, row, 1) for every candidate."""
         device = self._row.device
-        table = torch.from_numpy(np.stack([slopes[:, 0], slopes[:, 1], slopes[:, 2] + offset])).to(device)
+        table = torch.from_numpy(np.stack([slopes[:, 0], slopes[:, 1], slopes[:, 2]])).to(device)
         table = table[:, self._spans.item]
         # What is the same along a row is worked out once for the row, in double precision.
         start = (table[1] * self._spans.y + table[2]).float()

@@ -16,6 +16,8 @@ from fg_depth_ros.geometry import StereoRig, disparity_to_depth
 from fg_depth_ros.geometry.resize import resize_image, resize_nearest, size_with_area
 from fg_depth_ros.synthesis.world.generator import WorldBatch, WorldGenerator
 from fg_depth_ros.training.depth.batch import PairBatch, TeacherPrediction, concatenated
+from fg_depth_ros.training.depth.config import MaskConfig
+from fg_depth_ros.training.depth.flow_mask import masked
 from fg_depth_ros.training.depth.pairs import BadPair, PairCounts, TrainingPair, checked_images, remove_doffs, to_tensor
 from fg_depth_ros.training.depth.teacher import PredictionCache
 from fg_depth_ros.training.scene_pool import ScenePool
@@ -76,8 +78,10 @@ def load_whole(one: TrainingPair) -> PairBatch:
     return PairBatch(to_tensor(left), to_tensor(right), focal, baseline, torch.from_numpy(truth)[None, None])
 
 
-def load_sample(one: TrainingPair, cache: PredictionCache | None, width: int, height: int) -> Sample:
-    """Load a pair at the training's size, and what the teacher predicted for it. Raises BadPair, FileError."""
+def load_sample(
+    one: TrainingPair, cache: PredictionCache | None, mask: MaskConfig, width: int, height: int
+) -> Sample:  # fmt: skip
+    """Load a pair at the training's size, and what the teacher predicted for it, masked. Raises BadPair, FileError."""
     whole = load_whole(one)
     rig = one.pair.rig
     assert rig is not None
@@ -87,10 +91,8 @@ def load_sample(one: TrainingPair, cache: PredictionCache | None, width: int, he
     pairs = PairBatch(left, right, torch.tensor([fit.focal(rig)], dtype=torch.float32), whole.baseline, truth)
     if not one.key or cache is None:
         return pairs, None
-    full = cache.load(one.key)
-    across, down = fit.resized_width / rig.width, fit.resized_height / rig.height
-    assert full.right_disparity is not None
-    fields = ((full.disparity, across), (full.vertical, down), (full.right_disparity, across))
+    full = masked(cache.load(one.key), torch.tensor([rig.fx]), whole.baseline, mask)
+    fields = ((full.disparity, fit.resized_width / rig.width), (full.vertical, fit.resized_height / rig.height))
     scaled = [
         torch.from_numpy(fit.field(field[0, 0].numpy()) * np.float32(scale))[None, None] for field, scale in fields
     ]
@@ -166,13 +168,17 @@ class SceneDataset:
             for shape in range(len(self.renderers))
         ]
 
-    def pairs(self, numbers: Sequence[int]) -> PairBatch:
-        """Render the scenes with these numbers, of one turn, or draw from the pool; the sky has no true depth."""
+    def pairs(self, numbers: Sequence[int], index: int = 0) -> PairBatch:
+        """Render the scenes with these numbers, of one turn, or draw from the pool; the sky has no true depth.
+
+        ``index``: of the batch that they are for.
+        """
         turn, shape = divmod(numbers[0] // self.turn, len(self.renderers))
         if self.uses == 1:
             return self._render(shape, numbers)
-        first = numbers[0] if len(self.renderers) == 1 else turn * self.turn
-        return self._pools[shape].batch([first + i for i in range(len(numbers))])
+        if len(self.renderers) == 1:
+            return self._pools[shape].batch(list(numbers), index)
+        return self._pools[shape].batch([turn * self.turn + i for i in range(len(numbers))], turn)
 
     def _views(self, shape: int, numbers: Sequence[int]) -> list[list[PairBatch]]:
         # The shapes count through different scenes.
@@ -226,6 +232,7 @@ class MixedDataset:
                 files.append(number - before)
         loaded, counts = self.pairs.samples(files) if self.pairs is not None and files else ([], PairCounts())
         here = self.scenes is not None and self.render_here and rendered
-        scenes = self.scenes.pairs(rendered) if here else None  # type: ignore[union-attr]
+        index = numbers[0] // len(numbers)
+        scenes = self.scenes.pairs(rendered, index) if here else None  # type: ignore[union-attr]
         to_render = torch.tensor([] if here else rendered, dtype=torch.int64)
         return MixedBatch(torch.tensor(numbers), loaded, scenes, to_render, counts)

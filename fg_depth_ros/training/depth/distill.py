@@ -95,7 +95,7 @@ def train_distill(
     rigs = [pair.rig for pairs in split.training.values() for pair in pairs if pair.rig is not None]
     module = DistillModule(config, _canonical_focal(config, rigs), teacher)
     _warn_cropped(config, rigs)
-    load = partial(load_sample, cache=cache, width=config.width, height=config.height)
+    load = partial(load_sample, cache=cache, mask=config.mask, width=config.width, height=config.height)
     prepared = prepare_pairs(
         split, teacher if cache is not None else None, cache, config.mask, track, config.skip_unusable
     )
@@ -105,11 +105,11 @@ def train_distill(
 
     def sample(one: TrainingPair) -> DepthSample:
         pairs, prediction = load_sample(
-            one, cache, *_validation_size(config, module.start_size, one.pair.require_rig())
+            one, cache, config.mask, *_validation_size(config, module.start_size, one.pair.require_rig())
         )
         if prediction is None and teacher is not None:
             prediction = predict(teacher, pairs, config.mask)
-        return validation_sample(pairs, prediction, config.mask)
+        return validation_sample(pairs, prediction)
 
     def samples(sets: Mapping[str, Sequence[TrainingPair]]) -> dict[str, list[DepthSample]]:
         return {name: [sample(one) for one in pairs] for name, pairs in sets.items()}
@@ -227,7 +227,7 @@ class _Scenes:
             dataset = self.dataset(self.config.seed + VALIDATION_SEED, "cpu", [(width, height)])
             scenes: list[PairBatch] = [dataset.pairs([i]) for i in range(self.config.validation_scenes // len(shapes))]
             name = "world" if len(shapes) == 1 else f"world_{width}x{height}"
-            sets[name] = [validation_sample(scene, None, self.config.mask) for scene in scenes]
+            sets[name] = [validation_sample(scene, None) for scene in scenes]
         return sets
 
 

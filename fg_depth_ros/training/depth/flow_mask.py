@@ -33,9 +33,8 @@ def mask_checks(
         checks["max_depth"] = disparity > farthest
     if config.max_disparity:
         checks["max_disparity"] = disparity < config.max_disparity * width / REFERENCE_WIDTH
-    columns = torch.arange(width, device=disparity.device, dtype=disparity.dtype)
-    match = columns - disparity
-    inside = (match >= 0) & (match <= width - 1)
+    match = torch.arange(width, device=disparity.device, dtype=disparity.dtype) - disparity
+    inside = match_inside(disparity)
     if config.inside:
         checks["inside"] = inside
     if config.vertical:
@@ -58,3 +57,19 @@ def prior_flow_mask(
     """Return the pixels that pass every check, N x 1 x H x W bool. Arguments and errors as ``mask_checks``."""
     checks = mask_checks(prediction, focal, baseline, config or MaskConfig())
     return torch.stack(list(checks.values())).all(0)
+
+
+def masked(prediction: TeacherPrediction, focal: Tensor, baseline: Tensor, config: MaskConfig) -> TeacherPrediction:
+    """Return the prediction without a disparity (NaN) where a check fails. Arguments and errors as ``mask_checks``.
+
+    At the size that it was predicted for: the bounds are px of that.
+    """
+    usable = prior_flow_mask(prediction, focal, baseline, config)
+    return prediction._replace(disparity=torch.where(usable, prediction.disparity, torch.nan))
+
+
+def match_inside(disparity: Tensor) -> Tensor:
+    """Return where the match lies in the other image, N x 1 x H x W bool; False for NaN."""
+    width = disparity.shape[-1]
+    match = torch.arange(width, device=disparity.device, dtype=disparity.dtype) - disparity
+    return (match >= 0) & (match <= width - 1)

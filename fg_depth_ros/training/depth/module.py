@@ -14,7 +14,7 @@ from fg_depth_ros.training.depth.augmentation import augment
 from fg_depth_ros.training.depth.batch import DistillBatch, PairBatch, TeacherPrediction, concatenated, moved
 from fg_depth_ros.training.depth.config import SCHEDULES, DistillTraining, MaskConfig
 from fg_depth_ros.training.depth.dataset import MixedBatch, SceneDataset
-from fg_depth_ros.training.depth.flow_mask import prior_flow_mask
+from fg_depth_ros.training.depth.flow_mask import masked, match_inside
 from fg_depth_ros.training.depth.losses import depth_loss
 from fg_depth_ros.training.depth.pairs import MIN_SHARE, PairCounts
 from fg_depth_ros.training.depth.teacher import Teacher, prediction_from_truth
@@ -22,9 +22,14 @@ from fg_depth_ros.training.loop import TrainingModule
 
 
 def distill_batch(pairs: PairBatch, prediction: TeacherPrediction, mask: MaskConfig) -> DistillBatch:
-    """Return pairs and the teacher's prediction as the losses take them, without augmentation."""
+    """Return pairs and the teacher's masked prediction as the losses take them, without augmentation.
+
+    Where pairs were cropped, fewer matches lie in the other image.
+    """
     target, source = pairs.left.float() / 255, pairs.right.float() / 255
-    usable = prior_flow_mask(prediction, pairs.focal, pairs.baseline, mask)
+    usable = torch.isfinite(prediction.disparity)
+    if mask.inside:
+        usable &= match_inside(prediction.disparity)
     disparity = torch.where(usable, prediction.disparity, torch.zeros_like(prediction.disparity))
     return DistillBatch(target, source, target, disparity, usable, pairs.focal, pairs.baseline, pairs.truth)
 
@@ -111,7 +116,7 @@ class DistillModule(TrainingModule):
         if batch.scenes is not None:
             others.append(batch.scenes)
         if self.scenes is not None and len(batch.to_render):
-            others.append(self.scenes.pairs(batch.to_render.tolist()))
+            others.append(self.scenes.pairs(batch.to_render.tolist(), int(batch.numbers[0]) // len(batch.numbers)))
         if others:
             together = concatenated([moved(pairs, device) for pairs in others])
             predicted.append((together, predict(self.teacher, together, c.mask)))
@@ -150,11 +155,13 @@ class DistillModule(TrainingModule):
 
 
 def predict(teacher: Teacher | None, pairs: PairBatch, mask: MaskConfig) -> TeacherPrediction:
-    """Return the teacher's prediction where the pairs are; without a teacher their true depth."""
-    if teacher is None:
-        return prediction_from_truth(pairs)
-    prediction = teacher.predict(pairs.left, pairs.right, both=bool(mask.left_right))
-    return moved(prediction, pairs.left.device)
+    """Return the teacher's prediction, masked, where the pairs are; without a teacher their true depth."""
+    prediction = (
+        prediction_from_truth(pairs)
+        if teacher is None
+        else moved(teacher.predict(pairs.left, pairs.right, both=bool(mask.left_right)), pairs.left.device)
+    )
+    return masked(prediction, pairs.focal, pairs.baseline, mask)
 
 
 def _seed(*words: int) -> int:

@@ -11,8 +11,6 @@ from fg_depth_ros.data.samples import DepthSample
 from fg_depth_ros.evaluation.depth import DepthTask
 from fg_depth_ros.training.callbacks import Evaluate, Validation
 from fg_depth_ros.training.depth.batch import PairBatch, TeacherPrediction
-from fg_depth_ros.training.depth.config import MaskConfig
-from fg_depth_ros.training.depth.flow_mask import prior_flow_mask
 from fg_depth_ros.training.stream import image_of
 
 MONITOR = "abs_rel"
@@ -22,14 +20,12 @@ TEACHER = "teacher"
 _SHOWN = 3
 
 
-def validation_sample(pairs: PairBatch, prediction: TeacherPrediction | None, mask: MaskConfig) -> DepthSample:
-    """Return the left image (N = 1) with its true depth, or else the teacher's, NaN outside the flow mask."""
+def validation_sample(pairs: PairBatch, prediction: TeacherPrediction | None) -> DepthSample:
+    """Return the left image (N = 1) with its true depth, or else that of the teacher's masked prediction."""
     if torch.isfinite(pairs.truth).any() or prediction is None:
         name, depth = "truth", pairs.truth
     else:
-        usable = prior_flow_mask(prediction, pairs.focal, pairs.baseline, mask)
-        depth = (pairs.focal * pairs.baseline).view(-1, 1, 1, 1) / torch.where(usable, prediction.disparity, 1.0)
-        name, depth = TEACHER, torch.where(usable, depth, torch.nan)
+        name, depth = TEACHER, (pairs.focal * pairs.baseline).view(-1, 1, 1, 1) / prediction.disparity
     return DepthSample(name, image_of(pairs.left), float(pairs.focal[0]), depth[0, 0].cpu().numpy())
 
 

@@ -33,6 +33,8 @@ class StereoTraining(Training):
 
         super().__post_init__()
         check_multiple(SIZE_MULTIPLE, (self.width, self.height))
+        if self.options and self.weights and not self.load_partial:
+            raise ValueError(f"options {dict(self.options)} are of a fresh network; these weights have their own")
         if min(self.pool, self.uses) < 1:
             raise ValueError(f"pool and uses must be at least 1, got {self.pool} and {self.uses}")
         if not 0 <= self.world <= 1:
