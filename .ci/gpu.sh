@@ -27,7 +27,7 @@ if [ -n "$wheels" ]; then
     name=$(basename "$wheel" | cut -d- -f1)
     there='import sys; from importlib import metadata; metadata.version(sys.argv[1])'
     "$venv/bin/python" -c "$there" "$name" 2> /dev/null ||
-      "$python" -m pip --python "$venv/bin/python" install -q --no-index --no-deps "$wheel" ||
+      "$python" -m pip install -q --no-index --no-deps --target "$packages" "$wheel" ||
       echo ".ci/gpu.sh: $wheel could not be installed, left out" >&2
   done
 fi

@@ -140,7 +140,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
             raise BenchError(model.engine_failure)
         on_cuda = model.device.startswith("cuda")
         if on_cuda:
-            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.reset_peak_memory_stats(model.device)
         meter = EnergyMeter() if job.get("energy") else None
         seconds = []
         for _ in range(job["repeats"]):
@@ -159,8 +159,8 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     metrics["memory_mib"] = memory
     if joules is not None:
         metrics["energy_j"] = joules / len(seconds)
-    if on_cuda:
-        metrics["device_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    if on_cuda and model.engine == "torch":  # PyTorch knows of no memory but its own
+        metrics["device_memory_mib"] = torch.cuda.max_memory_allocated(model.device) / 2**20
     if compiled and cached:
         metrics |= {"compile_s": compiled[0], "compile_cached_s": cached[0]}
     if model.engine:

@@ -23,7 +23,8 @@ from fg_depth_ros import geometry
 from fg_depth_ros.geometry import Label, PairFault, StereoRig, Support
 from fg_depth_ros.geometry.resize import resize_disparity, resize_flow, resize_image, scaled_size
 from fg_depth_ros.inference.config import AUTO, SMALLEST_AUTO, BlockMatching, EstimatorConfig, StereoConfig
-from fg_depth_ros.inference.engines import EngineRunner, Program
+from fg_depth_ros.inference.engines import EngineRunner, OutOfMemory, Program
+from fg_depth_ros.inference.engines.torch_engine import is_out_of_memory
 from fg_depth_ros.inference.time_budget import TimeBudget
 from fg_depth_ros.networks import STEREO_MODELS, CheckpointError, ModelCard, load_model
 from fg_depth_ros.networks.flow import FlowPrediction
@@ -214,6 +215,8 @@ def _allocate(device: str, found: torch.device) -> None:
     try:
         torch.empty(1, device=found).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise OutOfMemory(f"{found} has no memory left") from error
         raise _no_device(device, str(error).splitlines()[0]) from error
 
 
@@ -259,6 +262,7 @@ def load_network(
 
     Raises:
         ModelError: weights that are missing, damaged or of another network; unknown device.
+        OutOfMemory: the device cannot hold the network.
     """
     chosen = choose_device(device)
     path = Path(weights) if weights else shipped_weights(model)
@@ -280,7 +284,12 @@ def load_network(
     fold_batch_norm(network)
     if chosen.type == "cpu":
         keep_freed_memory()
-    return network.to(chosen, memory_format=torch.channels_last), card  # type: ignore[call-overload]
+    try:
+        return network.to(chosen, memory_format=torch.channels_last), card  # type: ignore[call-overload]
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory(f"{chosen} has too little memory for '{card.name}'") from error
+        raise
 
 
 @cache

@@ -50,7 +50,8 @@ class Residual(nn.Module):
 
 def double(x: torch.Tensor) -> torch.Tensor:
     """Double the resolution by repeating every value."""
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+    with torch.autocast(x.device.type, enabled=False):  # which makes it float32 on GPUs, and what follows, too
+        return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 def double_bilinear(x: torch.Tensor) -> torch.Tensor:

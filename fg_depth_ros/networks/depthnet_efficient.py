@@ -123,6 +123,13 @@ class _InvertedResidual(nn.Module):
         return out + x if self.adds else out
 
 
+def _autocast_on_cpu() -> bool:
+    try:
+        return torch.is_autocast_enabled("cpu")
+    except TypeError:  # before PyTorch 2.4
+        return torch.is_autocast_cpu_enabled()
+
+
 class _DepthwiseConv(nn.Conv2d):
     """Depthwise convolution that is fast to train on a CPU in mixed precision.
 
@@ -130,7 +137,7 @@ class _DepthwiseConv(nn.Conv2d):
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        mixed = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        mixed = x.device.type == "cpu" and _autocast_on_cpu()
         if not (self.training and mixed and self.kernel_size[0] == 5):
             return super().forward(x)
         with torch.autocast("cpu", enabled=False):

@@ -2,7 +2,7 @@
 
 1. One encoder for both images; matching features at 1/4 of the resolution.
 2. Row correlation over 192 px, then a 2-D hourglass over the correlation channels, guided by the left image.
-3. Disparity = expectation around the best hypothesis (soft-argmin within two hypotheses of the maximum).
+3. Disparity = expectation around the best hypothesis (soft-argmin over it and its two neighbours).
 4. At 1/2 resolution: right features warped by that disparity, compared within a few pixels, residual.
 5. Learned 9-tap up-sampling at both steps; Laplace scale of the error for every pixel.
 """
@@ -33,7 +33,7 @@ from fg_depth_ros.networks.quantization import Quantizable
 
 SIZE_MULTIPLE = 32
 _IMAGE_MEAN = (0.45, 0.432, 0.411)
-_WINDOW = 2  # hypotheses on either side of the best one that enter the expectation
+_WINDOW = 1  # hypotheses on either side of the best one that enter the expectation
 _NEAR = 2  # radius of the refinement, pixels at 1/2 resolution
 
 

@@ -24,7 +24,7 @@ from fg_depth_ros.training.config import Training
 
 _LOG = logging.getLogger(__name__)
 _COUNTED_FROM = 1 / 3  # part of the run
-_LINE_EVERY = 60.0  # s
+_LINE_EVERY, _BAR_EVERY = 60.0, 0.5  # s
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals that end a run."""
 
@@ -200,9 +200,10 @@ class ProgressLine(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
         """Show the newest figures."""
-        if not trainer.is_global_zero:
-            return
         now = time.monotonic()
+        if not trainer.is_global_zero or now - self._last_print <= (_BAR_EVERY if self._bar else _LINE_EVERY):
+            return  # reading the figures waits for the device
+        self._last_print = now
         began, progress0, steps0 = self._began
         steps, done = module.steps_done - steps0, module.progress - progress0
         words = [f"step {module.steps_done}"]
@@ -212,8 +213,7 @@ class ProgressLine(pl.Callback):
         text = " ".join([*words, *(f"{name} {float(value):.2f}" for name, value in module.latest.items())])
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=module.progress, description=text)
-        elif now - self._last_print > _LINE_EVERY:
-            self._last_print = now
+        else:
             self._console.print(f"{100 * module.progress:5.1f} % {text}", highlight=False, soft_wrap=True)
 
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:

@@ -212,8 +212,9 @@ def resolve_precision(name: str, on_gpu: bool) -> str:
     if name != "auto":
         return name
     if on_gpu:
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "32"
+        return "bf16-mixed" if torch.cuda.get_device_capability()[0] >= 8 else "16-mixed"
+    known = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return "bf16-mixed" if any(supported() for supported in known if supported is not None) else "32"
 
 
 def photo_sources(photos: Sequence[Path]) -> dict[str, int]:
@@ -293,7 +294,7 @@ def _fit(
         precision=resolve_precision(config.precision, on_gpu),  # type: ignore[arg-type]
         gradient_clip_val=config.clip,
         use_distributed_sampler=False,
-        devices=here or ("auto" if on_gpu else 1),
+        devices=here or 1,  # several: by torchrun
         num_nodes=int(os.environ["WORLD_SIZE"]) // here if here else 1,
         accelerator="gpu" if on_gpu else "cpu",
     )

@@ -22,6 +22,7 @@ pytestmark = [
 MODELS = ("flownet_stereo", "flownet_lite", "depthnet_lite")
 SIZES = ((640, 480), (400, 300))  # the second is no multiple of what the networks take
 LIMITS = {"float32": 0.01, "float16": 0.1, "bfloat16": 0.3}  # px in the mean
+PER_CENT = {"float32": 0.2, "float16": 0.3, "bfloat16": 1.5}  # of depth; cuDNN's float32 is TF32
 
 
 def answer(model: str, size: tuple[int, int], estimator: Any) -> np.ndarray:
@@ -43,6 +44,10 @@ def test_a_gpu_gives_the_numbers_of_the_cpu(
     monkeypatch.setenv("FG_DEPTH_CACHE", str(tmp_path))
     if (missing := INSTALLABLE[engine].missing()) is not None:
         pytest.skip(f"{engine} is {missing}")
+    if engine == "onnxruntime":
+        runtime = pytest.importorskip("onnxruntime")
+        if "CUDAExecutionProvider" not in runtime.get_available_providers():
+            pytest.skip("the installed ONNX Runtime is for CPUs alone")
     if precision not in INSTALLABLE[engine].precisions(torch.device("cuda")):
         pytest.skip(f"{engine} does not compute in {precision}")
     on_gpu = open_estimator(model, device="cuda", engine=engine, precision=precision)
@@ -51,4 +56,4 @@ def test_a_gpu_gives_the_numbers_of_the_cpu(
         difference = np.abs(answer(model, size, on_gpu) - answer(model, size, here)).mean()
         assert on_gpu.engine_failure is None
         assert on_gpu.engine == engine
-        assert difference <= LIMITS[precision]
+        assert difference <= (PER_CENT if model == "depthnet_lite" else LIMITS)[precision]

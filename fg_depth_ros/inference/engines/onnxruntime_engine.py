@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import metadata
+import contextlib
+import hashlib
+from importlib import import_module, metadata
 from importlib.util import find_spec
 
 import numpy as np
@@ -41,7 +43,7 @@ class OnnxRuntimeEngine:
         """See ``Engine``. Raises EngineError: the installed ONNX Runtime has nothing for this device."""
         import onnxruntime
 
-        providers = self._providers(precision, device)
+        providers = self._providers(blob, precision, device)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = cpu_threads()
         session = onnxruntime.InferenceSession(blob, options, providers=providers)
@@ -55,7 +57,9 @@ class OnnxRuntimeEngine:
 
         return run
 
-    def _providers(self, precision: str, device: torch.device) -> list[str | tuple[str, dict[str, object]]]:
+    def _providers(
+        self, blob: bytes, precision: str, device: torch.device
+    ) -> list[str | tuple[str, dict[str, object]]]:  # fmt: skip
         if device.type == "cuda":
             return [("CUDAExecutionProvider", {"device_id": device.index or 0})]
         return ["CPUExecutionProvider"]
@@ -79,16 +83,24 @@ class TensorRtEngine(OnnxRuntimeEngine):
 
     def precisions(self, device: torch.device) -> tuple[str, ...]:
         """See ``Engine``."""
-        return ("float16", "float32") if device.type == "cuda" else ()
+        return ("float32", "float16") if device.type == "cuda" else ()  # in half it may round sampling coordinates
 
     def version(self) -> str:
         """See ``Engine``."""
-        return f"{super().version()} {metadata.version('tensorrt')}"
+        with contextlib.suppress(metadata.PackageNotFoundError):  # JetPack has the libraries alone
+            return f"{super().version()} {metadata.version('tensorrt')}"
+        return super().version()
 
-    def _providers(self, precision: str, device: torch.device) -> list[str | tuple[str, dict[str, object]]]:
-        folder = cache_folder() / "tensorrt"
+    def _providers(
+        self, blob: bytes, precision: str, device: torch.device
+    ) -> list[str | tuple[str, dict[str, object]]]:  # fmt: skip
+        # The names of its plans tell neither weights nor sizes apart. It makes no folder with parents.
+        folder = cache_folder() / "tensorrt" / hashlib.sha256(blob).hexdigest()[:16]
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(ImportError):
+            import_module("tensorrt")  # loads the libraries, which lie beside it and not where the linker looks
         options: dict[str, object] = {
             "device_id": device.index or 0, "trt_fp16_enable": precision == "float16",
             "trt_engine_cache_enable": True, "trt_engine_cache_path": str(folder),
         }  # fmt: skip
-        return [("TensorrtExecutionProvider", options), "CUDAExecutionProvider"]
+        return [("TensorrtExecutionProvider", options), ("CUDAExecutionProvider", {"device_id": device.index or 0})]

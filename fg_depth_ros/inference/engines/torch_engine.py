@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,15 @@ import torch
 
 from fg_depth_ros.inference.engines.base import OutOfMemory, Run, Size
 from fg_depth_ros.inference.engines.program import Program
+
+# What PyTorch, cuDNN, cuBLAS and the drivers of PCs and Jetsons say when memory runs out.
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "_STATUS_ALLOC_FAILED",
+    "NVML_SUCCESS == r",
+    "NvMapMemAlloc",
+)
 
 
 class TorchEngine:
@@ -58,9 +68,15 @@ def inference_mode(device: torch.device, precision: str, width: int, height: int
     try:
         with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=lower):
             yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-            raise OutOfMemory(f"{device} has too little memory for images of {width}x{height} px") from error
-        raise
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        traceback.clear_frames(error.__traceback__)  # else the error keeps what was computed so far
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise OutOfMemory(f"{device} has too little memory for images of {width}x{height} px") from error
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether an error means that the device has too little memory."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
