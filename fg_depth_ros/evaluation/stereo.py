@@ -43,7 +43,17 @@ class StereoTask(Task):
     name: ClassVar[str] = "stereo"
     quantity: ClassVar[str] = "disparity"
     interface: ClassVar[tuple[str, str]] = ("match", "disparity")
-    columns: ClassVar[tuple[str, ...]] = ("epe", "bad_1", "bad_2", "bad_3", "d1", "density", "abs_rel", "seconds")
+    columns: ClassVar[tuple[str, ...]] = (
+        "epe",
+        "bad_1",
+        "bad_2",
+        "bad_2_noc",
+        "bad_3",
+        "d1",
+        "density",
+        "abs_rel",
+        "seconds",
+    )
     validation_metrics: ClassVar[tuple[str, ...]] = ("epe", "bad_1", "bad_2", "d1")
     image_title: ClassVar[str] = "left image"
     open = staticmethod(open_stereo_sets)
@@ -51,7 +61,10 @@ class StereoTask(Task):
     @property
     def notes(self) -> list[str]:
         """What to know about the table."""
-        return ["all pixels with truth; no answer counts as wrong; EPE over answered pixels"]
+        return [
+            "all pixels with truth (noc: those that the right camera sees); a pixel without an answer counts as wrong; "
+            "EPE over answered pixels"
+        ]
 
     def inputs(self, sample: StereoSample, methods: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         """Read left and right image."""
@@ -70,14 +83,20 @@ class StereoTask(Task):
         stereo = StereoMetrics()
         stereo.update(disparity, truth, valid_only=method.valid_only)
         sums: dict[str, Metrics] = {"disparity": stereo}
+        hidden = sample.occluded()
+        if hidden is not None:
+            seen = sums["noc"] = StereoMetrics()
+            seen.update(disparity, np.where(hidden, np.float32(np.nan), truth), valid_only=method.valid_only)
         if sample.rig is not None:
             depth = sums["depth"] = DepthMetrics()
             depth.update(disparity_to_depth(disparity, sample.rig), disparity_to_depth(truth, sample.rig))
         return disparity, sums
 
     def metrics(self, sums: Mapping[str, Metrics]) -> dict[str, float]:
-        """Return the metrics of disparity, and ``abs_rel``."""
+        """Return the metrics of disparity, ``bad_2_noc`` where the sets know what is occluded, and ``abs_rel``."""
         metrics = sums["disparity"].compute()
+        if "noc" in sums:
+            metrics["bad_2_noc"] = sums["noc"].compute()["bad_2"]
         if "depth" in sums and sums["depth"].pixels:
             metrics["abs_rel"] = sums["depth"].compute()["abs_rel"]
         return metrics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -68,6 +69,17 @@ def test_known_errors_give_known_numbers(tmp_path):
     expected = square * 2.5 / (NEAR + 6.5) + (1 - square) * 2.5 / (FAR + 6.5)
     assert filled["abs_rel"] == pytest.approx(expected, rel=1e-5)
     assert filled["seconds"] >= 0
+
+
+def test_what_the_right_camera_sees_has_a_figure_of_its_own(tmp_path):
+    hidden = np.zeros((96, 160), bool)
+    hidden[:, :16] = True
+    samples = [replace(sample, occlusion=lambda: hidden) for sample in open_stereo_folder(write_pairs(tmp_path))]
+    wrong = planes(0)[2] + 9 * hidden
+    report = evaluate(StereoTask(), {"planes": samples}, {"m": lambda left, right: wrong}, show_progress=False)
+    metrics = metrics_of(report, "m")
+    assert metrics["bad_2"] == pytest.approx(10.0)
+    assert metrics["bad_2_noc"] == 0.0
 
 
 def test_functions_are_methods_too_and_sets_without_calibration_have_no_metres(tmp_path):

@@ -25,8 +25,8 @@ _PACKAGES = (
 # Headings of measures, in the order of a table's columns; what has none is called as it is. Those of flow are short, so
 # that its table fits a terminal: what has no name there is an end-point error in px.
 _HEADINGS = {
-    "epe": "EPE px", "bad_0.5": "bad-0.5 %", "bad_1": "bad-1 %", "bad_2": "bad-2 %", "bad_3": "bad-3 %",
-    "bad_4": "bad-4 %", "d1": "D1 %", "density": "density %",
+    "epe": "EPE px", "bad_0.5": "bad-0.5 %", "bad_1": "bad-1 %", "bad_2": "bad-2 %", "bad_2_noc": "noc",
+    "bad_3": "bad-3 %", "bad_4": "bad-4 %", "d1": "D1 %", "density": "density %",
     "abs_rel": "AbsRel", "sq_rel": "SqRel", "rmse": "RMSE m", "rmse_log": "RMSE log", "delta_1": "delta<1.25",
     "delta_2": "delta<1.25^2", "delta_3": "delta<1.25^3", "depth_density": "depth density %", "seconds": "s/pair",
     "abs_rel_0_10": "AbsRel <10", "abs_rel_10_20": "10-20", "abs_rel_20_40": "20-40", "abs_rel_40_80": "40-80",
