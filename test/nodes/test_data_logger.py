@@ -15,6 +15,7 @@ import pytest
 import yaml
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
+from sensor_msgs.msg import Image
 from std_msgs.msg import Int32MultiArray, String
 from support.logger import LoggerBench, balanced, logger_bench, small_wall
 from support.nodes import compressed_image, pair_messages
@@ -22,6 +23,7 @@ from support.waiting import wait_until
 
 from fg_depth_ros.data.bags.messages import stamp_of
 from fg_depth_ros.data.bags.storage import BagStorage
+from fg_depth_ros.data.io import messages
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.nodes.common.message_classes import message_class
 from fg_depth_ros.nodes.data_logger import node as data_logger_node
@@ -151,6 +153,33 @@ def test_other_topics_are_recorded_as_they_are_also_what_was_said_before(
     assert (profiles["/words"]["durability"], profiles["/words"]["reliability"]) == (2, 1)
     assert profiles["/numbers"]["reliability"] == 2
     assert bench.log_has("/words (std_msgs/msg/String) has appeared")
+
+
+def test_latched_messages_that_are_large_are_not_all_repeated_and_images_not_at_all(make: Make) -> None:
+    bench = make(use_sim_time=True, record="off", record_depth=True, topics=["/maps", "/large"], queue_size=16)
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    maps, large = (bench.node.create_publisher(String, name, latched) for name in ("/maps", "/large"))
+    depth = bench.node.create_publisher(Image, "/depth/image_rect", latched)
+    bench.wait(lambda: all(p.get_subscription_count() for p in (maps, large, depth)))
+    received = bench.logger_node.topics.received
+    sent = {
+        maps: [String(data=f"{k:02}" * 500_000) for k in range(30)],
+        large: [String(data=c * 5_000_000) for c in "ab"],
+    }
+    sent[depth] = [messages.fill_image(Image(), np.ones((100, 100), np.float32), "32FC1")]
+    for publisher, every in sent.items():
+        for count, message in enumerate(every, start=1):
+            publisher.publish(message)
+            bench.wait(lambda p=publisher, count=count: received[p.topic_name] == count)
+    bench.play_pairs(20)  # longer than what is kept from before
+    bench.call("start")
+    bench.play_pairs(5)
+    bench.call("stop")
+    (line,) = bench.episodes(1, playing=False)
+    assert [data[8:10] for data in bench.messages(line, "/maps")] == [b"26", b"27", b"28", b"29"], "4 MiB"
+    assert [data[8:9] for data in bench.messages(line, "/large")] == [b"b"]
+    assert "/depth/image_rect" not in line["messages"]
+    assert (line["drops"], bench.settled()["dropped"]) == ({}, 0)
 
 
 def test_a_topic_whose_type_is_not_installed_is_named(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
+from fg_depth_ros.data.bags.storage import DISPARITY, IMAGES
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults
 from fg_depth_ros.nodes.common.message_classes import message_class
 from fg_depth_ros.nodes.common.message_loss import MessageLoss
@@ -21,6 +22,7 @@ from fg_depth_ros.recording.definitions import Message, Topic, qos_yaml
 TOPIC_FAULTS = ("topics",)
 _WARN_SECONDS = 5.0  # before a topic without publishers is worth a warning
 _LATCHED = 500  # messages of a latched topic, of all publishers, that are recorded again in the next episode
+_LATCHED_BYTES = 4 << 20  # of them together: they are all queued at once, beside the pairs
 
 
 @dataclass
@@ -31,13 +33,27 @@ class Use:
     callback: Callable[[bytes], None] | None = None
 
 
+class _Latched:
+    """The newest messages of a latched topic, within the bounds above; the last one whatever its size."""
+
+    def __init__(self) -> None:
+        self.messages: deque[bytes] = deque()
+        self._bytes = 0
+
+    def add(self, data: bytes) -> None:
+        """Keep a message, and let go of the oldest ones that are too many or too large with it."""
+        self.messages.append(data)
+        self._bytes += len(data)
+        while len(self.messages) > 1 and (len(self.messages) > _LATCHED or self._bytes > _LATCHED_BYTES):
+            self._bytes -= len(self.messages.popleft())
+
+
 @dataclass
 class _Subscribed:
     topic: Topic
     subscription: Any
-    latched: bool
+    latched: _Latched | None  # what the next episode begins with
     loss: MessageLoss
-    last: list[bytes] = field(default_factory=list)
 
 
 class GraphTopics:
@@ -82,10 +98,13 @@ class GraphTopics:
             self._faults.clear("topics")
 
     def repeat_latched(self) -> None:
-        """Record the last messages of latched topics again, with the time now, for an episode that begins."""
+        """Record the last messages of latched topics again, with the time now, for an episode that begins.
+
+        Not images: one of long ago would pass for a new one.
+        """
         for name, found in self._subscribed.items():
-            if found.latched and self._uses[name].record:
-                for data in found.last:
+            if found.latched is not None and self._uses[name].record:
+                for data in found.latched.messages:
                     self._record_now(found.topic, data)
 
     def values(self) -> dict[str, str]:
@@ -116,8 +135,9 @@ class GraphTopics:
         profiles = [info.qos_profile for info in publishers]
         reliable = all(profile.reliability == ReliabilityPolicy.RELIABLE for profile in profiles)
         latched = all(profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for profile in profiles)
+        repeated = _Latched() if latched and kind not in (*IMAGES, DISPARITY) else None
         qos = QoSProfile(
-            depth=max(self._depth, _LATCHED) if latched else self._depth,
+            depth=max(self._depth, _LATCHED) if repeated is not None else self._depth,
             reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
             durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
         )
@@ -133,7 +153,7 @@ class GraphTopics:
             qos_overriding_options=OVERRIDES,
         )
         offered = qos_yaml(int(qos.history), qos.depth, int(qos.reliability), int(qos.durability))
-        self._subscribed[name] = _Subscribed(Topic(name, kind, offered), subscription, latched, loss)
+        self._subscribed[name] = _Subscribed(Topic(name, kind, offered), subscription, repeated, loss)
 
     def _on_message(self, name: str, data: bytes) -> None:
         found, use = self._subscribed.get(name), self._uses.get(name)
@@ -141,8 +161,8 @@ class GraphTopics:
             return  # it was unsubscribed meanwhile
         if use.record:
             self.received[name] += 1
-            if found.latched:
-                found.last = [*found.last, data][-_LATCHED:]
+            if found.latched is not None:
+                found.latched.add(data)
             self._record_now(found.topic, data)
         if use.callback is not None:
             use.callback(data)
