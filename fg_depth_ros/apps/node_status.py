@@ -33,7 +33,7 @@ class Status(NamedTuple):
 class NodeStatusMonitor:
     """The last statuses of all nodes that report. Thread-safe.
 
-    A node is named without the first slash; its namespace may be left out.
+    A node is named without the first slash; its namespace may be left out, where no node without one has that name.
     """
 
     def __init__(self) -> None:
@@ -82,6 +82,8 @@ class NodeStatusMonitor:
         return None
 
     def _full_name(self, node: str) -> str:
+        if node in self._reports:
+            return node
         return next((name for name in self._reports if name.endswith(f"/{node}")), node)
 
 

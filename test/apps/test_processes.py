@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.waiting import LIMIT, wait_until
 
+from fg_depth_ros.apps.node_status import NodeStatusMonitor
 from fg_depth_ros.apps.processes import ChildDied, ChildTimeout, ProcessGroup, free_domain_id
 
 
@@ -117,3 +118,15 @@ def test_what_lies_in_the_working_folder_is_not_imported(
     with ProcessGroup(tmp_path / "logs") as group:
         child = group.start("sleeper", "sleeper")
         wait_until(lambda: "ready" in child.tail, describe=lambda: list(child.tail))
+
+
+def test_a_node_is_meant_by_its_full_name_before_the_end_of_another_one() -> None:
+    monitor = NodeStatusMonitor()
+
+    def report(node: str, state: str) -> None:
+        monitor.update({f"{node}: pairs": {"message": "", "values": {"state": state}}})
+
+    report("rear/stereo_depth_node", "inactive")
+    assert monitor.values("stereo_depth_node") == {"state": "inactive"}
+    report("stereo_depth_node", "active")
+    assert monitor.values("stereo_depth_node") == {"state": "active"}

@@ -37,7 +37,7 @@ from fg_depth_ros.geometry.rectification import Rectification
 from fg_depth_ros.inference import SearchRange
 from fg_depth_ros.nodes.common.codes import INPUTS
 from fg_depth_ros.nodes.common.rectifying import PairRectifier
-from fg_depth_ros.nodes.evaluator.node_counters import LOST_AFTER, NEVER_REACHED, NodeCounters
+from fg_depth_ros.nodes.evaluator.node_counters import LOST_AFTER, NEVER_REACHED, CountersByNode, NodeCounters
 from fg_depth_ros.nodes.evaluator.pair_ledger import PairEntry
 from fg_depth_ros.nodes.evaluator.pair_messages import Snapshot, published_pair
 from fg_depth_ros.nodes.players.stereo_player import camera_infos
@@ -70,7 +70,7 @@ class Source:
         self.rig = small_rig()
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
-        self.node = rclpy.create_node("source", context=self.context)
+        self.node = rclpy.create_node("stereo_depth_node", context=self.context)
         self.publishers = {t: self.node.create_publisher(k, t, 20) for t, k in (TOPICS | COMPRESSED).items()}
         self.compressed = False  # images and truth that are sent
         self.encoders: dict[str, Any] = {}  # by side, where images are sent as video
@@ -165,9 +165,9 @@ class Source:
         points = organised_points(depth, self.rig, 2)
         self.publishers["points2"].publish(cloud_message(points, np.full(points.shape, 99, np.uint8), header))
 
-    def send_diagnostics(self, **values: str) -> None:
+    def send_diagnostics(self, node: str = "stereo_depth_node", **values: str) -> None:
         items = [KeyValue(key=key.replace("__", ": ").replace("_", " "), value=v) for key, v in values.items()]
-        status = DiagnosticStatus(name="stereo_depth_node: pairs", values=items)
+        status = DiagnosticStatus(name=f"{node}: pairs", values=items)
         self.publishers["/diagnostics"].publish(DiagnosticArray(status=[status]))
 
     def wait_for_report(self, **values: str) -> dict:
@@ -406,6 +406,37 @@ def test_pairs_whose_camera_info_came_once_are_counted_by_their_images(source: S
         source.send("a", truth if k < 4 else None, None, images=pair, infos=k == 0)
     metrics = _row(source.wait_for_report(), "published", "timing")["metrics"]
     assert [metrics[f"pairs_{what}"] for what in ("sent", "delivered", "dropped")] == [5, 4, 1]
+
+
+def test_the_counters_are_those_of_the_node_that_publishes_the_depth(source: Source) -> None:
+    truth = np.full((96, 160), 6.0, np.float32)
+    source.start_evaluator(pairs=3, accuracy=False)
+    front = {"weights_sha256": "abc", "model": "bm", "pairs_matched": "7", "inference_50_%_(ms)": "81"}
+    rear = {"weights_sha256": "none", "model": "sgbm", "pairs_matched": "0", "inference_50_%_(ms)": "9"}
+    source.send_diagnostics("rear/stereo_depth_node", **rear)
+    source.send_diagnostics(**front)
+    source.settle()
+    for k in range(3):
+        source.send("a", None if k == 1 else truth, None)
+        source.send_diagnostics("rear/stereo_depth_node", **rear, dropped__image_size="9")
+    report = source.wait_for_report(**front | {"pairs_matched": "10", "dropped__replaced_by_newer": "1"})
+    assert (report["model"]["name"], report["model"]["sha256"]) == ("bm", "abc")
+    timing = _row(report, "bm", "timing")
+    assert timing["drops"] == {"replaced by newer": 1}
+    assert timing["metrics"]["inference_p50_ms"] == 81
+
+
+def test_counters_of_other_nodes_count_only_where_the_publisher_has_none_and_they_are_all_there_are() -> None:
+    every = CountersByNode()
+    assert not every.of({"relay"}).has_reports
+    every.update("relay", {"bytes": "5"})
+    every.update("front/stereo_depth_node", {"pairs matched": "5"})
+    every.start()
+    every.update("front/stereo_depth_node", {"pairs matched": "7", "dropped: stopped": "1"})
+    assert every.of({"relay"}).explain(3, 1, 2) == ({NEVER_REACHED: 1, "stopped": 1}, 0)
+    every.update("rear/stereo_depth_node", {"pairs matched": "3"})  # heard only after the first pair: all of it counts
+    assert not every.of({"relay"}).has_reports
+    assert every.of({"rear/stereo_depth_node"}).explain(4, 3, 1) == ({NEVER_REACHED: 1}, 0)
 
 
 def test_the_node_account_explains_drops_with_reasons() -> None:

@@ -45,7 +45,7 @@ from fg_depth_ros.nodes.common.rectifying import PairRectifier
 from fg_depth_ros.nodes.common.running import run_node
 from fg_depth_ros.nodes.common.synchronizing import input_topics, input_types
 from fg_depth_ros.nodes.common.video import PacketSubscriber, VideoStream
-from fg_depth_ros.nodes.evaluator.node_counters import NodeCounters
+from fg_depth_ros.nodes.evaluator.node_counters import CountersByNode, NodeCounters
 from fg_depth_ros.nodes.evaluator.pair_ledger import EARLY, PairEntry, PairLedger, percentiles
 from fg_depth_ros.nodes.evaluator.pair_messages import (
     DEPTH,
@@ -85,7 +85,8 @@ class ReplayEvaluatorNode(Node):
                 wanted.append("left")  # for the pictures
         self.ledger = PairLedger("depth", wanted, timeout=self.parameters["timeout"], limit=self.parameters["pairs"])
         self.scores = ReplayScores()
-        self.node_counters = NodeCounters()
+        self._counters = CountersByNode()
+        self._depth_nodes: set[str] = set()  # that publish the depth, or did
         self.series, self.worst = PairSeries(), WorstPairs(_PICTURES)
         self._early: OrderedDict[int, tuple[int, int]] = OrderedDict()  # depth of pairs that were not announced yet
         self._simulated = bool(self.get_parameter("use_sim_time").value)
@@ -169,7 +170,7 @@ class ReplayEvaluatorNode(Node):
 
     def _announce_pair(self, stamp: int, published: int, name: str) -> None:
         self._last_news = self._last_announcement = time.monotonic()
-        self.node_counters.start()
+        self._counters.start()
         # A stamp that is no wall-clock time (a bag's, a simulation's) says nothing about latency.
         fresh = not self._simulated and abs(published - stamp) < 5_000_000_000
         before = self.ledger.sent
@@ -229,8 +230,16 @@ class ReplayEvaluatorNode(Node):
             self._announce_pair(stamp, info.get("source_timestamp") or time.time_ns(), "")
 
     def _store_diagnostics(self, message: DiagnosticArray, _: Any) -> None:
+        publishers = self.get_publishers_info_by_topic(self.resolve_topic_name(DEPTH))
+        self._depth_nodes |= {f"{info.node_namespace}/{info.node_name}".lstrip("/") for info in publishers}
         for status in message.status:
-            self.node_counters.update({item.key: item.value for item in status.values})
+            node = status.name.partition(": ")[0]
+            self._counters.update(node, {item.key: item.value for item in status.values})
+
+    @property
+    def node_counters(self) -> NodeCounters:
+        """The figures of the node that publishes the depth."""
+        return self._counters.of(self._depth_nodes)
 
     # ---- evaluation ------------------------------------------------------------------------------------
 

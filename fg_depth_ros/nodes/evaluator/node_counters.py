@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 _LATENCY = re.compile(r"(inference|processing|pipeline) (\d+) % \(ms\)")
@@ -70,3 +70,31 @@ class NodeCounters:
             reasons[LOST_AFTER] = max(0, counts.get("pairs published", 0) - delivered)
         reasons = {reason: count for reason, count in reasons.items() if count > 0}
         return reasons, max(0, dropped - sum(reasons.values()))
+
+
+class CountersByNode:
+    """The figures of all depth nodes that report."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, NodeCounters] = {}
+        self._started = False
+
+    def start(self) -> None:
+        """Subtract from now on what was counted before the first pair. Later calls do nothing."""
+        self._started = True
+        for counters in self._nodes.values():
+            counters.start()
+
+    def update(self, node: str, values: Mapping[str, str]) -> None:
+        """Take in the key-value pairs of one DiagnosticStatus of a node, which may be of another kind."""
+        if node not in self._nodes:
+            self._nodes[node] = NodeCounters()
+            if self._started:
+                self._nodes[node].start()
+        self._nodes[node].update(values)
+
+    def of(self, publishers: Collection[str]) -> NodeCounters:
+        """Return the figures of the depth node among these; where there is none (a relay), of the only one there is."""
+        found = {node: counters for node, counters in self._nodes.items() if counters.has_reports}
+        own = [counters for node, counters in found.items() if node in publishers] or list(found.values())
+        return own[0] if len(own) == 1 else NodeCounters()
