@@ -37,6 +37,7 @@ from fg_depth_ros.geometry.rectification import Rectification
 from fg_depth_ros.inference import SearchRange
 from fg_depth_ros.nodes.common.codes import INPUTS
 from fg_depth_ros.nodes.common.rectifying import PairRectifier
+from fg_depth_ros.nodes.evaluator.node import ReplayEvaluatorNode
 from fg_depth_ros.nodes.evaluator.node_counters import LOST_AFTER, NEVER_REACHED, CountersByNode, NodeCounters
 from fg_depth_ros.nodes.evaluator.pair_ledger import PairEntry
 from fg_depth_ros.nodes.evaluator.pair_messages import Snapshot, published_pair
@@ -363,6 +364,23 @@ def test_a_late_answer_is_delivered_and_late(source: Source) -> None:
     source.send("a", truth, None)
     metrics = _row(source.wait_for_report(), "published", "timing")["metrics"]
     assert (metrics["pairs_delivered"], metrics["pairs_late"], metrics["pairs_dropped"]) == (2, 1, 0)
+
+
+def test_no_latency_of_publication_is_made_up_where_the_middleware_gives_no_times(ros_domain: int) -> None:
+    rclpy.init()
+    node = ReplayEvaluatorNode()
+    try:
+        header = Header(stamp=node.get_clock().now().to_msg(), frame_id="a")
+        node._announce(header, {})
+        node._store("depth", Image(header=header), {})
+        node.finish(0)
+        report = node.report()
+    finally:
+        node.destroy_node()
+        rclpy.shutdown()
+    (timing,) = report.rows
+    assert not [name for name in timing["metrics"] if name.startswith("published_")]
+    assert [report.series[0]["latency_ms"]] == [timing["metrics"]["arrival_p50_ms"]] == [pytest.approx(0, abs=5000)]
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import rclpy.subscription
 
-from fg_depth_ros.nodes.common.message_loss import MessageLoss
+from fg_depth_ros.nodes.common.message_loss import MessageLoss, with_info
 
 
 def info(number: int | None, publisher: bytes = b"one") -> dict[str, Any]:
@@ -42,8 +43,8 @@ def test_without_numbers_the_middleware_is_believed_and_with_them_not_counted_tw
     silent, numbered = MessageLoss(), MessageLoss()
     for loss in (silent, numbered):
         loss.on_lost(SimpleNamespace(total_count_change=3))
-    silent.on_received(info(None))
-    silent.on_received({})
+    for unknown in (info(None), {}, {"publication_sequence_number": 1}, {"publication_sequence_number": 9}):
+        silent.on_received(unknown)  # the last two might be of two publishers: so it is before Kilted
     numbered.on_received(info(1))
     numbered.on_received(info(3))
     assert (silent.lost, numbered.lost) == (3, 1)
@@ -55,3 +56,15 @@ def test_the_bytes_are_handed_on() -> None:
     callback(b"x", info(1))
     callback(b"y", info(5))
     assert (came, loss.lost) == ([b"x", b"y"], 3)
+
+
+def test_rclpy_gives_the_info_to_what_takes_it_since_iron_and_to_nothing_on_humble(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    came: list[Any] = []
+    with monkeypatch.context() as iron:
+        iron.delattr(rclpy.subscription, "MessageInfo")
+        with_info(lambda *both: came.append(both))("x", info(1))
+    monkeypatch.delattr(rclpy.subscription.Subscription, "CallbackType")
+    with_info(lambda *both: came.append(both))("y")
+    assert came == [("x", info(1)), ("y", {})]

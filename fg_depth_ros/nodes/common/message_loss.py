@@ -11,7 +11,8 @@ import rclpy.subscription
 class MessageLoss:
     """Counts the lost messages of one subscription. For the executor's thread.
 
-    Gaps in the publishers' sequence numbers (DDS-RTPS 8.3.5.4); where the middleware gives none, its own reports.
+    Gaps in the publishers' sequence numbers (DDS-RTPS 8.3.5.4); where rclpy gives none, or not whose they are (before
+    Kilted), the middleware's own reports.
     """
 
     def __init__(self) -> None:
@@ -25,10 +26,10 @@ class MessageLoss:
 
     def on_received(self, info: Any) -> None:
         """Count a received message by rclpy's message info."""
-        number = info.get("publication_sequence_number")
-        if number is None:
+        number, gid = info.get("publication_sequence_number"), info.get("publisher_gid")
+        if number is None or gid is None:
             return
-        publisher = bytes((info.get("publisher_gid") or {}).get("data", b""))
+        publisher = bytes(gid["data"])
         last = self._last.get(publisher)
         if last is not None and number < last:
             self._gaps = max(self._gaps - 1, 0)  # late, and counted as lost when the one behind it came
@@ -59,4 +60,4 @@ def with_info(callback: Callable[[Any, Any], None]) -> Callable[..., None]:
     def without(message: Any) -> None:
         callback(message, {})
 
-    return with_message_info if hasattr(rclpy.subscription, "MessageInfo") else without
+    return with_message_info if hasattr(rclpy.subscription.Subscription, "CallbackType") else without

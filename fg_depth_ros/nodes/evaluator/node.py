@@ -67,7 +67,8 @@ class ReplayEvaluatorNode(Node):
 
     Callbacks store; one worker thread computes the metrics. ``exit_code`` is None while it runs. Latency is the time
     from a pair's stamp to the publication of its depth (the middleware's source timestamp) and to its arrival here;
-    where stamps are not wall-clock time it starts at the announcement on ``published_pair``.
+    where stamps are not wall-clock time it starts at the announcement on ``published_pair``. Where the middleware gives
+    no source timestamp (Humble), the latency to the publication is not known.
 
     Raises ValueError: a parameter that is out of range.
     """
@@ -88,7 +89,8 @@ class ReplayEvaluatorNode(Node):
         self._counters = CountersByNode()
         self._depth_nodes: set[str] = set()  # that publish the depth, or did
         self.series, self.worst = PairSeries(), WorstPairs(_PICTURES)
-        self._early: OrderedDict[int, tuple[int, int]] = OrderedDict()  # depth of pairs that were not announced yet
+        # Depth of pairs that were not announced yet: when it was published, where that is known, and arrived.
+        self._early: OrderedDict[int, tuple[int | None, int]] = OrderedDict()
         self._simulated = bool(self.get_parameter("use_sim_time").value)
         self.published_latency: list[float] = []
         self.arrival_latency: list[float] = []
@@ -191,7 +193,7 @@ class ReplayEvaluatorNode(Node):
             self._announce_without_info(stamp, info.get("source_timestamp") or arrival)
         entry = self.ledger.add(stamp, part, message, arrival)
         if part == "depth":
-            self._early[stamp] = (info.get("source_timestamp") or arrival, arrival)
+            self._early[stamp] = (info.get("source_timestamp") or None, arrival)
             self._note_latency(stamp)
             while len(self._early) > EARLY:
                 self._early.popitem(last=False)
@@ -209,12 +211,15 @@ class ReplayEvaluatorNode(Node):
         pair = self.ledger.find(stamp)
         if pair is None or stamp not in self._early:
             return
-        published, arrival = ((at - pair.sent) * 1e-9 for at in self._early.pop(stamp))
+        published, arrived = self._early.pop(stamp)
+        arrival = (arrived - pair.sent) * 1e-9
+        latency = arrival if published is None else (published - pair.sent) * 1e-9
         self._recent.append(arrival)
-        self.series.note(pair.number, {"latency_ms": 1e3 * published})
+        self.series.note(pair.number, {"latency_ms": 1e3 * latency})
         if pair.number > self.parameters["warm_up"]:
-            self.published_latency.append(published)
             self.arrival_latency.append(arrival)
+            if published is not None:
+                self.published_latency.append(latency)
 
     def _store_info(self, side: str, message: CameraInfo, info: Any) -> None:
         infos = self._infos[side]

@@ -93,7 +93,8 @@ def live_report(
         "rate_hz": ledger.rate(window=len(ledger.delivered_at)),
     }
     for what, values in latencies.items():
-        timing.update({f"{what}_{key}_ms": 1e3 * value for key, value in percentiles(values).items()})
+        if values:
+            timing.update({f"{what}_{key}_ms": 1e3 * value for key, value in percentiles(values).items()})
     timing.update(counters.latencies)
     report.add_row(set_name, name, timing, kind="timing", drops=drops)
     return report
