@@ -28,6 +28,7 @@ from fg_depth_ros.data.io.formats import write_image
 from fg_depth_ros.data.io.messages import depth_to_array, image_to_array, stamp_ns
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
+from fg_depth_ros.nodes.common.codes import INPUTS
 from fg_depth_ros.nodes.players import stereo_player
 from fg_depth_ros.nodes.players.source import ENCODINGS, PairSource, encode_image, write_drive
 
@@ -126,6 +127,16 @@ def test_pairs_arrive_with_their_calibration_and_truth(group: ProcessGroup, list
     assert infos[1].p[3] == pytest.approx(-20.0)  # -fx * baseline
     assert infos[1].p[2] - infos[0].p[2] == pytest.approx(4.0)  # doffs
     assert infos[0].header.frame_id == "left_camera_optical_frame"
+
+
+def test_the_override_of_one_topic_is_of_no_other(group: ProcessGroup, listener: Listener, tmp_path: Path) -> None:
+    overrides = {"qos_overrides./left/image_rect.publisher.reliability": "best_effort"}
+    group.start("player", PLAYER, {"pairs": str(write_pairs(tmp_path / "pairs")), **overrides})
+    offered = {topic: lambda topic=topic: listener.node.get_publishers_info_by_topic(f"/{topic}") for topic in INPUTS}
+    group.wait_until(lambda: all(found() for found in offered.values()), LIMIT, "the player's topics")
+    reliability = {topic: found()[0].qos_profile.reliability for topic, found in offered.items()}
+    assert reliability.pop("left/image_rect") == ReliabilityPolicy.BEST_EFFORT
+    assert set(reliability.values()) == {ReliabilityPolicy.RELIABLE}
 
 
 def test_resizing_scales_the_calibration_and_keeps_the_metres(

@@ -461,6 +461,16 @@ def test_block_matching_with_the_names_of_stereo_image_proc(make: Callable[..., 
     assert not b.log_has("not used by")
 
 
+def test_the_override_of_one_input_is_of_no_other(make: Callable[..., Bench]) -> None:
+    overrides = {"qos_overrides./left/image_rect.subscription.reliability": "reliable"}
+    b = make(model="bm", use_system_default_qos=True, **overrides)
+    b.listen("depth/image_rect")
+    b.wait(lambda: all(b.node.get_subscriptions_info_by_topic(f"/{name}") for name in INPUTS))
+    asked = {name: b.node.get_subscriptions_info_by_topic(f"/{name}")[0].qos_profile.reliability for name in INPUTS}
+    assert asked.pop("left/image_rect") == ReliabilityPolicy.RELIABLE
+    assert set(asked.values()) == {ReliabilityPolicy.BEST_EFFORT}, "the default of DDS"
+
+
 def test_options_of_a_matcher_that_does_not_run_are_named(make: Callable[..., Bench]) -> None:
     b = make(model="flownet_stereo", P1=100.0)
     b.wait(lambda: b.log_has("max_disparity, P1: of the models sgbm and bm, not used by flownet_stereo"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -23,9 +24,17 @@ except ImportError:  # Humble
     from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
 
 _PACKETS = 30  # of video that wait while the node is busy: a second
-OVERRIDES = QoSOverridingOptions(
+_OVERRIDES = QoSOverridingOptions(
     (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
 )
+
+
+def overridable(qos: QoSProfile) -> dict[str, Any]:
+    """Return arguments of a publisher or subscription with this profile, whose policies users may override.
+
+    rclpy writes the overrides into the profile: each topic gets a copy of its own.
+    """
+    return {"qos_profile": copy.copy(qos), "qos_overriding_options": _OVERRIDES}
 
 
 def sensor_data(depth: int = 1) -> QoSProfile:

@@ -16,7 +16,7 @@ from fg_depth_ros.data.io.video_packets import GAP, PacketDecoder, PacketInfo, V
 from fg_depth_ros.files import FileError
 from fg_depth_ros.nodes.common.codes import PacketDrop
 from fg_depth_ros.nodes.common.message_loss import MessageLoss, with_info
-from fg_depth_ros.nodes.common.qos import OVERRIDES, subscription_events
+from fg_depth_ros.nodes.common.qos import overridable, subscription_events
 
 _DELAYED = 16  # images that a decoder holds back, at most
 _STEPS = 16  # between packets, for their usual step
@@ -163,7 +163,7 @@ class PacketSubscriber(SimpleFilter):
         events = subscription_events(node, topic)
         events.message_lost = self._loss.on_lost
         self.sub = node.create_subscription(
-            kind, topic, with_info(self._on_message), qos, event_callbacks=events, qos_overriding_options=OVERRIDES
+            kind, topic, with_info(self._on_message), event_callbacks=events, **overridable(qos)
         )
 
     def _on_message(self, message: Any, info: Any) -> None:

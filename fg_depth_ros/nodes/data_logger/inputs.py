@@ -27,7 +27,7 @@ from fg_depth_ros.nodes.common.codes import FaultCode
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, RateMeter
 from fg_depth_ros.nodes.common.message_loss import MessageLoss
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
-from fg_depth_ros.nodes.common.qos import OVERRIDES, subscription_events
+from fg_depth_ros.nodes.common.qos import overridable, subscription_events
 from fg_depth_ros.nodes.common.synchronizing import (
     INPUTS,
     PairSynchronizer,
@@ -158,10 +158,9 @@ class LoggerInputs:
             self._types[name],
             self.topics[name],
             self._loss[name].counting(functools.partial(self._on_message, name)),
-            qos,
             raw=True,
             event_callbacks=events,
-            qos_overriding_options=OVERRIDES,
+            **overridable(qos),
         )
 
     def _on_message(self, name: str, data: bytes) -> None:

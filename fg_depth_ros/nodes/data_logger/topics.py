@@ -16,7 +16,7 @@ from fg_depth_ros.data.bags.storage import DISPARITY, IMAGES
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults
 from fg_depth_ros.nodes.common.message_classes import message_class
 from fg_depth_ros.nodes.common.message_loss import MessageLoss
-from fg_depth_ros.nodes.common.qos import OVERRIDES, subscription_events
+from fg_depth_ros.nodes.common.qos import overridable, subscription_events
 from fg_depth_ros.recording.definitions import Message, Topic, qos_yaml
 
 TOPIC_FAULTS = ("topics",)
@@ -147,11 +147,11 @@ class GraphTopics:
             message_class(kind),
             name,
             loss.counting(functools.partial(self._on_message, name)),
-            qos,
             raw=True,
             event_callbacks=events,
-            qos_overriding_options=OVERRIDES,
+            **overridable(qos),
         )
+        qos = subscription.qos_profile
         offered = qos_yaml(int(qos.history), qos.depth, int(qos.reliability), int(qos.durability))
         self._subscribed[name] = _Subscribed(Topic(name, kind, offered), subscription, repeated, loss)
 

@@ -40,7 +40,7 @@ from fg_depth_ros.geometry.rectification import Rectification
 from fg_depth_ros.nodes.common import diagnostics
 from fg_depth_ros.nodes.common.codes import INPUTS, TRUTH_TOPICS, NodeState
 from fg_depth_ros.nodes.common.message_loss import with_info
-from fg_depth_ros.nodes.common.qos import OVERRIDES, input_qos, subscription_events
+from fg_depth_ros.nodes.common.qos import input_qos, overridable, subscription_events
 from fg_depth_ros.nodes.common.rectifying import PairRectifier
 from fg_depth_ros.nodes.common.running import run_node
 from fg_depth_ros.nodes.common.synchronizing import input_topics, input_types
@@ -154,9 +154,7 @@ class ReplayEvaluatorNode(Node):
         self, kind: type, topic: str, callback: Callable[[Any, Any], None], qos: QoSProfile
     ) -> rclpy.subscription.Subscription:
         events = subscription_events(self, topic)
-        return self.create_subscription(
-            kind, topic, with_info(callback), qos, event_callbacks=events, qos_overriding_options=OVERRIDES
-        )
+        return self.create_subscription(kind, topic, with_info(callback), event_callbacks=events, **overridable(qos))
 
     def _subscribe_part(self, part: str, topic: str, kind: type, qos: QoSProfile) -> rclpy.subscription.Subscription:
         if part not in ("left", "right") or self.parameters["image_transport"] == "raw":

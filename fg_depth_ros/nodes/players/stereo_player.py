@@ -22,7 +22,7 @@ from fg_depth_ros.data.io.messages import fill_image
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import RigError, StereoRig
 from fg_depth_ros.nodes.common.codes import INPUTS, TRUTH_TOPICS
-from fg_depth_ros.nodes.common.qos import OVERRIDES
+from fg_depth_ros.nodes.common.qos import overridable
 from fg_depth_ros.nodes.players.parameters import STEREO_PLAYER
 from fg_depth_ros.nodes.players.playing import CLOCK_RATE, PlayerNode, SubscriberWait, run_player
 from fg_depth_ros.nodes.players.source import NO_WORLD, PairSource, encode_image, write_drive
@@ -117,14 +117,11 @@ class StereoPlayerNode(PlayerNode):
             **({TRUTH: (Image, latched)} if self.source.has_truth else {}),
         }
         self._on_topic = {
-            name: self.create_publisher(kind, name, qos, qos_overriding_options=OVERRIDES)
-            for name, (kind, qos) in topics.items()
+            name: self.create_publisher(kind, name, **overridable(qos)) for name, (kind, qos) in topics.items()
         }
         self._clock_publisher = None
         if self.parameters["publish_clock"]:
-            self._clock_publisher = self.create_publisher(
-                Clock, "/clock", QoSProfile(depth=1), qos_overriding_options=OVERRIDES
-            )
+            self._clock_publisher = self.create_publisher(Clock, "/clock", **overridable(QoSProfile(depth=1)))
 
     def _tick(self) -> None:
         if self.finished or not self._has_subscribers():

@@ -13,7 +13,7 @@ from fg_depth_ros.compat import load_message_filters
 from fg_depth_ros.nodes.common.codes import DropReason, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, PairStatistics, RateMeter
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
-from fg_depth_ros.nodes.common.qos import OVERRIDES, input_qos, subscription_events
+from fg_depth_ros.nodes.common.qos import input_qos, overridable, subscription_events
 from fg_depth_ros.nodes.common.synchronizing import (
     INPUTS,
     LostImages,
@@ -148,9 +148,7 @@ class StereoInputs:
             subscriber: Any = PacketSubscriber(self._node, kind, topic, qos)
         else:
             events = subscription_events(self._node, topic)
-            subscriber = self._filters.Subscriber(
-                self._node, kind, topic, qos_profile=qos, event_callbacks=events, qos_overriding_options=OVERRIDES
-            )
+            subscriber = self._filters.Subscriber(self._node, kind, topic, event_callbacks=events, **overridable(qos))
         subscriber.registerCallback(lambda message, rate=self._rates[name]: rate.tick())
         return subscriber
 

@@ -33,7 +33,7 @@ from fg_depth_ros.nodes.common.codes import FaultCode
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults
 from fg_depth_ros.nodes.common.frames import Frames, subscribe_frames
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
-from fg_depth_ros.nodes.common.qos import OVERRIDES, publisher_events
+from fg_depth_ros.nodes.common.qos import overridable, publisher_events
 from fg_depth_ros.nodes.common.synchronizing import StereoMessages
 from fg_depth_ros.nodes.stereo_depth.parameters import CLOUD_EVERYWHERE
 
@@ -93,9 +93,8 @@ class StereoOutputs:
             name: node.create_lifecycle_publisher(
                 kind,
                 name,
-                QoSProfile(depth=2, reliability=ReliabilityPolicy.RELIABLE),
                 event_callbacks=publisher_events(node, name),
-                qos_overriding_options=OVERRIDES,
+                **overridable(QoSProfile(depth=2, reliability=ReliabilityPolicy.RELIABLE)),
             )
             for name, kind in topics.items()
         }
