@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from fg_depth_ros.nodes.common.codes import INPUTS
 from fg_depth_ros.nodes.common.rectifying import PairRectifier
 from fg_depth_ros.nodes.evaluator.node import ReplayEvaluatorNode
 from fg_depth_ros.nodes.evaluator.node_counters import LOST_AFTER, NEVER_REACHED, CountersByNode, NodeCounters
-from fg_depth_ros.nodes.evaluator.pair_ledger import PairEntry
+from fg_depth_ros.nodes.evaluator.pair_ledger import REMEMBERED, PairEntry
 from fg_depth_ros.nodes.evaluator.pair_messages import Snapshot, published_pair
 from fg_depth_ros.nodes.players.stereo_player import camera_infos
 from fg_depth_ros.nodes.stereo_depth.outputs import cloud_message, disparity_message
@@ -61,6 +62,9 @@ TOPICS = {
 }
 COMPRESSED = {f"{side}/image_rect/compressed": CompressedImage for side in ("left", "right")}
 COMPRESSED["ground_truth/depth/compressedDepth"] = CompressedImage
+
+
+MakeEvaluator = Callable[..., ReplayEvaluatorNode]
 
 
 class Source:
@@ -189,6 +193,22 @@ def source(ros_domain: int, tmp_path: Path) -> Iterator[Source]:
         source = Source(group, tmp_path)
         yield source
         source.close()
+
+
+@pytest.fixture
+def evaluator(ros_domain: int) -> Iterator[MakeEvaluator]:
+    """Makes the evaluator in this process, for tests that hand it messages themselves."""
+    with ExitStack() as made:
+
+        def make(**values: Any) -> ReplayEvaluatorNode:
+            rclpy.init(args=["--ros-args", *(w for name, value in values.items() for w in ("-p", f"{name}:={value}"))])
+            made.callback(rclpy.shutdown)
+            node = ReplayEvaluatorNode()
+            made.callback(node.destroy_node)
+            made.callback(node.finish, 0)
+            return node
+
+        yield make
 
 
 def _row(report: dict, method: str, kind: str = "accuracy") -> dict:
@@ -366,18 +386,12 @@ def test_a_late_answer_is_delivered_and_late(source: Source) -> None:
     assert (metrics["pairs_delivered"], metrics["pairs_late"], metrics["pairs_dropped"]) == (2, 1, 0)
 
 
-def test_no_latency_of_publication_is_made_up_where_the_middleware_gives_no_times(ros_domain: int) -> None:
-    rclpy.init()
-    node = ReplayEvaluatorNode()
-    try:
-        header = Header(stamp=node.get_clock().now().to_msg(), frame_id="a")
-        node._announce(header, {})
-        node._store("depth", Image(header=header), {})
-        node.finish(0)
-        report = node.report()
-    finally:
-        node.destroy_node()
-        rclpy.shutdown()
+def test_no_latency_of_publication_is_made_up_where_the_middleware_gives_no_times(evaluator: MakeEvaluator) -> None:
+    node = evaluator()
+    header = Header(stamp=node.get_clock().now().to_msg(), frame_id="a")
+    node._announce(header, {})
+    node._store("depth", Image(header=header), {})
+    report = node.report()
     (timing,) = report.rows
     assert not [name for name in timing["metrics"] if name.startswith("published_")]
     assert [report.series[0]["latency_ms"]] == [timing["metrics"]["arrival_p50_ms"]] == [pytest.approx(0, abs=5000)]
@@ -424,6 +438,52 @@ def test_pairs_whose_camera_info_came_once_are_counted_by_their_images(source: S
         source.send("a", truth if k < 4 else None, None, images=pair, infos=k == 0)
     metrics = _row(source.wait_for_report(), "published", "timing")["metrics"]
     assert [metrics[f"pairs_{what}"] for what in ("sent", "delivered", "dropped")] == [5, 4, 1]
+
+
+def test_a_camera_info_with_a_stamp_of_its_own_is_no_pair(source: Source) -> None:
+    truth = np.full((96, 160), 6.0, np.float32)
+    pair = (np.zeros((96, 160, 3), np.uint8),) * 2
+    source.start_evaluator(pairs=7, pair_source="camera_info", truth=False)
+    source.wait_for_subscribers("left/image_rect")
+
+    def send_infos(*_: Header) -> None:
+        for side, info in zip(("left", "right"), camera_infos(source.rig, "left", "right"), strict=True):
+            info.header.stamp = source.node.get_clock().now().to_msg()
+            source.publishers[f"{side}/camera_info"].publish(info)
+
+    send_infos()
+    source.settle()
+    for k in range(7):  # the last pair is not answered
+        then = send_infos if k in (2, 5) else lambda header: None
+        source.send("a", truth if k < 6 else None, None, images=pair, infos=False, then=then)
+    metrics = _row(source.wait_for_report(), "published", "timing")["metrics"]
+    assert [metrics[f"pairs_{what}"] for what in ("sent", "delivered", "dropped")] == [7, 6, 1]
+
+
+def test_a_camera_info_that_comes_behind_the_image_is_of_its_pair_also_the_first_one(evaluator: MakeEvaluator) -> None:
+    node = evaluator(pair_source="camera_info", truth=False)
+    now = node.get_clock().now()
+    for k in range(3):  # none is answered
+        header = Header(stamp=(now + Duration(nanoseconds=k)).to_msg())
+        node._store("left", Image(header=header), {})
+        node._store_info("left", CameraInfo(header=header), {})
+        assert node.ledger.sent == k + 1
+
+
+def test_pairs_are_counted_though_some_camera_infos_are_lost(evaluator: MakeEvaluator) -> None:
+    node = evaluator(pair_source="camera_info", accuracy=False)
+    now = node.get_clock().now()
+    for k in range(10):
+        header = Header(stamp=(now + Duration(nanoseconds=k)).to_msg())
+        if k not in (3, 4, 5):
+            node._store_info("left", CameraInfo(header=header), {})
+        if k not in (2, 9):
+            node._store("depth", Image(header=header), {})
+    assert (node.ledger.sent, node.ledger.delivered, node.ledger.pending) == (10, 8, 2)
+    for k in range(2000):  # a camera_info that came once is enough, and nothing is kept of so many images
+        node._store("depth", Image(header=Header(stamp=(now + Duration(seconds=1, nanoseconds=k)).to_msg())), {})
+    assert node.ledger.delivered == 2008
+    assert len(node._without_info) == REMEMBERED
 
 
 def test_the_counters_are_those_of_the_node_that_publishes_the_depth(source: Source) -> None:

@@ -46,7 +46,7 @@ from fg_depth_ros.nodes.common.running import run_node
 from fg_depth_ros.nodes.common.synchronizing import input_topics, input_types
 from fg_depth_ros.nodes.common.video import PacketSubscriber, VideoStream
 from fg_depth_ros.nodes.evaluator.node_counters import CountersByNode, NodeCounters
-from fg_depth_ros.nodes.evaluator.pair_ledger import EARLY, PairEntry, PairLedger, percentiles
+from fg_depth_ros.nodes.evaluator.pair_ledger import EARLY, REMEMBERED, PairEntry, PairLedger, percentiles
 from fg_depth_ros.nodes.evaluator.pair_messages import (
     DEPTH,
     OPTIONAL_PARTS,
@@ -59,6 +59,7 @@ from fg_depth_ros.nodes.evaluator.report import PairSeries, evaluate_pair, live_
 
 REPORT_SECONDS = 8.0  # the node's diagnostics come once a second, on a busy machine later
 _PICTURES = 6  # of the worst pairs
+_ALONE = 2  # images in a row without a camera_info of their own: their camera sends it once, or by a timer
 __all__ = ["REPLAY_EVALUATOR", "ReplayEvaluatorNode", "main"]
 
 
@@ -97,7 +98,11 @@ class ReplayEvaluatorNode(Node):
         self._recent: deque[float] = deque(maxlen=20)
         self._infos: dict[str, OrderedDict[int, CameraInfo]] = {"left": OrderedDict(), "right": OrderedDict()}
         self._rectifier = PairRectifier({name: str(self.resolve_topic_name(name)) for name in INPUTS})
-        self._without_info: set[int] = set()  # stamps of pairs that were announced before their camera_info, or instead
+        # Stamps of images that came before their camera_info, or without one, and whether they announced a pair; how
+        # many they are in a row; and the newest camera_info that announced none, with the time of its publication.
+        self._without_info: OrderedDict[int, bool] = OrderedDict()
+        self._alone = 0
+        self._held: dict[int, int] = {}
         self._snapshot = SnapshotCollector() if self.parameters["snapshot"] else None
         self._snapshot_subscriptions: list[rclpy.subscription.Subscription] = []
         self._queue: queue.Queue[tuple[PairEntry, Rectification] | None] = queue.Queue(maxsize=16)
@@ -188,7 +193,7 @@ class ReplayEvaluatorNode(Node):
         if self._snapshot is not None and part in (*SNAPSHOT_PARTS, *OPTIONAL_PARTS):
             self._snapshot.add(stamp, part, message)
         if part in ("left", "depth") and self.parameters["pair_source"] == "camera_info" and stamp:
-            self._announce_without_info(stamp, info.get("source_timestamp") or arrival)
+            self._announce_by_image(stamp, info.get("source_timestamp") or arrival)
         entry = self.ledger.add(stamp, part, message, arrival)
         if part == "depth":
             self._early[stamp] = (info.get("source_timestamp") or None, arrival)
@@ -198,11 +203,18 @@ class ReplayEvaluatorNode(Node):
         if entry is not None:
             self._completed(entry)
 
-    def _announce_without_info(self, stamp: int, published: int) -> None:
-        """Announce the pair of an image whose camera_info has not come: it may come once for all, or get lost."""
-        if self._infos["left"] and self.ledger.find(stamp) is None:
-            self._without_info.add(stamp)
-            self._announce_pair(stamp, published, "")
+    def _announce_by_image(self, stamp: int, published: int) -> None:
+        """Announce the pair of an image whose camera_info did not: it may come once for all, or later, or get lost."""
+        infos, known = self._infos["left"], self.ledger.find(stamp) is not None
+        if stamp in infos:
+            self._alone = 0
+        elif not known:
+            self._alone += stamp not in self._without_info
+            self._without_info[stamp] = bool(infos)
+            while len(self._without_info) > REMEMBERED:
+                self._without_info.popitem(last=False)
+        if infos and not known:
+            self._announce_pair(stamp, self._held.pop(stamp, published), "")
 
     def _note_latency(self, stamp: int) -> None:
         """Measure the latency of a pair that was announced and has its depth, in whichever order."""
@@ -227,10 +239,16 @@ class ReplayEvaluatorNode(Node):
             infos.popitem(last=False)
         if side != "left" or self.parameters["pair_source"] != "camera_info" or not stamp:
             return
-        if stamp in self._without_info:
-            self._without_info.remove(stamp)
-        else:
-            self._announce_pair(stamp, info.get("source_timestamp") or time.time_ns(), "")
+        held, self._held = self._held, {}
+        published = info.get("source_timestamp") or time.time_ns()
+        announced = self._without_info.pop(stamp, None)
+        if announced is not None:
+            self._alone = 0
+        elif len(infos) == 1 or self._alone >= _ALONE:
+            self._held = {stamp: published}  # it may be of no image
+            return
+        for each in (held if announced else {**held, stamp: published}).items():
+            self._announce_pair(*each, "")
 
     def _store_diagnostics(self, message: DiagnosticArray, _: Any) -> None:
         publishers = self.get_publishers_info_by_topic(self.resolve_topic_name(DEPTH))
