@@ -30,6 +30,7 @@ def start_node(context):
             parameters=[value["params_file"], shared.parameters(value, RECORDING)],
             remappings=shared.camera_remappings(value),
             arguments=shared.log_level(value["log_level"]),
+            additional_env=shared.environment(value),
             output="screen",
             # An episode is finished before the node ends, which may take longer than launch waits by itself.
             sigterm_timeout="40",
@@ -40,4 +41,4 @@ def start_node(context):
 
 def generate_launch_description():
     """Return the launch description."""
-    return LaunchDescription([*shared.declare(ARGUMENTS), *shared.environment(), OpaqueFunction(function=start_node)])
+    return LaunchDescription([*shared.declare(ARGUMENTS), OpaqueFunction(function=start_node)])

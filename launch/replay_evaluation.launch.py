@@ -54,7 +54,7 @@ def start(context):
     nodes = {
         process.executable: node(
             process,
-            value["log_level"],
+            value,
             [value["params_file"]] if process.executable == "stereo_depth_node" else [],
             # The evaluator writes its report before it ends, which may take longer than launch waits by itself.
             sigterm_timeout="60",
@@ -65,7 +65,13 @@ def start(context):
     player = play(value, experiment.player)
     command = [sys.executable, "-m", "fg_depth_ros.apps.node_status", "--timeout", str(START_SECONDS)]
     waits = [
-        ExecuteProcess(cmd=[*command, name, "state=active"], name=f"wait_for_{name}", output="screen") for name in nodes
+        ExecuteProcess(
+            cmd=[*command, name, "state=active"],
+            name=f"wait_for_{name}",
+            additional_env=shared.environment(value),
+            output="screen",
+        )
+        for name in nodes
     ]
     active, failures = [], []
 
@@ -100,7 +106,7 @@ def start(context):
     return [*(RegisterEventHandler(handler) for handler in handlers), *nodes.values(), *waits]
 
 
-def node(process, level, parameter_files=(), **options):
+def node(process, value, parameter_files=(), **options):
     """Make the action that runs a node of the package."""
     return Node(
         package="fg_depth_ros",
@@ -108,7 +114,8 @@ def node(process, level, parameter_files=(), **options):
         name=process.executable,
         parameters=[*parameter_files, dict(process.parameters)],
         remappings=list(process.remappings),
-        arguments=shared.log_level(level),
+        arguments=shared.log_level(value["log_level"]),
+        additional_env=shared.environment(value),
         output="screen",
         **options,
     )
@@ -130,10 +137,10 @@ def play(value, player):
     if value["player"] not in ("auto", "ros2bag", "own"):
         raise ValueError(f"player:={value['player']} is unknown: choose auto, ros2bag or own")
     if value["player"] == "own" or (value["player"] == "auto" and not has_rosbag2()):
-        return node(player, value["log_level"])
+        return node(player, value)
     words = ["ros2", "bag", "play", value["bag"], "--clock", "40", "--rate", value["rate"]]
     words += ["--delay", str(DISCOVERY), *(["--loop"] if player.parameters["loop"] else [])]
-    return ExecuteProcess(cmd=words, name="ros2_bag_play", output="screen")
+    return ExecuteProcess(cmd=words, name="ros2_bag_play", additional_env=shared.environment(value), output="screen")
 
 
 def has_rosbag2():
@@ -147,4 +154,4 @@ def has_rosbag2():
 
 def generate_launch_description():
     """Return the launch description."""
-    return LaunchDescription([*shared.declare(ARGUMENTS), *shared.environment(), OpaqueFunction(function=start)])
+    return LaunchDescription([*shared.declare(ARGUMENTS), OpaqueFunction(function=start)])

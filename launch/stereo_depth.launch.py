@@ -37,6 +37,7 @@ def start_node(context):
             parameters=[value["params_file"], parameters],
             remappings=shared.camera_remappings(value),
             arguments=shared.log_level(value["log_level"]),
+            additional_env=shared.environment(value),
             output="screen",
             # Several nodes that end at once on a busy machine take longer than launch waits by itself.
             sigterm_timeout="30",
@@ -51,6 +52,7 @@ def start_node(context):
                 namespace=value["namespace"],
                 remappings=shared.camera_remappings(value),
                 arguments=["-d", str(resource_path("rviz/stereo_depth.rviz"))],
+                additional_env=shared.environment(value),
             )
         )
     return actions
@@ -58,4 +60,4 @@ def start_node(context):
 
 def generate_launch_description():
     """Return the launch description."""
-    return LaunchDescription([*shared.declare(ARGUMENTS), *shared.environment(), OpaqueFunction(function=start_node)])
+    return LaunchDescription([*shared.declare(ARGUMENTS), OpaqueFunction(function=start_node)])

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
-from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, LogInfo
 from launch.substitutions import LaunchConfiguration
 
 from fg_depth_ros.apps.camera_presets import PRESETS, preset
@@ -181,23 +181,19 @@ def log_level(level: str) -> list[str]:
     return ["--ros-args", "--log-level", level]
 
 
-def environment() -> list[Any]:
-    """Return the actions that keep messages on this machine, unless ``discovery`` says otherwise, and whole.
+def environment(value: Mapping[str, str]) -> dict[str, str]:
+    """Return what our processes have in their environment beside that of the launch, for ``additional_env``.
 
-    Fast DDS is pointed to the package's profile: its defaults lose most images.
+    It keeps messages on this machine, unless ``discovery`` says otherwise, and whole: Fast DDS is pointed to the
+    package's profile, since its defaults lose most images. Setting it in the launch itself would change it for the
+    nodes of others, too: an included launch file is no scope.
     """
+    own = {DISCOVERY: value["discovery"]}
+    if knows_localhost_only():
+        own[LOCALHOST_ONLY] = "0" if value["discovery"] in ("SUBNET", "SYSTEM_DEFAULT") else "1"
     changed = dict(os.environ)
     use_shared_memory_profile(changed)
-    profile = [SetEnvironmentVariable(*item) for item in sorted(changed.items() - os.environ.items())]
-    discovery = LaunchConfiguration("discovery")
-    before = [OpaqueFunction(function=_localhost_only)] if knows_localhost_only() else []
-    return [SetEnvironmentVariable(DISCOVERY, discovery), *before, *profile]
-
-
-def _localhost_only(context: Any) -> list[SetEnvironmentVariable]:
-    """Return the action that does on a ROS of before the discovery range what ``discovery`` says."""
-    local = LaunchConfiguration("discovery").perform(context) not in ("SUBNET", "SYSTEM_DEFAULT")
-    return [SetEnvironmentVariable(LOCALHOST_ONLY, "1" if local else "0")]
+    return {**own, **dict(changed.items() - os.environ.items())}
 
 
 def _parameter_names(file: str | None) -> set[str]:

@@ -275,7 +275,6 @@ def launched(monkeypatch: pytest.MonkeyPatch, repository: Path, rosbag2: bool, *
         "launch": ["LaunchDescription"],
         "launch.actions": [
             "DeclareLaunchArgument", "EmitEvent", "ExecuteProcess", "LogInfo", "OpaqueFunction", "RegisterEventHandler",
-            "SetEnvironmentVariable",
         ],
         "launch.event_handlers": ["OnProcessExit"],
         "launch.events": ["Shutdown", "matches_action"],

@@ -22,7 +22,7 @@ _NAMES = {
     "launch": ["LaunchDescription"],
     "launch.actions": [
         "DeclareLaunchArgument", "EmitEvent", "ExecuteProcess", "GroupAction", "IncludeLaunchDescription", "LogInfo",
-        "OpaqueFunction", "RegisterEventHandler", "SetEnvironmentVariable", "TimerAction",
+        "OpaqueFunction", "RegisterEventHandler", "TimerAction",
     ],
     "launch.launch_description_sources": ["PythonLaunchDescriptionSource"],
     "launch.event_handlers": ["OnProcessExit", "OnProcessIO"],
@@ -363,22 +363,69 @@ def test_messages_stay_on_this_machine_unless_the_user_says_otherwise(
     actions = describe(repository, name).args[0]
     (argument,) = [a for a in actions if a.args == ("discovery",)]
     assert argument.kwargs["default_value"] == default
-    (value,) = [a.args[1] for a in actions if a.args[:1] == ("ROS_AUTOMATIC_DISCOVERY_RANGE",)]
-    assert value.args == ("discovery",)
+
+
+@pytest.mark.parametrize("name", ["stereo_depth", "multi_stereo", "data_logger", "replay_evaluation"])
+@pytest.mark.usefixtures("launch_file")
+def test_a_launch_file_changes_nothing_for_what_is_started_beside_it(repository: Path, name: str) -> None:
+    """An included launch file is no scope: what it sets in the environment holds for every later process."""
+    kinds = [type(action).__name__ for action in describe(repository, name).args[0]]
+    assert set(kinds) == {"DeclareLaunchArgument", "OpaqueFunction"}
+
+
+def environments(actions: list[Recorded]) -> list[dict[str, str]]:
+    """What the processes among these actions have in their environment beside that of the launch."""
+    return [a.kwargs["additional_env"] for a in actions if "executable" in a.kwargs or "cmd" in a.kwargs]
+
+
+@pytest.mark.parametrize("discovery", ["LOCALHOST", "SUBNET"])
+@pytest.mark.parametrize(("name", "given", "processes"), [
+    ("stereo_depth", {"rviz": "true"}, 2), ("data_logger", {}, 1),
+    ("replay_evaluation", {"player": "own"}, 5), ("replay_evaluation", {"player": "ros2bag"}, 5),
+])  # fmt: skip
+def test_every_process_gets_the_range_of_its_messages_and_the_shared_memory_profile(
+    launch_file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, discovery: str, name: str,
+    given: dict[str, str], processes: int,
+) -> None:  # fmt: skip
+    for variable in ("RMW_IMPLEMENTATION", "FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("ament_index_python.packages.get_package_prefix", lambda name: "/opt/ros")
+    monkeypatch.setattr("ament_index_python.packages.get_package_share_directory", lambda name: str(tmp_path))
+    if name == "replay_evaluation":
+        kinds = {"/left/image": IMAGE, "/right/image": IMAGE, "/left/camera_info": INFO, "/right/camera_info": INFO}
+        bag = bag_of(tmp_path / "bag", kinds)
+        given = {**given, "bag": str(bag), "out": str(tmp_path / "out")}
+    actions = launch_file(name, discovery=discovery, **given)
+    if name == "replay_evaluation":
+        actions += [player_of(actions)]
+    found = environments(actions)
+    assert len(found) == processes
+    for environment in found:
+        assert environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] == discovery
+        assert "ROS_LOCALHOST_ONLY" not in environment
+        assert environment["FASTDDS_DEFAULT_PROFILES_FILE"].endswith("config/fastdds_shm.xml")
+
+
+def player_of(actions: list[Recorded]) -> Recorded:
+    """The player, which the launch file of the evaluation starts when all nodes are active."""
+    targets = [a.args[0].kwargs["target_action"] for a in actions if type(a).__name__ == "RegisterEventHandler"]
+    (player,) = [target for target in targets if target not in actions]
+    return player
+
+
+def test_a_profile_of_the_users_own_is_left_alone(launch_file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", "/my.xml")
+    assert environments(launch_file("stereo_depth")) == [{"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}]
 
 
 @pytest.mark.parametrize(("discovery", "only"), [("LOCALHOST", "1"), ("OFF", "1"), ("SUBNET", "0")])
-@pytest.mark.usefixtures("launch_file")
 def test_on_humble_messages_stay_on_this_machine_too(
-    repository: Path, monkeypatch: pytest.MonkeyPatch, discovery: str, only: str
+    launch_file: Any, monkeypatch: pytest.MonkeyPatch, discovery: str, only: str
 ) -> None:
     """Humble does not know the discovery range."""
     monkeypatch.setenv("ROS_DISTRO", "humble")
-    monkeypatch.delenv("ROS_LOCALHOST_ONLY", raising=False)
-    description = describe(repository, "stereo_depth")
-    function = next(a.kwargs["function"] for a in description.args[0] if "function" in a.kwargs)
-    (action,) = function(Context(description, {"discovery": discovery}))
-    assert action.args == ("ROS_LOCALHOST_ONLY", only)
+    (environment,) = environments(launch_file("stereo_depth", discovery=discovery))
+    assert environment["ROS_LOCALHOST_ONLY"] == only
 
 
 @pytest.mark.parametrize("name", ["stereo_depth", "data_logger", "replay_evaluation"])

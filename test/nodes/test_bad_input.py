@@ -432,3 +432,15 @@ def test_a_rig_whose_far_range_is_not_searched_is_named():
     assert worker._range_problem(crossed, -32, TOPICS) is None
     parallel = StereoRig(640, 480, 500.0, 500.0, 320.0, 240.0, 320.0, 0.1)
     assert worker._range_problem(parallel, 0, TOPICS) is None
+
+
+def test_an_override_of_one_topic_holds_for_that_one_only(make: Callable[..., Bench]) -> None:
+    override = {"qos_overrides./left/image_rect.subscription.durability": "transient_local"}
+    b = make(use_system_default_qos=True, **override)
+    b.listen("depth/image_rect")
+    found = {
+        side: b.wait(lambda topic=f"/{side}/image_rect": b.node.get_subscriptions_info_by_topic(topic))[0].qos_profile
+        for side in ("left", "right")
+    }
+    assert found["left"].durability == DurabilityPolicy.TRANSIENT_LOCAL
+    assert found["right"].durability == DurabilityPolicy.VOLATILE

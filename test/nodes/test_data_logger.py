@@ -208,6 +208,18 @@ def test_pairs_of_a_camera_info_that_came_once_are_recorded_with_it(make: Make) 
     assert infos == [int(pair.name) for pair in pairs], "each image has one of its own"
 
 
+def test_a_latched_camera_info_is_received_however_long_ago_it_was_sent(make: Make) -> None:
+    bench = make(latched=True, record="continuous")
+    bench.end()
+    bench.send({name: message for name, message in bench.pair.items() if name.endswith("camera_info")})
+    bench.begin()
+    images = {name: message for name, message in bench.pair.items() if name.endswith("image_rect")}
+    bench.play_until_written(3, pair=images)
+    bench.end()
+    (line,) = bench.lines()
+    assert len(bench.pairs(line)) >= 3
+
+
 @pytest.mark.parametrize("storage", ["zstd", "png"])
 def test_images_are_packed_without_loss(make: Make, storage: str) -> None:
     bench = make(storage=storage, record="continuous")

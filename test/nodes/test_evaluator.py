@@ -517,6 +517,27 @@ def test_counters_of_other_nodes_count_only_where_the_publisher_has_none_and_the
     assert every.of({"rear/stereo_depth_node"}).explain(4, 3, 1) == ({NEVER_REACHED: 1}, 0)
 
 
+def test_a_latched_camera_info_of_before_is_used_and_is_no_pair(source: Source) -> None:
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    for side, info in zip(("left", "right"), camera_infos(source.rig, "left", "right"), strict=True):
+        source.node.destroy_publisher(source.publishers[f"{side}/camera_info"])
+        publisher = source.node.create_publisher(CameraInfo, f"{side}/camera_info", latched)
+        info.header.stamp = source.node.get_clock().now().to_msg()
+        publisher.publish(info)
+        source.publishers[f"{side}/camera_info"] = publisher
+    source.start_evaluator(pairs=3, pair_source="camera_info", truth=False)
+    source.wait_for_subscribers("left/image_rect")
+    truth, pair = np.full((96, 160), 6.0, np.float32), (np.zeros((96, 160, 3), np.uint8),) * 2
+
+    def step() -> None:  # the first ones may come before the camera_infos do
+        source.send("a", truth, None, images=pair, infos=False)
+        source.send_diagnostics(pairs_matched="0")
+
+    wait_until(lambda: not source.child.running, step=step, describe=source.child.last_lines)
+    metrics = _row(source.wait_for_report(), "published", "timing")["metrics"]
+    assert [metrics[f"pairs_{what}"] for what in ("sent", "delivered", "dropped")] == [3, 3, 0]
+
+
 def test_the_node_account_explains_drops_with_reasons() -> None:
     account = NodeCounters()
     account.update({"pairs matched": "50", "pairs published": "40", "dropped: stopped": "10"})

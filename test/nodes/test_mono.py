@@ -231,6 +231,18 @@ def test_depth_goes_on_without_the_right_camera_and_comes_back(make: Callable[..
     assert int(b.values()["mono fallback published"]) == len(alone & set(stamps))
 
 
+def test_without_a_right_camera_no_baseline_is_made_up(make: Callable[..., Bench], six_metres: str) -> None:
+    b = make(mono_weights=six_metres, mono_timeout=0.2, inference_scale="auto", min_depth=0.15)
+    b.listen(DEPTH)
+    b.send_until(LEFT, lambda: int(b.values().get("mono fallback published", 0)) > 0)
+    seen = len(b.statuses)
+    b.wait(lambda: len(b.statuses) >= seen + 2)
+    assert "nearest depth (m)" not in b.values("model")
+    assert b.values("model")["inference_scale"] == "1"
+    assert "baseline (m)" not in b.values()
+    b.send_until(PAIR, lambda: b.values("model").get("nearest depth (m)") == "0.150")
+
+
 def test_only_when_it_is_wanted(make: Callable[..., Bench], six_metres: str) -> None:
     b = make(mono_weights=six_metres, mono_timeout=0.0, stall_timeout=0.5)
     b.listen(DEPTH)

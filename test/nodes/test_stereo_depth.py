@@ -18,7 +18,7 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from support import flownet_reference
@@ -485,6 +485,52 @@ def test_approximate_stamps(make: Callable[..., Bench]) -> None:
     b.send_until(PAIR, lambda: b.seen["depth/image_rect"], right_image_rect=0.015, right_camera_info=0.015)
 
 
+INFOS = {name: message for name, message in PAIR.items() if name.endswith("camera_info")}
+IMAGES = {name: message for name, message in PAIR.items() if name.endswith("image_rect")}
+
+
+def test_a_camera_info_that_came_once_holds_after_nobody_listened(make: Callable[..., Bench]) -> None:
+    b = make()
+    b.listen("depth/image_rect")
+    b.wait(b.heard)
+    b.send(INFOS)
+    assert share_near(b.fresh_depth(IMAGES), SCENE.depth) > 0.97
+    b.unlisten("depth/image_rect")
+    b.wait(lambda: b.values().get("reason") == "idle")
+    b.listen("depth/image_rect")
+    assert share_near(b.fresh_depth(IMAGES), SCENE.depth) > 0.97
+
+
+def durability(b: Bench, name: str) -> list[DurabilityPolicy]:
+    """Of the node's subscriptions of an input."""
+    return [info.qos_profile.durability for info in b.node.get_subscriptions_info_by_topic(f"/{name}")]
+
+
+@pytest.mark.parametrize("system_default", [False, True])
+def test_a_latched_camera_info_is_received_however_long_ago_it_was_sent(
+    make: Callable[..., Bench], system_default: bool
+) -> None:
+    b = make(latched=True, use_system_default_qos=system_default)
+    b.send(INFOS)
+    b.wait(lambda: b.values().get("reason") == "idle")
+    b.listen("depth/image_rect")
+    assert share_near(b.fresh_depth(IMAGES), SCENE.depth) > 0.97
+    assert durability(b, "left/camera_info") == [DurabilityPolicy.TRANSIENT_LOCAL]
+    # Another publisher does not latch: its messages must not be missed.
+    other = b.node.create_publisher(CameraInfo, "left/camera_info", 5)
+    b.wait(lambda: durability(b, "left/camera_info") == [DurabilityPolicy.VOLATILE])
+    assert durability(b, "right/camera_info") == [DurabilityPolicy.TRANSIENT_LOCAL]
+    b.node.destroy_publisher(other)
+    b.wait(lambda: durability(b, "left/camera_info") == [DurabilityPolicy.TRANSIENT_LOCAL])
+
+
+def test_an_overridden_durability_of_a_camera_info_goes_first(make: Callable[..., Bench]) -> None:
+    b = make(latched=True, **{"qos_overrides./left/camera_info.subscription.durability": "volatile"})
+    b.listen("depth/image_rect")
+    b.wait(lambda: durability(b, "right/camera_info") == [DurabilityPolicy.TRANSIENT_LOCAL])
+    assert durability(b, "left/camera_info") == [DurabilityPolicy.VOLATILE]
+
+
 def test_diagnostics_tell_rates_latencies_drops_and_model(make: Callable[..., Bench]) -> None:
     b = make()
     b.listen("depth/image_rect")
@@ -707,31 +753,77 @@ def test_what_the_time_budget_does_is_said(make: Callable[..., Bench]) -> None:
 # ---- lifecycle ------------------------------------------------------------------------------------------------
 
 
+def transition(b: Bench, name: str) -> None:
+    """Let the node go through a transition."""
+    done: list[Any] = []
+    b.depth_node._post(lambda: done.append(getattr(b.depth_node, f"trigger_{name}")()))
+    b.wait(lambda: done)
+    assert "SUCCESS" in str(done[0])
+
+
 def test_lifecycle_without_autostart(make: Callable[..., Bench]) -> None:
     b = make(autostart=False)
-    node = b.depth_node
     b.wait(lambda: b.values().get("state") == "unconfigured")
 
-    def go(transition: str) -> None:
-        done: list[Any] = []
-        node._post(lambda: done.append(getattr(node, f"trigger_{transition}")()))
-        b.wait(lambda: done)
-        assert "SUCCESS" in str(done[0])
-
     for _ in range(2):
-        go("configure")
-        go("activate")
+        transition(b, "configure")
+        transition(b, "activate")
         b.listen("depth/image_rect")
         assert share_near(b.fresh_depth(PAIR), SCENE.depth) > 0.97
-        go("deactivate")
+        transition(b, "deactivate")
         assert not b.heard() or b.wait(lambda: not b.heard())
         b.seen["depth/image_rect"].clear()
-        go("activate")
+        transition(b, "activate")
         b.fresh_depth(PAIR)
-        go("deactivate")
-        go("cleanup")
+        transition(b, "deactivate")
+        transition(b, "cleanup")
         b.unlisten("depth/image_rect")
-    go("shutdown")
+    transition(b, "shutdown")
+
+
+def test_a_deactivated_node_has_no_faults_of_its_last_pair(make: Callable[..., Bench]) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Blocking(StereoDepthEstimator):
+        def estimate(self, *args: Any) -> Any:
+            begun.set()
+            assert go_on.wait(LIMIT)
+            raise RuntimeError("a defect")
+
+    b = make(build=Blocking)
+    b.listen("depth/image_rect")
+    b.send_until(PAIR, begun.is_set)
+    asked = threading.Event()
+
+    def deactivate() -> None:
+        asked.set()
+        b.depth_node.trigger_deactivate()
+
+    b.depth_node._post(deactivate)
+    b.wait(asked.is_set)
+    go_on.set()
+    b.wait(lambda: b.values().get("state") == "inactive")
+    assert b.values()["dropped: internal error"] == "1"
+    assert b.values()["faults"] == ""
+
+
+@pytest.mark.parametrize(("way", "state"), [("cleanup", "unconfigured"), ("shutdown", "finalized")])
+def test_a_node_that_was_stopped_stays_so_when_a_parameter_is_set(
+    make: Callable[..., Bench], way: str, state: str
+) -> None:
+    b = make()
+    b.wait(lambda: b.values().get("state") == "active")
+    if way == "cleanup":
+        transition(b, "deactivate")
+    transition(b, way)
+    b.wait(lambda: b.values()["state"] == state)
+    (result,) = b.set(max_depth=20.0)
+    assert result.successful
+    seen, settled = len(b.statuses), []
+    b.depth_node._post(lambda: settled.append(True))  # behind whatever the change has posted
+    b.wait(lambda: settled and len(b.statuses) >= seen + 2)
+    assert b.values()["state"] == state
+    assert "model" not in b.values("model")
 
 
 def test_frames_are_listened_to_no_longer_than_the_node_is_configured(
@@ -763,6 +855,7 @@ def test_a_file_that_is_no_checkpoint_fails_configure_and_can_be_replaced(
     assert b.status().message.startswith("not configured: ")
     assert str(weights) in b.status().message
     assert b.values()["state"] == "unconfigured"
+    b.depth_node._post(b.depth_node.trigger_configure)  # by the user, in vain as well
     (result,) = b.set(model="sgbm")  # autostart tries again
     assert result.successful
     b.listen("depth/image_rect")
@@ -795,3 +888,60 @@ def test_a_start_value_out_of_range_fails_configure_until_it_is_replaced(make: C
     assert result.successful
     b.listen("depth/image_rect")
     assert share_near(b.fresh_depth(PAIR), SCENE.depth) > 0.97
+
+
+def test_a_wrong_quality_of_service_of_an_input_is_named_and_leaves_the_node_up(make: Callable[..., Bench]) -> None:
+    b = make(**{"qos_overrides./right/camera_info.subscription.reliability": "best-effort"})
+    node, subscriptions = b.depth_node, []
+
+    def count() -> int:
+        before = len(subscriptions)
+        node._post(lambda: subscriptions.append(len(list(node.subscriptions))))
+        return b.wait(lambda: subscriptions[before:])[0]
+
+    before = count()
+    b.listen("depth/image_rect")
+    named = "qos_overrides./right/camera_info.subscription", "`best-effort`"
+    b.wait(lambda: b.has(FaultCode.NOT_CONFIGURED, *named) and b.level() == b.level("model") == 2)
+    seen = len(b.statuses)
+    b.wait(lambda: len(b.statuses) >= seen + 2)
+    assert count() == before
+    assert b.has(FaultCode.NOT_CONFIGURED, *named)
+
+
+def test_inputs_that_could_not_be_subscribed_are_tried_again(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = make()
+    create = b.depth_node.create_subscription
+
+    def create_subscription(kind: type, topic: str, *args: Any, **kwargs: Any) -> Any:
+        if topic == "/left/camera_info":
+            raise RuntimeError("out of handles")
+        return create(kind, topic, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(b.depth_node, "create_subscription", create_subscription)
+        b.listen("depth/image_rect")
+        b.wait(lambda: b.has(FaultCode.NOT_CONFIGURED, "/left/camera_info", "out of handles"))
+    assert share_near(b.fresh_depth(PAIR), SCENE.depth) > 0.97
+    b.wait(lambda: b.level() == b.level("model") == 0)
+
+
+def test_a_wrong_quality_of_service_of_an_output_fails_configure_and_is_named(make: Callable[..., Bench]) -> None:
+    b = make(**{"qos_overrides./points2.publisher.durability": "latched"})
+    node, publishers = b.depth_node, []
+
+    def configure() -> None:
+        node.trigger_configure()
+        publishers.append(len(list(node.publishers)))
+
+    b.wait(lambda: b.has(FaultCode.NOT_CONFIGURED, "qos_overrides./points2.publisher", "`latched`"))
+    assert b.level() == 2
+    assert b.values()["state"] == "unconfigured"
+    assert "model" not in b.values("model")  # nothing stays loaded
+    for _ in range(2):
+        node._post(configure)
+    b.wait(lambda: len(publishers) == 2)
+    assert publishers[0] == publishers[1]
+    b.wait(lambda: b.has(FaultCode.NOT_CONFIGURED) and b.values()["state"] == "unconfigured")

@@ -38,12 +38,12 @@ class LoggerBench(User):
     With ``use_sim_time`` the pairs make the time: each is 0.05 s after the one before, whatever the machine does.
     """
 
-    def __init__(self, domain: int, root: Path, **values: Any) -> None:
+    def __init__(self, domain: int, root: Path, *, latched: bool = False, **values: Any) -> None:
         self.root = root
         self.owner = Context()
         rclpy.init(context=self.owner, domain_id=domain)
         self.logger_node: DataLoggerNode | None = None
-        super().__init__(self.owner, compressed=values.get("image_transport") == "compressed")
+        super().__init__(self.owner, compressed=values.get("image_transport") == "compressed", latched=latched)
         self.values_given = values
         self.pair = pair_messages(small_wall())
         self.sent: list[int] = []

@@ -16,6 +16,7 @@ from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 from stereo_msgs.msg import DisparityImage
@@ -151,9 +152,13 @@ class User:
     """Publishes pairs, listens to outputs, reads diagnostics. Spins in a thread of its own."""
 
     def __init__(
-        self, context: Context, namespace: str = "", compressed: bool = False, topics: Mapping[str, str] | None = None
-    ) -> None:
-        """``topics``: input name -> the topic to publish it on, where that is another one."""
+        self, context: Context, namespace: str = "", compressed: bool = False, topics: Mapping[str, str] | None = None,
+        latched: bool = False,
+    ) -> None:  # fmt: skip
+        """``topics``: input name -> the topic to publish it on, where that is another one.
+
+        ``latched``: keep the last camera_infos for those who subscribe later.
+        """
         self.context = context
         self.node = Node("user", context=context, namespace=namespace)
         self.seen: dict[str, list[Any]] = {}
@@ -167,8 +172,11 @@ class User:
             "left/image_rect": (image, suffix),
             "right/image_rect": (image, suffix),
         }
+        kept = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL) if latched else 5
         self._publishers = {
-            name: self.node.create_publisher(kind, f"{(topics or {}).get(name, name)}{end}", 5)
+            name: self.node.create_publisher(
+                kind, f"{(topics or {}).get(name, name)}{end}", kept if kind is CameraInfo else 5
+            )
             for name, (kind, end) in inputs.items()
         }
         self._subscriptions: dict[str, Any] = {}
@@ -282,7 +290,7 @@ class Bench(User):
 
     def __init__(
         self, domain: int, *, build: Any = None, namespace: str = "", user_namespace: str = "",
-        topics: Mapping[str, str] | None = None, **values: Any,
+        topics: Mapping[str, str] | None = None, latched: bool = False, **values: Any,
     ) -> None:  # fmt: skip
         """``topics``: input name -> the topic that it is remapped to."""
         self.owner = Context()
@@ -297,7 +305,7 @@ class Bench(User):
         self._node_executor.add_node(self.depth_node)
         self._node_thread = threading.Thread(target=self._spin_node, daemon=True)
         compressed = values.get("image_transport") == "compressed"
-        super().__init__(self.owner, user_namespace or namespace, compressed, topics)
+        super().__init__(self.owner, user_namespace or namespace, compressed, topics, latched)
         logger = RecordingLogger(self.logged)
         self.depth_node.get_logger = lambda: logger
         self._node_thread.start()

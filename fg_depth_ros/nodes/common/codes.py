@@ -31,6 +31,7 @@ class NodeState(Code):
     UNCONFIGURED = "unconfigured"
     INACTIVE = "inactive"
     ACTIVE = "active"
+    FINALIZED = "finalized"
 
 
 class FaultCode(Code):
@@ -38,7 +39,7 @@ class FaultCode(Code):
 
     OK = "ok"
     IDLE = "idle"  # active, but no output has a subscriber
-    NOT_CONFIGURED = "not configured"  # the model or a parameter was refused
+    NOT_CONFIGURED = "not configured"  # the model or a parameter was refused, qos_overrides included
     NO_CLOCK = "no clock"  # use_sim_time without /clock
     NO_PAIRS = "no pairs"  # outputs have subscribers, but no synchronised pair arrives
     NO_STAMPS = "no stamps"  # messages arrive without a stamp, and so form no pairs

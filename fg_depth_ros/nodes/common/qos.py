@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos import (
+    DurabilityPolicy,
     HistoryPolicy,
     QoSPolicyKind,
     QoSProfile,
@@ -17,6 +19,8 @@ from rclpy.qos import (
     qos_profile_system_default,
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import CameraInfo
 
 try:
     from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
@@ -24,9 +28,8 @@ except ImportError:  # Humble
     from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
 
 _PACKETS = 30  # of video that wait while the node is busy: a second
-_OVERRIDES = QoSOverridingOptions(
-    (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
-)
+_POLICIES = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
+_OVERRIDES = QoSOverridingOptions(_POLICIES)
 
 
 def overridable(qos: QoSProfile) -> dict[str, Any]:
@@ -48,6 +51,21 @@ def input_qos(system_default: bool, *, every: bool = False) -> QoSProfile:
     ``every``: each message counts, as those of video do, where one that is replaced costs all up to the next key frame.
     """
     return qos_profile_system_default if system_default else sensor_data(_PACKETS if every else 1)
+
+
+@contextlib.contextmanager
+def naming_overrides(topic: str, end: str) -> Iterator[None]:
+    """Let what goes wrong within, where a publisher or subscription is made, name its topic and the way out.
+
+    ``topic``: resolved; ``end``: publisher or subscription. Raises ValueError for any exception.
+    """
+    try:
+        yield
+    except Exception as error:  # of rclpy, of a kind for each mistake
+        raise ValueError(
+            f"no {end} of {topic}: {error}; where qos_overrides.{topic}.{end} is given, check its values (such as "
+            "reliability: best_effort) and start the node again"
+        ) from error
 
 
 def _log_incompatible(node: Node, topic: str, text: str, end: str) -> Callable[[Any], None]:
@@ -74,3 +92,66 @@ def publisher_events(node: Node, topic: str) -> PublisherEventCallbacks:
     return PublisherEventCallbacks(
         incompatible_qos=_log_incompatible(node, topic, text, "publisher"), use_default_callbacks=False
     )
+
+
+class CameraInfoSubscription:
+    """A subscription to a camera_info: latched where all publishers of the topic are, so that it gets their last one.
+
+    A camera_info that was sent once, at the start of its driver, comes to no other subscription, and one of a publisher
+    that does not latch comes to no latched one: call ``follow`` periodically. The user's overrides go first.
+
+    Args:
+        topic: resolved.
+        qos: profile while not all publishers latch.
+        events: callbacks; default: ``subscription_events``.
+        raw: whether ``callback`` gets serialized messages.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        topic: str,
+        callback: Callable[..., None],
+        qos: QoSProfile,
+        *,
+        events: SubscriptionEventCallbacks | None = None,
+        raw: bool = False,
+    ) -> None:
+        self._node, self._topic, self._callback, self._qos, self._raw = node, topic, callback, qos, raw
+        self._events = subscription_events(node, topic) if events is None else events
+        given = getattr(node, "_parameter_overrides", {})  # rclpy has no public way to read them
+        # No others are declared: a parameter would keep the policy of the first subscription for the next ones.
+        name = f"qos_overrides.{topic}.subscription."
+        self._overrides = QoSOverridingOptions([kind for kind in _POLICIES if name + kind.name.lower() in given])
+        self._latched = False
+        self._subscription = self._subscribe()
+
+    def follow(self) -> None:
+        """Subscribe anew where the publishers have become latched ones, or are that no more."""
+        offers = [info.qos_profile for info in self._node.get_publishers_info_by_topic(self._topic)]
+        latched = all(
+            offer.durability == DurabilityPolicy.TRANSIENT_LOCAL and offer.reliability == ReliabilityPolicy.RELIABLE
+            for offer in offers
+        )
+        if offers and latched != self._latched:
+            self.destroy()
+            self._latched = latched
+            self._subscription = self._subscribe()
+
+    def destroy(self) -> None:
+        """Unsubscribe."""
+        self._node.destroy_subscription(self._subscription)
+
+    def is_kept(self, info: Any) -> bool:
+        """Tell by rclpy's message info whether a message had been published before it was subscribed to."""
+        return self._latched and 0 < info.get("source_timestamp", 0) < self._since
+
+    def _subscribe(self) -> Subscription:
+        qos = copy.copy(self._qos)
+        if self._latched:
+            qos.reliability, qos.durability = ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL
+        self._since = time.time_ns()
+        return self._node.create_subscription(
+            CameraInfo, self._topic, self._callback, qos,
+            event_callbacks=self._events, qos_overriding_options=self._overrides, raw=self._raw,
+        )  # fmt: skip

@@ -7,7 +7,7 @@ import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Generic, TypeVar
@@ -200,6 +200,7 @@ class PairSynchronizer:
         on_time_jump: called with (input name, seconds) when an input's time went back.
         on_left_only: called with (left image, left camera_info) as soon as both wait for the right camera, each image
             once; most of them become a pair a moment later.
+        infos: input name -> camera_info of before, which holds until another one comes.
         filters: the message_filters module (for tests).
     """
 
@@ -216,6 +217,7 @@ class PairSynchronizer:
         on_error: Callable[[Exception], None] | None = None,
         on_time_jump: Callable[[str, float], None] | None = None,
         on_left_only: Callable[[Any, Any], None] | None = None,
+        infos: Mapping[str, Any] | None = None,
         filters: ModuleType | Any | None = None,
     ) -> None:
         filters = filters if filters is not None else load_message_filters()
@@ -226,6 +228,8 @@ class PairSynchronizer:
         self._without_info = dict.fromkeys(_CAMERAS, 0)  # images since the last camera_info
         self._rare_info = dict.fromkeys(_CAMERAS, False)  # camera_infos come more rarely than images
         self._gates = [_Gate(source, name, self._take) for source, name in zip(sources, INPUTS, strict=True)]
+        for name, info in (infos or {}).items():
+            self._gate(name).last = info
         approximate = approximate or allow_unstamped
         if approximate:
             # Upstream matches differences below the slop only; a nanosecond more makes it "up to".
@@ -240,6 +244,11 @@ class PairSynchronizer:
         self._slop_ns = round(slop * 1e9) if approximate else 0
         self.matched = 0
         self.last_match = time.monotonic()
+
+    @property
+    def infos(self) -> dict[str, Any]:
+        """Input name -> the newest camera_info, of those that have come."""
+        return {name: last for name in _CAMERAS.values() if (last := self._gate(name).last) is not None}
 
     def received(self, name: str) -> int:
         """Return the number of messages of an input."""

@@ -27,7 +27,7 @@ from fg_depth_ros.nodes.common.codes import FaultCode
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, RateMeter
 from fg_depth_ros.nodes.common.message_loss import MessageLoss
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
-from fg_depth_ros.nodes.common.qos import overridable, subscription_events
+from fg_depth_ros.nodes.common.qos import CameraInfoSubscription, overridable, subscription_events
 from fg_depth_ros.nodes.common.synchronizing import (
     INPUTS,
     PairSynchronizer,
@@ -109,6 +109,7 @@ class LoggerInputs:
             on_error=self._on_error,
         )
         self._opened = time.monotonic()
+        self._camera_infos: list[CameraInfoSubscription] = []
         for name in INPUTS:
             self._subscribe(name)
 
@@ -126,7 +127,9 @@ class LoggerInputs:
         return deserialize_message(pair.left.data, self._types[INPUTS[0]])
 
     def check(self) -> None:
-        """Report when no pair arrives; call it several times a second."""
+        """Report when no pair arrives, and follow the publishers; call it several times a second."""
+        for subscription in self._camera_infos:
+            subscription.follow()
         waited = time.monotonic() - max(self._opened, self._sync.last_match)
         if waited < self._parameters["stall_timeout"]:
             self._faults.clear("pairs")
@@ -154,10 +157,16 @@ class LoggerInputs:
         qos = QoSProfile(depth=self._parameters["input_depth"], reliability=ReliabilityPolicy.BEST_EFFORT)
         events = subscription_events(self._node, self.topics[name])
         events.message_lost = self._loss[name].on_lost
+        callback = self._loss[name].counting(functools.partial(self._on_message, name))
+        if name.endswith("camera_info"):
+            self._camera_infos.append(
+                CameraInfoSubscription(self._node, self.topics[name], callback, qos, events=events, raw=True)
+            )
+            return
         self._node.create_subscription(
             self._types[name],
             self.topics[name],
-            self._loss[name].counting(functools.partial(self._on_message, name)),
+            callback,
             raw=True,
             event_callbacks=events,
             **overridable(qos),

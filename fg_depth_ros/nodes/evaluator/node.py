@@ -40,7 +40,7 @@ from fg_depth_ros.geometry.rectification import Rectification
 from fg_depth_ros.nodes.common import diagnostics
 from fg_depth_ros.nodes.common.codes import INPUTS, TRUTH_TOPICS, NodeState
 from fg_depth_ros.nodes.common.message_loss import with_info
-from fg_depth_ros.nodes.common.qos import input_qos, overridable, subscription_events
+from fg_depth_ros.nodes.common.qos import CameraInfoSubscription, input_qos, overridable, subscription_events
 from fg_depth_ros.nodes.common.rectifying import PairRectifier
 from fg_depth_ros.nodes.common.running import run_node
 from fg_depth_ros.nodes.common.synchronizing import input_topics, input_types
@@ -113,6 +113,7 @@ class ReplayEvaluatorNode(Node):
         self._finished_since: float | None = None
         self._failures: set[str] = set()
         self._videos: dict[str, VideoStream] = {}  # by part
+        self._camera_infos: dict[str, CameraInfoSubscription] = {}  # by side
         self._subscribe(wanted)
         self._worker = threading.Thread(target=self._evaluate, name="evaluation", daemon=True)
         self._worker.start()
@@ -150,7 +151,9 @@ class ReplayEvaluatorNode(Node):
         # Small, and a lost one may be a pair that is not counted.
         infos = QoSProfile(depth=1000, reliability=ReliabilityPolicy.BEST_EFFORT)
         for side in ("left", "right"):
-            self._listen(CameraInfo, f"{side}/camera_info", functools.partial(self._store_info, side), infos)
+            topic = str(self.resolve_topic_name(f"{side}/camera_info"))
+            store = with_info(functools.partial(self._store_info, side))
+            self._camera_infos[side] = CameraInfoSubscription(self, topic, store, infos)
         if self.parameters["pair_source"] == "published_pair":
             self._listen(Header, "published_pair", self._announce, all_pairs)
         self._listen(DiagnosticArray, "/diagnostics", self._store_diagnostics, QoSProfile(depth=10))
@@ -239,6 +242,8 @@ class ReplayEvaluatorNode(Node):
             infos.popitem(last=False)
         if side != "left" or self.parameters["pair_source"] != "camera_info" or not stamp:
             return
+        if self._camera_infos[side].is_kept(info):
+            return  # of before, and the pair it may have belonged to, too
         held, self._held = self._held, {}
         published = info.get("source_timestamp") or time.time_ns()
         announced = self._without_info.pop(stamp, None)
@@ -299,6 +304,8 @@ class ReplayEvaluatorNode(Node):
     # ---- running -------------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
+        for subscription in self._camera_infos.values():
+            subscription.follow()
         for entry in self.ledger.expire(time.time_ns()):
             if self.parameters["truth"] and "truth" in self.ledger.wanted and "truth" not in entry.parts:
                 topic, name = self._truth_topic, entry.name

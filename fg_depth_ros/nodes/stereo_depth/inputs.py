@@ -10,10 +10,17 @@ from typing import Any
 from rclpy.node import Node
 
 from fg_depth_ros.compat import load_message_filters
+from fg_depth_ros.compat.message_filters import SimpleFilter
 from fg_depth_ros.nodes.common.codes import DropReason, FaultCode
-from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, PairStatistics, RateMeter
+from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, PairStatistics, RateMeter
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
-from fg_depth_ros.nodes.common.qos import input_qos, overridable, subscription_events
+from fg_depth_ros.nodes.common.qos import (
+    CameraInfoSubscription,
+    input_qos,
+    naming_overrides,
+    overridable,
+    subscription_events,
+)
 from fg_depth_ros.nodes.common.synchronizing import (
     INPUTS,
     LostImages,
@@ -31,6 +38,7 @@ PAIR_FAULTS = (
     "scale", "flow", "cloud",
 )  # fmt: skip
 """Subjects of faults of the pairs, in the order of a status; forgotten when the inputs are closed."""
+_RETRY_SECONDS = 1.0  # after an input could not be subscribed
 
 
 class StereoInputs:
@@ -53,10 +61,12 @@ class StereoInputs:
         self._node, self._parameters, self._topics, self._submit = node, parameters, topics, submit
         self._mono_off, self._statistics, self._faults = mono_off, statistics, faults
         self._filters = load_message_filters()
-        self._subscribers: dict[str, Any] = {}
+        self._images: dict[str, Any] = {}  # subscribers
+        self._camera_infos: list[CameraInfoSubscription] = []
+        self._infos: dict[str, Any] = {}  # camera_infos of earlier subscriptions
         self._packet_drops = {name: Counter[str]() for name in INPUTS}  # in earlier subscriptions
         self._sync: PairSynchronizer | None = None
-        self._opened = 0.0
+        self._opened, self._failed = 0.0, -_RETRY_SECONDS
         self._unmatched: Counter[str] = Counter()  # in earlier subscriptions
         self._rates = {name: RateMeter() for name in INPUTS}
 
@@ -71,12 +81,19 @@ class StereoInputs:
         return self._sync is not None and any(self._sync.received(name) for name in INPUTS)
 
     def open(self) -> None:
-        """Subscribe to all four inputs."""
-        if self._sync is not None:
+        """Subscribe to all four inputs, or report why that is not possible."""
+        if self._sync is not None or time.monotonic() - self._failed < _RETRY_SECONDS:
             return
-        self._subscribers = {name: self._subscribe(name) for name in INPUTS}
+        try:
+            sources = [self._subscribe(name) for name in INPUTS]
+        except ValueError as error:
+            self._failed = time.monotonic()
+            self._unsubscribe()
+            self._faults.report("configuration", ERROR, f"not configured: {error}", FaultCode.NOT_CONFIGURED)
+            return
+        self._faults.clear("configuration")
         self._sync = PairSynchronizer(
-            list(self._subscribers.values()),
+            sources,
             self._submit,
             approximate=self._parameters["approximate_sync"],
             slop=self._parameters["sync_slop"],
@@ -86,27 +103,29 @@ class StereoInputs:
             on_error=self._on_error,
             on_time_jump=self._on_time_jump,
             on_left_only=self._on_left_only,
+            infos=self._infos,
             filters=self._filters,
         )
         self._opened = time.monotonic()
 
     def close(self) -> None:
-        """Unsubscribe."""
+        """Unsubscribe, and forget the faults of the pairs; those of one that was still in work at the next call."""
+        for subject in (*PAIR_FAULTS, "mono"):
+            self._faults.forget(subject)
         if self._sync is None:
             return
         for name in INPUTS:
             self._unmatched[name] += self._sync.unmatched(name) + self._sync.waiting(name)
             self._packet_drops[name] += self._dropped(name)
-        for subscriber in self._subscribers.values():
-            self._node.destroy_subscription(subscriber.sub)
-        self._subscribers, self._sync = {}, None
-        for subject in (*PAIR_FAULTS, "mono"):
-            self._faults.forget(subject)
+        self._unsubscribe()
+        self._infos, self._sync = self._sync.infos, None
 
     def check(self) -> None:
-        """Report when no pair arrives; called periodically."""
+        """Report when no pair arrives, and follow the publishers; called periodically."""
         if self._sync is None:
             return
+        for subscription in self._camera_infos:
+            subscription.follow()
         timeout = self._parameters["stall_timeout"]
         waited = time.monotonic() - max(self._opened, self._sync.last_match)
         if waited < timeout:
@@ -140,17 +159,31 @@ class StereoInputs:
                 values[f"{name} dropped: {reason}"] = str(count)
         return values
 
+    def _unsubscribe(self) -> None:
+        for subscriber in self._images.values():
+            self._node.destroy_subscription(subscriber.sub)
+        for subscription in self._camera_infos:
+            subscription.destroy()
+        self._images, self._camera_infos = {}, []
+
     def _subscribe(self, name: str) -> Any:
+        """Subscribe to an input; returns the filter of its messages. Raises ValueError."""
         topic, kind = self._topics[name], input_types(self._parameters)[name]
         packets = name.endswith("image_rect") and self._parameters["image_transport"] != "raw"
         qos = input_qos(self._parameters["use_system_default_qos"], every=packets)
-        if packets:
-            subscriber: Any = PacketSubscriber(self._node, kind, topic, qos)
-        else:
-            events = subscription_events(self._node, topic)
-            subscriber = self._filters.Subscriber(self._node, kind, topic, event_callbacks=events, **overridable(qos))
-        subscriber.registerCallback(lambda message, rate=self._rates[name]: rate.tick())
-        return subscriber
+        with naming_overrides(topic, "subscription"):
+            if name.endswith("camera_info"):
+                source: Any = SimpleFilter()
+                self._camera_infos.append(CameraInfoSubscription(self._node, topic, source.signalMessage, qos))
+            elif packets:
+                source = self._images[name] = PacketSubscriber(self._node, kind, topic, qos)
+            else:
+                events = subscription_events(self._node, topic)
+                source = self._images[name] = self._filters.Subscriber(
+                    self._node, kind, topic, event_callbacks=events, **overridable(qos)
+                )
+        source.registerCallback(lambda message, rate=self._rates[name]: rate.tick())
+        return source
 
     def _on_left_only(self, left: Any, left_info: Any) -> None:
         """Submit a left image alone when the right camera is silent."""
@@ -171,7 +204,7 @@ class StereoInputs:
         self._submit(StereoMessages(left, None, left_info, None, reason))
 
     def _stream(self, name: str) -> VideoStream | None:
-        return getattr(self._subscribers.get(name), "stream", None)
+        return getattr(self._images.get(name), "stream", None)
 
     def _video_problem(self, name: str) -> str | None:
         """Return why no image can be made of the packets of an input; None where it can, or where none come."""

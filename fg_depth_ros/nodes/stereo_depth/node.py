@@ -53,6 +53,7 @@ class StereoDepthNode(LifecycleNode):
         self.faults = Faults(diagnostics.node_log(self), subjects={*_PAIR_FAULTS, *_MODEL_FAULTS})
         self.statistics = PairStatistics()
         self._state = NodeState.UNCONFIGURED
+        self._start_failed = False  # and is tried again when a parameter changes
         self._unsubscribed = 0
         self._outputs: StereoOutputs | None = None
         self._inputs: StereoInputs | None = None
@@ -79,15 +80,16 @@ class StereoDepthNode(LifecycleNode):
             if (problem := cloud_problem(self.parameters.values())) is not None:
                 raise ValueError(problem)
             self._models.load(self.parameters.values())
+            self._outputs = StereoOutputs(self, self.parameters, self.faults)
         except Exception as error:  # whatever a file leads to
+            self._tear_down()
             self.faults.report(
                 "configuration", ERROR, f"not configured: {str(error) or repr(error)}", FaultCode.NOT_CONFIGURED
             )
             return FAILURE
         self.faults.clear("configuration")
         self._log_unused(STEREO_DEPTH.parameters)
-        self._outputs = StereoOutputs(self, self.parameters, self.faults)
-        self._state = NodeState.INACTIVE
+        self._state, self._start_failed = NodeState.INACTIVE, False
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -117,6 +119,7 @@ class StereoDepthNode(LifecycleNode):
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Release topics and models."""
         self._tear_down()
+        self._state = NodeState.FINALIZED
         return super().on_shutdown(state)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -132,20 +135,21 @@ class StereoDepthNode(LifecycleNode):
         super().destroy_node()
 
     def _start(self) -> None:
-        if self._state != NodeState.UNCONFIGURED or self.trigger_configure() != SUCCESS:
+        if self._state != NodeState.UNCONFIGURED:
             return
-        if self.trigger_activate() == SUCCESS:
+        self._start_failed = self.trigger_configure() != SUCCESS or self.trigger_activate() != SUCCESS
+        if not self._start_failed:
             estimator = self._models.stereo.estimator
             assert estimator is not None
             self.get_logger().info(f"active with {estimator.model_name} on {estimator.device}")
 
     def _stop(self) -> None:
-        if self._inputs is not None:
-            self._inputs.close()
-            self._inputs = None
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
+        if self._inputs is not None:  # closed last: that forgets the faults of the worker's last pair, too
+            self._inputs.close()
+            self._inputs = None
         if self._state == NodeState.ACTIVE:
             self._state = NodeState.INACTIVE
 
@@ -167,10 +171,10 @@ class StereoDepthNode(LifecycleNode):
             self.get_logger().warning(text)
 
     def _apply(self, changed: set[str]) -> None:
-        if self._state != NodeState.UNCONFIGURED:
+        if self._state in (NodeState.INACTIVE, NodeState.ACTIVE):
             self._log_unused(changed)
             self._models.apply(changed, self.parameters.values())
-        elif self.parameters["autostart"]:
+        elif self._start_failed:
             self._post(self._start)
 
     # ---- pairs -----------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from fg_depth_ros.nodes.common.codes import FaultCode
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults
 from fg_depth_ros.nodes.common.frames import Frames, subscribe_frames
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
-from fg_depth_ros.nodes.common.qos import overridable, publisher_events
+from fg_depth_ros.nodes.common.qos import naming_overrides, overridable, publisher_events
 from fg_depth_ros.nodes.common.synchronizing import StereoMessages
 from fg_depth_ros.nodes.stereo_depth.parameters import CLOUD_EVERYWHERE
 
@@ -75,7 +75,10 @@ _NETWORK_STEP = float(np.spacing(np.float32(128.0)))
 
 
 class StereoOutputs:
-    """The publishers of a lifecycle node, and the messages made from estimates. Parameters are read at each pair."""
+    """The publishers of a lifecycle node, and the messages made from estimates. Parameters are read at each pair.
+
+    Raises ValueError: a publisher cannot be made.
+    """
 
     def __init__(self, node: LifecycleNode, parameters: DeclaredParameters, faults: Faults) -> None:
         self._node, self._parameters, self._faults = node, parameters, faults
@@ -89,15 +92,13 @@ class StereoOutputs:
         topics = TOPICS | {MONO_TOPIC: Image} | TEMPORAL_TOPICS
         if parameters["publish_compressed"]:
             topics = topics | dict.fromkeys(COMPRESSED_TOPICS.values(), CompressedImage)
-        self._publishers = {
-            name: node.create_lifecycle_publisher(
-                kind,
-                name,
-                event_callbacks=publisher_events(node, name),
-                **overridable(QoSProfile(depth=2, reliability=ReliabilityPolicy.RELIABLE)),
-            )
-            for name, kind in topics.items()
-        }
+        self._publishers: dict[str, Any] = {}
+        try:
+            for name, kind in topics.items():
+                self._publishers[name] = self._publisher(name, kind)
+        except ValueError:
+            self.destroy()
+            raise
 
     def subscribed(self) -> set[str]:
         """Return the outputs that have subscribers, raw or compressed, by the names of the raw ones."""
@@ -143,6 +144,16 @@ class StereoOutputs:
         for publisher in self._publishers.values():
             self._node.destroy_lifecycle_publisher(publisher)
         self._publishers.clear()
+
+    def _publisher(self, name: str, kind: type) -> Any:
+        """Make the publisher of an output. Raises ValueError."""
+        with naming_overrides(self._node.resolve_topic_name(name), "publisher"):
+            return self._node.create_lifecycle_publisher(
+                kind,
+                name,
+                event_callbacks=publisher_events(self._node, name),
+                **overridable(QoSProfile(depth=2, reliability=ReliabilityPolicy.RELIABLE)),
+            )
 
     def _heard(self, topic: str) -> bool:
         return topic in self._publishers and self._publishers[topic].get_subscription_count() > 0

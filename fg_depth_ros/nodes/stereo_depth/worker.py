@@ -164,7 +164,8 @@ class StereoWorker:
                 self._features.check(images.left, images.right, images.rig.doffs)
         self._faults.clear("input")
         self._faults.update("calibration", WARN, self._decoder.doubts, FaultCode.CALIBRATION_DOUBTFUL)
-        for host in self._models.hosts:
+        # Without a right image the baseline of the rig may be none that was ever measured.
+        for host in self._models.hosts if images.right is not None else (self._models.mono,):
             host.camera = images.rig
         return images
 
