@@ -27,10 +27,10 @@ from fg_depth_ros.synthesis.world.samples import world_samples
 
 # Folder below the public stereo sets: end-point error px, bad-2 %, D1 %.
 BOUNDS = {
-    "motorcycle": (1.4, 9.4, 7.6),
-    "kitti2015": (1.42, 11.0, 7.0),
-    "middlebury2005": (1.56, 15.3, 11.7),
-    "middlebury2006": (1.24, 10.0, 7.5),
+    "motorcycle": (1.36, 8.8, 7.4),
+    "kitti2015": (1.38, 10.5, 6.6),
+    "middlebury2005": (1.5, 14.5, 11.1),
+    "middlebury2006": (1.12, 8.8, 6.6),
 }
 
 

@@ -194,7 +194,7 @@ def test_a_spoilt_network_comes_nearer_to_the_truth_that_it_never_sees(tmp_path)
     with torch.no_grad():
         for value in network.parameters():
             if value.ndim == 4:
-                value += 0.4 * value.std() * torch.randn(value.shape, generator=generator)
+                value += 0.25 * value.std() * torch.randn(value.shape, generator=generator)
     spoilt = save_checkpoint(tmp_path / "spoilt.safetensors", network, ModelCard(card.name, card.options))
 
     def walls(first, count):
