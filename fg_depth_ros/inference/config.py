@@ -152,7 +152,7 @@ class StereoConfig(EstimatorConfig):
     """Pixels whose match the images do not bear out are unsupported: too little texture or light, or other views."""
     max_vertical: float = 1.0
     """Pixels that a flow network matches farther from their row are off their row, px; 0 = off."""
-    max_sigma: float = 6.0
+    max_sigma: float = 7.5
     """Pixels less certain than this are low confidence, px of disparity; 0 = off."""
     min_disparity: int | str = AUTO
     """Where the search begins, px of image disparity. Objects at infinity have ``-doffs``: ``auto`` begins there."""

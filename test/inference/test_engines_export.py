@@ -114,7 +114,7 @@ def test_what_cannot_be_exported_is_named_with_the_way_out(tmp_path: Path) -> No
 
 def test_the_example_of_the_documentation_needs_onnxruntime_alone(tmp_path: Path, repository: Path) -> None:
     pytest.importorskip("onnxruntime", reason="ONNX Runtime is an extra (onnx)")
-    export_network("flownet_stereo", tmp_path, formats=["onnx"], size=(320, 224))
+    export_network("flownet_stereo", tmp_path / "fg_depth_export", formats=["onnx"], size=(320, 224))
     left, right = motorcycle().resized(320, 224).images()
     for name, image in (("left", left), ("right", right)):
         cv2.imwrite(str(tmp_path / f"{name}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))

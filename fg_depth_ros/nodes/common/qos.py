@@ -64,7 +64,7 @@ def naming_overrides(topic: str, end: str) -> Iterator[None]:
     except Exception as error:  # of rclpy, of a kind for each mistake
         raise ValueError(
             f"no {end} of {topic}: {error}; where qos_overrides.{topic}.{end} is given, check its values (such as "
-            "reliability: best_effort) and start the node again"
+            "reliability: reliable) and start the node again"
         ) from error
 
 

@@ -92,7 +92,7 @@ STEREO_DEPTH = ParameterTable(
         Parameter("max_vertical", 1.0,
                   "Pixels whose match by a flow network lies farther above or below their row are labelled vertical "
                   "flow. 0 switches it off.", "px", 0.0, 100.0),
-        Parameter("max_sigma", 6.0,
+        Parameter("max_sigma", 7.5,
                   "Pixels whose disparity is less certain than this standard deviation are labelled low confidence. 0 "
                   "switches it off.", "px", 0.0, 100.0),
         Parameter("flow_model", "flownet_lite",
