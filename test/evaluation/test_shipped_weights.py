@@ -90,7 +90,7 @@ def test_max_sigma_takes_out_flying_points_and_few_good_ones():
     removed, good = ~estimate.mask, np.abs(estimate.matched - truth) <= 2
     filled, window = np.where(np.isfinite(truth), truth, np.nanmedian(truth)).astype(np.float32), np.ones((9, 9))
     steps = cv2.dilate(filled, window) - cv2.erode(filled, window) > 4
-    assert removed[all_of_them & ~good & steps].mean() > 0.3
+    assert removed[all_of_them & ~good & steps].mean() > 0.33
     assert removed[all_of_them & good].mean() < 0.03
 
 
