@@ -3,7 +3,8 @@
 1. One encoder for both images; matching features at 1/4 of the resolution.
 2. Row correlation over 192 px, then a 2-D hourglass over the correlation channels, guided by the left image.
 3. Disparity = expectation around the best hypothesis (soft-argmin over it and its two neighbours).
-4. At 1/2 resolution: right features warped by that disparity, compared within a few pixels, residual.
+4. At 1/2 resolution: right features warped by that disparity, compared within a few pixels, residual. With ``fine``
+   the images themselves are compared, too, at full resolution, and every pixel has a residual of its own.
 5. Learned 9-tap up-sampling at both steps; Laplace scale of the error for every pixel.
 """
 
@@ -34,7 +35,8 @@ from fg_depth_ros.networks.quantization import Quantizable
 SIZE_MULTIPLE = 32
 _IMAGE_MEAN = (0.45, 0.432, 0.411)
 _WINDOW = 1  # hypotheses on either side of the best one that enter the expectation
-_NEAR = 2  # radius of the refinement, pixels at 1/2 resolution
+_NEAR = 2  # radius of the refinement: pixels at 1/2 resolution, with ``fine`` also at full resolution
+_FLAT = 0.03  # slope of the brightness, of 1 in two pixels, at which the contrast of a pixel is 1/2
 
 
 class StereoPrediction(NamedTuple):
@@ -66,6 +68,7 @@ class FlowNetStereo(Quantizable):
         aggregate: Sequence[int] = (48, 96, 128),
         refine: int = 16,
         deep: int = 0,
+        fine: bool = False,
         max_disparity: int = 192,
     ) -> None:
         """Sizes of the parts; multiples of 16 run up to twice as fast per channel on CPUs as others.
@@ -75,6 +78,7 @@ class FlowNetStereo(Quantizable):
             aggregate: channels of the hourglass at the same resolutions; at 1/32 as many as at 1/16.
             refine: channels of the refinement at 1/2 resolution.
             deep: channels of a second level of the refinement at 1/4 resolution, which lets it look farther; 0: none.
+            fine: whether the refinement compares the images pixel by pixel, and answers for every pixel.
             max_disparity: largest disparity searched, px, a multiple of 4.
 
         Raises:
@@ -88,6 +92,7 @@ class FlowNetStereo(Quantizable):
             "aggregate": list(aggregate),
             "refine": refine,
             **({"deep": deep} if deep else {}),
+            **({"fine": fine} if fine else {}),
             "max_disparity": max_disparity,
         }
         self.max_disparity = max_disparity
@@ -95,7 +100,7 @@ class FlowNetStereo(Quantizable):
         half = 16
         self.encoder = Encoder(half, features)
         self.aggregation = _Aggregation(self.hypotheses, features, aggregate, refine)
-        self.second_look = _Refinement(half, refine, deep)  # the name is part of the weights files
+        self.second_look = _Refinement(half, refine, deep, fine)  # the name is part of the weights files
         self.register_buffer("mean", torch.tensor(_IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, left: torch.Tensor, right: torch.Tensor) -> StereoPrediction:
@@ -113,7 +118,7 @@ class FlowNetStereo(Quantizable):
         guides = [level.chunk(2)[0] for level in (quarter, eighth, sixteenth)]
         logits, up_mask, context = self.aggregation(costs, guides)
         middle = upsample_convex(4 * expected_hypothesis(logits), up_mask)
-        disparity, log_scale = self.second_look(half_left, half_right, middle, context)
+        disparity, log_scale = self.second_look(pair, half_left, half_right, middle, context)
         if self.training:
             return StereoPrediction(disparity, log_scale, logits, middle)
         return StereoPrediction(disparity.clamp(min=0), log_scale)
@@ -131,9 +136,10 @@ def warp_along_row(features: torch.Tensor, disparity: torch.Tensor) -> torch.Ten
     """Read N x C x H x W right features at x - disparity (N x 1 x H x W feature px); zero outside the image."""
     height, width = features.shape[-2:]
     xs, ys = scaled_grid(height, width, disparity.device)
-    # A factor of the whole size, and no indexing: engines would round what they make of them, as in ``flow.warp``.
-    xs = disparity.float().squeeze(1) * torch.full_like(xs, -2 / max(width - 1, 1)) + xs
-    return sample_at(features.float(), torch.stack([xs, ys.expand_as(xs)], -1), "zeros")
+    # Factors of the whole size, and no indexing: engines would round what they make of them, as in ``flow.warp``.
+    along = torch.stack([torch.full_like(xs, -2 / max(width - 1, 1)), torch.zeros_like(ys)], -1)
+    places = disparity.float().permute(0, 2, 3, 1) * along + torch.stack([xs, ys], -1)
+    return sample_at(features.float(), places, "zeros")
 
 
 class _Aggregation(nn.Module):
@@ -175,7 +181,7 @@ class _Aggregation(nn.Module):
 class _Refinement(nn.Module):
     """Residual disparity at 1/2 resolution, up-sampled to full, with the scale of the error."""
 
-    def __init__(self, features: int, width: int, deep: int) -> None:
+    def __init__(self, features: int, width: int, deep: int, fine: bool) -> None:
         super().__init__()
         self.compare = nn.Conv2d(features, features // 2, 1)
         self.enter = conv_norm(features + 2 * _NEAR + 2, width, relu=False)
@@ -185,23 +191,93 @@ class _Refinement(nn.Module):
             self.rise = conv_norm(deep, width, 1, relu=False)
             nn.init.zeros_(self.rise[1].weight)  # type: ignore[arg-type]  # begins as if it were not there
         self.answer = nn.Conv2d(width, 2, 3, padding=1)  # residual, log scale; the name is part of the weights files
+        if fine:
+            self.compare_pixels = PixelComparison()
+            self.pixels = nn.Conv2d(self.compare_pixels.channels, width, 3, padding=1, bias=False)
+            self.detail = nn.Conv2d(width, 8, 3, padding=1)  # for each pixel of a cell, added to the answer
+            nn.init.zeros_(self.pixels.weight)
+            nn.init.zeros_(self.detail.weight)
+            nn.init.zeros_(self.detail.bias)  # type: ignore[arg-type]
         self.mask = nn.Conv2d(width, 36, 1)
         nn.init.zeros_(self.answer.weight)
         nn.init.zeros_(self.answer.bias)  # type: ignore[arg-type]
 
     def forward(
-        self, left: torch.Tensor, right: torch.Tensor, disparity: torch.Tensor, context: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, pair: torch.Tensor, left: torch.Tensor, right: torch.Tensor, disparity: torch.Tensor,
+        context: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
         costs = correlate_near(self.compare(left), warp_along_row(self.compare(right), disparity / 2), _NEAR)
         contrast = disparity - F.avg_pool2d(disparity, 5, 1, 2, count_include_pad=False)
         few = torch.cat([costs.float(), contrast.clamp(-4, 4)], 1).to(left.dtype)
         few = few.contiguous(memory_format=torch.channels_last)
-        x = convolve_parts(self.enter, left, few).add_(double(context)).relu_()
-        x = self.body[0](x)
+        x = convolve_parts(self.enter, left, few).add_(double(context))
+        if hasattr(self, "pixels"):
+            x = x + self.pixels(self.compare_pixels(pair, disparity).to(x.dtype))
+        x = self.body[0](x.relu_())
         if hasattr(self, "deep"):
             x = double(self.rise(self.deep(x))).add_(x).relu_()
         x = self.body[1](x)
         mask = planar(self.mask, x)
-        residual, log_scale = self.answer(x).float().chunk(2, 1)
-        disparity = upsample_convex(disparity + 2 * residual, mask)
-        return disparity, double_bilinear(log_scale)
+        if not hasattr(self, "pixels"):
+            residual, log_scale = self.answer(x).float().chunk(2, 1)
+            return upsample_convex(disparity + 2 * residual, mask), double_bilinear(log_scale)
+        layers = (self.answer, self.detail)  # as one layer: few channels cost as much as many
+        weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
+        residual, log_scale, detail, of_scale = F.conv2d(x, weight, bias, padding=1).float().split([1, 1, 4, 4], 1)
+        disparity = upsample_convex(disparity + 2 * residual, mask) + F.pixel_shuffle(detail, 2)
+        return disparity, F.pixel_shuffle(log_scale + of_scale, 2)
+
+
+class PixelComparison(nn.Module):
+    """Compares the images around a disparity pixel by pixel, at full resolution.
+
+    What is compared is the slope of the brightness along the row, as in OpenCV's block matchers, squeezed into -1 .. 1
+    so that weak texture counts as well: ``s / (|s| + 0.03)``.
+    """
+
+    sobel: torch.Tensor
+    differences: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        sobel = torch.outer(torch.tensor([1.0, 2.0, 1.0]), torch.tensor([-1.0, 0.0, 1.0])) / 12  # of the mean colour
+        self.register_buffer("sobel", sobel.repeat(1, 3, 1, 1), persistent=False)
+        self.register_buffer("differences", _difference_kernel(), persistent=False)
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the comparison."""
+        return len(self.differences)
+
+    @torch.no_grad()
+    def forward(self, pair: torch.Tensor, disparity: torch.Tensor) -> torch.Tensor:
+        """Compare every left pixel with its match and the pixels beside that.
+
+        Args:
+            pair: 2N x 3 x H x W, the left images first.
+            disparity: N x 1 x H/2 x W/2 px of the full image; no gradient flows into it.
+
+        Returns:
+            N x 4 (2R + 2) x H/2 x W/2 for a radius R: for each of the four pixels of a cell the absolute value of its
+            own contrast, then how much it differs from the pixels around its match, in the order of
+            ``correlate_near``.
+        """
+        with torch.autocast(pair.device.type, enabled=False):
+            slope = F.conv2d(pair.float(), self.sobel, padding=1)
+            left, right = (slope / (slope.abs() + _FLAT)).chunk(2)
+            both = torch.cat([left, warp_along_row(right, double(disparity))], 1)
+            return F.conv2d(both, self.differences, None, 2, (0, _NEAR)).abs()
+
+
+def _difference_kernel() -> torch.Tensor:
+    """Return the kernel that takes the differences of ``PixelComparison``, 4 (2R + 2) x 2 x 2 x (2R + 2).
+
+    As one convolution of stride 2 it is several times faster in an engine than shifts that are put together.
+    """
+    kernel = torch.zeros(2 * _NEAR + 2, 2, 2, 2, 2, 2 * _NEAR + 2)  # what, row and column in the cell; image, place
+    for row in range(2):
+        for column in range(2):
+            kernel[:, row, column, 0, row, _NEAR + column] = 1
+            for k in range(2 * _NEAR + 1):
+                kernel[1 + k, row, column, 1, row, 2 * _NEAR + column - k] = -1
+    return kernel.flatten(0, 2)

@@ -22,7 +22,7 @@ from fg_depth_ros.resources import module_command
 from fg_depth_ros.synthesis.stereo import StereoSceneGenerator
 from fg_depth_ros.synthesis.textures import TextureAtlas
 from fg_depth_ros.training.config import one_cycle
-from fg_depth_ros.training.stereo.config import StereoTraining
+from fg_depth_ros.training.stereo.config import SHIPPED_OPTIONS, StereoTraining
 from fg_depth_ros.training.stereo.losses import hypothesis_distribution, stereo_loss
 from fg_depth_ros.training.stereo.stereo import StereoModule, scene_renderer, train_stereo
 
@@ -226,8 +226,10 @@ def test_scenes_of_the_virtual_world_are_mixed_in():
 def test_a_run_grows_from_weights_of_other_sizes(tmp_path):
     small = create_model("flownet_stereo", features=(16, 16, 16), aggregate=(16, 16, 16), refine=8)
     parent = save_checkpoint(tmp_path / "small.safetensors", small, ModelCard("flownet_stereo", small.options))
-    grown = StereoModule(StereoTraining(steps=1, weights=str(tmp_path / "small.safetensors"), load_partial=True))
-    assert grown.options["features"] == [32, 80, 96]
+    weights = str(tmp_path / "small.safetensors")
+    config = StereoTraining(steps=1, weights=weights, load_partial=True, options={"deep": 16})
+    grown = StereoModule(config, config.options)
+    assert grown.options == {**SHIPPED_OPTIONS, "deep": 16}
     assert grown.parent["sha256"] == parent.sha256
     torch.testing.assert_close(grown.model.encoder.stem[0][0].weight, small.encoder.stem[0][0].weight)
 

@@ -8,6 +8,16 @@ from typing import Any
 
 from fg_depth_ros.training.config import Training, check_multiple
 
+SHIPPED_OPTIONS = {
+    "features": [48, 96, 128],
+    "aggregate": [64, 112, 160],
+    "refine": 24,
+    "deep": 48,
+    "fine": True,
+    "max_disparity": 192,
+}
+"""Of the network whose weights come with the package."""
+
 
 @dataclass(frozen=True)
 class StereoTraining(Training):
@@ -26,7 +36,7 @@ class StereoTraining(Training):
     world: float = 0.15
     """Share of scenes from the virtual world (streets and rooms), the others being layered scenes."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Of a fresh network."""
+    """Of a fresh network, or of one that ``load_partial`` fills; those not given are the shipped network's."""
 
     def __post_init__(self) -> None:
         from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE  # loads PyTorch
@@ -35,6 +45,8 @@ class StereoTraining(Training):
         check_multiple(SIZE_MULTIPLE, (self.width, self.height))
         if self.options and self.weights and not self.load_partial:
             raise ValueError(f"options {dict(self.options)} are of a fresh network; these weights have their own")
+        if not self.weights or self.load_partial:
+            self._resolve(options={**SHIPPED_OPTIONS, **self.options})
         if min(self.pool, self.uses) < 1:
             raise ValueError(f"pool and uses must be at least 1, got {self.pool} and {self.uses}")
         if not 0 <= self.world <= 1:
