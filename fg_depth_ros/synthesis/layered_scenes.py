@@ -2,7 +2,7 @@
 
 A scene is a table of layers. Every layer is a surface given by its disparity as an analytic function of the left
 image's coordinates, an outline in the same coordinates, and a texture painted on it. Nothing here makes pixels;
-``synthetic.py`` does. All randomness of a scene comes from one NumPy generator, so a seed is a scene.
+``stereo.py`` does. All randomness of a scene comes from one NumPy generator, so a seed is a scene.
 
 Units: pixels of the left image for places, sizes and disparities.
 """

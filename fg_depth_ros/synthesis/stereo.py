@@ -79,8 +79,8 @@ class StereoSceneGenerator:
         left_layer, left_d, x, y = self._z_buffer(table, None)
         right_layer, right_d, xr, yr = self._z_buffer(table, cameras)
         noise = [[(self.seed * 1_000_003 + i) * 2 + view & 0x7FFF_FFFF_FFFF for i in indices] for view in (0, 1)]
-        left = expose(self._shade(table, left_layer, x, y, x), cameras, 0, noise[0])
-        right = expose(self._shade(table, right_layer, xr, yr, xr - right_d), cameras, 1, noise[1])
+        left = expose(self._shade(table, left_layer, x, y), cameras, 0, noise[0])
+        right = expose(self._shade(table, right_layer, xr, yr, right_d), cameras, 1, noise[1])
         seen = StereoBatch(left, right, left_d.unsqueeze(1), self._occluded(left_d, right_d).unsqueeze(1))
         left_d, right_d = right_d.flip(-1), left_d.flip(-1)
         hidden = self._occluded(left_d, right_d).unsqueeze(1)
@@ -196,9 +196,13 @@ class StereoSceneGenerator:
     # ---- appearance --------------------------------------------------------------------------------------------
 
     def _shade(
-        self, table: np.ndarray, layer: torch.Tensor, x: torch.Tensor, y: torch.Tensor, x_view: torch.Tensor
-    ) -> torch.Tensor:
-        """N x H x W x 3 float32 colours (0..255) of the winning surfaces at left-image places (x, y)."""
+        self, table: np.ndarray, layer: torch.Tensor, x: torch.Tensor, y: torch.Tensor,
+        disparity: torch.Tensor | None = None,
+    ) -> torch.Tensor:  # fmt: skip
+        """Shade the winning surfaces at left-image places (x, y): N x H x W x 3 float32 colours, 0..255.
+
+        ``disparity``: of these surfaces, where the right camera looks.
+        """
         count = table.shape[1]
         rows = torch.from_numpy(table.reshape(-1, len(COLUMN))).to(self.device, torch.float32)
         flat = layer + torch.arange(len(table), device=self.device).view(-1, 1, 1) * count
@@ -228,7 +232,9 @@ class StereoSceneGenerator:
         mirrors = per_pixel(column["mirror"] > 0)
         if bool(mirrors.any()):  # what a shiny surface reflects lies at another depth than the surface
             chosen = flat[mirrors]
-            virtual_x = x_view[mirrors] + column["mirror_disparity"][chosen]
+            virtual_x = x[mirrors]
+            if disparity is not None:  # the column of the right image, and what is seen there of the reflection
+                virtual_x = virtual_x - disparity[mirrors] + column["mirror_disparity"][chosen]
             image = column["mirror_image"].long()[chosen]
             reflected = self.atlas.sample(image, virtual_x * 1.3, y[mirrors] * 1.3, torch.full_like(virtual_x, 2.0))
             strength = column["mirror"][chosen].unsqueeze(-1)

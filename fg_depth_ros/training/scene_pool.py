@@ -11,6 +11,7 @@ Scene = TypeVar("Scene")
 Render = Callable[[list[int]], Sequence[Sequence[Scene]]]
 """Renders the scenes with these numbers; returns one or more views of each."""
 _LANES = 4  # independent pools; numbers of worker processes that do not divide this render scenes twice
+_STREAM = 13  # second word of the seed: apart from the streams of the generators, which have the same seed and numbers
 
 
 class ScenePool(Generic[Scene]):
@@ -82,7 +83,7 @@ class MixedScenes(Generic[Scene]):
 
     def __call__(self, numbers: list[int]) -> list[Sequence[Scene]]:
         """Return the views of each number."""
-        worldly = [n for n in numbers if np.random.default_rng([self.seed, n]).random() < self.share]
+        worldly = [n for n in numbers if np.random.default_rng([self.seed, _STREAM, n]).random() < self.share]
         others = [n for n in numbers if n not in worldly]
         rendered: dict[int, Sequence[Scene]] = {}
         for render, chosen in ((self.world, worldly), (self.own, others)):

@@ -95,6 +95,16 @@ def test_right_view_warped_by_the_truth_is_the_left_view(generator, monkeypatch)
     assert np.median(errors) < 3  # of 255
 
 
+def test_a_reflection_lies_at_its_own_depth(generator, monkeypatch):
+    """A mirror at 20 px that shows a picture at 7 px: the right view, moved by 7 px, is the left one."""
+    mirror = layer(a=20.0, gain=0.0, mirror=1.0, mirror_image=1.0, mirror_disparity=7.0)
+    batch, left, _ = render(generator, monkeypatch, mirror)
+    assert (left == 20).all()
+    seen, there = batch.left[0, :, :, 7:].float(), batch.right[0, :, :, :-7].float()
+    assert (seen - there).abs().mean() < 4  # noise and rounding
+    assert (batch.left[0, :, :, 20:].float() - batch.right[0, :, :, :-20].float()).abs().mean() > 8
+
+
 def test_samples_depend_on_seed_and_index_alone(atlas):
     first = StereoSceneGenerator(atlas, WIDTH, HEIGHT, seed=5).batch([3, 4])
     again = StereoSceneGenerator(atlas, WIDTH, HEIGHT, seed=5).batch([3])

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from fg_depth_ros.training.scene_pool import ScenePool
+from fg_depth_ros.training.scene_pool import MixedScenes, ScenePool
 
 
 class Renderer:
@@ -93,3 +93,16 @@ def test_a_pool_smaller_than_a_batch_repeats_scenes():
     batch = pool_of(Renderer(), size=1).batch(numbers(0, 3))
     assert len({scene for scene, _ in batch}) == 1
     assert np.unique([draw for _, draw in batch]).size == 3
+
+
+def test_which_scenes_are_of_the_world_says_nothing_of_what_the_others_show():
+    """The first number that a generator draws for a scene is spread over its whole range among those it renders."""
+    first = []
+
+    def own(numbers):
+        first.extend(np.random.default_rng([3, n]).random() for n in numbers)
+        return [[n] for n in numbers]
+
+    MixedScenes(own, lambda numbers: [[n] for n in numbers], share=0.3, seed=3)(list(range(400)))
+    assert min(first) < 0.05
+    assert len(first) == pytest.approx(0.7 * 400, rel=0.1)

@@ -56,6 +56,23 @@ def test_a_shifted_pair_has_larger_disparities_that_are_still_exact():
     assert 36 < max(shifts) <= LARGEST_SHIFT
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_slanted_surface_stays_smooth_and_its_edge_sharp(seed):
+    """A ground of 0.6 px a row, and a box in front of it: no disparity between the two, no steps on the ground."""
+    y = torch.arange(120.0).view(-1, 1).expand(120, 200)
+    exact = (5 + 0.6 * y)[None, None].clone()
+    exact[..., 20:60, 60:140] = 90.0
+    image = torch.zeros(1, 3, 120, 200, dtype=torch.uint8)
+    pair = StereoBatch(image, image, exact, torch.zeros(1, 1, 120, 200).bool())
+    found = StereoAugmentation(*SIZE, misaligned=0.0, **GEOMETRY)(pair, np.random.default_rng(seed)).disparity[0, 0]
+    box = found > found.max() - 1e-3
+    assert (found[box.any(1)][:, box.any(0)] == found.max()).float().mean() > 0.99
+    beside = ~box.any(0).roll(2) & ~box.any(0).roll(-2)
+    ground = found[:, beside].numpy()
+    assert np.ptp(ground, 1).max() < 0.02
+    assert np.abs(np.diff(ground[:, 0], 2)).max() < 0.03  # OpenCV reads at 1/32 px
+
+
 def test_sizes_change_between_uses(scene):
     augment = StereoAugmentation(*SIZE, **GEOMETRY)
     factors = [float(augment(ramp(12.0), np.random.default_rng(seed)).disparity[0, 0, 0, 0]) / 12 for seed in range(40)]

@@ -14,6 +14,7 @@ MARGIN = 1.25
 """So much larger than the training images are scenes rendered, in width and height."""
 LARGEST_SHIFT = 48.0
 """So much may the disparities of a pair grow, px of the training images."""
+_SMOOTH = 2.0  # px; disparities of neighbours that differ by more belong to two surfaces
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,9 @@ class StereoAugmentation:
         size, inverse = (self.width, self.height), cv2.WARP_INVERSE_MAP
         left = cv2.warpAffine(left, cut, size, flags=cv2.INTER_LINEAR | inverse, borderMode=cv2.BORDER_REPLICATE)
         right = cv2.warpAffine(right, askew, size, flags=cv2.INTER_LINEAR | inverse, borderMode=cv2.BORDER_REPLICATE)
-        exact = [scene.disparity[0, 0].cpu().numpy(), scene.occluded[0, 0].to(torch.uint8).cpu().numpy()]
-        disparity, occluded = (
-            cv2.warpAffine(field, cut, size, flags=cv2.INTER_NEAREST | inverse, borderMode=cv2.BORDER_REPLICATE)
-            for field in exact
-        )
+        disparity = _read_disparity(scene.disparity[0, 0].cpu().numpy(), cut, size)
         disparity = disparity * np.float32(across) + np.float32(shift)
+        occluded = _nearest(scene.occluded[0, 0].to(torch.uint8).cpu().numpy(), cut, size)
         leaves = disparity > np.arange(self.width, dtype=np.float32)  # outside the right image once it is cut
         left, right = self._recolour(left, right, rng)
         if rng.random() < self.erased:
@@ -114,3 +112,19 @@ class StereoAugmentation:
             width, height = rng.integers(50, 151, 2)
             x, y = rng.integers(0, image.shape[1]), rng.integers(0, image.shape[0])
             image[y : y + height, x : x + width] = colour
+
+
+def _read_disparity(field: np.ndarray, cut: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Read disparities at the places of a cut: between pixels of one surface bilinear, at edges the nearest."""
+    two = np.ones((2, 2), np.uint8)  # a pixel and those at its right and below
+    jump = cv2.dilate(field, two, anchor=(0, 0)) - cv2.erode(field, two, anchor=(0, 0))
+    first = cut - np.array([[0.0, 0.0, 0.5], [0.0, 0.0, 0.5]])  # the pixel at the left and above: rounded down
+    smooth = _nearest((jump <= _SMOOTH).astype(np.uint8), first, size) > 0
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    between = cv2.warpAffine(field, cut, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return np.where(smooth, between, _nearest(field, cut, size))
+
+
+def _nearest(field: np.ndarray, cut: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(field, cut, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
