@@ -130,9 +130,7 @@ def _ground(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, style: st
     grass = p.material((95, 110, 60), (0.3, 0.7), (60, 200))
     plain = asphalt if style == "city" else grass
     end = plan.way + _AHEAD + 250
-    b.floor(
-        plain.replace(pattern=None), (0, end / 2 - 100), (900, end + 400), -0.01 if plain is grass else 0.0, shade=0
-    )
+    b.floor(plain, (0, end / 2 - 100), (900, end + 400), -0.01 if plain is grass else 0.0, shade=0)
     white = p.similar((215, 213, 205), 10)
     lines = p.chance(0.85) and plan.lanes > 1
     wide, long = p.uniform(0.1, 0.16) / plan.lane, p.uniform(0.35, 1.0)
@@ -195,11 +193,10 @@ def _houses(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, side: int
         if style != "city" and plan.garden > 2.5:
             if p.chance(0.6):
                 (hx, hz), hyaw = course.at(along - width / 2, side * (plan.edge + plan.pavement + 0.3))
-                size = (p.uniform(0.3, 0.8), p.uniform(0.5, 1.8), width * p.uniform(0.7, 1.0))
-                things.box_hedge(b.place((hx, hz), hyaw, plan.curb), p, (0, 0), size, 0.0)
+                things.enclosure(b.place((hx, hz), hyaw, plan.curb), p, width * p.uniform(0.7, 1.0))
             if p.chance(0.6):
                 (tx, tz), _ = course.at(along + p.uniform(-width, 0), side * (plan.front - p.uniform(1.2, 2)))
-                things.tree(b, p, (tx, tz))
+                things.tree(b, p, (tx, tz), p.uniform(3, 10))
 
 
 def _forest(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, side: int) -> None:
@@ -207,7 +204,7 @@ def _forest(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, side: int
     while along < plan.way + _AHEAD:
         at, _ = course.at(along, side * (plan.edge + plan.pavement + p.uniform(2, 16)))
         if p.chance(0.7):
-            things.tree(b, p, at)
+            things.tree(b, p, at, p.uniform(9, 22))
         else:
             things.bush(b, p, at, p.uniform(0.8, 2.5))
         along += p.uniform(1.5, 7)
@@ -215,7 +212,7 @@ def _forest(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, side: int
     for middle, length in _stretches(course, 0, plan.way + _AHEAD):
         (x, z), yaw = course.at(middle, side * (plan.edge + 35))
         wood = p.material((60, 85, 45), (0.5, 0.9), (15, 40))
-        b.wall(wood, (x, z), (length * 1.7 + 4, p.uniform(6, 10)), yaw=yaw + math.pi / 2, shade=0)
+        b.wall(wood, (x, z), (length * 1.7 + 4, p.uniform(12, 22)), yaw=yaw + math.pi / 2, shade=0)
 
 
 def _clear(path: Path, on_pavement: bool, at: tuple[float, float], margin: float, way: float) -> bool:
@@ -242,17 +239,17 @@ def _pavement(
         return b.place(at, yaw, plan.curb) if _clear(path, on_pavement, at, margin, plan.way) else None
 
     for step, what in ((lamps, "lamp"), (trees, "tree"), (p.uniform(5, 25), "small"), (p.uniform(4, 25), "people")):
-        along = p.uniform(-2, step)
-        while along < min(far, along + 1e4) and along < (far if what in ("lamp", "tree") else plan.way + 70):
-            aside = inner if what in ("lamp", "tree") else p.uniform(inner, max(inner + 0.1, outer))
+        following, end = p.uniform(-2, step), far if what in ("lamp", "tree") else plan.way + 70
+        while following < end:
+            along, aside = following, inner if what in ("lamp", "tree") else p.uniform(inner, max(inner + 0.1, outer))
             spot = place(along, aside, 2.2 if what == "tree" else 0.7)
-            along += step * p.uniform(0.5, 1.5) if what in ("small", "people") else step
+            following += step * p.uniform(0.5, 1.5) if what in ("small", "people") else step
             if spot is None:
                 continue
             if what == "lamp":
                 things.lamp_post(spot, p, (0, 0), -side)
             elif what == "tree":
-                things.tree(spot, p, (0, 0))
+                things.tree(spot, p, (0, 0), p.uniform(5, 16), clear=p.uniform(2.2, 3.0))
             elif what == "people":
                 pace = p.uniform(0.5, 1.7) * (1 if p.chance(0.5) else -1) * (0 if p.chance(0.25) else 1)
                 if _clear(path, on_pavement, course.at(along, side * aside)[0], 1.2, plan.way):
@@ -288,11 +285,11 @@ def _parked(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, side: int
         return
     density, along = p.uniform(0.3, 0.95), -6.0 - p.uniform(0, 5)
     while along < plan.way + 0.8 * _AHEAD:
-        length = 5.0
+        build, length = things.draw_vehicle(p, longest=6.2)
         if p.chance(density):
-            at, yaw = course.at(along, side * (plan.road + plan.parking / 2 + p.uniform(-0.1, 0.15)))
+            at, yaw = course.at(along + length / 2, side * (plan.road + plan.parking / 2 + p.uniform(-0.1, 0.15)))
             turned = yaw + (math.pi if side < 0 else 0.0) + p.uniform(-0.03, 0.03)
-            length = things.vehicle(b.place(at, turned), p)
+            build(b.place(at, turned), p, length)
         along += length + p.uniform(0.6, 2.0)
 
 
@@ -307,11 +304,13 @@ def _traffic(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, path: Pa
         speed = (
             -p.uniform(3, 14) if oncoming else path.speed * p.uniform(1.0, 1.3) if not on_pavement else p.uniform(3, 14)
         )
-        along = p.uniform(14, 60)
-        while along < 90 + plan.way * (1 if not oncoming else 2.5) and p.chance(0.45):
-            at, yaw = course.at(along, aside)
+        along = p.uniform(6, 60)
+        while along < 90 + plan.way * (1 if not oncoming else 2.5) and p.chance(0.55):
+            build, length = things.draw_vehicle(p)
+            at, yaw = course.at(along + length / 2, aside)
             place = b.place(at, yaw + (math.pi if oncoming else 0.0), motion=course.motion(speed, aside))
-            along += things.vehicle(place, p) + p.uniform(8, 40)
+            build(place, p, length)
+            along += length + p.uniform(5, 40)
     if not p.chance(0.3):
         return
     along, aside = p.uniform(12, 45), p.uniform(-1, 1) * plan.road
@@ -325,7 +324,8 @@ def _traffic(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, path: Pa
 
 def _weather(p: AssetSampler) -> tuple[Light, Sky]:
     """Sun or clouds, and the colour of the light."""
-    haze = float(np.exp(p.rng.uniform(np.log(150), np.log(4000))))
+    near, far = (2e3, 1e4) if p.chance(0.75) else (150, 2e3)  # m; clear days, and mist
+    haze = float(np.exp(p.rng.uniform(np.log(near), np.log(far))))
     image = p.random_image()
     if p.chance(0.6):
         high, round_ = p.uniform(0.25, 1.3), p.uniform(0, 2 * math.pi)

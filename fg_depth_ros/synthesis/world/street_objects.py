@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 from fg_depth_ros.synthesis.world.asset_library import AssetSampler
 from fg_depth_ros.synthesis.world.primitives import Builder, Material, Motion, Pattern
 
+CAR_LENGTHS = (3.5, 4.8)
+VAN_LENGTHS = (4.8, 6.2)
 _GLASS = (38.0, 46.0, 54.0)
 
 
@@ -17,9 +20,9 @@ def paint(p: AssetSampler) -> Material:
     return p.material(colour, (0.0, 0.08), gloss=p.uniform(0.06, 0.2))
 
 
-def car(b: Builder, p: AssetSampler) -> float:
-    """Add a passenger car, 1.4 - 1.9 m high; returns its length."""
-    length, width, height = p.uniform(3.6, 4.9), p.uniform(1.66, 1.92), p.uniform(1.4, 1.9)
+def car(b: Builder, p: AssetSampler, length: float) -> None:
+    """Add a passenger car of this length, 1.38 - 1.85 m high, most about 1.5 (KITTI's cars: 1.53 x 1.63 x 3.88)."""
+    width, height = p.uniform(1.58, 1.86), float(p.rng.triangular(1.38, 1.48, 1.85))
     clear, waist = p.uniform(0.16, 0.24), p.uniform(0.52, 0.6) * height
     body, dark = paint(p), p.material((28, 28, 30), (0.0, 0.1))
     estate = p.uniform(0.02, 0.3)
@@ -55,16 +58,23 @@ def car(b: Builder, p: AssetSampler) -> float:
     for end in (-1, 1):
         b.box(plate, (0, end * (length / 2 - 0.015)), (0.5, 0.11, 0.06), clear + 0.22, shade=0)
         b.box(dark, (0, end * (length / 2 - 0.02)), (width * 0.8, 0.13, 0.06), clear - 0.01, shade=0)
-    return length
 
 
-def lorry(b: Builder, p: AssetSampler) -> float:
-    """Add a van, lorry or bus, 2.0 - 3.6 m high; returns its length."""
-    bus = p.chance(0.3)
-    if p.chance(0.5) and not bus:
-        length, width, height, clear = p.uniform(4.8, 6.2), p.uniform(1.9, 2.05), p.uniform(2.0, 2.7), 0.25
-    else:
-        length, width, height, clear = p.uniform(7, 12), p.uniform(2.3, 2.55), p.uniform(2.9, 3.6), 0.4
+def van(b: Builder, p: AssetSampler, length: float) -> None:
+    """Add a van of this length, 2.0 - 2.7 m high."""
+    _goods_vehicle(b, p, (p.uniform(1.9, 2.05), p.uniform(2.0, 2.7), length), 0.25)
+
+
+def lorry(b: Builder, p: AssetSampler, length: float) -> None:
+    """Add a lorry or bus of this length, 2.9 - 3.6 m high."""
+    _goods_vehicle(b, p, (p.uniform(2.3, 2.55), p.uniform(2.9, 3.6), length), 0.4, bus=p.chance(0.46))
+
+
+def _goods_vehicle(
+    b: Builder, p: AssetSampler, size: tuple[float, float, float], clear: float, bus: bool = False
+) -> None:
+    """Add a box on wheels, ``clear`` m above the ground, with a cab or, as a bus, with windows along its sides."""
+    width, height, length = size
     body = paint(p)
     side = body
     if bus:
@@ -87,12 +97,18 @@ def lorry(b: Builder, p: AssetSampler) -> float:
     for s in (-1, 1):
         tail = Material(colour=(165, 22, 20), gain=0.05, glow=0.3)
         b.box(tail, (s * width * 0.42, -length / 2), (0.16, 0.3, 0.05), clear + 0.15, shade=0)
-    return length
 
 
-def vehicle(b: Builder, p: AssetSampler) -> float:
-    """Any vehicle; returns its length."""
-    return car(b, p) if p.chance(0.85) else lorry(b, p)
+Vehicle = tuple[Callable[[Builder, AssetSampler, float], None], float]
+"""What builds a vehicle of a given length, and that length, m."""
+
+
+def draw_vehicle(p: AssetSampler, longest: float = 12.0) -> Vehicle:
+    """Draw which vehicle comes next, not above this length."""
+    kind = p.rng.random()
+    if kind > 0.93 and longest > 7:
+        return lorry, p.uniform(7, longest)
+    return (van, p.uniform(*VAN_LENGTHS)) if kind > 0.85 else (car, p.uniform(*CAR_LENGTHS))
 
 
 def cycle(b: Builder, p: AssetSampler) -> None:
@@ -110,16 +126,15 @@ def cycle(b: Builder, p: AssetSampler) -> None:
     b.box(m, (0, -0.24), (0.14, 0.06, 0.25), 0.92)
 
 
-def tree(b: Builder, p: AssetSampler, at: tuple[float, float]) -> None:
-    """Add a trunk, and a crown from two or three crossing cut-outs; 3 - 12 m."""
-    height = p.uniform(3, 12)
-    trunk, radius = p.uniform(0.2, 0.42) * height, p.uniform(0.01, 0.02) * height + 0.03
+def tree(b: Builder, p: AssetSampler, at: tuple[float, float], height: float, clear: float = 0.0) -> None:
+    """Add a tree of this height: a trunk, and a crown from two or three crossing cut-outs, not below ``clear`` m."""
+    crown_base = max(clear, p.uniform(0.15, 0.4) * height)
     bark = p.material((88, 74, 60), (0.2, 0.5), (80, 250))
-    b.cylinder(bark, at, radius, trunk + 0.15 * height)
+    b.cylinder(bark, at, p.uniform(0.01, 0.02) * height + 0.03, crown_base + 0.15 * height)
     crown = int(p.rng.choice(p.assets.crowns))
     turn = p.uniform(0, math.pi)
     for i in range(int(p.rng.integers(2, 4))):
-        p.billboard(b, crown, at, height - trunk * 0.8, turn + i * math.pi / 3, trunk * 0.8)
+        p.billboard(b, crown, at, height - crown_base, turn + i * math.pi / 3, crown_base)
 
 
 def bush(b: Builder, p: AssetSampler, at: tuple[float, float], height: float) -> None:
@@ -131,10 +146,14 @@ def bush(b: Builder, p: AssetSampler, at: tuple[float, float], height: float) ->
 
 
 def person(b: Builder, p: AssetSampler, at: tuple[float, float], yaw: float, motion: Motion | None = None) -> None:
-    """Somebody 1.5 - 1.95 m tall (some are children), or, where there are photos, now and then something else."""
+    """Somebody 1.5 - 1.95 m tall (some are children), or, where there are photos, now and then something else.
+
+    The size of what a photo shows is not known: any is drawn, so that none is learned.
+    """
     place = b.place(at, yaw, motion=motion)
-    if len(p.assets.photos) and p.chance(0.25):
-        p.billboard(place, int(p.rng.choice(p.assets.photos)), (0, 0), p.uniform(0.5, 1.9), widest=2.2)
+    if len(p.assets.photos) and p.chance(0.1):
+        height = 0.3 * (3.5 / 0.3) ** p.rng.random()
+        p.billboard(place, int(p.rng.choice(p.assets.photos)), (0, 0), height, widest=2.2)
         return
     height = p.uniform(1.5, 1.95) if p.chance(0.88) else p.uniform(0.9, 1.5)
     p.billboard(place, int(p.rng.choice(p.assets.people)), (0, 0), height)
@@ -194,29 +213,29 @@ def bench(b: Builder, p: AssetSampler, at: tuple[float, float], yaw: float) -> N
         place.box(iron, (side * width * 0.42, 0), (0.06, 0.45, 0.42))
 
 
-def box_hedge(
-    b: Builder, p: AssetSampler, at: tuple[float, float], size: tuple[float, float, float], yaw: float
-) -> None:
-    """Add a hedge, a garden wall or a board fence along something."""
-    kind = p.rng.integers(3)
+def enclosure(b: Builder, p: AssetSampler, length: float) -> None:
+    """Add a hedge, a garden wall or a board fence along z."""
+    kind, thick = p.rng.integers(3), p.uniform(0.3, 0.8)
     if kind == 0:
-        m = p.material((70, 105, 45), (0.4, 0.8), (150, 400))
+        m, height = p.material((70, 105, 45), (0.4, 0.8), (150, 400)), p.uniform(0.9, 2.1)
     elif kind == 1:
-        m = p.material(p.colour(90, 180, 0.2), (0.2, 0.5))
+        m, height = p.material(p.colour(90, 180, 0.2), (0.2, 0.5)), p.uniform(0.6, 1.3)
         joints = Pattern((0.4, 0.16), (0.96, 0.92), p.similar((170, 165, 155)), -0.6)
         m = m.replace(pattern=joints) if p.chance(0.6) else m
     else:
         boards = Pattern((p.uniform(0.1, 0.25), 50.0), (0.9, 1.0), (30, 28, 26), -0.9)
         m = p.material(p.colour(70, 190, 0.3), (0.1, 0.4)).replace(pattern=boards)
-        size = (0.06, size[1], size[2])
-    b.box(m, at, size, yaw=yaw)
+        height, thick = p.uniform(1.1, 2.0), 0.06
+    b.box(m, (0, 0), (thick, height, length))
 
 
 def house(b: Builder, p: AssetSampler, width: float, depth: float, height: float, gable: bool) -> None:
     """Add a house whose front, ``width`` wide, stands at the origin and looks towards -z."""
     storey = p.uniform(2.7, 3.5)
     storeys = max(1, round(height / storey))
-    height = storeys * storey
+    shop = storeys > 1 and p.chance(0.45)
+    raised = 0.0 if shop else p.uniform(0.0, 1.2)  # the ground floor above the pavement
+    height = storeys * storey + raised
     colour = p.colour(85, 215, 0.12 if p.chance(0.8) else 0.4)
     count = max(1, round(width / p.uniform(1.8, 3.6)))
     period = width / count
@@ -224,7 +243,7 @@ def house(b: Builder, p: AssetSampler, width: float, depth: float, height: float
     duty = (wide / period, high / storey)
     glass = p.similar(_GLASS, 18)
     windows = Pattern((period, storey), duty, glass, 1.0,
-                      (-width / 2 + period * (1 - duty[0]) / 2, height / 2 - p.uniform(0.75, 1.0) - high),
+                      (-width / 2 + period * (1 - duty[0]) / 2, height / 2 - raised - p.uniform(0.75, 1.0) - high),
                       p.uniform(0.04, 0.14) if p.chance(0.7) else 0.0, p.uniform(0.1, 0.5))  # fmt: skip
     if p.chance(0.15):  # an office: bands of glass
         windows = Pattern((period, storey), (0.94, 0.6), glass, 1.0, windows.start, 0.0, p.uniform(0.3, 0.6))
@@ -241,10 +260,10 @@ def house(b: Builder, p: AssetSampler, width: float, depth: float, height: float
     door = p.material(p.colour(30, 150, 0.5), (0.05, 0.3)).replace(
         pattern=Pattern((0.5, 0.9), (0.7, 0.7), p.colour(20, 120, 0.3), 0.5)
     )
-    if p.chance(0.45) and storeys > 1:  # a shop: glass behind a step forward, an awning now and then
-        shop = Pattern((period * 2, 9.0), (0.88, 0.26), p.similar((60, 62, 62), 25), 1.0,
+    if shop:  # glass behind a step forward, an awning now and then
+        panes = Pattern((period * 2, 9.0), (0.88, 0.26), p.similar((60, 62, 62), 25), 1.0,
                        (-width / 2 + 0.12 * period, -0.9), 0.05, p.uniform(0.2, 0.5))  # fmt: skip
-        b.box(plinth.replace(pattern=shop), (0, 0.05), (width, storey, 0.3), shade=1)
+        b.box(plinth.replace(pattern=panes), (0, 0.05), (width, storey, 0.3), shade=1)
         if p.chance(0.4):
             cloth = p.material(p.colour(80, 200, 0.8), (0.0, 0.3)).replace(
                 pattern=Pattern((0.5, 50), (0.5, 1.0), p.colour(150, 240, 0.3))
@@ -255,17 +274,21 @@ def house(b: Builder, p: AssetSampler, width: float, depth: float, height: float
         )
         b.box(board, (0, -0.12), (width * p.uniform(0.4, 0.9), p.uniform(0.4, 0.8), 0.12), storey, shade=0)
     else:
-        b.box(plinth, (0, 0.02), (width, p.uniform(0.3, 0.8), 0.14), shade=1)
-    b.box(door, (p.uniform(-0.4, 0.4) * width, 0.0), (p.uniform(0.95, 1.5), p.uniform(2.05, 2.4), 0.32), shade=0)
+        b.box(plinth, (0, 0.02), (width, max(raised, p.uniform(0.3, 0.8)), 0.14), shade=1)
+    place, wide = p.uniform(-0.4, 0.4) * width, p.uniform(0.95, 1.5)
+    b.box(door, (place, 0.0), (wide, p.uniform(2.05, 2.4), 0.32), raised, shade=0)
+    steps = round(raised / 0.17)
+    for i in range(steps):
+        b.box(plinth, (place, -0.15 - 0.15 * (steps - i)), (wide + 0.2, raised * (i + 1) / steps, 0.3), shade=0)
     if p.chance(0.35):
         for level in range(1, storeys):
             for i in range(count):
                 if p.chance(0.4):
                     x = -width / 2 + (i + 0.5) * period
                     slab = (min(period * 0.9, 2.4), 0.14, 1.1)
-                    b.box(plinth, (x, -0.45), slab, level * storey)
+                    b.box(plinth, (x, -0.45), slab, raised + level * storey)
                     rail = plinth.replace(pattern=Pattern((0.14, 50.0), (0.4, 1.0), p.similar(colour, 30)))
-                    b.wall(rail, (x, -0.98), (slab[0], 0.95), level * storey + 0.1, shade=0)
+                    b.wall(rail, (x, -0.98), (slab[0], 0.95), raised + level * storey + 0.1, shade=0)
     elif p.chance(0.5):
         for level in range(1, storeys + 1):
-            b.box(plinth, (0, 0.0), (width, 0.16, 0.3), level * storey - 0.2, shade=0)
+            b.box(plinth, (0, 0.0), (width, 0.16, 0.3), raised + level * storey - 0.2, shade=0)
