@@ -87,6 +87,8 @@ def test_a_match_that_the_window_cuts_off_teaches_nothing():
     columns = torch.arange(60)
     assert (columns - out.disparity)[out.mask.expand_as(out.disparity)].min() >= 0
     assert not out.mask[..., :8].any()
+    everywhere = ramp_pair()._replace(mask=torch.ones_like(ramp_pair().mask))
+    assert zoom(everywhere, generator(1), 3.0, inside=False).mask.all()  # exact depth needs no other picture
 
 
 def test_zoom_draws_from_its_generator_alone_and_unknown_truth_stays_unknown():

@@ -250,6 +250,13 @@ def test_rendered_scenes_and_folders_together(tmp_path, walls, cache, monkeypatc
     assert load_checkpoint(best)[1].description["licence"] == "Apache-2.0"
 
 
+def test_exact_depth_is_learned_also_where_the_right_camera_does_not_look():
+    alone = {"steps": 1, "world": "street", "teacher": "truth"}
+    assert not DistillTraining(**alone, losses=ONLY_REGRESSION).mask.inside
+    assert DistillTraining(**alone).mask.inside  # its photometric loss warps the right picture
+    assert DistillTraining(steps=1, data=("d",), losses=ONLY_REGRESSION).mask.inside
+
+
 def test_a_size_that_cuts_much_off_is_named_with_a_better_one(tmp_path, walls, cache, caplog):
     settings = {**TINY, "data": (walls,), "cache": cache, "height": 32}
     with caplog.at_level("WARNING"):

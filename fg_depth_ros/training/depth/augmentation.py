@@ -24,28 +24,28 @@ _YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
 def augment(
     batch: DistillBatch, generator: torch.Generator, *, zoom_most: float = 1.0, flips: float = 0.5,
-    jitter: ColourJitter | None = None, grafting: bool = True,
+    jitter: ColourJitter | None = None, grafting: bool = True, inside: bool = True,
 ) -> DistillBatch:  # fmt: skip
     """Return the batch enlarged (``zoom_most``: largest factor, 1 = none), mirrored, jittered and grafted.
 
     ``generator``: on the CPU, so that a run draws the same on every device. ``flips``: probability that a sample is
-    mirrored.
+    mirrored. ``inside``: whether pixels whose match a zoom cuts off are masked.
     """
     if zoom_most > 1:
-        batch = zoom(batch, generator, zoom_most)
+        batch = zoom(batch, generator, zoom_most, inside)
     which = torch.rand(len(batch.target), generator=generator) < flips
     batch = flip(batch, which)
     batch = batch._replace(seen=jitter_colours(batch.seen, generator, jitter or ColourJitter()))
     return graft(batch, generator) if grafting else batch
 
 
-def zoom(batch: DistillBatch, generator: torch.Generator, most: float) -> DistillBatch:
+def zoom(batch: DistillBatch, generator: torch.Generator, most: float, inside: bool = True) -> DistillBatch:
     """Enlarge a window of every pair to the full size, as a longer lens that looks a little aside would show it.
 
     Focal length and disparity grow with the picture and depth stays, so a network that knows focal lengths sees other
-    cameras, and the horizon in other places. Both views show the same window; a pixel whose match it cuts off teaches
-    nothing. Samples are neither mirrored nor grafted yet: baseline > 0, one focal length each. ``most``: largest
-    factor, > 1; drawn evenly on a logarithmic scale.
+    cameras, and the horizon in other places. Both views show the same window; with ``inside`` a pixel whose match it
+    cuts off teaches nothing. Samples are neither mirrored nor grafted yet: baseline > 0, one focal length each.
+    ``most``: largest factor, > 1; drawn evenly on a logarithmic scale.
     """
     count, device = len(batch.target), batch.target.device
     draws = torch.rand(count, 3, generator=generator).to(device)
@@ -64,7 +64,9 @@ def zoom(batch: DistillBatch, generator: torch.Generator, most: float) -> Distil
     larger = _of_pictures(batch, enlarged)
     disparity = larger.disparity * factor.view(-1, 1, 1, 1)
     columns = torch.arange(disparity.shape[-1], device=device)
-    mask = (larger.mask > 0.5) & (columns - disparity >= 0)
+    mask = larger.mask > 0.5
+    if inside:
+        mask = mask & (columns - disparity >= 0)
     disparity = torch.where(mask, disparity, torch.zeros_like(disparity))
     return larger._replace(disparity=disparity, mask=mask, focal=batch.focal * factor)
 

@@ -238,8 +238,8 @@ class DistillTraining(Training):
             raise ValueError(f"encoder_rate must not be negative, got {self.encoder_rate}")
         if self.encoder and self.weights:
             raise ValueError(f"the weights to start from have an encoder already; leave {self.encoder} out")
-        if self.teacher == TRUTH and self.mask.left_right:  # there is no prediction for the right view to compare with
-            self._resolve(mask=replace(self.mask, left_right=0.0))
+        if self.teacher == TRUTH:  # nothing for the right view to compare with; what it does not show is known, too
+            self._resolve(mask=replace(self.mask, left_right=0.0, inside=self.mask.inside and self.needs_right))
 
     @property
     def all_shapes(self) -> tuple[tuple[int, int], ...]:

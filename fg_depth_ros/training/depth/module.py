@@ -128,7 +128,9 @@ class DistillModule(TrainingModule):
             nothing = torch.zeros_like(ready.mask)
             ready = ready._replace(mask=nothing, disparity=torch.zeros_like(ready.disparity))
         generator = torch.Generator().manual_seed(_seed(c.seed, int(batch.numbers[0])))
-        return augment(ready, generator, zoom_most=c.zoom, flips=c.flips, jitter=c.jitter, grafting=c.graft)
+        return augment(
+            ready, generator, zoom_most=c.zoom, flips=c.flips, jitter=c.jitter, grafting=c.graft, inside=c.mask.inside
+        )
 
     def _count(self, left_out: PairCounts, samples: int, bad: int) -> None:
         self.counts += left_out
