@@ -80,7 +80,21 @@ def test_a_model_that_was_swapped_or_dropped_while_a_smaller_one_loads_stays_so(
         assert (reduced.result(LIMIT) == 1.0) is swapped
     assert host.estimator is None or host.estimator.config == other
     assert (host.estimator is None) is not swapped
-    assert host.scale_limit == math.inf
+    assert host.scale_limit(other) == host.scale_limit(StereoConfig(model="sgbm")) == math.inf
+
+
+def test_a_scale_that_memory_demands_holds_for_its_model_and_device_alone() -> None:
+    host = ModelHost(StereoDepthEstimator, lambda e: None, lambda config, text: None)
+    config = StereoConfig(model="sgbm")
+    host.load(config)
+    assert not host.is_reduced
+    assert host.reduce_scale() == 0.75
+    assert host.is_reduced
+    assert host.scale_limit(StereoConfig(model="sgbm", max_depth=9.0)) == 0.75
+    for other in (StereoConfig(model="bm"), StereoConfig(model="sgbm", device="cpu")):
+        assert host.scale_limit(other) == math.inf
+    host.release()
+    assert host.scale_limit(config) == math.inf
 
 
 def test_the_failure_of_a_model_is_forgotten_with_it() -> None:

@@ -725,6 +725,39 @@ def test_out_of_memory_goes_on_with_smaller_images(make: Callable[..., Bench]) -
     b.wait(lambda: b.level("model") == 0)
 
 
+@pytest.mark.parametrize("way_out", ["scale", "device", "cleanup"])
+def test_what_follows_out_of_memory_ends_as_the_fault_says(make: Callable[..., Bench], way_out: str) -> None:
+    is_free = threading.Event()
+
+    class Small(StereoDepthEstimator):
+        """A GPU with room for half the size, until other programs free theirs."""
+
+        def estimate(self, *args: Any) -> Any:
+            if self.config.inference_scale > 0.6 and self.config.device == "auto" and not is_free.is_set():
+                raise OutOfMemory("2 GiB wanted, 1 GiB free")
+            return super().estimate(*args)
+
+    b = make(build=Small)
+    b.listen("depth/image_rect")
+    b.fresh_depth(PAIR)
+    b.wait(lambda: b.level("model") == 2 and b.values("model").get("inference_scale") == "0.562")
+    b.set(max_depth=70.0)  # the same model on the same device
+    b.wait(lambda: b.depth_node._models.stereo.estimator.config.max_depth == 70.0)
+    assert b.depth_node._models.stereo.estimator.config.inference_scale == 0.562
+    assert b.depth_node.faults["memory"] is not None
+    if way_out == "scale":
+        is_free.set()
+        b.set(inference_scale=1.0)  # as it reads
+    elif way_out == "device":
+        b.set(device="cpu")
+    else:
+        is_free.set()
+        for name in ("deactivate", "cleanup", "configure", "activate"):
+            transition(b, name)
+    b.send_until(PAIR, lambda: b.level("model") == 0 and b.values("model")["inference_scale"] == "1")
+    assert b.depth_node.parameters["inference_scale"] == 1.0
+
+
 @pytest.mark.parametrize(("value", "scale", "nearest"), [(1.5, "1.5", 0.857), ("auto", "0.262", 0.15)])
 def test_the_scale_in_use_and_the_nearest_depth_are_in_the_status(
     make: Callable[..., Bench], value: float | str, scale: str, nearest: float

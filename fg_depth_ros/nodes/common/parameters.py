@@ -233,7 +233,7 @@ class ParameterTable:
         1. before: whole numbers given for a double become doubles (``ros2 param set ... max_depth 30``);
         2. validate: type, range and choice of each value, then ``check(all values as they would become)``,
            which returns a reason to refuse or None; nothing is changed here;
-        3. apply: ``apply(names that changed)`` after the values are stored.
+        3. apply: ``apply(names that were set)`` after the values are stored, also where they are as before.
         """
         return DeclaredParameters(self, node, check, apply)
 
@@ -362,13 +362,11 @@ class DeclaredParameters:
 
     def _after(self, changes: list[rclpy.parameter.Parameter]) -> None:
         own = {change.name: change.value for change in changes if change.name in self.table.parameters}
-        changed = {name for name, value in own.items() if self._values[name] != value}
-        changed |= own.keys() & self._problems.keys()
         self._values.update(own)
         for name in own:
             self._problems.pop(name, None)
-        if changed and self._apply is not None:
-            self._apply(changed)
+        if own and self._apply is not None:
+            self._apply(set(own))
 
     def _validate_and_apply(self, changes: list[rclpy.parameter.Parameter]) -> SetParametersResult:
         result = self._validate(changes)

@@ -208,6 +208,8 @@ class DataLoggerNode(Node):
         if "record" not in changed:
             return
         before, self._record = self._record, self.parameters["record"]
+        if self._record == before:
+            return
         if self._record == "continuous":
             self._when_recovered(self.recorder.start)
         elif before == "continuous" or self._record == "off":

@@ -56,6 +56,7 @@ _ALL = {*_STEREO.values(), *_BLOCK_MATCHING, *_FLOW.values(), *_MONO.values()}
 
 _SMALLEST_SCALE = 0.25
 _SCALE_STEP = 0.75
+_MEMORY_FIELDS = ("model", "weights", "device", "engine", "precision")  # that its need follows from
 _CHECK_SIZE = (320, 240)  # of the real pair that new weights must pass
 
 
@@ -92,7 +93,7 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
         self.estimator: EstimatorT | None = None  # to use now; None before the first load
         self.failure: str | None = None  # why the newest request failed; None when it did not
         self.camera: StereoRig | None = None  # to warm up for; None before the first pair
-        self.scale_limit = math.inf  # the largest inference_scale that is known to fit into memory
+        self._reduced: ConfigT | None = None  # whose inference_scale is the largest that is known to fit into memory
 
     @property
     def loading(self) -> bool:
@@ -116,6 +117,25 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
             return self.estimator.scale(self.camera)
         chosen = self.estimator.config.inference_scale
         return 1.0 if isinstance(chosen, str) else float(chosen)
+
+    def scale_limit(self, config: ConfigT) -> float:
+        """Return the largest inference_scale that fits into memory with the model and device of ``config``.
+
+        Infinite where memory has not run out with them.
+        """
+        reduced = self._reduced
+        if reduced is None or any(getattr(config, name) != getattr(reduced, name) for name in _MEMORY_FIELDS):
+            return math.inf
+        return float(reduced.inference_scale)
+
+    def forget_limit(self) -> None:
+        """Try any inference_scale again."""
+        self._reduced = None
+
+    @property
+    def is_reduced(self) -> bool:
+        """Whether the estimator in use runs at a smaller inference_scale since memory ran out."""
+        return self.estimator is not None and math.isfinite(self.scale_limit(self.estimator.config))
 
     def load(self, config: ConfigT) -> None:
         """Build an estimator now and use it. Raises whatever that raises, and then keeps the one before."""
@@ -150,7 +170,7 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
                 continue
             with self._lock:
                 if self.estimator is before:
-                    self.estimator, self.scale_limit = smaller, scale
+                    self.estimator, self._reduced = smaller, config
                 return scale if self.estimator is None else self.scale
         return None
 
@@ -161,7 +181,7 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
         if thread is not None:
             thread.join()
         with self._lock:
-            self.estimator, self.failure = None, None  # of a model that nobody wants any more
+            self.estimator = self.failure = self._reduced = None
 
     def _request(self, config: ConfigT) -> None:
         """Request a configuration; the lock is held."""
@@ -300,6 +320,7 @@ class NodeModels:
         self.stereo.release()
         self.flow.release()
         self.mono.configure(None)
+        self._forget_memory()
 
     def problem(self, before: Values, values: Values) -> str | None:
         """Return why new parameter values are refused, or None.
@@ -332,8 +353,7 @@ class NodeModels:
         if "inference_scale" in changed:
             # Memory may have become free meanwhile.
             for host in self.hosts:
-                host.scale_limit = math.inf
-            self._faults.forget("memory")
+                host.forget_limit()
         if changed & _ALL:
             self._faults.forget("model")
         if changed & {*_STEREO.values(), *_BLOCK_MATCHING}:
@@ -346,6 +366,7 @@ class NodeModels:
                 self.flow.swap(flow)
         if changed & {*_MONO.values(), "inference_scale"}:
             self.mono.configure(self._config("mono", values))
+        self._forget_memory()
 
     def engine_failure(self) -> str | None:
         """Return why PyTorch runs instead of the engine that was wanted, for each model; None while all is well."""
@@ -399,11 +420,13 @@ class NodeModels:
         if slot == "stereo" and fields["model"] in kind.classical:
             fields["block_matching"] = BlockMatching(**{name: values[name] for name in _BLOCK_MATCHING})
         self._check_weights(slot, fields["weights"])
-        scale, limit = fields.get("inference_scale", 1.0), getattr(self, slot).scale_limit
-        if scale == AUTO and (not kind.auto_scale or math.isfinite(limit)):
+        scale = fields.get("inference_scale", 1.0)
+        if scale == AUTO and not kind.auto_scale:
             scale = 1.0
-        fields["inference_scale"] = scale if scale == AUTO else min(scale, limit)
-        return kind(**fields)
+        config = kind(**{**fields, "inference_scale": scale})
+        if math.isinf(limit := getattr(self, slot).scale_limit(config)):
+            return config
+        return dataclasses.replace(config, inference_scale=min(1.0 if scale == AUTO else scale, limit))
 
     def _check_weights(self, slot: str, weights: str) -> None:
         """Raise ValueError for a file of weights that does not exist."""
@@ -415,7 +438,13 @@ class NodeModels:
                 ".safetensors file, or nothing for the weights that come with the package"
             )
 
+    def _forget_memory(self) -> None:
+        """Forget that memory ran out, unless a model still runs at a smaller scale for it."""
+        if not any(host.is_reduced for host in self.hosts):
+            self._faults.forget("memory")
+
     def _log_swap(self, estimator: Estimator[Any, Any]) -> None:
+        self._forget_memory()
         self._node.get_logger().info(
             f"now running {estimator.model_name} on {estimator.device}{_with_engine(estimator)} "
             f"(sha256 {estimator.model_sha256 or '-'})"
@@ -432,6 +461,8 @@ class NodeModels:
                 Parameter(name, value=getattr(running.config, field))
                 for field, name in names.items()
                 if getattr(running.config, field) != getattr(config, field)
+                # A scale that memory demands is not what was set.
+                and not (field == "inference_scale" and host.is_reduced)
             ]
             self._node.set_parameters_atomically(back)
             text = f"the model was not swapped, {running.model_name} still runs: {text}"
