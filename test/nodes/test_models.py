@@ -97,6 +97,30 @@ def test_a_scale_that_memory_demands_holds_for_its_model_and_device_alone() -> N
     assert host.scale_limit(config) == math.inf
 
 
+@pytest.mark.parametrize("trouble", ["", "broken"])
+def test_a_model_that_is_released_while_it_loads_is_discarded_without_waiting(trouble: str) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    build, told = Builder(trouble), []
+
+    def slow(config: StereoConfig) -> StereoDepthEstimator:
+        begun.set()
+        assert go_on.wait(LIMIT)
+        return build(config)
+
+    host = ModelHost(slow, lambda e: told.append(e.config), lambda config, text: told.append(text))
+    host.swap(CONFIG)
+    assert begun.wait(LIMIT)
+    host.release()  # while nothing lets the other go on
+    assert not host.loading
+    go_on.set()
+    host.join(LIMIT)
+    assert (host.estimator, host.failure, told) == (None, None, [])
+    build.trouble = ""
+    host.swap(CONFIG)
+    wait_until(lambda: told)
+    assert told == [CONFIG]
+
+
 def test_the_failure_of_a_model_is_forgotten_with_it() -> None:
     host = ModelHost(Builder("broken"), lambda e: None, lambda config, text: None)
     host.swap(CONFIG)

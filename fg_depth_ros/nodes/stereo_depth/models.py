@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import Any, Generic, TypeVar
@@ -142,7 +143,7 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
         self.estimator = self._loaded(config)
 
     def swap(self, config: ConfigT) -> None:
-        """Build an estimator in the background, then use it; a newer request replaces one that has not begun.
+        """Build an estimator in the background, then use it, unless a newer request or ``release`` withdraws this one.
 
         Nothing happens when this one is in use and no other was requested.
         """
@@ -175,13 +176,17 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
         return None
 
     def release(self) -> None:
-        """Drop the estimator, after waiting for one that is being loaded."""
+        """Drop the estimator, and the result of one that is being loaded, at once."""
+        with self._lock:
+            self._requested = None
+            self.estimator = self.failure = self._reduced = None
+
+    def join(self, timeout: float) -> None:
+        """Wait, at most so many seconds, for the thread that loads to end; after ``release``."""
         with self._lock:
             thread = self._thread
         if thread is not None:
-            thread.join()
-        with self._lock:
-            self.estimator = self.failure = self._reduced = None
+            thread.join(timeout)
 
     def _request(self, config: ConfigT) -> None:
         """Request a configuration; the lock is held."""
@@ -212,18 +217,20 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
                 estimator = self._loaded(config)
             except Exception as error:  # whatever a file leads to, the model in use stays
                 text = str(error) or repr(error)
-                self._finish(config, text)
-                self._on_failed(config, text)
+                if self._finish(config, failure=text):
+                    self._on_failed(config, text)
             else:
-                with self._lock:
-                    self.estimator = estimator
-                self._finish(config)
-                self._on_swapped(estimator)
+                if self._finish(config, estimator):
+                    self._on_swapped(estimator)
 
-    def _finish(self, config: ConfigT, failure: str | None = None) -> None:
+    def _finish(self, config: ConfigT, estimator: EstimatorT | None = None, failure: str | None = None) -> bool:
+        """Take the result of a request. Returns False, and takes none, where the request was withdrawn meanwhile."""
         with self._lock:
-            if self._requested is config:
-                self._requested, self.failure = None, failure
+            if self._requested is not config:
+                return False
+            self._requested, self.failure = None, failure
+            self.estimator = estimator or self.estimator
+            return True
 
 
 class LazyModelHost(ModelHost[ConfigT, EstimatorT]):
@@ -315,8 +322,14 @@ class NodeModels:
             self.flow.load(flow)
         self.mono.configure(mono)
 
+    def join(self, timeout: float) -> None:
+        """Wait, at most so many seconds, for what is still being loaded after ``release``."""
+        end = time.monotonic() + timeout
+        for host in self.hosts:
+            host.join(max(0.0, end - time.monotonic()))
+
     def release(self) -> None:
-        """Drop all models."""
+        """Drop all models, and what is being loaded, at once."""
         self.stereo.release()
         self.flow.release()
         self.mono.configure(None)

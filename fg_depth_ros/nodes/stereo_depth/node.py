@@ -37,6 +37,7 @@ _MODEL_FAULTS = ("configuration", "memory", "mono", "model", "engine", "budget")
 _CHECK_SECONDS = 0.1
 _CLOSE_AFTER = 20  # checks without a subscriber before the inputs are closed: two seconds
 _SWAP_FAULT_SECONDS = 60.0
+_LOADING_SECONDS = 30.0  # that the end of the node waits for a model that is being loaded
 _NO_CLOCK = (
     "use_sim_time is true, but /clock has no publisher: latencies are not known; let the player publish it (ros2 "
     "bag play --clock), or set use_sim_time to false"
@@ -132,6 +133,7 @@ class StereoDepthNode(LifecycleNode):
         """Stop the threads, then destroy the node."""
         self._stop()
         self._models.release()
+        self._models.join(_LOADING_SECONDS)
         super().destroy_node()
 
     def _start(self) -> None:
