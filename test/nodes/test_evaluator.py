@@ -561,4 +561,16 @@ def test_the_node_account_explains_drops_with_reasons() -> None:
     assert account.latencies == {"inference_p50_ms": 81.5}
     assert account.model == {"name": "sgbm", "sha256": None, "device": "cpu"}
     assert NodeCounters().explain(5, 3, 2) == ({}, 2)
+
+
+def test_left_images_alone_are_no_pairs_of_the_account() -> None:
+    account = NodeCounters()
+    account.start()
+    counts = {"pairs matched": "60", "pairs published": "60"}
+    account.update({**counts, "mono fallback published": "30", "mono fallback dropped: no mono depth": "10"})
+    # 100 sent, of 40 of them the right image never came: 30 were answered by the left one, 1 of these was lost
+    assert account.explain(sent=100, delivered=89, dropped=11) == ({NEVER_REACHED: 10, LOST_AFTER: 1}, 0)
+
+
+def test_counters_before_the_first_report() -> None:
     assert math.isinf(NodeCounters()._updated)

@@ -201,6 +201,7 @@ def test_depth_goes_on_without_the_right_camera_and_comes_back(make: Callable[..
     )
     assert b.level() == 1
     assert b.values()["mono factor in use without a pair"] == "0.500"
+    assert "own scale" not in b.status().message
     found = b.wait(lambda: (f := newest(b, *both)) and messages.stamp_ns(f[DEPTH].header) in alone and f)
     assert {m.header.frame_id for m in found.values()} == {"left_eye"}
     assert (labels_of(found[LABELS]) == Label.FILLED_FROM_MONO).all()
@@ -253,7 +254,9 @@ def test_only_when_it_is_wanted(make: Callable[..., Bench], six_metres: str) -> 
     b.send_until(LEFT, lambda: b.seen[DEPTH])
     assert np.isfinite(depth_of(b.seen[DEPTH][-1])).all()  # the right camera never was there
     np.testing.assert_allclose(depth_of(b.seen[DEPTH][-1]), 6.0, rtol=1e-4)  # no factor is known
-    b.send_until(LEFT, lambda: b.has(FaultCode.RIGHT_CAMERA_SILENT))
+    own_scale = ("at its own scale, as it was compared with no pair lately",)
+    b.send_until(LEFT, lambda: b.has(FaultCode.RIGHT_CAMERA_SILENT, *own_scale))
+    assert b.values()["mono factor in use without a pair"] == "1.000"
     b.set(mono_model="off")
     b.send_until(LEFT, lambda: b.has(FaultCode.NO_PAIRS))
     b.send_until(LEFT, lambda: b.log_has("no message on /right/image_rect"))
@@ -314,7 +317,9 @@ def test_without_weights_a_missing_right_camera_is_named_as_ever(
     fallback_fails = lambda: b.has(FaultCode.NO_MONO_DEPTH, "right camera", name="model")  # noqa: E731
     b.send_until(LEFT, lambda: b.has(FaultCode.NO_PAIRS) and fallback_fails())
     assert b.seen[DEPTH] == []
-    b.send_until(LEFT, lambda: int(b.values().get("dropped: no mono depth", 0)) > 0)
+    b.send_until(LEFT, lambda: int(b.values().get("mono fallback dropped: no mono depth", 0)) > 0)
+    assert b.values()["pairs dropped"] == "0"
+    b.wait(b.accounted)
     assert share_near(b.fresh_depth(PAIR), 3.0) > 0.97
     b.send_until(PAIR, lambda: b.level() == b.level("model") == 0)
 

@@ -31,11 +31,15 @@ def test_the_factor_brings_mono_depth_to_stereo_depth(monkeypatch: pytest.Monkey
     scale = MonoScale()
     assert scale.values() == {}
     assert scale.fallback() == 1.0  # nothing is known yet
+    assert scale.own_scale
+    assert scale.values() == {"mono factor in use without a pair": "1.000"}
     scale.end_fallback()
+    assert scale.values() == {}
     for metres in (0.30, 0.60, 0.31, 0.32, 0.33):
         assert scale.measure(says(metres), stereo(0.33, 0.5)) == pytest.approx(0.33 / metres, rel=1e-5)
     now[0] += 59.0
     assert scale.fallback() == pytest.approx(0.33 / 0.32, rel=1e-5)  # the median of the five
+    assert not scale.own_scale
     assert scale.values() == {
         "mono factor": "1.000",
         "mono factor age (s)": "59",
@@ -45,6 +49,7 @@ def test_the_factor_brings_mono_depth_to_stereo_depth(monkeypatch: pytest.Monkey
     assert scale.fallback() == pytest.approx(0.33 / 0.32, rel=1e-5)  # no jump while the right camera is gone
     scale.end_fallback()
     assert scale.fallback() == 1.0  # too old for the next time
+    assert scale.own_scale
 
 
 def test_a_factor_is_measured_without_need_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:

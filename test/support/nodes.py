@@ -271,8 +271,11 @@ class User:
         """Whether every pair or left image that the node took was published or dropped, by its newest status."""
         values = self.values()
         taken = ("pairs matched", "mono fallback received")
-        gone = ("pairs published", "mono fallback published", "pairs dropped")
-        return sum(int(values.get(k, -1)) for k in taken) == sum(int(values.get(k, 0)) for k in gone)
+        gone = (("pairs published", "pairs dropped"), ("mono fallback published", "mono fallback dropped"))
+        return all(
+            int(values.get(name, -1)) == sum(int(values.get(key, 0)) for key in keys)
+            for name, keys in zip(taken, gone, strict=True)
+        )
 
     def fresh_depth(self, pair: dict[str, Any]) -> np.ndarray:
         """Depth of a pair sent from now on, metres."""

@@ -2,7 +2,8 @@
 
 Programs compare these; message texts are for people. Keys that carry them: ``state`` (NodeState), ``reason`` and
 ``faults`` (FaultCode, or the reason of a MessageError), ``swap``, ``flow swap`` and ``mono swap`` (SwapState), and
-``dropped: <DropReason, or the reason of a MessageError>`` and ``<input> dropped: <PacketDrop>``, counts.
+``dropped: <DropReason, or the reason of a MessageError>`` (of left images alone: ``mono fallback dropped: ...``) and
+``<input> dropped: <PacketDrop>``, counts.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class SwapState(Code):
 
 
 class DropReason(Code):
-    """Why nothing was published for a pair, beside the reasons of MessageError; follows ``dropped: `` in a key."""
+    """Why nothing was published for a pair or a left image alone, beside the reasons of MessageError; see above."""
 
     REPLACED = "replaced by newer"
     STOPPED = "stopped"

@@ -152,7 +152,7 @@ class Faults:
 class PairStatistics:
     """Counts pairs, and left images that are processed alone while the right camera is silent. Thread-safe.
 
-    Received pairs and left images = published + dropped + in work.
+    Of both, received = published + dropped + in work.
     """
 
     def __init__(self) -> None:
@@ -160,7 +160,8 @@ class PairStatistics:
         self.input = RateMeter()
         self.output = RateMeter()
         self._mono_received = self._mono_published = 0  # left images without a right one
-        self.drops: Counter[str] = Counter()
+        self._drops: Counter[str] = Counter()
+        self._mono_drops: Counter[str] = Counter()
         self._seconds: dict[str, deque[float]] = {
             name: deque(maxlen=_LATENCIES) for name in ("inference", "processing", "pipeline")
         }
@@ -171,10 +172,10 @@ class PairStatistics:
             self.input.tick()
             self._mono_received += mono
 
-    def drop(self, reason: str) -> None:
-        """Count a pair, or a left image alone, that was dropped."""
+    def drop(self, reason: str, mono: bool = False) -> None:
+        """Count a pair, or with ``mono`` a left image alone, that was dropped."""
         with self._lock:
-            self.drops[str(reason)] += 1
+            (self._mono_drops if mono else self._drops)[str(reason)] += 1
 
     def publish(self, *, inference: float, processing: float, pipeline: float | None, mono: bool = False) -> None:
         """Count a published pair, or with ``mono`` a left image alone.
@@ -198,14 +199,15 @@ class PairStatistics:
             values = {
                 "pairs matched": str(self.input.total - self._mono_received),
                 "pairs published": str(self.output.total - self._mono_published),
-                "pairs dropped": str(sum(self.drops.values())),
+                "pairs dropped": str(self._drops.total()),
                 "mono fallback received": str(self._mono_received),
                 "mono fallback published": str(self._mono_published),
+                "mono fallback dropped": str(self._mono_drops.total()),
                 "input rate (Hz)": f"{self.input.rate():.2f}",
                 "output rate (Hz)": f"{self.output.rate():.2f}",
             }
-            for reason, count in sorted(self.drops.items()):
-                values[f"dropped: {reason}"] = str(count)
+            for prefix, drops in (("", self._drops), ("mono fallback ", self._mono_drops)):
+                values |= {f"{prefix}dropped: {reason}": str(count) for reason, count in sorted(drops.items())}
             for name, seconds in self._seconds.items():
                 if seconds:
                     found = np.percentile(np.array(seconds), PERCENTILES).tolist()

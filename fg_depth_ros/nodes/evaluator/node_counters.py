@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 _LATENCY = re.compile(r"(inference|processing|pipeline) (\d+) % \(ms\)")
-_DROP = "dropped: "
+_DROP, _MONO_PUBLISHED = "dropped: ", "mono fallback published"
 NEVER_REACHED, LOST_AFTER = "never reached the node", "lost between the node and the evaluator"
 
 
@@ -41,7 +41,7 @@ class NodeCounters:
             return
         self._updated = time.monotonic()
         for key, value in values.items():
-            if key in ("pairs matched", "pairs published") or key.startswith(_DROP):
+            if key in ("pairs matched", "pairs published", _MONO_PUBLISHED) or key.startswith(_DROP):
                 self._counts[key] = int(value)
             elif match := _LATENCY.fullmatch(key):
                 self.latencies[f"{match[1]}_p{match[2]}_ms"] = float(value)
@@ -59,15 +59,17 @@ class NodeCounters:
         """Return the number of drops by reason, and the number of dropped pairs that no reason explains.
 
         Besides the node's own reasons there are pairs that it never matched although they were sent, and pairs that it
-        published although they did not arrive.
+        published although they did not arrive. Left images that it published alone are the answer to pairs, too; those
+        that it dropped are of pairs that it never matched.
         """
         counts = {key: value - (self._before or {}).get(key, 0) for key, value in self._counts.items()}
         reasons = {
             key.removeprefix(_DROP): count for key, count in counts.items() if key.startswith(_DROP) and count > 0
         }
         if "pairs matched" in counts and dropped:
-            reasons[NEVER_REACHED] = max(0, sent - counts["pairs matched"])
-            reasons[LOST_AFTER] = max(0, counts.get("pairs published", 0) - delivered)
+            mono = counts.get(_MONO_PUBLISHED, 0)
+            reasons[NEVER_REACHED] = max(0, sent - counts["pairs matched"] - mono)
+            reasons[LOST_AFTER] = max(0, counts.get("pairs published", 0) + mono - delivered)
         reasons = {reason: count for reason, count in reasons.items() if count > 0}
         return reasons, max(0, dropped - sum(reasons.values()))
 

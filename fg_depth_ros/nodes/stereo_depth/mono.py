@@ -36,6 +36,8 @@ class MonoScale:
         self._factors: deque[float] = deque(maxlen=_MEDIAN_OF)
         self._tried = self._measured = -np.inf  # time.monotonic
         self._fallback: float | None = None
+        self.own_scale = False
+        """Whether ``fallback`` is 1 since no pair was compared with mono depth lately."""
 
     @property
     def due(self) -> bool:
@@ -63,8 +65,8 @@ class MonoScale:
     def fallback(self) -> np.float32:
         """Return the factor without a pair: the median of the last if fresh, else 1; fixed until ``end_fallback``."""
         if self._fallback is None:
-            fresh = time.monotonic() - self._measured <= _FRESH_SECONDS
-            self._fallback = float(np.median(self._factors)) if fresh else 1.0
+            self.own_scale = time.monotonic() - self._measured > _FRESH_SECONDS
+            self._fallback = 1.0 if self.own_scale else float(np.median(self._factors))
         return np.float32(self._fallback)
 
     def end_fallback(self) -> None:
@@ -73,13 +75,13 @@ class MonoScale:
 
     def values(self) -> Mapping[str, str]:
         """Return the key-value pairs of a DiagnosticStatus."""
-        if not self._factors:
-            return {}
-        return {
-            "mono factor": f"{self._factors[-1]:.3f}",
-            "mono factor age (s)": f"{time.monotonic() - self._measured:.0f}",
-            **({} if self._fallback is None else {"mono factor in use without a pair": f"{self._fallback:.3f}"}),
-        }
+        values = {}
+        if self._factors:
+            values["mono factor"] = f"{self._factors[-1]:.3f}"
+            values["mono factor age (s)"] = f"{time.monotonic() - self._measured:.0f}"
+        if self._fallback is not None:
+            values["mono factor in use without a pair"] = f"{self._fallback:.3f}"
+        return values
 
 
 class MonoDepth:
@@ -89,6 +91,8 @@ class MonoDepth:
         self.scale = MonoScale()
         self._host, self._faults = host, faults
         self._weights = ""  # hash of those that the scale belongs to
+        self.model_name = ""
+        """Of the last estimate."""
 
     def estimate(self, left: np.ndarray, fx: float, need: str) -> MonoEstimate | None:
         """Estimate depth from one image (H x W or H x W x 3 RGB uint8); None, and a fault, while there is no model.
@@ -100,6 +104,7 @@ class MonoDepth:
             estimate = estimator.estimate(left, fx)
             if estimator.model_sha256 != self._weights:
                 self.scale, self._weights = MonoScale(), estimator.model_sha256
+            self.model_name = estimator.model_name
             self._faults.clear("mono")
             return estimate
         problem = None

@@ -87,13 +87,13 @@ class StereoWorker:
         self._statistics.receive(mono=mono)
         if not mono:
             self._faults.clear("right camera")
-        if self._slot.put(messages) is not None:
-            self._statistics.drop(DropReason.REPLACED)
+        if (replaced := self._slot.put(messages)) is not None:
+            self._drop(DropReason.REPLACED, replaced)
 
     def stop(self) -> None:
         """End the thread after the pair in work."""
-        if self._slot.close() is not None:
-            self._statistics.drop(DropReason.STOPPED)
+        if (waiting := self._slot.close()) is not None:
+            self._drop(DropReason.STOPPED, waiting)
         self._thread.join(_STOP_SECONDS)
 
     def values(self) -> Mapping[str, str]:
@@ -110,10 +110,13 @@ class StereoWorker:
             except Exception as error:
                 if not self._node.context.ok():
                     return  # the process is ending, and its publishers are gone
-                self._statistics.drop(DropReason.INTERNAL_ERROR)
+                self._drop(DropReason.INTERNAL_ERROR, messages)
                 text = f"a pair could not be processed: {error!r}; please report this"
                 self._faults.report("matching", ERROR, text, FaultCode.INTERNAL_ERROR)
                 self._node.get_logger().debug(traceback.format_exc())
+
+    def _drop(self, reason: str, messages: StereoMessages) -> None:
+        self._statistics.drop(reason, mono=messages.right is None)
 
     def _process(self, messages: StereoMessages) -> None:
         begun = time.monotonic()
@@ -125,9 +128,9 @@ class StereoWorker:
             process(begun, topics, messages)
         except _Dropped as drop:
             self._faults.forget("right camera")  # no fallback is published: reported as any missing pair
-            self._statistics.drop(drop.reason)
+            self._drop(drop.reason, messages)
         except MessageError as error:
-            self._statistics.drop(error.reason)
+            self._drop(error.reason, messages)
             self._faults.report("input", ERROR, str(error), error.reason)
 
     # ---- a pair ------------------------------------------------------------------------------------------------------
@@ -310,7 +313,8 @@ class StereoWorker:
         estimate = StereoEstimate.from_mono(scaled, images.rig, config, mono.seconds)
         self._outputs.publish(topics, estimate, images.left, messages)
         self._outputs.publish_mono(topics, mono.depth, messages)
-        text = f"depth comes from the left image alone ({self._parameters['mono_model']}): {messages.reason}"
+        scale = ", at its own scale, as it was compared with no pair lately" if self._mono.scale.own_scale else ""
+        text = f"depth comes from the left image alone ({self._mono.model_name}{scale}): {messages.reason}"
         self._faults.report("right camera", WARN, text, FaultCode.RIGHT_CAMERA_SILENT)
         return mono.seconds
 
