@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +20,8 @@ from support.waiting import LIMIT
 from fg_depth_ros.apps.processes import ProcessGroup
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.nodes.common.environment import child_environment
+from fg_depth_ros.nodes.data_logger import node
+from fg_depth_ros.recording.recovery import Recovered
 
 Make = Callable[..., LoggerBench]
 
@@ -139,6 +142,25 @@ def test_a_disk_that_refuses_is_loud_and_recording_goes_on_by_itself(make: Make)
     lines = bench.lines()
     assert sum(line["pairs"] for line in lines) == recorder.counters()["written"]
     assert all(len(bench.pairs(line)) == line["pairs"] for line in lines)
+
+
+@pytest.mark.parametrize("values", [{"record": "continuous"}, {"interval_period": 0.5}])
+def test_what_an_earlier_run_left_is_completed_beside_the_recording(
+    make: Make, values: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+
+    def slow(root: Path) -> list[Recovered]:
+        assert go_on.wait(LIMIT)
+        return [Recovered("episode_before", 7, 0, "complete again")]
+
+    monkeypatch.setattr(node, "recover", slow)
+    bench = make(**values)
+    bench.play_until_written(4)
+    bench.play(lambda: bench.values("recording").get("earlier recordings") == "being completed")
+    go_on.set()
+    bench.play(lambda: bench.log_has("an earlier run left episode_before: 7 messages"))
+    bench.play(lambda: "earlier recordings" not in bench.values("recording"))
 
 
 def test_quota_is_a_warning_and_the_oldest_go(make: Make) -> None:

@@ -11,7 +11,6 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,9 +96,6 @@ class DataLoggerNode(Node):
             image_encoder(values["storage"], values["jpeg_quality"], images),
             on_finished=self._episode_finished,
         )
-        self._before_recovered: deque[Callable[[], None]] | None = deque()
-        if values["record"] == "continuous":
-            self._when_recovered(self.recorder.start)
         self.inputs = LoggerInputs(
             self, self.parameters, self._now, self._on_pair, self._on_new_calibration, self.faults
         )
@@ -120,6 +116,8 @@ class DataLoggerNode(Node):
             f"and {self.inputs.topics[INPUTS[1]]}"
         )
         self._warn_without_triggers()
+        if self._record == "continuous":
+            self.recorder.start()
         self._recovery = threading.Thread(target=self._recover, name="recovery", daemon=True)
         self._recovery.start()
 
@@ -185,13 +183,7 @@ class DataLoggerNode(Node):
 
     def _fire(self, kind: str, detail: str) -> None:
         self.get_logger().info(f"trigger {kind}: {detail}")
-        self._when_recovered(lambda: self.recorder.trigger(kind, detail))
-
-    def _when_recovered(self, task: Callable[[], None]) -> None:
-        if self._before_recovered is None:
-            task()
-        else:
-            self._before_recovered.append(task)
+        self.recorder.trigger(kind, detail)
 
     def _warn_without_triggers(self) -> None:
         """Log that nothing will be recorded, where that is so."""
@@ -211,9 +203,9 @@ class DataLoggerNode(Node):
         if self._record == before:
             return
         if self._record == "continuous":
-            self._when_recovered(self.recorder.start)
+            self.recorder.start()
         elif before == "continuous" or self._record == "off":
-            self._when_recovered(self.recorder.stop)
+            self.recorder.stop()
 
     def _describe(self) -> dict[str, Any]:
         rig = self.inputs.rig
@@ -221,7 +213,7 @@ class DataLoggerNode(Node):
         return {"rig": rig_values, "weights": dict(self._weights.weights), "software": dict(self._software)}
 
     def _recover(self) -> None:
-        """Recover what a crash or a power cut left, before the first episode of this run. In a thread of its own."""
+        """Recover what a crash or a power cut left, beside the recording. In a thread of its own."""
         try:
             left = []
             for found in recover(self.root):
@@ -238,7 +230,7 @@ class DataLoggerNode(Node):
     async def _on_start(self, _: Any, response: Any) -> Any:
         self.get_logger().info("~/start: recording everything")
         before, _ = self.recorder.begun
-        self._when_recovered(self.recorder.start)
+        self.recorder.start()
         return await self._respond_with_episode(response, before)
 
     async def _on_snapshot(self, _: Any, response: Any) -> Any:
@@ -260,7 +252,7 @@ class DataLoggerNode(Node):
 
     async def _on_stop(self, _: Any, response: Any) -> Any:
         name = self.recorder.episode
-        self._when_recovered(self.recorder.stop)
+        self.recorder.stop()
         ended = await self._wait_for(lambda: "yes" if self.recorder.episode != name or not name else None)
         response.success = bool(ended)
         response.message = (name or "nothing was being recorded") if ended else f"{name} has not ended yet"
@@ -281,10 +273,6 @@ class DataLoggerNode(Node):
     def _check(self) -> None:
         self.inputs.check()
         self.topics.update()
-        if self._before_recovered is not None and not self._recovery.is_alive():
-            tasks, self._before_recovered = self._before_recovered, None
-            for task in tasks:
-                task()
         episode = self.recorder.episode
         if episode != self._episode:
             self._episode = episode
@@ -335,6 +323,7 @@ class DataLoggerNode(Node):
             **self.inputs.values(),
             **self.topics.values(),
             **self._weights.values(),
+            **({"earlier recordings": "being completed"} if self._recovery.is_alive() else {}),
         }
         fine = f"recording {self._episode}" if self._episode else f"waiting ({self.parameters['record']})"
         message = DiagnosticArray()
