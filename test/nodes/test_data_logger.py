@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Image
@@ -308,6 +309,24 @@ def test_a_refused_start_value_is_named_and_the_default_taken(make: Make) -> Non
     bench.wait(lambda: bench.level("recording") == 1)
     bench.play(lambda: "no stereo pair" not in bench.told())
     assert "storage = 'lz4' is unknown: choose one of raw, zstd, png, jpeg; the default is used" in bench.told()
+
+
+def test_refused_start_values_are_all_named_until_they_are_replaced(make: Make) -> None:
+    bench = make(storage="lz4", cooldown=-1.0)
+    bench.play(lambda: "storage = 'lz4'" in bench.told() and "cooldown = -1" in bench.told())
+    node = bench.logger_node
+    assert node is not None
+    assert node.set_parameters([Parameter("cooldown", value=1.0)])[0].successful
+    bench.play(lambda: "storage = 'lz4'" in bench.told() and "cooldown" not in bench.told())
+    assert not node.set_parameters([Parameter("storage", value="png")])[0].successful  # it was read at the start
+
+
+def test_a_damaged_message_is_named_until_the_next_pair(make: Make) -> None:
+    bench = make(record="continuous", stall_timeout=30.0)
+    bench.play_until_written(2)
+    bench.publish("left/image_rect", b"\x00\x01\x00\x00")
+    bench.wait(lambda: "are no message with a header" in bench.told())
+    bench.play(lambda: bench.log_has("recovered after") and "no message with a header" not in bench.told())
 
 
 def test_the_logger_needs_no_network_library() -> None:

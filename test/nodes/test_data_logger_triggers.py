@@ -220,6 +220,21 @@ def test_low_confidence_fires_below_its_share_and_depth_is_recorded_beside(make:
     assert min(line["messages"]["/depth/image_rect"], line["messages"]["/mask/labels"]) > 3
 
 
+@pytest.mark.parametrize("off", [{"motion_flow": 0.0, "low_confidence_share": 0.0}, {"record": "off"}])
+def test_what_cannot_be_measured_is_no_fault_where_the_trigger_is_off(off: dict[str, Any]) -> None:
+    on = {"motion_flow": 2.0, "disagreement_abs_rel": 0.0, "low_confidence_share": 0.5}
+    parameters: Any = {**on, "record": "triggers", "check_period": 0.0}
+    moment, faults = iter(range(10**9, 10**11, 10**9)), Faults(lambda level, text: None)
+    monitor = TriggerMonitor(parameters, lambda: next(moment), lambda *what: None, faults)
+    for _ in range(2):  # the first one only begins the period
+        monitor.on_left_image(lambda: Image(encoding="invented"))
+    monitor.uses()["mask/labels"](b"damaged")
+    assert {fault.code for fault in faults.present(("motion", "depth"))} == {"motion", "mask/labels"}
+    parameters |= off
+    assert monitor.uses() == {}
+    assert [fault.code for fault in faults.present(("motion", "depth"))] == ["motion"] * ("record" in off)
+
+
 def test_the_depth_node_is_left_in_peace_while_nothing_looks_at_its_depth(make: Make) -> None:
     bench = make()
     publishers = [bench.node.create_publisher(Image, name, 5) for name in ("depth/image_rect", "mask/labels")]
@@ -227,7 +242,11 @@ def test_the_depth_node_is_left_in_peace_while_nothing_looks_at_its_depth(make: 
     assert [publisher.get_subscription_count() for publisher in publishers] == [0, 0]
 
 
-def test_calibration_fires_when_the_depth_node_begins_to_complain(make: Make) -> None:
+@pytest.mark.parametrize(
+    ("worst", "detail"),
+    [("rows misaligned", "rows misaligned: {alarm}"), ("internal error", "rows misaligned")],
+)
+def test_calibration_fires_when_the_depth_node_begins_to_complain(make: Make, worst: str, detail: str) -> None:
     bench = make()
     publisher = bench.node.create_publisher(DiagnosticArray, "/diagnostics", 10)
     bench.wait(lambda: publisher.get_subscription_count() >= 2)
@@ -241,11 +260,12 @@ def test_calibration_fires_when_the_depth_node_begins_to_complain(make: Make) ->
         publisher.publish(array)
     bench.play_pairs(6)
     assert fired(bench, "calibration") == 0
+    both = {"reason": worst, "faults": "internal error, rows misaligned"}
     for _ in range(3):
-        publisher.publish(status(name, DiagnosticStatus.ERROR, alarm, faults="internal error, rows misaligned"))
+        publisher.publish(status(name, DiagnosticStatus.ERROR, alarm, **both))
         bench.play_pairs(6)
     (line,) = bench.episodes(1)
-    assert (line["trigger"], line["detail"]) == ("calibration", alarm)
+    assert (line["trigger"], line["detail"]) == ("calibration", detail.format(alarm=alarm))
     assert fired(bench, "calibration") == 1, "once, not as long as it lasts"
 
 

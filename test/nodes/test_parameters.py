@@ -290,7 +290,7 @@ def test_unknown_start_values_are_named_with_the_nearest_or_the_new_name(
 def test_refused_start_values_leave_the_default_and_are_named_until_replaced(context: Context) -> None:
     node = make_node(context, speed=99.0, mode="odd", fixed=7)
     applied: list[set[str]] = []
-    declared = TABLE.declare(node, apply=applied.append)
+    declared = TABLE.declare(node, apply=applied.append, reread=True)
     assert (declared["speed"], declared["mode"], declared["fixed"]) == (1.5, "slow", False)
     assert [problem.split(" = ")[0] for problem in declared.problems] == [
         "parameter speed",
@@ -302,6 +302,15 @@ def test_refused_start_values_leave_the_default_and_are_named_until_replaced(con
         assert result.successful, result.reason
     assert declared.problems == []
     assert applied == [{"speed"}, {"mode"}, {"fixed"}]
+    node.destroy_node()
+
+
+def test_a_refused_start_value_that_is_read_once_stays_refused(context: Context) -> None:
+    node = make_node(context, fixed=7)
+    declared = TABLE.declare(node)
+    (result,) = node.set_parameters([RosParameter("fixed", value=True)])
+    assert not result.successful and "read-only" in result.reason
+    assert len(declared.problems) == 1
     node.destroy_node()
 
 

@@ -239,8 +239,16 @@ def status(
 
 def fault_codes(status: DiagnosticStatus) -> frozenset[str]:
     """Return the codes of all faults in a status made by ``status``."""
-    found = next((item.value for item in status.values if item.key == "faults"), "")
-    return frozenset(filter(None, found.split(", ")))
+    return frozenset(filter(None, _value(status, "faults").split(", ")))
+
+
+def reason_of(status: DiagnosticStatus) -> str:
+    """Return the code of the fault that the message of a status made by ``status`` is about."""
+    return _value(status, "reason")
+
+
+def _value(status: DiagnosticStatus, key: str) -> str:
+    return next((str(item.value) for item in status.values if item.key == key), "")
 
 
 def memory_values(device: str) -> dict[str, str]:

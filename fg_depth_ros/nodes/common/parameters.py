@@ -227,6 +227,7 @@ class ParameterTable:
         *,
         check: Callable[[dict[str, Any]], str | None] | None = None,
         apply: Callable[[set[str]], None] | None = None,
+        reread: bool = False,
     ) -> DeclaredParameters:
         """Declare the table on ``node``, and answer changes in three phases.
 
@@ -234,8 +235,11 @@ class ParameterTable:
         2. validate: type, range and choice of each value, then ``check(all values as they would become)``,
            which returns a reason to refuse or None; nothing is changed here;
         3. apply: ``apply(names that were set)`` after the values are stored, also where they are as before.
+
+        ``reread``: whether the node can start over, so that a refused start value of a read-only parameter may be
+        replaced.
         """
-        return DeclaredParameters(self, node, check, apply)
+        return DeclaredParameters(self, node, check, apply, reread)
 
     def markdown(self) -> str:
         """Return the section of the reference page."""
@@ -282,11 +286,13 @@ class DeclaredParameters:
         node: rclpy.node.Node,
         check: Callable[[dict[str, Any]], str | None] | None,
         apply: Callable[[set[str]], None] | None,
+        reread: bool,
     ) -> None:
         self.table = table
         self._logger = node.get_logger()
         self._check = check
         self._apply = apply
+        self._reread = reread
         self._values: dict[str, Any] = {}
         self._problems: dict[str, str] = {}
         # rclpy has no public way to read the overrides of parameters that are not declared.
@@ -328,8 +334,8 @@ class DeclaredParameters:
         problem = parameter.problem(value)
         if problem is not None:
             self._problems[parameter.name] = problem
-            # A refused read-only parameter must stay settable, or the node could only be restarted.
-            descriptor.read_only = False
+            if self._reread:
+                descriptor.read_only = False
             value = parameter.default
         node.declare_parameter(parameter.name, value, descriptor, ignore_override=True)
         return value

@@ -209,6 +209,7 @@ class LoggerInputs:
             self._faults.report("time", WARN, text, FaultCode.NO_CLOCK)
             return
         self._faults.clear("time")
+        self._faults.clear("input")
         self._check_calibration(pair)
         parts = [
             (self._recorded[name], Message(self.topics[name], message.recorded, message.data))

@@ -67,8 +67,7 @@ class DataLoggerNode(Node):
         self._episode = ""
         self._queued = self._most_queued = 0  # pairs in the recorder's queue: sum over all pairs, and the largest
         self.parameters = DATA_LOGGER.declare(self, apply=self._apply)
-        for problem in self.parameters.problems:
-            self.faults.report("configuration", WARN, f"{problem}; the default is used")
+        self._report_refused()
         values = self.parameters.values()
         self._extra_topics = self._resolved(values["topics"])
         self._record = values["record"]
@@ -161,8 +160,7 @@ class DataLoggerNode(Node):
         wanted = {name: Use(True) for name in self._extra_topics}
         if self.parameters["record_depth"]:
             wanted |= {str(self.resolve_topic_name(name)): Use(True) for name in (DEPTH, LABELS)}
-        monitored = self._monitor.uses() if self.parameters["record"] == "triggers" else {}
-        for name, callback in monitored.items():
+        for name, callback in self._monitor.uses().items():
             topic = str(self.resolve_topic_name(name))
             wanted[topic] = Use(topic in wanted and wanted[topic].record, callback)
         for name in INPUTS:  # recorded already
@@ -194,7 +192,14 @@ class DataLoggerNode(Node):
                 "or call ~/start or ~/snapshot"
             )
 
+    def _report_refused(self) -> None:
+        """Report the start values that were refused and not replaced since."""
+        problems = self.parameters.problems
+        text = f"{'; '.join(problems)}; the default is used" if problems else None
+        self.faults.update("configuration", WARN, text)
+
     def _apply(self, changed: set[str]) -> None:
+        self._report_refused()
         if not changed.isdisjoint({"record", *TRIGGER_LIMITS}):
             self._warn_without_triggers()
         if "record" not in changed:

@@ -17,7 +17,7 @@ from fg_depth_ros.data.io import messages
 from fg_depth_ros.data.io.messages import LearnedWhite, depth_to_array, image_to_array, stamp_ns
 from fg_depth_ros.geometry.masks import Label
 from fg_depth_ros.nodes.common.codes import CALIBRATION_FAULTS
-from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, fault_codes
+from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, fault_codes, reason_of
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
 from fg_depth_ros.recording.measures import confident_share, disagreement, mean_flow, small_grey
 from fg_depth_ros.recording.triggers import PeriodicTimer, above, below
@@ -49,12 +49,20 @@ class TriggerMonitor:
         self.figures: dict[str, float | None] = {}
 
     def uses(self) -> dict[str, Callable[[bytes], None]]:
-        """Return the topics that the enabled triggers need: name -> callback for their bytes."""
+        """Return the topics that the enabled triggers need: name -> callback for their bytes.
+
+        Forgets the faults of the others.
+        """
         names: set[str] = set()
-        if self._parameters["disagreement_abs_rel"]:
-            names |= {DEPTH, MONO, LABELS}
-        if self._parameters["low_confidence_share"]:
-            names.add(LABELS)
+        if self._parameters["record"] == "triggers":
+            if self._parameters["disagreement_abs_rel"]:
+                names |= {DEPTH, MONO, LABELS}
+            if self._parameters["low_confidence_share"]:
+                names.add(LABELS)
+        if not names:
+            self._faults.forget("depth")
+        if not self._parameters["motion_flow"]:
+            self._faults.forget("motion")
         return {name: functools.partial(self._on_depth_message, name) for name in names}
 
     def on_left_image(self, decode: Callable[[], Any]) -> None:
@@ -91,9 +99,12 @@ class TriggerMonitor:
         """
         for status in array.status:
             if status.name == f"{depth_node}: pairs":
-                before, self._alarm = self._alarm, not CALIBRATION_FAULTS.isdisjoint(fault_codes(status))
+                codes = CALIBRATION_FAULTS & fault_codes(status)
+                before, self._alarm = self._alarm, bool(codes)
                 if self._alarm and not before and self._parameters["calibration_alarm"]:
-                    self._fire("calibration", status.message)
+                    # The message is about the worst fault alone.
+                    text = f": {status.message}" if reason_of(status) in codes else ""
+                    self._fire("calibration", ", ".join(sorted(codes)) + text)
 
     def values(self) -> dict[str, str]:
         """Return keys for a DiagnosticStatus: the last figures."""

@@ -62,7 +62,7 @@ class StereoDepthNode(LifecycleNode):
         self._tasks: deque[Callable[[], None]] = deque()
         self._tasks_ready = self.create_guard_condition(self._run_tasks)
         self._models = NodeModels(self, self.faults, self._post, build)
-        self.parameters = STEREO_DEPTH.declare(self, check=self._refusal, apply=self._apply)
+        self.parameters = STEREO_DEPTH.declare(self, check=self._refusal, apply=self._apply, reread=True)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
         # Simulated time may stand still; these must not.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
