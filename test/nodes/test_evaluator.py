@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -200,8 +200,10 @@ def evaluator(ros_domain: int) -> Iterator[MakeEvaluator]:
     """Makes the evaluator in this process, for tests that hand it messages themselves."""
     with ExitStack() as made:
 
-        def make(**values: Any) -> ReplayEvaluatorNode:
-            rclpy.init(args=["--ros-args", *(w for name, value in values.items() for w in ("-p", f"{name}:={value}"))])
+        def make(remap: Mapping[str, str] | None = None, **values: Any) -> ReplayEvaluatorNode:
+            given = (w for name, value in values.items() for w in ("-p", f"{name}:={value}"))
+            rules = (w for name, topic in (remap or {}).items() for w in ("-r", f"{name}:={topic}"))
+            rclpy.init(args=["--ros-args", *given, *rules])
             made.callback(rclpy.shutdown)
             node = ReplayEvaluatorNode()
             made.callback(node.destroy_node)
@@ -561,6 +563,33 @@ def test_the_node_account_explains_drops_with_reasons() -> None:
     assert account.latencies == {"inference_p50_ms": 81.5}
     assert account.model == {"name": "sgbm", "sha256": None, "device": "cpu"}
     assert NodeCounters().explain(5, 3, 2) == ({}, 2)
+
+
+@pytest.mark.parametrize(
+    ("transport", "remap", "infos"),
+    [
+        ("raw", "{side}/image_rect:=/cam/{side}/image_raw", "/cam/{side}/camera_info"),
+        ("compressed", "{side}/image_rect/compressed:=/cam_{side}/jpeg", "/{side}/camera_info"),
+    ],
+)
+def test_inputs_are_those_of_the_depth_node_wherever_they_are_remapped(
+    evaluator: MakeEvaluator, transport: str, remap: str, infos: str
+) -> None:
+    rules = dict(remap.format(side=side).split(":=") for side in ("left", "right"))
+    node = evaluator(rules, pair_source="camera_info", truth=False, image_transport=transport)
+    expected = {*rules.values(), *(infos.format(side=side) for side in ("left", "right"))}
+    assert expected <= {subscription.topic_name for subscription in node.subscriptions}
+    assert infos.format(side="left") in node._idle_reason(1.0)
+    broken = CameraInfo(width=4, height=4)
+    with pytest.raises(messages.MessageError) as caught:
+        node._rectifier.of_pair(broken, broken, "auto")
+    assert all(infos.format(side=side) in str(caught.value) for side in ("left", "right"))
+    stamp = Header(stamp=node.get_clock().now().to_msg())
+    node._announce(stamp, {})
+    for part in node.ledger.wanted:
+        node._store(part, Image(header=stamp), {})
+    node._store("depth", Image(header=stamp), {})
+    assert any(infos.format(side="left") in text for text in node._failures)
 
 
 def test_left_images_alone_are_no_pairs_of_the_account() -> None:

@@ -38,7 +38,7 @@ from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.geometry import RigError
 from fg_depth_ros.geometry.rectification import Rectification
 from fg_depth_ros.nodes.common import diagnostics
-from fg_depth_ros.nodes.common.codes import INPUTS, TRUTH_TOPICS, NodeState
+from fg_depth_ros.nodes.common.codes import TRUTH_TOPICS, NodeState
 from fg_depth_ros.nodes.common.message_loss import with_info
 from fg_depth_ros.nodes.common.qos import CameraInfoSubscription, input_qos, overridable, subscription_events
 from fg_depth_ros.nodes.common.rectifying import PairRectifier
@@ -97,7 +97,8 @@ class ReplayEvaluatorNode(Node):
         self.arrival_latency: list[float] = []
         self._recent: deque[float] = deque(maxlen=20)
         self._infos: dict[str, OrderedDict[int, CameraInfo]] = {"left": OrderedDict(), "right": OrderedDict()}
-        self._rectifier = PairRectifier({name: str(self.resolve_topic_name(name)) for name in INPUTS})
+        self._inputs = input_topics(self, self.parameters)
+        self._rectifier = PairRectifier(self._inputs)
         # Stamps of images that came before their camera_info, or without one, and whether they announced a pair; how
         # many they are in a row; and the newest camera_info that announced none, with the time of its publication.
         self._without_info: OrderedDict[int, bool] = OrderedDict()
@@ -129,7 +130,7 @@ class ReplayEvaluatorNode(Node):
         reliable = QoSProfile(depth=10)
         sensor = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
         all_pairs = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        inputs, kinds = input_topics(self, self.parameters), input_types(self.parameters)
+        inputs, kinds = self._inputs, input_types(self.parameters)
         transport = self.parameters["truth_transport"]
         truth: tuple[str, type] = (TRUTH_TOPICS[transport], DisparityImage if transport == "disparity" else Image)
         if transport == "compressedDepth":
@@ -151,9 +152,8 @@ class ReplayEvaluatorNode(Node):
         # Small, and a lost one may be a pair that is not counted.
         infos = QoSProfile(depth=1000, reliability=ReliabilityPolicy.BEST_EFFORT)
         for side in ("left", "right"):
-            topic = str(self.resolve_topic_name(f"{side}/camera_info"))
             store = with_info(functools.partial(self._store_info, side))
-            self._camera_infos[side] = CameraInfoSubscription(self, topic, store, infos)
+            self._camera_infos[side] = CameraInfoSubscription(self, inputs[f"{side}/camera_info"], store, infos)
         if self.parameters["pair_source"] == "published_pair":
             self._listen(Header, "published_pair", self._announce, all_pairs)
         self._listen(DiagnosticArray, "/diagnostics", self._store_diagnostics, QoSProfile(depth=10))
@@ -277,7 +277,8 @@ class ReplayEvaluatorNode(Node):
             for side in ("left", "right"):
                 received = self._infos[side]
                 if not received:
-                    raise RigError(f"{side}/camera_info has not come: nothing says what a disparity is in metres")
+                    topic = self._inputs[f"{side}/camera_info"]
+                    raise RigError(f"{topic} has not come: nothing says what a disparity is in metres")
                 infos.append(received.get(entry.stamp) or received[next(reversed(received))])
             rectification = self._rectifier.of_pair(infos[0], infos[1], self.parameters["rectify"])
             self._queue.put_nowait((entry, rectification))
@@ -359,8 +360,8 @@ class ReplayEvaluatorNode(Node):
 
     def _idle_reason(self, idle_timeout: float) -> str:
         if self.ledger.sent == 0:
-            source = "published_pair" if self.parameters["pair_source"] == "published_pair" else "left/camera_info"
-            topic = self.resolve_topic_name(source)
+            is_announced = self.parameters["pair_source"] == "published_pair"
+            topic = self.resolve_topic_name("published_pair") if is_announced else self._inputs["left/camera_info"]
             found = self.count_publishers(topic)
             way = "start stereo_player_node, or set pair_source to camera_info for a bag or a camera"
             return f"no pair was announced on {topic} for {idle_timeout:.0f} s ({found} publisher(s)): {way}"
