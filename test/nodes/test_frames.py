@@ -1,4 +1,4 @@
-"""Transforms of /tf without tf2_ros: the newest of each frame, none that are stale."""
+"""Transforms of /tf without tf2_ros: of each frame the nearest to a stamp, none that are stale."""
 
 from __future__ import annotations
 
@@ -33,6 +33,22 @@ def test_static_transforms_hold_at_any_time_and_moving_ones_for_a_second() -> No
     np.testing.assert_allclose(frames.between("base", "camera", 12 * SECOND)[:3, 3], [2.1, 0, 0])
     frames.add(message("base", "head", x=3.0, at=1.0), static=False)  # a bag that starts again
     np.testing.assert_allclose(frames.between("base", "camera", 1 * SECOND)[:3, 3], [3.1, 0, 0])
+
+
+def test_of_moving_transforms_the_nearest_to_a_slow_pair_counts_and_old_ones_are_dropped() -> None:
+    frames = Frames()
+    for tenth in [*range(148), 149, 148]:  # 15 s at 10 Hz, one late
+        frames.add(message("base", "camera", x=tenth, at=100 + tenth / 10), static=False)
+    for tenth in (60, 61, 148, 149):
+        for beside in (-0.04, 0.04):
+            matrix = frames.between("base", "camera", round((100 + tenth / 10 + beside) * SECOND))
+            assert matrix[0, 3] == tenth
+    assert frames.between("base", "camera", 102 * SECOND) is None  # more than 10 s ago
+    assert frames.between("base", "camera", 116 * SECOND) is None
+    assert frames.connected("base", "camera") and frames.connected("camera", "base")
+    assert not frames.connected("base", "arm")
+    frames.add(message("base", "camera", x=7.0), static=True)
+    assert frames.between("base", "camera", 102 * SECOND)[0, 3] == 7.0
 
 
 def test_what_is_no_transform_is_left_out_and_a_frame_has_one_parent() -> None:

@@ -157,7 +157,7 @@ def test_the_box_of_the_cloud_follows_the_robots_frames(make: Callable[..., Benc
     place((0.0, -3.5, 0.0), LEFTWARD, TO_THE_LEFT, (0.5, -3.5, 1.0))
     b.send_until(PAIR, lambda: robot.move((0.0, -3.5, 0.0), LEFTWARD) or b.values().get("reason") == "ok")
     # The robot's /tf ends: a second later the camera's place is not known any more.
-    b.send_until(PAIR, lambda: b.has("no transform"))
+    b.send_until(PAIR, lambda: b.has("no transform", "are more than 1 s away from the pair"))
     count = len(b.seen["points2"])
     last = b.send(PAIR)
     b.wait(lambda: b.answered(last))

@@ -27,7 +27,14 @@ from support.waiting import LIMIT, response_to
 
 from fg_depth_ros.data.io import messages
 from fg_depth_ros.geometry import Label
-from fg_depth_ros.inference import FlowConfig, FlowEstimator, OutOfMemory, StereoConfig, StereoDepthEstimator
+from fg_depth_ros.inference import (
+    FlowConfig,
+    FlowEstimator,
+    ModelError,
+    OutOfMemory,
+    StereoConfig,
+    StereoDepthEstimator,
+)
 from fg_depth_ros.networks import ModelCard, create_model, import_checkpoint, save_checkpoint
 from fg_depth_ros.nodes.common.codes import INPUTS, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import fault_codes
@@ -321,7 +328,12 @@ def test_a_box_in_a_frame_that_is_not_known_is_no_box(make: Callable[..., Bench]
         header=Header(frame_id="base_link"), child_frame_id="left_eye",
         transform=SimpleNamespace(translation=shift, rotation=turn),
     )  # fmt: skip
-    b.depth_node._outputs._frames.add(SimpleNamespace(transforms=[transform]), True)
+    outputs = b.depth_node._outputs
+    outputs._frames.add(SimpleNamespace(transforms=[transform]), False)  # stamped 0: long before the pairs
+    outputs._no_frames = ""  # as with tf2_msgs
+    b.send_until(PAIR, lambda: b.has("no transform", "from 'left_eye' are more than 1 s away from the pair"))
+    assert not b.seen["points2"]
+    outputs._frames.add(SimpleNamespace(transforms=[transform]), True)
     cloud = b.send_until(PAIR, lambda: b.seen["points2"] and b.seen["points2"][-1])
     points, _ = messages.cloud_to_arrays(cloud)
     assert cloud.header.frame_id == "left_eye"
@@ -770,6 +782,30 @@ def test_the_scale_in_use_and_the_nearest_depth_are_in_the_status(
     b.wait(lambda: "nearest depth (m)" in b.values("model"))
     assert b.values("model")["inference_scale"] == scale
     assert float(b.values("model")["nearest depth (m)"]) == pytest.approx(nearest, rel=0.02)
+
+
+def test_what_is_published_during_a_swap_is_of_the_running_model(make: Callable[..., Bench]) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(StereoDepthEstimator):
+        def __init__(self, config: StereoConfig) -> None:
+            if config.model != "sgbm":
+                begun.set()
+                assert go_on.wait(LIMIT)
+                raise ModelError("not wanted any more")
+            super().__init__(config)
+
+    b = make(build=Slow)
+    b.listen("disparity", "depth/image_rect", "depth/sigma")
+    b.fresh_depth(PAIR)
+    b.set(model="flownet_stereo")
+    assert begun.wait(LIMIT)
+    b.seen["disparity"].clear()
+    b.logged.clear()
+    b.send_until(PAIR, lambda: b.seen["disparity"] and b.log_has("model sgbm gives no uncertainty"))
+    assert b.seen["disparity"][-1].delta_d == 1 / 16
+    go_on.set()
+    b.wait(lambda: b.depth_node.parameters["model"] == "sgbm")
 
 
 def test_what_the_time_budget_does_is_said(make: Callable[..., Bench]) -> None:

@@ -31,7 +31,7 @@ from fg_depth_ros.inference import SearchRange, StereoEstimate
 from fg_depth_ros.inference.config import CLASSICAL_STEREO
 from fg_depth_ros.nodes.common.codes import FaultCode
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults
-from fg_depth_ros.nodes.common.frames import Frames, subscribe_frames
+from fg_depth_ros.nodes.common.frames import MAX_AGE, Frames, subscribe_frames
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
 from fg_depth_ros.nodes.common.qos import naming_overrides, overridable, publisher_events
 from fg_depth_ros.nodes.common.synchronizing import StereoMessages
@@ -71,6 +71,7 @@ LEFT_TOPICS = FILLED_TOPICS | {"depth/camera_info", MONO_TOPIC}
 _BLOCK_STEP = 1.0 / 16.0
 _OWN_FRAME = np.array([1, 1, 1, 0] * 3, np.float64)  # factors of P
 _SMALLEST_VOXEL = 0.001  # m
+_REPEAT_SECONDS = 10.0  # between two log lines of one cause
 _NETWORK_STEP = float(np.spacing(np.float32(128.0)))
 
 
@@ -195,7 +196,7 @@ class StereoOutputs:
                 estimate.rig,
                 header,
                 estimate.searched,
-                increment=_BLOCK_STEP if parameters["model"] in CLASSICAL_STEREO else _NETWORK_STEP,
+                increment=_BLOCK_STEP if estimate.config.model in CLASSICAL_STEREO else _NETWORK_STEP,
             )
         if name == "disparity/image_color":
             assert estimate.searched is not None
@@ -207,9 +208,9 @@ class StereoOutputs:
         if name == "depth/sigma":
             if estimate.depth_sigma is None:
                 self._node.get_logger().warning(
-                    f"depth/sigma is not published: model {parameters['model']} gives no uncertainty; use "
+                    f"depth/sigma is not published: model {estimate.config.model} gives no uncertainty; use "
                     "flownet_stereo",
-                    once=True,
+                    throttle_duration_sec=_REPEAT_SECONDS,
                 )
                 return None
             return fill_image(Image(), np.asarray(estimate.depth_sigma, np.float32), "32FC1", header)
@@ -258,11 +259,14 @@ class StereoOutputs:
         frame = self._parameters["cloud_frame"]
         if matrix is not None:
             return None
-        return f"points2 is not published: its box is in frame '{frame}' (cloud_frame), and " + (
-            self._no_frames
-            or f"no transform leads there from '{camera}' on /tf and /tf_static: publish it (docs/robot.md), or leave "
-            "cloud_frame empty for a box in the camera's frame"
+        why = self._no_frames or (
+            f"the transforms there from '{camera}' are more than {MAX_AGE:g} s away from the pair: check that they are "
+            "published all the time, with stamps of the camera's clock"
+            if self._frames.connected(frame, camera)
+            else f"no transform leads there from '{camera}' on /tf and /tf_static: publish it (docs/robot.md), or "
+            "leave cloud_frame empty for a box in the camera's frame"
         )
+        return f"points2 is not published: its box is in frame '{frame}' (cloud_frame), and {why}"
 
 
 def output_header(messages: StereoMessages) -> Header:
