@@ -34,13 +34,15 @@ CAMERA: Arguments = {
     "left_namespace": ("", "Prefix of the left camera's topics, <prefix>/image_rect and <prefix>/camera_info; empty: "
                        "left, or as the camera has it."),
     "right_namespace": ("", "Prefix of the right camera's topics; empty: right, or as the camera has it."),
-    "left_image": ("", "Left image topic, where it is another one; camera_info is taken from beside it."),
-    "right_image": ("", "Right image topic, where it is another one; camera_info is taken from beside it."),
+    "left_image": ("", "Left image topic, where it is another one; camera_info is taken from beside it, in the same "
+                    "namespace, if it has one."),
+    "right_image": ("", "Right image topic, where it is another one; camera_info is taken from beside it, in the same "
+                     "namespace, if it has one."),
     "image_transport": ("", "Parameter image_transport (raw, compressed, ffmpeg or foxglove); empty: as "
                         "left_image ends, or as in the parameter file."),
 }  # fmt: skip
 NODE: Arguments = {
-    "use_sim_time": ("false", "Take the time from /clock, for recordings."),
+    "use_sim_time": ("", "true: take the time from /clock, for recordings; empty: as in the parameter file."),
     "log_level": ("info", "debug, info, warn or error."),
 }
 NETWORK: Arguments = {
@@ -110,19 +112,25 @@ def camera_remappings(value: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return the remappings of a node's four inputs for the values of CAMERA. Raises ValueError: an unknown camera."""
     chosen = preset(value["camera"])
     name = "image_raw" if is_true(value.get("launch_image_proc", "")) else "image_rect"
-    remappings = []
+    remappings = {}
     for side in ("left", "right"):
         prefix, given = value[f"{side}_namespace"], value[f"{side}_image"]
         image = split_transport(given)[0] or f"{prefix or side}/{name}"
         if chosen is not None and not (prefix or given):
             image = chosen.image(side, value["driver_namespace"])
-        info = f"{prefix or image.rpartition('/')[0]}/camera_info"
-        remappings += [(f"{side}/image_rect", image), (f"{side}/camera_info", info)]
-    return [(name, topic) for name, topic in remappings if name != topic]
+        remappings[f"{side}/image_rect"] = image
+        if beside := prefix or image.rpartition("/")[0]:
+            remappings[f"{side}/camera_info"] = f"{beside}/camera_info"
+    shared = remappings.get("left/camera_info") == remappings.get("right/camera_info")  # which cannot be of both
+    return [
+        (name, topic)
+        for name, topic in remappings.items()
+        if name != topic and not (shared and name.endswith("camera_info"))
+    ]
 
 
 def parameters(value: Mapping[str, str], names: Iterable[str]) -> dict[str, Any]:
-    """Return the parameters of a node: those of its camera, those of ``names`` that were given, and use_sim_time."""
+    """Return the parameters of a node: those of its camera, and those of ``names`` and use_sim_time that were given."""
     chosen = preset(value.get("camera", ""))
     named = split_transport(value.get("left_image", ""))[1]
     transport = value.get("image_transport", "") or named.replace("raw", "")
@@ -130,7 +138,7 @@ def parameters(value: Mapping[str, str], names: Iterable[str]) -> dict[str, Any]
         **({} if chosen is None else chosen.parameters),
         **({"image_transport": transport} if transport else {}),
         **{name: value[name] for name in names if value[name]},
-        "use_sim_time": is_true(value["use_sim_time"]),
+        **({"use_sim_time": is_true(value["use_sim_time"])} if value["use_sim_time"] else {}),
     }
 
 

@@ -92,7 +92,7 @@ def test_without_arguments_the_node_runs_with_its_parameter_file_and_no_remappin
     (node,) = launch_file(name)
     assert node.kwargs["executable"] == f"{name}_node"
     assert node.kwargs["remappings"] == []
-    assert node.kwargs["parameters"] == [str(repository / "config" / f"{name}.yaml"), {"use_sim_time": False}]
+    assert node.kwargs["parameters"] == [str(repository / "config" / f"{name}.yaml"), {}]
 
 
 @pytest.mark.parametrize("name", ["stereo_depth", "data_logger"])
@@ -107,6 +107,8 @@ def test_camera_arguments_become_remappings(launch_file: Any, name: str) -> None
         ("right/camera_info", "/eyes/r/camera_info"),
     ]
     assert node.kwargs["parameters"][1]["use_sim_time"] is True
+    (node,) = launch_file(name, use_sim_time="false")  # as given, whatever the parameter file says
+    assert node.kwargs["parameters"][1]["use_sim_time"] is False
 
 
 @pytest.mark.parametrize("transport", ["compressed", "ffmpeg", "foxglove"])
@@ -191,6 +193,14 @@ def test_the_camera_info_is_beside_the_image(launch_file: Any) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("start", ["", "/", "/eyes/"])
+def test_the_camera_infos_of_images_in_one_namespace_stay_two(launch_file: Any, start: str) -> None:
+    images = {f"{side}_image": f"{start}{side}_rect" for side in ("left", "right")}
+    (node,) = nodes(launch_file("stereo_depth", **images))
+    images = {f"{side}/image_rect": f"{start}{side}_rect" for side in ("left", "right")}
+    assert remapped(node) == {**images, **{f"{side}/camera_info": f"{side}/camera_info" for side in ("left", "right")}}
+
+
 def test_the_lines_for_colour_images_take_both_images_and_their_camera_infos(
     launch_file: Any, repository: Path
 ) -> None:
@@ -246,7 +256,7 @@ def test_an_argument_of_stereo_image_proc_becomes_the_parameter_that_it_means(la
     actions = launch_file("stereo_depth", **{argument: given})
     (node,) = nodes(actions)
     parameters = node.kwargs["parameters"][1]
-    assert parameters == {**expected, "use_sim_time": False}
+    assert parameters == expected
     assert STEREO_DEPTH.problems({name: value for name, value in parameters.items() if name != "P1"}) == []
     if not expected:
         (line,) = said(actions)
@@ -336,7 +346,7 @@ def test_cameras_that_cannot_be_told_apart_are_refused(launch_file: Any, given: 
 
 def test_parameters_that_were_given_override_the_file(launch_file: Any) -> None:
     (node,) = nodes(launch_file("stereo_depth", model="sgbm", mono_weights="/w.safetensors", log_level="debug"))
-    assert node.kwargs["parameters"][1] == {"model": "sgbm", "mono_weights": "/w.safetensors", "use_sim_time": False}
+    assert node.kwargs["parameters"][1] == {"model": "sgbm", "mono_weights": "/w.safetensors"}
     assert node.kwargs["arguments"] == ["--ros-args", "--log-level", "debug"]
 
 

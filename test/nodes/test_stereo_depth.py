@@ -424,6 +424,11 @@ def test_the_camera_info_follows_the_image_unless_it_is_remapped_itself(ros_doma
     chained = Node("n", context=context, cli_args=[*arguments, "-r", "/eyes/l/camera_info:=/elsewhere"])
     assert input_topics(chained, {"image_transport": "raw"})["left/camera_info"] == "/elsewhere"
     chained.destroy_node()
+    one_namespace = ["-r", "left/image_rect:=/eyes/l", "-r", "right/image_rect:=/eyes/r"]
+    together = Node("n", context=context, cli_args=["--ros-args", *one_namespace])
+    topics = input_topics(together, {"image_transport": "raw"})  # one camera_info cannot be of both
+    assert (topics["left/camera_info"], topics["right/camera_info"]) == ("/left/camera_info", "/right/camera_info")
+    together.destroy_node()
     rclpy.shutdown(context=context)
 
 

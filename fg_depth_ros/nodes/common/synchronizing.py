@@ -64,7 +64,8 @@ def input_types(parameters: DeclaredParameters) -> dict[str, type]:
 def input_topics(node: Node, parameters: DeclaredParameters) -> dict[str, str]:
     """Return input name -> resolved topic, remapping and image transport included.
 
-    Where an image is remapped and its camera_info is not, that is taken from beside the image, as image_transport does.
+    Where an image is remapped and its camera_info is not, that is taken from beside the image, as image_transport does,
+    unless it would be one for both cameras.
     With a transport other than ``raw``, an image may be remapped to the base topic or to that of the transport itself.
     """
 
@@ -75,9 +76,13 @@ def input_topics(node: Node, parameters: DeclaredParameters) -> dict[str, str]:
     end = "" if transport == "raw" else f"/{transport}"
     ends = {name: end if name in _CAMERAS else "" for name in INPUTS}
     topics = {name: str(node.resolve_topic_name(name)).removesuffix(ends[name]) for name in INPUTS}
-    for image, info in _CAMERAS.items():
-        if remapped(image) and not remapped(info):
-            topics[info] = str(node.resolve_topic_name(f"{topics[image].rpartition('/')[0]}/camera_info"))
+    beside = {
+        info: str(node.resolve_topic_name(f"{topics[image].rpartition('/')[0]}/camera_info"))
+        for image, info in _CAMERAS.items()
+        if remapped(image) and not remapped(info)
+    }
+    if len({beside.get(info, topics[info]) for info in _CAMERAS.values()}) == len(_CAMERAS):
+        topics |= beside
     # That of the transport may be remapped itself, as with image_transport.
     return {
         name: str(node.resolve_topic_name(f"{topic}{ends[name]}")) if ends[name] else topic
