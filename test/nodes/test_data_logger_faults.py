@@ -13,14 +13,18 @@ from pathlib import Path
 import pytest
 import rclpy
 from rclpy.context import Context
+from rclpy.parameter import Parameter
+from std_msgs.msg import String
 from support.logger import QUICK, LoggerBench, balanced, logger_bench, small_wall
 from support.nodes import User, pair_messages
 from support.waiting import LIMIT
 
 from fg_depth_ros.apps.processes import ProcessGroup
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
+from fg_depth_ros.nodes.common.codes import FaultCode
 from fg_depth_ros.nodes.common.environment import child_environment
 from fg_depth_ros.nodes.data_logger import node
+from fg_depth_ros.nodes.data_logger.node import DataLoggerNode
 from fg_depth_ros.recording.recovery import Recovered
 
 Make = Callable[..., LoggerBench]
@@ -161,6 +165,28 @@ def test_what_an_earlier_run_left_is_completed_beside_the_recording(
     go_on.set()
     bench.play(lambda: bench.log_has("an earlier run left episode_before: 7 messages"))
     bench.play(lambda: "earlier recordings" not in bench.values("recording"))
+
+
+def test_a_wrong_quality_of_service_is_named_and_leaves_the_node_up(make: Make, ros_domain: int) -> None:
+    bench = make(
+        topics=["/words"], record="continuous",
+        **{"qos_overrides./words.subscription.reliability": "best-effort"},
+    )  # fmt: skip
+    publisher = bench.node.create_publisher(String, "/words", 5)
+    bench.play(lambda: "qos_overrides./words.subscription" in bench.told() and "`best-effort`" in bench.told())
+    bench.play_until_written(3)
+    assert publisher.get_subscription_count() == 0
+    bench.end()
+    bench.values_given["qos_overrides./left/image_rect.subscription.durability"] = "latched"
+    given = [Parameter(name, value=value) for name, value in {"root": str(bench.root), **bench.values_given}.items()]
+    wrong = DataLoggerNode(context=bench.owner, parameter_overrides=given)
+    try:
+        fault = wrong.faults["subscription"]
+        assert fault is not None and fault.code == FaultCode.NOT_CONFIGURED
+        assert "qos_overrides./left/image_rect.subscription" in fault.text and "`latched`" in fault.text
+        assert {"/right/image_rect", "/left/camera_info"} <= {found.topic_name for found in wrong.subscriptions}
+    finally:
+        wrong.destroy_node()
 
 
 def test_quota_is_a_warning_and_the_oldest_go(make: Make) -> None:

@@ -592,6 +592,13 @@ def test_inputs_are_those_of_the_depth_node_wherever_they_are_remapped(
     assert any(infos.format(side="left") in text for text in node._failures)
 
 
+@pytest.mark.parametrize("topic", ["/depth/image_rect", "/left/camera_info"])
+def test_a_wrong_quality_of_service_is_named(evaluator: MakeEvaluator, topic: str) -> None:
+    override = f"qos_overrides.{topic}.subscription"
+    with pytest.raises(ValueError, match=f"no subscription of {topic}: (.|\\n)*where {override} is given"):
+        evaluator(**{f"{override}.reliability": "best-effort"})
+
+
 def test_left_images_alone_are_no_pairs_of_the_account() -> None:
     account = NodeCounters()
     account.start()

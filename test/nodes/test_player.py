@@ -139,6 +139,16 @@ def test_the_override_of_one_topic_is_of_no_other(group: ProcessGroup, listener:
     assert set(reliability.values()) == {ReliabilityPolicy.RELIABLE}
 
 
+def test_a_wrong_quality_of_service_is_named(group: ProcessGroup, tmp_path: Path) -> None:
+    override = "qos_overrides./left/image_rect.publisher"
+    given = {"pairs": str(write_pairs(tmp_path / "pairs")), f"{override}.reliability": "best-effort"}
+    player = group.start("player", PLAYER, given)
+    assert player.process.wait(LIMIT) == 1
+    player.drain()
+    assert any(f"where {override} is given" in line for line in player.tail)
+    assert not any("Traceback" in line for line in player.tail)
+
+
 def test_resizing_scales_the_calibration_and_keeps_the_metres(
     group: ProcessGroup, listener: Listener, tmp_path: Path
 ) -> None:

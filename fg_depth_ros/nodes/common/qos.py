@@ -98,7 +98,8 @@ class CameraInfoSubscription:
     """A subscription to a camera_info: latched where all publishers of the topic are, so that it gets their last one.
 
     A camera_info that was sent once, at the start of its driver, comes to no other subscription, and one of a publisher
-    that does not latch comes to no latched one: call ``follow`` periodically. The user's overrides go first.
+    that does not latch comes to no latched one: call ``follow`` periodically. The user's overrides go first; raises
+    ValueError where they cannot be used.
 
     Args:
         topic: resolved.
@@ -151,7 +152,8 @@ class CameraInfoSubscription:
         if self._latched:
             qos.reliability, qos.durability = ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL
         self._since = time.time_ns()
-        return self._node.create_subscription(
-            CameraInfo, self._topic, self._callback, qos,
-            event_callbacks=self._events, qos_overriding_options=self._overrides, raw=self._raw,
-        )  # fmt: skip
+        with naming_overrides(self._topic, "subscription"):
+            return self._node.create_subscription(
+                CameraInfo, self._topic, self._callback, qos,
+                event_callbacks=self._events, qos_overriding_options=self._overrides, raw=self._raw,
+            )  # fmt: skip

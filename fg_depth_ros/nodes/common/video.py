@@ -16,7 +16,7 @@ from fg_depth_ros.data.io.video_packets import GAP, PacketDecoder, PacketInfo, V
 from fg_depth_ros.files import FileError
 from fg_depth_ros.nodes.common.codes import PacketDrop
 from fg_depth_ros.nodes.common.message_loss import MessageLoss, with_info
-from fg_depth_ros.nodes.common.qos import overridable, subscription_events
+from fg_depth_ros.nodes.common.qos import naming_overrides, overridable, subscription_events
 
 _DELAYED = 16  # images that a decoder holds back, at most
 _STEPS = 16  # between packets, for their usual step
@@ -152,7 +152,10 @@ class VideoStream:
 
 
 class PacketSubscriber(SimpleFilter):
-    """Subscribes to a camera's images, CompressedImage or packets of video, and signals them; video as VideoImage."""
+    """Subscribes to a camera's images, CompressedImage or packets of video, and signals them; video as VideoImage.
+
+    Raises ValueError: the user's QoS cannot be used.
+    """
 
     def __init__(self, node: Node, kind: type, topic: str, qos: QoSProfile) -> None:
         super().__init__()
@@ -162,9 +165,10 @@ class PacketSubscriber(SimpleFilter):
         self._loss = MessageLoss()
         events = subscription_events(node, topic)
         events.message_lost = self._loss.on_lost
-        self.sub = node.create_subscription(
-            kind, topic, with_info(self._on_message), event_callbacks=events, **overridable(qos)
-        )
+        with naming_overrides(topic, "subscription"):
+            self.sub = node.create_subscription(
+                kind, topic, with_info(self._on_message), event_callbacks=events, **overridable(qos)
+            )
 
     def _on_message(self, message: Any, info: Any) -> None:
         before = self._loss.lost

@@ -24,10 +24,10 @@ from fg_depth_ros.data.io.messages import stamp_ns
 from fg_depth_ros.data.io.video_packets import IMAGE_TRANSPORTS
 from fg_depth_ros.geometry import RigError, StereoRig
 from fg_depth_ros.nodes.common.codes import FaultCode
-from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, RateMeter
+from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, RateMeter
 from fg_depth_ros.nodes.common.message_loss import MessageLoss
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
-from fg_depth_ros.nodes.common.qos import CameraInfoSubscription, overridable, subscription_events
+from fg_depth_ros.nodes.common.qos import CameraInfoSubscription, naming_overrides, overridable, subscription_events
 from fg_depth_ros.nodes.common.synchronizing import (
     INPUTS,
     PairSynchronizer,
@@ -39,7 +39,7 @@ from fg_depth_ros.nodes.common.synchronizing import (
 from fg_depth_ros.nodes.common.video import VideoStream
 from fg_depth_ros.recording.definitions import Message, Topic
 
-INPUT_FAULTS = ("time", "input", "camera_info", "pairs")
+INPUT_FAULTS = ("subscription", "time", "input", "camera_info", "pairs")
 
 
 class SerializedMessage:
@@ -110,8 +110,14 @@ class LoggerInputs:
         )
         self._opened = time.monotonic()
         self._camera_infos: list[CameraInfoSubscription] = []
+        problems = []
         for name in INPUTS:
-            self._subscribe(name)
+            try:
+                self._subscribe(name)
+            except ValueError as error:
+                problems.append(str(error))
+        if problems:
+            self._faults.report("subscription", ERROR, "; ".join(problems), FaultCode.NOT_CONFIGURED)
 
     @property
     def matched(self) -> int:
@@ -154,6 +160,7 @@ class LoggerInputs:
         return values
 
     def _subscribe(self, name: str) -> None:
+        """Subscribe to an input. Raises ValueError."""
         qos = QoSProfile(depth=self._parameters["input_depth"], reliability=ReliabilityPolicy.BEST_EFFORT)
         events = subscription_events(self._node, self.topics[name])
         events.message_lost = self._loss[name].on_lost
@@ -163,14 +170,15 @@ class LoggerInputs:
                 CameraInfoSubscription(self._node, self.topics[name], callback, qos, events=events, raw=True)
             )
             return
-        self._node.create_subscription(
-            self._types[name],
-            self.topics[name],
-            callback,
-            raw=True,
-            event_callbacks=events,
-            **overridable(qos),
-        )
+        with naming_overrides(self.topics[name], "subscription"):
+            self._node.create_subscription(
+                self._types[name],
+                self.topics[name],
+                callback,
+                raw=True,
+                event_callbacks=events,
+                **overridable(qos),
+            )
 
     def _on_message(self, name: str, data: bytes) -> None:
         self._rates[name].tick()

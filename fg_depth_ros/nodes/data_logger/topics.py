@@ -16,7 +16,7 @@ from fg_depth_ros.data.bags.storage import DISPARITY, IMAGES
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults
 from fg_depth_ros.nodes.common.message_classes import message_class
 from fg_depth_ros.nodes.common.message_loss import MessageLoss
-from fg_depth_ros.nodes.common.qos import overridable, subscription_events
+from fg_depth_ros.nodes.common.qos import naming_overrides, overridable, subscription_events
 from fg_depth_ros.recording.definitions import Message, Topic, qos_yaml
 
 TOPIC_FAULTS = ("topics",)
@@ -143,14 +143,16 @@ class GraphTopics:
         )
         events, loss = subscription_events(self._node, name), MessageLoss()
         events.message_lost = loss.on_lost
-        subscription = self._node.create_subscription(
-            message_class(kind),
-            name,
-            loss.counting(functools.partial(self._on_message, name)),
-            raw=True,
-            event_callbacks=events,
-            **overridable(qos),
-        )
+        message = message_class(kind)
+        with naming_overrides(name, "subscription"):
+            subscription = self._node.create_subscription(
+                message,
+                name,
+                loss.counting(functools.partial(self._on_message, name)),
+                raw=True,
+                event_callbacks=events,
+                **overridable(qos),
+            )
         qos = subscription.qos_profile
         offered = qos_yaml(int(qos.history), qos.depth, int(qos.reliability), int(qos.durability))
         self._subscribed[name] = _Subscribed(Topic(name, kind, offered), subscription, repeated, loss)

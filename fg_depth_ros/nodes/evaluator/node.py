@@ -40,7 +40,13 @@ from fg_depth_ros.geometry.rectification import Rectification
 from fg_depth_ros.nodes.common import diagnostics
 from fg_depth_ros.nodes.common.codes import TRUTH_TOPICS, NodeState
 from fg_depth_ros.nodes.common.message_loss import with_info
-from fg_depth_ros.nodes.common.qos import CameraInfoSubscription, input_qos, overridable, subscription_events
+from fg_depth_ros.nodes.common.qos import (
+    CameraInfoSubscription,
+    input_qos,
+    naming_overrides,
+    overridable,
+    subscription_events,
+)
 from fg_depth_ros.nodes.common.rectifying import PairRectifier
 from fg_depth_ros.nodes.common.running import run_node
 from fg_depth_ros.nodes.common.synchronizing import input_topics, input_types
@@ -71,7 +77,7 @@ class ReplayEvaluatorNode(Node):
     where stamps are not wall-clock time it starts at the announcement on ``published_pair``. Where the middleware gives
     no source timestamp (Humble), the latency to the publication is not known.
 
-    Raises ValueError: a parameter that is out of range.
+    Raises ValueError: a parameter that is out of range, qos_overrides included.
     """
 
     def __init__(self) -> None:
@@ -162,7 +168,10 @@ class ReplayEvaluatorNode(Node):
         self, kind: type, topic: str, callback: Callable[[Any, Any], None], qos: QoSProfile
     ) -> rclpy.subscription.Subscription:
         events = subscription_events(self, topic)
-        return self.create_subscription(kind, topic, with_info(callback), event_callbacks=events, **overridable(qos))
+        with naming_overrides(self.resolve_topic_name(topic), "subscription"):
+            return self.create_subscription(
+                kind, topic, with_info(callback), event_callbacks=events, **overridable(qos)
+            )
 
     def _subscribe_part(self, part: str, topic: str, kind: type, qos: QoSProfile) -> rclpy.subscription.Subscription:
         if part not in ("left", "right") or self.parameters["image_transport"] == "raw":

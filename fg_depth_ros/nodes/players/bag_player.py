@@ -21,7 +21,7 @@ from fg_depth_ros.data.bags.pairs import find_topics
 from fg_depth_ros.data.bags.storage import BagStorage, OfferedQos, RawMessage
 from fg_depth_ros.files import FileError
 from fg_depth_ros.nodes.common.message_classes import message_class
-from fg_depth_ros.nodes.common.qos import overridable, publisher_events
+from fg_depth_ros.nodes.common.qos import naming_overrides, overridable, publisher_events
 from fg_depth_ros.nodes.players.parameters import BAG_PLAYER
 from fg_depth_ros.nodes.players.playing import CLOCK_RATE, PlayerNode, SubscriberWait, run_player
 
@@ -161,7 +161,8 @@ class BagPlayerNode(PlayerNode):
         self._time = PlayedClock(self.parameters["rate"], self._publish_clock)
         self._clock_publisher = None
         if self.parameters["publish_clock"]:
-            self._clock_publisher = self.create_publisher(Clock, CLOCK_TOPIC, **overridable(QoSProfile(depth=10)))
+            with naming_overrides(CLOCK_TOPIC, "publisher"):
+                self._clock_publisher = self.create_publisher(Clock, CLOCK_TOPIC, **overridable(QoSProfile(depth=10)))
             self.create_timer(1.0 / CLOCK_RATE, self._time.tick, clock=self._steady)
         self._thread = threading.Thread(target=self._run, name="bag player", daemon=True)
         self._thread.start()
@@ -202,7 +203,8 @@ class BagPlayerNode(PlayerNode):
                 self.get_logger().error(f"{topic} is left out: {' '.join(str(error).split())}")
                 continue
             events, qos = publisher_events(self, topic), _profile(offered.get(topic))
-            publishers[topic] = self.create_publisher(kind, topic, event_callbacks=events, **overridable(qos))
+            with naming_overrides(self.resolve_topic_name(topic), "publisher"):
+                publishers[topic] = self.create_publisher(kind, topic, event_callbacks=events, **overridable(qos))
         if not publishers:
             raise FileError(f"{self._names}: no topic that can be played; the bags have {', '.join(sorted(kinds))}")
         self._kinds = kinds

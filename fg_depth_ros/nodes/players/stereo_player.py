@@ -22,7 +22,7 @@ from fg_depth_ros.data.io.messages import fill_image
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import RigError, StereoRig
 from fg_depth_ros.nodes.common.codes import INPUTS, TRUTH_TOPICS
-from fg_depth_ros.nodes.common.qos import overridable
+from fg_depth_ros.nodes.common.qos import naming_overrides, overridable
 from fg_depth_ros.nodes.players.parameters import STEREO_PLAYER
 from fg_depth_ros.nodes.players.playing import CLOCK_RATE, PlayerNode, SubscriberWait, run_player
 from fg_depth_ros.nodes.players.source import NO_WORLD, PairSource, encode_image, write_drive
@@ -116,12 +116,12 @@ class StereoPlayerNode(PlayerNode):
             "published_pair": (Header, all_pairs),
             **({TRUTH: (Image, latched)} if self.source.has_truth else {}),
         }
-        self._on_topic = {
-            name: self.create_publisher(kind, name, **overridable(qos)) for name, (kind, qos) in topics.items()
-        }
-        self._clock_publisher = None
         if self.parameters["publish_clock"]:
-            self._clock_publisher = self.create_publisher(Clock, "/clock", **overridable(QoSProfile(depth=1)))
+            topics["/clock"] = (Clock, QoSProfile(depth=1))
+        for name, (kind, qos) in topics.items():
+            with naming_overrides(self.resolve_topic_name(name), "publisher"):
+                self._on_topic[name] = self.create_publisher(kind, name, **overridable(qos))
+        self._clock_publisher = self._on_topic.pop("/clock", None)
 
     def _tick(self) -> None:
         if self.finished or not self._has_subscribers():

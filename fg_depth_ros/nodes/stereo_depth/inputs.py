@@ -171,14 +171,14 @@ class StereoInputs:
         topic, kind = self._topics[name], input_types(self._parameters)[name]
         packets = name.endswith("image_rect") and self._parameters["image_transport"] != "raw"
         qos = input_qos(self._parameters["use_system_default_qos"], every=packets)
-        with naming_overrides(topic, "subscription"):
-            if name.endswith("camera_info"):
-                source: Any = SimpleFilter()
-                self._camera_infos.append(CameraInfoSubscription(self._node, topic, source.signalMessage, qos))
-            elif packets:
-                source = self._images[name] = PacketSubscriber(self._node, kind, topic, qos)
-            else:
-                events = subscription_events(self._node, topic)
+        if name.endswith("camera_info"):
+            source: Any = SimpleFilter()
+            self._camera_infos.append(CameraInfoSubscription(self._node, topic, source.signalMessage, qos))
+        elif packets:
+            source = self._images[name] = PacketSubscriber(self._node, kind, topic, qos)
+        else:
+            events = subscription_events(self._node, topic)
+            with naming_overrides(topic, "subscription"):
                 source = self._images[name] = self._filters.Subscriber(
                     self._node, kind, topic, event_callbacks=events, **overridable(qos)
                 )
