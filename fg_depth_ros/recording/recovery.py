@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fg_depth_ros.data.bags.mcap import McapScanner, StoredMessage
+from fg_depth_ros.data.bags.mcap import McapIndex, McapScanner, StoredMessage
 from fg_depth_ros.data.bags.messages import stamp_of
 from fg_depth_ros.data.bags.pairs import find_topics
 from fg_depth_ros.data.bags.storage import IMAGES, indexed_messages
@@ -134,7 +134,7 @@ def _remove_stale(root: Path, path: Path) -> None:
 
 
 def _part(root: Path, name: str) -> Recovered | None:
-    """Complete one part in place: only its cut chunk and its index are written anew."""
+    """Complete one part: where it was merely cut, only its cut chunk and its index are written anew."""
     try:
         lock = EpisodeLock(root, name)
     except BlockingIOError:
@@ -151,21 +151,22 @@ def _complete_part(root: Path, name: str, folder: Path) -> Recovered:
     size = path.stat().st_size if path.exists() else 0
     scan = McapScanner(path, resumable=True)
     tail: list[StoredMessage] = []
-    stamps: defaultdict[str, list[int]] = defaultdict(list)
+    stamps = _Stamps()
     if size:
         for part in scan:
             if part.end > scan.index.end:
                 tail += part.messages
-            for message in part.messages:
-                if message.channel.msgtype in IMAGES:
-                    stamps[message.channel.topic].append(stamp_of(bytes(message.data[:12])) or 0)
+            stamps.add(part.messages)
+        if scan.problem and not scan.cut:
+            behind = _complete_anew(root, name, path, scan.index.messages + len(tail))
+            if behind is not None:
+                return behind
     if not scan.index.messages and not tail:
         if size and scan.problem and not scan.cut:
             note = f"left as it is: {path} {scan.problem}; no message before that. Remove {folder} to be rid of it"
             return Recovered(name, 0, size, note, False)
         shutil.rmtree(folder)
         return Recovered(name, 0, size, "held no whole message; removed")
-    draft = manifest.read_episode(folder) or {}
     if scan.repairs:
         with path.open("r+b") as damaged:
             for place, content in scan.repairs:
@@ -176,23 +177,62 @@ def _complete_part(root: Path, name: str, folder: Path) -> Recovered:
         mcap = McapWriter(file, zstd=scan.compressed, index=scan.index)
         mcap.write(tail)
         mcap.finish()
-        topics = {line.topic: line.msgtype for line in mcap.index.channels}
-        draft.update(_pairs(topics, stamps), recovered=True)
-        complete(root, name, mcap.index, file.sha256, file.size, draft)
     finally:
         file.close()
+    _complete(root, name, mcap.index, file, stamps)
     note = f"complete again: it {scan.problem}" if scan.problem else "complete again: nothing was lost"
     return Recovered(name, mcap.index.messages, scan.lost, note)
 
 
-def _pairs(topics: dict[str, str], stamps: dict[str, list[int]]) -> dict[str, int]:
-    """Return the manifest's keys about pairs, from the stamps (ns) of the remaining images."""
-    try:
-        found = find_topics(topics)
-    except FileError:  # nothing but other messages
-        return {"pairs": 0, "began_ns": 0, "ended_ns": 0}
-    left = stamps.get(found.left, [])[: len(stamps.get(found.right, []))]
-    return {"pairs": len(left), "began_ns": left[0] if left else 0, "ended_ns": left[-1] if left else 0}
+def _complete_anew(root: Path, name: str, path: Path, before: int) -> Recovered | None:
+    """Complete a part whose damage has whole messages behind it, by copying these; the damaged file stays until then.
+
+    ``before``: messages before the damage. None: there are no others.
+    """
+    scan, stamps, messages = McapScanner(path), _Stamps(), 0
+    for part in scan:
+        messages += len(part.messages)
+        stamps.add(part.messages)
+    if scan.undeclared and messages:
+        note = (
+            f"left as it is: {path} {scan.problem}, and only the damage says of which topics the messages behind it "
+            f"are; copy it to another folder and recover the copy for its {messages} other messages"
+        )
+        return Recovered(name, messages, scan.lost, note, False)
+    if messages <= before:
+        return None
+    with atomic_write(path) as unfinished:
+        index, file = _write_whole(unfinished, [path], zstd=scan.compressed)
+    _complete(root, name, index, file, stamps)
+    return Recovered(name, messages, scan.lost, f"complete again without what is damaged: it {scan.problem}")
+
+
+def _complete(root: Path, name: str, index: McapIndex, file: DurableFile, stamps: _Stamps) -> None:
+    """Give a part with a whole file its own name, with what its manifest line says of the remaining messages."""
+    draft = manifest.read_episode(part_folder(root, name)) or {}
+    draft.update(stamps.pairs({channel.topic: channel.msgtype for channel in index.channels}), recovered=True)
+    complete(root, name, index, file.sha256, file.size, draft)
+
+
+class _Stamps:
+    """Stamps of images (ns), by topic."""
+
+    def __init__(self) -> None:
+        self._by_topic: defaultdict[str, list[int]] = defaultdict(list)
+
+    def add(self, messages: list[StoredMessage]) -> None:
+        for message in messages:
+            if message.channel.msgtype in IMAGES:
+                self._by_topic[message.channel.topic].append(stamp_of(bytes(message.data[:12])) or 0)
+
+    def pairs(self, topics: dict[str, str]) -> dict[str, int]:
+        """Return the manifest's keys about pairs. ``topics``: types by topic."""
+        try:
+            found = find_topics(topics)
+        except FileError:  # nothing but other messages
+            return {"pairs": 0, "began_ns": 0, "ended_ns": 0}
+        left = self._by_topic[found.left][: len(self._by_topic[found.right])]
+        return {"pairs": len(left), "began_ns": left[0] if left else 0, "ended_ns": left[-1] if left else 0}
 
 
 def _copy(original: Path, files: list[Path], target: Path) -> Recovered:
@@ -214,16 +254,22 @@ def _copy(original: Path, files: list[Path], target: Path) -> Recovered:
     name = f"{target.name}_0.mcap"
     with atomic_write(target) as unfinished:
         unfinished.mkdir()
-        file = DurableFile(unfinished / name)
-        try:
-            mcap = McapWriter(file, zstd=any(scan.compressed for scan in scans))
-            for batch in _batches(files):
-                mcap.write(batch)
-            mcap.finish()
-        finally:
-            file.close()
-        (unfinished / "metadata.yaml").write_text(metadata_yaml({name: mcap.index}), encoding="utf-8")
+        index, _ = _write_whole(unfinished / name, files, zstd=any(scan.compressed for scan in scans))
+        (unfinished / "metadata.yaml").write_text(metadata_yaml({name: index}), encoding="utf-8")
     return Recovered(original.name, messages, lost, f"{problem}: its whole messages are in {target.name}")
+
+
+def _write_whole(path: Path, files: list[Path], *, zstd: bool) -> tuple[McapIndex, DurableFile]:
+    """Write the whole messages of MCAP files to another one; return its index and the closed file. Raises OSError."""
+    file = DurableFile(path)
+    try:
+        mcap = McapWriter(file, zstd=zstd)
+        for batch in _batches(files):
+            mcap.write(batch)
+        mcap.finish()
+    finally:
+        file.close()
+    return mcap.index, file
 
 
 def _batches(files: list[Path]) -> Iterator[list[StoredMessage]]:

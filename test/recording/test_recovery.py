@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import struct
@@ -15,12 +16,14 @@ from support.bags import SECOND, storage_file
 from support.bags import write as write_bag
 from support.recording import TENTH, contents, episodes, pair_messages
 
+from fg_depth_ros.data.bags.folders import bag_sha256
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.bags.storage import FFMPEG
 from fg_depth_ros.files import FileError
-from fg_depth_ros.recording import Topic, manifest, recover
+from fg_depth_ros.recording import Message, Topic, manifest, recover
 from fg_depth_ros.recording.episodes import Episode, part_folder
 from fg_depth_ros.recording.episodes import storage_file as mcap_of
+from fg_depth_ros.recording.mcap_writer import DurableFile
 
 STAMPS = [10 * SECOND + k * TENTH for k in range(6)]
 MANY = settings(
@@ -150,6 +153,61 @@ def test_a_flipped_bit_costs_its_chunk_and_what_follows_at_most(source, tmp_path
     assert entry.done
     assert entry.messages in (16, 24) or (cut and 16 <= entry.messages <= 24)
     check(source, root, entry.messages)
+
+
+def damaged_in_the_middle(source):
+    """The bytes of its file with one of them flipped in the second of three chunks."""
+    content = bytearray(source.bytes)
+    content[(source.chunk_ends[0] + source.chunk_ends[1]) // 2] ^= 0xFF
+    return bytes(content)
+
+
+def test_a_damaged_chunk_costs_no_more_than_itself(source, tmp_path):
+    root = source.copy(tmp_path / "root", damaged_in_the_middle(source))
+    (entry,) = recover(root)
+    assert (entry.messages, entry.done) == (16, True)
+    assert 0 < entry.lost_bytes < len(source.bytes) / 2
+    assert "complete again without what is damaged" in entry.note
+    (bag,) = episodes(root)
+    assert by_topic(contents(bag)) == by_topic(source.messages[:8] + source.messages[16:])
+    (line,) = manifest.read(root)
+    assert (line["pairs"], line["began_ns"], line["ended_ns"]) == (4, STAMPS[0], STAMPS[-1])
+    assert line["files"] == {f"{source.name}_0.mcap": bag_sha256(bag)}
+    assert recover(root) == []
+
+
+def test_a_damaged_part_stays_as_it_is_while_the_disk_is_full(source, tmp_path, monkeypatch):
+    content = damaged_in_the_middle(source)
+    root = source.copy(tmp_path / "root", content)
+
+    def full(file, pieces):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DurableFile, "write", full)
+        (entry,) = recover(root)
+    assert not entry.done
+    assert "make room on the disk" in entry.note
+    assert mcap_of(part_folder(root, source.name), source.name).read_bytes() == content
+    (entry,) = recover(root)
+    assert (entry.messages, entry.done) == (16, True)
+
+
+def test_a_part_stays_as_it_is_where_only_its_damage_names_a_topic(tmp_path):
+    source = Source(tmp_path / "made", "raw")
+    for word in (b"one", b"two"):
+        source.open.write([(Topic("/words", "std_msgs/msg/String"), Message("/words", STAMPS[-1], word * 1000))])
+    content = bytearray(source.file.read_bytes())
+    content[content.index(b"one" * 1000)] ^= 0xFF
+    root = source.copy(tmp_path / "root", bytes(content))
+    (entry,) = recover(root)
+    assert (entry.messages, entry.done) == (24, False)
+    file = mcap_of(part_folder(root, source.name), source.name)
+    assert file.read_bytes() == content
+    copy = shutil.copy(file, tmp_path / "copy.mcap")
+    (entry,) = recover(copy)
+    assert (entry.messages, entry.done) == (24, True)
+    source.open.abandon()
 
 
 @MANY

@@ -153,8 +153,8 @@ class McapScanner:
     After that: ``ended``: the end of the data was reached and nothing is lost; ``problem``: why not, in words; ``cut``:
     the file merely ends there; ``lost``: bytes that hold no whole message; ``compressed``: some chunks are, with zstd;
     ``index``, ``repairs`` (with ``resumable``): the index up to the last whole chunk, and (byte, content) of message
-    indexes that do not agree with the chunk before them. A damaged chunk is passed over, or ends a ``resumable``
-    iteration.
+    indexes that do not agree with the chunk before them; ``undeclared``: it ended at a message of a channel that
+    nothing before it declares. A damaged chunk is passed over, or ends a ``resumable`` iteration.
     """
 
     def __init__(self, path: Path, *, resumable: bool = False) -> None:
@@ -166,7 +166,7 @@ class McapScanner:
         self.repairs: list[tuple[int, bytes]] = []
         self._resumable = resumable
         self.index = McapIndex()
-        self.ended = self.cut = self.compressed = False
+        self.ended = self.cut = self.compressed = self.undeclared = False
         self.problem, self.lost = "", 0
         self._schemas: dict[int, Schema] = {}
         self._channels: dict[int, Channel] = {}
@@ -331,6 +331,9 @@ class McapScanner:
                     raise _Damage(f"is cut off behind byte {at}", cut=True)
                 if kind == Opcode.MESSAGE:
                     _, _, number, _, recorded, published = MESSAGE_HEAD.unpack_from(data, offset)
+                    if number not in self._channels:
+                        self.undeclared = True
+                        raise _Damage(f"is damaged behind byte {at}: nothing declares channel {number}")
                     body = content[MESSAGE_HEAD.size - RECORD_HEAD.size :]
                     messages.append(StoredMessage(self._channels[number], recorded, published, body))
                     places[number].append((recorded, offset))
