@@ -59,6 +59,11 @@ class StereoSample:
         """Whether there is true disparity, or true depth and the rig to convert it."""
         return self.disparity is not None or (self.depth is not None and self.rig is not None)
 
+    @property
+    def doffs(self) -> float:
+        """``doffs`` of the rig, px; 0 without one."""
+        return 0.0 if self.rig is None else self.rig.doffs
+
     def require_rig(self) -> StereoRig:
         """Return the rig. Raises FileError: the pair has no calibration."""
         if self.rig is None:

@@ -16,7 +16,7 @@ from fg_depth_ros.evaluation.reports import figures
 from fg_depth_ros.evaluation.task import Task
 from fg_depth_ros.geometry import disparity_to_depth
 from fg_depth_ros.geometry.depth_colour import colour_disparity
-from fg_depth_ros.inference import NetworkMatcher
+from fg_depth_ros.inference import NetworkMatcher, StereoDepthEstimator
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,17 @@ class StereoTask(Task):
             "EPE over answered pixels"
         ]
 
-    def inputs(self, sample: StereoSample, methods: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-        """Read left and right image."""
-        return sample.images()
+    def inputs(self, sample: StereoSample, methods: Sequence[Any]) -> tuple[Any, ...]:
+        """Read left and right image, and ``doffs`` of the rig, 0 without one."""
+        return (*sample.images(), sample.doffs)
 
     def runner(self, method: Any, inputs: tuple[Any, ...]) -> Any:
         """Return the matcher."""
         return _method(method).matcher
+
+    def estimate(self, runner: Any, inputs: tuple[Any, ...]) -> np.ndarray:
+        """Run a matcher; an estimator begins its search where the node does, which follows ``doffs``."""
+        return super().estimate(runner, inputs if isinstance(runner, StereoDepthEstimator) else inputs[:2])
 
     def compare(
         self, method: Any, answer: np.ndarray, truth: np.ndarray, sample: StereoSample, inputs: tuple[Any, ...]

@@ -63,10 +63,10 @@ def collect(estimator: StereoDepthEstimator, samples: Iterable[StereoSample]) ->
         if truth is None:
             continue
         left, right = sample.images()
-        found = estimator.match(left, right)
+        found = estimator.match(left, right, sample.doffs)
         if found.sigma is None:
             raise ValueError(f"{estimator.model_name} gives no uncertainty: choose a network")
-        backward = estimator.match(right[:, ::-1], left[:, ::-1]).disparity[:, ::-1]
+        backward = estimator.match(right[:, ::-1], left[:, ::-1], sample.doffs).disparity[:, ::-1]
         difference = left_right_difference(found.disparity, backward)
         known = np.isfinite(truth) & np.isfinite(found.disparity)
         errors.append(np.abs(found.disparity - truth)[known])

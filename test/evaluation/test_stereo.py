@@ -137,6 +137,20 @@ def test_an_answer_of_another_size_is_refused(tmp_path):
         evaluate_planes(tmp_path, {"half": lambda left, right: np.zeros((48, 80), np.float32)})
 
 
+def test_an_estimator_searches_where_the_node_does_and_a_function_gets_two_images():
+    sgbm, sample, shapes = StereoDepthEstimator(StereoConfig(model="sgbm")), motorcycle(), []
+
+    def function(*images):
+        shapes.append([image.shape for image in images])
+        return sgbm.match(*images, sample.rig.doffs).disparity
+
+    methods = {"estimator": sgbm, "function": function}
+    report = evaluate(StereoTask(), {"Motorcycle": [sample]}, methods, show_progress=False)
+    assert shapes[0] == [(500, 741, 3)] * 2
+    estimated, searched = ({**metrics_of(report, name), "seconds": 0} for name in methods)
+    assert estimated == searched
+
+
 def test_classical_stereo_on_the_real_pair_is_as_good_as_it_is_known_to_be():
     sgbm = StereoDepthEstimator(StereoConfig(model="sgbm"))
     report = evaluate(

@@ -58,8 +58,10 @@ class FakeMatcher:
 
     def __init__(self, sigma: bool = True) -> None:
         self.sigma, self.mirrored = sigma, False
+        self.doffs: list[float] = []
 
-    def match(self, left, right):
+    def match(self, left, right, doffs):
+        self.doffs.append(doffs)
         truth = planes(0)[2].astype(np.float32)
         error = np.zeros_like(truth)
         error[: len(truth) // 2] = 3.0
@@ -71,7 +73,9 @@ class FakeMatcher:
 
 def test_pairs_are_compared_pixel_by_pixel(tmp_path):
     samples = open_stereo_folder(write_pairs(tmp_path))
-    found = collect(FakeMatcher(), samples)  # type: ignore[arg-type]
+    matcher = FakeMatcher()
+    found = collect(matcher, samples)  # type: ignore[arg-type]
+    assert matcher.doffs == [4.0] * 4  # of two pairs, both ways
     assert found.error[found.scores[SIGMA] > 1] == pytest.approx(3.0)
     assert found.error[found.scores[SIGMA] < 1] == pytest.approx(0.0, abs=1e-5)
     assert found.area_above_best(SIGMA) == pytest.approx(0.0, abs=1e-6)
