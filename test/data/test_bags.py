@@ -180,6 +180,13 @@ def test_the_bits_of_16_bit_images_are_learned_from_the_bag(tmp_path, caplog):
     assert "values need 12 bits, but the bag's images seemed to have 10" in caplog.text
 
 
+def test_the_bits_of_a_png_are_learned_from_its_pixels(tmp_path):
+    grey = np.tile(np.linspace(0, 4000, 160).astype(np.uint16), (96, 1))  # 12 bits, in a format that is but "png"
+    bag = write_stereo_bag(tmp_path / "bag", [(SECOND, grey, grey)], small_rig(), compressed="png")
+    (sample,) = open_bag_pairs(bag)
+    assert sample.raw_images()[0].max() == round(4000 * 255 / 4095)
+
+
 @pytest.mark.parametrize(("form", "tolerance"), [("png", 0), ("jpeg", 60)])
 def test_compressed_images(tmp_path, form, tolerance):
     smooth = cv2.GaussianBlur(LEFT, (15, 15), 5)

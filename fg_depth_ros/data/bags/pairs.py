@@ -37,7 +37,7 @@ _SIDES = (
     ("camera_gray_left", "camera_gray_right"), ("image_02", "image_03"), ("image_00", "image_01"),
 )  # fmt: skip
 _ALIKE = 1e-6  # calibrations that differ by less, relatively, are one
-_WHITE_IMAGES = 24  # looked at for the white level of 16-bit grey
+_WHITE_IMAGES = 12  # of each side, looked at for the white level of 16-bit images
 _STAMP_END = 12  # bytes of a message before its frame_id
 _APART = 10**9  # ns; two images that were recorded farther apart are of two moments, where the stamps jumped back
 _NAME_THEM = "name the left and the right topic (--left and --right; infer takes them as arguments)"
@@ -168,7 +168,8 @@ def open_stereo_bag(
             raise FileError(f"{path}: {topic} holds no message; record both cameras, or name the topics")
     matched = _matched(path, topics, lefts, rights, slop, apart=_APART if found.jumps else None)
     encodings = found.encodings.get(topics.left, ""), found.encodings.get(topics.right, "")
-    white = _white_level(bag, [place for a, b in matched for place in (lefts[a], rights[b])], encodings)
+    sides = [lefts[a] for a, _ in matched], [rights[b] for _, b in matched]
+    white = _white_level(bag, [side for side in sides if side[0].topic not in found.videos])
     depth = find_truth(
         bag, rig, [lefts[a] for a, _ in matched], truth or TruthOptions(), slop, raw=rectification.sides[0],
         rotation=_rotation(rectification, found.infos.get(topics.left_info)),
@@ -413,16 +414,19 @@ def _rotation(rectification: Rectification, info: Any) -> np.ndarray | None:
     return r.reshape(3, 3) if r is not None and r.size == 9 and is_rotation(r) else None
 
 
-def _white_level(bag: BagStorage, places: list[Place], encodings: tuple[str, str]) -> int:
-    """Return the white level of a bag's 16-bit grey images, by some of them, spread evenly."""
-    if not any("16" in encoding.partition(";")[0] for encoding in encodings):
-        return MONO16_WHITE
-    level = 0
-    for place in places[:: max(1, len(places) // _WHITE_IMAGES)]:
+def _white_level(bag: BagStorage, sides: Sequence[Sequence[Place]]) -> int:
+    """Return the white level of a bag's 16-bit images, by some of each side, spread evenly."""
+    level, narrow = 0, set[str]()  # topics of 8-bit images, one of which says so
+    for place in (place for side in sides for place in side[:: max(1, len(side) // _WHITE_IMAGES)]):
+        if place.topic in narrow:
+            continue
         try:
-            level = max(level, white_level(image_to_array(message_at(bag, place), mono16_white=None)))
+            pixels = image_to_array(message_at(bag, place), mono16_white=None)
         except (FileError, MessageError):  # reported when the image is read
             continue
+        if pixels.dtype != np.uint16:
+            narrow.add(place.topic)
+        level = max(level, white_level(pixels))
     if 0 < level < MONO16_WHITE:
         _LOG.info("%s: 16-bit grey images are taken to be of %d bits", bag.path, level.bit_length())
     return level or MONO16_WHITE
