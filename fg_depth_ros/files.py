@@ -1,4 +1,4 @@
-"""Write files and folders so that they are complete or absent, and name what is wrong with a file."""
+"""Write files and folders so that they are complete or absent; name them, and what is wrong with one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -64,6 +64,17 @@ def read_bytes(path: str | Path, limit: int = _LARGEST_FILE) -> bytes:
             return file.read()
         except OSError as error:
             raise FileError(f"{path}: cannot be read ({error.strerror}); check the disk") from error
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """Name absolute paths by their last part, with as many folders before it as make the names differ."""
+    names = [path.name for path in paths]
+    for count in range(2, max((len(path.parts) for path in paths), default=0) + 1):
+        names = [
+            "/".join(path.parts[-count:]) if names.count(name) > 1 else name
+            for name, path in zip(names, paths, strict=True)
+        ]
+    return names
 
 
 @contextmanager

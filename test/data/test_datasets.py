@@ -170,12 +170,20 @@ def test_sets_are_named_by_their_folders_and_a_folder_of_sets_stands_for_them(tm
     write_pairs(tmp_path / "other/indoor", ("d",))
     sets = open_stereo_sets([tmp_path / "sets", tmp_path / "other/indoor"])
     assert {name: [s.name for s in samples] for name, samples in sets.items()} == {
-        "indoor": ["a", "b"],
+        "sets/indoor": ["a", "b"],
         "outdoor": ["c"],
-        "indoor/indoor": ["d"],
+        "other/indoor": ["d"],
     }
     with pytest.raises(FileError, match="notes: no stereo pairs found"):
         open_stereo_sets([tmp_path / "sets/notes"])
+
+
+def test_sets_of_one_name_are_all_there(tmp_path):
+    folders = [write_pairs(tmp_path / place / "training", (place,)) for place in "abc"]
+    sets = open_stereo_sets([*folders, folders[0] / ".." / "training"])
+    assert {name: [s.name for s in samples] for name, samples in sets.items()} == {
+        f"{place}/training": [place] for place in "abc"
+    }
 
 
 def test_a_broken_set_among_others_is_reported_not_left_out(tmp_path):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fg_depth_ros.data.bags.files import METADATA, ROS1, is_bag, storage_files
-from fg_depth_ros.files import FileError, open_file
+from fg_depth_ros.files import FileError, distinct_names, open_file
 
 EPISODE_FILE = "episode.json"
 """What the recorder notes beside an episode's files, their SHA-256 among it."""
@@ -62,12 +62,7 @@ def _below(path: Path, above: frozenset[Path]) -> Iterator[Path]:
 def bag_names(bags: Sequence[Path]) -> list[str]:
     """Name bags by their folder or file, with as many folders before it as make the names differ."""
     paths = [bag.resolve() for bag in bags]
-    parts = [(path if path.is_dir() else path.with_suffix("")).parts for path in paths]
-    names = [tail[-1] for tail in parts]
-    for count in range(2, max(map(len, parts), default=0) + 1):
-        names = [
-            "/".join(tail[-count:]) if names.count(name) > 1 else name for name, tail in zip(names, parts, strict=True)
-        ]
+    names = distinct_names([path if path.is_dir() else path.with_suffix("") for path in paths])
     # A file and a folder beside it may differ in the suffix alone.
     return [path.name if names.count(name) > 1 else name for name, path in zip(names, paths, strict=True)]
 

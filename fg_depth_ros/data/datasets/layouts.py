@@ -13,7 +13,7 @@ import numpy as np
 from fg_depth_ros.data.io.calibration import describes_raw, read_calibration
 from fg_depth_ros.data.io.formats import image_size
 from fg_depth_ros.data.samples import ArrayReader
-from fg_depth_ros.files import FileError
+from fg_depth_ros.files import FileError, distinct_names
 from fg_depth_ros.geometry import StereoRig
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"}
@@ -59,25 +59,26 @@ def collect_sets(
 ) -> dict[str, list[Sample]]:
     """Apply ``open_parts`` to folders, or, where it raises NoPairsError, to the folders right inside them.
 
-    ``open_parts`` returns the parts of one data set as ``open_layouts`` does. A name that is taken already is written
-    with its upper folder.
+    ``open_parts`` returns the parts of one data set as ``open_layouts`` does. A folder counts once. Sets are named by
+    their folders, with as many upper folders as make the names differ.
     """
-    sets: dict[str, list[Sample]] = {}
+    found: dict[Path, dict[str, list[Sample]]] = {}
     for path in map(Path, paths):
         try:
-            found = {path.resolve().name + part: samples for part, samples in open_parts(path).items()}
+            found[path.resolve()] = open_parts(path)
         except NoPairsError:
-            found = {}
+            inside: dict[Path, dict[str, list[Sample]]] = {}
             for child in sorted(p for p in path.iterdir() if p.is_dir()) if path.is_dir() else []:
-                try:
-                    found.update({child.name + part: samples for part, samples in open_parts(child).items()})
-                except NoPairsError:
-                    continue
-            if not found:
+                with suppress(NoPairsError):
+                    inside[path.resolve() / child.name] = open_parts(child)
+            if not inside:
                 raise
-        for name, samples in found.items():
-            sets[name if name not in sets else f"{path.name}/{name}"] = samples
-    return sets
+            found.update(inside)
+    return {
+        name + part: samples
+        for name, parts in zip(distinct_names(list(found)), found.values(), strict=True)
+        for part, samples in parts.items()
+    }
 
 
 def list_images(folder: Path, pattern: str = "*") -> list[Path]:
