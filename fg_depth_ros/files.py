@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import io
+import logging
 import os
 import shutil
 import stat
@@ -15,9 +17,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
+_LOG = logging.getLogger(__name__)
 _UNFINISHED = ".unfinished"
 _YOUNG = 10.0  # s; a younger temporary folder may not be locked yet
 _CLAIMED: set[Path] = set()  # folders, by this process
+_HELD: set[Path] = set()  # locks of this process that the file system does not know
+_NO_LOCKS = {errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK}  # of a file system without locks
 _LARGEST_FILE = 1 << 30  # of those that are read as a whole, bytes
 LARGEST_TEXT = 1 << 20
 """Of a text that a person writes, such as a calibration, bytes."""
@@ -95,6 +100,7 @@ def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
     """
     path = Path(path)
     folder = path.parent
+    unfinished = path
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(folder.absolute())
@@ -112,7 +118,8 @@ def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
             sync_path(folder)
     except OSError as error:
         about = None if error.filename is None else Path(os.fsdecode(error.filename)).absolute()
-        here = folder.absolute()
+        # A WriteError names the file that was meant, unless that lies in the temporary folder.
+        here = (unfinished.parent if isinstance(error, WriteError) else folder).absolute()
         if about is not None and not (about.is_relative_to(here) or here.is_relative_to(about)):
             raise
         raise WriteError(error.errno, error.strerror, str(path)) from error
@@ -131,21 +138,59 @@ def claim_folder(folder: str | Path, what: str) -> Iterator[None]:
         return
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = (path / ".lock").open("w")
+        lock = FileLock(path / ".lock")
+    except BlockingIOError:
+        raise FileError(
+            f"{path}: {what} that still runs writes there; wait for its end, or name another folder"
+        ) from None
     except OSError as error:
         raise WriteError(error.errno, error.strerror, str(path)) from error
-    with lock:
+    _CLAIMED.add(path)
+    try:
+        yield
+    finally:
+        _CLAIMED.discard(path)
+        lock.release()
+
+
+class FileLock:
+    """Lock of a file, held by one owner at a time; the kernel releases it when the process ends.
+
+    A file system without locks (Lustre, FUSE) does not keep other processes from it; a warning says so once per folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Make the file where it is missing, and acquire the lock.
+
+        Raises BlockingIOError: it is held. Raises OSError: the file cannot be made.
+        """
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._unlocked = path.absolute()
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FileError(
-                f"{path}: {what} that still runs writes there; wait for its end, or name another folder"
-            ) from None
-        _CLAIMED.add(path)
-        try:
-            yield
-        finally:
-            _CLAIMED.discard(path)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _NO_LOCKS and self._unlocked not in _HELD:
+                _HELD.add(self._unlocked)
+                _say_unlocked(self._unlocked.parent)
+                return
+            os.close(self._descriptor)
+            if error.errno in _NO_LOCKS:
+                raise BlockingIOError(errno.EWOULDBLOCK, "held by this process", str(path)) from None
+            raise
+
+    def release(self) -> None:
+        """Release the lock; a second call does nothing."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            _HELD.discard(self._unlocked)
+            os.close(descriptor)
+
+
+@lru_cache(maxsize=64)
+def _say_unlocked(folder: Path) -> None:
+    text = "%s: its file system has no locks, so nothing keeps two processes from writing there: run one at a time"
+    _LOG.warning(text, folder)
 
 
 @contextmanager

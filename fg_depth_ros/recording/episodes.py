@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -15,7 +14,7 @@ from typing import Any
 import yaml
 
 from fg_depth_ros.data.bags.mcap import Channel, McapIndex, StoredMessage
-from fg_depth_ros.files import atomic_write, sync_path
+from fg_depth_ros.files import FileLock, atomic_write, sync_path
 from fg_depth_ros.recording import manifest
 from fg_depth_ros.recording.definitions import Message, Topic, channel_of, type_hash
 from fg_depth_ros.recording.mcap_writer import DurableFile, McapWriter
@@ -48,26 +47,19 @@ def storage_file(folder: Path, name: str) -> Path:
     return folder / f"{name}_0.mcap"
 
 
-class EpisodeLock:
-    """Lock that an episode is being written or recovered; the kernel releases it when the process ends."""
+class EpisodeLock(FileLock):
+    """Lock that an episode is being written or recovered; its file goes with it."""
 
     def __init__(self, root: Path, name: str) -> None:
-        """Acquire the lock. Raises BlockingIOError where another process holds it, OSError where it cannot be made."""
-        self.path = root / f".{name}.lock"
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._descriptor)
-            raise
+        """Acquire the lock. Raises as ``FileLock``."""
+        super().__init__(root / f".{name}.lock")
 
     def release(self) -> None:
         """Release the lock; a second call does nothing."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
+        if self._descriptor >= 0:
             with suppress(OSError):
                 self.path.unlink()
-            os.close(descriptor)
+        super().release()
 
 
 class Episode:

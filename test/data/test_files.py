@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fg_depth_ros import files
-from fg_depth_ros.files import FileError, WriteError, atomic_write, claim_folder
+from fg_depth_ros.files import FileError, FileLock, WriteError, atomic_write, claim_folder
 
 
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
@@ -83,6 +83,13 @@ def test_an_inner_file_that_cannot_be_written_is_reported_under_its_final_name(t
     assert caught.value.filename == str(path) and not list(tmp_path.iterdir())
 
 
+def test_of_several_files_the_one_that_cannot_be_written_is_named(tmp_path):
+    first, second = tmp_path / "a.pfm", tmp_path / "b.png"
+    with pytest.raises(WriteError) as caught, atomic_write(first), atomic_write(second):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(second) and not list(tmp_path.iterdir())
+
+
 def killed(code: str, *arguments: object) -> None:
     """Run code in another process, which kills itself in its last line."""
     text = f"import os, signal, sys\nfrom pathlib import Path\n{code}\n"
@@ -116,4 +123,20 @@ def test_one_process_at_a_time_claims_a_folder(tmp_path):
         assert "out: a training that still runs writes there; wait for its end" in done.stderr
     killed(claim + "os.kill(os.getpid(), signal.SIGKILL)", tmp_path / "out")
     with claim_folder(tmp_path / "out", "a training"):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, caplog, number):
+    def refused(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files.fcntl, "flock", refused)
+    for _ in range(2):
+        with claim_folder(tmp_path / "out", "a training"), pytest.raises(BlockingIOError):
+            FileLock(tmp_path / "out" / ".lock")
+    (warning,) = caplog.messages
+    assert warning.startswith(f"{tmp_path / 'out'}: its file system has no locks")
+    monkeypatch.setattr(files.fcntl, "flock", lambda *_: os.fstat(-1))  # any other error
+    with pytest.raises(WriteError, match="out: cannot be written"), claim_folder(tmp_path / "out", "a training"):
         pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -198,6 +199,22 @@ def test_a_folder_that_cannot_be_written(make, pairs, tmp_path):
     one_by_one(recorder, pairs, 2)
     assert recorder.counters()["dropped"] == 2
     assert "give another folder" in texts(recorder, "disk")[0]
+
+
+def test_a_file_system_without_locks_is_recorded_to(make, pairs, tmp_path, monkeypatch, caplog):
+    def refused(*_):
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    recorder = make()
+    recorder.start()
+    one_by_one(recorder, pairs, 2)
+    (entry,) = recover(tmp_path / "root")
+    assert "is being written" in entry.note
+    recorder.close()
+    assert every(tmp_path / "root") == 8
+    assert texts(recorder, "disk") == []
+    assert sum(f"{tmp_path / 'root'}: its file system has no locks" in text for text in caplog.messages) == 1
 
 
 def test_the_quota_removes_the_oldest_and_pauses_when_nothing_is_left(make, pairs, tmp_path):

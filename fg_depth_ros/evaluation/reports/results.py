@@ -31,7 +31,8 @@ def write_disparity(disparity: np.ndarray, folder: Path, name: str) -> list[Path
 
     ``disparity``: H x W px, NaN = no answer, which is +inf in the ``.pfm`` (Middlebury) and 0 in the PNG (KITTI). The
     PNG holds at most 255.99 px: larger disparities are unknown in it.
-    Returns the paths, which begin with ``folder/name``. Raises WriteError: a file cannot be written; none is then.
+    Returns the paths, which begin with ``folder/name``. Raises WriteError: a file cannot be written, and none of them
+    changes; or it cannot be renamed, and some have changed.
     """
     return _write(folder, name, _disparity(disparity))
 
@@ -83,7 +84,7 @@ def _disparity(disparity: np.ndarray) -> dict[str, Writer]:
 
 
 def _write(folder: Path, name: str, writers: Mapping[str, Writer]) -> list[Path]:
-    """Write files by their endings; all of them are renamed when the last one is complete."""
+    """Write files by their endings; they are renamed, one by one, when the last one is complete."""
     paths = [folder / f"{name}{end}" for end in writers]
     with ExitStack() as files:
         for path, write in zip(paths, writers.values(), strict=True):
