@@ -50,7 +50,10 @@ class RecorderConfig:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: give bytes, 0 or more")
         if self.max_episode_bytes < 1 or self.max_episode_seconds <= 0:
-            raise ValueError("max_episode_bytes and max_episode_seconds must be above 0: an episode holds something")
+            raise ValueError(
+                f"max_episode_bytes is {self.max_episode_bytes} and max_episode_seconds {self.max_episode_seconds}: "
+                "give more than 0, an episode holds something"
+            )
         if self.storage not in get_args(Storage):
             raise ValueError(f"storage is '{self.storage}': {', '.join(get_args(Storage))} are known")
         if not 1 <= self.jpeg_quality <= 100:

@@ -46,6 +46,7 @@ def row_of(report, set_name, method, kind="accuracy"):
         ({"first": -1}, "first and worst at least 0"),
         ({"worst": -1}, "first and worst at least 0"),
         ({"slop": -0.1}, "slop and lidar_slop must not be negative"),
+        ({"min_depth": 5.0, "max_depth": 1.0}, "need 0 < min_depth < max_depth, got 5.0 and 1.0 m"),
     ],
 )
 def test_settings_out_of_range_are_named(options, message):

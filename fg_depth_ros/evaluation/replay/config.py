@@ -79,3 +79,5 @@ class ReplayConfig:
             )
         if self.slop < 0 or self.lidar_slop < 0:
             raise ValueError(f"slop and lidar_slop must not be negative, got {self.slop} and {self.lidar_slop} s")
+        if not 0 < self.min_depth < self.max_depth:
+            raise ValueError(f"need 0 < min_depth < max_depth, got {self.min_depth} and {self.max_depth} m")
