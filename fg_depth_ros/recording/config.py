@@ -15,7 +15,7 @@ class RecorderConfig:
     """Configuration of a recorder; raises ValueError naming a field, its value and what is allowed."""
 
     root: Path
-    """Folder of the episodes; made where it is missing."""
+    """Folder of the episodes; made where it is missing, unless it vanishes while the recorder runs."""
     before: float = 3.0
     """Seconds before a trigger."""
     after: float = 3.0

@@ -75,11 +75,18 @@ class EpisodeWriter:
         self._request: EpisodeRequest | None = None
         self._episode: Episode | None = None
         self._chain = ""  # the episode that the next one continues
-        self._incomplete = False
+        self._rooted = self._incomplete = False
         self._paused, self._retry_at = "", 0.0
         self._synced, self._refreshed = time.monotonic(), -math.inf
         self._unsynced = False
         self._marks: deque[tuple[float, int]] = deque([(self._synced, 0)])
+
+    def prepare(self) -> None:
+        """Make the folder of the episodes, so that a fault is known before the first one."""
+        try:
+            self._make_root()
+        except OSError as error:
+            self._fail(error)
 
     def begin(self, request: EpisodeRequest) -> None:
         """Begin a request; its episode is created with its first message."""
@@ -154,6 +161,7 @@ class EpisodeWriter:
             return "no episode"
         size = sum(group.size for group in groups)
         try:
+            self._make_root()
             self._split_where_due(groups[0].recorded, size)
             written = self._episode.size if self._episode else 0
             reason = self.space.room_for(size + _SLACK, current=self.episode_name, written=written, keep=self._chain)
@@ -178,6 +186,15 @@ class EpisodeWriter:
             text = f"no definition of {names} found (AMENT_PREFIX_PATH): recorded without; source its workspace"
             self._fault(TYPES, text)
         return ""
+
+    def _make_root(self) -> None:
+        """Make the folder of the episodes until it was there once. Raises OSError.
+
+        One that vanishes later is on a disk that is gone, and another in its place would fill another disk.
+        """
+        if not self._rooted:
+            self._config.root.mkdir(parents=True, exist_ok=True)
+            self._rooted = True
 
     def _open(self, recorded: int) -> None:
         assert self._request is not None
@@ -238,7 +255,8 @@ class EpisodeWriter:
             with suppress(OSError):
                 self._complete()
         where = error.filename or self._config.root
-        way_out = "make room on the disk" if full else "bring the folder back, or make it writable"
+        way_out = "bring the folder back, or make it writable" if self._rooted else "give another folder"
+        way_out = "make room on the disk" if full else way_out
         what = f"{where}: {error.strerror or error}"
         self._fault(DISK, f"{what}; nothing is recorded until it can be written again: {way_out}")
         return self._paused
@@ -260,6 +278,7 @@ class EpisodeWriter:
         probe = self._config.root / ".probe"
         self._retry_at = time.monotonic() + _RETRY
         with suppress(OSError):
+            self._make_root()
             probe.unlink(missing_ok=True)
             if self.space.room_for(_SLACK, remove=False):
                 return

@@ -84,10 +84,7 @@ class Recorder:
         self._closing = False
         self._recovering: threading.Thread | None = None
         self._writer = EpisodeWriter(config, self._fault, encode, open_file, self._drops, self._finished, self._recover)
-        try:
-            config.root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            self._fault(DISK, f"{config.root}: {error.strerror}; nothing can be recorded there: give another folder")
+        self._writer.prepare()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
 

@@ -199,6 +199,14 @@ def test_a_folder_that_cannot_be_written(make, pairs, tmp_path):
     one_by_one(recorder, pairs, 2)
     assert recorder.counters()["dropped"] == 2
     assert "give another folder" in texts(recorder, "disk")[0]
+    recorder.stop()
+    (tmp_path / "file").unlink()  # as where the disk of the folder is mounted later
+    wait_until(lambda: texts(recorder, "disk")[-1] is None)
+    recorder.trigger("manual")
+    one_by_one(recorder, pairs, 2, 2)
+    recorder.close()
+    assert every(tmp_path / "file") == 8
+    assert texts(recorder, "disk")[-1] is None
 
 
 def test_a_file_system_without_locks_is_recorded_to(make, pairs, tmp_path, monkeypatch, caplog):
