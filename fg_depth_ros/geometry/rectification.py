@@ -32,7 +32,9 @@ _POLYNOMIAL = (4, 5, 8, 12, 14)  # coefficients that OpenCV takes: k1 k2 p1 p2 [
 _FISHEYE = 4
 _IDENTITY = 1e-6
 _TRANSPORTS = {"compressed", "compresseddepth", "theora", "ffmpeg", "foxglove", "zstd"}
-_NAMED_RECTIFIED = {"rect", "rectified"}
+# Whole words; the group is what negates them.
+_NAMED_RECTIFIED = re.compile(r"(?<![a-z])((?:not|non|un)[^a-z]*)?rect(?:ified)?(?![a-z])")
+_NAMED_RAW = re.compile(r"(?<![a-z])raw(?![a-z])")
 _IF_RECTIFIED = "where the images are rectified already, set rectify to off"
 Maps = tuple[np.ndarray, np.ndarray]
 """Fixed-point maps of ``cv2.remap``."""
@@ -246,20 +248,23 @@ def raw_sides(left: Any, right: Any, topics: Sequence[str], rectify: str) -> tup
     return first, second
 
 
-def is_named_rectified(topic: str) -> bool:
-    """Whether the name of an image topic says that its images are rectified.
+def is_named_rectified(name: str, above: int = 1) -> bool:
+    """Whether the name of an image topic, or the path of a file, says that its images are rectified.
 
-    A word (between ``/`` and ``_``) of its last component is ``rect`` or ``rectified``, as in ``image_rect`` and
-    ``image_rect_raw``; or of the one before it, as in ``rect/image``, unless the last one has the word ``raw``.
-    Transports behind it, such as ``/compressed``, do not count.
+    A word of its last component is ``rect`` or ``rectified``, as in ``image_rect`` and ``image_rect_raw``; or of one of
+    those ``above`` it, as in ``rect/image``, unless the last one has the word ``raw``. The nearest such word counts,
+    and says the opposite behind ``not``, ``non`` or ``un``. Transports behind it, such as ``/compressed``, do not
+    count.
     """
-    parts = topic.strip("/").split("/")
-    while len(parts) > 1 and parts[-1].lower() in _TRANSPORTS:
+    parts = name.strip("/").lower().split("/")
+    while len(parts) > 1 and parts[-1] in _TRANSPORTS:
         parts.pop()
-    words = [set(re.split(r"[_\W]+", part.lower())) for part in parts[-2:]]
-    if words[-1] & _NAMED_RECTIFIED:
-        return True
-    return "raw" not in words[-1] and bool(words[0] & _NAMED_RECTIFIED)
+    for place, part in enumerate(reversed(parts[-1 - above :])):
+        if (word := _NAMED_RECTIFIED.search(part)) is not None:
+            return word[1] is None
+        if place == 0 and _NAMED_RAW.search(part):
+            return False
+    return False
 
 
 def _is_distorted(info: Any) -> bool:

@@ -381,7 +381,8 @@ def test_what_only_looks_like_a_pair_is_none(topics, left):
     assert "--left and --right" in str(error.value)
 
 
-def test_raw_images_are_rectified_as_the_node_does_it(tmp_path):
+def test_raw_images_are_rectified_as_the_node_does_it(tmp_path, caplog):
+    caplog.set_level("INFO")
     bag = raw_bag(tmp_path / "raw")
     (sample,) = open_bag_pairs(bag)
     expected = Rectification.from_camera_info(*(WORLD.camera_info(side) for side in (0, 1)))
@@ -393,7 +394,9 @@ def test_raw_images_are_rectified_as_the_node_does_it(tmp_path):
     with pytest.raises(FileError, match="rectify is 'never': choose one of auto, on, off"):
         open_bag_pairs(bag, rectify="never")
     named = raw_bag(tmp_path / "named", "image_rect")
+    assert "say rectified" not in caplog.text
     np.testing.assert_array_equal(open_bag_pairs(named)[0].raw_images()[0], WORLD.raw_image(0))
+    assert "names /left/image_rect and /right/image_rect say rectified: set rectify to on if not" in caplog.text
     np.testing.assert_array_equal(open_bag_pairs(named, rectify="on")[0].raw_images(), sample.raw_images())
 
 

@@ -29,7 +29,6 @@ from fg_depth_ros.data.datasets.stereo import open_pair, open_stereo
 from fg_depth_ros.data.io.calibration import (
     describes_raw,
     find_calibration,
-    is_named_rectified,
     open_calibration,
     read_calibration,
     write_camera_files,
@@ -38,7 +37,7 @@ from fg_depth_ros.data.io.camera_files import FORMATS, format_of, format_table, 
 from fg_depth_ros.data.io.formats import write_image
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
-from fg_depth_ros.geometry.rectification import Rectification
+from fg_depth_ros.geometry.rectification import Rectification, is_named_rectified
 from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
 
 LENS = RawRig("plumb_bob")
@@ -252,11 +251,14 @@ def test_kitti_odometry_and_object_files_are_of_rectified_images(tmp_path):
 # ---- which images are raw -----------------------------------------------------------------------------------------
 
 
-def test_ros_calibrations_are_of_raw_images_by_distortion_and_name(tmp_path):
+def test_ros_calibrations_are_of_raw_images_by_distortion_and_name(tmp_path, caplog):
+    caplog.set_level("INFO")
     path = ros_camera(tmp_path, LENS)
     raw, rig = open_calibration(path, SIZE), open_calibration(path, SIZE, named=True)
     assert isinstance(raw, Rectification)
     assert rig == raw.rig
+    (said,) = caplog.messages
+    assert said.startswith(f"{path}: is of raw images, but the name of these says rectified")
     assert open_calibration(path, SIZE, rectify="off") == rig
     assert isinstance(open_calibration(path, SIZE, named=True, rectify="on"), Rectification)
     with pytest.raises(FileError, match="rectify is 'maybe': choose one of auto, on, off"):
@@ -268,10 +270,11 @@ def test_ros_calibrations_are_of_raw_images_by_distortion_and_name(tmp_path):
 
 @pytest.mark.parametrize(("path", "named"), [
     ("a/b/c/rectified/x.png", True), ("rect/left/x.png", True), ("a/left_rect.png", True),
-    ("rect/a/b/c/x.png", False), ("a/direct/x.png", False),
+    ("rect/a/b/c/x.png", False), ("a/direct/x.png", False), ("not_rectified/left/x.png", False),
+    ("to_rectify/left/x.png", False), ("rectangle_room/left/x.png", False), ("rectified/unrectified/x.png", False),
 ])  # fmt: skip
 def test_paths_that_say_rectified(tmp_path, path, named):
-    assert is_named_rectified(tmp_path / "1" / "2" / path) == named
+    assert is_named_rectified((tmp_path / "1" / "2" / path).as_posix(), 3) == named
 
 
 def test_images_of_another_size_have_their_maps_scaled(tmp_path):

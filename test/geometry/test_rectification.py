@@ -107,6 +107,8 @@ def test_binning_gives_the_binned_rectified_image():
     ("/left/image_raw", False), ("/zed/zed_node/left/color/raw/image", False), ("/left/image", False),
     ("/rect_robot/left/image_raw", False), ("/rect/left/image", False), ("/rect/image_raw", False),
     ("/left/image_raw/compressed", False), ("/left/rectangle", False), ("/direct/image", False),
+    ("/left/image_not_rectified", False), ("/left/image_to_rectify", False), ("/rect/non_rect", False),
+    ("/left/unrectified/image", False), ("/left/image_rect2", True),
 ])  # fmt: skip
 def test_a_topic_is_named_as_rectified_by_whole_words_of_its_end(topic, rectified):
     assert is_named_rectified(topic) == rectified

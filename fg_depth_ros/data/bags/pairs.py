@@ -401,6 +401,9 @@ def _by_camera_infos(bag: BagStorage, topics: BagTopics, found: Mapping[str, Any
         raise FileError(f"{bag.path}, {topics.left_info} and {topics.right_info}: {error}") from error
     for doubt in doubts:
         _LOG.warning("%s, %s and %s: %s", bag.path, topics.left_info, topics.right_info, doubt)
+    if raw != raw_sides(left, right, ("", ""), rectify):
+        text = "%s: the camera_infos are of raw images, but the names %s and %s say rectified: set rectify to on if not"
+        _LOG.info(text, bag.path, topics.left, topics.right)
     if any(raw):
         _LOG.info("%s: %s is raw: its images are rectified when they are read", bag.path, topics.left)
     return rectification

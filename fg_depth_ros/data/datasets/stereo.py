@@ -17,18 +17,19 @@ from fg_depth_ros.data.bags.files import METADATA, is_bag, listed, recorded_in
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.datasets.layouts import NoPairsError, collect_sets, combined, find_image, reader_of
 from fg_depth_ros.data.datasets.pairing import FoundPair, PairPattern, find_pairs, is_video, list_media
-from fg_depth_ros.data.io.calibration import find_calibration, is_named_rectified, open_calibration
+from fg_depth_ros.data.io.calibration import find_calibration, open_calibration
 from fg_depth_ros.data.io.formats import image_size, read_grey, read_kitti_disparity, read_pfm
 from fg_depth_ros.data.io.video import Video, VideoFrame
 from fg_depth_ros.data.samples import ArrayReader, Image, StereoSample, read_pixels
 from fg_depth_ros.files import FileError, read_bytes
 from fg_depth_ros.geometry import RigError, StereoRig, left_right_mismatch
-from fg_depth_ros.geometry.rectification import Rectification
+from fg_depth_ros.geometry.rectification import Rectification, is_named_rectified
 
 _LOG = logging.getLogger(__name__)
 FoundTruth = tuple[ArrayReader | None, ArrayReader | None]
 """True disparity and occlusion."""
 Truth = Callable[[FoundPair], FoundTruth]
+_NAMED_ABOVE = 3  # folders above an image whose names may say that it is rectified
 MOTORCYCLE = "motorcycle"
 """Names the ``motorcycle`` pair where a folder of pairs is expected."""
 
@@ -182,7 +183,7 @@ class _Calibrations:
         calibration = self._given or calibration
         if calibration is None:
             return sample
-        key = calibration, size, grey, is_named_rectified(image)
+        key = calibration, size, grey, is_named_rectified(image.as_posix(), _NAMED_ABOVE)
         if key not in self._known:
             self._known[key] = _read(*key, self._rectify)
             if isinstance(self._known[key], Rectification):

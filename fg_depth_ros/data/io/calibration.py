@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -133,17 +132,15 @@ def open_calibration(
     form, text = known
     only_raw = form.is_raw is None
     with named_faults(path, form):
-        raw = only_raw or (not named and form.is_raw is not None and form.is_raw(path, text, size, grey))
+        raw = form.is_raw is None or form.is_raw(path, text, size, grey)
+    if raw and named and not only_raw and rectify == "auto":
+        _LOG.info("%s: is of raw images, but the name of these says rectified: set rectify to on if they are not", path)
+        raw = False
     if rectify == "on" or (rectify == "auto" and raw):
         return read_rectification(path, size, grey=grey)
     if only_raw:
         return read_rectification(path, size, grey=grey).rig
     return read_calibration(path, *(size or (None, None)), grey=grey)
-
-
-def is_named_rectified(image: Path) -> bool:
-    """Whether a word of the end of a path, folders included, begins with ``rect``."""
-    return any(word.startswith("rect") for part in image.parts[-4:] for word in re.split(r"[\W_]", part.lower()))
 
 
 def write_camera_files(folder: Path, rig: StereoRig) -> None:
