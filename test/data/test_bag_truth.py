@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("rosbags", reason="bags are read by rosbags (extra 'data')")
 
-from support.bags import bag_of
+from support.bags import bag_of, rewrite
 from support.pair_folders import planes, small_rig
 from support.truth import (
     CLOUD,
@@ -231,6 +231,31 @@ def test_a_stamp_within_the_slop_counts(tmp_path):
     bag = with_messages(stereo_bag(tmp_path / "bag", 1, truth=False), [("/ground_truth/depth", IMAGE, 5, depth)])
     assert open_bag_pairs(bag)[0].depth is None
     assert open_bag_pairs(bag, slop=0.003)[0].depth is not None
+
+
+def test_truth_that_is_near_no_image_is_named_with_the_slop_that_would_do(tmp_path, caplog):
+    depth = depth_message(SECOND + 3_000_000, np.ones((96, 160), np.float32))
+    bag = with_messages(stereo_bag(tmp_path / "bag", 1, truth=False), [("/ground_truth/depth", IMAGE, 5, depth)])
+    text = "/ground_truth/depth is true depth of a left image: the nearest is 0.003 s away, and the slop is 0 s; give a"
+    assert open_bag_pairs(bag)[0].depth is None
+    assert f"{text} slop of at least 0.003 s" in caplog.text
+    with pytest.raises(FileError, match=text):
+        open_bag_pairs(bag, truth=TruthOptions("/ground_truth/depth"))
+    swept = lidar_bag(tmp_path / "swept", [cloud(5 * SECOND, [(5, 0, 0)])])
+    with pytest.raises(FileError, match="the nearest is 3 s away, and the lidar_slop is 0.05 s; they are not of one"):
+        open_bag_pairs(swept, truth=TruthOptions(lidar_topic="/velodyne_points"))
+    assert open_bag_pairs(swept)[0].depth is None
+    assert "the lidar_slop is 0.05 s" in caplog.text
+
+
+def test_where_depth_images_give_nothing_a_lidar_does(tmp_path):
+    topic, depth = "/ground_truth/depth", depth_message(SECOND + 3_000_000, np.ones((96, 160), np.float32))
+    far = with_messages(lidar_bag(tmp_path / "far", [cloud(SECOND, [(5, 0, 0)])], count=1), [(topic, IMAGE, 5, depth)])
+    empty = rewrite(far, tmp_path / "empty", lambda name, message, place: None if name == topic else message)
+    for bag in (far, empty):
+        assert open_bag_pairs(bag)[0].depth.kind == "LiDAR"
+    with pytest.raises(FileError, match=f"{topic} holds no message with a stamp; name another topic"):
+        open_bag_pairs(empty, truth=TruthOptions(topic))
 
 
 def test_depth_data_sets_see_the_truth_of_bags(tmp_path):

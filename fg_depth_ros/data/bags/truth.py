@@ -154,8 +154,8 @@ def find_truth(
 
     ``left``: where the left images lie, at least one. ``slop``: largest difference between the stamps of a depth image
     and of the left image, s. ``raw``: the bag's left images are those of the raw camera; ``rotation``: R of that camera
-    (3 x 3), from its frame to the rectified one. Raises FileError: a topic given that is not there, no way from a LiDAR
-    given to the camera, or a file of transforms that cannot be read.
+    (3 x 3), from its frame to the rectified one. Raises FileError: a topic given that is not there or has no message
+    near a left image, no way from a LiDAR given to the camera, or a file of transforms that cannot be read.
     """
     if options.camera_frame not in CAMERA_FRAMES:
         raise FileError(f"camera_frame is '{options.camera_frame}': choose one of {', '.join(CAMERA_FRAMES)}")
@@ -164,16 +164,20 @@ def find_truth(
     topic = _topic(bag, options.depth_topic, tuple(_TRUE_DEPTH), true_depth_topics(bag.topics))
     if topic:
         found = places(bag, [topic])[topic]
-        readers = {stamp: DepthImage(bag, place, rig) for stamp, place in _beside(stamps, found, slop).items()}
-        _check_unit(list(readers.values()), topic)
-        return dict(readers)
+        near = _beside(bag, topic, stamps, found, slop, "slop", given=bool(options.depth_topic))
+        if near:
+            readers = {stamp: DepthImage(bag, place, rig) for stamp, place in near.items()}
+            _check_unit(list(readers.values()), topic)
+            return dict(readers)
     lidars = [topic for topic in clouds if _words(topic) & _LIDARS]
     topic = _topic(bag, options.lidar_topic, (CLOUD,), lidars)
     if not topic and options.transforms and options.lidar_topic != OFF:
         _LOG.warning("%s: no LiDAR known by its name, so %s is not used (PointCloud2: %s): name its topic",
                      bag.path, options.transforms, ", ".join(sorted(clouds)) or "none")  # fmt: skip
     sweeps = places(bag, [topic])[topic] if topic else {}
-    if not sweeps:
+    given = bool(topic and options.lidar_topic)
+    near = _beside(bag, topic, stamps, sweeps, options.lidar_slop, "lidar_slop", given=given)
+    if not near:
         return {}
     try:
         matrix = _to_camera(bag, left[0], sweeps[min(sweeps)], options.transforms)
@@ -183,7 +187,6 @@ def find_truth(
         _LOG.warning("%s is not used: %s", topic, error)
         return {}
     matrix = _turned(matrix, rotation, raw, rig, options.camera_frame, f"{bag.path}, {topic}")
-    near = _beside(stamps, sweeps, options.lidar_slop)
     return {stamp: LidarSweep(bag, place, rig, matrix) for stamp, place in near.items()}
 
 
@@ -224,13 +227,32 @@ def _check_unit(images: Sequence[DepthImage], topic: str) -> None:
                 )  # fmt: skip
 
 
-def _beside(stamps: np.ndarray, found: Mapping[int, Place], slop: float) -> dict[int, Place]:
-    """Find the place nearest to each stamp, where it is no farther than ``slop`` s."""
+def _beside(
+    bag: BagStorage, topic: str, stamps: np.ndarray, found: Mapping[int, Place], slop: float, option: str, *,
+    given: bool,
+) -> dict[int, Place]:  # fmt: skip
+    """Find the place nearest to each stamp, where it is no farther than ``slop`` s, which is called ``option``.
+
+    Where there is none: raises FileError for a topic that was given, and warns of messages in one that was found.
+    """
     if not found:
+        if given:
+            raise FileError(f"{bag.path}: {topic} holds no message with a stamp; name another topic, or none")
         return {}
     there = np.array(sorted(found), np.int64)
     chosen = there[nearest(there, stamps)]
-    close = np.abs(chosen - stamps) <= round(slop * 1e9)
+    apart = np.abs(chosen - stamps)
+    close = apart <= round(slop * 1e9)
+    if not close.any():
+        gap = int(apart.min()) / 1e9
+        way_out = f"give a {option} of at least {gap:g} s" if gap <= 1 else "they are not of one recording"
+        text = (
+            f"{bag.path}: no message of {topic} is true depth of a left image: the nearest is {gap:g} s away, and the "
+            f"{option} is {slop:g} s; {way_out}"
+        )
+        if given:
+            raise FileError(text)
+        _LOG.warning("%s", text)
     return {int(a): found[int(b)] for a, b in zip(stamps[close], chosen[close], strict=True)}
 
 
