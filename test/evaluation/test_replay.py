@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ pytest.importorskip("rosbags", reason="bags are read by rosbags (extra 'data')")
 
 from support.bags import bag_of, storage_file
 from support.pair_folders import planes
-from support.replay import MONO, STEREO, use_fixed
+from support.replay import MONO, STEREO, FixedStereo, use_fixed
 from support.truth import CLOUD, PLACE, SECOND, TF, cloud, depth_message, stereo_bag, with_messages
 
 from fg_depth_ros.data.bags.folders import bag_sha256
@@ -254,6 +255,21 @@ def test_bags_of_one_name_are_told_apart_by_their_folders(tmp_path, monkeypatch)
     bags.append(stereo_bag(tmp_path / "other", 1))
     found = replayed(bags, (STEREO,))
     assert [entry["name"] for entry in found.report.settings["bags"]] == ["monday/drive", "tuesday/drive", "other"]
+
+
+def test_the_report_names_the_engine_that_ran(tmp_path, monkeypatch):
+    stereo = use_fixed(monkeypatch)["stereo"]
+    stereo._method.runner = SimpleNamespace(engine="openvino", precision="bfloat16", compiling=False)
+
+    def fails_and_is_replaced(left, right, doffs=0.0, scale=None):
+        stereo._method.runner.engine, stereo._method.runner.precision = "torch", "float32"
+        return FixedStereo.match(stereo, left, right)
+
+    monkeypatch.setattr(stereo, "match", fails_and_is_replaced, raising=False)
+    found = replayed([stereo_bag(tmp_path / "bag", 1)], (STEREO,), timings=False)
+    (method,) = found.report.settings["methods"]
+    assert (method["engine"], method["precision"]) == ("torch", "float32")
+    assert found.report.model["engine"] == "torch"
 
 
 # ---- methods ---------------------------------------------------------------------------------------------------

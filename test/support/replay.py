@@ -45,3 +45,4 @@ def use_fixed(monkeypatch, disparity=6.0, depth=2.5):
         "fg_depth_ros.evaluation.replay.replay.load_methods",
         lambda methods, **_: [Loaded(method, estimators[method.kind]) for method in methods],
     )
+    return estimators

@@ -119,7 +119,7 @@ def _replay_bags(named: Sequence[tuple[str, Path]], config: ReplayConfig, track:
     )
     warm: set[tuple[float, ...]] = set()
     for name, bag in named:
-        result = _BagResult(BagEvaluation(name, config), methods=[loaded.identity for loaded in methods])
+        result = _BagResult(BagEvaluation(name, config))
         try:
             samples = open_bag_pairs(
                 bag, config.left, config.right, config.slop, left_info=config.left_info, right_info=config.right_info,
@@ -129,6 +129,7 @@ def _replay_bags(named: Sequence[tuple[str, Path]], config: ReplayConfig, track:
             _replay_pairs(result, samples[:: config.every][: config.first or None], methods, track, warm)
         except FileError as error:
             result.left_out = str(error)
+        result.methods = [loaded.identity for loaded in methods]  # now: an engine that failed has been replaced
         yield result
 
 
@@ -176,7 +177,7 @@ def _device(device: str) -> str:
 
 
 def _report(config: ReplayConfig, results: Sequence[_BagResult], used: Sequence[_BagResult]) -> Report:
-    identities = used[0].methods
+    identities = used[-1].methods
     settings = {
         "no_answer": "wrong", "aggregate": "pooled", "min_depth_m": config.min_depth, "max_depth_m": config.max_depth,
         "every": config.every, "first": config.first, "engine": config.engine, "precision": config.precision,
