@@ -12,7 +12,7 @@ from rich.table import Table
 
 from fg_depth_ros.cli.app import check_folder, save, say, show
 from fg_depth_ros.cli.options import Device, Engine, Json, PairTopics, Precision, Settings
-from fg_depth_ros.evaluation.replay.promotion import ALL_SETS, Decision, Margins, decide
+from fg_depth_ros.evaluation.replay.promotion import Decision, Margins, decide
 
 if TYPE_CHECKING:
     from fg_depth_ros.evaluation.replay.config import ReplayMethod
@@ -245,7 +245,7 @@ def _print_decision(decision: Decision, against: str) -> None:
 
 def _history_record(report: Report, decision: Decision) -> dict[str, Any]:
     """Return what the history keeps of a comparison."""
-    overall = [line for line in decision.table if line.set == ALL_SETS]
+    overall = [line for line in decision.table if line.overall]
     methods = {entry["label"]: entry for entry in report.settings["methods"]}
     return {
         "against": methods["in use"]["sha256"],

@@ -17,7 +17,7 @@ from support.replay import MONO, STEREO, FixedStereo, use_fixed
 from support.truth import CLOUD, PLACE, SECOND, TF, cloud, depth_message, stereo_bag, with_messages
 
 from fg_depth_ros.data.bags.folders import bag_sha256
-from fg_depth_ros.evaluation.replay.config import ReplayConfig, ReplayMethod
+from fg_depth_ros.evaluation.replay.config import ALL, ReplayConfig, ReplayMethod
 from fg_depth_ros.evaluation.replay.methods import of_weights, shipped, unique
 from fg_depth_ros.evaluation.replay.replay import replay
 from fg_depth_ros.files import FileError
@@ -31,8 +31,9 @@ def replayed(bags, methods=(STEREO, MONO), **options):
     return replay(ReplayConfig(tuple(str(bag) for bag in bags), methods, **options))
 
 
-def row_of(report, set_name, method, kind="accuracy"):
-    (row,) = [r for r in report.rows if (r["set"], r["method"], r["kind"]) == (set_name, method, kind)]
+def row_of(report, set_name, method, kind="accuracy", **details):
+    wanted = {"set": set_name, "method": method, "kind": kind, **details}
+    (row,) = [row for row in report.rows if wanted.items() <= row.items()]
     return row
 
 
@@ -255,6 +256,14 @@ def test_bags_of_one_name_are_told_apart_by_their_folders(tmp_path, monkeypatch)
     bags.append(stereo_bag(tmp_path / "other", 1))
     found = replayed(bags, (STEREO,))
     assert [entry["name"] for entry in found.report.settings["bags"]] == ["monday/drive", "tuesday/drive", "other"]
+
+
+def test_a_bag_called_all_does_not_replace_the_figures_of_all_bags(tmp_path, monkeypatch):
+    use_fixed(monkeypatch)
+    found = replayed([stereo_bag(tmp_path / "all", 1), stereo_bag(tmp_path / "b", 2)], (STEREO,))
+    for kind in ("accuracy", "timing"):
+        of_bag, of_all = (row_of(found.report, "all", "six", kind, part=ALL, overall=one) for one in (False, True))
+        assert (of_bag["pairs"], of_all["pairs"]) == (1, 3)
 
 
 def test_the_report_names_the_engine_that_ran(tmp_path, monkeypatch):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from support.pair_folders import FAR, NEAR, planes, small_rig
 
-from fg_depth_ros.evaluation.replay.scores import ALL, FILLED, MASKED, PublishedPair, ReplayScores
+from fg_depth_ros.evaluation.replay.config import ALL, FILLED, MASKED
+from fg_depth_ros.evaluation.replay.scores import PublishedPair, ReplayScores
 from fg_depth_ros.geometry import disparity_to_depth
 
 

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 Kind = Literal["stereo", "mono"]
+ALL_BAGS = "all"
+"""The set of a report that holds every bag; it comes first. Its rows have ``overall``: a bag may have that name."""
+ALL, FILLED, MASKED = "all pixels", "holes filled", "unmasked pixels"
+"""Which pixels a row of a report counts, its ``part``."""
 
 
 class ReplayMethod(NamedTuple):

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fg_depth_ros.data.bags.truth import DepthReader
 from fg_depth_ros.data.samples import StereoSample
+from fg_depth_ros.evaluation.replay.config import ALL, MASKED, ReplayConfig
 from fg_depth_ros.evaluation.replay.methods import Loaded
 from fg_depth_ros.evaluation.replay.pictures import WorstPairs
-from fg_depth_ros.evaluation.replay.scores import ALL, MASKED, PublishedPair, ReplayScores
+from fg_depth_ros.evaluation.replay.scores import PublishedPair, ReplayScores
 from fg_depth_ros.geometry import StereoRig, warp_right_to_left
 from fg_depth_ros.inference import MonoDepthEstimator, StereoDepthEstimator, StereoEstimate
-
-if TYPE_CHECKING:
-    from fg_depth_ros.evaluation.replay.config import ReplayConfig
 
 ITSELF = "itself"
 """What stereo is compared with where there is no truth: its own images and its own answer for the right view."""

@@ -7,18 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fg_depth_ros.evaluation.replay.config import ALL, MASKED
+
 MAIN = ("abs_rel", "delta_1", "photometric", "left_right", "seen_by_both")
 """Measures that decide unless others are named, where the report has them."""
 ANSWERED = ("density", "depth_density")
 """How many pixels have an answer; always compared, or a net could do well by answering the easy ones only."""
-ALL_SETS = "all"
 _LATENCY = "inference_p50_ms"
 _HIGHER_IS_BETTER = {"delta_1", "delta_2", "delta_3", "left_right", "seen_by_both", *ANSWERED}
 _LOWER_IS_BETTER = {
     "abs_rel", "sq_rel", "rmse", "rmse_log", "epe", "bad_0.5", "bad_1", "bad_2", "bad_3", "bad_4", "d1", "photometric",
 }  # fmt: skip
-# Of a report's rows for one method, by what stands behind its label.
-_PARTS = {"": "all pixels", " unfilled": "all pixels", " masked": "masked"}
+_PARTS = {ALL: "all pixels", MASKED: "masked"}  # of a report's rows those that are compared, as they are called here
 _LEAST = 1e-9  # what is smaller is zero
 
 
@@ -47,7 +47,7 @@ class Margins:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One measure of both.
+    """One measure of both, of one bag or ``overall``: of all bags.
 
     ``worse``: by which part of the current figure the candidate is worse; negative: better; NaN where it has no figure.
     ``limit``: the largest that is accepted.
@@ -60,6 +60,7 @@ class Comparison:
     candidate: float
     worse: float
     limit: float
+    overall: bool = False
 
     @property
     def accepted(self) -> bool:
@@ -79,7 +80,7 @@ class Decision:
 def decide(rows: Iterable[Mapping[str, Any]], candidate: str, current: str, margins: Margins | None = None) -> Decision:
     """Compare the rows of the label ``candidate``, which wants to be used, with those of ``current``, which is in use.
 
-    ``rows``: of a replay's report: those of kind "accuracy" by set, the set "all" over all bags, and those of kind
+    ``rows``: of a replay's report: those of kind "accuracy" by set, those ``overall`` over all bags, and those of kind
     "timing". Raises ValueError: the report has nothing of ``current`` that decides.
     """
     margins = margins or Margins()
@@ -87,9 +88,9 @@ def decide(rows: Iterable[Mapping[str, Any]], candidate: str, current: str, marg
     old, new = (_by_place(rows, label, "accuracy") for label in (current, candidate))
     reasons, table = [], []
     decided = False
-    for (set_name, part), row in old.items():
-        limit = margins.over_all if set_name == ALL_SETS else margins.per_bag
-        other = new.get((set_name, part))
+    for (overall, set_name, part), row in old.items():
+        limit = margins.over_all if overall else margins.per_bag
+        other = new.get((overall, set_name, part))
         if other is None:
             reasons.append(f"{set_name}, {part}: it has no answer that could be evaluated")
             continue
@@ -100,7 +101,7 @@ def decide(rows: Iterable[Mapping[str, Any]], candidate: str, current: str, marg
         main = _shared(margins.metrics or MAIN, row)
         decided |= bool(main)
         for measure in [*main, *(name for name in _shared(ANSWERED, row) if name not in main)]:
-            table.append(_compared(set_name, part, measure, row, other, limit))
+            table.append(_compared(part, measure, row, other, limit))
     if not decided:
         wanted = ", ".join(margins.metrics or MAIN)
         raise ValueError(
@@ -111,14 +112,15 @@ def decide(rows: Iterable[Mapping[str, Any]], candidate: str, current: str, marg
     return Decision(not reasons, reasons, table)
 
 
-def _by_place(rows: Sequence[Mapping[str, Any]], label: str, kind: str) -> dict[tuple[str, str], Mapping[str, Any]]:
-    """Return the rows of one method by set and part."""
-    found = {}
-    for row in rows:
-        part = _PARTS.get(str(row["method"]).removeprefix(label))
-        if row.get("kind") == kind and row.get("label") == label and part is not None:
-            found[str(row["set"]), part] = row
-    return found
+def _by_place(
+    rows: Sequence[Mapping[str, Any]], label: str, kind: str
+) -> dict[tuple[bool, str, str], Mapping[str, Any]]:
+    """Return the rows of one method by whether they are of all bags, set and part."""
+    return {
+        (bool(row.get("overall")), str(row["set"]), _PARTS[row["part"]]): row
+        for row in rows
+        if row.get("kind") == kind and row.get("label") == label and row.get("part") in _PARTS
+    }
 
 
 def _shared(measures: Sequence[str], row: Mapping[str, Any]) -> list[str]:
@@ -131,21 +133,24 @@ def _figure(row: Mapping[str, Any], measure: str) -> float:
 
 
 def _compared(
-    set_name: str, part: str, measure: str, current: Mapping[str, Any], candidate: Mapping[str, Any], limit: float
+    part: str, measure: str, current: Mapping[str, Any], candidate: Mapping[str, Any], limit: float
 ) -> Comparison:
     old, new = _figure(current, measure), _figure(candidate, measure)
     more = (old - new) if measure in _HIGHER_IS_BETTER else (new - old)
     if not math.isfinite(new):
         more = math.nan
     worse = 0.0 if abs(more) <= _LEAST else more / max(abs(old), _LEAST)
-    return Comparison(set_name, part, measure, old, new, worse, limit)
+    return Comparison(current["set"], part, measure, old, new, worse, limit, bool(current.get("overall")))
 
 
 def _latency(rows: Sequence[Mapping[str, Any]], candidate: str, current: str, margins: Margins) -> list[Comparison]:
-    old, new = (_by_place(rows, label, "timing").get((ALL_SETS, "all pixels")) for label in (current, candidate))
+    old, new = (
+        next((row for (overall, *_), row in _by_place(rows, label, "timing").items() if overall), None)
+        for label in (current, candidate)
+    )
     if old is None or new is None or margins.latency == 0:
         return []
-    return [_compared(ALL_SETS, "timing", _LATENCY, old, new, margins.latency - 1.0)]
+    return [_compared("timing", _LATENCY, old, new, margins.latency - 1.0)]
 
 
 def _reason(comparison: Comparison) -> str:

@@ -18,18 +18,16 @@ from fg_depth_ros.data.bags.folders import bag_names, bag_sha256, find_bags
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.bags.truth import DepthReader, TruthOptions
 from fg_depth_ros.data.samples import StereoSample
-from fg_depth_ros.evaluation.replay.config import ReplayConfig
+from fg_depth_ros.evaluation.replay.config import ALL, ALL_BAGS, ReplayConfig
 from fg_depth_ros.evaluation.replay.methods import Loaded, load_methods
 from fg_depth_ros.evaluation.replay.pairs import BagEvaluation, Histogram, Score
 from fg_depth_ros.evaluation.replay.pictures import WorstPairs
-from fg_depth_ros.evaluation.replay.scores import ReplayScores
+from fg_depth_ros.evaluation.replay.scores import ReplayScores, method_names
 from fg_depth_ros.evaluation.replay.sharding import process_rank, shared_map
 from fg_depth_ros.evaluation.reports.page import Picture
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.files import FileError
 
-ALL_BAGS = "all"
-"""The set of a report that holds every bag; it comes first."""
 Track = Callable[[Iterable[StereoSample], str, int], Iterable[StereoSample]]
 """Shows how far a bag is: (what to go through, its name, how many) -> the same things."""
 
@@ -193,29 +191,35 @@ def _report(config: ReplayConfig, results: Sequence[_BagResult], used: Sequence[
         **({} if config.timings else {"created": None}),  # type: ignore[arg-type]
     )
     labels = [method.label for method in config.methods]
-    _add_rows(report, ALL_BAGS, labels, [result.evaluation for result in used])
+    _add_rows(report, ALL_BAGS, labels, [result.evaluation for result in used], overall=True)
     for result in used:
         _add_rows(report, result.evaluation.name, labels, [result.evaluation])
     return report
 
 
-def _add_rows(report: Report, set_name: str, labels: Sequence[str], evaluations: Sequence[BagEvaluation]) -> None:
+def _add_rows(
+    report: Report, set_name: str, labels: Sequence[str], evaluations: Sequence[BagEvaluation], overall: bool = False
+) -> None:
     for label in labels:
         score = _joined(label, True, evaluations) or _joined(label, False, evaluations)
         if score is None:
             continue
-        for number, (method, metrics) in enumerate(score.scores.methods(label).items()):
-            details = {"histogram": score.histogram.to_dict()} if number == 0 else {}
+        rows = score.scores.rows()
+        for part, method in method_names(label, rows).items():
+            details = {"histogram": score.histogram.to_dict()} if part == ALL else {}
             report.add_row(
-                set_name, method, metrics, kind="accuracy", label=label, against=" and ".join(score.against),
-                pairs=score.pairs, **details,
+                set_name, method, rows[part], kind="accuracy", label=label, part=part, overall=overall,
+                against=" and ".join(score.against), pairs=score.pairs, **details,
             )  # fmt: skip
     for label in labels:
         seconds = [value for one in evaluations for value in one.seconds.get(label, [])]
         if seconds:
             figures = {f"inference_p{p}_ms": 1e3 * float(np.percentile(seconds, p)) for p in (50, 95, 99)}
             rate = {"throughput_hz": len(seconds) / sum(seconds)}
-            report.add_row(set_name, label, figures | rate, kind="timing", label=label, pairs=len(seconds))
+            report.add_row(
+                set_name, label, figures | rate, kind="timing", label=label, part=ALL, overall=overall,
+                pairs=len(seconds),
+            )  # fmt: skip
 
 
 def _joined(label: str, with_truth: bool, evaluations: Sequence[BagEvaluation]) -> Score | None:

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from fg_depth_ros.evaluation.metrics import DepthMetrics, Metrics, StereoMetrics, ratio
+from fg_depth_ros.evaluation.replay.config import ALL, FILLED, MASKED
 from fg_depth_ros.files import atomic_write
 from fg_depth_ros.geometry import (
     Label,
@@ -32,7 +33,6 @@ from fg_depth_ros.geometry import (
 )
 
 _LEFT_RIGHT_PX = 1.5
-ALL, FILLED, MASKED = "all pixels", "holes filled", "unmasked pixels"
 
 
 @dataclass(frozen=True)
@@ -196,10 +196,9 @@ class ReplayScores:
         return rows
 
     def methods(self, model: str, names: Collection[str] | None = None) -> dict[str, dict[str, float]]:
-        """Compute the same by ``model``, or where it has holes ``model unfilled`` and ``filled``; ``model masked``."""
+        """Compute the same by what ``method_names`` calls the rows."""
         rows = self.rows(names)
-        ends = {ALL: " unfilled" if FILLED in rows else "", FILLED: " filled", MASKED: " masked"}
-        return {model + ends[name]: metrics for name, metrics in rows.items()}
+        return {method: rows[row] for row, method in method_names(model, rows).items()}
 
     def write(self, path: Path) -> None:
         """Write the sums per pair as JSON, for ``read``."""
@@ -274,6 +273,12 @@ class ReplayScores:
         result.seen_by_both = int(counted.sum())
         result.difference = float(np.abs(warped[counted] - left[counted]).sum(dtype=np.float64))
         return result
+
+
+def method_names(model: str, rows: Collection[str]) -> dict[str, str]:
+    """Name rows: ``model``, or where it has holes ``model unfilled`` and ``filled``; ``model masked``."""
+    ends = {ALL: " unfilled" if FILLED in rows else "", FILLED: " filled", MASKED: " masked"}
+    return {row: model + ends[row] for row in rows}
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
