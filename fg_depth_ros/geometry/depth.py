@@ -68,6 +68,19 @@ def organised_points(depth: np.ndarray, rig: StereoRig, stride: int = 1) -> np.n
     return np.asarray(cv2.merge([z * rays_x, z * rays_y[:, None], z]))
 
 
+def nearest_depth(pixels: np.ndarray, depth: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Depth of points as a map H x W float32 m, NaN where there is none; of several in one pixel the nearest counts.
+
+    ``pixels``: N x 2 (u, v) px, rounded to the nearest centre; ``depth``: N, m, what is not positive is left out.
+    """
+    pixels = np.rint(pixels)
+    inside = ((pixels >= 0) & (pixels < (width, height))).all(axis=1) & (depth > 0)
+    column, row = pixels[inside].astype(np.int64).T
+    nearest = np.full((height, width), np.inf)
+    np.minimum.at(nearest, (row, column), depth[inside])
+    return np.where(np.isfinite(nearest), nearest, np.nan).astype(np.float32)
+
+
 def scale_between(depth: np.ndarray, reference: np.ndarray, trusted: np.ndarray, least: int = 200) -> float | None:
     """Return the factor from ``depth`` to ``reference``: ``exp(median(log(reference / depth)))``.
 

@@ -10,7 +10,8 @@ pytest.importorskip("rosbags", reason="bags are read by rosbags (extra 'data')")
 from support.truth import SECOND, TF, static, stereo_bag, with_messages
 
 from fg_depth_ros.data.bags.storage import BagStorage
-from fg_depth_ros.data.io.transforms import Transform, bag_transforms, chain, read_transforms
+from fg_depth_ros.data.bags.transforms import bag_transforms
+from fg_depth_ros.data.io.transforms import Transform, chain, read_transforms
 from fg_depth_ros.files import FileError
 
 HALF = 2**-0.5

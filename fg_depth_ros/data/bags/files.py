@@ -40,7 +40,7 @@ def is_bag(path: str | Path) -> bool:
 
 
 def _has_pictures(folder: Path) -> bool:
-    from fg_depth_ros.data.datasets.layouts import IMAGE_SUFFIXES
+    from fg_depth_ros.data.io.formats import IMAGE_SUFFIXES
     from fg_depth_ros.data.io.video import VIDEO_SUFFIXES
 
     return any(file.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES for file in folder.iterdir())

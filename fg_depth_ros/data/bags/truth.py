@@ -13,12 +13,12 @@ import numpy as np
 
 from fg_depth_ros.data.bags.messages import Place, message_at, nearest, places, topic_named
 from fg_depth_ros.data.bags.storage import COMPRESSED, DISPARITY, IMAGE, BagStorage
-from fg_depth_ros.data.datasets.kitti_depth import nearest_depth
+from fg_depth_ros.data.bags.transforms import bag_transforms
 from fg_depth_ros.data.io.compressed_depth import SUFFIX
 from fg_depth_ros.data.io.messages import MessageError, depth_to_array
-from fg_depth_ros.data.io.transforms import bag_transforms, chain, read_transforms
+from fg_depth_ros.data.io.transforms import chain, read_transforms
 from fg_depth_ros.files import FileError
-from fg_depth_ros.geometry import StereoRig
+from fg_depth_ros.geometry import StereoRig, nearest_depth
 
 CLOUD = "sensor_msgs/msg/PointCloud2"
 CAMERA_FRAMES = ("auto", "raw", "rectified")

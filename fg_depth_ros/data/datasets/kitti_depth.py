@@ -15,6 +15,7 @@ from fg_depth_ros.data.io.calibration import read_calibration, read_numbers
 from fg_depth_ros.data.io.formats import image_size, read_kitti_disparity
 from fg_depth_ros.data.samples import ArrayReader, DepthProtocol, DepthSample, StereoSample
 from fg_depth_ros.files import FileError, read_bytes
+from fg_depth_ros.geometry import nearest_depth
 
 LidarRule = Literal["published", "camera"]
 LIDAR_RULES = ("published", "camera")
@@ -70,19 +71,6 @@ class LidarCamera:
     def sweep_depth(self, sweep: Path, rule: LidarRule) -> np.ndarray:
         """Read a sweep as ``depth`` returns it."""
         return self.depth(read_velodyne(sweep), rule)
-
-
-def nearest_depth(pixels: np.ndarray, depth: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Depth of points as a map H x W float32 m, NaN where there is none; of several in one pixel the nearest counts.
-
-    ``pixels``: N x 2 (u, v) px, rounded to the nearest centre; ``depth``: N, m, what is not positive is left out.
-    """
-    pixels = np.rint(pixels)
-    inside = ((pixels >= 0) & (pixels < (width, height))).all(axis=1) & (depth > 0)
-    column, row = pixels[inside].astype(np.int64).T
-    nearest = np.full((height, width), np.inf)
-    np.minimum.at(nearest, (row, column), depth[inside])
-    return np.where(np.isfinite(nearest), nearest, np.nan).astype(np.float32)
 
 
 def read_velodyne(path: str | Path) -> np.ndarray:

@@ -11,12 +11,11 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from fg_depth_ros.data.io.calibration import describes_raw, read_calibration
-from fg_depth_ros.data.io.formats import image_size
+from fg_depth_ros.data.io.formats import IMAGE_SUFFIXES, image_size
 from fg_depth_ros.data.samples import ArrayReader
 from fg_depth_ros.files import FileError, distinct_names
 from fg_depth_ros.geometry import StereoRig
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"}
 Sample = TypeVar("Sample")
 
 

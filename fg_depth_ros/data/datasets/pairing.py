@@ -12,7 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from fg_depth_ros.data.datasets.layouts import IMAGE_SUFFIXES, NoPairsError
+from fg_depth_ros.data.datasets.layouts import NoPairsError
+from fg_depth_ros.data.io.formats import IMAGE_SUFFIXES
 from fg_depth_ros.data.io.video import VIDEO_SUFFIXES
 from fg_depth_ros.files import FileError
 

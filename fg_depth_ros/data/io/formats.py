@@ -19,6 +19,7 @@ import numpy as np
 
 from fg_depth_ros.files import FileError, atomic_write, open_file, read_bytes
 
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"}
 _FLO_MAGIC = 202021.25
 _FLO_UNKNOWN = 1e9  # Middlebury: a flow component beyond this is unknown
 _FLO_UNKNOWN_WRITTEN = 1.6666667e9

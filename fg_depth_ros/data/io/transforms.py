@@ -1,4 +1,4 @@
-"""Where one sensor stands as seen from another: transforms from a file or a bag's /tf_static, chained through frames.
+"""Where one sensor stands as seen from another: transforms, from a file or elsewhere, chained through frames.
 
 A transform has ROS's meaning (geometry_msgs/TransformStamped): it takes a point of the child's frame into the parent's,
 ``p_parent = R p_child + t``.
@@ -14,10 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from fg_depth_ros.data.bags.storage import BagStorage, message_types
 from fg_depth_ros.files import LARGEST_TEXT, FileError, read_bytes
 
-TF_MESSAGE = "tf2_msgs/msg/TFMessage"
 _NORM_TOLERANCE = 0.01  # of a quaternion: farther from 1 it was mistyped, not rounded
 _AS_FILE = (
     "a transform is a mapping of parent, child (names of frames), translation ([x, y, z] in m) and rotation "
@@ -131,23 +129,3 @@ def _numbers(value: Any, letters: str, where: str) -> list[float]:
         return [float(number) for number in given]
     except (TypeError, ValueError):
         raise FileError(f"{where} is {value!r}; {_AS_FILE}") from None
-
-
-def bag_transforms(bag: BagStorage) -> list[Transform]:
-    """Read a bag's /tf_static; of a transform sent again, the last. Raises FileError: damaged, or no transform."""
-    topics = [name for name, kind in bag.topics.items() if kind == TF_MESSAGE and name.split("/")[-1] == "tf_static"]
-    found: dict[tuple[str, str], Transform] = {}
-    for message in bag.scan(topics) if topics else []:
-        where = f"{bag.path}, {message.topic}"
-        try:
-            sent = message_types().deserialize_cdr(message.data, TF_MESSAGE).transforms
-        except Exception as error:  # damaged data breaks a parser in any way
-            raise FileError(f"{where}: no whole {TF_MESSAGE} ({error}); give the transforms in a file") from error
-        for each in sent:
-            shift, turn = each.transform.translation, each.transform.rotation
-            one = Transform.of(
-                each.header.frame_id, each.child_frame_id, (shift.x, shift.y, shift.z),
-                (turn.x, turn.y, turn.z, turn.w), where,
-            )  # fmt: skip
-            found[one.parent, one.child] = one
-    return list(found.values())
