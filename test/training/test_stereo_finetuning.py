@@ -217,6 +217,14 @@ def test_a_spoilt_network_comes_nearer_to_the_truth_that_it_never_sees(tmp_path)
     assert said["sets"]["test"]["a"] == {"used": 4, "skipped": {}, "examples": {}}
 
 
+def test_the_compiled_network_runs_in_a_step(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch, "compile", lambda run: lambda *images: calls.append(len(images)) or run(*images))
+    module = SelfSupervisedModule(StereoFinetuning(steps=1, compile=True))
+    module.losses(WindowDataset(_dataset(made_pair(*wall(8))), 64, 64).batch([0]))
+    assert calls == [2]
+
+
 def test_leaving_the_first_weights_costs(tmp_path):
     config = StereoFinetuning(out=str(tmp_path), steps=1, anchor=7.0, photometric=0.0, left_right=0.0, smoothness=0.0)
     module = SelfSupervisedModule(config)

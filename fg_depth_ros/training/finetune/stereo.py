@@ -9,7 +9,7 @@ those to start from.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from fg_depth_ros.evaluation.metrics import mean_metrics
 from fg_depth_ros.files import FileError
 from fg_depth_ros.networks.flow import pad_to_multiple
-from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE
+from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE, StereoPrediction
 from fg_depth_ros.training.callbacks import Validation
 from fg_depth_ros.training.depth.batch import PairBatch
 from fg_depth_ros.training.depth.dataset import PairDataset, load_whole
@@ -171,14 +171,14 @@ class SelfSupervisedModule(TrainingModule):
             if isinstance(part, torch.nn.BatchNorm2d):
                 part.eval()  # a few windows of one place say too little of the statistics
         left, right = batch.left.float() / 255, batch.right.float() / 255
-        terms = stereo_terms(left, right, *predict_views(self.model, left, right), self.config.tolerance)
+        terms = stereo_terms(left, right, *predict_views(self.predict, left, right), self.config.tolerance)
         self.anchor = [value.to(left.device) for value in self.anchor]
         terms["anchor"] = anchor_distance(self.anchor, list(self.model.parameters()))
         loss = torch.stack([getattr(self.config, name) * terms[name] for name in _WEIGHTED]).sum()
         return loss, {name: value.detach() for name, value in {**terms, "loss": loss}.items()}
 
 
-def predict_views(network: torch.nn.Module, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+def predict_views(network: Callable[..., StereoPrediction], left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """Return the disparity of both views of N x 3 x H x W in [0, 1], of any size; px, both positive."""
     height, width = left.shape[-2:]
     both = torch.cat([left, right.flip(-1)]), torch.cat([right, left.flip(-1)])
