@@ -87,22 +87,24 @@ class ValidationCallback(pl.Callback):
         self.config, self.validation = config, validation
         self.checkpoint, self.stopping = Checkpoint(config, card), EarlyStopping(config.patience)
         self._validated = -1  # the step
-        self._next = time.monotonic() + 60 * config.validate_minutes
+        self._next = self._next_validation()
 
-    def resume(self, module: Any, optimizer: torch.optim.Optimizer) -> None:
-        """Restore module, optimizer and counters from the state in the folder of the run.
+    def resume(self, trainer: pl.Trainer, module: Any, optimizer: torch.optim.Optimizer) -> None:
+        """Restore module, optimizer, gradient scaler and counters from the state in the folder of the run.
 
         Raises:
             CheckpointError: a state that belongs to another training.
         """
         document = self.checkpoint.load(module, optimizer)
-        self._validated = document["steps"]
+        self._validated = document.get("validated", document["steps"])
+        if scaler := document.get("scaler"):
+            trainer.precision_plugin.load_state_dict(scaler)
         self.stopping.waited, self.stopping.least = document.get("waited", 0), document.get("least", math.inf)
         module.stopped_early = self.stopping.should_stop
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Validate the weights to start from."""
-        if not module.steps_done:
+        if module.steps_done == self.config.start_step:
             self._validate(trainer, module)
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
@@ -122,26 +124,34 @@ class ValidationCallback(pl.Callback):
             self._validate(trainer, module)
         if module.stop_signal is not None and trainer.is_global_zero:
             if new:
-                self.checkpoint.save_state(module, trainer.optimizers[0], self._counters())
+                self.checkpoint.save_state(module, trainer.optimizers[0], self._counters(trainer))
             _LOG.info("stopped at step %d; the same command resumes it", module.steps_done)
 
-    def _counters(self) -> dict[str, Any]:
-        return {"least": self.stopping.least, "waited": self.stopping.waited}
+    def _counters(self, trainer: pl.Trainer) -> dict[str, Any]:
+        return {
+            "least": self.stopping.least, "waited": self.stopping.waited, "validated": self._validated,
+            "scaler": trainer.precision_plugin.state_dict(),
+        }  # fmt: skip
+
+    def _next_validation(self) -> float:
+        """Return when, by the clock, the next validation is due."""
+        return time.monotonic() + 60 * self.config.validate_minutes if self.config.validate_minutes else math.inf
 
     def _validate(self, trainer: pl.Trainer, module: Any) -> None:
-        self._validated, self._next = module.steps_done, time.monotonic() + 60 * self.config.validate_minutes
+        self._validated, self._next = module.steps_done, self._next_validation()
         if not trainer.is_global_zero:
             return
         network = module.validated()
         figures = self.validation.evaluate(network)
         if self.validation.extra:
             figures.update(self.validation.extra(network))
-        if module.steps_done:
+        if module.steps_done > self.config.start_step:
             self.stopping.update(figures[self.validation.monitor], module.progress)
             module.stopped_early = self.stopping.should_stop
         self.checkpoint.save(
-            module, trainer.optimizers[0], trainer.world_size, figures, self.validation.monitor, self._counters()
-        )
+            module, trainer.optimizers[0], trainer.world_size, figures, self.validation.monitor,
+            self._counters(trainer),
+        )  # fmt: skip
         self._log(trainer, module, figures)
 
     def _log(self, trainer: pl.Trainer, module: Any, figures: dict[str, float]) -> None:

@@ -7,7 +7,6 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,26 +62,49 @@ class Checkpoint:
 
     def save_state(self, module: TrainingModule, optimizer: torch.optim.Optimizer, counters: Mapping[str, Any]) -> None:
         """Write the state alone; arguments as for ``save``."""
-        document = {"steps": module.steps_done, "seconds": module.seconds_done, "best": self.best, **counters}
+        document: dict[str, Any] = {
+            "steps": module.steps_done, "seconds": module.seconds_done, "best": self.best,
+            "config": self.config.stored(), "parent": module.parent.get("sha256", ""), **counters,
+        }  # fmt: skip
+        module.on_save_checkpoint(document)
         save_state(self.state_path, {"model": module.model, "average": module.average}, optimizer, document)
 
     def load(self, module: TrainingModule, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Restore what ``save`` wrote; return the counters.
 
         Raises:
-            CheckpointError: unreadable, or the state of a training of other networks.
+            CheckpointError: unreadable, or the state of another training.
         """
-        document = load_state(self.state_path, {"model": module.model, "average": module.average}, optimizer)
+        tensors, document = read_state(self.state_path)
+        self._check_same_training(document, module)
+        restore(self.state_path, tensors, {"model": module.model, "average": module.average}, optimizer)
+        module.on_load_checkpoint(document)
         module.steps_done, module.seconds_done = document["steps"], document["seconds"]
         self.best = document["best"]
         return document
+
+    def _check_same_training(self, document: Mapping[str, Any], module: TrainingModule) -> None:
+        """Raise CheckpointError where the configuration or the weights to start from are others."""
+        if "config" not in document:  # a state of an earlier version
+            return
+        before, parents = document["config"], (document["parent"], module.parent.get("sha256", ""))
+        changes = self.config.changes(before)
+        if parents[0] != parents[1]:
+            names = (before["weights"], self.config.weights)
+            was, now = (f"'{n}' ({p[:12]})" if p else "none" for n, p in zip(names, parents, strict=True))
+            changes.append(f"weights were {was} and are {now}")
+        if changes:
+            raise CheckpointError(
+                f"{self.folder} holds another training: {'; '.join(changes)}. Give what was given then to resume it, "
+                "or another --out"
+            )
 
     def _describe(self, module: TrainingModule, processes: int, figures: Mapping[str, float]) -> dict[str, Any]:
         """Return the card's history of the weights."""
         return {
             **self.card,
             "command": shlex.join(["fg-depth", *sys.argv[1:]]),
-            "config": asdict(self.config),
+            "config": self.config.stored(),
             "processes": processes,
             "steps": module.steps_done,
             "pairs": module.steps_done * self.config.batch * processes,
@@ -106,15 +128,19 @@ def save_state(
     save_tensors(path, tensors, {"training": document})
 
 
-def load_state(path: Path, networks: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Restore what ``save_state`` wrote; return the document.
-
-    Raises:
-        CheckpointError: unreadable, or made by a training of other networks.
-    """
+def read_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the tensors and the document that ``save_state`` wrote. Raises CheckpointError: unreadable."""
     tensors, stored = load_tensors(path)
     if "training" not in stored:
         raise CheckpointError(f"{path} is not the state of a training; give the state.safetensors of an output folder")
+    return tensors, dict(stored["training"])
+
+
+def restore(
+    path: Path, tensors: Mapping[str, torch.Tensor], networks: Mapping[str, torch.nn.Module],
+    optimizer: torch.optim.Optimizer,
+) -> None:  # fmt: skip
+    """Load the tensors of a state (``path``) into networks and optimizer. Raises CheckpointError: they do not fit."""
     try:
         for key, net in networks.items():
             prefix = f"{key}."
@@ -127,4 +153,3 @@ def load_state(path: Path, networks: dict[str, torch.nn.Module], optimizer: torc
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path} belongs to a training with other networks or options: {error}") from error
-    return dict(stored["training"])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 
 def one_cycle(progress: float) -> float:
@@ -27,6 +29,12 @@ Schedule = tuple[float, Callable[[float], float]]
 @dataclass(frozen=True)
 class Training:
     """Configuration of one training run, whatever it trains; stored with the weights."""
+
+    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset({
+        "out", "weights", "steps", "hours", "piece_minutes", "precision", "compile", "workers", "validate_minutes",
+        "validate_steps", "validation_scenes", "patience", "cache",
+    })  # fmt: skip
+    """Fields that a resumed run may have other values of. The weights are compared by their hash."""
 
     out: str = "runs/training"
     """Folder for weights, state and logs; a run found there is resumed."""
@@ -69,7 +77,7 @@ class Training:
     workers: int = 1
     """Processes that read and render; a GPU renders by itself."""
     validate_minutes: float = 10.0
-    """Minutes between validations."""
+    """Minutes between validations; 0: by steps alone."""
     validate_steps: int = 0
     """Steps between validations, beside the minutes; 0: by minutes alone."""
     validation_scenes: int = 24
@@ -86,15 +94,42 @@ class Training:
             raise ValueError("load_partial needs weights to start from")
         if self.start_step < 0:
             raise ValueError(f"start_step is a count, got {self.start_step}; 0 begins at the beginning")
+        if not self.validate_minutes >= 0:
+            raise ValueError(f"validate_minutes must not be negative, got {self.validate_minutes}; 0: by steps alone")
         if self.patience < 0 or self.validate_steps < 0:
             raise ValueError(
                 f"patience and validate_steps are counts, got {self.patience} and {self.validate_steps}; 0 is without"
             )
 
+    def stored(self) -> dict[str, Any]:
+        """Return the fields as JSON has them."""
+        fields: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return fields
+
+    def changes(self, before: Mapping[str, Any]) -> list[str]:
+        """Compare with the stored fields of the run to resume; return the differences that make it another training.
+
+        Folders and files may be named in another way; fields that only one of the two versions has are left out.
+        """
+        now = self.stored()
+        found = []
+        for name in sorted((now.keys() & before.keys()) - self.MAY_CHANGE):
+            was, value = before[name], now[name]
+            if was != value and _resolved(was) != _resolved(value):
+                found.append(f"{name} was {json.dumps(was)} and is {json.dumps(value)}")
+        return found
+
     def _resolve(self, **values: Any) -> None:
         """Replace fields that stood for "choose yourself", so that the stored configuration is explicit."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+
+def _resolved(value: Any) -> Any:
+    """Return texts as absolute paths, so that two names of one file are equal; other values as they are."""
+    if isinstance(value, list):
+        return [_resolved(each) for each in value]
+    return os.path.realpath(value) if isinstance(value, str) and value else value
 
 
 def check_choice(what: str, name: str, known: Iterable[str]) -> None:

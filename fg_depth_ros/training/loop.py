@@ -300,7 +300,7 @@ def _fit(
     )
     if callback.checkpoint.state_path.exists():
         optimizer = module.configure_optimizers()
-        callback.resume(module, optimizer)
+        callback.resume(trainer, module, optimizer)
         module.configure_optimizers = lambda: optimizer  # type: ignore[method-assign]
         _LOG.info("resuming %s at step %d", out, module.steps_done)
     stream = open_stream(trainer.strategy.root_device if on_gpu else torch.device("cpu"))

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import io
 import math
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 from rich.console import Console
 
 pytest.importorskip("pytorch_lightning")
 
-from fg_depth_ros.training.callbacks import EarlyStopping, ProgressLine
+from pytorch_lightning.plugins.precision import MixedPrecision
+
+from fg_depth_ros.training.callbacks import EarlyStopping, ProgressLine, Validation, ValidationCallback
+from fg_depth_ros.training.stereo.config import StereoTraining
+from fg_depth_ros.training.stereo.stereo import StereoModule
 
 
 def test_patience_counts_from_a_third_of_the_run():
@@ -30,6 +36,24 @@ def test_patience_counts_from_a_third_of_the_run():
     never.update(1.0, 0.5)
     never.update(2.0, 0.9)
     assert not never.should_stop
+
+
+def test_the_scale_of_float16_gradients_is_resumed(tmp_path):
+    config = StereoTraining(out=str(tmp_path), steps=1)
+    module, validation = StereoModule(config, config.options), Validation(lambda network: {}, "epe")
+    optimizer = module.configure_optimizers()
+
+    def trainer(scale):
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        return SimpleNamespace(
+            precision_plugin=MixedPrecision("16-mixed", "cpu", scaler), optimizers=[optimizer], is_global_zero=True
+        )
+
+    module.stop_signal, module.steps_done = signal.SIGTERM, 1
+    ValidationCallback(config, validation, {}).on_train_end(trainer(256.0), module)
+    resumed = trainer(65536.0)
+    ValidationCallback(config, validation, {}).resume(resumed, module, optimizer)
+    assert resumed.precision_plugin.scaler.get_scale() == 256.0
 
 
 def test_configurations_import_neither_pytorch_nor_lightning():

@@ -164,6 +164,8 @@ def test_a_stopped_run_goes_on_exactly(tmp_path, walls, cache, monkeypatch):
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-6)
     assert [row["step"] for row in rows(parts)] == [0, 2, 4]
+    # and perhaps the batch before which the run found its end
+    assert 8 <= load_checkpoint(parts / "last.safetensors")[1].description["counts"]["while"]["used"] <= 10
 
 
 def test_fine_tuning_keeps_the_canonical_focal_length(tmp_path, walls, cache):

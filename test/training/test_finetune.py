@@ -272,6 +272,25 @@ def test_both_parts_together_say_whether_weights_are_better(
     assert judged["after"] == pytest.approx(sum(after) / 2, nan_ok=True)
 
 
+def test_a_run_that_begins_in_the_middle_is_compared_with_the_weights_it_began_with(
+    tmp_path, drive, parent, cache, scripted
+):
+    scripted((0.30, 0.28), (0.20, 0.20))
+    outcome = tune(tmp_path, [drive], parent, cache, steps=4, start_step=3)
+    assert [row["step"] for row in rows(tmp_path)] == [3, 4]
+    assert outcome.better and outcome.document["judged"] == pytest.approx(
+        {"measure": "abs_rel", "before": 0.29, "after": 0.2}
+    )
+
+
+def test_recordings_may_be_elsewhere_when_a_run_is_resumed(tmp_path, drive, parent, cache):
+    tune(tmp_path / "out", [shutil.copytree(drive, tmp_path / "a" / "drive")], parent, cache, steps=1)
+    outcome = tune(tmp_path / "out", [shutil.copytree(drive, tmp_path / "b" / "drive")], parent, cache, steps=2)
+    assert outcome.document["steps"] == 2
+    with pytest.raises(CheckpointError, match="teacher_scale was 1.0 and is 0.5"):
+        tune(tmp_path / "out", [drive], parent, cache, steps=3, teacher_scale=0.5)
+
+
 def test_worse_before_better_is_no_reason_to_end(tmp_path, drive, parent, cache, scripted):
     scripted(0.5, 0.9, 0.95, 1.2, 1.1, 1.0, 0.8, 0.7, 0.4)
     outcome = tune(tmp_path, [drive], parent, cache, steps=8, validate_steps=1, patience=4)

@@ -246,8 +246,8 @@ def test_a_killed_run_goes_on_exactly(tmp_path, monkeypatch):
 
     original = FlowModule.losses
     monkeypatch.setattr(FlowModule, "losses", losses)
-    with pytest.raises(Killed):  # validates before every step
-        train_flow(FlowTraining(out=str(parts), steps=3, **{**TINY, "validate_minutes": 0.0}))
+    with pytest.raises(Killed):
+        train_flow(FlowTraining(out=str(parts), steps=3, validate_steps=1, **TINY))
     monkeypatch.undo()
     assert load_tensors(parts / "state.safetensors")[1]["training"]["steps"] == 2
     train_flow(FlowTraining(out=str(parts), steps=3, **TINY))

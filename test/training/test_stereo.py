@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 
+import numpy as np
 import pytest
 import torch
 from support.waiting import wait_until
@@ -15,9 +16,10 @@ from support.waiting import wait_until
 pytest.importorskip("pytorch_lightning")
 
 
+from fg_depth_ros.data.io.formats import write_image
 from fg_depth_ros.files import FileError
 from fg_depth_ros.networks import CheckpointError, StereoPrediction, create_model, load_checkpoint, load_model
-from fg_depth_ros.networks.checkpoint import ModelCard, load_tensors, save_checkpoint
+from fg_depth_ros.networks.checkpoint import ModelCard, load_tensors, save_checkpoint, save_tensors
 from fg_depth_ros.resources import module_command
 from fg_depth_ros.synthesis.stereo import StereoSceneGenerator
 from fg_depth_ros.synthesis.textures import TextureAtlas
@@ -81,13 +83,14 @@ def test_schedule_warms_up_and_falls():
 
 
 def test_a_short_run_writes_weights_that_load(tmp_path):
-    best = train_stereo(StereoTraining(out=str(tmp_path / "run"), steps=3, **SMALL))
+    settings = {**SMALL, "validate_minutes": 0.0}  # by steps alone, and there are none
+    best = train_stereo(StereoTraining(out=str(tmp_path / "run"), steps=3, **settings))
     _, card = load_model(best)
     assert card.description["steps"] == 3
     assert card.description["pairs"] == 6
     assert card.description["config"]["learning_rate"] == 1e-3
     rows = [json.loads(line) for line in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()]
-    assert rows[-1]["step"] == 3 and math.isfinite(rows[-1]["synthetic/epe"])
+    assert [row["step"] for row in rows] == [0, 3] and math.isfinite(rows[-1]["synthetic/epe"])
 
 
 def test_a_compiled_network_runs_every_step_and_its_weights_keep_their_names(tmp_path, monkeypatch):
@@ -115,6 +118,56 @@ def test_a_stopped_run_goes_on_exactly(tmp_path, monkeypatch):
     assert one.keys() == two.keys()
     for name in one:
         assert torch.allclose(one[name].float(), two[name].float(), atol=1e-6), name
+
+
+def test_another_training_is_not_resumed_silently(tmp_path):
+    """Neither another configuration nor other weights to start from; what only changes its course is free."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    write_image(photos / "a.png", np.full((64, 64, 3), 90, np.uint8))
+    options = {"features": (16, 16, 16), "aggregate": (16, 16, 16), "max_disparity": 64}
+    first, other = tmp_path / "first.safetensors", tmp_path / "other.safetensors"
+    for path in (first, other):
+        save_checkpoint(path, create_model("flownet_stereo", **options), ModelCard("flownet_stereo", options))
+    settings = {**SMALL, "weights": str(first), "photos": (str(photos),), "out": str(tmp_path / "run")}
+    train_stereo(StereoTraining(steps=1, **settings))
+
+    def refused(message, **changed):
+        with pytest.raises(CheckpointError, match=message) as error:
+            train_stereo(StereoTraining(**{"steps": 2, **settings, **changed}))
+        assert "holds another training: " in str(error.value) and "or another --out" in str(error.value)
+
+    refused("seed was 0 and is 1; world was 0.15 and is 0.5. Give what was given then", seed=1, world=0.5)
+    refused("photos was .* and is \\[\\]", photos=())
+    refused("weights were '.*first.safetensors' .[0-9a-f]{12}. and are '.*other.safetensors'", weights=str(other))
+    refused("weights were '.*first.safetensors' .[0-9a-f]{12}. and are none", weights="")
+    moved = first.rename(tmp_path / "moved.safetensors")
+    again = {**settings, "weights": str(moved), "photos": (str(photos / ".." / "photos"),), "patience": 9}
+    train_stereo(StereoTraining(steps=2, **again))
+    tensors, document = load_tensors(tmp_path / "run" / "state.safetensors")
+    assert document["training"]["steps"] == 2
+    for name in ("config", "parent", "validated", "scaler"):  # as earlier versions wrote it
+        del document["training"][name]
+    save_tensors(tmp_path / "run" / "state.safetensors", tensors, document)
+    train_stereo(StereoTraining(steps=3, **{**again, "seed": 1}))
+    assert load_tensors(tmp_path / "run" / "state.safetensors")[1]["training"]["steps"] == 3
+
+
+def test_a_run_that_was_stopped_in_its_last_step_is_validated_when_it_is_resumed(tmp_path, monkeypatch):
+    losses = StereoModule.losses
+
+    def interrupted(self, batch):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return losses(self, batch)
+
+    config = StereoTraining(out=str(tmp_path), steps=1, **SMALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(StereoModule, "losses", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_stereo(config)
+    train_stereo(config)
+    logged = (tmp_path / "validation.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in logged] == [0, 1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -277,6 +330,8 @@ def test_unusable_settings_and_folders_are_named(tmp_path):
         StereoTraining(steps=1, world=1.5)
     with pytest.raises(ValueError, match="start_step is a count"):
         StereoTraining(steps=1, start_step=-1)
+    with pytest.raises(ValueError, match="validate_minutes must not be negative, got -1; 0: by steps alone"):
+        StereoTraining(steps=1, validate_minutes=-1)
     with pytest.raises(FileError, match="photo folder .* does not exist"):
         train_stereo(StereoTraining(out=str(tmp_path / "a"), steps=1, photos=("/nowhere",)))
     broken = tmp_path / "b"

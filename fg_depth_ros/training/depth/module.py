@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fg_depth_ros.evaluation.replay.sharding import process_rank
 from fg_depth_ros.networks import DepthNetwork, load_resnet
 from fg_depth_ros.training.config import check_multiple
 from fg_depth_ros.training.depth.augmentation import augment
@@ -83,7 +84,7 @@ class DistillModule(TrainingModule):
 
     def validated(self) -> torch.nn.Module:
         """Return the average; before the first step with the input size of the weights to start from."""
-        if self.steps_done:
+        if self.steps_done > self.config.start_step:
             return self.average
         start = copy.copy(self.average)
         for name, side in zip(("width", "height"), self.start_size, strict=True):
@@ -107,6 +108,15 @@ class DistillModule(TrainingModule):
     def describe(self) -> dict[str, Any]:
         """Return the counts of pairs before and while training."""
         return {"counts": {"before": self.prepared.as_dict(), "while": self.counts.as_dict()}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the counts of pairs."""
+        checkpoint["counts"] = self.counts.as_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the counts of pairs, in the first process alone: the counts of all processes are added up."""
+        if "counts" in checkpoint and process_rank()[0] == 0:
+            self.counts = PairCounts.from_dict(checkpoint["counts"])
 
     def transfer_batch_to_device(self, batch: MixedBatch, device: torch.device, dataloader_idx: int) -> DistillBatch:
         """Return what a step needs: moved, rendered, predicted, masked and augmented on the training device."""

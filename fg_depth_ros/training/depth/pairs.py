@@ -110,6 +110,11 @@ class PairCounts:
         """Return the counts for a card."""
         return {"used": self.used, "skipped": dict(self.skipped), "examples": dict(self.examples)}
 
+    @classmethod
+    def from_dict(cls, counts: Mapping[str, Any]) -> PairCounts:
+        """Return the counts that ``as_dict`` gave."""
+        return cls(counts["used"], Counter(counts["skipped"]), dict(counts["examples"]))
+
     def reasons(self) -> list[str]:
         """Return one line for every reason, the most frequent one first."""
         return [

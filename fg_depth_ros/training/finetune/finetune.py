@@ -79,7 +79,7 @@ def finetune_depth(
         "width": config.width or width,
         "height": config.height or height,
     }
-    training = DistillTraining(**values)
+    training = _OnRecordings(**values)
     with claim_out(training):
         _claim(training, recordings)
         best = train_distill(training, extra, track, recordings.pairs, _source(recordings))
@@ -93,6 +93,12 @@ def finetune_stereo(config: StereoFinetuning, recordings: Recordings, track: Tra
         _claim(config, recordings)
         best = train_self_supervised(config, recordings.pairs, _source(recordings), track)
         return _conclude(config, recordings, best, "stereo", STEREO_MONITOR)
+
+
+class _OnRecordings(DistillTraining):
+    """Configuration of a training on recordings, which ``_claim`` compares by their content."""
+
+    MAY_CHANGE = DistillTraining.MAY_CHANGE | {"data"}
 
 
 def _pace(config: Training, recordings: Recordings, pairs: int) -> dict[str, Any]:
@@ -149,9 +155,9 @@ def _conclude(config: Training, recordings: Recordings, best: Path, kind: str, m
         return None
     out = Path(config.out)
     rows = [json.loads(line) for line in (out / "validation.jsonl").read_text().splitlines()]
-    before = rows[0]
+    before = next((row for row in reversed(rows) if row["step"] == config.start_step), rows[0])
     chosen = load_checkpoint(best)[1] if best.is_file() else None
-    trained = chosen is not None and chosen.description["steps"] > 0
+    trained = chosen is not None and chosen.description["steps"] > config.start_step
     tensors, card = load_checkpoint(best if trained else out / "last.safetensors")
     steps = card.description["steps"]
     after = next((row for row in reversed(rows) if row["step"] == steps), card.description["validation"])
@@ -160,7 +166,7 @@ def _conclude(config: Training, recordings: Recordings, best: Path, kind: str, m
     judged = {
         when: _judged(row[monitor], figures[when], monitor) for when, row in (("before", before), ("after", after))
     }
-    better = steps > 0 and judged["after"] < judged["before"]
+    better = steps > config.start_step and judged["after"] < judged["before"]
     result: dict[str, Any] = {
         "better": better,
         "selected": {"measure": monitor, "before": before[monitor], "after": after[monitor], "step": steps},
