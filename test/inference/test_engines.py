@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -14,6 +15,8 @@ from support.waiting import wait_until
 from fg_depth_ros.inference import FlowConfig, FlowEstimator, ModelError, MonoConfig, MonoDepthEstimator, StereoConfig
 from fg_depth_ros.inference import StereoDepthEstimator as Stereo
 from fg_depth_ros.inference.engines import select_engine, selection
+from fg_depth_ros.inference.engines.cache import plan_folder
+from fg_depth_ros.inference.engines.onnxruntime_engine import OnnxRuntimeEngine, TensorRtEngine
 from fg_depth_ros.inference.engines.openvino_engine import OpenVinoEngine
 
 CPU = torch.device("cpu")
@@ -192,6 +195,88 @@ def test_what_an_engine_cannot_do_is_refused(options: dict[str, str], message: s
         Stereo(StereoConfig(**options))
     with pytest.raises(ModelError if "precision" in options else ValueError):
         FlowEstimator(FlowConfig(**options))
+
+
+def test_onnxruntime_for_cpus_alone_says_how_to_get_the_one_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed("onnxruntime")
+    there = ["AzureExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: there)
+    gpu = torch.device("cuda", 0)
+    assert (OnnxRuntimeEngine().precisions(gpu), OnnxRuntimeEngine().precisions(CPU)) == ((), ("float32",))
+    with pytest.raises(
+        ValueError,
+        match="'onnxruntime' does not run on cuda:0: the installed ONNX Runtime has AzureExecutionProvider, "
+        "CPUExecutionProvider; pip install onnxruntime-gpu in place of onnxruntime; set engine to torch or auto",
+    ):
+        select_engine("onnxruntime", "auto", gpu)
+    there.append("CUDAExecutionProvider")
+    assert select_engine("onnxruntime", "auto", gpu).precision == "float32"
+    assert select_engine("auto", "auto", gpu).reason == "the other engines are not measured on GPUs yet"
+
+
+class TensorRtSession:
+    """Keeps a plan in the folder that it is given, and refuses one that is torn."""
+
+    made: ClassVar[list[dict[str, object]]] = []
+
+    def __init__(self, blob: bytes, options: object, providers: list[tuple[str, dict[str, object]]]) -> None:
+        assert [name for name, _ in providers] == ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
+        settings = providers[0][1]
+        self.made.append(settings)
+        if settings.get("trt_engine_cache_enable"):
+            plan = Path(str(settings["trt_engine_cache_path"]), "TensorrtExecutionProvider.engine")
+            if plan.exists() and plan.read_bytes() != b"plan":
+                raise RuntimeError("could not deserialize the engine")
+            plan.write_bytes(b"plan")
+
+    def get_providers(self) -> list[str]:
+        return ["TensorrtExecutionProvider"]
+
+
+@pytest.fixture
+def tensorrt_sessions(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    """The settings of the sessions that a test makes, of a stand-in for ONNX Runtime's."""
+    needed("onnxruntime")
+    monkeypatch.setattr("onnxruntime.InferenceSession", TensorRtSession)
+    monkeypatch.setattr(TensorRtSession, "made", [])
+    return TensorRtSession.made
+
+
+def load_tensorrt() -> None:
+    TensorRtEngine().load(b"onnx", None, "float16", torch.device("cuda", 0))  # type: ignore[arg-type]
+
+
+def test_a_torn_plan_is_made_again(tensorrt_sessions: list[dict[str, object]]) -> None:
+    load_tensorrt()
+    (plan,) = plan_folder(b"onnx").iterdir()
+    load_tensorrt()
+    assert len(tensorrt_sessions) == 2
+    plan.write_bytes(b"pl")
+    load_tensorrt()
+    assert (len(tensorrt_sessions), plan.read_bytes()) == (4, b"plan")
+
+
+def test_tensorrt_that_fails_without_a_plan_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed("onnxruntime")
+    tried = []
+
+    def session(*arguments: object, **options: object) -> None:
+        tried.append(1)
+        raise RuntimeError("no such layer")
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", session)
+    with pytest.raises(RuntimeError, match="no such layer"):
+        load_tensorrt()
+    assert tried == [1]
+
+
+def test_without_a_folder_tensorrt_runs_and_keeps_no_plan(
+    tensorrt_sessions: list[dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FG_DEPTH_CACHE", str(tmp_path / "file"))
+    load_tensorrt()
+    assert tensorrt_sessions == [{"device_id": 0, "trt_fp16_enable": True}]
 
 
 # ---- failures --------------------------------------------------------------------------------------------------------

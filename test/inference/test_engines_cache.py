@@ -100,6 +100,21 @@ def test_the_longest_unused_entries_are_removed_beyond_the_limit(
     assert sorted(path.name[0] for path in tmp_path.iterdir()) == ["a", "c", "d"]
 
 
+def test_plans_count_and_the_longest_unused_are_removed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_LIMIT", 3900)
+    monkeypatch.setenv("FG_DEPTH_CACHE", str(tmp_path))
+    store = EngineCache()
+    plans = [cache.plan_folder(bytes([i])) for i in range(2)]
+    foreign = tmp_path / "tensorrt" / "of_somebody_else"
+    for age, folder in enumerate((foreign, *plans)):
+        folder.mkdir(parents=True)
+        (folder / "plan").write_bytes(bytes(1500))
+        os.utime(folder, (age, age))
+    store.write("a", "key", bytes(1000))
+    assert [folder.exists() for folder in (*plans, foreign)] == [False, True, True]
+    assert store.read("a", "key") is not None
+
+
 def test_the_folder_is_the_users_cache_unless_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FG_DEPTH_CACHE", str(tmp_path))
     assert cache.cache_folder() == tmp_path

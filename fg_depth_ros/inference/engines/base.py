@@ -45,6 +45,10 @@ class Engine(Protocol):
         """
         ...
 
+    def unsupported(self, device: torch.device) -> str:
+        """Return why it has no precisions on a device, with what to do about it where something can be done."""
+        ...
+
     def version(self) -> str:
         """Return the version of its library."""
         ...

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from fg_depth_ros import __version__
 from fg_depth_ros.files import atomic_write
 
 VARIABLE = "FG_DEPTH_CACHE"
-_LIMIT = 2**30  # bytes of all entries; the longest unused go first
+_LIMIT = 2**30  # bytes of all entries and plans; the longest unused go first
+_DIGITS = 16  # of a hash, in names
 
 
 def cache_folder() -> Path:
@@ -23,6 +25,11 @@ def cache_folder() -> Path:
     if named:
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fg_depth_ros" / "engines"
+
+
+def plan_folder(blob: bytes) -> Path:
+    """Return the folder in which TensorRT keeps its plans of an ONNX file by itself."""
+    return cache_folder() / "tensorrt" / hashlib.sha256(blob).hexdigest()[:_DIGITS]
 
 
 class EngineCache:
@@ -72,7 +79,7 @@ class EngineCache:
         self._trim()
 
     def _path(self, name: str, key: str) -> Path:
-        return self.folder / f"{name}-{key[:16]}.engine"
+        return self.folder / f"{name}-{key[:_DIGITS]}.engine"
 
     @staticmethod
     def _head(key: str, content: bytes) -> dict[str, str]:
@@ -80,13 +87,22 @@ class EngineCache:
 
     def _trim(self) -> None:
         with contextlib.suppress(OSError):  # another process removes them too
-            found = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in self.folder.glob("*.engine"))
+            paths = [*self.folder.glob("*.engine"), *self.folder.glob(f"tensorrt/{'[0-9a-f]' * _DIGITS}")]
+            found = sorted((path.stat().st_mtime, _size(path), path) for path in paths)
             total = sum(size for _, size, _ in found)
             for _, size, path in found[:-1]:
                 if total <= _LIMIT:
                     return
-                path.unlink(missing_ok=True)
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
                 total -= size
+
+
+def _size(path: Path) -> int:
+    """Return the bytes of a file, or of the files in a folder."""
+    return sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
 
 
 def cache_key(*parts: object) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import os
+import shutil
 from importlib import import_module, metadata
 from importlib.util import find_spec
 
@@ -11,8 +12,10 @@ import numpy as np
 import torch
 
 from fg_depth_ros.inference.engines.base import EngineError, Run, Size, cpu_threads
-from fg_depth_ros.inference.engines.cache import cache_folder
+from fg_depth_ros.inference.engines.cache import plan_folder
 from fg_depth_ros.inference.engines.program import Program
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}  # by type of device
 
 
 class OnnxRuntimeEngine:
@@ -27,7 +30,17 @@ class OnnxRuntimeEngine:
 
     def precisions(self, device: torch.device) -> tuple[str, ...]:
         """See ``Engine``."""
-        return ("float32",)
+        import onnxruntime
+
+        return ("float32",) if _PROVIDERS.get(device.type) in onnxruntime.get_available_providers() else ()
+
+    def unsupported(self, device: torch.device) -> str:
+        """See ``Engine``."""
+        import onnxruntime
+
+        there = ", ".join(onnxruntime.get_available_providers())
+        advice = "; pip install onnxruntime-gpu in place of onnxruntime" if device.type == "cuda" else ""
+        return f"the installed ONNX Runtime has {there}{advice}"
 
     def version(self) -> str:
         """See ``Engine``."""
@@ -49,7 +62,7 @@ class OnnxRuntimeEngine:
         session = onnxruntime.InferenceSession(blob, options, providers=providers)
         wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
         if wanted not in session.get_providers():
-            raise EngineError(f"ONNX Runtime could not start {wanted}")
+            raise EngineError(f"ONNX Runtime could not start {wanted}: {self.unsupported(device)}")
 
         def run(*images: np.ndarray) -> tuple[np.ndarray, ...]:
             inputs = {name: image[None] for name, image in zip(program.inputs, images, strict=True)}
@@ -61,8 +74,8 @@ class OnnxRuntimeEngine:
         self, blob: bytes, precision: str, device: torch.device
     ) -> list[str | tuple[str, dict[str, object]]]:  # fmt: skip
         if device.type == "cuda":
-            return [("CUDAExecutionProvider", {"device_id": device.index or 0})]
-        return ["CPUExecutionProvider"]
+            return [(_PROVIDERS["cuda"], {"device_id": device.index or 0})]
+        return [_PROVIDERS["cpu"]]
 
 
 class TensorRtEngine(OnnxRuntimeEngine):
@@ -85,6 +98,21 @@ class TensorRtEngine(OnnxRuntimeEngine):
         """See ``Engine``."""
         return ("float32", "float16") if device.type == "cuda" else ()  # in half it may round sampling coordinates
 
+    def unsupported(self, device: torch.device) -> str:
+        """See ``Engine``."""
+        return "TensorRT runs on NVIDIA GPUs"
+
+    def load(self, blob: bytes, program: Program, precision: str, device: torch.device) -> Run:
+        """See ``OnnxRuntimeEngine``. A plan that cannot be loaded, such as a torn file, is made again."""
+        try:
+            return super().load(blob, program, precision, device)
+        except Exception:  # of whatever kind the library has
+            plans = plan_folder(blob)
+            if not any(plans.glob("*")):
+                raise
+            shutil.rmtree(plans, ignore_errors=True)
+            return super().load(blob, program, precision, device)
+
     def version(self) -> str:
         """See ``Engine``."""
         with contextlib.suppress(metadata.PackageNotFoundError):  # JetPack has the libraries alone
@@ -94,13 +122,12 @@ class TensorRtEngine(OnnxRuntimeEngine):
     def _providers(
         self, blob: bytes, precision: str, device: torch.device
     ) -> list[str | tuple[str, dict[str, object]]]:  # fmt: skip
-        # The names of its plans tell neither weights nor sizes apart. It makes no folder with parents.
-        folder = cache_folder() / "tensorrt" / hashlib.sha256(blob).hexdigest()[:16]
-        folder.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(ImportError):
             import_module("tensorrt")  # loads the libraries, which lie beside it and not where the linker looks
-        options: dict[str, object] = {
-            "device_id": device.index or 0, "trt_fp16_enable": precision == "float16",
-            "trt_engine_cache_enable": True, "trt_engine_cache_path": str(folder),
-        }  # fmt: skip
-        return [("TensorrtExecutionProvider", options), ("CUDAExecutionProvider", {"device_id": device.index or 0})]
+        options: dict[str, object] = {"device_id": device.index or 0, "trt_fp16_enable": precision == "float16"}
+        folder = plan_folder(blob)  # the names of its plans tell neither weights nor sizes apart
+        with contextlib.suppress(OSError):  # without a folder it makes a plan at every start
+            folder.mkdir(parents=True, exist_ok=True)
+            os.utime(folder)
+            options |= {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(folder)}
+        return [("TensorrtExecutionProvider", options), *super()._providers(blob, precision, device)]

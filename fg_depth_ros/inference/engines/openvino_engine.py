@@ -42,6 +42,10 @@ class OpenVinoEngine:
         int8 = ("int8",) if "INT8" in _capabilities() and platform.machine() in _INT8_MEASURED else ()
         return (*int8, *_floats())
 
+    def unsupported(self, device: torch.device) -> str:
+        """See ``Engine``."""
+        return "OpenVINO runs on the CPU here"
+
     def version(self) -> str:
         """See ``Engine``."""
         return metadata.version("openvino")

@@ -65,7 +65,8 @@ class EngineRunner:
         self.failure = selection.problem
         """Why the engine that was wanted does not run and PyTorch does; None while all is well."""
         self.background = False
-        """Compile a size that is not in the cache beside: until it is ready PyTorch runs, in the same precision."""
+        """Compile a size that is not in the cache beside: until it is ready PyTorch runs, in the same precision where
+        PyTorch has it, else in float32."""
         self._torch = TORCH.load(b"", program, self._torch_precision(), device)
 
     @property
@@ -85,9 +86,9 @@ class EngineRunner:
 
     @property
     def compile_seconds(self) -> tuple[float, bool] | None:
-        """How long the newest compilation took, s, and whether it came from the cache; None where none was needed."""
-        newest = next(reversed(self._compiled.values()), None)
-        return None if newest is None else (newest.seconds, newest.cached)
+        """How long it took to compile the size used last, s, and whether it came from the cache; None: none is."""
+        last = next(reversed(self._compiled.values()), None)
+        return None if last is None else (last.seconds, last.cached)
 
     def run(self, *images: np.ndarray) -> tuple[np.ndarray, ...]:
         """Run on H x W x 3 RGB or H x W uint8 images of one size; returns the program's outputs, 1 x C x H x W float32.

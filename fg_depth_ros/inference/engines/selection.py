@@ -61,7 +61,7 @@ def select_engine(engine: str, precision: str, device: torch.device, *, int8: bo
 def _automatic(precision: str, device: torch.device, int8: bool) -> Selection:
     openvino = INSTALLABLE["openvino"]
     if device.type != "cpu":
-        reason = f"PyTorch is what was measured on {device.type} devices"
+        reason = "the other engines are not measured on GPUs yet"
     elif (missing := openvino.missing()) is not None:
         reason = f"OpenVINO is faster on a CPU, but it is {missing}"
     elif precision not in ("auto", *openvino.precisions(device)):
@@ -74,7 +74,10 @@ def _automatic(precision: str, device: torch.device, int8: bool) -> Selection:
 def _precision(engine: Engine, precision: str, device: torch.device, int8: bool) -> str:
     known = engine.precisions(device)
     if not known:
-        raise ValueError(f"engine '{engine.name}' does not run on {device}; set engine to auto, or another device")
+        raise ValueError(
+            f"engine '{engine.name}' does not run on {device}: {engine.unsupported(device)}; set engine to torch or "
+            "auto, or another device"
+        )
     if precision == "int8" in known and not int8:
         raise ValueError("these weights are not calibrated for int8: 'fg-depth quantize' makes weights that are")
     known = tuple(name for name in known if int8 or name != "int8")

@@ -37,6 +37,10 @@ class TorchEngine:
             return ("float16", "bfloat16", "float32")
         return ("float32", "bfloat16", "float16")
 
+    def unsupported(self, device: torch.device) -> str:
+        """See ``Engine``: it runs on every device that PyTorch has."""
+        return "PyTorch has no such device"
+
     def version(self) -> str:
         """See ``Engine``."""
         return str(torch.__version__)
