@@ -23,6 +23,7 @@ _OF_DISTILL = Without(
     ["data", "frames", "held_out", "test_frames", "model", "width", "height", "shapes", "encoder", "focal",
      "skip_unusable", "select_by_world", "schedule", "graft", "on_the_fly"]
 )  # fmt: skip
+_DEPTH_DEFAULTS = {"loss": "flow_mask_fd", "regression_of": "ratio", "max_depth": 80.0, "max_disparity": 0.0}
 _HIGHER_IS_BETTER = ("delta_1", "agreement")
 
 
@@ -36,16 +37,25 @@ def finetune(
     stereo: Annotated[
         bool, typer.Option("--stereo", help="Fine-tune the stereo network by self-supervision instead.")
     ] = False,
-    stereo_weights: Annotated[str, typer.Option(help="Stereo weights to begin with.")] = StereoFinetuning.weights,
+    stereo_weights: Annotated[
+        str | None, typer.Option(help="Stereo weights to begin with.", show_default=StereoFinetuning.weights)
+    ] = None,
     size: Annotated[
         str, typer.Option(help="WIDTHxHEIGHT of the input (with --stereo: of windows), multiples of 32; auto.")
     ] = "auto",
-    loss: Annotated[str, typer.Option(help="A row of the ablation, as of distill.")] = "flow_mask_fd",
-    regression_of: Annotated[str, typer.Option(help="ratio or metres: what L_dr compares.")] = "ratio",
-    max_depth: Annotated[float, typer.Option(help="Farther is not learned from, m; 0: any.")] = 80.0,
+    loss: Annotated[
+        str | None, typer.Option(help="A row of the ablation, as of distill.", show_default="flow_mask_fd")
+    ] = None,
+    regression_of: Annotated[
+        str | None, typer.Option(help="ratio or metres: what L_dr compares.", show_default="ratio")
+    ] = None,
+    max_depth: Annotated[
+        float | None, typer.Option(help="Farther is not learned from, m; 0: any.", show_default="80")
+    ] = None,
     max_disparity: Annotated[
-        float, typer.Option(help="Larger is not learned from, px at 1024 px of width; 0: any.")
-    ] = 0.0,
+        float | None,
+        typer.Option(help="Larger is not learned from, px at 1024 px of width; 0: any.", show_default="0"),
+    ] = None,
 ) -> None:
     """Teach a network with recordings and no labels; exit status 2 where the weights are not better than before.
 
@@ -59,17 +69,24 @@ def finetune(
     log_to_terminal()
     sizes = {} if size == "auto" else dict(zip(("width", "height"), image_size_of(size), strict=True))
     # before the bags are read: settings that do not fit are refused at once
+    values = {
+        "loss": loss, "regression_of": regression_of, "max_depth": max_depth, "max_disparity": max_disparity
+    }  # fmt: skip
+    of_depth = {name: value for name, value in values.items() if value is not None}
+    of_stereo = {} if stereo_weights is None else {"stereo_weights": stereo_weights}
     ours, others = (stereo_network, depth) if stereo else (depth, stereo_network)
-    if unused := sorted(others.keywords.keys() - ours.keywords.keys()):
+    if unused := sorted({*others.keywords.keys() - ours.keywords.keys(), *(of_depth if stereo else of_stereo)}):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
         of = "depth from one image; stereo weights to begin with are --stereo-weights" if stereo else "--stereo"
         raise ValueError(f"{names}: of {of}")
     tuning: DepthFinetuning | StereoFinetuning
     if stereo:
-        tuning = stereo_network(out=str(out), weights=stereo_weights, **sizes)
+        weights = StereoFinetuning.weights if stereo_weights is None else stereo_weights
+        tuning = stereo_network(out=str(out), weights=weights, **sizes)
     else:
-        losses = depth_losses(loss, partial(DepthLossConfig, regression_of=regression_of))
-        mask = MaskConfig(max_depth=max_depth, max_disparity=max_disparity)
+        chosen: dict[str, Any] = _DEPTH_DEFAULTS | of_depth
+        losses = depth_losses(chosen["loss"], partial(DepthLossConfig, regression_of=chosen["regression_of"]))
+        mask = MaskConfig(max_depth=chosen["max_depth"], max_disparity=chosen["max_disparity"])
         tuning = depth(out=str(out), losses=losses, mask=mask, **sizes)
     recordings = open_recordings(bags, division(), topics().given(), out / "checks", track_pairs)
     if process_rank()[0] == 0:

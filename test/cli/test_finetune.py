@@ -52,6 +52,10 @@ def test_a_mistake_is_one_clear_line(run, tmp_path, bags):
     refused("--anchor: of --stereo", "--bags", bags, "--steps", 1, "--anchor", 0.5)
     refused("--weights, --zoom: of depth from one image; stereo weights to begin with are --stereo-weights",
             "--bags", bags, "--steps", 1, "--stereo", "--weights", "depthnet_lite", "--zoom", 2)  # fmt: skip
+    refused("--stereo-weights: of --stereo", "--bags", bags, "--steps", 1, "--stereo-weights", "w.safetensors")
+    refused("--loss, --max-depth, --max-disparity, --regression-of: of depth from one image",
+            "--bags", bags, "--steps", 1, "--stereo", "--loss", "flow_mask", "--regression-of", "metres",
+            "--max-depth", 80, "--max-disparity", 0)  # fmt: skip
     refused("no camera_info for /left/image_rect", "--bags", bags / "ep_c", "--steps", 1)
     refused("unknown model 'flownet_stereo'", "--bags", bags, "--steps", 1, "--weights", "flownet_stereo")
     assert not list((tmp_path / "out").glob("*.safetensors"))
