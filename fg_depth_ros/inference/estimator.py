@@ -261,9 +261,11 @@ def load_network(
         The network in evaluation mode, and its model card.
 
     Raises:
-        ModelError: weights that are missing, damaged or of another network; unknown device.
+        ModelError: an unknown model; weights that are missing, damaged or of another network; unknown device.
         OutOfMemory: the device cannot hold the network.
     """
+    if model and model not in known:
+        raise ModelError(f"'{model}' is no {kind} network; choose one of {', '.join(sorted(known))}")
     chosen = choose_device(device)
     path = Path(weights) if weights else shipped_weights(model)
     try:

@@ -20,7 +20,7 @@ from fg_depth_ros.inference.engines import EngineError, Program
 from fg_depth_ros.inference.engines.openvino_engine import load_model_file, save_model
 from fg_depth_ros.inference.engines.program import OPSET
 from fg_depth_ros.inference.engines.selection import INSTALLABLE
-from fg_depth_ros.inference.estimator import NetworkFlow, NetworkMatcher, NetworkMethod, load_network
+from fg_depth_ros.inference.estimator import ModelError, NetworkFlow, NetworkMatcher, NetworkMethod, load_network
 from fg_depth_ros.inference.mono import NetworkMono
 from fg_depth_ros.networks import DEPTH_MODELS, FLOW_MODELS, MODELS
 
@@ -74,7 +74,7 @@ def export_network(
         dynamic: the files take any multiples; ``size`` is then only what they are fastest at.
 
     Raises:
-        ModelError: weights that cannot be used.
+        ModelError: an unknown model, or weights that cannot be used.
         ValueError: an unknown format, or a size that is no multiple.
         EngineError: a package that writes a format is missing.
         WriteError: the folder cannot be written.
@@ -85,7 +85,11 @@ def export_network(
         missing = INSTALLABLE[_ENGINES[name]].missing()
         if missing is not None and (name == "openvino" or find_spec("onnx") is None):  # ONNX Runtime only checks
             raise EngineError(f"what writes the format '{name}' is {missing}")
-    network, card = load_network(model, weights or None, "cpu", MODELS, "known")
+    if model and model not in MODELS:
+        raise ModelError(
+            f"'{model}' is no network; choose one of {', '.join(sorted(MODELS))}; for a file use --weights"
+        )
+    network, card = load_network(model, weights or None, "cpu", MODELS, "stereo, flow or depth")
     kind: Callable[..., NetworkMethod] = NetworkMatcher
     if card.name in FLOW_MODELS:
         kind = NetworkFlow

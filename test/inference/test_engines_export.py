@@ -19,9 +19,10 @@ import torch
 pytest.importorskip("onnx", reason="the exporter needs onnx (extra 'engines')")
 
 from fg_depth_ros.data.datasets.stereo import motorcycle
-from fg_depth_ros.inference import FlowConfig, FlowEstimator, StereoConfig, StereoDepthEstimator
+from fg_depth_ros.inference import FlowConfig, FlowEstimator, ModelError, StereoConfig, StereoDepthEstimator
+from fg_depth_ros.inference.estimator import load_network
 from fg_depth_ros.inference.export import check_export, export_network
-from fg_depth_ros.networks import ModelCard, create_model, load_checkpoint, save_checkpoint
+from fg_depth_ros.networks import FLOW_MODELS, ModelCard, create_model, load_checkpoint, save_checkpoint
 from fg_depth_ros.networks.registry import weights_path
 
 
@@ -48,6 +49,13 @@ def test_a_network_without_shipped_weights_is_exported_to_both_formats(tmp_path:
     found = check_export(done, [motorcycle().images()])
     assert [each.format for each in found] == ["onnx", "openvino"]
     assert all(each.percentile_99 < 1e-3 for each in found)
+
+
+def test_a_mistyped_name_is_no_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="'flownet_sterio' is no network; choose one of .*; for a file use --weights"):
+        export_network("flownet_sterio", tmp_path)
+    with pytest.raises(ModelError, match="'raft' is no flow network; choose one of flownet2, .*, flownet_lite"):
+        load_network("raft", None, "cpu", FLOW_MODELS, "flow")
 
 
 def test_networks_run_on_while_others_are_exported() -> None:
