@@ -31,6 +31,7 @@ from fg_depth_ros.evaluation.reports.live_view import (
 )
 from fg_depth_ros.geometry import organised_points
 from fg_depth_ros.inference import StereoDepthEstimator
+from fg_depth_ros.networks import STEREO_MODELS
 from fg_depth_ros.resources import module_command
 
 HOST = "127.0.0.1"
@@ -192,8 +193,7 @@ def wait_for_end(viewer: ProcessGroup) -> None:
 
 
 def _outputs(estimator: StereoDepthEstimator) -> frozenset[str]:
-    has_sigma = estimator.runner is not None  # networks only
-    return frozenset({DISPARITY, DEPTH, MASK, CLOUD} | ({SIGMA} if has_sigma else set()))
+    return frozenset({DISPARITY, DEPTH, MASK, CLOUD} | ({SIGMA} if estimator.model_name in STEREO_MODELS else set()))
 
 
 def _show_pair(view: LiveView, sample: StereoSample, estimators: Mapping[str, StereoDepthEstimator]) -> None:

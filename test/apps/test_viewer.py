@@ -16,7 +16,7 @@ from fg_depth_ros.apps import viewer
 from fg_depth_ros.apps.processes import ChildDied
 from fg_depth_ros.apps.viewer import HOST, Destination, opened, view_pairs
 from fg_depth_ros.data.samples import StereoSample
-from fg_depth_ros.evaluation.reports.live_view import DISPARITY, LiveView, ViewerError
+from fg_depth_ros.evaluation.reports.live_view import DISPARITY, SIGMA, LiveView, ViewerError
 from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
 
 
@@ -81,6 +81,11 @@ def test_a_port_in_use_is_named_with_the_option(said: list[str]) -> None:
                 opened(view, Destination(*ports), lambda text, style: said.append(text)),
             ):
                 pytest.fail("it was shown")
+
+
+def test_flow_networks_have_no_panel_of_the_uncertainty() -> None:
+    for name, has in (("flownet_stereo", True), ("flownet_lite", False), ("sgbm", False)):
+        assert (SIGMA in viewer._outputs(StereoDepthEstimator(StereoConfig(model=name)))) is has
 
 
 def test_destinations_that_make_no_sense_are_refused() -> None:
