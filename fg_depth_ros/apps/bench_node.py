@@ -18,17 +18,19 @@ from fg_depth_ros.nodes.common.environment import child_environment
 from fg_depth_ros.nodes.players.source import PairSource
 
 WARM_UP_PAIRS = 5
+_THREADS = ("OMP_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")  # PyTorch reads the first, and the engines follow it
 
 
 def bench_node(
     model: str = "flownet_stereo", size: tuple[int, int] = (640, 480), rate: float = 5.0, seconds: float = 20.0, *,
     cameras: int = 1, pairs: str = MOTORCYCLE, weights: str = "", device: str = "auto", engine: str = "auto",
-    precision: str = "auto",
+    precision: str = "auto", threads: int = 0,
     on_status: Callable[[str], None] = lambda text: None,
 ) -> Report:  # fmt: skip
     """Measure depth nodes over DDS: play pairs of ``size`` (width, height) at ``rate`` Hz for ``seconds``.
 
-    ``cameras``: that many nodes at the same time, each in a process and a ROS domain of its own.
+    ``cameras``: that many nodes at the same time, each in a process and a ROS domain of its own. ``threads``: CPU
+    threads of each; 0 leaves them to the libraries.
 
     Returns a report with a row for each camera: pairs sent, delivered, dropped (``drops`` has them by reason) and
     unaccounted for; ``published_*_ms``, from the stamp to the publication of ``depth/image_rect``; ``inference_*_ms``,
@@ -52,16 +54,17 @@ def bench_node(
         )
         for each in names
     ]  # fmt: skip
+    limits = dict.fromkeys(_THREADS, str(threads)) if threads else {}
     domains: set[int] = set()
     while len(domains) < cameras:
         domains.add(free_domain_id())
-    with ExitStack() as stack, ThreadPoolExecutor(cameras) as threads:
+    with ExitStack() as stack, ThreadPoolExecutor(cameras) as pool:
         groups = [
-            stack.enter_context(ProcessGroup(folder / str(domain), child_environment(domain_id=domain)))
+            stack.enter_context(ProcessGroup(folder / str(domain), child_environment(domain_id=domain) | limits))
             for domain in sorted(domains)
         ]
         try:
-            runs = [threads.submit(one.run, group, on_status) for one, group in zip(evaluations, groups, strict=True)]
+            runs = [pool.submit(one.run, group, on_status) for one, group in zip(evaluations, groups, strict=True)]
             results = [run.result() for run in runs]
         except BaseException:  # a run that has failed, or Ctrl-C, ends the others
             for group in groups:
@@ -73,6 +76,7 @@ def bench_node(
         model=results[0].report.model,
         settings={
             "rate_hz": rate, "seconds": seconds, "cameras": cameras, "warm_up_pairs": WARM_UP_PAIRS, "input": pairs,
+            "threads": threads or "default",
         },
     )  # fmt: skip
     for result in results:
@@ -82,5 +86,9 @@ def bench_node(
             published, inference = metrics.get(f"published_{percent}_ms"), metrics.get(f"inference_{percent}_ms")
             if published is not None and inference is not None:
                 metrics[f"overhead_{percent}_ms"] = published - inference
-        report.add_row(timing["set"], timing["method"], metrics, kind="node", drops=timing.get("drops", {}))
+        ran = {name: result.report.model.get(name) or None for name in ("engine", "precision")}
+        report.add_row(
+            timing["set"], " ".join(filter(None, (timing["method"], *ran.values()))), metrics, kind="node",
+            drops=timing.get("drops", {}), **ran,
+        )  # fmt: skip
     return report

@@ -47,7 +47,7 @@ def bench(
     repeats: Annotated[int, typer.Option(help="Timed runs of each.")] = 20,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 = all cores.")] = 0,
     energy: Annotated[bool, typer.Option(help="Also joules per run, where RAPL's counters can be read.")] = False,
-    node: Annotated[bool, typer.Option(help="Also measure the node over ROS topics.")] = False,
+    node: Annotated[bool, typer.Option(help="Also measure the node over ROS topics, in each of these.")] = False,
     rate: Annotated[float, typer.Option(help="With --node: pairs per second.")] = 5.0,
     cameras: Annotated[int, typer.Option(help="With --node: nodes at the same time, each with a camera.")] = 1,
     weights: Weights = "",
@@ -76,14 +76,13 @@ def bench(
         from fg_depth_ros.apps.bench_node import bench_node
         from fg_depth_ros.inference import StereoConfig
 
-        for name in (each for each in model if each in StereoConfig.known_models()):
-            for one in sizes:
-                files = "" if name in StereoConfig.classical else weights
-                measured = bench_node(
-                    name, one, rate, cameras=cameras, weights=files, device=device, engine=engine[0],
-                    precision=precision[0],
-                )  # fmt: skip
-                report.rows += measured.rows
+        for row in [row for row in report.rows if row["model"] in StereoConfig.known_models()]:
+            measured = bench_node(
+                row["model"], image_size_of(row["set"]), rate, cameras=cameras,
+                weights="" if row["model"] in StereoConfig.classical else weights, device=device,
+                engine=row["engine"] or "auto", precision=row["precision"] or "auto", threads=threads,
+            )  # fmt: skip
+            report.rows += measured.rows
     print_tables(report, _TABLES)
     for reason in report.settings.get("left_out", []):
         say(f"left out: {reason}", "yellow")

@@ -91,7 +91,7 @@ def bench_models(
                 report.model = {"name": model, "sha256": ran["sha256"]}
             report.add_row(
                 f"{width}x{height}", " ".join(filter(None, (model, ran["engine"], ran["precision"]))),
-                found["metrics"], kind="speed", device=found["device"], threads=found["threads"], **ran,
+                found["metrics"], kind="speed", model=model, device=found["device"], threads=found["threads"], **ran,
             )  # fmt: skip
     if not report.rows and failed:
         raise failed[0]

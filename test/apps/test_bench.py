@@ -53,6 +53,19 @@ def test_each_of_several_cameras_has_a_row(tmp_path: Path, monkeypatch: pytest.M
         bench_node("sgbm", cameras=0)
 
 
+def test_the_threads_are_those_of_the_nodes_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Started(Exception):
+        pass
+
+    def group(folder: Path, environment: dict[str, str]) -> None:
+        raise Started(environment["OMP_NUM_THREADS"], environment["OPENCV_FOR_THREADS_NUM"])
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(module, "ProcessGroup", group)
+    with pytest.raises(Started, match="'3', '3'"):
+        bench_node("sgbm", threads=3)
+
+
 def test_a_refused_model_is_reported_at_once(domain: int, tmp_path: Path) -> None:
     with pytest.raises(ExperimentError, match="depth_weights = '.*missing.safetensors'"):
         bench_node("flownet_stereo", weights=str(tmp_path / "missing.safetensors"))
