@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from fg_depth_ros.cli.app import say, show
-from fg_depth_ros.cli.options import Device, Engine, Precision, Weights, image_size_of
+from fg_depth_ros.cli.options import (
+    Device,
+    Engine,
+    MinDisparity,
+    Precision,
+    Weights,
+    image_size_of,
+    min_disparity_of,
+)
 
 _LARGEST_MEAN = 0.01  # px, or 1/m
 
@@ -24,10 +32,10 @@ def export(
     ],
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the images.")] = "640x480",
     dynamic: Annotated[bool, typer.Option("--dynamic", help="Take images of any size; fastest at --size.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Compare the files with PyTorch.")] = False,
-    pairs: Annotated[
-        Path | None, typer.Option(help="Stereo pairs to compare on; default: the Motorcycle pair.")
-    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare the files with PyTorch, on --pairs or the Motorcycle pair.")
+    ] = False,
+    pairs: Annotated[Path | None, typer.Option(help="Stereo pairs to compare on; implies --check.")] = None,
 ) -> None:
     """Write a network for other programs: ONNX, OpenVINO IR, and a description beside them.
 
@@ -43,7 +51,7 @@ def export(
     done = export_network(model, out, weights=weights, formats=format, size=(width, height), dynamic=dynamic)
     for path in (*done.files.values(), done.description):
         say(str(path))
-    if not check:
+    if not check and pairs is None:
         return
     from fg_depth_ros.data.datasets.stereo import motorcycle, open_stereo_folder
 
@@ -70,6 +78,8 @@ def compile(
     ] = None,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the camera's images.")] = "640x480",
     doffs: Annotated[float, typer.Option(help="cx of the right camera minus cx of the left one, px.")] = 0.0,
+    scale: Annotated[float, typer.Option(help="The node's inference_scale; not of depth from one image.")] = 1.0,
+    min_disparity: MinDisparity = "auto",
     weights: Weights = "",
     engine: Engine = "auto",
     precision: Precision = "auto",
@@ -81,12 +91,18 @@ def compile(
 
     Example: `fg-depth compile --size 1280x720`
     """
-    from fg_depth_ros.inference import EngineError, open_estimator
-    from fg_depth_ros.networks import load_checkpoint
+    from fg_depth_ros.inference import EngineError, FlowConfig, MonoConfig, StereoConfig, open_estimator
+    from fg_depth_ros.networks import STEREO_MODELS, load_checkpoint
 
     width, height = image_size_of(size)
-    for name in model or ([load_checkpoint(Path(weights))[1].name] if weights else ["flownet_stereo", "flownet_lite"]):
-        estimator = open_estimator(name, weights=weights, engine=engine, precision=precision, device=device)
+    of_node = [StereoConfig.model, FlowConfig.model, MonoConfig.model]
+    for name in model or ([load_checkpoint(Path(weights))[1].name] if weights else of_node):
+        options: dict[str, Any] = {"weights": weights, "engine": engine, "precision": precision, "device": device}
+        if name not in MonoConfig.known_models():
+            options["inference_scale"] = scale
+        if name in STEREO_MODELS:
+            options["min_disparity"] = min_disparity_of(min_disparity)
+        estimator = open_estimator(name, **options)
         estimator.warm_up(width, height, doffs)
         what = " ".join(filter(None, (estimator.model_name, estimator.engine, estimator.precision, size)))
         runner = estimator.runner

@@ -13,7 +13,8 @@ from fg_depth_ros.inference.mono import MonoDepthEstimator
 def open_estimator(model: str, **options: Any) -> StereoDepthEstimator | FlowEstimator | MonoDepthEstimator:
     """Load a network or classical method for stereo, flow or depth from one image.
 
-    ``options``: fields that all three configurations have. Raises ModelError, and ValueError for a name that none has.
+    ``options``: fields of the configuration of the model's task. Raises ModelError, and ValueError for a name that no
+    task has.
     """
     if model in FlowConfig.known_models():
         return FlowEstimator(FlowConfig(model, **options))
