@@ -62,6 +62,17 @@ def identity(estimator: Any) -> dict[str, str | None]:
     }  # fmt: skip
 
 
+def say_engine_failures(*estimators: Any) -> None:
+    """Print why PyTorch runs instead of the engine that was wanted, and what is not kept for the next start."""
+    found = [
+        f"{estimator.model_name}: {problem}"
+        for estimator in estimators if (runner := estimator.runner) is not None
+        for problem in (runner.failure, runner.cache_problem) if problem is not None
+    ]  # fmt: skip
+    for line in dict.fromkeys(found):
+        say(line, "yellow")
+
+
 def save(report: Report, json: Path | None) -> None:
     """Write the report where ``--json`` wants it."""
     if json is not None:

@@ -207,7 +207,7 @@ def _compare(
 
     ``running``: device, engine and precision of both; topics of the bags.
     """
-    from fg_depth_ros.cli.replay import print_left_out
+    from fg_depth_ros.cli.replay import print_problems
     from fg_depth_ros.evaluation.replay.config import ReplayConfig
     from fg_depth_ros.evaluation.replay.methods import shipped
     from fg_depth_ros.evaluation.replay.replay import replay
@@ -223,7 +223,7 @@ def _compare(
     found = replay(ReplayConfig(tuple(map(str, bags)), tuple(methods), every=every, **running, worst=0))
     if not found.leads:
         return None, None
-    print_left_out(found.report.settings)
+    print_problems(found.report.settings)
     found.report.command = "promote"
     return found.report, decide(found.report.rows, "candidate", "in use", margins)
 

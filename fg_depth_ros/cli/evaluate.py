@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from fg_depth_ros.cli.app import console, flow_estimator, identity, print_table, progress, save, say, stereo_estimator
+from fg_depth_ros.cli.app import (
+    console,
+    flow_estimator,
+    identity,
+    print_table,
+    progress,
+    save,
+    say,
+    say_engine_failures,
+    stereo_estimator,
+)
 from fg_depth_ros.cli.options import (
     Device,
     Engine,
@@ -68,7 +78,7 @@ def stereo(
     sets = {"Motorcycle": [motorcycle_pair()]} if motorcycle else {}
     sets.update(task.open(data, side_by_side=side_by_side, **topics().given()))
     sgbm = stereo_estimator("sgbm")
-    learned = {} if model == "sgbm" else _estimators(  # SGBM stands in the table anyway
+    learned = {} if model == "sgbm" and not weights else _estimators(  # SGBM stands in the table anyway
         [(model, path) for path in weights or [""]],
         lambda name, path: stereo_estimator(name, path, device, engine, precision, inference_scale=scale),
     )  # fmt: skip
@@ -77,7 +87,7 @@ def stereo(
         methods[name] = StereoMethod(estimator, fill=complete_occluded)
         methods[f"{name} raw"] = StereoMethod(estimator)
     methods |= {"SGBM filled": StereoMethod(sgbm, fill=fill_holes_kitti), "SGBM unfilled": StereoMethod(sgbm)}
-    _evaluate(task, sets, methods, next(iter(learned.values()), sgbm), sheets, json)
+    _evaluate(task, sets, methods, sheets, json)
 
 
 def flow(
@@ -119,7 +129,7 @@ def flow(
         methods[name] = estimator
         if variational:
             methods[f"{name} +v"] = estimator.refined()
-    _evaluate(task, sets, methods, next(iter(methods.values())), sheets, json)
+    _evaluate(task, sets, methods, sheets, json)
 
 
 def depth(
@@ -230,8 +240,9 @@ def depth(
             "no method: no depth network comes with weights here, and there are no pairs for --stereo; give --weights "
             "('fg-depth distill' makes some)"
         )
-    first = next(iter(methods.values()))
-    report = _evaluate(task, sets, methods, getattr(first, "estimator", first), sheets, json)
+    report = _evaluate(task, sets, methods, sheets, json)
+    if against:
+        say_engine_failures(reference)
     ours = replace(report, rows=[row for row in report.rows if not row.get("published")])
     print_table(ours, task.band_columns, "by true distance, m")
     if len(ours.rows) < len(report.rows):
@@ -267,6 +278,8 @@ def uncertainty(
     estimator = stereo_estimator("flownet_stereo", weights, device, engine, precision)
     found = {name: collect(estimator, progress(samples, name, len(samples))) for name, samples in sets.items()}
     report = report_uncertainty(found, identity(estimator))
+    for row in report.rows:
+        row |= _ran(estimator)
     print_table(report, ["within_1_sigma", "within_2_sigma", "ause"])
     save(report, json)
     if figures is not None:
@@ -282,35 +295,57 @@ def uncertainty(
             with atomic_write(figures / f"{file}.png") as unfinished:
                 unfinished.write_bytes(png)
             say(str(figures / f"{file}.png"))
+    say_engine_failures(estimator)
 
 
 def _evaluate(
-    task: Task, sets: Mapping[str, Any], methods: Mapping[str, Any], estimator: Any, sheets: Path | None,
-    json: Path | None,
-) -> Report:  # fmt: skip
-    """Evaluate methods and print and save the report; ``estimator`` is the one that it names."""
+    task: Task, sets: Mapping[str, Any], methods: Mapping[str, Any], sheets: Path | None, json: Path | None
+) -> Report:
+    """Evaluate methods and print and save the report, whose model is that of the first method."""
     from fg_depth_ros.evaluation.task import evaluate
 
-    report = evaluate(task, sets, methods, model=identity(estimator), sheets=sheets)
-    report.model |= identity(estimator)  # now with the engine that ran to the end
+    estimators = {name: _estimator_of(method) for name, method in methods.items()}
+    report = evaluate(task, sets, methods, sheets=sheets)
+    # Afterwards: with the engines that ran to the end.
+    report.model |= identity(next(iter(estimators.values())))
+    for row in report.rows:
+        if not row.get("published"):
+            row |= _ran(estimators[row["method"]])
     print_table(report, [name for name in task.columns if any(name in row["metrics"] for row in report.rows)])
     save(report, json)
+    ran: dict[int, str] = {}
+    for name, one in estimators.items():
+        if one.engine:
+            ran.setdefault(id(one.runner), f"{name}: {one.engine} {one.precision}")
+    if ran:
+        say("; ".join(ran.values()), "dim")
+    say_engine_failures(*estimators.values())
     for note in task.notes:
         console.print(note, style="dim")
     return report
 
 
+def _estimator_of(method: Any) -> Any:
+    """Return the estimator that a line of the table stands for."""
+    return next((getattr(method, name) for name in ("matcher", "estimator") if hasattr(method, name)), method)
+
+
+def _ran(estimator: Any) -> dict[str, str | None]:
+    return {name: identity(estimator)[name] for name in ("engine", "precision")}
+
+
 def _networks(models: Sequence[str], weights: Sequence[str], default: Iterable[str]) -> list[tuple[str, str]]:
-    """Pair models with weights: each file for the model that was named or else for its own; without any, the shipped.
+    """Pair models with weights: each file with its own model, the other models that were named with the shipped.
 
     ``default``: models of which those that come with weights are taken where nothing is named.
     """
-    from fg_depth_ros.networks import has_weights
+    from fg_depth_ros.networks import has_weights, load_checkpoint
 
-    names = list(dict.fromkeys(models))
-    if weights:
-        return [(names[0] if len(names) == 1 else "", path) for path in weights]
-    return [(name, "") for name in names or [name for name in default if has_weights(name)]]
+    if not models and not weights:
+        return [(name, "") for name in default if has_weights(name)]
+    owners = {load_checkpoint(path)[1].name for path in weights}
+    others = (name for name in dict.fromkeys(models) if name not in owners)
+    return [*(("", path) for path in weights), *((name, "") for name in others)]
 
 
 def _estimators(chosen: Sequence[tuple[str, str]], build: Callable[[str, str], Any]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def replay(
     print_tables(report, _TABLES)
     against = dict.fromkeys(row["against"] for row in report.rows if "against" in row)
     say(f"evaluated against: {', '.join(against)}", "dim")
-    print_left_out(report.settings)
+    print_problems(report.settings)
     say(f"report: {out / 'report.html'} and report.json")
 
 
@@ -117,10 +117,13 @@ def replay_live(
     say(f"report: {out / 'report.html'} and report.json")
 
 
-def print_left_out(settings: dict[str, list[dict[str, str]]]) -> None:
-    """Print which bags of a replay were left out or damaged, and why."""
+def print_problems(settings: dict[str, list[dict[str, str]]]) -> None:
+    """Print which bags of a replay were left out or damaged and which engines failed, and why."""
     for entry in [*settings["left_out"], *settings["damaged"]]:
         say(f"left out: {entry['name']}: {entry['reason']}", "yellow")
+    for method in settings["methods"]:
+        if failure := method["engine_failure"]:
+            say(f"{method['label']}: {failure}", "yellow")
 
 
 def _methods(weights: list[Path], names: list[str], mono: bool) -> tuple[ReplayMethod, ...]:

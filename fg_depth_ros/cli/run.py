@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fg_depth_ros.cli.app import console, flow_estimator, one_rig, progress, say, stereo_estimator
+from fg_depth_ros.cli.app import console, flow_estimator, one_rig, progress, say, say_engine_failures, stereo_estimator
 from fg_depth_ros.cli.options import (
     AutoScale,
     Calibration,
@@ -136,7 +136,7 @@ def infer(
         problem = problem or few
         if problem is not None:
             say(f"{sample.name}: {problem}", "yellow")
-    _say_engine_failure(estimator)
+    say_engine_failures(estimator)
     if failed:
         raise typer.Exit(1)
 
@@ -187,13 +187,6 @@ def _timing(estimator: Any, seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms{runs}"
 
 
-def _say_engine_failure(estimator: Any) -> None:
-    runner = estimator.runner
-    for problem in (None, None) if runner is None else (runner.failure, runner.cache_problem):
-        if problem is not None:
-            say(problem, "yellow")
-
-
 def flow(
     first: Annotated[Path, typer.Argument(help="First frame.")],
     second: Annotated[Path, typer.Argument(help="Second frame.")],
@@ -222,7 +215,7 @@ def flow(
     paths = write_flow(estimate.flow, out, first.stem)
     note = f"{estimator.model_name}{' +v' if variational else ''}, {_timing(estimator, estimate.seconds)}"
     say(f"{', '.join(path.name for path in paths)} in {out} ({note})")
-    _say_engine_failure(estimator)
+    say_engine_failures(estimator)
 
 
 def doctor() -> None:

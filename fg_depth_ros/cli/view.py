@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fg_depth_ros.cli.app import check_folder, say, stereo_estimator
+from fg_depth_ros.cli.app import check_folder, say, say_engine_failures, stereo_estimator
 from fg_depth_ros.cli.options import (
     AutoScale,
     Device,
@@ -70,10 +70,17 @@ def view(
         check_folder(save.absolute().parent)
     where = Destination(port, data_port, window, save, memory)
     if pairs is None:
-        given = {"--model": model, "--weights": weights, "--calib": calib, "--side-by-side": side_by_side}
-        for name, value in given.items():
-            if value:
-                raise typer.BadParameter(f"{name} is for pairs: name a folder, a bag or motorcycle with it")
+        of_pairs = {
+            "model": bool(model), "weights": bool(weights), "calib": calib is not None, "side_by_side": side_by_side,
+            "device": device != "auto", "engine": engine != "auto", "precision": precision != "auto",
+            "scale": scale != "1", "min_disparity": min_disparity != "auto", "min_depth": min_depth != 0.1,
+            "max_depth": max_depth != 80.0, "count": bool(count), **topics().given(), "left": False,
+        }  # fmt: skip
+        if given := [f"--{name.replace('_', '-')}" for name, value in of_pairs.items() if value]:
+            verb, them = ("is", "it") if len(given) == 1 else ("are", "them")
+            raise typer.BadParameter(
+                f"{', '.join(given)} {verb} for pairs: name a folder, a bag or motorcycle with {them}"
+            )
         raise typer.Exit(view_topics(namespace, topics().left, where, say))
     if namespace:
         raise typer.BadParameter(f"--namespace is for live topics: leave it or {pairs} out")
@@ -88,7 +95,9 @@ def view(
         min_disparity=min_disparity_of(min_disparity), min_depth=min_depth, max_depth=max_depth,
     )  # fmt: skip
     title = f"{' and '.join(estimators)} on {Path(pairs).name}"
-    raise typer.Exit(view_pairs(title, samples[:count] if count else samples, estimators, where, say))
+    status = view_pairs(title, samples[:count] if count else samples, estimators, where, say)
+    say_engine_failures(*estimators.values())
+    raise typer.Exit(status)
 
 
 def _estimators(model: list[str], weights: list[Path], **options: Any) -> dict[str, StereoDepthEstimator]:

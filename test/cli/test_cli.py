@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from support.pair_folders import planes, small_rig, write_pairs
 from fg_depth_ros.data.bags.writing import write_stereo_bag
 from fg_depth_ros.data.datasets.stereo import motorcycle
 from fg_depth_ros.data.io.formats import read_kitti_disparity, read_pfm, read_png_depth, write_image
+from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.evaluation.reports.results import write_disparity
 from fg_depth_ros.networks.registry import weights_path
 
@@ -121,6 +123,11 @@ def test_infer_does_a_folder_and_names_what_it_skips(run, tmp_path):
         (["infer", "--pairs", ".", "--scale", "0"], "inference_scale must be auto or lie in"),
         (["evaluate", "stereo", "--data", "/nowhere"], "/nowhere"),
         (["evaluate", "stereo", "--weights", "/nowhere.safetensors"], "/nowhere.safetensors does not exist"),
+        (
+            ["evaluate", "stereo", "--model", "sgbm", "--weights", "w.safetensors"],
+            "'sgbm' has no weights; leave",
+        ),
+        (["export", "flownet_sterio"], "'flownet_sterio' is no network; choose one of depthnet_efficient"),
         (["bench", "--size", "big"], "size 'big' is not WIDTHxHEIGHT"),
         (["synth", "stereo", "--out", "x", "--photos", "/nowhere"], "photo folder /nowhere does not exist"),
         (["train", "stereo", "--out", "x"], "give steps or hours"),
@@ -165,6 +172,25 @@ def test_evaluate_stereo_writes_the_report(run, tmp_path):
     assert set(methods) == {"flownet_stereo", "flownet_stereo raw", "SGBM filled", "SGBM unfilled"}
     assert methods["SGBM filled"]["density"] == 100 > methods["SGBM unfilled"]["density"]
     assert cv2.imread(str(tmp_path / "sheets" / "Motorcycle.png")) is not None
+
+
+def test_evaluations_say_what_ran_every_method_and_why_an_engine_did_not(run, tmp_path, monkeypatch):
+    StandIn.installed(monkeypatch, tmp_path / "engines").fails_to_build = "no such instruction"
+    report, pairs = tmp_path / "report.json", write_pairs(tmp_path / "pairs", ("a",))
+    given = ("--data", pairs, "--no-motorcycle", "--json", report)
+    status, text = run("evaluate", "stereo", *given, "--engine", "openvino", "--precision", "float32")
+    assert status == 0, text
+    assert text.count("flownet_stereo: engine openvino failed for ") == 1
+    assert "PyTorch runs instead: no such instruction" in text and "flownet_stereo: torch float32" in text
+    content = json.loads(report.read_text())
+    ran = {row["method"]: (row["engine"], row["precision"]) for row in content["rows"]}
+    assert ran["flownet_stereo"] == ran["flownet_stereo raw"] == ("torch", "float32")
+    assert ran["SGBM filled"] == ran["SGBM unfilled"] == (None, None)
+    assert content["model"]["name"] == "flownet_stereo" and content["model"]["engine"] == "torch"
+    status, text = run("evaluate", "uncertainty", *given, "--engine", "openvino")
+    assert status == 0, text
+    assert "PyTorch runs instead: no such instruction" in text
+    assert {row["engine"] for row in json.loads(report.read_text())["rows"]} == {"torch"}
 
 
 def test_synth_writes_pairs_that_the_loader_reads(run, tmp_path):
@@ -251,6 +277,56 @@ def test_compile_keeps_what_the_node_will_load(run, tmp_path, monkeypatch):
         assert f"flownet_stereo openvino float32 160x96: {said}" in text
         assert "sgbm 160x96: nothing to compile" in text
     assert engine.built == [(192, 96)]
+
+
+def test_compile_takes_the_nodes_networks_and_its_parameters(run, tmp_path, monkeypatch):
+    engine = StandIn.installed(monkeypatch, tmp_path / "engines")
+    monkeypatch.delenv("FG_DEPTH_ENGINE")
+    built = []
+    for options in ((), ("--scale", "0.5", "--min-disparity", "-64")):
+        status, text = run("compile", "--size", "256x128", *options)
+        assert status == 0, text
+        for name in ("flownet_stereo", "flownet_lite", "depthnet_lite"):
+            assert text.count(f"{name} openvino") == 1
+        built.append(dict(zip(("stereo", "flow", "mono"), engine.built, strict=False)))
+        engine.built.clear()
+    whole, half = built
+    assert whole["stereo"] == whole["flow"] == (256, 128)
+    # half of 256x128, and a border of half of 64 columns
+    assert half == {"stereo": (160, 64), "flow": (128, 64)}, "the network for one image is kept from before"
+
+
+def test_bench_measures_the_node_with_every_engine_and_precision(run, monkeypatch):
+    speed, node, asked = Report("bench"), Report("bench node"), []
+    for model, engine, precision in (
+        ("flownet_stereo", "torch", "float32"), ("flownet_stereo", "openvino", "int8"), ("sgbm", None, None),
+        ("flownet_lite", "torch", "float32"), ("depthnet_lite", "torch", "float32"),
+    ):  # fmt: skip
+        speed.add_row("160x96", model, {}, kind="speed", model=model, engine=engine, precision=precision)
+
+    def bench_node(model, size, rate, **options):
+        asked.append((model, size, options["engine"], options["precision"], options["threads"]))
+        return node
+
+    monkeypatch.setattr("fg_depth_ros.evaluation.bench.bench_models", lambda *a, **k: speed)
+    monkeypatch.setattr("fg_depth_ros.apps.bench_node.bench_node", bench_node)
+    status, text = run("bench", "--node", "--threads", 2)
+    assert status == 0, text
+    assert asked == [
+        ("flownet_stereo", (160, 96), "torch", "float32", 2), ("flownet_stereo", (160, 96), "openvino", "int8", 2),
+        ("sgbm", (160, 96), "auto", "auto", 2), ("flownet_lite", (160, 96), "torch", "float32", 2),
+    ]  # fmt: skip
+
+
+def test_exported_files_are_compared_where_pairs_are_given(run, tmp_path, monkeypatch):
+    compared = []
+    done = SimpleNamespace(files={}, description="net.json")
+    monkeypatch.setattr("fg_depth_ros.inference.export.export_network", lambda *a, **k: done)
+    monkeypatch.setattr("fg_depth_ros.inference.export.check_export", lambda e, pairs: compared.extend(pairs) or [])
+    for options, count in (((), 0), (("--pairs", write_pairs(tmp_path / "set", ("a", "b"))), 2)):
+        status, text = run("export", "flownet_stereo", *options)
+        assert status == 0, text
+        assert len(compared) == count
 
 
 def test_compile_takes_the_network_of_the_weights(run, tmp_path, monkeypatch):

@@ -168,6 +168,16 @@ def test_methods_can_be_chosen_and_refined(run, scenes, thin, tmp_path):
     assert names == ["flownet_s thin", f"flownet_s {other}", "dis"]  # two files of one name stay apart
 
 
+def test_models_that_no_file_belongs_to_are_judged_with_the_shipped_weights(run, scenes, thin, tmp_path):
+    report = tmp_path / "report.json"
+    models = [word for name in ("flownet_s", "flownet_lite", "dis") for word in ("--model", name)]
+    status, text = run("evaluate", "flow", "--data", scenes, *models, "--weights", thin[0], "--json", report)
+    assert status == 0, text
+    rows = json.loads(report.read_text())["rows"]
+    assert [row["method"] for row in rows] == ["flownet_s", "flownet_lite", "dis"]
+    assert [row["engine"] for row in rows] == ["torch", "torch", None]
+
+
 def test_without_arguments_the_classical_methods_and_what_comes_with_weights_are_judged(run, scenes, tmp_path):
     report = tmp_path / "report.json"
     status, text = run("evaluate", "flow", "--data", scenes, "--json", report)

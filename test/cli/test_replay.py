@@ -19,7 +19,9 @@ from support.replay import use_fixed
 from support.truth import stereo_bag
 
 from fg_depth_ros.evaluation.replay.sharding import ShardError, process_rank, shared_map
+from fg_depth_ros.inference.engines.openvino_engine import OpenVinoEngine
 from fg_depth_ros.networks import ModelCard, create_model, save_checkpoint
+from fg_depth_ros.networks.registry import weights_path
 
 IMAGE = "sensor_msgs/msg/Image"
 
@@ -63,6 +65,21 @@ def test_report_and_page_are_written_and_what_was_left_out_is_told(tmp_path, run
     status, _ = run("replay", tmp_path / "drives", "--out", tmp_path / "two", "--baseline", "sgbm", "--no-mono")
     values = json.loads((tmp_path / "two/report.json").read_text())
     assert [method["label"] for method in values["settings"]["methods"]] == ["flownet_stereo (shipped)", "sgbm"]
+
+
+def test_an_engine_that_does_not_run_is_told(tmp_path, run, monkeypatch):
+    monkeypatch.setattr(OpenVinoEngine, "missing", lambda self: "not installed: pip install openvino")
+    bag = stereo_bag(tmp_path / "bag", 1)
+    status, text = run("replay", bag, "--out", tmp_path / "out", "--engine", "openvino", "--model", "flownet_stereo")
+    assert status == 0, text
+    assert "flownet_stereo (shipped): engine openvino is not installed: pip install openvino" in text
+    status, text = run(
+        "promote", weights_path("flownet_stereo"), "--bags", bag, "--engine", "openvino", "--margin-latency", 0,
+        "--store", tmp_path / "store",
+    )  # fmt: skip
+    assert status == 0, text
+    for label in ("in use", "candidate"):
+        assert f"{label}: engine openvino is not installed: pip install openvino" in text
 
 
 # ---- several processes -----------------------------------------------------------------------------------------

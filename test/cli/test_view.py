@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 
 import pytest
+from support.engines import StandIn
+from support.pair_folders import write_pairs
 
 
 @pytest.fixture
@@ -25,16 +27,27 @@ def test_without_rerun_the_command_that_installs_it_is_named(run, monkeypatch):
     ("words", "expected"),
     [
         (("--model", "sgbm"), "--model is for pairs: name a folder, a bag or motorcycle with it"),
+        (("--count", "3", "--engine", "torch", "--right", "/r", "--rectify", "on"),
+         "--engine, --count, --right, --rectify are for pairs: name a folder, a bag or motorcycle with them"),
         (("motorcycle", "--namespace", "/front"), "--namespace is for live topics: leave it or motorcycle out"),
         (("motorcycle", "--port", "9876"), "page and data cannot share port 9876"),
         (("motorcycle", "--model", "depthnet_lite"), "gives depth from one image"),
         (("no_such_folder",), "no_such_folder"),
     ],
-)
+)  # fmt: skip
 def test_what_makes_no_sense_is_refused_with_the_way_out(run, words, expected):
     status, text = run("view", *words)
     assert status != 0
     assert expected in " ".join(text.split())
+
+
+@pytest.mark.usefixtures("rerun")
+def test_an_engine_that_does_not_run_is_told_at_the_end(run, tmp_path, monkeypatch):
+    StandIn.installed(monkeypatch, tmp_path / "engines").fails_to_build = "no such instruction"
+    pairs = write_pairs(tmp_path / "pairs", ("a",))
+    status, text = run("view", pairs, "--engine", "openvino", "--save", tmp_path / "look.rrd")
+    assert status == 0, text
+    assert "flownet_stereo: engine openvino failed" in text and "PyTorch runs instead: no such instruction" in text
 
 
 @pytest.mark.usefixtures("rerun")

@@ -56,7 +56,7 @@ class Loaded(NamedTuple):
         return {
             "label": self.label, "kind": self.method.kind, "name": self.estimator.model_name, "sha256": sha256,
             "device": self.estimator.device, "engine": self.estimator.engine or None,
-            "precision": self.estimator.precision or None,
+            "precision": self.estimator.precision or None, "engine_failure": self.estimator.engine_failure,
         }  # fmt: skip
 
 
