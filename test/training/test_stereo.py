@@ -352,9 +352,10 @@ def test_real_pairs_are_evaluated_at_every_validation(tmp_path):
     sets = open_stereo_sets([write_pairs(tmp_path / "street")])
     best = train_stereo(StereoTraining(out=str(tmp_path / "run"), steps=1, **SMALL), StereoTask().validation(sets))
     _, row = [json.loads(line) for line in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()]
-    # The estimator with the weights that were kept says the same of these pairs.
-    estimator = StereoDepthEstimator(StereoConfig(weights=str(best)))
-    judged = evaluate(StereoTask(), sets, {"kept": estimator}, show_progress=False).rows[0]["metrics"]
+    # The estimator with the weights of that step says the same of these pairs; fresh ones nearly tie between hypotheses.
+    last = str(best.with_name("last.safetensors"))
+    estimator = StereoDepthEstimator(StereoConfig(weights=last, engine="torch", precision="float32"))
+    judged = evaluate(StereoTask(), sets, {"last": estimator}, show_progress=False).rows[0]["metrics"]
     assert row["street/epe"] == pytest.approx(judged["epe"], rel=1e-3)
     assert row["street/d1"] == pytest.approx(judged["d1"], abs=0.5)
 
