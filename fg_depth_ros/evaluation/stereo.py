@@ -16,7 +16,7 @@ from fg_depth_ros.evaluation.reports import figures
 from fg_depth_ros.evaluation.task import Task
 from fg_depth_ros.geometry import disparity_to_depth
 from fg_depth_ros.geometry.depth_colour import colour_disparity
-from fg_depth_ros.inference import NetworkMatcher, StereoDepthEstimator
+from fg_depth_ros.inference import NetworkMatcher, StereoConfig, StereoDepthEstimator
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,11 @@ class StereoTask(Task):
         return _method(method).matcher
 
     def estimate(self, runner: Any, inputs: tuple[Any, ...]) -> np.ndarray:
-        """Run a matcher; an estimator begins its search where the node does, which follows ``doffs``."""
-        return super().estimate(runner, inputs if isinstance(runner, StereoDepthEstimator) else inputs[:2])
+        """Run a matcher; an estimator or a network begins its search where the node does, which follows ``doffs``."""
+        left, right, doffs = inputs
+        if isinstance(runner, NetworkMatcher):
+            return runner.match(left, right, StereoConfig().search_start(doffs)).disparity
+        return super().estimate(runner, inputs if isinstance(runner, StereoDepthEstimator) else (left, right))
 
     def compare(
         self, method: Any, answer: np.ndarray, truth: np.ndarray, sample: StereoSample, inputs: tuple[Any, ...]

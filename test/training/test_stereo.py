@@ -352,7 +352,7 @@ def test_real_pairs_are_evaluated_at_every_validation(tmp_path):
     sets = open_stereo_sets([write_pairs(tmp_path / "street")])
     best = train_stereo(StereoTraining(out=str(tmp_path / "run"), steps=1, **SMALL), StereoTask().validation(sets))
     _, row = [json.loads(line) for line in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()]
-    # The estimator with the weights of that step says the same of these pairs; fresh ones nearly tie between hypotheses.
+    # The estimator with the weights of that step says the same of these pairs. Hypotheses of fresh ones nearly tie.
     last = str(best.with_name("last.safetensors"))
     estimator = StereoDepthEstimator(StereoConfig(weights=last, engine="torch", precision="float32"))
     judged = evaluate(StereoTask(), sets, {"last": estimator}, show_progress=False).rows[0]["metrics"]
