@@ -63,19 +63,19 @@ class StereoTask(Task):
         """What to know about the table."""
         return [
             "all pixels with truth (noc: those that the right camera sees); a pixel without an answer counts as wrong; "
-            "EPE over answered pixels"
+            "EPE over answered pixels; the search begins at 0, where no true disparity of a pair is negative"
         ]
 
     def inputs(self, sample: StereoSample, methods: Sequence[Any]) -> tuple[Any, ...]:
-        """Read left and right image, and ``doffs`` of the rig, 0 without one."""
-        return (*sample.images(), sample.doffs)
+        """Read left and right image, and ``search_doffs`` of the sample."""
+        return (*sample.images(), search_doffs(sample))
 
     def runner(self, method: Any, inputs: tuple[Any, ...]) -> Any:
         """Return the matcher."""
         return _method(method).matcher
 
     def estimate(self, runner: Any, inputs: tuple[Any, ...]) -> np.ndarray:
-        """Run a matcher; an estimator or a network begins its search where the node does, which follows ``doffs``."""
+        """Run a matcher; an estimator or a network begins its search as ``search_doffs`` says."""
         left, right, doffs = inputs
         if isinstance(runner, NetworkMatcher):
             return runner.match(left, right, StereoConfig().search_start(doffs)).disparity
@@ -120,6 +120,16 @@ class StereoTask(Task):
     def method_of(self, network: nn.Module) -> NetworkMatcher:
         """Wrap a stereo network."""
         return NetworkMatcher(network, "network")
+
+
+def search_doffs(sample: StereoSample) -> float:
+    """Return the ``doffs`` that the search for a sample follows, px: 0 where its true disparities begin there.
+
+    Benchmarks are defined by a search from 0; a rig whose principal points differ sees far surfaces below it, and the
+    node searches for those.
+    """
+    truth = sample.truth()
+    return sample.doffs if truth is not None and (truth < 0).any() else 0.0
 
 
 def _method(method: Any) -> StereoMethod:

@@ -14,6 +14,7 @@ import numpy as np
 
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.evaluation.reports.report import Report
+from fg_depth_ros.evaluation.stereo import search_doffs
 from fg_depth_ros.geometry import left_right_difference
 from fg_depth_ros.inference import StereoDepthEstimator
 
@@ -63,10 +64,11 @@ def collect(estimator: StereoDepthEstimator, samples: Iterable[StereoSample]) ->
         if truth is None:
             continue
         left, right = sample.images()
-        found = estimator.match(left, right, sample.doffs)
+        doffs = search_doffs(sample)
+        found = estimator.match(left, right, doffs)
         if found.sigma is None:
             raise ValueError(f"{estimator.model_name} gives no uncertainty: choose a network")
-        backward = estimator.match(right[:, ::-1], left[:, ::-1], sample.doffs).disparity[:, ::-1]
+        backward = estimator.match(right[:, ::-1], left[:, ::-1], doffs).disparity[:, ::-1]
         difference = left_right_difference(found.disparity, backward)
         known = np.isfinite(truth) & np.isfinite(found.disparity)
         errors.append(np.abs(found.disparity - truth)[known])

@@ -268,7 +268,7 @@ def test_a_bag_called_all_does_not_replace_the_figures_of_all_bags(tmp_path, mon
 
 def test_the_report_names_the_engine_that_ran(tmp_path, monkeypatch):
     stereo = use_fixed(monkeypatch)["stereo"]
-    stereo._method.runner = SimpleNamespace(engine="openvino", precision="bfloat16", compiling=False)
+    stereo._method.runner = SimpleNamespace(engine="openvino", precision="bfloat16", compiling=False, failure=None)
 
     def fails_and_is_replaced(left, right, doffs=0.0, scale=None):
         stereo._method.runner.engine, stereo._method.runner.precision = "torch", "float32"

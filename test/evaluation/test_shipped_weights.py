@@ -24,14 +24,19 @@ from fg_depth_ros.inference import (
 )
 from fg_depth_ros.networks import load_model
 from fg_depth_ros.synthesis.world.samples import world_samples
+from fg_depth_ros.training.stereo.config import SHIPPED_OPTIONS
 
 # Folder below the public stereo sets: end-point error px, bad-2 %, D1 %.
 BOUNDS = {
-    "motorcycle": (1.36, 8.8, 7.4),
-    "kitti2015": (1.38, 10.5, 6.6),
-    "middlebury2005": (1.5, 14.5, 11.1),
-    "middlebury2006": (1.12, 8.8, 6.6),
+    "motorcycle": (1.24, 8.3, 7.0),
+    "kitti2015": (1.35, 10.1, 6.5),
+    "middlebury2005": (1.44, 13.8, 10.8),
+    "middlebury2006": (1.12, 8.3, 6.6),
 }
+
+
+def test_a_fresh_training_has_the_shipped_network():
+    assert load_model("flownet_stereo")[0].options == SHIPPED_OPTIONS
 
 
 def judged(samples):
@@ -96,7 +101,7 @@ def test_max_sigma_takes_out_flying_points_and_few_good_ones():
 
 @pytest.mark.slow
 def test_good_pixels_are_borne_out_by_the_images(public_data):
-    """At most 1 % fewer of those within 3 px of the truth, in every single pair."""
+    """At most 1 % fewer of those within 3 px of the truth, in every single pair, unless the truth is not, either."""
     estimator = StereoDepthEstimator(StereoConfig(photometric_check=False))
     names = ("kitti2015", "middlebury2005", "middlebury2006")
     samples = [sample for name in names for sample in open_stereo_folder(public_data / "stereo" / name)]
@@ -107,7 +112,8 @@ def test_good_pixels_are_borne_out_by_the_images(public_data):
         good = np.abs(found - truth) <= 3
         support = photometric_support(*pair, found)
         assert support.fault is None and support.agreement > 0.6, sample.name
-        assert support.pixels[good].mean() > 0.99, sample.name
+        exact = photometric_support(*pair, np.where(np.isfinite(truth), truth, found)).pixels
+        assert support.pixels[good].mean() > min(0.99, exact[good].mean() - 0.001), sample.name
 
 
 @pytest.mark.slow

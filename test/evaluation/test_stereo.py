@@ -137,12 +137,18 @@ def test_an_answer_of_another_size_is_refused(tmp_path):
         evaluate_planes(tmp_path, {"half": lambda left, right: np.zeros((48, 80), np.float32)})
 
 
-def test_an_estimator_searches_where_the_node_does_and_a_function_gets_two_images():
+@pytest.mark.parametrize("far", [False, True])
+def test_an_estimator_searches_from_zero_or_where_the_node_does_and_a_function_gets_two_images(far):
+    """The search begins at 0 as in the benchmarks, unless a true disparity of the pair is negative."""
     sgbm, sample, shapes = StereoDepthEstimator(StereoConfig(model="sgbm")), motorcycle(), []
+    if far:
+        truth = sample.truth()
+        truth[:2] = -20.0
+        sample = replace(sample, disparity=truth)
 
     def function(*images):
         shapes.append([image.shape for image in images])
-        return sgbm.match(*images, sample.rig.doffs).disparity
+        return sgbm.match(*images, sample.rig.doffs if far else 0.0).disparity
 
     methods = {"estimator": sgbm, "function": function}
     report = evaluate(StereoTask(), {"Motorcycle": [sample]}, methods, show_progress=False)

@@ -75,7 +75,7 @@ def test_pairs_are_compared_pixel_by_pixel(tmp_path):
     samples = open_stereo_folder(write_pairs(tmp_path))
     matcher = FakeMatcher()
     found = collect(matcher, samples)  # type: ignore[arg-type]
-    assert matcher.doffs == [4.0] * 4  # of two pairs, both ways
+    assert matcher.doffs == [0.0] * 4  # of two pairs, both ways: no true disparity is negative
     assert found.error[found.scores[SIGMA] > 1] == pytest.approx(3.0)
     assert found.error[found.scores[SIGMA] < 1] == pytest.approx(0.0, abs=1e-5)
     assert found.area_above_best(SIGMA) == pytest.approx(0.0, abs=1e-6)

@@ -205,9 +205,11 @@ class EngineRunner:
         for name, found, expected in zip(self._program.outputs, run(*images), reference, strict=True):
             if found.shape != expected.shape:
                 raise EngineError(f"{name} has the shape {found.shape} instead of {expected.shape}")
-            difference = float(np.abs(found - expected).mean())
-            limit = _TOLERANCE[self.precision] * float(np.abs(expected).mean()) + 1e-3
-            if not difference <= limit:  # NaN fails too
+            typical = float(np.abs(expected).mean())
+            # A pixel counts for a typical value at most: where hypotheses nearly tie, rounding may choose another one.
+            difference = float(np.minimum(np.abs(found - expected), typical).mean())
+            limit = _TOLERANCE[self.precision] * typical + 1e-3
+            if not (np.isfinite(found).all() and difference <= limit):
                 raise EngineError(f"{name} differs from PyTorch by {difference:.3g} in the mean; {limit:.3g} may be")
 
     def _fail(self, when: str, error: Exception) -> None:
