@@ -194,7 +194,7 @@ def test_a_spoilt_network_comes_nearer_to_the_truth_that_it_never_sees(tmp_path)
     with torch.no_grad():
         for value in network.parameters():
             if value.ndim == 4:
-                value += 0.25 * value.std() * torch.randn(value.shape, generator=generator)
+                value += 0.6 * value.std() * torch.randn(value.shape, generator=generator)
     spoilt = save_checkpoint(tmp_path / "spoilt.safetensors", network, ModelCard(card.name, card.options))
 
     def walls(first, count):
@@ -203,14 +203,14 @@ def test_a_spoilt_network_comes_nearer_to_the_truth_that_it_never_sees(tmp_path)
 
     config = StereoFinetuning(
         out=str(tmp_path / "run"), weights=str(tmp_path / "spoilt.safetensors"), steps=10, width=128, height=96,
-        workers=0, validation_scenes=2, learning_rate=4e-4, anchor=1.0, validate_minutes=60,
+        workers=0, validation_scenes=2, learning_rate=2e-4, anchor=1.0, validate_minutes=60,
     )  # fmt: skip
     best = train_self_supervised(config, PairSplit({"a": walls(0, 16)}, {"a": walls(16, 20)}, {"a": walls(20, 24)}))
     rows = [json.loads(line) for line in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()]
     before, after = rows[0], rows[-1]
     assert before["step"] == 0 and after["step"] == 10
     assert after["unexplained"] < before["unexplained"]
-    assert after["test:a/epe"] < 0.9 * before["test:a/epe"]
+    assert after["test:a/epe"] < 0.5 * before["test:a/epe"]
     assert after["test:a/agreement"] >= before["test:a/agreement"]
     said = load_checkpoint(best)[1].description
     assert said["parent"]["sha256"] == spoilt.sha256 and said["data"] == "16 pairs of a"
