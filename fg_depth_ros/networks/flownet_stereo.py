@@ -272,7 +272,7 @@ class PixelComparison(nn.Module):
 def _difference_kernel() -> torch.Tensor:
     """Return the kernel that takes the differences of ``PixelComparison``, 4 (2R + 2) x 2 x 2 x (2R + 2).
 
-    As one convolution of stride 2 it is several times faster in an engine than shifts that are put together.
+    As one convolution of stride 2 it is faster in an engine than shifted images that are concatenated.
     """
     kernel = torch.zeros(2 * _NEAR + 2, 2, 2, 2, 2, 2 * _NEAR + 2)  # what, row and column in the cell; image, place
     for row in range(2):
