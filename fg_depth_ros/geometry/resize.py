@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 _SMALLEST = 16  # px
+_AREA_WEIGHT = 0.2  # of an unlike area against an unlike shape
 
 
 def scaled_size(width: int, height: int, scale: float) -> tuple[int, int]:
@@ -16,10 +17,22 @@ def scaled_size(width: int, height: int, scale: float) -> tuple[int, int]:
 
 
 def size_with_area(width: int, height: int, area: float, multiple: int = 32) -> tuple[int, int]:
-    """Return the size, multiples of ``multiple`` px, that keeps the shape and comes closest to an area in px^2."""
-    sides = math.sqrt(area * width / height), math.sqrt(area * height / width)
-    wide, tall = (max(multiple, round(side / multiple) * multiple) for side in sides)
-    return wide, tall
+    """Return the size, multiples of ``multiple`` px, that keeps the shape best at about an area in px^2.
+
+    A tenth more or less area counts as much as a stretch by 2 %.
+    """
+    ideal = math.sqrt(area * width / height)
+    sizes = [
+        (wide, max(multiple, round(wide * height / width / multiple) * multiple))
+        for wide in range(multiple, max(multiple, math.ceil(2 * ideal)) + 1, multiple)
+    ]
+
+    def misfit(size: tuple[int, int]) -> float:
+        wide, tall = size
+        stretch, larger = math.log(wide * height / (tall * width)), math.log(wide * tall / area)
+        return math.hypot(stretch, _AREA_WEIGHT * larger)
+
+    return min(sizes, key=misfit)
 
 
 def resize_image(image: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -34,13 +34,13 @@ class ByRow(nn.Module):
 def test_depth_is_resized_as_inverse_depth_and_scaled_by_the_focal_length() -> None:
     network = ByRow()
     method = NetworkMono(network, "by_row")
-    image = np.zeros((96, 128, 3), np.uint8)
+    image = np.zeros((72, 128, 3), np.uint8)
     depth = method.depth(image, fx=200.0)
-    # As many pixels as 64x32 in the shape 4:3 are 52x39; the nearest multiples of 32 are 64 and 32.
+    # As many pixels as 64x32 in the shape 16:9 are 60x34; the multiples of 32 beside it are 64 and 32.
     assert network.seen == [(1, 3, 32, 64)]
     # At the network's width the focal length is 200 * 64 / 128 = 100 px, twice its own.
     rows = np.linspace(0.1, 0.5, 32, dtype=np.float32)[:, None].repeat(64, 1)
-    expected = 2.0 / cv2.resize(rows, (128, 96), interpolation=cv2.INTER_LINEAR)
+    expected = 2.0 / cv2.resize(rows, (128, 72), interpolation=cv2.INTER_LINEAR)
     assert depth.dtype == np.float32
     np.testing.assert_allclose(depth, expected, rtol=1e-5)
 
@@ -55,11 +55,11 @@ def test_the_same_view_at_another_resolution_has_the_same_depth() -> None:
 @pytest.mark.parametrize(
     ("width", "height", "scale", "expected"),
     [
-        (1344, 372, 1.0, (672, 192)),
+        (1344, 372, 1.0, (704, 192)),  # 666 x 184; 672x192 would be 3 % too narrow
         (1280, 384, 1.0, (640, 192)),
-        (640, 480, 1.0, (416, 288)),  # 404.8 x 303.6
+        (640, 480, 1.0, (384, 288)),  # 404.8 x 303.6; 416x288 would be 8 % too wide
         (640, 480, 2.0, (800, 608)),
-        (100, 4000, 1.0, (64, 2208)),
+        (100, 4000, 1.0, (64, 2560)),
         (640, 480, 0.1, (32, 32)),
     ],
 )
@@ -67,6 +67,19 @@ def test_input_size(width: int, height: int, scale: float, expected: tuple[int, 
     network = ByRow()
     network.width, network.height = 640, 192
     assert NetworkMono(network, "by_row", scale=scale).input_size(width, height) == expected
+
+
+@pytest.mark.parametrize("trained_at", [(480, 160), (640, 192), (512, 384)])
+@pytest.mark.parametrize(
+    "image", [(640, 480), (672, 376), (752, 480), (848, 480), (1242, 375), (1280, 720), (1280, 800), (1344, 372),
+              (1920, 1080), (1920, 1200), (2208, 1242)],
+)  # fmt: skip
+def test_pictures_of_usual_cameras_keep_their_shape(image: tuple[int, int], trained_at: tuple[int, int]) -> None:
+    network = ByRow()
+    network.width, network.height = trained_at
+    width, height = NetworkMono(network, "by_row").input_size(*image)
+    assert width / height == pytest.approx(image[0] / image[1], rel=0.06)
+    assert width * height == pytest.approx(trained_at[0] * trained_at[1], rel=0.25)
 
 
 @pytest.fixture(scope="module")
