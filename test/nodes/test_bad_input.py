@@ -20,7 +20,7 @@ from fg_depth_ros.nodes.common.codes import CALIBRATION_FAULTS, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, fault_codes
 from fg_depth_ros.nodes.common.synchronizing import INPUTS, StereoMessages
 from fg_depth_ros.nodes.stereo_depth import worker
-from fg_depth_ros.nodes.stereo_depth.rectification import FeatureCheck
+from fg_depth_ros.nodes.stereo_depth.pair_checks import FeatureCheck
 
 SCENE = wall()
 GOOD = pair_messages(SCENE)

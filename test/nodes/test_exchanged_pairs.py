@@ -13,7 +13,7 @@ from fg_depth_ros.data.io.messages import MessageError, MessageFault, stamp_ns
 from fg_depth_ros.geometry import Support
 from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator, StereoEstimate
 from fg_depth_ros.nodes.common.synchronizing import INPUTS
-from fg_depth_ros.nodes.stereo_depth.rectification import ExchangeCheck
+from fg_depth_ros.nodes.stereo_depth.pair_checks import SwappedPairCheck
 
 TOPICS = {name: f"/{name}" for name in INPUTS}
 FRAME = 100_000_000  # ns
@@ -24,7 +24,7 @@ class Stream:
 
     def __init__(self, **config: object) -> None:
         self.estimator = StereoDepthEstimator(StereoConfig(**config))
-        self.check = ExchangeCheck(TOPICS)
+        self.check = SwappedPairCheck(TOPICS)
         self.stamp = 10**18
 
     def send(self, scene: Scene, *, exchanged: bool = False, after: int = FRAME) -> StereoEstimate:
@@ -102,7 +102,7 @@ def test_pairs_of_another_time_say_nothing() -> None:
 def test_only_a_sudden_change_is_matched_by_features(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ordinary pairs pay for a median, not for features."""
     matched: list[int] = []
-    module = "fg_depth_ros.nodes.stereo_depth.rectification.match_features"
+    module = "fg_depth_ros.nodes.stereo_depth.pair_checks.match_features"
     monkeypatch.setattr(module, lambda *_: matched.append(1))
     scene = wall()
     stream = Stream(model="sgbm", max_disparity=64)

@@ -18,7 +18,7 @@ from fg_depth_ros.data.io import messages
 from fg_depth_ros.networks import ModelCard, create_model, save_checkpoint
 from fg_depth_ros.nodes.common.codes import FaultCode
 from fg_depth_ros.nodes.common.synchronizing import INPUTS
-from fg_depth_ros.nodes.stereo_depth.rectification import VerticalFlowCheck
+from fg_depth_ros.nodes.stereo_depth.pair_checks import VerticalFlowCheck
 from fg_depth_ros.nodes.stereo_depth.worker import TemporalFlow
 
 SECOND = 1_000_000_000

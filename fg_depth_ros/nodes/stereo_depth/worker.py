@@ -42,7 +42,7 @@ from fg_depth_ros.nodes.stereo_depth.outputs import (
     TOPICS,
     StereoOutputs,
 )
-from fg_depth_ros.nodes.stereo_depth.rectification import ExchangeCheck, FeatureCheck, VerticalFlowCheck
+from fg_depth_ros.nodes.stereo_depth.pair_checks import FeatureCheck, SwappedPairCheck, VerticalFlowCheck
 
 _STOP_SECONDS = 30.0
 _PAIRS_WITHOUT_DEPTH = 5  # in a row, before that is a fault
@@ -70,7 +70,7 @@ class StereoWorker:
         self._statistics, self._faults = statistics, faults
         self._decoder = PairDecoder(topics)
         self._features, self._vertical_flow = FeatureCheck(topics), VerticalFlowCheck(topics)
-        self._exchange = ExchangeCheck(topics)
+        self._swapped_pair = SwappedPairCheck(topics)
         self._temporal, self._mono = TemporalFlow(), MonoDepth(models.mono, faults)
         self._topics = topics
         self._rig: StereoRig | None = None  # of the last pair
@@ -159,7 +159,7 @@ class StereoWorker:
         if images.right is not None:
             if images.rig is not self._rig:
                 self._features.reset(rectified_inside=self._decoder.rectified_inside != "no")
-                self._exchange.reset()
+                self._swapped_pair.reset()
                 self._vertical_flow.reset()
                 self._temporal.reset()
                 self._rig = images.rig
@@ -194,7 +194,7 @@ class StereoWorker:
             raise _Dropped(DropReason.OUT_OF_MEMORY) from error
         self._report_scale(estimator, images.rig)
         try:
-            self._exchange.check(images.left, images.right, found, stamp)
+            self._swapped_pair.check(images.left, images.right, found, stamp)
         except MessageError:
             # The next pairs are checked before they are matched.
             self._features.reset(rectified_inside=self._decoder.rectified_inside != "no")

@@ -1,4 +1,4 @@
-"""Whether the images of a pair are its cameras' and rectified: by features, dense flow, and the pairs before."""
+"""Check each pair for swapped cameras and poor rectification."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class FeatureCheck:
         )
 
 
-class ExchangeCheck:
+class SwappedPairCheck:
     """Finds single pairs whose images are exchanged, by the pairs before. Not thread-safe.
 
     Where the search begins at infinity, an exchanged pair cannot be matched, and its images agree no more; where the
