@@ -38,7 +38,8 @@ from fg_depth_ros.inference import (
 from fg_depth_ros.networks import ModelCard, create_model, import_checkpoint, save_checkpoint
 from fg_depth_ros.nodes.common.codes import INPUTS, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import fault_codes
-from fg_depth_ros.nodes.common.synchronizing import images_beside, input_topics
+from fg_depth_ros.nodes.common.missing_pairs import images_beside
+from fg_depth_ros.nodes.common.synchronizing import input_topics
 
 SCENE = wall()
 PAIR = pair_messages(SCENE)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from std_msgs.msg import Header
-from support.waiting import wait_until
 
 from fg_depth_ros.compat import message_filters as drop_in
 from fg_depth_ros.compat.message_filters import SimpleFilter
 from fg_depth_ros.nodes.common.codes import FaultCode
-from fg_depth_ros.nodes.common.synchronizing import INPUTS, NewestSlot, PairSynchronizer, StereoMessages, why_silent
+from fg_depth_ros.nodes.common.missing_pairs import explain_no_pair, why_silent
+from fg_depth_ros.nodes.common.synchronizing import INPUTS, PairSynchronizer, StereoMessages
 
 LEFT, RIGHT, LEFT_INFO, RIGHT_INFO = range(4)
 
@@ -206,7 +206,7 @@ def test_says_that_stamps_never_match_and_what_to_do(filters: Any) -> None:
         at = 10.0 + 0.1 * frame
         rig.send(at, at + 0.02, at, at + 0.02)
     assert rig.pairs == []
-    text = rig.sync.why_no_pair(lambda name: 1, lambda name: f"/camera/{name}")
+    text = explain_no_pair(rig.sync.unpaired, lambda name: 1, lambda name: f"/camera/{name}")
     assert "the nearest are 0.020000 s apart" in text
     assert "/camera/left/image_rect 10.500000" in text
     assert "/camera/right/image_rect 10.520000" in text
@@ -217,7 +217,7 @@ def test_the_advice_of_a_wider_slop_works(filters: Any) -> None:
     rig = Rig(filters, approximate=True, slop=0.005)
     rig.send(10.0, 10.02, 10.0, 10.02)
     assert rig.pairs == []
-    assert "raise sync_slop above 0.020000" in rig.sync.why_no_pair(lambda name: 1, str)
+    assert "raise sync_slop above 0.020000" in explain_no_pair(rig.sync.unpaired, lambda name: 1, str)
     wider = Rig(filters, approximate=True, slop=0.02)
     wider.send(10.0, 10.02, 10.0, 10.02)
     assert len(wider.pairs) == 1
@@ -226,7 +226,7 @@ def test_the_advice_of_a_wider_slop_works(filters: Any) -> None:
 def test_says_which_input_is_silent(filters: Any) -> None:
     rig = Rig(filters)
     rig.send(1.0, None, 1.0, None)
-    text = rig.sync.why_no_pair(lambda name: 0 if name == "right/image_rect" else 2, str)
+    text = explain_no_pair(rig.sync.unpaired, lambda name: 0 if name == "right/image_rect" else 2, str)
     assert "no message on right/image_rect (it has no publisher" in text
     assert "no message on right/camera_info (2 publisher(s) are there, but nothing comes" in text
     assert "left" not in text
@@ -258,17 +258,17 @@ def test_images_that_are_lost_while_their_camera_info_comes_are_those_that_do_no
     for frame in range(5):
         send(10.0 + 0.1 * frame)
     assert rig.sync.stall_code == FaultCode.IMAGES_LOST
-    text = rig.sync.why_no_pair(lambda name: 1, lambda name: f"/{name}")
+    text = explain_no_pair(rig.sync.unpaired, lambda name: 1, lambda name: f"/{name}")
     for side in ("left", "right"):
         assert f"no message on /{side}/image_rect (1 publisher(s) are there, and camera_info comes, but no" in text
     assert all(words in text for words in said)
     assert not_said not in text
-    assert "it has no publisher" in rig.sync.why_no_pair(lambda name: 0, str)
+    assert "it has no publisher" in explain_no_pair(rig.sync.unpaired, lambda name: 0, str)
     # some arrive, never both of a pair: no matter of stamps
     for frame in range(5, 10):
         send(10.0 + 0.1 * frame, *([frame % 2] if frame > 7 else []))
     assert rig.pairs == [] and rig.sync.stall_code == FaultCode.IMAGES_LOST
-    text = rig.sync.why_no_pair(lambda name: 1, lambda name: f"/{name}")
+    text = explain_no_pair(rig.sync.unpaired, lambda name: 1, lambda name: f"/{name}")
     assert "only 1 images of 10 camera_infos came on /left/image_rect" in text and "sync_slop" not in text
     send(20.0, 0, 1)
     assert len(rig.pairs) == 1 and rig.sync.stall_code == FaultCode.NO_PAIRS
@@ -373,39 +373,6 @@ def test_the_right_camera_is_gone_when_its_calibration_never_came(filters: Any) 
     assert rig.sync.silent_right(0.0) == "right/camera_info"
 
 
-# ---- the slot -------------------------------------------------------------------------------------------------
-
-
-def test_the_slot_holds_the_newest() -> None:
-    slot: NewestSlot[int] = NewestSlot()
-    assert slot.put(1) is None
-    assert slot.put(2) == 1
-    assert slot.put(3) == 2
-    assert slot.get() == 3
-    assert slot.get(timeout=0.01) is None
-
-
-@pytest.mark.timeout(60)
-def test_a_worker_waits_for_the_slot_and_ends_with_it() -> None:
-    slot: NewestSlot[int] = NewestSlot()
-    taken: list[int | None] = []
-
-    def work() -> None:
-        while (item := slot.get()) is not None:
-            taken.append(item)
-        taken.append(None)
-
-    worker = threading.Thread(target=work)
-    worker.start()
-    for item in (1, 2):
-        slot.put(item)
-        wait_until(lambda item=item: item in taken, period=0.001)
-    assert slot.close() is None
-    worker.join()
-    assert taken == [1, 2, None]
-    assert slot.get() is None
-
-
 # ---- camera_info that comes rarely, and messages without a stamp ----------------------------------------------------
 
 
@@ -469,7 +436,7 @@ def test_lost_compressed_images_are_not_taken_for_raw_ones(
                 source.signalMessage(sent)
     assert rig.sync.stall_code == FaultCode.IMAGES_LOST
     topics = {name: f"/{name}" + (f"/{transport}" if "image" in name else "") for name in INPUTS}
-    text = rig.sync.why_no_pair(lambda name: 1, topics.__getitem__)
+    text = explain_no_pair(rig.sync.unpaired, lambda name: 1, topics.__getitem__)
     assert said in text and not_said not in text
     quiet = why_silent(1, topics["left/image_rect"])
     assert "QoS" in quiet and "shared" not in quiet and "shared memory" in why_silent(1, "/left/image_rect")
@@ -482,7 +449,7 @@ def test_messages_without_a_stamp_form_no_pair_and_that_is_said(filters: Any) ->
         rig.send(float(k + 1), float(k + 1), 0.0, 0.0)
     assert rig.pairs == []
     assert rig.sync.unstamped == ["left/camera_info", "right/camera_info"]
-    why = rig.sync.why_no_pair(lambda name: 1, lambda name: f"/{name}")
+    why = explain_no_pair(rig.sync.unpaired, lambda name: 1, lambda name: f"/{name}")
     assert "/left/camera_info, /right/camera_info have no stamp (it is 0)" in why
     assert "sync_slop above" not in why
 
@@ -550,7 +517,7 @@ def test_clocks_that_differ_are_told_from_a_slop_that_is_too_small(filters: Any)
     for frame in range(1, 9):
         at = 10.0 + frame / 30
         rig.send(at, at + 99.7, at, at + 99.7)
-    text = rig.sync.why_no_pair(lambda name: 1, str)
+    text = explain_no_pair(rig.sync.unpaired, lambda name: 1, str)
     assert "farther than one image from the next (0.033" in text
     assert "synchronise the clocks" in text
     assert "sync_slop above" not in text

@@ -1,16 +1,15 @@
-"""From four input streams to pairs, and to left images without a right one; and a slot that holds the newest."""
+"""From four input streams to pairs, and to left images without a right one."""
 
 from __future__ import annotations
 
 import copy
 import statistics
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo
@@ -18,13 +17,11 @@ from sensor_msgs.msg import CameraInfo
 from fg_depth_ros.compat import load_message_filters
 from fg_depth_ros.compat.message_filters import SimpleFilter
 from fg_depth_ros.data.io.messages import stamp_ns
-from fg_depth_ros.data.io.video_packets import IMAGE_TRANSPORTS, split_transport
+from fg_depth_ros.data.io.video_packets import IMAGE_TRANSPORTS
 from fg_depth_ros.nodes.common.codes import INPUTS, FaultCode
-from fg_depth_ros.nodes.common.environment import LARGE_PROFILE, profile_for, profile_for_bytes
 from fg_depth_ros.nodes.common.message_classes import message_class
+from fg_depth_ros.nodes.common.missing_pairs import LostImages, UnpairedInputs
 from fg_depth_ros.nodes.common.parameters import AtStart, DeclaredParameters, Parameter
-
-T = TypeVar("T")
 
 SYNC_PARAMETERS = (
     AtStart("approximate_sync", False, "Match stamps that differ by up to `sync_slop`. Without it they must be equal."),
@@ -106,37 +103,6 @@ class StereoMessages:
         return stamp_ns(self.left.header)
 
 
-class NewestSlot(Generic[T]):
-    """Holds at most one item for a worker thread: a newer one replaces the one that waits."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._item: T | None = None
-        self._closed = False
-
-    def put(self, item: T) -> T | None:
-        """Store an item. Returns the one that it replaced, if any."""
-        with self._changed:
-            replaced, self._item = self._item, item
-            self._changed.notify()
-        return replaced
-
-    def get(self, timeout: float | None = None) -> T | None:
-        """Wait for an item and remove it. None after ``timeout`` seconds, or once the slot is closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._item is not None or self._closed, timeout)
-            item, self._item = self._item, None
-            return None if self._closed else item
-
-    def close(self) -> T | None:
-        """Let ``get`` return None from now on. Returns the item that still waited."""
-        with self._changed:
-            self._closed = True
-            item, self._item = self._item, None
-            self._changed.notify_all()
-        return item
-
-
 class _Gate(SimpleFilter):
     """An input of the synchroniser: counts its messages, and keeps upstream's queue from starving."""
 
@@ -193,7 +159,7 @@ class PairSynchronizer:
     partner was lost is left out, not paired with the next one.
 
     A camera_info that comes once, or rarely, holds for the later images of its camera until another one comes. A stamp
-    of 0 is none: such messages are left out, and ``why_no_pair`` says so, unless ``allow_unstamped``.
+    of 0 is none: such messages are left out, and listed in ``unstamped``, unless ``allow_unstamped``.
 
     Args:
         sources: filters of the four inputs, in the order of INPUTS.
@@ -308,60 +274,33 @@ class PairSynchronizer:
         image, info = self._gate(name), self._gate(_CAMERAS[name])
         if info.since_match < _INFOS_WITHOUT_IMAGE or 2 * image.since_match > info.since_match:
             return None
-        return LostImages(int(getattr(info.last, "width", 0)), int(getattr(info.last, "height", 0)), image.largest)
+        return LostImages(
+            int(getattr(info.last, "width", 0)),
+            int(getattr(info.last, "height", 0)),
+            image.largest,
+            image.since_match,
+            info.since_match,
+        )
 
     def _lost_images(self) -> dict[str, LostImages]:
         """Image inputs that get few or no messages while their camera_info arrives, with what is known of them."""
         return {name: lost for name in _CAMERAS if (lost := self.lost_images(name)) is not None}
 
-    def why_no_pair(
-        self,
-        publishers: Callable[[str], int],
-        topic: Callable[[str], str],
-        others: Callable[[str], Sequence[str]] = lambda name: (),
-    ) -> str:
-        """Explain why no pairs form, with the stamps and what to do.
-
-        ``publishers``: input name -> number of publishers; ``topic``: input name -> resolved topic;
-        ``others``: input name -> topics that might be meant instead.
-        """
-        if unstamped := self.unstamped:
-            return (
-                f"the messages on {', '.join(map(topic, unstamped))} have no stamp (it is 0), and nothing tells which "
-                "belong together: let the driver fill header.stamp with the time of the exposure "
-                "(stereo_depth_node with allow_unstamped pairs them by their arrival instead)"
-            )
-        silent = [
-            gate.name
-            for gate in self._gates
-            if gate.since_match == 0 and not (gate.last is not None and gate.name in _CAMERAS.values())
-        ]
-        if silent:
-            lost = self._lost_images()
-            said = {name: why_silent(publishers(name), topic(name), others(name), lost.get(name)) for name in silent}
-            return "; ".join(f"no message on {topic(name)} ({said[name]})" for name in silent)
-        if lost := {name: found for name, found in self._lost_images().items() if publishers(name)}:
-            counts = {name: (self._gate(name), self._gate(_CAMERAS[name])) for name in lost}
-            return "; ".join(
-                f"only {image.since_match} images of {info.since_match} camera_infos came on {topic(name)}: "
-                f"{lost[name].why(topic(name))}"
-                for name, (image, info) in counts.items()
-            )
-        apart, period = self._apart(), self._period()
-        stamps = ", ".join(f"{topic(gate.name)} {(gate.last_stamp or 0) / 1e9:.6f}" for gate in self._gates)
-        mode, way_out = "their stamps must be equal", f"set approximate_sync to true and sync_slop above {apart:.6f}"
-        if self._approximate:
-            mode = f"their stamps may differ by sync_slop = {self._slop:g} s"
-            way_out = f"raise sync_slop above {apart:.6f}"
-        if period is not None and apart > 0.75e-9 * period:  # of streams that overlap it is at most half
-            way_out = (
-                f"synchronise the clocks that stamp them (chrony, PTP): they are farther than one image from the next "
-                f"({period * 1e-9:.6f} s) apart, and a wider sync_slop would pair images of different moments"
-            )
-        return (
-            f"messages come on every input but none belong together: {mode}, and the nearest are "
-            f"{apart:.6f} s apart (newest stamps: {stamps}); trigger both cameras together and copy the "
-            f"image's stamp to its camera_info, or {way_out}"
+    @property
+    def unpaired(self) -> UnpairedInputs:
+        """What is known of the inputs, to explain by it why no pairs form."""
+        return UnpairedInputs(
+            unstamped=self.unstamped,
+            silent=[
+                gate.name
+                for gate in self._gates
+                if gate.since_match == 0 and not (gate.last is not None and gate.name in _CAMERAS.values())
+            ],
+            lost_images=self._lost_images(),
+            last_stamps={gate.name: gate.last_stamp or 0 for gate in self._gates},
+            smallest_gap=self._apart(),
+            period=self._period(),
+            slop=self._slop if self._approximate else None,
         )
 
     def _gate(self, name: str) -> _Gate:
@@ -489,73 +428,3 @@ def clock_has_ended(node: Node) -> bool:
     """Whether simulated time ran, and nobody publishes it any more: a recording was played to its end."""
     clock = node.get_clock()
     return bool(clock.ros_time_is_active and clock.now().nanoseconds and not node.count_publishers("/clock"))
-
-
-def images_beside(node: Node, topic: str) -> list[str]:
-    """Return the image topics beside one that somebody publishes, such as image_rect_color or image_raw."""
-    base, transport = split_transport(topic)
-    kind, suffix, namespace = IMAGE_TRANSPORTS[transport], topic.removeprefix(base), base.rpartition("/")[0]
-    found = (name.removesuffix(suffix) for name, kinds in node.get_topic_names_and_types() if kind in kinds)
-    beside = sorted(name for name in found if name.rpartition("/")[0] == namespace)
-    return [name for name in beside if node.count_publishers(name + suffix)]
-
-
-def why_silent(publishers: int, topic: str, others: Sequence[str] = (), lost: LostImages | None = None) -> str:
-    """Explain why a topic with so many publishers is silent.
-
-    ``others``: topics that might be meant instead. ``lost``: what is known of its images where their camera_info
-    arrives.
-    """
-    if publishers == 0 and others:
-        return f"it has no publisher: remap it to {' or '.join(others)}, or start the camera driver"
-    if publishers == 0:
-        return "it has no publisher: start the camera driver, or remap the topic"
-    if lost is not None:
-        return f"{publishers} publisher(s) are there, and camera_info comes, but no image: {lost.why(topic)}"
-    advice = "check that they run, and their QoS"
-    if split_transport(topic)[1] == "raw":
-        advice = (
-            "check that they run, their QoS, and that large images fit into the shared memory of Fast DDS "
-            "(docs/install.md)"
-        )
-    return f"{publishers} publisher(s) are there, but nothing comes: {advice}"
-
-
-@dataclass(frozen=True)
-class LostImages:
-    """Images of which few or none arrive while the camera_info of their camera does."""
-
-    width: int
-    """By the camera_info; 0 = not known."""
-    height: int
-    largest: int
-    """Bytes of the largest one that came."""
-
-    def why(self, topic: str) -> str:
-        """Explain why they get lost and small messages of the same camera do not."""
-        known, transport = self.width > 0 and self.height > 0, split_transport(topic)[1]
-        raw = 3 * self.width * self.height
-        if transport == "raw":
-            profile = profile_for(self.width, self.height) if known else LARGE_PROFILE
-            what = f"images of {self.width}x{self.height} ({1e-6 * raw:.0f} MB in colour)" if known else "they"
-            if profile is None:
-                return "check that the driver publishes them, and the network between"
-            return _too_large(what, profile)
-        if (profile := profile_for_bytes(self.largest)) is not None:
-            return _too_large(f"compressed images of {1e-6 * self.largest:.1f} MB", profile)
-        advice = (
-            f"check that the encoder sends them (ros2 topic hz {topic}); where the network loses them, lower their "
-            f"rate or quality, or let both sides be reliable (qos_overrides.{topic}.subscription.reliability: reliable)"
-        )
-        png = 0 if self.largest or transport != "compressed" else raw // 4  # or more, of a camera's image
-        if (profile := profile_for_bytes(png)) is not None:
-            advice += "; if they are PNG, " + _too_large(f"{1e-6 * png:.1f} MB or more", profile)
-        return advice
-
-
-def _too_large(what: str, profile: str) -> str:
-    return (
-        f"{what} do not fit into the shared-memory segment of Fast DDS in the process that publishes them: start the "
-        f"camera driver with FASTDDS_DEFAULT_PROFILES_FILE set to {profile} of fg_depth_ros (docs/install.md); from "
-        "another machine, the network loses them"
-    )

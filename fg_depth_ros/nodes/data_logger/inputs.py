@@ -26,6 +26,7 @@ from fg_depth_ros.geometry import RigError, StereoRig
 from fg_depth_ros.nodes.common.codes import FaultCode
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, RateMeter
 from fg_depth_ros.nodes.common.message_loss import MessageLoss
+from fg_depth_ros.nodes.common.missing_pairs import explain_no_pair
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
 from fg_depth_ros.nodes.common.qos import CameraInfoSubscription, naming_overrides, overridable, subscription_events
 from fg_depth_ros.nodes.common.synchronizing import (
@@ -144,7 +145,9 @@ class LoggerInputs:
             self._faults.forget("pairs")
             return
         topics = self.topics
-        why = self._sync.why_no_pair(lambda name: int(self._node.count_publishers(topics[name])), topics.__getitem__)
+        why = explain_no_pair(
+            self._sync.unpaired, lambda name: int(self._node.count_publishers(topics[name])), topics.__getitem__
+        )
         self._faults.report("pairs", WARN, f"no stereo pair for {waited:.0f} s: {why}", code=self._sync.stall_code)
 
     def values(self) -> dict[str, str]:

@@ -13,6 +13,7 @@ from fg_depth_ros.compat import load_message_filters
 from fg_depth_ros.compat.message_filters import SimpleFilter
 from fg_depth_ros.nodes.common.codes import DropReason, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, PairStatistics, RateMeter
+from fg_depth_ros.nodes.common.missing_pairs import LostImages, explain_no_pair, images_beside, why_silent
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
 from fg_depth_ros.nodes.common.qos import (
     CameraInfoSubscription,
@@ -23,13 +24,10 @@ from fg_depth_ros.nodes.common.qos import (
 )
 from fg_depth_ros.nodes.common.synchronizing import (
     INPUTS,
-    LostImages,
     PairSynchronizer,
     StereoMessages,
     clock_has_ended,
-    images_beside,
     input_types,
-    why_silent,
 )
 from fg_depth_ros.nodes.common.video import PacketSubscriber, VideoStream
 
@@ -142,7 +140,7 @@ class StereoInputs:
         if problems := [problem for name in INPUTS if (problem := self._video_problem(name)) is not None]:
             why, code = "; ".join(problems), FaultCode.VIDEO_NOT_DECODED
         else:
-            why = self._sync.why_no_pair(self._publishers, self._topics.__getitem__, self._others)
+            why = explain_no_pair(self._sync.unpaired, self._publishers, self._topics.__getitem__, self._others)
             code = self._sync.stall_code
         self._faults.report("pairs", WARN, f"no stereo pair for {waited:.0f} s: {why}", code)
 

@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -31,7 +31,7 @@ from fg_depth_ros.nodes.common.codes import DropReason, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, PairStatistics
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
 from fg_depth_ros.nodes.common.rectifying import PairRectifier
-from fg_depth_ros.nodes.common.synchronizing import NewestSlot, StereoMessages
+from fg_depth_ros.nodes.common.synchronizing import StereoMessages
 from fg_depth_ros.nodes.stereo_depth.models import ModelHost, NodeModels
 from fg_depth_ros.nodes.stereo_depth.mono import MonoDepth
 from fg_depth_ros.nodes.stereo_depth.outputs import (
@@ -43,6 +43,8 @@ from fg_depth_ros.nodes.stereo_depth.outputs import (
     StereoOutputs,
 )
 from fg_depth_ros.nodes.stereo_depth.pair_checks import FeatureCheck, SwappedPairCheck, VerticalFlowCheck
+
+T = TypeVar("T")
 
 _STOP_SECONDS = 30.0
 _PAIRS_WITHOUT_DEPTH = 5  # in a row, before that is a fault
@@ -376,6 +378,37 @@ class StereoWorker:
             "free memory, then set inference_scale again"
         )
         self._faults.report("memory", ERROR, text, code=FaultCode.OUT_OF_MEMORY)
+
+
+class NewestSlot(Generic[T]):
+    """Holds at most one item for a worker thread: a newer one replaces the one that waits."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._item: T | None = None
+        self._closed = False
+
+    def put(self, item: T) -> T | None:
+        """Store an item. Returns the one that it replaced, if any."""
+        with self._changed:
+            replaced, self._item = self._item, item
+            self._changed.notify()
+        return replaced
+
+    def get(self, timeout: float | None = None) -> T | None:
+        """Wait for an item and remove it. None after ``timeout`` seconds, or once the slot is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._item is not None or self._closed, timeout)
+            item, self._item = self._item, None
+            return None if self._closed else item
+
+    def close(self) -> T | None:
+        """Let ``get`` return None from now on. Returns the item that still waited."""
+        with self._changed:
+            self._closed = True
+            item, self._item = self._item, None
+            self._changed.notify_all()
+        return item
 
 
 class _Dropped(Exception):
