@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import statistics
 import time
 from collections import deque
@@ -103,10 +104,10 @@ class StereoMessages:
         return stamp_ns(self.left.header)
 
 
-class _Gate(SimpleFilter):
-    """An input of the synchroniser: counts its messages, and keeps upstream's queue from starving."""
+class _Input(SimpleFilter):
+    """An input of the synchroniser: passes messages on to message_filters, and counts them."""
 
-    def __init__(self, source: Any, name: str, take: Callable[[_Gate, Any, int], int | None]) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
         self.received = 0
@@ -120,34 +121,24 @@ class _Gate(SimpleFilter):
         self.last_stamp: int | None = None
         self._gaps: deque[int] = deque(maxlen=_GAPS)
         self.last_arrival = time.monotonic()  # of a message; before the first one, when the waiting began
-        self._take = take
-        self.before: Callable[[_Gate, int], None] = lambda gate, stamp: None
-        self.after: Callable[[_Gate, int], None] = lambda gate, stamp: None
-        source.registerCallback(self.on_message)
-
-    def on_message(self, message: Any) -> None:
-        """Add a message of the subscription."""
-        self.received += 1
-        self.last_arrival = time.monotonic()
-        self.largest = max(self.largest, len(getattr(message, "data", ())))
-        stamp = self._take(self, message, stamp_ns(message.header))
-        if stamp is not None:
-            self.put(message, stamp)
 
     @property
     def period(self) -> float | None:
         """Median of the time between the newest messages by their stamps, ns; None before a few have come."""
         return statistics.median(self._gaps) if len(self._gaps) >= _FEWEST_GAPS else None
 
-    def put(self, message: Any, stamp: int) -> None:
-        """Hand a message with this stamp, ns, to the synchroniser."""
-        self.before(self, stamp)
+    def count_arrival(self, message: Any) -> None:
+        """Count a message of the subscription."""
+        self.received += 1
+        self.last_arrival = time.monotonic()
+        self.largest = max(self.largest, len(getattr(message, "data", ())))
+
+    def count_stamp(self, stamp: int) -> None:
+        """Count a message that is to be matched by this stamp, ns."""
         self.since_match += 1
         if self.last_stamp is not None and stamp > self.last_stamp:
             self._gaps.append(stamp - self.last_stamp)
         self.last_stamp = stamp
-        self.signalMessage(message)
-        self.after(self, stamp)
 
 
 class PairSynchronizer:
@@ -198,45 +189,45 @@ class PairSynchronizer:
         self._allow_unstamped, self._now = allow_unstamped, now
         self._without_info = dict.fromkeys(_CAMERAS, 0)  # images since the last camera_info
         self._rare_info = dict.fromkeys(_CAMERAS, False)  # camera_infos come more rarely than images
-        self._gates = [_Gate(source, name, self._take) for source, name in zip(sources, INPUTS, strict=True)]
+        self._inputs = {name: _Input(name) for name in INPUTS}
         for name, info in (infos or {}).items():
-            self._gate(name).last = info
+            self._inputs[name].last = info
         approximate = approximate or allow_unstamped
         if approximate:
             # Upstream matches differences below the slop only; a nanosecond more makes it "up to".
-            self._sync = filters.ApproximateTimeSynchronizer(self._gates, queue_size, slop + 1e-9)
+            self._sync = filters.ApproximateTimeSynchronizer([*self._inputs.values()], queue_size, slop + 1e-9)
         else:
-            self._sync = filters.TimeSynchronizer(self._gates, queue_size)
+            self._sync = filters.TimeSynchronizer([*self._inputs.values()], queue_size)
         self._sync.registerCallback(self._matched)
         self._queues = dict(zip(INPUTS, self._sync.queues, strict=True))
-        for gate in self._gates:
-            gate.before, gate.after = self._before, self._after
         self._queue_size, self._approximate, self._slop = queue_size, approximate, slop
         self._slop_ns = round(slop * 1e9) if approximate else 0
         self.matched = 0
         self.last_match = time.monotonic()
+        for source, each in zip(sources, self._inputs.values(), strict=True):
+            source.registerCallback(functools.partial(self._on_message, each))
 
     @property
     def infos(self) -> dict[str, Any]:
         """Input name -> the newest camera_info, of those that have come."""
-        return {name: last for name in _CAMERAS.values() if (last := self._gate(name).last) is not None}
+        return {name: last for name in _CAMERAS.values() if (last := self._inputs[name].last) is not None}
 
     def received(self, name: str) -> int:
         """Return the number of messages of an input."""
-        return self._gate(name).received
+        return self._inputs[name].received
 
     def silent(self, name: str) -> float:
         """Return the seconds since the last message of an input, or since the start before the first one."""
-        return time.monotonic() - self._gate(name).last_arrival
+        return time.monotonic() - self._inputs[name].last_arrival
 
     def silent_right(self, timeout: float) -> str | None:
         """Return the right camera's input that has been silent for ``timeout`` seconds while left images arrive.
 
         None where there is none: a single left image may be that of the next pair of a slow camera.
         """
-        if self._gate(_LEFT_IMAGE).since_match < 2:
+        if self._inputs[_LEFT_IMAGE].since_match < 2:
             return None
-        inputs = [_RIGHT_IMAGE, *([_RIGHT_INFO] if self._gate(_RIGHT_INFO).last is None else [])]
+        inputs = [_RIGHT_IMAGE, *([_RIGHT_INFO] if self._inputs[_RIGHT_INFO].last is None else [])]
         longest = max(inputs, key=self.silent)
         return longest if self.silent(longest) >= timeout else None
 
@@ -250,17 +241,17 @@ class PairSynchronizer:
         received + repeated = matched + waiting + unmatched; camera_infos that are only kept for images to come are not
         counted in it.
         """
-        gate = self._gate(name)
-        return gate.received - gate.held + gate.repeated - self.matched - self.waiting(name)
+        found = self._inputs[name]
+        return found.received - found.held + found.repeated - self.matched - self.waiting(name)
 
     def repeated(self, name: str) -> int:
         """Return how often a camera_info was taken for an image that came without one."""
-        return self._gate(name).repeated
+        return self._inputs[name].repeated
 
     @property
     def unstamped(self) -> list[str]:
         """Inputs whose messages are left out since they have no stamp."""
-        return [gate.name for gate in self._gates if gate.unstamped and gate.since_match == 0]
+        return [each.name for each in self._inputs.values() if each.unstamped and each.since_match == 0]
 
     @property
     def stall_code(self) -> FaultCode:
@@ -271,7 +262,7 @@ class PairSynchronizer:
 
     def lost_images(self, name: str) -> LostImages | None:
         """Return what is known of the images of an input, where its camera_info arrives and most of them do not."""
-        image, info = self._gate(name), self._gate(_CAMERAS[name])
+        image, info = self._inputs[name], self._inputs[_CAMERAS[name]]
         if info.since_match < _INFOS_WITHOUT_IMAGE or 2 * image.since_match > info.since_match:
             return None
         return LostImages(
@@ -292,23 +283,20 @@ class PairSynchronizer:
         return UnpairedInputs(
             unstamped=self.unstamped,
             silent=[
-                gate.name
-                for gate in self._gates
-                if gate.since_match == 0 and not (gate.last is not None and gate.name in _CAMERAS.values())
+                each.name
+                for each in self._inputs.values()
+                if each.since_match == 0 and not (each.last is not None and each.name in _CAMERAS.values())
             ],
             lost_images=self._lost_images(),
-            last_stamps={gate.name: gate.last_stamp or 0 for gate in self._gates},
-            smallest_gap=self._apart(),
+            last_stamps={each.name: each.last_stamp or 0 for each in self._inputs.values()},
+            smallest_gap=self._smallest_gap(),
             period=self._period(),
             slop=self._slop if self._approximate else None,
         )
 
-    def _gate(self, name: str) -> _Gate:
-        return next(gate for gate in self._gates if gate.name == name)
-
-    def _apart(self) -> float:
+    def _smallest_gap(self) -> float:
         """Return the seconds between the stamps that are nearest to a match: the slop that would be needed."""
-        last = {gate.name: [] if gate.last_stamp is None else [gate.last_stamp] for gate in self._gates}
+        last = {each.name: [] if each.last_stamp is None else [each.last_stamp] for each in self._inputs.values()}
         stamps = [list(queue) or last[name] for name, queue in self._queues.items()]
         spans = []
         for anchor in stamps[0]:
@@ -318,57 +306,88 @@ class PairSynchronizer:
 
     def _period(self) -> float | None:
         """Return the time between the images of the faster camera, ns; None where it is not known."""
-        return min((p for name in _CAMERAS if (p := self._gate(name).period) is not None), default=None)
+        return min((p for name in _CAMERAS if (p := self._inputs[name].period) is not None), default=None)
 
-    def _take(self, gate: _Gate, message: Any, stamp: int) -> int | None:
+    def _on_message(self, input_: _Input, message: Any) -> None:
+        input_.count_arrival(message)
+        stamp = self._matching_stamp(input_, message)
+        if stamp is None:
+            return
+        if input_.name in _CAMERAS:
+            self._repeat_info(input_, stamp)
+        self._add(input_, message, stamp)
+
+    def _add(self, input_: _Input, message: Any, stamp: int) -> None:
+        """Hand a message with this stamp, ns, to message_filters."""
+        self._drop_unmatchable(input_, stamp)
+        self._drop_after_time_jump(input_, stamp)
+        input_.count_stamp(stamp)
+        input_.signalMessage(message)
+        self._report_left_only(input_, stamp)
+
+    def _matching_stamp(self, input_: _Input, message: Any) -> int | None:
         """Return the stamp under which a message that arrived is matched; None where it is not."""
+        stamp = stamp_ns(message.header)
         unstamped = stamp == 0
         if unstamped and not self._allow_unstamped:
-            gate.unstamped += 1
+            input_.unstamped += 1
             return None
-        gate.last, gate.by_arrival = message, unstamped
-        image = next((image for image, info in _CAMERAS.items() if info == gate.name), None)
+        input_.last, input_.by_arrival = message, unstamped
+        image = next((image for image, info in _CAMERAS.items() if info == input_.name), None)
         if image is not None:  # a camera_info
             self._rare_info[image] = self._without_info[image] >= _IMAGES_WITHOUT_INFO
             self._without_info[image] = 0
-            if unstamped or self._gate(image).by_arrival:
-                gate.held += 1
+            if unstamped or self._inputs[image].by_arrival:
+                input_.held += 1
                 return None
-            return stamp
-        if unstamped:
+        elif unstamped:
             stamp = self._now()
             message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 1_000_000_000)
-        self._repeat_info(gate, stamp)
         return stamp
 
-    def _repeat_info(self, image: _Gate, stamp: int) -> None:
+    def _repeat_info(self, image: _Input, stamp: int) -> None:
         """Take the newest camera_info again for the images of its camera that came without one."""
-        info = self._gate(_CAMERAS[image.name])
+        info = self._inputs[_CAMERAS[image.name]]
         self._without_info[image.name] += 1
         self._rare_info[image.name] |= self._without_info[image.name] >= _IMAGES_WITHOUT_INFO
         if info.last is None or not (self._rare_info[image.name] or info.by_arrival or image.by_arrival):
             return
-        waiting, there = self._queues[image.name], self._queues[info.name]
+        waiting, queue = self._queues[image.name], self._queues[info.name]
         for missing in sorted({*waiting, stamp}):
-            if all(abs(found - missing) > self._slop_ns for found in there):
+            if all(abs(found - missing) > self._slop_ns for found in queue):
                 repeated = copy.copy(info.last)
                 repeated.header = copy.deepcopy(info.last.header)
                 repeated.header.stamp.sec, repeated.header.stamp.nanosec = divmod(missing, 1_000_000_000)
                 info.repeated += 1
-                info.put(repeated, missing)
+                self._add(info, repeated, missing)
 
-    def _before(self, gate: _Gate, stamp: int) -> None:
+    def _drop_unmatchable(self, input_: _Input, stamp: int) -> None:
+        """Remove what waits for an earlier message of this input that was lost, before a message is added.
+
+        Within a slop wider than half a period it would be paired with this one, and every later image with the next.
+        """
+        period = None if self._allow_unstamped else self._period()  # times of arrival jitter by more
+        if period is None or self._slop_ns <= period / 2:
+            return
+        queue = self._queues[input_.name]
+        with self._sync.lock:
+            for name, partners in self._queues.items():
+                if name != input_.name:
+                    for other in [o for o in partners if stamp - o > period / 2]:
+                        if all(abs(mine - other) > period / 2 for mine in queue):
+                            del partners[other]
+
+    def _drop_after_time_jump(self, input_: _Input, stamp: int) -> None:
         """Remove messages that wait from before a backward jump of time, before a message is added.
 
         Upstream keeps the largest stamps of a full queue. After a jump back those are the old ones, which no
         partner will ever come for, and every new message would be thrown out in their place.
         """
-        queue = self._queues[gate.name]
-        self._remove_widowed(gate, stamp)
-        if gate.last_stamp is not None and stamp < gate.last_stamp and self._on_time_jump is not None:
-            back = (gate.last_stamp - stamp) * 1e-9
+        queue = self._queues[input_.name]
+        if input_.last_stamp is not None and stamp < input_.last_stamp and self._on_time_jump is not None:
+            back = (input_.last_stamp - stamp) * 1e-9
             if back * 1e9 > _JUMP_BACK_NS:
-                self._on_time_jump(gate.name, back)
+                self._on_time_jump(input_.name, back)
         if not queue or stamp >= max(queue):
             return
         starved = len(queue) >= self._queue_size and stamp < min(queue)
@@ -377,32 +396,16 @@ class PairSynchronizer:
                 for future in [waiting for waiting in queue if waiting > stamp]:
                     del queue[future]
 
-    def _remove_widowed(self, gate: _Gate, stamp: int) -> None:
-        """Remove what waits for an earlier message of this input that was lost, before a message is added.
-
-        Within a slop wider than half a period it would be paired with this one, and every later image with the next.
-        """
-        period = None if self._allow_unstamped else self._period()  # times of arrival jitter by more
-        if period is None or self._slop_ns <= period / 2:
-            return
-        there = self._queues[gate.name]
-        with self._sync.lock:
-            for name, queue in self._queues.items():
-                if name != gate.name:
-                    for other in [o for o in queue if stamp - o > period / 2]:
-                        if all(abs(mine - other) > period / 2 for mine in there):
-                            del queue[other]
-
-    def _after(self, gate: _Gate, stamp: int) -> None:
+    def _report_left_only(self, input_: _Input, stamp: int) -> None:
         """Report a left image that waits, with its camera_info, for the right camera; after a message was added."""
-        if self._on_left_only is None or gate.name not in (_LEFT_IMAGE, _LEFT_INFO):
+        if self._on_left_only is None or input_.name not in (_LEFT_IMAGE, _LEFT_INFO):
             return
-        other = _LEFT_INFO if gate.name == _LEFT_IMAGE else _LEFT_IMAGE
-        waiting, partners = self._queues[gate.name], self._queues[other]
+        other = _LEFT_INFO if input_.name == _LEFT_IMAGE else _LEFT_IMAGE
+        waiting, partners = self._queues[input_.name], self._queues[other]
         partner = min(partners, key=lambda s: abs(s - stamp), default=None)
         if stamp not in waiting or partner is None or abs(partner - stamp) > self._slop_ns:
             return
-        image, info = (stamp, partner) if gate.name == _LEFT_IMAGE else (partner, stamp)
+        image, info = (stamp, partner) if input_.name == _LEFT_IMAGE else (partner, stamp)
         if image == self._last_left_only:
             return
         self._last_left_only = image
@@ -411,8 +414,8 @@ class PairSynchronizer:
     def _matched(self, left: Any, right: Any, left_info: Any, right_info: Any) -> None:
         self.matched += 1
         self.last_match = time.monotonic()
-        for gate in self._gates:
-            gate.since_match = 0
+        for each in self._inputs.values():
+            each.since_match = 0
         self._guarded(self._on_pair, StereoMessages(left, right, left_info, right_info))
 
     def _guarded(self, callback: Callable[..., None], *arguments: Any) -> None:
