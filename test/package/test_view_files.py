@@ -31,7 +31,7 @@ def test_rviz_shows_topics_of_their_type_with_relative_names(repository: Path) -
         # Relative, so that the launch file's namespace and remappings hold.
         topic, kind = display["Topic"]["Value"], display["Class"].rpartition("/")[2]
         assert topic in KNOWN, topic
-        assert topic not in TOPICS or TOPICS[topic].__name__ == RVIZ_KINDS[kind], topic
+        assert topic not in TOPICS or TOPICS[topic].type.__name__ == RVIZ_KINDS[kind], topic
         assert display["Topic"]["Reliability Policy"] == "Best Effort", "a reliable one would miss best-effort cameras"
     assert manager["Global Options"]["Fixed Frame"] == FRAME
 
@@ -65,7 +65,10 @@ def test_foxglove_shows_topics_of_the_node(repository: Path) -> None:
         assert topic == "/diagnostics" or topic.removeprefix("/") in KNOWN, topic
     for name, config in layout["configById"].items():
         if name.startswith("Image!"):
-            assert TOPICS.get(config["imageMode"]["imageTopic"][1:], TOPICS["mask/image"]) is TOPICS["mask/image"]
+            assert (
+                TOPICS.get(config["imageMode"]["imageTopic"][1:], TOPICS["mask/image"]).type
+                is TOPICS["mask/image"].type
+            )
     assert layout["configById"]["3D!cloud"]["followTf"] == FRAME
     assert layout["configById"]["DiagnosticStatusPanel!pairs"]["selectedName"] == "stereo_depth_node: pairs"
 

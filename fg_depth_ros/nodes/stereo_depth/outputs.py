@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -37,19 +37,6 @@ from fg_depth_ros.nodes.common.qos import naming_overrides, overridable, publish
 from fg_depth_ros.nodes.common.synchronizing import StereoMessages
 from fg_depth_ros.nodes.stereo_depth.parameters import CLOUD_EVERYWHERE
 
-# In the order of publication: the outputs that are used most come first.
-TOPICS: dict[str, type] = {
-    "depth/image_rect": Image,
-    "depth/camera_info": CameraInfo,
-    "disparity": DisparityImage,
-    "disparity/image_color": Image,
-    "depth/sigma": Image,
-    "mask/image": Image,
-    "mask/labels": Image,
-    "flow/image": Image,
-    "flow/image_color": Image,
-    "points2": PointCloud2,
-}
 MONO_TOPIC = "mono_depth/image_rect"
 TEMPORAL_TOPICS: dict[str, type] = {"temporal_flow/image": Image, "temporal_flow/image_color": Image}
 
@@ -75,6 +62,15 @@ _REPEAT_SECONDS = 10.0  # between two log lines of one cause
 _NETWORK_STEP = float(np.spacing(np.float32(128.0)))
 
 
+class _Pair(NamedTuple):
+    """What the messages of a pair are made of; ``left``: the left image, uint8, H x W or H x W x 3 RGB."""
+
+    estimate: StereoEstimate
+    left: np.ndarray
+    messages: StereoMessages
+    header: Header
+
+
 class StereoOutputs:
     """The publishers of a lifecycle node, and the messages made from estimates. Parameters are read at each pair.
 
@@ -90,7 +86,7 @@ class StereoOutputs:
                 self._tf = subscribe_frames(node, self._frames.add)
             except ValueError as error:
                 self._no_frames = f"/tf: {error}"
-        topics = TOPICS | {MONO_TOPIC: Image} | TEMPORAL_TOPICS
+        topics = {name: output.type for name, output in TOPICS.items()} | {MONO_TOPIC: Image} | TEMPORAL_TOPICS
         if parameters["publish_compressed"]:
             topics = topics | dict.fromkeys(COMPRESSED_TOPICS.values(), CompressedImage)
         self._publishers: dict[str, Any] = {}
@@ -104,7 +100,11 @@ class StereoOutputs:
     def subscribed(self) -> set[str]:
         """Return the outputs that have subscribers, raw or compressed, by the names of the raw ones."""
         topics = TOPICS.keys() | TEMPORAL_TOPICS.keys() | {MONO_TOPIC}
-        return {name for name in topics if self._heard(name) or self._heard(COMPRESSED_TOPICS.get(name, ""))}
+        return {
+            name
+            for name in topics
+            if self._has_subscribers(name) or self._has_subscribers(COMPRESSED_TOPICS.get(name, ""))
+        }
 
     def publish(
         self, topics: Collection[str], estimate: StereoEstimate, left: np.ndarray, messages: StereoMessages
@@ -113,11 +113,11 @@ class StereoOutputs:
 
         ``left``: the left image, uint8, H x W or H x W x 3 RGB.
         """
-        header = output_header(messages)
-        if not self._heard("points2"):
+        if not self._has_subscribers("points2"):
             self._faults.forget("cloud")
-        for name in TOPICS:
-            if name in topics and (message := self._message(name, estimate, left, messages, header)) is not None:
+        pair = _Pair(estimate, left, messages, output_header(messages))
+        for name, output in TOPICS.items():
+            if name in topics and (message := output.build(self, pair)) is not None:
                 self._send(name, message)
 
     def publish_mono(self, topics: Collection[str], depth: np.ndarray, messages: StereoMessages) -> None:
@@ -156,16 +156,16 @@ class StereoOutputs:
                 **overridable(QoSProfile(depth=2, reliability=ReliabilityPolicy.RELIABLE)),
             )
 
-    def _heard(self, topic: str) -> bool:
+    def _has_subscribers(self, topic: str) -> bool:
         return topic in self._publishers and self._publishers[topic].get_subscription_count() > 0
 
     def _send(self, name: str, message: Any) -> None:
         """Publish the message of an output, raw and compressed, for those who subscribe to it."""
         packed = COMPRESSED_TOPICS.get(name, "")
-        if not self._heard(packed):
+        if not self._has_subscribers(packed):
             self._publishers[name].publish(message)
             return
-        if self._heard(name):
+        if self._has_subscribers(name):
             self._publishers[name].publish(message)
         if packed.endswith(SUFFIX):
             limits = self._parameters["min_depth"], self._parameters["max_depth"]
@@ -174,59 +174,64 @@ class StereoOutputs:
             quality = None if name in _LOSSLESS else self._parameters["jpeg_quality"]
             self._publishers[packed].publish(fill_compressed(CompressedImage(), message, quality))
 
-    def _message(
-        self, name: str, estimate: StereoEstimate, left: np.ndarray, messages: StereoMessages, header: Header
-    ) -> Any:
-        """Return the message of an output; None where the model does not give it."""
-        parameters = self._parameters
-        if name == "depth/image_rect":
-            return fill_depth(Image(), estimate.depth, parameters["depth_encoding"], header)
-        if name == "depth/camera_info":
-            # The depth image has the left image's size, so the left camera_info fits it; but for the header.
-            info = messages.left_info
-            fields = {name: getattr(info, name) for name in info.get_fields_and_field_types() if name != "header"}
-            # Depth and points are in the left camera's own frame, wherever its P has its origin (P[3], P[7], P[11]).
-            fields["p"] = np.asarray(info.p) * _OWN_FRAME
-            return CameraInfo(header=header, **fields)
-        if name == "disparity":
-            assert estimate.searched is not None
-            return disparity_message(
-                # What is masked needs no completing, and mono depth is no match.
-                np.where(estimate.matched_mask, estimate.matched, np.float32(np.nan)),
-                estimate.rig,
-                header,
-                estimate.searched,
-                increment=_BLOCK_STEP if estimate.config.model in CLASSICAL_STEREO else _NETWORK_STEP,
-            )
-        if name == "disparity/image_color":
-            assert estimate.searched is not None
-            # As in the DisparityImage: 0 is infinity, and the colours end where the search does, or at the largest.
-            moved = np.where(estimate.matched_mask, estimate.matched, np.float32(np.nan)) + estimate.rig.doffs
-            last = float(estimate.searched.last + estimate.rig.doffs)
-            farthest = max(last, 1.0) if estimate.searched.limited else None
-            return fill_image(Image(), colour_disparity(moved, farthest), "rgb8", header)
-        if name == "depth/sigma":
-            if estimate.depth_sigma is None:
-                self._node.get_logger().warning(
-                    f"depth/sigma is not published: model {estimate.config.model} gives no uncertainty; use "
-                    "flownet_stereo",
-                    throttle_duration_sec=_REPEAT_SECONDS,
-                )
-                return None
-            return fill_image(Image(), np.asarray(estimate.depth_sigma, np.float32), "32FC1", header)
-        if name == "mask/image":
-            return fill_image(Image(), estimate.mask.view(np.uint8) * np.uint8(255), "mono8", header)
-        if name == "mask/labels":
-            return fill_image(Image(), estimate.labels, "8UC1", header)
-        if name == "flow/image":
-            return fill_image(Image(), estimate.flow, "32FC2", header)
-        if name == "flow/image_color":
-            return fill_image(Image(), colour_flow(estimate.flow), "rgb8", header)
-        assert name == "points2"
-        return self._cloud(estimate, left, header)
+    def _depth(self, pair: _Pair) -> Image:
+        return fill_depth(Image(), pair.estimate.depth, self._parameters["depth_encoding"], pair.header)
 
-    def _cloud(self, estimate: StereoEstimate, left: np.ndarray, header: Header) -> PointCloud2 | None:
+    def _depth_camera_info(self, pair: _Pair) -> CameraInfo:
+        # The depth image has the left image's size, so the left camera_info fits it; but for the header.
+        info = pair.messages.left_info
+        fields = {name: getattr(info, name) for name in info.get_fields_and_field_types() if name != "header"}
+        # Depth and points are in the left camera's own frame, wherever its P has its origin (P[3], P[7], P[11]).
+        fields["p"] = np.asarray(info.p) * _OWN_FRAME
+        return CameraInfo(header=pair.header, **fields)
+
+    def _disparity(self, pair: _Pair) -> DisparityImage:
+        estimate = pair.estimate
+        assert estimate.searched is not None
+        return disparity_message(
+            # What is masked needs no completing, and mono depth is no match.
+            np.where(estimate.matched_mask, estimate.matched, np.float32(np.nan)),
+            estimate.rig,
+            pair.header,
+            estimate.searched,
+            increment=_BLOCK_STEP if estimate.config.model in CLASSICAL_STEREO else _NETWORK_STEP,
+        )
+
+    def _disparity_colour(self, pair: _Pair) -> Image:
+        estimate = pair.estimate
+        assert estimate.searched is not None
+        # As in the DisparityImage: 0 is infinity, and the colours end where the search does, or at the largest.
+        moved = np.where(estimate.matched_mask, estimate.matched, np.float32(np.nan)) + estimate.rig.doffs
+        last = float(estimate.searched.last + estimate.rig.doffs)
+        farthest = max(last, 1.0) if estimate.searched.limited else None
+        return fill_image(Image(), colour_disparity(moved, farthest), "rgb8", pair.header)
+
+    def _sigma(self, pair: _Pair) -> Image | None:
+        """Return the uncertainty of depth; None: the model gives none."""
+        estimate = pair.estimate
+        if estimate.depth_sigma is None:
+            self._node.get_logger().warning(
+                f"depth/sigma is not published: model {estimate.config.model} gives no uncertainty; use flownet_stereo",
+                throttle_duration_sec=_REPEAT_SECONDS,
+            )
+            return None
+        return fill_image(Image(), np.asarray(estimate.depth_sigma, np.float32), "32FC1", pair.header)
+
+    def _mask(self, pair: _Pair) -> Image:
+        return fill_image(Image(), pair.estimate.mask.view(np.uint8) * np.uint8(255), "mono8", pair.header)
+
+    def _labels(self, pair: _Pair) -> Image:
+        return fill_image(Image(), pair.estimate.labels, "8UC1", pair.header)
+
+    def _flow(self, pair: _Pair) -> Image:
+        return fill_image(Image(), pair.estimate.flow, "32FC2", pair.header)
+
+    def _flow_colour(self, pair: _Pair) -> Image:
+        return fill_image(Image(), colour_flow(pair.estimate.flow), "rgb8", pair.header)
+
+    def _cloud(self, pair: _Pair) -> PointCloud2 | None:
         """Return the cloud: organised as it is, a row of points where it is thinned; None: its box cannot be placed."""
+        estimate, left, header = pair.estimate, pair.left, pair.header
         parameters = self._parameters
         stride, padded = parameters["cloud_decimation"], not parameters["avoid_point_cloud_padding"]
         near = np.where(estimate.depth <= parameters["cloud_max_depth"], estimate.depth, np.float32(np.nan))
@@ -267,6 +272,28 @@ class StereoOutputs:
             "leave cloud_frame empty for a box in the camera's frame"
         )
         return f"points2 is not published: its box is in frame '{frame}' (cloud_frame), and {why}"
+
+
+class Output(NamedTuple):
+    """An output of a pair: the type of its messages, and what makes one; that gives None where there is none."""
+
+    type: type
+    build: Callable[[StereoOutputs, _Pair], Any]
+
+
+# In the order of publication: the outputs that are used most come first.
+TOPICS = {
+    "depth/image_rect": Output(Image, StereoOutputs._depth),
+    "depth/camera_info": Output(CameraInfo, StereoOutputs._depth_camera_info),
+    "disparity": Output(DisparityImage, StereoOutputs._disparity),
+    "disparity/image_color": Output(Image, StereoOutputs._disparity_colour),
+    "depth/sigma": Output(Image, StereoOutputs._sigma),
+    "mask/image": Output(Image, StereoOutputs._mask),
+    "mask/labels": Output(Image, StereoOutputs._labels),
+    "flow/image": Output(Image, StereoOutputs._flow),
+    "flow/image_color": Output(Image, StereoOutputs._flow_colour),
+    "points2": Output(PointCloud2, StereoOutputs._cloud),
+}
 
 
 def output_header(messages: StereoMessages) -> Header:
