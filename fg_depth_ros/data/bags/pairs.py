@@ -18,7 +18,7 @@ from fg_depth_ros.data.bags.truth import TruthOptions, find_truth
 from fg_depth_ros.data.bags.video import VideoTopic
 from fg_depth_ros.data.io.calibration import open_calibration
 from fg_depth_ros.data.io.formats import MONO16_WHITE, scaled_to_uint8, white_level
-from fg_depth_ros.data.io.messages import MessageError, image_to_array
+from fg_depth_ros.data.io.messages import MessageError, MessageFault, image_to_array
 from fg_depth_ros.data.io.video_packets import split_transport
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.files import FileError
@@ -271,7 +271,8 @@ class _Messages:
             try:
                 image_to_array(message, where)
             except MessageError as error:
-                if error.reason == "unknown encoding":  # before any work is done; a damaged image is that one pair's
+                # Before any work is done; a damaged image is that one pair's.
+                if error.reason == MessageFault.UNKNOWN_ENCODING:
                     raise FileError(str(error)) from error
         elif (video := VideoTopic.of(bag, message, where)) is not None:
             self.videos[topic] = video
