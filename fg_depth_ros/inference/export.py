@@ -84,7 +84,7 @@ def export_network(
             raise ValueError(f"format '{name}' is unknown; choose one of {', '.join(FORMATS)}")
         missing = INSTALLABLE[_ENGINES[name]].missing()
         if missing is not None and (name == "openvino" or find_spec("onnx") is None):  # ONNX Runtime only checks
-            raise EngineError(f"what writes the format '{name}' is {missing}")
+            raise EngineError(f"what writes the format '{name}' {missing}")
     if model and model not in MODELS:
         raise ModelError(
             f"'{model}' is no network; choose one of {', '.join(sorted(MODELS))}; for a file use --weights"
@@ -169,7 +169,7 @@ def _opened(name: str, path: Path, program: Program) -> Callable[..., tuple[np.n
     engine = INSTALLABLE[_ENGINES[name]]
     missing = engine.missing()
     if missing is not None:
-        raise EngineError(f"{path} cannot be checked, {engine.name} is {missing}")
+        raise EngineError(f"{path} cannot be checked, {engine.name} {missing}")
     if name == "openvino":
         return load_model_file(path, program)
     return engine.load(path.read_bytes(), program, "float32", _CPU)

@@ -91,7 +91,7 @@ def calibrate(
     if scenes < 1:
         raise ValueError(f"{scenes} scenes are none; give at least 1")
     if (missing := INSTALLABLE["openvino"].missing()) is not None:
-        raise EngineError(f"int8 needs OpenVINO, which is {missing}")
+        raise EngineError(f"int8 needs OpenVINO, which {missing}")
     network, card = load_model(source)
     task = _task(card.name)
     fold_batch_norm(network)

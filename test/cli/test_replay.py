@@ -68,7 +68,7 @@ def test_report_and_page_are_written_and_what_was_left_out_is_told(tmp_path, run
 
 
 def test_an_engine_that_does_not_run_is_told(tmp_path, run, monkeypatch):
-    monkeypatch.setattr(OpenVinoEngine, "missing", lambda self: "not installed: pip install openvino")
+    monkeypatch.setattr(OpenVinoEngine, "missing", lambda self: "is not installed: pip install openvino")
     bag = stereo_bag(tmp_path / "bag", 1)
     status, text = run("replay", bag, "--out", tmp_path / "out", "--engine", "openvino", "--model", "flownet_stereo")
     assert status == 0, text

@@ -43,7 +43,7 @@ def test_a_gpu_gives_the_numbers_of_the_cpu(
 ) -> None:
     monkeypatch.setenv("FG_DEPTH_CACHE", str(tmp_path))
     if (missing := INSTALLABLE[engine].missing()) is not None:
-        pytest.skip(f"{engine} is {missing}")
+        pytest.skip(f"{engine} {missing}")
     if engine == "onnxruntime":
         runtime = pytest.importorskip("onnxruntime")
         if "CUDAExecutionProvider" not in runtime.get_available_providers():

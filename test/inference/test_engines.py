@@ -39,7 +39,7 @@ def pair(width: int = WIDTH, height: int = HEIGHT) -> tuple[np.ndarray, np.ndarr
 def needed(engine: str) -> str:
     missing = selection.INSTALLABLE[engine].missing()
     if missing is not None:
-        pytest.skip(f"{engine} is {missing}")
+        pytest.skip(f"{engine} {missing}")
     return engine
 
 
@@ -160,7 +160,7 @@ def test_auto_takes_openvino_where_it_is_installed_else_pytorch(monkeypatch: pyt
     stand_in()
     chosen = select_engine("auto", "auto", CPU)
     assert (chosen.engine.name, chosen.precision, chosen.problem) == ("openvino", "float32", None)
-    monkeypatch.setattr(StandIn, "missing", lambda self: "not installed: pip install openvino")
+    monkeypatch.setattr(StandIn, "missing", lambda self: "is not installed: pip install openvino")
     chosen = select_engine("auto", "auto", CPU)
     assert (chosen.engine.name, chosen.precision, chosen.problem) == ("torch", "float32", None)
     assert "pip install openvino" in chosen.reason

@@ -41,7 +41,7 @@ def test_an_engine_that_fails_while_the_node_runs_is_replaced_and_reported(
 def test_a_missing_engine_is_reported_with_the_command_that_installs_it(
     make: Callable[..., Bench], engine: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(StandIn, "missing", lambda self: "not installed: pip install openvino")
+    monkeypatch.setattr(StandIn, "missing", lambda self: "is not installed: pip install openvino")
     b = make(**NETWORK)
     b.listen("depth/image_rect")
     assert share_near(b.fresh_depth(PAIR), SCENE.depth) > 0.9

@@ -94,7 +94,7 @@ def test_depth_networks_are_calibrated_on_the_virtual_world(tmp_path: Path, name
 
 
 def test_openvino_that_is_missing_is_named_before_any_work(run: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(OpenVinoEngine, "missing", lambda self: "not installed: pip install openvino")
+    monkeypatch.setattr(OpenVinoEngine, "missing", lambda self: "is not installed: pip install openvino")
     status, text = run("quantize", "flownet_stereo", "--out", tmp_path / "out.safetensors")
     assert status == 1
     assert "int8 needs OpenVINO, which is not installed: pip install openvino" in text

@@ -35,7 +35,7 @@ class Engine(Protocol):
     name: str
 
     def missing(self) -> str | None:
-        """Return what is missing here, with the command that installs it; None where the engine can be used."""
+        """Return what the engine lacks here, such as "is not installed: pip install ..."; None where it can be used."""
         ...
 
     def precisions(self, device: torch.device) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ class OnnxRuntimeEngine:
     def missing(self) -> str | None:
         """See ``Engine``."""
         absent = [name for name in ("onnxruntime", "onnx") if find_spec(name) is None]
-        return f"not installed: pip install {' '.join(absent)}" if absent else None
+        return f"is not installed: pip install {' '.join(absent)}" if absent else None
 
     def precisions(self, device: torch.device) -> tuple[str, ...]:
         """See ``Engine``."""
@@ -87,11 +87,11 @@ class TensorRtEngine(OnnxRuntimeEngine):
         """See ``Engine``."""
         install = "pip install onnx onnxruntime-gpu tensorrt"
         if super().missing() is not None:
-            return f"not installed: {install}"
+            return f"is not installed: {install}"
         import onnxruntime
 
         if "TensorrtExecutionProvider" not in onnxruntime.get_available_providers():
-            return f"the installed ONNX Runtime has no TensorRT: {install}"
+            return f"needs an ONNX Runtime with TensorRT, and the installed one is without: {install}"
         return None
 
     def precisions(self, device: torch.device) -> tuple[str, ...]:

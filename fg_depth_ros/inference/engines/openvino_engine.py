@@ -33,7 +33,7 @@ class OpenVinoEngine:
     def missing(self) -> str | None:
         """See ``Engine``."""
         absent = [name for name in ("openvino", "onnx") if find_spec(name) is None]
-        return f"not installed: pip install {' '.join(absent)}" if absent else None
+        return f"is not installed: pip install {' '.join(absent)}" if absent else None
 
     def precisions(self, device: torch.device) -> tuple[str, ...]:
         """See ``Engine``: half precision and int8 where the processor computes in it."""

@@ -47,9 +47,9 @@ def select_engine(engine: str, precision: str, device: torch.device, *, int8: bo
     chosen = INSTALLABLE[engine]
     missing = chosen.missing()
     if missing is not None:
-        problem = f"engine {engine} is {missing}" if missing.startswith("not") else f"engine {engine}: {missing}"
         possible = "auto" if precision == "int8" else precision
-        return Selection(TORCH, _precision(TORCH, possible, device, int8), "instead of a missing engine", problem)
+        precision = _precision(TORCH, possible, device, int8)
+        return Selection(TORCH, precision, "instead of a missing engine", f"engine {engine} {missing}")
     if asked != "auto":
         return Selection(chosen, _precision(chosen, precision, device, int8), "as set")
     try:
@@ -63,7 +63,7 @@ def _automatic(precision: str, device: torch.device, int8: bool) -> Selection:
     if device.type != "cpu":
         reason = "the other engines are not measured on GPUs yet"
     elif (missing := openvino.missing()) is not None:
-        reason = f"OpenVINO is faster on a CPU, but it is {missing}"
+        reason = f"OpenVINO is faster on a CPU, but it {missing}"
     elif precision not in ("auto", *openvino.precisions(device)):
         reason = f"OpenVINO does not compute in {precision} on this CPU"
     else:
