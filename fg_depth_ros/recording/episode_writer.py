@@ -18,7 +18,7 @@ from fg_depth_ros.recording.definitions import Message, Topic
 from fg_depth_ros.recording.episodes import Episode, OpenFile, episode_name
 from fg_depth_ros.recording.mcap_writer import DurableFile
 from fg_depth_ros.recording.ring import Group
-from fg_depth_ros.recording.space import Space
+from fg_depth_ros.recording.space import Shortage, Space
 
 Encode = Callable[[Topic, Message], tuple[Topic, Message]]
 # Subject and text of a fault; None: it is over.
@@ -164,9 +164,9 @@ class EpisodeWriter:
             self._make_root()
             self._split_where_due(groups[0].recorded, size)
             written = self._episode.size if self._episode else 0
-            reason = self.space.room_for(size + _SLACK, current=self.episode_name, written=written, keep=self._chain)
-            if reason:
-                return self._pause(reason)
+            shortage = self.space.room_for(size + _SLACK, current=self.episode_name, written=written, keep=self._chain)
+            if shortage is not None:
+                return self._pause(shortage)
             if self._episode is None:
                 self._open(groups[0].recorded)
             assert self._episode is not None
@@ -261,11 +261,11 @@ class EpisodeWriter:
         self._fault(DISK, f"{what}; nothing is recorded until it can be written again: {way_out}")
         return self._paused
 
-    def _pause(self, reason: str) -> str:
+    def _pause(self, shortage: Shortage) -> str:
         """Pause as there is no room and no episode may be removed."""
         self._complete()
-        self._paused, self._retry_at = reason.partition(":")[0], time.monotonic() + _RETRY
-        self._fault(SPACE, f"{reason}; nothing is recorded until then")
+        self._paused, self._retry_at = shortage.code, time.monotonic() + _RETRY
+        self._fault(SPACE, f"{shortage.text}; nothing is recorded until then")
         return self._paused
 
     def _resume(self) -> None:
@@ -280,7 +280,7 @@ class EpisodeWriter:
         with suppress(OSError):
             self._make_root()
             probe.unlink(missing_ok=True)
-            if self.space.room_for(_SLACK, remove=False):
+            if self.space.room_for(_SLACK, remove=False) is not None:
                 return
             file: DurableFile = self._open_file(probe)
             try:

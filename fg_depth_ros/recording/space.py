@@ -7,9 +7,17 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from fg_depth_ros.recording import manifest
 from fg_depth_ros.recording.episodes import part_name
+
+
+class Shortage(NamedTuple):
+    """Why there is no room: a code for programs and a text for people."""
+
+    code: str
+    text: str
 
 
 class Space:
@@ -52,8 +60,10 @@ class Space:
                 self.used += _bytes(path)
         self._fresh = True
 
-    def room_for(self, size: int, *, current: str = "", written: int = 0, keep: str = "", remove: bool = True) -> str:
-        """Make room for ``size`` bytes; returns "", or why there is none. Raises OSError: the folder cannot be read.
+    def room_for(
+        self, size: int, *, current: str = "", written: int = 0, keep: str = "", remove: bool = True
+    ) -> Shortage | None:
+        """Make room for ``size`` bytes; returns None, or why there is none. Raises OSError: the folder cannot be read.
 
         Args:
             size: bytes to write.
@@ -63,34 +73,40 @@ class Space:
         """
         if not self._fresh:
             self.refresh(current)
-        if not self._lacking(size + written, size):
-            return ""
+        if self._shortage(size + written, size) is None:
+            return None
         self.refresh(current)
-        why = self._lacking(size + written, size)
+        shortage = self._shortage(size + written, size)
+        if shortage is None:
+            return None
         doomed, freed = [], 0
         for name, taken in self._episodes:
-            if name != keep and self._lacking(size + written - freed, size - freed):
+            if name != keep and self._shortage(size + written - freed, size - freed) is not None:
                 doomed.append((name, taken))
                 freed += taken
-        if self._lacking(size + written - freed, size - freed):
-            return why  # what would not be enough is not given up
-        for name, taken in doomed if remove else ():
-            self._remove(name, taken, why)
-        return self._lacking(size + written, size) if remove else ""
+        if self._shortage(size + written - freed, size - freed) is not None:
+            return shortage  # what would not be enough is not given up
+        if not remove:
+            return None
+        for name, taken in doomed:
+            self._remove(name, taken, shortage.text)
+        return self._shortage(size + written, size)
 
-    def _lacking(self, more: int, size: int) -> str:
+    def _shortage(self, more: int, size: int) -> Shortage | None:
         if self.quota and self.used + more > self.quota:
-            return (
+            return Shortage(
+                "quota",
                 f"quota: the recordings in {self.root} take {self.used + more - size:,} bytes and need {size:,} more, "
-                f"of {self.quota:,}; move some elsewhere, or raise the quota"
+                f"of {self.quota:,}; move some elsewhere, or raise the quota",
             )
         free = self.free()
         if free - size < self.floor:
-            return (
+            return Shortage(
+                "free space",
                 f"free space: {free:,} bytes are free on the disk of {self.root}, at least {self.floor:,} must stay; "
-                "make room on it, or lower free_floor"
+                "make room on it, or lower free_floor",
             )
-        return ""
+        return None
 
     def _remove(self, name: str, size: int, why: str) -> None:
         doomed = self.root / f".{name}.removed"

@@ -83,12 +83,12 @@ def test_the_quota_takes_the_oldest_by_the_manifest_not_by_name(tmp_path):
     for name in ("c", "a", "b"):
         episode(tmp_path, name, 1000)
     space = Space(tmp_path, 3500, 0)
-    assert space.room_for(500) == ""
+    assert space.room_for(500) is None
     assert names(tmp_path) == ["a", "b", "c"]
     assert space.used == 3000
-    assert space.room_for(501) == ""
+    assert space.room_for(501) is None
     assert names(tmp_path) == ["a", "b"]
-    assert space.room_for(1000, current="x", written=1000) == ""  # 2000 + 1000 + 1000 > 3500
+    assert space.room_for(1000, current="x", written=1000) is None  # 2000 + 1000 + 1000 > 3500
     assert names(tmp_path) == ["b"]
     assert removed(tmp_path) == ["c", "a"]
     assert "quota" in manifest.read(tmp_path)[-1]["why"]
@@ -101,8 +101,8 @@ def test_what_is_not_ours_stays_and_the_reason_is_said(tmp_path):
     episode(tmp_path, "episode_1", 1000)
     space = Space(tmp_path, 1500, 0)
     why = space.room_for(400, current="e", written=1200)
-    assert why.startswith("quota: the recordings in")
-    assert "take 2,200 bytes and need 400 more, of 1,500" in why
+    assert why.code == "quota"
+    assert "take 2,200 bytes and need 400 more, of 1,500" in why.text
     assert names(tmp_path) == ["episode_1", "kept_by_hand", "other"]  # its 1,000 bytes would not be enough
 
 
@@ -113,10 +113,9 @@ def test_the_episode_that_is_continued_and_parts_stay_but_count(tmp_path):
     (tmp_path / ".now.part").mkdir()
     (tmp_path / ".now.part" / "data").write_bytes(bytes(300))
     space = Space(tmp_path, 2100, 0)
-    assert space.room_for(100, current="now", written=300, keep="episode_1") == ""
-    assert "take 2,000 bytes and need 101 more, of 2,100" in space.room_for(
-        101, current="now", written=300, keep="episode_1"
-    )
+    assert space.room_for(100, current="now", written=300, keep="episode_1") is None
+    why = space.room_for(101, current="now", written=300, keep="episode_1")
+    assert "take 2,000 bytes and need 101 more, of 2,100" in why.text
     assert names(tmp_path) == [".episode_0.part", ".now.part", "episode_1"]
 
 
@@ -128,10 +127,10 @@ def test_the_floor_of_free_space(tmp_path):
         return 1000 + 1000 * (3 - len(names(path)))
 
     space = Space(tmp_path, 0, 2500, free)
-    assert space.room_for(400) == ""  # 1000 - 400 < 2500, 3000 - 400 is enough
+    assert space.room_for(400) is None  # 1000 - 400 < 2500, 3000 - 400 is enough
     assert names(tmp_path) == ["c"]
     why = space.room_for(5000)
-    assert why.startswith("free space: 3,000 bytes are free")
+    assert why.code == "free space" and "3,000 bytes are free" in why.text
     assert names(tmp_path) == ["c"]
 
 
@@ -139,8 +138,8 @@ def test_asking_only_removes_nothing(tmp_path):
     for name in ("a", "b"):
         episode(tmp_path, name, 1000)
     space = Space(tmp_path, 2000, 0)
-    assert space.room_for(1500, remove=False) == ""
-    assert "quota" in space.room_for(2500, remove=False)
+    assert space.room_for(1500, remove=False) is None
+    assert space.room_for(2500, remove=False).code == "quota"
     assert names(tmp_path) == ["a", "b"]
     assert removed(tmp_path) == []
 
@@ -151,6 +150,6 @@ def test_what_a_crash_left_of_a_removal_goes_and_a_user_may_be_faster(tmp_path):
     space = Space(tmp_path, 2500, 0)
     space.refresh()
     os.rename(tmp_path / "a", tmp_path / ".a.removed")
-    assert space.room_for(1500) == ""
+    assert space.room_for(1500) is None
     assert names(tmp_path) == ["b"]
     assert space.used == 1000
