@@ -415,6 +415,18 @@ def test_camera_infos_of_every_image_are_waited_for(filters: Any) -> None:
     assert sum(map(rig.sync.repeated, INPUTS)) == 0
 
 
+@pytest.mark.parametrize("approximate", [False, True])
+def test_a_lost_camera_info_does_not_complete_its_pair_after_later_ones(filters: Any, approximate: bool) -> None:
+    rig = Rig(filters, approximate=approximate, slop=0.01 if approximate else 0.0, queue_size=30)
+    for k in range(1, 31):
+        left_info = None if k == 5 else float(k)
+        if k in (20, 21):  # of these moments the left image arrives alone, twice in a row: camera_infos seem rare
+            rig.send(float(k), None, None, None)
+        else:
+            rig.send(float(k), float(k), left_info, float(k))
+    assert rig.seconds == [k for k in range(1, 31) if k not in (5, 20, 21)]
+
+
 @pytest.mark.parametrize(
     ("transport", "came", "said", "not_said"),
     [

@@ -346,14 +346,18 @@ class PairSynchronizer:
         return stamp
 
     def _repeat_info(self, image: _Input, stamp: int) -> None:
-        """Take the newest camera_info again for the images of its camera that came without one."""
+        """Take the newest camera_info again for the images of its camera that came without one since the last pair.
+
+        An older image would become a pair after later ones.
+        """
         info = self._inputs[_CAMERAS[image.name]]
         self._without_info[image.name] += 1
         self._rare_info[image.name] |= self._without_info[image.name] >= _IMAGES_WITHOUT_INFO
         if info.last is None or not (self._rare_info[image.name] or info.by_arrival or image.by_arrival):
             return
-        waiting, queue = self._queues[image.name], self._queues[info.name]
-        for missing in sorted({*waiting, stamp}):
+        queue = self._queues[info.name]
+        recent = list(self._queues[image.name])[-image.since_match :] if image.since_match else []
+        for missing in sorted({*recent, stamp}):
             if all(abs(found - missing) > self._slop_ns for found in queue):
                 repeated = copy.copy(info.last)
                 repeated.header = copy.deepcopy(info.last.header)
