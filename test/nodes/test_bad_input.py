@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -323,6 +324,33 @@ def test_a_change_of_the_white_level_is_said(make: Callable[..., Bench]) -> None
     assert share_near(b.fresh_depth(sixteen_bits(4095)), SCENE.depth) > 0.97
     assert b.log_has("of 12 bits (white 4095) by their largest values; before it was 10 bits")
     b.wait(lambda: b.values().get("mono16 white") == "4095")
+
+
+def test_images_of_unlike_brightness_are_not_compared(make: Callable[..., Bench]) -> None:
+    b = make(flow_model="dis")
+    b.listen("temporal_flow/image", "depth/image_rect")
+    b.send_until(sixteen_bits(1023), lambda: bool(b.seen["temporal_flow/image"]))
+    begun = b.node.get_clock().now().nanoseconds
+
+    def stamps_since(topic: str) -> list[int]:
+        stamps = [stamp_ns(message.header) for message in list(b.seen[topic])]
+        return [stamp for stamp in stamps if stamp > begun]
+
+    # With the first one the level of white rises: the image before it is four times as bright.
+    b.send_until(sixteen_bits(4095), lambda: len(stamps_since("temporal_flow/image")) > 1)
+    assert min(stamps_since("depth/image_rect")) not in stamps_since("temporal_flow/image")
+
+
+@pytest.mark.parametrize("field", ["d", "k", "r"])
+def test_a_calibration_with_nan_is_one_calibration(field: str) -> None:
+    pair = copy.deepcopy(GOOD)
+    for side in ("left", "right"):
+        values = list(getattr(pair[f"{side}/camera_info"], field)) or [0.0] * 5
+        setattr(pair[f"{side}/camera_info"], field, [math.nan, *values[1:]])
+    decoder = worker.PairDecoder(TOPICS)
+    # Messages arrive one by one: their NaNs are other objects each time.
+    rigs = [decoder.decode(as_pair(copy.deepcopy(pair))).rig for _ in range(2)]
+    assert rigs[0] is rigs[1]
 
 
 def test_a_fault_that_no_status_would_show_raises() -> None:

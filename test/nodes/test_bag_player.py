@@ -24,7 +24,7 @@ pytest.importorskip("rosbags", reason="bags are read by rosbags (extra 'data')")
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from support.bags import large, storage_file, to_ros1
 from support.nodes import RecordingLogger
@@ -76,7 +76,9 @@ def string(text: str) -> bytes:
 class Listener:
     """Keeps every message as (bytes, time.monotonic of its arrival), by topic."""
 
-    def __init__(self, group: ProcessGroup, topics: dict[str, str], best_effort: bool = False) -> None:
+    def __init__(
+        self, group: ProcessGroup, topics: dict[str, str], best_effort: bool = False, latched: bool = False
+    ) -> None:
         self.group = group
         self.got: dict[str, list[tuple[bytes, float]]] = defaultdict(list)
         self.clock: list[int] = []
@@ -84,12 +86,13 @@ class Listener:
         rclpy.init(context=self.context)
         self.node = rclpy.create_node(f"listener_{id(self)}", context=self.context)
         reliability = ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE
+        durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
         for topic, kind in topics.items():
             self.node.create_subscription(
                 message_class(kind),
                 topic,
                 lambda data, got=self.got[topic]: got.append((bytes(data), time.monotonic())),
-                QoSProfile(depth=500, reliability=reliability),
+                QoSProfile(depth=500, reliability=reliability, durability=durability),
                 raw=True,
             )
         self.node.create_subscription(
@@ -347,6 +350,29 @@ def test_topics_are_remapped_and_qos_is_as_recorded_or_overridden(listen, tmp_pa
     play(listener, bag, ros_args=override)
     assert came(deaf, "/words", [data for _, _, data in texts])
     assert "played 5 message(s)" in text
+
+
+def test_a_late_listener_gets_all_messages_of_a_latched_topic(listen, ros_domain, tmp_path) -> None:
+    from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+
+    never = QosTime(0, 0)
+    latched = Qos(  # as of one of the publishers of /tf_static
+        QosHistory.KEEP_LAST, 1, QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL, never, never,
+        QosLiveliness.AUTOMATIC, never, False,
+    )  # fmt: skip
+    said = [str(k) for k in range(15)]
+    texts = [("/words", k, string(one)) for k, one in enumerate(said)]
+    bag = text_bag(tmp_path / "bag", texts, {"/words": STRING}, (latched,))
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=ros_domain)
+    player = BagPlayerNode(context=context, parameter_overrides=[Parameter("bags", value=[str(bag)])])
+    try:
+        wait_until(lambda: player.finished)
+        listener = listen({"/words": STRING}, latched=True)
+        assert came(listener, "/words", [data for _, _, data in texts])
+    finally:
+        player.destroy_node()
+        rclpy.shutdown(context=context)
 
 
 def test_a_late_player_catches_up_leaves_nothing_out_and_says_so(listen, due, tmp_path, monkeypatch) -> None:

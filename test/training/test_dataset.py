@@ -39,7 +39,12 @@ def rig(width, height, fx):
 @pytest.mark.parametrize(
     ("width", "height", "resized", "focal"),
     [
-        (1344, 372, (704, 192), 645.24 * 704 / 1344),  # 666x184 would have as many pixels; 32 columns a side are cut off
+        (
+            1344,
+            372,
+            (704, 192),
+            645.24 * 704 / 1344,
+        ),  # as many pixels: 666x184; 32 columns a side are cut off
         (1242, 375, (640, 192), 645.24 * 640 / 1242),
         (640, 480, (640, 480), 500.0),  # 384x288, enlarged to 640 columns; the middle 192 rows
         (1344, 300, (845, 192), 645.24 * 845 / 1344),  # 704x160, enlarged to 192 rows; the middle 640 columns

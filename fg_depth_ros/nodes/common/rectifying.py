@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from fg_depth_ros.data.io.messages import MessageError, MessageFault
 from fg_depth_ros.geometry import RigError, camera_info_doubts
 from fg_depth_ros.geometry.rectification import Rectification, raw_sides
@@ -66,7 +68,7 @@ class PairRectifier:
 
 def _calibration(info: Any) -> tuple[Any, ...]:
     """Return all that the rectification of a camera follows from, to be compared."""
-    return (
-        info.width, info.height, *info.p, *info.k, *info.r, info.distortion_model, *info.d, info.binning_x,
-        info.binning_y, info.roi,
-    )  # fmt: skip
+    # As bytes, for NaN equals itself only there.
+    matrices = (np.asarray(values, np.float64).tobytes() for values in (info.p, info.k, info.r, info.d))
+    binning = info.binning_x, info.binning_y
+    return (info.width, info.height, *matrices, info.distortion_model, *binning, info.roi)

@@ -27,6 +27,7 @@ from fg_depth_ros.nodes.players.playing import CLOCK_RATE, PlayerNode, Subscribe
 
 CLOCK_TOPIC = "/clock"
 AHEAD_BYTES = 64 << 20
+_LATCHED_DEPTH = 500  # of a latched topic: what all of its publishers keep, such as those of /tf_static
 _LEAST_DEPTH = 10  # of a queue: messages that are caught up come in bursts
 _LATE_SECONDS = 0.1
 _ROUND_GAP = 0.02  # s between two rounds, at least
@@ -365,7 +366,7 @@ def _profile(offered: OfferedQos | None) -> QoSProfile:
     """Return the QoS as it was recorded; reliable where the bag does not say."""
     offered = offered or OfferedQos(True, False, _LEAST_DEPTH)
     return QoSProfile(
-        depth=max(offered.depth, _LEAST_DEPTH),
+        depth=max(offered.depth, _LATCHED_DEPTH if offered.transient_local else _LEAST_DEPTH),
         reliability=ReliabilityPolicy.RELIABLE if offered.reliable else ReliabilityPolicy.BEST_EFFORT,
         durability=DurabilityPolicy.TRANSIENT_LOCAL if offered.transient_local else DurabilityPolicy.VOLATILE,
     )

@@ -154,10 +154,12 @@ class StereoWorker:
 
     def _decode(self, messages: StereoMessages) -> StereoImages:
         """Return images and calibration. Raises MessageError."""
-        white = self._decoder.white
+        white, used_white = self._decoder.white, self._decoder.used_white
         images = self._decoder.decode(messages, self._parameters["mono16_white"], self._parameters["rectify"])
         if self._decoder.white != white:
             self._report_white(white, self._decoder.white)
+        if self._decoder.used_white != used_white:
+            self._temporal.reset()  # the image before has another brightness
         if images.right is not None:
             if images.rig is not self._rig:
                 self._features.reset(rectified_inside=self._decoder.rectified_inside != "no")
@@ -443,6 +445,8 @@ class PairDecoder:
         self._rectifier = PairRectifier(topics)
         self._used: Rectification | None = None
         self._white = LearnedWhite()
+        self.used_white = 0
+        """White level of the newest images of 16 bits; 0 before the first ones."""
 
     @property
     def doubts(self) -> str | None:
@@ -489,6 +493,7 @@ class PairDecoder:
             pair = [image for image in (left, right) if image is not None]
             left, *rest = self._white.to_uint8(*pair)
             right = rest[0] if rest else None
+        self.used_white = self._white.level if white is None else white
         if right is not None and left.ndim != right.ndim:
             left, right = (cv2.cvtColor(i, cv2.COLOR_GRAY2RGB) if i.ndim == 2 else i for i in (left, right))
         if left.shape[:2] != (rig.height, rig.width):
