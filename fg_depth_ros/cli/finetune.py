@@ -62,7 +62,7 @@ def finetune(
     Examples: `fg-depth finetune --bags recordings --hours 0.5 --out runs/robot`,
     `fg-depth finetune --bags recordings --stereo --steps 500 --out runs/stereo`
     """
-    from fg_depth_ros.evaluation.replay.sharding import process_rank
+    from fg_depth_ros.distributed import process_rank
     from fg_depth_ros.training.finetune.bags import open_recordings
     from fg_depth_ros.training.finetune.finetune import finetune_depth, finetune_stereo
 

@@ -137,6 +137,6 @@ def _methods(weights: list[Path], names: list[str], mono: bool) -> tuple[ReplayM
 
 
 def _progress(items: Iterable[StereoSample], name: str, count: int) -> Iterable[StereoSample]:
-    from fg_depth_ros.evaluation.replay.sharding import process_rank
+    from fg_depth_ros.distributed import process_rank
 
     return items if process_rank()[0] else progress(items, name, count)

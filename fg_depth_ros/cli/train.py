@@ -95,7 +95,7 @@ def depth_losses(preset: str, given: Settings[DepthLossConfig]) -> DepthLossConf
 
 def track_pairs(items: Iterable[int], what: str, count: int) -> Iterable[int]:
     """Show how far the preparation of pairs is; the first process alone does."""
-    from fg_depth_ros.evaluation.replay.sharding import process_rank
+    from fg_depth_ros.distributed import process_rank
 
     return progress(items, f"checking {what}", count) if process_rank()[0] == 0 else items
 

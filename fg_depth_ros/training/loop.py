@@ -25,7 +25,7 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
-from fg_depth_ros.evaluation.replay.sharding import process_rank, wait_for_all
+from fg_depth_ros.distributed import barrier, process_rank
 from fg_depth_ros.files import claim_folder
 from fg_depth_ros.inference.estimator import keep_freed_memory
 from fg_depth_ros.networks.checkpoint import CheckpointError, ModelCard, load_checkpoint, load_partial, save_tensors
@@ -314,7 +314,7 @@ def _fit(
         trainer.fit(module, loader)
     if module.stop_signal is not None:
         raise KeyboardInterrupt(module.stop_signal.name)
-    wait_for_all(str(out.absolute()))
+    barrier(str(out.absolute()))
     return out / "best.safetensors"
 
 

@@ -18,7 +18,6 @@ from support.bags import bag_of, storage_file
 from support.replay import use_fixed
 from support.truth import stereo_bag
 
-from fg_depth_ros.evaluation.replay.sharding import ShardError, process_rank, shared_map
 from fg_depth_ros.inference.engines.openvino_engine import OpenVinoEngine
 from fg_depth_ros.networks import ModelCard, create_model, save_checkpoint
 from fg_depth_ros.networks.registry import weights_path
@@ -85,30 +84,10 @@ def test_an_engine_that_does_not_run_is_told(tmp_path, run, monkeypatch):
 # ---- several processes -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("environment", "message"),
-    [
-        ({"RANK": "one", "WORLD_SIZE": "2"}, "must be numbers"),
-        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK is 2 of a WORLD_SIZE of 2"),
-        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "1"}, "MASTER_ADDR is not set; start with torchrun"),
-        ({"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR and MASTER_PORT is not set"),
-    ],
-)
-def test_an_incomplete_environment_is_named(monkeypatch, environment, message):
-    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
-    assert process_rank() == (0, 1)
-    assert shared_map([1, 2, 3], lambda part: [10 * x for x in part]) == [10, 20, 30]
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(ShardError, match=message):
-        shared_map([1], list)
-
-
 _REPLAY_AND_FAIL = """
 import os, sys
 from fg_depth_ros import cli
-from fg_depth_ros.evaluation.replay.sharding import shared_map
+from fg_depth_ros.distributed import shared_map
 sys.argv = ["fg-depth", "replay", *sys.argv[1:]]
 try:
     cli.main()
@@ -151,7 +130,7 @@ def test_two_processes_write_the_bytes_of_one_and_hear_of_each_others_failures(t
     assert one == two
     assert [bag["name"] for bag in json.loads(one)["settings"]["bags"]] == ["a", "b", "d"]
     assert "report:" in said[0] and "report:" not in said[1]  # only the first one writes
-    assert "ShardError process 1: three is no good" in said[0]
+    assert "DistributedError process 1: three is no good" in said[0]
     assert "ValueError three is no good" in said[1]
 
 

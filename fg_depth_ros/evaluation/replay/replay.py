@@ -18,12 +18,12 @@ from fg_depth_ros.data.bags.folders import bag_names, bag_sha256, find_bags
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.bags.truth import DepthReader, TruthOptions
 from fg_depth_ros.data.samples import StereoSample
+from fg_depth_ros.distributed import process_rank, shared_map
 from fg_depth_ros.evaluation.replay.config import ALL, ALL_BAGS, ReplayConfig
 from fg_depth_ros.evaluation.replay.methods import Loaded, load_methods
 from fg_depth_ros.evaluation.replay.pairs import BagEvaluation, Histogram, Score
 from fg_depth_ros.evaluation.replay.pictures import WorstPairs
 from fg_depth_ros.evaluation.replay.scores import ReplayScores, method_names
-from fg_depth_ros.evaluation.replay.sharding import process_rank, shared_map
 from fg_depth_ros.evaluation.reports.page import Picture
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.files import FileError
@@ -71,7 +71,7 @@ def replay(config: ReplayConfig, track: Track = _silently) -> Replay:
     A bag that cannot be used is named in the report's settings (``left_out``) and the others are used; so are damaged
     pairs (``damaged``). Raises FileError: no bag that can be used, with what is wrong with each; nothing to compare
     with. Raises ModelError, ValueError: weights, a device or a setting that cannot be used. Raises OutOfMemory: the
-    device cannot hold a pair. Raises ShardError: processes that cannot work together.
+    device cannot hold a pair. Raises DistributedError: processes that cannot work together.
     """
     bags = find_bags(config.bags)
     named = list(zip(bag_names(bags), bags, strict=True))

@@ -18,7 +18,7 @@ import pytorch_lightning as pl
 import torch
 
 from fg_depth_ros.data.samples import DepthSample
-from fg_depth_ros.evaluation.replay.sharding import process_rank
+from fg_depth_ros.distributed import process_rank
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.geometry.resize import size_with_area

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fg_depth_ros.evaluation.replay.sharding import process_rank
+from fg_depth_ros.distributed import process_rank
 from fg_depth_ros.networks import DepthNetwork, load_resnet
 from fg_depth_ros.training.config import check_multiple
 from fg_depth_ros.training.depth.augmentation import augment

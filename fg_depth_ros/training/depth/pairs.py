@@ -20,7 +20,7 @@ from fg_depth_ros.data.bags.pairs import BagImage
 from fg_depth_ros.data.datasets.layouts import collect_sets, list_images
 from fg_depth_ros.data.datasets.stereo import open_stereo
 from fg_depth_ros.data.samples import StereoSample
-from fg_depth_ros.evaluation.replay.sharding import process_rank
+from fg_depth_ros.distributed import process_rank
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.inference.classical_flow import dis

@@ -17,7 +17,7 @@ from fg_depth_ros.data.bags.files import storage_files
 from fg_depth_ros.data.bags.folders import bag_names, find_bags
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.samples import StereoSample
-from fg_depth_ros.evaluation.replay.sharding import process_rank
+from fg_depth_ros.distributed import process_rank
 from fg_depth_ros.files import FileError, atomic_write
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.training.depth.pairs import PairSplit, Track, no_progress

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from fg_depth_ros.distributed import process_rank
 from fg_depth_ros.evaluation.metrics import mean_metrics
-from fg_depth_ros.evaluation.replay.sharding import process_rank
 from fg_depth_ros.evaluation.reports.report import json_ready
 from fg_depth_ros.files import FileError, atomic_write
 from fg_depth_ros.geometry.resize import size_with_area

@@ -16,30 +16,31 @@ from typing import Any, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _maps = itertools.count()  # every process shares the same ones, one after another
-_MEETING = datetime.timedelta(minutes=5)  # until all processes have found one another
-_PATIENCE = datetime.timedelta(hours=24)  # shares differ in length, and who is done waits for the others
+_INIT_TIMEOUT = datetime.timedelta(minutes=5)  # until all processes have found one another
+_BARRIER_TIMEOUT = datetime.timedelta(hours=24)  # shares differ in length, and who is done waits for the others
 
 
-class ShardError(ValueError):
+class DistributedError(ValueError):
     """The processes cannot work together; the message says why and what to do."""
 
 
 def process_rank() -> tuple[int, int]:
-    """Return this process's rank and the number of processes; without a launcher (0, 1). Raises ShardError."""
+    """Return this process's rank and the number of processes; without a launcher (0, 1). Raises DistributedError."""
     try:
         rank, ranks = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     except ValueError as error:
-        raise ShardError(f"RANK and WORLD_SIZE must be numbers ({error}); start with torchrun") from None
+        raise DistributedError(f"RANK and WORLD_SIZE must be numbers ({error}); start with torchrun") from None
     if not 0 <= rank < ranks:
-        raise ShardError(f"RANK is {rank} of a WORLD_SIZE of {ranks}; it must lie in 0 .. WORLD_SIZE - 1")
+        raise DistributedError(f"RANK is {rank} of a WORLD_SIZE of {ranks}; it must lie in 0 .. WORLD_SIZE - 1")
     return rank, ranks
 
 
 def shared_map(items: Sequence[Item], work: Callable[[Sequence[Item]], list[Result]]) -> list[Result]:
     """Return ``work`` of all items, in their order, in every process; each works on every n-th of them.
 
-    ``work``: the results of some items, in their order; they must be picklable. Raises ShardError: the environment is
-    incomplete, the processes do not find one another, or another one failed. Raises what ``work`` raises here.
+    ``work``: the results of some items, in their order; they must be picklable. Raises DistributedError: the
+    environment is incomplete, the processes do not find one another, or another one failed. Raises what ``work`` raises
+    here.
     """
     rank, ranks = process_rank()
     if ranks == 1:
@@ -47,7 +48,7 @@ def shared_map(items: Sequence[Item], work: Callable[[Sequence[Item]], list[Resu
     from torch import distributed
 
     if not distributed.is_initialized():
-        _meet(rank, ranks)
+        _init_process_group(rank, ranks)
     failure: Exception | None = None
     results: list[Result] = []
     try:
@@ -56,17 +57,17 @@ def shared_map(items: Sequence[Item], work: Callable[[Sequence[Item]], list[Resu
         failure = error
     parts: list[Any] = [None] * ranks
     said = "" if failure is None else str(failure) or repr(failure)
-    distributed.all_gather_object(parts, (said, results), group=distributed.new_group(timeout=_PATIENCE))
-    wait_for_all(f"map {next(_maps)}")
+    distributed.all_gather_object(parts, (said, results), group=distributed.new_group(timeout=_BARRIER_TIMEOUT))
+    barrier(f"map {next(_maps)}")
     if failure is not None:
         raise failure
     failed = [f"process {k}: {text}" for k, (text, _) in enumerate(parts) if text]
     if failed:
-        raise ShardError("; ".join(failed))
+        raise DistributedError("; ".join(failed))
     return [parts[k % ranks][1][k // ranks] for k in range(len(items))]
 
 
-def wait_for_all(name: str) -> None:
+def barrier(name: str) -> None:
     """Return when every process has come to the place of this name (once in its life), so that none leaves too early.
 
     One that ends closes its connections, and another one that still is within the last exchange would fail. Without a
@@ -80,11 +81,11 @@ def wait_for_all(name: str) -> None:
     rank, ranks = distributed.get_rank(), distributed.get_world_size()
     store.set(f"fg_depth/{name}/{rank}", "here")
     with contextlib.suppress(RuntimeError):  # the process that keeps the store was here, too, and has left
-        store.wait([f"fg_depth/{name}/{k}" for k in range(ranks)], _PATIENCE)
+        store.wait([f"fg_depth/{name}/{k}" for k in range(ranks)], _BARRIER_TIMEOUT)
 
 
-def _meet(rank: int, ranks: int) -> None:
-    """Make the process group, which lasts until this process ends. Raises ShardError.
+def _init_process_group(rank: int, ranks: int) -> None:
+    """Make the process group, which lasts until this process ends. Raises DistributedError.
 
     It is made once: a second one at the same address could meet what is left of the first, and wait for ever.
     """
@@ -92,14 +93,14 @@ def _meet(rank: int, ranks: int) -> None:
 
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if missing:
-        raise ShardError(
+        raise DistributedError(
             f"WORLD_SIZE is {ranks}, but {' and '.join(missing)} is not set; start with torchrun, or set them to "
             "the host of process 0 and a free port on it"
         )
     try:
-        distributed.init_process_group("gloo", init_method="env://", timeout=_MEETING)
+        distributed.init_process_group("gloo", init_method="env://", timeout=_INIT_TIMEOUT)
     except (RuntimeError, ValueError) as error:
-        raise ShardError(
+        raise DistributedError(
             f"process {rank} of {ranks} does not find the others at {os.environ['MASTER_ADDR']}:"
             f"{os.environ['MASTER_PORT']} ({str(error).splitlines()[0]}); check the address, and start all of them"
         ) from error
