@@ -1,20 +1,22 @@
 """From a rectified pair to metric depth, from two frames to optical flow, from one image to depth. No ROS."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from fg_depth_ros.inference.config import AUTO, BlockMatching, EstimatorConfig, FlowConfig, MonoConfig, StereoConfig
 from fg_depth_ros.inference.engines import EngineError, OutOfMemory
-from fg_depth_ros.inference.estimator import (
+from fg_depth_ros.inference.estimator import ModelError
+from fg_depth_ros.inference.flow import FlowEstimate, FlowEstimator, NetworkFlow
+from fg_depth_ros.inference.mono import MonoDepthEstimator, MonoEstimate, NetworkMono
+from fg_depth_ros.inference.stereo import (
     BlockMatcher,
     Match,
-    ModelError,
-    NetworkFlow,
     NetworkMatcher,
     SearchRange,
     StereoDepthEstimator,
     StereoEstimate,
 )
-from fg_depth_ros.inference.flow import FlowEstimate, FlowEstimator
-from fg_depth_ros.inference.mono import MonoDepthEstimator, MonoEstimate, NetworkMono
-from fg_depth_ros.inference.opening import open_estimator
 
 __all__ = [
     "AUTO", "BlockMatcher", "BlockMatching", "EngineError", "EstimatorConfig", "FlowConfig", "FlowEstimate",
@@ -22,3 +24,16 @@ __all__ = [
     "NetworkMatcher", "NetworkMono", "OutOfMemory", "SearchRange", "StereoConfig", "StereoDepthEstimator",
     "StereoEstimate", "open_estimator",
 ]  # fmt: skip
+
+
+def open_estimator(model: str, **options: Any) -> StereoDepthEstimator | FlowEstimator | MonoDepthEstimator:
+    """Load a network or classical method for stereo, flow or depth from one image.
+
+    ``options``: fields of the configuration of the model's task. Raises ModelError, and ValueError for a name that no
+    task has.
+    """
+    if model in FlowConfig.known_models():
+        return FlowEstimator(FlowConfig(model, **options))
+    if model in MonoConfig.known_models():
+        return MonoDepthEstimator(MonoConfig(model, **options))
+    return StereoDepthEstimator(StereoConfig(model, **options))

@@ -12,12 +12,15 @@ from typing import Protocol
 
 import cv2
 import numpy as np
+import torch
+from torch import nn
 
 from fg_depth_ros.geometry.resize import resize_flow, resize_image, scaled_size
 from fg_depth_ros.inference import classical_flow
 from fg_depth_ros.inference.config import FlowConfig
-from fg_depth_ros.inference.estimator import Estimator, Method, NetworkFlow, check_images, load_network
+from fg_depth_ros.inference.estimator import Estimator, Method, NetworkMethod, check_images, load_network
 from fg_depth_ros.networks import FLOW_MODELS
+from fg_depth_ros.networks.flow import FlowPrediction
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,26 @@ class FlowMethod(Method, Protocol):
     def flow(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """H x W x 3 uint8 RGB or H x W uint8 images of one size to flow H x W x 2 float32 px."""
         ...
+
+
+class NetworkFlow(NetworkMethod):
+    """A flow network; its forward as ``networks.flow`` describes."""
+
+    def __init__(
+        self, network: nn.Module, name: str, sha256: str = "", engine: str = "torch", precision: str = "float32"
+    ) -> None:
+        def answers(prediction: FlowPrediction) -> tuple[torch.Tensor, ...]:
+            return (prediction.flow,)
+
+        super().__init__(network, name, sha256, engine, precision, ("first", "second"), ("flow",), answers)
+
+    def flow(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Return the flow between two images of one size, H x W x 3 uint8 RGB or H x W uint8; H x W x 2 float32 px.
+
+        Raises OutOfMemory.
+        """
+        (found,) = self.runner.run(first, second)
+        return np.ascontiguousarray(found[0].transpose(1, 2, 0))
 
 
 class ClassicalFlow:

@@ -29,7 +29,7 @@ class Clocked(StereoDepthEstimator):
             return match(left, *others)
 
         monkeypatch.setattr(self._method, "match", timed)
-        monkeypatch.setattr("fg_depth_ros.inference.estimator.time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("fg_depth_ros.inference.stereo.time.perf_counter", lambda: self.now)
 
     def pairs(self, count: int) -> list[float]:
         """Match pairs; returns the time of each, s."""

@@ -1,0 +1,538 @@
+"""``StereoDepthEstimator``: a rectified pair in, disparity out, and what follows from it: masks, metric depth.
+
+The node, the command line and the evaluation use this one object, so that all of them give the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+from fg_depth_ros import geometry
+from fg_depth_ros.geometry import Label, PairFault, StereoRig, Support
+from fg_depth_ros.geometry.resize import resize_disparity, resize_flow, resize_image, scaled_size
+from fg_depth_ros.inference.config import AUTO, SMALLEST_AUTO, BlockMatching, StereoConfig
+from fg_depth_ros.inference.estimator import Estimator, Method, NetworkMethod, check_images, load_network
+from fg_depth_ros.inference.flow import NetworkFlow
+from fg_depth_ros.inference.time_budget import TimeBudget
+from fg_depth_ros.networks import STEREO_MODELS
+from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE, StereoPrediction
+
+# ---- matching --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Match:
+    """Result of a matcher.
+
+    ``disparity``: H x W float32 px, x_left - x_right, NaN = no match. ``sigma``: one standard deviation of its error,
+    H x W float32 px, or None where the method does not know. ``vertical``: rows from a pixel down to its match, H x W
+    float32 px, or None where the method searches along the rows alone.
+    """
+
+    disparity: np.ndarray
+    sigma: np.ndarray | None
+    vertical: np.ndarray | None = None
+
+    def resized(self, width: int, height: int) -> Match:
+        """Return the match at another size of the images, px."""
+        sigma = None if self.sigma is None else resize_disparity(self.sigma, width, height)
+        if self.vertical is None:
+            return Match(resize_disparity(self.disparity, width, height), sigma)
+        disparity, vertical = np.moveaxis(
+            resize_flow(np.stack([self.disparity, self.vertical], -1), width, height), -1, 0
+        )
+        return Match(disparity, sigma, vertical)
+
+
+class Matcher(Method, Protocol):
+    """Finds the disparity of a rectified pair, from ``min_disparity`` to ``min_disparity`` + ``disparities`` - 1 px.
+
+    A matcher whose ``disparities`` is None searches around ``min_disparity`` in all directions, without a fixed end.
+    """
+
+    block: int  # side of the window that is compared, px; 1 where there is none
+
+    @property
+    def disparities(self) -> int | None:
+        """Number of disparities searched, px; None = no fixed range."""
+        ...
+
+    def match(self, left: np.ndarray, right: np.ndarray, min_disparity: int = 0) -> Match:
+        """Match H x W x 3 uint8 RGB or H x W uint8 images of one size."""
+        ...
+
+
+class NetworkMatcher(NetworkMethod):
+    """A stereo network as a matcher."""
+
+    block = 1
+
+    def __init__(
+        self, network: nn.Module, name: str, sha256: str = "", engine: str = "torch", precision: str = "float32"
+    ) -> None:
+        def answers(prediction: StereoPrediction) -> tuple[torch.Tensor, ...]:
+            return prediction.disparity, 2**0.5 * prediction.log_scale.float().exp()  # Laplace: sqrt(2) b
+
+        super().__init__(
+            network, name, sha256, engine, precision, ("left", "right"), ("disparity", "sigma"), answers
+        )  # fmt: skip
+
+    @property
+    def disparities(self) -> int:
+        """Number of disparities searched, px."""
+        return int(self._network.max_disparity)  # type: ignore[arg-type]
+
+    def match(self, left: np.ndarray, right: np.ndarray, min_disparity: int = 0) -> Match:
+        """See ``Matcher``. Raises OutOfMemory."""
+        height, width = left.shape[:2]
+        left, right, first = widened(left, right, min_disparity)
+        disparity, sigma = self.runner.run(*(padded(image, SIZE_MULTIPLE) for image in (left, right)))
+        view = (0, 0, slice(height), slice(first, first + width))
+        return Match(disparity[view] + np.float32(min_disparity), np.ascontiguousarray(sigma[view]))
+
+
+class FlowMatcher(NetworkFlow):
+    """A flow network as a matcher: disparity is the flow from left to right, reversed."""
+
+    block, disparities = 1, None
+
+    def match(self, left: np.ndarray, right: np.ndarray, min_disparity: int = 0) -> Match:
+        """See ``Matcher``. Raises OutOfMemory."""
+        width = left.shape[1]
+        left, right, first = widened(left, right, min_disparity)
+        flow = self.flow(left, right)[:, first : first + width]
+        return Match(np.float32(min_disparity) - flow[..., 0], None, np.ascontiguousarray(flow[..., 1]))
+
+
+class BlockMatcher:
+    """OpenCV's block matching: semi-global (``sgbm``, Hirschmueller 2008) or local (``bm``, on grey images).
+
+    ``max_disparity``: search range in px, rounded up to a multiple of 16.
+    """
+
+    sha256, device, runner = "", "cpu", None
+
+    def __init__(self, name: str = "sgbm", max_disparity: int = 192, options: BlockMatching | None = None) -> None:
+        self.name = name
+        o, disparities = options or BlockMatching(), -(-max_disparity // 16) * 16
+        self._matcher: cv2.StereoMatcher
+        if name == "bm":
+            self.block = o.value("correlation_window_size", 15)
+            self._matcher = cv2.StereoBM.create(disparities, self.block)
+            self._matcher.setPreFilterCap(o.value("prefilter_cap", 31))
+            self._matcher.setTextureThreshold(o.texture_threshold)
+            self._matcher.setUniquenessRatio(int(o.uniqueness_ratio))
+            self._matcher.setSpeckleWindowSize(o.speckle_size)
+            self._matcher.setSpeckleRange(o.value("speckle_range", 32))
+            return
+        self.block = o.value("correlation_window_size", 5)
+        self._matcher = cv2.StereoSGBM.create(
+            minDisparity=0, numDisparities=disparities, blockSize=self.block, P1=int(o.P1), P2=int(o.P2),
+            disp12MaxDiff=o.disp12_max_diff, preFilterCap=o.value("prefilter_cap", 15),
+            uniquenessRatio=int(o.uniqueness_ratio), speckleWindowSize=o.speckle_size,
+            speckleRange=o.value("speckle_range", 2), mode=o.sgbm_mode,
+        )  # fmt: skip
+
+    @property
+    def disparities(self) -> int:
+        """Number of disparities searched, px."""
+        return int(self._matcher.getNumDisparities())
+
+    def match(self, left: np.ndarray, right: np.ndarray, min_disparity: int = 0) -> Match:
+        """See ``Matcher``. Raises ValueError: the window does not fit into the images."""
+        if self.block >= min(left.shape[:2]):
+            raise ValueError(
+                f"the images are {left.shape[1]}x{left.shape[0]} pixels, and {self.name} compares windows of "
+                f"{self.block}: set correlation_window_size lower"
+            )
+        # OpenCV gives only columns whose whole search range is in the image; borders extend it to all columns.
+        front = self.disparities + max(min_disparity, 0)
+        back = max(-min_disparity, 0)
+        if self.name == "bm" and left.ndim == 3:
+            left, right = (cv2.cvtColor(np.ascontiguousarray(i), cv2.COLOR_RGB2GRAY) for i in (left, right))
+        pair = (cv2.copyMakeBorder(i, 0, 0, front, back, cv2.BORDER_REPLICATE) for i in (left, right))
+        self._matcher.setMinDisparity(min_disparity)
+        fixed_point = self._matcher.compute(*pair)[:, front : front + left.shape[1]]
+        disparity = fixed_point.astype(np.float32) / 16
+        disparity[fixed_point < 16 * min_disparity] = np.nan
+        return Match(disparity, None)
+
+
+def widened(left: np.ndarray, right: np.ndarray, min_disparity: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Reduce a pair's disparities by ``min_disparity`` with replicated borders on opposite sides.
+
+    Returns the two images, and the column of the left one where the original begins.
+    """
+    before, after = max(-min_disparity, 0), max(min_disparity, 0)
+    if before == after:
+        return left, right, 0
+
+    def bordered(image: np.ndarray, front: int, back: int) -> np.ndarray:
+        return cv2.copyMakeBorder(np.ascontiguousarray(image), 0, 0, front, back, cv2.BORDER_REPLICATE)
+
+    return bordered(left, before, after), bordered(right, after, before), before
+
+
+def padded(image: np.ndarray, multiple: int) -> np.ndarray:
+    """Replicate the right and the lower border of an image until its sides are multiples."""
+    height, width = image.shape[:2]
+    across, down = -width % multiple, -height % multiple
+    if not across and not down:
+        return image
+    return cv2.copyMakeBorder(np.ascontiguousarray(image), 0, down, 0, across, cv2.BORDER_REPLICATE)
+
+
+# ---- stereo depth ----------------------------------------------------------------------------------------------------
+
+_FEW_PIXELS = 0.02  # share of valid ones
+_CAUSES = {
+    Label.OUT_OF_RANGE: "",
+    Label.LEFT_RIGHT_MISMATCH: "the two views do not agree: check that the images are rectified, and of one moment",
+    Label.LEAVES_IMAGE: (
+        "the matches lie outside the right image: check that left and right are not exchanged, and min_disparity"
+    ),
+    Label.VERTICAL_FLOW: (
+        "the matches lie on other rows than max_vertical allows: check the rectification, or raise it for a network "
+        "that is less exact"
+    ),
+    Label.LOW_CONFIDENCE: "less certain than max_sigma allows: raise it, or give more light and texture",
+    Label.FILLED_FROM_MONO: "",
+    Label.UNSUPPORTED: "the images do not bear out the matches: more light and texture, and check the rectification",
+}
+"""Likely causes of labels that most pixels have."""
+
+# Cached properties that filling does not change.
+_UNFILLED = ("disparity", "flow", "matched_labels", "matched_mask", "matched_depth", "depth_sigma", "_raw_depth")
+
+
+class SearchRange(NamedTuple):
+    """Image disparities that were searched, ``first`` to ``last``, px; ``border``: half the matching window, px.
+
+    ``limited``: whether the method ends there; otherwise ``last`` is the largest disparity that fits into the image.
+    """
+
+    first: float
+    last: float
+    border: int
+    limited: bool = True
+
+
+@dataclass(frozen=True)
+class StereoEstimate:
+    """Everything known about one pair, in the left camera's view. Depth and masks are computed on first access.
+
+    ``matched``: H x W float32 px, x_left - x_right, the method's result; NaN = no match.
+    ``disparity_sigma``: H x W float32 px, one standard deviation, or None where the method does not know.
+    ``filling``: H x W float32 m, depth from the left image alone at the scale of the pair's, for the holes; or None.
+    ``support``: what the images say of the match; None = unknown. ``searched``: None = nothing was.
+    ``vertical``: H x W float32 px, how much lower the match lies in the right image; None = on the same row.
+    """
+
+    rig: StereoRig
+    matched: np.ndarray
+    disparity_sigma: np.ndarray | None
+    right_disparity: np.ndarray | None
+    config: StereoConfig
+    seconds: float  # that the matching took
+    filling: np.ndarray | None = None
+    support: Support | None = None
+    searched: SearchRange | None = None
+    vertical: np.ndarray | None = None
+
+    @classmethod
+    def from_mono(cls, depth: np.ndarray, rig: StereoRig, config: StereoConfig, seconds: float) -> StereoEstimate:
+        """Make an estimate from mono depth alone: nothing is matched, everything is filled.
+
+        ``depth``: H x W float32 m. Of ``rig`` only the left camera counts.
+        """
+        nothing = np.full(depth.shape, np.nan, np.float32)
+        # Where nothing was matched, nothing can be checked.
+        return cls(rig, nothing, None, None, replace(config, left_right_check="off"), seconds, depth)
+
+    def filled(self, depth: np.ndarray) -> StereoEstimate:
+        """Return the estimate with its holes filled from another depth, where that is in the range.
+
+        Disparity, flow and uncertainty stay as they are. ``depth``: H x W float32 m, at the scale of this one. Raises
+        ValueError when the sizes differ.
+        """
+        if depth.shape != self.matched.shape:
+            raise ValueError(
+                f"depth to fill with is {depth.shape}, the estimate {self.matched.shape}: sizes must agree"
+            )
+        other = replace(self, filling=depth)
+        vars(other).update({name: value for name, value in vars(self).items() if name in _UNFILLED})
+        return other
+
+    @property
+    def fault(self) -> PairFault | None:
+        """Why the pair as a whole could not be matched; None where nothing speaks against it."""
+        return None if self.support is None else self.support.fault
+
+    @property
+    def hardly_any(self) -> bool:
+        """Whether hardly any pixel has depth from the pair."""
+        return bool(self.matched_mask.mean() < _FEW_PIXELS)
+
+    def why_so_few(self) -> str:
+        """Say how little of the pair is valid, and the likely cause, by the commonest label of the other pixels."""
+        config, labels = self.config, self.matched_labels
+        shares = np.bincount(labels.reshape(-1), minlength=len(Label)) / labels.size
+        worst = Label(int(np.argmax(shares[1:])) + 1)
+        cause = _CAUSES[worst]
+        if worst == Label.OUT_OF_RANGE:
+            depth = self.rig.fx * self.rig.baseline / (self.matched + self.rig.doffs)
+            near = np.mean((depth >= 0) & (depth < config.min_depth))
+            far = np.mean((depth < 0) | (depth > config.max_depth))  # or behind infinity
+            cause = (
+                f"{near:.0%} nearer than min_depth = {config.min_depth:g} m, {far:.0%} farther than max_depth = "
+                f"{config.max_depth:g} m, {np.mean(np.isnan(depth)):.0%} without a match: set them for this scene, and "
+                "check baseline and focal length of the calibration"
+            )
+        elif worst == Label.LOW_CONFIDENCE:
+            cause = f"{cause} (max_sigma = {config.max_sigma:g} px)"
+        name = worst.name.lower().replace("_", " ")
+        return f"only {shares[Label.VALID]:.1%} of the pixels have depth; {shares[worst]:.0%} are '{name}': {cause}"
+
+    @cached_property
+    def disparity(self) -> np.ndarray:
+        """H x W float32 px, x_left - x_right, not masked.
+
+        A dense result is completed where the right camera cannot see (``geometry.complete_occluded``); a result with
+        holes keeps them, NaN.
+        """
+        return _completed(self.matched, self.config)
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """H x W uint8, one ``geometry.Label`` a pixel. A hole that is not filled keeps its reason."""
+        if self.filling is None:
+            return self.matched_labels
+        usable = (self.filling >= self.config.min_depth) & (self.filling <= self.config.max_depth)
+        return np.where(usable & ~self.matched_mask, np.uint8(Label.FILLED_FROM_MONO), self.matched_labels)
+
+    @cached_property
+    def matched_labels(self) -> np.ndarray:
+        """The labels before anything is filled, H x W uint8."""
+        config, mismatch, unsure = self.config, None, None
+        if self.right_disparity is not None:
+            mismatch = geometry.left_right_mismatch(self.matched, self.right_disparity, config.left_right_threshold)
+        elif config.left_right_check == "one_pass":
+            mismatch = geometry.hidden_by_nearer(self.matched, config.left_right_threshold)
+        if config.max_sigma > 0 and self.disparity_sigma is not None:
+            unsure = self.disparity_sigma > config.max_sigma
+        leaves = geometry.leaves_image(self.matched)
+        unsupported = None if self.support is None else ~self.support.pixels
+        off_row = None
+        if self.vertical is not None and config.max_vertical > 0:
+            off_row = ~(np.abs(self.vertical) <= config.max_vertical)
+        labels = geometry.label_pixels(
+            self._raw_depth, min_depth=config.min_depth, max_depth=config.max_depth, leaves=leaves, mismatch=mismatch,
+            off_row=off_row, unsupported=unsupported, unsure=unsure,
+        )  # fmt: skip
+        if unsupported is not None and self.fault is not None:
+            labels[unsupported] = Label.UNSUPPORTED  # the other checks compared wrong matches
+        return labels
+
+    @cached_property
+    def mask(self) -> np.ndarray:
+        """H x W bool, True where depth is published."""
+        return np.asarray((self.labels == Label.VALID) | (self.labels == Label.FILLED_FROM_MONO))
+
+    @cached_property
+    def matched_mask(self) -> np.ndarray:
+        """H x W bool, True where the depth comes from the pair."""
+        return np.asarray(self.matched_labels == Label.VALID)
+
+    @cached_property
+    def depth(self) -> np.ndarray:
+        """H x W float32 m along the optical axis (REP 118), NaN where masked."""
+        if self.filling is None:
+            return self.matched_depth
+        return np.where(self.labels == Label.FILLED_FROM_MONO, self.filling, self.matched_depth)
+
+    @cached_property
+    def matched_depth(self) -> np.ndarray:
+        """The depth before anything is filled, H x W float32 m."""
+        return np.where(self.matched_mask, self._raw_depth, np.float32(np.nan))
+
+    @cached_property
+    def depth_sigma(self) -> np.ndarray | None:
+        """H x W float32 m, one standard deviation, NaN where the depth does not come from the pair.
+
+        None where the method does not know.
+        """
+        if self.disparity_sigma is None:
+            return None
+        return geometry.depth_sigma(self.matched_depth, self.disparity_sigma, self.rig)
+
+    @cached_property
+    def flow(self) -> np.ndarray:
+        """H x W x 2 float32 px, left -> right: (-disparity, vertical), the second 0 where the method has none."""
+        vertical = np.zeros_like(self.disparity) if self.vertical is None else self.vertical
+        return np.stack([-self.disparity, vertical], -1)
+
+    @cached_property
+    def _raw_depth(self) -> np.ndarray:
+        return geometry.disparity_to_depth(self.matched, self.rig)
+
+
+class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
+    """Estimates depth from rectified pairs with one model.
+
+    Example::
+
+        from fg_depth_ros.geometry import StereoRig
+        from fg_depth_ros.inference import StereoDepthEstimator
+
+        rig = StereoRig(width=640, height=480, fx=525.0, fy=525.0, cx=319.5, cy=239.5, cx_right=319.5, baseline=0.12)
+        estimate = StereoDepthEstimator().estimate(left, right, rig)  # two 480 x 640 x 3 uint8 RGB arrays
+        print(estimate.depth[240, 320], "m")
+    """
+
+    _budget: TimeBudget | None = None
+
+    def __init__(self, config: StereoConfig | None = None) -> None:
+        """Load the model. Raises ModelError: weights or device that cannot be used."""
+        c = config or StereoConfig()
+        matcher: Matcher
+        if c.model in c.classical:
+            matcher = BlockMatcher(c.model, c.max_disparity, c.block_matching)
+        else:
+            network, card = load_network(c.model, c.weights, c.device, c.networks, "stereo or flow")
+            kind = NetworkMatcher if card.name in STEREO_MODELS else FlowMatcher
+            matcher = kind(network, card.name, card.sha256, c.engine, c.precision)
+        super().__init__(c, matcher)
+        if c.inference_scale == AUTO and c.time_budget > 0:
+            self._budget = TimeBudget(c.time_budget)
+
+    def warm_up(self, width: int, height: int, doffs: float = 0.0) -> None:
+        """See ``Estimator``."""
+        self.match(*(np.zeros((height, width, 3), np.uint8),) * 2, doffs)
+
+    def warm_up_for(self, rig: StereoRig) -> None:
+        """See ``Estimator``."""
+        self.match(*(np.zeros((rig.height, rig.width, 3), np.uint8),) * 2, rig.doffs, self.scale(rig))
+
+    def scale(self, rig: StereoRig) -> float:
+        """See ``Estimator``."""
+        reaching = self.config.scale(rig, self._method.disparities)
+        return reaching if self._budget is None else min(reaching, self._budget.factor)
+
+    @property
+    def scale_reason(self) -> str:
+        """Why ``inference_scale`` auto is what it is; empty where it is not auto."""
+        if self.config.inference_scale != AUTO:
+            return ""
+        if self._budget is not None and self._budget.factor < 1:
+            return f"time_budget is {self.config.time_budget:g} s, and pairs took {self._budget.taken:.3f} s"
+        return f"min_depth is {self.config.min_depth:g} m"
+
+    @property
+    def over_budget(self) -> str | None:
+        """Why pairs take longer than ``time_budget``, with what helps; None where they do not."""
+        if self._budget is None or not self._budget.exceeded:
+            return None
+        return (
+            f"a pair takes {self._budget.taken:.3f} s even at inference_scale {SMALLEST_AUTO:g}, and time_budget is "
+            f"{self.config.time_budget:g} s: set a longer one, send smaller images, or choose model sgbm or a GPU"
+        )
+
+    def nearest_depth(self, rig: StereoRig) -> float:
+        """Return the depth, m, of the largest disparity searched; 0 where the search ends behind the cameras."""
+        disparity = self.search_range(rig).last + rig.doffs
+        return rig.fx * rig.baseline / disparity if disparity > 0 else 0.0
+
+    def _result(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        found = self.match(left, right)
+        return np.stack([field for field in (found.disparity, found.sigma, found.vertical) if field is not None])
+
+    def estimate(self, left: np.ndarray, right: np.ndarray, rig: StereoRig) -> StereoEstimate:
+        """Match a rectified pair.
+
+        Args:
+            left, right: H x W x 3 uint8 RGB, or H x W uint8.
+            rig: calibration at that size.
+
+        Raises:
+            ValueError: images of other type, of different size, or of another size than the rig's.
+            OutOfMemory: the device cannot hold a pair of this size.
+        """
+        _check_pair(left, right, rig)
+        began = time.perf_counter()
+        scale = self.scale(rig)
+        found = self.match(left, right, rig.doffs, scale)
+        right_disparity = None
+        if self.config.left_right_check == "two_pass":
+            mirror = self.match(right[:, ::-1], left[:, ::-1], rig.doffs, scale)
+            right_disparity = mirror.disparity[:, ::-1]
+        support = (
+            geometry.photometric_support(left, right, found.disparity)
+            if self.config.photometric_check
+            else geometry.unchecked_support(left, right)
+        )
+        seconds = time.perf_counter() - began
+        if self._budget is not None and not (self.runner and self.runner.compiling):
+            self._budget.observe(scale, seconds)
+        return StereoEstimate(
+            rig, found.disparity, found.sigma, right_disparity, self.config, seconds, support=support,
+            searched=self.search_range(rig), vertical=found.vertical,
+        )  # fmt: skip
+
+    def disparity(self, left: np.ndarray, right: np.ndarray, doffs: float = 0.0) -> np.ndarray:
+        """``StereoEstimate.disparity`` of a pair without calibration; arguments and errors as for ``match``."""
+        return _completed(self.match(left, right, doffs).disparity, self.config)
+
+    def match(
+        self, left: np.ndarray, right: np.ndarray, doffs: float = 0.0, scale: float | None = None
+    ) -> Match:  # fmt: skip
+        """Match at a smaller or larger size and return the result at the images' own; nothing is completed.
+
+        Images as for ``estimate``; ``doffs``: of the rig, px, for ``min_disparity`` = auto; ``scale``: factor on the
+        size, None = ``inference_scale``, which is 1 here where it is auto. Raises OutOfMemory.
+        """
+        if scale is None:
+            scale = 1.0 if isinstance(self.config.inference_scale, str) else self.config.inference_scale
+        first = self.config.search_start(doffs)
+        height, width = left.shape[:2]
+        if scale == 1:
+            return self._method.match(left, right, first)
+        size = scaled_size(width, height, scale)
+        found = self._method.match(
+            resize_image(left, *size), resize_image(right, *size), math.floor(first * size[0] / width)
+        )
+        return found.resized(width, height)
+
+    def search_range(self, rig: StereoRig) -> SearchRange:
+        """Return the image disparities that are searched for a rig."""
+        if self._method.disparities is None:
+            return SearchRange(float(math.floor(-rig.doffs)), rig.width - 1.0, 0, limited=False)
+        factor = rig.width / scaled_size(rig.width, rig.height, self.scale(rig))[0]
+        first = math.floor(self.config.search_start(rig.doffs) / factor)
+        last = first + self._method.disparities - 1
+        return SearchRange(first * factor, last * factor, round(self._method.block // 2 * factor))
+
+
+def _completed(matched: np.ndarray, config: StereoConfig) -> np.ndarray:
+    if config.left_right_check == "off" or np.isnan(matched).any():
+        return matched
+    return geometry.complete_occluded(matched, config.left_right_threshold)
+
+
+def _check_pair(left: np.ndarray, right: np.ndarray, rig: StereoRig) -> None:
+    check_images(left=left, right=right)
+    if left.shape != right.shape:
+        raise ValueError(f"left and right image differ: {left.shape} and {right.shape}; use a rectified pair")
+    if left.shape[:2] != (rig.height, rig.width):
+        raise ValueError(
+            f"the images are {left.shape[1]}x{left.shape[0]} and the calibration is for {rig.width}x{rig.height}; "
+            "scale the rig (StereoRig.scaled) or use the camera_info of these images"
+        )
