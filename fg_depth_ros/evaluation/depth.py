@@ -73,7 +73,6 @@ class DepthTask(Task):
 
     name: ClassVar[str] = "depth"
     quantity: ClassVar[str] = "depth"
-    interface: ClassVar[tuple[str, str]] = ("estimate", "depth")
     columns: ClassVar[tuple[str, ...]] = (
         "abs_rel", "sq_rel", "rmse", "rmse_log", "delta_1", "delta_2", "delta_3", "depth_density", "seconds", "scale",
     )  # fmt: skip
@@ -107,7 +106,10 @@ class DepthTask(Task):
     def estimate(self, runner: Any, inputs: tuple[Any, ...]) -> np.ndarray:
         """Run an estimator or a function."""
         image, fx, *pair = inputs
-        depth = runner.depth(image, *pair) if isinstance(runner, PairMethod) else super().estimate(runner, (image, fx))
+        if isinstance(runner, PairMethod):
+            depth = runner.depth(image, *pair)
+        else:
+            depth = runner.estimate(image, fx).depth if hasattr(runner, "estimate") else runner(image, fx)
         return np.asarray(depth, dtype=np.float32)
 
     def compare(

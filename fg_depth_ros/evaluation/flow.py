@@ -28,7 +28,6 @@ class FlowTask(Task):
 
     name: ClassVar[str] = "flow"
     quantity: ClassVar[str] = "flow"
-    interface: ClassVar[tuple[str, str]] = ("estimate", "flow")
     columns: ClassVar[tuple[str, ...]] = (
         "epe", "epe_noc", "epe_occ", "epe_below_10", "epe_10_40", "epe_above_40", "fl_all", "angular", "seconds",
     )  # fmt: skip
@@ -50,7 +49,8 @@ class FlowTask(Task):
 
     def estimate(self, runner: Any, inputs: tuple[Any, ...]) -> np.ndarray:
         """Run an estimator or a function."""
-        return super().estimate(runner, inputs[:2])
+        first, second, _ = inputs
+        return np.asarray(runner.estimate(first, second).flow if hasattr(runner, "estimate") else runner(first, second))
 
     def compare(
         self, method: Any, answer: np.ndarray, truth: np.ndarray, sample: FlowSample, inputs: tuple[Any, ...]

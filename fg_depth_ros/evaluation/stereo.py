@@ -42,7 +42,6 @@ class StereoTask(Task):
 
     name: ClassVar[str] = "stereo"
     quantity: ClassVar[str] = "disparity"
-    interface: ClassVar[tuple[str, str]] = ("match", "disparity")
     columns: ClassVar[tuple[str, ...]] = (
         "epe",
         "bad_1",
@@ -77,9 +76,11 @@ class StereoTask(Task):
     def estimate(self, runner: Any, inputs: tuple[Any, ...]) -> np.ndarray:
         """Run a matcher; an estimator or a network begins its search as ``search_doffs`` says."""
         left, right, doffs = inputs
+        if isinstance(runner, StereoDepthEstimator):
+            return runner.match(left, right, doffs).disparity
         if isinstance(runner, NetworkMatcher):
             return runner.match(left, right, StereoConfig().search_start(doffs)).disparity
-        return super().estimate(runner, inputs if isinstance(runner, StereoDepthEstimator) else (left, right))
+        return np.asarray(runner.match(left, right).disparity if hasattr(runner, "match") else runner(left, right))
 
     def compare(
         self, method: Any, answer: np.ndarray, truth: np.ndarray, sample: StereoSample, inputs: tuple[Any, ...]

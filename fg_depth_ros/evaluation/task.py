@@ -60,8 +60,6 @@ class Task(ABC):
     name: ClassVar[str]
     quantity: ClassVar[str]
     """What is estimated, such as "disparity"."""
-    interface: ClassVar[tuple[str, str]]
-    """Of an estimator: the method to call, and the attribute of its result that holds the answer."""
     columns: ClassVar[tuple[str, ...]]
     """Of a table, in their order."""
     validation_metrics: ClassVar[tuple[str, ...]]
@@ -84,11 +82,9 @@ class Task(ABC):
         """Return what answers; None: the method does not apply. Methods that share one run it once per sample."""
         return method
 
+    @abstractmethod
     def estimate(self, runner: Any, inputs: tuple[Any, ...]) -> np.ndarray:
         """Run an estimator or a function."""
-        call, attribute = self.interface
-        answer = getattr(getattr(runner, call)(*inputs), attribute) if hasattr(runner, call) else runner(*inputs)
-        return np.asarray(answer)
 
     @abstractmethod
     def compare(
