@@ -31,7 +31,7 @@ _TILE_WIDTH = 400
 
 @dataclass
 class Score:
-    """What one method scored on one data set."""
+    """Accumulate the metrics of one method on one data set."""
 
     sums: dict[str, Metrics] = field(default_factory=dict)
     per_image: list[dict[str, float]] = field(default_factory=list)

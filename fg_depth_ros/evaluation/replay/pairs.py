@@ -43,8 +43,8 @@ class Histogram:
 
 
 @dataclass
-class Score:
-    """One method's sums on the pairs that were compared with truth, or on those without."""
+class MethodScore:
+    """Sum one method's errors over the pairs with, or without, truth."""
 
     scores: ReplayScores
     histogram: Histogram
@@ -52,7 +52,7 @@ class Score:
     """What they were compared with, in the order of the pairs."""
     pairs: int = 0
 
-    def include(self, other: Score, prefix: str) -> None:
+    def include(self, other: MethodScore, prefix: str) -> None:
         """Add the sums of another one of the same method."""
         self.scores.include(other.scores, prefix)
         self.histogram.counts += other.histogram.counts
@@ -65,7 +65,7 @@ class BagEvaluation:
 
     def __init__(self, name: str, config: ReplayConfig) -> None:
         self.name, self.config = name, config
-        self.scores: dict[tuple[str, bool], Score] = {}
+        self.scores: dict[tuple[str, bool], MethodScore] = {}
         """By label of the method, and whether there is truth."""
         self.seconds: dict[str, list[float]] = {}
         self.series: list[dict[str, Any]] = []
@@ -139,13 +139,15 @@ class BagEvaluation:
         self._note(pair, loaded, score, measures, against)
         self._draw(pair, loaded, measures, depth, (against, reference))
 
-    def _score(self, loaded: Loaded, with_truth: bool, measure: str) -> Score:
+    def _score(self, loaded: Loaded, with_truth: bool, measure: str) -> MethodScore:
         key = (loaded.label, with_truth)
         if key not in self.scores:
-            self.scores[key] = Score(ReplayScores(self.config.min_depth, self.config.max_depth), Histogram(measure))
+            self.scores[key] = MethodScore(
+                ReplayScores(self.config.min_depth, self.config.max_depth), Histogram(measure)
+            )
         return self.scores[key]
 
-    def _note(self, pair: _Pair, loaded: Loaded, score: Score, measures: dict[str, float], against: str) -> None:
+    def _note(self, pair: _Pair, loaded: Loaded, score: MethodScore, measures: dict[str, float], against: str) -> None:
         score.pairs += 1
         score.against[against] = None
         entry: dict[str, Any] = {

@@ -21,7 +21,7 @@ from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.distributed import process_rank, shared_map
 from fg_depth_ros.evaluation.replay.config import ALL, ALL_BAGS, ReplayConfig
 from fg_depth_ros.evaluation.replay.methods import Loaded, load_methods
-from fg_depth_ros.evaluation.replay.pairs import BagEvaluation, Histogram, Score
+from fg_depth_ros.evaluation.replay.pairs import BagEvaluation, Histogram, MethodScore
 from fg_depth_ros.evaluation.replay.pictures import WorstPairs
 from fg_depth_ros.evaluation.replay.scores import ReplayScores, method_names
 from fg_depth_ros.evaluation.reports.page import Picture
@@ -222,12 +222,12 @@ def _add_rows(
             )  # fmt: skip
 
 
-def _joined(label: str, with_truth: bool, evaluations: Sequence[BagEvaluation]) -> Score | None:
+def _joined(label: str, with_truth: bool, evaluations: Sequence[BagEvaluation]) -> MethodScore | None:
     """Add up one method's scores, pairs in the order of the bags; None where there are none."""
     found = [(one, one.scores[label, with_truth]) for one in evaluations if (label, with_truth) in one.scores]
     if not found:
         return None
-    total = Score(ReplayScores(), Histogram(found[0][1].histogram.measure))
+    total = MethodScore(ReplayScores(), Histogram(found[0][1].histogram.measure))
     for one, score in found:
         total.include(score, f"{one.name}/")
     return total
