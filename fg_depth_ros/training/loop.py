@@ -42,9 +42,6 @@ _OF_LIGHTNING = (r".*LeafSpec", r"Found \d+ module\(s\) in eval mode", r"The '\w
 VALIDATION_SEED = 1_000_003
 """Added to a run's seed for the scenes that it is validated by."""
 
-MakeBatch = Callable[[list[int]], Any]
-"""Makes a batch from the numbers of its samples."""
-
 
 class TrainingModule(pl.LightningModule):
     """A network, the running average of its weights, and the schedule.
@@ -73,7 +70,8 @@ class TrainingModule(pl.LightningModule):
         self.stop_signal: signal.Signals | None = None
         """Signal that asked for the end of the run after the step in work."""
         self.latest: dict[str, torch.Tensor] = {}
-        self._render: MakeBatch | None = None
+        self.device_renderer: Callable[..., Any] | None = None
+        """What renders scenes from their numbers on the training device; None where the workers of the stream do."""
 
     @abstractmethod
     def losses(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -90,13 +88,6 @@ class TrainingModule(pl.LightningModule):
     def validated(self) -> torch.nn.Module:
         """Return the network that a validation evaluates: the average."""
         return self.average
-
-    def scene_stream(self, render: MakeBatch, count: int, device: torch.device) -> DataStream:
-        """Return a stream of rendered batches: by workers on the CPU, on a GPU by numbers that it renders itself."""
-        if device.type == "cpu":
-            return DataStream(render, count, self.config.workers)
-        self._render = render
-        return DataStream(torch.tensor, count)
 
     @property
     def progress(self) -> float:
@@ -141,9 +132,9 @@ class TrainingModule(pl.LightningModule):
         return 0 < 60 * self.config.piece_minutes <= now - began and self.steps_done > step
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move a batch to the device, or render it there from the numbers of its scenes."""
-        if self._render is not None and isinstance(batch, torch.Tensor):
-            return self._render(batch.tolist())
+        """Move a batch to the device, or render it there from its ``scene_numbers``."""
+        if self.device_renderer is not None and isinstance(batch, torch.Tensor):
+            return self.device_renderer(batch.tolist())
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:

@@ -45,6 +45,11 @@ class DataStream(IterableDataset[Any]):
             batch += workers
 
 
+def scene_numbers(numbers: list[int]) -> torch.Tensor:
+    """Make a batch that is the numbers of its scenes (int64) alone; the training device renders them."""
+    return torch.tensor(numbers, dtype=torch.int64)
+
+
 def shuffled(number: int, count: int, seed: int) -> np.ndarray:
     """Return the indices 0 .. count - 1 in the order in which ``number`` and its successors take them.
 

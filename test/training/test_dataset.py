@@ -240,9 +240,9 @@ def test_scenes_and_files_keep_their_share_and_each_comes_once():
     assert seen == list(range(18))
     shown = torch.cat([d.scenes.truth[:, 0, 1, 1] for d in drawn if d.scenes is not None])
     assert shown.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
-    assert not any(len(d.to_render) for d in drawn)
+    assert not any(len(d.scene_numbers) for d in drawn)
     later = MixedDataset(Files(), scenes, 0.25, render_here=False).batch(range(8))
-    assert later.scenes is None and later.to_render.tolist() == [0, 1]
+    assert later.scenes is None and later.scene_numbers.tolist() == [0, 1]
     assert MixedDataset(None, scenes, 0.25).batch([4, 5]).scenes.truth[:, 0, 1, 1].tolist() == [5.0, 6.0]
     assert len(MixedDataset(Files(), None, 0.25).batch(range(9)).loaded) == 9
     with pytest.raises(ValueError, match="nothing to train on"):

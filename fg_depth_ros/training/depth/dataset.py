@@ -196,14 +196,14 @@ class SceneDataset:
 class MixedBatch(NamedTuple):
     """What a batch is made of, as it comes from a worker.
 
-    ``numbers``: int64, of the samples. ``loaded``: samples from disk. ``scenes``: rendered pairs. ``to_render``: int64,
-    numbers of scenes that the training device is to render. ``counts``: pairs that had to be left out.
+    ``numbers``: int64, of the samples. ``loaded``: samples from disk. ``scenes``: rendered pairs. ``scene_numbers``:
+    int64, of scenes that the training device is to render. ``counts``: pairs that had to be left out.
     """
 
     numbers: torch.Tensor
     loaded: list[Sample]
     scenes: PairBatch | None
-    to_render: torch.Tensor
+    scene_numbers: torch.Tensor
     counts: PairCounts
 
 
@@ -234,5 +234,5 @@ class MixedDataset:
         here = self.scenes is not None and self.render_here and rendered
         index = numbers[0] // len(numbers)
         scenes = self.scenes.pairs(rendered, index) if here else None  # type: ignore[union-attr]
-        to_render = torch.tensor([] if here else rendered, dtype=torch.int64)
-        return MixedBatch(torch.tensor(numbers), loaded, scenes, to_render, counts)
+        scene_numbers = torch.tensor([] if here else rendered, dtype=torch.int64)
+        return MixedBatch(torch.tensor(numbers), loaded, scenes, scene_numbers, counts)

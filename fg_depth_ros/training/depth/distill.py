@@ -126,11 +126,14 @@ def train_distill(
     def open_stream(device: torch.device) -> DataStream:
         if teacher is not None:
             teacher.to(device)
+        rendered = None
         if scenes is not None:
-            module.scenes = scenes.dataset(config.seed, device, config.all_shapes, config.uses)
+            rendered = scenes.dataset(config.seed, device, config.all_shapes, config.uses)
+            if device.type != "cpu":
+                module.device_renderer = rendered.pairs
         training = prepared.training
         pairs = PairDataset(training, load, cache, config.seed) if training else None
-        dataset = MixedDataset(pairs, module.scenes, config.world_share, render_here=device.type == "cpu")
+        dataset = MixedDataset(pairs, rendered, config.world_share, render_here=device.type == "cpu")
         workers = config.workers if device.type == "cpu" or pairs is not None else 0
         return DataStream(dataset.batch, config.batch, workers)
 

@@ -14,7 +14,7 @@ from fg_depth_ros.training.config import check_multiple
 from fg_depth_ros.training.depth.augmentation import augment
 from fg_depth_ros.training.depth.batch import DistillBatch, PairBatch, TeacherPrediction, concatenated, moved
 from fg_depth_ros.training.depth.config import SCHEDULES, DistillTraining, MaskConfig
-from fg_depth_ros.training.depth.dataset import MixedBatch, SceneDataset
+from fg_depth_ros.training.depth.dataset import MixedBatch
 from fg_depth_ros.training.depth.flow_mask import masked, match_inside
 from fg_depth_ros.training.depth.losses import depth_loss
 from fg_depth_ros.training.depth.pairs import MIN_SHARE, PairCounts
@@ -79,7 +79,6 @@ class DistillModule(TrainingModule):
             self.options[name] = getattr(config, name)
         check_multiple(int(self.model.size_multiple), *config.all_shapes)
         self.teacher = teacher
-        self.scenes: SceneDataset | None = None
         self.prepared, self.counts = PairCounts(), PairCounts()
 
     def validated(self) -> torch.nn.Module:
@@ -125,8 +124,9 @@ class DistillModule(TrainingModule):
         others = [pairs for pairs, prediction in batch.loaded if prediction is None]
         if batch.scenes is not None:
             others.append(batch.scenes)
-        if self.scenes is not None and len(batch.to_render):
-            others.append(self.scenes.pairs(batch.to_render.tolist(), int(batch.numbers[0]) // len(batch.numbers)))
+        if self.device_renderer is not None and len(batch.scene_numbers):
+            index = int(batch.numbers[0]) // len(batch.numbers)
+            others.append(self.device_renderer(batch.scene_numbers.tolist(), index))
         if others:
             together = concatenated([moved(pairs, device) for pairs in others])
             predicted.append((together, predict(self.teacher, together, c.mask)))

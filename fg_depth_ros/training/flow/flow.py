@@ -31,7 +31,7 @@ from fg_depth_ros.training.flow.config import SCHEDULES, FlowTraining
 from fg_depth_ros.training.flow.losses import flow_loss
 from fg_depth_ros.training.loop import VALIDATION_SEED, TrainingModule, fit, photo_sources
 from fg_depth_ros.training.scene_pool import MixedScenes, ScenePool
-from fg_depth_ros.training.stream import DataStream, evenly, image_of, shuffled
+from fg_depth_ros.training.stream import DataStream, evenly, image_of, scene_numbers, shuffled
 
 MakeFlowBatch = Callable[[Sequence[int]], FlowBatch]
 
@@ -147,11 +147,15 @@ def train_flow(config: FlowTraining, extra: Evaluate | None = None) -> Path:
 
     def open_stream(device: torch.device) -> DataStream:
         make, world = material.open_batches(device)
-        if world is not None:
-            return module.scene_stream(scene_batches(make, world, config, module.augmenter), config.batch, device)
-        if device.type != "cpu":
-            return DataStream(partial(_numbered, make), config.batch, config.workers)
-        return module.scene_stream(partial(_augmented, make, module.augmenter), config.batch, device)
+        if world is None:  # pairs on disk: on a GPU they are augmented there
+            augmented = partial(_augmented, make, module.augmenter)
+            batches = augmented if device.type == "cpu" else partial(_numbered, make)
+            return DataStream(batches, config.batch, config.workers)
+        render = scene_batches(make, world, config, module.augmenter)
+        if device.type == "cpu":
+            return DataStream(render, config.batch, config.workers)
+        module.device_renderer = render
+        return DataStream(scene_numbers, config.batch)
 
     evaluate = task.validation({material.name: material.validation})
     return fit(module, Validation(evaluate, f"{material.name}/epe", extra, picture), card, open_stream)

@@ -20,7 +20,7 @@ from fg_depth_ros.training.scene_pool import MixedScenes, ScenePool
 from fg_depth_ros.training.stereo.augmentation import MARGIN, StereoAugmentation
 from fg_depth_ros.training.stereo.config import StereoTraining
 from fg_depth_ros.training.stereo.losses import stereo_loss
-from fg_depth_ros.training.stream import DataStream, image_of
+from fg_depth_ros.training.stream import DataStream, image_of, scene_numbers
 
 
 class StereoModule(TrainingModule):
@@ -65,7 +65,10 @@ def train_stereo(config: StereoTraining, extra: Evaluate | None = None) -> Path:
             renderer, StereoAugmentation(config.width, config.height), _collate,
             size=config.pool, uses=config.uses, seed=config.seed,
         )  # fmt: skip
-        return module.scene_stream(pool.batch, config.batch, device)
+        if device.type == "cpu":
+            return DataStream(pool.batch, config.batch, config.workers)
+        module.device_renderer = pool.batch
+        return DataStream(scene_numbers, config.batch)
 
     validation = Validation(StereoTask().validation({"synthetic": scenes}), "synthetic/epe", extra)
     return fit(module, validation, card, open_stream)
