@@ -38,7 +38,7 @@ _LOG = logging.getLogger(__name__)
 _EMA_DECAY = 0.998
 _LOG_EVERY = 50
 # Beginnings of warnings that say nothing of a run here: the average is in evaluation mode on purpose.
-_OF_LIGHTNING = (r".*LeafSpec", r"Found \d+ module\(s\) in eval mode", r"The '\w+' does not have many workers")
+_IGNORED_WARNINGS = (r".*LeafSpec", r"Found \d+ module\(s\) in eval mode", r"The '\w+' does not have many workers")
 VALIDATION_SEED = 1_000_003
 """Added to a run's seed for the scenes that it is validated by."""
 
@@ -70,6 +70,7 @@ class TrainingModule(pl.LightningModule):
         self.stop_signal: signal.Signals | None = None
         """Signal that asked for the end of the run after the step in work."""
         self.latest: dict[str, torch.Tensor] = {}
+        self.resumed_optimizer: torch.optim.Optimizer | None = None
         self.device_renderer: Callable[..., Any] | None = None
         """What renders scenes from their numbers on the training device; None where the workers of the stream do."""
 
@@ -99,6 +100,10 @@ class TrainingModule(pl.LightningModule):
         return min(1.0, max(by_steps, by_time))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return the optimizer for Lightning: that of a resumed run with its state, or a new one."""
+        return self.make_optimizer() if self.resumed_optimizer is None else self.resumed_optimizer
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
         """Return AdamW; its rate follows ``progress``."""
         return torch.optim.AdamW(
             self.model.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
@@ -236,8 +241,51 @@ def fit(
         FloatingPointError: a loss that is not finite.
         KeyboardInterrupt: SIGINT or SIGTERM, after the step in work was ended and its state written.
     """
-    with claim_out(module.config), _quiet_lightning():
-        return _fit(module, validation, card, open_stream)
+    config, out = module.config, Path(module.config.out)
+    on_gpu = torch.cuda.is_available()
+    with claim_out(config), _quiet_lightning():
+        out.mkdir(parents=True, exist_ok=True)
+        if not on_gpu:
+            keep_freed_memory()
+        callback = ValidationCallback(config, validation, card)
+        trainer = _make_trainer(config, callback, on_gpu)
+        if callback.checkpoint.state_path.exists():
+            module.resumed_optimizer = module.make_optimizer()
+            callback.resume(trainer, module, module.resumed_optimizer)
+            _LOG.info("resuming %s at step %d", out, module.steps_done)
+        stream = open_stream(trainer.strategy.root_device if on_gpu else torch.device("cpu"))
+        stream.begin_at(module.steps_done, trainer.global_rank, trainer.world_size)
+        loader = DataLoader(
+            stream, batch_size=None, num_workers=stream.workers, prefetch_factor=3 if stream.workers else None,
+            worker_init_fn=_ignore_stop_signals,
+        )  # fmt: skip
+        with _restored_signals():
+            trainer.fit(module, loader)
+        if module.stop_signal is not None:
+            raise KeyboardInterrupt(module.stop_signal.name)
+        barrier(str(out.absolute()))
+    return out / "best.safetensors"
+
+
+def _make_trainer(config: Training, callback: ValidationCallback, on_gpu: bool) -> pl.Trainer:
+    """Return Lightning's trainer for this process, one of several where torchrun started them."""
+    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))  # of torchrun, on this machine
+    return pl.Trainer(
+        default_root_dir=config.out,
+        logger=TensorBoardLogger(config.out, name="", version="tensorboard"),
+        callbacks=[callback, StopSignals(), ProgressLine()],
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        max_epochs=-1 if config.hours else None,
+        max_steps=config.steps or -1,
+        precision=resolve_precision(config.precision, on_gpu),  # type: ignore[arg-type]
+        gradient_clip_val=config.clip,
+        use_distributed_sampler=False,
+        devices=local_processes or 1,
+        num_nodes=int(os.environ["WORLD_SIZE"]) // local_processes if local_processes else 1,
+        accelerator="gpu" if on_gpu else "cpu",
+    )
 
 
 @contextmanager
@@ -248,7 +296,7 @@ def _quiet_lightning() -> Iterator[None]:
     logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            for message in _OF_LIGHTNING:
+            for message in _IGNORED_WARNINGS:
                 warnings.filterwarnings("ignore", message)
             yield
     finally:
@@ -258,55 +306,6 @@ def _quiet_lightning() -> Iterator[None]:
 def claim_out(config: Training) -> AbstractContextManager[None]:
     """Keep other trainings out of ``config.out``; once for all processes of a launcher. Raises as ``claim_folder``."""
     return nullcontext() if process_rank()[0] else claim_folder(config.out, "a training")
-
-
-def _fit(
-    module: TrainingModule,
-    validation: Validation,
-    card: Mapping[str, Any],
-    open_stream: Callable[[torch.device], DataStream],
-) -> Path:
-    config, out = module.config, Path(module.config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    on_gpu = torch.cuda.is_available()
-    if not on_gpu:
-        keep_freed_memory()
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))  # processes of torchrun on this machine
-    callback = ValidationCallback(config, validation, card)
-    trainer = pl.Trainer(
-        default_root_dir=out,
-        logger=TensorBoardLogger(str(out), name="", version="tensorboard"),
-        callbacks=[callback, StopSignals(), ProgressLine()],
-        enable_progress_bar=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        max_epochs=-1 if config.hours else None,
-        max_steps=config.steps or -1,
-        precision=resolve_precision(config.precision, on_gpu),  # type: ignore[arg-type]
-        gradient_clip_val=config.clip,
-        use_distributed_sampler=False,
-        devices=here or 1,  # several: by torchrun
-        num_nodes=int(os.environ["WORLD_SIZE"]) // here if here else 1,
-        accelerator="gpu" if on_gpu else "cpu",
-    )
-    if callback.checkpoint.state_path.exists():
-        optimizer = module.configure_optimizers()
-        callback.resume(trainer, module, optimizer)
-        module.configure_optimizers = lambda: optimizer  # type: ignore[method-assign]
-        _LOG.info("resuming %s at step %d", out, module.steps_done)
-    stream = open_stream(trainer.strategy.root_device if on_gpu else torch.device("cpu"))
-    stream.start, stream.rank, stream.ranks = module.steps_done, trainer.global_rank, trainer.world_size
-    workers = stream.workers
-    loader = DataLoader(
-        stream, batch_size=None, num_workers=workers, prefetch_factor=3 if workers else None,
-        worker_init_fn=_ignore_stop_signals,
-    )  # fmt: skip
-    with _restored_signals():
-        trainer.fit(module, loader)
-    if module.stop_signal is not None:
-        raise KeyboardInterrupt(module.stop_signal.name)
-    barrier(str(out.absolute()))
-    return out / "best.safetensors"
 
 
 def _ignore_stop_signals(worker: int) -> None:

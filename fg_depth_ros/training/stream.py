@@ -21,26 +21,27 @@ class DataStream(IterableDataset[Any]):
         make: makes a batch from ``count`` numbers.
         count: numbers per batch.
         workers: processes that call ``make``; 0: this one.
-        start: batches that this rank has consumed before.
-        rank: number of this process.
-        ranks: number of processes.
     """
 
-    def __init__(
-        self, make: Callable[[list[int]], Any], count: int, workers: int = 0, *, start: int = 0, rank: int = 0,
-        ranks: int = 1,
-    ) -> None:  # fmt: skip
+    def __init__(self, make: Callable[[list[int]], Any], count: int, workers: int = 0) -> None:
         self.make, self.count, self.workers = make, count, workers
-        self.start, self.rank, self.ranks = start, rank, ranks
+        self.begin_at(0)
+
+    def begin_at(self, step: int, rank: int = 0, ranks: int = 1) -> None:
+        """Set where the sequence begins, and the share of this process; without it: at 0, and all of it.
+
+        ``step``: batches that this rank has consumed before. ``rank``: number of this process, of ``ranks``.
+        """
+        self._start, self._rank, self._ranks = step, rank, ranks
 
     def __iter__(self) -> Iterator[Any]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         if info:
             torch.set_num_threads(1)
-        batch = self.start + worker
+        batch = self._start + worker
         while True:
-            first = (batch * self.ranks + self.rank) * self.count
+            first = (batch * self._ranks + self._rank) * self.count
             yield self.make(list(range(first, first + self.count)))
             batch += workers
 

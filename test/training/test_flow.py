@@ -162,9 +162,15 @@ def test_biases_do_not_decay():
 
 def test_processes_share_what_one_would_see():
     """Rank r of R with count n: numbers (b R + r) n ..., so a step of all ranks is one step of one with R n."""
-    feeds = [iter(DataStream(list, 2, start=3, rank=rank, ranks=2)) for rank in range(2)]
+
+    def batches(count, rank=0, ranks=1):
+        stream = DataStream(list, count)
+        stream.begin_at(3, rank, ranks)
+        return iter(stream)
+
+    feeds = [batches(2, rank, ranks=2) for rank in range(2)]
     together = [number for _ in range(3) for feed in feeds for number in next(feed)]
-    alone = iter(DataStream(list, 4, start=3))
+    alone = batches(4)
     assert together == [number for _ in range(3) for number in next(alone)] == list(range(12, 24))
 
 

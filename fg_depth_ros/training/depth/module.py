@@ -90,7 +90,7 @@ class DistillModule(TrainingModule):
             setattr(start, name, side)
         return start
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def make_optimizer(self) -> torch.optim.Optimizer:
         """Return Adam, as published; the encoder's learning rate is ``encoder_rate`` times that of the rest."""
         named = list(self.model.named_parameters())
         encoder = [parameter for name, parameter in named if name.startswith("encoder.")]

@@ -53,7 +53,7 @@ class FlowModule(TrainingModule):
         check_multiple(int(self.model.size_multiple), (config.width, config.height))  # type: ignore[arg-type]
         self.augmenter = Augmenter(config.augmentation, config.width, config.height, config.seed)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def make_optimizer(self) -> torch.optim.Optimizer:
         """Return Adam as published, AdamW with the loss ``lite``; biases do not decay."""
         named = list(self.model.named_parameters())
         groups: list[dict[str, Any]] = [
