@@ -15,6 +15,7 @@ from fg_depth_ros.data.io.formats import read_image
 from fg_depth_ros.evaluation.reports.report import read_report
 from fg_depth_ros.networks.checkpoint import load_tensors
 from fg_depth_ros.training.ablation import losses as ablation
+from fg_depth_ros.training.ablation.config import LossAblation
 from fg_depth_ros.training.ablation.figure3 import (
     CONDITIONS,
     LOSSES,
@@ -27,7 +28,7 @@ from fg_depth_ros.training.ablation.figure3 import (
     run_figure3,
     sweep,
 )
-from fg_depth_ros.training.ablation.losses import LossAblation, Row, cells, markdown, rows_of, run_ablation, summary
+from fg_depth_ros.training.ablation.losses import Row, cells, markdown, rows_of, run_ablation, summary
 from fg_depth_ros.training.depth.batch import TeacherPrediction
 from fg_depth_ros.training.depth.config import PRESETS
 from fg_depth_ros.training.photometric import photometric_error, warp_source

@@ -57,7 +57,9 @@ def test_the_scale_of_float16_gradients_is_resumed(tmp_path):
 
 
 def test_configurations_import_neither_pytorch_nor_lightning():
-    modules = ", ".join(f"fg_depth_ros.training.{task}.config" for task in ("stereo", "flow", "depth", "finetune"))
+    modules = ", ".join(
+        f"fg_depth_ros.training.{task}.config" for task in ("stereo", "flow", "depth", "finetune", "ablation")
+    )
     code = f"import sys, {modules}; print(*{{'torch', 'pytorch_lightning'}}.intersection(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == ""

@@ -32,79 +32,15 @@ from fg_depth_ros.synthesis.world.drive import sample_of
 from fg_depth_ros.synthesis.world.folder import write_world
 from fg_depth_ros.synthesis.world.generator import WorldGenerator
 from fg_depth_ros.synthesis.world.samples import WORLD_SEED
+from fg_depth_ros.training.ablation.config import LABELS, LossAblation
 from fg_depth_ros.training.depth.config import PRESETS, DepthLossConfig, DistillTraining, MaskConfig
 from fg_depth_ros.training.depth.distill import train_distill
 
 _LOG = logging.getLogger(__name__)
 MEASURES = ("abs_rel", "rmse", "delta_1")
-GRAFTINGS = ("both", "with", "without")
-LABELS = {
-    "auto_mask": "photometric, auto-mask",
-    "flow_mask": "photometric, prior-flow mask",
-    "flow_mask_dr": "  + L_dr",
-    "flow_mask_fp": "  + L_fp",
-    "flow_mask_fd": "  + L_dr + L_fp",
-}
-"""The paper's rows in its order: presets of the loss, and what a table calls them."""
 _OUTLINES = 64
 _SEEN_LARGER = 2  # scenes are rendered and matched at this times the network's size, as a camera's pictures would be
 _WIDE, _BASELINE = 0.58, 0.54  # focal length by the width, and m: a car's rig, KITTI's
-
-
-@dataclass(frozen=True)
-class LossAblation:
-    """Configuration of the experiment.
-
-    To resume it, all but ``seeds``, ``losses``, ``grafting`` and ``choices`` must be unchanged.
-    """
-
-    out: str = "runs/ablation"
-    """Folder for scenes, runs and the tables; rows that are finished there are not trained again."""
-    seeds: int = 2
-    losses: tuple[str, ...] = tuple(LABELS)
-    """Presets of the loss."""
-    grafting: str = "both"
-    """``with``, ``without`` or ``both``."""
-    choices: bool = False
-    """Also the rows for what the paper leaves open: the mask's bounds, levels, the form of ``L_dr``."""
-    steps: int = 1000
-    """Of every row."""
-    scenes: int = 400
-    """Pairs that a seed trains on."""
-    test_scenes: int = 100
-    """Number of scenes that all are evaluated on."""
-    world: str = "street"
-    photos: tuple[str, ...] = ()
-    """Folders of pictures for surfaces, beside drawn ones."""
-    patterns: int = 160
-    """Drawn surfaces."""
-    model: str = "depthnet_lite"
-    width: int = 256
-    """Of the network's input, px; scenes are twice as large."""
-    height: int = 96
-    batch: int = 8
-    schedule: str = "one_cycle"
-    learning_rate: float = 0.0
-    """At its highest; 0 = the schedule's own."""
-    teacher: str = "flownet_stereo"
-    teacher_weights: str = ""
-    precision: str = "32"
-
-    def __post_init__(self) -> None:
-        for name, least in (("seeds", 1), ("steps", 1), ("scenes", 2), ("test_scenes", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} of the ablation is {getattr(self, name)}: it needs at least {least}")
-        unknown = sorted(set(self.losses) - set(PRESETS))
-        if unknown or not self.losses:
-            raise ValueError(f"unknown loss '{', '.join(unknown)}'; known: {', '.join(PRESETS)}")
-        if self.grafting not in GRAFTINGS:
-            raise ValueError(f"unknown grafting '{self.grafting}'; known: {', '.join(GRAFTINGS)}")
-
-    @property
-    def fixed(self) -> dict[str, Any]:
-        """What all rows of a folder have in common."""
-        free = ("out", "seeds", "losses", "grafting", "choices")
-        return json.loads(json.dumps({name: value for name, value in asdict(self).items() if name not in free}))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,83 @@
+"""Configuration of the ablation of FG-Depth's losses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from fg_depth_ros.training.depth.config import PRESETS
+
+GRAFTINGS = ("both", "with", "without")
+LABELS = {
+    "auto_mask": "photometric, auto-mask",
+    "flow_mask": "photometric, prior-flow mask",
+    "flow_mask_dr": "  + L_dr",
+    "flow_mask_fp": "  + L_fp",
+    "flow_mask_fd": "  + L_dr + L_fp",
+}
+"""The paper's rows in its order: presets of the loss, and what a table calls them."""
+
+
+@dataclass(frozen=True)
+class LossAblation:
+    """Configuration of the experiment.
+
+    To resume it, all but ``seeds``, ``losses``, ``grafting`` and ``choices`` must be unchanged.
+    """
+
+    out: str = "runs/ablation"
+    """Folder for scenes, runs and the tables; rows that are finished there are not trained again."""
+    seeds: int = 2
+    """Trainings of every row, each with scenes and weights of its own."""
+    losses: tuple[str, ...] = field(default=tuple(LABELS), metadata={"option": "loss"})
+    """Preset of the loss: auto_mask, flow_mask, flow_mask_dr, flow_mask_fp or flow_mask_fd; may be repeated."""
+    grafting: str = "both"
+    """Rows with or without data grafting, or both: with, without, both."""
+    choices: bool = False
+    """Also the rows for what the paper leaves open: bounds of the mask, levels, the form of L_dr."""
+    steps: int = 1000
+    """Of every row."""
+    scenes: int = 400
+    """Pairs that a seed trains on."""
+    test_scenes: int = 100
+    """Pairs that all are evaluated on."""
+    world: str = "street"
+    """Kind of scenes: street, indoor or mixed."""
+    photos: tuple[str, ...] = ()
+    """Folder of pictures for the surfaces; may be repeated."""
+    patterns: int = 160
+    """Procedural textures beside the photos."""
+    model: str = "depthnet_lite"
+    """Network: depthnet_lite, depthnet_efficient, depthnet_r18 or depthnet_r50."""
+    width: int = 256
+    """Of the network's input, px; scenes are twice as large."""
+    height: int = 96
+    batch: int = 8
+    """Pairs per step."""
+    schedule: str = "one_cycle"
+    """Of the learning rate: step (the paper's) or one_cycle."""
+    learning_rate: float = 0.0
+    """At its highest; 0: the schedule's own."""
+    teacher: str = "flownet_stereo"
+    """Any model for stereo or flow."""
+    teacher_weights: str = ""
+    """Weights file of the teacher; default: the shipped ones."""
+    precision: str = "32"
+    """Of the training: 32, bf16-mixed or 16-mixed."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("seeds", 1), ("steps", 1), ("scenes", 2), ("test_scenes", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} of the ablation is {getattr(self, name)}: it needs at least {least}")
+        unknown = sorted(set(self.losses) - set(PRESETS))
+        if unknown or not self.losses:
+            raise ValueError(f"unknown loss '{', '.join(unknown)}'; known: {', '.join(PRESETS)}")
+        if self.grafting not in GRAFTINGS:
+            raise ValueError(f"unknown grafting '{self.grafting}'; known: {', '.join(GRAFTINGS)}")
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """What all rows of a folder have in common."""
+        free = ("out", "seeds", "losses", "grafting", "choices")
+        return json.loads(json.dumps({name: value for name, value in asdict(self).items() if name not in free}))
