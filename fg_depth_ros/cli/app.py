@@ -14,6 +14,8 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.text import Text
 
+from fg_depth_ros.distributed import process_rank
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -121,9 +123,14 @@ def _show_paragraphs(table: Table) -> None:
 
 
 def progress(items: Iterable[Any], title: str, count: int | None = None) -> Iterable[Any]:
-    """Show on the error output how far a loop over ``items`` is."""
+    """Show on the error output how far a loop over ``items`` is; of several processes the first one alone does.
+
+    A ``fg_depth_ros.progress.Track``.
+    """
     from rich.progress import track
 
+    if process_rank()[0]:
+        return items
     return track(items, escape(title), total=count, console=Console(stderr=True))
 
 

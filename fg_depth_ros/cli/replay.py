@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +24,6 @@ from fg_depth_ros.cli.options import (
 from fg_depth_ros.evaluation.replay.config import ReplayConfig
 
 if TYPE_CHECKING:
-    from fg_depth_ros.data.samples import StereoSample
     from fg_depth_ros.evaluation.replay.config import ReplayMethod
 
 _TABLES = {
@@ -65,7 +63,7 @@ def replay(
 
     chosen = config(bags=tuple(map(str, bags)), methods=_methods(weights, [*model, *baseline], mono))
     check_folder(out)
-    found = offline.replay(chosen, _progress)
+    found = offline.replay(chosen, progress)
     if not found.leads:
         return
     report = found.report
@@ -134,9 +132,3 @@ def _methods(weights: list[Path], names: list[str], mono: bool) -> tuple[ReplayM
     if not chosen:
         raise ValueError("nothing to replay with: name weights (--weights), shipped ones (--model) or --baseline sgbm")
     return chosen
-
-
-def _progress(items: Iterable[StereoSample], name: str, count: int) -> Iterable[StereoSample]:
-    from fg_depth_ros.distributed import process_rank
-
-    return items if process_rank()[0] else progress(items, name, count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -82,7 +82,7 @@ def distill(
     chosen = config(
         out=str(out), width=width, height=height, bag=topics().given(), losses=depth_losses(loss, losses), mask=mask()
     )
-    best = train_distill(chosen, _validation(DepthTask(), real, "real_"), track_pairs)
+    best = train_distill(chosen, _validation(DepthTask(), real, "real_"), progress)
     say(str(best))
 
 
@@ -91,13 +91,6 @@ def depth_losses(preset: str, given: Settings[DepthLossConfig]) -> DepthLossConf
     if preset not in PRESETS:
         raise ValueError(f"unknown loss '{preset}'; known: {', '.join(PRESETS)}")
     return replace(PRESETS[preset], **given.keywords)
-
-
-def track_pairs(items: Iterable[int], what: str, count: int) -> Iterable[int]:
-    """Show how far the preparation of pairs is; the first process alone does."""
-    from fg_depth_ros.distributed import process_rank
-
-    return progress(items, f"checking {what}", count) if process_rank()[0] == 0 else items
 
 
 def _validation(task: Task, folders: list[Path], prefix: str = "") -> Callable[[Any], dict[str, float]] | None:

@@ -6,7 +6,7 @@ Several processes (torchrun) share the bags; each of them returns the same resul
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +27,7 @@ from fg_depth_ros.evaluation.replay.scores import ReplayScores, method_names
 from fg_depth_ros.evaluation.reports.page import Picture
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.files import FileError
-
-Track = Callable[[Iterable[StereoSample], str, int], Iterable[StereoSample]]
-"""Shows how far a bag is: (what to go through, its name, how many) -> the same things."""
+from fg_depth_ros.progress import Track, no_progress
 
 
 @dataclass(frozen=True)
@@ -61,11 +59,7 @@ class _BagResult:
     methods: list[dict[str, Any]] = field(default_factory=list)
 
 
-def _silently(items: Iterable[StereoSample], name: str, count: int) -> Iterable[StereoSample]:
-    return items
-
-
-def replay(config: ReplayConfig, track: Track = _silently) -> Replay:
+def replay(config: ReplayConfig, track: Track = no_progress) -> Replay:
     """Estimate and score every pair of every bag with every method.
 
     A bag that cannot be used is named in the report's settings (``left_out``) and the others are used; so are damaged

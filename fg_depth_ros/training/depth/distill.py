@@ -24,6 +24,7 @@ from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.geometry.resize import size_with_area
 from fg_depth_ros.networks import load_checkpoint
 from fg_depth_ros.networks.registry import weights_path
+from fg_depth_ros.progress import Track, no_progress
 from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_cutouts
 from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
 from fg_depth_ros.synthesis.world.generator import WorldGenerator
@@ -41,9 +42,7 @@ from fg_depth_ros.training.depth.module import DistillModule, predict
 from fg_depth_ros.training.depth.pairs import (
     PairSplit,
     PreparedPairs,
-    Track,
     TrainingPair,
-    no_progress,
     open_pair_sets,
     prepare_pairs,
     split_frames,

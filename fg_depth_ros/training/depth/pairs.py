@@ -7,7 +7,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from fg_depth_ros.distributed import process_rank
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.inference.classical_flow import dis
+from fg_depth_ros.progress import Track, no_progress
 from fg_depth_ros.training.depth.batch import TeacherPrediction
 from fg_depth_ros.training.depth.config import MaskConfig, frame_slice
 from fg_depth_ros.training.depth.flow_mask import prior_flow_mask
@@ -56,14 +57,6 @@ _TOLERANCE = 1.0  # px at the width below
 _CHECK_WIDTH = 640
 _GIVE_UP_AFTER = 20
 """A set of which the first pairs are all bad is refused after as many, not after hours."""
-
-Track = Callable[[Iterable[int], str, int], Iterable[int]]
-"""Shows the progress of a loop: (what to iterate over, what is done, how many) -> the same things."""
-
-
-def no_progress(items: Iterable[int], what: str, count: int) -> Iterable[int]:
-    """Show nothing; the default ``Track``."""
-    return items
 
 
 class TrainingPair(NamedTuple):
@@ -390,7 +383,7 @@ def prepare_set(
     (rank, ranks), counts = process_rank(), PairCounts()
     checked: dict[int, TrainingPair | BadPair] = {}
     order = sorted(range(len(pairs)), key=lambda i: ((i - rank) % ranks, i))
-    for i in track(order, name, len(order)):
+    for i in track(order, f"checking {name}", len(order)):
         found = checked[i] = _checked(pairs[i], teacher, cache, mask or MaskConfig())
         if isinstance(found, BadPair):
             counts.skip(f"{name}/{pairs[i].name}", found.reason, str(found))

@@ -20,7 +20,8 @@ from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.distributed import process_rank
 from fg_depth_ros.files import FileError, atomic_write
 from fg_depth_ros.geometry import StereoRig
-from fg_depth_ros.training.depth.pairs import PairSplit, Track, no_progress
+from fg_depth_ros.progress import Track, no_progress
+from fg_depth_ros.training.depth.pairs import PairSplit
 from fg_depth_ros.training.finetune.config import TimeSplit
 
 _LOG = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def open_recordings(
     rank, ranks = process_rank()
     order = sorted(range(len(found)), key=lambda i: ((i - rank) % ranks, i))
     checked: dict[int, tuple[dict[str, Any], list[StereoSample]]] = {}
-    for i in track(order, "bags", len(order)):
+    for i in track(order, "checking bags", len(order)):
         checked[i] = _checked(found[i], dict(options or {}), Path(notes) if notes else None)
     sets: dict[str, list[StereoSample]] = {}
     bags: list[dict[str, Any]] = []

@@ -26,11 +26,11 @@ from fg_depth_ros.geometry.resize import size_with_area
 from fg_depth_ros.networks import load_checkpoint
 from fg_depth_ros.networks.checkpoint import save_tensors
 from fg_depth_ros.networks.registry import weights_path
+from fg_depth_ros.progress import Track, no_progress
 from fg_depth_ros.training.callbacks import Evaluate
 from fg_depth_ros.training.config import Training
 from fg_depth_ros.training.depth.config import DistillTraining
 from fg_depth_ros.training.depth.distill import train_distill
-from fg_depth_ros.training.depth.pairs import Track, no_progress
 from fg_depth_ros.training.depth.validation import MONITOR as DEPTH_MONITOR
 from fg_depth_ros.training.finetune.bags import Recordings
 from fg_depth_ros.training.finetune.config import DepthFinetuning, StereoFinetuning

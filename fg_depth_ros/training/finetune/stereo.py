@@ -22,10 +22,11 @@ from fg_depth_ros.evaluation.metrics import mean_metrics
 from fg_depth_ros.files import FileError
 from fg_depth_ros.networks.flow import pad_to_multiple
 from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE, StereoPrediction
+from fg_depth_ros.progress import Track, no_progress
 from fg_depth_ros.training.callbacks import Validation
 from fg_depth_ros.training.depth.batch import PairBatch
 from fg_depth_ros.training.depth.dataset import PairDataset, load_whole
-from fg_depth_ros.training.depth.pairs import BadPair, PairSplit, Track, TrainingPair, no_progress, prepare_pairs
+from fg_depth_ros.training.depth.pairs import BadPair, PairSplit, TrainingPair, prepare_pairs
 from fg_depth_ros.training.finetune.config import StereoFinetuning
 from fg_depth_ros.training.loop import TrainingModule, fit
 from fg_depth_ros.training.photometric import masked_mean, photometric_error, smoothness_loss, warp_source
