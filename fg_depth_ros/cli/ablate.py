@@ -43,7 +43,7 @@ def figure3(
 
 def losses(
     out: Annotated[Path, typer.Option(help="Folder for scenes, runs and tables; what is finished there is kept.")],
-    config: Annotated[Settings[LossAblation], Without(["width", "height"])],
+    make_config: Annotated[Settings[LossAblation], Without(["width", "height"])],
     size: Annotated[
         str, typer.Option(help="WIDTHxHEIGHT of the network's input; scenes are twice as large.")
     ] = "256x96",
@@ -55,7 +55,7 @@ def losses(
     from fg_depth_ros.training.ablation.losses import run_ablation, table
 
     width, height = image_size_of(size)
-    chosen = config(out=str(out), width=width, height=height)
-    report = run_ablation(chosen, lambda what: console.print(what, style="dim"))
+    config = make_config(out=str(out), width=width, height=height)
+    report = run_ablation(config, lambda what: console.print(what, style="dim"))
     show(table(report))
     say(f"{out / 'losses.md'}, {out / 'losses.json'}")

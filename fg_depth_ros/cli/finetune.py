@@ -31,8 +31,8 @@ def finetune(
     bags: Annotated[list[Path], typer.Option(help="Bag, or folder of bags; may be repeated.")],
     out: Out,
     division: Settings[TimeSplit],
-    depth: Annotated[Settings[DepthFinetuning], _OF_DISTILL],
-    stereo_network: Annotated[Settings[StereoFinetuning], Without(["width", "height", "weights", "model"])],
+    make_depth: Annotated[Settings[DepthFinetuning], _OF_DISTILL],
+    make_stereo: Annotated[Settings[StereoFinetuning], Without(["width", "height", "weights", "model"])],
     topics: Settings[PairTopics],
     stereo: Annotated[
         bool, typer.Option("--stereo", help="Fine-tune the stereo network by self-supervision instead.")
@@ -74,7 +74,7 @@ def finetune(
     }  # fmt: skip
     of_depth = {name: value for name, value in values.items() if value is not None}
     of_stereo = {} if stereo_weights is None else {"stereo_weights": stereo_weights}
-    ours, others = (stereo_network, depth) if stereo else (depth, stereo_network)
+    ours, others = (make_stereo, make_depth) if stereo else (make_depth, make_stereo)
     if unused := sorted({*others.keywords.keys() - ours.keywords.keys(), *(of_depth if stereo else of_stereo)}):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
         of = "depth from one image; stereo weights to begin with are --stereo-weights" if stereo else "--stereo"
@@ -82,12 +82,12 @@ def finetune(
     tuning: DepthFinetuning | StereoFinetuning
     if stereo:
         weights = StereoFinetuning.weights if stereo_weights is None else stereo_weights
-        tuning = stereo_network(out=str(out), weights=weights, **sizes)
+        tuning = make_stereo(out=str(out), weights=weights, **sizes)
     else:
         chosen: dict[str, Any] = _DEPTH_DEFAULTS | of_depth
         losses = depth_losses(chosen["loss"], partial(DepthLossConfig, regression_of=chosen["regression_of"]))
         mask = MaskConfig(max_depth=chosen["max_depth"], max_disparity=chosen["max_disparity"])
-        tuning = depth(out=str(out), losses=losses, mask=mask, **sizes)
+        tuning = make_depth(out=str(out), losses=losses, mask=mask, **sizes)
     recordings = open_recordings(bags, division(), topics().given(), out / "checks", progress)
     if process_rank()[0] == 0:
         show_bags(recordings.bags)

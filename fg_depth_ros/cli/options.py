@@ -20,7 +20,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 
 Settings = functools.partial
-"""``Settings[Config]`` as a parameter's annotation stands for the options of ``Config``."""
+"""``make_config: Settings[Config]`` stands for the options of ``Config``; ``make_config()`` makes one of them."""
 _CONTEXT = "typer_context"
 LARGEST_SIDE = 8192
 """Of a size that is given by option, px."""

@@ -42,7 +42,7 @@ _NONE = "none"
 def replay(
     bags: Annotated[list[Path], typer.Argument(help="Bags, or folders of bags.")],
     out: Annotated[Path, typer.Option(help="Folder for report.json and report.html.")],
-    config: Settings[ReplayConfig],
+    make_config: Settings[ReplayConfig],
     weights: Annotated[
         list[Path], typer.Option(help="Weights file, of a stereo or a depth network; may be repeated.")
     ] = [],
@@ -61,9 +61,9 @@ def replay(
     from fg_depth_ros.evaluation.replay import replay as offline
     from fg_depth_ros.evaluation.reports.page import write_page
 
-    chosen = config(bags=tuple(map(str, bags)), methods=_methods(weights, [*model, *baseline], mono))
+    config = make_config(bags=tuple(map(str, bags)), methods=_methods(weights, [*model, *baseline], mono))
     check_folder(out)
-    found = offline.replay(chosen, progress)
+    found = offline.replay(config, progress)
     if not found.leads:
         return
     report = found.report

@@ -31,7 +31,7 @@ def log_to_terminal() -> None:
 Option = Annotated[list[str], typer.Option(help="Of a fresh network, NAME=VALUE such as width=0.375; may be repeated.")]
 
 
-def stereo(out: Out, config: Settings[StereoTraining], option: Option = [], real: Real = []) -> None:
+def stereo(out: Out, make_config: Settings[StereoTraining], option: Option = [], real: Real = []) -> None:
     """Train the stereo network on synthetic scenes; resumable, and several processes under torchrun.
 
     Example: `fg-depth train stereo --photos my_pictures --hours 2 --out runs/mine --real kitti2015`
@@ -40,11 +40,11 @@ def stereo(out: Out, config: Settings[StereoTraining], option: Option = [], real
     from fg_depth_ros.training.stereo.stereo import train_stereo
 
     log_to_terminal()
-    chosen = config(out=str(out), options=_network_options(option))
-    console.print(str(train_stereo(chosen, _validation(StereoTask(), real))))
+    config = make_config(out=str(out), options=_network_options(option))
+    console.print(str(train_stereo(config, _validation(StereoTask(), real))))
 
 
-def flow(out: Out, config: Settings[FlowTraining], option: Option = [], real: Real = []) -> None:
+def flow(out: Out, make_config: Settings[FlowTraining], option: Option = [], real: Real = []) -> None:
     """Train a flow network on Flying-Chairs-like scenes or on pairs; resumable, several processes under torchrun.
 
     Examples: `fg-depth train flow --photos my_pictures --hours 4 --out runs/lite`,
@@ -54,13 +54,13 @@ def flow(out: Out, config: Settings[FlowTraining], option: Option = [], real: Re
     from fg_depth_ros.training.flow.flow import train_flow
 
     log_to_terminal()
-    chosen = config(out=str(out), options=_network_options(option))
-    console.print(str(train_flow(chosen, _validation(FlowTask(), real))))
+    config = make_config(out=str(out), options=_network_options(option))
+    console.print(str(train_flow(config, _validation(FlowTask(), real))))
 
 
 def distill(
     out: Out,
-    config: Annotated[Settings[DistillTraining], Without(["width", "height"])],
+    make_config: Annotated[Settings[DistillTraining], Without(["width", "height"])],
     mask: Settings[MaskConfig],
     losses: Settings[DepthLossConfig],
     topics: Settings[PairTopics],
@@ -79,10 +79,10 @@ def distill(
 
     log_to_terminal()
     width, height = image_size_of(size)
-    chosen = config(
+    config = make_config(
         out=str(out), width=width, height=height, bag=topics().given(), losses=depth_losses(loss, losses), mask=mask()
     )
-    best = train_distill(chosen, _validation(DepthTask(), real, "real_"), progress)
+    best = train_distill(config, _validation(DepthTask(), real, "real_"), progress)
     say(str(best))
 
 
