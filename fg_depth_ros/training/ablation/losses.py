@@ -94,7 +94,7 @@ def run_ablation(config: LossAblation, progress: Callable[[str], None] = _LOG.in
     ValueError: the folder holds an ablation with other settings; otherwise as ``train_distill``.
     """
     out = Path(config.out)
-    _claim(out, config)
+    _check_same_run(out, config)
     rows, found = rows_of(config), {}
     for seed in range(config.seeds):
         for row in rows:
@@ -201,7 +201,7 @@ def _scenes(config: LossAblation, name: str, count: int, seed: int) -> Path:
     return folder
 
 
-def _claim(out: Path, config: LossAblation) -> None:
+def _check_same_run(out: Path, config: LossAblation) -> None:
     """Write the settings that the rows have in common, or raise ValueError if they differ from those there."""
     path = out / "settings.json"
     if not path.is_file():

@@ -81,7 +81,7 @@ def finetune_depth(
     }
     training = _OnRecordings(**values)
     with claim_out(training):
-        _claim(training, recordings)
+        _check_same_run(training, recordings)
         best = train_distill(training, extra, track, recordings.pairs, _source(recordings))
         return _conclude(training, recordings, best, "depth", DEPTH_MONITOR)
 
@@ -90,7 +90,7 @@ def finetune_stereo(config: StereoFinetuning, recordings: Recordings, track: Tra
     """Fine-tune a stereo network by self-supervision, or resume it; returns and raises as ``finetune_depth``."""
     config = replace(config, **_pace(config, recordings, _STEREO_PAIRS))
     with claim_out(config):
-        _claim(config, recordings)
+        _check_same_run(config, recordings)
         best = train_self_supervised(config, recordings.pairs, _source(recordings), track)
         return _conclude(config, recordings, best, "stereo", STEREO_MONITOR)
 
@@ -115,7 +115,7 @@ def _source(recordings: Recordings) -> dict[str, Any]:
     return {"bags": recordings.card(), "split": asdict(recordings.split)}
 
 
-def _claim(config: Training, recordings: Recordings) -> None:
+def _check_same_run(config: Training, recordings: Recordings) -> None:
     """Refuse to resume a run on other recordings: pairs that it trained on might be held out here."""
     made_of = {
         "model": config.model,
