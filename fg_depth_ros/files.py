@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import io
+import json
 import logging
 import os
 import shutil
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 _LOG = logging.getLogger(__name__)
 _UNFINISHED = ".unfinished"
@@ -123,6 +124,12 @@ def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
         if about is not None and not (about.is_relative_to(here) or here.is_relative_to(about)):
             raise
         raise WriteError(error.errno, error.strerror, str(path)) from error
+
+
+def write_json(path: str | Path, value: Any, indent: int = 2, *, sync: bool = True) -> None:
+    """Write a value as JSON, in one step; ``sync`` and what is raised as for ``atomic_write``."""
+    with atomic_write(path, sync=sync) as unfinished:
+        unfinished.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")
 
 
 @contextmanager

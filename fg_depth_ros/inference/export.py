@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 
 from fg_depth_ros import __version__
-from fg_depth_ros.files import atomic_write
+from fg_depth_ros.files import atomic_write, write_json
 from fg_depth_ros.geometry.resize import resize_image
 from fg_depth_ros.inference.engines import EngineError, Program
 from fg_depth_ros.inference.engines.openvino_engine import load_model_file, save_model
@@ -136,8 +135,7 @@ def export_network(
         ],
         "size_multiple": multiple, "opset": OPSET, "fg_depth_ros": __version__, "sha256": hashes,
     }  # fmt: skip
-    with atomic_write(description) as unfinished:
-        unfinished.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    write_json(description, document)
     return Export(program, files, description, size, dynamic, multiple)
 
 

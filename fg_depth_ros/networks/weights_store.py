@@ -22,7 +22,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from fg_depth_ros.files import atomic_write, sync_path
+from fg_depth_ros.files import atomic_write, sync_path, write_json
 from fg_depth_ros.networks.checkpoint import CheckpointError, load_checkpoint
 from fg_depth_ros.networks.registry import MODELS, has_weights, load_model, weights_path
 
@@ -221,8 +221,7 @@ class WeightsStore:
         """
         folder = self._of(model)
         values = {"schema": SCHEMA, "current": history.current, "entries": [asdict(e) for e in history.entries]}
-        with atomic_write(folder / _HISTORY) as unfinished:
-            unfinished.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        write_json(folder / _HISTORY, values, indent=1)
         with atomic_write(folder / CURRENT, sync=False) as unfinished:
             unfinished.symlink_to(history.entry.file)
         sync_path(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 import yaml
 
 from fg_depth_ros.data.bags.mcap import Channel, McapIndex, StoredMessage
-from fg_depth_ros.files import FileLock, atomic_write, sync_path
+from fg_depth_ros.files import FileLock, atomic_write, sync_path, write_json
 from fg_depth_ros.recording import manifest
 from fg_depth_ros.recording.definitions import Message, Topic, channel_of, type_hash
 from fg_depth_ros.recording.mcap_writer import DurableFile, McapWriter
@@ -219,8 +218,7 @@ def metadata_yaml(files: dict[str, McapIndex]) -> str:
 
 
 def _write_draft(folder: Path, content: dict[str, Any]) -> None:
-    with atomic_write(folder / manifest.EPISODE_FILE) as path:
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / manifest.EPISODE_FILE, content, indent=1)
 
 
 def _unused(root: Path, name: str) -> str:

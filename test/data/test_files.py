@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fg_depth_ros import files
-from fg_depth_ros.files import FileError, FileLock, WriteError, atomic_write, claim_folder
+from fg_depth_ros.files import FileError, FileLock, WriteError, atomic_write, claim_folder, write_json
 
 
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
@@ -24,6 +24,11 @@ def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
             assert path.exists() == (value == 2)
     assert np.load(path)["value"] == 2
     assert [each.name for each in path.parent.iterdir()] == ["a.npz"]
+
+
+def test_json_is_indented_ascii_with_an_end_of_line(tmp_path):
+    write_json(tmp_path / "new" / "a.json", {"tür": [1, None]}, indent=1)
+    assert (tmp_path / "new" / "a.json").read_bytes() == b'{\n "t\\u00fcr": [\n  1,\n  null\n ]\n}\n'
 
 
 def test_a_folder_appears_whole(tmp_path):

@@ -21,7 +21,7 @@ from fg_depth_ros.data.io.camera_files import (
     read_text,
     ros_cameras,
 )
-from fg_depth_ros.files import FileError, atomic_write
+from fg_depth_ros.files import FileError, atomic_write, write_json
 from fg_depth_ros.geometry import RigError, StereoRig, camera_info_doubts
 from fg_depth_ros.geometry.rectification import RECTIFY, Rectification
 
@@ -76,8 +76,7 @@ def read_calibration(
 
 def write_rig(path: str | Path, rig: StereoRig) -> None:
     """Write the project's own ``rig.json``, which ``read_calibration`` reads back."""
-    with atomic_write(path, sync=False) as unfinished:
-        unfinished.write_text(json.dumps(rig.to_dict(), indent=2) + "\n", encoding="utf-8")
+    write_json(path, rig.to_dict(), sync=False)
 
 
 def read_numbers(path: str | Path, counts: Mapping[str, int]) -> list[np.ndarray]:

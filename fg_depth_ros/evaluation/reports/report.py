@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.table import Table
 
-from fg_depth_ros.files import atomic_write, read_bytes
+from fg_depth_ros.files import read_bytes, write_json
 
 SCHEMA = "fg_depth_report/1"
 _PACKAGES = (
@@ -95,8 +95,7 @@ class Report:
 
     def write_json(self, path: str | Path) -> None:
         """Write the report as JSON; the file appears when it is complete."""
-        with atomic_write(path) as unfinished:
-            unfinished.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(path, self.to_dict())
 
     def table(self, columns: list[str] | None = None, title: str | None = None) -> Table:
         """Return the rows as a rich table; ``columns`` names the measures to show (default: all that occur)."""

@@ -21,7 +21,7 @@ from fg_depth_ros.data.datasets.depth import open_depth_sets
 from fg_depth_ros.evaluation.depth import DepthTask
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.evaluation.task import evaluate
-from fg_depth_ros.files import FileError, atomic_write
+from fg_depth_ros.files import FileError, atomic_write, write_json
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.inference.estimator import choose_device
 from fg_depth_ros.inference.mono import NetworkMono
@@ -101,11 +101,12 @@ def run_ablation(config: LossAblation, progress: Callable[[str], None] = _LOG.in
             folder = out / f"seed{seed}" / row.name
             if not (folder / "result.json").is_file():
                 progress(f"seed {seed}: {row.group}, {row.label.strip()}")
-                _write_json(folder / "result.json", _train_and_evaluate(config, row, seed, folder))
+                write_json(folder / "result.json", _train_and_evaluate(config, row, seed, folder))
             found[row.name, seed] = _read_json(folder / "result.json")["metrics"]
             report = summary(config, rows, found)
             report.write_json(out / "losses.json")
-            _write_text(out / "losses.md", markdown(report))
+            with atomic_write(out / "losses.md") as unfinished:
+                unfinished.write_text(markdown(report), encoding="utf-8")
     return report
 
 
@@ -205,7 +206,7 @@ def _check_same_run(out: Path, config: LossAblation) -> None:
     """Write the settings that the rows have in common, or raise ValueError if they differ from those there."""
     path = out / "settings.json"
     if not path.is_file():
-        _write_json(path, config.fixed)
+        write_json(path, config.fixed)
     there = _read_json(path)
     now = config.fixed
     differ = [f"{name} {there.get(name)!r}, now {now[name]!r}" for name in now if there.get(name) != now[name]]
@@ -218,12 +219,3 @@ def _read_json(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise FileError(f"{path}: not readable ({error}); remove it and its row is made anew") from error
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    _write_text(path, json.dumps(values, indent=2) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    with atomic_write(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fg_depth_ros.data.io.formats import read_kitti_disparity, write_kitti_disparity
-from fg_depth_ros.files import FileError, atomic_write
+from fg_depth_ros.files import FileError, write_json
 from fg_depth_ros.inference import BlockMatcher, ModelError
 from fg_depth_ros.inference.config import CLASSICAL_FLOW, CLASSICAL_STEREO
 from fg_depth_ros.inference.engines import FLOATS, inference_mode
@@ -230,8 +230,8 @@ class PredictionCache:
             self._write(f"{key}_right", prediction.right_disparity)
             if prediction.vertical.any():
                 self._write(f"{key}_vertical", prediction.vertical + _VERTICAL_ZERO)
-        with atomic_write(self.folder / f"{key}.json", sync=False) as path:
-            path.write_text(json.dumps({"teacher": self._settings, "notes": notes}, indent=1) + "\n")
+        document = {"teacher": self._settings, "notes": notes}
+        write_json(self.folder / f"{key}.json", document, indent=1, sync=False)
 
     def forget(self, key: str) -> None:
         """Have a pair checked anew the next time."""

@@ -18,7 +18,7 @@ from fg_depth_ros.data.bags.folders import bag_names, find_bags
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.distributed import process_rank
-from fg_depth_ros.files import FileError, atomic_write
+from fg_depth_ros.files import FileError, write_json
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.progress import Track, no_progress
 from fg_depth_ros.training.depth.pairs import PairSplit
@@ -125,8 +125,7 @@ def _checked(path: Path, options: Mapping[str, Any], notes: Path | None) -> tupl
     check = check_bag(path, **options)
     bag = check.to_dict()
     if note is not None and check.usable:  # what cannot be read now may be readable next time
-        with atomic_write(note) as unfinished:
-            unfinished.write_text(json.dumps(bag, indent=1) + "\n")
+        write_json(note, bag, indent=1)
     return bag, list(check.samples)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from fg_depth_ros.distributed import process_rank
 from fg_depth_ros.evaluation.metrics import mean_metrics
 from fg_depth_ros.evaluation.reports.report import json_ready
-from fg_depth_ros.files import FileError, atomic_write
+from fg_depth_ros.files import FileError, write_json
 from fg_depth_ros.geometry.resize import size_with_area
 from fg_depth_ros.networks import load_checkpoint
 from fg_depth_ros.networks.checkpoint import save_tensors
@@ -140,8 +140,7 @@ def _check_same_run(config: Training, recordings: Recordings) -> None:
                 f"{_changed(before.get('bags') or {}, made_of['bags']) if 'bags' in other else ''}; choose another out"
             )
     elif process_rank()[0] == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_json(path, made_of)
+        write_json(path, made_of)
 
 
 def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
@@ -185,7 +184,7 @@ def _conclude(config: Training, recordings: Recordings, best: Path, kind: str, m
         out / name, tensors, {"model": {**vars(card), "description": {**card.description, "finetune": result}}}
     )
     (out / other).unlink(missing_ok=True)
-    _write_json(out / "finetune.json", document)
+    write_json(out / "finetune.json", json_ready(document))
     if not better:
         _LOG.warning(
             "no weights of this run are better than %s (%s, mean of the stopping and the held-out part, %.4f before, "
@@ -232,8 +231,3 @@ def _left_out(sets: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, 
                 by_reason = found.setdefault(name, {})
                 by_reason[reason] = by_reason.get(reason, 0) + count
     return found
-
-
-def _write_json(path: Path, document: Mapping[str, Any]) -> None:
-    with atomic_write(path) as unfinished:
-        unfinished.write_text(json.dumps(json_ready(document), indent=2, allow_nan=False) + "\n", encoding="utf-8")
