@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fg_depth_ros.cli.app import console, one_rig, progress, say
-from fg_depth_ros.cli.options import Bags, Calibration, PairTopics, PlayRate, Settings, SideBySide
+from fg_depth_ros.cli.options import Bags, Calibration, PlayRate, Settings, SideBySide
+from fg_depth_ros.data.bags.topics import PairTopics
 
 if TYPE_CHECKING:
     import numpy as np

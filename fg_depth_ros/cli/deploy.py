@@ -11,7 +11,8 @@ import typer
 from rich.table import Table
 
 from fg_depth_ros.cli.app import check_folder, save, say, show
-from fg_depth_ros.cli.options import Device, Engine, Json, PairTopics, Precision, Settings
+from fg_depth_ros.cli.options import Device, Engine, Json, Precision, Settings
+from fg_depth_ros.data.bags.topics import PairTopics
 from fg_depth_ros.evaluation.replay.promotion import Decision, Margins, decide
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def promote(
         check_folder(folder)
     if bags:
         current = _current(place, against, card.name)
-        running: dict[str, Any] = {"device": device, "engine": engine, "precision": precision, **topics().given()}
+        running: dict[str, Any] = {"device": device, "engine": engine, "precision": precision, "topics": topics()}
         report, decision = _compare(bags, of_weights(weights), current, margins, every, running)
         if report is None or decision is None:
             return  # another process of the launcher goes on

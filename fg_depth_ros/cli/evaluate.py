@@ -27,7 +27,6 @@ from fg_depth_ros.cli.options import (
     FlowScale,
     Json,
     Model,
-    PairTopics,
     Photos,
     Precision,
     Scale,
@@ -37,6 +36,7 @@ from fg_depth_ros.cli.options import (
     Weights,
     image_size_of,
 )
+from fg_depth_ros.data.bags.topics import PairTopics
 
 if TYPE_CHECKING:
     from fg_depth_ros.data.samples import DepthSample

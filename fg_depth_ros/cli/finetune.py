@@ -13,8 +13,9 @@ from rich.text import Text
 
 from fg_depth_ros.cli.app import progress, say, show
 from fg_depth_ros.cli.bags import show_bags
-from fg_depth_ros.cli.options import PairTopics, Settings, Without, image_size_of
+from fg_depth_ros.cli.options import Settings, Without, image_size_of
 from fg_depth_ros.cli.train import Out, depth_losses, log_to_terminal
+from fg_depth_ros.data.bags.topics import PairTopics
 from fg_depth_ros.training.depth.config import DepthLossConfig, MaskConfig
 from fg_depth_ros.training.finetune.config import DepthFinetuning, StereoFinetuning, TimeSplit
 

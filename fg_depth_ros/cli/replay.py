@@ -14,13 +14,13 @@ from fg_depth_ros.cli.options import (
     Device,
     Engine,
     Model,
-    PairTopics,
     PlayRate,
     Precision,
     Settings,
     Weights,
     Without,
 )
+from fg_depth_ros.data.bags.topics import PairTopics
 from fg_depth_ros.evaluation.replay.config import ReplayConfig
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def replay(
     bags: Annotated[list[Path], typer.Argument(help="Bags, or folders of bags.")],
     out: Annotated[Path, typer.Option(help="Folder for report.json and report.html.")],
     make_config: Settings[ReplayConfig],
+    topics: Settings[PairTopics],
     weights: Annotated[
         list[Path], typer.Option(help="Weights file, of a stereo or a depth network; may be repeated.")
     ] = [],
@@ -61,7 +62,9 @@ def replay(
     from fg_depth_ros.evaluation.replay import replay as offline
     from fg_depth_ros.evaluation.reports.page import write_page
 
-    config = make_config(bags=tuple(map(str, bags)), methods=_methods(weights, [*model, *baseline], mono))
+    config = make_config(
+        bags=tuple(map(str, bags)), topics=topics(), methods=_methods(weights, [*model, *baseline], mono)
+    )
     check_folder(out)
     found = offline.replay(config, progress)
     if not found.leads:

@@ -18,7 +18,6 @@ from fg_depth_ros.cli.options import (
     MinDepth,
     MinDisparity,
     Model,
-    PairTopics,
     Precision,
     Settings,
     SideBySide,
@@ -27,6 +26,7 @@ from fg_depth_ros.cli.options import (
     min_disparity_of,
     scale_of,
 )
+from fg_depth_ros.data.bags.topics import PairTopics
 
 
 def demo(

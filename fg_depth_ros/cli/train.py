@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fg_depth_ros.cli.app import console, progress, say
-from fg_depth_ros.cli.options import PairTopics, Real, Settings, Without, image_size_of
+from fg_depth_ros.cli.options import Real, Settings, Without, image_size_of
+from fg_depth_ros.data.bags.topics import PairTopics
 from fg_depth_ros.training.depth.config import PRESETS, DepthLossConfig, DistillTraining, MaskConfig
 from fg_depth_ros.training.flow.config import FlowTraining
 from fg_depth_ros.training.stereo.config import StereoTraining

@@ -14,13 +14,13 @@ from fg_depth_ros.cli.options import (
     Engine,
     MinDepth,
     MinDisparity,
-    PairTopics,
     Precision,
     Settings,
     SideBySide,
     min_disparity_of,
     scale_of,
 )
+from fg_depth_ros.data.bags.topics import PairTopics
 
 if TYPE_CHECKING:
     from fg_depth_ros.inference import StereoDepthEstimator

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
+
+from fg_depth_ros.data.bags.topics import PairTopics
 
 Kind = Literal["stereo", "mono"]
 ALL_BAGS = "all"
@@ -33,20 +35,8 @@ class ReplayConfig:
     """Take every n-th pair."""
     first: int = 0
     """So many pairs of every bag at most; 0: all."""
-    left: str = ""
-    """Topic of the left images; empty: found by name."""
-    right: str = ""
-    """Topic of the right images; empty: found by name."""
-    left_info: str = ""
-    """Topic of the left camera_info; empty: beside the images."""
-    right_info: str = ""
-    """Topic of the right camera_info; empty: beside the images."""
-    slop: float = 0.0
-    """Largest difference of a pair's stamps, s."""
-    rectify: str = "auto"
-    """Rectify images by their calibration: on, off, or auto: those that seem raw, as the node does."""
-    stamps: str = "header"
-    """Times of images: those of their header, or, where drivers leave these at 0, when they were recorded."""
+    topics: PairTopics = field(default_factory=PairTopics)
+    """Which pairs of a bag are taken, and how."""
     truth_topic: str = ""
     """Depth or disparity images; empty: ``ground_truth/depth`` or ``/disparity`` if it is there; ``none``: unused."""
     lidar_topic: str = ""
@@ -81,7 +71,9 @@ class ReplayConfig:
             raise ValueError(
                 f"every must be at least 1, first and worst at least 0, got {self.every}, {self.first}, {self.worst}"
             )
-        if self.slop < 0 or self.lidar_slop < 0:
-            raise ValueError(f"slop and lidar_slop must not be negative, got {self.slop} and {self.lidar_slop} s")
+        if self.topics.slop < 0 or self.lidar_slop < 0:
+            raise ValueError(
+                f"slop and lidar_slop must not be negative, got {self.topics.slop} and {self.lidar_slop} s"
+            )
         if not 0 < self.min_depth < self.max_depth:
             raise ValueError(f"need 0 < min_depth < max_depth, got {self.min_depth} and {self.max_depth} m")

@@ -113,10 +113,7 @@ def _replay_bags(named: Sequence[tuple[str, Path]], config: ReplayConfig, track:
     for name, bag in named:
         result = _BagResult(BagEvaluation(name, config))
         try:
-            samples = open_bag_pairs(
-                bag, config.left, config.right, config.slop, left_info=config.left_info, right_info=config.right_info,
-                truth=truth, rectify=config.rectify, stamps=config.stamps,
-            )  # fmt: skip
+            samples = open_bag_pairs(bag, truth=truth, **config.topics.given())
             result.facts = _facts(name, bag, samples)
             _replay_pairs(result, samples[:: config.every][: config.first or None], methods, track, warm)
         except FileError as error:
