@@ -211,7 +211,7 @@ def _compare(
     from fg_depth_ros.cli.replay import print_problems
     from fg_depth_ros.evaluation.replay.config import ReplayConfig
     from fg_depth_ros.evaluation.replay.methods import shipped
-    from fg_depth_ros.evaluation.replay.replay import replay
+    from fg_depth_ros.evaluation.replay.run import replay
 
     if candidate.kind != current.kind:
         raise ValueError(

@@ -65,7 +65,7 @@ def finetune(
     """
     from fg_depth_ros.distributed import process_rank
     from fg_depth_ros.training.finetune.bags import open_recordings
-    from fg_depth_ros.training.finetune.finetune import finetune_depth, finetune_stereo
+    from fg_depth_ros.training.finetune.run import finetune_depth, finetune_stereo
 
     log_to_terminal()
     sizes = {} if size == "auto" else dict(zip(("width", "height"), image_size_of(size), strict=True))

@@ -59,14 +59,14 @@ def replay(
 
     Example: `fg-depth replay recordings --weights runs/mine/best.safetensors --out comparison`
     """
-    from fg_depth_ros.evaluation.replay import replay as offline
+    from fg_depth_ros.evaluation.replay import run
     from fg_depth_ros.evaluation.reports.page import write_page
 
     config = make_config(
         bags=tuple(map(str, bags)), topics=topics(), methods=_methods(weights, [*model, *baseline], mono)
     )
     check_folder(out)
-    found = offline.replay(config, progress)
+    found = run.replay(config, progress)
     if not found.leads:
         return
     report = found.report

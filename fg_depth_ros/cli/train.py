@@ -38,7 +38,7 @@ def stereo(out: Out, make_config: Settings[StereoTraining], option: Option = [],
     Example: `fg-depth train stereo --photos my_pictures --hours 2 --out runs/mine --real kitti2015`
     """
     from fg_depth_ros.evaluation.stereo import StereoTask
-    from fg_depth_ros.training.stereo.stereo import train_stereo
+    from fg_depth_ros.training.stereo.train import train_stereo
 
     log_to_terminal()
     config = make_config(out=str(out), options=_network_options(option))
@@ -52,7 +52,7 @@ def flow(out: Out, make_config: Settings[FlowTraining], option: Option = [], rea
     `fg-depth train flow --model flownet_s --option width=0.375 --data FlyingChairs --steps 600000 --out runs/s`
     """
     from fg_depth_ros.evaluation.flow import FlowTask
-    from fg_depth_ros.training.flow.flow import train_flow
+    from fg_depth_ros.training.flow.train import train_flow
 
     log_to_terminal()
     config = make_config(out=str(out), options=_network_options(option))

@@ -24,8 +24,8 @@ from fg_depth_ros.synthesis.chairs import ChairsGenerator
 from fg_depth_ros.synthesis.stereo import StereoSceneGenerator
 from fg_depth_ros.synthesis.textures import TextureAtlas
 from fg_depth_ros.synthesis.world.samples import world_samples
-from fg_depth_ros.training.flow.flow import rendered_flow_sample
-from fg_depth_ros.training.stereo.stereo import rendered_stereo_sample
+from fg_depth_ros.training.flow.train import rendered_flow_sample
+from fg_depth_ros.training.stereo.train import rendered_stereo_sample
 
 _SIZE = (640, 480)
 _SEED = 700_001  # far from those of trainings

@@ -20,7 +20,7 @@ from fg_depth_ros.data.bags.folders import bag_sha256
 from fg_depth_ros.data.bags.topics import PairTopics
 from fg_depth_ros.evaluation.replay.config import ALL, ReplayConfig, ReplayMethod
 from fg_depth_ros.evaluation.replay.methods import of_weights, shipped, unique
-from fg_depth_ros.evaluation.replay.replay import replay
+from fg_depth_ros.evaluation.replay.run import replay
 from fg_depth_ros.files import FileError
 from fg_depth_ros.networks import CheckpointError, ModelCard, create_model, save_checkpoint
 from fg_depth_ros.networks.registry import weights_path

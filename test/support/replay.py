@@ -42,7 +42,7 @@ def use_fixed(monkeypatch, disparity=6.0, depth=2.5):
     """Let a replay use these instead of models."""
     estimators = {"stereo": FixedStereo(disparity), "mono": FixedMono(depth)}
     monkeypatch.setattr(
-        "fg_depth_ros.evaluation.replay.replay.load_methods",
+        "fg_depth_ros.evaluation.replay.run.load_methods",
         lambda methods, **_: [Loaded(method, estimators[method.kind]) for method in methods],
     )
     return estimators

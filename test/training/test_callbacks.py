@@ -19,7 +19,7 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 
 from fg_depth_ros.training.callbacks import EarlyStopping, ProgressLine, Validation, ValidationCallback
 from fg_depth_ros.training.stereo.config import StereoTraining
-from fg_depth_ros.training.stereo.stereo import StereoModule
+from fg_depth_ros.training.stereo.train import StereoModule
 
 
 def test_patience_counts_from_a_third_of_the_run():

@@ -24,7 +24,7 @@ from fg_depth_ros.training.callbacks import Validation
 from fg_depth_ros.training.depth.dataset import ResizeCrop
 from fg_depth_ros.training.finetune.bags import open_recordings
 from fg_depth_ros.training.finetune.config import DepthFinetuning, StereoFinetuning, TimeSplit
-from fg_depth_ros.training.finetune.finetune import finetune_depth, finetune_stereo
+from fg_depth_ros.training.finetune.run import finetune_depth, finetune_stereo
 
 START = 1_800_000_000_000_000_000
 SPLIT = TimeSplit(guard=0.05)

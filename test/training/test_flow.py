@@ -25,7 +25,7 @@ from fg_depth_ros.networks.checkpoint import ModelCard, load_tensors, save_check
 from fg_depth_ros.synthesis.chairs import FlowBatch
 from fg_depth_ros.training.flow.augmentation import Augmenter
 from fg_depth_ros.training.flow.config import SCHEDULES, FlowTraining
-from fg_depth_ros.training.flow.flow import FlowModule, FolderPairs, scene_batches, train_flow
+from fg_depth_ros.training.flow.train import FlowModule, FolderPairs, scene_batches, train_flow
 from fg_depth_ros.training.stream import DataStream
 
 TINY = {
@@ -225,7 +225,7 @@ def test_a_stopped_run_goes_on_exactly(tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train_flow(FlowTraining(out=str(whole), steps=4, **settings))
     # The schedule must be that of the whole run: only the end is moved.
-    monkeypatch.setattr("fg_depth_ros.training.flow.flow.FlowModule.progress", property(lambda m: m.steps_done / 4))
+    monkeypatch.setattr("fg_depth_ros.training.flow.train.FlowModule.progress", property(lambda m: m.steps_done / 4))
     train_flow(FlowTraining(out=str(parts), steps=2, **settings))
     assert load_tensors(parts / "state.safetensors")[1]["training"]["steps"] == 2
     train_flow(FlowTraining(out=str(parts), steps=4, **settings))
@@ -264,7 +264,7 @@ def test_a_killed_run_goes_on_exactly(tmp_path, monkeypatch):
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_the_batch_saved(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "fg_depth_ros.training.flow.flow.flow_loss", lambda *a, **k: (torch.tensor(math.inf, requires_grad=True), {})
+        "fg_depth_ros.training.flow.train.flow_loss", lambda *a, **k: (torch.tensor(math.inf, requires_grad=True), {})
     )
     with pytest.raises(FloatingPointError, match=r"loss of step 0 is inf; its batch is in .*bad_batch\.safetensors"):
         train_flow(FlowTraining(out=str(tmp_path), steps=2, **TINY))
@@ -298,7 +298,7 @@ def test_fine_tuning_on_sparse_pairs(tmp_path):
 
 
 def test_flying_chairs_are_divided_as_their_list_says(tmp_path):
-    from fg_depth_ros.training.flow.flow import _pairs
+    from fg_depth_ros.training.flow.train import _pairs
 
     folder = write_chairs_like(tmp_path / "chairs", 4)
     (folder / "FlyingChairs_train_val.txt").write_text("1\n2\n1\n2\n")

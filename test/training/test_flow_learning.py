@@ -10,7 +10,7 @@ pytest.importorskip("pytorch_lightning")
 
 from fg_depth_ros.training.flow.augmentation import FlowPairs
 from fg_depth_ros.training.flow.config import FlowTraining
-from fg_depth_ros.training.flow.flow import FlowModule
+from fg_depth_ros.training.flow.train import FlowModule
 
 REACH = 4  # px
 

@@ -26,7 +26,7 @@ from fg_depth_ros.synthesis.textures import TextureAtlas
 from fg_depth_ros.training.config import one_cycle
 from fg_depth_ros.training.stereo.config import SHIPPED_OPTIONS, StereoTraining
 from fg_depth_ros.training.stereo.losses import hypothesis_distribution, stereo_loss
-from fg_depth_ros.training.stereo.stereo import StereoModule, scene_renderer, train_stereo
+from fg_depth_ros.training.stereo.train import StereoModule, scene_renderer, train_stereo
 
 SMALL = {
     "width": 96,
@@ -306,7 +306,7 @@ def test_a_run_learns(tmp_path):
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_the_batch_saved(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "fg_depth_ros.training.stereo.stereo.stereo_loss", lambda *a: (torch.tensor(math.nan, requires_grad=True), {})
+        "fg_depth_ros.training.stereo.train.stereo_loss", lambda *a: (torch.tensor(math.nan, requires_grad=True), {})
     )
     with pytest.raises(FloatingPointError, match=r"loss of step 0 is nan; its batch is in .*bad_batch\.safetensors"):
         train_stereo(StereoTraining(out=str(tmp_path), steps=2, **SMALL))

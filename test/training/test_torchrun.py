@@ -22,7 +22,7 @@ from fg_depth_ros.data.bags.writing import write_stereo_bag
 from fg_depth_ros.networks import create_model, load_checkpoint
 from fg_depth_ros.networks.checkpoint import ModelCard, save_checkpoint
 from fg_depth_ros.training.flow.config import FlowTraining
-from fg_depth_ros.training.flow.flow import train_flow
+from fg_depth_ros.training.flow.train import train_flow
 
 # Statuses of the commands of a file, as each process ends them, and what the first one printed of each.
 _COMMANDS = """
