@@ -10,7 +10,7 @@ pytest.importorskip("rosbags", reason="bags are read by rosbags (extra 'data')")
 from support.truth import SECOND, TF, static, stereo_bag, with_messages
 
 from fg_depth_ros.data.bags.storage import BagStorage
-from fg_depth_ros.data.bags.transforms import bag_transforms
+from fg_depth_ros.data.bags.truth import bag_transforms
 from fg_depth_ros.data.io.transforms import Transform, chain, read_transforms
 from fg_depth_ros.files import FileError
 

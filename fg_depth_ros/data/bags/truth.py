@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from fg_depth_ros.data.bags.messages import Place, message_at, nearest, places, topic_named
-from fg_depth_ros.data.bags.storage import COMPRESSED, DISPARITY, IMAGE, BagStorage
-from fg_depth_ros.data.bags.transforms import bag_transforms
+from fg_depth_ros.data.bags.storage import COMPRESSED, DISPARITY, IMAGE, BagStorage, message_types
 from fg_depth_ros.data.io.compressed_depth import SUFFIX
 from fg_depth_ros.data.io.messages import MessageError, depth_to_array
-from fg_depth_ros.data.io.transforms import chain, read_transforms
+from fg_depth_ros.data.io.transforms import Transform, chain, read_transforms
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig, nearest_depth
 
 CLOUD = "sensor_msgs/msg/PointCloud2"
+TF_MESSAGE = "tf2_msgs/msg/TFMessage"
 CAMERA_FRAMES = ("auto", "raw", "rectified")
 OFF = "none"
 """Given as a topic: do not look for one."""
@@ -265,6 +265,26 @@ def _to_camera(bag: BagStorage, left: Place, sweep: Place, file: str) -> np.ndar
     if file:
         transforms += read_transforms(file)  # later ones go before earlier ones
     return chain(transforms, camera, lidar, f"{bag.path}, {sweep.topic}" + (f" with {file}" if file else ""))
+
+
+def bag_transforms(bag: BagStorage) -> list[Transform]:
+    """Read a bag's /tf_static; of a transform sent again, the last. Raises FileError: damaged, or no transform."""
+    topics = [name for name, kind in bag.topics.items() if kind == TF_MESSAGE and name.split("/")[-1] == "tf_static"]
+    found: dict[tuple[str, str], Transform] = {}
+    for message in bag.scan(topics) if topics else []:
+        where = f"{bag.path}, {message.topic}"
+        try:
+            sent = message_types().deserialize_cdr(message.data, TF_MESSAGE).transforms
+        except Exception as error:  # damaged data breaks a parser in any way
+            raise FileError(f"{where}: no whole {TF_MESSAGE} ({error}); give the transforms in a file") from error
+        for each in sent:
+            shift, turn = each.transform.translation, each.transform.rotation
+            one = Transform.of(
+                each.header.frame_id, each.child_frame_id, (shift.x, shift.y, shift.z),
+                (turn.x, turn.y, turn.z, turn.w), where,
+            )  # fmt: skip
+            found[one.parent, one.child] = one
+    return list(found.values())
 
 
 def _frame_id(message: Any) -> str:
