@@ -73,11 +73,6 @@ class BagCheck:
         """Whether nothing makes it useless."""
         return all(problem.severity != "leave out" for problem in self.problems)
 
-    @property
-    def reasons(self) -> str:
-        """Why it is left out; empty where it is not."""
-        return "; ".join(problem.text for problem in self.problems if problem.severity == "leave out")
-
     def to_dict(self) -> dict[str, Any]:
         """For a report or a card."""
         return {
