@@ -123,15 +123,15 @@ def _show_paragraphs(table: Table) -> None:
 
 
 def progress(items: Iterable[Any], title: str, count: int | None = None) -> Iterable[Any]:
-    """Show on the error output how far a loop over ``items`` is; of several processes the first one alone does.
-
-    A ``fg_depth_ros.progress.Track``.
-    """
+    """Show on the error output how far a loop over ``items`` is."""
     from rich.progress import track
 
-    if process_rank()[0]:
-        return items
     return track(items, escape(title), total=count, console=Console(stderr=True))
+
+
+def track_progress(items: Iterable[Any], what: str, count: int) -> Iterable[Any]:
+    """Show the progress of a loop that several processes share, in the first one alone (``progress.Track``)."""
+    return items if process_rank()[0] else progress(items, what, count)
 
 
 def one_rig(samples: Sequence[StereoSample], where: Path, what: str) -> StereoRig:

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from fg_depth_ros.cli.app import progress, say, show
+from fg_depth_ros.cli.app import say, show, track_progress
 from fg_depth_ros.cli.bags import show_bags
 from fg_depth_ros.cli.options import Settings, Without, image_size_of
 from fg_depth_ros.cli.train import Out, depth_losses, log_to_terminal
@@ -89,13 +89,13 @@ def finetune(
         losses = depth_losses(chosen["loss"], partial(DepthLossConfig, regression_of=chosen["regression_of"]))
         mask = MaskConfig(max_depth=chosen["max_depth"], max_disparity=chosen["max_disparity"])
         tuning = make_depth(out=str(out), losses=losses, mask=mask, **sizes)
-    recordings = open_recordings(bags, division(), topics().given(), out / "checks", progress)
+    recordings = open_recordings(bags, division(), topics().given(), out / "checks", track_progress)
     if process_rank()[0] == 0:
         show_bags(recordings.bags)
     if isinstance(tuning, StereoFinetuning):
-        outcome = finetune_stereo(tuning, recordings, progress)
+        outcome = finetune_stereo(tuning, recordings, track_progress)
     else:
-        outcome = finetune_depth(tuning, recordings, track=progress)
+        outcome = finetune_depth(tuning, recordings, track=track_progress)
     if outcome is not None:
         _show(outcome.document)
         say(str(outcome.path))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from fg_depth_ros.cli.app import check_folder, console, print_tables, progress, say
+from fg_depth_ros.cli.app import check_folder, console, print_tables, say, track_progress
 from fg_depth_ros.cli.options import (
     Bags,
     Device,
@@ -66,7 +66,7 @@ def replay(
         bags=tuple(map(str, bags)), topics=topics(), methods=_methods(weights, [*model, *baseline], mono)
     )
     check_folder(out)
-    found = run.replay(config, progress)
+    found = run.replay(config, track_progress)
     if not found.leads:
         return
     report = found.report

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fg_depth_ros.cli.app import console, progress, say
+from fg_depth_ros.cli.app import console, say, track_progress
 from fg_depth_ros.cli.options import Real, Settings, Without, image_size_of
 from fg_depth_ros.data.bags.topics import PairTopics
 from fg_depth_ros.training.depth.config import PRESETS, DepthLossConfig, DistillTraining, MaskConfig
@@ -83,7 +83,7 @@ def distill(
     config = make_config(
         out=str(out), width=width, height=height, bag=topics().given(), losses=depth_losses(loss, losses), mask=mask()
     )
-    best = train_distill(config, _validation(DepthTask(), real, "real_"), progress)
+    best = train_distill(config, _validation(DepthTask(), real, "real_"), track_progress)
     say(str(best))
 
 
