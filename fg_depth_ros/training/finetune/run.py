@@ -96,7 +96,7 @@ def finetune_stereo(config: StereoFinetuning, recordings: Recordings, track: Tra
 
 
 class _OnRecordings(DistillTraining):
-    """Configuration of a training on recordings, which ``_claim`` compares by their content."""
+    """Configuration of a training on recordings, which ``_check_same_run`` compares by their content."""
 
     MAY_CHANGE = DistillTraining.MAY_CHANGE | {"data"}
 
