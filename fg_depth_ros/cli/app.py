@@ -14,8 +14,6 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.text import Text
 
-from fg_depth_ros.distributed import process_rank
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -131,6 +129,8 @@ def progress(items: Iterable[Any], title: str, count: int | None = None) -> Iter
 
 def track_progress(items: Iterable[Any], what: str, count: int) -> Iterable[Any]:
     """Show the progress of a loop that several processes share, in the first one alone (``progress.Track``)."""
+    from fg_depth_ros.distributed import process_rank
+
     return items if process_rank()[0] else progress(items, what, count)
 
 
