@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import math
-import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -68,7 +67,7 @@ class EpisodeWriter:
         self.begun = (0, "")  # how many episodes began, and the name of the last one
         self.finished = self.bytes_written = self.free_bytes = 0
         self.rate = 0.0  # bytes/s
-        self.faults: dict[str, str] = {}
+        self._faults: dict[str, str] = {}  # subject -> code of what is wrong
         self._config, self._on_fault, self._encode, self._open_file = config, on_fault, encode, open_file
         self._on_finished, self._on_incomplete = on_finished, on_incomplete
         self._drops, self._drops_before = drops, Counter[str]()
@@ -130,7 +129,7 @@ class EpisodeWriter:
             if self._incomplete and not self._paused:
                 self._incomplete = False
                 self._on_incomplete()
-            if self._request is None and self.faults.keys() & {DISK, SPACE} and now >= self._retry_at:
+            if self._request is None and self._faults.keys() & {DISK, SPACE} and now >= self._retry_at:
                 self._probe()
 
     def abandon(self) -> None:
@@ -150,10 +149,11 @@ class EpisodeWriter:
                 items = tuple(self._encode(topic, message) for topic, message in group.items)
                 encoded.append(group._replace(items=items))
                 results.append("")
-                self._fault(ENCODING, None)
+                self._fault_over(ENCODING)
             except Exception as error:  # a malformed image breaks a codec in any way
                 results.append("encode error")
-                self._fault(ENCODING, f"{', '.join(t.name for t, _ in group.items)}: cannot be encoded ({error})")
+                names = ", ".join(topic.name for topic, _ in group.items)
+                self._fault(ENCODING, names, f"{names}: cannot be encoded ({error})")
         return encoded, results
 
     def _write(self, groups: Sequence[Group]) -> str:
@@ -184,7 +184,7 @@ class EpisodeWriter:
         if self._episode.unknown_types:
             names = ", ".join(sorted(self._episode.unknown_types))
             text = f"no definition of {names} found (AMENT_PREFIX_PATH): recorded without; source its workspace"
-            self._fault(TYPES, text)
+            self._fault(TYPES, names, text)
         return ""
 
     def _make_root(self) -> None:
@@ -243,8 +243,11 @@ class EpisodeWriter:
         self.finished += 1
         self.space.invalidate()
         self._incomplete |= not episode.listed
-        where = self._config.root / manifest.NAME
-        self._fault(MANIFEST, None if episode.listed else f"{where}: cannot be written; run fg-depth recover")
+        if episode.listed:
+            self._fault_over(MANIFEST)
+        else:
+            where = self._config.root / manifest.NAME
+            self._fault(MANIFEST, "not written", f"{where}: cannot be written; run fg-depth recover")
         self._on_finished(line)
 
     def _fail(self, error: OSError) -> str:
@@ -255,23 +258,23 @@ class EpisodeWriter:
             with suppress(OSError):
                 self._complete()
         where = error.filename or self._config.root
-        way_out = "bring the folder back, or make it writable" if self._rooted else "give another folder"
-        way_out = "make room on the disk" if full else way_out
-        what = f"{where}: {error.strerror or error}"
-        self._fault(DISK, f"{what}; nothing is recorded until it can be written again: {way_out}")
+        remedy = "bring the folder back, or make it writable" if self._rooted else "give another folder"
+        remedy = "make room on the disk" if full else remedy
+        text = f"{where}: {error.strerror or error}; nothing is recorded until it can be written again: {remedy}"
+        self._fault(DISK, errno.errorcode.get(error.errno or 0, "unknown"), text)
         return self._paused
 
     def _pause(self, shortage: Shortage) -> str:
         """Pause as there is no room and no episode may be removed."""
         self._complete()
         self._paused, self._retry_at = shortage.code, time.monotonic() + _RETRY
-        self._fault(SPACE, f"{shortage.text}; nothing is recorded until then")
+        self._fault(SPACE, shortage.code, f"{shortage.text}; nothing is recorded until then")
         return self._paused
 
     def _resume(self) -> None:
         self._paused = ""
-        self._fault(DISK, None)
-        self._fault(SPACE, None)
+        self._fault_over(DISK)
+        self._fault_over(SPACE)
 
     def _probe(self) -> None:
         """Check whether the next episode could be written; nothing is removed for it."""
@@ -296,17 +299,15 @@ class EpisodeWriter:
         self._episode.sync()
         self._synced, self._unsynced = time.monotonic(), False
 
-    def _fault(self, subject: str, text: str | None) -> None:
-        before = self.faults.pop(subject, None)
-        if text is not None:
-            self.faults[subject] = text
-        if _wording(before) != _wording(text):
+    def _fault(self, subject: str, code: str, text: str) -> None:
+        """Report a fault, once as long as its code stays the same."""
+        if self._faults.get(subject) != code:
+            self._faults[subject] = code
             self._on_fault(subject, text)
 
-
-def _wording(text: str | None) -> str | None:
-    """Return a text without its numbers, so that another number alone is no new fault."""
-    return None if text is None else re.sub(r"\d+", "", text)
+    def _fault_over(self, subject: str) -> None:
+        if self._faults.pop(subject, None) is not None:
+            self._on_fault(subject, None)
 
 
 def _description(request: EpisodeRequest) -> dict[str, Any]:
