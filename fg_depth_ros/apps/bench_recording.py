@@ -17,6 +17,7 @@ from typing import Any
 from fg_depth_ros.apps.experiment import SUBSCRIBER_SECONDS, Experiment, NodeProcess, Run
 from fg_depth_ros.apps.processes import Child, ProcessGroup, free_domain_id
 from fg_depth_ros.data.datasets.stereo import MOTORCYCLE
+from fg_depth_ros.data.io import diagnostic_keys as keys
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.nodes.common.environment import child_environment
 from fg_depth_ros.recording import manifest
@@ -25,7 +26,7 @@ LOGGER, DEPTH_NODE, PLAYER = "data_logger_node", "stereo_depth_node", "stereo_pl
 END_SECONDS = 60.0
 _CPU_NAMES = {LOGGER: "logger", DEPTH_NODE: "depth", PLAYER: "player"}
 LOST = "lost on the way"
-_ALONE = " without partner"  # only the inputs of pairs have such a figure
+_ALONE = keys.WITHOUT_PARTNER  # only the inputs of pairs have such a figure
 
 
 def bench_recording(
@@ -103,18 +104,18 @@ def count_pairs(sent: int, values: Mapping[str, str], on_disk: int) -> tuple[dic
 
     ``values``: the last of the logger's diagnostics; ``on_disk``: pairs in finished episodes.
     """
-    formed = int(values["pairs formed"])
+    formed = int(values[keys.PAIRS_FORMED])
     inputs = [key.removesuffix(_ALONE) for key in values if key.endswith(_ALONE)]
-    lost = sum(int(values[f"{name} {LOST}"]) for name in inputs)
+    lost = sum(int(values[f"{name}{keys.LOST_ON_THE_WAY}"]) for name in inputs)
     drops = {
         key.partition(": ")[2]: int(value)
         for key, value in values.items()
-        if key.startswith(("dropped: ", "dropped before the recorder: "))
+        if key.startswith((keys.DROPPED, keys.DROPPED_BEFORE_RECORDER))
     }
     # A pair lacks one message or several.
     drops[LOST] = min(lost, sent - formed)
     drops = {reason: number for reason, number in drops.items() if number}
-    kept_out = sum(int(values[key]) for key in ("pairs not wanted", "pairs in ring", "pairs in queue"))
+    kept_out = sum(int(values[key]) for key in (keys.PAIRS_NOT_WANTED, keys.PAIRS_IN_RING, keys.PAIRS_IN_QUEUE))
     metrics: dict[str, float] = {
         "pairs_sent": sent,
         "pairs_formed": formed,
@@ -122,8 +123,8 @@ def count_pairs(sent: int, values: Mapping[str, str], on_disk: int) -> tuple[dic
         "pairs_dropped": sum(drops.values()),
         "pairs_before_recording": kept_out,
         "pairs_unaccounted": sent - on_disk - kept_out - sum(drops.values()),
-        "queue_mean": float(values["pairs in queue, mean"]),
-        "queue_largest": int(values["pairs in queue, largest"]),
+        "queue_mean": float(values[keys.QUEUE_MEAN]),
+        "queue_largest": int(values[keys.QUEUE_LARGEST]),
     }
     return metrics, drops
 
@@ -140,19 +141,19 @@ class _Progress:
     def is_finished(self, run: Run) -> bool:
         values, reports = run.monitor.values(LOGGER), run.monitor.reports(LOGGER)
         playing = run.children[PLAYER].running
-        before, self._formed = self._formed, int(values["pairs formed"])
+        before, self._formed = self._formed, int(values[keys.PAIRS_FORMED])
         if self.meter is None or (playing and self._formed and not before):  # anew with the first pair
             self.meter = CpuMeter({_CPU_NAMES[name]: child for name, child in run.children.items()})
         if playing:
             self.meter.sample()
             self._on_status(
-                f"{values['pairs written']} of {self._count} pairs written, {values['pairs in queue']} in the queue, "
-                f"{values['rate (MB/s)']} MB/s"
+                f"{values[keys.PAIRS_WRITTEN]} of {self._count} pairs written, "
+                f"{values[keys.PAIRS_IN_QUEUE]} in the queue, {values[keys.WRITE_RATE]} MB/s"
             )
             return False
         self._reports_at_end = reports if self._reports_at_end is None else self._reports_at_end
         # Two reports later the counters hold everything that was played.
-        return reports >= self._reports_at_end + 2 and not int(values["pairs in queue"])
+        return reports >= self._reports_at_end + 2 and not int(values[keys.PAIRS_IN_QUEUE])
 
 
 class CpuMeter:

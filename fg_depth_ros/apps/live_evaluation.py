@@ -19,6 +19,7 @@ from fg_depth_ros.data.bags.folders import find_bags
 from fg_depth_ros.data.bags.pairs import BagTopics, find_topics
 from fg_depth_ros.data.bags.storage import COMPRESSED, DISPARITY, IMAGE, BagStorage
 from fg_depth_ros.data.datasets.stereo import MOTORCYCLE
+from fg_depth_ros.data.io import diagnostic_keys as keys
 from fg_depth_ros.data.io.video_packets import IMAGE_TRANSPORTS, split_transport
 from fg_depth_ros.evaluation.replay.scores import ReplayScores
 from fg_depth_ros.evaluation.reports.report import Report, read_report
@@ -256,11 +257,12 @@ def _run(experiment: Experiment, group: ProcessGroup, on_status: Callable[[str],
 
 def _status(run: Run) -> str:
     values = run.monitor.values(EVALUATOR)
-    if not int(values.get("pairs sent", 0)):
+    if not int(values.get(keys.PAIRS_SENT, 0)):
         return "waiting for the first pair"
     return (
-        f"{values['delivery rate (Hz)']} Hz, latency {values['latency (ms)']} ms, {values['pairs delivered']} of "
-        f"{values['pairs sent']} pairs delivered, {values['pairs without depth']} dropped"
+        f"{values[keys.DELIVERY_RATE]} Hz, latency {values[keys.DELIVERY_LATENCY]} ms, "
+        f"{values[keys.PAIRS_DELIVERED]} of {values[keys.PAIRS_SENT]} pairs delivered, "
+        f"{values[keys.PAIRS_WITHOUT_DEPTH]} dropped"
     )
 
 

@@ -20,6 +20,7 @@ import threading
 import time
 from typing import Any, NamedTuple
 
+from fg_depth_ros.data.io import diagnostic_keys as keys
 from fg_depth_ros.nodes.common.codes import FaultCode, NodeState
 
 
@@ -67,17 +68,17 @@ class NodeStatusMonitor:
         with self._lock:
             parts = self._statuses.get(self._full_name(node), {})
             merged = {key: value for status in parts.values() for key, value in status.values.items()}
-        return {key: value for key, value in merged.items() if key not in ("reason", "faults")}
+        return {key: value for key, value in merged.items() if key not in (keys.REASON, keys.FAULTS)}
 
     def is_active(self, node: str) -> bool:
         """Return whether the node reports ``state`` active."""
-        return self.values(node).get("state") == NodeState.ACTIVE
+        return self.values(node).get(keys.STATE) == NodeState.ACTIVE
 
     def refusal(self, node: str) -> str | None:
         """Return the message of a node that refuses its configuration; None while it does not."""
         with self._lock:
             for status in self._statuses.get(self._full_name(node), {}).values():
-                if status.values.get("reason") == FaultCode.NOT_CONFIGURED:
+                if status.values.get(keys.REASON) == FaultCode.NOT_CONFIGURED:
                     return status.message
         return None
 

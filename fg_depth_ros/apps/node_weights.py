@@ -15,6 +15,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 
+from fg_depth_ros.data.io import diagnostic_keys as keys
 from fg_depth_ros.networks import DEPTH_MODELS, STEREO_MODELS
 from fg_depth_ros.nodes.common.codes import SwapState
 from fg_depth_ros.nodes.common.environment import use_shared_memory_profile
@@ -39,12 +40,12 @@ class _Slot(NamedTuple):
 
     @property
     def sha256(self) -> str:
-        return f"{self.prefix}weights sha256"
+        return self.prefix + keys.SHA256
 
 
 STEREO = _Slot("model", "depth_weights", "")
-FLOW = _Slot("flow_model", "flow_weights", "flow ")
-MONO = _Slot("mono_model", "mono_weights", "mono ")
+FLOW = _Slot("flow_model", "flow_weights", keys.FLOW_PREFIX)
+MONO = _Slot("mono_model", "mono_weights", keys.MONO_PREFIX)
 
 
 class SwapResult(NamedTuple):
@@ -160,14 +161,14 @@ class _Client:
                 values = {item.key: item.value for item in self._status.values}
                 if values.get(slot.sha256) == sha256:
                     return True
-                if values.get(f"{slot.prefix}swap") == SwapState.NOT_LOADED:
+                if values.get(slot.prefix + keys.SWAP) == SwapState.NOT_LOADED:
                     if demand is None:  # a subscriber makes the node load it, once there is an image
                         topic = f"{self._target.rpartition('/')[0]}/{_MONO_TOPIC}"  # where it is not remapped
                         demand = self._own.create_subscription(Image, topic, lambda _: None, 1)
                     continue
-                settled = 0 if values.get(f"{slot.prefix}swap") == SwapState.LOADING else settled + 1
+                settled = 0 if values.get(slot.prefix + keys.SWAP) == SwapState.LOADING else settled + 1
                 if settled >= _SETTLED:
-                    runs = values.get(slot.sha256, "")[:12] or values.get(f"{slot.prefix}model", "nothing")
+                    runs = values.get(slot.sha256, "")[:12] or values.get(slot.prefix + keys.MODEL, "nothing")
                     message = f": {self._status.message}" if ord(self._status.level) else ""
                     raise NodeWeightsError(f"{self._target} still runs {runs}{message}")
         finally:

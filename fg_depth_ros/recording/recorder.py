@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from fg_depth_ros.data.io import diagnostic_keys as keys
 from fg_depth_ros.recording.config import RecorderConfig
 from fg_depth_ros.recording.definitions import Message, Topic
 from fg_depth_ros.recording.episode_writer import DISK, Encode, EpisodeRequest, EpisodeWriter, OnFault
@@ -209,21 +210,21 @@ class Recorder:
                 "last episode": disk.last_name or "none",
                 "episodes finished": str(disk.finished),
                 "pairs offered": str(self._offered),
-                "pairs written": str(self._written),
-                "pairs not wanted": str(self._not_wanted),
-                "pairs in ring": str(self._ring.pairs),
-                "pairs in queue": str(self._pairs_in_queue),
+                keys.PAIRS_WRITTEN: str(self._written),
+                keys.PAIRS_NOT_WANTED: str(self._not_wanted),
+                keys.PAIRS_IN_RING: str(self._ring.pairs),
+                keys.PAIRS_IN_QUEUE: str(self._pairs_in_queue),
                 "other messages written": str(self._extras),
                 "queue (bytes)": str(self._queue_bytes + self._preroll_bytes),
                 "ring (bytes)": str(self._ring.bytes),
                 "ring (s)": f"{self._ring.seconds:.2f}",
             }
-            values |= {f"dropped: {reason}": str(count) for reason, count in sorted(self._drops.items())}
+            values |= {f"{keys.DROPPED}{reason}": str(count) for reason, count in sorted(self._drops.items())}
             values |= {f"others dropped: {reason}": str(n) for reason, n in sorted(self._extra_drops.items())}
             last_error = self._last_error
         return values | {
             "bytes written": str(disk.bytes_written),
-            "rate (MB/s)": f"{disk.rate / 1e6:.2f}",
+            keys.WRITE_RATE: f"{disk.rate / 1e6:.2f}",
             "free space (bytes)": str(disk.free_bytes),
             "recordings (bytes)": str(disk.space.used),
             "quota (bytes)": str(self.config.quota_bytes) if self.config.quota_bytes else "none",

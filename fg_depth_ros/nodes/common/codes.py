@@ -1,9 +1,9 @@
 """Fixed values that nodes exchange on /diagnostics. No ROS import.
 
-Programs compare these; message texts are for people. Keys that carry them: ``state`` (NodeState), ``reason`` and
-``faults`` (FaultCode, or the reason of a MessageError), ``swap``, ``flow swap`` and ``mono swap`` (SwapState), and
-``dropped: <DropReason, or the reason of a MessageError>`` (of left images alone: ``mono fallback dropped: ...``) and
-``<input> dropped: <PacketDrop>``, counts.
+Programs compare these; message texts are for people. Keys that carry them (``data.io.diagnostic_keys``): ``state``
+(NodeState), ``reason`` and ``faults`` (FaultCode, or the reason of a MessageError), ``swap``, ``flow swap`` and ``mono
+swap`` (SwapState), and ``dropped: <DropReason, or the reason of a MessageError>`` (of left images alone: ``mono
+fallback dropped: ...``) and ``<input> dropped: <PacketDrop>``, counts.
 """
 
 from __future__ import annotations

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
+from fg_depth_ros.data.io import diagnostic_keys as keys
 from fg_depth_ros.nodes.common.codes import FaultCode
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
-PERCENTILES = (50, 95, 99)
 _LATENCIES = 300  # durations that they are of
 _PLAUSIBLE = 60.0  # s from a stamp to the publication
 
@@ -162,9 +162,7 @@ class PairStatistics:
         self._mono_received = self._mono_published = 0  # left images without a right one
         self._drops: Counter[str] = Counter()
         self._mono_drops: Counter[str] = Counter()
-        self._seconds: dict[str, deque[float]] = {
-            name: deque(maxlen=_LATENCIES) for name in ("inference", "processing", "pipeline")
-        }
+        self._seconds: dict[str, deque[float]] = {name: deque(maxlen=_LATENCIES) for name in keys.LATENCIES}
 
     def receive(self, mono: bool = False) -> None:
         """Count a pair, or with ``mono`` a left image alone."""
@@ -197,22 +195,22 @@ class PairStatistics:
         """Return the key-value pairs of a DiagnosticStatus."""
         with self._lock:
             values = {
-                "pairs matched": str(self.input.total - self._mono_received),
-                "pairs published": str(self.output.total - self._mono_published),
+                keys.PAIRS_MATCHED: str(self.input.total - self._mono_received),
+                keys.PAIRS_PUBLISHED: str(self.output.total - self._mono_published),
                 "pairs dropped": str(self._drops.total()),
                 "mono fallback received": str(self._mono_received),
-                "mono fallback published": str(self._mono_published),
+                keys.MONO_PUBLISHED: str(self._mono_published),
                 "mono fallback dropped": str(self._mono_drops.total()),
-                "input rate (Hz)": f"{self.input.rate():.2f}",
-                "output rate (Hz)": f"{self.output.rate():.2f}",
+                f"input{keys.RATE}": f"{self.input.rate():.2f}",
+                f"output{keys.RATE}": f"{self.output.rate():.2f}",
             }
             for prefix, drops in (("", self._drops), ("mono fallback ", self._mono_drops)):
-                values |= {f"{prefix}dropped: {reason}": str(count) for reason, count in sorted(drops.items())}
+                values |= {f"{prefix}{keys.DROPPED}{reason}": str(count) for reason, count in sorted(drops.items())}
             for name, seconds in self._seconds.items():
                 if seconds:
-                    found = np.percentile(np.array(seconds), PERCENTILES).tolist()
-                    for percent, value in zip(PERCENTILES, found, strict=True):
-                        values[f"{name} {percent} % (ms)"] = f"{value * 1e3:.1f}"
+                    found = np.percentile(np.array(seconds), keys.PERCENTILES).tolist()
+                    for percent, value in zip(keys.PERCENTILES, found, strict=True):
+                        values[keys.latency(name, percent)] = f"{value * 1e3:.1f}"
                 elif self.output.total:
                     values[name] = "unknown"
         return values
@@ -227,7 +225,7 @@ def status(
     ``faults``, worst first: the first gives level, message and ``reason``; without one ``message`` and ``reason`` hold.
     """
     worst = faults[0] if faults else None
-    codes = {"reason": worst.code if worst else str(reason), "faults": ", ".join(fault.code for fault in faults)}
+    codes = {keys.REASON: worst.code if worst else str(reason), keys.FAULTS: ", ".join(fault.code for fault in faults)}
     return DiagnosticStatus(
         level=worst.level if worst else OK,
         name=name,
@@ -239,12 +237,12 @@ def status(
 
 def fault_codes(status: DiagnosticStatus) -> frozenset[str]:
     """Return the codes of all faults in a status made by ``status``."""
-    return frozenset(filter(None, _value(status, "faults").split(", ")))
+    return frozenset(filter(None, _value(status, keys.FAULTS).split(", ")))
 
 
 def reason_of(status: DiagnosticStatus) -> str:
     """Return the code of the fault that the message of a status made by ``status`` is about."""
-    return _value(status, "reason")
+    return _value(status, keys.REASON)
 
 
 def _value(status: DiagnosticStatus, key: str) -> str:

@@ -20,6 +20,7 @@ from sensor_msgs.msg import CameraInfo
 from fg_depth_ros.compat.message_filters import SimpleFilter
 from fg_depth_ros.data.bags.messages import stamp_of
 from fg_depth_ros.data.bags.storage import INFO
+from fg_depth_ros.data.io import diagnostic_keys as keys
 from fg_depth_ros.data.io.messages import stamp_ns
 from fg_depth_ros.data.io.video_packets import IMAGE_TRANSPORTS
 from fg_depth_ros.geometry import RigError, StereoRig
@@ -152,14 +153,14 @@ class LoggerInputs:
 
     def values(self) -> dict[str, str]:
         """Return keys for a DiagnosticStatus: pairs formed, and rate and losses by input."""
-        values = {"pairs formed": str(self._sync.matched)}
+        values = {keys.PAIRS_FORMED: str(self._sync.matched)}
         for name in INPUTS:
-            values[f"{name} rate (Hz)"] = f"{self._rates[name].rate():.2f}"
+            values[f"{name}{keys.RATE}"] = f"{self._rates[name].rate():.2f}"
             values[f"{name} received"] = str(self._sync.received(name))
-            values[f"{name} without partner"] = str(self._sync.unmatched(name))
-            values[f"{name} lost on the way"] = str(self._loss[name].lost)
+            values[f"{name}{keys.WITHOUT_PARTNER}"] = str(self._sync.unmatched(name))
+            values[f"{name}{keys.LOST_ON_THE_WAY}"] = str(self._loss[name].lost)
         for reason, count in sorted(self.drops.items()):
-            values[f"dropped before the recorder: {reason}"] = str(count)
+            values[f"{keys.DROPPED_BEFORE_RECORDER}{reason}"] = str(count)
         return values
 
     def _subscribe(self, name: str) -> None:

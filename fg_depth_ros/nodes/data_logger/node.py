@@ -27,6 +27,7 @@ from rclpy.task import Future
 from std_srvs.srv import Trigger
 
 from fg_depth_ros import __version__
+from fg_depth_ros.data.io import diagnostic_keys as keys
 from fg_depth_ros.nodes.common import diagnostics
 from fg_depth_ros.nodes.common.codes import NodeState
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Fault, Faults
@@ -319,10 +320,10 @@ class DataLoggerNode(Node):
 
     def _publish_diagnostics(self) -> None:
         values = {
-            "state": NodeState.ACTIVE,
+            keys.STATE: NodeState.ACTIVE,
             **self.recorder.values(),
-            "pairs in queue, mean": f"{self._queued / max(self.inputs.matched, 1):.2f}",
-            "pairs in queue, largest": str(self._most_queued),
+            keys.QUEUE_MEAN: f"{self._queued / max(self.inputs.matched, 1):.2f}",
+            keys.QUEUE_LARGEST: str(self._most_queued),
             **self._limiter.values(),
             **self._monitor.values(),
             **self.inputs.values(),

@@ -13,6 +13,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from fg_depth_ros.data.bags.storage import DISPARITY, IMAGES
+from fg_depth_ros.data.io import diagnostic_keys as keys
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults
 from fg_depth_ros.nodes.common.message_classes import message_class
 from fg_depth_ros.nodes.common.message_loss import MessageLoss
@@ -110,7 +111,9 @@ class GraphTopics:
     def values(self) -> dict[str, str]:
         """Return keys for a DiagnosticStatus."""
         values = {f"{name} received": str(count) for name, count in sorted(self.received.items())}
-        values |= {f"{name} lost on the way": str(found.loss.lost) for name, found in sorted(self._subscribed.items())}
+        values |= {
+            f"{name}{keys.LOST_ON_THE_WAY}": str(found.loss.lost) for name, found in sorted(self._subscribed.items())
+        }
         return values | {f"{name} waits": why for name, (_, why) in sorted(self._waiting.items())}
 
     def _try(self, name: str) -> None:

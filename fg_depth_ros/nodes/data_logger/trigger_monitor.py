@@ -13,6 +13,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image
 
+from fg_depth_ros.data.io import diagnostic_keys as keys
 from fg_depth_ros.data.io import messages
 from fg_depth_ros.data.io.messages import LearnedWhite, depth_to_array, image_to_array, stamp_ns
 from fg_depth_ros.geometry.masks import Label
@@ -26,9 +27,8 @@ DEPTH, MONO, LABELS = "depth/image_rect", "mono_depth/image_rect", "mask/labels"
 MONITOR_FAULTS = ("motion", "depth")
 _KEPT = 20  # images of each kind that wait for the others of their moment
 _WEIGHTS = {
-    "stereo": ("model", "weights sha256"),
-    "mono": ("mono model", "mono weights sha256"),
-    "flow": ("flow model", "flow weights sha256"),
+    kind: (prefix + keys.MODEL, prefix + keys.SHA256)
+    for kind, prefix in (("stereo", ""), ("mono", keys.MONO_PREFIX), ("flow", keys.FLOW_PREFIX))
 }
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

@@ -29,6 +29,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 from stereo_msgs.msg import DisparityImage
 
+from fg_depth_ros.data.io import diagnostic_keys as keys
 from fg_depth_ros.data.io import messages
 from fg_depth_ros.data.io.compressed_depth import SUFFIX
 from fg_depth_ros.evaluation.replay.pictures import WorstPairs
@@ -459,14 +460,14 @@ class ReplayEvaluatorNode(Node):
         ledger, rate = self.ledger, self.ledger.rate()
         latency = 1e3 * percentiles(self._recent)["p50"]
         values = {
-            "state": NodeState.ACTIVE,
-            "pairs sent": str(ledger.sent),
-            "pairs delivered": str(ledger.delivered),
-            "pairs without depth": str(ledger.dropped),
+            keys.STATE: NodeState.ACTIVE,
+            keys.PAIRS_SENT: str(ledger.sent),
+            keys.PAIRS_DELIVERED: str(ledger.delivered),
+            keys.PAIRS_WITHOUT_DEPTH: str(ledger.dropped),
             "pairs pending": str(ledger.pending),
             "pairs not evaluated": str(self._not_evaluated),
-            "delivery rate (Hz)": f"{0.0 if math.isnan(rate) else rate:.1f}",
-            "latency (ms)": f"{0.0 if math.isnan(latency) else latency:.0f}",
+            keys.DELIVERY_RATE: f"{0.0 if math.isnan(rate) else rate:.1f}",
+            keys.DELIVERY_LATENCY: f"{0.0 if math.isnan(latency) else latency:.0f}",
         }
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()

@@ -5,13 +5,16 @@ No ROS import: key-value pairs in.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
-_LATENCY = re.compile(r"(inference|processing|pipeline) (\d+) % \(ms\)")
-_DROP, _MONO_PUBLISHED = "dropped: ", "mono fallback published"
+from fg_depth_ros.data.io import diagnostic_keys as keys
+
+_COUNTS = (keys.PAIRS_MATCHED, keys.PAIRS_PUBLISHED, keys.MONO_PUBLISHED)
+_LATENCIES = {
+    keys.latency(name, percent): f"{name}_p{percent}_ms" for name in keys.LATENCIES for percent in keys.PERCENTILES
+}
 NEVER_REACHED, LOST_AFTER = "never reached the node", "lost between the node and the evaluator"
 
 
@@ -32,19 +35,19 @@ class NodeCounters:
 
     def update(self, values: Mapping[str, str]) -> None:
         """Take in the key-value pairs of one DiagnosticStatus; those of other nodes are ignored."""
-        if "model" in values and "weights sha256" in values:
-            sha256: str | None = values["weights sha256"]
+        if keys.MODEL in values and keys.SHA256 in values:
+            sha256: str | None = values[keys.SHA256]
             sha256 = None if sha256 == "none" else sha256
-            self.model = {"name": values["model"], "sha256": sha256, "device": values.get("device")}
-            self.model |= {name: values[name] for name in ("engine", "precision") if name in values}
-        if "pairs matched" not in values:
+            self.model = {"name": values[keys.MODEL], "sha256": sha256, "device": values.get(keys.DEVICE)}
+            self.model |= {name: values[name] for name in (keys.ENGINE, keys.PRECISION) if name in values}
+        if keys.PAIRS_MATCHED not in values:
             return
         self._updated = time.monotonic()
         for key, value in values.items():
-            if key in ("pairs matched", "pairs published", _MONO_PUBLISHED) or key.startswith(_DROP):
+            if key in _COUNTS or key.startswith(keys.DROPPED):
                 self._counts[key] = int(value)
-            elif match := _LATENCY.fullmatch(key):
-                self.latencies[f"{match[1]}_p{match[2]}_ms"] = float(value)
+            elif key in _LATENCIES:
+                self.latencies[_LATENCIES[key]] = float(value)
 
     @property
     def has_reports(self) -> bool:
@@ -64,12 +67,14 @@ class NodeCounters:
         """
         counts = {key: value - (self._before or {}).get(key, 0) for key, value in self._counts.items()}
         reasons = {
-            key.removeprefix(_DROP): count for key, count in counts.items() if key.startswith(_DROP) and count > 0
+            key.removeprefix(keys.DROPPED): count
+            for key, count in counts.items()
+            if key.startswith(keys.DROPPED) and count > 0
         }
-        if "pairs matched" in counts and dropped:
-            mono = counts.get(_MONO_PUBLISHED, 0)
-            reasons[NEVER_REACHED] = max(0, sent - counts["pairs matched"] - mono)
-            reasons[LOST_AFTER] = max(0, counts.get("pairs published", 0) + mono - delivered)
+        if keys.PAIRS_MATCHED in counts and dropped:
+            mono = counts.get(keys.MONO_PUBLISHED, 0)
+            reasons[NEVER_REACHED] = max(0, sent - counts[keys.PAIRS_MATCHED] - mono)
+            reasons[LOST_AFTER] = max(0, counts.get(keys.PAIRS_PUBLISHED, 0) + mono - delivered)
         reasons = {reason: count for reason, count in reasons.items() if count > 0}
         return reasons, max(0, dropped - sum(reasons.values()))
 

@@ -11,6 +11,7 @@ from rclpy.node import Node
 
 from fg_depth_ros.compat import load_message_filters
 from fg_depth_ros.compat.message_filters import SimpleFilter
+from fg_depth_ros.data.io import diagnostic_keys as keys
 from fg_depth_ros.nodes.common.codes import DropReason, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, PairStatistics, RateMeter
 from fg_depth_ros.nodes.common.missing_pairs import LostImages, explain_no_pair, images_beside, why_silent
@@ -148,13 +149,13 @@ class StereoInputs:
         """Return the key-value pairs of a DiagnosticStatus: rate and losses by input."""
         values = {}
         for name in INPUTS:
-            values[f"{name} rate (Hz)"] = f"{self._rates[name].rate():.2f}"
+            values[f"{name}{keys.RATE}"] = f"{self._rates[name].rate():.2f}"
             now = self._sync.unmatched(name) if self._sync is not None else 0
-            values[f"{name} without partner"] = str(self._unmatched[name] + now)
+            values[f"{name}{keys.WITHOUT_PARTNER}"] = str(self._unmatched[name] + now)
             if self._sync is not None and (repeated := self._sync.repeated(name)):
                 values[f"{name} used again"] = str(repeated)
             for reason, count in sorted((self._packet_drops[name] + self._dropped(name)).items()):
-                values[f"{name} dropped: {reason}"] = str(count)
+                values[f"{name} {keys.DROPPED}{reason}"] = str(count)
         return values
 
     def _unsubscribe(self) -> None:

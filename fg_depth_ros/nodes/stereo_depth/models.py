@@ -17,6 +17,7 @@ from rclpy.parameter import Parameter
 
 from fg_depth_ros import __version__
 from fg_depth_ros.data.datasets.stereo import motorcycle
+from fg_depth_ros.data.io import diagnostic_keys as keys
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.inference import (
@@ -273,9 +274,9 @@ def _engine_values(prefix: str, runner: EngineRunner | None) -> dict[str, str]:
     """Return the key-value pairs about an engine."""
     if runner is None:
         return {}
-    values = {f"{prefix}engine": runner.engine, f"{prefix}precision": runner.precision}
+    values = {prefix + keys.ENGINE: runner.engine, prefix + keys.PRECISION: runner.precision}
     if runner.compiling:
-        values[f"{prefix}engine"] += " (compiling; torch meanwhile)"
+        values[prefix + keys.ENGINE] += " (compiling; torch meanwhile)"
     if runner.cache_problem is not None:
         values[f"{prefix}engine cache"] = runner.cache_problem
     return values
@@ -389,17 +390,17 @@ class NodeModels:
     def values(self) -> dict[str, str]:
         """Return the key-value pairs of a DiagnosticStatus."""
         values: dict[str, str] = {"version": __version__}
-        for prefix, host in zip(("", "flow ", "mono "), self.hosts, strict=True):
-            values[f"{prefix}swap"] = host.swap_state
+        for prefix, host in zip(("", keys.FLOW_PREFIX, keys.MONO_PREFIX), self.hosts, strict=True):
+            values[prefix + keys.SWAP] = host.swap_state
             if host.estimator is not None:
-                values[f"{prefix}model"] = host.estimator.model_name
-                values[f"{prefix}weights sha256"] = host.estimator.model_sha256 or "none"
+                values[prefix + keys.MODEL] = host.estimator.model_name
+                values[prefix + keys.SHA256] = host.estimator.model_sha256 or "none"
                 values |= _engine_values(prefix, host.estimator.runner)
         stereo, mono = self.stereo.estimator, self.mono.estimator
         if stereo is not None:
             values |= {
                 "weights": stereo.config.weights or ("shipped" if stereo.model_sha256 else "none"),
-                "device": stereo.device,
+                keys.DEVICE: stereo.device,
                 "inference_scale": f"{self.stereo.scale:g}",
                 **diagnostics.memory_values(stereo.device),
             }

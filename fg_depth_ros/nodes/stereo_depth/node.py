@@ -17,6 +17,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile
 
+from fg_depth_ros.data.io import diagnostic_keys as keys
 from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
 from fg_depth_ros.inference.engines import compiling_beside
 from fg_depth_ros.nodes.common import diagnostics
@@ -208,7 +209,7 @@ class StereoDepthNode(LifecycleNode):
         subscribed = self._inputs is not None and self._inputs.is_open
         idle = self._state == NodeState.ACTIVE and not subscribed
         fine = "idle: no output has a subscriber" if idle else self._state.value
-        values = {"state": self._state, **self.statistics.values()}
+        values = {keys.STATE: self._state, **self.statistics.values()}
         if self._inputs is not None:
             values |= self._inputs.values()
         if self._worker is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +17,7 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from stereo_msgs.msg import DisparityImage
 
+from fg_depth_ros.data.io import diagnostic_keys as keys
 from fg_depth_ros.data.io import messages
 from fg_depth_ros.data.io.video_packets import IMAGE_TRANSPORTS, split_transport
 from fg_depth_ros.evaluation.reports.live_view import CLOUD, DEPTH, DISPARITY, MASK, SIGMA, LiveView
@@ -33,7 +33,7 @@ METHOD = "node"
 """Label of the node in the view."""
 SILENT_SECONDS = 5.0  # before a topic from which nothing came is worth a word
 _PLAUSIBLE = 60.0  # s; a larger latency is that of stamps of another clock
-_FIGURE = re.compile(r"(.+) (?:50|95) % \(ms\)|(.+ rate) \(Hz\)")
+_LATENCIES = {keys.latency(name, percent) for name in keys.LATENCIES for percent in (50, 95)}
 _LEVELS = {DiagnosticStatus.OK: "INFO", DiagnosticStatus.WARN: "WARN"}
 Say = Callable[[str, str], None]
 
@@ -131,12 +131,11 @@ class ViewerNode(Node):
             if status.name.partition(": ")[0].rpartition("/")[0] != own:
                 continue
             for item in status.values:
-                if _FIGURE.fullmatch(item.key):
-                    name = item.key.rpartition(" (")[0]
-                    if item.key.endswith("(Hz)"):
-                        self._view.log_rate(name, float(item.value))
-                    else:
-                        self._view.log_latency(name, 1e-3 * float(item.value))
+                name = item.key.rpartition(" (")[0]  # without the unit
+                if item.key.endswith(keys.RATE):
+                    self._view.log_rate(name, float(item.value))
+                elif item.key in _LATENCIES:
+                    self._view.log_latency(name, 1e-3 * float(item.value))
             said = (status.level, status.message)
             if self._messages.get(status.name) != said:
                 self._messages[status.name] = said
