@@ -31,13 +31,13 @@ from fg_depth_ros.data.bags.storage import COMPRESSED, DISPARITY, IMAGE, INFO
 from fg_depth_ros.data.bags.writing import write_stereo_bag
 from fg_depth_ros.data.io.messages import stamp_ns
 from fg_depth_ros.data.samples import StereoSample
+from fg_depth_ros.evaluation.live.pair_ledger import PairLedger
+from fg_depth_ros.evaluation.live.report import PairSeries
 from fg_depth_ros.evaluation.replay.pictures import WorstPairs
 from fg_depth_ros.evaluation.reports.page import Picture
 from fg_depth_ros.files import FileError
 from fg_depth_ros.nodes.common.codes import FaultCode
-from fg_depth_ros.nodes.evaluator.pair_ledger import PairLedger
 from fg_depth_ros.nodes.evaluator.parameters import REPLAY_EVALUATOR
-from fg_depth_ros.nodes.evaluator.report import PairSeries
 from fg_depth_ros.nodes.players.bag_player import BagPlayerNode
 from fg_depth_ros.nodes.players.parameters import BAG_PLAYER
 from fg_depth_ros.nodes.stereo_depth.parameters import STEREO_DEPTH

@@ -31,6 +31,8 @@ from support.waiting import LIMIT, response_to, wait_until
 
 from fg_depth_ros.apps.processes import Child, ChildDied, ProcessGroup
 from fg_depth_ros.data.io import messages
+from fg_depth_ros.evaluation.live.node_counters import LOST_AFTER, NEVER_REACHED, CountersByNode, NodeCounters
+from fg_depth_ros.evaluation.live.pair_ledger import REMEMBERED, PairEntry
 from fg_depth_ros.evaluation.replay.scores import PublishedPair
 from fg_depth_ros.evaluation.reports.report import read_report
 from fg_depth_ros.geometry import disparity_to_depth, organised_points
@@ -39,8 +41,6 @@ from fg_depth_ros.inference import SearchRange
 from fg_depth_ros.nodes.common.codes import INPUTS
 from fg_depth_ros.nodes.common.rectifying import PairRectifier
 from fg_depth_ros.nodes.evaluator.node import ReplayEvaluatorNode
-from fg_depth_ros.nodes.evaluator.node_counters import LOST_AFTER, NEVER_REACHED, CountersByNode, NodeCounters
-from fg_depth_ros.nodes.evaluator.pair_ledger import REMEMBERED, PairEntry
 from fg_depth_ros.nodes.evaluator.pair_messages import Snapshot, published_pair
 from fg_depth_ros.nodes.players.stereo_player import camera_infos
 from fg_depth_ros.nodes.stereo_depth.outputs import cloud_message, disparity_message

@@ -32,6 +32,9 @@ from stereo_msgs.msg import DisparityImage
 from fg_depth_ros.data.io import diagnostic_keys as keys
 from fg_depth_ros.data.io import messages
 from fg_depth_ros.data.io.compressed_depth import SUFFIX
+from fg_depth_ros.evaluation.live.node_counters import CountersByNode, NodeCounters
+from fg_depth_ros.evaluation.live.pair_ledger import EARLY, REMEMBERED, PairEntry, PairLedger, percentiles
+from fg_depth_ros.evaluation.live.report import PairSeries, evaluate_pair, live_report
 from fg_depth_ros.evaluation.replay.pictures import WorstPairs
 from fg_depth_ros.evaluation.replay.scores import ReplayScores
 from fg_depth_ros.evaluation.reports.page import write_page
@@ -52,8 +55,6 @@ from fg_depth_ros.nodes.common.rectifying import PairRectifier
 from fg_depth_ros.nodes.common.running import run_node
 from fg_depth_ros.nodes.common.synchronizing import input_topics, input_types
 from fg_depth_ros.nodes.common.video import PacketSubscriber, VideoStream
-from fg_depth_ros.nodes.evaluator.node_counters import CountersByNode, NodeCounters
-from fg_depth_ros.nodes.evaluator.pair_ledger import EARLY, REMEMBERED, PairEntry, PairLedger, percentiles
 from fg_depth_ros.nodes.evaluator.pair_messages import (
     DEPTH,
     OPTIONAL_PARTS,
@@ -62,7 +63,6 @@ from fg_depth_ros.nodes.evaluator.pair_messages import (
     published_pair,
 )
 from fg_depth_ros.nodes.evaluator.parameters import REPLAY_EVALUATOR
-from fg_depth_ros.nodes.evaluator.report import PairSeries, evaluate_pair, live_report
 
 REPORT_SECONDS = 8.0  # the node's diagnostics come once a second, on a busy machine later
 _PICTURES = 6  # of the worst pairs

@@ -12,11 +12,11 @@ import numpy as np
 from stereo_msgs.msg import DisparityImage
 
 from fg_depth_ros.data.io import messages
+from fg_depth_ros.evaluation.live.pair_ledger import PairEntry
 from fg_depth_ros.evaluation.replay.scores import PublishedPair
 from fg_depth_ros.files import atomic_write
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.geometry.rectification import Rectification
-from fg_depth_ros.nodes.evaluator.pair_ledger import PairEntry
 
 DEPTH = "depth/image_rect"
 _TRUTH = "true depth"

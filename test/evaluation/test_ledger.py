@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from fg_depth_ros.nodes.evaluator.pair_ledger import EARLY, PairLedger, percentiles
+from fg_depth_ros.evaluation.live.pair_ledger import EARLY, PairLedger, percentiles
 
 SECOND = 1_000_000_000
 

@@ -1,7 +1,4 @@
-"""The counters that a depth node reports on /diagnostics, compared with what was sent and what arrived.
-
-No ROS import: key-value pairs in.
-"""
+"""The counters that a depth node reports on /diagnostics, compared with what was sent and what arrived."""
 
 from __future__ import annotations
 

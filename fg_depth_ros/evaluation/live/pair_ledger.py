@@ -1,6 +1,6 @@
 """A ledger of all pairs that were sent: which messages arrived for each, and when.
 
-No ROS import: keys are stamps in nanoseconds, times are wall-clock nanoseconds, messages are opaque.
+Keys are stamps in nanoseconds, times are wall-clock nanoseconds, messages are opaque.
 """
 
 from __future__ import annotations

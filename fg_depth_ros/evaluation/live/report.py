@@ -1,7 +1,4 @@
-"""The report of replay_evaluator_node: a line per pair, and pictures of the worst pairs.
-
-No ROS import.
-"""
+"""The report of replay_evaluator_node: a line per pair, and pictures of the worst pairs."""
 
 from __future__ import annotations
 
@@ -12,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from fg_depth_ros.evaluation.live.node_counters import NodeCounters
+from fg_depth_ros.evaluation.live.pair_ledger import PairEntry, PairLedger, percentiles
 from fg_depth_ros.evaluation.replay.pictures import WorstPairs
 from fg_depth_ros.evaluation.replay.scores import PublishedPair, ReplayScores
 from fg_depth_ros.evaluation.reports.report import Report
-from fg_depth_ros.nodes.evaluator.node_counters import NodeCounters
-from fg_depth_ros.nodes.evaluator.pair_ledger import PairEntry, PairLedger, percentiles
 
 SERIES_PAIRS = 100_000
 
