@@ -118,7 +118,7 @@ def infer(
                 note = "disparity only: no calibration (give --calib)"
             else:
                 estimate = estimator.estimate(*images, sample.rig)
-                fault, few = estimate.fault, estimate.why_so_few() if estimate.hardly_any else None
+                fault, few = estimate.fault, estimate.explain_low_density() if estimate.low_density else None
                 paths = write_estimate(estimate, images[0], out, sample.name)
                 note = f"{100 * estimate.mask.mean():.0f} % valid, {_timing(estimator, estimate.seconds)}"
         except WriteError:

@@ -278,12 +278,12 @@ class StereoEstimate:
         return None if self.support is None else self.support.fault
 
     @property
-    def hardly_any(self) -> bool:
-        """Whether hardly any pixel has depth from the pair."""
+    def low_density(self) -> bool:
+        """Whether too few pixels have depth from the pair (fewer than ``_FEW_PIXELS``)."""
         return bool(self.matched_mask.mean() < _FEW_PIXELS)
 
-    def why_so_few(self) -> str:
-        """Say how little of the pair is valid, and the likely cause, by the commonest label of the other pixels."""
+    def explain_low_density(self) -> str:
+        """Explain how few pixels are valid, and the likely cause, by the commonest label of the other pixels."""
         config, labels = self.config, self.matched_labels
         shares = np.bincount(labels.reshape(-1), minlength=len(Label)) / labels.size
         worst = Label(int(np.argmax(shares[1:])) + 1)

@@ -149,7 +149,7 @@ class StereoWorker:
         self._finish(begun, seconds, messages)
         if estimate is None:
             self._faults.forget("images")
-        self._check_share(topics, estimate)
+        self._check_density(topics, estimate)
         self._check_rectification(images, None if estimate is None else estimate.fault)
 
     def _decode(self, messages: StereoMessages) -> StereoImages:
@@ -252,18 +252,18 @@ class StereoWorker:
             raise _Dropped(DropReason.NO_MONO_DEPTH)
         return sum(found.seconds for found in (estimate, mono) if found is not None)
 
-    def _check_share(self, topics: set[str], estimate: StereoEstimate | None) -> None:
+    def _check_density(self, topics: set[str], estimate: StereoEstimate | None) -> None:
         """Report when hardly any pixel of several pairs in a row is valid, after they were published."""
         if estimate is None or not topics & _MASKED_TOPICS:
             self._without_depth = 0
             self._faults.forget("depth")
             return
-        few = estimate.hardly_any
-        self._without_depth = self._without_depth + 1 if few else 0
-        if not few or estimate.fault is not None:  # that names the cause
+        low = estimate.low_density
+        self._without_depth = self._without_depth + 1 if low else 0
+        if not low or estimate.fault is not None:  # that names the cause
             self._faults.clear("depth")
         elif self._without_depth >= _PAIRS_WITHOUT_DEPTH:
-            self._faults.report("depth", WARN, estimate.why_so_few(), FaultCode.HARDLY_ANY_DEPTH)
+            self._faults.report("depth", WARN, estimate.explain_low_density(), FaultCode.HARDLY_ANY_DEPTH)
 
     def _check_rectification(self, images: StereoImages, fault: PairFault | None) -> None:
         """Check the rectification again from time to time, after the pair was published.
