@@ -142,7 +142,7 @@ class Rectification:
 
     @classmethod
     def of_rectified(cls, rig: StereoRig) -> Rectification:
-        """Return that of images which are rectified already: they stay as they are."""
+        """Return the rectification of images that are rectified already: they stay as they are."""
         return cls(rig, (None, None), (np.eye(3), np.eye(3)), (rig.width, rig.height))
 
     @classmethod
@@ -202,7 +202,7 @@ class Rectification:
         return cls(rig, (a, b), (r_left, r_right), (rig.width, rig.height))
 
     def scaled(self, width: int, height: int) -> Rectification:
-        """Return that of raw images of another size, to rectified ones that are resized alike.
+        """Return the rectification for images of another size; the rectified ones are resized alike.
 
         Raises RigError: the images have another shape.
         """

@@ -365,7 +365,7 @@ def test_raw_images_are_compared_as_the_depth_node_rectifies_them() -> None:
     world = RawRig("plumb_bob")
     infos = [world.camera_info(side, CameraInfo) for side in (0, 1)]
     topics = {name: f"/{name.replace('image_rect', 'image_raw')}" for name in INPUTS}
-    rectification = PairRectifier(topics).of_pair(infos[0], infos[1], "auto")
+    rectification = PairRectifier(topics).for_pair(infos[0], infos[1], "auto")
     raw = {side: world.raw_image(index) for index, side in enumerate(("left", "right"))}
     parts = {side: messages.fill_image(Image(), image, "mono8") for side, image in raw.items()}
     parts["depth"] = messages.fill_image(Image(), np.ones((240, 320), np.float32), "32FC1")
@@ -582,7 +582,7 @@ def test_inputs_are_those_of_the_depth_node_wherever_they_are_remapped(
     assert infos.format(side="left") in node._idle_reason(1.0)
     broken = CameraInfo(width=4, height=4)
     with pytest.raises(messages.MessageError) as caught:
-        node._rectifier.of_pair(broken, broken, "auto")
+        node._rectifier.for_pair(broken, broken, "auto")
     assert all(infos.format(side=side) in str(caught.value) for side in ("left", "right"))
     stamp = Header(stamp=node.get_clock().now().to_msg())
     node._announce(stamp, {})

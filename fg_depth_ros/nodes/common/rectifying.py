@@ -30,8 +30,8 @@ class PairRectifier:
         self.doubts: str | None = None
         """What is unusual about the calibration of the newest pair."""
 
-    def of_pair(self, left: Any, right: Any, rectify: str) -> Rectification:
-        """Return that of a pair by its camera_infos. Raises MessageError, naming their topics."""
+    def for_pair(self, left: Any, right: Any, rectify: str) -> Rectification:
+        """Return the rectification of a pair by its camera_infos. Raises MessageError, naming their topics."""
         key = (rectify, _calibration(left), _calibration(right))
         if self._pair is None or key != self._key:
             self._pair, self._key = None, key
@@ -45,8 +45,11 @@ class PairRectifier:
                 raise MessageError(MessageFault.CAMERA_INFO, f"{error} (from {names})") from error
         return self._pair
 
-    def of_left(self, info: Any, rectify: str) -> Rectification:
-        """Return that of a left image alone: that of the pairs before, or by its own camera_info. Raises as above."""
+    def for_left(self, info: Any, rectify: str) -> Rectification:
+        """Return the rectification of a left image alone: the pair's if known, else one from its own camera_info.
+
+        Raises MessageError, naming its topic.
+        """
         key = (rectify, _calibration(info))
         if self._pair is not None and self._key is not None and key == self._key[:2]:
             return self._pair

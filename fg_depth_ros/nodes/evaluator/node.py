@@ -290,7 +290,7 @@ class ReplayEvaluatorNode(Node):
                     topic = self._inputs[f"{side}/camera_info"]
                     raise RigError(f"{topic} has not come: nothing says what a disparity is in metres")
                 infos.append(received.get(entry.stamp) or received[next(reversed(received))])
-            rectification = self._rectifier.of_pair(infos[0], infos[1], self.parameters["rectify"])
+            rectification = self._rectifier.for_pair(infos[0], infos[1], self.parameters["rectify"])
             self._queue.put_nowait((entry, rectification))
         except (RigError, messages.MessageError) as error:
             self._count_failure(str(error))

@@ -473,9 +473,9 @@ class PairDecoder:
         ``rectify``: whether to rectify (one of ``RECTIFY``).
         """
         if messages.right is not None:
-            rectification = self._rectifier.of_pair(messages.left_info, messages.right_info, rectify)
+            rectification = self._rectifier.for_pair(messages.left_info, messages.right_info, rectify)
         else:
-            rectification = self._rectifier.of_left(messages.left_info, rectify)
+            rectification = self._rectifier.for_left(messages.left_info, rectify)
         self._used, rig = rectification, rectification.rig
         white = None if isinstance(mono16_white, str) else mono16_white
         left = image_to_array(messages.left, self._topics["left/image_rect"], mono16_white=white)
