@@ -39,7 +39,7 @@ def run_node(
     except RuntimeError as error:
         text = " ".join(str(error).split())
         rclpy.logging.get_logger(name).fatal(
-            f"not started: {text}; mend what follows --ros-args, or its parameter file"
+            f"not started: {text}; correct the arguments after --ros-args, or the parameter file"
         )
         return False
     node = None
