@@ -118,6 +118,15 @@ def ros_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 
 @pytest.fixture
+def group(ros_domain: int, tmp_path: Path) -> Iterator[Any]:
+    """A ``ProcessGroup`` for the nodes under test, whose logs lie in the test's folder."""
+    from fg_depth_ros.apps.processes import ProcessGroup
+
+    with ProcessGroup(tmp_path / "logs") as group:
+        yield group
+
+
+@pytest.fixture
 def make(ros_domain: int) -> Iterator[Callable[..., Any]]:
     """Makes ``support.nodes.Bench``es with these parameters, and closes them after the test."""
     from support.nodes import bench

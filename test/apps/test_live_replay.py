@@ -7,7 +7,7 @@ import re
 import runpy
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +53,6 @@ def wall_bag(path: Path, count: int, period_ms: int = 200, truth: bool = True, *
         StereoSample("", SCENE.left, SCENE.right, depth=depth, stamp=FIRST + k * period_ms * MS) for k in range(count)
     ]
     return write_stereo_bag(path, frames, SCENE.rig, **options)
-
-
-@pytest.fixture
-def group(ros_domain: int, tmp_path: Path) -> Iterator[ProcessGroup]:
-    with ProcessGroup(tmp_path / "logs") as group:
-        yield group
 
 
 # ---- bad input -----------------------------------------------------------------------------------------------------

@@ -22,13 +22,13 @@ pytest.importorskip("rclpy")
 pytest.importorskip("rosbags", reason="bags are read by rosbags (extra 'data')")
 
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from support.bags import large, storage_file, to_ros1
 from support.nodes import RecordingLogger
 from support.pair_folders import planes, small_rig
+from support.spinning import SpinningNode
 from support.waiting import LIMIT, wait_until
 
 from fg_depth_ros.apps.processes import Child, ChildDied, ProcessGroup
@@ -73,18 +73,15 @@ def string(text: str) -> bytes:
     return bytes(message_types().serialize_cdr(message_types().types[STRING](data=text), STRING))
 
 
-class Listener:
+class Listener(SpinningNode):
     """Keeps every message as (bytes, time.monotonic of its arrival), by topic."""
 
     def __init__(
         self, group: ProcessGroup, topics: dict[str, str], best_effort: bool = False, latched: bool = False
     ) -> None:
-        self.group = group
+        super().__init__(group, f"listener_{id(self)}")
         self.got: dict[str, list[tuple[bytes, float]]] = defaultdict(list)
         self.clock: list[int] = []
-        self.context = rclpy.Context()
-        rclpy.init(context=self.context)
-        self.node = rclpy.create_node(f"listener_{id(self)}", context=self.context)
         reliability = ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE
         durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
         for topic, kind in topics.items():
@@ -98,32 +95,11 @@ class Listener:
         self.node.create_subscription(
             Clock, "/clock", lambda m: self.clock.append(m.clock.sec * 10**9 + m.clock.nanosec), 1000
         )
-        self.executor = SingleThreadedExecutor(context=self.context)
-        self.executor.add_node(self.node)
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._spin, daemon=True)
-        self._thread.start()
-
-    def _spin(self) -> None:
-        while not self._closing.is_set():
-            self.executor.spin_once(timeout_sec=0.05)
+        self.start()
 
     def wait(self, topic: str, count: int, may_end: Sequence[Child] = ()) -> list[tuple[bytes, float]]:
         self.group.wait_until(lambda: len(self.got[topic]) >= count, LIMIT, f"{count} of {topic}", may_end=may_end)
         return self.got[topic]
-
-    def close(self) -> None:
-        self._closing.set()
-        self._thread.join(5)
-        self.executor.shutdown()
-        self.node.destroy_node()
-        rclpy.shutdown(context=self.context)
-
-
-@pytest.fixture
-def group(ros_domain: int, tmp_path: Path) -> Iterator[ProcessGroup]:
-    with ProcessGroup(tmp_path / "logs") as group:
-        yield group
 
 
 @pytest.fixture

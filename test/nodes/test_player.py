@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -13,13 +12,12 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from support.pair_folders import FAR, NEAR, planes, small_rig, write_pairs
+from support.spinning import SpinningNode
 from support.waiting import LIMIT
 
 from fg_depth_ros.apps.processes import ChildDied, ProcessGroup, write_parameter_file
@@ -44,46 +42,22 @@ TOPICS = {
 }
 
 
-class Listener:
+class Listener(SpinningNode):
     """A node in this process that keeps everything the player publishes."""
 
     def __init__(self, group: ProcessGroup) -> None:
-        self.group = group
+        super().__init__(group, "listener")
         self.messages: dict[str, list] = defaultdict(list)
-        self.context = rclpy.Context()
-        rclpy.init(context=self.context)
-        self.node = rclpy.create_node("listener", context=self.context)
         qos = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.VOLATILE)
         for topic, kind in TOPICS.items():
             self.node.create_subscription(kind, topic, self.messages[topic].append, qos)
-        self.executor = SingleThreadedExecutor(context=self.context)
-        self.executor.add_node(self.node)
-        self.closing = threading.Event()
-        self.thread = threading.Thread(target=self._spin, daemon=True)
-        self.thread.start()
-
-    def _spin(self) -> None:
-        while not self.closing.is_set():
-            self.executor.spin_once(timeout_sec=0.05)
+        self.start()
 
     def wait(self, topic: str, count: int, may_end=()) -> list:
         self.group.wait_until(
             lambda: len(self.messages[topic]) >= count, LIMIT, f"{count} messages on {topic}", may_end=may_end
         )
         return self.messages[topic]
-
-    def close(self) -> None:
-        self.closing.set()
-        self.thread.join(5)
-        self.executor.shutdown()
-        self.node.destroy_node()
-        rclpy.shutdown(context=self.context)
-
-
-@pytest.fixture
-def group(ros_domain: int, tmp_path: Path) -> Iterator[ProcessGroup]:
-    with ProcessGroup(tmp_path / "logs") as group:
-        yield group
 
 
 @pytest.fixture
