@@ -125,32 +125,39 @@ class StereoWorker:
         topics = self._outputs.subscribed()
         process = self._process_left if messages.right is None else self._process_pair
         try:
-            if not topics:
-                raise _Dropped(DropReason.NO_SUBSCRIBERS)
-            process(begun, topics, messages)
-        except _Dropped as drop:
-            self._faults.forget("right camera")  # no fallback is published: reported as any missing pair
-            self._drop(drop.reason, messages)
+            reason = process(begun, topics, messages) if topics else DropReason.NO_SUBSCRIBERS
         except MessageError as error:
             self._drop(error.reason, messages)
             self._faults.report("input", ERROR, str(error), error.reason)
+            return
+        if reason is not None:
+            self._faults.forget("right camera")  # no fallback is published: reported as any missing pair
+            self._drop(reason, messages)
 
     # ---- a pair ------------------------------------------------------------------------------------------------------
 
-    def _process_pair(self, begun: float, topics: set[str], messages: StereoMessages) -> None:
+    def _process_pair(self, begun: float, topics: set[str], messages: StereoMessages) -> DropReason | None:
+        """Publish what follows from a pair; returns why it is dropped, or None. Raises MessageError."""
         self._mono.scale.end_fallback()
         if messages.stamp == self._published_left:  # the right camera is back, with a pair that was just replaced
-            raise _Dropped(DropReason.LEFT_PUBLISHED)
+            return DropReason.LEFT_PUBLISHED
         images = self._decode(messages)
         messages = replace(messages, left_info=images.left_info)
-        estimate = self._estimate_stereo(images, messages.stamp) if topics & TOPICS.keys() else None
+        estimate = None
+        if topics & TOPICS.keys():
+            estimate = self._estimate_stereo(images, messages.stamp)
+            if estimate is None:
+                return DropReason.OUT_OF_MEMORY
         seconds = self._publish_depth(topics, estimate, images, messages)
+        if seconds is None:
+            return DropReason.NO_MONO_DEPTH
         seconds += self._publish_temporal_flow(topics, images.left, messages)
         self._finish(begun, seconds, messages)
         if estimate is None:
             self._faults.forget("images")
         self._check_density(topics, estimate)
         self._check_rectification(images, None if estimate is None else estimate.fault)
+        return None
 
     def _decode(self, messages: StereoMessages) -> StereoImages:
         """Return images and calibration. Raises MessageError."""
@@ -183,7 +190,8 @@ class StereoWorker:
             text += f"; before it was {before.bit_length()} bits, and images were brighter by {now / before:.0f} times"
         self._node.get_logger().warning(f"{text}; set mono16_white if that is wrong")
 
-    def _estimate_stereo(self, images: StereoImages, stamp: int) -> StereoEstimate:
+    def _estimate_stereo(self, images: StereoImages, stamp: int) -> StereoEstimate | None:
+        """Return the estimate of a pair; None where memory is short. Raises MessageError."""
         estimator = self._models.stereo.estimator
         assert estimator is not None
         assert images.right is not None
@@ -195,7 +203,7 @@ class StereoWorker:
             found = estimator.estimate(images.left, images.right, images.rig)
         except OutOfMemory as error:
             self._reduce_scale(self._models.stereo, error)
-            raise _Dropped(DropReason.OUT_OF_MEMORY) from error
+            return None
         self._report_scale(estimator, images.rig)
         try:
             self._swapped_pair.check(images.left, images.right, found, stamp)
@@ -232,8 +240,11 @@ class StereoWorker:
 
     def _publish_depth(
         self, topics: set[str], estimate: StereoEstimate | None, images: StereoImages, messages: StereoMessages
-    ) -> float:
-        """Publish what follows from the pair, and mono depth; returns the seconds in the models."""
+    ) -> float | None:
+        """Publish what follows from the pair, and mono depth; returns the seconds in the models.
+
+        None where nothing can be published since there is no mono depth.
+        """
         fill = estimate is not None and self._parameters["fill_from_mono"] and bool(topics & FILLED_TOPICS)
         if estimate is not None:  # unfilled outputs do not wait for the mono network
             self._outputs.publish(topics - FILLED_TOPICS if fill else topics, estimate, images.left, messages)
@@ -249,7 +260,7 @@ class StereoWorker:
         if mono is not None:
             self._outputs.publish_mono(topics, mono.depth, messages)
         if estimate is None and mono is None and not topics & TEMPORAL_TOPICS.keys():
-            raise _Dropped(DropReason.NO_MONO_DEPTH)
+            return None
         return sum(found.seconds for found in (estimate, mono) if found is not None)
 
     def _check_density(self, topics: set[str], estimate: StereoEstimate | None) -> None:
@@ -291,27 +302,31 @@ class StereoWorker:
 
     # ---- a left image alone ------------------------------------------------------------------------------------------
 
-    def _process_left(self, begun: float, topics: set[str], messages: StereoMessages) -> None:
+    def _process_left(self, begun: float, topics: set[str], messages: StereoMessages) -> DropReason | None:
+        """Publish what follows from a left image alone; returns why it is dropped, or None. Raises MessageError."""
         if not topics & (LEFT_TOPICS | TEMPORAL_TOPICS.keys()):
-            raise _Dropped(DropReason.RIGHT_CAMERA_SILENT)
+            return DropReason.RIGHT_CAMERA_SILENT
         for subject in ("images", "depth"):  # of pairs
             self._faults.forget(subject)
         images = self._decode(messages)
         messages = replace(messages, left_info=images.left_info)
         seconds = self._publish_mono_only(topics & LEFT_TOPICS, images, messages)
+        if seconds is None:
+            return DropReason.NO_MONO_DEPTH
         seconds += self._publish_temporal_flow(topics, images.left, messages)
         self._published_left = messages.stamp
         self._finish(begun, seconds, messages)
+        return None
 
-    def _publish_mono_only(self, topics: set[str], images: StereoImages, messages: StereoMessages) -> float:
-        """Publish what follows from the left image alone; returns the seconds in the model."""
+    def _publish_mono_only(self, topics: set[str], images: StereoImages, messages: StereoMessages) -> float | None:
+        """Publish what follows from the left image alone; returns the seconds in the model, None without mono depth."""
         if not topics:
             self._faults.forget("right camera")
             return 0.0
         mono, stereo = self._estimate_mono(images, "the right camera is silent"), self._models.stereo.estimator
         assert stereo is not None
         if mono is None:
-            raise _Dropped(DropReason.NO_MONO_DEPTH)
+            return None
         scaled = mono.depth * self._mono.scale.fallback()
         config = self._published_range(stereo.config)
         estimate = StereoEstimate.from_mono(scaled, images.rig, config, mono.seconds)
@@ -411,14 +426,6 @@ class NewestSlot(Generic[T]):
             item, self._item = self._item, None
             self._changed.notify_all()
         return item
-
-
-class _Dropped(Exception):
-    """Nothing is published for a pair or a left image."""
-
-    def __init__(self, reason: DropReason) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 class StereoImages(NamedTuple):
