@@ -17,9 +17,9 @@ def figure3(
     teacher: Annotated[str, typer.Option(help="Any model for stereo or flow.")] = "flownet_stereo",
     teacher_weights: Annotated[str, typer.Option(help="Weights file; default: the shipped weights.")] = "",
     device: Device = "auto",
-    depth: Annotated[float, typer.Option(help="Of the wall, m; between 5 and 30.")] = 11.22,
-    step: Annotated[float, typer.Option(help="Between two depths that are tried, m.")] = 0.02,
-    seed: Annotated[int, typer.Option(help="Of texture and noise.")] = 0,
+    depth: Annotated[float, typer.Option(help="Distance of the wall, m; 5 to 30.")] = 11.22,
+    step: Annotated[float, typer.Option(help="Step between two depths that are tried, m.")] = 0.02,
+    seed: Annotated[int, typer.Option(help="Random seed of texture and noise.")] = 0,
 ) -> None:
     """At which depth each loss is smallest, on a wall of known depth seen by two cameras of different exposure.
 

@@ -106,7 +106,7 @@ def flow(
     engine: Engine = "auto",
     precision: Precision = "auto",
     scale: FlowScale = 1.0,
-    split: Annotated[str, typer.Option(help="Of Flying Chairs: all, train or test.")] = "all",
+    split: Annotated[str, typer.Option(help="Split of Flying Chairs: all, train or test.")] = "all",
     sheets: Sheets = None,
     json: Json = None,
 ) -> None:
@@ -169,7 +169,7 @@ def depth(
     ] = False,
     crop: Annotated[str, typer.Option(help="none, garg or nyu; default: the set's own.")] = "",
     max_depth: Annotated[float, typer.Option(help="Truth from here on is left out, m; default: the set's own.")] = 0,
-    unit: Annotated[str, typer.Option(help="Of 16-bit depth PNG: kitti (1/256 m) or mm.")] = "kitti",
+    unit: Annotated[str, typer.Option(help="Unit of 16-bit depth PNGs: kitti (1/256 m) or mm.")] = "kitti",
     fx: Annotated[float, typer.Option(help="Focal length of images without calibration, px.")] = 0,
     frames: Annotated[str, typer.Option(help="Part of every set, such as 80:112.")] = "",
     scenes: Annotated[int, typer.Option(help="Scenes of every --world.")] = 50,

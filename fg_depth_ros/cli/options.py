@@ -23,7 +23,7 @@ Settings = functools.partial
 """``make_config: Settings[Config]`` stands for the options of ``Config``; ``make_config()`` makes one of them."""
 _CONTEXT = "typer_context"
 LARGEST_SIDE = 8192
-"""Of a size that is given by option, px."""
+"""Largest width or height that an option may give, px."""
 
 
 class Without(tuple[str, ...]):
@@ -33,7 +33,7 @@ class Without(tuple[str, ...]):
 Model = Annotated[str, typer.Option(help="Stereo or flow network, sgbm or bm.")]
 Weights = Annotated[str, typer.Option(help="Weights file; default: the shipped weights.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda:N.")]
-Engine = Annotated[str, typer.Option(help="What runs the network: auto, torch, openvino, onnxruntime, tensorrt.")]
+Engine = Annotated[str, typer.Option(help="Engine of the network: auto, torch, openvino, onnxruntime, tensorrt.")]
 Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or int8.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the report here (docs/report_schema.md).")]
 Scale = Annotated[float, typer.Option(help="Resize by this for matching; below 1 reaches larger disparities.")]

@@ -86,13 +86,15 @@ def world(
     out: Annotated[Path, typer.Option(help="Folder for left/, right/, disp/, depth/, rig.json; without pairs so far.")],
     kind: Annotated[str, typer.Option(help="street, indoor, or mixed (not with --drive).")] = "street",
     count: Annotated[int, typer.Option(help="Number of pairs.")] = 10,
-    size: Annotated[str, typer.Option(help="Of the pictures, WIDTHxHEIGHT px.")] = "640x192",
+    size: Annotated[str, typer.Option(help="Image size, WIDTHxHEIGHT, px.")] = "640x192",
     drive: Annotated[bool, typer.Option(help="One world, driven through at 10 Hz, with poses.txt.")] = False,
     photos: Photos = [],
     cutouts: Cutouts = [],
     seed: Seed = 0,
-    baseline: Annotated[float, typer.Option(help="Of the two cameras, m; 0: 0.3 on streets, 0.12 indoors.")] = 0.0,
-    field_of_view: Annotated[float, typer.Option(help="Of the cameras, across, degrees.")] = 80.0,
+    baseline: Annotated[
+        float, typer.Option(help="Stereo baseline, m; 0: 0.3 on streets, 0.12 indoors, 0.2 mixed.")
+    ] = 0.0,
+    field_of_view: Annotated[float, typer.Option(help="Horizontal field of view, degrees.")] = 80.0,
     patterns: Annotated[int, typer.Option(help="Procedural textures beside the photos.")] = 96,
     device: Device = "auto",
 ) -> None:

@@ -29,7 +29,12 @@ def log_to_terminal() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
 
-Option = Annotated[list[str], typer.Option(help="Of a fresh network, NAME=VALUE such as width=0.375; may be repeated.")]
+Option = Annotated[
+    list[str],
+    typer.Option(
+        help="Network option NAME=VALUE, such as width=0.375, when training starts from scratch; may be repeated."
+    ),
+]
 
 
 def stereo(out: Out, make_config: Settings[StereoTraining], option: Option = [], real: Real = []) -> None:

@@ -43,7 +43,7 @@ class EstimatorConfig:
     inference_scale: float | str = 1.0
     """Factor on the size at which the network runs."""
     engine: str = "auto"
-    """What computes the network: auto, torch, openvino, onnxruntime or tensorrt."""
+    """Engine that runs the network: auto, torch, openvino, onnxruntime or tensorrt."""
 
     networks: ClassVar[Collection[str]] = ()
     classical: ClassVar[tuple[str, ...]] = ()
@@ -155,7 +155,7 @@ class StereoConfig(EstimatorConfig):
     max_sigma: float = 7.5
     """Pixels less certain than this are low confidence, px of disparity; 0 = off."""
     min_disparity: int | str = AUTO
-    """Where the search begins, px of image disparity. Objects at infinity have ``-doffs``: ``auto`` begins there."""
+    """Smallest image disparity of the search, px. Objects at infinity have ``-doffs``: ``auto`` begins there."""
     max_disparity: int = 192
     """Search range of the classical methods, px at the matched size."""
     block_matching: BlockMatching = BlockMatching()

@@ -37,9 +37,9 @@ class RecorderConfig:
     jpeg_quality: int = 90
     """1 to 100; for ``encode``."""
     sync_seconds: float = 1.0
-    """What a power cut may cost."""
+    """Seconds between two syncs to the disk: what a power cut may cost."""
     prefix: str = "episode"
-    """Of the episodes' names."""
+    """Prefix of episode names."""
 
     def __post_init__(self) -> None:
         for name in ("before", "after", "sync_seconds", "max_episode_seconds"):

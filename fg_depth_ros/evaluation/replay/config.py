@@ -11,7 +11,7 @@ Kind = Literal["stereo", "mono"]
 ALL_BAGS = "all"
 """The set of a report that holds every bag; it comes first. Its rows have ``overall``: a bag may have that name."""
 ALL, FILLED, MASKED = "all pixels", "holes filled", "unmasked pixels"
-"""Which pixels a row of a report counts, its ``part``."""
+"""Pixels that a row of a report counts, its ``part``."""
 
 
 class ReplayMethod(NamedTuple):
@@ -51,7 +51,7 @@ class ReplayConfig:
     device: str = "auto"
     """auto, cpu, cuda:N."""
     engine: str = "auto"
-    """What runs the networks: auto, torch, openvino, onnxruntime, tensorrt."""
+    """Engine of the networks: auto, torch, openvino, onnxruntime, tensorrt."""
     precision: str = "auto"
     """auto, float32, bfloat16, float16 or int8."""
     min_depth: float = 0.1

@@ -37,34 +37,35 @@ class LossAblation:
     choices: bool = False
     """Also the rows for what the paper leaves open: bounds of the mask, levels, the form of L_dr."""
     steps: int = 1000
-    """Of every row."""
+    """Training steps per row."""
     scenes: int = 400
-    """Pairs that a seed trains on."""
+    """Rendered pairs that each seed trains on."""
     test_scenes: int = 100
-    """Pairs that all are evaluated on."""
+    """Rendered pairs that every row is evaluated on."""
     world: str = "street"
     """Kind of scenes: street, indoor or mixed."""
     photos: tuple[str, ...] = ()
-    """Folder of pictures for the surfaces; may be repeated."""
+    """Folder of photos for textures; may be repeated."""
     patterns: int = 160
-    """Procedural textures beside the photos."""
+    """Procedural textures in addition to the photos."""
     model: str = "depthnet_lite"
     """Network: depthnet_lite, depthnet_efficient, depthnet_r18 or depthnet_r50."""
     width: int = 256
-    """Of the network's input, px; scenes are twice as large."""
+    """Width of the network's input, px; scenes are rendered twice as large."""
     height: int = 96
+    """Height of the network's input, px."""
     batch: int = 8
     """Pairs per step."""
     schedule: str = "one_cycle"
-    """Of the learning rate: step (the paper's) or one_cycle."""
+    """Schedule of the learning rate: step (the paper's) or one_cycle."""
     learning_rate: float = 0.0
-    """At its highest; 0: the schedule's own."""
+    """Peak learning rate; 0: the schedule's own."""
     teacher: str = "flownet_stereo"
-    """Any model for stereo or flow."""
+    """Teacher: any model for stereo or flow."""
     teacher_weights: str = ""
     """Weights file of the teacher; default: the shipped ones."""
     precision: str = "32"
-    """Of the training: 32, bf16-mixed or 16-mixed."""
+    """Precision of the training: 32, bf16-mixed or 16-mixed."""
 
     def __post_init__(self) -> None:
         for name, least in (("seeds", 1), ("steps", 1), ("scenes", 2), ("test_scenes", 1)):
@@ -78,6 +79,6 @@ class LossAblation:
 
     @property
     def fixed(self) -> dict[str, Any]:
-        """What all rows of a folder have in common."""
+        """Return the settings that all rows of a folder share."""
         free = ("out", "seeds", "losses", "grafting", "choices")
         return json.loads(json.dumps({name: value for name, value in asdict(self).items() if name not in free}))

@@ -39,11 +39,11 @@ class DepthLossConfig:
     photometric: float = 1.0
     """Weight of the target against the warped source."""
     photometric_mask: str = "flow"
-    """Where that counts: flow (the prior-flow mask), auto (where the unwarped source fits worse, Monodepth2), none."""
+    """Mask of that loss: flow (the prior-flow mask), auto (where the unwarped source fits worse, Monodepth2), none."""
     regression: float = 1.0
     """Weight of L_dr: depth against the flow's depth, within the prior-flow mask."""
     regression_of: str = "metres"
-    """What L_dr compares: metres, as published and led by far depths, or ratio, where relative errors count."""
+    """Unit in which L_dr compares: metres, as published and led by far depths, or ratio, for relative errors."""
     flow_photometric: float = 1.0
     """Weight of L_fp: the source warped by depth against the source warped by flow, within the prior-flow mask."""
     smoothness: float = 1e-3
@@ -165,7 +165,7 @@ class DistillTraining(Training):
     skip_unusable: bool = False
     """Leave out data sets without a usable pair, with a warning, instead of refusing to train."""
     bag: Mapping[str, Any] = field(default_factory=dict)
-    """How bags are opened: the options of ``data.bags.open_bag_pairs``."""
+    """Options of ``data.bags.open_bag_pairs``."""
     world: str = ""
     """Train on rendered scenes, too: street, indoor or mixed."""
     world_share: float = 0.5

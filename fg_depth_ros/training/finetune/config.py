@@ -21,7 +21,7 @@ class TimeSplit:
     """
 
     kind: str = field(default="blocks", metadata={"option": "split"})
-    """How bags are divided: blocks, end (of time), or bag (whole ones)."""
+    """Division of the bags: blocks, end (of time), or bag (whole ones)."""
     held_out: float = 0.2
     """Part of the time that is held out; as much is used for stopping."""
     guard: float = 0.3

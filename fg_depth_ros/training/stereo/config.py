@@ -16,7 +16,7 @@ SHIPPED_OPTIONS = {
     "fine": True,
     "max_disparity": 192,
 }
-"""Of the network whose weights come with the package."""
+"""Options of the shipped network."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class StereoTraining(Training):
     world: float = 0.15
     """Share of scenes from the virtual world (streets and rooms), the others being layered scenes."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Of a fresh network, or of one that ``load_partial`` fills; those not given are the shipped network's."""
+    """Network options when training from scratch or with ``load_partial``; default: those of the shipped network."""
 
     def __post_init__(self) -> None:
         from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE  # loads PyTorch
