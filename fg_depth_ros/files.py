@@ -26,7 +26,7 @@ _HELD: set[Path] = set()  # locks of this process that the file system does not 
 _NO_LOCKS = {errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK}  # of a file system without locks
 _LARGEST_FILE = 1 << 30  # of those that are read as a whole, bytes
 LARGEST_TEXT = 1 << 20
-"""Of a text that a person writes, such as a calibration, bytes."""
+"""Largest size of a text that a person writes, such as a calibration, bytes."""
 
 
 class FileError(ValueError):

@@ -158,7 +158,7 @@ class DepthProtocol:
     """Which pixels of a data set are evaluated, and how."""
 
     name: str = ""
-    """Of a published protocol; empty = none."""
+    """Name of a published protocol; empty: none."""
     crop: Crop = "none"
     """none; garg: of Garg et al., ECCV 2016, for KITTI; nyu: of Eigen et al., NIPS 2014, for NYU."""
     min_depth: float = 1e-3

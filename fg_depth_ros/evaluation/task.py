@@ -59,9 +59,9 @@ class Task(ABC):
 
     name: ClassVar[str]
     quantity: ClassVar[str]
-    """What is estimated, such as "disparity"."""
+    """Estimated quantity, such as "disparity"."""
     columns: ClassVar[tuple[str, ...]]
-    """Of a table, in their order."""
+    """Table columns, in order."""
     validation_metrics: ClassVar[tuple[str, ...]]
     image_title: ClassVar[str] = "image"
     error_title: ClassVar[str] = "dark 0 px, bright 4 px and more"

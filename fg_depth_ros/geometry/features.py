@@ -27,13 +27,13 @@ class FeatureMatches:
     """
 
     matched: int = 0
-    """Features matched, on any rows."""
+    """Matched features, on any rows."""
     count: int = 0
-    """Those whose rows differ by at most 3 % of the height, as they do in a rectified pair."""
+    """Matches whose rows differ by at most 3 % of the height, as they do in a rectified pair."""
     as_given: int = 0
-    """Of these, those that contradict exchanged images."""
+    """Number of these matches that contradict exchanged images."""
     exchanged: int = 0
-    """Of these, those that contradict the images as given."""
+    """Number of these matches that contradict the images as given."""
     upside_down: int = 0
     """Matched features on the same rows once the right image is turned by 180 degrees."""
     vertical: float | None = None

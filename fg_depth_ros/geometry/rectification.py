@@ -47,7 +47,7 @@ class RawCamera:
     matrix: np.ndarray
     """K, 3 x 3, px."""
     distortion: np.ndarray
-    """As OpenCV has them: 4, 5, 8, 12 or 14 numbers, or k1 .. k4 of a fisheye (equidistant)."""
+    """Distortion coefficients in OpenCV's order: 4, 5, 8, 12 or 14, or k1 .. k4 of a fisheye (equidistant)."""
     fisheye: bool = False
 
     @classmethod

@@ -33,7 +33,7 @@ class Method(Protocol):
 
     @property
     def runner(self) -> EngineRunner | None:
-        """What runs the network; None for a classical method."""
+        """Engine that runs the network; None for a classical method."""
         ...
 
 

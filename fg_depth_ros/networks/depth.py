@@ -15,7 +15,7 @@ import torch
 NEAREST, FARTHEST = 0.1, 100.0
 """Range of depth that a network can predict, m in its canonical camera (inverse: ``.01 + 9.99 * sigmoid``)."""
 LARGEST_SIDE = 4096
-"""Of a network's input, px."""
+"""Largest side of a network's input, px."""
 START_DEPTH = 10.0
 """Depth that a fresh network predicts everywhere, m: near the middle of its range, and of usual scenes."""
 

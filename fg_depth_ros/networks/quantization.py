@@ -29,7 +29,7 @@ class Quantizable(nn.Module):
     int8_convolutions: ClassVar[str]
     """Regular expression that the names of these convolutions begin with."""
     int8_ranges: Ranges = MappingProxyType({})
-    """Of these weights; empty: they are not calibrated."""
+    """Activation ranges of these weights; empty: not calibrated."""
 
 
 class _Int8Conv(nn.Module):

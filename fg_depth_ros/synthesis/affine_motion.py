@@ -55,14 +55,14 @@ CHAIR_MOTION = MotionLaws(
     rotation=Law(power=2, mean=0, deviation=1.3, low=-30, high=30, chance=0.7),
     scale=Law(power=2, mean=1, deviation=0.1, low=0.8, high=1.2, chance=0.7),
 )
-"""Of a chair, relative to the background."""
+"""Motion of a chair, relative to the background."""
 
 BACKGROUND_MOTION = MotionLaws(
     translation=Law(power=4, mean=0, deviation=1.3, low=-40, high=40, chance=1.0),
     rotation=Law(power=2, mean=0, deviation=1.3, low=-10, high=10, chance=0.3),
     scale=Law(power=2, mean=1, deviation=0.1, low=0.93, high=1.07, chance=0.3),
 )
-"""Of the background, and so of everything."""
+"""Motion of the background, which everything shares."""
 
 
 def shifted(x: float, y: float) -> np.ndarray:

@@ -159,7 +159,7 @@ _NOTHING = Layer(
     np.eye(3), np.eye(3), image=0, own_colour=False, gain=1.0, shade=(0.0, 0.0, 0.0),
     to_mask=shifted(1e4, 1e4), mask=0,
 )  # fmt: skip
-"""What a scene of few layers has where another of its batch has one more: a pixel far outside."""
+"""Padding of a scene with fewer layers than others of its batch: a pixel far outside."""
 
 
 class _Frame:

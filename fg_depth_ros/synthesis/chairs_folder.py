@@ -13,7 +13,7 @@ from fg_depth_ros.files import FileError, atomic_write
 from fg_depth_ros.synthesis.chairs import ChairsGenerator
 
 TEST_SHARE = 640 / 22872
-"""Of the published set."""
+"""Share of test pairs in the published set."""
 
 
 def write_chairs(

@@ -37,7 +37,7 @@ class Layer:
     """First frame to second frame."""
     to_colour: np.ndarray
     image: int
-    """Which photo; of a photo cut-out the cut-out itself."""
+    """Number of the photo; for a photo cut-out, of the cut-out itself."""
     own_colour: bool
     """The colour is that of the photo cut-out ``image``."""
     gain: float
@@ -45,7 +45,7 @@ class Layer:
     """Colour = 128 + gain * (image - 128) + shade."""
     to_mask: np.ndarray
     mask: int
-    """Which mask; -1: everywhere (the background)."""
+    """Number of the mask; -1: everywhere (the background)."""
 
 
 @dataclass(frozen=True)

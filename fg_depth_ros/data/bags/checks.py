@@ -37,7 +37,7 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class Exposure:
-    """Of checked pairs: parts of the pixels ``dark`` and ``bright``; median brightness ``ratio``, left to right."""
+    """Exposure of the checked pairs: shares of pixels ``dark`` and ``bright``; brightness ``ratio``, left to right."""
 
     dark: float
     bright: float

@@ -10,7 +10,7 @@ from fg_depth_ros.data.bags.files import METADATA, ROS1, is_bag, storage_files
 from fg_depth_ros.files import FileError, distinct_names, open_file
 
 EPISODE_FILE = "episode.json"
-"""What the recorder notes beside an episode's files, their SHA-256 among it."""
+"""File of the recorder about an episode's files, with their SHA-256."""
 _BLOCK = 1 << 20
 
 

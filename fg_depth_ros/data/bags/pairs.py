@@ -93,21 +93,21 @@ class StereoBag:
     """The rectified pairs of a bag, and what one pass over its messages found."""
 
     samples: list[StereoSample]
-    """In the order of their stamps; at least one."""
+    """Pairs in the order of their stamps; at least one."""
     images: tuple[int, int]
     """Left and right images with different stamps."""
     repeated: int
     """Images whose stamp an earlier one of their topic has, as from a source that loops."""
     encodings: tuple[str, str]
-    """Of the first left and right image (format of compressed ones)."""
+    """Encodings of the first left and right image (format of compressed ones)."""
     calibration_changes: int
-    """How often a camera_info differs from the one before it; 0 where the rig was given."""
+    """Number of camera_infos that differ from the one before; 0 if the rig was given."""
     changed_at: str
     """Time recorded and topic of the first change."""
     jumps: int = 0
-    """How often the stamps of a camera's images go back in the order they were recorded."""
+    """Number of times the stamps of a camera's images go back in the order they were recorded."""
     largest_jump: float = 0.0
-    """By how much, s."""
+    """Largest step back of the stamps, s."""
 
 
 def open_bag_pairs(path: str | Path, *args: Any, **options: Any) -> list[StereoSample]:

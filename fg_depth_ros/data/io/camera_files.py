@@ -58,9 +58,9 @@ class Format(NamedTuple):
     """A format of calibration files of raw cameras."""
 
     files: str
-    """How they are called, in markdown."""
+    """Names of the files, in markdown."""
     of: str
-    """Who writes them, for the docs."""
+    """Programs that write them, for the docs."""
     recognises: Callable[[Path, str], bool]
     """By path and text."""
     read: Callable[[Path, str, Size | None, bool], Rectification]

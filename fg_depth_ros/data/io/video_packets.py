@@ -66,11 +66,11 @@ class PacketInfo(NamedTuple):
     """What must be known of a packet before it is decoded."""
 
     key: bool
-    """It needs no other one, but for parameter sets."""
+    """Whether it needs no other packet, but for parameter sets."""
     order: int
-    """Of its image in time: the packet's own counter or clock, else its stamp, ns."""
+    """Position of its image in time: the packet's own counter or clock, else its stamp, ns."""
     with_parameters: bool
-    """It holds the parameter sets that later key frames need, too."""
+    """Whether it also holds the parameter sets that later key frames need."""
 
     @classmethod
     def of(cls, message: Any, codec: str, stamp: int, *, first: bool) -> PacketInfo:

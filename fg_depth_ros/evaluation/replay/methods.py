@@ -46,7 +46,7 @@ class Loaded(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Of its line."""
+        """Row label in the report."""
         return self.method.label
 
     @property

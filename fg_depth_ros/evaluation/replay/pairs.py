@@ -18,7 +18,7 @@ from fg_depth_ros.geometry import StereoRig, warp_right_to_left
 from fg_depth_ros.inference import MonoDepthEstimator, StereoDepthEstimator, StereoEstimate
 
 ITSELF = "itself"
-"""What stereo is compared with where there is no truth: its own images and its own answer for the right view."""
+"""Reference of stereo without truth: its own images and its own disparity of the right view."""
 RELATIVE, PIXELS = "abs(Z / reference - 1)", "left-right difference, px"
 _EDGES = {RELATIVE: np.geomspace(1e-3, 10.0, 41), PIXELS: np.geomspace(0.01, 100.0, 41)}
 
@@ -49,7 +49,7 @@ class MethodScore:
     scores: ReplayScores
     histogram: Histogram
     against: dict[str, None] = field(default_factory=dict)
-    """What they were compared with, in the order of the pairs."""
+    """Reference that each pair was compared with, in the order of the pairs."""
     pairs: int = 0
 
     def include(self, other: MethodScore, prefix: str) -> None:

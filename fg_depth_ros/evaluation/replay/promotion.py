@@ -12,7 +12,7 @@ from fg_depth_ros.evaluation.replay.config import ALL, MASKED
 MAIN = ("abs_rel", "delta_1", "photometric", "left_right", "seen_by_both")
 """Measures that decide unless others are named, where the report has them."""
 ANSWERED = ("density", "depth_density")
-"""How many pixels have an answer; always compared, or a net could do well by answering the easy ones only."""
+"""Share of pixels with a prediction; always compared, or a network could do well on the easy pixels only."""
 _LATENCY = "inference_p50_ms"
 _HIGHER_IS_BETTER = {"delta_1", "delta_2", "delta_3", "left_right", "seen_by_both", *ANSWERED}
 _LOWER_IS_BETTER = {

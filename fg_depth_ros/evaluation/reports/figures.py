@@ -41,7 +41,7 @@ LABEL_NAMES = {
     Label.FILLED_FROM_MONO: "filled from one image",
     Label.UNSUPPORTED: "too little texture",
 }
-"""What a mask says of its pixels, for people."""
+"""Labels of a mask in words."""
 
 
 def colour_error(prediction: np.ndarray, truth: np.ndarray, max_error: float = 4.0) -> np.ndarray:

@@ -68,7 +68,7 @@ class Report:
     model: dict[str, Any] = field(default_factory=dict)
     """``name`` and ``sha256`` of the weights (None for a classical method), and what else identifies it."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """How was measured: what counts as wrong, how images are combined, sizes, rates."""
+    """Settings of the measurement: what counts as wrong, how images are combined, sizes, rates."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     series: list[dict[str, Any]] = field(default_factory=list)
     """One entry per evaluated pair, in their order: ``set``, ``name``, ``stamp`` (s) and what was measured on it. Not

@@ -54,7 +54,7 @@ class Program(nn.Module):
 
     @property
     def ranges(self) -> Ranges:
-        """Of the convolutions for 8 bits; empty: these weights are not calibrated for int8."""
+        """Return the activation ranges of the convolutions for 8 bits; empty: not calibrated for int8."""
         return getattr(self.network, "int8_ranges", {})
 
     def identity(self) -> str:

@@ -161,7 +161,7 @@ class PacketSubscriber(SimpleFilter):
         super().__init__()
         self.stream = VideoStream(topic)
         self.info: Any = {}
-        """Of the newest message, as rclpy gives it."""
+        """Arrival info of the newest message, as rclpy gives it."""
         self._loss = MessageLoss()
         events = subscription_events(node, topic)
         events.message_lost = self._loss.on_lost

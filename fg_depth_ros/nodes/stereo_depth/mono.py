@@ -92,7 +92,7 @@ class MonoDepth:
         self._host, self._faults = host, faults
         self._weights = ""  # hash of those that the scale belongs to
         self.model_name = ""
-        """Of the last estimate."""
+        """Name of the model that made the last estimate."""
 
     def estimate(self, left: np.ndarray, fx: float, need: str) -> MonoEstimate | None:
         """Estimate depth from one image (H x W or H x W x 3 RGB uint8); None, and a fault, while there is no model.

@@ -100,7 +100,7 @@ def _goods_vehicle(
 
 
 Vehicle = tuple[Callable[[Builder, AssetSampler, float], None], float]
-"""What builds a vehicle of a given length, and that length, m."""
+"""Builder of a vehicle of a given length, and that length, m."""
 
 
 def draw_vehicle(p: AssetSampler, longest: float = 12.0) -> Vehicle:

@@ -46,14 +46,15 @@ class Figure3:
     """The experiment."""
 
     depth: float = 11.22
-    """Of the wall, m."""
+    """Distance of the wall, m."""
     nearest: float = 5.0
-    """Depths that are tried lie between this and ``farthest``, m."""
+    """Smallest depth that is tried, m."""
     farthest: float = 30.0
+    """Largest depth that is tried, m."""
     step: float = 0.02
-    """Between two of them, m."""
+    """Step between two depths that are tried, m."""
     width: int = 1024
-    """Of the pictures, px; focal length and baseline are KITTI's at this size, that of the paper."""
+    """Image width, px; focal length and baseline are KITTI's at this size, that of the paper."""
     height: int = 320
     focal: float = 595.0
     baseline: float = 0.54
@@ -98,7 +99,7 @@ CONDITIONS: dict[str, Condition] = {
     "smooth wall, exposures alike": Condition(1.6, 0.1, False),
     "rough wall, exposures differ": Condition(1.2, 0.1, True),
 }
-"""What is shown: the first is the experiment, the others show what makes it hard for the photometric loss."""
+"""Conditions by name: the first is the experiment, the others show what is hard for the photometric loss."""
 
 
 class View(NamedTuple):
@@ -212,7 +213,7 @@ def run_figure3(teacher: Teacher, setup: Figure3 | None = None) -> tuple[Report,
 
 
 def measures(minima: Tensor, depth: float) -> dict[str, float]:
-    """As ``run_figure3`` describes them, from h x w m."""
+    """Compute the measures that ``run_figure3`` describes from minima of h x w, m."""
     errors = 100 * (minima / depth - 1).double()
     middle = (errors.shape[0] // 2, errors.shape[1] // 2)
     within = float(100 * (errors.abs() <= 100 * _WITHIN).double().mean())

@@ -48,7 +48,7 @@ class DistillBatch(NamedTuple):
     target: Tensor
     """N x 3 x H x W float32 RGB in [0, 1], colours unchanged."""
     source: Tensor
-    """As ``target``."""
+    """Other image of the pair, of the form of ``target``."""
     seen: Tensor
     """N x 3 x H x W float32, the network's input: ``target``, perhaps with other colours."""
     disparity: Tensor

@@ -89,7 +89,7 @@ class PairCounts:
     used: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
-    """Of every reason the first pair that it was found at, and what was wrong with it."""
+    """First pair with each fault, and its description."""
 
     def skip(self, name: str, reason: str, detail: str = "") -> None:
         """Count a pair that is left out."""

@@ -37,8 +37,8 @@ class Recordings:
     pairs: PairSplit
     """``validation`` is the stopping part, ``test`` the held-out one."""
     bags: list[dict[str, Any]]
-    """Of every bag that was found: ``BagCheck.to_dict()`` with ``name`` and ``parts`` (pairs by part; empty where it is
-    left out)."""
+    """Check of every bag that was found: ``BagCheck.to_dict()`` with ``name`` and ``parts`` (pairs by part; empty: left
+    out)."""
     split: TimeSplit
 
     @property

@@ -46,7 +46,7 @@ _DEPTH_PAIRS, _STEREO_PAIRS = 48, 16  # of all bags together that select the wei
 _VALIDATIONS = 20
 _MADE_OF = "material.json"
 _TEST_PREFIXES = ("test:", "watched_")
-"""Of the figures of the held-out part; the second one was written by version 0.1."""
+"""Prefixes of the JSON keys of the held-out metrics; the second one was written by version 0.1."""
 
 
 @dataclass(frozen=True)
