@@ -13,7 +13,7 @@ from matplotlib.colors import FuncNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from fg_depth_ros.evaluation.reports import figures
+from fg_depth_ros.evaluation.reports import visualization
 from fg_depth_ros.evaluation.reports.plots import plain
 from fg_depth_ros.files import atomic_write
 from fg_depth_ros.geometry import Label, depth_to_disparity, organised_points, warp_right_to_left
@@ -136,7 +136,7 @@ def _error(axes: Axes, shot: Snapshot, name: str) -> None:
     with np.errstate(invalid="ignore"):
         good = np.abs(shot.disparity - truth) <= 2.0
     bad = 100.0 * (1.0 - good[known].mean()) if known.any() else float("nan")
-    colours = figures.colour_error(shot.disparity, truth, MAX_ERROR)
+    colours = visualization.colour_error(shot.disparity, truth, MAX_ERROR)
     _picture(axes, colours, f"{name}: error of the disparity, bad-2 {bad:.1f} %")
     _colour_bar(axes, "inferno", Normalize(0, MAX_ERROR), "px", [0, 1, 2, 3, 4])
     kinds = {"no truth": ~known, "no answer": known & ~np.isfinite(shot.disparity)}
@@ -151,7 +151,7 @@ def _difference(axes: Axes, shot: Snapshot, name: str) -> None:
     left, right = (image.astype(np.float32).mean(axis=2) for image in (shot.left, shot.right))
     warped, valid = warp_right_to_left(right, shot.disparity)
     seen = np.where(valid, warped, np.float32(np.nan))
-    colours = figures.colour_error(seen, left, MAX_DIFFERENCE)
+    colours = visualization.colour_error(seen, left, MAX_DIFFERENCE)
     mean = float(np.abs(seen - left)[valid].mean()) if valid.any() else float("nan")
     _picture(axes, colours, f"{name}: grey difference of matches, mean {mean:.1f}")
     _colour_bar(axes, "inferno", Normalize(0, MAX_DIFFERENCE), "grey")
@@ -161,10 +161,10 @@ def _difference(axes: Axes, shot: Snapshot, name: str) -> None:
 
 def _labels(axes: Axes, shot: Snapshot, name: str) -> None:
     valid = 100.0 * (shot.labels == Label.VALID).mean()
-    _picture(axes, figures.colour_labels(shot.labels), f"{name}: mask, {valid:.1f} % valid")
+    _picture(axes, visualization.colour_labels(shot.labels), f"{name}: mask, {valid:.1f} % valid")
     found = [label for label in Label if (shot.labels == label).any()]
-    colours = figures.colour_labels(np.array([found], np.uint8))[0]
-    _legend(axes, {figures.LABEL_NAMES[label]: colour for label, colour in zip(found, colours, strict=True)})
+    colours = visualization.colour_labels(np.array([found], np.uint8))[0]
+    _legend(axes, {visualization.LABEL_NAMES[label]: colour for label, colour in zip(found, colours, strict=True)})
 
 
 def _legend(axes: Axes, entries: Mapping[str, np.ndarray]) -> None:
@@ -188,6 +188,8 @@ def _cloud(axes: Axes, shot: Snapshot, name: str) -> None:
         # A street reaches far: seen from 25 degrees aside it would be a line. What is far goes, the angle shrinks.
         depth = np.where(depth < 3.0 * np.median(known), depth, np.float32(np.nan))
         yaw, pitch = 8.0, 8.0
-    view = figures.cloud_view(organised_points(depth, shot.rig), shot.left, shot.rig.width, shot.rig.height, yaw, pitch)
+    view = visualization.cloud_view(
+        organised_points(depth, shot.rig), shot.left, shot.rig.width, shot.rig.height, yaw, pitch
+    )
     valid = int(np.isfinite(shot.points[..., 2]).sum())
     _picture(axes, view, f"{name}: {valid:,} points of points2, from the side")

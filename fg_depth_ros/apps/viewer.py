@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from fg_depth_ros.apps.processes import ProcessGroup, interruptible
 from fg_depth_ros.data.samples import StereoSample
-from fg_depth_ros.evaluation.reports import figures
+from fg_depth_ros.evaluation.reports import visualization
 from fg_depth_ros.evaluation.reports.live_view import (
     CLOUD,
     DEPTH,
@@ -212,7 +212,7 @@ def _show_pair(view: LiveView, sample: StereoSample, estimators: Mapping[str, St
         estimate = estimator.estimate(left, right, sample.rig)
         if largest is None:
             largest = largest_shown(estimate.disparity)
-            span = figures.depth_range(estimate.depth)
+            span = visualization.depth_range(estimate.depth)
         view.log_disparity(label, estimate.disparity, largest)
         view.log_depth(label, estimate.depth, span)
         if estimate.depth_sigma is not None:

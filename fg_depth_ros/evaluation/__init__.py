@@ -1,1 +1,1 @@
-"""Metrics, evaluation of data sets and of recordings, reports and figures."""
+"""Metrics, evaluation of data sets and of recordings, reports and pictures."""

@@ -14,7 +14,7 @@ from torch import nn
 from fg_depth_ros.data.datasets.depth import open_depth_sets
 from fg_depth_ros.data.samples import DepthProtocol, DepthSample, StereoSample
 from fg_depth_ros.evaluation.metrics import DepthMetrics, Metrics, crop_mask
-from fg_depth_ros.evaluation.reports import figures
+from fg_depth_ros.evaluation.reports import visualization
 from fg_depth_ros.evaluation.task import Aggregate, Score, Task
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig, disparity_to_depth
@@ -149,7 +149,7 @@ class DepthTask(Task):
         return {"protocol": vars(protocols[0])}
 
     def published(self, samples: Sequence[DepthSample]) -> Sequence[tuple[str, dict[str, float]]]:
-        """Return the figures that others published for this protocol."""
+        """Return the metrics that others published for this protocol."""
         alike = not self.median and self.aggregate == "per_image"
         return PUBLISHED.get(samples[0].protocol.name, ()) if alike else ()
 
@@ -161,12 +161,12 @@ class DepthTask(Task):
     def colours(self, truth: np.ndarray, sample: DepthSample | None) -> Callable[[np.ndarray], np.ndarray]:
         """Colour by the range of true depth."""
         farthest = (sample.protocol if sample else DepthProtocol()).max_depth
-        near, far = figures.depth_range(truth[truth < farthest], (1.0, farthest))
-        return lambda depth: colour_depth(figures.visible(depth), near, far)
+        near, far = visualization.depth_range(truth[truth < farthest], (1.0, farthest))
+        return lambda depth: colour_depth(visualization.visible(depth), near, far)
 
     def colour_error(self, answer: np.ndarray, truth: np.ndarray) -> np.ndarray:
         """Colour the relative error."""
-        return figures.colour_relative_error(answer, truth)
+        return visualization.colour_relative_error(answer, truth)
 
     def method_of(self, network: nn.Module) -> Callable[[np.ndarray, float], np.ndarray]:
         """Wrap a depth network."""
@@ -185,7 +185,7 @@ class _MedianScale(Metrics):
 def against_stereo(samples: Iterable[DepthSample], estimator: StereoDepthEstimator) -> list[DepthSample]:
     """Take the stereo depth of the samples that have a pair for the truth, where all checks of it hold.
 
-    For drives without truth. What the stereo method gets wrong, this calls right: say so beside the figures.
+    For drives without truth. What the stereo method gets wrong, this calls right: say so next to the metrics.
     """
     return [
         replace(one, depth=partial(_stereo_depth, one.pair, estimator), protocol=replace(one.protocol, name=""))

@@ -12,7 +12,7 @@ from torch import nn
 from fg_depth_ros.data.datasets.flow import open_flow_sets
 from fg_depth_ros.data.samples import FlowSample
 from fg_depth_ros.evaluation.metrics import FlowMetrics, Metrics
-from fg_depth_ros.evaluation.reports import figures
+from fg_depth_ros.evaluation.reports import visualization
 from fg_depth_ros.evaluation.task import Task
 from fg_depth_ros.geometry.flow_colour import colour_flow
 from fg_depth_ros.inference import NetworkFlow
@@ -69,7 +69,7 @@ class FlowTask(Task):
     def colour_error(self, answer: np.ndarray, truth: np.ndarray) -> np.ndarray:
         """Colour the end-point error in px."""
         known = np.isfinite(truth).all(-1)
-        return figures.colour_error(np.linalg.norm(answer - truth, axis=-1), np.where(known, 0.0, np.nan))
+        return visualization.colour_error(np.linalg.norm(answer - truth, axis=-1), np.where(known, 0.0, np.nan))
 
     def method_of(self, network: nn.Module) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
         """Wrap a flow network."""

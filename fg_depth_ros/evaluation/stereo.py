@@ -12,7 +12,7 @@ from torch import nn
 from fg_depth_ros.data.datasets.stereo import open_stereo_sets
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.evaluation.metrics import DepthMetrics, Metrics, StereoMetrics
-from fg_depth_ros.evaluation.reports import figures
+from fg_depth_ros.evaluation.reports import visualization
 from fg_depth_ros.evaluation.task import Task
 from fg_depth_ros.geometry import disparity_to_depth
 from fg_depth_ros.geometry.depth_colour import colour_disparity
@@ -116,7 +116,7 @@ class StereoTask(Task):
 
     def colour_error(self, answer: np.ndarray, truth: np.ndarray) -> np.ndarray:
         """Colour the error in px."""
-        return figures.colour_error(answer, truth)
+        return visualization.colour_error(answer, truth)
 
     def method_of(self, network: nn.Module) -> NetworkMatcher:
         """Wrap a stereo network."""

@@ -21,7 +21,7 @@ from torch import nn
 
 from fg_depth_ros.data.io.formats import write_image
 from fg_depth_ros.evaluation.metrics import Metrics, mean_metrics
-from fg_depth_ros.evaluation.reports import figures
+from fg_depth_ros.evaluation.reports import visualization
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.files import FileError
 
@@ -113,7 +113,7 @@ class Task(ABC):
         return {}
 
     def published(self, samples: Sequence[Any]) -> Sequence[tuple[str, dict[str, float]]]:
-        """Return the figures that others published for this protocol, by the name of their line."""
+        """Return the metrics that others published for this protocol, by the name of their line."""
         return ()
 
     def summary(self, score: Score) -> dict[str, float]:
@@ -140,7 +140,9 @@ class Task(ABC):
         drawn = [nothing if answer is None else answer for answer in answers]
         pictures = [image, colour(truth), *map(colour, drawn), self.colour_error(drawn[0], truth)]
         # Truth may be sparse: no averaging.
-        return [figures.resized(picture, _TILE_WIDTH, smooth=index == 0) for index, picture in enumerate(pictures)]
+        return [
+            visualization.resized(picture, _TILE_WIDTH, smooth=index == 0) for index, picture in enumerate(pictures)
+        ]
 
     def titles(self, methods: Sequence[str]) -> list[str]:
         """Return what stands above the tiles."""
@@ -150,7 +152,7 @@ class Task(ABC):
     def draw(self, image: np.ndarray, truth: np.ndarray, answer: np.ndarray, method: str = "answer") -> np.ndarray:
         """Draw image, truth, answer and error of one sample (NaN: unknown) side by side, 400 px wide each."""
         tiles = self.tiles(image, truth, [answer])
-        return figures.contact_sheet([tiles], self.titles([method]), tile_width=_TILE_WIDTH)
+        return visualization.contact_sheet([tiles], self.titles([method]), tile_width=_TILE_WIDTH)
 
     # ---- training --------------------------------------------------------------------------------------------
 
@@ -218,7 +220,7 @@ def evaluate(
             for name, metrics in task.published(samples) if scores else ():
                 report.add_row(set_name, name, metrics, published=True)
             if scores and sheets is not None:
-                sheet = figures.contact_sheet(rows, task.titles(list(methods)), captions, tile_width=_TILE_WIDTH)
+                sheet = visualization.contact_sheet(rows, task.titles(list(methods)), captions, tile_width=_TILE_WIDTH)
                 write_image(Path(sheets) / f"{set_name.replace('/', '_')}.png", sheet)
     if not report.rows:
         names = ", ".join(datasets) or "none given"

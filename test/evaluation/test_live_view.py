@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.viewing import image_of, read_view
 
-from fg_depth_ros.evaluation.reports import figures
+from fg_depth_ros.evaluation.reports import visualization
 from fg_depth_ros.evaluation.reports.live_view import (
     CLOUD,
     DEPTH,
@@ -82,7 +82,7 @@ def test_labels_are_logged_with_names_colours_and_shares(tmp_path: Path) -> None
     (classes,) = context.values["context"]
     names = {each["class_id"]: each["class_description"]["info"] for each in classes}
     assert names[Label.LEAVES_IMAGE]["label"] == "leaves the image"
-    red, green, blue = figures.LABEL_COLOURS[Label.LEAVES_IMAGE]
+    red, green, blue = visualization.LABEL_COLOURS[Label.LEAVES_IMAGE]
     assert names[Label.LEAVES_IMAGE]["color"] == (red << 24) + (green << 16) + (blue << 8) + 255
     shares = {name: logged[f"/net/share/{name}"] for name in ("valid", "leaves_image")}
     values = {name: [row.values["scalars"] for row in rows[1:]] for name, rows in shares.items()}

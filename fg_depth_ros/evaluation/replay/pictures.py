@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fg_depth_ros.evaluation.reports import figures
+from fg_depth_ros.evaluation.reports import visualization
 from fg_depth_ros.evaluation.reports.page import Picture, jpeg
 from fg_depth_ros.geometry.depth_colour import colour_depth
 
@@ -23,17 +23,17 @@ def picture_of(
     with the relative difference, which is an error where ``is_reference``. ``labels``: of the estimate's pixels
     (``geometry.Label``).
     """
-    near, far = figures.depth_range(other if is_reference and other is not None else depth)
+    near, far = visualization.depth_range(other if is_reference and other is not None else depth)
     image = left if left.ndim == 3 else np.dstack([left] * 3)
     answer = colour_depth(depth, near, far)
     tiles = [("left image", image), (f"answer, {near:.1f} m yellow to {far:.1f} m violet", answer)]
     if other is not None:
         what = "error" if is_reference else "difference"
-        tiles.append((name, colour_depth(figures.visible(other), near, far)))
-        tiles.append((f"{what} (bright: 25 % or more)", figures.colour_relative_error(depth, other)))
+        tiles.append((name, colour_depth(visualization.visible(other), near, far)))
+        tiles.append((f"{what} (bright: 25 % or more)", visualization.colour_relative_error(depth, other)))
     if labels is not None:
-        tiles.append(("white: trusted; else the reason", figures.colour_labels(labels)))
-    small = [figures.resized(tile, _WIDTH, smooth=index == 0) for index, (_, tile) in enumerate(tiles)]
+        tiles.append(("white: trusted; else the reason", visualization.colour_labels(labels)))
+    small = [visualization.resized(tile, _WIDTH, smooth=index == 0) for index, (_, tile) in enumerate(tiles)]
     return Picture(title, tuple((text, jpeg(tile)) for (text, _), tile in zip(tiles, small, strict=True)))
 
 

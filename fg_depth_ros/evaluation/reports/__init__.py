@@ -1,1 +1,1 @@
-"""Write what was measured: one report, one page, figures."""
+"""Write what was measured: one report, one page, pictures."""

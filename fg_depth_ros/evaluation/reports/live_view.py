@@ -1,4 +1,4 @@
-"""What ``fg-depth view`` shows: images, estimates, clouds, frames and figures, logged to rerun with a layout.
+"""What ``fg-depth view`` shows: images, estimates, clouds, frames and metrics, logged to rerun with a layout.
 
 rerun, the extra 'viewer', is imported where a view is made. A view is looked at live (``connect``) or written to a file
 (``save``).
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fg_depth_ros.evaluation.reports import figures
+from fg_depth_ros.evaluation.reports import visualization
 from fg_depth_ros.geometry import Label
 
 DISPARITY, DEPTH, SIGMA, MASK, CLOUD = "disparity", "depth", "sigma", "mask", "cloud"
@@ -94,8 +94,8 @@ class LiveView:
         self._stream.send_recording_name(self._title)
         self._stream.send_blueprint(self._layout())
         colours = [
-            rr.AnnotationInfo(int(label), text, figures.LABEL_COLOURS[label])
-            for label, text in figures.LABEL_NAMES.items()
+            rr.AnnotationInfo(int(label), text, visualization.LABEL_COLOURS[label])
+            for label, text in visualization.LABEL_NAMES.items()
         ]
         for method in self._outputs:
             self._log([method, MASK], rr.AnnotationContext(colours), static=True)
@@ -123,23 +123,23 @@ class LiveView:
 
     def log_depth(self, method: str, depth: np.ndarray, span: tuple[float, float] | None = None) -> None:
         """Log depth, H x W m, NaN where there is none; ``span``: where the colours begin and end, m."""
-        self._log_field([method, DEPTH], depth, span or figures.depth_range(depth))
+        self._log_field([method, DEPTH], depth, span or visualization.depth_range(depth))
 
     def log_sigma(self, method: str, sigma: np.ndarray) -> None:
         """Log one standard deviation of the depth, H x W m, NaN where there is none."""
-        self._log_field([method, SIGMA], sigma, (0.0, figures.depth_range(sigma, (0.0, 1.0))[1]))
+        self._log_field([method, SIGMA], sigma, (0.0, visualization.depth_range(sigma, (0.0, 1.0))[1]))
 
     def log_labels(self, method: str, labels: np.ndarray) -> None:
         """Log the reason of each pixel (``geometry.Label``), uint8 H x W, and the share of each over time."""
         rr = self._rerun
         self._log([method, MASK], rr.SegmentationImage(labels))
         shares = np.bincount(labels.ravel(), minlength=len(Label)) * (100.0 / max(labels.size, 1))
-        for label, text in figures.LABEL_NAMES.items():
+        for label, text in visualization.LABEL_NAMES.items():
             path = self._path([method, "share", label.name.lower()])
             if path not in self._plotted and not shares[label]:
                 continue  # a line that is always 0 only fills the legend
             # White, as in the mask, is not seen on a white page.
-            colour = _GREY if label == Label.VALID else figures.LABEL_COLOURS[label]
+            colour = _GREY if label == Label.VALID else visualization.LABEL_COLOURS[label]
             self._plot(path, text, float(shares[label]), colour)
 
     def log_cloud(self, method: str, points: np.ndarray, colours: np.ndarray, frame: str = "") -> None:

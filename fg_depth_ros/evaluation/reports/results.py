@@ -17,7 +17,7 @@ from fg_depth_ros.data.io.formats import (
     write_ply,
     write_png_depth,
 )
-from fg_depth_ros.evaluation.reports import figures
+from fg_depth_ros.evaluation.reports import visualization
 from fg_depth_ros.files import atomic_write
 from fg_depth_ros.geometry import organised_points
 from fg_depth_ros.geometry.depth_colour import colour_depth, colour_disparity
@@ -40,16 +40,16 @@ def write_disparity(disparity: np.ndarray, folder: Path, name: str) -> list[Path
 def write_estimate(estimate: StereoEstimate, left: np.ndarray, folder: Path, name: str) -> list[Path]:
     """Write as ``write_disparity``, and depth (.npy m; 16-bit PNG mm), labels and the cloud in colours of ``left``."""
     depth = estimate.depth
-    near, far = figures.depth_range(depth)
+    near, far = visualization.depth_range(depth)
     middle = 2 / (1 / near + 1 / far)  # colours follow the inverse of depth
     ends = (f"{distance:.2f} m" for distance in (far, middle, near))
-    depth_colours = figures.with_scale(colour_depth(depth, near, far), *ends)
+    depth_colours = visualization.with_scale(colour_depth(depth, near, far), *ends)
     writers: dict[str, Writer] = {
         **_disparity(estimate.disparity),
         "_depth.npy": lambda path: np.save(path, depth),
         "_depth.png": lambda path: write_png_depth(path, depth),
         "_depth_colour.png": lambda path: write_image(path, depth_colours),
-        "_labels.png": lambda path: write_image(path, figures.with_label_legend(estimate.labels)),
+        "_labels.png": lambda path: write_image(path, visualization.with_label_legend(estimate.labels)),
         "_cloud.ply": lambda path: write_ply(path, organised_points(depth, estimate.rig), left),
     }
     return _write(folder, name, writers)
@@ -65,7 +65,7 @@ def write_flow(flow: np.ndarray, folder: Path, name: str) -> list[Path]:
     writers: dict[str, Writer] = {
         "_flow.flo": lambda path: write_flo(path, flow),
         "_flow.png": lambda path: write_kitti_flow(path, np.where(fits, flow, np.float32(np.nan))),
-        "_flow_colour.png": lambda path: write_image(path, figures.with_flow_wheel(flow)),
+        "_flow_colour.png": lambda path: write_image(path, visualization.with_flow_wheel(flow)),
     }
     return _write(folder, name, writers)
 
@@ -73,7 +73,7 @@ def write_flow(flow: np.ndarray, folder: Path, name: str) -> list[Path]:
 def _disparity(disparity: np.ndarray) -> dict[str, Writer]:
     largest = float(np.max(disparity, where=np.isfinite(disparity), initial=0.0))
     ends = (f"{part * largest:.1f} px" for part in (0, 0.5, 1))
-    colours = figures.with_scale(colour_disparity(disparity, largest), *ends)
+    colours = visualization.with_scale(colour_disparity(disparity, largest), *ends)
     return {
         "_disparity.pfm": lambda path: write_pfm(path, np.where(np.isfinite(disparity), disparity, np.float32(np.inf))),
         "_disparity.png": lambda path: write_kitti_disparity(

@@ -1,4 +1,4 @@
-"""Colours for numbers: disparity, depth, flow, error, labels, clouds, and sheets of such pictures.
+"""Colour disparity, depth, flow, errors, labels and clouds, and lay out sheets of such pictures.
 
 numpy in, uint8 RGB HxWx3 out. Look-up tables only, so the colour functions are cheap enough for a running
 node.

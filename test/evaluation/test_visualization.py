@@ -1,4 +1,4 @@
-"""Colours that can be named in advance."""
+"""Pictures whose colours can be named in advance."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fg_depth_ros.evaluation.reports import figures
+from fg_depth_ros.evaluation.reports import visualization
 from fg_depth_ros.geometry import Label, StereoRig, organised_points
 from fg_depth_ros.geometry.depth_colour import colour_depth, colour_disparity
 from fg_depth_ros.geometry.flow_colour import colour_flow
@@ -38,7 +38,7 @@ def test_disparity_and_depth_are_read_in_grey():
 
 
 def test_labels_are_told_apart_in_grey():
-    colours = np.array([[figures.LABEL_COLOURS[label] for label in Label]], np.float32) / 255
+    colours = np.array([[visualization.LABEL_COLOURS[label] for label in Label]], np.float32) / 255
     lightness = np.sort(cv2.cvtColor(colours, cv2.COLOR_RGB2Lab)[0, :, 0])
     assert np.diff(lightness).min() > 8  # of 100
 
@@ -54,7 +54,7 @@ def test_depth_is_coloured_like_its_disparity():
 def test_error_names_its_gaps():
     found = np.array([[5.0, 9.0, NAN, 5.0, 20.0]])
     truth = np.array([[5.0, 5.0, 5.0, NAN, 5.0]])
-    exact, four, no_answer, no_truth, beyond = figures.colour_error(found, truth)[0]
+    exact, four, no_answer, no_truth, beyond = visualization.colour_error(found, truth)[0]
     assert exact.max() < 16
     assert four.min() > 100
     assert four.tolist() == beyond.tolist()
@@ -63,7 +63,7 @@ def test_error_names_its_gaps():
 
 
 def test_labels_have_one_colour_each():
-    colours = figures.colour_labels(np.array([list(Label)], np.uint8))[0]
+    colours = visualization.colour_labels(np.array([list(Label)], np.uint8))[0]
     assert len({tuple(colour) for colour in colours.tolist()}) == len(Label)
     assert colours[Label.VALID].tolist() == [255, 255, 255]
 
@@ -130,45 +130,45 @@ def test_cloud_view_shows_near_over_far_and_survives_an_empty_cloud():
     colours = np.zeros((48, 64, 3), np.uint8)
     colours[..., 2] = 200  # blue wall
     colours[16:32, 24:40] = (200, 0, 0)  # red box in front
-    view = figures.cloud_view(organised_points(depth, rig), colours, 160, 120, yaw_deg=0, pitch_deg=0)
+    view = visualization.cloud_view(organised_points(depth, rig), colours, 160, 120, yaw_deg=0, pitch_deg=0)
     assert view.shape == (120, 160, 3)
     assert view[60, 80].tolist() == [200, 0, 0]
     blue = (view == (0, 0, 200)).all(axis=2)
     assert blue[:20].any()
     assert blue[:, :30].any()
-    turned = figures.cloud_view(organised_points(depth, rig), colours, 160, 120, yaw_deg=30)
+    turned = visualization.cloud_view(organised_points(depth, rig), colours, 160, 120, yaw_deg=30)
     assert (turned != view).any()
-    empty = figures.cloud_view(np.full((4, 4, 3), NAN), np.zeros((4, 4, 3), np.uint8), 32, 24)
+    empty = visualization.cloud_view(np.full((4, 4, 3), NAN), np.zeros((4, 4, 3), np.uint8), 32, 24)
     assert (empty == 255).all()
 
 
 def test_contact_sheet_places_the_pictures_under_their_titles():
     red, blue = np.zeros((10, 20, 3), np.uint8), np.zeros((30, 20, 3), np.uint8)
     red[..., 0], blue[..., 2] = 255, 255
-    sheet = figures.contact_sheet([[red, blue]], ["red", "blue"], tile_width=40)
+    sheet = visualization.contact_sheet([[red, blue]], ["red", "blue"], tile_width=40)
     assert sheet.shape == (22 + 60 + 6, 6 + 2 * 46, 3)
     assert sheet[22 + 10, 6 + 20].tolist() == [255, 0, 0]
     assert sheet[22 + 50, 6 + 20].tolist() == [255, 255, 255]
     assert sheet[22 + 50, 6 + 46 + 20].tolist() == [0, 0, 255]
     with pytest.raises(ValueError, match="rows of 2 pictures"):
-        figures.contact_sheet([[red]], ["red", "blue"])
+        visualization.contact_sheet([[red]], ["red", "blue"])
 
 
 def test_sparse_values_become_dots_and_what_is_unknown_stays_so_up_to_the_border():
     values = np.full((20, 30), np.nan, np.float32)
     values[10, 15], values[10, 17] = 3.0, 2.0
-    shown = figures.visible(values)
+    shown = visualization.visible(values)
     expected = np.full((20, 30), np.nan, np.float32)
     expected[8:13, 13:18] = 3.0
     expected[8:13, 15:20] = 2.0  # the nearer one wins
     np.testing.assert_array_equal(shown, expected)
     dense = np.where(np.arange(30) % 2, np.nan, 1.0) * np.ones((20, 1))
-    assert figures.visible(dense) is dense
+    assert visualization.visible(dense) is dense
 
 
 def test_a_colour_bar_runs_from_the_colour_of_the_low_end_to_that_of_the_high_end():
     picture = np.full((10, 320, 3), 7, np.uint8)
-    shown = figures.with_scale(picture, "0 px", "5 px", "10 px")
+    shown = visualization.with_scale(picture, "0 px", "5 px", "10 px")
     assert (shown[:10] == 7).all() and shown.shape == (52, 320, 3)
     values = colour_disparity(np.array([[0.0, 5.0, 10.0]]), 10.0)[0]
     bar = shown[20]
@@ -178,17 +178,17 @@ def test_a_colour_bar_runs_from_the_colour_of_the_low_end_to_that_of_the_high_en
 
 def test_the_legend_names_the_labels_that_occur():
     labels = np.zeros((40, 500), np.uint8)
-    shown = figures.with_label_legend(labels)
-    more = figures.with_label_legend(np.where(np.arange(500) < 50, np.uint8(2), labels))
+    shown = visualization.with_label_legend(labels)
+    more = visualization.with_label_legend(np.where(np.arange(500) < 50, np.uint8(2), labels))
     assert shown.shape[1] == more.shape[1] == 500 and shown.shape[0] == more.shape[0]
-    colour = figures.colour_labels(np.array([[2]], np.uint8))[0, 0]
+    colour = visualization.colour_labels(np.array([[2]], np.uint8))[0, 0]
     assert not (shown == colour).all(-1).any() and (more[40:] == colour).all(-1).sum() > 50
 
 
 def test_the_flow_wheel_has_the_colours_of_the_picture():
     flow = np.zeros((30, 200, 2), np.float32)
     flow[..., 0] = 4.0
-    shown = figures.with_flow_wheel(flow)
+    shown = visualization.with_flow_wheel(flow)
     rim = shown[30 + 4 + 28, 8 + 28 + 27]  # to the right of the wheel's centre
     assert np.abs(rim.astype(int) - shown[0, 0]).max() < 12
-    assert figures.with_flow_wheel(np.full((5, 9, 2), np.nan, np.float32)).shape == (70, 9, 3)
+    assert visualization.with_flow_wheel(np.full((5, 9, 2), np.nan, np.float32)).shape == (70, 9, 3)
