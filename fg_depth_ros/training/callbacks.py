@@ -29,7 +29,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals that end a run."""
 
 Evaluate = Callable[[torch.nn.Module], dict[str, float]]
-"""Returns the figures of a network by name, on its device, such as ``Task.validation`` of ``evaluation.task``."""
+"""Evaluate a network on its device and return its metrics by name, such as ``Task.validation``."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Validation:
     """What a network is validated by while it is trained."""
 
     evaluate: Evaluate
-    """Figures on the fixed validation set."""
+    """Metrics on the fixed validation set."""
     monitor: str
-    """The figure that selects the best weights (the lowest) and stops the run."""
+    """Metric that selects the best weights (the lowest) and stops the run."""
     extra: Evaluate | None = None
-    """Further figures, of anything else such as real pairs: logged, neither trained on nor selected by."""
+    """Further metrics, of anything else such as real pairs: logged, neither trained on nor selected by."""
     picture: Callable[[torch.nn.Module], np.ndarray] | None = None
     """Draws predictions for fixed samples, H x W x 3 uint8 RGB."""
 
@@ -58,18 +58,18 @@ class EarlyStopping:
     """
 
     def __init__(self, patience: int) -> None:
-        self.patience, self.least, self.waited = patience, math.inf, 0
+        self.patience, self.best_score, self.wait_count = patience, math.inf, 0
 
-    def update(self, figure: float, progress: float) -> None:
+    def update(self, score: float, progress: float) -> None:
         """Count the validation of trained weights at this part of the run."""
-        self.waited += 1
-        if figure < self.least or progress < _COUNTED_FROM:
-            self.least, self.waited = min(figure, self.least), 0
+        self.wait_count += 1
+        if score < self.best_score or progress < _COUNTED_FROM:
+            self.best_score, self.wait_count = min(score, self.best_score), 0
 
     @property
     def should_stop(self) -> bool:
         """Return whether patience has run out."""
-        return 0 < self.patience <= self.waited
+        return 0 < self.patience <= self.wait_count
 
 
 class ValidationCallback(pl.Callback):
@@ -99,7 +99,8 @@ class ValidationCallback(pl.Callback):
         self._validated = document.get("validated", document["steps"])
         if scaler := document.get("scaler"):
             trainer.precision_plugin.load_state_dict(scaler)
-        self.stopping.waited, self.stopping.least = document.get("waited", 0), document.get("least", math.inf)
+        self.stopping.wait_count = document.get("waited", 0)
+        self.stopping.best_score = document.get("least", math.inf)
         module.stopped_early = self.stopping.should_stop
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -129,7 +130,7 @@ class ValidationCallback(pl.Callback):
 
     def _counters(self, trainer: pl.Trainer) -> dict[str, Any]:
         return {
-            "least": self.stopping.least, "waited": self.stopping.waited, "validated": self._validated,
+            "least": self.stopping.best_score, "waited": self.stopping.wait_count, "validated": self._validated,
             "scaler": trainer.precision_plugin.state_dict(),
         }  # fmt: skip
 
@@ -141,27 +142,27 @@ class ValidationCallback(pl.Callback):
         self._validated, self._next = module.steps_done, self._next_validation()
         if not trainer.is_global_zero:
             return
-        network = module.validated()
-        figures = self.validation.evaluate(network)
+        network = module.validation_network()
+        metrics = self.validation.evaluate(network)
         if self.validation.extra:
-            figures.update(self.validation.extra(network))
+            metrics.update(self.validation.extra(network))
         if module.steps_done > self.config.start_step:
-            self.stopping.update(figures[self.validation.monitor], module.progress)
+            self.stopping.update(metrics[self.validation.monitor], module.progress)
             module.stopped_early = self.stopping.should_stop
         self.checkpoint.save(
-            module, trainer.optimizers[0], trainer.world_size, figures, self.validation.monitor,
+            module, trainer.optimizers[0], trainer.world_size, metrics, self.validation.monitor,
             self._counters(trainer),
         )  # fmt: skip
-        self._log(trainer, module, figures)
+        self._log(trainer, module, metrics)
 
-    def _log(self, trainer: pl.Trainer, module: Any, figures: dict[str, float]) -> None:
+    def _log(self, trainer: pl.Trainer, module: Any, metrics: dict[str, float]) -> None:
         with open(self.checkpoint.folder / "validation.jsonl", "a") as log:
-            log.write(json.dumps({"step": module.steps_done, "hours": module.seconds_done / 3600, **figures}) + "\n")
-        _LOG.info("step %d: %s", module.steps_done, ", ".join(f"{k} {v:.3f}" for k, v in figures.items()))
+            log.write(json.dumps({"step": module.steps_done, "hours": module.seconds_done / 3600, **metrics}) + "\n")
+        _LOG.info("step %d: %s", module.steps_done, ", ".join(f"{k} {v:.3f}" for k, v in metrics.items()))
         if module.stopped_early:
-            _LOG.info("no better %s in %d validations: stopping", self.validation.monitor, self.stopping.waited)
+            _LOG.info("no better %s in %d validations: stopping", self.validation.monitor, self.stopping.wait_count)
         if trainer.logger:
-            trainer.logger.log_metrics({f"val/{k}": v for k, v in figures.items()}, module.steps_done)
+            trainer.logger.log_metrics({f"val/{k}": v for k, v in metrics.items()}, module.steps_done)
         if self.validation.picture:
             picture = self.validation.picture(module.average)
             folder = self.checkpoint.folder / "pictures"
@@ -190,7 +191,7 @@ class StopSignals(pl.Callback):
 
 
 class ProgressLine(pl.Callback):
-    """Show a bar on a terminal, in a log file a line a minute: step, rate, figures, time left."""
+    """Show a bar on a terminal, in a log file a line a minute: step, rate, metrics, time left."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
@@ -209,10 +210,10 @@ class ProgressLine(pl.Callback):
             self._bar.start()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
-        """Show the newest figures."""
+        """Show the newest losses."""
         now = time.monotonic()
         if not trainer.is_global_zero or now - self._last_print <= (_BAR_EVERY if self._bar else _LINE_EVERY):
-            return  # reading the figures waits for the device
+            return  # reading the losses waits for the device
         self._last_print = now
         began, progress0, steps0 = self._began
         steps, done = module.steps_done - steps0, module.progress - progress0
@@ -220,7 +221,7 @@ class ProgressLine(pl.Callback):
         if done > 0:  # else nothing is known yet
             left = (now - began) / done * (1 - module.progress)
             words += [f"{steps / max(now - began, 1e-6):.2f}/s", f"left {left / 60:.0f} min"]
-        text = " ".join([*words, *(f"{name} {float(value):.2f}" for name, value in module.latest.items())])
+        text = " ".join([*words, *(f"{name} {float(value):.2f}" for name, value in module.last_metrics.items())])
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=module.progress, description=text)
         else:

@@ -40,7 +40,7 @@ class Checkpoint:
         return self.folder / "state.safetensors"
 
     def save(
-        self, module: TrainingModule, optimizer: torch.optim.Optimizer, processes: int, figures: Mapping[str, float],
+        self, module: TrainingModule, optimizer: torch.optim.Optimizer, processes: int, metrics: Mapping[str, float],
         monitor: str, counters: Mapping[str, Any],
     ) -> None:  # fmt: skip
         """Write the averaged weights as the last ones, as the best ones if they are, and the state.
@@ -49,14 +49,14 @@ class Checkpoint:
             module: what is trained.
             optimizer: of the module.
             processes: how many train together.
-            figures: of the validation.
-            monitor: the figure that is lowest for the best weights.
+            metrics: of the validation.
+            monitor: the metric that is lowest for the best weights.
             counters: what else ``load`` is to return.
         """
-        card = ModelCard(self.config.model, module.options, "", self._describe(module, processes, figures))
+        card = ModelCard(self.config.model, module.options, "", self._describe(module, processes, metrics))
         save_checkpoint(self.folder / "last.safetensors", module.average, card)
-        if figures[monitor] < self.best:
-            self.best = figures[monitor]
+        if metrics[monitor] < self.best:
+            self.best = metrics[monitor]
             save_checkpoint(self.folder / "best.safetensors", module.average, card)
         self.save_state(module, optimizer, counters)
 
@@ -99,7 +99,7 @@ class Checkpoint:
                 "or another --out"
             )
 
-    def _describe(self, module: TrainingModule, processes: int, figures: Mapping[str, float]) -> dict[str, Any]:
+    def _describe(self, module: TrainingModule, processes: int, metrics: Mapping[str, float]) -> dict[str, Any]:
         """Return the card's history of the weights."""
         return {
             **self.card,
@@ -112,7 +112,7 @@ class Checkpoint:
             "parent": module.parent,
             "torch": torch.__version__,
             "machine": platform.machine(),
-            "validation": {name: round(value, 4) for name, value in figures.items()},
+            "validation": {name: round(value, 4) for name, value in metrics.items()},
             **module.describe(),
         }
 

@@ -69,7 +69,7 @@ class TrainingModule(pl.LightningModule):
         self.stopped_early = False
         self.stop_signal: signal.Signals | None = None
         """Signal that asked for the end of the run after the step in work."""
-        self.latest: dict[str, torch.Tensor] = {}
+        self.last_metrics: dict[str, torch.Tensor] = {}
         self.resumed_optimizer: torch.optim.Optimizer | None = None
         self.device_renderer: Callable[..., Any] | None = None
         """What renders scenes from their numbers on the training device; None where the workers of the stream do."""
@@ -78,7 +78,7 @@ class TrainingModule(pl.LightningModule):
     def losses(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return the loss of a batch and its parts (detached scalars)."""
 
-    def rate_factor(self, progress: float) -> float:
+    def lr_factor(self, progress: float) -> float:
         """Return the factor of the learning rate at this part of the run."""
         return one_cycle(progress)
 
@@ -86,7 +86,7 @@ class TrainingModule(pl.LightningModule):
         """Return further entries for the card of the weights at a checkpoint."""
         return {}
 
-    def validated(self) -> torch.nn.Module:
+    def validation_network(self) -> torch.nn.Module:
         """Return the network that a validation evaluates: the average."""
         return self.average
 
@@ -121,9 +121,9 @@ class TrainingModule(pl.LightningModule):
         if self.trainer.world_size > 1:
             torch.distributed.broadcast(shared, 0)
         progress, piece_over, stop_signal = shared.tolist()
-        rate = self.config.learning_rate * self.rate_factor(progress)
+        lr = self.config.learning_rate * self.lr_factor(progress)
         for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = rate * group.get("factor", 1.0)
+            group["lr"] = lr * group.get("factor", 1.0)
         if stop_signal:
             self.stop_signal = signal.Signals(int(stop_signal))
         if progress >= 1.0 or piece_over or stop_signal:
@@ -144,7 +144,7 @@ class TrainingModule(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         """Return the loss; one that is not finite ends the run with the batch saved."""
-        loss, self.latest = self.losses(batch)
+        loss, self.last_metrics = self.losses(batch)
         if not torch.isfinite(loss):
             path = Path(self.config.out) / "bad_batch.safetensors"
             save_tensors(path, batch._asdict(), {"step": self.steps_done})
@@ -162,19 +162,19 @@ class TrainingModule(pl.LightningModule):
                 else:
                     mean.copy_(value)
         if self.steps_done == 1 or self.steps_done % _LOG_EVERY == 0:
-            self._log_latest()
+            self._log_last_metrics()
 
-    def _log_latest(self) -> None:
-        """Log the figures of the step, means over all processes, under the number of steps done in all runs."""
-        names = sorted(self.latest)
-        figures = torch.stack([self.latest[name].float() for name in names]) if names else torch.zeros(0)
-        figures = figures.to(self.device)
+    def _log_last_metrics(self) -> None:
+        """Log the metrics of the step, means over all processes, under the number of steps done in all runs."""
+        names = sorted(self.last_metrics)
+        metrics = torch.stack([self.last_metrics[name].float() for name in names]) if names else torch.zeros(0)
+        metrics = metrics.to(self.device)
         if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(figures)
-            figures = figures / self.trainer.world_size
+            torch.distributed.all_reduce(metrics)
+            metrics = metrics / self.trainer.world_size
         if self.trainer.is_global_zero and self.logger:
-            written = {f"train/{name}": value for name, value in zip(names, figures.tolist(), strict=True)}
-            written["train/rate"] = self.trainer.optimizers[0].param_groups[-1]["lr"]
+            written = {f"train/{name}": value for name, value in zip(names, metrics.tolist(), strict=True)}
+            written["train/lr"] = self.trainer.optimizers[0].param_groups[-1]["lr"]
             self.logger.log_metrics(written, self.steps_done)
 
 

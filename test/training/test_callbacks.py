@@ -30,8 +30,8 @@ def test_patience_counts_from_a_third_of_the_run():
     ):  # fmt: skip
         assert not stopping.should_stop
         stopping.update(figure, progress)
-        assert stopping.waited == waited
-    assert stopping.should_stop and stopping.least == 4.9
+        assert stopping.wait_count == waited
+    assert stopping.should_stop and stopping.best_score == 4.9
     never = EarlyStopping(0)
     never.update(1.0, 0.5)
     never.update(2.0, 0.9)
@@ -69,7 +69,7 @@ def test_a_line_of_progress_has_no_rate_before_the_first_step_is_counted():
     line = ProgressLine()
     line._console = Console(file=io.StringIO(), width=200)
     trainer = SimpleNamespace(is_global_zero=True)
-    module = SimpleNamespace(steps_done=0, progress=0.0, latest={"loss": 1.5})
+    module = SimpleNamespace(steps_done=0, progress=0.0, last_metrics={"loss": 1.5})
     line.on_train_start(trainer, module)
     line.on_train_batch_end(trainer, module)
     line._last_print = -math.inf

@@ -163,7 +163,7 @@ def test_the_encoder_learns_at_a_rate_of_its_own(tmp_path):
 def test_the_rate_is_the_papers():
     module = module_of()
     assert module.config.learning_rate == 1e-4 and type(module.configure_optimizers()) is torch.optim.Adam
-    assert [module.rate_factor(p) for p in (0, 14.99 / 20, 15 / 20, 1)] == [1, 1, 0.1, 0.1]
+    assert [module.lr_factor(p) for p in (0, 14.99 / 20, 15 / 20, 1)] == [1, 1, 0.1, 0.1]
 
 
 # ---- judging

@@ -294,7 +294,7 @@ def test_fine_tuning_on_sparse_pairs(tmp_path):
     assert card.description["data"] == "pairs of street (3)"
     assert card.description["licence"] == "that of the data it was trained on"
     assert math.isfinite(card.description["validation"]["held_out/epe"])
-    assert figures(tmp_path / "run", "train/rate")[1] == pytest.approx(1e-5)
+    assert figures(tmp_path / "run", "train/lr")[1] == pytest.approx(1e-5)
 
 
 def test_flying_chairs_are_divided_as_their_list_says(tmp_path):

@@ -64,7 +64,7 @@ def train_distill(
 ) -> Path:  # fmt: skip
     """Distill a depth network, or resume it; return the path of the best weights.
 
-    ``extra``: figures of the network on anything else, such as data sets with true depth. ``track``: shows the progress
+    ``extra``: metrics of the network on anything else, such as data sets with true depth. ``track``: shows the progress
     of the preparation. ``split``: the pairs, opened and split by the caller; None = as ``config`` says. ``source``:
     further entries for the card.
 

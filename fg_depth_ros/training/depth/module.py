@@ -81,7 +81,7 @@ class DistillModule(TrainingModule):
         self.teacher = teacher
         self.prepared, self.counts = PairCounts(), PairCounts()
 
-    def validated(self) -> torch.nn.Module:
+    def validation_network(self) -> torch.nn.Module:
         """Return the average; before the first step with the input size of the weights to start from."""
         if self.steps_done > self.config.start_step:
             return self.average
@@ -100,7 +100,7 @@ class DistillModule(TrainingModule):
             groups.insert(0, {"params": encoder, "factor": self.config.encoder_rate})
         return torch.optim.Adam(groups, lr=self.config.learning_rate, weight_decay=self.config.weight_decay)
 
-    def rate_factor(self, progress: float) -> float:
+    def lr_factor(self, progress: float) -> float:
         """Return the factor of the schedule."""
         return SCHEDULES[self.config.schedule][1](progress)
 

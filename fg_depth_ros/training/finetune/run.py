@@ -161,16 +161,16 @@ def _conclude(config: Training, recordings: Recordings, best: Path, kind: str, m
     steps = card.description["steps"]
     after = next((row for row in reversed(rows) if row["step"] == steps), card.description["validation"])
     names = {bag["name"] for bag in recordings.bags}
-    figures = {when: _by_part(row, names) for when, row in (("before", before), ("after", after))}
+    metrics = {when: _by_part(row, names) for when, row in (("before", before), ("after", after))}
     judged = {
-        when: _judged(row[monitor], figures[when], monitor) for when, row in (("before", before), ("after", after))
+        when: _judged(row[monitor], metrics[when], monitor) for when, row in (("before", before), ("after", after))
     }
     better = steps > config.start_step and judged["after"] < judged["before"]
     result: dict[str, Any] = {
         "better": better,
         "selected": {"measure": monitor, "before": before[monitor], "after": after[monitor], "step": steps},
         "judged": {"measure": monitor, **judged},
-        "figures": figures,
+        "figures": metrics,
     }
     name, other = (BETTER, NOT_BETTER) if better else (NOT_BETTER, BETTER)
     document = {
@@ -201,14 +201,14 @@ def _judged(selecting: float, parts: Mapping[str, Mapping[str, Mapping[str, floa
     return float(np.mean([selecting, np.mean(held_out)])) if held_out else selecting
 
 
-def _by_part(figures: Mapping[str, float], bags: Collection[str]) -> dict[str, dict[str, dict[str, float]]]:
-    """Sort figures by part, set and measure, with the means as ``all``.
+def _by_part(metrics: Mapping[str, float], bags: Collection[str]) -> dict[str, dict[str, dict[str, float]]]:
+    """Sort metrics by part, set and measure, with the means as ``all``.
 
     ``test:drive/teacher_abs_rel`` -> ``["held_out"]["drive"]["teacher/abs_rel"]``. Names of bags may hold slashes,
-    those of measures do not. Figures of no bag (rendered scenes, other data sets) are in ``other``.
+    those of measures do not. Metrics of no bag (rendered scenes, other data sets) are in ``other``.
     """
     parts: dict[str, dict[str, dict[str, float]]] = {"stopping": {}, "held_out": {}}
-    for key, value in figures.items():
+    for key, value in metrics.items():
         name, slash, measure = key.rpartition("/")
         if not slash:
             continue

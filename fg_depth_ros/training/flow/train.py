@@ -64,7 +64,7 @@ class FlowModule(TrainingModule):
         groups = [group for group in groups if group["params"]]
         return kind(groups, lr=self.config.learning_rate, weight_decay=self.config.weight_decay)
 
-    def rate_factor(self, progress: float) -> float:
+    def lr_factor(self, progress: float) -> float:
         """Return the factor of the schedule."""
         return SCHEDULES[self.config.schedule][1](progress)
 
@@ -126,7 +126,7 @@ class _Material(NamedTuple):
 def train_flow(config: FlowTraining, extra: Evaluate | None = None) -> Path:
     """Train a flow network, or resume it; return the path of the best weights.
 
-    ``extra``: figures of the network on anything else, such as real pairs. Raises FileError: folders of photos,
+    ``extra``: metrics of the network on anything else, such as real pairs. Raises FileError: folders of photos,
     cut-outs or pairs that cannot be used. Raises CheckpointError: a state in ``out`` that belongs to another training,
     or weights that cannot be used. Raises FloatingPointError: a loss that is not finite. Raises ValueError: a size or
     options that do not fit the network.

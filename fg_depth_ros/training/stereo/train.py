@@ -37,7 +37,7 @@ def train_stereo(config: StereoTraining, extra: Evaluate | None = None) -> Path:
 
     Args:
         config: what to do.
-        extra: figures of the network on anything else, such as real pairs.
+        extra: metrics of the network on anything else, such as real pairs.
 
     Raises:
         FileError: photo folders that cannot be used.
