@@ -73,7 +73,7 @@ def promote(
         if report is None or decision is None:
             return  # another process of the launcher goes on
         if card.name in FLOW_MODELS:
-            say(f"'{card.name}' was judged by the disparity that it gives; bags have no truth for flow between frames")
+            say(f"'{card.name}' was evaluated by its disparity; bags have no truth for flow between frames")
         report.settings["promotion"] = {"accepted": decision.accepted, "reasons": decision.reasons, **vars(margins)}
         _print_decision(decision, against or "the weights in use")
         save(report, json)

@@ -191,7 +191,7 @@ def test_a_flow_network_is_judged_by_its_disparity(call, store, bags, tmp_path) 
     report = tmp_path / "report.json"
     status, text = call("promote", weights_path("flownet_lite"), "--bags", bags, "--json", report)
     assert status == 0, text
-    assert "judged by the disparity" in text and "flownet_lite" in text
+    assert "evaluated by its disparity" in text and "flownet_lite" in text
     assert store.history("flownet_lite").entry.record["metrics"]["all pixels: abs_rel"][1] < 0.2
     status, text = call("promote", weights_path("flownet_lite"), "--bags", bags, "--against", "depthnet_lite")
     assert status == 1 and "compare weights of one kind" in text

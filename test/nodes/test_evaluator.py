@@ -333,7 +333,7 @@ def test_video_that_cannot_be_decoded_is_said_and_its_pairs_are_not_judged(sourc
         source.send("a", truth, None, images=(left, right))
     report = source.wait_for_report()
     (timing,) = [row for row in report["rows"] if row["kind"] == "timing"]
-    assert timing["metrics"]["pairs_not_judged"] == 2
+    assert timing["metrics"]["pairs_not_evaluated"] == 2
     said = "a pair could not be evaluated: /left/image_rect/compressed: no key frame has come yet"
     assert any(said in line for line in source.child.last_lines().splitlines()), source.child.last_lines()
 
@@ -412,7 +412,7 @@ def test_what_cannot_be_judged_is_named_and_nothing_is_invented(source: Source, 
     (timing,) = report["rows"]
     assert timing["kind"] == "timing"
     assert timing["metrics"]["pairs_delivered"] == 2
-    assert timing["metrics"]["pairs_not_judged"] == 2
+    assert timing["metrics"]["pairs_not_evaluated"] == 2
     assert sum(message in line for line in source.child.tail) == 1
 
 

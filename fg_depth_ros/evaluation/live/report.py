@@ -86,7 +86,7 @@ def live_report(
         "pairs_late": ledger.late,
         "pairs_pending": ledger.pending,
         "pairs_unaccounted": unaccounted,
-        "pairs_not_judged": not_evaluated,
+        "pairs_not_evaluated": not_evaluated,
         "rate_hz": ledger.rate(window=len(ledger.delivered_at)),
     }
     for what, values in latencies.items():

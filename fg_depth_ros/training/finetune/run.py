@@ -3,7 +3,7 @@
 bags -> samples -> training pairs -> dataset -> module: ``bags.open_recordings`` checks, opens and splits the bags once;
 ``depth.distill`` or ``finetune.stereo`` checks their pairs, streams them and trains. Here is what both share: they
 start from known weights, are stopped and selected by one part of the recordings, are evaluated before and after by
-another one, and make weights only if these are better by both together: one part is few pairs, and so a noisy judge.
+another one, and make weights only if these are better by both together: one part is few pairs, and so a noisy measure.
 """
 
 from __future__ import annotations
@@ -162,14 +162,15 @@ def _conclude(config: Training, recordings: Recordings, best: Path, kind: str, m
     after = next((row for row in reversed(rows) if row["step"] == steps), card.description["validation"])
     names = {bag["name"] for bag in recordings.bags}
     metrics = {when: _by_part(row, names) for when, row in (("before", before), ("after", after))}
-    judged = {
-        when: _judged(row[monitor], metrics[when], monitor) for when, row in (("before", before), ("after", after))
+    evaluated = {
+        when: _mean_over_parts(row[monitor], metrics[when], monitor)
+        for when, row in (("before", before), ("after", after))
     }
-    better = steps > config.start_step and judged["after"] < judged["before"]
+    better = steps > config.start_step and evaluated["after"] < evaluated["before"]
     result: dict[str, Any] = {
         "better": better,
         "selected": {"measure": monitor, "before": before[monitor], "after": after[monitor], "step": steps},
-        "judged": {"measure": monitor, **judged},
+        "judged": {"measure": monitor, **evaluated},  # key in the files of earlier runs
         "figures": metrics,
     }
     name, other = (BETTER, NOT_BETTER) if better else (NOT_BETTER, BETTER)
@@ -189,13 +190,13 @@ def _conclude(config: Training, recordings: Recordings, best: Path, kind: str, m
         _LOG.warning(
             "no weights of this run are better than %s (%s, mean of the stopping and the held-out part, %.4f before, "
             "%.4f after %d steps): kept as %s",
-            config.weights, monitor, judged["before"], judged["after"], steps, out / name,
+            config.weights, monitor, evaluated["before"], evaluated["after"], steps, out / name,
         )  # fmt: skip
     return Outcome(out / name, better, document)
 
 
-def _judged(selecting: float, parts: Mapping[str, Mapping[str, Mapping[str, float]]], measure: str) -> float:
-    """Return the mean of the figure that selects and of the held-out part's; of the first alone without the second."""
+def _mean_over_parts(selecting: float, parts: Mapping[str, Mapping[str, Mapping[str, float]]], measure: str) -> float:
+    """Return the mean of the selecting metric and of the held-out part's; the first alone without the second."""
     bags = [values for name, values in parts["held_out"].items() if name != "all"]
     held_out = [value for values in bags for key, value in values.items() if key.rpartition("/")[2] == measure]
     return float(np.mean([selecting, np.mean(held_out)])) if held_out else selecting
