@@ -298,13 +298,13 @@ def test_fine_tuning_on_sparse_pairs(tmp_path):
 
 
 def test_flying_chairs_are_divided_as_their_list_says(tmp_path):
-    from fg_depth_ros.training.flow.train import _pairs
+    from fg_depth_ros.training.flow.train import _folder_data
 
     folder = write_chairs_like(tmp_path / "chairs", 4)
     (folder / "FlyingChairs_train_val.txt").write_text("1\n2\n1\n2\n")
-    material = _pairs(FlowTraining(steps=1, data=(str(folder),), split="train", **{**TINY, "validation_scenes": 9}))
-    assert [sample.truth()[0, 0, 0] for sample in material.validation] == [2.0, 4.0]
-    trained = material.open_batches(torch.device("cpu"))[0](range(6)).flow[:, 0, 0, 0]
+    data = _folder_data(FlowTraining(steps=1, data=(str(folder),), split="train", **{**TINY, "validation_scenes": 9}))
+    assert [sample.truth()[0, 0, 0] for sample in data.validation] == [2.0, 4.0]
+    trained = data.open_batches(torch.device("cpu"))[0](range(6)).flow[:, 0, 0, 0]
     assert set(trained.tolist()) == {1.0, 3.0}
 
 

@@ -113,12 +113,12 @@ def scene_batches(
     return ScenePool(scenes, use, collate, size=config.pool, uses=config.uses, seed=config.seed).batch
 
 
-class _Material(NamedTuple):
-    """What a run is trained and validated on."""
+class _TrainingData(NamedTuple):
+    """Training batches and validation pairs of a run."""
 
     name: str
     open_batches: Callable[[torch.device], tuple[MakeFlowBatch, MakeFlowBatch | None]]
-    """Returns what makes batches and, for rendered scenes, what renders those of the virtual world."""
+    """Return what makes batches and, for rendered scenes, what renders those of the virtual world."""
     validation: list[FlowSample]
     card: dict[str, Any]
 
@@ -131,13 +131,13 @@ def train_flow(config: FlowTraining, extra: Evaluate | None = None) -> Path:
     or weights that cannot be used. Raises FloatingPointError: a loss that is not finite. Raises ValueError: a size or
     options that do not fit the network.
     """
-    material = _pairs(config) if config.data else _chairs(config)
+    data = _folder_data(config) if config.data else _rendered_data(config)
     pl.seed_everything(config.seed, verbose=False)
     module = FlowModule(config)
-    card = material.card
+    card = data.card
     if not config.data and module.parent.get("licence"):
         card = {**card, "licence": module.parent["licence"]}  # fine-tuned weights stay under their licence
-    task, sample = FlowTask(), material.validation[0]
+    task, sample = FlowTask(), data.validation[0]
     first, second = sample.images()
     truth = sample.truth()
     assert truth is not None
@@ -146,7 +146,7 @@ def train_flow(config: FlowTraining, extra: Evaluate | None = None) -> Path:
         return task.draw(first, truth, task.method_of(network)(first, second))
 
     def open_stream(device: torch.device) -> DataStream:
-        make, world = material.open_batches(device)
+        make, world = data.open_batches(device)
         if world is None:  # pairs on disk: on a GPU they are augmented there
             augmented = partial(_augmented, make, module.augmenter)
             batches = augmented if device.type == "cpu" else partial(_numbered, make)
@@ -157,8 +157,8 @@ def train_flow(config: FlowTraining, extra: Evaluate | None = None) -> Path:
         module.device_renderer = render
         return DataStream(scene_numbers, config.batch)
 
-    evaluate = task.validation({material.name: material.validation})
-    return fit(module, Validation(evaluate, f"{material.name}/epe", extra, picture), card, open_stream)
+    evaluate = task.validation({data.name: data.validation})
+    return fit(module, Validation(evaluate, f"{data.name}/epe", extra, picture), card, open_stream)
 
 
 class FolderPairs:
@@ -203,7 +203,7 @@ class FolderPairs:
         return FlowBatch(first, second, torch.where(valid, flow, torch.zeros_like(flow)), valid, occluded)
 
 
-def known_pairs(sets: Mapping[str, Sequence[FlowSample]]) -> list[FlowSample]:
+def pairs_with_truth(sets: Mapping[str, Sequence[FlowSample]]) -> list[FlowSample]:
     """Return the samples that have true flow. Raises FileError: there are none."""
     samples = [sample for each in sets.values() for sample in each if sample.has_truth]
     if not samples:
@@ -211,12 +211,12 @@ def known_pairs(sets: Mapping[str, Sequence[FlowSample]]) -> list[FlowSample]:
     return samples
 
 
-def _chairs(config: FlowTraining) -> _Material:
-    """Return rendered scenes."""
+def _rendered_data(config: FlowTraining) -> _TrainingData:
+    """Return rendered scenes to train on and to validate with."""
     photos = list_photos(config.photos)
-    stamps = list_cutouts(config.cutouts) if config.cutouts else []
+    cutout_files = list_cutouts(config.cutouts) if config.cutouts else []
     atlas = TextureAtlas.build(photos, config.patterns, seed=config.seed)
-    cutouts = CutoutAtlas.build(stamps, config.outlines, seed=config.seed)
+    cutouts = CutoutAtlas.build(cutout_files, config.outlines, seed=config.seed)
 
     def generator(width: int, height: int, seed: int, device: torch.device | str = "cpu") -> ChairsGenerator:
         return ChairsGenerator(
@@ -229,7 +229,7 @@ def _chairs(config: FlowTraining) -> _Material:
         "data": f"rendered scenes, {100 * config.world:g} % of the virtual world, the others of affine motions "
         f"(fg_depth_ros.synthesis.chairs); each used {config.uses} times on average",
         "photo_sources": photo_sources(photos),
-        "cutout_sources": photo_sources(stamps),
+        "cutout_sources": photo_sources(cutout_files),
     }
     size = config.width + config.margin, config.height + config.margin
     scenes = [rendered_flow_sample(held_out.batch([i])) for i in range(config.validation_scenes)]
@@ -238,15 +238,15 @@ def _chairs(config: FlowTraining) -> _Material:
         world = WorldGenerator(atlas, cutouts, *size, config.seed, device)
         return generator(*size, config.seed, device).batch, world.frames
 
-    return _Material("synthetic", open_batches, scenes, card)
+    return _TrainingData("synthetic", open_batches, scenes, card)
 
 
-def _pairs(config: FlowTraining) -> _Material:
-    """Return pairs from folders, and others of them for the validation."""
+def _folder_data(config: FlowTraining) -> _TrainingData:
+    """Return pairs of the folders to train on, and others of them to validate with."""
     sets = open_flow_sets(config.data, config.split)
-    training = known_pairs(sets)
+    training = pairs_with_truth(sets)
     if config.split == "train":
-        others = known_pairs(open_flow_sets(config.data, "test"))
+        others = pairs_with_truth(open_flow_sets(config.data, "test"))
         held_out = [others[i] for i in evenly(others, config.validation_scenes)]
     else:
         if len(training) < 2:
@@ -261,7 +261,7 @@ def _pairs(config: FlowTraining) -> _Material:
         "licence": "that of the data it was trained on",
         "data": "pairs of " + ", ".join(f"{name} ({len(samples)})" for name, samples in sets.items()),
     }
-    return _Material("held_out", lambda device: (pairs.batch, None), held_out, card)
+    return _TrainingData("held_out", lambda device: (pairs.batch, None), held_out, card)
 
 
 def rendered_flow_sample(scene: FlowBatch) -> FlowSample:
