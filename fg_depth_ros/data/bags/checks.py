@@ -1,4 +1,4 @@
-"""What is wrong with a bag before anybody learns from it: stamps, gaps, exposure, calibration, damage."""
+"""Check a bag before a training uses it: stamps, gaps, exposure, calibration, damage."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ from fg_depth_ros.geometry import StereoRig
 _CHECKED_PAIRS = 12
 """Pairs of a bag whose pixels are checked, spread evenly."""
 _BLACK, _WHITE = 5, 250  # grey values of 255 at which an image holds no information
-_TOO_MUCH = 0.3  # part of the pixels
-_USELESS = 0.9
+_WARN_SHARE, _UNUSABLE_SHARE = 0.3, 0.9  # of the pixels that are black or white
 _BRIGHTER = 1.25
 _STAMP_DIFFERENCE = 0.005  # s; at 10 m/s a car moves by 5 cm
 _GAP = 3.0  # periods
 
 
 class Problem(NamedTuple):
-    """Something wrong with a bag: ``leave out`` makes it useless, ``warn`` does not; the text says what to do."""
+    """Something wrong with a bag: ``leave out``: it cannot be used, ``warn``: it can; the text says what to do."""
 
     severity: str
     text: str
@@ -46,7 +45,7 @@ class Exposure:
 
 @dataclass(frozen=True)
 class BagCheck:
-    """What a bag holds and what is wrong with it. Times in s; None where the bag could not be read so far."""
+    """Content and problems of a bag. Times in s; None: the bag could not be read so far."""
 
     path: Path
     sha256: str = ""
@@ -70,11 +69,11 @@ class BagCheck:
 
     @property
     def usable(self) -> bool:
-        """Whether nothing makes it useless."""
+        """Whether the bag can be used."""
         return all(problem.severity != "leave out" for problem in self.problems)
 
     def to_dict(self) -> dict[str, Any]:
-        """For a report or a card."""
+        """Return the check for a report or a card."""
         return {
             "path": str(self.path), "sha256": self.sha256, "usable": self.usable, "pairs": self.pairs,
             "seconds": self.seconds, "rate": self.rate, "largest_gap": self.largest_gap,
@@ -132,7 +131,7 @@ def check_bag(path: str | Path, **options: Any) -> BagCheck:
 
 
 def _of_recorder(path: Path, digest: str) -> list[Problem]:
-    """Whether an episode is still what the recorder wrote, going by the hash that it noted."""
+    """Return a problem if an episode is not what the recorder wrote, by the hash that it noted."""
     try:
         noted = list(json.loads(read_bytes(path / EPISODE_FILE))["files"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -161,7 +160,7 @@ def _of_time(between: np.ndarray, difference: float) -> list[Problem]:
 
 
 def _exposure(samples: Sequence[StereoSample], found: list[Problem]) -> Exposure | None:
-    """Pixels of some pairs; what is wrong with them is added to ``found``."""
+    """Check the pixels of some pairs; what is wrong with them is added to ``found``."""
     count = min(_CHECKED_PAIRS, len(samples))
     chosen = [(2 * i + 1) * len(samples) // (2 * count) for i in range(count)]
     dark, bright, ratios, damage, still = [], [], [], [], 0
@@ -188,8 +187,8 @@ def _exposure(samples: Sequence[StereoSample], found: list[Problem]) -> Exposure
         (exposure.dark, "black", "a longer exposure, more light, or a lens cap that is still on"),
         (exposure.bright, "white", "a shorter exposure, or less gain"),
     ):
-        if share > _TOO_MUCH:
-            severity = "leave out" if share > _USELESS else "warn"
+        if share > _WARN_SHARE:
+            severity = "leave out" if share > _UNUSABLE_SHARE else "warn"
             found.append(Problem(severity, f"{100 * share:.0f} % of the pixels are {what}: {way}"))
     if not 1 / _BRIGHTER < exposure.ratio < _BRIGHTER:
         brighter = f"the left image is {exposure.ratio:.2f} times as bright as the right one"
