@@ -43,7 +43,9 @@ def promote(
     every: Annotated[int, typer.Option(help="Take every n-th pair.")] = 1,
     store: Store = None,
     node: NodeName = "",
-    force_reason: Annotated[str, typer.Option(help="Use them whatever the figures say; the reason is kept.")] = "",
+    force_reason: Annotated[
+        str, typer.Option(help="Use the weights whatever the comparison says; the reason is kept.")
+    ] = "",
     device: Device = "auto",
     engine: Engine = "auto",
     precision: Precision = "auto",
@@ -110,8 +112,8 @@ def rollback(
     previous = history.previous if history is not None else None
     running = nullcontext() if previous is None else _running(node, model, place.path(model, previous), previous.sha256)
     with running:
-        left, now = place.rollback(model, why)
-    say(f"{model}: {now.sha256[:_BRIEF]} is in use again, {left.sha256[:_BRIEF]} is not")
+        rolled_back, current = place.rollback(model, why)
+    say(f"{model}: restored {current.sha256[:_BRIEF]}; rolled back {rolled_back.sha256[:_BRIEF]}")
     _print_current(place, model)
 
 
@@ -134,14 +136,14 @@ def deployed(
             say(f"{name}: nothing was promoted, the shipped weights are used")
             continue
         table = Table(title=name, title_justify="left")
-        for head in ("", "weights", "since", "replaced", "from", "left"):
+        for head in ("", "weights", "since", "replaced", "from", "rolled back"):
             table.add_column(head, overflow="fold")
         for number, entry in enumerate(history.entries):
             before = "" if entry.before is None else history.entries[entry.before].sha256[:_BRIEF]
-            left = "; ".join(f"{each['when']} {each['why']}".strip() for each in entry.left)
+            rolled_back = "; ".join(f"{each['when']} {each['why']}".strip() for each in entry.left)
             mark = "in use" if number == history.current else ""
             source = str(entry.record.get("source", ""))
-            table.add_row(mark, entry.sha256[:_BRIEF], entry.since, before, source, left)
+            table.add_row(mark, entry.sha256[:_BRIEF], entry.since, before, source, rolled_back)
         show(table)
         _print_current(place, name)
         problems += place.problems(name)
@@ -177,7 +179,7 @@ def import_weights(
     details, scale = "", ""
     if card.options:
         details = f", width {card.options['width']:g}, batch norm {'yes' if card.options['batch_norm'] else 'no'}"
-        scale = f"; flow = answer * {card.options['flow_scale']:g} px"
+        scale = f"; flow = output * {card.options['flow_scale']:g} px"
     say(
         f"{card.name}, {count:,} parameters{details}\n"
         f"input: {card.description['input']}{scale}\n"

@@ -139,7 +139,7 @@ class WeightsStore:
             return card.name, self._written(card.name, History((*history.entries, entry), len(history.entries)))
 
     def rollback(self, model: str, why: str = "") -> tuple[Entry, Entry]:
-        """Put the weights before those in use back into use; return the entry rolled back and the one in use now.
+        """Restore the weights before those in use; return the entry that was rolled back and the one in use.
 
         Raises StoreError: nothing is before it, its file is gone or damaged, or the folder cannot be written.
         """
@@ -155,8 +155,8 @@ class WeightsStore:
             noted = Entry(**{**asdict(rolled_back), "left": [*rolled_back.left, {"when": _now(), "why": why}]})
             entries = tuple(noted if number == history.current else e for number, e in enumerate(history.entries))
             assert rolled_back.before is not None
-            now = self._written(model, History(entries, rolled_back.before))
-            return noted, now.entry
+            restored = self._written(model, History(entries, rolled_back.before))
+            return noted, restored.entry
 
     def problems(self, model: str) -> list[str]:
         """Return what is wrong with the files of a model."""

@@ -138,7 +138,7 @@ def test_better_weights_are_used_worse_ones_refused_and_the_way_back_is_short(ca
         and str(store.folder / MODEL / "current.safetensors") in text
     )
     status, text = call("rollback", "--why", "foggy")
-    assert status == 0 and f"{sha_exact[:12]} is in use again" in text
+    assert status == 0 and f"restored {sha_exact[:12]}" in text
     assert "foggy" in call("deployed", MODEL)[1]
     for expected in (sha_near, SHIPPED):
         assert call("rollback", MODEL)[0] == 0
