@@ -118,18 +118,18 @@ class NetworkMethod:
     """Base of the methods that run a network, in evaluation mode and on its device, with an engine.
 
     ``engine`` and ``precision``: of ENGINES and PRECISIONS. ``inputs``: names of the images; ``outputs``: names of what
-    ``answers`` makes of the network's prediction, N x C x H x W each. Raises ModelError: the engine does not run on the
-    device or not in the precision.
+    ``to_tensors`` makes of the network's prediction, N x C x H x W each. Raises ModelError: the engine does not run on
+    the device or not in the precision.
     """
 
     def __init__(
         self, network: nn.Module, name: str, sha256: str, engine: str, precision: str,
-        inputs: tuple[str, ...], outputs: tuple[str, ...], answers: Callable[[Any], tuple[torch.Tensor, ...]],
+        inputs: tuple[str, ...], outputs: tuple[str, ...], to_tensors: Callable[[Any], tuple[torch.Tensor, ...]],
     ) -> None:  # fmt: skip
         self._network = network
         device = next(network.parameters()).device
         self.name, self.sha256, self.device = name, sha256, str(device)
-        self.program = Program(network, inputs, outputs, answers)
+        self.program = Program(network, inputs, outputs, to_tensors)
         try:
             self.runner = EngineRunner(self.program, name, engine, precision, device)
         except ValueError as error:

@@ -48,10 +48,10 @@ class NetworkFlow(NetworkMethod):
     def __init__(
         self, network: nn.Module, name: str, sha256: str = "", engine: str = "torch", precision: str = "float32"
     ) -> None:
-        def answers(prediction: FlowPrediction) -> tuple[torch.Tensor, ...]:
+        def to_tensors(prediction: FlowPrediction) -> tuple[torch.Tensor, ...]:
             return (prediction.flow,)
 
-        super().__init__(network, name, sha256, engine, precision, ("first", "second"), ("flow",), answers)
+        super().__init__(network, name, sha256, engine, precision, ("first", "second"), ("flow",), to_tensors)
 
     def flow(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Return the flow between two images of one size, H x W x 3 uint8 RGB or H x W uint8; H x W x 2 float32 px.

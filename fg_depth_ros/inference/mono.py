@@ -36,10 +36,10 @@ class NetworkMono(NetworkMethod):
         self, network: nn.Module, name: str, sha256: str = "", engine: str = "torch", precision: str = "float32",
         scale: float = 1.0,
     ) -> None:  # fmt: skip
-        def answers(prediction: DepthPrediction) -> tuple[torch.Tensor, ...]:
+        def to_tensors(prediction: DepthPrediction) -> tuple[torch.Tensor, ...]:
             return (prediction.inverse,)
 
-        super().__init__(network, name, sha256, engine, precision, ("image",), ("inverse",), answers)
+        super().__init__(network, name, sha256, engine, precision, ("image",), ("inverse",), to_tensors)
         self.scale = scale
 
     @property

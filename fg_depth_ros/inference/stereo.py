@@ -79,11 +79,11 @@ class NetworkMatcher(NetworkMethod):
     def __init__(
         self, network: nn.Module, name: str, sha256: str = "", engine: str = "torch", precision: str = "float32"
     ) -> None:
-        def answers(prediction: StereoPrediction) -> tuple[torch.Tensor, ...]:
+        def to_tensors(prediction: StereoPrediction) -> tuple[torch.Tensor, ...]:
             return prediction.disparity, 2**0.5 * prediction.log_scale.float().exp()  # Laplace: sqrt(2) b
 
         super().__init__(
-            network, name, sha256, engine, precision, ("left", "right"), ("disparity", "sigma"), answers
+            network, name, sha256, engine, precision, ("left", "right"), ("disparity", "sigma"), to_tensors
         )  # fmt: skip
 
     @property

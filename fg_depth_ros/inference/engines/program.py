@@ -31,8 +31,8 @@ class Program(nn.Module):
     Args:
         network: in evaluation mode; takes N x 3 x H x W float RGB in [0, 1] for every input.
         inputs: names of the images.
-        outputs: names of what ``answers`` returns.
-        answers: turns the network's prediction into tensors N x C x H x W.
+        outputs: names of what ``to_tensors`` returns.
+        to_tensors: turns the network's prediction into tensors N x C x H x W.
     """
 
     def __init__(
@@ -40,17 +40,17 @@ class Program(nn.Module):
         network: nn.Module,
         inputs: Sequence[str],
         outputs: Sequence[str],
-        answers: Callable[[Any], tuple[Tensor, ...]],
+        to_tensors: Callable[[Any], tuple[Tensor, ...]],
     ) -> None:
         super().__init__()
-        self.network, self.inputs, self.outputs, self._answers = network, tuple(inputs), tuple(outputs), answers
+        self.network, self.inputs, self.outputs, self._to_tensors = network, tuple(inputs), tuple(outputs), to_tensors
         self.training = network.training
 
     def forward(self, *images: Tensor) -> tuple[Tensor, ...]:
         """Run the network on N x H x W x 3 uint8 RGB images."""
         # Permuted after the batch dimension is there: the strides then say that the pixels lie channels last.
         prediction = self.network(*(image.permute(0, 3, 1, 2).to(torch.float32).div(255) for image in images))
-        return tuple(answer.float() for answer in self._answers(prediction))
+        return tuple(tensor.float() for tensor in self._to_tensors(prediction))
 
     @property
     def ranges(self) -> Ranges:
@@ -71,7 +71,7 @@ class Program(nn.Module):
         """
         if int8:
             network = quantized(self.network, self.ranges)
-            return Program(network, self.inputs, self.outputs, self._answers).onnx(size, dynamic)
+            return Program(network, self.inputs, self.outputs, self._to_tensors).onnx(size, dynamic)
         width, height = size
         device = next(self.network.parameters()).device
         images = tuple(torch.zeros(1, height, width, 3, dtype=torch.uint8, device=device) for _ in self.inputs)
