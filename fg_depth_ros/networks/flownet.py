@@ -100,7 +100,7 @@ class FlowNetwork(nn.Module):
         return max(1, round(count * self.width))
 
     def in_pixels(self, levels: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        """Answers in the layers' unit to px."""
+        """Convert predictions in the layers' unit to px."""
         return tuple(at_least_single(level) * self.flow_scale for level in levels)
 
 

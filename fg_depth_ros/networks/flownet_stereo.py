@@ -78,7 +78,7 @@ class FlowNetStereo(Quantizable):
             aggregate: channels of the hourglass at the same resolutions; at 1/32 as many as at 1/16.
             refine: channels of the refinement at 1/2 resolution.
             deep: channels of a second level of the refinement at 1/4 resolution, which lets it look farther; 0: none.
-            fine: whether the refinement compares the images pixel by pixel, and answers for every pixel.
+            fine: whether the refinement compares the images pixel by pixel, and predicts every pixel.
             max_disparity: largest disparity searched, px, a multiple of 4.
 
         Raises:
@@ -194,7 +194,7 @@ class _Refinement(nn.Module):
         if fine:
             self.compare_pixels = PixelComparison()
             self.pixels = nn.Conv2d(self.compare_pixels.channels, width, 3, padding=1, bias=False)
-            self.detail = nn.Conv2d(width, 8, 3, padding=1)  # for each pixel of a cell, added to the answer
+            self.detail = nn.Conv2d(width, 8, 3, padding=1)  # for each pixel of a cell, added to the prediction
             nn.init.zeros_(self.pixels.weight)
             nn.init.zeros_(self.detail.weight)
             nn.init.zeros_(self.detail.bias)  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ Monodepth2 (Godard et al., ICCV 2019, section 3); ``L_dr``, ``L_fp`` and the pri
 al., ICRA 2023), ``L_dr`` in the logarithmic form of Depth Hints (Watson et al., ICCV 2019); the self-distillation that
 of EPCDepth (Peng et al., ICCV 2021, section 3.2).
 
-The network answers in the canonical camera, so its disparity in a pair is ``focal_canonical * |baseline| * inverse``
+The network predicts in the canonical camera, so its disparity in a pair is ``focal_canonical * |baseline| * inverse``
 px, whatever the focal length of the pair; that is needed for metres only.
 """
 

@@ -1,6 +1,6 @@
 """Losses of the flow networks: the two published multi-scale end-point errors, and a robust one.
 
-Everything here takes the answers of all levels in px of the full image (``FlowPrediction.levels``). A mean is taken
+Everything here takes the predictions of all levels in px of the full image (``FlowPrediction.levels``). A mean is taken
 over the known pixels of a sample first and over the samples then, so that several processes with a part of the batch
 each get, on average, the loss of the whole batch.
 """
@@ -16,7 +16,7 @@ from fg_depth_ros.networks.flow import FlowPrediction
 from fg_depth_ros.training.stereo.losses import hypothesis_distribution
 
 FLOW_SCALE = 20.0
-"""Px of one unit of the published networks' answers; their losses are taken in these units."""
+"""Px of one unit of the published networks' output; their losses are taken in these units."""
 FINEST = (0.005, 0.01, 0.02, 0.08, 0.32)
 _LONGEST = 400.0  # px; what a camera that passes by close to things sees move further teaches nothing
 _LINEAR_UP_TO = 3.0  # px at the finest level; larger errors weigh ever less
@@ -59,14 +59,14 @@ def multiscale_epe(
         raise ValueError(f"reduction is '{reduction}': choose sum or mean")
     total = flow.new_zeros(())
     for index, (level, weight) in enumerate(zip(levels, weights, strict=True)):
-        answer = level.float()
+        predicted = level.float()
         if sparse and index == 0:
-            answer, target, known = F.interpolate(answer, flow.shape[-2:]), flow, valid.to(flow.dtype)
+            predicted, target, known = F.interpolate(predicted, flow.shape[-2:]), flow, valid.to(flow.dtype)
         elif sparse:
             target, known = sparse_max_pool(flow, valid, level.shape[-2:])
         else:
             target, known = pool_known(flow, valid, level.shape[-2:])
-        error = length(answer - target) * known / FLOW_SCALE
+        error = length(predicted - target) * known / FLOW_SCALE
         summed = error.sum((1, 2, 3))
         if reduction == "mean":
             summed = summed / known.sum((1, 2, 3)).clamp(min=1e-6)
@@ -77,9 +77,9 @@ def multiscale_epe(
 def robust_loss(prediction: FlowPrediction, flow: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """Return the loss of the compact network: all levels at full resolution, and the choice of coarse displacements.
 
-    Levels: ``c ln(1 + e / c)`` of the end-point error e of the bilinearly enlarged answer, weighted 1, 1/2, 1/4, ...
+    Levels: ``c ln(1 + e / c)`` of the end-point error e of the prediction, enlarged, weighted 1, 1/2, 1/4, ...
     from the finest, with c = 3, 6, 12, ... px: fractions of a pixel count at the finest level, what is far off at the
-    others. Averaged truth would mix the motions at an edge; enlarged answers are compared with each.
+    others. Averaged truth would mix the motions at an edge; enlarged predictions are compared with each.
     Choice: cross entropy of the displacements' logits against a Laplace distribution around the truth in the middle of
     the cell; cells whose truth lies outside the window are left out.
     """
@@ -88,10 +88,10 @@ def robust_loss(prediction: FlowPrediction, flow: torch.Tensor, valid: torch.Ten
     known = valid.to(flow.dtype)
     loss = flow.new_zeros(())
     for index, level in enumerate(prediction.levels):
-        answer = level.float()
-        if answer.shape[-2:] != flow.shape[-2:]:
-            answer = F.interpolate(answer, flow.shape[-2:], mode="bilinear", align_corners=False)
-        error = length(answer - flow)
+        predicted = level.float()
+        if predicted.shape[-2:] != flow.shape[-2:]:
+            predicted = F.interpolate(predicted, flow.shape[-2:], mode="bilinear", align_corners=False)
+        error = length(predicted - flow)
         linear = _LINEAR_UP_TO * 2**index
         loss = loss + 0.5**index * _mean_of_known(linear * torch.log1p(error / linear), known)
     if prediction.coarse is not None:

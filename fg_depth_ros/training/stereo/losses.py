@@ -22,7 +22,7 @@ def stereo_loss(
 
     Args:
         prediction: of a network in training mode.
-        disparity: N x 1 x H x W px; pixels that the right camera does not see count like all others, since an answer
+        disparity: N x 1 x H x W px; pixels that the right camera does not see count like all others, since a prediction
             is wanted there too.
         max_disparity: pixels from here on are left out.
 
