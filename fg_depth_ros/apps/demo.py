@@ -206,8 +206,8 @@ def _print(report: Report, chosen: DemoInput, console: Console) -> None:
     if chosen.truth:
         console.print(_table("Accuracy", accuracy, _ACCURACY))
         console.print(
-            "All pixels with truth; EPE in px, bad-1/2/4 and density in %; no answer counts as wrong. masked: "
-            "measured where the node publishes depth, density is the share of these pixels.\n",
+            "All pixels with truth; EPE in px, bad-1/2/4 and density in %; a pixel without prediction counts as wrong. "
+            "masked: measured where the node publishes depth, density is the share of these pixels.\n",
             style="dim",
         )
     else:

@@ -44,7 +44,7 @@ def draw_demo(path: Path, snapshots: Mapping[str, Snapshot], lines: Sequence[str
         _colour_bar(axes, "viridis", Normalize(0, top), "px")
         holes = ~np.isfinite(shot.disparity)
         if holes.any():
-            _legend(axes, {"no answer": colours[holes][0]})
+            _legend(axes, {"no prediction": colours[holes][0]})
 
     _picture(sheet.panel(0, 0), first.left, f"left image of {first.name}, {first.rig.width} x {first.rig.height} px")
     disparity(sheet.panel(0, 1), name, first)
@@ -139,7 +139,7 @@ def _error(axes: Axes, shot: Snapshot, name: str) -> None:
     colours = visualization.colour_error(shot.disparity, truth, MAX_ERROR)
     _picture(axes, colours, f"{name}: error of the disparity, bad-2 {bad:.1f} %")
     _colour_bar(axes, "inferno", Normalize(0, MAX_ERROR), "px", [0, 1, 2, 3, 4])
-    kinds = {"no truth": ~known, "no answer": known & ~np.isfinite(shot.disparity)}
+    kinds = {"no truth": ~known, "no prediction": known & ~np.isfinite(shot.disparity)}
     _legend(axes, {text: colours[where][0] for text, where in kinds.items() if where.any()})
 
 

@@ -100,7 +100,7 @@ def flow(
     ] = [],
     weights: ManyWeights = [],
     variational: Annotated[
-        bool, typer.Option("--variational", help="Also evaluate every method with its answer refined (+v).")
+        bool, typer.Option("--variational", help="Also evaluate every method with its flow refined (+v).")
     ] = False,
     device: Device = "auto",
     engine: Engine = "auto",
@@ -165,7 +165,7 @@ def depth(
         str, typer.Option(help="Compare with this stereo model, where its two-way check holds, instead of by a truth.")
     ] = "",
     median: Annotated[
-        bool, typer.Option("--median", help="Scale every answer to the truth by the medians first.")
+        bool, typer.Option("--median", help="Scale every prediction to the truth by the medians first.")
     ] = False,
     crop: Annotated[str, typer.Option(help="none, garg or nyu; default: the set's own.")] = "",
     max_depth: Annotated[float, typer.Option(help="Truth from here on is left out, m; default: the set's own.")] = 0,

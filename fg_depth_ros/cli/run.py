@@ -200,7 +200,7 @@ def flow(
     engine: Engine = "auto",
     precision: Precision = "auto",
     scale: FlowScale = 1.0,
-    variational: Annotated[bool, typer.Option("--variational", help="Refine the answer (+v).")] = False,
+    variational: Annotated[bool, typer.Option("--variational", help="Refine the flow (+v).")] = False,
 ) -> None:
     """Write the optical flow between two frames: .flo, KITTI's 16-bit PNG, and a picture in Middlebury's colours.
 

@@ -54,7 +54,7 @@ def bench_models(
         energy: measure joules, too.
 
     Returns a report with one row per combination: ``latency_p50_ms``, ``latency_p95_ms`` (from the images in host
-    memory to the answer in host memory, so an accelerator is waited for), ``throughput_hz`` (pairs per second,
+    memory to the result in host memory, so an accelerator is waited for), ``throughput_hz`` (pairs per second,
     one after the other), ``memory_mib`` (growth of this process's peak resident memory; Linux only) and, on an
     accelerator, ``device_memory_mib`` (peak); with ``energy`` ``energy_j`` (per run, of all processor packages and
     whatever else runs on them; an accelerator's is not counted); for a network also the difference from PyTorch in

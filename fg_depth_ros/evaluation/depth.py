@@ -61,15 +61,15 @@ class DepthTask(Task):
     """Depth of single images, by the data set's own protocol (crop and range of depth).
 
     Methods: an object with ``estimate(image, fx)`` whose result has ``.depth`` (a MonoDepthEstimator), or a function
-    (image, fx) -> depth; uint8 RGB H x W x 3 and px in, H x W m out, NaN = no answer; or a ``PairMethod``. Answers are
-    brought to the size of the truth as inverse depth, then clamped to the range. Beside the metrics of the whole range
-    stand ``abs_rel`` and ``rmse`` of every band of distance.
+    (image, fx) -> depth; uint8 RGB H x W x 3 and px in, H x W m out, NaN = no prediction; or a ``PairMethod``.
+    Predictions are resized to the truth as inverse depth, then clamped to the range. ``abs_rel`` and ``rmse``
+    are also those of every band of distance.
     """
 
     aggregate: Aggregate = "per_image"
     median: bool = False
-    """Multiply every answer by median(truth) / median(answer) of its image first, as is done for networks that know no
-    scale; ``scale`` in the report is the median of these factors."""
+    """Multiply every prediction by median(truth) / median(prediction) of its image first, as is done for networks that
+    know no scale; ``scale`` in the report is the median of these factors."""
 
     name: ClassVar[str] = "depth"
     quantity: ClassVar[str] = "depth"
@@ -83,14 +83,14 @@ class DepthTask(Task):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """How answers are compared, for a report."""
+        """How predictions are compared, for a report."""
         return {"no_answer": "wrong", "aggregate": self.aggregate, "median_scaling": self.median}
 
     @property
     def notes(self) -> list[str]:
         """What to know about the table."""
-        scaled = ["answers scaled by the medians"] if self.median else []
-        return ["errors over answered pixels; no answer is wrong in delta", self.aggregate, *scaled]
+        scaled = ["predictions scaled by the medians"] if self.median else []
+        return ["errors over pixels with a prediction; others are wrong in delta", self.aggregate, *scaled]
 
     def inputs(self, sample: DepthSample, methods: Sequence[Any]) -> tuple[Any, ...]:
         """Read image and focal length, and, where a method wants them and there is a pair, right image and rig."""
@@ -113,12 +113,12 @@ class DepthTask(Task):
         return np.asarray(depth, dtype=np.float32)
 
     def compare(
-        self, method: Any, answer: np.ndarray, truth: np.ndarray, sample: DepthSample, inputs: tuple[Any, ...]
+        self, method: Any, prediction: np.ndarray, truth: np.ndarray, sample: DepthSample, inputs: tuple[Any, ...]
     ) -> tuple[np.ndarray, dict[str, Metrics]]:
         """Bring depth to the truth's size, scale it where that is asked for, and compare it, whole and by bands."""
         protocol = sample.protocol
         truth = np.where(crop_mask(protocol.crop, *truth.shape), truth, np.float32(np.nan))
-        depth = _resized(answer, truth, sample)
+        depth = _resized(prediction, truth, sample)
         sums: dict[str, Metrics] = {}
         if self.median:
             scale = _MedianScale([_median_factor(depth, truth, protocol)])
@@ -164,9 +164,9 @@ class DepthTask(Task):
         near, far = visualization.depth_range(truth[truth < farthest], (1.0, farthest))
         return lambda depth: colour_depth(visualization.visible(depth), near, far)
 
-    def colour_error(self, answer: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    def colour_error(self, prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
         """Colour the relative error."""
-        return visualization.colour_relative_error(answer, truth)
+        return visualization.colour_relative_error(prediction, truth)
 
     def method_of(self, network: nn.Module) -> Callable[[np.ndarray, float], np.ndarray]:
         """Wrap a depth network."""

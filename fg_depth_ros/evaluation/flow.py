@@ -23,7 +23,7 @@ class FlowTask(Task):
     """Flow from the first to the second frame.
 
     Methods: an object with ``estimate(first, second)`` whose result has ``.flow`` (a FlowEstimator), or a function
-    (first, second) -> flow; uint8 RGB H x W x 3 in, H x W x 2 px out, NaN = no answer.
+    (first, second) -> flow; uint8 RGB H x W x 3 in, H x W x 2 px out, NaN = no prediction.
     """
 
     name: ClassVar[str] = "flow"
@@ -53,12 +53,12 @@ class FlowTask(Task):
         return np.asarray(runner.estimate(first, second).flow if hasattr(runner, "estimate") else runner(first, second))
 
     def compare(
-        self, method: Any, answer: np.ndarray, truth: np.ndarray, sample: FlowSample, inputs: tuple[Any, ...]
+        self, method: Any, prediction: np.ndarray, truth: np.ndarray, sample: FlowSample, inputs: tuple[Any, ...]
     ) -> tuple[np.ndarray, dict[str, Metrics]]:
         """Compare flow with the truth."""
         metrics = FlowMetrics()
-        metrics.update(answer, truth, inputs[2])
-        return answer, {"flow": metrics}
+        metrics.update(prediction, truth, inputs[2])
+        return prediction, {"flow": metrics}
 
     def colours(self, truth: np.ndarray, sample: Any) -> Callable[[np.ndarray], np.ndarray]:
         """Colour by the longest true flow."""
@@ -66,10 +66,10 @@ class FlowTask(Task):
         longest = float(np.nanmax(length)) if np.isfinite(length).any() else 1.0
         return lambda flow: colour_flow(flow, longest)
 
-    def colour_error(self, answer: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    def colour_error(self, prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
         """Colour the end-point error in px."""
         known = np.isfinite(truth).all(-1)
-        return visualization.colour_error(np.linalg.norm(answer - truth, axis=-1), np.where(known, 0.0, np.nan))
+        return visualization.colour_error(np.linalg.norm(prediction - truth, axis=-1), np.where(known, 0.0, np.nan))
 
     def method_of(self, network: nn.Module) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
         """Wrap a flow network."""

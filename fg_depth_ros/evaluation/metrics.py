@@ -1,8 +1,9 @@
 """Metrics of disparity, depth and optical flow, accumulated over many images.
 
 An object is updated image by image. ``compute()`` then counts all pixels alike ("pooled"); ``mean_metrics`` of several
-objects gives every image the same weight ("per_image"). **No answer counts as wrong** in every percentage; means of
-errors (EPE, AbsRel, ...) can only be taken over answered pixels, so read them together with the density.
+objects gives every image the same weight ("per_image"). **A pixel without prediction counts as wrong** in every
+percentage; means of errors (EPE, AbsRel, ...) can only be taken over pixels with a prediction, so read them together
+with the density.
 """
 
 from __future__ import annotations
@@ -49,10 +50,10 @@ class Metrics:
 class StereoMetrics(Metrics):
     """Disparity errors: EPE, bad-t, D1, density.
 
-    - ``epe``: mean ``|prediction - truth|`` in pixels, over answered pixels.
-    - ``bad_<t>``: percent of pixels with truth that are off by more than t pixels or have no answer.
-    - ``d1``: percent off by more than 3 px *and* more than 5 % of the truth (KITTI 2015), or without answer.
-    - ``density``: percent of pixels with truth that have an answer.
+    - ``epe``: mean ``|prediction - truth|`` in px, over pixels with a prediction.
+    - ``bad_<t>``: percent of pixels with truth that are off by more than t pixels or have no prediction.
+    - ``d1``: percent off by more than 3 px *and* more than 5 % of the truth (KITTI 2015), or without prediction.
+    - ``density``: percent of pixels with truth that have a prediction.
     """
 
     pixels: int = 0
@@ -62,9 +63,9 @@ class StereoMetrics(Metrics):
     outliers: int = 0
 
     def update(self, prediction: np.ndarray, truth: np.ndarray, *, valid_only: bool = False) -> None:
-        """Count one image: H x W px both, NaN = no answer, no truth. Raises ValueError: the sizes differ.
+        """Count one image: H x W px both, NaN = no prediction, no truth. Raises ValueError: the sizes differ.
 
-        ``valid_only``: count answered pixels only (the way a sparse method is usually quoted).
+        ``valid_only``: count only pixels with a prediction (the way a sparse method is usually quoted).
         """
         _check_shapes(prediction, truth)
         counted = np.isfinite(truth)
@@ -96,9 +97,10 @@ class DepthMetrics(Metrics):
     """Depth errors as Eigen et al. (NIPS 2014) define them, in metres.
 
     Pixels with truth strictly between ``min_depth`` and ``max_depth`` are counted, predictions are clamped to that
-    range first. Over answered pixels: ``abs_rel`` = mean |e| / Z, ``sq_rel`` = mean e^2 / Z, ``rmse``, ``rmse_log``
-    (natural logarithm). Over all, no answer = wrong: ``delta_<k>``, the part with max(p/Z, Z/p) < 1.25^k.
-    ``depth_density``: percent of counted pixels that have an answer.
+    range first. Over pixels with a prediction: ``abs_rel`` = mean |e| / Z, ``sq_rel`` = mean e^2 / Z, ``rmse``,
+    ``rmse_log`` (natural logarithm). Over all, those without are wrong: ``delta_<k>``, the part with
+    max(p/Z, Z/p) < 1.25^k.
+    ``depth_density``: percent of counted pixels that have a prediction.
     """
 
     _settings: ClassVar[tuple[str, ...]] = ("min_depth", "max_depth")
@@ -111,7 +113,7 @@ class DepthMetrics(Metrics):
     within: dict[int, int] = field(default_factory=lambda: dict.fromkeys(_DELTAS, 0))
 
     def update(self, prediction: np.ndarray, truth: np.ndarray) -> None:
-        """Count one image: H x W m both, NaN = no answer, no truth. Raises ValueError: the sizes differ."""
+        """Count one image: H x W m both, NaN = no prediction, no truth. Raises ValueError: the sizes differ."""
         _check_shapes(prediction, truth)
         counted = (truth > self.min_depth) & (truth < self.max_depth)
         expected = truth[counted].astype(np.float64)
@@ -145,16 +147,16 @@ class DepthMetrics(Metrics):
 class FlowMetrics(Metrics):
     """Flow errors: end-point error by kind of pixel, Fl, angular error, density.
 
-    - ``epe``: mean ``|prediction - truth|_2`` in px, over answered pixels.
+    - ``epe``: mean ``|prediction - truth|_2`` in px, over pixels with a prediction.
     - ``epe_noc``, ``epe_occ``: the same over pixels that the second frame shows, and that it does not; only of pairs
       that come with this knowledge.
     - ``epe_below_10``, ``epe_10_40``, ``epe_above_40``: over pixels whose true flow is shorter than 10 px, 10 to 40 px,
       longer than 40 px.
     - ``fl_all``: percent of pixels with truth that are off by more than 3 px *and* more than 5 % of the truth's length
-      (KITTI 2015), or without answer.
+      (KITTI 2015), or without prediction.
     - ``angular``: mean angle between (u, v, 1) of prediction and truth in degrees, over answered pixels (Barron, Fleet
       and Beauchemin, IJCV 1994).
-    - ``density``: percent of pixels with truth that have an answer.
+    - ``density``: percent of pixels with truth that have a prediction.
     """
 
     pixels: int = 0
@@ -164,7 +166,7 @@ class FlowMetrics(Metrics):
     outliers: int = 0
 
     def update(self, prediction: np.ndarray, truth: np.ndarray, occluded: np.ndarray | None = None) -> None:
-        """Count one pair: H x W x 2 px both, NaN = no answer, no truth. Raises ValueError: the sizes differ.
+        """Count one pair: H x W x 2 px both, NaN = no prediction, no truth. Raises ValueError: the sizes differ.
 
         ``occluded``: H x W bool, True where the second frame does not show the surface; None = not known.
         """

@@ -21,16 +21,16 @@ from fg_depth_ros.inference import NetworkMatcher, StereoConfig, StereoDepthEsti
 
 @dataclass(frozen=True)
 class StereoMethod:
-    """One line of the table: a matcher, and what happens to its answer before it is compared."""
+    """A matcher with its post-processing: one row of the report."""
 
     matcher: Any
     """An object with ``match(left, right)`` whose result has ``.disparity`` (a StereoDepthEstimator), or a function
-    (left, right) -> disparity; uint8 RGB H x W x 3 in, H x W pixels out, NaN = no answer."""
+    (left, right) -> disparity; uint8 RGB H x W x 3 in, H x W pixels out, NaN = no prediction."""
     fill: Callable[[np.ndarray], np.ndarray] | None = None
-    """What completes the answer: ``geometry.fill_holes_kitti`` for a method that leaves holes,
+    """Hole filling applied to the prediction: ``geometry.fill_holes_kitti`` for a method that leaves holes,
     ``geometry.complete_occluded`` for a dense one, as ``StereoEstimate.disparity`` does."""
     valid_only: bool = False
-    """Count answered pixels only; the row's method should say so."""
+    """Count only pixels with a prediction; the row's method should say so."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class StereoTask(Task):
     def notes(self) -> list[str]:
         """What to know about the table."""
         return [
-            "all pixels with truth (noc: those that the right camera sees); a pixel without an answer counts as wrong; "
-            "EPE over answered pixels; the search begins at 0, where no true disparity of a pair is negative"
+            "all pixels with truth (noc: those that the right camera sees); a pixel without prediction counts as "
+            "wrong; EPE over pixels with a prediction; the search begins at 0, where no true disparity is negative"
         ]
 
     def inputs(self, sample: StereoSample, methods: Sequence[Any]) -> tuple[Any, ...]:
@@ -83,11 +83,11 @@ class StereoTask(Task):
         return np.asarray(runner.match(left, right).disparity if hasattr(runner, "match") else runner(left, right))
 
     def compare(
-        self, method: Any, answer: np.ndarray, truth: np.ndarray, sample: StereoSample, inputs: tuple[Any, ...]
+        self, method: Any, prediction: np.ndarray, truth: np.ndarray, sample: StereoSample, inputs: tuple[Any, ...]
     ) -> tuple[np.ndarray, dict[str, Metrics]]:
         """Complete the disparity and compare it, and its depth, with the truth."""
         method = _method(method)
-        disparity = method.fill(answer) if method.fill else answer
+        disparity = method.fill(prediction) if method.fill else prediction
         stereo = StereoMetrics()
         stereo.update(disparity, truth, valid_only=method.valid_only)
         sums: dict[str, Metrics] = {"disparity": stereo}
@@ -114,9 +114,9 @@ class StereoTask(Task):
         largest = float(np.nanmax(truth)) if np.isfinite(truth).any() else 1.0
         return lambda disparity: colour_disparity(disparity, largest)
 
-    def colour_error(self, answer: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    def colour_error(self, prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
         """Colour the error in px."""
-        return visualization.colour_error(answer, truth)
+        return visualization.colour_error(prediction, truth)
 
     def method_of(self, network: nn.Module) -> NetworkMatcher:
         """Wrap a stereo network."""

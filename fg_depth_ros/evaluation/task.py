@@ -1,7 +1,7 @@
 """Evaluation of methods on data sets with ground truth, written once over a ``Task``.
 
 A task (``StereoTask``, ``FlowTask``, ``DepthTask``) says how its data sets are opened, what a method gets to see, how
-an answer is compared with the truth, and how it is drawn. ``evaluate`` runs methods over data sets,
+a prediction is compared with the truth, and how it is drawn. ``evaluate`` runs methods over data sets,
 ``Task.validation`` measures a network while it is trained.
 """
 
@@ -76,10 +76,10 @@ class Task(ABC):
 
     @abstractmethod
     def inputs(self, sample: Any, methods: Sequence[Any]) -> tuple[Any, ...]:
-        """Read what ``estimate`` and ``compare`` need; first the image of the answer, uint8 RGB H x W x 3."""
+        """Read what ``estimate`` and ``compare`` need; first the image of the prediction, uint8 RGB H x W x 3."""
 
     def runner(self, method: Any, inputs: tuple[Any, ...]) -> Any:
-        """Return what answers; None: the method does not apply. Methods that share one run it once per sample."""
+        """Return what estimates; None: the method does not apply. Methods that share one run it once per sample."""
         return method
 
     @abstractmethod
@@ -88,9 +88,9 @@ class Task(ABC):
 
     @abstractmethod
     def compare(
-        self, method: Any, answer: np.ndarray, truth: np.ndarray, sample: Any, inputs: tuple[Any, ...]
+        self, method: Any, prediction: np.ndarray, truth: np.ndarray, sample: Any, inputs: tuple[Any, ...]
     ) -> tuple[np.ndarray, dict[str, Metrics]]:
-        """Compare; return the answer as it was compared (filled, resized, scaled) and its sums, main part first."""
+        """Compare; return the prediction as it was compared (filled, resized, scaled) and its sums, main part first."""
 
     def metrics(self, sums: Mapping[str, Metrics]) -> dict[str, float]:
         """Return the metrics of sums as ``compare`` returns them."""
@@ -100,7 +100,7 @@ class Task(ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """How answers are compared, for a report."""
+        """How predictions are compared, for a report."""
         return {"pixels": "all with truth", "no_answer": "wrong", "aggregate": self.aggregate}
 
     @property
@@ -125,19 +125,19 @@ class Task(ABC):
 
     @abstractmethod
     def colours(self, truth: np.ndarray, sample: Any) -> Callable[[np.ndarray], np.ndarray]:
-        """Return a function that colours answers and this truth alike."""
+        """Return a function that colours predictions and this truth alike."""
 
     @abstractmethod
-    def colour_error(self, answer: np.ndarray, truth: np.ndarray) -> np.ndarray:
-        """Colour the error of an answer, uint8 RGB."""
+    def colour_error(self, prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        """Colour the error of a prediction, uint8 RGB."""
 
     def tiles(
-        self, image: np.ndarray, truth: np.ndarray, answers: Sequence[np.ndarray | None], sample: Any = None
+        self, image: np.ndarray, truth: np.ndarray, predictions: Sequence[np.ndarray | None], sample: Any = None
     ) -> list[np.ndarray]:
-        """Draw the image, the truth, the answers in the same colours and the error of the first answer, 400 px wide."""
+        """Draw image, truth, predictions in the same colours and the error of the first one, 400 px wide each."""
         colour = self.colours(truth, sample)
         nothing = np.full_like(truth, np.nan)
-        drawn = [nothing if answer is None else answer for answer in answers]
+        drawn = [nothing if prediction is None else prediction for prediction in predictions]
         pictures = [image, colour(truth), *map(colour, drawn), self.colour_error(drawn[0], truth)]
         # Truth may be sparse: no averaging.
         return [
@@ -149,9 +149,11 @@ class Task(ABC):
         error = f"error of {methods[0]} ({self.error_title})"
         return [self.image_title, f"true {self.quantity}", *methods, error]
 
-    def draw(self, image: np.ndarray, truth: np.ndarray, answer: np.ndarray, method: str = "answer") -> np.ndarray:
-        """Draw image, truth, answer and error of one sample (NaN: unknown) side by side, 400 px wide each."""
-        tiles = self.tiles(image, truth, [answer])
+    def draw(
+        self, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, method: str = "prediction"
+    ) -> np.ndarray:
+        """Draw image, truth, prediction and error of one sample (NaN: unknown) side by side, 400 px wide each."""
+        tiles = self.tiles(image, truth, [prediction])
         return visualization.contact_sheet([tiles], self.titles([method]), tile_width=_TILE_WIDTH)
 
     # ---- training --------------------------------------------------------------------------------------------
@@ -179,7 +181,7 @@ def evaluate(
     model: Mapping[str, Any] | None = None, sheets: str | Path | None = None, sheet_samples: int = 12,
     console: Console | None = None, show_progress: bool = True,
 ) -> Report:  # fmt: skip
-    """Compare every method with the truth of every data set; no answer counts as wrong.
+    """Compare every method with the truth of every data set; a pixel without prediction counts as wrong.
 
     Args:
         task: the problem.
@@ -187,13 +189,13 @@ def evaluate(
         methods: estimators or functions as the task describes them, by the name of their line.
         model: name and hash for the report.
         sheets: a folder that gets one picture per data set, of its first ``sheet_samples`` samples: image, truth, every
-            method's answer in the same colours, and the error of the first method.
+            method's prediction in the same colours, and the error of the first method.
         console, show_progress: where the progress is shown (default: standard error), and whether.
 
     Returns one row per data set and method with the task's metrics and ``seconds``, the mean time of one estimate
     (warmed up; reading and completing are not in it), and below them the rows that others published for this protocol.
 
-    Raises ValueError: no method, no sample with truth, or an answer of another size than its image.
+    Raises ValueError: no method, no sample with truth, or a prediction of another size than its image.
     """
     if not methods:
         raise ValueError("no method to evaluate: give at least one")
@@ -208,9 +210,9 @@ def evaluate(
             for sample in samples:
                 truth = sample.truth()
                 if truth is not None:
-                    image, answers = _evaluate_sample(task, sample, truth, methods, scores)
+                    image, predictions = _evaluate_sample(task, sample, truth, methods, scores)
                     if sheets is not None and len(rows) < sheet_samples:
-                        rows.append(task.tiles(image, truth, [answers.get(name) for name in methods], sample))
+                        rows.append(task.tiles(image, truth, [predictions.get(name) for name in methods], sample))
                         captions.append(sample.name)
                 progress.advance(bar)
             scores = {name: score for name, score in scores.items() if score.per_image}
@@ -234,10 +236,10 @@ def evaluate(
 def _evaluate_sample(
     task: Task, sample: Any, truth: np.ndarray, methods: Mapping[str, Any], scores: Mapping[str, Score]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Add one sample to all scores; return its image and every method's answer."""
+    """Add one sample to all scores; return its image and every method's prediction."""
     inputs = task.inputs(sample, list(methods.values()))
     image: np.ndarray = inputs[0]
-    answers: dict[str, np.ndarray] = {}
+    predictions: dict[str, np.ndarray] = {}
     found: dict[int, tuple[np.ndarray, float]] = {}
     for name, method in methods.items():
         runner = task.runner(method, inputs)
@@ -249,15 +251,15 @@ def _evaluate_sample(
                 scores[name].warm.add(image.shape)
             begin = time.perf_counter()
             found[id(runner)] = task.estimate(runner, inputs), time.perf_counter() - begin
-        answer, seconds = found[id(runner)]
-        if answer.shape[:2] != image.shape[:2]:
+        prediction, seconds = found[id(runner)]
+        if prediction.shape[:2] != image.shape[:2]:
             raise ValueError(
-                f"method '{name}' answered {answer.shape} for {sample.name}, whose size is {image.shape[:2]}: a method "
-                "answers at the size of its input"
+                f"method '{name}' returned {prediction.shape} for {sample.name}, whose size is {image.shape[:2]}: a "
+                "method returns the size of its input"
             )
-        answers[name], sums = task.compare(method, answer, truth, sample, inputs)
+        predictions[name], sums = task.compare(method, prediction, truth, sample, inputs)
         scores[name].add(sums, task.metrics(sums), seconds)
-    return image, answers
+    return image, predictions
 
 
 def progress_bars(console: Console | None, show: bool) -> bars.Progress:

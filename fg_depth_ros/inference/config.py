@@ -211,7 +211,7 @@ class FlowConfig(EstimatorConfig):
     model: str = "flownet_lite"
     """Network or classical method; empty = the network that ``weights`` belongs to."""
     variational: bool = False
-    """Refine the answer on the full images: the ``+v`` of the FlowNet paper."""
+    """Refine the flow on the full images: the ``+v`` of the FlowNet paper."""
 
     networks: ClassVar[Collection[str]] = FLOW_MODELS
     classical: ClassVar[tuple[str, ...]] = CLASSICAL_FLOW

@@ -63,7 +63,7 @@ def test_nothing_to_judge_is_an_error():
 
 
 def test_answers_and_truth_of_other_shapes_are_refused():
-    with pytest.raises(ValueError, match=r"method 'm' answered \(2, 3\) for a, whose size is \(48, 160\)"):
+    with pytest.raises(ValueError, match=r"method 'm' returned \(2, 3\) for a, whose size is \(48, 160\)"):
         rows_by_method([sample(constant(5))], {"m": lambda image, fx: constant(5, (2, 3))})
     with pytest.raises(FileError, match="a: true depth is 160x90 pixels and the image 160x48, of another shape"):
         rows_by_method([sample(constant(5, (90, 160)))], {"m": lambda image, fx: constant(5)})

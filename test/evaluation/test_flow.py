@@ -249,7 +249,7 @@ def test_nothing_to_judge_is_an_error(tmp_path):
         evaluate(FlowTask(), {"street": [without]}, {"m": FakeEstimator(0, 0)}, show_progress=False)
     with pytest.raises(ValueError, match="no method"):
         evaluate(FlowTask(), {"street": [one]}, {}, show_progress=False)
-    with pytest.raises(ValueError, match=r"method 'half' answered \(4, 4, 2\) for a, whose size is \(8, 8\)"):
+    with pytest.raises(ValueError, match=r"method 'half' returned \(4, 4, 2\) for a, whose size is \(8, 8\)"):
         evaluate(FlowTask(), {"s": [one]}, {"half": lambda a, b: np.zeros((4, 4, 2))}, show_progress=False)
     with pytest.raises(FileError, match="data set street has no true flow"):
         FlowTask().validation({"street": [without]})

@@ -110,7 +110,7 @@ def test_a_bag_may_be_called_all() -> None:
 
 def test_what_has_no_row_is_refused() -> None:
     rows = [*both(), row("rain", "old", **GOOD)]
-    assert decide(rows, "new", "old").reasons == ["rain, all pixels: it has no answer that could be evaluated"]
+    assert decide(rows, "new", "old").reasons == ["rain, all pixels: it has no prediction that could be evaluated"]
 
 
 def test_without_truth_the_images_decide() -> None:

@@ -207,7 +207,8 @@ def test_the_worst_pairs_have_pictures_worst_first(tmp_path, monkeypatch):
         "six, bag_more, 2.000 s: abs_rel 0.5", "six, bag_more, 3.000 s: abs_rel 0.2",
     ]  # fmt: skip
     images = [cv2.imdecode(np.frombuffer(tile, np.uint8), 1) for _, tile in found.worst[0].tiles]
-    assert [caption.split(",")[0] for caption, _ in found.worst[0].tiles][:3] == ["left image", "answer", "true depth"]
+    captions = [caption.split(",")[0] for caption, _ in found.worst[0].tiles]
+    assert captions[:3] == ["left image", "prediction", "true depth"]
     assert len(images) == 4 and all(image.shape == (192, 320, 3) for image in images)
     assert replayed([bag], (STEREO,), worst=0).worst == []
 

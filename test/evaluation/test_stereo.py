@@ -133,7 +133,7 @@ def test_nothing_to_judge_is_an_error(tmp_path):
 
 
 def test_an_answer_of_another_size_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"method 'half' answered \(48, 80\) for a.*\(96, 160\)"):
+    with pytest.raises(ValueError, match=r"method 'half' returned \(48, 80\) for a.*\(96, 160\)"):
         evaluate_planes(tmp_path, {"half": lambda left, right: np.zeros((48, 80), np.float32)})
 
 

@@ -55,7 +55,7 @@ class ReplayConfig:
     precision: str = "auto"
     """auto, float32, bfloat16, float16 or int8."""
     min_depth: float = 0.1
-    """Nearer pixels are out of range, of answers and of truth, m."""
+    """Nearer pixels are out of range, of predictions and of truth, m."""
     max_depth: float = 80.0
     """Farther pixels are out of range, m."""
     timings: bool = True

@@ -23,7 +23,7 @@ def of_weights(path: str | Path) -> ReplayMethod:
     """Return the method of a weights file as its card describes it.
 
     The label is the file's name and the first 8 digits of its hash. Raises CheckpointError: missing, damaged, or of a
-    network that answers neither pairs nor single images with depth.
+    network that gives depth of neither pairs nor single images.
     """
     _, card = load_checkpoint(path)
     return ReplayMethod(f"{Path(path).stem} {card.sha256[:8]}", _kind(card.name, str(path)), card.name, str(path))

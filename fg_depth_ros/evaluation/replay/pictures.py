@@ -25,8 +25,8 @@ def picture_of(
     """
     near, far = visualization.depth_range(other if is_reference and other is not None else depth)
     image = left if left.ndim == 3 else np.dstack([left] * 3)
-    answer = colour_depth(depth, near, far)
-    tiles = [("left image", image), (f"answer, {near:.1f} m yellow to {far:.1f} m violet", answer)]
+    prediction = colour_depth(depth, near, far)
+    tiles = [("left image", image), (f"prediction, {near:.1f} m yellow to {far:.1f} m violet", prediction)]
     if other is not None:
         what = "error" if is_reference else "difference"
         tiles.append((name, colour_depth(visualization.visible(other), near, far)))

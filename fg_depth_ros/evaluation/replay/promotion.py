@@ -11,10 +11,10 @@ from fg_depth_ros.evaluation.replay.config import ALL, MASKED
 
 MAIN = ("abs_rel", "delta_1", "photometric", "left_right", "seen_by_both")
 """Measures that decide unless others are named, where the report has them."""
-ANSWERED = ("density", "depth_density")
+PREDICTED = ("density", "depth_density")
 """Share of pixels with a prediction; always compared, or a network could do well on the easy pixels only."""
 _LATENCY = "inference_p50_ms"
-_HIGHER_IS_BETTER = {"delta_1", "delta_2", "delta_3", "left_right", "seen_by_both", *ANSWERED}
+_HIGHER_IS_BETTER = {"delta_1", "delta_2", "delta_3", "left_right", "seen_by_both", *PREDICTED}
 _LOWER_IS_BETTER = {
     "abs_rel", "sq_rel", "rmse", "rmse_log", "epe", "bad_0.5", "bad_1", "bad_2", "bad_3", "bad_4", "d1", "photometric",
 }  # fmt: skip
@@ -92,7 +92,7 @@ def decide(rows: Iterable[Mapping[str, Any]], candidate: str, current: str, marg
         limit = margins.over_all if overall else margins.per_bag
         other = new.get((overall, set_name, part))
         if other is None:
-            reasons.append(f"{set_name}, {part}: it has no answer that could be evaluated")
+            reasons.append(f"{set_name}, {part}: it has no prediction that could be evaluated")
             continue
         if other.get("pairs", 0) < row.get("pairs", 0):
             reasons.append(
@@ -100,7 +100,7 @@ def decide(rows: Iterable[Mapping[str, Any]], candidate: str, current: str, marg
             )
         main = _shared(margins.metrics or MAIN, row)
         decided |= bool(main)
-        for measure in [*main, *(name for name in _shared(ANSWERED, row) if name not in main)]:
+        for measure in [*main, *(name for name in _shared(PREDICTED, row) if name not in main)]:
             table.append(_compared(part, measure, row, other, limit))
     if not decided:
         wanted = ", ".join(margins.metrics or MAIN)

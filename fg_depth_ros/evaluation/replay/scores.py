@@ -40,8 +40,8 @@ class PublishedPair:
     """The estimate for one pair, as arrays of H x W (x 3); what may be None was not published.
 
     ``depth`` and ``truth``: m (float32, NaN none). ``dense``: disparity ``x_left - x_right`` in px before any mask
-    (float32, NaN no answer); ``disparity``: after the node's masks. ``left``, ``right``: uint8 grey or RGB. ``labels``:
-    one ``geometry.Label`` a pixel. ``right_disparity``: the answer for the right view, px.
+    (float32, NaN no prediction); ``disparity``: after the node's masks. ``left``, ``right``: uint8 grey or RGB.
+    ``labels``: one ``geometry.Label`` a pixel. ``right_disparity``: disparity of the right view, px.
     """
 
     name: str
@@ -56,7 +56,7 @@ class PublishedPair:
     right_disparity: np.ndarray | None = None
 
     @property
-    def answer(self) -> np.ndarray:
+    def prediction(self) -> np.ndarray:
         """Image disparity of the method itself, as far as it was published, H x W pixels."""
         if self.dense is not None:
             return self.dense
@@ -65,7 +65,7 @@ class PublishedPair:
 
 @dataclass
 class _StereoRow(Metrics):
-    """Disparity and depth of one method's answer, against truth."""
+    """Disparity and depth of one method's prediction, against truth."""
 
     disparity: StereoMetrics = field(default_factory=StereoMetrics)
     depth: DepthMetrics = field(default_factory=DepthMetrics)
@@ -117,7 +117,7 @@ class _Agreement(Metrics):
 
 @dataclass
 class _PairScore:
-    """Sums of one pair, and the checksum of the answer that they are of."""
+    """Sums of one pair, and the checksum of the prediction that they are of."""
 
     checksum: int = 0
     rows: dict[str, Metrics] = field(default_factory=dict)
@@ -127,17 +127,17 @@ class _PairScore:
 class ReplayScores:
     """Scores of many pairs by name; true depth from ``min_depth`` to ``max_depth`` m is compared.
 
-    A pair that is played again counts once, with its last answer, so that neither loops nor drops change its weight.
+    A pair that is played again counts once, with its last prediction: neither loops nor drops change its weight.
 
     With truth, up to three rows:
 
-    - ``ALL``: the method's own answer on every pixel with truth; no answer counts as wrong in every percentage;
+    - ``ALL``: the method's own prediction on every pixel with truth; a pixel without one is wrong in every percentage;
     - ``FILLED``: the same with its holes filled the KITTI devkit's way (only if there are holes);
     - ``MASKED``: what the node published; ``density`` says how much of the pixels with truth that is.
 
     Without truth, one row: density, ``seen_by_both`` (percent of pixels whose match lies in the right image and is
     hidden by nothing nearer) and ``photometric`` (mean absolute difference of grey, 0 to 255, between those pixels and
-    their matches; it says that the matches look alike, not that they are right). With the answer for the right view,
+    their matches; it says that the matches look alike, not that they are right). With the disparity of the right view,
     ``left_right``: percent of the pixels matched inside the image whose match comes back to within 1.5 px; with labels,
     ``label_<name>``: percent of all pixels that have it.
     """
@@ -154,11 +154,11 @@ class ReplayScores:
     def add(self, pair: PublishedPair) -> None:
         """Score one pair.
 
-        The very same answer as before is not computed again: a looped replay then leaves the processor to the node that
+        The same prediction as before is not computed again: a looped replay then leaves the processor to the node that
         is measured. Raises ValueError: depth, disparity and truth differ in size; the message gives the sizes.
         """
         self._check(pair)
-        checksum = zlib.crc32(pair.answer.tobytes(), zlib.crc32(pair.depth.tobytes()))
+        checksum = zlib.crc32(pair.prediction.tobytes(), zlib.crc32(pair.depth.tobytes()))
         before = self._pairs.get(pair.name)
         if before is not None and before.checksum == checksum:
             return
@@ -229,7 +229,7 @@ class ReplayScores:
             if array is not None and array.shape != size:
                 raise ValueError(
                     f"pair '{pair.name}': the {what} is {array.shape[1]}x{array.shape[0]} and the camera "
-                    f"{size[1]}x{size[0]}; truth and answer must have the size of the left image"
+                    f"{size[1]}x{size[0]}; truth and prediction must have the size of the left image"
                 )
 
     def _compare(self, pair: PublishedPair, truth: np.ndarray) -> dict[str, Metrics]:
@@ -237,9 +237,9 @@ class ReplayScores:
         pixels = int(np.isfinite(expected).sum())
         rows: dict[str, Metrics] = {}
         published = depth_to_disparity(pair.depth, pair.rig) if pair.disparity is None else pair.disparity
-        filled = fill_holes_kitti(pair.answer)
+        filled = fill_holes_kitti(pair.prediction)
         for name, disparity, depth in (
-            (ALL, pair.answer, disparity_to_depth(pair.answer, pair.rig)),
+            (ALL, pair.prediction, disparity_to_depth(pair.prediction, pair.rig)),
             (FILLED, filled, disparity_to_depth(filled, pair.rig)),
             (MASKED, published, pair.depth),
         ):
@@ -252,7 +252,7 @@ class ReplayScores:
 
     @staticmethod
     def _agree(pair: PublishedPair) -> _Agreement:
-        disparity = pair.answer
+        disparity = pair.prediction
         result = _Agreement(
             pixels=pair.depth.size,
             answered=int(np.isfinite(disparity).sum()),

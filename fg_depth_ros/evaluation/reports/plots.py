@@ -93,7 +93,7 @@ def histograms(rows: Sequence[Mapping[str, Any]], styles: Mapping[str, Mapping[s
 
 
 def latencies(series: Sequence[Mapping[str, Any]], styles: Mapping[str, Mapping[str, Any]]) -> list[Plot]:
-    """Plot the share of pairs that were answered within a time, a line per method; empty without ``latency_ms``."""
+    """Plot the share of pairs that were processed within a time, a line per method; empty without ``latency_ms``."""
     lines = _lines(series, "latency_ms")
     if not lines:
         return []
@@ -102,7 +102,7 @@ def latencies(series: Sequence[Mapping[str, Any]], styles: Mapping[str, Mapping[
         values = np.sort([value for e in entries if math.isfinite(value := _number(e.get("latency_ms")))])
         share = 100 * np.arange(1, len(values) + 1) / len(values)
         axes.step(values, share, where="post", label=plain(method), **styles[method])
-    _dress(axes, "pairs answered, %", "latency, ms")
+    _dress(axes, "pairs processed, %", "latency, ms")
     return [Plot("Latency", "", _png(figure))]
 
 
@@ -179,7 +179,7 @@ def _number(value: Any) -> float:
 
 
 def _method(entry: Mapping[str, Any]) -> str:
-    return str(entry.get("label") or entry.get("method") or "answer")
+    return str(entry.get("label") or entry.get("method") or "prediction")
 
 
 def _stretch(axes: Axes, lines: Mapping[str, Sequence[Mapping[str, Any]]], name: str, places: Sequence[float]) -> None:

@@ -29,8 +29,8 @@ Writer = Callable[[Path], object]
 def write_disparity(disparity: np.ndarray, folder: Path, name: str) -> list[Path]:
     """Write disparity alone, for pairs without calibration: ``.pfm``, KITTI's 16-bit PNG, a coloured picture.
 
-    ``disparity``: H x W px, NaN = no answer, which is +inf in the ``.pfm`` (Middlebury) and 0 in the PNG (KITTI). The
-    PNG holds at most 255.99 px: larger disparities are unknown in it.
+    ``disparity``: H x W px, NaN = no prediction, which is +inf in the ``.pfm`` (Middlebury) and 0 in the PNG (KITTI).
+    The PNG holds at most 255.99 px: larger disparities are unknown in it.
     Returns the paths, which begin with ``folder/name``. Raises WriteError: a file cannot be written, and none of them
     changes; or it cannot be renamed, and some have changed.
     """

@@ -19,7 +19,7 @@ from fg_depth_ros.geometry.resize import resize_image
 _FONT = (cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)  # face, scale, thickness
 _LEGEND_COLUMN = 210  # px
 _NO_TRUTH = (48, 48, 48)
-_NO_ANSWER = (255, 0, 255)
+_NO_PREDICTION = (255, 0, 255)
 LABEL_COLOURS: dict[Label, tuple[int, int, int]] = {
     Label.VALID: (255, 255, 255),
     Label.OUT_OF_RANGE: (60, 60, 60),
@@ -33,7 +33,7 @@ LABEL_COLOURS: dict[Label, tuple[int, int, int]] = {
 """Colours of a mask; their lightness differs, so that they can be told apart in grey and by the colour-blind."""
 LABEL_NAMES = {
     Label.VALID: "valid",
-    Label.OUT_OF_RANGE: "no answer, or out of range",
+    Label.OUT_OF_RANGE: "no prediction, or out of range",
     Label.LEFT_RIGHT_MISMATCH: "hidden from the right",
     Label.LEAVES_IMAGE: "leaves the image",
     Label.VERTICAL_FLOW: "off its row",
@@ -47,12 +47,12 @@ LABEL_NAMES = {
 def colour_error(prediction: np.ndarray, truth: np.ndarray, max_error: float = 4.0) -> np.ndarray:
     """Colour ``|prediction - truth|`` (H x W, same unit) in the inferno map.
 
-    0: black; from ``max_error`` on: light yellow; no truth: dark grey; truth without answer: magenta.
+    0: black; from ``max_error`` on: light yellow; no truth: dark grey; truth without prediction: magenta.
     """
     error = np.abs(prediction - truth)
     colours = map_colours(error, np.isfinite(error), 0.0, max_error, colour_table(cv2.COLORMAP_INFERNO))
     colours[~np.isfinite(truth)] = _NO_TRUTH
-    colours[np.isfinite(truth) & ~np.isfinite(prediction)] = _NO_ANSWER
+    colours[np.isfinite(truth) & ~np.isfinite(prediction)] = _NO_PREDICTION
     return colours
 
 
