@@ -36,7 +36,7 @@ def module_command(module: str, *arguments: str) -> list[str]:
 
 
 def resource_path(relative: str | os.PathLike[str]) -> Path:
-    """Absolute path of a shared file or folder of the package.
+    """Return the absolute path of a shared file or folder of the package.
 
     The copy that belongs to the running code comes first, so that a checkout never reads the
     configuration of another installation on the same machine: the repository around the code, then the
@@ -62,7 +62,7 @@ def resource_path(relative: str | os.PathLike[str]) -> Path:
 
 
 def _roots() -> Iterator[Path]:
-    """Folders that may hold the shared files, the most specific first."""
+    """Return the folders that may hold the shared files, the most specific first."""
     if (_CODE.parent / "package.xml").is_file():
         yield _CODE.parent
     share = Path("share") / PACKAGE

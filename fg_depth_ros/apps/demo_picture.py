@@ -168,7 +168,7 @@ def _labels(axes: Axes, shot: Snapshot, name: str) -> None:
 
 
 def _legend(axes: Axes, entries: Mapping[str, np.ndarray]) -> None:
-    """One line under the panel."""
+    """Write one line under the panel."""
     if not entries:
         return
     handles = [

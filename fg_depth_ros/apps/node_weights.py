@@ -127,7 +127,7 @@ class _Client:
             )
 
     def parameters(self, names: list[str]) -> dict[str, str]:
-        """Values of string parameters. Raises NodeWeightsError."""
+        """Read the values of string parameters. Raises NodeWeightsError."""
         values = self._call(self._get, GetParameters.Request(names=names)).values
         if len(values) != len(names) or any(not value.type for value in values):
             raise NodeWeightsError(f"{self._target} has no parameters {', '.join(names)}: it is no stereo_depth_node")

@@ -21,7 +21,7 @@ def figure3(
     step: Annotated[float, typer.Option(help="Step between two depths that are tried, m.")] = 0.02,
     seed: Annotated[int, typer.Option(help="Random seed of texture and noise.")] = 0,
 ) -> None:
-    """At which depth each loss is smallest, on a wall of known depth seen by two cameras of different exposure.
+    """Find the depth at which each loss is smallest, on a wall at known depth seen by cameras of different exposure.
 
     Example: `fg-depth ablate figure3 --out look`
     """

@@ -215,6 +215,6 @@ def _frame(sample: StereoSample, stamp: int, with_truth: bool) -> StereoSample:
 
 
 def _plain(image: np.ndarray) -> np.ndarray:
-    """One channel of an image without colours, all three of any other."""
+    """Return one channel of an image without colours, all three of any other."""
     grey = (image[..., :1] == image).all()
     return image[..., 0].copy() if grey else image

@@ -166,7 +166,7 @@ def _options_of(config: type[Any]) -> Iterator[tuple[str, inspect.Parameter]]:
 
 
 def _simple(hint: Any) -> bool:
-    """Whether a command line can hold values of this type."""
+    """Return whether a command line can hold values of this type."""
     if get_origin(hint) is tuple:
         item, *rest = get_args(hint)
         return rest == [Ellipsis] and item in (str, tuple[int, int])

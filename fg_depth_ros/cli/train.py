@@ -108,7 +108,7 @@ def _validation(task: Task, folders: list[Path], prefix: str = "") -> Callable[[
 
 
 def _network_options(given: list[str]) -> dict[str, Any]:
-    """``width=0.375`` -> ``{"width": 0.375}``; what is no JSON is text."""
+    """Parse ``width=0.375`` to ``{"width": 0.375}``; what is no JSON is text."""
     options: dict[str, Any] = {}
     for text in given:
         name, sign, value = text.partition("=")

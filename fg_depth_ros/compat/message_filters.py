@@ -186,7 +186,7 @@ class ApproximateTimeSynchronizer(TimeSynchronizer):
             self.signalMessage(*messages)
 
     def _match(self, stamp: int, my_queue: dict[int, Any]) -> tuple[int, ...] | None:
-        """One stamp per queue, nearest to ``stamp`` first, that lie within the slop; None when there are none."""
+        """Return one stamp per queue, nearest to ``stamp`` first, within the slop; None when there are none."""
         candidates = [
             [stamp]
             if queue is my_queue

@@ -21,6 +21,6 @@ def array_module(values: Any) -> Any:
 
 
 def as_float32(values: Any) -> Any:
-    """``values`` in float32 (no copy where it already is), same library, same device."""
+    """Convert ``values`` to float32 (no copy where it already is), same library, same device."""
     xp = array_module(values)
     return values.astype(np.float32, copy=False) if xp is np else values.to(xp.float32)

@@ -69,7 +69,7 @@ def organised_points(depth: np.ndarray, rig: StereoRig, stride: int = 1) -> np.n
 
 
 def nearest_depth(pixels: np.ndarray, depth: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Depth of points as a map H x W float32 m, NaN where there is none; of several in one pixel the nearest counts.
+    """Project points to a depth map H x W float32 m, NaN without a point; of several in one pixel the nearest counts.
 
     ``pixels``: N x 2 (u, v) px, rounded to the nearest centre; ``depth``: N, m, what is not positive is left out.
     """

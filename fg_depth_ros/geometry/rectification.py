@@ -249,7 +249,7 @@ def raw_sides(left: Any, right: Any, topics: Sequence[str], rectify: str) -> tup
 
 
 def is_named_rectified(name: str, above: int = 1) -> bool:
-    """Whether the name of an image topic, or the path of a file, says that its images are rectified.
+    """Return whether the name of an image topic, or the path of a file, says that its images are rectified.
 
     A word of its last component is ``rect`` or ``rectified``, as in ``image_rect`` and ``image_rect_raw``; or of one of
     those ``above`` it, as in ``rect/image``, unless the last one has the word ``raw``. The nearest such word counts,

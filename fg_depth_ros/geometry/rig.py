@@ -150,11 +150,11 @@ class StereoRig:
         return StereoRig(int(width), int(height), self.fx * sx, self.fy * sy, cx, cy, cx_right, self.baseline)
 
     def P_left(self) -> np.ndarray:
-        """Projection matrix of the left camera, 3x4 float64, as in CameraInfo."""
+        """Return the projection matrix of the left camera, 3x4 float64, as in CameraInfo."""
         return np.array([[self.fx, 0.0, self.cx, 0.0], [0.0, self.fy, self.cy, 0.0], [0.0, 0.0, 1.0, 0.0]])
 
     def P_right(self) -> np.ndarray:
-        """Projection matrix of the right camera, 3x4 float64, ``P[0, 3] = -fx * baseline`` (REP 104)."""
+        """Return the projection matrix of the right camera, 3x4 float64, ``P[0, 3] = -fx * baseline`` (REP 104)."""
         matrix = self.P_left()
         matrix[0, 2] = self.cx_right
         matrix[0, 3] = -self.fx * self.baseline
@@ -255,7 +255,7 @@ def _camera_doubts(info: Any, side: str, is_raw: bool, sizes: Mapping[str, _Othe
 
 
 def is_rotation(numbers: np.ndarray) -> bool:
-    """Whether nine numbers (row major) are a rotation matrix."""
+    """Return whether nine numbers (row major) are a rotation matrix."""
     matrix = numbers.reshape(3, 3)
     return bool(
         np.isfinite(matrix).all()

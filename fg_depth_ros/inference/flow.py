@@ -38,7 +38,7 @@ class FlowMethod(Method, Protocol):
     """Finds the flow between two frames."""
 
     def flow(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """H x W x 3 uint8 RGB or H x W uint8 images of one size to flow H x W x 2 float32 px."""
+        """Estimate the flow of H x W x 3 uint8 RGB or H x W uint8 images of one size: H x W x 2 float32 px."""
         ...
 
 

@@ -101,7 +101,7 @@ class MonoDepthEstimator(Estimator[MonoConfig, NetworkMono]):
         return self._method.depth(left, float(left.shape[1]))
 
     def estimate(self, image: np.ndarray, fx: float) -> MonoEstimate:
-        """Depth of every pixel.
+        """Estimate the depth of every pixel.
 
         Args:
             image: H x W x 3 uint8 RGB, or H x W uint8.

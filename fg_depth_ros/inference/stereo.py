@@ -488,7 +488,7 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
         )  # fmt: skip
 
     def disparity(self, left: np.ndarray, right: np.ndarray, doffs: float = 0.0) -> np.ndarray:
-        """``StereoEstimate.disparity`` of a pair without calibration; arguments and errors as for ``match``."""
+        """Estimate ``StereoEstimate.disparity`` without calibration; arguments and errors as for ``match``."""
         return _completed(self.match(left, right, doffs).disparity, self.config)
 
     def match(

@@ -43,7 +43,7 @@ class ModelCard:
 
 
 def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 (hex) over the names, types, shapes and bytes of tensors, in the order of their names."""
+    """Return the SHA-256 (hex) over the names, types, shapes and bytes of tensors, in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

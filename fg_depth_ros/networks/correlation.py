@@ -36,7 +36,7 @@ def correlate_window(first: torch.Tensor, second: torch.Tensor, radius: int = 20
 
 
 def _window_by_shifts(first: torch.Tensor, second: torch.Tensor, radius: int, stride: int) -> torch.Tensor:
-    """One product of whole maps per displacement."""
+    """Multiply whole maps, once per displacement."""
     height, width = first.shape[-2:]
     padded = F.pad(second, (radius,) * 4)
     offsets = range(0, 2 * radius + 1, stride)
@@ -45,7 +45,7 @@ def _window_by_shifts(first: torch.Tensor, second: torch.Tensor, radius: int, st
 
 
 def _window_by_products(first: torch.Tensor, second: torch.Tensor, radius: int, stride: int) -> torch.Tensor:
-    """One matrix product per row and vertical displacement: all pairs of columns, of which a band is used.
+    """Multiply matrices, once per row and vertical displacement: all pairs of columns, of which a band is used.
 
     Columns that are compared have the same remainder by the stride, so each remainder makes a product of its own.
     Within it, column x meets x + k for k = 0 .. K - 1. In the flattened product that pair lies at

@@ -39,7 +39,7 @@ class DepthNet(DepthNetwork):
         self.decoder = _Decoder(self.encoder.channels)
 
     def forward(self, image: torch.Tensor) -> DepthPrediction:
-        """Inverse depth of N x 3 x H x W float RGB in [0, 1]; H and W multiples of 32."""
+        """Predict inverse depth of N x 3 x H x W float RGB in [0, 1]; H and W multiples of 32."""
         logits = self.decoder(self.encoder(self.normalised(image)), _DECODER_LEVELS if self.training else 1)
         return self.prediction(logits)
 

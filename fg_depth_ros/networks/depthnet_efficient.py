@@ -66,7 +66,7 @@ class DepthNetEfficient(CompactDepthNetwork):
         self._add_decoder((quarter, eighth, sixteenth, lowest))
 
     def forward(self, image: torch.Tensor) -> DepthPrediction:
-        """Inverse depth of N x 3 x H x W float RGB in [0, 1]; H and W multiples of 32."""
+        """Predict inverse depth of N x 3 x H x W float RGB in [0, 1]; H and W multiples of 32."""
         half, quarter, eighth, sixteenth, lowest = self.encoder(self.normalised(image))
         position = self.position(positions(sixteenth))
         return self._decode(

@@ -94,7 +94,7 @@ class DepthNetLite(CompactDepthNetwork):
         self._add_decoder(channels)
 
     def forward(self, image: torch.Tensor) -> DepthPrediction:
-        """Inverse depth of N x 3 x H x W float RGB in [0, 1]; H and W multiples of 32."""
+        """Predict inverse depth of N x 3 x H x W float RGB in [0, 1]; H and W multiples of 32."""
         half = self.stem(self.normalised(image))
         quarter = self.quarter(half)
         eighth = self.eighth(quarter)

@@ -59,7 +59,7 @@ class FlowNetwork(nn.Module):
         self.register_buffer("mean", torch.tensor(_IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> FlowPrediction:
-        """Flow from ``first`` to ``second``, N x 3 x H x W float RGB in [0, 1].
+        """Estimate the flow from ``first`` to ``second``, N x 3 x H x W float RGB in [0, 1].
 
         Raises ValueError: the frames differ in shape or have no three channels; in training mode, a size that is no
         multiple of ``size_multiple``.
@@ -138,7 +138,7 @@ class RefiningNetwork(FlowNetwork):
         return conv(cin, cout, kernel, stride, self.batch_norm)
 
     def refine(self, conv2: torch.Tensor, conv3: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """From features at 1/4 and 1/8 down to 1/64 and up again: flow at 1/4, 1/8 .. 1/64 in the layers' unit."""
+        """Estimate flow at 1/4, 1/8 .. 1/64, in the layers' unit, from features at 1/4 and 1/8."""
         conv4 = self.conv4_1(self.conv4(conv3))
         conv5 = self.conv5_1(self.conv5(conv4))
         features = self.conv6_1(self.conv6(conv5))
@@ -167,11 +167,11 @@ class FlowNetS(RefiningNetwork):
         initialize(self)
 
     def match(self, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """As ``FlowNetwork.match``."""
+        """Estimate the flow of a batch; see ``FlowNetwork.match``."""
         return self.in_pixels(self.levels(torch.cat([first, second], 1)))
 
     def levels(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """N x inputs x H x W to flow at 1/4, 1/8 .. 1/64, in the layers' unit."""
+        """Estimate flow of N x inputs x H x W at 1/4, 1/8 .. 1/64, in the layers' unit."""
         conv2 = self.conv2(self.conv1(x))
         return self.refine(conv2, self.conv3_1(self.conv3(conv2)))
 
@@ -193,11 +193,11 @@ class FlowNetC(RefiningNetwork):
         initialize(self)
 
     def match(self, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """As ``FlowNetwork.match``."""
+        """Estimate the flow of a batch; see ``FlowNetwork.match``."""
         return self.in_pixels(self.levels(first, second))
 
     def levels(self, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Two N x 3 x H x W to flow at 1/4, 1/8 .. 1/64, in the layers' unit."""
+        """Estimate flow of two N x 3 x H x W at 1/4, 1/8 .. 1/64, in the layers' unit."""
         # One frame after the other: batch normalisation in training then sees the statistics the public code sees.
         conv2 = self.conv2(self.conv1(first))
         conv3 = self.conv3(conv2)
@@ -242,7 +242,7 @@ def enlarge(flow: torch.Tensor, mode: str) -> torch.Tensor:
 
 
 def at_least_single(tensor: torch.Tensor) -> torch.Tensor:
-    """Half precision to float32; others as they are."""
+    """Convert half precision to float32; others stay as they are."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 

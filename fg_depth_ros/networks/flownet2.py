@@ -49,7 +49,7 @@ class FlowNet2SD(RefiningNetwork):
         initialize(self)
 
     def match(self, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """As ``FlowNetwork.match``."""
+        """Estimate the flow of a batch; see ``FlowNetwork.match``."""
         return self.in_pixels(self.levels(torch.cat([first, second], 1)))
 
     def levels(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -101,7 +101,7 @@ class FlowNet2CS(FlowNetwork):
         self.flownets_1 = self._stacked_net()
 
     def match(self, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """As ``FlowNetwork.match``; the results are those of the last network."""
+        """Estimate the flow of a batch, by the last network; see ``FlowNetwork.match``."""
         flow = enlarge(self.flownetc.match(first, second)[0], "bilinear")
         return self.in_pixels(self.flownets_1.levels(self.stacked(first, second, flow)))
 
@@ -126,7 +126,7 @@ class FlowNet2CSS(FlowNet2CS):
         self.flownets_2 = self._stacked_net()
 
     def match(self, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """As ``FlowNetwork.match``; the results are those of the last network."""
+        """Estimate the flow of a batch, by the last network; see ``FlowNetwork.match``."""
         flow = enlarge(super().match(first, second)[0], "bilinear")
         return self.in_pixels(self.flownets_2.levels(self.stacked(first, second, flow)))
 
@@ -141,7 +141,7 @@ class FlowNet2(FlowNet2CSS):
         self.flownetfusion = FlowNetFusion(self.batch_norm, self.width)
 
     def match(self, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """As ``FlowNetwork.match``; the results are those of the fusion at 1, 1/2 and 1/4 of the resolution."""
+        """Estimate the flow of a batch, by the fusion at 1, 1/2 and 1/4 resolution; see ``FlowNetwork.match``."""
         large = enlarge(super().match(first, second)[0], "nearest")
         # Within this network the net for small motions gives px * flow_scale: its public weights are trained so.
         small = self.flownets_d.levels(torch.cat([first, second], 1))[0]
@@ -153,12 +153,12 @@ class FlowNet2(FlowNet2CSS):
 
 
 def length(vectors: torch.Tensor) -> torch.Tensor:
-    """Euclidean length over the channels, N x C x H x W -> N x 1 x H x W; its gradient at zero is zero."""
+    """Return the Euclidean length over the channels, N x C x H x W -> N x 1 x H x W; its gradient at zero is zero."""
     return torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
 
 
 def resample(second: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
-    """``flow.warp`` with the coordinates as exact as float32 has them; beyond the border the border continues.
+    """Warp as ``flow.warp`` with the coordinates as exact as float32 has them; beyond the border the border continues.
 
     ``grid_sample`` takes coordinates as a share of the width, which costs 1e-5 px and more. In a noisy picture, and
     through two more networks, that is 1e-4 px of flow and more: too much to compare weights from elsewhere.

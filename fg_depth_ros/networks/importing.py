@@ -182,7 +182,7 @@ def _published_name(name: str) -> str:
 
 
 def _architecture(path: Path, tensors: Mapping[str, torch.Tensor]) -> tuple[str, dict[str, Any]]:
-    """Name and options of the network that these keys belong to; any key of a part means that the part is present."""
+    """Return name and options of the network with these keys; any key of a part means that the part is present."""
 
     def has(prefix: str, ending: str = "") -> bool:
         return any(key.startswith(prefix) and key.endswith(ending) for key in tensors)
@@ -205,7 +205,7 @@ def _architecture(path: Path, tensors: Mapping[str, torch.Tensor]) -> tuple[str,
 
 
 def _width(tensors: Mapping[str, torch.Tensor], part: str) -> float:
-    """Factor on the channels that most layers agree on."""
+    """Return the factor on the channels that most layers agree on."""
     counts = {layer: tensors.get(f"{part}{layer}.0.weight") for layer in _WIDTH_LAYERS}
     widths = [
         tensor.shape[0] / _WIDTH_LAYERS[layer]

@@ -85,7 +85,7 @@ class WeightsStore:
         self.folder = Path(named).expanduser().absolute()
 
     def models(self) -> list[str]:
-        """Names of the models that have a history, sorted."""
+        """Return the names of the models that have a history, sorted."""
         return sorted(name for name in MODELS if (self.folder / name / _HISTORY).is_file())
 
     def history(self, model: str) -> History | None:

@@ -29,7 +29,7 @@ class Law:
             raise ValueError(f"a law needs low < high, a chance within 0..1 and a deviation above 0, got {self}")
 
     def draw(self, rng: np.random.Generator, count: int | None = None) -> np.ndarray:
-        """One number (a 0-d array), or ``count`` of them."""
+        """Draw one number (a 0-d array), or ``count`` of them."""
         g = rng.normal(self.mean, self.deviation, count)
         happens = rng.random(count) < self.chance
         return np.where(happens, np.clip(np.sign(g) * np.abs(g) ** self.power, self.low, self.high), self.mean)

@@ -31,7 +31,7 @@ class CameraPair:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, width: int) -> CameraPair:
-        """Cameras for pictures of ``width`` px; half of the rigs have well-matched ones."""
+        """Draw cameras for pictures of ``width`` px; half of the rigs have well-matched ones."""
         blur = rng.uniform(0.25, 0.9) if rng.random() < 0.85 else rng.uniform(0.9, 1.8)
         differ = rng.random() < 0.5
         exposure = float(np.exp(rng.normal(0, 0.2)))

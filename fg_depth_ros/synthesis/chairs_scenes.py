@@ -72,7 +72,7 @@ class SceneSampler:
         return math.sqrt(self.width * self.height / (512 * 384))
 
     def draw(self, rng: np.random.Generator) -> list[Layer]:
-        """One scene: the background first, then from the lowest chair to the topmost."""
+        """Draw one scene: the background first, then from the lowest chair to the topmost."""
         ground = self._background(rng)
         layers = [self._chair(rng, ground.motion) for _ in range(rng.integers(CHAIRS[0], CHAIRS[1] + 1))]
         for _ in range(rng.integers(0, 2 * self.extras + 1)):

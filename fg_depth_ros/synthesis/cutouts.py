@@ -21,7 +21,7 @@ _SEEN = 32  # alpha from which a texel's own colour is trusted
 
 
 def list_cutouts(folders: Sequence[str | Path]) -> list[Path]:
-    """All files below the folders that can hold a picture with alpha, as ``list_pictures``."""
+    """List all files below the folders that can hold a picture with alpha; see ``list_pictures``."""
     return list_pictures(folders, CUTOUT_SUFFIXES, "cut-out")
 
 
@@ -56,7 +56,7 @@ class CutoutAtlas:
 
     @classmethod
     def build(cls, photos: Sequence[Path] = (), outlines: int = 256, size: int = 256, seed: int = 0) -> CutoutAtlas:
-        """Photo cut-outs and drawn ``outlines``, deterministic by ``seed``. Raises FileError: a file without alpha."""
+        """Build it of photo cut-outs and drawn ``outlines``, by ``seed``. Raises FileError: a file without alpha."""
         rng = np.random.default_rng(seed)
         return cls([_squared(path, size) for path in photos], [draw_outline(rng, size) for _ in range(outlines)])
 

@@ -56,7 +56,7 @@ class SceneSampler:
         self.width, self.height, self.images, self.limit = width, height, images, max_disparity
 
     def draw(self, rng: np.random.Generator) -> Scene:
-        """One scene."""
+        """Draw one scene."""
         nearest = float(np.exp(rng.uniform(np.log(8.0), np.log(min(self.limit, 0.42 * self.width)))))
         rows: list[np.ndarray] = []
         kind = rng.choice(["street", "room", "still_life", "clutter"], p=[0.28, 0.22, 0.28, 0.22])

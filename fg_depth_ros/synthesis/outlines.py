@@ -12,7 +12,7 @@ _REACH = 0.94  # of the half side; the rest stays empty, so that no mip level is
 
 
 def draw_outline(rng: np.random.Generator, size: int) -> np.ndarray:
-    """One mask, S x S uint8, 255 within; its longer side fills the square up to a small margin."""
+    """Draw one mask, S x S uint8, 255 within; its longer side fills the square up to a small margin."""
     kind = rng.choice(len(_KINDS), p=[chance for _, chance in _KINDS])
     canvas = np.zeros((size * _FINE, size * _FINE), np.uint8)
     _KINDS[kind][0](rng, canvas)

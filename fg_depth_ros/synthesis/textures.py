@@ -20,12 +20,12 @@ PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
 def list_photos(folders: Sequence[str | Path]) -> list[Path]:
-    """All photo files below the folders, as ``list_pictures``."""
+    """List all photo files below the folders; see ``list_pictures``."""
     return list_pictures(folders, PHOTO_SUFFIXES, "photo")
 
 
 def list_pictures(folders: Sequence[str | Path], suffixes: Collection[str], kind: str) -> list[Path]:
-    """All files with these suffixes below the folders, sorted, each once. Raises FileError, naming ``kind``: none."""
+    """List files with these suffixes below the folders, sorted, each once. Raises FileError, naming ``kind``: none."""
     pictures: list[Path] = []
     for folder in map(Path, folders):
         if not folder.is_dir():
@@ -61,7 +61,7 @@ class TextureAtlas:
 
     @classmethod
     def build(cls, photos: Sequence[Path], patterns: int = 160, size: int = 512, seed: int = 0) -> TextureAtlas:
-        """Photos (square crops) and ``patterns`` procedural images, deterministic by ``seed``."""
+        """Build an atlas of photos (square crops) and ``patterns`` procedural images, deterministic by ``seed``."""
         rng = np.random.default_rng(seed)
         images = [_square(read_image(path), size) for path in photos]
         images += [procedural_texture(rng, size) for _ in range(patterns)]
@@ -120,7 +120,7 @@ def fractal_noise(rng: np.random.Generator, size: int, slope: float) -> np.ndarr
 
 
 def procedural_texture(rng: np.random.Generator, size: int) -> np.ndarray:
-    """One random pattern, S x S x 3 uint8: noise, checks, stripes, dots, bricks, or scribbles."""
+    """Draw one random pattern, S x S x 3 uint8: noise, checks, stripes, dots, bricks, or scribbles."""
     ramp = fractal_noise(rng, size, rng.uniform(0.0, 1.6))
     yy, xx = np.mgrid[:size, :size].astype(np.float32)
     period = float(np.exp(rng.uniform(np.log(6), np.log(90))))

@@ -29,7 +29,7 @@ _SHOWN = 4  # names in a message
 
 
 def is_bag(path: str | Path) -> bool:
-    """Whether a path looks like a recording of ROS, whole or not, rather than a folder of images.
+    """Return whether a path looks like a recording of ROS, whole or not, rather than a folder of images.
 
     A folder does with metadata.yaml, or with the files of one recording and no pictures beside them.
     """

@@ -15,7 +15,7 @@ _BLOCK = 1 << 20
 
 
 def find_bags(paths: Sequence[str | Path]) -> list[Path]:
-    """Every bag among these paths and below them, each once, in the order given and sorted below a folder.
+    """Find every bag among these paths and below them, each once, in the order given and sorted below a folder.
 
     A folder with ``metadata.yaml`` is one bag. So is a folder with the files of one recording alone, as a recorder that
     was killed leaves it (``files.recordings``); where there are several, pictures beside it, or bags below, each file
@@ -68,7 +68,7 @@ def bag_names(bags: Sequence[Path]) -> list[str]:
 
 
 def bag_sha256(path: str | Path) -> str:
-    """SHA-256 (hex) over the bytes of a bag's storage files, sorted by name. Raises FileError: none, or unreadable."""
+    """Hash the bytes of a bag's storage files, sorted by name: SHA-256, hex. Raises FileError: none, or unreadable."""
     digest = hashlib.sha256()
     try:
         files = storage_files(path)

@@ -245,7 +245,7 @@ class McapScanner:
             self._good = file.tell()
 
     def _continues(self, file: BinaryIO, size: int, at: int) -> bool:
-        """Whether a whole record begins at byte ``at``, where the file then stands."""
+        """Return whether a whole record begins at byte ``at``, where the file then stands."""
         file.seek(min(at, size))
         try:
             _, length = self._record_head(file, size)

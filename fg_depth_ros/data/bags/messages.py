@@ -41,7 +41,7 @@ def moment(bag: BagStorage, recorded: int, data: bytes) -> int | None:
 
 
 def places(bag: BagStorage, topics: Iterable[str]) -> dict[str, dict[int, Place]]:
-    """Where the messages of these topics lie, by topic and stamp. Of two with one stamp the first counts."""
+    """Locate the messages of these topics, by topic and stamp. Of two with one stamp the first counts."""
     found: dict[str, dict[int, Place]] = {topic: {} for topic in topics}
     for topic, recorded, data in bag.scan(list(found)):
         stamp = moment(bag, recorded, data)
@@ -82,7 +82,7 @@ def topic_named(topics: Mapping[str, str], name: str, kinds: tuple[str, ...], wh
 
 
 def nearest(stamps: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Index of the stamp (sorted, at least one) nearest to each wanted one."""
+    """Return the index of the stamp (sorted, at least one) nearest to each wanted one."""
     after = np.clip(np.searchsorted(stamps, wanted), 1, max(len(stamps) - 1, 1)).clip(max=len(stamps) - 1)
     before = np.maximum(after - 1, 0)
     return np.where(np.abs(stamps[before] - wanted) <= np.abs(stamps[after] - wanted), before, after)

@@ -313,7 +313,7 @@ def find_topics(
 
 
 def _sides(images: Sequence[str]) -> list[tuple[str, str]]:
-    """(left, right) among topic names that differ only in the component for the side, the last one of them."""
+    """Return (left, right) among topic names that differ only in the component for the side, the last one of them."""
     pairs: dict[tuple[str, str], None] = {}
     for name in images:
         parts = name.split("/")
@@ -330,7 +330,7 @@ def _sides(images: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _info_beside(image: str) -> str:
-    """Where image_transport puts the camera_info of an image topic."""
+    """Return the camera_info topic that image_transport gives an image topic."""
     return split_transport(image)[0].rpartition("/")[0] + "/camera_info"
 
 
@@ -440,7 +440,7 @@ def _matched(
     path: str | Path, topics: BagTopics, lefts: Mapping[int, Place], rights: Mapping[int, Place], slop: float,
     apart: int | None,
 ) -> list[tuple[int, int]]:  # fmt: skip
-    """Stamps of pairs: each is the other's nearest, and they differ by no more than ``slop`` s.
+    """Match the stamps of pairs: each is the other's nearest, and they differ by no more than ``slop`` s.
 
     ``apart``: largest time between the recording of both, ns, where stamps jumped back and may be of two moments.
     """

@@ -43,7 +43,7 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # no CDR begins so
 
 @lru_cache(maxsize=1)
 def message_types() -> Any:
-    """rosbags' store of message types. The types of images are the same in every release of ROS 2."""
+    """Return rosbags' store of message types. The types of images are the same in every release of ROS 2."""
     from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
     types = get_typestore(Stores.ROS2_HUMBLE)
@@ -312,7 +312,7 @@ def _open_ros1(path: Path) -> _Reader:
 
 
 def _has_index(reader: Any) -> bool:
-    """Whether messages can be found without reading all of them; SQLite always can, MCAP by an index of each chunk."""
+    """Return whether messages are found without reading all; in SQLite always, in MCAP by an index of each chunk."""
     chunks = [getattr(file, "chunks", None) for file in getattr(reader.storage, "storages", [reader.storage])]
     return all(found is None or (found and all(chunk.message_index_offsets for chunk in found)) for found in chunks)
 

@@ -68,7 +68,7 @@ class DepthImage:
     kind = "true depth"
 
     def __call__(self) -> np.ndarray:
-        """H x W float32 m, NaN unknown. Raises FileError: damaged, no depth image, or of another size."""
+        """Read depth, H x W float32 m, NaN unknown. Raises FileError: damaged, no depth image, or of another size."""
         where = self.place.of(self.bag)
         try:
             depth = depth_to_array(message_at(self.bag, self.place), where)
@@ -102,7 +102,7 @@ DepthReader = DepthImage | LidarSweep
 
 
 def project(points: np.ndarray, to_camera: np.ndarray, rig: StereoRig) -> np.ndarray:
-    """Points as the left camera of a rig sees them: H x W float32 m along the optical axis, NaN where none falls.
+    """Project points into the left camera of a rig: H x W float32 m along the optical axis, NaN where none falls.
 
     A point counts for the pixel whose centre is nearest; of several in one pixel the nearest counts. What a near
     surface hides from the camera but not from the LiDAR shines through between its points. ``points``: N x 3 m; rows
@@ -120,7 +120,7 @@ def project(points: np.ndarray, to_camera: np.ndarray, rig: StereoRig) -> np.nda
 
 
 def cloud_points(message: Any, where: str) -> np.ndarray:
-    """x, y, z of a sensor_msgs/PointCloud2: N x 3 float64 m. Raises FileError, naming ``where``: missing or damaged."""
+    """Read x, y, z of a PointCloud2: N x 3 float64 m. Raises FileError, naming ``where``: missing or damaged."""
     fields = {each.name: each for each in message.fields}
     missing = [name for name in "xyz" if name not in fields or fields[name].datatype not in _FLOATS]
     if missing:

@@ -54,7 +54,7 @@ class LidarCamera:
         return cls(projection.reshape(3, 4) @ rectification @ lidar_to_camera, int(size[0]), int(size[1]))
 
     def depth(self, points: np.ndarray, rule: LidarRule = "published") -> np.ndarray:
-        """Points N x 3 (m, in the LiDAR's frame) as a depth map H x W float32 m, NaN where there is none.
+        """Project points N x 3 (m, in the LiDAR's frame) to a depth map H x W float32 m, NaN where there is none.
 
         Of several points in one pixel the nearest counts; what lies behind the LiDAR is left out. ``published`` is how
         the truth behind the published tables was made since Godard et al. (CVPR 2017): pixels are rounded and moved by
@@ -130,7 +130,7 @@ def open_eigen(
 
 
 def _parsed(line: str, where: str) -> tuple[str, str, int]:
-    """(drive, name of the frame, 2 or 3 for the camera) of a line of the list."""
+    """Return (drive, name of the frame, 2 or 3 for the camera) of a line of the list."""
     found = re.fullmatch(r"(\S+)\s+(\d+)(?:\s+([lr]))?", line.strip())
     if found is None:
         raise FileError(f"{where}: '{line.strip()[:80]}' is no frame; 'DATE/DRIVE_sync FRAME l' is expected")

@@ -123,7 +123,7 @@ def _suffix(name: str) -> str:
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file is named as a video."""
+    """Return whether a file is named as a video."""
     return _suffix(path.name) in VIDEO_SUFFIXES
 
 

@@ -100,7 +100,7 @@ def find_calibration(folder: Path) -> Path | None:
 
 
 def describes_raw(path: Path) -> bool:
-    """Whether a file describes nothing but raw cameras. Raises FileError: unreadable."""
+    """Return whether a file describes nothing but raw cameras. Raises FileError: unreadable."""
     known = format_of(path)
     return known is not None and known[0].is_raw is None
 

@@ -62,14 +62,14 @@ class Format(NamedTuple):
     of: str
     """Programs that write them, for the docs."""
     recognises: Callable[[Path, str], bool]
-    """By path and text."""
+    """Tells by path and text whether a file is of this format."""
     read: Callable[[Path, str, Size | None, bool], Rectification]
-    """From path, text, size of the images (None: what the file states) and whether the cameras are KITTI's grey ones.
+    """Reads path, text, size of the images (None: what the file states), whether the cameras are KITTI's grey ones.
 
     Returns the rectification at a size that the file states, or at that of the images where it states none.
     """
     is_raw: Callable[[Path, str, Size | None, bool], bool] | None = None
-    """Whether the images are raw, where the file also describes rectified ones; as ``read``. None: always."""
+    """Tells whether the images are raw, if the file also describes rectified ones; called as ``read``. None: always."""
     cameras: Callable[[Path, str], tuple[Any, Any]] | None = None
     """Reads two CameraInfo-like objects, where the format has them."""
 

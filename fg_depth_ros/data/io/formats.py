@@ -33,13 +33,13 @@ _HEADERS = Lock()  # around what Pillow keeps for a whole process
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Any image OpenCV decodes, uint8 RGB HxWx3 (grey is repeated, alpha dropped; 16 bits by ``white_level``)."""
+    """Read an image by OpenCV, uint8 RGB HxWx3 (grey is repeated, alpha dropped; 16 bits by ``white_level``)."""
     image = read_camera_image(path)
     return scaled_to_uint8(image, white_level(image))
 
 
 def read_camera_image(path: str | Path) -> np.ndarray:
-    """Any image OpenCV decodes, RGB HxWx3: uint8, or uint16 where it has 16 bits (grey is repeated, alpha dropped).
+    """Read an image by OpenCV, RGB HxWx3: uint8, or uint16 where it has 16 bits (grey is repeated, alpha dropped).
 
     Both images of a pair are to be scaled by one ``white_level``.
     """
@@ -74,7 +74,7 @@ def read_rgba(path: str | Path) -> np.ndarray:
 
 
 def read_grey(path: str | Path) -> np.ndarray:
-    """Any image that OpenCV decodes, as uint8 HxW."""
+    """Read an image by OpenCV, grey uint8 HxW."""
     return _decode(path, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
@@ -112,7 +112,7 @@ def header_size(file: BinaryIO) -> tuple[int, int] | None:
 
 
 def read_pfm(path: str | Path) -> np.ndarray:
-    """Portable float map: float32 HxW ("Pf") or HxWx3 ("PF"), as stored (Middlebury writes inf for unknown).
+    """Read a portable float map: float32 HxW ("Pf") or HxWx3 ("PF"), as stored (Middlebury writes inf for unknown).
 
     The header's scale gives only the byte order, by its sign (negative: little-endian); rows lie bottom-up.
     """
@@ -163,7 +163,7 @@ def write_flo(path: str | Path, flow: np.ndarray) -> None:
 
 
 def read_kitti_disparity(path: str | Path) -> np.ndarray:
-    """KITTI disparity (or, in metres, depth) PNG: uint16 / 256, 0 = unknown. float32 HxW, NaN unknown."""
+    """Read a KITTI disparity (or, in metres, depth) PNG: uint16 / 256, 0 = unknown. float32 HxW, NaN unknown."""
     return _read_parts(path, 256.0)
 
 
@@ -182,7 +182,7 @@ def write_kitti_disparity(path: str | Path, disparity: np.ndarray) -> None:
 
 
 def read_kitti_flow(path: str | Path) -> np.ndarray:
-    """KITTI flow PNG: (uint16 - 2^15) / 64, third channel valid. float32 HxWx2 (u, v; px), NaN unknown."""
+    """Read a KITTI flow PNG: (uint16 - 2^15) / 64, third channel valid. float32 HxWx2 (u, v; px), NaN unknown."""
     stored = _decode_png16(path, channels=3)[:, :, ::-1]  # OpenCV hands the channels over in reverse
     flow = (stored[:, :, :2].astype(np.float32) - 32768.0) / np.float32(64.0)
     flow[stored[:, :, 2] == 0] = np.nan

@@ -35,7 +35,7 @@ class Transform:
     def of(
         cls, parent: str, child: str, translation: Sequence[float], rotation: Sequence[float], where: str
     ) -> Transform:
-        """From x, y, z (m) and a unit quaternion x, y, z, w. Raises FileError, naming ``where``: they are none."""
+        """Make one of x, y, z (m) and a quaternion x, y, z, w. Raises FileError, naming ``where``: they are none."""
         shift, turn = np.asarray(translation, np.float64), np.asarray(rotation, np.float64)
         if shift.shape != (3,) or turn.shape != (4,) or not (np.isfinite(shift).all() and np.isfinite(turn).all()):
             raise FileError(
@@ -60,7 +60,7 @@ def _frame(name: str) -> str:
 
 
 def chain(transforms: Iterable[Transform], target: str, source: str, where: str) -> np.ndarray:
-    """4 x 4 float64 that takes points of frame ``source`` into frame ``target``, along the shortest way.
+    """Return the 4 x 4 float64 that takes points of frame ``source`` into frame ``target``, along the shortest way.
 
     Raises FileError, naming ``where`` and both frames with what each is connected to, where there is no way.
     """

@@ -58,7 +58,7 @@ def codec_of(message: Any) -> str | None:
 
 
 def is_grey(message: Any) -> bool:
-    """Whether the camera of a packet is grey; only FFMPEGPacket tells."""
+    """Return whether the camera of a packet is grey; only FFMPEGPacket tells."""
     return "mono" in str(getattr(message, "encoding", ""))
 
 

@@ -78,7 +78,7 @@ def write_page(
 
 
 def _measures(report: Report) -> dict[str, list[dict[str, Any]]]:
-    """Tables by the heading of their kind; rows with the same measures together, or a table would be mostly empty."""
+    """Make tables by the heading of their kind; rows with the same measures together, else most cells are empty."""
     found: dict[str, dict[tuple[str, ...], list[dict[str, Any]]]] = {}
     for row in report.rows:
         kind = str(row.get("kind", ""))

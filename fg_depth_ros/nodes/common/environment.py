@@ -82,7 +82,7 @@ def child_environment(
 
 
 def knows_localhost_only(environ: Mapping[str, str] | None = None) -> bool:
-    """Whether the sourced ROS is of before the discovery range, and keeps messages on the machine by LOCALHOST_ONLY."""
+    """Return whether the sourced ROS has LOCALHOST_ONLY and no discovery range to keep messages on the machine."""
     return (os.environ if environ is None else environ).get("ROS_DISTRO") in _BEFORE_DISCOVERY
 
 

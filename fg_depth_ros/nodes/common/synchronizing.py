@@ -432,6 +432,6 @@ class PairSynchronizer:
 
 
 def clock_has_ended(node: Node) -> bool:
-    """Whether simulated time ran, and nobody publishes it any more: a recording was played to its end."""
+    """Return whether simulated time ran and has no publisher any more: a recording was played to its end."""
     clock = node.get_clock()
     return bool(clock.ros_time_is_active and clock.now().nanoseconds and not node.count_publishers("/clock"))

@@ -112,7 +112,7 @@ class VideoStream:
         return images
 
     def _is_interrupted(self, info: PacketInfo) -> bool:
-        """Whether packets are missing before this one, by their order; or the source has started again."""
+        """Return whether packets are missing before this one, by their order, or the source has started again."""
         last, self._last = self._last, info.order if self._last is None else max(self._last, info.order)
         step = median(self._steps) if len(self._steps) >= _FEWEST_STEPS else None
         if last is None or info.order == last:

@@ -102,7 +102,7 @@ class StereoPlayerNode(PlayerNode):
         return self._rendered.name
 
     def destroy_node(self) -> None:
-        """Also removes what was rendered."""
+        """Destroy the node and remove rendered files."""
         if self._rendered is not None:
             self._rendered.cleanup()
         super().destroy_node()

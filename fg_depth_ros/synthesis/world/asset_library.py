@@ -137,7 +137,7 @@ def _byte(value: float) -> float:
 
 @cache
 def draw_figures(size: int) -> tuple[np.ndarray, ...]:
-    """People, crowns of trees and bushes, S x S x 4 uint8, in this order; always the same ones."""
+    """Draw people, crowns of trees and bushes, S x S x 4 uint8, in this order; always the same ones."""
     rng = np.random.default_rng(_FIGURE_SEED)
     figures = [_person(rng, size) for _ in range(_PEOPLE)]
     figures += [_leaves(rng, size, conifer=i % 4 == 3) for i in range(_CROWNS)]

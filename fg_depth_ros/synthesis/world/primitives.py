@@ -122,7 +122,7 @@ class Motion:
     pivot: tuple[float, float, float] | None = None
 
     def pose(self, time: float) -> np.ndarray:
-        """4 x 4 float64: takes points of the body at time 0 to where they are at ``time``."""
+        """Return 4 x 4 float64: takes points of the body at time 0 to where they are at ``time``."""
         moved = np.array(self.velocity) * time
         moved = moved + np.array(self.swing) * (math.sin(self.rate * time + self.phase) - math.sin(self.phase))
         pivot, pose = np.array(self.pivot or (0.0, 0.0, 0.0)), np.eye(4)
@@ -293,7 +293,7 @@ class Path:
     reach: float = math.inf
 
     def pose(self, time: float) -> np.ndarray:
-        """4 x 4 float64: the camera in the world (takes points of the optical frame to the world) at ``time`` s."""
+        """Return the camera's pose at ``time`` s, 4 x 4 float64: takes points of the optical frame to the world."""
         gone = self.speed * time
         if math.isfinite(self.reach):
             gone = self.reach / 2 * (1 - math.cos(2 * gone / self.reach))

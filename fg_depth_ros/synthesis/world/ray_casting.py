@@ -333,7 +333,7 @@ def _box_depth(shot: Shot, c: Candidates, outside: int) -> torch.Tensor:
 
 
 def _round_depth(o: Sequence[torch.Tensor], d: Sequence[torch.Tensor], ball: bool) -> torch.Tensor:
-    """Where rays enter balls or cylinders: C depths, NaN or infinite where they miss."""
+    """Return the C depths where rays enter balls or cylinders; NaN or infinite: they miss."""
     (ox, oy, oz), (dx, dy, dz) = o, d
     # From the place next to the axis (or the middle), so that thin things far away keep their digits.
     if ball:

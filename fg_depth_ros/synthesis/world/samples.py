@@ -40,7 +40,7 @@ def world_samples(
     kind: str, count: int, width: int = 640, height: int = 192, *, seed: int = WORLD_SEED,
     photos: Sequence[Path] = (), patterns: int = 160, device: str = "cpu",
 ) -> list[DepthSample]:  # fmt: skip
-    """Scenes 0 .. ``count`` - 1 of the virtual world, the same on every machine for the same arguments.
+    """Return scenes 0 .. ``count`` - 1 of the virtual world, the same on every machine for the same arguments.
 
     ``kind``: street, indoor or mixed. ``seed``: of the world and of its ``patterns``, drawn textures beside the photos.
     ``device``: where scenes are rendered. Raises ValueError: an unknown kind, or no scene.

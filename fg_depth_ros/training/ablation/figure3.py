@@ -117,7 +117,7 @@ class Curves(NamedTuple):
     losses: dict[str, Tensor]
 
     def minima(self, name: str) -> Tensor:
-        """Depth at which a loss is smallest, h x w m."""
+        """Return the depth at which a loss is smallest, h x w m."""
         return self.depths[self.losses[name].argmin(0)]
 
 
@@ -156,7 +156,7 @@ def _cast(setup: Figure3, atlas: TextureAtlas, offset: float) -> tuple[Tensor, T
 
 
 def sweep(setup: Figure3, view: View, disparity: Tensor) -> Curves:
-    """Every loss of every pixel of the patch, for all depths that are tried.
+    """Compute every loss of every pixel of the patch, for all depths that are tried.
 
     A pixel's window (3 x 3, for the structure) is tried at the pixel's depth, which is right for a wall seen from the
     front. ``disparity``: of the flow, 1 x 1 x H x W px of the left view.

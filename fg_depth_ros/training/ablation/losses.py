@@ -56,7 +56,7 @@ class Row:
 
 
 def rows_of(config: LossAblation) -> list[Row]:
-    """All lines of the table, in its order."""
+    """Return all rows of the table, in order."""
     rows = []
     for graft in (False, True):
         word = "with" if graft else "without"
