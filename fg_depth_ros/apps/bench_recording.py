@@ -1,4 +1,4 @@
-"""Whether every pair reaches the disk while the depth node works, and what that costs, measured over DDS.
+"""Measure over DDS whether every pair reaches the disk while the depth node works, and at what cost.
 
 No ROS import: this is the parent of the nodes.
 """

@@ -1,4 +1,4 @@
-"""What nodes report on /diagnostics, for programs without ROS: the states and codes of ``nodes.common.codes``.
+"""Read /diagnostics of nodes for programs without ROS: the states and codes of ``nodes.common.codes``.
 
 As a program it needs ROS:
 

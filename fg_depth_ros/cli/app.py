@@ -1,4 +1,4 @@
-"""What the commands share: the console, tables, progress, estimators."""
+"""Console, tables, progress and estimators of all commands."""
 
 from __future__ import annotations
 

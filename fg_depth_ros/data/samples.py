@@ -1,4 +1,4 @@
-"""What methods are trained and evaluated on: a stereo pair, two frames with flow, an image with depth.
+"""Samples to train and evaluate on: a stereo pair, two frames with flow, an image with depth.
 
 A sample names its images and truth as files, functions or arrays; nothing is read before it is asked for, nor cached.
 What a source cannot know is None.

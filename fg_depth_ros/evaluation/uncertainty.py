@@ -1,4 +1,4 @@
-"""What a matcher's uncertainty is worth: reliability (errors within a sigma) and sparsification (it ranks errors).
+"""Evaluate a matcher's uncertainty: reliability (errors within a sigma) and sparsification (it ranks errors).
 
 Sparsification as Ilg et al. 2018 (arXiv 1802.07095): the mean error that is left when the least certain pixels are
 removed, beside the same with the largest errors removed, which nothing can beat.

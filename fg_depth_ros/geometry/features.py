@@ -1,4 +1,4 @@
-"""How the two cameras of a rectified pair stand to each other, by matched features."""
+"""Check by matched features how the two cameras of a rectified pair stand to each other."""
 
 from __future__ import annotations
 

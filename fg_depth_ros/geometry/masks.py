@@ -1,4 +1,4 @@
-"""Which pixels of a disparity map can be trusted, the reason of the others, and how they are filled (numpy, H x W)."""
+"""Label the pixels of a disparity map that cannot be trusted with the reason, and fill them (numpy, H x W)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the images of a pair bear out a disparity map: too little texture or light, a covered camera, other views."""
+"""Check a disparity map against its images: texture, light, a covered camera, different views."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well the rows of a rectified pair agree, from the vertical part of its flow."""
+"""Measure how well the rows of a rectified pair agree, from the vertical part of its flow."""
 
 from __future__ import annotations
 

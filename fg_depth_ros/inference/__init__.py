@@ -1,4 +1,4 @@
-"""From a rectified pair to metric depth, from two frames to optical flow, from one image to depth. No ROS."""
+"""Estimate metric depth from a rectified pair or one image, and optical flow from two frames. No ROS."""
 
 from __future__ import annotations
 

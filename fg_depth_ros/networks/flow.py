@@ -1,4 +1,4 @@
-"""What all networks for optical flow share: their prediction, padding, and warping."""
+"""Prediction, padding and warping of all networks for optical flow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every training run is configured by; imports neither PyTorch nor Lightning."""
+"""Configuration of every training run; imports neither PyTorch nor Lightning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop that every training here goes through; the task names network, data and validation.
+"""The training loop of all tasks; a task provides network, data and validation.
 
 Lightning runs it (devices, precision, several processes under torchrun, logging). Added to that: endless data, a
 schedule over steps or hours, an average of the weights, validation of that average, and a state that a killed run is

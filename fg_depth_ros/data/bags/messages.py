@@ -1,4 +1,4 @@
-"""Where the messages of a bag lie, by their own stamps, and what they hold."""
+"""Locate the messages of a bag by their own stamps, and read them."""
 
 from __future__ import annotations
 

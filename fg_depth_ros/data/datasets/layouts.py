@@ -1,4 +1,4 @@
-"""What the readers of data set folders share: recognising a layout, finding images, reading files later."""
+"""Base of the readers of data set folders: recognise a layout, find images, read files later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where one sensor stands as seen from another: transforms, from a file or elsewhere, chained through frames.
+"""Transforms between sensors, from a file or elsewhere, chained through frames.
 
 A transform has ROS's meaning (geometry_msgs/TransformStamped): it takes a point of the child's frame into the parent's,
 ``p_parent = R p_child + t``.

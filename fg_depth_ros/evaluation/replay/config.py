@@ -1,4 +1,4 @@
-"""What a replay is asked for; imports no PyTorch, so that the command line shows its options at once."""
+"""Configuration of a replay; imports no PyTorch, so that the command line shows its options at once."""
 
 from __future__ import annotations
 

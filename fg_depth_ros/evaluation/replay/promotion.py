@@ -1,4 +1,4 @@
-"""Whether weights may replace others: decided by the rows of one report in which both were evaluated."""
+"""Decide whether weights may replace others, from one report with both."""
 
 from __future__ import annotations
 

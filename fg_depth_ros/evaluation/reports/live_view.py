@@ -1,4 +1,4 @@
-"""What ``fg-depth view`` shows: images, estimates, clouds, frames and metrics, logged to rerun with a layout.
+"""Log images, estimates, clouds, frames and metrics to rerun with a layout, for ``fg-depth view``.
 
 rerun, the extra 'viewer', is imported where a view is made. A view is looked at live (``connect``) or written to a file
 (``save``).

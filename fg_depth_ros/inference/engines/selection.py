@@ -1,4 +1,4 @@
-"""Which engine and precision run a network here, and why."""
+"""Choose the engine and precision that run a network here, with the reason."""
 
 from __future__ import annotations
 

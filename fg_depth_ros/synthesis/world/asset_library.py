@@ -1,4 +1,4 @@
-"""What virtual worlds are furnished from: materials and cut-outs, with drawn people, crowns and bushes."""
+"""Materials and cut-outs that virtual worlds are furnished from, with drawn people, crowns and bushes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which part of each picture row the outline of a convex body covers: what ray casting has to look at."""
+"""Compute which part of each picture row the outline of a convex body covers, so that ray casting skips the rest."""
 
 from __future__ import annotations
 

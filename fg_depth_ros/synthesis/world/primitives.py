@@ -1,4 +1,4 @@
-"""What a virtual world is made of: planes, boxes, cylinders and balls in metres, with their materials.
+"""Primitives of a virtual world: planes, boxes, cylinders and balls in metres, with their materials.
 
 World frame: x right, y down, z forward (as an optical frame, REP 103), metres; the ground is y = 0. Heights are given
 upwards and positive, and turned into -y here. A scene is a table with one row per primitive; nothing here makes pixels.

@@ -1,4 +1,4 @@
-"""What the distillation of a depth network is configured by; imports neither PyTorch nor Lightning."""
+"""Configuration of the distillation of a depth network; imports neither PyTorch nor Lightning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What fine-tuning on recordings is configured by; imports neither PyTorch nor Lightning."""
+"""Configuration of fine-tuning on recordings; imports neither PyTorch nor Lightning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From recordings to better weights, and the proof of it: ``fg-depth finetune``.
+"""Fine-tune a network on recordings, and compare it with the weights before: ``fg-depth finetune``.
 
 bags -> samples -> training pairs -> dataset -> module: ``bags.open_recordings`` checks, opens and splits the bags once;
 ``depth.distill`` or ``finetune.stereo`` checks their pairs, streams them and trains. Here is what both share: they

@@ -1,4 +1,4 @@
-"""What the training of a stereo network is configured by; imports neither PyTorch nor Lightning."""
+"""Configuration of the training of a stereo network; imports neither PyTorch nor Lightning."""
 
 from __future__ import annotations
 
