@@ -1,4 +1,4 @@
-"""What the console scripts of the nodes call: Ctrl-C during the imports ends a node without a traceback."""
+"""Entry points of the nodes' console scripts: Ctrl-C during the imports ends a node without a traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From four input streams to pairs, and to left images without a right one."""
+"""Form pairs of four input streams, and left images without a right one."""
 
 from __future__ import annotations
 

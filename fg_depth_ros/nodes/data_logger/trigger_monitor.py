@@ -1,4 +1,4 @@
-"""What the triggers of data_logger_node measure: left images, depth, labels, and the depth node's diagnostics."""
+"""Measure for the triggers of data_logger_node: left images, depth, labels, the depth node's diagnostics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the player nodes share: they wait for their subscribers, and run until the end of what they play."""
+"""Base of the player nodes: they wait for their subscribers, and run until the end of their source."""
 
 from __future__ import annotations
 

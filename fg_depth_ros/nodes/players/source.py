@@ -1,4 +1,4 @@
-"""What ``stereo_player_node`` plays: pairs from files, or a drive through a virtual world. No ROS import."""
+"""Sources of ``stereo_player_node``: pairs from files, or a drive through a virtual world. No ROS import."""
 
 from __future__ import annotations
 
