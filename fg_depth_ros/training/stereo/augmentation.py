@@ -1,4 +1,4 @@
-"""Use one rendered stereo scene many times: cut, scaled, and seen by another pair of cameras."""
+"""Augment a rendered stereo scene: crop, scale, and perturb the right camera."""
 
 from __future__ import annotations
 
@@ -53,23 +53,23 @@ class StereoAugmentation:
         high, wide = left.shape[:2]
         least = max(self.width / wide, self.height / high)
         scale = float(np.exp(rng.uniform(np.log(max(1 / self.scale, least)), np.log(self.scale))))
-        across = max(scale * float(np.exp(rng.uniform(-0.1, 0.1))), least)
-        x0 = rng.uniform(0, wide - self.width / across)
+        scale_x = max(scale * float(np.exp(rng.uniform(-0.1, 0.1))), least)
+        x0 = rng.uniform(0, wide - self.width / scale_x)
         y0 = rng.uniform(0, high - self.height / scale)
         # Pixel centres are at whole numbers, in the scene and in the result.
-        cut = np.array([[1 / across, 0.0, x0 + 0.5 / across - 0.5], [0.0, 1 / scale, y0 + 0.5 / scale - 0.5]])
-        askew = cut.copy()
+        left_map = np.array([[1 / scale_x, 0.0, x0 + 0.5 / scale_x - 0.5], [0.0, 1 / scale, y0 + 0.5 / scale - 0.5]])
+        right_map = left_map.copy()
         if rng.random() < self.misaligned:
-            askew[1, 2] += np.clip(rng.normal(0, 0.6), -2, 2) / scale
-            askew[1, 0] += np.tan(np.deg2rad(np.clip(rng.normal(0, 0.04), -0.1, 0.1))) / scale
+            right_map[1, 2] += np.clip(rng.normal(0, 0.6), -2, 2) / scale
+            right_map[1, 0] += np.tan(np.deg2rad(np.clip(rng.normal(0, 0.04), -0.1, 0.1))) / scale
         shift = rng.uniform(0, LARGEST_SHIFT) * (rng.random() < self.shifted)
-        askew[0, 2] += shift / across
-        size, inverse = (self.width, self.height), cv2.WARP_INVERSE_MAP
-        left = cv2.warpAffine(left, cut, size, flags=cv2.INTER_LINEAR | inverse, borderMode=cv2.BORDER_REPLICATE)
-        right = cv2.warpAffine(right, askew, size, flags=cv2.INTER_LINEAR | inverse, borderMode=cv2.BORDER_REPLICATE)
-        disparity = _read_disparity(scene.disparity[0, 0].cpu().numpy(), cut, size)
-        disparity = disparity * np.float32(across) + np.float32(shift)
-        occluded = _nearest(scene.occluded[0, 0].to(torch.uint8).cpu().numpy(), cut, size)
+        right_map[0, 2] += shift / scale_x
+        size, linear = (self.width, self.height), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        left = cv2.warpAffine(left, left_map, size, flags=linear, borderMode=cv2.BORDER_REPLICATE)
+        right = cv2.warpAffine(right, right_map, size, flags=linear, borderMode=cv2.BORDER_REPLICATE)
+        disparity = _read_disparity(scene.disparity[0, 0].cpu().numpy(), left_map, size)
+        disparity = disparity * np.float32(scale_x) + np.float32(shift)
+        occluded = _nearest(scene.occluded[0, 0].to(torch.uint8).cpu().numpy(), left_map, size)
         leaves = disparity > np.arange(self.width, dtype=np.float32)  # outside the right image once it is cut
         left, right = self._recolour(left, right, rng)
         if rng.random() < self.erased:
@@ -114,17 +114,17 @@ class StereoAugmentation:
             image[y : y + height, x : x + width] = colour
 
 
-def _read_disparity(field: np.ndarray, cut: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Read disparities at the places of a cut: between pixels of one surface bilinear, at edges the nearest."""
+def _read_disparity(field: np.ndarray, affine: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Read disparities through an affine map (2 x 3): bilinear within a surface, the nearest at edges."""
     two = np.ones((2, 2), np.uint8)  # a pixel and those at its right and below
     jump = cv2.dilate(field, two, anchor=(0, 0)) - cv2.erode(field, two, anchor=(0, 0))
-    first = cut - np.array([[0.0, 0.0, 0.5], [0.0, 0.0, 0.5]])  # the pixel at the left and above: rounded down
+    first = affine - np.array([[0.0, 0.0, 0.5], [0.0, 0.0, 0.5]])  # the pixel at the left and above: rounded down
     smooth = _nearest((jump <= _SMOOTH).astype(np.uint8), first, size) > 0
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    between = cv2.warpAffine(field, cut, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    return np.where(smooth, between, _nearest(field, cut, size))
+    between = cv2.warpAffine(field, affine, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return np.where(smooth, between, _nearest(field, affine, size))
 
 
-def _nearest(field: np.ndarray, cut: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _nearest(field: np.ndarray, affine: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(field, cut, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.warpAffine(field, affine, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
