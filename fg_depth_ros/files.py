@@ -87,9 +87,9 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
 def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
     """Replace a file, or make a folder, in one step.
 
-    Yields a path of the same name in a hidden temporary folder beside ``path``. The caller creates a file or a folder
+    Yields a path of the same name in a hidden temporary folder next to ``path``. The caller creates a file or a folder
     there; when the block ends it is renamed to ``path``. After an exception ``path`` is unchanged; the temporary folder
-    is removed in every case. What a killed process left beside ``path`` is removed by the next one that writes there.
+    is removed in every case. What a killed process left next to ``path`` is removed by the next one that writes there.
 
     Args:
         path: the file (may exist) or folder (must not exist); missing parent folders are made.

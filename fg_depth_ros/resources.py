@@ -1,4 +1,4 @@
-"""Finding the files that are installed beside the code: launch, config, rviz, docs; and the code, for child processes.
+"""Finding the files that are installed with the code: launch, config, rviz, docs; and the code, for child processes.
 
 They live at the top of the repository and are installed to ``share/fg_depth_ros``, the place where
 ROS tools look. Code asks for them by their path in the repository.

@@ -46,7 +46,7 @@ class StereoSample:
     occlusion: Field | None = field(default=None, repr=False)
     """Non-zero where the right camera does not see the pixel of the left image, H x W."""
     depth: Field | None = field(default=None, repr=False)
-    """True depth of the left image along the optical axis, H x W m; used where there is no disparity."""
+    """True depth of the left image along the optical axis, H x W m; used if there is no disparity."""
     stamp: int | None = None
     """Time of the left image, ns."""
     stamp_difference: float = 0.0
@@ -68,7 +68,7 @@ class StereoSample:
         """Return the rig. Raises FileError: the pair has no calibration."""
         if self.rig is None:
             raise FileError(
-                f"{self.name}: no calibration, and metres need one; put a rig.json or calib.txt beside the pair"
+                f"{self.name}: no calibration, and metres need one; put a rig.json or calib.txt next to the pair"
             )
         return self.rig
 
@@ -184,7 +184,7 @@ class DepthSample:
     depth: Field | None = field(default=None, repr=False)
     """True depth along the optical axis, H x W m; the size may differ from the image's, not the shape."""
     pair: StereoSample | None = field(default=None, repr=False)
-    """The stereo pair whose left image this is, where there is one: for stereo methods beside."""
+    """The stereo pair whose left image this is, if any: for stereo methods."""
     protocol: DepthProtocol = DepthProtocol()
 
     def __post_init__(self) -> None:

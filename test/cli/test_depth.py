@@ -42,7 +42,7 @@ def folder(tmp_path):
         ([], "nothing to evaluate on: give --data or --world"),
         (["--data", "/nowhere"], "/nowhere: no such folder"),
         (["--data", "{empty}"], "neither stereo pairs nor images with depth found"),
-        (["--data", "{set}"], "no calibration beside it, and depth in metres needs the focal length"),
+        (["--data", "{set}"], "no calibration next to it, and depth in metres needs the focal length"),
         (["--data", "{set}", "--fx", "50", "--unit", "cm"], "unit of depth 'cm' is unknown"),
         (["--data", "{set}", "--fx", "50", "--crop", "middle"], "crop 'middle' is unknown"),
         (["--data", "{set}", "--fx", "50", "--frames", "9"], "frames '9' are not FIRST:LAST"),

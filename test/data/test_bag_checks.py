@@ -41,7 +41,7 @@ def test_a_bag_without_camera_info_is_left_out_with_the_way_out(tmp_path):
     check = check_bag(images)
     assert not check.usable and check.sha256 == bag_sha256(images)
     assert "no camera_info for /left/image_rect" in reasons(check)
-    assert "name the camera_info topics (--left-info, --right-info); where there are none, record" in reasons(check)
+    assert "name the camera_info topics (--left-info, --right-info); if there are none, record" in reasons(check)
     assert check_bag(images, rig=small_rig()).usable
 
 

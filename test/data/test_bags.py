@@ -61,7 +61,7 @@ def test_a_bag_without_calibration_names_the_ways_out(tmp_path):
     bag = bag_of(tmp_path / "bag", {"/left/image_rect": IMAGE, "/right/image_rect": IMAGE, "/other/camera_info": INFO})
     with pytest.raises(FileError, match=(
         r"no camera_info for /left/image_rect \(expected /left/camera_info; the bag has /other/camera_info\): name the "
-        r"camera_info topics \(--left-info, --right-info\); where there are none, record them with the images"
+        r"camera_info topics \(--left-info, --right-info\); if there are none, record them with the images"
     )):  # fmt: skip
         open_bag_pairs(bag)
     assert open_bag_pairs(bag, rig=small_rig())[0].rig == small_rig()

@@ -45,7 +45,7 @@ def test_what_cannot_be_opened_says_so(tmp_path):
         open_depth_sets([tmp_path])
     folder = write_folder(tmp_path / "set")
     with pytest.raises(
-        FileError, match=r"images/a\.png: no calibration beside it, and depth in metres needs the focal"
+        FileError, match=r"images/a\.png: no calibration next to it, and depth in metres needs the focal"
     ):
         open_depth_sets([folder])
     with pytest.raises(FileError, match=r"nyu\.mat: no such file"):

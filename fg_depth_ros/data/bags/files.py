@@ -31,7 +31,7 @@ _SHOWN = 4  # names in a message
 def is_bag(path: str | Path) -> bool:
     """Return whether a path looks like a recording of ROS, whole or not, rather than a folder of images.
 
-    A folder does with metadata.yaml, or with the files of one recording and no pictures beside them.
+    A folder does with metadata.yaml, or with the files of one recording and no pictures next to them.
     """
     path = Path(path)
     if not path.is_dir():

@@ -18,7 +18,7 @@ def find_bags(paths: Sequence[str | Path]) -> list[Path]:
     """Find every bag among these paths and below them, each once, in the order given and sorted below a folder.
 
     A folder with ``metadata.yaml`` is one bag. So is a folder with the files of one recording alone, as a recorder that
-    was killed leaves it (``files.recordings``); where there are several, pictures beside it, or bags below, each file
+    was killed leaves it (``files.recordings``); if there are several, pictures next to it, or bags below, each file
     is a bag of its own. What begins with a dot is being written, and is skipped. Raises FileError: a path that is not
     there, cannot be read, or has no bag.
     """
@@ -63,7 +63,7 @@ def bag_names(bags: Sequence[Path]) -> list[str]:
     """Name bags by their folder or file, with as many folders before it as make the names differ."""
     paths = [bag.resolve() for bag in bags]
     names = distinct_names([path if path.is_dir() else path.with_suffix("") for path in paths])
-    # A file and a folder beside it may differ in the suffix alone.
+    # A file and a folder next to it may differ in the suffix alone.
     return [path.name if names.count(name) > 1 else name for name, path in zip(names, paths, strict=True)]
 
 

@@ -74,7 +74,7 @@ Places = dict[int, list[tuple[int, int]]]
 
 @dataclass
 class McapIndex:
-    """Index of an MCAP file up to byte ``end``, behind its last whole chunk and that chunk's message index."""
+    """Index of an MCAP file up to byte ``end``, after its last whole chunk and that chunk's message index."""
 
     channels: dict[Channel, int] = field(default_factory=dict)
     schemas: dict[tuple[str, str, bytes], int] = field(default_factory=dict)
@@ -135,7 +135,7 @@ class _Damage(Exception):
 class Segment(NamedTuple):
     """Messages of one chunk, or one record outside of chunks, from byte ``start`` to ``end``.
 
-    ``chunk`` and ``places`` are given when the chunk and its message index are whole. ``problem``: nothing behind this
+    ``chunk`` and ``places`` are given when the chunk and its message index are whole. ``problem``: nothing after this
     segment can be read.
     """
 
@@ -160,7 +160,7 @@ class McapScanner:
     def __init__(self, path: Path, *, resumable: bool = False) -> None:
         """Open nothing yet.
 
-        With ``resumable``, writing will go on behind the last whole chunk: see ``recording.McapWriter``.
+        With ``resumable``, writing will go on after the last whole chunk: see ``recording.McapWriter``.
         """
         self.path = path
         self.repairs: list[tuple[int, bytes]] = []
@@ -170,7 +170,7 @@ class McapScanner:
         self.problem, self.lost = "", 0
         self._schemas: dict[int, Schema] = {}
         self._channels: dict[int, Channel] = {}
-        self._good = 0  # byte behind the last useful record
+        self._good = 0  # byte after the last useful record
 
     def __iter__(self) -> Iterator[Segment]:
         """Raise OSError where the file cannot be read, and nothing for its content."""
@@ -271,7 +271,7 @@ class McapScanner:
         return Segment(messages, at, file.tell(), problem=problem)
 
     def _chunk(self, file: BinaryIO, size: int, at: int) -> Segment:
-        """Read a chunk and the message index behind it."""
+        """Read a chunk and the message index after it."""
         file.seek(at)
         head = file.read(CHUNK_HEAD.size)
         if len(head) < CHUNK_HEAD.size:
@@ -328,12 +328,12 @@ class McapScanner:
                 kind, length = RECORD_HEAD.unpack_from(data, offset)
                 content = data[offset + RECORD_HEAD.size : offset + RECORD_HEAD.size + length]
                 if len(content) < length:
-                    raise _Damage(f"is cut off behind byte {at}", cut=True)
+                    raise _Damage(f"is cut off after byte {at}", cut=True)
                 if kind == Opcode.MESSAGE:
                     _, _, number, _, recorded, published = MESSAGE_HEAD.unpack_from(data, offset)
                     if number not in self._channels:
                         self.undeclared = True
-                        raise _Damage(f"is damaged behind byte {at}: nothing declares channel {number}")
+                        raise _Damage(f"is damaged after byte {at}: nothing declares channel {number}")
                     body = content[MESSAGE_HEAD.size - RECORD_HEAD.size :]
                     messages.append(StoredMessage(self._channels[number], recorded, published, body))
                     places[number].append((recorded, offset))
@@ -343,12 +343,12 @@ class McapScanner:
                 elif kind == Opcode.CHANNEL:
                     self._add_channel(ChannelRecord.read(_stream(content)))
                 else:
-                    raise _Damage(f"is damaged behind byte {at}: no record begins with {kind}")
+                    raise _Damage(f"is damaged after byte {at}: no record begins with {kind}")
                 offset += RECORD_HEAD.size + length
         except _Damage as damage:
             return messages, places, damage
         except Exception as error:  # damaged data breaks a parser in any way
-            return messages, places, _Damage(f"is damaged behind byte {at} ({type(error).__name__})")
+            return messages, places, _Damage(f"is damaged after byte {at} ({type(error).__name__})")
         return messages, places, None
 
     def _add_channel(self, record: ChannelRecord) -> None:

@@ -139,7 +139,7 @@ def open_stereo_bag(
         path: the bag's folder, or one ``.mcap``, ``.db3`` or (ROS 1) ``.bag`` file.
         left, right: image topics, raw, compressed or video; empty = found by name and type.
         slop: largest difference of the two stamps, s. Pairs are mutual nearest neighbours; 0 = equal stamps.
-        left_info, right_info: camera_info topics; empty = beside the images.
+        left_info, right_info: camera_info topics; empty = next to the images.
         rig: of rectified images, to use instead of the bag's calibration.
         truth: where true depth is looked for; default: what ``TruthOptions`` finds by itself.
         calibration: file to use instead of the bag's camera_infos.
@@ -285,7 +285,7 @@ def find_topics(
     """Find the topics of a pair among a bag's, by their types and names; those given are taken as they are.
 
     Rectified images come before others, raw ones before compressed ones, and these before video. A camera_info that is
-    neither given nor beside its images comes out empty. Raises FileError: no pair, several that are equally good, or a
+    neither given nor next to its images comes out empty. Raises FileError: no pair, several that are equally good, or a
     topic given that is not there.
     """
     images = [name for name, kind in topics.items() if kind in IMAGES]
@@ -335,9 +335,9 @@ def _info_beside(image: str) -> str:
 
 
 def _infos(topics: Mapping[str, str], left: str, right: str) -> tuple[str, str]:
-    """Find the camera_infos of two image topics; "" where there is none, or where several fit.
+    """Find the camera_infos of two image topics; "" if there is none, or where several fit.
 
-    Beside the images; else where the names differ as the images' do, in the same component and below the same others:
+    Next to the images; else where the names differ as the images' do, in the same component and below the same others:
     ``/rig/left/camera_info`` or ``/rig/left_info`` of ``/rig/left``.
     """
     beside = _info_beside(left), _info_beside(right)
@@ -389,7 +389,7 @@ def _by_camera_infos(bag: BagStorage, topics: BagTopics, found: Mapping[str, Any
             raise FileError(
                 f"{bag.path}: no camera_info for {image} (expected {_info_beside(image)}; the bag has "
                 f"{', '.join(sorted(known)) or 'none'}): name the camera_info topics (--left-info, --right-info); "
-                "where there are none, record them with the images, or give a file (--calib of infer, view and bag "
+                "if there are none, record them with the images, or give a file (--calib of infer, view and bag "
                 "from-images, which writes a bag that has them)"
             )
     left, right = (found[name] for name in topics[2:])

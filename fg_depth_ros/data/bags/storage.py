@@ -85,7 +85,7 @@ class _Reader(Protocol):
 
 
 class BagStorage:
-    """The messages of one bag. Files stay open; a copy in another process opens them anew."""
+    """The messages of one bag. Files stay open; a copy in another process opens them again."""
 
     def __init__(self, path: str | Path, stamps: str = "header") -> None:
         """Open a folder, or one file.
@@ -120,7 +120,7 @@ class BagStorage:
         }
 
     def scan(self, topics: Iterable[str]) -> Iterator[RawMessage]:
-        """Yield every message of these topics once; damaged ones and those behind them are left out, with a warning."""
+        """Yield every message of these topics once; damaged ones and those after them are left out, with a warning."""
         wanted = list(topics)
         for reader in self._readers:
             yield from self._read(reader, wanted)

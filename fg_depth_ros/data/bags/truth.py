@@ -45,12 +45,12 @@ class TruthOptions:
 
     depth_topic: str = ""
     """Depth images at the left camera (32FC1 m or 16UC1 mm, raw or compressedDepth), or DisparityImages of it; found:
-    ``ground_truth/depth``, or with ``/compressedDepth`` behind it, or ``ground_truth/disparity``. They go before
+    ``ground_truth/depth``, or with ``/compressedDepth`` after it, or ``ground_truth/disparity``. They go before
     LiDAR."""
     lidar_topic: str = ""
     """PointCloud2; found: the one whose name has a LiDAR in it, where the way to the camera is known."""
     transforms: str = ""
-    """YAML file with the place of the LiDAR, beside the bag's /tf_static; it goes before that."""
+    """YAML file with the place of the LiDAR, in addition to the bag's /tf_static; it goes before that."""
     lidar_slop: float = 0.05
     """Largest difference between the stamps of a sweep and of an image, s. Motion in between is not undone."""
     camera_frame: str = "auto"
@@ -292,7 +292,7 @@ def _frame_id(message: Any) -> str:
 
 
 def true_depth_topics(topics: Mapping[str, str]) -> list[str]:
-    """Return the topics of true depth among a bag's (type by topic), by their names: raw ones where there are any."""
+    """Return the topics of true depth among a bag's (type by topic), by their names: raw ones if any."""
     found = (
         [topic for topic, other in topics.items() if other == kind and topic.split("/")[-len(end) :] == end]
         for kind, end in _TRUE_DEPTH.items()
@@ -301,7 +301,7 @@ def true_depth_topics(topics: Mapping[str, str]) -> list[str]:
 
 
 def _topic(bag: BagStorage, name: str, kinds: tuple[str, ...], found: Sequence[str]) -> str:
-    """Return the topic that was given, or the one that was found; "" where there is none."""
+    """Return the topic that was given, or the one that was found; "" if there is none."""
     if name == OFF:
         return ""
     if name:

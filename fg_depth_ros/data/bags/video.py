@@ -36,7 +36,7 @@ class _Packet(NamedTuple):
 class VideoTopic:
     """Decodes the images of one topic; in the order of the recording is fastest. Threads may share it.
 
-    A copy in another process begins anew.
+    A copy in another process begins again.
     """
 
     def __init__(self, bag: BagStorage, codec: str, grey: bool) -> None:

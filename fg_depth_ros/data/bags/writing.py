@@ -27,7 +27,7 @@ def write_stereo_bag(
 ) -> Path:  # fmt: skip
     """Write a bag with left/image_rect, right/image_rect and their camera_infos; it appears under its name when whole.
 
-    True depth, where there is any, goes to ground_truth/depth (32FC1, m). Readable from ROS 2 Humble on.
+    True depth, if any, goes to ground_truth/depth (32FC1, m). Readable from ROS 2 Humble on.
 
     Args:
         path: the bag's folder, which must not be there yet.

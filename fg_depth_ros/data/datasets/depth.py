@@ -36,7 +36,7 @@ def open_depth_sets(
         paths: nyu_depth_v2_labeled.mat; folders of images and ``depth/``; any set of stereo pairs that
             ``open_stereo_folder`` knows (true depth from true disparity and calibration); bags of pairs.
         unit: of 16-bit depth PNG: ``kitti`` (1/256 m) or ``mm``; 0 is unknown.
-        fx: focal length of the images in px, where no calibration lies beside them.
+        fx: focal length of the images in px, where no calibration lies next to them.
         split: list of NYU's test frames, see ``open_nyu``.
         bag: options of ``open_bag_pairs``.
 
@@ -60,7 +60,7 @@ def _open(
 def open_depth_folder(path: str | Path, unit: DepthUnit = "kitti", fx: float = 0.0) -> list[DepthSample]:
     """Open the images of one folder, sorted by name; arguments and errors as ``open_depth_sets``.
 
-    Depth PNG are looked for in ``depth/`` under the image's name. Raises NoPairsError where there are neither pairs nor
+    Depth PNG are looked for in ``depth/`` under the image's name. Raises NoPairsError if there are neither pairs nor
     images with depth.
     """
     folder = Path(path)
@@ -97,7 +97,7 @@ def _focal_length(folder: Path, image: Path) -> float:
     rig = rig_of(find_calibration(folder), image)
     if rig is None:
         raise FileError(
-            f"{image}: no calibration beside it, and depth in metres needs the focal length: give it in px, or put a "
+            f"{image}: no calibration next to it, and depth in metres needs the focal length: give it in px, or put a "
             f"rig.json or calib.txt into {folder}"
         )
     return rig.fx
@@ -111,7 +111,7 @@ def open_nyu(path: str | Path, split: str | Path | None = None) -> list[DepthSam
 
     Truth is what the sensor measured (``rawDepths``; ``depths``, with holes painted over, where the file lacks it).
     ``split``: the test frames, splits.mat of the data set or a text of frame numbers from 1; empty = the splits.mat
-    beside the file, else all frames. Raises FileError: a file is missing, damaged or of another kind; a number that is
+    next to the file, else all frames. Raises FileError: a file is missing, damaged or of another kind; a number that is
     none of the file's; h5py or scipy is not installed.
     """
     path = Path(path)

@@ -174,7 +174,7 @@ def _known(path: Path) -> np.ndarray:
 
 
 def _middlebury(folder: Path) -> list[FlowSample]:
-    """SCENE/frame10, frame11 below other-data/ or right here; flow10.flo beside them or in other-gt-flow/SCENE/."""
+    """SCENE/frame10, frame11 below other-data/ or right here; flow10.flo next to them or in other-gt-flow/SCENE/."""
     samples = []
     for scene, first in find_scenes(folder / "other-data" if (folder / "other-data").is_dir() else folder, "frame10"):
         second = partner_of(first, find_image(scene, "frame11") or scene / f"frame11{first.suffix}", "second")
@@ -190,4 +190,4 @@ LAYOUTS = (
         "Middlebury (other-data/ [other-gt-flow/], or frame10 frame11 [flow10.flo] in a folder per scene)", _middlebury
     ),
 )
-"""Layouts of pairs of frames beside Flying Chairs, in the order in which they are tried."""
+"""Layouts of pairs of frames other than Flying Chairs, in the order in which they are tried."""

@@ -27,7 +27,7 @@ class PairPattern:
     """How the images of two cameras are named, below one folder.
 
     A pattern is folders and a name without its ending, such as ``cam0/data/*`` or ``*_left``. Folders are whole names,
-    in any case; ``*`` is what names the pair, and ``_`` beside a word is any of ``_ - .`` and a space, or nothing
+    in any case; ``*`` is what names the pair, and ``_`` next to a word is any of ``_ - .`` and a space, or nothing
     between a word and a number. A pattern without ``*`` is one pair, named by its folder.
     """
 
@@ -38,7 +38,7 @@ class PairPattern:
     inside: tuple[str, ...] = ("training",)
     """Folders in which they may lie instead; with a ``*``, each of them holds a part of the set."""
     only: str = ""
-    """Images whose name ends so, where there are any."""
+    """Images whose name ends so, if any."""
     loose: bool = False
     """Left images alone are no stereo set that is incomplete: single cameras have such names, too."""
 

@@ -1,4 +1,4 @@
-"""Folders of stereo pairs, with true disparity and calibration where there are any."""
+"""Folders of stereo pairs, with true disparity and calibration if any."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def open_stereo(
 ) -> list[StereoSample]:
     """Open the pairs of a folder, of a bag, or, with ``side_by_side``, of an image or video that holds both views.
 
-    ``calibration``: used instead of what lies beside the images. ``rectify``: as of ``open_calibration``. ``bag``:
+    ``calibration``: used instead of what lies next to the images. ``rectify``: as of ``open_calibration``. ``bag``:
     options of ``open_bag_pairs``. Raises as ``is_recording``, ``open_stereo_folder`` and ``open_bag_pairs``.
     """
     path = Path(path)
@@ -67,8 +67,8 @@ def open_stereo(
 def is_recording(path: Path) -> bool:
     """Tell a bag from a folder of pairs.
 
-    Pairs beside files of recordings are pairs, with a warning that names those; beside metadata.yaml of rosbag2 nothing
-    tells which is meant. Raises FileError: such a folder, or one of recordings that are several, with what was found.
+    Pairs next to files of recordings are pairs, with a warning that names those; next to metadata.yaml of rosbag2
+    nothing tells which is meant. Raises FileError: such a folder, or one of several recordings, with what was found.
     """
     if not path.is_dir():
         return path.exists() and is_bag(path)
@@ -78,7 +78,7 @@ def is_recording(path: Path) -> bool:
     except NoPairsError:
         if is_bag(path) or not others:
             return is_bag(path)
-        raise FileError(f"{listed(path, others)}; there are no stereo pairs beside") from None
+        raise FileError(f"{listed(path, others)}; there are no stereo pairs next to them") from None
     except FileError as error:
         if not others:
             raise
@@ -106,7 +106,7 @@ def open_stereo_folder(
     Left and right are images, or videos, whose frames are decoded one by one. Images of raw cameras are rectified when
     they are read, by their calibration (``open_calibration``). What lacks its partner is left out, with a warning.
 
-    ``calibration``: used instead of what lies beside the images. ``side_by_side``: every image or video of the folder,
+    ``calibration``: used instead of what lies next to the images. ``side_by_side``: every image or video of the folder,
     or the one of this path, has the left view in its left half. ``rectify``: as of ``open_calibration``.
 
     Raises NoPairsError: no known layout. Raises FileError: several layouts fit; a file is missing or damaged, naming it
@@ -329,7 +329,7 @@ def _kitti_calibration(pair: FoundPair) -> Path | None:
 
 
 def _kitti_raw_calibration(pair: FoundPair) -> Path | None:
-    """Find the calibration of a drive, which is beside it, of all drives of a date."""
+    """Find the calibration of a drive, which is next to it, of all drives of a date."""
     drive = pair.place.resolve()
     return find_calibration(pair.place) or find_calibration(drive.parent)
 

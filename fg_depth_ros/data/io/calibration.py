@@ -43,7 +43,7 @@ def read_calibration(
 
     Recognised by content: the project's own ``rig.json`` (fields of StereoRig), Middlebury and ETH3D ``calib.txt``
     (``cam0=[..]``, ``cam1``, ``doffs``, ``baseline`` in mm), KITTI text (``P_rect_02`` and ``P_rect_03``, ``P2`` and
-    ``P3``; ``P1_roi`` and ``P2_roi``), and ROS's camera files: a pair (pass ``left.yaml``, ``right.yaml`` lies beside
+    ``P3``; ``P1_roi`` and ``P2_roi``), and ROS's camera files: a pair (pass ``left.yaml``, ``right.yaml`` lies next to
     it, or their folder), or an ``ost.txt``. Where the file states an image size and the images have another one of the
     same shape, the rig is rescaled. ``grey``: of KITTI's two rigs that of the grey cameras (0 and 1), not of the colour
     cameras (2 and 3).
@@ -80,7 +80,7 @@ def write_rig(path: str | Path, rig: StereoRig) -> None:
 
 
 def read_numbers(path: str | Path, counts: Mapping[str, int]) -> list[np.ndarray]:
-    """Read the numbers (float64) behind each of these names in a text of ``name: numbers`` lines, as KITTI writes them.
+    """Read the numbers (float64) after each of these names in a text of ``name: numbers`` lines, as KITTI writes them.
 
     ``counts``: how many each has. Raises FileError naming what is missing or not a number.
     """

@@ -133,7 +133,7 @@ def read_text(path: Path) -> str:
 
 
 def read_yaml(path: Path) -> Any:
-    """Read YAML, also behind OpenCV's mark ``%YAML:1.0``. Raises FileError."""
+    """Read YAML, also after OpenCV's mark ``%YAML:1.0``. Raises FileError."""
     try:
         return yaml.safe_load(re.sub(r"\A%YAML:", "# ", read_text(path)))
     except (yaml.YAMLError, RecursionError) as error:
@@ -163,7 +163,7 @@ def numbers_of(path: Path, values: Mapping[str, str], key: str, count: int) -> n
 
 
 def _read_euroc(path: Path, text: str, size: Size | None, grey: bool) -> Rectification:
-    """Read two files: ``cam1/sensor.yaml`` lies beside the folder of the left; ``T_BS`` takes points to the body."""
+    """Read two files: ``cam1/sensor.yaml`` lies next to the folder of the left; ``T_BS`` takes points to the body."""
     files = [path, path.parent.parent / "cam1" / path.name]
     cameras = [read_yaml(file) for file in files]
     poses = [np.array(camera["T_BS"]["data"], np.float64).reshape(4, 4) for camera in cameras]

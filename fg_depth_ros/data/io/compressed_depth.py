@@ -1,7 +1,7 @@
 """Depth images as ``compressed_depth_image_transport`` sends them: ``<topic>/compressedDepth``, a CompressedImage.
 
 The data begins with a header of 12 bytes: int32 kind (0), float32 A, float32 B, little-endian. A PNG of 16 bits
-follows, or RVL (Wilson, "Fast Lossless Depth Image Compression", ISS 2017) behind its width and height (uint32 each).
+follows, or RVL (Wilson, "Fast Lossless Depth Image Compression", ISS 2017) after its width and height (uint32 each).
 16UC1 lies there as it is, lossless. Metres (32FC1) are quantised inverse depth, ``q = A / Z + B``, with 0 for invalid.
 """
 

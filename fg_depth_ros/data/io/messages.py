@@ -238,7 +238,7 @@ def _decompressed(message: Any, topic: str, mono16_white: int | None) -> np.ndar
 def _cut_off(data: np.ndarray) -> bool:
     """Tell whether a JPEG or PNG stream lacks its end mark: OpenCV decodes such a stream to a partly grey picture.
 
-    Zeros behind the stream, as of a driver that sends its whole buffer, do not matter.
+    Zeros after the stream, as of a driver that sends its whole buffer, do not matter.
     """
     if data.size and not data[-1]:
         data = data[: int(np.flatnonzero(data)[-1]) + 1] if data.any() else data[:0]

@@ -62,7 +62,7 @@ def _frame(name: str) -> str:
 def chain(transforms: Iterable[Transform], target: str, source: str, where: str) -> np.ndarray:
     """Return the 4 x 4 float64 that takes points of frame ``source`` into frame ``target``, along the shortest way.
 
-    Raises FileError, naming ``where`` and both frames with what each is connected to, where there is no way.
+    Raises FileError, naming ``where`` and both frames with what each is connected to, if there is no way.
     """
     steps: dict[str, dict[str, np.ndarray]] = {}
     for each in transforms:

@@ -22,7 +22,7 @@ IMAGE_TRANSPORTS = {
     "ffmpeg": FFMPEG,
     "foxglove": VIDEO,
 }
-"""Type of the messages of a camera by image_transport's name, which stands behind the topic of all but raw ones."""
+"""Type of the messages of a camera by image_transport's name, which follows the topic of all but raw ones."""
 GAP = 1.5
 """Packets farther apart than so many times their usual step have lost ones between them."""
 
@@ -34,7 +34,7 @@ _PARAMETERS = {"h264": 7, "hevc": 33}
 
 
 def split_transport(topic: str) -> tuple[str, str]:
-    """Return the base topic of an image topic, and the name of its transport by what stands behind it."""
+    """Return the base topic of an image topic, and the name of its transport by what follows it."""
     base, _, last = topic.rpartition("/")
     return (base, last) if base and last in IMAGE_TRANSPORTS and last != "raw" else (topic, "raw")
 
@@ -145,7 +145,7 @@ class VideoImage(NamedTuple):
 
 
 def _unit_types(data: bytes, codec: str) -> set[int]:
-    """Return the types of the NAL units in a packet (Annex B: each behind the bytes 0, 0, 1)."""
+    """Return the types of the NAL units in a packet (Annex B: each after the bytes 0, 0, 1)."""
     found: set[int] = set()
     at = data.find(b"\0\0\1") if codec in _KEYS else -1
     while 0 <= at < len(data) - 3:
