@@ -49,7 +49,7 @@ class FeatureMatches:
 
     @property
     def problem(self) -> str | None:
-        """Say that the cameras are exchanged or upside down, with the way out, or return None."""
+        """Say that the cameras are exchanged or upside down, with the remedy, or return None."""
         if self.upside_down >= max(MIN_MATCHES, 0.7 * self.matched) and self.count < 0.3 * self.matched:
             return (
                 f"one camera seems to be mounted upside down: {self.upside_down} of {self.matched} matched features "

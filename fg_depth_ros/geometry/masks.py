@@ -120,17 +120,17 @@ def label_pixels(
 
 
 def complete_occluded(disparity: np.ndarray, threshold: float = 1.5) -> np.ndarray:
-    """Fill the pixels that the right camera cannot see from the background beside them; returns a new map.
+    """Fill the pixels that the right camera cannot see from the background next to them; returns a new map.
 
     What is behind a nearer surface or outside the right image cannot be matched; the surface that is half hidden is the
-    farther one beside it. Holes (NaN) are filled too. ``threshold``: as for ``hidden_by_nearer``, px.
+    farther one next to it. Holes (NaN) are filled too. ``threshold``: as for ``hidden_by_nearer``, px.
     """
     unseen = hidden_by_nearer(disparity, threshold) | leaves_image(disparity)
     return fill_holes_kitti(np.where(unseen, np.float32(np.nan), disparity))
 
 
 def fill_holes_kitti(disparity: np.ndarray) -> np.ndarray:
-    """Fill the holes (NaN) of a disparity map with the background beside them; returns a new float32 map.
+    """Fill the holes (NaN) of a disparity map with the background next to them; returns a new float32 map.
 
     The background interpolation of the KITTI stereo devkit: along the row a hole takes the smaller (farther) of the
     two values that enclose it, and at the image's side the one there is; then rows without any value are filled in the

@@ -71,7 +71,7 @@ class RawCamera:
         fisheye = LENSES.get(model, False)
         counts = (_FISHEYE,) if fisheye else _POLYNOMIAL
         if len(numbers) not in counts:
-            used = len(np.trim_zeros(numbers, "b"))  # zeros behind the coefficients say nothing
+            used = len(np.trim_zeros(numbers, "b"))  # zeros after the coefficients say nothing
             count = next((count for count in counts if used <= count < len(numbers)), 0 if used else counts[0])
             if not count:
                 raise RigError(
@@ -197,7 +197,7 @@ class Rectification:
         if a is not None and b is not None and a.fisheye != b.fisheye:
             raise RigError(
                 f"left camera_info has distortion_model '{left.distortion_model}' and right "
-                f"'{right.distortion_model}': a fisheye beside a pinhole camera; calibrate both with one model"
+                f"'{right.distortion_model}': one fisheye and one pinhole camera; calibrate both with one model"
             )
         return cls(rig, (a, b), (r_left, r_right), (rig.width, rig.height))
 
@@ -253,7 +253,7 @@ def is_named_rectified(name: str, above: int = 1) -> bool:
 
     A word of its last component is ``rect`` or ``rectified``, as in ``image_rect`` and ``image_rect_raw``; or of one of
     those ``above`` it, as in ``rect/image``, unless the last one has the word ``raw``. The nearest such word counts,
-    and says the opposite behind ``not``, ``non`` or ``un``. Transports behind it, such as ``/compressed``, do not
+    and says the opposite after ``not``, ``non`` or ``un``. Transports after it, such as ``/compressed``, do not
     count.
     """
     parts = name.strip("/").lower().split("/")

@@ -25,7 +25,7 @@ _MATRIX = "a rectified camera has P = [fx 0 cx Tx; 0 fy cy Ty; 0 0 1 Tz] (REP 10
 
 
 class RigError(ValueError):
-    """A calibration that cannot be a rectified stereo pair; the message names the field and the way out."""
+    """A calibration that cannot be a rectified stereo pair; the message names the field and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class StereoRig:
             )
 
     def _baseline_cause(self) -> str:
-        """Return the likely reason of an implausible baseline, and the way out."""
+        """Return the likely reason of an implausible baseline, and the remedy."""
         if self.baseline < _BASELINES[1][0]:
             return (
                 f"right P[3] is -fx * baseline in px * m, here {-self.fx * self.baseline:g}; a baseline of "
@@ -205,7 +205,7 @@ def _rescaled_centre(centre: float, scale: float) -> float:
 def camera_info_doubts(left: Any, right: Any, raw: tuple[bool, bool] = (False, False)) -> list[str]:
     """Return what is doubtful about the calibration of a rectified pair, a sentence each with the likely cause.
 
-    A pair that ``StereoRig.from_camera_info`` takes is held against ``K``, ``R`` and ``D`` here, where the messages
+    A pair that ``StereoRig.from_camera_info`` takes is compared with ``K``, ``R`` and ``D`` here, where the messages
     have them: they are of the images before rectification, so depth does not need them, but they come from one
     calibration. A ``P[3]`` that alone was not resized cannot be told: nothing else has the baseline in it.
 

@@ -21,7 +21,7 @@ _WIDE = 61
 _CORRELATED = 0.7
 _SHARED = 0.25  # share of the pixels; with more than the second one, details that differ are noise
 _SHARED_SURELY = 0.5
-_SURFACE = 0.8  # correlation that bears out a surface without detail
+_SURFACE = 0.8  # correlation that supports a surface without detail
 _CONTRAST = 3.0  # grey levels, standard deviation in a wide window
 _SUPPORTED_PAIR = 0.1  # share of pixels
 _TEXTURED_VIEW = 0.05  # share of pixels from which two images can be told to show different things
@@ -159,7 +159,7 @@ def unchecked_support(left: np.ndarray, right: np.ndarray) -> Support | None:
 
 
 def _share(found: np.ndarray, among: np.ndarray) -> float:
-    """Return the share of the pixels ``among`` that ``found`` has too; both bool H x W. NaN where there are none."""
+    """Return the share of the pixels ``among`` that ``found`` has too; both bool H x W. NaN if there are none."""
     return float(np.divide(np.count_nonzero(found & among), np.count_nonzero(among)))
 
 
