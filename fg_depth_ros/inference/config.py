@@ -149,7 +149,7 @@ class StereoConfig(EstimatorConfig):
     left_right_threshold: float = 1.5
     """Largest difference in that check, px."""
     photometric_check: bool = True
-    """Pixels whose match the images do not bear out are unsupported: too little texture or light, or other views."""
+    """Pixels whose match the images do not support are unsupported: too little texture or light, or other views."""
     max_vertical: float = 1.0
     """Pixels that a flow network matches farther from their row are off their row, px; 0 = off."""
     max_sigma: float = 7.5

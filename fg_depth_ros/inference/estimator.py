@@ -28,7 +28,7 @@ class Method(Protocol):
     """What an estimator runs: a network with its weights, or a classical method."""
 
     name: str
-    sha256: str  # of the weights; empty where there are none
+    sha256: str  # of the weights; empty if there are none
     device: str  # a torch device name
 
     @property
@@ -148,7 +148,7 @@ def check_images(**images: np.ndarray) -> None:
 
 
 def find_device(device: str) -> torch.device:
-    """Return the device for ``auto`` (a GPU where there is one) or a device name; a GPU is not started for it.
+    """Return the device for ``auto`` (a GPU if there is one) or a device name; a GPU is not started for it.
 
     Raises ModelError: the device is unknown, or not on this machine.
     """
@@ -166,7 +166,7 @@ def find_device(device: str) -> torch.device:
 
 
 def choose_device(device: str) -> torch.device:
-    """Return the device for ``auto`` (a GPU where there is one) or a device name.
+    """Return the device for ``auto`` (a GPU if there is one) or a device name.
 
     Raises ModelError: the device is unknown, or not available on this machine.
     """

@@ -1,4 +1,4 @@
-"""Networks as files for other programs: ONNX and OpenVINO IR, with a description beside them."""
+"""Networks as files for other programs: ONNX and OpenVINO IR, with a description."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _MEANINGS = {
 
 @dataclass(frozen=True)
 class Export:
-    """Files of one network. ``files``: format -> path; ``description``: the JSON document beside them."""
+    """Files of one network. ``files``: format -> path; ``description``: the JSON document next to them."""
 
     program: Program
     files: dict[str, Path]

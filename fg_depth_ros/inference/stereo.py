@@ -59,7 +59,7 @@ class Matcher(Method, Protocol):
     A matcher whose ``disparities`` is None searches around ``min_disparity`` in all directions, without a fixed end.
     """
 
-    block: int  # side of the window that is compared, px; 1 where there is none
+    block: int  # side of the window that is compared, px; 1 if there is none
 
     @property
     def disparities(self) -> int | None:
@@ -206,7 +206,7 @@ _CAUSES = {
     ),
     Label.LOW_CONFIDENCE: "less certain than max_sigma allows: raise it, or give more light and texture",
     Label.FILLED_FROM_MONO: "",
-    Label.UNSUPPORTED: "the images do not bear out the matches: more light and texture, and check the rectification",
+    Label.UNSUPPORTED: "the images do not support the matches: more light and texture, and check the rectification",
 }
 """Likely causes of labels that most pixels have."""
 

@@ -34,7 +34,7 @@ class TimeBudget:
         return self._taken_at <= SMALLEST_AUTO and self.taken > self.seconds
 
     def observe(self, factor: float, seconds: float) -> None:
-        """Count a pair that was matched at this factor in this time; after enough of them the factor is chosen anew."""
+        """Count a pair that was matched at this factor in this time; after enough pairs the factor is chosen again."""
         if factor != self._observed:
             self._observed, self._times = factor, []
         self._times.append(seconds)

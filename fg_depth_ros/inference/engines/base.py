@@ -54,7 +54,7 @@ class Engine(Protocol):
         ...
 
     def build(self, program: Program, size: Size, precision: str) -> bytes:
-        """Build a program for images of one size; empty where there is nothing to keep."""
+        """Build a program for images of one size; empty if there is nothing to keep."""
         ...
 
     def load(self, blob: bytes, program: Program, precision: str, device: torch.device) -> Run:

@@ -123,7 +123,7 @@ class TensorRtEngine(OnnxRuntimeEngine):
         self, blob: bytes, precision: str, device: torch.device
     ) -> list[str | tuple[str, dict[str, object]]]:  # fmt: skip
         with contextlib.suppress(ImportError):
-            import_module("tensorrt")  # loads the libraries, which lie beside it and not where the linker looks
+            import_module("tensorrt")  # loads the libraries, which lie next to it and not where the linker looks
         options: dict[str, object] = {"device_id": device.index or 0, "trt_fp16_enable": precision == "float16"}
         folder = plan_folder(blob)  # the names of its plans tell neither weights nor sizes apart
         with contextlib.suppress(OSError):  # without a folder it makes a plan at every start

@@ -66,7 +66,7 @@ class OpenVinoEngine:
 
 
 def load_model_file(path: Path, program: Program) -> Run:
-    """Return a function that runs an IR file (.xml, with .bin beside it) of a program in float32."""
+    """Return a function that runs an IR file (.xml, with .bin next to it) of a program in float32."""
     return _runner(_core().compile_model(path, "CPU", _settings("float32")), program)
 
 

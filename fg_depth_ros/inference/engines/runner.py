@@ -65,8 +65,8 @@ class EngineRunner:
         self.failure = selection.problem
         """Why the engine that was wanted does not run and PyTorch does; None while all is well."""
         self.background = False
-        """Compile a size that is not in the cache beside: until it is ready PyTorch runs, in the same precision where
-        PyTorch has it, else in float32."""
+        """Whether a size that is not in the cache is compiled in the background: until it is ready PyTorch runs, in the
+        same precision if PyTorch has it, else in float32."""
         self._torch = TORCH.load(b"", program, self._torch_precision(), device)
 
     @property
@@ -76,7 +76,7 @@ class EngineRunner:
 
     @property
     def compiling(self) -> bool:
-        """Whether a size is being compiled beside, and PyTorch runs meanwhile."""
+        """Whether a size is being compiled in the background, and PyTorch runs meanwhile."""
         return self._compiling is not None
 
     @property
@@ -176,7 +176,7 @@ class EngineRunner:
         return self._cache.read(*self._entry(size))
 
     def _kept_run(self, size: Size) -> Run | None:
-        """Return what the cache has for a size, run once; None where there is nothing that the engine takes."""
+        """Return what the cache has for a size, run once; None if there is nothing that the engine takes."""
         blob = self._kept(size)
         if blob is None:
             return None
