@@ -1,8 +1,8 @@
 """Weights on disk: safetensors with a description, nothing that could run code.
 
 A file holds the tensors of one network and, as metadata, one JSON document: the network's name and options, what it
-was trained on and how, its figures, its licence, and a SHA-256 over names, shapes and contents of the tensors. Beside
-it, since 0.2, a SHA-256 over the network's name, its options and the first hash.
+was trained on and how, its figures, its licence, and a SHA-256 over names, shapes and contents of the tensors;
+since 0.2 also a SHA-256 over the network's name, its options and the first hash.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def load_partial(network: torch.nn.Module, weights: Mapping[str, torch.Tensor]) 
 
     The leading corner of a tensor is copied to the leading corner of the one with its name. The rest keeps its values,
     except that old channels get no input from new ones (zero): where every layer is larger, the network first computes
-    what the smaller one did (after Net2Net, Chen et al. 2016, with fresh instead of copied channels). Not so behind a
+    what the smaller one did (after Net2Net, Chen et al. 2016, with fresh instead of copied channels). Not so after a
     concatenation whose first part has grown: the channels of the others are not where they were. Returns the names of
     the network's tensors that keep their own values: no tensor of that name and rank was found.
     """

@@ -2,7 +2,7 @@
 
 Encoder: ResNet-18 or -50 (He et al., CVPR 2016), its tensors named as torchvision names them, so that published weights
 fit. Decoder: Monodepth2 (Godard et al., ICCV 2019): channels 256, 128, 64, 32, 16; at every level a 3 x 3 convolution,
-nearest-neighbour up-sampling, the encoder's features beside it, another 3 x 3 convolution; ELU, reflection padding;
+nearest-neighbour up-sampling, the encoder's features concatenated, another 3 x 3 convolution; ELU, reflection padding;
 inverse depth at the four finest levels.
 """
 
@@ -175,7 +175,7 @@ class _Decoder(nn.Module):
 
 
 class _Conv(nn.Module):
-    """3 x 3 convolution behind reflection padding, ELU."""
+    """3 x 3 convolution after reflection padding, ELU."""
 
     def __init__(self, cin: int, cout: int) -> None:
         super().__init__()

@@ -150,7 +150,7 @@ def _conv_norm(
     """Convolution as TensorFlow pads it ("SAME"), batch norm and, with ``relu``, ReLU6.
 
     With stride 2 and sides that are even, which those of all levels here are, TensorFlow puts the odd row and column of
-    padding behind the image, and PyTorch's symmetric padding would move everything by a pixel.
+    padding after the image, and PyTorch's symmetric padding would move everything by a pixel.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if stride == 2:

@@ -251,7 +251,7 @@ class PixelComparison(nn.Module):
 
     @torch.no_grad()
     def forward(self, pair: torch.Tensor, disparity: torch.Tensor) -> torch.Tensor:
-        """Compare every left pixel with its match and the pixels beside that.
+        """Compare every left pixel with its match and the pixels next to that.
 
         Args:
             pair: 2N x 3 x H x W, the left images first.

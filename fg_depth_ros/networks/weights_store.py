@@ -71,7 +71,7 @@ class History:
 
     @property
     def previous(self) -> Entry | None:
-        """The entry that a rollback returns to; None where there is none."""
+        """The entry that a rollback returns to; None if there is none."""
         before = self.entry.before
         return None if before is None else self.entries[before]
 
@@ -102,7 +102,7 @@ class WeightsStore:
         except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
             raise StoreError(
                 f"{path}: not a readable history ({error!r}); put a copy of it back, or move the folder "
-                f"{path.parent} away to begin anew"
+                f"{path.parent} away to start again"
             ) from error
         return history
 
@@ -195,7 +195,7 @@ class WeightsStore:
             )
 
     def _first(self, model: str) -> History:
-        """Return the history before a first promotion: the weights of the package, where there are any."""
+        """Return the history before a first promotion: the weights of the package, if any."""
         if not has_weights(model):
             return History((), 0)
         card = load_checkpoint(weights_path(model))[1]

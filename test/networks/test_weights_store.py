@@ -92,7 +92,7 @@ def test_a_history_that_cannot_be_read_is_named_with_the_way_out(store, two, tex
     for call in (lambda: store.history(MODEL), lambda: store.promote(two[1][0], {}), lambda: store.rollback(MODEL)):
         with pytest.raises(StoreError, match=why) as caught:
             call()
-        assert str(path) in str(caught.value) and "begin anew" in str(caught.value)
+        assert str(path) in str(caught.value) and "start again" in str(caught.value)
     assert path.read_text() == text
 
 
@@ -171,7 +171,7 @@ def test_promotions_and_ways_back_lead_where_they_should(store, two) -> None:
     assert (left.sha256, now.sha256) == (sha_1, SHIPPED)
     assert linked(store) == SHIPPED
 
-    # From here on anew: a way back from the second now leads to what it replaced this time.
+    # The same once more: a way back from the second now leads to what it replaced this time.
     store.promote(second, {})
     history = store.history(MODEL)
     assert [entry.sha256 for entry in history.entries] == [SHIPPED, sha_1, sha_2, sha_2]
