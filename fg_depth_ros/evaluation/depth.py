@@ -41,7 +41,7 @@ _SAME_SHAPE = 0.02
 
 @dataclass(frozen=True)
 class PairMethod:
-    """A stereo method beside the others, on the samples that have a pair.
+    """A stereo method in the same table, on the samples that have a pair.
 
     Every pixel of its disparity counts, completed where the right camera cannot see; none or negative disparity is
     infinitely far.
@@ -142,7 +142,7 @@ class DepthTask(Task):
         return found
 
     def details(self, set_name: str, samples: Sequence[DepthSample]) -> dict[str, Any]:
-        """Return the protocol of a data set. Raises ValueError where there are several."""
+        """Return the protocol of a data set. Raises ValueError if there are several."""
         protocols = list(dict.fromkeys(sample.protocol for sample in samples)) or [DepthProtocol()]
         if len(protocols) > 1:
             raise ValueError(f"data set {set_name} has {len(protocols)} protocols: give each a set of its own")

@@ -37,7 +37,7 @@ class StereoMethod:
 class StereoTask(Task):
     """Disparity of rectified pairs. Methods: a ``StereoMethod``, or its matcher alone.
 
-    Where a data set has a calibration, ``abs_rel`` of the depth stands beside (truth nearer than 80 m).
+    Where a data set has a calibration, ``abs_rel`` of the depth is given, too (truth nearer than 80 m).
     """
 
     name: ClassVar[str] = "stereo"

@@ -109,7 +109,7 @@ class Task(ABC):
         return []
 
     def details(self, set_name: str, samples: Sequence[Any]) -> dict[str, Any]:
-        """Return what stands beside the metrics of a data set. Raises ValueError: its samples do not fit together."""
+        """Return the further fields of a data set's row. Raises ValueError: its samples do not fit together."""
         return {}
 
     def published(self, samples: Sequence[Any]) -> Sequence[tuple[str, dict[str, float]]]:

@@ -1,7 +1,7 @@
 """Evaluate a matcher's uncertainty: reliability (errors within a sigma) and sparsification (it ranks errors).
 
 Sparsification as Ilg et al. 2018 (arXiv 1802.07095): the mean error that is left when the least certain pixels are
-removed, beside the same with the largest errors removed, which nothing can beat.
+removed, compared with the same when the largest errors are removed, which nothing can beat.
 """
 
 from __future__ import annotations

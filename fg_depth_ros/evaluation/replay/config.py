@@ -25,7 +25,7 @@ class ReplayMethod(NamedTuple):
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """What is replayed, and how it is evaluated. Raises ValueError for values out of range, naming the way out."""
+    """What is replayed, and how it is evaluated. Raises ValueError for values out of range, naming the remedy."""
 
     bags: tuple[str, ...]
     """Bags, or folders with bags in or below them."""
@@ -42,7 +42,7 @@ class ReplayConfig:
     lidar_topic: str = ""
     """PointCloud2 of a LiDAR; empty: found by name; ``none``: not used. Depth images go before it."""
     transform: str = ""
-    """YAML file with the LiDAR's place, beside the bag's /tf_static."""
+    """YAML file with the LiDAR's place, in addition to the bag's /tf_static."""
     lidar_slop: float = 0.05
     """Largest difference between the stamps of sweep and image, s."""
     camera_frame: str = "auto"

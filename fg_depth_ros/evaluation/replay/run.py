@@ -214,7 +214,7 @@ def _add_rows(
 
 
 def _joined(label: str, with_truth: bool, evaluations: Sequence[BagEvaluation]) -> MethodScore | None:
-    """Add up one method's scores, pairs in the order of the bags; None where there are none."""
+    """Add up one method's scores, pairs in the order of the bags; None if there are none."""
     found = [(one, one.scores[label, with_truth]) for one in evaluations if (label, with_truth) in one.scores]
     if not found:
         return None

@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing beside it: tables, plots, pictures, and where the numbers come from."""
+"""A report as one self-contained HTML page: tables, plots, pictures, and where the numbers come from."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def styles_of(entries: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
 def over_time(series: Sequence[Mapping[str, Any]], styles: Mapping[str, Mapping[str, Any]]) -> list[Plot]:
     """Plot every known measure in ``series`` (as ``Report.series``), a line per method.
 
-    Over seconds where there is one set; several sets stand one behind the other, pair by pair.
+    Over seconds if there is one set; several sets follow one another, pair by pair.
     """
     sets = list(dict.fromkeys(str(entry.get("set", "")) for entry in series))
     places = _places(series, sets)
@@ -107,7 +107,7 @@ def latencies(series: Sequence[Mapping[str, Any]], styles: Mapping[str, Mapping[
 
 
 def reliability(coverage: Mapping[str, np.ndarray], factors: np.ndarray) -> bytes:
-    """Plot shares of errors within multiples of sigma, a line per data set, as a PNG; a Laplace error beside them."""
+    """Plot shares of errors within multiples of sigma, a line per data set, as a PNG; a Laplace error as reference."""
     figure, axes = _figure()
     for number, (name, shares) in enumerate(coverage.items()):
         axes.plot(factors, 100 * shares, label=plain(name), linewidth=1, **line_style(number))

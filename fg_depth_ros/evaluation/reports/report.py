@@ -72,13 +72,13 @@ class Report:
     rows: list[dict[str, Any]] = field(default_factory=list)
     series: list[dict[str, Any]] = field(default_factory=list)
     """One entry per evaluated pair, in their order: ``set``, ``name``, ``stamp`` (s) and what was measured on it. Not
-    in the JSON where there is none."""
+    in the JSON if there is none."""
     software: dict[str, str] = field(default_factory=lambda: software_versions())
     created: str | None = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     """UTC time, ISO 8601. None: not in the JSON, which is then the same byte for byte where the numbers are."""
 
     def add_row(self, set_name: str, method: str, metrics: Mapping[str, float], **details: Any) -> None:
-        """Add a line: ``metrics`` of ``method`` on ``set_name``; ``details`` (such as images=12) stand beside them."""
+        """Add a line: ``metrics`` of ``method`` on ``set_name``; ``details`` (such as images=12) go into the row."""
         self.rows.append({"set": set_name, "method": method, **details, "metrics": dict(metrics)})
 
     def to_dict(self) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def heading_of(name: str) -> str:
 
 
 def formatted(name: str, value: float | None) -> str:
-    """Format a measure as a table has it; a dash where there is none."""
+    """Format a measure as a table has it; a dash if there is none."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if name not in _HEADINGS | _SPEED_HEADINGS:
