@@ -41,7 +41,7 @@ class Training:
     photos: tuple[str, ...] = ()
     """Folder of pictures for the surfaces of rendered scenes; without any, procedural textures alone."""
     patterns: int = 160
-    """Number of procedural textures beside the photos."""
+    """Number of procedural textures in addition to the photos."""
     model: str = ""
     """Network to train."""
     weights: str = ""
@@ -79,7 +79,7 @@ class Training:
     validate_minutes: float = 10.0
     """Minutes between validations; 0: by steps alone."""
     validate_steps: int = 0
-    """Steps between validations, beside the minutes; 0: by minutes alone."""
+    """Steps between validations, in addition to the minutes; 0: by minutes alone."""
     validation_scenes: int = 24
     """Number of scenes, or of pairs of each data set, that a validation evaluates."""
     patience: int = 0

@@ -1,4 +1,4 @@
-"""A pool of rendered scenes, each used several times: rendering costs far more than cutting and colouring anew."""
+"""A pool of rendered scenes, each used several times: rendering costs far more than another crop and other colours."""
 
 from __future__ import annotations
 

@@ -253,7 +253,7 @@ def test_rows_share_scenes_and_initial_weights_and_are_trained_once(tmp_path, mo
     with pytest.raises(ValueError, match=r"other settings \(steps 2, now 3\): choose another folder"):
         run_ablation(replace(config, steps=3))
     (out / "seed0" / rows_of(config)[0].name / "result.json").write_text("{")
-    with pytest.raises(ValueError, match=r"result\.json: not readable .* remove it and its row is made anew"):
+    with pytest.raises(ValueError, match=r"result\.json: not readable .* remove it and its row is made again"):
         run_ablation(config, never)
 
 

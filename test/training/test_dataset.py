@@ -164,7 +164,7 @@ def test_a_pair_that_vanishes_while_training_is_replaced_and_counted(tmp_path):
     samples, counts = dataset(usable, cache).samples(range(3))
     assert [round(float(pairs.truth[0, 0, 0, 0]), 3) for pairs, _ in samples] == [2.5, 2.5, 2.5]
     assert counts.skipped["unreadable"] >= 2
-    assert not list(cache.folder.glob("002-*.json"))  # a damaged answer is asked for anew in the next run
+    assert not list(cache.folder.glob("002-*.json"))  # a damaged answer is asked for again in the next run
     (folder / "left" / "000.png").unlink()
     with pytest.raises(FileError, match="none of the 3 pairs can be read any more"):
         dataset(usable, cache).samples([0])

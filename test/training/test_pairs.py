@@ -274,7 +274,7 @@ def test_stamps_beside_the_pictures_must_agree(tmp_path):
 def test_pairs_without_calibration_are_refused(tmp_path):
     folder = write_walls(tmp_path / "walls")
     (folder / "rig.json").unlink()
-    with pytest.raises(FileError, match=r"no calibration beside the images.*put a rig\.json"):
+    with pytest.raises(FileError, match=r"no calibration next to the images.*put a rig\.json"):
         open_pair_sets([folder])
     with pytest.raises(FileError, match="no such folder"):
         open_pair_sets([tmp_path / "nowhere"])

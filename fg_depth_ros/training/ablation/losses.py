@@ -87,7 +87,7 @@ def _choices() -> list[Row]:
 
 
 def run_ablation(config: LossAblation, progress: Callable[[str], None] = _LOG.info) -> Report:
-    """Train and evaluate whatever is not finished in ``config.out``; the tables are written anew after every training.
+    """Train and evaluate whatever is not finished in ``config.out``; the tables are written again after every training.
 
     ``progress`` is called with the name of what begins. Returns one row per line of the table: ``metrics`` are means
     over the seeds; ``spread`` their standard deviations, None with one seed; ``seeds`` every seed's own. Raises
@@ -218,4 +218,4 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise FileError(f"{path}: not readable ({error}); remove it and its row is made anew") from error
+        raise FileError(f"{path}: not readable ({error}); remove it and its row is made again") from error

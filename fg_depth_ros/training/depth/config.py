@@ -161,7 +161,7 @@ class DistillTraining(Training):
     held_out: str = ""
     """Part of every folder that selects the best weights, such as 72:80; empty: the last tenth of the frames."""
     test_frames: str = ""
-    """Part of every folder that is evaluated beside; neither trained on nor selected by."""
+    """Part of every folder that is also evaluated; neither trained on nor selected by."""
     skip_unusable: bool = False
     """Leave out data sets without a usable pair, with a warning, instead of refusing to train."""
     bag: Mapping[str, Any] = field(default_factory=dict)
@@ -169,7 +169,7 @@ class DistillTraining(Training):
     world: str = ""
     """Train on rendered scenes, too: street, indoor or mixed."""
     world_share: float = 0.5
-    """Part of the samples that is rendered, beside folders."""
+    """Part of the samples that is rendered, in addition to folders."""
     select_by_world: bool = True
     """Whether rendered scenes take part in the selection of the best weights."""
     shapes: tuple[tuple[int, int], ...] = field(default=(), metadata={"option": "shape"})
@@ -179,7 +179,7 @@ class DistillTraining(Training):
     cutouts: tuple[str, ...] = ()
     """Folder of cut-outs with alpha for rendered scenes."""
     outlines: int = 64
-    """Number of drawn outlines beside the cut-outs."""
+    """Number of drawn outlines in addition to the cut-outs."""
     teacher: str = "flownet_stereo"
     """Any model for stereo or flow, or truth: the true depth that comes with the pairs."""
     teacher_weights: str = ""

@@ -141,7 +141,7 @@ class PairDataset:
             sample = self.load(one)
         except FileError:
             if self.cache is not None:
-                self.cache.forget(one.key)  # checked anew when the next run begins
+                self.cache.forget(one.key)  # checked again when the next run begins
             raise
         size = sum(t.nbytes for part in sample if part is not None for t in part if t is not None)
         if self._bytes + size <= _MEMORY_BYTES:
@@ -210,7 +210,7 @@ class MixedBatch(NamedTuple):
 class MixedDataset:
     """Samples by number: a fixed share of rendered scenes, the others from disk.
 
-    ``share`` counts where there are both pairs and scenes. ``render_here``: False where the training device renders.
+    ``share`` counts if there are both pairs and scenes. ``render_here``: False where the training device renders.
     """
 
     def __init__(

@@ -53,7 +53,7 @@ from fg_depth_ros.training.loop import VALIDATION_SEED, fit, photo_sources
 from fg_depth_ros.training.stream import DataStream
 
 _LOG = logging.getLogger(__name__)
-_WIDE = 0.6  # canonical focal length by the width where there are several cameras: 80 degrees across
+_WIDE = 0.6  # canonical focal length by the width if there are several cameras: 80 degrees across
 _MAX_CROPPED = 0.1
 _FOCAL_TOLERANCE = 0.01  # cameras whose focal lengths differ by less are one camera
 
@@ -73,7 +73,7 @@ def train_distill(
         ModelError: a teacher that cannot be used.
         CheckpointError: a state in ``out`` that belongs to another training, or weights that cannot be used.
         FloatingPointError: a loss that is not finite.
-        ValueError: a size or options that do not fit the network, or a focal length beside weights with their own.
+        ValueError: a size or options that do not fit the network, or a focal length and weights with their own.
     """
     pl.seed_everything(config.seed, verbose=False)
     teacher = cache = None
@@ -157,7 +157,7 @@ def _require_truth(split: PairSplit) -> None:
         for name, pairs in sets.items():
             if pairs[0].truth() is None:
                 raise FileError(
-                    f"{name}: no true disparity beside the pairs, and the teacher is '{TRUTH}': name a model"
+                    f"{name}: no true disparity next to the pairs, and the teacher is '{TRUTH}': name a model"
                 )
 
 

@@ -145,7 +145,7 @@ def _opened(path: Path, bag: Mapping[str, Any]) -> list[StereoSample]:
     check_synchronised(str(path), pairs)
     if any(pair.rig is None for pair in pairs):
         raise FileError(
-            f"{path}: no calibration beside the images, and depth in metres needs focal length and baseline: put a "
+            f"{path}: no calibration next to the images, and depth in metres needs focal length and baseline: put a "
             "rig.json, calib.txt or left.yaml and right.yaml there"
         )
     return pairs
@@ -359,7 +359,7 @@ def prepare_pairs(
     """Check every pair once, have the teacher predict it, and return what can be trained on.
 
     The results are in the cache, so a second run checks nothing twice. Under torchrun every process begins with its own
-    share of a set and finds the others' results in the cache. ``teacher``: None where there is none, or where it
+    share of a set and finds the others' results in the cache. ``teacher``: None if there is none, or where it
     predicts while training: then only the images are checked; else ``cache`` is needed. ``skip_unusable``: leave out a
     set of which no pair can be used, with a warning, instead of raising FileError.
     """

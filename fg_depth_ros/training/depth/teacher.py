@@ -234,7 +234,7 @@ class PredictionCache:
         write_json(self.folder / f"{key}.json", document, indent=1, sync=False)
 
     def forget(self, key: str) -> None:
-        """Have a pair checked anew the next time."""
+        """Have a pair checked again the next time."""
         (self.folder / f"{key}.json").unlink(missing_ok=True)
 
     def _write(self, stem: str, field: Tensor) -> None:

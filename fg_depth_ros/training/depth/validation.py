@@ -57,8 +57,8 @@ def depth_validation(
 ) -> Validation:  # fmt: skip
     """Return the validation of a depth training.
 
-    ``selecting``: images whose mean AbsRel selects the best weights; ``testing``: images whose figures are logged
-    beside; ``extra``: figures of the network on anything else.
+    ``selecting``: images whose mean AbsRel selects the best weights; ``testing``: images whose metrics are
+    also logged; ``extra``: metrics of the network on anything else.
     """
     every = [sample for sets in (testing, selecting) for samples in sets.values() for sample in samples]
     step = max(1, len(every) // _SHOWN)

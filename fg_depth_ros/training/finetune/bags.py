@@ -121,7 +121,7 @@ def _checked(path: Path, options: Mapping[str, Any], notes: Path | None) -> tupl
         try:
             return json.loads(note.read_text()), open_bag_pairs(path, **options)
         except (ValueError, FileError):
-            pass  # damaged since then: checked anew
+            pass  # damaged since then: checked again
     check = check_bag(path, **options)
     bag = check.to_dict()
     if note is not None and check.usable:  # what cannot be read now may be readable next time

@@ -190,7 +190,7 @@ def predict_views(network: Callable[..., StereoPrediction], left: Tensor, right:
 
 @torch.no_grad()
 def evaluate_pair(network: torch.nn.Module, pair: PairBatch, tolerance: float) -> dict[str, float]:
-    """Return figures of one pair at its own size, without labels where there are none.
+    """Return figures of one pair at its own size, without labels if there are none.
 
     ``photometric``: mean error of the visible pixels of the left view. ``agreement``: part of the pixels inside where
     both views agree. ``unexplained``: mean over all pixels of the error where both views agree and of 1, the largest

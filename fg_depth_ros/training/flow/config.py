@@ -119,15 +119,15 @@ class FlowTraining(Training):
     options: Mapping[str, Any] = field(default_factory=dict)
     """Option of a fresh network, NAME=VALUE such as width=0.375."""
     cutouts: tuple[str, ...] = ()
-    """Folder of cut-outs with alpha that move through the scenes, beside drawn outlines."""
+    """Folder of cut-outs with alpha that move through the scenes, in addition to drawn outlines."""
     outlines: int = 256
-    """Number of drawn outlines beside the cut-outs."""
+    """Number of drawn outlines in addition to the cut-outs."""
     extras: int = 0
     """Mean number of small, thin and fast pieces in a scene."""
     pool: int = 48
     """Rendered scenes in memory, in each of four pools (a scene takes 2.6 MB at 512x320)."""
     uses: int = 4
-    """Pairs that are made of each rendered scene, each cut, turned and coloured anew; 1: every scene once."""
+    """Pairs that are made of each rendered scene, each with another crop, rotation and colours; 1: every scene once."""
     world: float = 0.2
     """Share of scenes from the virtual world (streets and rooms), the others being Flying Chairs."""
     data: tuple[str, ...] = ()

@@ -196,7 +196,7 @@ class FolderPairs:
         first, second = (torch.from_numpy(np.ascontiguousarray(i)).permute(2, 0, 1)[None] for i in sample.images())
         truth, hidden = sample.truth(), sample.occluded()
         if truth is None:
-            raise FileError(f"{sample.name}: no true flow beside {sample.first}; a training needs it")
+            raise FileError(f"{sample.name}: no true flow next to {sample.first}; a training needs it")
         flow = torch.from_numpy(np.ascontiguousarray(truth)).permute(2, 0, 1)[None]
         valid = torch.isfinite(flow).all(1, keepdim=True)
         occluded = torch.zeros_like(valid) if hidden is None else torch.from_numpy(hidden)[None, None] & valid

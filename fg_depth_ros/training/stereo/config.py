@@ -32,7 +32,7 @@ class StereoTraining(Training):
     pool: int = 48
     """Rendered scenes in memory, in each of four pools (a scene and its mirror image take 4 MB at 448x224)."""
     uses: int = 8
-    """Pairs that are made of each rendered scene, each cut, scaled and coloured anew."""
+    """Pairs that are made of each rendered scene, each with another crop, scale and colours."""
     world: float = 0.15
     """Share of scenes from the virtual world (streets and rooms), the others being layered scenes."""
     options: Mapping[str, Any] = field(default_factory=dict)
