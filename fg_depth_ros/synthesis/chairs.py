@@ -57,7 +57,7 @@ class ChairsGenerator:
             seed: separates whole data sets (training, validation) from each other.
             device: where frames are rendered.
             backgrounds: only the first so many of ``photos`` serve as backgrounds; None for all.
-            extras: mean number of small, thin and fast layers in a scene beside the recipe's chairs.
+            extras: mean number of small, thin and fast layers in a scene in addition to the recipe's chairs.
 
         Raises ValueError: no photos, more backgrounds than photos, or frames without pixels.
         """
@@ -186,7 +186,7 @@ class _Source:
     def __init__(self, images: list[torch.Tensor], mirrored: bool, magnified: list[float] | None = None) -> None:
         """``images``: C x S x S each, S may differ. Beyond their borders they are mirrored, or 0.
 
-        ``magnified``: pixels per texel of masks; where there are several, their edges are made one pixel wide again.
+        ``magnified``: pixels per texel of masks; if there are several, their edges are made one pixel wide again.
         """
         self.mirrored = mirrored
         self.sides = np.array([image.shape[-1] for image in images], float).reshape(-1, 1, 1)

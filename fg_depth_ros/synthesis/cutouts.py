@@ -28,7 +28,7 @@ def list_cutouts(folders: Sequence[str | Path]) -> list[Path]:
 class CutoutAtlas:
     """Square masks, the first of them with colours of their own.
 
-    ``masks``: M uint8, all mip levels one behind the other (mask-major, finest first), 255 = opaque. ``colours``: RGB
+    ``masks``: M uint8, all mip levels one after the other (mask-major, finest first), 255 = opaque. ``colours``: RGB
     of the photo cut-outs, mask ``i`` belongs to image ``i``; they continue beyond the mask's edge, so that no foreign
     colour bleeds in. ``count``: number of masks; ``photos``: of photo cut-outs, which come first. The others as of
     ``TextureAtlas``.

@@ -1,6 +1,6 @@
 """The wall paper of synthetic scenes: photos and procedural patterns in one mip-mapped atlas.
 
-An atlas is a flat table of RGB texels, all images and all their mip levels behind each other, so that one
+An atlas is a flat table of RGB texels, all images and all their mip levels one after another, so that one
 gather per tap textures a whole frame whatever surfaces are visible in it, on the CPU as on the GPU.
 """
 
@@ -40,7 +40,7 @@ def list_pictures(folders: Sequence[str | Path], suffixes: Collection[str], kind
 class TextureAtlas:
     """Square RGB images with their mip pyramids.
 
-    ``texels``: M x 3 uint8, the images' levels one behind the other (image-major, finest level first); ``count``:
+    ``texels``: M x 3 uint8, the images' levels one after the other (image-major, finest level first); ``count``:
     number of images; ``size``: side of the finest level, px (a power of two); ``levels``: number of mip levels.
     """
 

@@ -36,7 +36,7 @@ class WorldDrive:
         self, kind: str, rig: StereoRig, seed: int = 0, atlas: TextureAtlas | None = None,
         cutouts: CutoutAtlas | None = None, frames: int = 100, device: torch.device | str = "cpu",
     ) -> None:  # fmt: skip
-        """Without an atlas patterns are drawn; ``cutouts`` stand beside drawn things.
+        """Without an atlas patterns are drawn; ``cutouts`` are used in addition to drawn things.
 
         Raises ValueError: unknown kind.
         """

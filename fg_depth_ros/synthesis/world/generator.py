@@ -44,7 +44,7 @@ class WorldGenerator:
 
         Args:
             atlas: pictures for surfaces.
-            cutouts: photos and outlines of things beside the drawn people and trees; may be None.
+            cutouts: photos and outlines of things in addition to the drawn people and trees; may be None.
             width, height: of the pictures, px.
             seed: separates whole data sets (training, validation) from each other.
             device: where pictures are made and stay.

@@ -42,7 +42,7 @@ def world_samples(
 ) -> list[DepthSample]:  # fmt: skip
     """Return scenes 0 .. ``count`` - 1 of the virtual world, the same on every machine for the same arguments.
 
-    ``kind``: street, indoor or mixed. ``seed``: of the world and of its ``patterns``, drawn textures beside the photos.
+    ``kind``: street, indoor or mixed. ``seed``: of the world and of its ``patterns``, procedural textures.
     ``device``: where scenes are rendered. Raises ValueError: an unknown kind, or no scene.
     """
     if count < 1:

@@ -30,7 +30,7 @@ from fg_depth_ros.synthesis.world.ray_casting import (
 from fg_depth_ros.synthesis.world.surfaces import Surface, surface_of
 
 _CLOSE = 0.8  # m: how far from a thing its surroundings are darker
-_CLOSE_DARK = 0.5  # of the scattered light that is taken away right beside a large thing
+_CLOSE_DARK = 0.5  # of the scattered light that is taken away right next to a large thing
 _OWN_SKIN = 0.02  # m: a surface does not shade itself
 _UPRIGHT = 0.75  # of the normal's vertical part: what has less is no ground and no roof
 _VIRTUAL = 12.0  # m: how far away lies what glossy things reflect
@@ -302,7 +302,7 @@ class Shader:
         return self._table[COLUMN[name]][s.item]
 
     def _each(self, name: str, sample: torch.Tensor) -> torch.Tensor:
-        """Look up a field of the lights for every pixel: P (x 3), or 1 (x 3) where there is one scene only."""
+        """Look up a field of the lights for every pixel: P (x 3), or 1 (x 3) if there is one scene only."""
         return self._spread(np.array([getattr(scene.light, name) for scene in self.scenes]), sample)
 
     def _horizon(self, sample: torch.Tensor) -> torch.Tensor:

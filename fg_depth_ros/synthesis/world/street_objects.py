@@ -146,7 +146,7 @@ def bush(b: Builder, p: AssetSampler, at: tuple[float, float], height: float) ->
 
 
 def person(b: Builder, p: AssetSampler, at: tuple[float, float], yaw: float, motion: Motion | None = None) -> None:
-    """Somebody 1.5 - 1.95 m tall (some are children), or, where there are photos, now and then something else.
+    """Somebody 1.5 - 1.95 m tall (some are children), or, if there are photos, now and then something else.
 
     The size of what a photo shows is not known: any is drawn, so that none is learned.
     """
