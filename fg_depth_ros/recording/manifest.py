@@ -62,7 +62,7 @@ def read(root: Path) -> list[dict[str, Any]]:
 
 
 def read_episode(folder: Path) -> dict[str, Any] | None:
-    """Return ``episode.json`` of a folder; None where there is none of this schema."""
+    """Return ``episode.json`` of a folder; None if there is none of this schema."""
     try:
         return _parsed(read_bytes(folder / EPISODE_FILE).decode("utf-8"))
     except (FileError, UnicodeDecodeError):

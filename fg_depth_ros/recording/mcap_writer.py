@@ -43,7 +43,7 @@ class DurableFile:
     """An unbuffered file that hashes what is written: when ``write`` returns, the kernel has the data."""
 
     def __init__(self, path: Path, keep: int | None = None) -> None:
-        """Create the file, or open one and continue behind its first ``keep`` bytes.
+        """Create the file, or open one and continue after its first ``keep`` bytes.
 
         Raises OSError: it exists already, or is shorter than ``keep``.
         """
@@ -70,7 +70,7 @@ class DurableFile:
         return self._hash.hexdigest()
 
     def write(self, pieces: Sequence[bytes | memoryview]) -> None:
-        """Append all pieces. Raises OSError: a part of them may be in the file behind ``size``, until ``truncate``."""
+        """Append all pieces. Raises OSError: a part of them may be in the file after ``size``, until ``truncate``."""
         left: list[Any] = [memoryview(piece).cast("B") for piece in pieces if len(piece)]
         while left:
             written = os.writev(self._descriptor, left[:_PIECES_AT_ONCE])
@@ -92,7 +92,7 @@ class DurableFile:
             raise
 
     def truncate(self) -> None:
-        """Remove what a failed write left behind ``size``. Raises OSError."""
+        """Remove what a failed write left after ``size``. Raises OSError."""
         os.ftruncate(self._descriptor, self.size)
         os.lseek(self._descriptor, self.size, os.SEEK_SET)
 

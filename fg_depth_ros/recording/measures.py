@@ -1,6 +1,6 @@
 """Figures that the triggers compare with their limits: motion, disagreement, confidence.
 
-They are computed several times a second beside a recording, so they use small images and a grid of pixels.
+They are computed several times a second during a recording, so they use small images and a grid of pixels.
 """
 
 from __future__ import annotations

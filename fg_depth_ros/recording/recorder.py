@@ -191,7 +191,7 @@ class Recorder:
 
     @property
     def episode(self) -> str:
-        """Name of the episode being written; empty where there is none."""
+        """Name of the episode being written; empty if there is none."""
         return self._writer.episode_name
 
     @property

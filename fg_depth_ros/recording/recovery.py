@@ -42,7 +42,7 @@ def recover(path: str | Path) -> list[Recovered]:
 
     Args:
         path: a recording folder: every hidden part in it is completed in place, unless it is being written; lines that
-            its manifest lacks are added. Or a bag's folder or MCAP file: NAME_recovered is written beside it, the
+            its manifest lacks are added. Or a bag's folder or MCAP file: NAME_recovered is written next to it, the
             original stays.
 
     Returns:
@@ -134,7 +134,7 @@ def _remove_stale(root: Path, path: Path) -> None:
 
 
 def _part(root: Path, name: str) -> Recovered | None:
-    """Complete one part: where it was merely cut, only its cut chunk and its index are written anew."""
+    """Complete one part: where it was merely cut, only its cut chunk and its index are written again."""
     try:
         lock = EpisodeLock(root, name)
     except BlockingIOError:
@@ -185,7 +185,7 @@ def _complete_part(root: Path, name: str, folder: Path) -> Recovered:
 
 
 def _complete_anew(root: Path, name: str, path: Path, before: int) -> Recovered | None:
-    """Complete a part whose damage has whole messages behind it, by copying these; the damaged file stays until then.
+    """Complete a part whose damage has whole messages after it, by copying these; the damaged file stays until then.
 
     ``before``: messages before the damage. None: there are no others.
     """
@@ -195,7 +195,7 @@ def _complete_anew(root: Path, name: str, path: Path, before: int) -> Recovered 
         stamps.add(part.messages)
     if scan.undeclared and messages:
         note = (
-            f"left as it is: {path} {scan.problem}, and only the damage says of which topics the messages behind it "
+            f"left as it is: {path} {scan.problem}, and only the damage says of which topics the messages after it "
             f"are; copy it to another folder and recover the copy for its {messages} other messages"
         )
         return Recovered(name, messages, scan.lost, note, False)
@@ -236,7 +236,7 @@ class _Stamps:
 
 
 def _copy(original: Path, files: list[Path], target: Path) -> Recovered:
-    """Copy the whole messages of another recorder's bag to a bag beside the original."""
+    """Copy the whole messages of another recorder's bag to a bag next to the original."""
     if target.exists():
         return Recovered(original.name, 0, 0, f"{target.name} is there already; remove it to recover again")
     scans = [McapScanner(file) for file in files]

@@ -1,6 +1,6 @@
 """Rules of the recording triggers: periods, limits, and how often each kind may fire.
 
-All times are nanoseconds of one clock, which may jump back (a simulation that starts again); a rule then starts anew.
+All times are nanoseconds of one clock, which may jump back (a simulation that starts again); a rule then starts again.
 """
 
 from __future__ import annotations
