@@ -36,7 +36,7 @@ def bench_recording(
 ) -> Report:  # fmt: skip
     """Measure data_logger_node over DDS: play pairs into it, of which it records all.
 
-    With ``depth`` a depth node runs beside it, whose depth and labels are recorded too.
+    With ``depth`` a depth node runs, and its depth and labels are recorded, too.
 
     Args:
         size: of the images, (width, height) in pixels.
@@ -142,7 +142,7 @@ class _Progress:
         values, reports = run.monitor.values(LOGGER), run.monitor.reports(LOGGER)
         playing = run.children[PLAYER].running
         before, self._formed = self._formed, int(values[keys.PAIRS_FORMED])
-        if self.meter is None or (playing and self._formed and not before):  # anew with the first pair
+        if self.meter is None or (playing and self._formed and not before):  # again with the first pair
             self.meter = CpuMeter({_CPU_NAMES[name]: child for name, child in run.children.items()})
         if playing:
             self.meter.sample()
@@ -181,7 +181,7 @@ class CpuMeter:
 def cpu_seconds(pid: int) -> float:
     """Return the CPU time of a process in seconds, user and system. Raises OSError when there is no such process."""
     text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    fields = text.rpartition(")")[2].split()  # behind the name, which may hold anything; proc(5)
+    fields = text.rpartition(")")[2].split()  # after the name, which may hold anything; proc(5)
     if fields[0] == "Z":
         raise ProcessLookupError(f"process {pid} has ended")
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -11,8 +11,8 @@ class CameraPreset:
     """What a driver publishes.
 
     ``source``: the driver, or how the recording was made. ``namespace``: of its topics by default; ``several``: with
-    more than one camera, ``{}`` being the camera's name, empty where there is only one. ``left`` and ``right``: image
-    topics below; camera_info is beside them. ``frame``: optical frame of the left camera. ``encoding``: of the images.
+    more than one camera, ``{}`` being the camera's name, empty if there is only one. ``left`` and ``right``: image
+    topics below; camera_info is next to them. ``frame``: optical frame of the left camera. ``encoding``: of the images.
     ``rectify``: what stereo_depth_node's parameter of that name must be. ``parameters``: others that it needs.
     ``setting``: what the driver must be told.
     """
@@ -75,7 +75,7 @@ PRESETS: Mapping[str, CameraPreset] = {
         "cam0",
         "mono8",
         rectify="on",
-        setting="they hold no camera_info: publish the calibration of each `sensor.yaml` beside the images",
+        setting="they hold no camera_info: publish the calibration of each `sensor.yaml` next to the images",
     ),
     "kitti": CameraPreset(
         "kitti2bag of a synced raw drive",

@@ -1,4 +1,4 @@
-"""``fg-depth demo``: real pairs, or a virtual world, through real topics, the learned model beside the classical one.
+"""``fg-depth demo``: real pairs, or a virtual world, through real topics, with the learned and a classical model.
 
 Player, depth node and evaluator are separate processes that talk over DDS on this machine only. The two
 models run one after the other, so that neither takes the processor from the other's latency.
@@ -87,7 +87,7 @@ def run_demo(
     """Run the demo and print what it measured.
 
     Args:
-        model: shown in full, with ``weights`` (empty: those that come with the package); ``sgbm`` runs beside it.
+        model: shown in full, with ``weights`` (empty: those that come with the package); ``sgbm`` runs, too.
         pairs: a folder of stereo pairs, a bag or a video, or ``motorcycle`` for the pair that scikit-image ships.
         seconds, rate: each model is fed for so long, with so many pairs per second.
         out, json: where picture (PNG) and report go; no report where ``json`` is None.
@@ -244,7 +244,7 @@ def _draw(out: Path, snapshots: dict[str, Snapshot], report: Report, chosen: Dem
     if not snapshots:
         raise ExperimentError("no pair arrived with all outputs, so there is no picture; the table above holds")
     model, first = next(iter(snapshots.items()))
-    # Beside each other they must show the same pair; where one model was too slow for it, the first stands alone.
+    # Side by side they must show the same pair; where one model was too slow for it, the first stands alone.
     snapshots = {method: shot for method, shot in snapshots.items() if shot.name == first.name}
     title = (
         f"{model} on {chosen.name} over ROS topics: focal length {first.rig.fx:.0f} px, baseline "
@@ -273,7 +273,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def check_options(seconds: float, rate: float, width: int, world: str, pairs: str) -> None:
-    """Raise ValueError, with the way out, for options that make no sense."""
+    """Raise ValueError, with the remedy, for options that make no sense."""
     if not (0.0 < seconds <= 86400.0 and 0.01 <= rate <= 1000.0 and 0 <= width <= 16384):
         raise ValueError(
             f"seconds = {seconds:g}, rate = {rate:g} Hz, width = {width} px: give seconds above 0, a rate from 0.01 to "
@@ -302,7 +302,7 @@ def render_world(folder: Path, world: str, width: int, console: Console) -> str:
 def inspect_pairs(
     pairs: str, seconds: float, rate: float, width: int, console: Console, side_by_side: bool = False
 ) -> DemoInput:
-    """Inspect the pairs before any process starts. Raises FileError with the way out."""
+    """Inspect the pairs before any process starts. Raises FileError with the remedy."""
     try:
         source = PairSource(pairs, width=width, side_by_side=side_by_side)
         parameters: dict[str, Any] = {}
@@ -312,7 +312,7 @@ def inspect_pairs(
         parameters = {"focal": focal, "baseline": ASSUMED_BASELINE}
         source = PairSource(pairs, width=width, side_by_side=side_by_side, **parameters)
         console.print(
-            f"no calibration found beside the pairs: metres are guesses (focal length {focal:g} px, baseline "
+            f"no calibration found next to the pairs: metres are guesses (focal length {focal:g} px, baseline "
             f"{ASSUMED_BASELINE} m). Put a calib.txt or rig.json into {pairs} for real ones.",
             style="yellow",
         )

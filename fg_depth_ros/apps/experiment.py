@@ -65,7 +65,7 @@ class Experiment:
             group: owns the processes; the caller stops it.
             is_finished: called several times a second from the start of the player on.
             on_status: called with a line for people before the nodes are active.
-            may_end: executables, beside the player's, that may end with code 0.
+            may_end: executables, in addition to the player's, that may end with code 0.
 
         Raises:
             ExperimentError: a node refuses its configuration.

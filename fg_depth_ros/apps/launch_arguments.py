@@ -34,9 +34,9 @@ CAMERA: Arguments = {
     "left_namespace": ("", "Prefix of the left camera's topics, <prefix>/image_rect and <prefix>/camera_info; empty: "
                        "left, or as the camera has it."),
     "right_namespace": ("", "Prefix of the right camera's topics; empty: right, or as the camera has it."),
-    "left_image": ("", "Left image topic, where it is another one; camera_info is taken from beside it, in the same "
+    "left_image": ("", "Left image topic, where it is another one; camera_info is taken from next to it, in the same "
                     "namespace, if it has one."),
-    "right_image": ("", "Right image topic, where it is another one; camera_info is taken from beside it, in the same "
+    "right_image": ("", "Right image topic, where it is another one; camera_info is taken from next to it, in the same "
                      "namespace, if it has one."),
     "image_transport": ("", "Parameter image_transport (raw, compressed, ffmpeg or foxglove); empty: as "
                         "left_image ends, or as in the parameter file."),
@@ -174,7 +174,7 @@ def is_true(text: str) -> bool:
 
 
 def require_package(name: str, argument: str) -> None:
-    """Raise ValueError, with the way out, unless a ROS package is installed that a launch argument asks for."""
+    """Raise ValueError, with the remedy, unless a ROS package is installed that a launch argument asks for."""
     try:
         get_package_prefix(name)
     except (PackageNotFoundError, OSError):  # the second: no workspace is sourced
@@ -190,7 +190,7 @@ def log_level(level: str) -> list[str]:
 
 
 def environment(value: Mapping[str, str]) -> dict[str, str]:
-    """Return what our processes have in their environment beside that of the launch, for ``additional_env``.
+    """Return what our processes have in their environment in addition to that of the launch, for ``additional_env``.
 
     It keeps messages on this machine, unless ``discovery`` says otherwise, and whole: Fast DDS is pointed to the
     package's profile, since its defaults lose most images. Setting it in the launch itself would change it for the

@@ -130,7 +130,7 @@ class BagInputs:
             )
         if not (topics.left_info and topics.right_info):
             raise FileError(
-                f"{bag}: no camera_info beside {topics.left} and {topics.right}: nothing says what a pixel of "
+                f"{bag}: no camera_info next to {topics.left} and {topics.right}: nothing says what a pixel of "
                 "disparity is in metres; name the camera_info topics (left_info, right_info), or record it too"
             )
         qos = storage.offered_qos

@@ -134,7 +134,7 @@ def view_pairs(
     if not samples:
         raise ViewerError(f"{title}: no pair to show")
     if not calibrated:
-        say("no calibration beside the pairs: disparity only, without metres (give --calib)", "yellow")
+        say("no calibration next to the pairs: disparity only, without metres (give --calib)", "yellow")
     outputs = {
         label: _outputs(estimator) if calibrated else frozenset({DISPARITY}) for label, estimator in estimators.items()
     }

@@ -94,7 +94,7 @@ def recording(
     rate: Annotated[float, typer.Option(help="Pairs per second.")] = 30.0,
     seconds: Annotated[float, typer.Option(help="How long pairs are played.")] = 20.0,
     storage: Annotated[str, typer.Option(help="raw, zstd, png or jpeg.")] = "raw",
-    depth: Annotated[bool, typer.Option(help="Run the depth node beside, and record its depth.")] = True,
+    depth: Annotated[bool, typer.Option(help="Run the depth node, too, and record its depth.")] = True,
     model: Model = "flownet_stereo",
     root: Annotated[Path | None, typer.Option(help="Folder on the disk to measure; default: a temporary one.")] = None,
     json: Json = None,

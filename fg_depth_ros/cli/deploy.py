@@ -92,7 +92,9 @@ def promote(
 
 
 def rollback(
-    model: Annotated[str, typer.Argument(help="Model, such as depthnet_lite; not needed where there is one.")] = "",
+    model: Annotated[
+        str, typer.Argument(help="Model, such as depthnet_lite; not needed if the store has only one.")
+    ] = "",
     why: Annotated[str, typer.Option(help="The reason, which is kept.")] = "",
     store: Store = None,
     node: NodeName = "",

@@ -146,20 +146,20 @@ def depth(
         Path | None, typer.Option(help="List of KITTI raw frames, 'DATE/DRIVE_sync FRAME l' a line: Eigen's protocol.")
     ] = None,
     improved: Annotated[
-        Path | None, typer.Option(help="data_depth_annotated: KITTI's improved truth beside the sweeps.")
+        Path | None, typer.Option(help="data_depth_annotated: KITTI's improved truth next to the sweeps.")
     ] = None,
     lidar: Annotated[
         str, typer.Option(help="How sweeps become truth: published (as in all tables), or camera.")
     ] = "published",
     split: Annotated[
-        Path | None, typer.Option(help="Test frames of NYU: splits.mat or a text; default: splits.mat beside it.")
+        Path | None, typer.Option(help="Test frames of NYU: splits.mat or a text; default: splits.mat next to it.")
     ] = None,
     model: Annotated[
         list[str], typer.Option(help="Depth network; may be repeated; default: those with weights, or --weights'.")
     ] = [],
     weights: ManyWeights = [],
     stereo: Annotated[
-        list[str], typer.Option(help="Stereo model beside, where there are pairs; may be repeated; none: without.")
+        list[str], typer.Option(help="Stereo model to compare with on pairs; may be repeated; none: without.")
     ] = ["flownet_stereo"],
     against: Annotated[
         str, typer.Option(help="Compare with this stereo model, where its two-way check holds, instead of by a truth.")
@@ -175,7 +175,7 @@ def depth(
     scenes: Annotated[int, typer.Option(help="Scenes of every --world.")] = 50,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the scenes.")] = "640x192",
     photos: Photos = [],
-    patterns: Annotated[int, typer.Option(help="Drawn textures of the scenes beside the photos.")] = 160,
+    patterns: Annotated[int, typer.Option(help="Drawn textures of the scenes in addition to the photos.")] = 160,
     aggregate: Annotated[
         str, typer.Option(help="per_image (mean of the images' measures, as Eigen's), or pooled.")
     ] = "per_image",
@@ -185,7 +185,7 @@ def depth(
     sheets: Sheets = None,
     json: Json = None,
 ) -> None:
-    """Evaluate depth from one image, and from stereo beside it, on images with true depth, in one table.
+    """Evaluate depth from one image, and from stereo, on images with true depth, in one table.
 
     Example: `fg-depth evaluate depth --data kitti2015_scene_flow --weights runs/drive/best.safetensors`
     """

@@ -37,7 +37,7 @@ def export(
     ] = False,
     pairs: Annotated[Path | None, typer.Option(help="Stereo pairs to compare on; implies --check.")] = None,
 ) -> None:
-    """Write a network for other programs: ONNX, OpenVINO IR, and a description beside them.
+    """Write a network for other programs: ONNX, OpenVINO IR, and a description.
 
     With --check, exit code 1 when a file differs from PyTorch by more than 0.01 px (or 1/m) in the mean.
 

@@ -44,14 +44,14 @@ MinDepth = Annotated[float, typer.Option(help="Nearer depth is left out, m.")]
 MinDisparity = Annotated[str, typer.Option(help="Where the search begins, px; auto: where the rig sees infinity.")]
 Photos = Annotated[list[Path], typer.Option(help="Folder of pictures for the surfaces; may be repeated.")]
 Cutouts = Annotated[list[Path], typer.Option(help="Folder of cut-out pictures with alpha; may be repeated.")]
-Real = Annotated[list[Path], typer.Option(help="Data set to validate on beside (not trained on); may be repeated.")]
+Real = Annotated[list[Path], typer.Option(help="Further data set to validate on (not trained on); may be repeated.")]
 FlowScale = Annotated[float, typer.Option(help="Resize the frames by this; below 1 is faster and reaches farther.")]
 Bags = Annotated[list[Path], typer.Argument(help="Bags, or folders of bags, played one after the other.")]
 SideBySide = Annotated[
     bool, typer.Option("--side-by-side", help="Each image or video has the left view in its left half.")
 ]
 Calibration = Annotated[
-    Path | None, typer.Option("--calib", help="Calibration file or folder (docs/data.md); default: beside the images.")
+    Path | None, typer.Option("--calib", help="Calibration file or folder (docs/data.md); default: next to the images.")
 ]
 PlayRate = Annotated[float, typer.Option(help="How many times as fast as it was recorded.")]
 Sheets = Annotated[Path | None, typer.Option(help="Folder for a picture per data set.")]

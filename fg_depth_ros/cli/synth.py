@@ -21,7 +21,7 @@ def stereo(
     width: Annotated[int, typer.Option(help="Width, px.")] = 512,
     height: Annotated[int, typer.Option(help="Height, px.")] = 256,
     seed: Seed = 0,
-    patterns: Annotated[int, typer.Option(help="Procedural textures beside the photos.")] = 160,
+    patterns: Annotated[int, typer.Option(help="Procedural textures in addition to the photos.")] = 160,
 ) -> None:
     """Write synthetic pairs with exact disparity (16-bit PNG, px / 256) and occlusion masks.
 
@@ -52,9 +52,9 @@ def chairs(
     height: Annotated[int, typer.Option(help="Height, px.")] = 384,
     seed: Seed = 0,
     test_share: Annotated[float, typer.Option(help="Part of the pairs that the list marks for testing.")] = 640 / 22872,
-    patterns: Annotated[int, typer.Option(help="Procedural textures; backgrounds too where there is no photo.")] = 160,
-    outlines: Annotated[int, typer.Option(help="Drawn outlines beside the cut-outs.")] = 256,
-    extras: Annotated[int, typer.Option(help="Small, thin and fast pieces per pair beside the recipe; mean.")] = 0,
+    patterns: Annotated[int, typer.Option(help="Procedural textures; also backgrounds if there is no photo.")] = 160,
+    outlines: Annotated[int, typer.Option(help="Drawn outlines in addition to the cut-outs.")] = 256,
+    extras: Annotated[int, typer.Option(help="Mean number of small, thin and fast extra pieces per pair.")] = 0,
     device: Device = "auto",
 ) -> None:
     """Write pairs in the manner and layout of the Flying Chairs, with exact flow and occlusion masks.
@@ -95,7 +95,7 @@ def world(
         float, typer.Option(help="Stereo baseline, m; 0: 0.3 on streets, 0.12 indoors, 0.2 mixed.")
     ] = 0.0,
     field_of_view: Annotated[float, typer.Option(help="Horizontal field of view, degrees.")] = 80.0,
-    patterns: Annotated[int, typer.Option(help="Procedural textures beside the photos.")] = 96,
+    patterns: Annotated[int, typer.Option(help="Procedural textures in addition to the photos.")] = 96,
     device: Device = "auto",
 ) -> None:
     """Write stereo pairs of virtual streets and rooms with exact disparity and depth.

@@ -32,7 +32,7 @@ def view(
         str | None,
         typer.Argument(help="A folder of pairs, a bag, a video, or motorcycle (a real pair); default: live topics."),
     ] = None,
-    calib: Annotated[Path | None, typer.Option(help="Calibration, instead of what lies beside the pairs.")] = None,
+    calib: Annotated[Path | None, typer.Option(help="Calibration, instead of what lies next to the pairs.")] = None,
     side_by_side: SideBySide = False,
     model: Annotated[
         list[str], typer.Option(help="flownet_stereo, sgbm or bm; repeated, they stand side by side.")

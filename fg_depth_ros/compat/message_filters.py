@@ -98,12 +98,12 @@ class Cache(SimpleFilter):
         return [message for time, _, message in self._sorted() if first <= time <= last]
 
     def getElemAfterTime(self, stamp: Any) -> Any:
-        """Return the earliest message at or after a stamp; None where there is none."""
+        """Return the earliest message at or after a stamp; None if there is none."""
         wanted = _nanoseconds(stamp)
         return next((message for time, _, message in self._sorted() if time >= wanted), None)
 
     def getElemBeforeTime(self, stamp: Any) -> Any:
-        """Return the latest message at or before a stamp; None where there is none."""
+        """Return the latest message at or before a stamp; None if there is none."""
         wanted = _nanoseconds(stamp)
         return next((message for time, _, message in reversed(self._sorted()) if time <= wanted), None)
 

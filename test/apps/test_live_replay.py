@@ -62,7 +62,7 @@ def test_a_bag_that_cannot_be_judged_is_refused_before_any_node_starts(tmp_path:
     with pytest.raises(FileError, match="gone: no such bag"):
         BagsEvaluation([tmp_path / "gone"], tmp_path / "out").run(None)  # type: ignore[arg-type]
     images = {"/left/image_rect": IMAGE, "/right/image_rect": IMAGE}
-    with pytest.raises(FileError, match="no camera_info beside /left/image_rect and /right/image_rect: .*record it"):
+    with pytest.raises(FileError, match="no camera_info next to /left/image_rect and /right/image_rect: .*record it"):
         BagInputs.of(bag_of(tmp_path / "blind", images))
     other = {"/cam0/image_rect": IMAGE, "/cam1/image_rect": IMAGE, "/cam0/camera_info": INFO, "/cam1/camera_info": INFO}
     inputs = BagInputs.of(bag_of(tmp_path / "other", other))

@@ -163,7 +163,7 @@ def test_without_calibration_there_is_disparity_and_a_word(tmp_path: Path, said:
     estimators = {"sgbm": StereoDepthEstimator(StereoConfig(model="sgbm", max_disparity=64))}
     file = tmp_path / "view.rrd"
     assert view_pairs("bare", pairs, estimators, Destination(file=file), lambda text, style: said.append(text)) == 0
-    assert said[0] == "no calibration beside the pairs: disparity only, without metres (give --calib)"
+    assert said[0] == "no calibration next to the pairs: disparity only, without metres (give --calib)"
     logged = read_view(file)
     assert np.nanmedian(image_of(logged["/sgbm/disparity"][0], np.float32)) == pytest.approx(12.0, abs=0.1)
     (milliseconds,) = logged["/latency/sgbm"][-1].values["scalars"]

@@ -15,7 +15,7 @@ class PairTopics:
     right: str = ""
     """Topic of the right images in bags."""
     left_info: str = ""
-    """Topic of the left camera_info; default: beside the images."""
+    """Topic of the left camera_info; default: next to the images."""
     right_info: str = ""
     """Topic of the right camera_info."""
     slop: float = 0.0
