@@ -10,7 +10,7 @@ from fg_depth_ros.nodes.players.source import ENCODINGS, NO_WORLD, WORLDS
 _WAIT = (
     AtStart("wait_for_subscribers", 0,
             "Play nothing before each of the image and camera_info topics of the stereo pair has this many subscribers "
-            "(each topic that is played, where there is no pair).", minimum=0, maximum=100),
+            "(each topic that is played, if there is no pair).", minimum=0, maximum=100),
     AtStart("wait_for_topics", NO_NAMES,
             "Further topics to wait for, or the same ones with another number of subscribers: `TOPIC=NUMBER`, such as "
             "`left/camera_info=2`."),
@@ -20,7 +20,7 @@ _WAIT = (
 
 BAG_PLAYER = ParameterTable(
     "bag_player_node",
-    "Plays bags (MCAP, SQLite, ROS 1) on the topics that they were recorded from, where there is no `ros2 bag play`.",
+    "Plays bags (MCAP, SQLite, ROS 1) on the topics that they were recorded from, if there is no `ros2 bag play`.",
     (
         AtStart("bags", NO_NAMES, "Bags, or folders of bags, played one after the other."),
         AtStart("topics", NO_NAMES, "Play these topics only, named as in the bag. Empty: all."),

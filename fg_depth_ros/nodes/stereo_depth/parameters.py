@@ -16,8 +16,8 @@ MONO_NETWORKS = ("depthnet_lite", "depthnet_efficient", "depthnet_r18", "depthne
 STEREO_DEPTH = ParameterTable(
     "stereo_depth_node",
     "Stereo pair in, disparity, depth, masks, flow and points out; while the right camera is silent, depth "
-    "from the left image alone. What is changed at run time takes effect with a later pair; whatever concerns a model "
-    "is loaded and warmed up beside the running one first.",
+    "from the left image alone. What is changed at run time takes effect with a later pair; a new model is loaded "
+    "and warmed up first, while the current one runs.",
     (
         AtStart("autostart", True,
                 "Configure and activate by itself at start. Without it, use the lifecycle services (`ros2 lifecycle "
@@ -30,9 +30,9 @@ STEREO_DEPTH = ParameterTable(
                   elsewhere=dict.fromkeys(MONO_NETWORKS, "estimates depth from one image: set mono_model to it")),
         Parameter("depth_weights", "",
                   "File with the network's weights (.safetensors). Empty: the weights that come with the package."),
-        Parameter("device", "auto", "Where the network runs: `cpu`, `cuda:N`, or `auto` (a GPU where there is one)."),
+        Parameter("device", "auto", "Where the network runs: `cpu`, `cuda:N`, or `auto` (a GPU if there is one)."),
         Parameter("engine", "auto",
-                  "What runs the networks. `auto`: OpenVINO on a CPU where it is installed, else PyTorch. PyTorch also "
+                  "Engine of the networks. `auto`: OpenVINO on a CPU where it is installed, else PyTorch. PyTorch also "
                   "replaces an engine that is missing or fails, with the fault `engine failed`.",
                   choices=("auto", "torch", "openvino", "onnxruntime", "tensorrt")),
         Parameter("precision", "auto",
@@ -86,7 +86,7 @@ STEREO_DEPTH = ParameterTable(
                   "(slower, stricter), or not at all.", choices=("one_pass", "two_pass", "off")),
         Parameter("left_right_threshold", 1.5, "Largest disagreement of the check.", "px", 0.1, 100.0),
         Parameter("photometric_check", True,
-                  "Label pixels unsupported where the two images do not bear out the match: too little texture or "
+                  "Label pixels unsupported where the two images do not support the match: too little texture or "
                   "light, a covered camera, unrelated views. Only with it are these named in `/diagnostics`; one "
                   "picture on both sides always is."),
         Parameter("max_vertical", 1.0,
@@ -144,7 +144,7 @@ STEREO_DEPTH = ParameterTable(
                   "the 10, 12, 14 or 16 bits that hold the largest value so far; it is logged, and later only raised.",
                   choices=("auto",), minimum=255, maximum=65535),
         Parameter("depth_encoding", "32FC1",
-                  "Encoding of `depth/image_rect`: metres with NaN, or millimetres with 0, where there is no depth.",
+                  "Encoding of `depth/image_rect`: metres with NaN, or millimetres with 0, for pixels without depth.",
                   choices=("32FC1", "16UC1")),
         AtStart("publish_compressed", False,
                 "Publish outputs compressed, too, as image_transport names them: depth and mono depth on "
