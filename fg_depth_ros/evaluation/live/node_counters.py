@@ -98,7 +98,7 @@ class CountersByNode:
         self._nodes[node].update(values)
 
     def of(self, publishers: Collection[str]) -> NodeCounters:
-        """Return the figures of the depth node among these; where there is none (a relay), of the only one there is."""
+        """Return the counters of the depth node among these; if there is none (a relay), of the only one."""
         found = {node: counters for node, counters in self._nodes.items() if counters.has_reports}
         own = [counters for node, counters in found.items() if node in publishers] or list(found.values())
         return own[0] if len(own) == 1 else NodeCounters()

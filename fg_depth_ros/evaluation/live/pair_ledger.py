@@ -36,7 +36,7 @@ class PairLedger:
 
     Args:
         answer: name of the part that makes a pair delivered.
-        wanted: parts (beside the answer) that ``completed`` waits for.
+        wanted: further parts that ``completed`` waits for.
         timeout: seconds.
         limit: pairs to count; 0 is no limit. Pairs announced after that are ignored.
     """

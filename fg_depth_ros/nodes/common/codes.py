@@ -79,7 +79,7 @@ class SwapState(Code):
 
 
 class DropReason(Code):
-    """Why nothing was published for a pair or a left image alone, beside the reasons of MessageError; see above."""
+    """Why nothing was published for a pair or a left image alone, apart from the reasons of MessageError; see above."""
 
     REPLACED = "replaced by newer"
     STOPPED = "stopped"
@@ -92,7 +92,7 @@ class DropReason(Code):
 
 
 class PacketDrop(Code):
-    """Why a packet of a camera's video gave no image, beside the reasons of MessageError."""
+    """Why a packet of a camera's video gave no image, in addition to the reasons of MessageError."""
 
     NO_KEY_FRAME = "before the first key frame"
     PACKET_LOST = "after a lost packet"

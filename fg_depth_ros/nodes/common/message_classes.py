@@ -9,7 +9,7 @@ from typing import Any
 def message_class(name: str) -> Any:
     """Return the Python class of a type such as ``sensor_msgs/msg/Image``.
 
-    Raises ValueError, with the way out, where it is not installed.
+    Raises ValueError, with the remedy, if it is not installed.
     """
     package, _, kind = name.partition("/msg/")
     try:

@@ -32,7 +32,7 @@ class MessageLoss:
         publisher = bytes(gid["data"])
         last = self._last.get(publisher)
         if last is not None and number < last:
-            self._gaps = max(self._gaps - 1, 0)  # late, and counted as lost when the one behind it came
+            self._gaps = max(self._gaps - 1, 0)  # late, and counted as lost when the one after it came
             return
         self._gaps += 0 if last is None else max(number - last - 1, 0)
         self._last[publisher] = number

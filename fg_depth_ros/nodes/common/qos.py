@@ -55,7 +55,7 @@ def input_qos(system_default: bool, *, every: bool = False) -> QoSProfile:
 
 @contextlib.contextmanager
 def naming_overrides(topic: str, end: str) -> Iterator[None]:
-    """Let what goes wrong within, where a publisher or subscription is made, name its topic and the way out.
+    """Let what goes wrong within, where a publisher or subscription is made, name its topic and the remedy.
 
     ``topic``: resolved; ``end``: publisher or subscription. Raises ValueError for any exception.
     """
@@ -128,7 +128,7 @@ class CameraInfoSubscription:
         self._subscription = self._subscribe()
 
     def follow(self) -> None:
-        """Subscribe anew where the publishers have become latched ones, or are that no more."""
+        """Subscribe again if the publishers have become latched ones, or no longer are."""
         offers = [info.qos_profile for info in self._node.get_publishers_info_by_topic(self._topic)]
         latched = all(
             offer.durability == DurabilityPolicy.TRANSIENT_LOCAL and offer.reliability == ReliabilityPolicy.RELIABLE

@@ -62,8 +62,8 @@ def input_types(parameters: DeclaredParameters) -> dict[str, type]:
 def input_topics(node: Node, parameters: DeclaredParameters) -> dict[str, str]:
     """Return input name -> resolved topic, remapping and image transport included.
 
-    Where an image is remapped and its camera_info is not, that is taken from beside the image, as image_transport does,
-    unless it would be one for both cameras.
+    Where an image is remapped and its camera_info is not, that is taken from the image's namespace, as
+    image_transport does, unless it would be one for both cameras.
     With a transport other than ``raw``, an image may be remapped to the base topic or to that of the transport itself.
     """
 
@@ -223,7 +223,7 @@ class PairSynchronizer:
     def silent_right(self, timeout: float) -> str | None:
         """Return the right camera's input that has been silent for ``timeout`` seconds while left images arrive.
 
-        None where there is none: a single left image may be that of the next pair of a slow camera.
+        None if there is none: a single left image may be that of the next pair of a slow camera.
         """
         if self._inputs[_LEFT_IMAGE].since_match < 2:
             return None

@@ -230,7 +230,7 @@ class LoggerInputs:
         self._on_pair(pair, parts)
 
     def _check_calibration(self, pair: StereoMessages) -> None:
-        # The bytes behind the stamp are compared first: they nearly always agree, and nothing has to be decoded.
+        # The bytes after the stamp are compared first: they nearly always agree, and nothing has to be decoded.
         infos = (pair.left_info.data[12:], pair.right_info.data[12:])
         if infos == self._infos:
             return

@@ -219,7 +219,7 @@ class DataLoggerNode(Node):
         return {"rig": rig_values, "weights": dict(self._weights.weights), "software": dict(self._software)}
 
     def _recover(self) -> None:
-        """Recover what a crash or a power cut left, beside the recording. In a thread of its own."""
+        """Recover what a crash or a power cut left, during the recording. In a thread of its own."""
         try:
             left = []
             for found in recover(self.root):

@@ -23,7 +23,7 @@ from fg_depth_ros.recording.definitions import Message, Topic, qos_yaml
 TOPIC_FAULTS = ("topics",)
 _WARN_SECONDS = 5.0  # before a topic without publishers is worth a warning
 _LATCHED = 500  # messages of a latched topic, of all publishers, that are recorded again in the next episode
-_LATCHED_BYTES = 4 << 20  # of them together: they are all queued at once, beside the pairs
+_LATCHED_BYTES = 4 << 20  # of them together: they are all queued at once, in addition to the pairs
 
 
 @dataclass

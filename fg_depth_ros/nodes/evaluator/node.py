@@ -1,4 +1,4 @@
-"""``replay_evaluator_node``: evaluates a running depth node, against true depth where there is any."""
+"""``replay_evaluator_node``: evaluates a running depth node, against true depth, if any."""
 
 from __future__ import annotations
 

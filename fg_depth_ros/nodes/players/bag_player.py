@@ -321,7 +321,7 @@ class BagPlayerNode(PlayerNode):
         return bool(self.failure) or 0 < count <= self.published
 
     def _pair_topics(self) -> list[str]:
-        """Return the topics of the stereo pair; all topics where there is none."""
+        """Return the topics of the stereo pair; all topics if there is none."""
         try:
             return [topic for topic in find_topics({topic: self._kinds[topic] for topic in self._on_topic}) if topic]
         except FileError:

@@ -33,7 +33,7 @@ class PairSource:
         pairs: a folder, bag or video, or ``motorcycle`` for the pair that scikit-image ships.
         side_by_side: each image or video has the left view in its left half.
         width, height: of the published images, px; 0 follows the other, or keeps the size on disk.
-        with_truth: load ground truth where there is some.
+        with_truth: load ground truth, if any.
         focal, baseline: px of the images on disk, and m, for pairs without a calibration file; 0 refuses such pairs.
         rectify: whether images are rectified by their calibration, as of ``open_stereo``.
 
@@ -56,7 +56,7 @@ class PairSource:
         self._loaded: OrderedDict[int, StereoSample] = OrderedDict()
         if all(sample.rig is None for sample in self.samples) and not (focal > 0.0 and baseline > 0.0):
             raise CalibrationMissing(
-                f"{pairs}: no calibration beside its {len(self.samples)} pair(s), so nothing says how many metres "
+                f"{pairs}: no calibration next to its {len(self.samples)} pair(s), so nothing says how many metres "
                 "a pixel of disparity is; add a calib.txt or rig.json there, or give focal (pixels) and "
                 "baseline (metres)"
             )

@@ -74,7 +74,7 @@ def _real_pair() -> tuple[np.ndarray, np.ndarray]:
 
 
 class ModelHost(Generic[ConfigT, EstimatorT]):
-    """The estimator in use. Another one is built and warmed up beside it, then replaces it; on failure it stays.
+    """The estimator in use. Another one is built and warmed up meanwhile, then replaces it; on failure it stays.
 
     Args:
         build: makes an estimator from a configuration.

@@ -47,7 +47,7 @@ COMPRESSED_TOPICS = {
         "temporal_flow/image_color",
     )
 }  # fmt: skip
-"""Where ``publish_compressed`` publishes an output besides, named as image_transport names it."""
+"""Topics of the additional outputs of ``publish_compressed``, named as image_transport names them."""
 _LOSSLESS = {"mask/image", "mask/labels"}  # JPEG would invent labels
 
 # Outputs that change when holes are filled, and those without a right image.

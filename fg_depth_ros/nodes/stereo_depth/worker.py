@@ -532,7 +532,7 @@ class TemporalFlow:
     def update(self, stamp: int, left: np.ndarray, estimator: FlowEstimator) -> np.ndarray | None:
         """Return the flow from the image before to ``left``, H x W x 2 float32 px; ``stamp``: of ``left``, ns.
 
-        None where there is no image to compare with: the first one, another size, more than a second ago, or a later
+        None if there is no image to compare with: the first one, another size, more than a second ago, or a later
         stamp (a source that begins again). Raises OutOfMemory.
         """
         before, self._before = self._before, (stamp, left)

@@ -39,7 +39,7 @@ Say = Callable[[str, str], None]
 
 
 class ViewerNode(Node):
-    """Subscribes to the outputs of a depth node, its left image, its diagnostics and, where there are any, frames.
+    """Subscribes to the outputs of a depth node, its left image, its diagnostics and, if any, frames.
 
     Args:
         view: shows what comes.
