@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class CameraPreset:
-    """What a driver publishes.
+    """Topics and settings of a camera driver.
 
     ``source``: the driver, or how the recording was made. ``namespace``: of its topics by default; ``several``: with
     more than one camera, ``{}`` being the camera's name, empty if there is only one. ``left`` and ``right``: image

@@ -48,7 +48,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What runs."""
+    """Nodes and player of an experiment."""
 
     nodes: Sequence[NodeProcess]  # started first; each reports ``state`` on /diagnostics
     player: NodeProcess  # started when all nodes are active; it waits for its subscribers by itself

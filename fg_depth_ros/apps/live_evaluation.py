@@ -90,7 +90,7 @@ class PairsEvaluation:
 
 @dataclass(frozen=True)
 class PairsResult:
-    """What was measured."""
+    """Result of a live evaluation."""
 
     model: str
     report: Report
@@ -106,7 +106,7 @@ class PairsResult:
 
 @dataclass(frozen=True)
 class BagInputs:
-    """What the nodes must know of a recording."""
+    """Properties of a recording that the nodes need."""
 
     topics: BagTopics  # of its stereo pair
     transport: str  # of its images, as image_transport names it

@@ -42,7 +42,7 @@ Say = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a view goes."""
+    """Destination of a view."""
 
     page_port: int = 9090
     """Port of the page."""

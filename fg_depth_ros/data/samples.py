@@ -155,7 +155,7 @@ class FlowSample:
 
 @dataclass(frozen=True)
 class DepthProtocol:
-    """Which pixels of a data set are evaluated, and how."""
+    """Evaluated pixels of a data set, and their range of depth."""
 
     name: str = ""
     """Name of a published protocol; empty: none."""

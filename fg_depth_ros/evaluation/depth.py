@@ -83,12 +83,12 @@ class DepthTask(Task):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """How predictions are compared, for a report."""
+        """Settings of the comparison, for a report."""
         return {"no_answer": "wrong", "aggregate": self.aggregate, "median_scaling": self.median}
 
     @property
     def notes(self) -> list[str]:
-        """What to know about the table."""
+        """Notes on the table."""
         scaled = ["predictions scaled by the medians"] if self.median else []
         return ["errors over pixels with a prediction; others are wrong in delta", self.aggregate, *scaled]
 

@@ -37,7 +37,7 @@ class FlowTask(Task):
 
     @property
     def notes(self) -> list[str]:
-        """What to know about the table."""
+        """Notes on the table."""
         return [
             "EPE in px over all pixels with truth; noc, occ: shown and not shown by the second frame; <10 ... >40: by "
             "the length of the true flow in px; Fl: off by more than 3 px and 5 %; AE: angular error"

@@ -59,7 +59,7 @@ class StereoTask(Task):
 
     @property
     def notes(self) -> list[str]:
-        """What to know about the table."""
+        """Notes on the table."""
         return [
             "all pixels with truth (noc: those that the right camera sees); a pixel without prediction counts as "
             "wrong; EPE over pixels with a prediction; the search begins at 0, where no true disparity is negative"

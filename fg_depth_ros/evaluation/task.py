@@ -100,12 +100,12 @@ class Task(ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """How predictions are compared, for a report."""
+        """Settings of the comparison, for a report."""
         return {"pixels": "all with truth", "no_answer": "wrong", "aggregate": self.aggregate}
 
     @property
     def notes(self) -> list[str]:
-        """What to know about the table."""
+        """Notes on the table."""
         return []
 
     def details(self, set_name: str, samples: Sequence[Any]) -> dict[str, Any]:

@@ -116,7 +116,7 @@ class RawCamera:
 
 @dataclass(frozen=True, eq=False)
 class Rectification:
-    """What turns the images of a raw pair into those of a rectified one, and the rig of these."""
+    """Maps from the images of a raw pair to a rectified one, and the rig of that."""
 
     rig: StereoRig
     cameras: tuple[RawCamera | None, RawCamera | None] = field(repr=False)

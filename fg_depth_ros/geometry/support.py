@@ -46,7 +46,7 @@ class PairFault(str, Enum):
 
     @property
     def explanation(self) -> str:
-        """What is wrong and what to do, a sentence."""
+        """Fault and remedy, a sentence."""
         return _EXPLANATIONS[self]
 
 
@@ -73,9 +73,9 @@ _EXPLANATIONS = {
 
 @dataclass(frozen=True)
 class Support:
-    """What the images of a pair say of its disparity.
+    """Result of ``photometric_support``.
 
-    ``pixels``: bool H x W, True where they bear it out. ``fault``: what is wrong with the pair as a whole, or None.
+    ``pixels``: bool H x W, True where they support it. ``fault``: what is wrong with the pair as a whole, or None.
     ``agreement``: share of the pixels around which light and dark are alike in both images; 0.6 to 1 in good pairs.
     """
 

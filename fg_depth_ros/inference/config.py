@@ -130,7 +130,7 @@ class BlockMatching:
 
 @dataclass(frozen=True)
 class StereoConfig(EstimatorConfig):
-    """How to estimate depth from a rectified pair."""
+    """Configuration of depth from a rectified pair."""
 
     model: str = "flownet_stereo"
     """Network or classical method; empty = the network that ``weights`` belongs to."""
@@ -206,7 +206,7 @@ class StereoConfig(EstimatorConfig):
 
 @dataclass(frozen=True)
 class FlowConfig(EstimatorConfig):
-    """How to estimate optical flow."""
+    """Configuration of optical flow."""
 
     model: str = "flownet_lite"
     """Network or classical method; empty = the network that ``weights`` belongs to."""
@@ -219,7 +219,7 @@ class FlowConfig(EstimatorConfig):
 
 @dataclass(frozen=True)
 class MonoConfig(EstimatorConfig):
-    """How to estimate depth from one image. ``inference_scale`` is relative to the size that the network fits."""
+    """Configuration of depth from one image. ``inference_scale`` is relative to the size that the network fits."""
 
     model: str = "depthnet_lite"
     """Network; empty = the one that ``weights`` belongs to."""

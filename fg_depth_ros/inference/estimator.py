@@ -25,7 +25,7 @@ class ModelError(ValueError):
 
 
 class Method(Protocol):
-    """What an estimator runs: a network with its weights, or a classical method."""
+    """Method that an estimator runs: a network with its weights, or a classical method."""
 
     name: str
     sha256: str  # of the weights; empty if there are none
@@ -64,7 +64,7 @@ class Estimator(Generic[ConfigT, MethodT]):
 
     @property
     def runner(self) -> EngineRunner | None:
-        """What runs the network: engine, precision, failures; None for a classical method."""
+        """Engine that runs the network, precision, failures; None for a classical method."""
         return self._method.runner
 
     @property

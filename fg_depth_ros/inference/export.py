@@ -50,7 +50,7 @@ class Export:
 
 
 class Difference(NamedTuple):
-    """How far an output of a file is from PyTorch's over all pixels of all images, in ``unit``."""
+    """Difference of an output of a file from PyTorch's over all pixels of all images, in ``unit``."""
 
     format: str
     output: str

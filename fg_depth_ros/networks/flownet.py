@@ -105,7 +105,7 @@ class FlowNetwork(nn.Module):
 
 
 class RefiningNetwork(FlowNetwork):
-    """What FlowNetS, FlowNetC and FlowNet2-SD have in common: conv4 to conv6_1 and the refinement (paper, figure 3)."""
+    """Common part of FlowNetS, FlowNetC and FlowNet2-SD: conv4 to conv6_1 and the refinement (paper, figure 3)."""
 
     def __init__(
         self, decoder_bias: bool = False, flow_bias: bool = False, intermediate: bool = False, **options: Any

@@ -196,7 +196,7 @@ class Recorder:
 
     @property
     def begun(self) -> tuple[int, str]:
-        """How many episodes began so far, and the name of the last one."""
+        """Number of episodes begun so far, and the name of the last one."""
         return self._writer.begun
 
     def values(self) -> dict[str, str]:

@@ -37,7 +37,7 @@ class Law:
 
 @dataclass(frozen=True)
 class MotionLaws:
-    """How a thing moves: ``translation`` (of u and of v, px), ``rotation`` (degrees), ``scale`` (factor)."""
+    """Distributions of a motion: ``translation`` (of u and of v, px), ``rotation`` (degrees), ``scale`` (factor)."""
 
     translation: Law
     rotation: Law

@@ -34,7 +34,7 @@ Evaluate = Callable[[torch.nn.Module], dict[str, float]]
 
 @dataclass(frozen=True)
 class Validation:
-    """What a network is validated by while it is trained."""
+    """Validation of a network while it is trained."""
 
     evaluate: Evaluate
     """Metrics on the fixed validation set."""

@@ -56,7 +56,7 @@ MARGINS: dict[str, tuple[Margin, ...]] = {
 
 @dataclass(frozen=True)
 class Calibration:
-    """What ``calibrate`` did.
+    """Result of ``calibrate``.
 
     ``task``: name of the network's task. ``report``: rows ``float32`` and ``int8`` of every data set. ``worse``: what
     speaks against int8, in words.

@@ -88,7 +88,7 @@ def unpacked_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What metadata.yaml of rosbag2 says of a recording; it may be wrong. ``problem``: why it says nothing."""
+    """Description of a recording in rosbag2's metadata.yaml; it may be wrong. ``problem``: why there is none."""
 
     files: tuple[str, ...] = ()
     """Names of the files, as they are unpacked."""

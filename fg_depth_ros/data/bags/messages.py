@@ -12,7 +12,7 @@ from fg_depth_ros.files import FileError
 
 
 class Place(NamedTuple):
-    """Where a message lies: its topic, the time it was recorded, and its own stamp, both in ns."""
+    """Location of a message: its topic, the time it was recorded, and its own stamp, both in ns."""
 
     topic: str
     recorded: int

@@ -26,7 +26,7 @@ DISPARITY = "stereo_msgs/msg/DisparityImage"
 IMAGES = (IMAGE, COMPRESSED, FFMPEG, VIDEO)
 """Types of images of a camera, the most direct one first."""
 STAMPS = ("header", "recorded")
-"""Where the times of messages come from."""
+"""Source of the times of messages."""
 
 _VIDEO_FIELDS = {
     FFMPEG: "std_msgs/Header header\nint32 width\nint32 height\nstring encoding\nuint64 pts\nuint8 flags\n"
@@ -61,7 +61,7 @@ class RawMessage(NamedTuple):
 
 
 class OfferedQos(NamedTuple):
-    """How a topic was published when it was recorded; of several publishers, what suits every subscriber."""
+    """QoS that a topic was published with when it was recorded; of several publishers, what suits every subscriber."""
 
     reliable: bool
     transient_local: bool
@@ -166,7 +166,7 @@ class BagStorage:
 
     @cached_property
     def _unit(self) -> int:
-        """How many ns the times recorded count in: some recorders write s, ms or us where ns are due.
+        """Unit of the times recorded, ns: some recorders write s, ms or us where ns are due.
 
         Only what the stamps of the messages prove counts, when they are dates.
         """

@@ -54,7 +54,7 @@ class TruthOptions:
     lidar_slop: float = 0.05
     """Largest difference between the stamps of a sweep and of an image, s. Motion in between is not undone."""
     camera_frame: str = "auto"
-    """Which frame the left image's frame_id is, for a LiDAR's place: that of the ``raw`` camera, which R of its
+    """Frame that the left image's frame_id stands for, for a LiDAR's place: that of the ``raw`` camera, which R of its
     camera_info takes to the rectified one, or that of ``rectified`` images; ``auto``: raw where the images are."""
 
 

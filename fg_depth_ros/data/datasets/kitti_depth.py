@@ -26,7 +26,7 @@ _CAMERAS, _LIDAR = "calib_cam_to_cam.txt", "calib_velo_to_cam.txt"
 
 @dataclass(frozen=True)
 class LidarCamera:
-    """What takes points of KITTI's LiDAR into one rectified camera.
+    """Projection of KITTI's LiDAR points into one rectified camera.
 
     ``to_image``: 3 x 4 float64, homogeneous LiDAR points (x forward, y left, z up; m) to (u Z, v Z, Z), u and v in px.
     ``width``, ``height``: of that camera's images, px.

@@ -25,7 +25,7 @@ class NoPairsError(FileError):
 
 @dataclass(frozen=True)
 class Layout(Generic[Sample]):
-    """How one kind of data set lies in a folder. To add a data set, add a layout to the tuple of its task."""
+    """Layout of one kind of data set in a folder. To add a data set, add a layout to the tuple of its task."""
 
     description: str
     """For the error that lists the known layouts."""

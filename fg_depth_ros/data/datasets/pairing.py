@@ -24,7 +24,7 @@ _NAMED = 3  # of what is missing
 
 @dataclass(frozen=True)
 class PairPattern:
-    """How the images of two cameras are named, below one folder.
+    """Naming of the images of two cameras below one folder.
 
     A pattern is folders and a name without its ending, such as ``cam0/data/*`` or ``*_left``. Folders are whole names,
     in any case; ``*`` is what names the pair, and ``_`` next to a word is any of ``_ - .`` and a space, or nothing
@@ -55,7 +55,7 @@ class FoundPair(NamedTuple):
 
 @dataclass
 class _Found:
-    """What one pattern found in a folder."""
+    """Files that one pattern found in a folder."""
 
     pattern: PairPattern
     pairs: list[FoundPair]
@@ -237,7 +237,7 @@ def _joined(lefts: Mapping[Path, str], rights: Mapping[Path, str]) -> _Matched:
 
 
 class _Names(NamedTuple):
-    """How the file names of two cameras in one folder differ."""
+    """Difference of the file names of two cameras in one folder."""
 
     left: re.Pattern[str]
     right: re.Pattern[str]

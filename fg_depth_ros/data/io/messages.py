@@ -72,7 +72,7 @@ DEPTH_16UC1 = 65.535
 
 
 class MessageFault(str, Enum):
-    """What is wrong with a message; a fixed value for programs."""
+    """Fault of a message; a fixed value for programs."""
 
     UNKNOWN_ENCODING = "unknown encoding"
     MALFORMED_IMAGE = "malformed image"

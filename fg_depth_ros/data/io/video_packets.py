@@ -63,7 +63,7 @@ def is_grey(message: Any) -> bool:
 
 
 class PacketInfo(NamedTuple):
-    """What must be known of a packet before it is decoded."""
+    """Properties of a packet that decoding depends on."""
 
     key: bool
     """Whether it needs no other packet, but for parameter sets."""

@@ -25,7 +25,7 @@ class ReplayMethod(NamedTuple):
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """What is replayed, and how it is evaluated. Raises ValueError for values out of range, naming the remedy."""
+    """Options of a replay and its evaluation. Raises ValueError for values out of range, naming the remedy."""
 
     bags: tuple[str, ...]
     """Bags, or folders with bags in or below them."""

@@ -50,7 +50,7 @@ class Replay:
 
 @dataclass
 class _BagResult:
-    """What was found in one bag, sent between processes. ``left_out``: why the bag could not be used; empty: it was."""
+    """Results of one bag, sent between processes. ``left_out``: why the bag could not be used; empty: it was."""
 
     evaluation: BagEvaluation
     facts: dict[str, Any] = field(default_factory=dict)

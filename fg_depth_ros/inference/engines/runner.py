@@ -86,7 +86,7 @@ class EngineRunner:
 
     @property
     def compile_seconds(self) -> tuple[float, bool] | None:
-        """How long it took to compile the size used last, s, and whether it came from the cache; None: none is."""
+        """Time to compile the size used last, s, and whether it came from the cache; None: none is compiled."""
         last = next(reversed(self._compiled.values()), None)
         return None if last is None else (last.seconds, last.cached)
 

@@ -21,7 +21,7 @@ INSTALLABLE: dict[str, Engine] = {
 
 
 class Selection(NamedTuple):
-    """What was chosen. ``problem``: why the engine that was asked for is not taken, or None."""
+    """Chosen engine and precision. ``problem``: why the engine that was asked for is not taken, or None."""
 
     engine: Engine
     precision: str

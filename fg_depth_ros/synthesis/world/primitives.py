@@ -262,7 +262,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Sky:
-    """What is seen where nothing stands: RGB at the zenith and the horizon, and clouds from a texture."""
+    """Background of a world: RGB at the zenith and the horizon, and clouds from a texture."""
 
     zenith: tuple[float, float, float] = (110.0, 150.0, 215.0)
     horizon: tuple[float, float, float] = (205.0, 215.0, 225.0)

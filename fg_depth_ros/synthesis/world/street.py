@@ -57,12 +57,12 @@ class _Plan:
 
     @property
     def edge(self) -> float:
-        """Where the pavement begins."""
+        """Distance at which the pavement begins."""
         return self.road + self.parking
 
     @property
     def front(self) -> float:
-        """Where the houses stand."""
+        """Distance at which the houses stand."""
         return self.edge + self.pavement + self.garden
 
 

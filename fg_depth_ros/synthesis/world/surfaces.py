@@ -14,7 +14,7 @@ _GRAZING = 0.02  # smallest part of the direction of sight along the normal that
 
 
 class Surface(NamedTuple):
-    """What P pixels show, sorted by the shape they show. Lengths in metres.
+    """Surfaces that P pixels show, sorted by their shape. Lengths in metres.
 
     ``pixel`` P: places in the flat N * H * W pictures; ``item`` P: rows of the shot; ``sample`` P: pictures; ``depth``
     P. ``at`` P x 3 world places; ``ray`` P x 3 directions of sight, of part 1 along the optical axis; ``normal`` P x 3,

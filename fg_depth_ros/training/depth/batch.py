@@ -25,7 +25,7 @@ class PairBatch(NamedTuple):
 
 
 class TeacherPrediction(NamedTuple):
-    """What the frozen teacher predicts for a batch of pairs, in px of their size."""
+    """Prediction of the frozen teacher for a batch of pairs, in px of their size."""
 
     disparity: Tensor
     """N x 1 x H x W float32, left view: the match of column x lies in column x - disparity of the right image; NaN

@@ -112,7 +112,7 @@ def frame_slice(text: str) -> slice:
 
 @dataclass(frozen=True)
 class ColourJitter:
-    """How much the colours of the network's input may change; the losses never see it.
+    """Largest colour changes of the network's input; the losses never see it.
 
     Factors are drawn from 1 - this .. 1 + this.
     """

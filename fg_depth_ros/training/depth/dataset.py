@@ -31,7 +31,7 @@ Sample = tuple[PairBatch, TeacherPrediction | None]
 
 @dataclass(frozen=True)
 class ResizeCrop:
-    """How a picture of another size becomes one of the training: resized, then cropped around its middle."""
+    """Change of a picture of another size to that of the training: resized, then cropped around its middle."""
 
     width: int
     height: int
@@ -194,7 +194,7 @@ class SceneDataset:
 
 
 class MixedBatch(NamedTuple):
-    """What a batch is made of, as it comes from a worker.
+    """Raw batch as it comes from a worker.
 
     ``numbers``: int64, of the samples. ``loaded``: samples from disk. ``scenes``: rendered pairs. ``scene_numbers``:
     int64, of scenes that the training device is to render. ``counts``: pairs that had to be left out.

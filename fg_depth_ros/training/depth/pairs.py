@@ -269,7 +269,7 @@ def to_tensor(image: np.ndarray) -> torch.Tensor:
 
 
 class RectificationCheck(NamedTuple):
-    """What a 2-D flow method finds in a pair.
+    """Result of ``rectification_check``.
 
     ``level``: part of the pixels whose rows agree. ``backward``: part of these that lie further right in the right
     image than even infinity can.

@@ -12,7 +12,7 @@ SPLITS = ("blocks", "end", "bag")
 
 @dataclass(frozen=True)
 class TimeSplit:
-    """How recordings are divided into three parts: training, stopping and held out.
+    """Division of recordings into three parts: training, stopping and held out.
 
     ``training``; ``stopping``, which selects the best weights and stops the run; ``held_out``, which evaluates them and
     has no part in anything else. ``blocks``: every bag is cut into blocks of equal time, of which some are held out and

@@ -186,7 +186,7 @@ def cover(pairs: FlowPairs, patches: Sequence[Sequence[tuple[int, int, int, int]
 
 
 class _Colours(NamedTuple):
-    """What happens to the colours of one frame."""
+    """Colour change of one frame."""
 
     gains: np.ndarray
     gamma: float
