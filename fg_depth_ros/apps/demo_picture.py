@@ -144,7 +144,7 @@ def _error(axes: Axes, shot: Snapshot, name: str) -> None:
 
 
 def _difference(axes: Axes, shot: Snapshot, name: str) -> None:
-    """Without truth: how much the left image differs from the right one brought over by the disparity."""
+    """Draw, without truth, how much the left image differs from the right one brought over by the disparity."""
     if shot.right is None:
         _picture(axes, shot.left, f"{name}: nothing to compare with")
         return

@@ -194,7 +194,7 @@ def _say_indented(text: str, style: str = "") -> None:
 
 
 def _others(folder: Path) -> str:
-    """Bags below a recording folder that are none of its episodes, in words."""
+    """Name bags below a recording folder that are none of its episodes."""
     from fg_depth_ros.data.bags.folders import find_bags
     from fg_depth_ros.files import FileError
     from fg_depth_ros.recording.manifest import read_episode

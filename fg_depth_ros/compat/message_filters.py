@@ -219,7 +219,7 @@ def _time(stamp: Any) -> Time:
 
 
 def _nanoseconds(stamp: Any) -> int:
-    """Nanoseconds of a builtin_interfaces/Time or an rclpy Time."""
+    """Return the nanoseconds of a builtin_interfaces/Time or an rclpy Time."""
     if hasattr(stamp, "nanoseconds"):
         return int(stamp.nanoseconds)
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)

@@ -21,7 +21,7 @@ class VerticalFlow(NamedTuple):
 
 
 def vertical_flow(flow: np.ndarray, reliable: np.ndarray | None = None) -> VerticalFlow | None:
-    """Median and tilt of the vertical part of a left -> right flow, H x W x 2 px, NaN where unknown.
+    """Measure median and tilt of the vertical part of a left -> right flow, H x W x 2 px, NaN where unknown.
 
     The tilt is the difference of the medians of the right and the left third of the image, over two thirds of the
     width, carried on to the whole width. Both resist what is wrong in less than half of the pixels. ``reliable``: H x W

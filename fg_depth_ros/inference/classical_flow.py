@@ -22,7 +22,7 @@ _COARSEST = 16  # px; a pyramid ends before its smaller side would be below this
 
 
 def dis(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Dense inverse search (Kroeger et al., ECCV 2016), OpenCV's, in its preset ``medium``."""
+    """Run dense inverse search (Kroeger et al., ECCV 2016), OpenCV's, in its preset ``medium``."""
     height, width = first.shape
     down, right = max(_DIS_SMALLEST - height, 0), max(_DIS_SMALLEST - width, 0)
     if down or right:
@@ -32,7 +32,7 @@ def dis(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def farneback(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Polynomial expansion (Farneback, SCIA 2003), OpenCV's.
+    """Run polynomial expansion (Farneback, SCIA 2003), OpenCV's.
 
     Fine pyramid steps, neighbourhoods of 5 px, windows of 21 px.
     """
@@ -42,7 +42,7 @@ def farneback(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def lucas_kanade(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Lucas & Kanade (IJCAI 1981) at every pixel.
+    """Run Lucas & Kanade (IJCAI 1981) at every pixel.
 
     The iterative version of scikit-image (Le Besnerais & Champagnat, ICIP 2005) with Gaussian windows of radius 10 px.
     """
@@ -59,7 +59,7 @@ def lucas_kanade(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def horn_schunck(
     first: np.ndarray, second: np.ndarray, alpha: float = 15.0, warps: int = 5, iterations: int = 100
 ) -> np.ndarray:
-    """Horn & Schunck, "Determining optical flow", Artificial Intelligence 1981, made for large motions by a pyramid.
+    """Run Horn & Schunck, "Determining optical flow", Artificial Intelligence 1981, in a pyramid for large motions.
 
     At every level the second image is warped by the flow so far, and the paper's iteration (its section "Iterative
     Solution") with its local average solves for the flow, linearised there. Derivatives are central differences of the

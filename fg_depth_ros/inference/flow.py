@@ -112,7 +112,7 @@ class FlowEstimator(Estimator[FlowConfig, FlowMethod]):
         return self._at_scale(left, right)
 
     def estimate(self, first: np.ndarray, second: np.ndarray) -> FlowEstimate:
-        """Flow from one frame to another.
+        """Estimate the flow from one frame to another.
 
         Args:
             first, second: H x W x 3 uint8 RGB, or H x W uint8; of one size.

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 def conv_norm(cin: int, cout: int, kernel: int = 3, stride: int = 1, relu: bool = True) -> nn.Sequential:
-    """Convolution without bias, batch norm and, with ``relu``, ReLU."""
+    """Make a convolution without bias, batch norm and, with ``relu``, ReLU."""
     layers: list[nn.Module] = [
         nn.Conv2d(cin, cout, kernel, stride, kernel // 2, bias=False),
         nn.BatchNorm2d(cout),

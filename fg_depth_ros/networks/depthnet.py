@@ -93,7 +93,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
-        """N x 3 x H x W -> five levels, finest first."""
+        """Encode N x 3 x H x W to five levels, finest first."""
         levels = [F.relu(self.bn1(self.conv1(image)), inplace=True)]
         levels.append(self.layer1(F.max_pool2d(levels[0], 3, 2, 1)))  # type: ignore[operator]
         for layer in (self.layer2, self.layer3, self.layer4):

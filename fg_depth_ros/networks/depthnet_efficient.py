@@ -98,7 +98,7 @@ class EfficientNetLite0(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
-        """N x 3 x H x W, H and W multiples of 32 -> five levels, finest first."""
+        """Encode N x 3 x H x W, H and W multiples of 32, to five levels, finest first."""
         x, levels = self.stem(image), []
         for number, block in enumerate(self.blocks):
             x = block(x)
@@ -147,7 +147,7 @@ class _DepthwiseConv(nn.Conv2d):
 def _conv_norm(
     cin: int, cout: int, kernel: int = 1, stride: int = 1, groups: int = 1, relu: bool = True
 ) -> nn.Sequential:
-    """Convolution as TensorFlow pads it ("SAME"), batch norm and, with ``relu``, ReLU6.
+    """Make a convolution as TensorFlow pads it ("SAME"), batch norm and, with ``relu``, ReLU6.
 
     With stride 2 and sides that are even, which those of all levels here are, TensorFlow puts the odd row and column of
     padding after the image, and PyTorch's symmetric padding would move everything by a pixel.

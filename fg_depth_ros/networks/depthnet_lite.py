@@ -103,7 +103,7 @@ class DepthNetLite(CompactDepthNetwork):
 
 
 def _head(channels: int) -> nn.Conv2d:
-    """Logits of the inverse depth; a fresh one gives START_DEPTH nearly everywhere."""
+    """Compute logits of the inverse depth; a fresh one gives START_DEPTH nearly everywhere."""
     head = nn.Conv2d(channels, 1, 3, padding=1)
     nn.init.normal_(head.weight, std=0.01)
     nn.init.constant_(head.bias, start_logit())  # type: ignore[arg-type]

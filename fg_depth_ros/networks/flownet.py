@@ -134,7 +134,7 @@ class RefiningNetwork(FlowNetwork):
         self.intermediate = intermediate
 
     def conv(self, cin: int, cout: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-        """Convolution and LeakyReLU, with or without batch normalisation."""
+        """Make a convolution and LeakyReLU, with or without batch normalisation."""
         return conv(cin, cout, kernel, stride, self.batch_norm)
 
     def refine(self, conv2: torch.Tensor, conv3: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -208,7 +208,7 @@ class FlowNetC(RefiningNetwork):
 
 
 def conv(cin: int, cout: int, kernel: int = 3, stride: int = 1, batch_norm: bool = False) -> nn.Sequential:
-    """Convolution and LeakyReLU; with batch normalisation between them instead of a bias."""
+    """Make a convolution and LeakyReLU; with batch normalisation between them instead of a bias."""
     layers: list[nn.Module] = [nn.Conv2d(cin, cout, kernel, stride, kernel // 2, bias=not batch_norm)]
     if batch_norm:
         layers.append(nn.BatchNorm2d(cout))
@@ -216,28 +216,28 @@ def conv(cin: int, cout: int, kernel: int = 3, stride: int = 1, batch_norm: bool
 
 
 def plain_conv(cin: int, cout: int, batch_norm: bool = False) -> nn.Sequential:
-    """3 x 3 convolution with bias and without activation."""
+    """Make a 3 x 3 convolution with bias and without activation."""
     layers: list[nn.Module] = [nn.Conv2d(cin, cout, 3, padding=1)]
     return nn.Sequential(*layers, nn.BatchNorm2d(cout)) if batch_norm else nn.Sequential(*layers)
 
 
 def deconv(cin: int, cout: int, bias: bool) -> nn.Sequential:
-    """Twice the resolution, and LeakyReLU."""
+    """Make a layer that doubles the resolution, and LeakyReLU."""
     return nn.Sequential(nn.ConvTranspose2d(cin, cout, 4, 2, 1, bias=bias), nn.LeakyReLU(_SLOPE, inplace=True))
 
 
 def predict_flow(cin: int, bias: bool) -> nn.Conv2d:
-    """Features to flow of the same resolution."""
+    """Make a layer from features to flow of the same resolution."""
     return nn.Conv2d(cin, 2, 3, padding=1, bias=bias)
 
 
 def enlarge_flow(bias: bool) -> nn.ConvTranspose2d:
-    """Learned: twice the resolution."""
+    """Make a layer that learns to double the resolution of flow."""
     return nn.ConvTranspose2d(2, 2, 4, 2, 1, bias=bias)
 
 
 def enlarge(flow: torch.Tensor, mode: str) -> torch.Tensor:
-    """Four times the resolution, the same unit; ``mode`` ``bilinear`` (pixel centres kept in place) or ``nearest``."""
+    """Enlarge flow four times, in the same unit; ``mode`` ``bilinear`` (pixel centres kept in place) or ``nearest``."""
     return F.interpolate(flow, scale_factor=4.0, mode=mode, align_corners=False if mode == "bilinear" else None)
 
 
@@ -247,7 +247,7 @@ def at_least_single(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def initialize(network: nn.Module) -> None:
-    """Fresh weights for LeakyReLU (He et al. 2015, eq. 15), no biases."""
+    """Initialise weights for LeakyReLU (He et al. 2015, eq. 15), and biases with 0."""
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.kaiming_normal_(module.weight, _SLOPE)

@@ -53,7 +53,7 @@ class FlowNet2SD(RefiningNetwork):
         return self.in_pixels(self.levels(torch.cat([first, second], 1)))
 
     def levels(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """N x 6 x H x W to flow at 1/4, 1/8 .. 1/64, in the layers' unit."""
+        """Estimate flow of N x 6 x H x W at 1/4, 1/8 .. 1/64, in the layers' unit."""
         conv0 = self.conv0(x)
         conv2 = self.conv2_1(self.conv2(self.conv1_1(self.conv1(conv0))))
         return self.refine(conv2, self.conv3_1(self.conv3(conv2)))
@@ -79,7 +79,7 @@ class FlowNetFusion(nn.Module):
         initialize(self)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """N x 11 x H x W to flow at 1, 1/2 and 1/4 of the resolution, px."""
+        """Estimate flow of N x 11 x H x W at 1, 1/2 and 1/4 of the resolution, px."""
         conv0 = self.conv0(x)
         conv1 = self.conv1_1(self.conv1(conv0))
         conv2 = self.conv2_1(self.conv2(conv1))

@@ -85,7 +85,7 @@ class FlowNetLite(Quantizable):
         return _STAGES[-len(self.options["features"]) :]
 
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> FlowPrediction:
-        """Flow between N x 3 x H x W float RGB in [0, 1]. Raises ValueError: a size that cannot be trained at."""
+        """Estimate flow of N x 3 x H x W float RGB in [0, 1]. Raises ValueError: a size that cannot be trained at."""
         height, width = first.shape[-2:]
         if self.training and (height % self.size_multiple or width % self.size_multiple):
             raise ValueError(f"training needs sizes that are multiples of {self.size_multiple}, got {width}x{height}")
@@ -106,7 +106,7 @@ class FlowNetLite(Quantizable):
 
 
 def expected_displacement(logits: torch.Tensor, radius: int) -> torch.Tensor:
-    """Soft-argmin over the best displacement and its neighbours.
+    """Compute the soft-argmin over the best displacement and its neighbours.
 
     ``logits``: N x K*K x H x W with K = 2 * radius + 1, channel ``iy * K + ix`` as of ``correlate_window``. Returns N x
     2 x H x W displacement (u, v), pixels of the logits' resolution.
@@ -145,7 +145,7 @@ class _Search(nn.Module):
     def forward(
         self, first: torch.Tensor, second: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Logits, flow at this and at twice the resolution (px of the full image), and context."""
+        """Estimate logits, flow at this and at twice the resolution (px of the full image), and context."""
         unit = F.normalize(self.matching(torch.cat([first, second])), dim=1) * _MATCHING**0.5
         first_unit, second_unit = unit.chunk(2)
         costs = correlate_window(first_unit, second_unit, self.radius, 1).to(first.dtype)
@@ -177,7 +177,7 @@ class _Refinement(nn.Module):
     def forward(
         self, first: torch.Tensor, second: torch.Tensor, flow: torch.Tensor, context: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Flow at this resolution and at twice it (px of the full image), and context for the next stage."""
+        """Estimate flow at this resolution and at twice it (px of the full image), and context for the next stage."""
         here, near = self.compare(first).contiguous(), warp(self.compare(second).contiguous(), flow / self.scale)
         costs = correlate_window(here, near, self.radius, 1) if self.radius else here - near
         contrast = (flow - F.avg_pool2d(flow, 5, 1, 2, count_include_pad=False)) / self.scale

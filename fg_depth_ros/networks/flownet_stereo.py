@@ -125,7 +125,7 @@ class FlowNetStereo(Quantizable):
 
 
 def expected_hypothesis(logits: torch.Tensor) -> torch.Tensor:
-    """Soft-argmin around the best hypothesis: N x D x H x W logits -> N x 1 x H x W in hypothesis units."""
+    """Compute the soft-argmin around the best hypothesis: N x D x H x W logits -> N x 1 x H x W in hypothesis units."""
     logits = logits.float()
     index = torch.arange(logits.shape[1], device=logits.device, dtype=logits.dtype).view(1, -1, 1, 1)
     far = (index - index_of_best(logits)).abs() > _WINDOW

@@ -235,7 +235,7 @@ def _compare_with_arch(path: Path, extra: Mapping[str, Any], name: str) -> None:
 
 
 def _fill(path: Path, network: torch.nn.Module, name: str, tensors: dict[str, torch.Tensor]) -> None:
-    """Tensor by tensor into the network.
+    """Copy tensor by tensor into the network.
 
     Files from before PyTorch 0.4.1 do not count the batches of batch normalisation; nothing here needs the count.
     """

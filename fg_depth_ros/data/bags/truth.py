@@ -93,7 +93,7 @@ class LidarSweep:
     kind = "LiDAR"
 
     def __call__(self) -> np.ndarray:
-        """H x W float32 m along the optical axis, NaN where no point falls. Raises FileError: damaged, no x, y, z."""
+        """Read depth H x W float32 m, NaN where no point falls. Raises FileError: damaged, no x, y, z."""
         points = cloud_points(message_at(self.bag, self.place), self.place.of(self.bag))
         return project(points, self.to_camera, self.rig)
 

@@ -150,7 +150,7 @@ def _check_there(path: Path) -> None:
 
 
 def _nyu_reader(path: Path, name: str, number: int) -> ArrayReader:
-    """Reader of one frame. MATLAB stores columns first, so every axis comes out reversed."""
+    """Return the reader of one frame. MATLAB stores columns first, so every axis comes out reversed."""
 
     def read() -> np.ndarray:
         with _hdf5(path) as file:

@@ -64,7 +64,7 @@ def _open_parts(folder: Path, split: str) -> dict[str, list[FlowSample]]:
 
 
 def _chairs(folder: Path, split: str) -> list[FlowSample]:
-    """NNNNN_img1.ppm, _img2.ppm, _flow.flo [_occ.png]; or NNNNNNN-img0.ppm, -img1.ppm, -gt.flo of the examples."""
+    """Read NNNNN_img1.ppm, _img2.ppm, _flow.flo [_occ.png]; or NNNNNNN-img0.ppm, -img1.ppm, -gt.flo of the examples."""
     samples, numbers = [], []
     for flow in sorted([*folder.glob("*_flow.flo"), *folder.glob("*-gt.flo")]):
         found = re.fullmatch(r"(\d+)(_flow|-gt)", flow.stem)
@@ -111,7 +111,7 @@ def _read_mask(path: Path) -> np.ndarray:
 
 
 def _sintel(folder: Path) -> dict[str, list[FlowSample]]:
-    """training/{clean,final,flow,occlusions}/SCENE/frame_NNNN: neighbouring frames of each scene."""
+    """Read training/{clean,final,flow,occlusions}/SCENE/frame_NNNN: neighbouring frames of each scene."""
     passes = {}
     for name in ("clean", "final"):
         samples = []
@@ -147,7 +147,7 @@ def _leaves_frame(flow: np.ndarray) -> np.ndarray:
 
 
 def _kitti(folder: Path) -> list[FlowSample]:
-    """KITTI 2015 (image_2) and 2012 (colored_0, image_0): frames _10 and _11; truth flow_occ, else flow_noc."""
+    """Read KITTI 2015 (image_2) and 2012 (colored_0, image_0): frames _10 and _11; truth flow_occ, else flow_noc."""
     truth_folders = folder / "flow_occ", folder / "flow_noc"
     for name in ("image_2", "colored_0", "image_0"):
         firsts = list_images(folder / name, "*_10.*")
@@ -174,7 +174,7 @@ def _known(path: Path) -> np.ndarray:
 
 
 def _middlebury(folder: Path) -> list[FlowSample]:
-    """SCENE/frame10, frame11 below other-data/ or right here; flow10.flo next to them or in other-gt-flow/SCENE/."""
+    """Read SCENE/frame10, frame11 below other-data/ or here; flow10.flo next to them or in other-gt-flow/SCENE/."""
     samples = []
     for scene, first in find_scenes(folder / "other-data" if (folder / "other-data").is_dir() else folder, "frame10"):
         second = partner_of(first, find_image(scene, "frame11") or scene / f"frame11{first.suffix}", "second")

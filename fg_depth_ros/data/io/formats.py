@@ -138,7 +138,7 @@ def write_pfm(path: str | Path, values: np.ndarray) -> None:
 
 
 def read_flo(path: str | Path) -> np.ndarray:
-    """Middlebury optical flow: float32 HxWx2 (u, v) in pixels, NaN where unknown (|component| > 1e9)."""
+    """Read Middlebury optical flow: float32 HxWx2 (u, v) in pixels, NaN where unknown (|component| > 1e9)."""
     content = read_bytes(path)
     if len(content) < 12:
         raise FileError(f"{path}: truncated: {len(content)} bytes, a .flo header alone has 12; fetch it again")

@@ -132,14 +132,14 @@ def render(setup: Figure3, condition: Condition) -> View:
 
 
 def _plaster(rng: np.random.Generator, condition: Condition) -> np.ndarray:
-    """512 x 512 x 3 uint8: mostly brightness varies, a little colour."""
+    """Draw a texture, 512 x 512 x 3 uint8: mostly brightness varies, a little colour."""
     grey = fractal_noise(rng, 512, condition.slope)[..., None]
     colour = np.stack([fractal_noise(rng, 512, condition.slope) for _ in range(3)], -1)
     return np.clip(255 * (0.45 + condition.contrast * (grey + 0.25 * colour)), 0, 255).astype(np.uint8)
 
 
 def _cast(setup: Figure3, atlas: TextureAtlas, offset: float) -> tuple[Tensor, Tensor]:
-    """Light H x W x 3 (0..255) and depth H x W m of a camera that stands ``offset`` m to the right."""
+    """Render light H x W x 3 (0..255) and depth H x W m of a camera that stands ``offset`` m to the right."""
     xs, ys = pixel_grid(setup.height, setup.width)
     across, down = (xs - (setup.width - 1) / 2) / setup.focal, (ys - (setup.height - 1) / 2) / setup.focal
     ground = torch.where(down > 1e-3, _CAMERA_HEIGHT / down.clamp(min=1e-3), torch.inf)
@@ -256,7 +256,7 @@ def _draw_curves(axes: Any, curves: Curves, depth: float) -> None:
 
 
 def _draw_errors(axes: Any, shown: Mapping[str, tuple[View, Curves]], depth: float) -> None:
-    """Cumulative share of the patch's pixels over the error of the depth that a loss likes best."""
+    """Plot the cumulative share of the patch's pixels over the error of the depth that a loss likes best."""
     for style, (name, (_, curves)) in zip(("-", "--", ":"), shown.items(), strict=False):
         for loss, colour in (("photometric", "C0"), ("L_fd", "C3")):
             errors = (100 * (curves.minima(loss) / depth - 1).abs()).flatten().sort().values

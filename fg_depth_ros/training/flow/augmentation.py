@@ -198,7 +198,7 @@ class _Colours(NamedTuple):
 def _draw_windows(
     rng: np.random.Generator, kind: FlowAugmentation, size: tuple[int, int], source: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Windows of the first and the second frame, 3 x 3 each, new pixels to old ones; both inside the picture."""
+    """Draw windows of both frames, 3 x 3 each, new pixels to old ones; both inside the picture."""
     mirror = -1.0 if rng.random() < kind.mirror else 1.0
     width = source[0]
     for _ in range(_TRIES):
@@ -245,7 +245,7 @@ def _window(
 
 
 def _draw_colours(rng: np.random.Generator, kind: FlowAugmentation) -> tuple[_Colours, _Colours]:
-    """Colours of both frames: the same, but for a small difference."""
+    """Draw the colours of both frames: the same, but for a small difference."""
     (least, most), (flat, steep) = np.log(kind.colour), np.log(kind.gamma)
     gains = np.exp(rng.uniform(least, most, 3))
     gamma, contrast = np.exp(rng.uniform(flat, steep)), np.exp(rng.uniform(*kind.contrast))
@@ -271,7 +271,7 @@ def _draw_deformation(rng: np.random.Generator, largest: float, size: tuple[int,
 def _draw_covers(
     rng: np.random.Generator, kind: FlowAugmentation, width: int, height: int
 ) -> list[tuple[int, int, int, int]]:
-    """Patches (x, y, width, height): sides between 1/16 and 1/4 of the frame's height."""
+    """Draw patches (x, y, width, height): sides between 1/16 and 1/4 of the frame's height."""
     if rng.random() >= kind.erase:
         return []
     patches = []
@@ -285,19 +285,19 @@ def _draw_covers(
 
 
 def _apply(matrix: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """N x 3 x 3 affine maps of points N x 2 x H x W."""
+    """Apply N x 3 x 3 affine maps to points N x 2 x H x W."""
     linear, shift = matrix[:, :2, :2], matrix[:, :2, 2]
     return torch.einsum("nij,njhw->nihw", linear, points) + shift[:, :, None, None]
 
 
 def _inside(points: torch.Tensor, size: tuple[int, int] | torch.Size) -> torch.Tensor:
-    """N x 1 x H x W bool: within half a pixel of the picture's pixels."""
+    """Return N x 1 x H x W bool: within half a pixel of the picture's pixels."""
     x, y = points[:, :1], points[:, 1:]
     return (x >= -0.5) & (x <= size[1] - 0.5) & (y >= -0.5) & (y <= size[0] - 0.5)
 
 
 def _gather(field: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-    """Values of N x C x H x W at whole pixels N x 2 x h x w (x, y), clamped to the picture."""
+    """Read N x C x H x W at whole pixels N x 2 x h x w (x, y), clamped to the picture."""
     n, c, h, w = field.shape
     index = at[:, 1].clamp(0, h - 1) * w + at[:, 0].clamp(0, w - 1)
     flat = index.view(n, 1, -1).expand(-1, c, -1)
