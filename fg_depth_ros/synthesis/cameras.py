@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+_MEAN_LIGHT = 105.0  # of 255: what automatic exposure makes of the mean of a left picture
+_EXPOSURES = (0.4, 3.0)
+
 
 @dataclass(frozen=True)
 class CameraPair:
@@ -32,7 +35,7 @@ class CameraPair:
     @classmethod
     def draw(cls, rng: np.random.Generator, width: int) -> CameraPair:
         """Draw cameras for pictures of ``width`` px; half of the rigs have well-matched ones."""
-        blur = rng.uniform(0.25, 0.9) if rng.random() < 0.85 else rng.uniform(0.9, 1.8)
+        blur = rng.uniform(0.2, 0.8) if rng.random() < 0.85 else rng.uniform(0.8, 1.8)
         differ = rng.random() < 0.5
         exposure = float(np.exp(rng.normal(0, 0.2)))
         gains = []
@@ -52,6 +55,12 @@ class CameraPair:
             row_offset=float(np.clip(rng.normal(0, 0.35), -0.9, 0.9)) if tilted else 0.0,
             row_tilt=float(rng.normal(0, 0.5)) / width if tilted else 0.0,
         )
+
+
+def auto_exposure(light: torch.Tensor) -> torch.Tensor:
+    """Return the factor, N x 1 x 1 x 1, that brings left pictures to a usual brightness; ``light``: N x H x W x 3."""
+    mean = light.clamp(max=255).mean((1, 2, 3), keepdim=True)
+    return (_MEAN_LIGHT / mean.clamp(min=1)).clamp(*_EXPOSURES)
 
 
 def expose(colour: torch.Tensor, cameras: Sequence[CameraPair], view: int, seeds: Sequence[int]) -> torch.Tensor:

@@ -57,7 +57,7 @@ class SceneSampler:
 
     def draw(self, rng: np.random.Generator) -> Scene:
         """Draw one scene."""
-        nearest = float(np.exp(rng.uniform(np.log(8.0), np.log(min(self.limit, 0.42 * self.width)))))
+        nearest = float(np.exp(rng.uniform(np.log(10.0), np.log(min(self.limit, 0.42 * self.width)))))
         rows: list[np.ndarray] = []
         kind = rng.choice(["street", "room", "still_life", "clutter"], p=[0.28, 0.22, 0.28, 0.22])
         {
@@ -151,8 +151,8 @@ class SceneSampler:
     def _blank(self, rng: np.random.Generator, disparity: float) -> np.ndarray:
         """Make a fronto-parallel layer without outline and with a random texture."""
         row = np.zeros(len(FIELDS))
-        plain = rng.random() < 0.14
-        gain = rng.uniform(0.0, 0.12) if plain else float(np.exp(rng.uniform(np.log(0.35), np.log(1.4))))
+        plain = rng.random() < 0.1
+        gain = rng.uniform(0.0, 0.12) if plain else float(np.exp(rng.uniform(np.log(0.5), np.log(2.0))))
         tone = rng.uniform(30, 220) if rng.random() < 0.85 else rng.uniform(200, 255)
         shade = np.clip(tone + rng.normal(0, 22, 3), 3, 252)
         set_(row, cx=self.width / 2, cy=self.height / 2, ru=self.width, rv=self.height, a=disparity,

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from fg_depth_ros.synthesis.cameras import CameraPair, expose
+from fg_depth_ros.synthesis.cameras import CameraPair, auto_exposure, expose
 from fg_depth_ros.synthesis.layered_scenes import COLUMN, Outline, SceneSampler
 from fg_depth_ros.synthesis.textures import TextureAtlas, fractal_noise
 
@@ -79,8 +79,10 @@ class StereoSceneGenerator:
         left_layer, left_d, x, y = self._z_buffer(table, None)
         right_layer, right_d, xr, yr = self._z_buffer(table, cameras)
         noise = [[(self.seed * 1_000_003 + i) * 2 + view & 0x7FFF_FFFF_FFFF for i in indices] for view in (0, 1)]
-        left = expose(self._shade(table, left_layer, x, y), cameras, 0, noise[0])
-        right = expose(self._shade(table, right_layer, xr, yr, right_d), cameras, 1, noise[1])
+        light = self._shade(table, left_layer, x, y)
+        exposure = auto_exposure(light)
+        left = expose(light * exposure, cameras, 0, noise[0])
+        right = expose(self._shade(table, right_layer, xr, yr, right_d) * exposure, cameras, 1, noise[1])
         seen = StereoBatch(left, right, left_d.unsqueeze(1), self._occluded(left_d, right_d).unsqueeze(1))
         left_d, right_d = right_d.flip(-1), left_d.flip(-1)
         hidden = self._occluded(left_d, right_d).unsqueeze(1)

@@ -20,6 +20,7 @@ from fg_depth_ros.data.io.formats import write_image
 from fg_depth_ros.files import FileError
 from fg_depth_ros.networks import CheckpointError, StereoPrediction, create_model, load_checkpoint, load_model
 from fg_depth_ros.networks.checkpoint import ModelCard, load_tensors, save_checkpoint, save_tensors
+from fg_depth_ros.networks.flownet_stereo import expected_hypothesis
 from fg_depth_ros.resources import module_command
 from fg_depth_ros.synthesis.stereo import StereoSceneGenerator
 from fg_depth_ros.synthesis.textures import TextureAtlas
@@ -44,7 +45,15 @@ def test_hypothesis_distribution_peaks_at_the_truth():
     p = hypothesis_distribution(truth, 8)
     assert torch.allclose(p.sum(1), torch.ones(1, 1, 2))
     assert p[0, :, 0, 0].argmax() == 2
-    assert p[0, 3, 0, 1] / p[0, 4, 0, 1] == pytest.approx(math.exp((0.75 - 0.25) / 0.35), rel=1e-4)
+    # Normal, of deviation 0.5: 0.25 and 0.75 from the mean.
+    assert p[0, 3, 0, 1] / p[0, 4, 0, 1] == pytest.approx(math.exp((0.75**2 - 0.25**2) / (2 * 0.5**2)), rel=1e-4)
+
+
+def test_a_network_that_learned_the_distribution_has_the_true_disparity():
+    truth = 20 + torch.arange(0, 1, 1 / 16).view(1, 1, 1, -1)
+    error = expected_hypothesis(hypothesis_distribution(truth, 48).log()) - truth
+    assert error.abs().max() < 0.03
+    assert error.mean().abs() < 0.003
 
 
 def prediction_of(disparity, log_scale=0.0):

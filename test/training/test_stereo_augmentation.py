@@ -12,7 +12,7 @@ from fg_depth_ros.synthesis.textures import TextureAtlas
 from fg_depth_ros.training.stereo.augmentation import LARGEST_SHIFT, StereoAugmentation
 
 SIZE = (160, 96)
-GEOMETRY = {"shifted": 0.0, "unlike": 0.0, "erased": 0.0}
+GEOMETRY = {"shifted": 0.0, "unlike": 0.0, "erased": 0.0, "noise": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +109,28 @@ def test_cameras_may_be_unlike(scene):
         same, other = alike(pair, np.random.default_rng(seed)), unlike(pair, np.random.default_rng(seed))
         assert torch.equal(same.left, same.right)
         assert not torch.equal(other.left, other.right)
+
+
+def test_each_camera_has_noise_of_its_own():
+    flat = torch.full((1, 3, 200, 200), 120, dtype=torch.uint8)
+    pair = StereoBatch(flat, flat, torch.full((1, 1, 200, 200), 5.0), torch.zeros(1, 1, 200, 200).bool())
+    augment = StereoAugmentation(*SIZE, misaligned=0.0, **GEOMETRY | {"noise": 3.0})
+    for seed in range(4):
+        seen = augment(pair, np.random.default_rng(seed))
+        noise = [view.float() - view.float().mean((2, 3), keepdim=True) for view in (seen.left, seen.right)]
+        deviations = [float(view.std()) for view in noise]
+        assert 0.1 < min(deviations) <= max(deviations) < 3.2
+        assert abs(float((noise[0] * noise[1]).mean())) < 0.05 * deviations[0] * deviations[1]
+        assert abs(float(seen.left.float().mean() - seen.right.float().mean())) < 0.05
+
+
+def test_no_exposure_is_drawn_that_clips_most_of_a_picture(scene):
+    bright = torch.full((1, 3, 200, 200), 235, dtype=torch.uint8)
+    pair = StereoBatch(bright, bright, torch.full((1, 1, 200, 200), 5.0), torch.zeros(1, 1, 200, 200).bool())
+    augment = StereoAugmentation(*SIZE, **GEOMETRY | {"unlike": 1.0})
+    for seed in range(12):
+        seen = augment(pair, np.random.default_rng(seed))
+        assert max(float((view[:, 1] == 255).float().mean()) for view in seen[:2]) <= 0.1
 
 
 def test_what_the_cut_moves_out_of_the_right_image_is_occluded():

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fg_depth_ros.geometry import StereoRig
-from fg_depth_ros.synthesis.cameras import CameraPair, expose
+from fg_depth_ros.synthesis.cameras import CameraPair, auto_exposure, expose
 from fg_depth_ros.synthesis.chairs import FlowBatch
 from fg_depth_ros.synthesis.world.asset_library import AssetLibrary
 from fg_depth_ros.synthesis.world.primitives import Scene
@@ -31,8 +31,6 @@ FRAME_SECONDS = 0.1
 """Between a frame and the next."""
 _THINNEST = 0.6  # px: thinner things would be seen in some rows and not in others
 _SAME = 0.5  # px of disparity: what is nearer by more hides what lies behind
-_MEAN_LIGHT = 105.0  # of 255: what the cameras' exposure makes of the mean of a left picture
-_EXPOSURES = (0.6, 3.0)
 
 
 class WorldBatch(NamedTuple):
@@ -164,8 +162,7 @@ class Renderer:
         """N x 3 x H x W uint8: what camera ``view`` makes of it."""
         light = self._shader(shot).shade(seen, self._reflections(shot, seen))
         if self._exposure is None:
-            mean = light.clamp(max=255).mean((1, 2, 3), keepdim=True)
-            self._exposure = (_MEAN_LIGHT / mean).clamp(*_EXPOSURES)
+            self._exposure = auto_exposure(light)
         seeds = [sample.noise + stream & 0x7FFF_FFFF_FFFF for sample in self.samples]
         return expose(light * self._exposure, [sample.cameras for sample in self.samples], view, seeds)
 

@@ -14,6 +14,9 @@ MARGIN = 1.25
 """So much larger than the training images are scenes rendered, in width and height."""
 LARGEST_SHIFT = 48.0
 """So much may the disparities of a pair grow, px of the training images."""
+_EXPOSURES = 4  # that are drawn until one clips few pixels
+_MOST_CLIPPED = 0.1  # of the pixels of a picture
+_LEAST_NOISE = 0.2  # deviation, grey levels
 _SMOOTH = 2.0  # px; disparities of neighbours that differ by more belong to two surfaces
 
 
@@ -29,8 +32,11 @@ class StereoAugmentation:
             0.1 degree.
         shifted: share of pairs whose disparities all grow by up to ``LARGEST_SHIFT``, as where the principal points
             differ and the search begins at infinity.
-        unlike: share of pairs with exposure and colour of their own for each camera; others share one.
+        unlike: share of pairs with exposure and colour of their own for each camera; others share one. Many rendered
+            pairs come from unlike cameras already.
         erased: share of pairs with one or two patches of 50 to 150 px of the right image painted over.
+        noise: largest deviation of the cameras' noise, grey levels, drawn on a logarithmic scale; 0: none. That of the
+            rendered cameras is resampled away.
     """
 
     width: int
@@ -38,8 +44,9 @@ class StereoAugmentation:
     scale: float = 1.3
     misaligned: float = 0.25
     shifted: float = 0.3
-    unlike: float = 0.4
+    unlike: float = 0.2
     erased: float = 0.5
+    noise: float = 3.0
 
     def __call__(self, scene: StereoBatch, rng: np.random.Generator) -> StereoBatch:
         """Return a pair of the size of the training images, N = 1, on the device of the scene.
@@ -64,14 +71,17 @@ class StereoAugmentation:
             right_map[1, 0] += np.tan(np.deg2rad(np.clip(rng.normal(0, 0.04), -0.1, 0.1))) / scale
         shift = rng.uniform(0, LARGEST_SHIFT) * (rng.random() < self.shifted)
         right_map[0, 2] += shift / scale_x
-        size, linear = (self.width, self.height), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        left = cv2.warpAffine(left, left_map, size, flags=linear, borderMode=cv2.BORDER_REPLICATE)
-        right = cv2.warpAffine(right, right_map, size, flags=linear, borderMode=cv2.BORDER_REPLICATE)
+        size, cubic = (self.width, self.height), cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP  # linear would blur
+        left = cv2.warpAffine(left, left_map, size, flags=cubic, borderMode=cv2.BORDER_REPLICATE)
+        right = cv2.warpAffine(right, right_map, size, flags=cubic, borderMode=cv2.BORDER_REPLICATE)
         disparity = _read_disparity(scene.disparity[0, 0].cpu().numpy(), left_map, size)
         disparity = disparity * np.float32(scale_x) + np.float32(shift)
         occluded = _nearest(scene.occluded[0, 0].to(torch.uint8).cpu().numpy(), left_map, size)
         leaves = disparity > np.arange(self.width, dtype=np.float32)  # outside the right image once it is cut
         left, right = self._recolour(left, right, rng)
+        if self.noise > 0:
+            deviation = float(np.exp(rng.uniform(np.log(_LEAST_NOISE), np.log(max(self.noise, _LEAST_NOISE)))))
+            left, right = (_add_noise(view, deviation, rng) for view in (left, right))
         if rng.random() < self.erased:
             self._erase(right, rng)
 
@@ -94,15 +104,17 @@ class StereoAugmentation:
             table = ((level - 0.5) * c[1] + 0.5 + c[2]) * np.exp(c[3:])
             return cv2.LUT(view, np.clip(255 * table + 0.5, 0, 255).astype(np.uint8)[:, None, :])
 
-        both = curve(1.0)
-        if rng.random() >= self.unlike:
-            return apply(left, both), apply(right, both)
-
-        def own() -> np.ndarray:
-            other = curve(0.7)
-            return np.concatenate([both[:2] * other[:2], both[2:] + other[2:]])
-
-        return apply(left, own()), apply(right, own())
+        most = max(_MOST_CLIPPED, _clipped(left), _clipped(right))
+        for _ in range(_EXPOSURES):
+            both = curve(1.0)
+            left_curve = right_curve = both
+            if rng.random() < self.unlike:
+                other = curve(0.7), curve(0.7)
+                left_curve, right_curve = (np.concatenate([both[:2] * o[:2], both[2:] + o[2:]]) for o in other)
+            changed = apply(left, left_curve), apply(right, right_curve)
+            if max(map(_clipped, changed)) <= most:
+                return changed
+        return left, right
 
     @staticmethod
     def _erase(image: np.ndarray, rng: np.random.Generator) -> None:
@@ -112,6 +124,19 @@ class StereoAugmentation:
             width, height = rng.integers(50, 151, 2)
             x, y = rng.integers(0, image.shape[1]), rng.integers(0, image.shape[0])
             image[y : y + height, x : x + width] = colour
+
+
+def _clipped(image: np.ndarray) -> float:
+    """Return the share of pixels that are black or white in the green channel."""
+    green = image[..., 1]
+    return float(np.mean((green == 0) | (green == 255)))
+
+
+def _add_noise(image: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
+    """Add normal noise of this deviation, grey levels, to H x W x 3 uint8; the same to all channels of a grey image."""
+    grey = bool((image[..., 0] == image[..., 1]).all() and (image[..., 1] == image[..., 2]).all())
+    noise = rng.standard_normal((*image.shape[:2], 1 if grey else 3), np.float32)
+    return np.clip(image + (deviation * noise + 0.5), 0, 255).astype(np.uint8)
 
 
 def _read_disparity(field: np.ndarray, affine: np.ndarray, size: tuple[int, int]) -> np.ndarray:
