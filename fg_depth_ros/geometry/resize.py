@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 _SMALLEST = 16  # px
-_AREA_WEIGHT = 0.2  # of an unlike area against an unlike shape
+_AREA_LIMIT, _AREA_WEIGHT = math.log(1.6), 0.2  # of another area, against another shape
 
 
 def scaled_size(width: int, height: int, scale: float) -> tuple[int, int]:
@@ -19,18 +19,17 @@ def scaled_size(width: int, height: int, scale: float) -> tuple[int, int]:
 def size_with_area(width: int, height: int, area: float, multiple: int = 32) -> tuple[int, int]:
     """Return the size, multiples of ``multiple`` px, that keeps the shape best at about an area in px^2.
 
-    A tenth more or less area counts as much as a stretch by 2 %.
+    A tenth more or less area counts as much as a stretch by 2 %; 60 % more, or as much less, is avoided.
     """
     ideal = math.sqrt(area * width / height)
-    sizes = [
-        (wide, max(multiple, round(wide * height / width / multiple) * multiple))
-        for wide in range(multiple, max(multiple, math.ceil(2 * ideal)) + 1, multiple)
-    ]
+    widths = range(multiple, max(multiple, math.ceil(2 * ideal)) + 1, multiple)
+    floors = {wide: int(wide * height / width / multiple) * multiple for wide in widths}
+    sizes = [(wide, tall) for wide in widths for tall in (floors[wide], floors[wide] + multiple) if tall > 0]
 
-    def misfit(size: tuple[int, int]) -> float:
+    def misfit(size: tuple[int, int]) -> tuple[bool, float]:
         wide, tall = size
         stretch, larger = math.log(wide * height / (tall * width)), math.log(wide * tall / area)
-        return math.hypot(stretch, _AREA_WEIGHT * larger)
+        return abs(larger) > _AREA_LIMIT, math.hypot(stretch, _AREA_WEIGHT * larger)
 
     return min(sizes, key=misfit)
 
