@@ -176,7 +176,7 @@ def _ground(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, style: st
 
 
 def _houses(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, side: int, style: str) -> None:
-    if style == "country" and p.chance(0.5):
+    if p.chance({"city": 0.15, "suburb": 0.25, "country": 0.5}[style]):
         _forest(b, p, course, plan, side)
         return
     along, far = -_BEHIND - p.uniform(0, 8), plan.way + _AHEAD
@@ -208,6 +208,12 @@ def _forest(b: Builder, p: AssetSampler, course: _Course, plan: _Plan, side: int
         else:
             things.bush(b, p, at, p.uniform(0.8, 2.5))
         along += p.uniform(1.5, 7)
+    if p.chance(0.6):  # bushes close to the pavement, as along parks and railways
+        along, aside, height = -5.0, p.uniform(0.5, 2.0), p.uniform(1.0, 3.5)
+        while along < plan.way + 50:
+            at, _ = course.at(along, side * (plan.edge + plan.pavement + aside + p.uniform(0, 0.8)))
+            things.bush(b, p, at, height * p.uniform(0.7, 1.3))
+            along += height * p.uniform(0.4, 0.8)
     # What can be seen between the trees: more of them, far away.
     for middle, length in _stretches(course, 0, plan.way + _AHEAD):
         (x, z), yaw = course.at(middle, side * (plan.edge + 35))
