@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fg_depth_ros.cli.app import console, print_tables, save, say, show
-from fg_depth_ros.cli.options import Device, Json, Model, Weights, image_size_of
+from fg_depth_ros.cli.options import Device, Json, Model, Weights, check_least, image_size_of
 
 _TABLES = {
     "speed": [
@@ -60,6 +60,8 @@ def bench(
     """
     from fg_depth_ros.evaluation.bench import bench_models
 
+    check_least(1, repeats=repeats, cameras=cameras)
+    check_least(0, threads=threads)
     sizes = [image_size_of(text) for text in size]
     report = bench_models(
         model,

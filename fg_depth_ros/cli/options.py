@@ -89,6 +89,14 @@ def checked_size(width: int, height: int) -> tuple[int, int]:
     return width, height
 
 
+def check_least(least: int, **values: float) -> None:
+    """Raise ValueError, naming the option, where one of these values is below ``least``."""
+    for name, value in values.items():
+        if not value >= least:
+            bound = f"at least {least}" if least else "0 or more"
+            raise ValueError(f"--{name.replace('_', '-')} must be {bound}, got {value}")
+
+
 def expand(function: Callable[..., Any]) -> Callable[..., Any]:
     """Replace every ``Settings[Config]`` parameter of a command by one option per field of ``Config``.
 
