@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from fg_depth_ros.cli.app import console, save, say, show
-from fg_depth_ros.cli.options import Device, Settings, Without, image_size_of
+from fg_depth_ros.cli.options import Device, Settings, Without, folder_to_write, image_size_of
 from fg_depth_ros.training.ablation.config import LossAblation
 
 
 def figure3(
-    out: Annotated[Path, typer.Option(help="Folder for figure3.png and figure3.json.")] = Path("fg_depth_ablation"),
+    out: Annotated[
+        Path, typer.Option(callback=folder_to_write, help="Folder for figure3.png and figure3.json.")
+    ] = Path("fg_depth_ablation"),
     teacher: Annotated[str, typer.Option(help="Any model for stereo or flow.")] = "flownet_stereo",
     teacher_weights: Annotated[str, typer.Option(help="Weights file; default: the shipped weights.")] = "",
     device: Device = "auto",

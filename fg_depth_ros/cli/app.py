@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -143,11 +141,3 @@ def one_rig(samples: Sequence[StereoSample], where: Path, what: str) -> StereoRi
         problem = "has no calibration" if rig is None else f"has {count} calibrations"
         raise FileError(f"{where}: {problem}, and {what} has one: give a folder of one camera's pairs")
     return rig
-
-
-def check_folder(folder: Path) -> None:
-    """Raise OSError where the results of long work cannot be written to a folder; nothing is made."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    code = errno.ENOTDIR if not there.is_dir() else 0 if os.access(there, os.W_OK | os.X_OK) else errno.EACCES
-    if code:
-        raise OSError(code, os.strerror(code), str(there))

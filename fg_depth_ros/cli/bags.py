@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fg_depth_ros.cli.app import console, one_rig, progress, say
-from fg_depth_ros.cli.options import Bags, Calibration, PlayRate, Settings, SideBySide
+from fg_depth_ros.cli.options import Bags, Calibration, PlayRate, Settings, SideBySide, file_to_write
 from fg_depth_ros.data.bags.topics import PairTopics
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ _RULE = re.compile(r"[\w/~{}:]+:=[\w/~{}]+")
 def check(
     paths: Annotated[list[Path], typer.Argument(help="Bags, or folders of bags.")],
     topics: Settings[PairTopics],
-    json: Annotated[Path | None, typer.Option("--json", help="Also write what was found here.")] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", callback=file_to_write, help="Also write what was found here.")
+    ] = None,
 ) -> None:
     """Check rates, gaps, exposure and calibration of recordings; exit status 1 where one cannot be used.
 

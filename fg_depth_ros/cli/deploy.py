@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from fg_depth_ros.cli.app import check_folder, save, say, show
-from fg_depth_ros.cli.options import Device, Engine, Json, Precision, Settings
+from fg_depth_ros.cli.app import save, say, show
+from fg_depth_ros.cli.options import Device, Engine, Json, Precision, Settings, file_to_write, folder_to_write
 from fg_depth_ros.data.bags.topics import PairTopics
 from fg_depth_ros.evaluation.replay.promotion import Decision, Margins, decide
 
@@ -66,8 +66,7 @@ def promote(
     _node_client(node, card.name)
     place = WeightsStore(store)
     record: dict[str, Any] = {"source": str(weights.absolute())}
-    for folder in (place.folder, *([json.parent] if json is not None else [])):
-        check_folder(folder)
+    folder_to_write(place.folder)
     if bags:
         current = _current(place, against, card.name)
         running: dict[str, Any] = {"device": device, "engine": engine, "precision": precision, "topics": topics()}
@@ -158,7 +157,7 @@ def deployed(
 
 def import_weights(
     file: Annotated[Path, typer.Argument(help="Checkpoint of FlowNetPytorch, flownet2-pytorch or EfficientNet-Lite0.")],
-    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
+    out: Annotated[Path, typer.Option(callback=file_to_write, help="The .safetensors file to write.")],
     channel_order: Annotated[
         str, typer.Option(help="What the weights expect: rgb or bgr; auto: bgr for flownets_from_caffe.")
     ] = "auto",
@@ -171,8 +170,6 @@ def import_weights(
     """
     if out.suffix != ".safetensors":
         raise ValueError(f"--out {out} must end in .safetensors")
-    if out.is_dir():
-        raise ValueError(f"--out {out} is a folder; give the name of the file to write")
     from fg_depth_ros.networks import import_checkpoint, save_checkpoint
 
     network, card = import_checkpoint(file, channel_order)

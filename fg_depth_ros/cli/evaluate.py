@@ -34,6 +34,7 @@ from fg_depth_ros.cli.options import (
     Sheets,
     SideBySide,
     Weights,
+    folder_to_write,
     image_size_of,
 )
 from fg_depth_ros.data.bags.topics import PairTopics
@@ -257,7 +258,9 @@ def uncertainty(
     engine: Engine = "auto",
     precision: Precision = "auto",
     motorcycle: Annotated[bool, typer.Option(help="Also evaluate scikit-image's Motorcycle pair.")] = True,
-    figures: Annotated[Path | None, typer.Option(help="Folder for the two plots, PNG.")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(callback=folder_to_write, help="Folder for the two plots, PNG.")
+    ] = None,
     json: Json = None,
 ) -> None:
     """Evaluate the stereo network's uncertainty: how many errors lie within it, and how well it ranks them.

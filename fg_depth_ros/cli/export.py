@@ -15,6 +15,7 @@ from fg_depth_ros.cli.options import (
     MinDisparity,
     Precision,
     Weights,
+    folder_to_write,
     image_size_of,
     min_disparity_of,
 )
@@ -24,7 +25,9 @@ _LARGEST_MEAN = 0.01  # px, or 1/m
 
 def export(
     model: Annotated[str, typer.Argument(help="Network; default: the one that --weights belong to.")] = "",
-    out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("fg_depth_export"),
+    out: Annotated[Path, typer.Option(callback=folder_to_write, help="Folder for the files.")] = Path(
+        "fg_depth_export"
+    ),
     weights: Weights = "",
     format: Annotated[list[str], typer.Option(help="onnx or openvino; may be repeated; default: both.")] = [
         "onnx",
@@ -43,21 +46,22 @@ def export(
 
     Example: `fg-depth export flownet_stereo --size 640x480 --check`
     """
+    from fg_depth_ros.data.datasets.stereo import motorcycle, open_stereo_folder
     from fg_depth_ros.inference.export import check_export, export_network
 
     if not model and not weights:
         raise typer.BadParameter("name a network, such as flownet_stereo, or give --weights")
     width, height = image_size_of(size)
+    samples = []
+    if check or pairs is not None:  # opened first: what is missing is found before the conversion
+        samples = [motorcycle()] if pairs is None else open_stereo_folder(pairs)
+        if dynamic and pairs is None:  # a second size
+            samples.append(motorcycle().resized(width, height))
     done = export_network(model, out, weights=weights, formats=format, size=(width, height), dynamic=dynamic)
-    for path in (*done.files.values(), done.description):
+    for path in done.written:
         say(str(path))
-    if not check and pairs is None:
+    if not samples:
         return
-    from fg_depth_ros.data.datasets.stereo import motorcycle, open_stereo_folder
-
-    samples = [motorcycle()] if pairs is None else open_stereo_folder(pairs)
-    if dynamic and pairs is None:  # a second size
-        samples.append(motorcycle().resized(width, height))
     table = Table(title=f"difference from PyTorch over {len(samples)} pairs")
     for head in ("file", "output"):
         table.add_column(head)

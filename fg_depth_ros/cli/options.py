@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import errno
 import functools
 import inspect
+import os
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
+
+from fg_depth_ros.files import FileError, WriteError
 
 Settings = functools.partial
 """``make_config: Settings[Config]`` stands for the options of ``Config``; ``make_config()`` makes one of them."""
@@ -30,12 +34,38 @@ class Without(tuple[str, ...]):
     """Fields that are no options of a command: ``Annotated[Settings[Config], Without(["width", "height"])]``."""
 
 
+def folder_to_write(folder: Path | None) -> Path | None:
+    """Return the folder of an option, which the results of long work are to be written to; nothing is made.
+
+    Raises FileError: it, or what should be a folder above it, is a file. Raises WriteError: it cannot be written.
+    """
+    if folder is not None:
+        there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+        if not there.is_dir():
+            raise FileError(f"{there}: is a file, not a folder; name another one")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise WriteError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+    return folder
+
+
+def file_to_write(file: Path | None) -> Path | None:
+    """Return the file of an option, likewise. Raises FileError: it is a folder; otherwise as ``folder_to_write``."""
+    if file is not None:
+        if file.is_dir():
+            raise FileError(f"{file}: is a folder, not a file; give the name of the file to write")
+        folder_to_write(file.absolute().parent)
+    return file
+
+
 Model = Annotated[str, typer.Option(help="Stereo or flow network, sgbm or bm.")]
 Weights = Annotated[str, typer.Option(help="Weights file; default: the shipped weights.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda:N.")]
 Engine = Annotated[str, typer.Option(help="Engine of the network: auto, torch, openvino, onnxruntime, tensorrt.")]
 Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or int8.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Also write the report here (docs/report_schema.md).")]
+Json = Annotated[
+    Path | None,
+    typer.Option("--json", callback=file_to_write, help="Also write the report here (docs/report_schema.md)."),
+]
 Scale = Annotated[float, typer.Option(help="Resize by this for matching; below 1 reaches larger disparities.")]
 AutoScale = Annotated[
     str, typer.Option(help="Resize by this for matching; below 1 reaches nearer; auto: as far as --min-depth.")
@@ -54,7 +84,7 @@ Calibration = Annotated[
     Path | None, typer.Option("--calib", help="Calibration file or folder (docs/data.md); default: next to the images.")
 ]
 PlayRate = Annotated[float, typer.Option(help="How many times as fast as it was recorded.")]
-Sheets = Annotated[Path | None, typer.Option(help="Folder for a picture per data set.")]
+Sheets = Annotated[Path | None, typer.Option(callback=folder_to_write, help="Folder for a picture per data set.")]
 
 
 def min_disparity_of(text: str) -> int | str:

@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from fg_depth_ros.cli.app import print_table, say
-from fg_depth_ros.cli.options import Photos
+from fg_depth_ros.cli.options import Photos, check_least, file_to_write
 
 
 def quantize(
     source: Annotated[str, typer.Argument(help="Weights file, or a model with shipped weights.", metavar="WEIGHTS")],
-    out: Annotated[Path, typer.Option(help="Weights file to write.")],
+    out: Annotated[Path, typer.Option(callback=file_to_write, help="Weights file to write.")],
     photos: Photos = [],
     scenes: Annotated[int, typer.Option(help="Rendered scenes to measure on, and as many to compare on.")] = 32,
     data: Annotated[list[Path], typer.Option(help="Data set with truth to compare on; may be repeated.")] = [],
@@ -27,6 +27,7 @@ def quantize(
     from fg_depth_ros.synthesis.textures import list_photos
     from fg_depth_ros.training.quantization import MARGINS, calibrate
 
+    check_least(1, scenes=scenes)
     done = calibrate(source, out, photos=list_photos(photos) if photos else [], scenes=scenes, data=data)
     print_table(done.report, [*(margin.metric for margin in MARGINS[done.task]), "seconds"])
     if done.worse:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from fg_depth_ros.cli.app import check_folder, console, print_tables, say, track_progress
+from fg_depth_ros.cli.app import console, print_tables, say, track_progress
 from fg_depth_ros.cli.options import (
     Bags,
     Device,
@@ -19,6 +19,7 @@ from fg_depth_ros.cli.options import (
     Settings,
     Weights,
     Without,
+    folder_to_write,
 )
 from fg_depth_ros.data.bags.topics import PairTopics
 from fg_depth_ros.evaluation.replay.config import ReplayConfig
@@ -41,7 +42,7 @@ _NONE = "none"
 
 def replay(
     bags: Annotated[list[Path], typer.Argument(help="Bags, or folders of bags.")],
-    out: Annotated[Path, typer.Option(help="Folder for report.json and report.html.")],
+    out: Annotated[Path, typer.Option(callback=folder_to_write, help="Folder for report.json and report.html.")],
     make_config: Settings[ReplayConfig],
     topics: Settings[PairTopics],
     weights: Annotated[
@@ -65,7 +66,6 @@ def replay(
     config = make_config(
         bags=tuple(map(str, bags)), topics=topics(), methods=_methods(weights, [*model, *baseline], mono)
     )
-    check_folder(out)
     found = run.replay(config, track_progress)
     if not found.leads:
         return
@@ -81,7 +81,9 @@ def replay(
 
 def replay_live(
     bags: Bags,
-    out: Annotated[Path, typer.Option(help="Folder for report.json, report.html and the nodes' logs.")],
+    out: Annotated[
+        Path, typer.Option(callback=folder_to_write, help="Folder for report.json, report.html and the nodes' logs.")
+    ],
     topics: Annotated[Settings[PairTopics], Without(["slop", "stamps"])],
     model: Model = "flownet_stereo",
     weights: Weights = "",

@@ -23,10 +23,14 @@ from fg_depth_ros.cli.options import (
     SideBySide,
     Weights,
     Without,
+    file_to_write,
+    folder_to_write,
     min_disparity_of,
     scale_of,
 )
 from fg_depth_ros.data.bags.topics import PairTopics
+
+Out = Annotated[Path, typer.Option(callback=folder_to_write, help="Folder for the results.")]
 
 
 def demo(
@@ -37,7 +41,9 @@ def demo(
     side_by_side: SideBySide = False,
     seconds: Annotated[float, typer.Option(help="How long each model runs.")] = 8.0,
     rate: Annotated[float, typer.Option(help="Pairs per second.")] = 3.0,
-    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("fg_depth_demo.png"),
+    out: Annotated[Path, typer.Option(callback=file_to_write, help="The picture to write.")] = Path(
+        "fg_depth_demo.png"
+    ),
     width: Annotated[int, typer.Option(help="Resize the pairs to this width; 0 = as they are.")] = 0,
     world: Annotated[str, typer.Option(help="Play a virtual world with true depth instead: street or indoor.")] = "",
     weights: Weights = "",
@@ -67,7 +73,7 @@ def infer(
     calib: Calibration = None,
     pairs: Annotated[Path | None, typer.Option(help="A folder of pairs, or a bag, instead (docs/data.md).")] = None,
     side_by_side: SideBySide = False,
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("fg_depth_out"),
+    out: Out = Path("fg_depth_out"),
     model: Model = "flownet_stereo",
     weights: Weights = "",
     device: Device = "auto",
@@ -144,7 +150,9 @@ def infer(
 def rectify(
     pairs: Annotated[Path, typer.Argument(help="Raw pairs: a folder, a bag, or with --side-by-side one file.")],
     topics: Annotated[Settings[PairTopics], Without(["rectify"])],
-    out: Annotated[Path, typer.Option(help="Folder for left/, right/, left.yaml and right.yaml.")],
+    out: Annotated[
+        Path, typer.Option(callback=folder_to_write, help="Folder for left/, right/, left.yaml and right.yaml.")
+    ],
     calib: Calibration = None,
     side_by_side: SideBySide = False,
 ) -> None:
@@ -190,7 +198,7 @@ def _timing(estimator: Any, seconds: float) -> str:
 def flow(
     first: Annotated[Path, typer.Argument(help="First frame.")],
     second: Annotated[Path, typer.Argument(help="Second frame.")],
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("fg_depth_out"),
+    out: Out = Path("fg_depth_out"),
     model: Annotated[
         str,
         typer.Option(help="Network, dis, farneback, lucas_kanade, horn_schunck; default: flownet_lite, or --weights'."),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fg_depth_ros.cli.app import check_folder, say, say_engine_failures, stereo_estimator
+from fg_depth_ros.cli.app import say, say_engine_failures, stereo_estimator
 from fg_depth_ros.cli.options import (
     AutoScale,
     Device,
@@ -17,6 +17,7 @@ from fg_depth_ros.cli.options import (
     Precision,
     Settings,
     SideBySide,
+    file_to_write,
     min_disparity_of,
     scale_of,
 )
@@ -47,7 +48,10 @@ def view(
     max_depth: Annotated[float, typer.Option(help="Farther pixels are out of range, m.")] = 80.0,
     count: Annotated[int, typer.Option(help="Show so many pairs; 0: all.")] = 0,
     namespace: Annotated[str, typer.Option(help="Namespace of the node whose live topics are shown.")] = "",
-    save: Annotated[Path | None, typer.Option(help="Write a file for rerun (.rrd) instead of showing a page.")] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(callback=file_to_write, help="Write a file for rerun (.rrd) instead of showing a page."),
+    ] = None,
     window: Annotated[
         bool, typer.Option("--window", help="Open rerun's own window instead of serving a page.")
     ] = False,
@@ -66,8 +70,6 @@ def view(
     from fg_depth_ros.evaluation.reports.live_view import load_rerun
 
     load_rerun()
-    if save is not None:
-        check_folder(save.absolute().parent)
     where = Destination(port, data_port, window, save, memory)
     if pairs is None:
         of_pairs = {

@@ -48,6 +48,12 @@ class Export:
     dynamic: bool
     multiple: int
 
+    @property
+    def written(self) -> list[Path]:
+        """All files, also the ``.bin`` with the tensors of an OpenVINO IR."""
+        tensors = [path.with_suffix(".bin") for name, path in self.files.items() if name == "openvino"]
+        return [*self.files.values(), *tensors, self.description]
+
 
 class Difference(NamedTuple):
     """Difference of an output of a file from PyTorch's over all pixels of all images, in ``unit``."""
@@ -102,7 +108,8 @@ def export_network(
     if min(size) < multiple or width % multiple or height % multiple:
         rounded = "x".join(str(max(1, round(side / multiple)) * multiple) for side in size)
         raise ValueError(
-            f"{card.name} takes sizes that are multiples of {multiple} px, not {width}x{height}: {rounded}"
+            f"{card.name} takes sizes that are multiples of {multiple} px, not {width}x{height}; the nearest is "
+            f"{rounded}"
         )
     onnx = program.onnx(size, dynamic)
     files, hashes = {}, {}

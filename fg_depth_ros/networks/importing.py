@@ -128,8 +128,7 @@ def _read(path: Path) -> Any:
                 "plain values is needed: save the network's state_dict() alone"
             ) from error
         raise CheckpointError(
-            f"{path} is not a readable PyTorch checkpoint ({type(error).__name__}); it may be truncated or of another "
-            "format: fetch it again"
+            f"{path} is not a readable PyTorch checkpoint; it may be truncated or of another format: fetch it again"
         ) from error
 
 

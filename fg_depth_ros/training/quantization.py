@@ -89,11 +89,12 @@ def calibrate(
         FileError: a data set that cannot be read.
     """
     if scenes < 1:
-        raise ValueError(f"{scenes} scenes are none; give at least 1")
+        raise ValueError(f"scenes must be at least 1, got {scenes}")
     if (missing := INSTALLABLE["openvino"].missing()) is not None:
         raise EngineError(f"int8 needs OpenVINO, which {missing}")
     network, card = load_model(source)
     task = _task(card.name)
+    sets = task.open(data)  # before the work: what is missing is found at once
     fold_batch_norm(network)
     with measured_ranges(network) as ranges, torch.inference_mode():
         rendered = _rendered(task, network, photos, 2 * scenes)
@@ -115,7 +116,7 @@ def calibrate(
             )
             for precision in ("float32", "int8")
         }
-        report = evaluate(task, {"rendered": rendered[scenes:], **task.open(data)}, methods, model={"name": card.name})
+        report = evaluate(task, {"rendered": rendered[scenes:], **sets}, methods, model={"name": card.name})
     worse = _worse(task, report)
     worse += [failure for method in methods.values() if (failure := method.engine_failure)]
     card = _described(card, int8 | {"figures": _figures(task, report)})

@@ -86,12 +86,12 @@ def test_what_cannot_be_judged_is_refused_before_any_work(run, call, store, bags
         ((good, "--bags", bags, "--metric", "beauty"), "unknown measure beauty: choose among abs_rel"),
         ((good, "--bags", bags, "--margin", "-1"), "margins must be 0 or more"),
         ((tmp_path / "stereo.safetensors", "--bags", bags, "--against", good), "compare weights of one kind"),
-        ((good, "--bags", bags, "--json", good / "x.json"), "good.safetensors: Not a directory; check the path"),
+        ((good, "--bags", bags, "--json", good / "x.json"), "good.safetensors: is a file, not a folder"),
     ]:
         status, text = call("promote", *arguments)
         assert (status, why in text) == (1, True), text
     status, text = run("promote", good, "--bags", bags, "--store", good)
-    assert status == 1 and "good.safetensors: Not a directory; check the path" in text and "abs_rel" not in text
+    assert status == 1 and "good.safetensors: is a file, not a folder" in text and "abs_rel" not in text
     assert store.models() == []
     status, text = call("rollback")
     assert status == 1 and "name the model to roll back" in text and "knows none" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,3 +30,54 @@ def test_bench_refuses_counts_that_are_none(
     status, text = run("bench", *arguments)
     assert status != 0
     assert message in text
+
+
+STEREO, FLOW = "fg_depth_ros.evaluation.stereo.StereoTask.open", "fg_depth_ros.evaluation.flow.FlowTask.open"
+CALIBRATE, EXPORT = "fg_depth_ros.training.quantization.calibrate", "fg_depth_ros.inference.export.export_network"
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "work"),
+    [
+        (("bench",), "--json", "fg_depth_ros.evaluation.bench.bench_models"),
+        (("bench-recording",), "--json", "fg_depth_ros.apps.bench_recording.bench_recording"),
+        (("evaluate", "stereo"), "--json", STEREO),
+        (("evaluate", "stereo"), "--sheets", STEREO),
+        (("evaluate", "flow", "--data", "set"), "--json", FLOW),
+        (("evaluate", "uncertainty"), "--json", "fg_depth_ros.evaluation.uncertainty.collect"),
+        (("bag", "check", "bag"), "--json", "fg_depth_ros.data.bags.folders.find_bags"),
+        (("demo",), "--json", "fg_depth_ros.apps.demo.run_demo"),
+        (("infer", "left.png", "right.png"), "--out", "fg_depth_ros.data.datasets.stereo.open_pair"),
+        (("quantize", "flownet_stereo"), "--out", CALIBRATE),
+        (("export", "flownet_stereo"), "--out", EXPORT),
+    ],
+)
+def test_where_results_cannot_be_written_is_told_before_the_work(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], option: str, work: str
+) -> None:
+    monkeypatch.setattr(work, _fail)
+    (tmp_path / "file").write_text("taken")
+    status, text = run(*command, option, tmp_path / "file" / "out")
+    assert (status, text) == (1, f"fg-depth: {tmp_path}/file: is a file, not a folder; name another one")
+
+
+def test_a_file_of_results_is_no_folder(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CALIBRATE, _fail)
+    status, text = run("quantize", "flownet_stereo", "--out", tmp_path)
+    assert status == 1 and f"{tmp_path}: is a folder, not a file; give the name of the file to write" in text
+
+
+def test_quantize_opens_its_data_sets_before_it_renders(run: Run, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("fg_depth_ros.training.quantization._rendered", _fail)
+    given = ("flownet_stereo", "--out", tmp_path / "out.safetensors")
+    status, text = run("quantize", *given, "--data", tmp_path / "nix")
+    assert status == 1 and f"{tmp_path}/nix: no such folder" in text
+    status, text = run("quantize", *given, "--scenes", "-1")
+    assert status == 1 and "--scenes must be at least 1, got -1" in text
+
+
+def test_export_opens_its_pairs_before_it_converts(run: Run, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(EXPORT, _fail)
+    status, text = run("export", "flownet_stereo", "--out", tmp_path / "out", "--pairs", tmp_path / "nix")
+    assert status == 1 and f"{tmp_path}/nix: no such folder" in text
+    assert not (tmp_path / "out").exists()

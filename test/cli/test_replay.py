@@ -39,7 +39,7 @@ def test_what_cannot_be_replayed_is_said_in_a_line(tmp_path, run):
     (tmp_path / "file").write_text("")
     status, text = run("replay", bag, "--out", tmp_path / "file" / "out", "--model", "sgbm")
     assert (status, text) == (
-        1, f"fg-depth: {tmp_path}/file: Not a directory; check the path, its permissions and the free space",
+        1, f"fg-depth: {tmp_path}/file: is a file, not a folder; name another one",
     )  # fmt: skip
     assert not (tmp_path / "out").exists()
 

@@ -113,7 +113,7 @@ def test_the_description_names_the_network_its_files_and_its_arrays(tmp_path: Pa
 
 
 def test_what_cannot_be_exported_is_named_with_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="multiples of 32 px, not 640x470: 640x480"):
+    with pytest.raises(ValueError, match="multiples of 32 px, not 640x470; the nearest is 640x480"):
         export_network("flownet_stereo", tmp_path, size=(640, 470))
     with pytest.raises(ValueError, match="format 'plan' is unknown; choose one of onnx, openvino"):
         export_network("flownet_stereo", tmp_path, formats=["plan"])
@@ -146,3 +146,9 @@ def test_the_command_writes_and_checks(tmp_path: Path, run: Callable[..., tuple[
     status, text = run("export", "--out", tmp_path)
     assert status == 2
     assert "name a network" in text
+
+
+def test_the_command_lists_both_files_of_an_ir(tmp_path: Path, run: Callable[..., tuple[int, str]]) -> None:
+    status, text = run("export", "depthnet_lite", "--format", "openvino", "--size", "128x96", "--out", tmp_path)
+    assert status == 0, text
+    assert text.split() == [str(tmp_path / f"depthnet_lite.{suffix}") for suffix in ("xml", "bin", "json")]

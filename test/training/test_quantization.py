@@ -105,5 +105,5 @@ def test_a_network_without_convolutions_for_8_bits_is_named(run: Any, tmp_path: 
     status, text = run("quantize", source, "--out", tmp_path / "out.safetensors", "--scenes", "1")
     assert status == 1
     assert "FlowNetS has no convolutions for 8 bits" in text
-    with pytest.raises(ValueError, match="0 scenes are none"):
+    with pytest.raises(ValueError, match="scenes must be at least 1, got 0"):
         calibrate("flownet_stereo", tmp_path / "out.safetensors", scenes=0)
