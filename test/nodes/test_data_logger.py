@@ -12,7 +12,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import rclpy
 import yaml
+from rclpy.context import Context
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
@@ -333,3 +335,35 @@ def test_the_logger_needs_no_network_library() -> None:
     """It runs where there is no accelerator and little memory, and is there as soon as it is started."""
     code = "import sys, fg_depth_ros.nodes.data_logger.node; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((String, ReliabilityPolicy.RELIABLE, False), (String, ReliabilityPolicy.BEST_EFFORT, False)),
+        ((String, ReliabilityPolicy.RELIABLE, True), (String, ReliabilityPolicy.RELIABLE, False)),
+        ((String, ReliabilityPolicy.RELIABLE, False), (Int32MultiArray, ReliabilityPolicy.RELIABLE, False)),
+    ],
+    ids=["best effort", "volatile", "another type"],
+)
+def test_a_publisher_that_comes_back_with_another_offer_is_recorded_again(
+    make: Make, ros_domain: int, before: Any, after: Any
+) -> None:
+    bench = make(topics=["/words"], record="continuous")
+    received = bench.logger_node.topics.received
+    for count, (kind, reliability, latched) in enumerate((before, after), start=1):
+        context = Context()  # a participant of its own: within one, all of a topic have one type
+        rclpy.init(context=context, domain_id=ros_domain)
+        durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
+        qos = QoSProfile(depth=10, reliability=reliability, durability=durability)
+        node = rclpy.create_node("publisher", context=context)
+        publisher = node.create_publisher(kind, "/words", qos)
+        try:
+            bench.play(publisher.get_subscription_count)
+            publisher.publish(kind())
+            bench.play(lambda count=count: received["/words"] == count)
+        finally:
+            node.destroy_node()
+            rclpy.shutdown(context=context)
+        bench.wait(lambda: bench.node.count_publishers("/words") == 0)
+    assert bench.log_has("/words: subscribed again")

@@ -40,6 +40,16 @@ def overridable(qos: QoSProfile) -> dict[str, Any]:
     return {"qos_profile": copy.copy(qos), "qos_overriding_options": _OVERRIDES}
 
 
+def given_overrides(node: Node, topic: str) -> QoSOverridingOptions:
+    """Return the policies that the user overrides for a topic (resolved) that may be subscribed to again.
+
+    No others are declared: a parameter would keep the policy of the first subscription for the next ones.
+    """
+    given = getattr(node, "_parameter_overrides", {})  # rclpy has no public way to read them
+    name = f"qos_overrides.{topic}.subscription."
+    return QoSOverridingOptions([kind for kind in _POLICIES if name + kind.name.lower() in given])
+
+
 def sensor_data(depth: int = 1) -> QoSProfile:
     """Return best effort with depth 1: a queue in front of a slow consumer only adds latency."""
     return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=depth, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -120,10 +130,7 @@ class CameraInfoSubscription:
     ) -> None:
         self._node, self._topic, self._callback, self._qos, self._raw = node, topic, callback, qos, raw
         self._events = subscription_events(node, topic) if events is None else events
-        given = getattr(node, "_parameter_overrides", {})  # rclpy has no public way to read them
-        # No others are declared: a parameter would keep the policy of the first subscription for the next ones.
-        name = f"qos_overrides.{topic}.subscription."
-        self._overrides = QoSOverridingOptions([kind for kind in _POLICIES if name + kind.name.lower() in given])
+        self._overrides = given_overrides(node, topic)
         self._latched = False
         self._subscription = self._subscribe()
 

@@ -7,7 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -17,7 +17,7 @@ from fg_depth_ros.data.io import diagnostic_keys as keys
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults
 from fg_depth_ros.nodes.common.message_classes import message_class
 from fg_depth_ros.nodes.common.message_loss import MessageLoss
-from fg_depth_ros.nodes.common.qos import naming_overrides, overridable, subscription_events
+from fg_depth_ros.nodes.common.qos import given_overrides, naming_overrides, subscription_events
 from fg_depth_ros.recording.definitions import Message, Topic, qos_yaml
 
 TOPIC_FAULTS = ("topics",)
@@ -49,9 +49,25 @@ class _Latched:
             self._bytes -= len(self.messages.popleft())
 
 
+class _Offer(NamedTuple):
+    """What every publisher of a topic offers: a subscription that asks for more would not match the others."""
+
+    reliable: bool
+    latched: bool
+
+    @classmethod
+    def of(cls, publishers: Sequence[Any]) -> _Offer:
+        profiles = [info.qos_profile for info in publishers]
+        return cls(
+            all(profile.reliability == ReliabilityPolicy.RELIABLE for profile in profiles),
+            all(profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for profile in profiles),
+        )
+
+
 @dataclass
 class _Subscribed:
     topic: Topic
+    offer: _Offer
     subscription: Any
     latched: _Latched | None  # what the next episode begins with
     loss: MessageLoss
@@ -84,10 +100,17 @@ class GraphTopics:
         self.received: Counter[str] = Counter()
 
     def update(self) -> None:
-        """Subscribe to topics that have appeared, unsubscribe from those no longer wanted; call it repeatedly."""
+        """Subscribe to topics that have appeared, unsubscribe from those no longer wanted; call it repeatedly.
+
+        A topic whose publishers now are of another type, or offer less than was asked for, is subscribed to again.
+        """
         self._uses = self._wanted()
-        for name in [name for name in self._subscribed if name not in self._uses]:
-            self._node.destroy_subscription(self._subscribed.pop(name).subscription)
+        for name in list(self._subscribed):
+            if name not in self._uses:
+                self._unsubscribe(name)
+            elif (changed := self._change(name)) is not None:
+                self._node.get_logger().warning(f"{name}: subscribed again: {changed}")
+                self._unsubscribe(name)
         for name in self._uses:
             if name not in self._subscribed:
                 self._try(name)
@@ -116,6 +139,24 @@ class GraphTopics:
         }
         return values | {f"{name} waits": why for name, (_, why) in sorted(self._waiting.items())}
 
+    def _unsubscribe(self, name: str) -> None:
+        self._node.destroy_subscription(self._subscribed.pop(name).subscription)
+
+    def _change(self, name: str) -> str | None:
+        """Return why nothing comes to the subscription from some of the publishers there are now; None: it does."""
+        found, publishers = self._subscribed[name], self._node.get_publishers_info_by_topic(name)
+        types = {info.topic_type for info in publishers}
+        if not publishers or (found.topic.msgtype in types and len(types) > 1):  # until the earlier ones are gone
+            return None
+        if found.topic.msgtype not in types:
+            return f"it was {found.topic.msgtype} and is now {' and '.join(sorted(types))}"
+        offer = _Offer.of(publishers)
+        if found.offer.reliable and not offer.reliable:
+            return "a publisher offers best_effort now"
+        if found.offer.latched and not offer.latched:
+            return "a publisher offers volatile now"
+        return None
+
     def _try(self, name: str) -> None:
         publishers = self._node.get_publishers_info_by_topic(name)
         since = self._waiting.get(name, (time.monotonic(), ""))[0]
@@ -134,15 +175,12 @@ class GraphTopics:
             self._node.get_logger().info(f"{name} ({types[0]}) has appeared")
 
     def _subscribe(self, name: str, kind: str, publishers: Sequence[Any]) -> None:
-        # What every publisher offers: a subscription that asks for more would not match the others.
-        profiles = [info.qos_profile for info in publishers]
-        reliable = all(profile.reliability == ReliabilityPolicy.RELIABLE for profile in profiles)
-        latched = all(profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for profile in profiles)
-        repeated = _Latched() if latched and kind not in (*IMAGES, DISPARITY) else None
+        offer = _Offer.of(publishers)
+        repeated = _Latched() if offer.latched and kind not in (*IMAGES, DISPARITY) else None
         qos = QoSProfile(
             depth=max(self._depth, _LATCHED) if repeated is not None else self._depth,
-            reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
-            durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+            reliability=ReliabilityPolicy.RELIABLE if offer.reliable else ReliabilityPolicy.BEST_EFFORT,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL if offer.latched else DurabilityPolicy.VOLATILE,
         )
         events, loss = subscription_events(self._node, name), MessageLoss()
         events.message_lost = loss.on_lost
@@ -154,11 +192,12 @@ class GraphTopics:
                 loss.counting(functools.partial(self._on_message, name)),
                 raw=True,
                 event_callbacks=events,
-                **overridable(qos),
+                qos_profile=qos,
+                qos_overriding_options=given_overrides(self._node, name),
             )
         qos = subscription.qos_profile
         offered = qos_yaml(int(qos.history), qos.depth, int(qos.reliability), int(qos.durability))
-        self._subscribed[name] = _Subscribed(Topic(name, kind, offered), subscription, repeated, loss)
+        self._subscribed[name] = _Subscribed(Topic(name, kind, offered), offer, subscription, repeated, loss)
 
     def _on_message(self, name: str, data: bytes) -> None:
         found, use = self._subscribed.get(name), self._uses.get(name)
