@@ -475,3 +475,18 @@ def decompress(content: bytes, compression: str, size: int) -> bytes:
     except Exception:  # each library's own error: what came before it counts
         pass
     return b"".join(pieces)
+
+
+def add_checksums(path: Path) -> None:
+    """Write the checksums of the chunks of a whole MCAP file that are not compressed. Raises OSError."""
+    with path.open("r+b") as file:
+        at, kind = len(MAGIC), int(Opcode.HEADER)
+        while kind not in (Opcode.DATA_END, Opcode.FOOTER):
+            file.seek(at)
+            head = file.read(CHUNK_HEAD.size + 4)
+            kind, length = RECORD_HEAD.unpack_from(head)
+            if kind == Opcode.CHUNK and head.endswith(bytes(4)):
+                content = file.read(int.from_bytes(file.read(8), "little"))
+                file.seek(at)
+                file.write(CHUNK_HEAD.pack(*CHUNK_HEAD.unpack_from(head)[:-1], zlib.crc32(content)))
+            at += RECORD_HEAD.size + length

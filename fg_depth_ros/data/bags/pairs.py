@@ -465,7 +465,9 @@ def _matched(
         )
     lost = len(a) + len(b) - 2 * len(pairs)
     if lost:
-        _LOG.warning("%s: %d pairs; %d images have no partner within %g s", path, len(pairs), lost, slop)
+        counted = f"{len(pairs)} pair{'s' * (len(pairs) != 1)}"
+        alone = "1 image has" if lost == 1 else f"{lost} images have"
+        _LOG.warning("%s: %s; %s no partner within %g s: give a larger --slop", path, counted, alone, slop)
     return pairs
 
 

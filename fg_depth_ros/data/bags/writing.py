@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,6 +51,7 @@ def write_stereo_bag(
     plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
     with (
         atomic_write(path) as unfinished,
+        _with_checksums(unfinished),
         Writer(unfinished, version=8, storage_plugin=plugin) as bag,
     ):
         lines = {
@@ -71,6 +73,16 @@ def write_stereo_bag(
                 truth = truth or bag.add_connection(TRUE_DEPTH, IMAGE, typestore=message_types())
                 bag.write(truth, stamp, message_types().serialize_cdr(_raw(header, depth, "32FC1"), IMAGE))
     return path
+
+
+@contextmanager
+def _with_checksums(bag: Path) -> Iterator[None]:
+    """Add to the files of a bag, once they are written, the checksums of their chunks: rosbags writes none."""
+    from fg_depth_ros.data.bags.mcap import add_checksums
+
+    yield
+    for file in bag.glob("*.mcap"):
+        add_checksums(file)
 
 
 def _parts(pair: Pair) -> tuple[int, np.ndarray | None, np.ndarray | None, np.ndarray | None]:
