@@ -71,6 +71,11 @@ def say_engine_failures(*estimators: Any) -> None:
         say(line, "yellow")
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun, in the plural unless it is one."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def save(report: Report, json: Path | None) -> None:
     """Write the report where ``--json`` wants it."""
     if json is not None:

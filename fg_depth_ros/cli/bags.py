@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fg_depth_ros.cli.app import console, one_rig, progress, say
+from fg_depth_ros.cli.app import console, counted, one_rig, progress, say
 from fg_depth_ros.cli.options import Bags, Calibration, PlayRate, Settings, SideBySide, file_to_write
 from fg_depth_ros.data.bags.topics import PairTopics
 
@@ -93,7 +93,7 @@ def from_images(
     path = write_stereo_bag(
         out, recorded, rig, compressed=compressed, storage=storage, frame_id="left_camera_optical_frame",  # type: ignore[arg-type]
     )  # fmt: skip
-    say(f"{len(chosen)} pairs in {path}")
+    say(f"{counted(len(chosen), 'pair')} in {path}")
 
 
 def play(
@@ -175,7 +175,10 @@ def _contents(bag: Mapping[str, Any]) -> tuple[list[str], ...]:
     if not bag["pairs"]:
         return (["no pairs"],)
     rig, exposure, (left, right) = bag["rig"], bag["exposure"], bag["unpaired"]
-    held = [f"{bag['pairs']} pairs in {bag['seconds']:.1f} s", f"{rig['width']}x{rig['height']} {bag['encodings'][0]}"]
+    held = [
+        f"{counted(bag['pairs'], 'pair')} in {bag['seconds']:.1f} s",
+        f"{rig['width']}x{rig['height']} {bag['encodings'][0]}",
+    ]
     if bag["rate"] is not None:
         held[1:1] = [f"{bag['rate']:.1f} Hz", f"largest gap {bag['largest_gap']:.2f} s"]
     matched = [f"unpaired {left} left {right} right", f"stamps within {1000 * bag['slack']:.1f} ms"]

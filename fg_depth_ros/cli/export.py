@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from fg_depth_ros.cli.app import say, show
+from fg_depth_ros.cli.app import counted, say, show
 from fg_depth_ros.cli.options import (
     Device,
     Engine,
@@ -18,6 +18,7 @@ from fg_depth_ros.cli.options import (
     folder_to_write,
     image_size_of,
     min_disparity_of,
+    scale_in_range,
 )
 
 _LARGEST_MEAN = 0.01  # px, or 1/m
@@ -62,7 +63,7 @@ def export(
         say(str(path))
     if not samples:
         return
-    table = Table(title=f"difference from PyTorch over {len(samples)} pairs")
+    table = Table(title=f"difference from PyTorch over {counted(len(samples), 'pair')}")
     for head in ("file", "output"):
         table.add_column(head)
     for head in ("mean", "99 %", "largest"):
@@ -82,7 +83,10 @@ def compile(
     ] = None,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the camera's images.")] = "640x480",
     doffs: Annotated[float, typer.Option(help="cx of the right camera minus cx of the left one, px.")] = 0.0,
-    scale: Annotated[float, typer.Option(help="The node's inference_scale; not of depth from one image.")] = 1.0,
+    scale: Annotated[
+        float,
+        typer.Option(callback=scale_in_range, help="The node's inference_scale; not of depth from one image."),
+    ] = 1.0,
     min_disparity: MinDisparity = "auto",
     weights: Weights = "",
     engine: Engine = "auto",

@@ -63,11 +63,13 @@ def finetune(
     Examples: `fg-depth finetune --bags recordings --hours 0.5 --out runs/robot`,
     `fg-depth finetune --bags recordings --stereo --steps 500 --out runs/stereo`
     """
+    from fg_depth_ros.data.bags.folders import find_bags
     from fg_depth_ros.distributed import process_rank
     from fg_depth_ros.training.finetune.bags import open_recordings
     from fg_depth_ros.training.finetune.run import finetune_depth, finetune_stereo
 
     log_to_terminal()
+    find_bags(bags)  # first of all: a path may be mistyped
     sizes = {} if size == "auto" else dict(zip(("width", "height"), image_size_of(size), strict=True))
     # before the bags are read: settings that do not fit are refused at once
     values = {

@@ -57,6 +57,14 @@ def file_to_write(file: Path | None) -> Path | None:
     return file
 
 
+def scale_in_range(scale: float) -> float:
+    """Return the scale of an option. Raises ValueError: out of range."""
+    from fg_depth_ros.inference.config import check_scale
+
+    check_scale("--scale", scale)
+    return scale
+
+
 Model = Annotated[str, typer.Option(help="Stereo or flow network, sgbm or bm.")]
 Weights = Annotated[str, typer.Option(help="Weights file; default: the shipped weights.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda:N.")]
@@ -66,7 +74,10 @@ Json = Annotated[
     Path | None,
     typer.Option("--json", callback=file_to_write, help="Also write the report here (docs/report_schema.md)."),
 ]
-Scale = Annotated[float, typer.Option(help="Resize by this for matching; below 1 reaches larger disparities.")]
+Scale = Annotated[
+    float,
+    typer.Option(callback=scale_in_range, help="Resize by this for matching; below 1 reaches larger disparities."),
+]
 AutoScale = Annotated[
     str, typer.Option(help="Resize by this for matching; below 1 reaches nearer; auto: as far as --min-depth.")
 ]
@@ -75,7 +86,10 @@ MinDisparity = Annotated[str, typer.Option(help="Where the search begins, px; au
 Photos = Annotated[list[Path], typer.Option(help="Folder of pictures for the surfaces; may be repeated.")]
 Cutouts = Annotated[list[Path], typer.Option(help="Folder of cut-out pictures with alpha; may be repeated.")]
 Real = Annotated[list[Path], typer.Option(help="Further data set to validate on (not trained on); may be repeated.")]
-FlowScale = Annotated[float, typer.Option(help="Resize the frames by this; below 1 is faster and reaches farther.")]
+FlowScale = Annotated[
+    float,
+    typer.Option(callback=scale_in_range, help="Resize the frames by this; below 1 is faster and reaches farther."),
+]
 Bags = Annotated[list[Path], typer.Argument(help="Bags, or folders of bags, played one after the other.")]
 SideBySide = Annotated[
     bool, typer.Option("--side-by-side", help="Each image or video has the left view in its left half.")
@@ -96,11 +110,15 @@ def min_disparity_of(text: str) -> int | str:
 
 
 def scale_of(text: str) -> float | str:
-    """Parse ``auto`` or a number. Raises typer.BadParameter: anything else."""
+    """Parse ``auto`` or a number. Raises typer.BadParameter: anything else. Raises ValueError: out of range."""
+    from fg_depth_ros.inference.config import check_scale
+
     try:
-        return text if text == "auto" else float(text)
+        scale = text if text == "auto" else float(text)
     except ValueError:
         raise typer.BadParameter(f"scale '{text}' is neither auto nor a number") from None
+    check_scale("--scale", scale, auto=True)
+    return scale
 
 
 def image_size_of(text: str) -> tuple[int, int]:

@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from fg_depth_ros.cli.app import console, flow_estimator, one_rig, progress, say, say_engine_failures, stereo_estimator
+from fg_depth_ros.cli.app import (
+    console,
+    counted,
+    flow_estimator,
+    one_rig,
+    progress,
+    say,
+    say_engine_failures,
+    stereo_estimator,
+)
 from fg_depth_ros.cli.options import (
     AutoScale,
     Calibration,
@@ -96,6 +105,7 @@ def infer(
     from fg_depth_ros.geometry import PairFault, photometric_support
     from fg_depth_ros.geometry.features import match_features
 
+    matched_at = scale_of(scale)
     usage = "give two images, or --pairs FOLDER or BAG, or one image or video with --side-by-side"
     if pairs is not None:
         given = {name: str(topic) for name, topic in (("left", left), ("right", right)) if topic is not None}
@@ -109,7 +119,7 @@ def infer(
     else:
         raise typer.BadParameter(usage)
     estimator = stereo_estimator(
-        model, weights, device, engine, precision, inference_scale=scale_of(scale),
+        model, weights, device, engine, precision, inference_scale=matched_at,
         min_disparity=min_disparity_of(min_disparity), min_depth=min_depth, max_depth=max_depth,
     )  # fmt: skip
     failed = 0
@@ -183,7 +193,7 @@ def rectify(
                 write_image(unfinished, image)
     write_camera_files(out, rig)
     say(
-        f"{len(samples) - failed} pairs in {out}: {rig.width}x{rig.height} px, fx {rig.fx:.1f} px, baseline "
+        f"{counted(len(samples) - failed, 'pair')} in {out}: {rig.width}x{rig.height} px, fx {rig.fx:.1f} px, baseline "
         f"{rig.baseline:.4f} m"
     )
     if failed:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fg_depth_ros.cli.app import progress, say
+from fg_depth_ros.cli.app import counted, progress, say
 from fg_depth_ros.cli.options import Cutouts, Device, Photos, checked_size, image_size_of
 
 Seed = Annotated[int, typer.Option(help="Seed of the scenes.")]
@@ -40,7 +40,7 @@ def stereo(
         write_image(out / "right" / name, pair.right[0].permute(1, 2, 0).numpy())
         write_kitti_disparity(out / "disp" / name, pair.disparity[0, 0].numpy())
         write_image(out / "occluded" / name, pair.occluded[0, 0].numpy().astype("uint8") * 255)
-    say(f"{count} pairs in {out}")
+    say(f"{counted(count, 'pair')} in {out}")
 
 
 def chairs(
@@ -79,7 +79,7 @@ def chairs(
         out, generator, count, test_share, batch=1 if place.type == "cpu" else 8,
         track=lambda numbers: progress(list(numbers), "rendering"),
     )  # fmt: skip
-    say(f"{count} pairs in {out / 'data'}, divided by {listed}")
+    say(f"{counted(count, 'pair')} in {out / 'data'}, divided by {listed}")
 
 
 def world(
@@ -122,4 +122,4 @@ def world(
         generator = WorldGenerator(atlas, shapes, width, height, seed, place, kind, rig)
         frames = lambda number: sample_of(generator.batch([number]), rig, str(number))  # noqa: E731
     write_world(out, rig, frames, count, track=lambda numbers: progress(list(numbers), "rendering"))
-    say(f"{count} pairs in {out}")
+    say(f"{counted(count, 'pair')} in {out}")

@@ -28,6 +28,12 @@ _TASKS = {
 }
 
 
+def check_scale(name: str, scale: float | str, auto: bool = False) -> None:
+    """Raise ValueError, naming the parameter or option, for a scale out of range; ``auto``: it may be that, too."""
+    if not (auto and scale == AUTO) and (isinstance(scale, str) or not 0.1 <= scale <= 4):
+        raise ValueError(f"{name} must {'be auto or ' if auto else ''}lie in 0.1 .. 4, got {scale}")
+
+
 @dataclass(frozen=True)
 class EstimatorConfig:
     """Base of the configurations. Raises ValueError for values out of range, with the allowed ones."""
@@ -56,10 +62,7 @@ class EstimatorConfig:
         self._check_choice("engine", self.engine, ENGINES)
         if self.weights and self.model in self.classical:
             raise ValueError(f"'{self.model}' has no weights; leave {self.weights} out or set the model to its network")
-        scale = self.inference_scale
-        if not (self.auto_scale and scale == AUTO) and (isinstance(scale, str) or not 0.1 <= scale <= 4):
-            auto = "be auto or " if self.auto_scale else ""
-            raise ValueError(f"inference_scale must {auto}lie in 0.1 .. 4, got {scale}")
+        check_scale("inference_scale", self.inference_scale, self.auto_scale)
 
     @classmethod
     def known_models(cls) -> tuple[str, ...]:

@@ -86,8 +86,11 @@ class Training:
     """Validations without improvement, from a third of the run on, after which it stops; 0: never."""
 
     def __post_init__(self) -> None:
-        if self.steps <= 0 and self.hours <= 0:
-            raise ValueError("a training needs a length: give steps or hours")
+        for name in ("steps", "hours"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"--{name} must not be negative, got {getattr(self, name):g}")
+        if not self.steps and not self.hours:
+            raise ValueError("a training needs a length: give --steps or --hours")
         if self.batch < 1:
             raise ValueError(f"batch must be at least 1, got {self.batch}")
         if self.load_partial and not self.weights:

@@ -120,7 +120,7 @@ def test_infer_does_a_folder_and_names_what_it_skips(run, tmp_path):
         (["infer", "--pairs", ".", "--model", "depthnet_lite"], "model 'depthnet_lite' is for depth from one image"),
         (["infer", "--pairs", ".", "--model", "flownet2"], "no weights of 'flownet2' come with the package"),
         (["evaluate", "stereo", "--model", "flownet2s"], "did you mean flownet2_s?"),
-        (["infer", "--pairs", ".", "--scale", "0"], "inference_scale must be auto or lie in"),
+        (["infer", "--pairs", ".", "--scale", "0"], "--scale must be auto or lie in"),
         (["evaluate", "stereo", "--data", "/nowhere"], "/nowhere"),
         (["evaluate", "stereo", "--weights", "/nowhere.safetensors"], "/nowhere.safetensors does not exist"),
         (

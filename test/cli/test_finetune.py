@@ -45,7 +45,7 @@ def test_a_mistake_is_one_clear_line(run, tmp_path, bags):
         status, text = run("finetune", "--out", tmp_path / "out", *arguments)
         assert status == 1 and message in text and "Traceback" not in text, text
 
-    refused("give steps or hours", "--bags", bags)
+    refused("give --steps or --hours", "--bags", bags)
     refused("no such bag or folder; check the path", "--bags", tmp_path / "gone", "--steps", 1)
     refused("unknown loss 'l2'", "--bags", bags, "--steps", 1, "--loss", "l2")
     refused("unknown split 'halves'; known: bag, blocks, end", "--bags", bags, "--steps", 1, "--split", "halves")

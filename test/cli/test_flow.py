@@ -59,7 +59,7 @@ def spoil(path, keep):
         (["flow", "{first}", "{second}", "--weights", "{text}"], "text.png is not a readable safetensors file"),
         (["flow", "{first}", "{second}", "--weights", "{flow}", "--model", "dis"], "'dis' has no weights"),
         (["flow", "{first}", "{second}", "--weights", "{flow}", "--model", "flownet_c"], "of 'flownet_s', not of"),
-        (["flow", "{first}", "{second}", "--model", "dis", "--scale", "9"], "inference_scale must lie in"),
+        (["flow", "{first}", "{second}", "--model", "dis", "--scale", "9"], "--scale must lie in"),
         (["flow", "{first}", "{second}", "--model", "dis", "--out", "{text}"], "text.png"),
         (["infer", "{first}", "{second}", "--weights", "{flow}"], "set the model to 'flownet_s'"),
         (["evaluate", "flow", "--data", "/nowhere", "--model", "dis"], "/nowhere: no such folder"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.pair_folders import write_pairs
 
 Run = Callable[..., tuple[int, str]]
 
@@ -81,3 +82,40 @@ def test_export_opens_its_pairs_before_it_converts(run: Run, tmp_path: Path, mon
     status, text = run("export", "flownet_stereo", "--out", tmp_path / "out", "--pairs", tmp_path / "nix")
     assert status == 1 and f"{tmp_path}/nix: no such folder" in text
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "stereo", "--hours", "-1"), "--hours must not be negative, got -1"),
+        (("train", "flow", "--steps", "-5"), "--steps must not be negative, got -5"),
+        (("train", "stereo"), "a training needs a length: give --steps or --hours"),
+        (("distill", "--hours", "nan"), "--hours must not be negative, got nan"),
+        (("finetune", "--bags", "{nix}"), "nix: no such bag or folder; check the path"),
+        (("infer", "--pairs", "motorcycle", "--scale", "-1"), "--scale must be auto or lie in 0.1 .. 4, got -1.0"),
+        (("evaluate", "stereo", "--scale", "9"), "--scale must lie in 0.1 .. 4, got 9.0"),
+        (("flow", "a.png", "b.png", "--scale", "-2"), "--scale must lie in 0.1 .. 4, got -2.0"),
+        (("compile", "--scale", "0"), "--scale must lie in 0.1 .. 4, got 0.0"),
+        (("replay", "bag", "--model", "sgbm", "--every", "0"), "fg-depth: --every must be at least 1, got 0"),
+        (("replay", "bag", "--model", "sgbm", "--first", "-3"), "fg-depth: --first must be 0 or more, got -3"),
+    ],
+)
+def test_a_value_out_of_range_is_told_by_the_name_of_its_option(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    out = () if arguments[0] in ("evaluate", "compile") else ("--out", tmp_path / "out")
+    status, text = run(*(str(word).replace("{nix}", str(tmp_path / "nix")) for word in arguments), *out)
+    assert status == 1
+    assert message in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_calibration_or_one_of_rectified_images_is_told_apart(run: Run, tmp_path: Path) -> None:
+    write_pairs(tmp_path / "drive", ("a",))
+    (tmp_path / "text.txt").write_text("hello")
+    given = ("rectify", tmp_path / "drive", "--out", tmp_path / "out")
+    status, text = run(*given, "--calib", tmp_path / "text.txt")
+    assert status == 1 and "text.txt: not a stereo calibration: neither" in text
+    status, text = run(*given)
+    assert status == 1 and "these images are rectified already; use them as they are" in text
+    assert "rectify at auto" not in text

@@ -46,9 +46,9 @@ def row_of(report, set_name, method, kind="accuracy", **details):
     [
         ({"bags": ()}, "no bag to replay"),
         ({"every": 0}, "every must be at least 1"),
-        ({"first": -1}, "first and worst at least 0"),
-        ({"worst": -1}, "first and worst at least 0"),
-        ({"topics": PairTopics(slop=-0.1)}, "slop and lidar_slop must not be negative"),
+        ({"first": -1}, "--first must be 0 or more, got -1"),
+        ({"worst": -1}, "--worst must be 0 or more, got -1"),
+        ({"topics": PairTopics(slop=-0.1)}, "--slop must not be negative, got -0.1 s"),
         ({"min_depth": 5.0, "max_depth": 1.0}, "need 0 < min_depth < max_depth, got 5.0 and 1.0 m"),
     ],
 )

@@ -43,7 +43,7 @@ def rows(run):
 
 
 def test_unusable_settings_are_named():
-    with pytest.raises(ValueError, match="give steps or hours"):
+    with pytest.raises(ValueError, match="give --steps or --hours"):
         DistillTraining(world="street")
     with pytest.raises(ValueError, match="nothing to train on: name folders or bags of pairs .data., or a world"):
         DistillTraining(steps=1)

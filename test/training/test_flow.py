@@ -61,7 +61,7 @@ def figures(run, name):
 
 
 def test_unusable_settings_are_named():
-    with pytest.raises(ValueError, match="give steps or hours"):
+    with pytest.raises(ValueError, match="give --steps or --hours"):
         FlowTraining()
     with pytest.raises(ValueError, match="unknown model 'flownet_stereo'; known: .*flownet_lite"):
         FlowTraining(steps=1, model="flownet_stereo")
@@ -368,7 +368,7 @@ def test_the_command_says_in_one_line_what_is_wrong(monkeypatch, capsys, tmp_pat
         text = capsys.readouterr()
         return " ".join((text.out + text.err).split())
 
-    assert "give steps or hours" in run()
+    assert "give --steps or --hours" in run()
     assert "unknown model 'flownet9'" in run("--steps", "1", "--model", "flownet9")
     assert "'width' is not NAME=VALUE" in run("--steps", "1", "--option", "width")
     (tmp_path / "empty").mkdir()

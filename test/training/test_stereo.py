@@ -325,7 +325,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_batch_saved(tmp_path, m
 
 
 def test_unusable_settings_and_folders_are_named(tmp_path):
-    with pytest.raises(ValueError, match="give steps or hours"):
+    with pytest.raises(ValueError, match="give --steps or --hours"):
         StereoTraining()
     with pytest.raises(ValueError, match="multiples of 32, got 100x64"):
         StereoTraining(steps=1, width=100, height=64)

@@ -122,12 +122,13 @@ def open_calibration(
         path = _in_folder(path)
     known = format_of(path)
     if known is None:
+        rig = read_calibration(path, *(size or (None, None)), grey=grey)
         if rectify == "on":
             raise FileError(
-                f"{path}: describes rectified images, and raw ones are to be rectified: give the calibration of the "
-                "raw cameras (docs/data.md), or leave rectify at auto"
+                f"{path}: describes rectified images: these images are rectified already; use them as they are, or "
+                "give the calibration of the raw cameras (docs/data.md)"
             )
-        return read_calibration(path, *(size or (None, None)), grey=grey)
+        return rig
     form, text = known
     only_raw = form.is_raw is None
     with named_faults(path, form):

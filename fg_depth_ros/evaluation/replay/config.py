@@ -67,13 +67,13 @@ class ReplayConfig:
     def __post_init__(self) -> None:
         if not self.bags:
             raise ValueError("no bag to replay: give at least one, or a folder of bags")
-        if self.every < 1 or self.first < 0 or self.worst < 0:
-            raise ValueError(
-                f"every must be at least 1, first and worst at least 0, got {self.every}, {self.first}, {self.worst}"
-            )
-        if self.topics.slop < 0 or self.lidar_slop < 0:
-            raise ValueError(
-                f"slop and lidar_slop must not be negative, got {self.topics.slop} and {self.lidar_slop} s"
-            )
+        if self.every < 1:
+            raise ValueError(f"--every must be at least 1, got {self.every}")
+        for option, value in (("first", self.first), ("worst", self.worst)):
+            if value < 0:
+                raise ValueError(f"--{option} must be 0 or more, got {value}")
+        for option, seconds in (("slop", self.topics.slop), ("lidar-slop", self.lidar_slop)):
+            if seconds < 0:
+                raise ValueError(f"--{option} must not be negative, got {seconds:g} s")
         if not 0 < self.min_depth < self.max_depth:
             raise ValueError(f"need 0 < min_depth < max_depth, got {self.min_depth} and {self.max_depth} m")
