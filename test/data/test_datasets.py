@@ -174,7 +174,7 @@ def test_sets_are_named_by_their_folders_and_a_folder_of_sets_stands_for_them(tm
         "outdoor": ["c"],
         "other/indoor": ["d"],
     }
-    with pytest.raises(FileError, match="notes: no stereo pairs found"):
+    with pytest.raises(FileError, match="notes: the folder is empty"):
         open_stereo_sets([tmp_path / "sets/notes"])
 
 
@@ -197,8 +197,13 @@ def test_a_broken_set_among_others_is_reported_not_left_out(tmp_path):
 def test_missing_folder_and_unknown_layout(tmp_path):
     with pytest.raises(FileError, match="gone: no such folder"):
         open_stereo_folder(tmp_path / "gone")
-    with pytest.raises(FileError, match=r"no stereo pairs found\. Known layouts: KITTI"):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileError, match="empty: the folder is empty; give the one that holds the pairs"):
+        open_stereo_folder(tmp_path / "empty")
+    with pytest.raises(FileError, match=r"no stereo pairs found\. Common layouts: image_2/\*") as told:
         open_stereo_folder(tmp_path)
+    assert len(str(told.value)) - len(str(tmp_path)) < 300
+    assert all(word in str(told.value) for word in ("left/* and right/*", "*_left and *_right", "docs/data.md"))
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,8 @@ class PairPattern:
     """Images whose name ends so, if any."""
     loose: bool = False
     """Left images alone are no stereo set that is incomplete: single cameras have such names, too."""
+    common: bool = False
+    """Named in the error where no pattern applies."""
 
 
 class FoundPair(NamedTuple):
@@ -96,8 +98,10 @@ def find_pairs(folder: Path, patterns: Sequence[PairPattern]) -> tuple[PairPatte
     inside = [p.name for p in search.listed(folder)[0] if any(each.pairs for each in search.apply(p))]
     if inside:
         raise NoPairsError(f"{folder}: no stereo pairs found, but in {', '.join(inside)} there are: give one of these")
-    known = ", ".join(f"{pattern.family} ({pattern.left} {pattern.right})" for pattern in patterns)
-    raise NoPairsError(f"{folder}: no stereo pairs found. Known layouts: {known}; see docs/data.md")
+    if not any(folder.iterdir()):
+        raise NoPairsError(f"{folder}: the folder is empty; give the one that holds the pairs")
+    common = "; ".join(f"{each.left} and {each.right} ({each.family})" for each in patterns if each.common)
+    raise NoPairsError(f"{folder}: no stereo pairs found. Common layouts: {common}. All layouts: docs/data.md")
 
 
 def _shown(found: _Found, folder: Path) -> str:

@@ -401,7 +401,7 @@ _kitti = partial(
 _kitti_raw = partial(StereoLayout, "KITTI raw", calibration=_kitti_raw_calibration, inside=("*_sync", "*/*_sync"))
 
 LAYOUTS = (
-    _kitti("image_2/*", "image_3/*"),
+    _kitti("image_2/*", "image_3/*", common=True),
     _kitti("colored_0/*", "colored_1/*"),
     _kitti("image_0/*", "image_1/*", grey=True),
     _kitti_raw("image_02/data/*", "image_03/data/*"),
@@ -409,14 +409,14 @@ LAYOUTS = (
     StereoLayout(
         "Middlebury 2005 and 2006", "view1", "view5", _SCENES, truth=_middlebury_views_truth, rig=_middlebury_views_rig
     ),
-    StereoLayout("Middlebury 2014 and 2021, ETH3D", "im0", "im1", _SCENES, truth=_middlebury_2014_truth),
+    StereoLayout("Middlebury 2014 and 2021, ETH3D", "im0", "im1", _SCENES, truth=_middlebury_2014_truth, common=True),
     StereoLayout("EuRoC, TUM-VI", "cam0/data/*", "cam1/data/*", ("mav0",)),
     StereoLayout("drives", "I1_*", "I2_*"),
-    StereoLayout("folders left and right", "left/*", "right/*"),
+    StereoLayout("folders left and right", "left/*", "right/*", common=True),
     StereoLayout("folders of numbered cameras", "cam0/*", "cam1/*"),
     StereoLayout("folders of numbered cameras", "cam_0/*", "cam_1/*"),
     StereoLayout("folders of RealSense", "infra1/*", "infra2/*"),
-    StereoLayout("names left and right", "*_left", "*_right"),
+    StereoLayout("names left and right", "*_left", "*_right", common=True),
     StereoLayout("names left and right", "left_*", "right_*", loose=True),
     StereoLayout("names left and right", "*_left_*", "*_right_*", loose=True),
     StereoLayout("one pair", "left", "right", _SCENES),
