@@ -149,8 +149,8 @@ def test_the_choice_among_displacements_by_hand():
     exact = (truth,)
     flat = robust_loss(FlowPrediction(truth, exact, torch.zeros(1, 9, 2, 2)), truth, valid)
     assert flat.item() == pytest.approx(math.log(9), rel=1e-5)
-    # u = +1, v = -1 cells: channel iy * 3 + ix = 0 * 3 + 2. The target is a product of two Laplace distributions.
-    p = [math.exp(-k / 0.35) for k in range(3)]
+    # u = +1, v = -1 cells: channel iy * 3 + ix = 0 * 3 + 2. The target is a product of two normal distributions.
+    p = [math.exp(-(k**2) / (2 * 0.5**2)) for k in range(3)]
     p = [value / sum(p) for value in p]
     logits = torch.full((1, 9, 2, 2), 0.0)
     logits[:, 2] = 3.0
