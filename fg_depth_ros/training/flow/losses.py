@@ -80,7 +80,7 @@ def robust_loss(prediction: FlowPrediction, flow: torch.Tensor, valid: torch.Ten
     Levels: ``c ln(1 + e / c)`` of the end-point error e of the prediction, enlarged, weighted 1, 1/2, 1/4, ...
     from the finest, with c = 3, 6, 12, ... px: fractions of a pixel count at the finest level, what is far off at the
     others. Averaged truth would mix the motions at an edge; enlarged predictions are compared with each.
-    Choice: cross entropy of the displacements' logits against a Laplace distribution around the truth in the middle of
+    Choice: cross entropy of the displacements' logits against a normal distribution around the truth in the middle of
     the cell; cells whose truth lies outside the window are left out.
     """
     if prediction.levels is None:
