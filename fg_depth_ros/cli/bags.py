@@ -160,7 +160,7 @@ def recover(
 def show_bags(bags: Iterable[Mapping[str, Any]]) -> None:
     """Print of every bag its name, what it holds and what is wrong with it, in lines that a narrow terminal shows."""
     bags = list(bags)
-    say(f"{sum(bag['usable'] for bag in bags)} of {len(bags)} bag(s) can be used", "bold")
+    say(f"{sum(bag['usable'] for bag in bags)} of {counted(len(bags), 'bag')} can be used", "bold")
     for bag in bags:
         say(f"\n{bag['name']}", "bold")
         for line in _contents(bag):

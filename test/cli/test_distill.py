@@ -93,7 +93,7 @@ def test_the_command_says_in_one_line_what_is_wrong(run, tmp_path):
 
     walls = write_walls(tmp_path / "walls")
     assert "nothing to train on: name folders or bags" in fails("--steps", "1")
-    assert "give steps or hours" in fails("--data", walls)
+    assert "give --steps or --hours" in fails("--data", walls)
     assert "unknown loss 'all'; known: auto_mask, flow_mask" in fails("--data", walls, "--steps", 1, "--loss", "all")
     status, text = run("distill", "--data", walls, "--steps", 1, "--width", 96, "--out", tmp_path / "w")
     assert status == 2 and "--width" in text  # --size is both

@@ -68,7 +68,7 @@ def test_bags_become_better_weights(run, tmp_path, bags, parent):
         "--validate-steps", 4, "--validation-scenes", 2, "--patience", 0, "--zoom", 1,
     )  # fmt: skip
     assert status == 0, text
-    assert "2 of 3 bag(s) can be used" in text and "ep_c no pairs leave out: no camera_info" in text
+    assert "2 of 3 bags can be used" in text and "ep_c no pairs leave out: no camera_info" in text
     assert "held-out part (blocks), neither trained on nor chosen by" in text
     assert "abs_rel of the stopping part: " in text and f" {out / 'weights.safetensors'} " in text
     document = json.loads((out / "finetune.json").read_text())
@@ -96,7 +96,7 @@ def test_weights_that_are_not_better_end_with_status_2(run, tmp_path, bags):
 
 def test_bags_are_checked(run, tmp_path, bags):
     status, text = run("bag", "check", bags, "--json", tmp_path / "found.json")
-    assert status == 1 and "2 of 3 bag(s) can be used" in text
+    assert status == 1 and "2 of 3 bags can be used" in text
     assert "ep_c no pairs leave out: no camera_info" in text
     assert "name the camera_info topics (--left-info, --right-info)" in text
     found = json.loads((tmp_path / "found.json").read_text())

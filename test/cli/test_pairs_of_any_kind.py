@@ -14,6 +14,7 @@ from support.pair_folders import planes, small_rig, write_pairs
 from support.raw_cameras import BASELINE, RawRig, euroc, kalibr
 from support.viewing import image_of, read_view
 
+from fg_depth_ros.cli.app import counted
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.bags.storage import IMAGE
 from fg_depth_ros.data.bags.writing import write_stereo_bag
@@ -128,7 +129,7 @@ def test_every_layout_is_read_by_infer_view_and_from_images(layout, inside, run,
     folder = tmp_path / "set"
     count = lay_out(folder, layout, inside)
     status, text = run("bag", "from-images", folder, "--out", tmp_path / "bag")
-    assert status == 0 and f"{count} pairs in" in text, text
+    assert status == 0 and f"{counted(count, 'pair')} in" in text, text
     bag = open_bag_pairs(tmp_path / "bag")
     assert {pair.rig for pair in bag} == {small_rig()}
     np.testing.assert_array_equal(bag[-1].images()[1], planes(1)[1])
@@ -209,7 +210,7 @@ def test_every_command_takes_a_ros_1_bag(kinds, run, tmp_path):
     bag = to_ros1(kinds["bag"][0], tmp_path / "drive.bag")
     topics = ("--left", "/left/image_rect", "--right", "/right/image_rect")
     status, text = run("bag", "check", bag)
-    assert status == 0 and "1 of 1 bag(s) can be used drive 1 pairs" in text, text
+    assert status == 0 and "1 of 1 bag can be used drive 1 pair in" in text, text
     status, text = run("infer", "/left/image_rect", "/right/image_rect", "--pairs", bag, "--model", "sgbm", "--out",
                        tmp_path / "out")  # fmt: skip
     assert status == 0 and "% valid" in text, text
@@ -223,7 +224,7 @@ def test_every_command_takes_a_ros_1_bag(kinds, run, tmp_path):
     assert status == 0, text
     np.testing.assert_array_equal(open_bag_pairs(tmp_path / "again")[0].images()[1], planes(0)[1])
     status, text = run("rectify", bag, "--out", tmp_path / "rectified")
-    assert "1 pairs in" in text, text
+    assert "1 pair in" in text, text
     if importlib.util.find_spec("rerun"):
         status, text = run("view", bag, *topics, "--model", "sgbm", "--save", tmp_path / "look.rrd")
         assert (status, text.splitlines()[-1]) == (0, "1 of 1 pairs shown"), text

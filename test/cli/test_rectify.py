@@ -75,7 +75,7 @@ def test_what_cannot_be_rectified_is_said(run, folder, tmp_path):
     assert (status, "where the raw pairs are, and they would be lost" in text) == (1, True)
     (folder / "left" / "1.png").write_bytes(b"damaged")
     status, text = run("rectify", folder, *calib, "--out", tmp_path / "pairs")
-    assert (status, "1: skipped" in text, "1 pairs in" in text) == (1, True, True)
+    assert (status, "1: skipped" in text, "1 pair in" in text) == (1, True, True)
 
 
 def test_a_raw_bag_is_rectified(run, tmp_path):

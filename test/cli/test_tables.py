@@ -71,7 +71,7 @@ def test_checked_bags_fit_into_80_columns_below_their_names(monkeypatch, termina
         monkeypatch.setattr(module, "console", made)
     bags.show_bags([bag, empty, {**bag, "name": "short", "rate": None, "largest_gap": None, "exposure": None}])
     lines = stream.getvalue().splitlines()
-    assert lines[0] == "2 of 3 bag(s) can be used"
+    assert lines[0] == "2 of 3 bags can be used"
     assert [line for line in lines[1:] if line and not line.startswith(" ")] == [bag["name"], "empty", "short"]
     assert all(len(line) <= 80 for line in lines if line != bag["name"])
     words = " ".join(stream.getvalue().split())
