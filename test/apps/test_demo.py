@@ -184,7 +184,7 @@ def test_pairs_without_truth_and_calibration_are_shown_with_a_warning(
     ("prepare", "message"),
     [
         (lambda folder: None, "no such folder"),
-        (lambda folder: folder.mkdir(), "no stereo pairs found"),
+        (lambda folder: folder.mkdir(), "the folder is empty"),
         (lambda folder: (folder / "left").mkdir(parents=True), "no stereo pairs found"),
         (
             lambda folder: [

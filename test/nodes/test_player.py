@@ -198,7 +198,7 @@ def test_it_waits_for_subscribers_and_says_when_it_gives_up(group: ProcessGroup,
     ("make", "parameters", "message"),
     [
         (lambda folder: None, {}, "no such folder"),
-        (lambda folder: folder.mkdir(), {}, "no stereo pairs found"),
+        (lambda folder: folder.mkdir(), {}, "the folder is empty"),
         (lambda folder: write_pairs(folder, rig=False), {}, "give focal"),
         (write_pairs, {"rate": -1.0}, "parameter rate = -1.0 Hz is out of range"),
         (write_pairs, {"restart_clock": True}, "needs publish_clock"),

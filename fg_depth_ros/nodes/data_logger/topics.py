@@ -152,9 +152,9 @@ class GraphTopics:
             return f"it was {found.topic.msgtype} and is now {' and '.join(sorted(types))}"
         offer = _Offer.of(publishers)
         if found.offer.reliable and not offer.reliable:
-            return "a publisher offers best_effort now"
+            return "a publisher is best-effort now"
         if found.offer.latched and not offer.latched:
-            return "a publisher offers volatile now"
+            return "a publisher is no longer latched"
         return None
 
     def _try(self, name: str) -> None:
