@@ -1,4 +1,4 @@
-"""Showing how far a loop is: what works takes a ``Track``, and who calls it decides where the progress is seen."""
+"""Progress of loops: functions take a ``Track``, and their caller decides where progress is shown."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ Item = TypeVar("Item")
 
 
 class Track(Protocol):
-    """What shows the progress of a loop."""
+    """Callable that shows the progress of a loop."""
 
     def __call__(self, items: Iterable[Item], what: str, count: int, /) -> Iterable[Item]:
-        """Return the items; ``what`` is done with them, and how many they are, is shown while they are taken."""
+        """Return the items, and show how many of ``count`` have been taken; ``what``: label of the loop."""
         ...
 
 

@@ -49,7 +49,7 @@ def folder_to_write(folder: Path | None) -> Path | None:
 
 
 def file_to_write(file: Path | None) -> Path | None:
-    """Return the file of an option, likewise. Raises FileError: it is a folder; otherwise as ``folder_to_write``."""
+    """Return the file of an option, checked as ``folder_to_write`` does. Raises FileError, too: it is a folder."""
     if file is not None:
         if file.is_dir():
             raise FileError(f"{file}: is a folder, not a file; give the name of the file to write")

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 _MEAN_LIGHT = 105.0  # of 255: what automatic exposure makes of the mean of a left picture
-_EXPOSURES = (0.4, 3.0)
+_EXPOSURE_RANGE = (0.4, 3.0)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class CameraPair:
 def auto_exposure(light: torch.Tensor) -> torch.Tensor:
     """Return the factor, N x 1 x 1 x 1, that brings left pictures to a usual brightness; ``light``: N x H x W x 3."""
     mean = light.clamp(max=255).mean((1, 2, 3), keepdim=True)
-    return (_MEAN_LIGHT / mean.clamp(min=1)).clamp(*_EXPOSURES)
+    return (_MEAN_LIGHT / mean.clamp(min=1)).clamp(*_EXPOSURE_RANGE)
 
 
 def expose(colour: torch.Tensor, cameras: Sequence[CameraPair], view: int, seeds: Sequence[int]) -> torch.Tensor:

@@ -478,7 +478,7 @@ def decompress(content: bytes, compression: str, size: int) -> bytes:
 
 
 def add_checksums(path: Path) -> None:
-    """Write the checksums of the chunks of a whole MCAP file that are not compressed. Raises OSError."""
+    """Write the CRCs of the uncompressed chunks of a complete MCAP file. Raises OSError."""
     with path.open("r+b") as file:
         at, kind = len(MAGIC), int(Opcode.HEADER)
         while kind not in (Opcode.DATA_END, Opcode.FOOTER):

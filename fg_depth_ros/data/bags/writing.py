@@ -77,7 +77,7 @@ def write_stereo_bag(
 
 @contextmanager
 def _with_checksums(bag: Path) -> Iterator[None]:
-    """Add to the files of a bag, once they are written, the checksums of their chunks: rosbags writes none."""
+    """Add the CRCs of chunks to the files of a bag once they are complete: rosbags writes none."""
     from fg_depth_ros.data.bags.mcap import add_checksums
 
     yield

@@ -1,4 +1,4 @@
-"""Why no pairs form of the messages that arrive, in words that say what to do."""
+"""Explain why the messages that arrive form no pairs, and what to do."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class LostImages:
 
 @dataclass(frozen=True)
 class UnpairedInputs:
-    """What a synchroniser knows of its inputs, by their names, while no pairs form."""
+    """State of a synchroniser's inputs, by name, while no pairs form."""
 
     unstamped: Sequence[str]
     """Those whose messages are left out since they have no stamp."""

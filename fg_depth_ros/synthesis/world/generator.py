@@ -123,7 +123,7 @@ def fitted_rig(rig: StereoRig, width: int, height: int) -> StereoRig:
 def draw_rig(rng: np.random.Generator, scene: Scene, width: int, height: int) -> StereoRig:
     """Draw cameras that suit a scene: its field of view; baseline 0.06 - 0.7 m, so that little is too near for both.
 
-    Its product with the focal length is up to that of KITTI's rig, 0.31 m of the width, in streets seen as there.
+    In streets focal length times baseline reaches that of KITTI's rig, 0.31 m times the image width.
     """
     focal = width / (2 * math.tan(math.radians(rng.uniform(*scene.view.field_of_view)) / 2))
     aside, down = rng.normal(0, 0.01), rng.normal(0, 0.03)

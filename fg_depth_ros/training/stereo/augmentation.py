@@ -14,7 +14,7 @@ MARGIN = 1.25
 """So much larger than the training images are scenes rendered, in width and height."""
 LARGEST_SHIFT = 48.0
 """So much may the disparities of a pair grow, px of the training images."""
-_EXPOSURES = 4  # that are drawn until one clips few pixels
+_EXPOSURE_ATTEMPTS = 4  # until one clips few pixels
 _MOST_CLIPPED = 0.1  # of the pixels of a picture
 _LEAST_NOISE = 0.2  # deviation, grey levels
 _SMOOTH = 2.0  # px; disparities of neighbours that differ by more belong to two surfaces
@@ -105,7 +105,7 @@ class StereoAugmentation:
             return cv2.LUT(view, np.clip(255 * table + 0.5, 0, 255).astype(np.uint8)[:, None, :])
 
         most = max(_MOST_CLIPPED, _clipped(left), _clipped(right))
-        for _ in range(_EXPOSURES):
+        for _ in range(_EXPOSURE_ATTEMPTS):
             both = curve(1.0)
             left_curve = right_curve = both
             if rng.random() < self.unlike:
