@@ -53,6 +53,8 @@ def promote(
 ) -> None:
     """Put weights into use, if they are no worse than those in use; exit code 2: refused, nothing has changed.
 
+    Weights that are in use already are not compared again: a lost file is put back, and the node gets them.
+
     Example: `fg-depth promote runs/robot/weights.safetensors --bags held_out --node /stereo_depth_node`
     """
     from fg_depth_ros.evaluation.replay.methods import of_weights
@@ -67,7 +69,10 @@ def promote(
     place = WeightsStore(store)
     record: dict[str, Any] = {"source": str(weights.absolute())}
     folder_to_write(place.folder)
-    if bags:
+    history = place.history(card.name)
+    if not against and history is not None and history.entry.sha256 == card.sha256:
+        say(f"{card.name}: {card.sha256[:_BRIEF]} is in use already: nothing is compared or added to its history")
+    elif bags:
         current = _current(place, against, card.name)
         running: dict[str, Any] = {"device": device, "engine": engine, "precision": precision, "topics": topics()}
         report, decision = _compare(bags, of_weights(weights), current, margins, every, running)

@@ -147,6 +147,16 @@ def test_better_weights_are_used_worse_ones_refused_and_the_way_back_is_short(ca
     assert status == 1 and "is the first entry" in text
 
 
+def test_weights_in_use_are_not_compared_with_themselves_but_restored(call, store, bags, tmp_path) -> None:
+    near, sha_near = says(3.3, tmp_path / "near.safetensors")
+    assert call("promote", near, "--bags", bags, "--against", near)[0] == 0
+    history = store.history(MODEL)
+    store.path(MODEL, history.entry).unlink()
+    status, text = call("promote", near, "--bags", tmp_path / "gone")
+    assert status == 0 and f"{sha_near[:12]} is in use already" in text
+    assert store.history(MODEL) == history and store.problems(MODEL) == []
+
+
 def test_weights_are_evaluated_with_the_engine_that_will_run_them(call, store, bags, tmp_path) -> None:
     exact, _ = says(3.0, tmp_path / "exact.safetensors")
     report = tmp_path / "report.json"
