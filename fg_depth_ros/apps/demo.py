@@ -46,7 +46,7 @@ _ACCURACY = {
     "abs_rel": ("AbsRel", ".4f", ""),
 }
 _AGREEMENT = {
-    "density": ("answer", ".1f", " %"),
+    "density": ("density", ".1f", " %"),
     "depth_density": ("depth", ".1f", " %"),
     "seen_by_both": ("seen by both", ".1f", " %"),
     "photometric": ("photometric", ".1f", " of 255"),
@@ -172,7 +172,7 @@ def _run_model(
 
 
 def _merged(runs: list[PairsResult], chosen: DemoInput) -> Report:
-    """Make one report of all runs, with accuracy on the pairs that every model answered."""
+    """Make one report of all runs, with accuracy on the pairs that got depth from every model."""
     first = runs[0].report
     report = Report(
         command="demo",
@@ -198,11 +198,11 @@ def _print(report: Report, chosen: DemoInput, console: Console) -> None:
     accuracy, timing = _rows(report, "accuracy"), _rows(report, "timing")
     if not accuracy:
         raise ExperimentError(
-            "no pair was answered by every model, so there is nothing to compare: give it more seconds, or a lower rate"
+            "no pair got depth from every model, so there is nothing to compare: give it more seconds, or a lower rate"
         )
     pairs, count = accuracy[0]["pairs"], chosen.count
     if count > 1:
-        console.print(f"compared on the {pairs} of {count} pairs that every model answered")
+        console.print(f"compared on the {pairs} of {count} pairs that got depth from every model")
     if chosen.truth:
         console.print(_table("Accuracy", accuracy, _ACCURACY))
         console.print(

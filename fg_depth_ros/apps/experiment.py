@@ -52,8 +52,8 @@ class Experiment:
 
     nodes: Sequence[NodeProcess]  # started first; each reports ``state`` on /diagnostics
     player: NodeProcess  # started when all nodes are active; it waits for its subscribers by itself
-    seconds: float  # longest time from the start of the player to the end,
-    what: str  # which is this, for messages
+    seconds: float  # longest time from the start of the player to the end
+    what: str  # name of the experiment, for messages
 
     def run(
         self, group: ProcessGroup, is_finished: Callable[[Run], bool],

@@ -47,10 +47,10 @@ class PairsEvaluation:
     warm_up: int = 3  # first pairs, which count for everything but latency
     truth: bool = True  # the pairs have true depth
     accuracy: bool = True  # measure accuracy too, otherwise rates and latencies only
-    snapshot: bool = False  # save one pair with all outputs,
-    snapshot_pair: str = ""  # the one of this name if it arrives
+    snapshot: bool = False  # save one pair with all outputs
+    snapshot_pair: str = ""  # name of that pair; empty: the first
     depth: Mapping[str, Any] = field(default_factory=dict)  # further parameters of the depth node
-    player: Mapping[str, Any] = field(default_factory=dict)  # and of the player
+    player: Mapping[str, Any] = field(default_factory=dict)  # further parameters of the player
     compile_for: StereoRig | None = None  # compile the networks for this camera before the first pair
 
     def run(self, group: ProcessGroup, on_status: Callable[[str], None] = lambda text: None) -> PairsResult:

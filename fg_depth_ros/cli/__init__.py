@@ -58,7 +58,7 @@ COMMANDS: dict[str, dict[str, _Entry | _Group]] = {
         "bench": _Entry("bench:bench", "Latency, throughput and memory of models and of the node."),
         "bench-recording": _Entry("bench:recording", "What recording costs on this machine."),
         "ablate": _Group(
-            "Measure what the losses of the depth training are good for.",
+            "Measure what each loss of the depth training contributes.",
             {
                 "figure3": _Entry("ablate:figure3", "At which depth each loss is smallest, on a wall of known depth."),
                 "losses": _Entry("ablate:losses", "Train every row of the paper's ablation and evaluate them."),
@@ -73,8 +73,8 @@ COMMANDS: dict[str, dict[str, _Entry | _Group]] = {
                 "flow": _Entry("train:flow", "Train a flow network on scenes or on pairs."),
             },
         ),
-        "distill": _Entry("train:distill", "A depth network for one camera, from stereo pairs."),
-        "finetune": _Entry("finetune:finetune", "Better weights from recordings, without labels."),
+        "distill": _Entry("train:distill", "Train depth from one image on stereo pairs."),
+        "finetune": _Entry("finetune:finetune", "Fine-tune a network on recordings, without labels."),
         "synth": _Group(
             "Make synthetic data.",
             {
@@ -83,8 +83,8 @@ COMMANDS: dict[str, dict[str, _Entry | _Group]] = {
                 "world": _Entry("synth:world", "Stereo pairs of virtual streets and rooms with exact depth."),
             },
         ),
-        "quantize": _Entry("quantize:quantize", "Weights calibrated for int8."),
-        "import": _Entry("deploy:import_weights", "Published weights into a file for --weights."),
+        "quantize": _Entry("quantize:quantize", "Calibrate weights for int8."),
+        "import": _Entry("deploy:import_weights", "Convert published weights into a file for --weights."),
     },
     _RECORD: {
         "bag": _Group(
@@ -98,11 +98,11 @@ COMMANDS: dict[str, dict[str, _Entry | _Group]] = {
         "recover": _Entry("bags:recover", "Complete recordings that were cut off."),
     },
     _DEPLOY: {
-        "promote": _Entry("deploy:promote", "Put weights into use if they are no worse."),
-        "rollback": _Entry("deploy:rollback", "Put back into use what was replaced."),
-        "compile": _Entry("export:compile", "Networks made ready for a camera before the node's first start."),
+        "promote": _Entry("deploy:promote", "Deploy weights unless they are worse than those in use."),
+        "rollback": _Entry("deploy:rollback", "Roll back to the weights used before."),
+        "compile": _Entry("export:compile", "Compile networks for a camera before the node's first start."),
         "export": _Entry("export:export", "A network as ONNX and OpenVINO IR for other programs."),
-        "deployed": _Entry("deploy:deployed", "What is in use, and how it came to that."),
+        "deployed": _Entry("deploy:deployed", "Show the weights in use and their history."),
     },
 }
 """Panel of the overview -> name -> command."""

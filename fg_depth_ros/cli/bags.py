@@ -104,9 +104,9 @@ def play(
     remap: Annotated[list[str], typer.Option(help="FROM:=TO, as ROS remaps; may be repeated.")] = [],
     clock: Annotated[bool, typer.Option(help="Publish the recording's time on /clock.")] = True,
     restart_clock: Annotated[bool, typer.Option(help="/clock goes back with a loop; else it goes on.")] = True,
-    count: Annotated[int, typer.Option(help="End after so many messages; 0: all.")] = 0,
-    wait: Annotated[int, typer.Option(help="Wait for so many subscribers of the stereo pair's topics.")] = 0,
-    wait_timeout: Annotated[float, typer.Option(help="Give up waiting after so many seconds; 0: never.")] = 0.0,
+    count: Annotated[int, typer.Option(help="Stop after this many messages; 0: all.")] = 0,
+    wait: Annotated[int, typer.Option(help="Wait for this many subscribers of the stereo pair's topics.")] = 0,
+    wait_timeout: Annotated[float, typer.Option(help="Give up waiting after this many seconds; 0: never.")] = 0.0,
 ) -> None:
     """Play bags on the topics that they were recorded from, where there is no `ros2 bag play`.
 

@@ -36,9 +36,9 @@ def promote(
     against: Annotated[
         str, typer.Option(help="Weights file or model to compare with; default: what is in use, else the shipped.")
     ] = "",
-    margin: Annotated[float, typer.Option(help="May be worse by this part, over all bags.")] = 0.02,
-    margin_per_bag: Annotated[float, typer.Option(help="May be worse by this part, on any one bag.")] = 0.1,
-    margin_latency: Annotated[float, typer.Option(help="May take so many times as long; 0: any.")] = 1.5,
+    margin: Annotated[float, typer.Option(help="Accept figures worse by this fraction, over all bags.")] = 0.02,
+    margin_per_bag: Annotated[float, typer.Option(help="Accept figures worse by this fraction, on any one bag.")] = 0.1,
+    margin_latency: Annotated[float, typer.Option(help="Accept this many times the latency; 0: no limit.")] = 1.5,
     metric: Annotated[list[str], typer.Option(help="Metric that decides, such as abs_rel; may be repeated.")] = [],
     every: Annotated[int, typer.Option(help="Take every n-th pair.")] = 1,
     store: Store = None,
@@ -51,7 +51,7 @@ def promote(
     precision: Precision = "auto",
     json: Json = None,
 ) -> None:
-    """Put weights into use, if they are no worse than those in use; exit code 2: refused, nothing has changed.
+    """Deploy weights unless they are worse than those in use; exit status 2: refused, nothing has changed.
 
     Weights that are in use already are not compared again: a lost file is put back, and the node gets them.
 
@@ -103,7 +103,7 @@ def rollback(
     store: Store = None,
     node: NodeName = "",
 ) -> None:
-    """Put back into use what the weights in use have replaced.
+    """Roll back to the weights that were in use before.
 
     Example: `fg-depth rollback --node /stereo_depth_node --why "worse in the rain"`
     """
@@ -127,7 +127,7 @@ def deployed(
     model: Annotated[str, typer.Argument(help="Model; default: all that were promoted.")] = "",
     store: Store = None,
 ) -> None:
-    """Print what is in use, and how it came to that; exit code 1 when a file of it is damaged or gone.
+    """Print the weights in use and their history; exit status 1 when a file is damaged or gone.
 
     Example: `fg-depth deployed`
     """

@@ -1,4 +1,4 @@
-"""Commands that measure accuracy on data sets: ``fg-depth evaluate stereo``, ``flow`` and ``depth``."""
+"""Measure accuracy on data sets: ``fg-depth evaluate stereo``, ``flow``, ``depth`` and ``uncertainty``."""
 
 from __future__ import annotations
 

@@ -39,26 +39,26 @@ def finetune(
         bool, typer.Option("--stereo", help="Fine-tune the stereo network by self-supervision instead.")
     ] = False,
     stereo_weights: Annotated[
-        str | None, typer.Option(help="Stereo weights to begin with.", show_default=StereoFinetuning.weights)
+        str | None, typer.Option(help="Stereo weights to start from.", show_default=StereoFinetuning.weights)
     ] = None,
     size: Annotated[
         str, typer.Option(help="WIDTHxHEIGHT of the input (with --stereo: of windows), multiples of 32; auto.")
     ] = "auto",
     loss: Annotated[
-        str | None, typer.Option(help="A row of the ablation, as of distill.", show_default="flow_mask_fd")
+        str | None, typer.Option(help="Losses to train with, as in distill.", show_default="flow_mask_fd")
     ] = None,
     regression_of: Annotated[
         str | None, typer.Option(help="ratio or metres: what L_dr compares.", show_default="ratio")
     ] = None,
     max_depth: Annotated[
-        float | None, typer.Option(help="Farther is not learned from, m; 0: any.", show_default="80")
+        float | None, typer.Option(help="Ignore pixels farther than this, m; 0: no limit.", show_default="80")
     ] = None,
     max_disparity: Annotated[
         float | None,
-        typer.Option(help="Larger is not learned from, px at 1024 px of width; 0: any.", show_default="0"),
+        typer.Option(help="Ignore larger disparities, px at a width of 1024 px; 0: no limit.", show_default="0"),
     ] = None,
 ) -> None:
-    """Teach a network with recordings and no labels; exit status 2 where the weights are not better than before.
+    """Fine-tune a network on recordings, without labels; exit status 2 if the result is not better.
 
     Examples: `fg-depth finetune --bags recordings --hours 0.5 --out runs/robot`,
     `fg-depth finetune --bags recordings --stereo --steps 500 --out runs/stereo`
@@ -80,7 +80,7 @@ def finetune(
     ours, others = (make_stereo, make_depth) if stereo else (make_depth, make_stereo)
     if unused := sorted({*others.keywords.keys() - ours.keywords.keys(), *(of_depth if stereo else of_stereo)}):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
-        of = "depth from one image; stereo weights to begin with are --stereo-weights" if stereo else "--stereo"
+        of = "depth from one image; --stereo-weights names the stereo weights to start from" if stereo else "--stereo"
         raise ValueError(f"{names}: of {of}")
     tuning: DepthFinetuning | StereoFinetuning
     if stereo:
@@ -123,4 +123,4 @@ def _show(document: Mapping[str, Any]) -> None:
         after = f"{figures['after']:.4f} after {document['selected']['step']} steps"
         say(f"{figures['measure']} of {of}: {figures['before']:.4f} before, {after}")
     if not document["better"]:
-        say("not better than the weights it began with: no weights are made", "red bold")
+        say(f"not better than the initial weights: kept as {document['weights']}", "red bold")

@@ -89,7 +89,7 @@ def replay_live(
     weights: Weights = "",
     rate: PlayRate = 1.0,
     loop: Annotated[bool, typer.Option(help="Play again and again, until --count messages.")] = False,
-    count: Annotated[int, typer.Option(help="End after so many messages; 0: all.")] = 0,
+    count: Annotated[int, typer.Option(help="Stop after this many messages; 0: all.")] = 0,
     device: Device = "auto",
     engine: Engine = "auto",
     precision: Precision = "auto",
@@ -115,8 +115,9 @@ def replay_live(
     with ProcessGroup(out / "logs", environment) as group, console.status("starting") as status:
         report = evaluation.run(group, lambda text: status.update(Text(text)))
     print_tables(report, _TABLES)
-    for reason, pairs in (reason for row in report.rows for reason in row.get("drops", {}).items()):
-        say(f"dropped: {pairs} {reason}", "yellow")
+    for row in report.rows:
+        for reason, pairs in row.get("drops", {}).items():
+            say(f"dropped: {pairs} {reason}", "yellow")
     say(f"report: {out / 'report.html'} and report.json")
 
 

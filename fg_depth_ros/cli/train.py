@@ -76,7 +76,7 @@ def distill(
     ] = "flow_mask_fd",
     real: Real = [],
 ) -> None:
-    """Teach a network metric depth from one camera with stereo pairs and no labels; resumable, torchrun-ready.
+    """Distill metric depth from one image, from stereo pairs without labels; resumable, also under torchrun.
 
     Example: `fg-depth distill --data drive --frames 0:80 --hours 1 --out runs/drive`
     """

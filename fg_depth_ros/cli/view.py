@@ -46,7 +46,7 @@ def view(
     min_disparity: MinDisparity = "auto",
     min_depth: MinDepth = 0.1,
     max_depth: Annotated[float, typer.Option(help="Farther pixels are out of range, m.")] = 80.0,
-    count: Annotated[int, typer.Option(help="Show so many pairs; 0: all.")] = 0,
+    count: Annotated[int, typer.Option(help="Show this many pairs; 0: all.")] = 0,
     namespace: Annotated[str, typer.Option(help="Namespace of the node whose live topics are shown.")] = "",
     save: Annotated[
         Path | None,

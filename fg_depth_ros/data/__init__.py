@@ -1,1 +1,1 @@
-"""File formats, calibrations, data sets and synthetic scenes."""
+"""Sample types, file formats and calibration, readers of data sets, pairs from bags."""

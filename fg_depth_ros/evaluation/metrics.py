@@ -154,8 +154,8 @@ class FlowMetrics(Metrics):
       longer than 40 px.
     - ``fl_all``: percent of pixels with truth that are off by more than 3 px *and* more than 5 % of the truth's length
       (KITTI 2015), or without prediction.
-    - ``angular``: mean angle between (u, v, 1) of prediction and truth in degrees, over answered pixels (Barron, Fleet
-      and Beauchemin, IJCV 1994).
+    - ``angular``: mean angle between (u, v, 1) of prediction and truth in degrees, over pixels with a prediction
+      (Barron, Fleet and Beauchemin, IJCV 1994).
     - ``density``: percent of pixels with truth that have a prediction.
     """
 

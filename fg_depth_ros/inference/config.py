@@ -141,7 +141,7 @@ class StereoConfig(EstimatorConfig):
     """Factor on the size at which pairs are matched. ``auto``: the largest one, of 0.25 to 1, at which the search
     reaches ``min_depth`` and pairs take no longer than ``time_budget``."""
     time_budget: float = 0.0
-    """Longest time to match a pair, s, with ``inference_scale`` auto; 0 = any."""
+    """Longest time to match a pair, s, with ``inference_scale`` auto; 0 = no limit."""
     min_depth: float = 0.1
     """Nearer pixels are out of range, m."""
     max_depth: float = 80.0

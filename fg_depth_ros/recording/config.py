@@ -16,25 +16,25 @@ class RecorderConfig:
 
     root: Path
     """Folder of the episodes; made where it is missing, unless it vanishes while the recorder runs."""
-    before: float = 3.0
+    before: float = 5.0
     """Seconds before a trigger."""
-    after: float = 3.0
+    after: float = 5.0
     """Seconds after a trigger."""
     ring_bytes: int = 512 << 20
     """Bytes that the seconds before may take in memory."""
     queue_bytes: int = 256 << 20
     """Bytes that may wait for the disk; what comes beyond is dropped and counted."""
     quota_bytes: int = 0
-    """Bytes of all recordings in the folder; 0: any."""
-    free_floor_bytes: int = 1 << 30
+    """Bytes of all recordings in the folder; 0: no limit."""
+    free_floor_bytes: int = 2 << 30
     """Bytes of the disk that stay free."""
     max_episode_bytes: int = 4 << 30
     """An episode of this size is continued in another."""
-    max_episode_seconds: float = 600.0
+    max_episode_seconds: float = 300.0
     """An episode of this length is continued in another."""
     storage: Storage = "raw"
     """raw; zstd: packed chunks; png, jpeg: images are encoded (by the recorder's ``encode``)."""
-    jpeg_quality: int = 90
+    jpeg_quality: int = 95
     """1 to 100; for ``encode``."""
     sync_seconds: float = 1.0
     """Seconds between two syncs to the disk: what a power cut may cost."""

@@ -21,7 +21,7 @@ class Shortage(NamedTuple):
 
 
 class Space:
-    """Limits the recordings of a folder to ``quota`` bytes (0: any) with ``floor`` bytes of its disk free.
+    """Limits the recordings of a folder to ``quota`` bytes (0: no limit) with ``floor`` bytes of its disk free.
 
     Only finished episodes that name themselves in their episode.json are ever removed, in the order they were finished.
     """

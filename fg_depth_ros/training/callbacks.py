@@ -54,7 +54,7 @@ class EarlyStopping:
     weights worse before it makes them better.
 
     Args:
-        patience: so many validations without improvement stop the run; 0: it never stops.
+        patience: validations without improvement after which the run stops; 0: never.
     """
 
     def __init__(self, patience: int) -> None:

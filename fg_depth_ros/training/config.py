@@ -55,13 +55,13 @@ class Training:
     batch: int = 4
     """Pairs per process and step."""
     steps: int = 0
-    """Length in steps; 0: by hours alone; with both the earlier end counts."""
+    """Length in steps; 0: limited by hours alone; with both, whichever ends first."""
     hours: float = 0.0
-    """Length in hours of training time, kept over restarts; 0: by steps alone."""
+    """Length in hours of training time, kept over restarts; 0: limited by steps alone."""
     start_step: int = 0
     """Step of the schedule to begin at, where only the weights of the earlier steps are left."""
     piece_minutes: float = 0.0
-    """Stop after so many minutes with the state written; the same command goes on; 0: run to the end."""
+    """Stop after this many minutes with the state written; the same command resumes; 0: run to the end."""
     learning_rate: float = 1e-3
     """Highest learning rate."""
     weight_decay: float = 1e-5

@@ -290,7 +290,7 @@ def _make_trainer(config: Training, callback: ValidationCallback, on_gpu: bool) 
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Leave out what Lightning says of itself, of devices that nobody asked for, and of its own deprecations."""
+    """Silence Lightning's messages about itself, unused devices and its own deprecations."""
     logger = logging.getLogger("pytorch_lightning")
     level = logger.level
     logger.setLevel(logging.WARNING)

@@ -50,7 +50,7 @@ def test_a_mistake_is_one_clear_line(run, tmp_path, bags):
     refused("unknown loss 'l2'", "--bags", bags, "--steps", 1, "--loss", "l2")
     refused("unknown split 'halves'; known: bag, blocks, end", "--bags", bags, "--steps", 1, "--split", "halves")
     refused("--anchor: of --stereo", "--bags", bags, "--steps", 1, "--anchor", 0.5)
-    refused("--weights, --zoom: of depth from one image; stereo weights to begin with are --stereo-weights",
+    refused("--weights, --zoom: of depth from one image; --stereo-weights names the stereo weights to start from",
             "--bags", bags, "--steps", 1, "--stereo", "--weights", "depthnet_lite", "--zoom", 2)  # fmt: skip
     refused("--stereo-weights: of --stereo", "--bags", bags, "--steps", 1, "--stereo-weights", "w.safetensors")
     refused("--loss, --max-depth, --max-disparity, --regression-of: of depth from one image",
@@ -89,7 +89,7 @@ def test_weights_that_are_not_better_end_with_status_2(run, tmp_path, bags):
         "--size", "64x64", "--guard", "0.05", "--learning-rate", "1", "--validation-scenes", 1,
     )  # fmt: skip
     assert status == 2, text
-    assert "not better than the weights it began with: no weights are made" in text
+    assert "not better than the initial weights: kept as not_better.safetensors" in text
     assert (out / "not_better.safetensors").is_file() and not (out / "weights.safetensors").exists()
     assert "unexplained of the stopping part" in text and "agreement" in text
 

@@ -45,16 +45,16 @@ class TruthOptions:
 
     depth_topic: str = ""
     """Depth images at the left camera (32FC1 m or 16UC1 mm, raw or compressedDepth), or DisparityImages of it; found:
-    ``ground_truth/depth``, or with ``/compressedDepth`` after it, or ``ground_truth/disparity``. They go before
-    LiDAR."""
+    ``ground_truth/depth``, or with ``/compressedDepth`` after it, or ``ground_truth/disparity``. They take
+    precedence over LiDAR."""
     lidar_topic: str = ""
     """PointCloud2; found: the one whose name has a LiDAR in it, where the way to the camera is known."""
     transforms: str = ""
-    """YAML file with the place of the LiDAR, in addition to the bag's /tf_static; it goes before that."""
+    """YAML file with the pose of the LiDAR; it takes precedence over the bag's /tf_static."""
     lidar_slop: float = 0.05
-    """Largest difference between the stamps of a sweep and of an image, s. Motion in between is not undone."""
+    """Largest difference between the stamps of a sweep and of an image, s. Motion in between is not compensated."""
     camera_frame: str = "auto"
-    """Frame that the left image's frame_id stands for, for a LiDAR's place: that of the ``raw`` camera, which R of its
+    """Frame that the left image's frame_id stands for, for a LiDAR's pose: that of the ``raw`` camera, which R of its
     camera_info takes to the rectified one, or that of ``rectified`` images; ``auto``: raw where the images are."""
 
 

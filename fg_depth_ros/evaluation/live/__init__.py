@@ -1,1 +1,1 @@
-"""The account of a running node: pairs that were sent and answered, its counters, and the report of both."""
+"""Account for the pairs of a running node: sent, delivered, dropped; its counters; the report of both."""

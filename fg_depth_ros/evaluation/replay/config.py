@@ -34,20 +34,19 @@ class ReplayConfig:
     every: int = 1
     """Take every n-th pair."""
     first: int = 0
-    """So many pairs of every bag at most; 0: all."""
+    """Largest number of pairs of every bag; 0: all."""
     topics: PairTopics = field(default_factory=PairTopics)
     """Which pairs of a bag are taken, and how."""
     truth_topic: str = ""
     """Depth or disparity images; empty: ``ground_truth/depth`` or ``/disparity`` if it is there; ``none``: unused."""
     lidar_topic: str = ""
-    """PointCloud2 of a LiDAR; empty: found by name; ``none``: not used. Depth images go before it."""
+    """PointCloud2 of a LiDAR; empty: found by name; ``none``: not used. Depth images take precedence."""
     transform: str = ""
-    """YAML file with the LiDAR's place, in addition to the bag's /tf_static."""
+    """YAML file with the LiDAR's pose; it takes precedence over the bag's /tf_static."""
     lidar_slop: float = 0.05
     """Largest difference between the stamps of sweep and image, s."""
     camera_frame: str = "auto"
-    """Frame that the LiDAR's place leads to: of the raw camera, or of rectified images; auto: raw where the images are
-    raw."""
+    """Parent frame of the LiDAR's pose: the raw camera's or the rectified one's; auto: raw if the images are."""
     device: str = "auto"
     """auto, cpu, cuda:N."""
     engine: str = "auto"

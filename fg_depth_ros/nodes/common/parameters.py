@@ -252,7 +252,7 @@ class ParameterTable:
                 f"{'yes' if parameter.run_time else 'no'} | {parameter.description} |"
             )
         if self.aliases or self.ignored:
-            lines += ["", "Names that are accepted, too:", "", "| name | is taken as | |", "|-|-|-|"]
+            lines += ["", "Aliases:", "", "| name | is taken as | |", "|-|-|-|"]
             for alias in self.aliases.values():
                 values = ", ".join(
                     f"`{_yaml(key)}` is `{_yaml(to)}`" for key, to in alias.values.items() if to is not None

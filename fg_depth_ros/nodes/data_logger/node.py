@@ -228,7 +228,7 @@ class DataLoggerNode(Node):
             if left:
                 self.faults.report(RECOVERY, WARN, "; ".join(left))
         except Exception as error:  # whatever is in the folder, recording continues
-            text = f"what may be left of an earlier run in {self.root} was not measured: {error}; try fg-depth recover"
+            text = f"what an earlier run left in {self.root} could not be recovered: {error}; try fg-depth recover"
             self.faults.report(RECOVERY, WARN, text)
 
     # ---- services --------------------------------------------------------------------------------------------------

@@ -23,23 +23,23 @@ DATA_LOGGER = ParameterTable(
         Parameter("record", "triggers",
                   "`triggers`: an episode whenever a trigger fires. `continuous`: everything. `off`: nothing but what "
                   "`~/start` and `~/snapshot` ask for.", choices=("off", "triggers", "continuous")),
-        AtStart("before", 5.0, "Recorded from before a trigger.", "s", 0.0, 600.0),
-        AtStart("after", 5.0, "Recorded after a trigger.", "s", 0.0, 600.0),
+        AtStart("before", 5.0, "Time recorded before a trigger.", "s", 0.0, 600.0),
+        AtStart("after", 5.0, "Time recorded after a trigger.", "s", 0.0, 600.0),
         Parameter("interval_period", 0.0,
-                  "Trigger `interval`: an episode every so often. 0 = off, as with all triggers.", "s", 0.0, 86400.0),
+                  "Trigger `interval` fires once in this period. 0 = off, as with all triggers.", "s", 0.0, 86400.0),
         Parameter("motion_flow", 0.0,
-                  "Trigger `motion`: mean optical flow between two left images, `check_period` apart, in pixels of an "
-                  "image 160 pixels wide, is larger.", "px", 0.0, 160.0),
+                  "Trigger `motion` fires when the mean optical flow between two left images, `check_period` apart, is "
+                  "larger, in pixels of an image 160 pixels wide.", "px", 0.0, 160.0),
         Parameter("disagreement_abs_rel", 0.0,
-                  "Trigger `disagreement`: mean relative difference between `depth/image_rect` and "
+                  "Trigger `disagreement` fires when the mean relative difference between `depth/image_rect` and "
                   "`mono_depth/image_rect`, brought to one scale, is larger. The depth node computes both while this "
                   "is on.", "", 0.0, 100.0),
         Parameter("low_confidence_share", 0.0,
-                  "Trigger `low_confidence`: the share of pixels that `mask/labels` calls valid is smaller. The depth "
-                  "node computes them while this is on.", "", 0.0, 1.0),
+                  "Trigger `low_confidence` fires when the share of pixels that `mask/labels` calls valid is smaller. "
+                  "The depth node computes them while this is on.", "", 0.0, 1.0),
         Parameter("calibration_alarm", True,
-                  "Trigger `calibration`: the depth node's diagnostics say that the cameras have moved or are not "
-                  "rectified."),
+                  "Trigger `calibration` fires when the depth node's diagnostics say that the cameras have moved or "
+                  "are not rectified."),
         Parameter("cooldown", 5.0, "A trigger of one kind fires at most once in this time.", "s", 0.0, 86400.0),
         Parameter("check_period", 0.25, "How often the triggers check images and depth.", "s", 0.0, 60.0),
         AtStart("depth_node", "stereo_depth_node",
@@ -62,7 +62,7 @@ DATA_LOGGER = ParameterTable(
         AtStart("free_floor", 2.0,
                 "Free space to leave on the disk; the oldest episodes are removed to keep it.", "GiB", 0.0, 1e6),
         AtStart("max_episode_size", 4096, "A larger episode is continued in a new one.", "MiB", 1, 100_000_000),
-        AtStart("max_episode_seconds", 300.0, "Likewise for its length.", "s", 1.0, 86400.0),
+        AtStart("max_episode_seconds", 300.0, "A longer episode is continued in a new one.", "s", 1.0, 86400.0),
         AtStart("sync_period", 1.0,
                 "How often what was written is forced to the disk: at most this much is lost when the power fails.",
                 "s", 0.05, 60.0),

@@ -118,7 +118,7 @@ class TriggerMonitor:
             message = deserialize_message(data, Image)
             array = messages.view(message) if name == LABELS else depth_to_array(message, name)
         except (ValueError, RuntimeError) as error:
-            self._faults.report("depth", WARN, f"{name} cannot be measured: {error}", code=name)
+            self._faults.report("depth", WARN, f"{name} cannot be read: {error}", code=name)
             return
         self._faults.clear("depth")
         if name == LABELS:

@@ -17,8 +17,8 @@ REPLAY_EVALUATOR = ParameterTable(
                 "camera).", choices=("published_pair", "camera_info")),
         AtStart("pairs", 0,
                 "End after this many sent pairs; 0 runs until it is stopped.", minimum=0, maximum=1_000_000_000),
-        AtStart("warm_up", 0, "So many first pairs count for everything but latency.", minimum=0, maximum=1_000_000),
-        AtStart("truth", True, "Compare with `ground_truth/depth`. Without it, with the right image."),
+        AtStart("warm_up", 0, "Number of first pairs left out of the latency figures.", minimum=0, maximum=1_000_000),
+        AtStart("truth", True, "Compare depth with `ground_truth/depth`; if false, check it against the right image."),
         AtStart("truth_transport", "raw",
                 "`compressedDepth` subscribes to `ground_truth/depth/compressedDepth`, `disparity` to "
                 "`ground_truth/disparity` (DisparityImage).", choices=tuple(TRUTH_TOPICS)),
@@ -37,7 +37,7 @@ REPLAY_EVALUATOR = ParameterTable(
                 "Name of the pair for the snapshot; empty takes the first. If it does not arrive, another one is "
                 "written."),
         AtStart("scores", "",
-                "JSON file for the error sums of every pair, to compare two runs on the pairs that both answered; "
+                "JSON file for the error sums of every pair, to compare two runs on the pairs that got depth in both; "
                 "empty writes none."),
         AtStart("snapshot", "",
                 "File (.npz) for the first pair with everything that was published for it; empty writes none."),

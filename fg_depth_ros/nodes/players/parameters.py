@@ -54,7 +54,7 @@ STEREO_PLAYER = ParameterTable(
         AtStart("world_frames", 20,
                 "Length of the drive through a virtual world; at 10 frames per second of its time.",
                 minimum=1, maximum=10_000),
-        AtStart("world_seed", 0, "Another number is another virtual world.", minimum=0, maximum=1_000_000_000),
+        AtStart("world_seed", 0, "Seed of the virtual world.", minimum=0, maximum=1_000_000_000),
         AtStart("rate", 5.0, "Pairs per second.", "Hz", 0.01, 1000.0),
         AtStart("loop", True, "Start again after the last pair."),
         AtStart("count", 0, "Stop after this many pairs, and end; 0 plays on.", minimum=0, maximum=1_000_000_000),

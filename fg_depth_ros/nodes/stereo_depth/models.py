@@ -183,7 +183,7 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
             self.estimator = self.failure = self._reduced = None
 
     def join(self, timeout: float) -> None:
-        """Wait, at most so many seconds, for the thread that loads to end; after ``release``."""
+        """Wait, at most ``timeout`` seconds, for the thread that loads to end; after ``release``."""
         with self._lock:
             thread = self._thread
         if thread is not None:
@@ -324,7 +324,7 @@ class NodeModels:
         self.mono.configure(mono)
 
     def join(self, timeout: float) -> None:
-        """Wait, at most so many seconds, for what is still being loaded after ``release``."""
+        """Wait, at most ``timeout`` seconds, for what is still being loaded after ``release``."""
         end = time.monotonic() + timeout
         for host in self.hosts:
             host.join(max(0.0, end - time.monotonic()))

@@ -84,17 +84,17 @@ class MaskConfig:
     """
 
     max_depth: float = 80.0
-    """Farther is not learned from, m; 0: any."""
+    """Ignore pixels farther than this, m; 0: no limit."""
     max_disparity: float = 80.0
-    """Larger is not learned from, px at 1024 px of width and in proportion at others; 0: any."""
+    """Ignore larger disparities, px at a width of 1024 px, in proportion at others; 0: no limit."""
     min_disparity: float = 0.0
-    """Only larger disparities are learned from, px of the pair."""
+    """Ignore smaller disparities, px of the pair."""
     inside: bool = True
     """Whether the match must lie in the other image."""
     vertical: float = 1.0
-    """Largest row component of the teacher's match, px of the pair; 0: any."""
+    """Largest row component of the teacher's match, px of the pair; 0: no limit."""
     left_right: float = 1.5
-    """Largest difference between the predictions for the two views, px of the pair; 0: any."""
+    """Largest difference between the predictions for the two views, px of the pair; 0: no limit."""
 
     def __post_init__(self) -> None:
         _check_not_negative(self, "the flow mask")

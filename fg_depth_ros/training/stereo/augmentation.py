@@ -11,9 +11,9 @@ import torch
 from fg_depth_ros.synthesis.stereo import StereoBatch
 
 MARGIN = 1.25
-"""So much larger than the training images are scenes rendered, in width and height."""
+"""Factor by which rendered scenes are larger than the training images, in width and height."""
 LARGEST_SHIFT = 48.0
-"""So much may the disparities of a pair grow, px of the training images."""
+"""Largest increase of a pair's disparities, px of the training images."""
 _EXPOSURE_ATTEMPTS = 4  # until one clips few pixels
 _MOST_CLIPPED = 0.1  # of the pixels of a picture
 _LEAST_NOISE = 0.2  # deviation, grey levels
