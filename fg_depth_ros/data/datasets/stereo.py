@@ -22,7 +22,7 @@ from fg_depth_ros.data.io.formats import image_size, read_grey, read_kitti_dispa
 from fg_depth_ros.data.io.video import Video, VideoFrame
 from fg_depth_ros.data.samples import ArrayReader, Image, StereoSample, read_pixels
 from fg_depth_ros.files import FileError, read_bytes
-from fg_depth_ros.geometry import RigError, StereoRig, left_right_mismatch
+from fg_depth_ros.geometry import RigError, StereoRig, left_right_difference
 from fg_depth_ros.geometry.rectification import Rectification, is_named_rectified
 
 _LOG = logging.getLogger(__name__)
@@ -338,7 +338,7 @@ def _middlebury_views_truth(pair: FoundPair) -> FoundTruth:
     """Find the 8-bit disparities of both views, 0 = unknown."""
     factor = _middlebury_views_factor(pair)
     disp1, disp5 = (_eight_bit(find_image(pair.place, name), factor) for name in ("disp1", "disp5"))
-    return disp1, combined(_mismatch, disp1, disp5)
+    return disp1, combined(_occluded, disp1, disp5)
 
 
 def _middlebury_views_factor(pair: FoundPair) -> int:
@@ -355,8 +355,9 @@ def _eight_bit(path: Path | None, factor: int) -> ArrayReader | None:
     return None if path is None else reader_of(read, path)
 
 
-def _mismatch(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    return np.isfinite(left) & left_right_mismatch(left, right, threshold=1.0)
+def _occluded(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return which pixels the right camera does not see: another surface is at their match, or it is outside."""
+    return np.isfinite(left) & ~(left_right_difference(left, right) <= 1.0)  # NaN where the match is outside
 
 
 def _middlebury_views_rig(pair: FoundPair) -> StereoRig | None:
