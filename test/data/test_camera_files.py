@@ -251,6 +251,20 @@ def test_kitti_odometry_and_object_files_are_of_rectified_images(tmp_path):
 # ---- which images are raw -----------------------------------------------------------------------------------------
 
 
+def test_four_coefficients_without_a_model_may_be_those_of_a_fisheye_lens(tmp_path, caplog):
+    path = opencv_sample(tmp_path, FISHEYE)
+    read_rectification(path, (640, 480))
+    assert caplog.text == ""
+    stated = path.read_text()
+    path.write_text(stated.replace("fisheye_model: 1\n", ""))
+    read_rectification(path, (640, 480))
+    assert "intrinsics.yml: states no distortion model" in caplog.text and "add fisheye_model: 1" in caplog.text
+    caplog.clear()
+    path.write_text(stated.replace("fisheye_model: 1", "fisheye_model: 0"))
+    read_rectification(path, (640, 480))
+    assert caplog.text == ""
+
+
 def test_ros_calibrations_are_of_raw_images_by_distortion_and_name(tmp_path, caplog):
     caplog.set_level("INFO")
     path = ros_camera(tmp_path, LENS)

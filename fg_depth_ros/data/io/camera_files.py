@@ -236,6 +236,11 @@ def _read_opencv(path: Path, text: str, size: Size | None, grey: bool) -> Rectif
     if size is None:
         raise RigError("does not state the image size: give the images, or add image_width and image_height")
     fisheye = bool(found.get("fisheyemodel", 0)) or LENSES.get(str(found.get("distortionmodel", "")), False)
+    if not {"fisheyemodel", "distortionmodel"} & found.keys() and values["D1"].size == 4:
+        _LOG.warning(
+            "%s: states no distortion model, and D1 has four coefficients, which are read as k1 k2 p1 p2; if they come "
+            "from cv2.fisheye, add fisheye_model: 1 (else 0)", path,
+        )  # fmt: skip
     model = "equidistant" if fisheye else "rational_polynomial"
     left, right = (RawCamera.of_model(values[f"K{n}"], model, values[f"D{n}"].ravel().tolist()) for n in (1, 2))
     try:
