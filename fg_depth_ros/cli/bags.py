@@ -72,8 +72,8 @@ def from_images(
     """
     from fg_depth_ros.data.bags.writing import write_stereo_bag
     from fg_depth_ros.data.datasets.stereo import open_stereo
+    from fg_depth_ros.data.samples import frame_slice
     from fg_depth_ros.files import FileError
-    from fg_depth_ros.training.depth.config import frame_slice
 
     for name, value, known in (
         ("compressed", compressed, ("", "png", "jpeg")),

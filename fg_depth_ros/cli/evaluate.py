@@ -191,13 +191,13 @@ def depth(
     Example: `fg-depth evaluate depth --data kitti2015_scene_flow --weights runs/drive/best.safetensors`
     """
     from fg_depth_ros.data.datasets.kitti_depth import open_eigen
+    from fg_depth_ros.data.samples import frame_slice
     from fg_depth_ros.evaluation.depth import DepthTask, PairMethod, against_stereo
     from fg_depth_ros.inference import MonoConfig, MonoDepthEstimator
     from fg_depth_ros.inference.estimator import choose_device
     from fg_depth_ros.networks import DEPTH_MODELS
     from fg_depth_ros.synthesis.textures import list_photos
     from fg_depth_ros.synthesis.world.samples import world_samples
-    from fg_depth_ros.training.depth.config import frame_slice
 
     if not data and not world:
         raise typer.BadParameter("nothing to evaluate on: give --data or --world")

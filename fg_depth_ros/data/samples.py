@@ -7,6 +7,7 @@ What a source cannot know is None.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -214,6 +215,16 @@ class DepthSample:
         if depth.ndim != 2:
             raise FileError(f"{self.name}: true depth has the shape {depth.shape}; it is H x W")
         return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(np.nan))
+
+
+def frame_slice(text: str) -> slice:
+    """Return the slice for ``FIRST:LAST``, as ``0:80`` or ``80:``; empty -> all. Raises ValueError: another form."""
+    if not text:
+        return slice(None)
+    match = re.fullmatch(r"(-?\d+)?:(-?\d+)?", text.strip())
+    if not match:
+        raise ValueError(f"frames '{text}' are not FIRST:LAST, such as 0:80 (the last one not included)")
+    return slice(*(int(number) if number else None for number in match.groups()))
 
 
 def _read(source: Field) -> np.ndarray:

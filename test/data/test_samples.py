@@ -7,7 +7,7 @@ import pytest
 
 from fg_depth_ros.data.datasets.stereo import HalfImage, RectifiedImage
 from fg_depth_ros.data.io.formats import write_image
-from fg_depth_ros.data.samples import DepthSample, FlowSample, StereoSample
+from fg_depth_ros.data.samples import DepthSample, FlowSample, StereoSample, frame_slice
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.geometry.rectification import Rectification
@@ -78,3 +78,10 @@ def test_resizing_keeps_metres_and_scales_the_rig():
     assert small.images()[0].shape == (2, 4, 3)
     np.testing.assert_array_equal(small.true_depth(), [[4, 4, 9, 9]] * 2)  # no mean across the edge
     np.testing.assert_allclose(small.truth(), RIG.fx / 2 * RIG.baseline / small.true_depth())
+
+
+def test_a_part_of_the_samples_is_named_as_a_slice():
+    assert list(range(10))[frame_slice("-3:")] == [7, 8, 9] and list(range(3))[frame_slice("")] == [0, 1, 2]
+    for text in ("80", "a:b", "1:2:3"):
+        with pytest.raises(ValueError, match=f"frames '{text}' are not FIRST:LAST, such as 0:80"):
+            frame_slice(text)

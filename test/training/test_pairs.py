@@ -14,7 +14,7 @@ from fg_depth_ros.data.datasets.stereo import open_stereo_folder
 from fg_depth_ros.data.io.formats import read_image, write_image
 from fg_depth_ros.files import FileError
 from fg_depth_ros.training.depth.batch import TeacherPrediction
-from fg_depth_ros.training.depth.config import MaskConfig, frame_slice
+from fg_depth_ros.training.depth.config import MaskConfig
 from fg_depth_ros.training.depth.pairs import (
     BadPair,
     PairCounts,
@@ -293,7 +293,3 @@ def test_parts_have_no_pair_in_common():
         split_frames({"s": ["a"]})
     with pytest.raises(FileError, match="of its 20 pairs none is left .* frames '30:40'"):
         split_frames(sets, "30:40")
-    for text in ("80", "a:b", "1:2:3"):
-        with pytest.raises(ValueError, match=f"frames '{text}' are not FIRST:LAST, such as 0:80"):
-            frame_slice(text)
-    assert list(range(10))[frame_slice("-3:")] == [7, 8, 9]

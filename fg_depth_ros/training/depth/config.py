@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -98,16 +97,6 @@ class MaskConfig:
 
     def __post_init__(self) -> None:
         _check_not_negative(self, "the flow mask")
-
-
-def frame_slice(text: str) -> slice:
-    """Return the slice for ``FIRST:LAST``, as ``0:80`` or ``80:``; empty -> all. Raises ValueError: another form."""
-    if not text:
-        return slice(None)
-    match = re.fullmatch(r"(-?\d+)?:(-?\d+)?", text.strip())
-    if not match:
-        raise ValueError(f"frames '{text}' are not FIRST:LAST, such as 0:80 (the last one not included)")
-    return slice(*(int(number) if number else None for number in match.groups()))
 
 
 @dataclass(frozen=True)

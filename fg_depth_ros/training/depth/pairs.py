@@ -19,14 +19,14 @@ import torch
 from fg_depth_ros.data.bags.pairs import BagImage
 from fg_depth_ros.data.datasets.layouts import collect_sets, list_images
 from fg_depth_ros.data.datasets.stereo import open_stereo
-from fg_depth_ros.data.samples import StereoSample
+from fg_depth_ros.data.samples import StereoSample, frame_slice
 from fg_depth_ros.distributed import process_rank
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.inference.classical_flow import dis
 from fg_depth_ros.progress import Track, no_progress
 from fg_depth_ros.training.depth.batch import TeacherPrediction
-from fg_depth_ros.training.depth.config import MaskConfig, frame_slice
+from fg_depth_ros.training.depth.config import MaskConfig
 from fg_depth_ros.training.depth.flow_mask import prior_flow_mask
 from fg_depth_ros.training.depth.teacher import PredictionCache, Teacher
 from fg_depth_ros.training.stream import evenly
