@@ -8,15 +8,9 @@ from fg_depth_ros.inference.config import AUTO, BlockMatching, EstimatorConfig, 
 from fg_depth_ros.inference.engines import EngineError, OutOfMemory
 from fg_depth_ros.inference.estimator import ModelError
 from fg_depth_ros.inference.flow import FlowEstimate, FlowEstimator, NetworkFlow
+from fg_depth_ros.inference.matchers import BlockMatcher, Match, NetworkMatcher
 from fg_depth_ros.inference.mono import MonoDepthEstimator, MonoEstimate, NetworkMono
-from fg_depth_ros.inference.stereo import (
-    BlockMatcher,
-    Match,
-    NetworkMatcher,
-    SearchRange,
-    StereoDepthEstimator,
-    StereoEstimate,
-)
+from fg_depth_ros.inference.stereo import SearchRange, StereoDepthEstimator, StereoEstimate
 
 __all__ = [
     "AUTO", "BlockMatcher", "BlockMatching", "EngineError", "EstimatorConfig", "FlowConfig", "FlowEstimate",

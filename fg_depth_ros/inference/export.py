@@ -21,8 +21,8 @@ from fg_depth_ros.inference.engines.program import OPSET
 from fg_depth_ros.inference.engines.selection import INSTALLABLE
 from fg_depth_ros.inference.estimator import ModelError, NetworkMethod, load_network
 from fg_depth_ros.inference.flow import NetworkFlow
+from fg_depth_ros.inference.matchers import NetworkMatcher
 from fg_depth_ros.inference.mono import NetworkMono
-from fg_depth_ros.inference.stereo import NetworkMatcher
 from fg_depth_ros.networks import DEPTH_MODELS, FLOW_MODELS, MODELS
 
 FORMATS = ("onnx", "openvino")

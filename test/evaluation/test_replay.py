@@ -145,7 +145,7 @@ def test_without_truth_the_views_must_agree_and_networks_agree_with_stereo(tmp_p
 
 
 def test_two_answers_that_contradict_each_other_lower_left_right(tmp_path, monkeypatch):
-    from fg_depth_ros.inference.stereo import Match
+    from fg_depth_ros.inference.matchers import Match
 
     use_fixed(monkeypatch)
     left = planes(0)[0]

@@ -13,7 +13,7 @@ from support import flownet_reference
 from fg_depth_ros.data.datasets.stereo import motorcycle
 from fg_depth_ros.inference import FlowConfig, FlowEstimator, ModelError, StereoConfig, StereoDepthEstimator
 from fg_depth_ros.inference.estimator import choose_device, find_device, fold_batch_norm
-from fg_depth_ros.inference.stereo import widened
+from fg_depth_ros.inference.matchers import widened
 from fg_depth_ros.networks import ModelCard, create_model, has_weights, import_checkpoint, save_checkpoint
 
 SHIPPED = [name for name in StereoConfig.known_models() if name in StereoConfig.classical or has_weights(name)]

@@ -9,7 +9,7 @@ import numpy as np
 from fg_depth_ros.evaluation.replay.config import ReplayMethod
 from fg_depth_ros.evaluation.replay.methods import Loaded
 from fg_depth_ros.inference import MonoConfig, MonoDepthEstimator, StereoConfig, StereoDepthEstimator
-from fg_depth_ros.inference.stereo import Match
+from fg_depth_ros.inference.matchers import Match
 
 
 class FixedStereo(StereoDepthEstimator):
