@@ -21,6 +21,7 @@ from fg_depth_ros.nodes.common.codes import CALIBRATION_FAULTS, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, fault_codes
 from fg_depth_ros.nodes.common.synchronizing import INPUTS, StereoMessages
 from fg_depth_ros.nodes.stereo_depth import worker
+from fg_depth_ros.nodes.stereo_depth.decoding import PairDecoder, StereoImages
 from fg_depth_ros.nodes.stereo_depth.pair_checks import FeatureCheck
 
 SCENE = wall()
@@ -149,9 +150,9 @@ def as_pair(found: dict[str, Any]) -> StereoMessages:
 
 @pytest.mark.parametrize("name", BAD)
 def test_the_check_names_value_and_way_out(name: str) -> None:
-    decoder, features = worker.PairDecoder(TOPICS), FeatureCheck(TOPICS)
+    decoder, features = PairDecoder(TOPICS), FeatureCheck(TOPICS)
 
-    def check(pair: dict[str, Any]) -> worker.StereoImages:
+    def check(pair: dict[str, Any]) -> StereoImages:
         images = decoder.decode(as_pair(pair))
         features.check(images.left, images.right, images.rig.doffs)
         return images
@@ -296,7 +297,7 @@ def sixteen_bits(white: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("white", [1023, 4095, 65535])
 def test_the_bits_of_16_bit_images_are_learned(white: int) -> None:
-    decoder, mono8 = worker.PairDecoder(TOPICS), pair_messages(SCENE, "mono8")
+    decoder, mono8 = PairDecoder(TOPICS), pair_messages(SCENE, "mono8")
     images = decoder.decode(as_pair(sixteen_bits(white)), "auto")
     assert decoder.white == white
     expected = image_to_array(mono8["left/image_rect"])
@@ -305,7 +306,7 @@ def test_the_bits_of_16_bit_images_are_learned(white: int) -> None:
 
 
 def test_the_white_level_is_one_for_both_images_and_only_raised() -> None:
-    decoder, narrow, wide = worker.PairDecoder(TOPICS), sixteen_bits(1000), sixteen_bits(4000)
+    decoder, narrow, wide = PairDecoder(TOPICS), sixteen_bits(1000), sixteen_bits(4000)
     mixed = decoder.decode(as_pair({**narrow, "right/image_rect": wide["right/image_rect"]}), "auto")
     assert decoder.white == 4095
     peak = int(image_to_array(pair_messages(SCENE, "mono8")["left/image_rect"]).max())
@@ -347,7 +348,7 @@ def test_a_calibration_with_nan_is_one_calibration(field: str) -> None:
     for side in ("left", "right"):
         values = list(getattr(pair[f"{side}/camera_info"], field)) or [0.0] * 5
         setattr(pair[f"{side}/camera_info"], field, [math.nan, *values[1:]])
-    decoder = worker.PairDecoder(TOPICS)
+    decoder = PairDecoder(TOPICS)
     # Messages arrive one by one: their NaNs are other objects each time.
     rigs = [decoder.decode(as_pair(copy.deepcopy(pair))).rig for _ in range(2)]
     assert rigs[0] is rigs[1]

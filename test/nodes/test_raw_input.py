@@ -16,7 +16,7 @@ from support.raw_cameras import SIZE, RawRig, share_true
 from fg_depth_ros.data.io.messages import MessageError, fill_image
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.nodes.common.synchronizing import INPUTS, StereoMessages
-from fg_depth_ros.nodes.stereo_depth.worker import PairDecoder
+from fg_depth_ros.nodes.stereo_depth.decoding import PairDecoder
 
 RAW = {f"{side}/image_rect": f"{side}/image_raw" for side in ("left", "right")}
 

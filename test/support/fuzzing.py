@@ -129,8 +129,8 @@ def fuzz_messages(count: int, seed: int = 0) -> Outcome:
     from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
     from fg_depth_ros.nodes.common.synchronizing import PairSynchronizer, StereoMessages
     from fg_depth_ros.nodes.data_logger.inputs import SerializedMessage
+    from fg_depth_ros.nodes.stereo_depth.decoding import PairDecoder
     from fg_depth_ros.nodes.stereo_depth.pair_checks import FeatureCheck
-    from fg_depth_ros.nodes.stereo_depth.worker import PairDecoder
     from support.nodes import pair_messages, wall
 
     scene = wall(4, 64, 48)
