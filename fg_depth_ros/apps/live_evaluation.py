@@ -26,7 +26,7 @@ from fg_depth_ros.evaluation.reports.report import Report, read_report
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.inference.config import FlowConfig, StereoConfig
-from fg_depth_ros.nodes.common.codes import INPUTS, TRUTH_TOPICS
+from fg_depth_ros.nodes.common.topics import INPUTS, TRUTH_TOPICS
 from fg_depth_ros.resources import module_command
 
 DEPTH_NODE, EVALUATOR = "stereo_depth_node", "replay_evaluator_node"

@@ -25,7 +25,7 @@ from support.nodes import QUICK, Bench, pair_messages, wall
 from support.truth import with_messages
 from support.waiting import wait_until
 
-from fg_depth_ros.apps.live_evaluation import INPUTS, BagInputs, BagsEvaluation
+from fg_depth_ros.apps.live_evaluation import BagInputs, BagsEvaluation
 from fg_depth_ros.apps.processes import ProcessGroup
 from fg_depth_ros.data.bags.storage import COMPRESSED, DISPARITY, IMAGE, INFO
 from fg_depth_ros.data.bags.writing import write_stereo_bag
@@ -37,6 +37,7 @@ from fg_depth_ros.evaluation.replay.pictures import WorstPairs
 from fg_depth_ros.evaluation.reports.page import Picture
 from fg_depth_ros.files import FileError
 from fg_depth_ros.nodes.common.codes import FaultCode
+from fg_depth_ros.nodes.common.topics import INPUTS
 from fg_depth_ros.nodes.evaluator.parameters import REPLAY_EVALUATOR
 from fg_depth_ros.nodes.players.bag_player import BagPlayerNode
 from fg_depth_ros.nodes.players.parameters import BAG_PLAYER

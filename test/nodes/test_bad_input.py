@@ -19,7 +19,8 @@ from fg_depth_ros.data.io.messages import MessageError, depth_to_array, fill_ima
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.nodes.common.codes import CALIBRATION_FAULTS, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, fault_codes
-from fg_depth_ros.nodes.common.synchronizing import INPUTS, StereoMessages
+from fg_depth_ros.nodes.common.synchronizing import StereoMessages
+from fg_depth_ros.nodes.common.topics import INPUTS
 from fg_depth_ros.nodes.stereo_depth import worker
 from fg_depth_ros.nodes.stereo_depth.decoding import PairDecoder, StereoImages
 from fg_depth_ros.nodes.stereo_depth.pair_checks import FeatureCheck

@@ -15,8 +15,8 @@ from sensor_msgs.msg import CameraInfo, Image
 from fg_depth_ros.apps.camera_presets import PRESETS, namespaces_of, preset
 from fg_depth_ros.data.io.formats import MONO16_WHITE
 from fg_depth_ros.data.io.messages import MessageError, fill_image
-from fg_depth_ros.nodes.common.codes import INPUTS
 from fg_depth_ros.nodes.common.synchronizing import StereoMessages
+from fg_depth_ros.nodes.common.topics import INPUTS
 from fg_depth_ros.nodes.stereo_depth.decoding import PairDecoder
 
 IDENTITY = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]

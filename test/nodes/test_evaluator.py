@@ -38,8 +38,8 @@ from fg_depth_ros.evaluation.reports.report import read_report
 from fg_depth_ros.geometry import disparity_to_depth, organised_points
 from fg_depth_ros.geometry.rectification import Rectification
 from fg_depth_ros.inference import SearchRange
-from fg_depth_ros.nodes.common.codes import INPUTS
 from fg_depth_ros.nodes.common.rectifying import PairRectifier
+from fg_depth_ros.nodes.common.topics import INPUTS
 from fg_depth_ros.nodes.evaluator.node import ReplayEvaluatorNode
 from fg_depth_ros.nodes.evaluator.pair_messages import Snapshot, published_pair
 from fg_depth_ros.nodes.players.stereo_player import camera_infos

@@ -12,7 +12,7 @@ from fg_depth_ros.data.datasets.stereo import motorcycle
 from fg_depth_ros.data.io.messages import MessageError, MessageFault, stamp_ns
 from fg_depth_ros.geometry import Support
 from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator, StereoEstimate
-from fg_depth_ros.nodes.common.synchronizing import INPUTS
+from fg_depth_ros.nodes.common.topics import INPUTS
 from fg_depth_ros.nodes.stereo_depth.pair_checks import SwappedPairCheck
 
 TOPICS = {name: f"/{name}" for name in INPUTS}

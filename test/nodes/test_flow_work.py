@@ -17,7 +17,7 @@ from support.waiting import wait_until
 from fg_depth_ros.data.io import messages
 from fg_depth_ros.networks import ModelCard, create_model, save_checkpoint
 from fg_depth_ros.nodes.common.codes import FaultCode
-from fg_depth_ros.nodes.common.synchronizing import INPUTS
+from fg_depth_ros.nodes.common.topics import INPUTS
 from fg_depth_ros.nodes.stereo_depth.pair_checks import VerticalFlowCheck
 from fg_depth_ros.nodes.stereo_depth.worker import TemporalFlow
 

@@ -26,7 +26,7 @@ from fg_depth_ros.data.io.formats import write_image
 from fg_depth_ros.data.io.messages import depth_to_array, image_to_array, stamp_ns
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
-from fg_depth_ros.nodes.common.codes import INPUTS
+from fg_depth_ros.nodes.common.topics import INPUTS
 from fg_depth_ros.nodes.players import stereo_player
 from fg_depth_ros.nodes.players.source import ENCODINGS, PairSource, encode_image, write_drive
 

@@ -15,7 +15,8 @@ from support.raw_cameras import SIZE, RawRig, share_true
 
 from fg_depth_ros.data.io.messages import MessageError, fill_image
 from fg_depth_ros.geometry import StereoRig
-from fg_depth_ros.nodes.common.synchronizing import INPUTS, StereoMessages
+from fg_depth_ros.nodes.common.synchronizing import StereoMessages
+from fg_depth_ros.nodes.common.topics import INPUTS
 from fg_depth_ros.nodes.stereo_depth.decoding import PairDecoder
 
 RAW = {f"{side}/image_rect": f"{side}/image_raw" for side in ("left", "right")}

@@ -16,7 +16,7 @@ from support.nodes import KINDS, OTHER_KINDS, use_shared_memory_profile
 from support.waiting import wait_until
 
 from fg_depth_ros.apps import node_weights
-from fg_depth_ros.nodes.common.codes import INPUTS
+from fg_depth_ros.nodes.common.topics import INPUTS
 from fg_depth_ros.nodes.data_logger.node import DataLoggerNode
 from fg_depth_ros.nodes.evaluator.node import ReplayEvaluatorNode
 from fg_depth_ros.nodes.players.bag_player import BagPlayerNode

@@ -36,10 +36,11 @@ from fg_depth_ros.inference import (
     StereoDepthEstimator,
 )
 from fg_depth_ros.networks import ModelCard, create_model, import_checkpoint, save_checkpoint
-from fg_depth_ros.nodes.common.codes import INPUTS, FaultCode
+from fg_depth_ros.nodes.common.codes import FaultCode
 from fg_depth_ros.nodes.common.diagnostics import fault_codes
 from fg_depth_ros.nodes.common.missing_pairs import images_beside
 from fg_depth_ros.nodes.common.synchronizing import input_topics
+from fg_depth_ros.nodes.common.topics import INPUTS
 
 SCENE = wall()
 PAIR = pair_messages(SCENE)

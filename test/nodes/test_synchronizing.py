@@ -13,7 +13,8 @@ from fg_depth_ros.compat import message_filters as drop_in
 from fg_depth_ros.compat.message_filters import SimpleFilter
 from fg_depth_ros.nodes.common.codes import FaultCode
 from fg_depth_ros.nodes.common.missing_pairs import explain_no_pair, why_silent
-from fg_depth_ros.nodes.common.synchronizing import INPUTS, PairSynchronizer, StereoMessages
+from fg_depth_ros.nodes.common.synchronizing import PairSynchronizer, StereoMessages
+from fg_depth_ros.nodes.common.topics import INPUTS
 
 LEFT, RIGHT, LEFT_INFO, RIGHT_INFO = range(4)
 

@@ -14,7 +14,7 @@ import yaml
 pytest.importorskip("rclpy", reason="the tables of topics and parameters need rclpy")
 
 from fg_depth_ros.geometry.depth_colour import colour_table
-from fg_depth_ros.nodes.common.codes import INPUTS
+from fg_depth_ros.nodes.common.topics import INPUTS
 from fg_depth_ros.nodes.players.parameters import STEREO_PLAYER
 from fg_depth_ros.nodes.stereo_depth.outputs import TOPICS
 

@@ -26,7 +26,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fg_depth_ros.nodes.common.codes import INPUTS
+from fg_depth_ros.nodes.common.topics import INPUTS
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

@@ -10,15 +10,6 @@ from __future__ import annotations
 
 from enum import Enum
 
-INPUTS = ("left/image_rect", "right/image_rect", "left/camera_info", "right/camera_info")
-"""Topics of a stereo pair, before remapping."""
-TRUTH_TOPICS = {
-    "raw": "ground_truth/depth",
-    "compressedDepth": "ground_truth/depth/compressedDepth",
-    "disparity": "ground_truth/disparity",
-}
-"""Topic of true depth, before remapping, by the evaluator's parameter ``truth_transport``."""
-
 
 class Code(str, Enum):
     """A string with a fixed set of values; formats and compares as its value."""

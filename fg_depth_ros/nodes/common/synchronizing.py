@@ -19,10 +19,11 @@ from fg_depth_ros.compat import load_message_filters
 from fg_depth_ros.compat.message_filters import SimpleFilter
 from fg_depth_ros.data.io.messages import stamp_ns
 from fg_depth_ros.data.io.video_packets import IMAGE_TRANSPORTS
-from fg_depth_ros.nodes.common.codes import INPUTS, FaultCode
+from fg_depth_ros.nodes.common.codes import FaultCode
 from fg_depth_ros.nodes.common.message_classes import message_class
 from fg_depth_ros.nodes.common.missing_pairs import LostImages, UnpairedInputs
 from fg_depth_ros.nodes.common.parameters import AtStart, DeclaredParameters, Parameter
+from fg_depth_ros.nodes.common.topics import INPUTS
 
 SYNC_PARAMETERS = (
     AtStart("approximate_sync", False, "Match stamps that differ by up to `sync_slop`. Without it they must be equal."),

@@ -31,13 +31,13 @@ from fg_depth_ros.nodes.common.missing_pairs import explain_no_pair
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
 from fg_depth_ros.nodes.common.qos import CameraInfoSubscription, naming_overrides, overridable, subscription_events
 from fg_depth_ros.nodes.common.synchronizing import (
-    INPUTS,
     PairSynchronizer,
     StereoMessages,
     clock_has_ended,
     input_topics,
     input_types,
 )
+from fg_depth_ros.nodes.common.topics import INPUTS
 from fg_depth_ros.nodes.common.video import VideoStream
 from fg_depth_ros.recording.definitions import Message, Topic
 

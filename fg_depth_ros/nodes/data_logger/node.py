@@ -32,7 +32,8 @@ from fg_depth_ros.nodes.common import diagnostics
 from fg_depth_ros.nodes.common.codes import NodeState
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Fault, Faults
 from fg_depth_ros.nodes.common.running import run_node
-from fg_depth_ros.nodes.common.synchronizing import INPUTS, StereoMessages
+from fg_depth_ros.nodes.common.synchronizing import StereoMessages
+from fg_depth_ros.nodes.common.topics import INPUTS
 from fg_depth_ros.nodes.data_logger.inputs import INPUT_FAULTS, LoggerInputs
 from fg_depth_ros.nodes.data_logger.parameters import DATA_LOGGER, TRIGGER_LIMITS, recorder_config
 from fg_depth_ros.nodes.data_logger.topics import TOPIC_FAULTS, GraphTopics, Use

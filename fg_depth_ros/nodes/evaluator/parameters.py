@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from fg_depth_ros.geometry.rectification import RECTIFY
-from fg_depth_ros.nodes.common.codes import TRUTH_TOPICS
 from fg_depth_ros.nodes.common.parameters import AtStart, ParameterTable
 from fg_depth_ros.nodes.common.synchronizing import image_transport
+from fg_depth_ros.nodes.common.topics import TRUTH_TOPICS
 
 REPLAY_EVALUATOR = ParameterTable(
     "replay_evaluator_node",

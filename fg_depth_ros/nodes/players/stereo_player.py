@@ -21,8 +21,8 @@ from fg_depth_ros.data.datasets.stereo import MOTORCYCLE
 from fg_depth_ros.data.io.messages import fill_image
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import RigError, StereoRig
-from fg_depth_ros.nodes.common.codes import INPUTS, TRUTH_TOPICS
 from fg_depth_ros.nodes.common.qos import naming_overrides, overridable
+from fg_depth_ros.nodes.common.topics import INPUTS, TRUTH_TOPICS
 from fg_depth_ros.nodes.players.parameters import STEREO_PLAYER
 from fg_depth_ros.nodes.players.playing import CLOCK_RATE, PlayerNode, SubscriberWait, run_player
 from fg_depth_ros.nodes.players.source import NO_WORLD, PairSource, encode_image, write_drive

@@ -24,12 +24,12 @@ from fg_depth_ros.nodes.common.qos import (
     subscription_events,
 )
 from fg_depth_ros.nodes.common.synchronizing import (
-    INPUTS,
     PairSynchronizer,
     StereoMessages,
     clock_has_ended,
     input_types,
 )
+from fg_depth_ros.nodes.common.topics import INPUTS
 from fg_depth_ros.nodes.common.video import PacketSubscriber, VideoStream
 
 PAIR_FAULTS = (
