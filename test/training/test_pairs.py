@@ -15,18 +15,15 @@ from fg_depth_ros.data.io.formats import read_image, write_image
 from fg_depth_ros.files import FileError
 from fg_depth_ros.training.depth.batch import TeacherPrediction
 from fg_depth_ros.training.depth.config import MaskConfig
-from fg_depth_ros.training.depth.pairs import (
+from fg_depth_ros.training.depth.pair_checks import (
     BadPair,
-    PairCounts,
     RectificationCheck,
     check_pair,
     checked_images,
-    open_pair_sets,
-    prepare_set,
     rectification_check,
     remove_doffs,
-    split_frames,
 )
+from fg_depth_ros.training.depth.pairs import PairCounts, open_pair_sets, prepare_set, split_frames
 from fg_depth_ros.training.depth.teacher import PredictionCache, Teacher
 
 MASK = MaskConfig(max_disparity=0)

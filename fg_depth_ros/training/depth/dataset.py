@@ -18,7 +18,8 @@ from fg_depth_ros.synthesis.world.generator import WorldBatch, WorldGenerator
 from fg_depth_ros.training.depth.batch import PairBatch, TeacherPrediction, concatenated
 from fg_depth_ros.training.depth.config import MaskConfig
 from fg_depth_ros.training.depth.flow_mask import masked
-from fg_depth_ros.training.depth.pairs import BadPair, PairCounts, TrainingPair, checked_images, remove_doffs, to_tensor
+from fg_depth_ros.training.depth.pair_checks import BadPair, checked_images, remove_doffs, to_tensor
+from fg_depth_ros.training.depth.pairs import PairCounts, TrainingPair
 from fg_depth_ros.training.depth.teacher import PredictionCache
 from fg_depth_ros.training.scene_pool import ScenePool
 from fg_depth_ros.training.stream import shuffled

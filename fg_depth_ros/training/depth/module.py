@@ -17,7 +17,8 @@ from fg_depth_ros.training.depth.config import SCHEDULES, DistillTraining, MaskC
 from fg_depth_ros.training.depth.dataset import MixedBatch
 from fg_depth_ros.training.depth.flow_mask import masked, match_inside
 from fg_depth_ros.training.depth.losses import depth_loss
-from fg_depth_ros.training.depth.pairs import MIN_SHARE, PairCounts
+from fg_depth_ros.training.depth.pair_checks import MIN_SHARE
+from fg_depth_ros.training.depth.pairs import PairCounts
 from fg_depth_ros.training.depth.teacher import Teacher, prediction_from_truth
 from fg_depth_ros.training.loop import TrainingModule
 

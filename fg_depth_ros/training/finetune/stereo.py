@@ -26,7 +26,8 @@ from fg_depth_ros.progress import Track, no_progress
 from fg_depth_ros.training.callbacks import Validation
 from fg_depth_ros.training.depth.batch import PairBatch
 from fg_depth_ros.training.depth.dataset import PairDataset, load_whole
-from fg_depth_ros.training.depth.pairs import BadPair, PairSplit, TrainingPair, prepare_pairs
+from fg_depth_ros.training.depth.pair_checks import BadPair
+from fg_depth_ros.training.depth.pairs import PairSplit, TrainingPair, prepare_pairs
 from fg_depth_ros.training.finetune.config import StereoFinetuning
 from fg_depth_ros.training.loop import TrainingModule, fit
 from fg_depth_ros.training.photometric import masked_mean, photometric_error, smoothness_loss, warp_source
