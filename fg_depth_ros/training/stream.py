@@ -61,11 +61,6 @@ def shuffled(number: int, count: int, seed: int) -> np.ndarray:
     return np.roll(np.random.default_rng([seed, 0, epoch]).permutation(count), -position)
 
 
-def image_of(images: torch.Tensor) -> np.ndarray:
-    """Return the first of N x 3 x H x W images as H x W x 3 on the CPU, of the same type."""
-    return np.ascontiguousarray(images[0].permute(1, 2, 0).cpu().numpy())
-
-
 def evenly(samples: Sequence[Any], count: int) -> list[int]:
     """Return the ascending indices of up to ``count`` samples, spread evenly."""
     count = min(count, len(samples))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 
@@ -61,22 +59,6 @@ class DistillBatch(NamedTuple):
     """float32 m: > 0 if the source camera stands to the right of the target camera, < 0 for a mirrored pair."""
     truth: Tensor
     """N x 1 x H x W float32, depth of the target view in m, NaN where it is not known."""
-
-
-Batch = TypeVar("Batch", PairBatch, TeacherPrediction)
-
-
-def moved(batch: Batch, device: torch.device) -> Batch:
-    """Return the tensors of a batch on the device; None stays None."""
-    tensors: list[Any] = [None if tensor is None else tensor.to(device) for tensor in batch]
-    return type(batch)(*tensors)
-
-
-def concatenated(batches: Sequence[Batch]) -> Batch:
-    """Concatenate batches field by field; a field that one of them lacks is None."""
-    fields = zip(*batches, strict=True)
-    whole: list[Any] = [None if any(part is None for part in field) else torch.cat(field) for field in fields]
-    return type(batches[0])(*whole)
 
 
 def per_pixel(values: Tensor) -> Tensor:

@@ -15,10 +15,11 @@ from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig, disparity_to_depth
 from fg_depth_ros.geometry.resize import resize_image, resize_nearest, size_with_area
 from fg_depth_ros.synthesis.world.generator import WorldBatch, WorldGenerator
-from fg_depth_ros.training.depth.batch import PairBatch, TeacherPrediction, concatenated
+from fg_depth_ros.training.batches import concatenated, separated, to_tensor
+from fg_depth_ros.training.depth.batch import PairBatch, TeacherPrediction
 from fg_depth_ros.training.depth.config import MaskConfig
 from fg_depth_ros.training.depth.flow_mask import masked
-from fg_depth_ros.training.depth.pair_checks import BadPair, checked_images, remove_doffs, to_tensor
+from fg_depth_ros.training.depth.pair_checks import BadPair, checked_images, remove_doffs
 from fg_depth_ros.training.depth.pairs import PairCounts, TrainingPair
 from fg_depth_ros.training.depth.teacher import PredictionCache
 from fg_depth_ros.training.scene_pool import ScenePool
@@ -184,7 +185,7 @@ class SceneDataset:
     def _views(self, shape: int, numbers: Sequence[int]) -> list[list[PairBatch]]:
         # The shapes count through different scenes.
         scenes = self._render(shape, [number * len(self.renderers) + shape for number in numbers])
-        return [[PairBatch(*(field[i : i + 1] for field in scenes))] for i in range(len(numbers))]
+        return [[scene] for scene in separated(scenes)]
 
     def _render(self, shape: int, numbers: Sequence[int]) -> PairBatch:
         renderer = self.renderers[shape]

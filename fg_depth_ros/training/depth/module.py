@@ -10,9 +10,10 @@ import torch
 
 from fg_depth_ros.distributed import process_rank
 from fg_depth_ros.networks import DepthNetwork, load_resnet
+from fg_depth_ros.training.batches import concatenated, moved
 from fg_depth_ros.training.config import check_multiple
 from fg_depth_ros.training.depth.augmentation import augment
-from fg_depth_ros.training.depth.batch import DistillBatch, PairBatch, TeacherPrediction, concatenated, moved
+from fg_depth_ros.training.depth.batch import DistillBatch, PairBatch, TeacherPrediction
 from fg_depth_ros.training.depth.config import SCHEDULES, DistillTraining, MaskConfig
 from fg_depth_ros.training.depth.dataset import MixedBatch
 from fg_depth_ros.training.depth.flow_mask import masked, match_inside

@@ -77,12 +77,6 @@ def remove_doffs(left: np.ndarray, right: np.ndarray, rig: StereoRig) -> tuple[n
     return left, right, rig
 
 
-def to_tensor(image: np.ndarray) -> torch.Tensor:
-    """Return H x W x C as 1 x C x H x W of the same type (not divided by 255)."""
-    # Copied where it is read-only: images of a bag lie in the message.
-    return torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)[None]
-
-
 class RectificationCheck(NamedTuple):
     """Result of ``rectification_check``.
 

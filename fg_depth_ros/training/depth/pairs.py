@@ -21,6 +21,7 @@ from fg_depth_ros.data.samples import StereoSample, frame_slice
 from fg_depth_ros.distributed import process_rank
 from fg_depth_ros.files import FileError
 from fg_depth_ros.progress import Track, no_progress
+from fg_depth_ros.training.batches import to_tensor
 from fg_depth_ros.training.depth.batch import TeacherPrediction
 from fg_depth_ros.training.depth.config import MaskConfig
 from fg_depth_ros.training.depth.pair_checks import (
@@ -30,7 +31,6 @@ from fg_depth_ros.training.depth.pair_checks import (
     checked_images,
     rectification_check,
     remove_doffs,
-    to_tensor,
 )
 from fg_depth_ros.training.depth.teacher import PredictionCache, Teacher
 from fg_depth_ros.training.stream import evenly

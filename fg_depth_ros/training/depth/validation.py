@@ -9,9 +9,9 @@ import torch
 
 from fg_depth_ros.data.samples import DepthSample
 from fg_depth_ros.evaluation.depth import DepthTask
+from fg_depth_ros.training.batches import image_of
 from fg_depth_ros.training.callbacks import Evaluate, Validation
 from fg_depth_ros.training.depth.batch import PairBatch, TeacherPrediction
-from fg_depth_ros.training.stream import image_of
 
 MONITOR = "abs_rel"
 """The figure that selects the best weights: the mean of the AbsRel of all validation sets."""

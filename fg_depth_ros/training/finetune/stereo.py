@@ -23,6 +23,7 @@ from fg_depth_ros.files import FileError
 from fg_depth_ros.networks.flow import pad_to_multiple
 from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE, StereoPrediction
 from fg_depth_ros.progress import Track, no_progress
+from fg_depth_ros.training.batches import concatenated
 from fg_depth_ros.training.callbacks import Validation
 from fg_depth_ros.training.depth.batch import PairBatch
 from fg_depth_ros.training.depth.dataset import PairDataset, load_whole
@@ -154,8 +155,9 @@ class WindowDataset:
             rng = np.random.default_rng([self.pairs.seed, 1, number])
             tall, wide = pair.left.shape[-2:]
             y, x = int(rng.integers(tall - self.height + 1)), int(rng.integers(wide - self.width + 1))
-            cut.append([image[..., y : y + self.height, x : x + self.width] for image in (pair.left, pair.right)])
-        return Windows(*(torch.cat(side) for side in zip(*cut, strict=True)))
+            views = (image[..., y : y + self.height, x : x + self.width] for image in (pair.left, pair.right))
+            cut.append(Windows(*views))
+        return concatenated(cut)
 
 
 class SelfSupervisedModule(TrainingModule):

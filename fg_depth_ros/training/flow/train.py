@@ -24,6 +24,7 @@ from fg_depth_ros.synthesis.chairs import ChairsGenerator, FlowBatch
 from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_cutouts
 from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
 from fg_depth_ros.synthesis.world.generator import WorldGenerator
+from fg_depth_ros.training.batches import concatenated, image_of, separated, to_tensor
 from fg_depth_ros.training.callbacks import Evaluate, Validation
 from fg_depth_ros.training.config import check_multiple
 from fg_depth_ros.training.flow.augmentation import Augmenter, FlowPairs
@@ -31,7 +32,7 @@ from fg_depth_ros.training.flow.config import SCHEDULES, FlowTraining
 from fg_depth_ros.training.flow.losses import flow_loss
 from fg_depth_ros.training.loop import VALIDATION_SEED, TrainingModule, fit, photo_sources
 from fg_depth_ros.training.scene_pool import MixedScenes, ScenePool
-from fg_depth_ros.training.stream import DataStream, evenly, image_of, scene_numbers, shuffled
+from fg_depth_ros.training.stream import DataStream, evenly, scene_numbers, shuffled
 
 MakeFlowBatch = Callable[[Sequence[int]], FlowBatch]
 
@@ -96,21 +97,17 @@ def scene_batches(
     """
 
     def views_of(render: MakeFlowBatch, numbers: list[int]) -> list[list[FlowBatch]]:
-        batch = render(numbers)
-        return [[FlowBatch(*(field[i : i + 1] for field in batch))] for i in range(len(numbers))]
+        return [[scene] for scene in separated(render(numbers))]
 
     def use(scene: FlowBatch, rng: np.random.Generator) -> FlowPairs:
         return augmenter(scene, [int(rng.integers(2**31))])
 
-    def collate(pairs: Sequence[FlowPairs]) -> FlowPairs:
-        return FlowPairs(*(torch.cat(field) for field in zip(*pairs, strict=True)))
-
     scenes = MixedScenes(partial(views_of, make), partial(views_of, world), share=config.world, seed=config.seed)
     if config.uses == 1:
-        return lambda numbers: collate(
+        return lambda numbers: concatenated(
             [augmenter(scene, [n]) for n, (scene,) in zip(numbers, scenes(numbers), strict=True)]
         )
-    return ScenePool(scenes, use, collate, size=config.pool, uses=config.uses, seed=config.seed).batch
+    return ScenePool(scenes, use, concatenated, size=config.pool, uses=config.uses, seed=config.seed).batch
 
 
 class _TrainingData(NamedTuple):
@@ -177,7 +174,7 @@ class FolderPairs:
         for number in numbers:
             sample = self.samples[shuffled(number, len(self.samples), self.seed)[0]]
             cut.append(self._window(self.whole(sample), number))
-        return FlowBatch(*(torch.cat(field) for field in zip(*cut, strict=True)))
+        return concatenated(cut)
 
     def _window(self, whole: FlowBatch, number: int) -> FlowBatch:
         height, width = whole.first.shape[-2:]
@@ -193,11 +190,11 @@ class FolderPairs:
     @staticmethod
     def whole(sample: FlowSample) -> FlowBatch:
         """Return one pair at its own size; ``occluded`` is False everywhere where the set does not say."""
-        first, second = (torch.from_numpy(np.ascontiguousarray(i)).permute(2, 0, 1)[None] for i in sample.images())
+        first, second = map(to_tensor, sample.images())
         truth, hidden = sample.truth(), sample.occluded()
         if truth is None:
             raise FileError(f"{sample.name}: no true flow next to {sample.first}; a training needs it")
-        flow = torch.from_numpy(np.ascontiguousarray(truth)).permute(2, 0, 1)[None]
+        flow = to_tensor(truth)
         valid = torch.isfinite(flow).all(1, keepdim=True)
         occluded = torch.zeros_like(valid) if hidden is None else torch.from_numpy(hidden)[None, None] & valid
         return FlowBatch(first, second, torch.where(valid, flow, torch.zeros_like(flow)), valid, occluded)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,13 +13,14 @@ from fg_depth_ros.evaluation.stereo import StereoTask
 from fg_depth_ros.synthesis.stereo import StereoBatch, StereoSceneGenerator
 from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
 from fg_depth_ros.synthesis.world.generator import WorldGenerator
+from fg_depth_ros.training.batches import concatenated, image_of, separated
 from fg_depth_ros.training.callbacks import Evaluate, Validation
 from fg_depth_ros.training.loop import VALIDATION_SEED, TrainingModule, fit, photo_sources
 from fg_depth_ros.training.scene_pool import MixedScenes, ScenePool
 from fg_depth_ros.training.stereo.augmentation import MARGIN, StereoAugmentation
 from fg_depth_ros.training.stereo.config import StereoTraining
 from fg_depth_ros.training.stereo.losses import stereo_loss
-from fg_depth_ros.training.stream import DataStream, image_of, scene_numbers
+from fg_depth_ros.training.stream import DataStream, scene_numbers
 
 
 class StereoModule(TrainingModule):
@@ -62,7 +62,7 @@ def train_stereo(config: StereoTraining, extra: Evaluate | None = None) -> Path:
         wide, high = (int(MARGIN * side) for side in (config.width, config.height))
         renderer = scene_renderer(atlas, wide, high, world=config.world, seed=config.seed, device=device)
         pool = ScenePool(
-            renderer, StereoAugmentation(config.width, config.height), _collate,
+            renderer, StereoAugmentation(config.width, config.height), concatenated,
             size=config.pool, uses=config.uses, seed=config.seed,
         )  # fmt: skip
         if device.type == "cpu":
@@ -90,22 +90,14 @@ def scene_renderer(
     streets_and_rooms = WorldGenerator(atlas, None, width, height, seed, device)
 
     def from_layers(numbers: list[int]) -> list[list[StereoBatch]]:
-        pairs = _split(layered.batch(numbers, mirrored=True))
+        pairs = separated(layered.batch(numbers, mirrored=True))
         return [[pairs[i], pairs[i + len(numbers)]] for i in range(len(numbers))]
 
     def from_world(numbers: list[int]) -> list[list[StereoBatch]]:
         batch = streets_and_rooms.batch(numbers)
-        return [[pair] for pair in _split(StereoBatch(batch.left, batch.right, batch.disparity, batch.occluded))]
+        return [[pair] for pair in separated(StereoBatch(batch.left, batch.right, batch.disparity, batch.occluded))]
 
     return MixedScenes(from_layers, from_world, share=world, seed=seed)
-
-
-def _split(batch: StereoBatch) -> list[StereoBatch]:
-    return [StereoBatch(*(field[i : i + 1] for field in batch)) for i in range(len(batch.left))]
-
-
-def _collate(pairs: Sequence[StereoBatch]) -> StereoBatch:
-    return StereoBatch(*(torch.cat(field) for field in zip(*pairs, strict=True)))
 
 
 def rendered_stereo_sample(scene: StereoBatch) -> StereoSample:
