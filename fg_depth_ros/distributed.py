@@ -35,6 +35,15 @@ def process_rank() -> tuple[int, int]:
     return rank, ranks
 
 
+def own_share_first(count: int) -> list[int]:
+    """Return the numbers of ``count`` items, this process's share of them first, then those of the others.
+
+    For work whose results lie in a cache: when a process comes to the share of another one, it is done.
+    """
+    rank, ranks = process_rank()
+    return sorted(range(count), key=lambda i: ((i - rank) % ranks, i))
+
+
 def shared_map(items: Sequence[Item], work: Callable[[Sequence[Item]], list[Result]]) -> list[Result]:
     """Return ``work`` of all items, in their order, in every process; each works on every n-th of them.
 

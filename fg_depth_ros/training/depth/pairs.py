@@ -18,7 +18,7 @@ from fg_depth_ros.data.bags.pairs import BagImage
 from fg_depth_ros.data.datasets.layouts import collect_sets, list_images
 from fg_depth_ros.data.datasets.stereo import open_stereo
 from fg_depth_ros.data.samples import StereoSample, frame_slice
-from fg_depth_ros.distributed import process_rank
+from fg_depth_ros.distributed import own_share_first, process_rank
 from fg_depth_ros.files import FileError
 from fg_depth_ros.progress import Track, no_progress
 from fg_depth_ros.training.batches import to_tensor
@@ -262,9 +262,9 @@ def prepare_set(
     mask: MaskConfig | None = None, track: Track = no_progress, skip_unusable: bool = False,
 ) -> tuple[list[TrainingPair], PairCounts]:  # fmt: skip
     """Prepare one set as ``prepare_pairs`` does; return the usable pairs and the counts."""
-    (rank, ranks), counts = process_rank(), PairCounts()
+    counts = PairCounts()
     checked: dict[int, TrainingPair | BadPair] = {}
-    order = sorted(range(len(pairs)), key=lambda i: ((i - rank) % ranks, i))
+    order = own_share_first(len(pairs))
     for i in track(order, f"checking {name}", len(order)):
         found = checked[i] = _checked(pairs[i], teacher, cache, mask or MaskConfig())
         if isinstance(found, BadPair):
@@ -278,7 +278,7 @@ def prepare_set(
         except FileError as error:
             if not skip_unusable:
                 raise
-            if rank == 0:
+            if process_rank()[0] == 0:
                 _LOG.warning("left out: %s", error)
     return [one for i in range(len(pairs)) if isinstance(one := checked[i], TrainingPair)], counts
 

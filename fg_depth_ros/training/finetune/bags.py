@@ -17,7 +17,7 @@ from fg_depth_ros.data.bags.files import storage_files
 from fg_depth_ros.data.bags.folders import bag_names, find_bags
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.samples import StereoSample
-from fg_depth_ros.distributed import process_rank
+from fg_depth_ros.distributed import own_share_first, process_rank
 from fg_depth_ros.files import FileError, write_json
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.progress import Track, no_progress
@@ -73,8 +73,7 @@ def open_recordings(
     empty = nowhere. Raises FileError: no bag, none that can be used, or too few pairs for the parts.
     """
     found = find_bags(paths)
-    rank, ranks = process_rank()
-    order = sorted(range(len(found)), key=lambda i: ((i - rank) % ranks, i))
+    order = own_share_first(len(found))
     checked: dict[int, tuple[dict[str, Any], list[StereoSample]]] = {}
     for i in track(order, "checking bags", len(order)):
         checked[i] = _checked(found[i], dict(options or {}), Path(notes) if notes else None)
@@ -90,7 +89,7 @@ def open_recordings(
         bags.append({"name": name, **bag, "parts": {}})
         if bag["usable"]:
             sets[name] = pairs
-    if rank == 0:
+    if process_rank()[0] == 0:
         _log_problems(bags)
     if not sets:
         reasons = "; ".join(problem_text(bag) for bag in bags)
