@@ -278,11 +278,7 @@ def bag_transforms(bag: BagStorage) -> list[Transform]:
         except Exception as error:  # damaged data breaks a parser in any way
             raise FileError(f"{where}: no whole {TF_MESSAGE} ({error}); give the transforms in a file") from error
         for each in sent:
-            shift, turn = each.transform.translation, each.transform.rotation
-            one = Transform.of(
-                each.header.frame_id, each.child_frame_id, (shift.x, shift.y, shift.z),
-                (turn.x, turn.y, turn.z, turn.w), where,
-            )  # fmt: skip
+            one = Transform.from_message(each, where)
             found[one.parent, one.child] = one
     return list(found.values())
 

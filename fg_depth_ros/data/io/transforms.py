@@ -54,6 +54,13 @@ class Transform:
         matrix[:3, 3] = shift
         return cls(_frame(parent), _frame(child), matrix)
 
+    @classmethod
+    def from_message(cls, message: Any, where: str) -> Transform:
+        """Make one of a geometry_msgs/TransformStamped. Raises FileError, naming ``where``: it holds none."""
+        shift, turn = message.transform.translation, message.transform.rotation
+        translation, rotation = (shift.x, shift.y, shift.z), (turn.x, turn.y, turn.z, turn.w)
+        return cls.of(message.header.frame_id, message.child_frame_id, translation, rotation, where)
+
 
 def _frame(name: str) -> str:
     return name.removeprefix("/")  # as ROS 1 wrote them

@@ -48,12 +48,8 @@ class Frames:
     def add(self, message: Any, static: bool) -> None:
         """Take over the transforms of a TFMessage; what is no transform is left out."""
         for each in message.transforms:
-            shift, turn = each.transform.translation, each.transform.rotation
             try:
-                found = Transform.of(
-                    each.header.frame_id, each.child_frame_id, (shift.x, shift.y, shift.z),
-                    (turn.x, turn.y, turn.z, turn.w), "/tf",
-                )  # fmt: skip
+                found = Transform.from_message(each, "/tf")
             except FileError:
                 continue
             with self._lock:
