@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import io
 import json
 import logging
@@ -70,6 +71,15 @@ def read_bytes(path: str | Path, limit: int = _LARGEST_FILE) -> bytes:
             return file.read()
         except OSError as error:
             raise FileError(f"{path}: cannot be read ({error.strerror}); check the disk") from error
+
+
+def file_sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file's content, as hexadecimal digits. Raises OSError: it cannot be read."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:

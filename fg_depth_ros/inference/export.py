@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 
 from fg_depth_ros import __version__
-from fg_depth_ros.files import atomic_write, write_json
+from fg_depth_ros.files import atomic_write, file_sha256, write_json
 from fg_depth_ros.geometry.resize import resize_image
 from fg_depth_ros.inference.engines import EngineError, Program
 from fg_depth_ros.inference.engines.openvino_engine import load_model_file, save_model
@@ -124,8 +123,8 @@ def export_network(
         for path, content in ((weights_file, tensors), (files["openvino"], xml)):
             with atomic_write(path) as unfinished:
                 unfinished.write_bytes(content)
-        hashes[weights_file.name] = _sha256(weights_file)
-    hashes |= {path.name: _sha256(path) for path in files.values()}
+        hashes[weights_file.name] = file_sha256(weights_file)
+    hashes |= {path.name: file_sha256(path) for path in files.values()}
     shape = [1, None, None] if dynamic else [1, height, width]
     description = out / f"{card.name}.json"
     document: dict[str, Any] = {
@@ -180,7 +179,3 @@ def _opened(name: str, path: Path, program: Program) -> Callable[..., tuple[np.n
     if name == "openvino":
         return load_model_file(path, program)
     return engine.load(path.read_bytes(), program, "float32", _CPU)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

