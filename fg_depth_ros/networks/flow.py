@@ -7,6 +7,9 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
+IMAGE_MEAN = (0.45, 0.432, 0.411)
+"""Red, green and blue, of 1, that the FlowNets subtract from their input."""
+
 
 class FlowPrediction(NamedTuple):
     """Prediction of a flow network for N pairs of frames.

@@ -14,11 +14,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from fg_depth_ros.networks.correlation import correlate_window
-from fg_depth_ros.networks.flow import FlowPrediction, pad_to_multiple
+from fg_depth_ros.networks.flow import IMAGE_MEAN, FlowPrediction, pad_to_multiple
 
 NORMALIZATIONS = ("fixed", "pair_mean")
 CHANNEL_ORDERS = ("rgb", "bgr")
-_IMAGE_MEAN = (0.45, 0.432, 0.411)  # red, green, blue
 _SLOPE = 0.1
 _SEARCH_RADIUS, _SEARCH_STRIDE = 20, 2  # feature pixels at 1/8: +-160 px of the image in steps of 16
 
@@ -56,7 +55,7 @@ class FlowNetwork(nn.Module):
         }  # fmt: skip
         self.batch_norm, self.width = batch_norm, width
         self.normalization, self.channel_order, self.flow_scale = normalization, channel_order, flow_scale
-        self.register_buffer("mean", torch.tensor(_IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> FlowPrediction:
         """Estimate the flow from ``first`` to ``second``, N x 3 x H x W float RGB in [0, 1].

@@ -29,10 +29,9 @@ from fg_depth_ros.networks.blocks import (
     upsample_convex,
 )
 from fg_depth_ros.networks.correlation import correlate_window
-from fg_depth_ros.networks.flow import FlowPrediction, pad_to_multiple, warp
+from fg_depth_ros.networks.flow import IMAGE_MEAN, FlowPrediction, pad_to_multiple, warp
 from fg_depth_ros.networks.quantization import Quantizable
 
-_IMAGE_MEAN = (0.45, 0.432, 0.411)
 _MATCHING = 64  # channels of the features that are compared by the search
 _STAGES = ("at_sixteenth", "at_eighth", "at_quarter", "at_half")
 
@@ -78,7 +77,7 @@ class FlowNetLite(Quantizable):
             scale = coarsest >> i
             compared = min(4 * scale, 48)
             setattr(self, name, _Refinement(channels[-i], compared, widths[i], radii[i], scale, contexts[i - 1]))
-        self.register_buffer("mean", torch.tensor(_IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
 
     def _stages(self) -> tuple[str, ...]:
         """Return the names of the stages after the search, coarsest first."""

@@ -29,11 +29,10 @@ from fg_depth_ros.networks.blocks import (
     upsample_convex,
 )
 from fg_depth_ros.networks.correlation import correlate_near, correlate_row
-from fg_depth_ros.networks.flow import sample_at, scaled_grid
+from fg_depth_ros.networks.flow import IMAGE_MEAN, sample_at, scaled_grid
 from fg_depth_ros.networks.quantization import Quantizable
 
 SIZE_MULTIPLE = 32
-_IMAGE_MEAN = (0.45, 0.432, 0.411)
 _WINDOW = 1  # hypotheses on either side of the best one that enter the expectation
 _NEAR = 2  # radius of the refinement: pixels at 1/2 resolution, with ``fine`` also at full resolution
 _FLAT = 0.03  # slope of the brightness, of 1 in two pixels, at which the contrast of a pixel is 1/2
@@ -101,7 +100,7 @@ class FlowNetStereo(Quantizable):
         self.encoder = Encoder(half, features)
         self.aggregation = _Aggregation(self.hypotheses, features, aggregate, refine)
         self.second_look = _Refinement(half, refine, deep, fine)  # the name is part of the weights files
-        self.register_buffer("mean", torch.tensor(_IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, left: torch.Tensor, right: torch.Tensor) -> StereoPrediction:
         """Match a rectified pair.

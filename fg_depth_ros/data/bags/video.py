@@ -12,6 +12,7 @@ import numpy as np
 from fg_depth_ros.data.bags.messages import Place, message_at
 from fg_depth_ros.data.bags.storage import BagStorage
 from fg_depth_ros.data.io.video_packets import (
+    DELAYED,
     GAP,
     Decoded,
     PacketDecoder,
@@ -22,8 +23,6 @@ from fg_depth_ros.data.io.video_packets import (
     load_av,
 )
 from fg_depth_ros.files import FileError
-
-_DELAYED = 16  # images that a decoder holds back, at most
 
 
 class _Packet(NamedTuple):
@@ -137,7 +136,7 @@ class VideoTopic:
         if self._decoder is None or not key <= self._fed < index:
             self._start(key)
         last = next((k for k in range(index + 1, len(self._packets)) if self._packets[k].key), len(self._packets))
-        for k in range(self._fed + 1, min(last, index + 1 + _DELAYED)):
+        for k in range(self._fed + 1, min(last, index + 1 + DELAYED)):
             if k > index and index in self._frames:
                 break
             if not self._feed(k):
@@ -147,7 +146,7 @@ class VideoTopic:
         if index not in self._frames:  # the last images of a decoder that holds some back
             self._keep(self._decoder.end())
             self._decoder = None
-        for old in [k for k in self._frames if k < index - _DELAYED]:
+        for old in [k for k in self._frames if k < index - DELAYED]:
             del self._frames[old]
         return self._frames.get(index)
 

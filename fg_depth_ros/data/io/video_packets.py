@@ -25,6 +25,8 @@ IMAGE_TRANSPORTS = {
 """Type of the messages of a camera by image_transport's name, which follows the topic of all but raw ones."""
 GAP = 1.5
 """Packets farther apart than so many times their usual step have lost ones between them."""
+DELAYED = 16
+"""Images that a decoder holds back, at most."""
 
 _DECODERS = {"264": "h264", "avc": "h264", "265": "hevc", "hevc": "hevc", "av1": "av1", "vp8": "vp8", "vp9": "vp9"}
 _KEY_FLAG = 1  # of FFMPEGPacket.flags, FFmpeg's AV_PKT_FLAG_KEY

@@ -12,13 +12,12 @@ from std_msgs.msg import Header
 
 from fg_depth_ros.compat.message_filters import SimpleFilter
 from fg_depth_ros.data.io.messages import MessageFault, stamp_ns
-from fg_depth_ros.data.io.video_packets import GAP, PacketDecoder, PacketInfo, VideoImage, codec_of, is_grey
+from fg_depth_ros.data.io.video_packets import DELAYED, GAP, PacketDecoder, PacketInfo, VideoImage, codec_of, is_grey
 from fg_depth_ros.files import FileError
 from fg_depth_ros.nodes.common.codes import PacketDrop
 from fg_depth_ros.nodes.common.message_loss import MessageLoss, with_info
 from fg_depth_ros.nodes.common.qos import naming_overrides, overridable, subscription_events
 
-_DELAYED = 16  # images that a decoder holds back, at most
 _STEPS = 16  # between packets, for their usual step
 _FEWEST_STEPS = 4
 _WAITING = {
@@ -118,7 +117,7 @@ class VideoStream:
         if last is None or info.order == last:
             return False
         if info.order < last:  # decoded before an image that comes earlier, unless it is too far back
-            if not info.key and (step is None or last - info.order <= _DELAYED * step):
+            if not info.key and (step is None or last - info.order <= DELAYED * step):
                 self._steps.clear()
                 return False
             self._last = info.order
@@ -145,7 +144,7 @@ class VideoStream:
             for number, frame in sorted(frames.items())
             if number in self._waiting
         ]
-        for number in [number for number in self._waiting if number < self._count - _DELAYED]:
+        for number in [number for number in self._waiting if number < self._count - DELAYED]:
             del self._waiting[number]  # the decoder left it out
             self.drops[str(PacketDrop.PACKET_DAMAGED)] += 1
         return images
