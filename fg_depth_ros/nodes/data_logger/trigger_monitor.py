@@ -1,4 +1,4 @@
-"""Measure for the triggers of data_logger_node: left images, depth, labels, the depth node's diagnostics."""
+"""Measure what the triggers of data_logger_node compare with their limits: motion, disagreement, confidence, faults."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class TriggerMonitor:
                 before = None  # it was brighter, and did not move by that
             if before is not None and before.shape == image.shape:
                 self.figures["motion"] = flow = mean_flow(before, image)
-                self._evaluate("motion", above(flow, limit, "mean flow", " px"))
+                self._fire_if("motion", above(flow, limit, "mean flow", " px"))
         except (ValueError, RuntimeError) as error:  # damaged, of an encoding that no camera sends, or tiny
             self._faults.report("motion", WARN, f"no motion can be measured: {error}", code="motion")
             return
@@ -131,7 +131,7 @@ class TriggerMonitor:
         limit = self._parameters["low_confidence_share"]
         if limit and self._times["low_confidence"].due(self._now(), self._parameters["check_period"]):
             self.figures["low_confidence"] = share = confident_share(labels)
-            self._evaluate("low_confidence", below(share, limit, "share of valid pixels"))
+            self._fire_if("low_confidence", below(share, limit, "share of valid pixels"))
 
     def _check_depths(self, name: str, stamp: int, array: np.ndarray) -> None:
         waiting = self._waiting[name]
@@ -155,9 +155,9 @@ class TriggerMonitor:
             return
         self.figures["disagreement"] = figure = disagreement(depth, mono, trusted)
         limit = self._parameters["disagreement_abs_rel"]
-        self._evaluate("disagreement", above(figure, limit, "AbsRel between stereo and mono depth"))
+        self._fire_if("disagreement", above(figure, limit, "AbsRel between stereo and mono depth"))
 
-    def _evaluate(self, kind: str, detail: str | None) -> None:
+    def _fire_if(self, kind: str, detail: str | None) -> None:
         if detail is not None:
             self._fire(kind, detail)
 
