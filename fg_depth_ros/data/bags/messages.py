@@ -18,8 +18,8 @@ class Place(NamedTuple):
     recorded: int
     stamp: int
 
-    def of(self, bag: BagStorage) -> str:
-        """Name the message in an error."""
+    def describe(self, bag: BagStorage) -> str:
+        """Return the bag, the topic and the stamp, for an error."""
         return f"{bag.path}, {self.topic} at {self.stamp} ns"
 
 
@@ -52,7 +52,7 @@ def places(bag: BagStorage, topics: Iterable[str]) -> dict[str, dict[int, Place]
 
 def message_at(bag: BagStorage, place: Place) -> Any:
     """Read and decode the message at a place. Raises FileError: it is gone, or damaged."""
-    kind, where = bag.topics[place.topic], place.of(bag)
+    kind, where = bag.topics[place.topic], place.describe(bag)
     messages = bag.at(place.topic, place.recorded)
     data = next((each for each in messages if moment(bag, place.recorded, each) == place.stamp), None)
     if data is None:

@@ -66,7 +66,7 @@ class BagImage:
 
     def __call__(self) -> np.ndarray:
         """Read the pixels as the node has them, rectified, uint8. Raises FileError: gone, damaged, of another size."""
-        where = self.place.of(self.bag)
+        where = self.place.describe(self.bag)
         try:
             if self.video is not None:
                 pixels = self.video.read(self.place)
@@ -254,7 +254,7 @@ class _Messages:
             self._first(bag, topic, data)
         if topic in self.videos:
             try:
-                message = decoded(data, bag.topics[topic], place.of(bag))
+                message = decoded(data, bag.topics[topic], place.describe(bag))
             except FileError:  # as one that is lost
                 return
             self.videos[topic].add(place, message)

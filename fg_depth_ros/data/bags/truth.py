@@ -69,7 +69,7 @@ class DepthImage:
 
     def __call__(self) -> np.ndarray:
         """Read depth, H x W float32 m, NaN unknown. Raises FileError: damaged, no depth image, or of another size."""
-        where = self.place.of(self.bag)
+        where = self.place.describe(self.bag)
         try:
             depth = depth_to_array(message_at(self.bag, self.place), where)
         except MessageError as error:
@@ -94,7 +94,7 @@ class LidarSweep:
 
     def __call__(self) -> np.ndarray:
         """Read depth H x W float32 m, NaN where no point falls. Raises FileError: damaged, no x, y, z."""
-        points = cloud_points(message_at(self.bag, self.place), self.place.of(self.bag))
+        points = cloud_points(message_at(self.bag, self.place), self.place.describe(self.bag))
         return project(points, self.to_camera, self.rig)
 
 

@@ -96,8 +96,8 @@ class VideoTopic:
             if frame is None:
                 bad = self._packets[self._broken.get(key, index)].place
                 raise FileError(
-                    f"{place.of(self._bag)}: the video is damaged at {bad.stamp} ns, and not decoded from there to its "
-                    "next key frame"
+                    f"{place.describe(self._bag)}: the video is damaged at {bad.stamp} ns, and not decoded from there "
+                    "to its next key frame"
                 )
             return frame_pixels(frame, self._grey)
 
