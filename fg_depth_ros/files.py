@@ -189,7 +189,7 @@ class FileLock:
         except OSError as error:
             if error.errno in _NO_LOCKS and self._unlocked not in _HELD:
                 _HELD.add(self._unlocked)
-                _say_unlocked(self._unlocked.parent)
+                _warn_unlocked(self._unlocked.parent)
                 return
             os.close(self._descriptor)
             if error.errno in _NO_LOCKS:
@@ -205,7 +205,7 @@ class FileLock:
 
 
 @lru_cache(maxsize=64)
-def _say_unlocked(folder: Path) -> None:
+def _warn_unlocked(folder: Path) -> None:
     text = "%s: its file system has no locks, so nothing keeps two processes from writing there: run one at a time"
     _LOG.warning(text, folder)
 

@@ -116,8 +116,12 @@ def rollback(
     model = model or known[0]
     history = place.history(model)
     previous = history.previous if history is not None else None
-    running = nullcontext() if previous is None else _running(node, model, place.path(model, previous), previous.sha256)
-    with running:
+    swapped = (
+        nullcontext()
+        if previous is None
+        else _swapped_in_node(node, model, place.path(model, previous), previous.sha256)
+    )
+    with swapped:
         rolled_back, current = place.rollback(model, why)
     say(f"{model}: restored {current.sha256[:_BRIEF]}; rolled back {rolled_back.sha256[:_BRIEF]}")
     _print_current(place, model)
@@ -271,7 +275,7 @@ def _put_into_use(place: WeightsStore, weights: Path, record: dict[str, Any], no
     from fg_depth_ros.networks import load_model
 
     model, sha256, path = place.add(weights)
-    with _running(node, model, path, sha256):
+    with _swapped_in_node(node, model, path, sha256):
         first = place.history(model) is None  # the shipped ones, by name, begin every history anyway
         if first and Path(against).is_file() and load_model(against)[1].name == model:
             place.promote(against, {"source": against, "note": "in use before, as --against says"})
@@ -294,7 +298,7 @@ def _node_client(node: str, model: str) -> Any:
 
 
 @contextmanager
-def _running(node: str, model: str, path: Path, sha256: str) -> Iterator[None]:
+def _swapped_in_node(node: str, model: str, path: Path, sha256: str) -> Iterator[None]:
     """Let the node, where one is named, run these weights; put the earlier ones back when the store fails."""
     from fg_depth_ros.networks.weights_store import StoreError
 
