@@ -175,18 +175,18 @@ def test_lidar_judges_the_pixels_that_it_hits(tmp_path, monkeypatch):
     assert row["metrics"]["abs_rel"] == pytest.approx((0.5 + 0.0) / 2)
     assert found.report.settings["bags"][0]["truth"] == "LiDAR, /velodyne_points"
     assert found.report.settings["bags"][0]["pairs_with_truth"] == 1
-    assert {entry["against"] for entry in found.series if entry["method"] == "six"} == {"LiDAR", "itself"}
+    assert {entry["against"] for entry in found.report.series if entry["method"] == "six"} == {"LiDAR", "itself"}
 
 
 def test_every_pair_has_an_entry_in_order_and_every_nth_can_be_taken(tmp_path, monkeypatch):
     use_fixed(monkeypatch)
     bags = [stereo_bag(tmp_path / name, 5) for name in ("b", "a")]
     found = replayed(bags, (STEREO,), every=2, first=2)
-    assert [(e["set"], e["stamp"], e["method"]) for e in found.series] == [
+    assert [(e["set"], e["stamp"], e["method"]) for e in found.report.series] == [
         ("b", 1.0, "six"), ("b", 3.0, "six"), ("a", 1.0, "six"), ("a", 3.0, "six"),
     ]  # fmt: skip
-    assert found.series[0]["abs_rel"] == pytest.approx(0.8 * SQUARE, rel=1e-5)
-    assert found.series[0]["latency_ms"] > 0
+    assert found.report.series[0]["abs_rel"] == pytest.approx(0.8 * SQUARE, rel=1e-5)
+    assert found.report.series[0]["latency_ms"] > 0
     assert row_of(found.report, "all", "six")["pairs"] == 4
     timing = row_of(found.report, "all", "six", "timing")
     assert timing["pairs"] == 4
@@ -249,7 +249,7 @@ def test_a_damaged_pair_is_counted_and_named(tmp_path, monkeypatch):
     assert "the data is truncated" in damaged["reason"]
     facts = found.report.settings["bags"][0]
     assert (facts["pairs"], facts["replayed"], facts["damaged"]) == (3, 2, 1)
-    assert len(found.series) == 2
+    assert len(found.report.series) == 2
 
 
 def test_bags_of_one_name_are_told_apart_by_their_folders(tmp_path, monkeypatch):

@@ -34,18 +34,14 @@ from fg_depth_ros.progress import Track, no_progress
 class Replay:
     """Result of a replay.
 
-    ``report``: rows of every bag and of the set ``all``. ``series``: the report's, one entry per pair and method.
-    ``worst``: pictures, the worst of each method first. ``leads``: whether this process is the one that writes files.
+    ``report``: rows of every bag and of the set ``all``; its series: one entry per pair and method, in the order of
+    bags and stamps. ``worst``: pictures, the worst of each method first. ``leads``: whether this process is the one
+    that writes files.
     """
 
     report: Report
     worst: list[Picture]
     leads: bool
-
-    @property
-    def series(self) -> list[dict[str, Any]]:
-        """One entry per pair and method, in the order of bags and stamps."""
-        return self.report.series
 
 
 @dataclass
