@@ -68,7 +68,7 @@ def collect(estimator: StereoDepthEstimator, samples: Iterable[StereoSample]) ->
         found = estimator.match(left, right, doffs)
         if found.sigma is None:
             raise ValueError(f"{estimator.model_name} gives no uncertainty: choose a network")
-        backward = estimator.match(right[:, ::-1], left[:, ::-1], doffs).disparity[:, ::-1]
+        backward = estimator.match_right(left, right, doffs)
         difference = left_right_difference(found.disparity, backward)
         known = np.isfinite(truth) & np.isfinite(found.disparity)
         errors.append(np.abs(found.disparity - truth)[known])

@@ -301,8 +301,7 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
         found = self.match(left, right, rig.doffs, scale)
         right_disparity = None
         if self.config.left_right_check == "two_pass":
-            mirror = self.match(right[:, ::-1], left[:, ::-1], rig.doffs, scale)
-            right_disparity = mirror.disparity[:, ::-1]
+            right_disparity = self.match_right(left, right, rig.doffs, scale)
         support = (
             geometry.photometric_support(left, right, found.disparity)
             if self.config.photometric_check
@@ -339,6 +338,15 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
             resize_image(left, *size), resize_image(right, *size), math.floor(first * size[0] / width)
         )
         return found.resized(width, height)
+
+    def match_right(
+        self, left: np.ndarray, right: np.ndarray, doffs: float = 0.0, scale: float | None = None
+    ) -> np.ndarray:  # fmt: skip
+        """Match the right view: return its disparity, ``x_left - x_right``, H x W float32 px, NaN = no match.
+
+        It is that of the mirrored pair, whose left image is the right one. Arguments and errors as for ``match``.
+        """
+        return self.match(right[:, ::-1], left[:, ::-1], doffs, scale).disparity[:, ::-1]
 
     def search_range(self, rig: StereoRig) -> SearchRange:
         """Return the image disparities that are searched for a rig."""

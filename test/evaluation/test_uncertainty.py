@@ -57,7 +57,7 @@ class FakeMatcher:
     model_name = "fake"
 
     def __init__(self, sigma: bool = True) -> None:
-        self.sigma, self.mirrored = sigma, False
+        self.sigma = sigma
         self.doffs: list[float] = []
 
     def match(self, left, right, doffs):
@@ -65,10 +65,11 @@ class FakeMatcher:
         truth = planes(0)[2].astype(np.float32)
         error = np.zeros_like(truth)
         error[: len(truth) // 2] = 3.0
-        forward = not self.mirrored
-        self.mirrored = forward
-        disparity = truth + error if forward else truth[:, ::-1]
-        return SimpleNamespace(disparity=disparity, sigma=error + 0.1 if self.sigma else None)
+        return SimpleNamespace(disparity=truth + error, sigma=error + 0.1 if self.sigma else None)
+
+    def match_right(self, left, right, doffs):
+        self.doffs.append(doffs)
+        return planes(0)[2].astype(np.float32)
 
 
 def test_pairs_are_compared_pixel_by_pixel(tmp_path):

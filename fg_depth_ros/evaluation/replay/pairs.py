@@ -183,9 +183,8 @@ def _relative(depth: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def _of_right_view(estimator: Any, pair: _Pair, estimate: StereoEstimate) -> np.ndarray:
-    """Estimate the disparity of the right view: that of the mirrored pair, whose left image the right one is."""
+    """Return the disparity of the right view, estimated where it is not known yet."""
     assert isinstance(estimator, StereoDepthEstimator)
     if estimate.right_disparity is not None:
         return estimate.right_disparity
-    mirrored = estimator.match(pair.right[:, ::-1], pair.left[:, ::-1], pair.rig.doffs, estimator.scale(pair.rig))
-    return np.asarray(mirrored.disparity[:, ::-1])
+    return estimator.match_right(pair.left, pair.right, pair.rig.doffs, estimator.scale(pair.rig))
