@@ -23,6 +23,7 @@ from fg_depth_ros.inference.flow import NetworkFlow
 from fg_depth_ros.inference.matchers import NetworkMatcher
 from fg_depth_ros.inference.mono import NetworkMono
 from fg_depth_ros.networks import DEPTH_MODELS, FLOW_MODELS, MODELS
+from fg_depth_ros.networks.checkpoint import ModelCard
 
 FORMATS = ("onnx", "openvino")
 _CPU = torch.device("cpu")
@@ -103,13 +104,7 @@ def export_network(
         kind = NetworkMono
     program = kind(network, card.name, card.sha256).program
     multiple = int(getattr(network, "size_multiple", 32))
-    width, height = size
-    if min(size) < multiple or width % multiple or height % multiple:
-        rounded = "x".join(str(max(1, round(side / multiple)) * multiple) for side in size)
-        raise ValueError(
-            f"{card.name} takes sizes that are multiples of {multiple} px, not {width}x{height}; the nearest is "
-            f"{rounded}"
-        )
+    _require_multiples(card.name, size, multiple)
     onnx = program.onnx(size, dynamic)
     files, hashes = {}, {}
     if "onnx" in formats:
@@ -125,24 +120,39 @@ def export_network(
                 unfinished.write_bytes(content)
         hashes[weights_file.name] = file_sha256(weights_file)
     hashes |= {path.name: file_sha256(path) for path in files.values()}
-    shape = [1, None, None] if dynamic else [1, height, width]
-    description = out / f"{card.name}.json"
-    document: dict[str, Any] = {
+    export = Export(program, files, out / f"{card.name}.json", size, dynamic, multiple)
+    write_json(export.description, {**_document(card, export), "sha256": hashes})
+    return export
+
+
+def _require_multiples(name: str, size: tuple[int, int], multiple: int) -> None:
+    """Raise ValueError, naming the nearest size, for one that the network does not take."""
+    width, height = size
+    if min(size) < multiple or width % multiple or height % multiple:
+        rounded = "x".join(str(max(1, round(side / multiple)) * multiple) for side in size)
+        raise ValueError(
+            f"{name} takes sizes that are multiples of {multiple} px, not {width}x{height}; the nearest is {rounded}"
+        )
+
+
+def _document(card: ModelCard, export: Export) -> dict[str, Any]:
+    """Return what the JSON document says of the network and of its inputs and outputs."""
+    width, height = export.size
+    shape = [1, None, None] if export.dynamic else [1, height, width]
+    return {
         "model": card.name, "weights_sha256": card.sha256, "options": card.options, "description": card.description,
         "inputs": [
-            {"name": name, "type": "uint8", "shape": [*shape, 3], "content": "RGB"} for name in program.inputs
+            {"name": name, "type": "uint8", "shape": [*shape, 3], "content": "RGB"} for name in export.program.inputs
         ],
         "outputs": [
             {
                 "name": name, "type": "float32", "shape": [1, 2 if name == "flow" else 1, *shape[1:]],
                 "unit": _UNITS[name], "meaning": _MEANINGS[name],
             }
-            for name in program.outputs
+            for name in export.program.outputs
         ],
-        "size_multiple": multiple, "opset": OPSET, "fg_depth_ros": __version__, "sha256": hashes,
+        "size_multiple": export.multiple, "opset": OPSET, "fg_depth_ros": __version__,
     }  # fmt: skip
-    write_json(description, document)
-    return Export(program, files, description, size, dynamic, multiple)
 
 
 def check_export(export: Export, pairs: Iterable[Sequence[np.ndarray]]) -> list[Difference]:
