@@ -101,26 +101,7 @@ def train_distill(
     if split.training and not (prepared.training or config.world):
         raise FileError("none of the bags and folders has pairs that can be trained on; the reasons are above")
     module.prepared = prepared.total
-
-    def sample(one: TrainingPair) -> DepthSample:
-        pairs, prediction = load_sample(
-            one, cache, config.mask, *_validation_size(config, module.start_size, one.pair.require_rig())
-        )
-        if prediction is None and teacher is not None:
-            prediction = predict(teacher, pairs, config.mask)
-        return validation_sample(pairs, prediction)
-
-    def samples(sets: Mapping[str, Sequence[TrainingPair]]) -> dict[str, list[DepthSample]]:
-        return {name: [sample(one) for one in pairs] for name, pairs in sets.items()}
-
-    selecting = samples(prepared.few("validation", config.validation_scenes))
-    testing = samples(prepared.few("test", 4 * config.validation_scenes, "test:"))
-    if scenes is not None:
-        (selecting if config.select_by_world else testing).update(scenes.validation())
-    selecting, testing = (_with_reference(sets) for sets in (selecting, testing))
-    for required, sets, what in ((True, selecting, "validation"), (split.test, testing, "test")):
-        if required and not sets:
-            raise FileError(f"none of the {what} pairs has a depth to compare with; choose others")
+    selecting, testing = _validation_sets(config, module, prepared, cache, scenes)
 
     def open_stream(device: torch.device) -> DataStream:
         if teacher is not None:
@@ -141,6 +122,37 @@ def train_distill(
     if process_rank()[0] == 0:
         _LOG.info("while training: %s", module.counts.summary())
     return best
+
+
+def _validation_sets(
+    config: DistillTraining, module: DistillModule, prepared: PreparedPairs, cache: PredictionCache | None,
+    scenes: _Scenes | None,
+) -> tuple[dict[str, list[DepthSample]], dict[str, list[DepthSample]]]:  # fmt: skip
+    """Return the samples to select the weights by, and those to test with, by the name of their set.
+
+    Raises FileError: none of a part has a depth to compare with.
+    """
+
+    def sample(one: TrainingPair) -> DepthSample:
+        pairs, prediction = load_sample(
+            one, cache, config.mask, *_validation_size(config, module.start_size, one.pair.require_rig())
+        )
+        if prediction is None and module.teacher is not None:
+            prediction = predict(module.teacher, pairs, config.mask)
+        return validation_sample(pairs, prediction)
+
+    def samples(sets: Mapping[str, Sequence[TrainingPair]]) -> dict[str, list[DepthSample]]:
+        return {name: [sample(one) for one in pairs] for name, pairs in sets.items()}
+
+    selecting = samples(prepared.few("validation", config.validation_scenes))
+    testing = samples(prepared.few("test", 4 * config.validation_scenes, "test:"))
+    if scenes is not None:
+        (selecting if config.select_by_world else testing).update(scenes.validation())
+    selecting, testing = (_with_reference(sets) for sets in (selecting, testing))
+    for required, sets, what in ((True, selecting, "validation"), (prepared.counts["test"], testing, "test")):
+        if required and not sets:
+            raise FileError(f"none of the {what} pairs has a depth to compare with; choose others")
+    return selecting, testing
 
 
 def _validation_size(config: DistillTraining, start_size: tuple[int, int], rig: StereoRig) -> tuple[int, int]:
