@@ -485,7 +485,7 @@ def test_pairs_are_counted_though_some_camera_infos_are_lost(evaluator: MakeEval
     for k in range(2000):  # a camera_info that came once is enough, and nothing is kept of so many images
         node._store("depth", Image(header=Header(stamp=(now + Duration(seconds=1, nanoseconds=k)).to_msg())), {})
     assert node.ledger.delivered == 2008
-    assert len(node._without_info) == REMEMBERED
+    assert len(node._announcer._without_info) == REMEMBERED
 
 
 def test_the_counters_are_those_of_the_node_that_publishes_the_depth(source: Source) -> None:

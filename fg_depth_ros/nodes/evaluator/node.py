@@ -33,7 +33,7 @@ from fg_depth_ros.data.io import diagnostic_keys as keys
 from fg_depth_ros.data.io import messages
 from fg_depth_ros.data.io.compressed_depth import SUFFIX
 from fg_depth_ros.evaluation.live.node_counters import CountersByNode, NodeCounters
-from fg_depth_ros.evaluation.live.pair_ledger import EARLY, REMEMBERED, PairEntry, PairLedger, percentiles
+from fg_depth_ros.evaluation.live.pair_ledger import EARLY, PairEntry, PairLedger, percentiles
 from fg_depth_ros.evaluation.live.report import PairSeries, evaluate_pair, live_report
 from fg_depth_ros.evaluation.replay.pictures import WorstPairs
 from fg_depth_ros.evaluation.replay.scores import ReplayScores
@@ -56,6 +56,7 @@ from fg_depth_ros.nodes.common.running import run_node
 from fg_depth_ros.nodes.common.synchronizing import input_topics, input_types
 from fg_depth_ros.nodes.common.topics import TRUTH_TOPICS
 from fg_depth_ros.nodes.common.video import PacketSubscriber, VideoStream
+from fg_depth_ros.nodes.evaluator.announcing import CameraInfoAnnouncer
 from fg_depth_ros.nodes.evaluator.pair_messages import (
     DEPTH,
     OPTIONAL_PARTS,
@@ -67,7 +68,6 @@ from fg_depth_ros.nodes.evaluator.parameters import REPLAY_EVALUATOR
 
 REPORT_SECONDS = 8.0  # the node's diagnostics come once a second, on a busy machine later
 _PICTURES = 6  # of the worst pairs
-_ALONE = 2  # images in a row without a camera_info of their own: their camera sends it once, or by a timer
 __all__ = ["REPLAY_EVALUATOR", "ReplayEvaluatorNode", "main"]
 
 
@@ -107,11 +107,9 @@ class ReplayEvaluatorNode(Node):
         self._infos: dict[str, OrderedDict[int, CameraInfo]] = {"left": OrderedDict(), "right": OrderedDict()}
         self._inputs = input_topics(self, self.parameters)
         self._rectifier = PairRectifier(self._inputs)
-        # Stamps of images that came before their camera_info, or without one, and whether they announced a pair; how
-        # many they are in a row; and the newest camera_info that announced none, with the time of its publication.
-        self._without_info: OrderedDict[int, bool] = OrderedDict()
-        self._alone = 0
-        self._held: dict[int, int] = {}
+        self._announcer = CameraInfoAnnouncer(
+            self._infos["left"], self._announce_pair, lambda stamp: self.ledger.find(stamp) is not None
+        )
         self._snapshot = SnapshotCollector() if self.parameters["snapshot"] else None
         self._snapshot_subscriptions: list[rclpy.subscription.Subscription] = []
         self._queue: queue.Queue[tuple[PairEntry, Rectification] | None] = queue.Queue(maxsize=16)
@@ -187,7 +185,7 @@ class ReplayEvaluatorNode(Node):
         published = info.get("source_timestamp") or time.time_ns()
         self._announce_pair(messages.stamp_ns(header), published, header.frame_id)
 
-    def _announce_pair(self, stamp: int, published: int, name: str) -> None:
+    def _announce_pair(self, stamp: int, published: int, name: str = "") -> None:
         self._last_news = self._last_announcement = time.monotonic()
         self._counters.start()
         # A stamp that is no wall-clock time (a bag's, a simulation's) says nothing about latency.
@@ -207,7 +205,7 @@ class ReplayEvaluatorNode(Node):
         if self._snapshot is not None and part in (*SNAPSHOT_PARTS, *OPTIONAL_PARTS):
             self._snapshot.add(stamp, part, message)
         if part in ("left", "depth") and self.parameters["pair_source"] == "camera_info" and stamp:
-            self._announce_by_image(stamp, info.get("source_timestamp") or arrival)
+            self._announcer.on_image(stamp, info.get("source_timestamp") or arrival)
         entry = self.ledger.add(stamp, part, message, arrival)
         if part == "depth":
             self._early[stamp] = (info.get("source_timestamp") or None, arrival)
@@ -216,19 +214,6 @@ class ReplayEvaluatorNode(Node):
                 self._early.popitem(last=False)
         if entry is not None:
             self._completed(entry)
-
-    def _announce_by_image(self, stamp: int, published: int) -> None:
-        """Announce the pair of an image whose camera_info did not: it may come once for all, or later, or get lost."""
-        infos, known = self._infos["left"], self.ledger.find(stamp) is not None
-        if stamp in infos:
-            self._alone = 0
-        elif not known:
-            self._alone += stamp not in self._without_info
-            self._without_info[stamp] = bool(infos)
-            while len(self._without_info) > REMEMBERED:
-                self._without_info.popitem(last=False)
-        if infos and not known:
-            self._announce_pair(stamp, self._held.pop(stamp, published), "")
 
     def _note_latency(self, stamp: int) -> None:
         """Measure the latency of a pair that was announced and has its depth, in whichever order."""
@@ -255,16 +240,7 @@ class ReplayEvaluatorNode(Node):
             return
         if self._camera_infos[side].is_kept(info):
             return  # of before, and the pair it may have belonged to, too
-        held, self._held = self._held, {}
-        published = info.get("source_timestamp") or time.time_ns()
-        announced = self._without_info.pop(stamp, None)
-        if announced is not None:
-            self._alone = 0
-        elif len(infos) == 1 or self._alone >= _ALONE:
-            self._held = {stamp: published}  # it may be of no image
-            return
-        for each in (held if announced else {**held, stamp: published}).items():
-            self._announce_pair(*each, "")
+        self._announcer.on_info(stamp, info.get("source_timestamp") or time.time_ns())
 
     def _store_diagnostics(self, message: DiagnosticArray, _: Any) -> None:
         publishers = self.get_publishers_info_by_topic(self.resolve_topic_name(DEPTH))
