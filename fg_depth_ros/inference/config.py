@@ -102,10 +102,10 @@ class BlockMatching:
     them; auto = 2 px."""
     disp12_max_diff: int = 1
     """Largest difference of OpenCV's own left-right check, px; sgbm only."""
-    P1: float = 600.0
-    """Penalty on a disparity that changes by 1 from pixel to pixel; sgbm only."""
-    P2: float = 2400.0
-    """Penalty on a disparity that changes by more; sgbm only."""
+    P1: float = 200.0
+    """Penalty on a disparity that changes by 1 from pixel to pixel; per image channel; sgbm only."""
+    P2: float = 800.0
+    """Penalty on a disparity that changes by more; per image channel; sgbm only."""
     sgbm_mode: int = 2
     """0 SGBM (five directions), 1 HH (eight, full size in memory), 2 SGBM_3WAY, 3 HH4; sgbm only."""
 

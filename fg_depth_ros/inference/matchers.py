@@ -112,6 +112,7 @@ class BlockMatcher:
     def __init__(self, name: str = "sgbm", max_disparity: int = 192, options: BlockMatching | None = None) -> None:
         self.name = name
         o, disparities = options or BlockMatching(), -(-max_disparity // 16) * 16
+        self._penalties = int(o.P1), int(o.P2)  # of one channel; sgbm only
         self._matcher: cv2.StereoMatcher
         if name == "bm":
             self.block = o.value("correlation_window_size", 15)
@@ -124,7 +125,7 @@ class BlockMatcher:
             return
         self.block = o.value("correlation_window_size", 5)
         self._matcher = cv2.StereoSGBM.create(
-            minDisparity=0, numDisparities=disparities, blockSize=self.block, P1=int(o.P1), P2=int(o.P2),
+            minDisparity=0, numDisparities=disparities, blockSize=self.block,
             disp12MaxDiff=o.disp12_max_diff, preFilterCap=o.value("prefilter_cap", 15),
             uniquenessRatio=int(o.uniqueness_ratio), speckleWindowSize=o.speckle_size,
             speckleRange=o.value("speckle_range", 2), mode=o.sgbm_mode,
@@ -147,6 +148,10 @@ class BlockMatcher:
         back = max(-min_disparity, 0)
         if self.name == "bm" and left.ndim == 3:
             left, right = (cv2.cvtColor(np.ascontiguousarray(i), cv2.COLOR_RGB2GRAY) for i in (left, right))
+        if isinstance(self._matcher, cv2.StereoSGBM):  # which adds up the costs of the channels
+            channels = left.shape[2] if left.ndim == 3 else 1
+            self._matcher.setP1(channels * self._penalties[0])
+            self._matcher.setP2(channels * self._penalties[1])
         pair = (cv2.copyMakeBorder(i, 0, 0, front, back, cv2.BORDER_REPLICATE) for i in (left, right))
         self._matcher.setMinDisparity(min_disparity)
         fixed_point = self._matcher.compute(*pair)[:, front : front + left.shape[1]]

@@ -81,10 +81,14 @@ def test_every_option_reaches_the_matchers_that_have_it(
     assert np.array_equal(plain, changed, equal_nan=True) == (option in foreign)
 
 
-def test_colour_images_are_matched_too(grey: tuple[np.ndarray, np.ndarray]) -> None:
+@pytest.mark.parametrize("name", ["bm", "sgbm"])
+def test_grey_images_give_the_same_with_one_and_with_three_channels(
+    name: str, grey: tuple[np.ndarray, np.ndarray]
+) -> None:
     colour = [np.repeat(image[..., None], 3, -1) for image in grey]
-    found = BlockMatcher("bm", RANGE).match(*colour).disparity
-    np.testing.assert_array_equal(found, BlockMatcher("bm", RANGE).match(*grey).disparity)
+    matcher = BlockMatcher(name, RANGE)
+    found = matcher.match(*colour).disparity
+    np.testing.assert_array_equal(found, matcher.match(*grey).disparity)
 
 
 @pytest.mark.parametrize(
