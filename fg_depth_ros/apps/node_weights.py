@@ -159,14 +159,15 @@ class _Client:
             while self._next_report(begun + timeout - time.monotonic()):
                 assert self._status is not None
                 values = {item.key: item.value for item in self._status.values}
-                if values.get(slot.sha256) == sha256:
+                state = values.get(slot.prefix + keys.SWAP)
+                if values.get(slot.sha256) == sha256 and state != SwapState.LOADING:
                     return True
-                if values.get(slot.prefix + keys.SWAP) == SwapState.NOT_LOADED:
+                if state == SwapState.NOT_LOADED:
                     if demand is None:  # a subscriber makes the node load it, once there is an image
                         topic = f"{self._target.rpartition('/')[0]}/{_MONO_TOPIC}"  # where it is not remapped
                         demand = self._own.create_subscription(Image, topic, lambda _: None, 1)
                     continue
-                settled = 0 if values.get(slot.prefix + keys.SWAP) == SwapState.LOADING else settled + 1
+                settled = 0 if state == SwapState.LOADING else settled + 1
                 if settled >= _SETTLED:
                     runs = values.get(slot.sha256, "")[:12] or values.get(slot.prefix + keys.MODEL, "nothing")
                     message = f": {self._status.message}" if ord(self._status.level) else ""

@@ -70,7 +70,7 @@ def promote(
     record: dict[str, Any] = {"source": str(weights.absolute())}
     folder_to_write(place.folder)
     history = place.history(card.name)
-    if not against and history is not None and history.entry.sha256 == card.sha256:
+    if not against and history is not None and history.entry.identity == card.identity:
         say(f"{card.name}: {card.sha256[:_BRIEF]} is in use already: nothing is compared or added to its history")
     elif bags:
         current = _current(place, against, card.name)

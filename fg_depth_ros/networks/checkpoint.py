@@ -41,6 +41,11 @@ class ModelCard:
     sha256: str = ""
     description: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def identity(self) -> str:
+        """SHA-256 (hex) of all that decides what the network computes: its weights, options and ranges for int8."""
+        return _hash_of([self.name, self.options, self.sha256, self.description.get("int8")])
+
 
 def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
     """Return the SHA-256 (hex) over the names, types, shapes and bytes of tensors, in the order of their names."""
@@ -127,7 +132,11 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], ModelCar
 
 def _sha256(card: ModelCard) -> str:
     """Hash what a network is built from."""
-    return hashlib.sha256(json.dumps([card.name, card.options, card.sha256], sort_keys=True).encode()).hexdigest()
+    return _hash_of([card.name, card.options, card.sha256])
+
+
+def _hash_of(values: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 Below the store's folder, for each model by its name:
 
-- ``SHA12.safetensors``: weights that are or were in use, copied and checked by their hash;
+- ``HASH-ID.safetensors``: weights that are or were in use, copied and checked by their hash and identity;
 - ``history.json``: the entries in the order they came, and which one is in use;
 - ``current.safetensors``: a link to the one in use, to give a node at its start.
 
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from fg_depth_ros.files import atomic_write, sync_path, write_json
-from fg_depth_ros.networks.checkpoint import CheckpointError, load_checkpoint
+from fg_depth_ros.networks.checkpoint import CheckpointError, ModelCard, load_checkpoint
 from fg_depth_ros.networks.registry import MODELS, has_weights, load_model, weights_path
 
 SCHEMA = "fg_depth_weights_history/1"
@@ -40,6 +40,7 @@ class StoreError(ValueError):
 class Entry:
     """Weights that are or were in use.
 
+    ``identity`` tells apart files of the same weights, such as one calibrated for int8; empty in histories of 0.1.
     ``before`` is the number of the entry that they replaced, None for the first; ``record`` is free: where the file
     came from, on which bags it was evaluated, with which figures; ``left`` lists when and why it was rolled back (the
     name is part of the file format).
@@ -50,11 +51,12 @@ class Entry:
     before: int | None
     record: dict[str, Any] = field(default_factory=dict)
     left: list[dict[str, str]] = field(default_factory=list)
+    identity: str = ""
 
     @property
     def file(self) -> str:
         """Name of its file in the model's folder."""
-        return f"{self.sha256[:12]}.safetensors"
+        return _file_name(self.sha256, self.identity)
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class WeightsStore:
         """Copy a file of weights into the store; return model, hash and path. Raises CheckpointError, StoreError."""
         card = load_model(weights)[1]
         with self._changing(card.name):
-            return card.name, card.sha256, self._copy(weights, card.name, card.sha256)
+            return card.name, card.sha256, self._copy(weights, card)
 
     def promote(self, weights: str | Path, record: Mapping[str, Any]) -> tuple[str, History]:
         """Put a weights file into use; return its model's name and the history after that.
@@ -130,12 +132,13 @@ class WeightsStore:
         """
         card = load_model(weights)[1]
         with self._changing(card.name) as before:
-            if before is not None and before.entry.sha256 == card.sha256:
-                self._copy(weights, card.name, card.sha256)  # in case its file was lost or damaged
+            if before is not None and before.entry.identity == card.identity:
+                self._copy(weights, card)  # in case its file was lost or damaged
                 return card.name, self._written(card.name, before)
             history = before or self._first(card.name)
-            self._copy(weights, card.name, card.sha256)
-            entry = Entry(card.sha256, _now(), history.current if history.entries else None, dict(record))
+            self._copy(weights, card)
+            replaced = history.current if history.entries else None
+            entry = Entry(card.sha256, _now(), replaced, dict(record), identity=card.identity)
             return card.name, self._written(card.name, History((*history.entries, entry), len(history.entries)))
 
     def rollback(self, model: str, why: str = "") -> tuple[Entry, Entry]:
@@ -185,13 +188,14 @@ class WeightsStore:
     def _checked(self, model: str, entry: Entry) -> None:
         path = self.path(model, entry)
         try:
-            found = load_checkpoint(path)[1].sha256
+            found = load_checkpoint(path)[1]
         except CheckpointError as error:
             raise StoreError(f"{error}; nothing was changed") from error
-        if found != entry.sha256:
+        if found.sha256 != entry.sha256 or entry.identity not in ("", found.identity):
+            holds, expected = (_stem(each.sha256, each.identity) for each in (found, entry))
             raise StoreError(
-                f"{path} holds weights {found[:12]}, not {entry.sha256[:12]}; nothing was changed: put the right file "
-                "back, or promote other weights"
+                f"{path} holds weights {holds}, not {expected}; nothing was changed: put the right file back, or "
+                "promote other weights"
             )
 
     def _first(self, model: str) -> History:
@@ -199,20 +203,21 @@ class WeightsStore:
         if not has_weights(model):
             return History((), 0)
         card = load_checkpoint(weights_path(model))[1]
-        self._copy(weights_path(model), model, card.sha256)
-        return History((Entry(card.sha256, _now(), None, {"source": "shipped with the package"}),), 0)
+        self._copy(weights_path(model), card)
+        record = {"source": "shipped with the package"}
+        return History((Entry(card.sha256, _now(), None, record, identity=card.identity),), 0)
 
-    def _copy(self, weights: str | Path, model: str, sha256: str) -> Path:
+    def _copy(self, weights: str | Path, card: ModelCard) -> Path:
         """Copy weights into the store, unless they are there and whole."""
-        folder, name = self._of(model), f"{sha256[:12]}.safetensors"
+        path = self._of(card.name) / _file_name(card.sha256, card.identity)
         with contextlib.suppress(CheckpointError):
-            if load_checkpoint(folder / name)[1].sha256 == sha256:
-                return folder / name
-        with atomic_write(folder / name) as unfinished:
+            if load_checkpoint(path)[1].identity == card.identity:
+                return path
+        with atomic_write(path) as unfinished:
             shutil.copyfile(weights_path(weights), unfinished)
-            if load_checkpoint(unfinished)[1].sha256 != sha256:
+            if load_checkpoint(unfinished)[1].identity != card.identity:
                 raise StoreError(f"{weights} changed while it was copied; try again")
-        return folder / name
+        return path
 
     def _written(self, model: str, history: History) -> History:
         """Write the history, and point the link to its current entry.
@@ -241,6 +246,14 @@ class WeightsStore:
                 f"{error.filename or folder}: the store cannot be written ({error.strerror or error}); free space or "
                 f"fix the permissions, or name another folder (--store, or {VARIABLE})"
             ) from error
+
+
+def _stem(sha256: str, identity: str) -> str:
+    return "-".join(filter(None, (sha256[:12], identity[:8])))
+
+
+def _file_name(sha256: str, identity: str) -> str:
+    return f"{_stem(sha256, identity)}.safetensors"
 
 
 def _now() -> str:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,7 +114,7 @@ def test_there_is_no_way_back_before_the_first_promotion_nor_past_the_first_entr
 def test_a_way_back_to_damaged_weights_changes_nothing(store, two, damage) -> None:
     for path, _ in two:
         store.promote(path, {})
-    kept = store.folder / MODEL / f"{two[0][1][:12]}.safetensors"
+    kept = store.path(MODEL, store.history(MODEL).previous)
     if damage == "gone":
         kept.unlink()
     elif damage == "other":
@@ -160,7 +161,8 @@ def test_promotions_and_ways_back_lead_where_they_should(store, two) -> None:
     assert linked(store) == sha_1
     store.promote(second, {})
     assert linked(store) == sha_2
-    assert store.in_use(MODEL) == store.folder / MODEL / f"{sha_2[:12]}.safetensors"
+    assert store.in_use(MODEL) == store.path(MODEL, store.history(MODEL).entry)
+    assert store.in_use(MODEL).name.startswith(sha_2[:12])
     assert store.models() == [MODEL]
 
     left, now = store.rollback(MODEL, "too dark")
@@ -192,13 +194,38 @@ def test_a_model_without_shipped_weights_begins_with_the_first_promoted(store, t
 
 def test_weights_in_use_are_promoted_once_and_lost_files_come_back(store, two) -> None:
     store.promote(two[0][0], {})
-    (store.folder / MODEL / f"{two[0][1][:12]}.safetensors").write_bytes(b"damaged")
+    store.in_use(MODEL).write_bytes(b"damaged")
     (store.folder / MODEL / CURRENT).unlink()
     assert len(store.problems(MODEL)) == 2
     _, history = store.promote(two[0][0], {})
     assert len(history.entries) == 2
     assert store.problems(MODEL) == []
     assert linked(store) == two[0][1]
+
+
+@pytest.mark.parametrize("change", ["calibration", "options"])
+def test_files_of_the_same_weights_that_compute_something_else_are_told_apart(store, two, tmp_path, change) -> None:
+    plain, sha256 = two[0]
+    tensors, card = load_checkpoint(plain)
+    if change == "calibration":
+        other = replace(card, description={"int8": {"ranges": {"head": [0.0, 1.0]}}})
+    else:
+        other = replace(card, options={**card.options, "focal": 2 * card.options["focal"]})
+    network = create_model(MODEL, **other.options)
+    network.load_state_dict(tensors)
+    assert save_checkpoint(tmp_path / "other.safetensors", network, other).sha256 == sha256
+
+    store.promote(plain, {})
+    _, history = store.promote(tmp_path / "other.safetensors", {})
+    assert len(history.entries) == 3
+    in_use = load_checkpoint(store.in_use(MODEL))[1]
+    assert (in_use.options, in_use.description) == (other.options, other.description)
+    store.rollback(MODEL)
+    assert load_checkpoint(store.in_use(MODEL))[1] == card
+    assert store.problems(MODEL) == []
+    shutil.copyfile(tmp_path / "other.safetensors", store.in_use(MODEL))
+    (problem,) = store.problems(MODEL)
+    assert f"holds weights {sha256[:12]}-{other.identity[:8]}, not {sha256[:12]}-{card.identity[:8]}" in problem
 
 
 def test_the_link_survives_a_move_of_the_store_and_names_are_whole(store, two, tmp_path) -> None:
