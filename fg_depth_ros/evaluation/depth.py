@@ -13,11 +13,11 @@ from torch import nn
 
 from fg_depth_ros.data.datasets.depth import open_depth_sets
 from fg_depth_ros.data.samples import DepthProtocol, DepthSample, StereoSample
-from fg_depth_ros.evaluation.metrics import DepthMetrics, Metrics, crop_mask
+from fg_depth_ros.evaluation.metrics import DepthMetrics, Metrics, crop_mask, predicted_depth
 from fg_depth_ros.evaluation.reports import visualization
 from fg_depth_ros.evaluation.task import Aggregate, Score, Task
 from fg_depth_ros.files import FileError
-from fg_depth_ros.geometry import StereoRig, disparity_to_depth
+from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.geometry.depth_colour import colour_depth
 from fg_depth_ros.inference import StereoDepthEstimator
 from fg_depth_ros.inference.mono import NetworkMono
@@ -51,9 +51,7 @@ class PairMethod:
 
     def depth(self, left: np.ndarray, right: np.ndarray, rig: StereoRig) -> np.ndarray:
         """Estimate depth from a pair (uint8 RGB H x W x 3 both), H x W m."""
-        disparity = self.estimator.disparity(left, right, rig.doffs)
-        depth = disparity_to_depth(disparity, rig)
-        return np.where(np.isfinite(disparity) & np.isnan(depth), np.float32(np.inf), depth)
+        return predicted_depth(self.estimator.disparity(left, right, rig.doffs), rig)
 
 
 @dataclass(frozen=True)

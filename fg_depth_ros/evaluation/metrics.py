@@ -15,6 +15,8 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 
+from fg_depth_ros.geometry import StereoRig, disparity_to_depth
+
 STEREO_THRESHOLDS = (0.5, 1.0, 2.0, 3.0, 4.0)
 _DELTAS = (1, 2, 3)
 _Metrics = TypeVar("_Metrics", bound="Metrics")
@@ -208,6 +210,16 @@ class FlowMetrics(Metrics):
             "angular": ratio(self.angle_sum, self.answered["all"]),
             "density": 100.0 * ratio(self.answered["all"], self.pixels),
         }
+
+
+def predicted_depth(disparity: np.ndarray, rig: StereoRig) -> np.ndarray:
+    """Convert a predicted disparity to the depth that ``DepthMetrics`` counts, H x W px of the rig's size to m.
+
+    ``d + doffs <= 0`` is a prediction, too, of infinity: inf, which is clamped to ``max_depth``. NaN only where the
+    disparity is.
+    """
+    depth = disparity_to_depth(disparity, rig)
+    return np.where(np.isfinite(disparity) & np.isnan(depth), np.float32(np.inf), depth)
 
 
 def mean_metrics(per_image: Iterable[Mapping[str, float]]) -> dict[str, float]:

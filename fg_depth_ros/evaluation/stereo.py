@@ -11,7 +11,7 @@ from torch import nn
 
 from fg_depth_ros.data.datasets.stereo import open_stereo_sets
 from fg_depth_ros.data.samples import StereoSample
-from fg_depth_ros.evaluation.metrics import DepthMetrics, Metrics, StereoMetrics
+from fg_depth_ros.evaluation.metrics import DepthMetrics, Metrics, StereoMetrics, predicted_depth
 from fg_depth_ros.evaluation.reports import visualization
 from fg_depth_ros.evaluation.task import Task
 from fg_depth_ros.geometry import disparity_to_depth
@@ -97,7 +97,7 @@ class StereoTask(Task):
             seen.update(disparity, np.where(hidden, np.float32(np.nan), truth), valid_only=method.valid_only)
         if sample.rig is not None:
             depth = sums["depth"] = DepthMetrics()
-            depth.update(disparity_to_depth(disparity, sample.rig), disparity_to_depth(truth, sample.rig))
+            depth.update(predicted_depth(disparity, sample.rig), disparity_to_depth(truth, sample.rig))
         return disparity, sums
 
     def metrics(self, sums: Mapping[str, Metrics]) -> dict[str, float]:

@@ -52,6 +52,21 @@ def test_errors_and_holes_are_counted_by_hand() -> None:
     assert rows[FILLED]["abs_rel"] == pytest.approx(0.25 * (2 - 20 / 11.5) / 2, rel=1e-5)
 
 
+def test_a_disparity_at_infinity_is_a_depth_that_is_wrong() -> None:
+    truth = np.full((96, 160), 6.0, np.float32)  # Z = 20 / (d + 4): 2 m
+    dense = truth.copy()
+    dense[:, :40], dense[:, 40:80] = -4.0, np.nan  # infinitely far, which is taken for 80 m; no answer
+    masked, rig = np.where(dense > 0, dense, np.float32(np.nan)), small_rig()
+    scores = ReplayScores()
+    scores.add(PublishedPair("a", rig, disparity_to_depth(masked, rig), dense, masked, disparity_to_depth(truth, rig)))
+    rows = scores.rows()
+    assert rows[ALL]["density"] == 75.0
+    assert rows[ALL]["abs_rel"] == pytest.approx((80 - 2) / 2 / 3)
+    assert rows[ALL]["rmse"] == pytest.approx((78**2 / 3) ** 0.5)
+    assert rows[ALL]["delta_1"] == pytest.approx(0.5)
+    assert rows[MASKED]["abs_rel"] == pytest.approx(0.0, abs=1e-6)
+
+
 def test_what_the_node_masks_is_left_out_of_the_masked_row_only() -> None:
     truth = np.full((96, 160), 6.0, np.float32)
     dense = truth.copy()

@@ -111,6 +111,17 @@ def test_pooled_and_per_image_differ_as_they_should(tmp_path):
     assert per_image.settings["aggregate"] == "per_image"
 
 
+def test_a_disparity_at_infinity_is_a_depth_that_is_wrong(tmp_path):
+    """Z = 20 / (d + 4) m: a quarter says infinitely far, which is taken for 80 m; no answer stays none."""
+    truth = np.full((96, 160), 6.0, np.float32)
+    samples = [replace(sample, disparity=truth) for sample in open_stereo_folder(write_pairs(tmp_path))]
+    disparity = truth.copy()
+    disparity[:, :40], disparity[:, 40:80] = -4.0, np.nan
+    report = evaluate(StereoTask(), {"planes": samples}, {"m": lambda left, right: disparity}, show_progress=False)
+    assert metrics_of(report, "m")["abs_rel"] == pytest.approx((80 - 2) / 2 / 3)
+    assert metrics_of(report, "m")["density"] == 75
+
+
 def test_contact_sheet_shows_each_pair(tmp_path):
     evaluate_planes(tmp_path / "data", {"fake": FakeMatcher()}, sheets=tmp_path / "sheets")
     sheet = read_image(tmp_path / "sheets/planes.png")

@@ -16,14 +16,13 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fg_depth_ros.evaluation.metrics import DepthMetrics, Metrics, StereoMetrics, ratio
+from fg_depth_ros.evaluation.metrics import DepthMetrics, Metrics, StereoMetrics, predicted_depth, ratio
 from fg_depth_ros.evaluation.replay.config import ALL, FILLED, MASKED
 from fg_depth_ros.files import atomic_write
 from fg_depth_ros.geometry import (
     Label,
     StereoRig,
     depth_to_disparity,
-    disparity_to_depth,
     fill_holes_kitti,
     hidden_by_nearer,
     leaves_image,
@@ -239,8 +238,8 @@ class ReplayScores:
         published = depth_to_disparity(pair.depth, pair.rig) if pair.disparity is None else pair.disparity
         filled = fill_holes_kitti(pair.prediction)
         for name, disparity, depth in (
-            (ALL, pair.prediction, disparity_to_depth(pair.prediction, pair.rig)),
-            (FILLED, filled, disparity_to_depth(filled, pair.rig)),
+            (ALL, pair.prediction, predicted_depth(pair.prediction, pair.rig)),
+            (FILLED, filled, predicted_depth(filled, pair.rig)),
             (MASKED, published, pair.depth),
         ):
             row = rows[name] = _StereoRow(depth=DepthMetrics(*self._range), pixels=pixels)
