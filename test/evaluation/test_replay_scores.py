@@ -67,6 +67,22 @@ def test_a_disparity_at_infinity_is_a_depth_that_is_wrong() -> None:
     assert rows[MASKED]["abs_rel"] == pytest.approx(0.0, abs=1e-6)
 
 
+def test_truth_out_of_range_is_not_compared() -> None:
+    truth = np.full((96, 160), 6.0, np.float32)  # Z = 20 / (d + 4): 2 m
+    truth[:, 80:120], truth[:, 120:] = -3.6, 36.0  # 50 m and 0.5 m
+    rig, depth = small_rig(), disparity_to_depth(truth, small_rig())
+    inside = (depth >= 1) & (depth <= 20)
+    published, masked = np.where(inside, depth, np.float32(np.nan)), np.where(inside, truth, np.float32(np.nan))
+    scores = ReplayScores(1.0, 20.0)
+    scores.add(PublishedPair("a", rig, published, truth, masked, depth))
+    wrong = np.where(inside, truth, truth + 9)  # wrong where nothing is compared
+    scores.add(PublishedPair("b", rig, published, wrong, None, depth))
+    for row in scores.rows().values():
+        assert row["density"] == 100.0
+        assert row["epe"] == pytest.approx(0.0, abs=1e-5)
+        assert row["bad_1"] == row["d1"] == 0.0
+
+
 def test_what_the_node_masks_is_left_out_of_the_masked_row_only() -> None:
     truth = np.full((96, 160), 6.0, np.float32)
     dense = truth.copy()

@@ -124,7 +124,7 @@ class _PairScore:
 
 
 class ReplayScores:
-    """Scores of many pairs by name; true depth from ``min_depth`` to ``max_depth`` m is compared.
+    """Scores of many pairs by name; only pixels with truth between ``min_depth`` and ``max_depth`` m are compared.
 
     A pair that is played again counts once, with its last prediction: neither loops nor drops change its weight.
 
@@ -232,6 +232,8 @@ class ReplayScores:
                 )
 
     def _compare(self, pair: PublishedPair, truth: np.ndarray) -> dict[str, Metrics]:
+        near, far = self._range
+        truth = np.where((truth > near) & (truth < far), truth, np.float32(np.nan))  # as DepthMetrics counts it
         expected = depth_to_disparity(truth, pair.rig)
         pixels = int(np.isfinite(expected).sum())
         rows: dict[str, Metrics] = {}
