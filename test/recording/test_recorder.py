@@ -71,7 +71,7 @@ def counts(recorder):
         ({"before": -1.0}, "before is -1.0"),
         ({"after": float("nan")}, "after is nan"),
         ({"queue_bytes": -5}, "queue_bytes is -5"),
-        ({"max_episode_bytes": 0}, "max_episode_bytes is 0 and max_episode_seconds 600.0"),
+        ({"max_episode_bytes": 0}, "max_episode_bytes is 0 and max_episode_seconds 300.0"),
         ({"storage": "gif"}, "storage is 'gif': raw, zstd, png, jpeg"),
         ({"jpeg_quality": 0}, "jpeg_quality is 0"),
         ({"prefix": "a/b"}, "prefix is 'a/b'"),
