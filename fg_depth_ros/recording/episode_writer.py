@@ -33,12 +33,13 @@ _DETAIL_LENGTH = 500
 
 @dataclass
 class EpisodeRequest:
-    """A request for an episode. The recorder changes ``detail`` and ``description`` while it is written."""
+    """A request for an episode. The recorder changes its detail, description and ``endless`` while it is written."""
 
     kind: str
     detail: str
     description: dict[str, Any] = field(default_factory=dict)
     continued: bool = False  # the episode before was cut, this one goes on
+    endless: bool = False  # continuous recording: its own older parts are removed, too, so that it goes on
     drops: Counter[str] = field(default_factory=Counter)  # pairs dropped before it, by reason
 
     def add_detail(self, text: str) -> None:
@@ -164,7 +165,8 @@ class EpisodeWriter:
             self._make_root()
             self._split_where_due(groups[0].recorded, size)
             written = self._episode.size if self._episode else 0
-            shortage = self.space.room_for(size + _SLACK, current=self.episode_name, written=written, keep=self._chain)
+            keep = "" if self._request.endless else self._chain
+            shortage = self.space.room_for(size + _SLACK, current=self.episode_name, written=written, keep=keep)
             if shortage is not None:
                 return self._pause(shortage)
             if self._episode is None:
@@ -212,8 +214,11 @@ class EpisodeWriter:
         episode, config = self._episode, self._config
         if episode is None or not episode.messages:
             return
-        seconds = (recorded - episode.first_recorded) / 1e9
-        if episode.size + size > config.max_episode_bytes or seconds > config.max_episode_seconds:
+        seconds, largest = (recorded - episode.first_recorded) / 1e9, config.max_episode_bytes
+        if self._request is not None and self._request.endless:
+            # A part can only be removed when it is complete: two of them fit.
+            largest = min(largest, self.space.capacity(episode.size) // 2 - _SLACK)
+        if episode.size + size > largest or seconds > config.max_episode_seconds:
             self._finish()
 
     def _finish(self) -> None:

@@ -159,9 +159,10 @@ class Recorder:
             self._continuous, self._deadline = True, math.inf
             if self._request is not None:
                 self._request.add_detail("continuous")
+                self._request.endless = True
                 return
             self._not_wanted += sum(group.stamp is not None for group in self._ring.take())
-            self._begin(EpisodeRequest("continuous", "", description))
+            self._begin(EpisodeRequest("continuous", "", description, endless=True))
 
     def stop(self) -> None:
         """End the current episode, whatever requested it."""
@@ -264,7 +265,11 @@ class Recorder:
         if self._request is not None:
             request, until = self._request, self._until
             self._end()
-            self._begin(EpisodeRequest(request.kind, request.detail, request.description, continued=True))
+            self._begin(
+                EpisodeRequest(
+                    request.kind, request.detail, request.description, continued=True, endless=request.endless
+                )
+            )
             self._request.add_detail(reason)
             self._until = until + shift if until is not None else None
             self._set_deadline()

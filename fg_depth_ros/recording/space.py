@@ -47,6 +47,15 @@ class Space:
         """Return the free bytes on the disk of the recordings. Raises OSError."""
         return self._free(self.root)
 
+    def capacity(self, written: int = 0) -> int:
+        """Return the bytes that recordings may take where all finished ones are removed. Raises OSError.
+
+        ``written``: bytes of the episode being written, which is not in ``used``.
+        """
+        removable = sum(size for _, size in self._episodes)
+        by_floor = self.free() - self.floor + removable + written
+        return min(self.quota - self.used + removable, by_floor) if self.quota else by_floor
+
     def refresh(self, current: str = "") -> None:
         """Read the folder: all recordings but the episode ``current``. Raises OSError."""
         order = {line["name"]: place for place, line in enumerate(manifest.read(self.root)) if "name" in line}

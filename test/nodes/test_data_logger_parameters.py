@@ -13,7 +13,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
 from fg_depth_ros.nodes.common.parameters import NO_NAMES, DeclaredParameters, Parameter, ParameterTable
-from fg_depth_ros.nodes.data_logger.parameters import DATA_LOGGER, recorder_config
+from fg_depth_ros.nodes.data_logger.parameters import DATA_LOGGER, recorder_config, small_quota
 
 TABLE = ParameterTable("some_node", "", (Parameter("names", NO_NAMES, "Names."),))
 
@@ -85,3 +85,13 @@ def test_sizes_become_bytes_and_the_home_folder_is_found(monkeypatch: pytest.Mon
     assert (config.ring_bytes, config.queue_bytes, config.max_episode_bytes) == (3 << 20, 2 << 20, 4096 << 20)
     assert (config.before, config.after, config.max_episode_seconds, config.sync_seconds) == (5.0, 5.0, 300.0, 1.0)
     assert (config.storage, config.jpeg_quality) == ("raw", 95)
+
+
+def test_a_quota_of_less_than_two_episodes_is_named_with_what_happens() -> None:
+    defaults = DATA_LOGGER.defaults()
+    assert small_quota(recorder_config(defaults)) is None  # no quota
+    assert small_quota(recorder_config({**defaults, "quota": 8.0})) is None
+    text = small_quota(recorder_config({**defaults, "quota": 5.0}))
+    assert text is not None
+    assert text.startswith("quota is 5 GiB and max_episode_size 4096 MiB: ")
+    assert "a new episode at 2560 MiB" in text

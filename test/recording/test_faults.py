@@ -228,7 +228,7 @@ def test_a_file_system_without_locks_is_recorded_to(make, pairs, tmp_path, monke
 def test_the_quota_removes_the_oldest_and_pauses_when_nothing_is_left(make, pairs, tmp_path):
     root = tmp_path / "root"
     quota = 7 * PAIR + 3 * (1 << 16)
-    recorder = make(quota_bytes=quota)
+    recorder = make(quota_bytes=quota, after=2.0)
     for number in range(4):  # of three pairs each: the third asks for more than there is
         recorder.start()
         one_by_one(recorder, pairs, 3, 3 * number)
@@ -241,7 +241,7 @@ def test_the_quota_removes_the_oldest_and_pauses_when_nothing_is_left(make, pair
     assert [bag.name for bag in episodes(root)] == names[len(gone) :]
     assert recorder.counters()["dropped"] == 0
 
-    recorder.start()
+    recorder.trigger("motion")
     one_by_one(recorder, pairs, 10, 12)  # more than the quota: the episode must not eat its own beginning
     for number in range(22, 26):  # nor when it is tried again
         time.sleep(0.06)
@@ -270,6 +270,55 @@ def test_a_quota_lets_continuous_recording_go_on_for_ever(make, pairs, tmp_path)
     assert [line["pairs"] for line in lines] == [3, 3, 3, 3, 3, 3, 2]
     assert recorder.counters()["dropped"] == 0
     assert [bag.name for bag in episodes(tmp_path / "root")] == [line["name"] for line in lines[-2:]]
+
+
+def test_continuous_recording_goes_on_where_an_episode_may_be_larger_than_the_quota(make, pairs, tmp_path):
+    root = tmp_path / "root"
+    quota = 8 * PAIR
+    recorder = make(quota_bytes=quota)  # max_episode_bytes: 4 GiB
+    recorder.start()
+    for number in range(24):
+        one_by_one(recorder, pairs, 1, number)
+        taken = sum(file.stat().st_size for file in root.rglob("*") if file.name != manifest.NAME)
+        assert taken <= quota
+        assert taken > min(number + 1, 3) * PAIR * 0.9  # never all at once
+    recorder.close()
+    assert recorder.counters()["dropped"] == 0
+    assert texts(recorder, "space") == []
+    lines = [line for line in manifest.read(root) if "name" in line]
+    assert sum(line["pairs"] for line in lines) == 24
+    assert max(line["bytes"] for line in lines) <= quota / 2
+    assert lines[-1]["continues"] == lines[-2]["name"]
+
+
+def test_continuous_recording_goes_on_at_the_floor_of_free_space(make, pairs, tmp_path, monkeypatch):
+    root = tmp_path / "root"
+
+    def usage(path):
+        taken = sum(file.stat().st_size for file in root.rglob("*") if file.name != manifest.NAME)
+        return shutil._ntuple_diskusage(20 * PAIR, taken, 20 * PAIR - taken)
+
+    monkeypatch.setattr("shutil.disk_usage", usage)
+    recorder = make(free_floor_bytes=12 * PAIR)
+    recorder.start()
+    for number in range(24):
+        one_by_one(recorder, pairs, 1, number)
+        assert usage(root).free >= 12 * PAIR
+        assert usage(root).used > min(number + 1, 3) * PAIR * 0.9
+    recorder.close()
+    assert recorder.counters()["dropped"] == 0
+
+
+def test_a_triggered_episode_that_continues_endlessly_lets_go_of_its_beginning(make, pairs, tmp_path):
+    recorder = make(quota_bytes=8 * PAIR)
+    recorder.trigger("manual")
+    one_by_one(recorder, pairs, 2)
+    recorder.start()
+    one_by_one(recorder, pairs, 12, 2)
+    recorder.cut("another calibration")
+    one_by_one(recorder, pairs, 12, 14)
+    recorder.close()
+    assert recorder.counters()["written"] == 26
 
 
 def test_the_floor_of_free_space_is_kept(make, pairs):

@@ -134,6 +134,21 @@ def test_the_floor_of_free_space(tmp_path):
     assert names(tmp_path) == ["c"]
 
 
+def test_the_room_of_recordings_is_what_quota_and_floor_leave_them(tmp_path):
+    for name in ("a", "b"):
+        episode(tmp_path, name, 1000)
+    (tmp_path / ".c.part").mkdir()
+    (tmp_path / ".c.part" / "data").write_bytes(bytes(700))
+    space = Space(tmp_path, 5000, 2500, lambda path: 6000)
+    space.refresh()
+    assert space.capacity() == 5000 - 700  # without what is never removed
+    assert space.capacity(written=900) == 5000 - 700
+    space = Space(tmp_path, 9000, 2500, lambda path: 6000)
+    space.refresh("c")
+    assert space.capacity(written=700) == 2000 + 700 + 6000 - 2500
+    assert Space(tmp_path, 0, 7000, lambda path: 6000).capacity() == -1000
+
+
 def test_asking_only_removes_nothing(tmp_path):
     for name in ("a", "b"):
         episode(tmp_path, name, 1000)

@@ -35,7 +35,7 @@ from fg_depth_ros.nodes.common.running import run_node
 from fg_depth_ros.nodes.common.synchronizing import StereoMessages
 from fg_depth_ros.nodes.common.topics import INPUTS
 from fg_depth_ros.nodes.data_logger.inputs import INPUT_FAULTS, LoggerInputs
-from fg_depth_ros.nodes.data_logger.parameters import DATA_LOGGER, TRIGGER_LIMITS, recorder_config
+from fg_depth_ros.nodes.data_logger.parameters import DATA_LOGGER, TRIGGER_LIMITS, recorder_config, small_quota
 from fg_depth_ros.nodes.data_logger.topics import TOPIC_FAULTS, GraphTopics, Use
 from fg_depth_ros.nodes.data_logger.trigger_monitor import DEPTH, LABELS, MONITOR_FAULTS, TriggerMonitor, WeightsMonitor
 from fg_depth_ros.recording.definitions import Message, Topic
@@ -117,6 +117,8 @@ class DataLoggerNode(Node):
             f"and {self.inputs.topics[INPUTS[1]]}"
         )
         self._warn_without_triggers()
+        if (problem := small_quota(config)) is not None:
+            self.get_logger().warning(problem)
         if self._record == "continuous":
             self.recorder.start()
         self._recovery = threading.Thread(target=self._recover, name="recovery", daemon=True)

@@ -95,3 +95,16 @@ def recorder_config(values: Mapping[str, Any]) -> RecorderConfig:
         jpeg_quality=values["jpeg_quality"],
         sync_seconds=values["sync_period"],
     )
+
+
+def small_quota(config: RecorderConfig) -> str | None:
+    """Return what happens where an episode may be larger than half of the quota; None where it may not."""
+    if not 0 < config.quota_bytes < 2 * config.max_episode_bytes:
+        return None
+    half = config.quota_bytes / 2 / MIB
+    return (
+        f"quota is {config.quota_bytes / GIB:g} GiB and max_episode_size {config.max_episode_bytes / MIB:g} MiB: "
+        f"continuous recording begins a new episode at {half:g} MiB, half of the quota, so that older ones can be "
+        "removed, and an episode of a trigger pauses when it alone fills the quota; raise quota, or lower "
+        "max_episode_size to half of it"
+    )
