@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,10 +15,11 @@ import pytest
 import rclpy
 from rclpy.context import Context
 from rclpy.parameter import Parameter
+from rclpy.serialization import serialize_message
 from std_msgs.msg import String
 from support.logger import QUICK, LoggerBench, balanced, logger_bench, small_wall
 from support.nodes import User, pair_messages
-from support.waiting import LIMIT
+from support.waiting import LIMIT, wait_until
 
 from fg_depth_ros.apps.processes import ProcessGroup
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
@@ -187,6 +189,47 @@ def test_a_wrong_quality_of_service_is_named_and_leaves_the_node_up(make: Make, 
         assert {"/right/image_rect", "/left/camera_info"} <= {found.topic_name for found in wrong.subscriptions}
     finally:
         wrong.destroy_node()
+
+
+def test_a_message_that_cannot_be_read_is_counted_and_the_logger_goes_on(make: Make) -> None:
+    """A string of 2 GiB in a message of 20 bytes: its stamp can be read, and nothing behind it."""
+    bench = make(image_transport="compressed", motion_flow=2.0, record="continuous")
+    bench.play_until_written(2)
+    publisher = bench._publishers["left/image_rect"]
+    node = bench.logger_node
+    assert node is not None
+    wait_until(
+        lambda: node.inputs.drops["malformed message"],
+        step=lambda: publisher.publish(bytes((0, 1, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 255, 255, 255, 127)) + b"abcd"),
+    )
+    assert "/left/image_rect/compressed: " in node.faults["input"].text
+    bench.play(lambda: node.faults["input"] is None)  # with the next pair
+    bench.play_until_written(node.recorder.counters()["written"] + 2)
+    assert not node.inputs.drops["internal error"]
+
+
+def test_a_camera_info_that_cannot_be_read_is_counted_and_the_calibration_stays(make: Make) -> None:
+    bench = make(record="continuous")
+    bench.play_until_written(2)
+    node = bench.logger_node
+    assert node is not None
+    rig = node.inputs.rig
+    publisher = bench._publishers["left/camera_info"]
+    whole = serialize_message(bench.pair["left/camera_info"])
+
+    def step() -> None:
+        stamp = bench.send({name: each for name, each in bench.pair.items() if name != "left/camera_info"})
+        head = whole[:4] + struct.pack("<iI", stamp // 10**9, stamp % 10**9)
+        publisher.publish(head + b"\xff\xff\xff\x7fabcd")
+
+    wait_until(lambda: node.inputs.drops["malformed message"], step=step, period=0.05)
+    assert "/left/camera_info: " in node.faults["input"].text
+    written = node.recorder.counters()["written"]
+    bench.play_until_written(written + 4)
+    assert node.inputs.rig == rig
+    assert not node.inputs.drops["internal error"]
+    bench.end()
+    assert len(bench.lines()) == 1
 
 
 def test_quota_is_a_warning_and_the_oldest_go(make: Make) -> None:

@@ -127,7 +127,10 @@ class LoggerInputs:
         return self._sync.matched
 
     def left_image(self, pair: StereoMessages) -> Any:
-        """Deserialize the left image of a pair; of video, return the newest one. Raises ValueError: it has none."""
+        """Deserialize the left image of a pair; of video, return the newest one.
+
+        Raises ValueError: the video has none. RuntimeError: the message is malformed.
+        """
         if (problem := self._video.problem) is not None:
             raise ValueError(problem)
         if self._video.is_video:
@@ -188,23 +191,33 @@ class LoggerInputs:
         self._rates[name].tick()
         try:
             message = SerializedMessage(data, self._now())
-        except ValueError as error:
-            self._faults.report("input", WARN, f"{self.topics[name]}: {error}; check the driver that publishes it")
-            self.drops["malformed message"] += 1
-        else:
             if name == INPUTS[0]:
                 self._follow_video(data)
+        except (ValueError, RuntimeError) as error:
+            self._drop_malformed(name, error)
+        else:
             self._sources[name].signalMessage(message)
 
+    def _drop_malformed(self, name: str, error: Exception) -> None:
+        self._faults.report("input", WARN, f"{self.topics[name]}: {error}; check the driver that publishes it")
+        self.drops["malformed message"] += 1
+
     def _follow_video(self, data: bytes) -> None:
-        """Decode the left camera's video where the motion trigger looks at it: an image needs those before it."""
+        """Decode the left camera's video where the motion trigger looks at it: an image needs those before it.
+
+        Raises RuntimeError: the message is malformed; the video begins again.
+        """
         if self._parameters["image_transport"] == "raw":
             return
         if not self._parameters["motion_flow"]:
             self._video = VideoStream(self.topics[INPUTS[0]])
             return
         before, self._video_lost = self._video_lost, self._loss[INPUTS[0]].lost
-        message = deserialize_message(data, self._types[INPUTS[0]])
+        try:
+            message = deserialize_message(data, self._types[INPUTS[0]])
+        except (ValueError, RuntimeError):
+            self._video = VideoStream(self.topics[INPUTS[0]])
+            raise
         for image in self._video.add(message, lost=self._video_lost > before):
             self._video_left = image
 
@@ -222,23 +235,31 @@ class LoggerInputs:
             return
         self._faults.clear("time")
         self._faults.clear("input")
-        self._check_calibration(pair)
+        if not self._check_calibration(pair):
+            return
         parts = [
             (self._recorded[name], Message(self.topics[name], message.recorded, message.data))
             for name, message in zip(INPUTS, messages, strict=True)
         ]
         self._on_pair(pair, parts)
 
-    def _check_calibration(self, pair: StereoMessages) -> None:
+    def _check_calibration(self, pair: StereoMessages) -> bool:
+        """Take in the calibration of a pair. Returns False where a camera_info cannot be read; that is reported."""
         # The bytes after the stamp are compared first: they nearly always agree, and nothing has to be decoded.
         infos = (pair.left_info.data[12:], pair.right_info.data[12:])
         if infos == self._infos:
-            return
+            return True
+        decoded = []
+        for name, info in zip(INPUTS[2:], (pair.left_info, pair.right_info), strict=True):
+            try:
+                decoded.append(deserialize_message(info.data, CameraInfo))
+            except (ValueError, RuntimeError) as error:
+                self._drop_malformed(name, error)
+                return False
         self._infos = infos
-        decoded = [deserialize_message(info.data, CameraInfo) for info in (pair.left_info, pair.right_info)]
         calibration = tuple(map(_calibration, decoded))
         if calibration == self._calibration:
-            return  # padding between fields may hold anything
+            return True  # padding between fields may hold anything
         before, self._calibration = self._calibration, calibration
         names = f"{self.topics[INPUTS[2]]} and {self.topics[INPUTS[3]]}"
         try:
@@ -250,6 +271,7 @@ class LoggerInputs:
         if before is not None:
             self._node.get_logger().info(f"{names}: another calibration, which begins a new episode")
             self._on_calibration("another calibration")
+        return True
 
     def _on_error(self, error: Exception) -> None:
         self.drops["internal error"] += 1
