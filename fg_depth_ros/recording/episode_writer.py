@@ -22,6 +22,8 @@ from fg_depth_ros.recording.space import Shortage, Space
 Encode = Callable[[Topic, Message], tuple[Topic, Message]]
 # Subject and text of a fault; None: it is over.
 OnFault = Callable[[str, "str | None"], None]
+# Topics and bytes of the messages that every episode begins with.
+Latched = Callable[[], Sequence[tuple[Topic, bytes]]]
 
 DISK, SPACE, ENCODING, TYPES, MANIFEST = "disk", "space", "encoding", "types", "manifest"
 _RETRY = 1.0  # s between attempts
@@ -52,13 +54,14 @@ class EpisodeWriter:
     """Writes episodes for the recorder's thread; other threads may read its plain attributes. Raises no OSError."""
 
     def __init__(
-        self, config: RecorderConfig, on_fault: OnFault, encode: Encode | None, open_file: OpenFile,
+        self, config: RecorderConfig, on_fault: OnFault, encode: Encode | None, latched: Latched, open_file: OpenFile,
         drops: Counter[str], on_finished: Callable[[dict[str, Any]], None], on_incomplete: Callable[[], None],
     ) -> None:  # fmt: skip
         """Write nothing yet.
 
         Args:
             encode: applied to every message.
+            latched: returns what every episode begins with, recorded again with the time of its first message.
             drops: the recorder's counter, read only.
             on_finished: called with the manifest's line of an episode.
             on_incomplete: called when an episode was left unfinished.
@@ -70,6 +73,7 @@ class EpisodeWriter:
         self.rate = 0.0  # bytes/s
         self._faults: dict[str, str] = {}  # subject -> code of what is wrong
         self._config, self._on_fault, self._encode, self._open_file = config, on_fault, encode, open_file
+        self._latched = latched
         self._on_finished, self._on_incomplete = on_finished, on_incomplete
         self._drops, self._drops_before = drops, Counter[str]()
         self._request: EpisodeRequest | None = None
@@ -164,6 +168,11 @@ class EpisodeWriter:
         try:
             self._make_root()
             self._split_where_due(groups[0].recorded, size)
+            items = [item for group in groups for item in group.items]
+            if self._episode is None:
+                first = min((message.recorded for _, message in items), default=groups[0].recorded)
+                items[:0] = [(topic, Message(topic.name, first, data)) for topic, data in self._latched()]
+                size = sum(len(message.data) for _, message in items)
             written = self._episode.size if self._episode else 0
             keep = "" if self._request.endless else self._chain
             shortage = self.space.room_for(size + _SLACK, current=self.episode_name, written=written, keep=keep)
@@ -174,7 +183,7 @@ class EpisodeWriter:
             assert self._episode is not None
             before = self._episode.size
             stamps = [group.stamp for group in groups if group.stamp is not None]
-            self._episode.write([item for group in groups for item in group.items], stamps)
+            self._episode.write(items, stamps)
             self.bytes_written += self._episode.size - before
             self._unsynced = True
             if self._paused:  # the fault is over only when the disk holds it

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from fg_depth_ros.data.io import diagnostic_keys as keys
 from fg_depth_ros.recording.config import RecorderConfig
 from fg_depth_ros.recording.definitions import Message, Topic
-from fg_depth_ros.recording.episode_writer import DISK, Encode, EpisodeRequest, EpisodeWriter, OnFault
+from fg_depth_ros.recording.episode_writer import DISK, Encode, EpisodeRequest, EpisodeWriter, Latched, OnFault
 from fg_depth_ros.recording.episodes import OpenFile
 from fg_depth_ros.recording.mcap_writer import DurableFile
 from fg_depth_ros.recording.recovery import recover
@@ -53,8 +53,8 @@ class Recorder:
 
     def __init__(
         self, config: RecorderConfig, describe: Callable[[], dict[str, Any]], on_fault: OnFault,
-        encode: Encode | None = None, *, on_finished: Callable[[dict[str, Any]], None] = lambda line: None,
-        open_file: OpenFile = DurableFile,
+        encode: Encode | None = None, *, latched: Latched = tuple,
+        on_finished: Callable[[dict[str, Any]], None] = lambda line: None, open_file: OpenFile = DurableFile,
     ) -> None:  # fmt: skip
         """Start the writing thread; messages fill the ring until an episode is requested.
 
@@ -63,6 +63,8 @@ class Recorder:
                 the submitting thread; an episode has the last value before its end.
             on_fault: called with subject and text of a fault, and with the subject and None when it is over.
             encode: applied to each message in the writing thread; where it raises, the message is dropped.
+            latched: returns messages, in the writing thread, that every episode begins with, recorded again with the
+                time of its first message: those before a trigger need them, too.
             on_finished: called with the manifest's line of every complete episode.
             open_file: how files are opened; tests put a failing disk here.
         """
@@ -84,7 +86,9 @@ class Recorder:
         self._last_error = ""
         self._closing = False
         self._recovering: threading.Thread | None = None
-        self._writer = EpisodeWriter(config, self._fault, encode, open_file, self._drops, self._finished, self._recover)
+        self._writer = EpisodeWriter(
+            config, self._fault, encode, latched, open_file, self._drops, self._finished, self._recover
+        )
         self._writer.prepare()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()

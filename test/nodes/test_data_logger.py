@@ -185,6 +185,24 @@ def test_latched_messages_that_are_large_are_not_all_repeated_and_images_not_at_
     assert (line["drops"], bench.settled()["dropped"]) == ({}, 0)
 
 
+def test_a_triggered_episode_begins_with_its_latched_topics(make: Make) -> None:
+    """They are needed from the seconds before the trigger on, in every episode."""
+    bench = make(use_sim_time=True, topics=["/latched"], before=0.5, max_episode_seconds=1.0, after=1.5)
+    publisher = bench.node.create_publisher(
+        String, "/latched", QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    )
+    publisher.publish(String(data="long ago"))
+    bench.wait(lambda: bench.logger_node.topics.received["/latched"])
+    bench.play_pairs(20)  # longer than what is kept from before
+    assert bench.call("snapshot").success
+    for line in bench.episodes(2)[:2]:
+        messages = list(BagStorage(bench.root / line["name"]).replay(["/latched", "/left/image_rect"]))
+        assert [message.topic for message in messages].index("/latched") == 0
+        assert messages[0].data == serialize_message(String(data="long ago"))
+        assert messages[0].recorded == line["recorded_ns"][0] == messages[1].recorded
+        assert [message.topic for message in messages].count("/latched") == 1
+
+
 def test_a_topic_whose_type_is_not_installed_is_named(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def not_installed(name: str) -> Any:
         return message_class(name.replace("std_msgs", "no_such_msgs"))

@@ -29,7 +29,9 @@ def make(tmp_path):
 
     def call(**changes):
         describe = changes.pop("describe", dict)
-        options = {name: changes.pop(name) for name in ("encode", "on_finished", "open_file") if name in changes}
+        options = {
+            name: changes.pop(name) for name in ("encode", "latched", "on_finished", "open_file") if name in changes
+        }
         faults = []
         recorder = Recorder(
             config(tmp_path, **changes), describe, lambda subject, text: faults.append((subject, text)), **options
@@ -169,6 +171,24 @@ def test_continuous_recording_and_what_lies_beside_the_pairs(make, pairs, tmp_pa
     assert numbers(bag) == [3, 4, 5, 6, 7]
     assert [(t, d) for t, _, d in contents(bag) if t == "/word"] == [("/word", data)]
     assert recorder.values()["recording"] == "no"
+
+
+def test_every_episode_begins_with_what_is_latched(make, pairs, tmp_path):
+    recorder = make(latched=lambda: [(WORD, b"\0\1\0\0long ago")], max_episode_seconds=0.35)
+    feed(recorder, pairs[:5])
+    recorder.trigger("manual")
+    for pair in pairs[5:10]:  # one after the other, so that each is a chunk
+        feed(recorder, [pair])
+        quiet(recorder)
+    recorder.close()
+    assert len(lines(recorder)) == 2
+    for line in lines(recorder):
+        times = [recorded for _, recorded, _ in contents(tmp_path / line["name"])]
+        assert times == sorted(times)
+        topic, recorded, data = contents(tmp_path / line["name"])[0]
+        assert (topic, data) == (WORD.name, b"\0\1\0\0long ago")
+        assert recorded == line["recorded_ns"][0] == times[1]
+        assert line["messages"][WORD.name] == 1
 
 
 def test_the_ring_is_bounded_in_bytes_before_seconds(make, pairs, tmp_path):

@@ -95,6 +95,7 @@ class DataLoggerNode(Node):
             self._describe,
             self._recorder_fault,
             image_encoder(values["storage"], values["jpeg_quality"], images),
+            latched=lambda: self.topics.latched(),  # made below
             on_finished=self._episode_finished,
         )
         self.inputs = LoggerInputs(
@@ -287,7 +288,6 @@ class DataLoggerNode(Node):
             self._episode = episode
             if episode:
                 self.get_logger().info(f"recording {episode}")
-                self.topics.repeat_latched()
         waiting, self._responses = self._responses, []
         for found, end, future in waiting:
             result = found()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ from fg_depth_ros.recording.definitions import Message, Topic, qos_yaml
 TOPIC_FAULTS = ("topics",)
 _WARN_SECONDS = 5.0  # before a topic without publishers is worth a warning
 _LATCHED = 500  # messages of a latched topic, of all publishers, that are recorded again in the next episode
-_LATCHED_BYTES = 4 << 20  # of them together: they are all queued at once, in addition to the pairs
+_LATCHED_BYTES = 4 << 20  # of them together: they are all written at once, in addition to the pairs
 
 
 @dataclass
@@ -74,7 +75,9 @@ class _Subscribed:
 
 
 class GraphTopics:
-    """Subscribes to topics by name alone, with the type and QoS of their publishers. For the executor's thread.
+    """Subscribes to topics by name alone, with the type and QoS of their publishers.
+
+    For the executor's thread, but for ``latched``.
 
     Args:
         wanted: returns the topics to subscribe to now: resolved name -> Use.
@@ -94,6 +97,7 @@ class GraphTopics:
     ) -> None:
         self._node, self._wanted, self._depth, self._now, self._record = node, wanted, depth, now, record
         self._faults = faults
+        self._lock = threading.Lock()  # of what ``latched`` reads
         self._subscribed: dict[str, _Subscribed] = {}
         self._uses: Mapping[str, Use] = {}
         self._waiting: dict[str, tuple[float, str]] = {}  # since when, and why
@@ -121,15 +125,18 @@ class GraphTopics:
         else:
             self._faults.clear("topics")
 
-    def repeat_latched(self) -> None:
-        """Record the last messages of latched topics again, with the time now, for an episode that begins.
+    def latched(self) -> list[tuple[Topic, bytes]]:
+        """Return the last messages of latched topics, for an episode that begins. Any thread may call it.
 
         Not images: one of long ago would pass for a new one.
         """
-        for name, found in self._subscribed.items():
-            if found.latched is not None and self._uses[name].record:
-                for data in found.latched.messages:
-                    self._record_now(found.topic, data)
+        with self._lock:
+            return [
+                (found.topic, data)
+                for name, found in self._subscribed.items()
+                if found.latched is not None and (use := self._uses.get(name)) is not None and use.record
+                for data in found.latched.messages
+            ]
 
     def values(self) -> dict[str, str]:
         """Return keys for a DiagnosticStatus."""
@@ -140,7 +147,9 @@ class GraphTopics:
         return values | {f"{name} waits": why for name, (_, why) in sorted(self._waiting.items())}
 
     def _unsubscribe(self, name: str) -> None:
-        self._node.destroy_subscription(self._subscribed.pop(name).subscription)
+        with self._lock:
+            found = self._subscribed.pop(name)
+        self._node.destroy_subscription(found.subscription)
 
     def _change(self, name: str) -> str | None:
         """Return why nothing comes to the subscription from some of the publishers there are now; None: it does."""
@@ -197,7 +206,8 @@ class GraphTopics:
             )
         qos = subscription.qos_profile
         offered = qos_yaml(int(qos.history), qos.depth, int(qos.reliability), int(qos.durability))
-        self._subscribed[name] = _Subscribed(Topic(name, kind, offered), offer, subscription, repeated, loss)
+        with self._lock:
+            self._subscribed[name] = _Subscribed(Topic(name, kind, offered), offer, subscription, repeated, loss)
 
     def _on_message(self, name: str, data: bytes) -> None:
         found, use = self._subscribed.get(name), self._uses.get(name)
@@ -206,11 +216,9 @@ class GraphTopics:
         if use.record:
             self.received[name] += 1
             if found.latched is not None:
-                found.latched.add(data)
-            self._record_now(found.topic, data)
+                with self._lock:
+                    found.latched.add(data)
+            if now := self._now():
+                self._record(found.topic, Message(name, now, data))
         if use.callback is not None:
             use.callback(data)
-
-    def _record_now(self, topic: Topic, data: bytes) -> None:
-        if now := self._now():
-            self._record(topic, Message(topic.name, now, data))
