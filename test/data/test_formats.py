@@ -31,6 +31,14 @@ def test_pfm_round_trip_is_exact(tmp_path: Path, values):
     np.testing.assert_array_equal(formats.read_pfm(tmp_path / "a.pfm"), values)
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b" "])
+def test_pfm_data_begins_behind_the_end_of_the_header(tmp_path, end):
+    values = np.array([[1.5, -2.0], [3.0, 10.0]], np.float32)
+    values.view("u1")[1, 0] = 10  # the first byte of the data, which is bottom-up, is a line feed, too
+    (tmp_path / "a.pfm").write_bytes(b"Pf" + end + b"2 2" + end + b"-1.0" + end + values[::-1].tobytes())
+    np.testing.assert_array_equal(formats.read_pfm(tmp_path / "a.pfm"), values)
+
+
 def test_pfm_rows_are_bottom_up_and_both_byte_orders_are_read(tmp_path):
     path = tmp_path / "a.pfm"
     path.write_bytes(b"Pf\n2 2\n-1.0\n" + struct.pack("<4f", 3, 4, 1, np.inf))
@@ -171,6 +179,7 @@ def test_missing_empty_and_foreign_files_are_named(tmp_path, reader):
     ("name", "content", "words"),
     [
         ("a.pfm", b"Pf\n2 2\n-1.0\n" + bytes(15), "truncated: 2x2 pixels need 16 bytes of data, found 15"),
+        ("a.pfm", b"Pf\n2 2\n-1.0\n" + bytes(17), "too long: 2x2 pixels need 16 bytes of data, found 17"),
         ("a.pfm", b"Pf\n0 2\n-1.0\n", "header claims 0x2"),
         ("a.pfm", b"Pf\n999999999 999999999\n-1.0\n", "header claims 999999999x"),
         ("a.flo", struct.pack("<fii", 202021.25, 2, 2) + bytes(31), "need 32 bytes of data, found 31"),

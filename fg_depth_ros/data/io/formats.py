@@ -114,16 +114,22 @@ def header_size(file: BinaryIO) -> tuple[int, int] | None:
 def read_pfm(path: str | Path) -> np.ndarray:
     """Read a portable float map: float32 HxW ("Pf") or HxWx3 ("PF"), as stored (Middlebury writes inf for unknown).
 
-    The header's scale gives only the byte order, by its sign (negative: little-endian); rows lie bottom-up.
+    The header's scale gives only the byte order, by its sign (negative: little-endian); rows lie bottom-up. The data
+    begins one character behind it, or two where its line ends as on Windows (CR LF).
     """
     content = read_bytes(path)
-    header = re.match(rb"(P[fF])\s+(\d+)\s+(\d+)\s+([-+]?[0-9.]+(?:[eE][-+]?\d+)?)\s", content)
+    header = re.match(rb"(P[fF])\s+(\d+)\s+(\d+)\s+([-+]?[0-9.]+(?:[eE][-+]?\d+)?)(?:\r\n|\s)", content)
     if header is None:
         raise FileError(f"{path}: no PFM header (starts with {content[:8]!r}, expected b'Pf'); not a .pfm file")
     kind, width, height, scale = header[1], int(header[2]), int(header[3]), float(header[4])
     shape = (height, width, 3) if kind == b"PF" else (height, width)
     _check_size(path, width, height)
     values = _array(path, content, header.end(), "<f4" if scale < 0 else ">f4", shape)
+    if len(content) - header.end() > values.nbytes:  # or every value may be shifted by a byte
+        raise FileError(
+            f"{path}: too long: {width}x{height} pixels need {values.nbytes} bytes of data, found "
+            f"{len(content) - header.end()}; fetch it again, as binary"
+        )
     return np.ascontiguousarray(values[::-1], dtype=np.float32)
 
 
