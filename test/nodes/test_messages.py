@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -284,6 +285,17 @@ def test_zeros_behind_a_compressed_image_do_not_matter(kind: str) -> None:
         messages.image_to_array(filled)
     with pytest.raises(MessageError, match="is no JPEG or PNG image"):
         messages.image_to_array(CompressedImage(format="jpeg", data=bytes(5000)))
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png"])
+def test_data_that_a_camera_appends_to_an_image_does_not_matter(kind: str, tmp_path: Path) -> None:
+    """As files of images and messages of them are read alike."""
+    rgb = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    whole = bytes(compressed_image(rgb, kind=kind).data)
+    for data in (whole + bytes(range(1, 256)) * 15, whole + bytes(5000)):
+        (tmp_path / f"image.{kind}").write_bytes(data)
+        message = CompressedImage(format=f"bgr8; {kind} compressed bgr8", data=data)
+        np.testing.assert_array_equal(messages.image_to_array(message), formats.read_image(tmp_path / f"image.{kind}"))
 
 
 def test_what_is_no_image_is_refused() -> None:

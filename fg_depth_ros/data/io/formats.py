@@ -25,6 +25,7 @@ _FLO_UNKNOWN = 1e9  # Middlebury: a flow component beyond this is unknown
 _FLO_UNKNOWN_WRITTEN = 1.6666667e9
 _NO_IMAGE = "cannot be decoded as an image (damaged or of an unknown format); fetch it again"
 _LARGEST_SIDE = 100_000  # a header that claims more is a damaged header
+_AFTER_END = 4096  # bytes that a camera may append to the end mark of an image, without zeros
 LARGEST_IMAGE = 1 << 26
 """Pixels of the largest image that is decoded (67 megapixels): its pixels take at most 0.6 GB."""
 MONO16_WHITE = 65535
@@ -109,6 +110,15 @@ def header_size(file: BinaryIO) -> tuple[int, int] | None:
             return None
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+def is_cut_off(content: bytes) -> bool:
+    """Tell whether a JPEG or PNG image lacks its end mark: OpenCV decodes such a one to a partly grey picture.
+
+    Zeros after the image, as of a driver that sends its whole buffer, do not matter, nor do a few other bytes.
+    """
+    end = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND\xaeB`\x82"}.get(content[:2])
+    return end is not None and end not in content.rstrip(b"\0")[-_AFTER_END:]
 
 
 def read_pfm(path: str | Path) -> np.ndarray:
@@ -240,10 +250,8 @@ def write_ply(path: str | Path, points: np.ndarray, colours: np.ndarray | None =
 
 def _decode(path: str | Path, flags: int) -> np.ndarray:
     content = read_bytes(path)
-    # OpenCV decodes the beginning of a truncated file without an error; the missing end mark shows it.
-    for start, end in ((b"\x89PNG", b"IEND\xaeB`\x82"), (b"\xff\xd8\xff", b"\xff\xd9")):
-        if content.startswith(start) and end not in content[-4096:]:
-            raise FileError(f"{path}: truncated: the image has no end after {len(content)} bytes; fetch it again")
+    if is_cut_off(content):
+        raise FileError(f"{path}: truncated: the image has no end after {len(content)} bytes; fetch it again")
     size = header_size(io.BytesIO(content))
     if size is None:
         raise FileError(f"{path}: {_NO_IMAGE}")

@@ -17,7 +17,14 @@ import cv2
 import numpy as np
 
 from fg_depth_ros.data.io import compressed_depth
-from fg_depth_ros.data.io.formats import LARGEST_IMAGE, MONO16_WHITE, header_size, scaled_to_uint8, white_level
+from fg_depth_ros.data.io.formats import (
+    LARGEST_IMAGE,
+    MONO16_WHITE,
+    header_size,
+    is_cut_off,
+    scaled_to_uint8,
+    white_level,
+)
 from fg_depth_ros.data.io.video_packets import VideoImage
 
 _DEPTHS = {
@@ -210,7 +217,7 @@ def _check_byte_order(pixels: np.ndarray, encoding: str, topic: str) -> None:
 def _decompressed(message: Any, topic: str, mono16_white: int | None) -> np.ndarray:
     data = np.frombuffer(message.data, dtype=np.uint8)
     what = f"{topic}: the compressed image ({data.size} bytes, format '{message.format}')"
-    if _cut_off(data):
+    if is_cut_off(data.tobytes()):
         raise MessageError(
             MessageFault.MALFORMED_IMAGE, f"{what} is cut off before its end; check the publisher and the network"
         )
@@ -233,19 +240,6 @@ def _decompressed(message: Any, topic: str, mono16_white: int | None) -> np.ndar
         code = _TO_RGB.get(encoding) if encoding.startswith("bayer") else None
         return pixels if code is None else cv2.cvtColor(pixels, code)  # image_transport compresses it as it is
     return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
-
-
-def _cut_off(data: np.ndarray) -> bool:
-    """Tell whether a JPEG or PNG stream lacks its end mark: OpenCV decodes such a stream to a partly grey picture.
-
-    Zeros after the stream, as of a driver that sends its whole buffer, do not matter.
-    """
-    if data.size and not data[-1]:
-        data = data[: int(np.flatnonzero(data)[-1]) + 1] if data.any() else data[:0]
-    head, tail = data[:4].tobytes(), data[-64:].tobytes()
-    if head.startswith(b"\xff\xd8"):
-        return b"\xff\xd9" not in tail
-    return head == b"\x89PNG" and b"IEND" not in tail
 
 
 class LearnedWhite:
