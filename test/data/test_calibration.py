@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from fg_depth_ros.data.io.calibration import read_calibration, write_rig
+from fg_depth_ros.data.io.calibration import is_named_grey, read_calibration, write_rig
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
 
@@ -94,6 +94,26 @@ def test_the_published_drive_and_kitti_files(public_data):
     assert rig.baseline == pytest.approx(0.5707, abs=1e-4)
     rig = read_calibration(public_data / "kitti2015_scene_flow/calib_cam/000002.txt", 1242, 375)
     assert rig.baseline == pytest.approx((44.85728 + 339.5242) / 721.5377)
+
+
+@pytest.mark.parametrize(
+    ("name", "grey"),
+    [
+        ("image_00/data/0.png", True),
+        ("2011_09_26_drive_0001_sync/image_00/data/0000000000.png", True),
+        ("sequences/00/image_0/000000.png", True),
+        ("/kitti/camera_gray_left/image_raw", True),
+        ("/kitti/camera_color_left/image_raw", False),
+        ("grey_pairs/left/0.png", True),
+        ("sequences/00/image_2/000000.png", False),
+        ("grey/image_02/data/0.png", False),
+        ("image_000.png", False),
+        ("greystone/left/0.png", False),
+        ("left.png", False),
+    ],
+)
+def test_names_of_kittis_grey_cameras(name, grey):
+    assert is_named_grey(name) == grey
 
 
 @pytest.mark.parametrize("given", ["left.yaml", "right.yaml", "."])

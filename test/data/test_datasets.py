@@ -6,11 +6,20 @@ import json
 
 import numpy as np
 import pytest
+from support.bags import bag_of
 from support.kitti_raw import DATE, DRIVE, write_raw
 from support.pair_folders import FAR, NEAR, planes, small_rig, write_pairs
 
+from fg_depth_ros.data.bags.storage import IMAGE
 from fg_depth_ros.data.datasets import stereo as datasets
-from fg_depth_ros.data.datasets.stereo import motorcycle, open_stereo_folder, open_stereo_sets, read_disparity
+from fg_depth_ros.data.datasets.stereo import (
+    motorcycle,
+    open_pair,
+    open_stereo,
+    open_stereo_folder,
+    open_stereo_sets,
+    read_disparity,
+)
 from fg_depth_ros.data.io.formats import write_image, write_kitti_disparity, write_pfm
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
@@ -136,6 +145,31 @@ def test_kitti_raw_layout_of_a_drive_a_date_and_all(tmp_path):
     (raw / DATE / "calib_cam_to_cam.txt").unlink()
     (drive / "image_02/data/0000000070.png").unlink()
     assert open_stereo_folder(drive)[0].rig is None
+
+
+def write_kitti_calibration(folder):
+    """calib_cam_to_cam.txt of four cameras: the grey ones are 0.53715 m apart, those of colour 0.53273 m."""
+    row = "200 0 76.5 {} 0 200 47.5 0 0 0 1 0\n"
+    shifts = {"00": 0, "01": -107.43, "02": 12, "03": -94.546}  # px m
+    text = "".join(f"S_rect_{n}: 160 96\nP_rect_{n}: {row.format(shift)}" for n, shift in shifts.items())
+    (folder / "calib_cam_to_cam.txt").write_text(text)
+    return folder / "calib_cam_to_cam.txt"
+
+
+@pytest.mark.parametrize(("left", "right", "baseline"), [("00", "01", 0.53715), ("02", "03", 0.53273)])
+def test_a_pair_of_kittis_grey_cameras_gets_their_baseline_from_a_file_that_is_given(tmp_path, left, right, baseline):
+    files = [f"image_{number}/data/0000000000.png" for number in (left, right)]
+    save(tmp_path, *files)
+    sample = open_pair(*(tmp_path / file for file in files), write_kitti_calibration(tmp_path))
+    assert sample.rig.baseline == pytest.approx(baseline)
+
+
+@pytest.mark.parametrize(("colour", "baseline"), [("gray", 0.53715), ("color", 0.53273)])
+def test_so_does_a_bag_of_them(tmp_path, colour, baseline):
+    pytest.importorskip("rosbags")
+    bag = bag_of(tmp_path / "bag", {f"/kitti/camera_{colour}_{side}/image_raw": IMAGE for side in ("left", "right")})
+    (sample,) = open_stereo(bag, write_kitti_calibration(tmp_path))
+    assert sample.rig.baseline == pytest.approx(baseline)
 
 
 def test_plain_folders_with_truth_and_rig(tmp_path):

@@ -16,7 +16,7 @@ from fg_depth_ros.data.bags.messages import Place, decoded, message_at, moment, 
 from fg_depth_ros.data.bags.storage import IMAGE, IMAGES, INFO, BagStorage
 from fg_depth_ros.data.bags.truth import TruthOptions, find_truth
 from fg_depth_ros.data.bags.video import VideoTopic
-from fg_depth_ros.data.io.calibration import open_calibration
+from fg_depth_ros.data.io.calibration import is_named_grey, open_calibration
 from fg_depth_ros.data.io.formats import MONO16_WHITE, scaled_to_uint8, white_level
 from fg_depth_ros.data.io.messages import MessageError, MessageFault, image_to_array
 from fg_depth_ros.data.io.video_packets import split_transport
@@ -376,7 +376,8 @@ def _given(rig: StereoRig | None, calibration: Path | None, topics: BagTopics, r
         return Rectification.of_rectified(rig)
     if calibration is None:
         return None
-    found = open_calibration(calibration, named=is_named_rectified(topics.left), rectify=rectify)
+    named, grey = is_named_rectified(topics.left), is_named_grey(topics.left)
+    found = open_calibration(calibration, grey=grey, named=named, rectify=rectify)
     return found if isinstance(found, Rectification) else Rectification.of_rectified(found)
 
 

@@ -17,7 +17,7 @@ from fg_depth_ros.data.bags.files import METADATA, is_bag, listed, recorded_in
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.datasets.layouts import NoPairsError, collect_sets, combined, find_image, reader_of
 from fg_depth_ros.data.datasets.pairing import FoundPair, PairPattern, find_pairs, is_video, list_media
-from fg_depth_ros.data.io.calibration import find_calibration, open_calibration
+from fg_depth_ros.data.io.calibration import find_calibration, is_named_grey, open_calibration
 from fg_depth_ros.data.io.formats import image_size, read_grey, read_kitti_disparity, read_pfm
 from fg_depth_ros.data.io.video import Video, VideoFrame
 from fg_depth_ros.data.samples import ArrayReader, Image, StereoSample, read_pixels
@@ -209,12 +209,15 @@ def _read(
 def open_pair(left: Path, right: Path, calibration: Path | None = None, *, rectify: str = "auto") -> StereoSample:
     """Open one pair of images, rectified where ``calibration`` is of raw cameras (``open_calibration``).
 
+    Of KITTI's two rigs it has that of the grey cameras where its path is named so (``is_named_grey``).
+
     Raises FileError.
     """
     sample = StereoSample(left.stem, left, right)
     if calibration is None:
         return sample
-    return _Calibrations(calibration, rectify).calibrated(sample, None, left, image_size(left), False)
+    grey = is_named_grey(left.absolute().as_posix())
+    return _Calibrations(calibration, rectify).calibrated(sample, None, left, image_size(left), grey)
 
 
 def _samples(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,6 +35,11 @@ _PROJECTION_PAIRS = (
     ("P0", "P1"),
 )  # fmt: skip
 _GREY_PAIRS = (("P_rect_00", "P_rect_01"), ("P0", "P1"))
+_GREY_NAMES, _COLOUR_NAMES = (
+    re.compile(rf"image_0?[{numbers}]|(?:.*[^a-z])?(?:{words})(?:[^a-z].*)?")
+    for numbers, words in (("01", "gray|grey"), ("23", "colou?r|colou?red"))
+)
+_NAMED_ABOVE = 3  # folders above an image whose names may say which cameras it is of
 
 
 def read_calibration(
@@ -87,6 +93,20 @@ def read_numbers(path: str | Path, counts: Mapping[str, int]) -> list[np.ndarray
     path = Path(path)
     values = key_values(read_text(path))
     return [numbers_of(path, values, name, count) for name, count in counts.items()]
+
+
+def is_named_grey(name: str) -> bool:
+    """Return whether an image's path or topic says that it is of KITTI's grey cameras (0 and 1).
+
+    The nearest component counts that has the word ``gray`` or ``grey``, or is one of ``image_00``, ``image_01``,
+    ``image_0`` and ``image_1``, unless a nearer one says so of the colour cameras.
+    """
+    for part in reversed(name.lower().split("/")[-1 - _NAMED_ABOVE :]):
+        if _GREY_NAMES.fullmatch(part):
+            return True
+        if _COLOUR_NAMES.fullmatch(part):
+            return False
+    return False
 
 
 def find_calibration(folder: Path) -> Path | None:
