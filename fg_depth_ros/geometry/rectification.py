@@ -204,7 +204,7 @@ class Rectification:
     def scaled(self, width: int, height: int) -> Rectification:
         """Return the rectification for images of another size; the rectified ones are resized alike.
 
-        Raises RigError: the images have another shape.
+        Raises RigError: the images were cropped (``check_shape``).
         """
         if (width, height) == self.size:
             return self

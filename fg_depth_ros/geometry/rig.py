@@ -19,6 +19,7 @@ _BASELINES = ((1e-3, 20.0), (8e-3, 2.0))  # m
 _FIELDS_OF_VIEW = ((2.0, 172.0), (10.0, 150.0))  # degrees across
 _OTHER_SIZE = 1.3  # times as far from the corner as the middle, in both directions: a centre of other images
 _ASPECT_TOLERANCE = 0.01
+_RESIZED = (0.9, 1.1)  # factors between these are not those of a resize: a border was cropped, or added
 _LARGEST = 1e7  # of any number in a projection matrix
 _VERTICAL = 0.01  # m between the cameras' heights, without any baseline: a rig with one camera above the other
 _MATRIX = "a rectified camera has P = [fx 0 cx Tx; 0 fy cy Ty; 0 0 1 Tz] (REP 104)"
@@ -137,7 +138,7 @@ class StereoRig:
         return cls(a.width, a.height, a.fx, a.fy, a.cx, a.cy, b.cx, (a.tx - b.tx) / a.fx)
 
     def fitted(self, width: int, height: int) -> StereoRig:
-        """Return the rig of images that have another size of the same shape. Raises RigError: another shape."""
+        """Return the rig of images that were resized. Raises RigError: they were cropped (``check_shape``)."""
         check_shape((self.width, self.height), (width, height))
         return self if (width, height) == (self.width, self.height) else self.scaled(width, height)
 
@@ -189,12 +190,20 @@ class StereoRig:
 
 
 def check_shape(calibrated: tuple[int, int], images: tuple[int, int]) -> None:
-    """Raise RigError unless images of one size can be those of a calibration for another: never of another shape."""
+    """Raise RigError unless images of one size can be those of a calibration for another, resized.
+
+    They never have another shape, and none of nearly the same size: a sensor's border was cropped there.
+    """
+    if tuple(images) == tuple(calibrated):
+        return
     sx, sy = images[0] / calibrated[0], images[1] / calibrated[1]
-    if abs(sx / sy - 1.0) > _ASPECT_TOLERANCE:
+    cropped = "another shape" if abs(sx / sy - 1.0) > _ASPECT_TOLERANCE else ""
+    if not cropped and all(_RESIZED[0] <= factor <= _RESIZED[1] for factor in (sx, sy)):
+        cropped = "nearly the same size"
+    if cropped:
         raise RigError(
-            f"calibrated for {calibrated[0]}x{calibrated[1]} pixels, the images have {images[0]}x{images[1]}: another "
-            "shape, so they were cropped; calibrate for the cropped images"
+            f"calibrated for {calibrated[0]}x{calibrated[1]} pixels, the images have {images[0]}x{images[1]}: "
+            f"{cropped}, so they were cropped; calibrate for the cropped images"
         )
 
 

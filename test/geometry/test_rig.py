@@ -210,6 +210,25 @@ def test_half_size_keeps_pixel_centres_and_metres():
     assert half.baseline == 0.12
 
 
+@pytest.mark.parametrize(
+    ("calibrated", "images"),
+    [
+        ((1456, 1088), (1440, 1080)),
+        ((2464, 2056), (2448, 2048)),
+        ((1936, 1216), (1920, 1200)),
+        ((1280, 720), (1280, 716)),
+        ((1440, 1080), (1456, 1088)),
+    ],
+)
+def test_images_of_nearly_the_calibrated_size_were_cropped_and_not_resized(calibrated, images):
+    rig = StereoRig(*calibrated, 1500.0, 1500.0, calibrated[0] / 2, calibrated[1] / 2, calibrated[0] / 2, 0.12)
+    with pytest.raises(RigError, match=f"have {images[0]}x{images[1]}: .* so they were cropped"):
+        rig.fitted(*images)
+    assert rig.fitted(*calibrated) is rig
+    half = rig.fitted(calibrated[0] // 2, calibrated[1] // 2)
+    assert half.fx == pytest.approx(750.0, rel=1e-3)
+
+
 def test_rescaling_to_nothing_is_refused():
     with pytest.raises(RigError, match="0x10"):
         MOTORCYCLE.scaled(0, 10)
