@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from fg_depth_ros.data.samples import StereoSample
 
+_RATE = 10.0  # Hz
 _START = 1.0  # s; a stamp of zero would read as "no stamp"
 _NARROWEST = 40  # columns
 _RULE = re.compile(r"[\w/~{}:]+:=[\w/~{}]+")
@@ -57,9 +58,14 @@ def from_images(
     folder: Annotated[Path, typer.Argument(help="Calibrated pairs: a folder, a bag, or a video (docs/data.md).")],
     topics: Settings[PairTopics],
     out: Annotated[Path, typer.Option(help="The bag's folder, which must not be there yet.")],
-    rate: Annotated[float, typer.Option(help="Pairs per second of the recording.")] = 10.0,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="Pairs per second of the recording.", show_default="the stamps of a bag, else 10"),
+    ] = None,
     frames: Annotated[str, typer.Option(help="Part of the folder, such as 0:80; default: all.")] = "",
-    start: Annotated[float, typer.Option(help="Stamp of the first pair, s.")] = _START,
+    start: Annotated[
+        float | None, typer.Option(help="Stamp of the first pair, s.", show_default="that of a bag, else 1")
+    ] = None,
     compressed: Annotated[str, typer.Option(help="Write CompressedImage: png (lossless) or jpeg.")] = "",
     storage: Annotated[str, typer.Option(help="mcap or sqlite3.")] = "mcap",
     side_by_side: SideBySide = False,
@@ -67,6 +73,8 @@ def from_images(
     truth: Annotated[bool, typer.Option(help="Write true depth on ground_truth/depth where the folder has it.")] = True,
 ) -> None:
     """Make a bag of pairs, also of a ROS 1 bag: left and right images, camera_infos and, where known, true depth.
+
+    Pairs of a bag keep the stamps of their left images, unless --rate or --start is given.
 
     Example: `fg-depth bag from-images my_pairs --out my_bag --rate 10`
     """
@@ -81,6 +89,8 @@ def from_images(
     ):
         if value not in known:
             raise ValueError(f"--{name} '{value}' is unknown; choose one of {', '.join(filter(None, known))}")
+    keep_stamps = rate is None and start is None
+    rate, start = _RATE if rate is None else rate, _START if start is None else start
     if not (rate > 0 and start > 0):
         raise ValueError(f"--rate {rate:g} and --start {start:g} must be positive")
     samples = open_stereo(folder, calib, side_by_side=side_by_side, **topics().given())
@@ -88,8 +98,12 @@ def from_images(
     if not chosen:
         raise FileError(f"{folder}: --frames {frames} leaves none of its {len(samples)} pairs")
     rig = one_rig(chosen, folder, "a bag of a stereo camera")
-    numbered = progress(list(enumerate(chosen)), "writing")
-    recorded = (_frame(sample, round((start + index / rate) * 1e9), truth) for index, sample in numbered)
+    stamps = [
+        sample.stamp if keep_stamps and sample.stamp is not None else round((start + index / rate) * 1e9)
+        for index, sample in enumerate(chosen)
+    ]
+    stamped = progress(list(zip(chosen, stamps, strict=True)), "writing")
+    recorded = (_frame(sample, stamp, truth) for sample, stamp in stamped)
     path = write_stereo_bag(
         out, recorded, rig, compressed=compressed, storage=storage, frame_id="left_camera_optical_frame",  # type: ignore[arg-type]
     )  # fmt: skip

@@ -56,6 +56,22 @@ def test_a_part_compressed_without_truth(folder, tmp_path, run):
     np.testing.assert_array_equal(pairs[0].images()[1], open_stereo_folder(folder)[1].images()[1])
 
 
+def test_pairs_of_a_bag_keep_their_stamps(tmp_path, run):
+    """Also where they are uneven; --rate or --start gives them new ones."""
+    stamps = [1_700_000_000_000_000_000 + after for after in (0, 33_333_333, 66_666_667, 1_100_000_000)]
+    source = write_stereo_bag(tmp_path / "source", [(stamp, *planes(0)[:2]) for stamp in stamps], small_rig())
+    for options, expected in (
+        ((), stamps),
+        (("--frames", "1:3"), stamps[1:3]),
+        (("--rate", 4), [1_000_000_000 + 250_000_000 * k for k in range(4)]),
+        (("--start", 7), [7_000_000_000 + 100_000_000 * k for k in range(4)]),
+    ):
+        out = tmp_path / f"bag{'_'.join(map(str, options)).replace(':', '_')}"
+        status, text = run("bag", "from-images", source, "--out", out, *options)
+        assert status == 0, text
+        assert [pair.stamp for pair in open_bag_pairs(out)] == expected
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
