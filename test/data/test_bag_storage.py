@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
+import shutil
+import sqlite3
 import struct
 import subprocess
 import sys
+import tempfile
 import tracemalloc
 
 import numpy as np
@@ -44,6 +48,52 @@ def test_what_is_whole_of_a_cut_off_file_is_used_and_said(tmp_path, caplog):
             for image, expected in zip(sample.images(), (left, right), strict=True):
                 np.testing.assert_array_equal(image, expected)
     assert 8 > counts[0] >= 6 and counts[0] > counts[1] > counts[2] >= 1
+
+
+def killed_sqlite(folder, stamps, in_log):
+    """What a recorder with a write-ahead log leaves when it is killed: the last messages are in NAME.db3-wal."""
+    whole = storage_file(write(folder.with_name("whole"), stamps, storage="sqlite3"))
+    first = stamps[-in_log]
+    source = sqlite3.connect(whole)
+    columns = "topic_id, timestamp, data"
+    rows = source.execute(f"SELECT {columns} FROM messages WHERE timestamp >= ? ORDER BY id", (first,)).fetchall()
+    source.execute("DELETE FROM messages WHERE timestamp >= ?", (first,))
+    source.commit()
+    source.execute("PRAGMA journal_mode=WAL")
+    source.execute("PRAGMA wal_autocheckpoint=0")
+    source.executemany(f"INSERT INTO messages({columns}) VALUES (?, ?, ?)", rows)
+    source.commit()
+    folder.mkdir()
+    for file in whole.parent.glob("*.db3*"):  # before it is closed, which ends the log
+        shutil.copy(file, folder)
+    source.close()
+    return storage_file(folder)
+
+
+def test_the_write_ahead_log_of_a_sqlite_bag_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    stamps = [SECOND * k for k in range(1, 9)]
+    file = killed_sqlite(tmp_path / "killed", stamps, in_log=5)
+    before = {path: path.read_bytes() for path in file.parent.iterdir()}
+    assert before[file.with_name(f"{file.name}-wal")]
+    samples = open_bag_pairs(file.parent)
+    assert [sample.stamp for sample in samples] == stamps
+    np.testing.assert_array_equal(samples[7].images()[1], pairs_at(*stamps)[7][2])
+    assert [sample.stamp for sample in open_bag_pairs(file)] == stamps
+    assert {path: path.read_bytes() for path in file.parent.iterdir()} == before
+    assert list((tmp_path / "temporary").iterdir())
+    del samples
+    gc.collect()
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_no_room_for_a_copy_with_the_write_ahead_log_is_said(tmp_path, monkeypatch):
+    file = killed_sqlite(tmp_path / "killed", [SECOND, 2 * SECOND], in_log=1)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(FileError, match=rf"{file.name}: .*{file.name}-wal .*set TMPDIR"):
+        open_bag_pairs(file)
 
 
 def test_the_folder_of_a_recorder_that_was_killed_is_read(tmp_path, caplog):

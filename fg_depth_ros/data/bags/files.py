@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -9,7 +10,7 @@ import tempfile
 import weakref
 from collections import defaultdict
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -26,6 +27,8 @@ _SPLIT = re.compile(r"(?P<name>.+)_(?P<number>0|[1-9]\d*)")  # as rosbag2 number
 _KEEP_FREE = 1 << 28  # bytes
 _PIECE = 1 << 20
 _SHOWN = 4  # names in a message
+
+_LOG = logging.getLogger(__name__)
 
 
 def is_bag(path: str | Path) -> bool:
@@ -162,7 +165,10 @@ def listed(folder: Path, found: list[Path]) -> str:
 
 
 class UnpackedFiles:
-    """Files that were compressed as a whole, unpacked into a temporary folder that goes with this object."""
+    """Files that cannot be read as they are, in a temporary folder that goes with this object.
+
+    These are files that were compressed as a whole, and SQLite files with a write-ahead log beside them.
+    """
 
     def __init__(self) -> None:
         self._there: dict[Path, Path] = {}
@@ -171,9 +177,12 @@ class UnpackedFiles:
     def of(self, path: Path) -> Path:
         """Return the unpacked file of a packed one, as far as that is whole; any other file as it is.
 
+        Of a SQLite file with a write-ahead log it is a copy that has the messages of the log, too.
+
         Raises FileError: it is no zstd file, or there is no room for it.
         """
-        if not path.name.endswith(PACKED):
+        packed = path.name.endswith(PACKED)
+        if not packed and not _has_log(path):
             return path
         if path not in self._there:
             if self._folder is None:
@@ -181,7 +190,7 @@ class UnpackedFiles:
                 weakref.finalize(self, _remove, self._folder, os.getpid())
             target = self._folder / str(len(self._there)) / unpacked_name(path.name)
             target.parent.mkdir()
-            _unpack(path, target)
+            (_unpack if packed else _copy_with_log)(path, target)
             self._there[path] = target
         return self._there[path]
 
@@ -203,6 +212,43 @@ def _unpack(path: Path, target: Path) -> None:
             if not file.tell():
                 raise FileError(f"{path}: cannot be read (no zstd file: {error}); fetch it again") from error
         # What was unpacked before damage, or before the file ends, is used; its reader says how much that is.
+
+
+def _log_of(path: Path) -> Path:
+    """Return the path of SQLite's write-ahead log of a file."""
+    return path.with_name(f"{path.name}-wal")
+
+
+def _has_log(path: Path) -> bool:
+    """Return whether a recorder that was killed, or still runs, left messages in a write-ahead log."""
+    log = _log_of(path)
+    return path.suffix == ".db3" and log.is_file() and log.stat().st_size > 0
+
+
+def _copy_with_log(path: Path, target: Path) -> None:
+    """Copy a SQLite file and its write-ahead log, and write the messages of the log into the copy.
+
+    rosbags opens files as immutable, so without those of the log; SQLite itself would write into the folder of both.
+    """
+    import sqlite3
+
+    log = _log_of(path)
+    needed = path.stat().st_size + 2 * log.stat().st_size + _KEEP_FREE
+    if shutil.disk_usage(target.parent).free < needed:
+        raise FileError(
+            f"{path}: no room in {tempfile.gettempdir()} for a copy with the messages of {log.name} beside it; set "
+            f"TMPDIR to a folder with more, or write them into the file yourself (sqlite3 {path.name} 'PRAGMA "
+            "wal_checkpoint(TRUNCATE)')"
+        )
+    for source, copy in ((log, _log_of(target)), (path, target)):
+        shutil.copyfile(source, copy)
+    try:
+        with closing(sqlite3.connect(target)) as base:
+            base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except sqlite3.DatabaseError as error:
+        _LOG.warning("%s: read without the messages of %s, which cannot be read (%s)", path, log.name, error)
+    else:
+        _LOG.info("%s: read with the messages of %s, from a copy", path, log.name)
 
 
 def _remove(folder: Path, owner: int) -> None:
