@@ -166,7 +166,7 @@ def rectify(
     calib: Calibration = None,
     side_by_side: SideBySide = False,
 ) -> None:
-    """Write rectified pairs (PNG) and the camera_info of both cameras, by a calibration of the raw cameras.
+    """Write rectified pairs (PNG; 16 bits stay) and the camera_info of both cameras, by a calibration of the raw ones.
 
     Examples: `fg-depth rectify raw_pairs --calib camchain.yaml --out pairs`,
     `fg-depth rectify zed.mp4 --side-by-side --calib SN1234.conf --out pairs`
@@ -183,7 +183,7 @@ def rectify(
     failed = 0
     for sample in progress(samples, "rectifying"):
         try:
-            images = sample.raw_images()
+            images = sample.unscaled_images()
         except FileError as error:  # the other pairs are still done
             say(f"{sample.name}: skipped: {error}", "red")
             failed += 1

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -31,6 +31,8 @@ Field = np.ndarray | ArrayReader
 """One value or vector per pixel, or a function that returns it."""
 Crop = Literal["none", "garg", "nyu"]
 CROPS = ("none", "garg", "nyu")
+_WHITE_IMAGES = 12  # of each side, looked at for the white level of 16-bit images
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +56,8 @@ class StereoSample:
     """Stamp of the right image minus that of the left one, s."""
     pose: np.ndarray | None = field(default=None, repr=False)
     """4 x 4, transforms points from the left camera to the frame of the sequence."""
+    white: Callable[[], int] | None = field(default=None, repr=False)
+    """Returns the white level of 16-bit images of all pairs of a source; None: by the values of this pair."""
 
     @property
     def has_truth(self) -> bool:
@@ -81,8 +85,13 @@ class StereoSample:
     def raw_images(self) -> tuple[np.ndarray, np.ndarray]:
         """Read both images as a camera sends them, uint8, H x W (grey) or H x W x 3 RGB. Raises as ``images``.
 
-        Those of 16 bits are scaled by the bits that hold the largest value of both.
+        Those of 16 bits are scaled by ``white``, or by the bits that hold the largest value of both.
         """
+        left, right = _eight_bits(self.name, self.white, *self.unscaled_images())
+        return left, right
+
+    def unscaled_images(self) -> tuple[np.ndarray, np.ndarray]:
+        """Read both images as they are stored, uint8 or uint16, else as ``raw_images``."""
         sides = {f"{self.name} (left)": self.left, f"{self.name} (right)": self.right}
         return _of_one_size(sides, "a rectified pair has one size")
 
@@ -138,7 +147,8 @@ class FlowSample:
     def images(self) -> tuple[np.ndarray, np.ndarray]:
         """Read both frames, uint8 RGB H x W x 3. Raises FileError: one is unreadable, or their sizes differ."""
         frames = {f"{self.name} (first)": self.first, f"{self.name} (second)": self.second}
-        first, second = _of_one_size(frames, "the frames of a pair have one size")
+        images = _of_one_size(frames, "the frames of a pair have one size")
+        first, second = _eight_bits(self.name, None, *images)
         return _rgb(first), _rgb(second)
 
     def truth(self) -> np.ndarray | None:
@@ -205,7 +215,8 @@ class DepthSample:
 
     def image_rgb(self) -> np.ndarray:
         """Read the image, uint8 RGB H x W x 3. Raises FileError where it cannot be read."""
-        return _rgb(_eight_bits(read_pixels(self.image))[0])
+        white = None if self.pair is None else self.pair.white
+        return _rgb(_eight_bits(self.name, white, read_pixels(self.image))[0])
 
     def truth(self) -> np.ndarray | None:
         """Read the true depth along the axis, float32 H x W m, NaN unknown; None: there is none. Raises FileError."""
@@ -236,9 +247,49 @@ def read_pixels(image: Image) -> np.ndarray:
     return read_camera_image(image) if isinstance(image, Path) else _read(image)
 
 
-def _eight_bits(*images: np.ndarray) -> list[np.ndarray]:
-    """Scale images of one moment to uint8, all with one white level."""
+def sampled_white_level(sides: Sequence[Sequence[_T]], read: Callable[[_T], np.ndarray]) -> int:
+    """Return the white level of 16-bit images by some of each side, spread evenly; 0: they have 8 bits."""
+    level = 0
+    for side in sides:
+        for image in _spread(side):
+            try:
+                pixels = read(image)
+            except ValueError:  # reported when the image is used
+                continue
+            if pixels.dtype != np.uint16:  # nor are the others
+                break
+            level = max(level, white_level(pixels))
+    return level
+
+
+def _spread(side: Sequence[_T]) -> Sequence[_T]:
+    return side[:: max(1, len(side) // _WHITE_IMAGES)]
+
+
+class SequenceWhite:
+    """White level of the 16-bit images of one sequence, found when it is first called."""
+
+    def __init__(self, *sides: Sequence[Image]) -> None:
+        """Take the images of each camera; some of them are read, spread evenly (``sampled_white_level``)."""
+        self._sides = [_spread(side) for side in sides]
+
+    def __call__(self) -> int:
+        """Return the level; 0: none of the images has 16 bits."""
+        return self._level
+
+    @cached_property
+    def _level(self) -> int:
+        return sampled_white_level(self._sides, read_pixels)
+
+
+def _eight_bits(name: str, shared: Callable[[], int] | None, *images: np.ndarray) -> list[np.ndarray]:
+    """Scale images of one moment to uint8, all with one white level: that which is ``shared`` with others, if any."""
     white = white_level(*images)
+    if white and shared is not None:
+        own, white = white, shared() or white
+        if own > white:
+            text = "%s: values need %d bits, but the other images seemed to have %d: what is brighter is clipped"
+            _LOG.warning(text, name, own.bit_length(), white.bit_length())
     if white:
         _say_bits(white.bit_length())
     return [scaled_to_uint8(image, white) for image in images]
@@ -260,7 +311,6 @@ def _of_one_size(images: Mapping[str, Image], rule: str) -> tuple[np.ndarray, np
         names = [str(image) if isinstance(image, Path) else name for name, image in images.items()]
         (h, w), (height, width) = first.shape[:2], second.shape[:2]
         raise FileError(f"{names[0]} is {w}x{h} pixels and {names[1]} {width}x{height}: {rule}")
-    first, second = _eight_bits(first, second)
     return first, second
 
 

@@ -12,7 +12,7 @@ from support.raw_cameras import MATRICES, ROTATION, SIZE, TRANSLATION, RawRig, s
 
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.datasets.stereo import open_stereo
-from fg_depth_ros.data.io.formats import read_image, read_kitti_disparity, write_image
+from fg_depth_ros.data.io.formats import read_camera_image, read_image, read_kitti_disparity, write_image
 from fg_depth_ros.geometry import StereoRig, disparity_to_depth
 from fg_depth_ros.geometry.rectification import Rectification
 from fg_depth_ros.networks import create_model
@@ -65,6 +65,15 @@ def test_rectified_pairs_and_their_camera_infos_are_written(run, folder, tmp_pat
     again = open_stereo(out)  # and is not rectified again
     np.testing.assert_array_equal(again[0].images(), open_stereo(folder, tmp_path / "camchain.yaml")[0].images())
     assert isinstance(again[0].rig, StereoRig)
+
+
+def test_images_of_16_bits_stay_so(run, folder, tmp_path):
+    for side, name in enumerate(("left", "right")):
+        write_image(folder / name / "1.png", WORLD.raw_image(side).astype(np.uint16) * 16)
+    status, text = run("rectify", folder, "--calib", tmp_path / "camchain.yaml", "--out", tmp_path / "pairs")
+    assert status == 0, text
+    expected = EXPECTED.apply(WORLD.raw_image(1).astype(np.uint16) * 16, 1)
+    np.testing.assert_array_equal(read_camera_image(tmp_path / "pairs" / "right" / "1.png")[..., 0], expected)
 
 
 def test_what_cannot_be_rectified_is_said(run, folder, tmp_path):

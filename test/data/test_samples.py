@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from fg_depth_ros.data.datasets.stereo import HalfImage, RectifiedImage
+from fg_depth_ros.data.datasets.stereo import HalfImage, RectifiedImage, open_stereo_folder
 from fg_depth_ros.data.io.formats import write_image
 from fg_depth_ros.data.samples import DepthSample, FlowSample, StereoSample, frame_slice
 from fg_depth_ros.files import FileError
@@ -85,3 +88,28 @@ def test_a_part_of_the_samples_is_named_as_a_slice():
     for text in ("80", "a:b", "1:2:3"):
         with pytest.raises(ValueError, match=f"frames '{text}' are not FIRST:LAST, such as 0:80"):
             frame_slice(text)
+
+
+def test_the_16_bit_images_of_a_folder_have_one_white(tmp_path, caplog):
+    """A camera of 12 bits: most of its pairs would fit into 10."""
+    for side in ("left", "right"):
+        (tmp_path / side).mkdir()
+    largest = [1000] * 5 + [1100] * 2
+    for number, value in enumerate(largest):
+        for side in ("left", "right"):
+            write_image(tmp_path / side / f"{number}.png", np.full((4, 8), value, np.uint16))
+    (tmp_path / "rig.json").write_text(json.dumps(RIG.to_dict()))
+    samples = open_stereo_folder(tmp_path)
+    expected = [round(value * 255 / 4095) for value in largest]
+    assert [int(sample.raw_images()[0].max()) for sample in samples] == expected
+    assert [int(sample.images()[1].max()) for sample in samples] == expected
+    assert [int(DepthSample.of_pair(sample).image_rgb().max()) for sample in samples] == expected
+    assert int(replace(samples[0], name="other").images()[0].max()) == expected[0]
+    assert "clipped" not in caplog.text
+
+
+def test_a_white_that_is_too_low_for_an_image_is_said(caplog):
+    bright = np.full((4, 8), 4000, np.uint16)
+    (left, _) = StereoSample("a", bright, bright, white=lambda: 1023).raw_images()
+    assert left.max() == 255
+    assert "a: values need 12 bits, but the other images seemed to have 10" in caplog.text

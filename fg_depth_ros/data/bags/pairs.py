@@ -20,7 +20,7 @@ from fg_depth_ros.data.io.calibration import is_named_grey, open_calibration
 from fg_depth_ros.data.io.formats import MONO16_WHITE, scaled_to_uint8, white_level
 from fg_depth_ros.data.io.messages import MessageError, MessageFault, image_to_array
 from fg_depth_ros.data.io.video_packets import split_transport
-from fg_depth_ros.data.samples import StereoSample
+from fg_depth_ros.data.samples import StereoSample, sampled_white_level
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import RigError, StereoRig, camera_info_doubts
 from fg_depth_ros.geometry.rectification import RECTIFY, Rectification, is_named_rectified, raw_sides
@@ -37,7 +37,6 @@ _SIDES = (
     ("camera_gray_left", "camera_gray_right"), ("image_02", "image_03"), ("image_00", "image_01"),
 )  # fmt: skip
 _ALIKE = 1e-6  # calibrations that differ by less, relatively, are one
-_WHITE_IMAGES = 12  # of each side, looked at for the white level of 16-bit images
 _STAMP_END = 12  # bytes of a message before its frame_id
 _APART = 10**9  # ns; two images that were recorded farther apart are of two moments, where the stamps jumped back
 _NAME_THEM = "name the left and the right topic (--left and --right; infer takes them as arguments)"
@@ -420,18 +419,8 @@ def _rotation(rectification: Rectification, info: Any) -> np.ndarray | None:
 
 
 def _white_level(bag: BagStorage, sides: Sequence[Sequence[Place]]) -> int:
-    """Return the white level of a bag's 16-bit images, by some of each side, spread evenly."""
-    level, narrow = 0, set[str]()  # topics of 8-bit images, one of which says so
-    for place in (place for side in sides for place in side[:: max(1, len(side) // _WHITE_IMAGES)]):
-        if place.topic in narrow:
-            continue
-        try:
-            pixels = image_to_array(message_at(bag, place), mono16_white=None)
-        except (FileError, MessageError):  # reported when the image is read
-            continue
-        if pixels.dtype != np.uint16:
-            narrow.add(place.topic)
-        level = max(level, white_level(pixels))
+    """Return the white level of a bag's 16-bit images, by some of each side."""
+    level = sampled_white_level(sides, lambda place: image_to_array(message_at(bag, place), mono16_white=None))
     if 0 < level < MONO16_WHITE:
         _LOG.info("%s: 16-bit grey images are taken to be of %d bits", bag.path, level.bit_length())
     return level or MONO16_WHITE

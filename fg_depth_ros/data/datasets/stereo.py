@@ -20,7 +20,7 @@ from fg_depth_ros.data.datasets.pairing import FoundPair, PairPattern, find_pair
 from fg_depth_ros.data.io.calibration import find_calibration, is_named_grey, open_calibration
 from fg_depth_ros.data.io.formats import image_size, read_grey, read_kitti_disparity, read_pfm
 from fg_depth_ros.data.io.video import Video, VideoFrame
-from fg_depth_ros.data.samples import ArrayReader, Image, StereoSample, read_pixels
+from fg_depth_ros.data.samples import ArrayReader, Image, SequenceWhite, StereoSample, read_pixels
 from fg_depth_ros.files import FileError, read_bytes
 from fg_depth_ros.geometry import RigError, StereoRig, left_right_difference
 from fg_depth_ros.geometry.rectification import Rectification, is_named_rectified
@@ -104,7 +104,8 @@ def open_stereo_folder(
     """Open the pairs of one data set, sorted by name; the layout is recognised by its names (``LAYOUTS``).
 
     Left and right are images, or videos, whose frames are decoded one by one. Images of raw cameras are rectified when
-    they are read, by their calibration (``open_calibration``). What lacks its partner is left out, with a warning.
+    they are read, by their calibration (``open_calibration``). Those of 16 bits have one white level in all pairs. What
+    lacks its partner is left out, with a warning.
 
     ``calibration``: used instead of what lies next to the images. ``side_by_side``: every image or video of the folder,
     or the one of this path, has the left view in its left half. ``rectify``: as of ``open_calibration``.
@@ -128,7 +129,8 @@ def open_stereo_folder(
         layout, pairs = find_pairs(path, LAYOUTS)
         assert isinstance(layout, StereoLayout)
         samples = [sample for pair in pairs for sample in _samples(path, layout, pair, calibrations)]
-    return sorted(samples, key=lambda sample: sample.name)
+    white = SequenceWhite([sample.left for sample in samples], [sample.right for sample in samples])
+    return sorted((replace(sample, white=white) for sample in samples), key=lambda sample: sample.name)
 
 
 def open_stereo_sets(
