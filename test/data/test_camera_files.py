@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -34,7 +35,7 @@ from fg_depth_ros.data.io.calibration import (
     write_camera_files,
 )
 from fg_depth_ros.data.io.camera_files import FORMATS, format_of, format_table, read_rectification
-from fg_depth_ros.data.io.formats import write_image
+from fg_depth_ros.data.io.formats import write_image, write_pfm
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.geometry.rectification import Rectification, is_named_rectified
@@ -42,6 +43,7 @@ from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
 
 LENS = RawRig("plumb_bob")
 FISHEYE = RawRig("equidistant")
+EXPECTED = Rectification.from_camera_info(*(LENS.camera_info(side) for side in (0, 1)))
 
 
 def opencv_matrix(name, array):
@@ -318,6 +320,30 @@ def test_folders_of_raw_pairs_and_what_is_written_for_their_results(tmp_path):
     again = open_calibration(tmp_path / "left.yaml", SIZE)
     assert isinstance(again, StereoRig)
     assert again.to_dict() == pytest.approx(sample.rig.to_dict())
+
+
+@pytest.mark.parametrize("write_calibration", [ros_camera, kalibr])
+def test_pairs_with_true_disparity_are_rectified_already(tmp_path, caplog, write_calibration):
+    """Also the one without it: the cameras are the same."""
+    for name in ("left", "right", "disp"):
+        (tmp_path / name).mkdir()
+    images = [EXPECTED.apply(LENS.raw_image(side), side) for side in (0, 1)]
+    for name, image in zip(("left", "right"), images, strict=True):
+        for number in ("1", "2"):
+            write_image(tmp_path / name / f"{number}.png", image)
+    calibration = write_calibration(tmp_path, LENS)
+    assert not isinstance(open_stereo(tmp_path)[0].left, Path)  # raw, as far as the calibration says
+    caplog.clear()
+    write_pfm(tmp_path / "disp" / "1.pfm", np.ones(SIZE[::-1], np.float32))
+    samples = open_stereo(tmp_path)
+    for sample in samples:
+        for found, image in zip(sample.images(), images, strict=True):
+            np.testing.assert_array_equal(found[..., 0], image)
+        assert sample.rig == open_stereo(tmp_path, rectify="off")[0].rig
+    (said,) = caplog.messages
+    assert said.startswith(f"{calibration}: is of raw cameras, but there is true disparity of these pairs")
+    with pytest.raises(FileError, match=rf"{tmp_path}: rectify is 'on', .* true disparity .* leave rectify out"):
+        open_stereo(tmp_path, rectify="on")
 
 
 def test_a_right_image_of_another_size_is_named(tmp_path):

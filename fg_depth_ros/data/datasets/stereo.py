@@ -99,8 +99,9 @@ def is_recording(path: Path) -> bool:
 
 
 def open_stereo_folder(
-    path: str | Path, calibration: Path | None = None, *, side_by_side: bool = False, rectify: str = "auto"
-) -> list[StereoSample]:
+    path: str | Path, calibration: Path | None = None, *, side_by_side: bool = False, rectify: str = "auto",
+    true_depth: bool = False,
+) -> list[StereoSample]:  # fmt: skip
     """Open the pairs of one data set, sorted by name; the layout is recognised by its names (``LAYOUTS``).
 
     Left and right are images, or videos, whose frames are decoded one by one. Images of raw cameras are rectified when
@@ -108,17 +109,19 @@ def open_stereo_folder(
     lacks its partner is left out, with a warning.
 
     ``calibration``: used instead of what lies next to the images. ``side_by_side``: every image or video of the folder,
-    or the one of this path, has the left view in its left half. ``rectify``: as of ``open_calibration``.
+    or the one of this path, has the left view in its left half. ``rectify``: as of ``open_calibration``; pairs of which
+    some have true disparity are rectified already (``auto``). ``true_depth``: so are these, as they have true depth.
 
     Raises NoPairsError: no known layout. Raises FileError: several layouts fit; a file is missing or damaged, naming it
-    and what to do.
+    and what to do; raw images that have true disparity or depth.
     """
     path = Path(path)
-    calibrations = _Calibrations(calibration, rectify)
+    truth = "true depth" if true_depth else ""
     if side_by_side:
         files = [path] if path.is_file() else list_media(path) if path.is_dir() else []
         if not files:
             raise NoPairsError(f"{path}: no image or video there, and --side-by-side needs some with both views")
+        calibrations = _Calibrations(calibration, _checked_rectify(path, rectify, truth), truth)
         samples = [sample for file in files for sample in _halves(file, calibrations)]
     elif path.is_file():
         raise FileError(
@@ -128,7 +131,14 @@ def open_stereo_folder(
     else:
         layout, pairs = find_pairs(path, LAYOUTS)
         assert isinstance(layout, StereoLayout)
-        samples = [sample for pair in pairs for sample in _samples(path, layout, pair, calibrations)]
+        truths = [(None, None) if is_video(pair.left) else (layout.truth or _plain_truth)(pair) for pair in pairs]
+        truth = truth or ("true disparity" if any(disparity is not None for disparity, _ in truths) else "")
+        calibrations = _Calibrations(calibration, _checked_rectify(path, rectify, truth), truth)
+        samples = [
+            sample
+            for pair, found in zip(pairs, truths, strict=True)
+            for sample in _samples(path, layout, pair, found, calibrations)
+        ]
     white = SequenceWhite([sample.left for sample in samples], [sample.right for sample in samples])
     return sorted((replace(sample, white=white) for sample in samples), key=lambda sample: sample.name)
 
@@ -169,12 +179,25 @@ class RectifiedImage:
             raise FileError(f"{self.image if isinstance(self.image, Path) else 'a raw image'}: {error}") from error
 
 
-class _Calibrations:
-    """Calibration files, each found once, and read once for a size of images."""
+def _checked_rectify(folder: Path, rectify: str, truth: str) -> str:
+    """Return ``rectify``. Raises FileError where images with truth, which is of rectified ones, are to be rectified."""
+    if truth and rectify == "on":
+        raise FileError(
+            f"{folder}: rectify is 'on', and there is {truth} of its pairs, which is of rectified images: where these "
+            f"are, leave rectify out; where they are raw, the {truth} is not theirs: move it elsewhere"
+        )
+    return rectify
 
-    def __init__(self, given: Path | None = None, rectify: str = "auto") -> None:
+
+class _Calibrations:
+    """Calibration files, each found once, and read once for a size of images.
+
+    ``truth``: what there is of the pairs that only rectified images have; such are not rectified again.
+    """
+
+    def __init__(self, given: Path | None = None, rectify: str = "auto", truth: str = "") -> None:
         found = find_calibration(given) if given is not None and given.is_dir() else None
-        self._given, self._rectify = found or given, rectify
+        self._given, self._rectify, self._truth = found or given, rectify, truth
         self.above = cache(_calibration_above)
         self._known: dict[tuple[Path, tuple[int, int] | None, bool, bool], StereoRig | Rectification | None] = {}
 
@@ -187,7 +210,7 @@ class _Calibrations:
             return sample
         key = calibration, size, grey, is_named_rectified(image.as_posix(), _NAMED_ABOVE)
         if key not in self._known:
-            self._known[key] = _read(*key, self._rectify)
+            self._known[key] = self._read_once(*key)
             if isinstance(self._known[key], Rectification):
                 _LOG.info("%s: of raw cameras: their images are rectified when they are read", calibration)
         known = self._known[key]
@@ -195,6 +218,18 @@ class _Calibrations:
             return replace(sample, rig=known)
         images = [RectifiedImage(each, known, side) for side, each in enumerate((sample.left, sample.right))]
         return replace(sample, left=images[0], right=images[1], rig=known.rig)
+
+    def _read_once(
+        self, calibration: Path, size: tuple[int, int] | None, grey: bool, named: bool
+    ) -> StereoRig | Rectification | None:
+        found = _read(calibration, size, grey, named, self._rectify)
+        if not self._truth or not isinstance(found, Rectification) or not any(found.sides):
+            return found
+        _LOG.warning(
+            "%s: is of raw cameras, but there is %s of these pairs, so their images are taken as rectified already (as "
+            "with --rectify off)", calibration, self._truth,
+        )  # fmt: skip
+        return _read(calibration, size, grey, named, "off")
 
 
 def _read(
@@ -223,15 +258,14 @@ def open_pair(left: Path, right: Path, calibration: Path | None = None, *, recti
 
 
 def _samples(
-    folder: Path, layout: StereoLayout, pair: FoundPair, calibrations: _Calibrations
+    folder: Path, layout: StereoLayout, pair: FoundPair, truth: FoundTruth, calibrations: _Calibrations
 ) -> Iterator[StereoSample]:
     """Yield the sample of a pair of images, or those of the frames of two videos."""
-    truth, occlusion = (None, None) if is_video(pair.left) else (layout.truth or _plain_truth)(pair)
     rig = None if layout.rig is None else layout.rig(pair)
     own = layout.calibration(pair) if layout.calibration else None
     calibration = own or calibrations.above(pair.place, folder)
     for name, left, right, size in _frames(pair):
-        sample = StereoSample(name, left, right, rig, truth, occlusion)
+        sample = StereoSample(name, left, right, rig, *truth)
         yield calibrations.calibrated(sample, calibration, pair.left, size, layout.grey)
 
 
