@@ -10,6 +10,7 @@ from support.pair_folders import FAR, NEAR, planes, small_rig, write_pairs
 
 from fg_depth_ros.data.datasets.depth import NYU, open_depth_sets
 from fg_depth_ros.data.datasets.layouts import NoPairsError
+from fg_depth_ros.data.io.calibration import write_camera_files
 from fg_depth_ros.data.io.formats import write_image, write_kitti_disparity, write_png_depth
 from fg_depth_ros.data.samples import DepthProtocol, DepthSample
 from fg_depth_ros.files import FileError
@@ -119,6 +120,33 @@ def test_measured_depth_comes_before_disparity_and_sets_without_either_have_no_t
     assert sets["with"][0].fx == 200  # the calibration is known
     sample = sets["without"][0]
     assert (sample.fx, sample.truth(), sample.pair) == (77, None, None)
+
+
+def test_pairs_with_true_depth_are_rectified_already(tmp_path, caplog):
+    """As those with true disparity: depth is that of the images on disk, whatever the lenses were."""
+    folder = write_pairs(tmp_path / "pairs", ("0", "1"), truth=False, rig=False)
+    for side in ("left", "right"):
+        for name in ("0", "1"):  # depth is called as the pair
+            (folder / side / f"{name}.png").rename(folder / side / f"{side}_{name}.png")
+    write_camera_files(folder, small_rig())
+    for side in ("left", "right"):
+        text = (folder / f"{side}.yaml").read_text()
+        (folder / f"{side}.yaml").write_text(text.replace("data:\n  - 0.0", "data:\n  - -0.3", 1))
+    (raw, _) = open_depth_sets([folder])["pairs"]
+    assert raw.truth() is None and not np.array_equal(raw.image_rgb(), LEFT)
+    np.testing.assert_array_equal(open_depth_sets([folder], bag={"rectify": "off"})["pairs"][0].image_rgb(), LEFT)
+    (folder / "depth").mkdir()
+    for name in ("0", "1"):
+        write_kitti_disparity(folder / "depth" / f"{name}.png", DEPTH)
+    caplog.clear()
+    samples = open_depth_sets([folder])["pairs"]
+    np.testing.assert_array_equal(samples[0].image_rgb(), LEFT)
+    for sample in samples:
+        assert sample.fx == 200
+        np.testing.assert_allclose(sample.truth(), DEPTH, atol=1 / 512 + 1e-6)
+    assert "but there is true depth of these pairs" in caplog.text
+    with pytest.raises(FileError, match="rectify is 'on', .* true depth "):
+        open_depth_sets([folder], bag={"rectify": "on"})
 
 
 def test_bags_are_sets_of_pairs_without_truth(tmp_path):

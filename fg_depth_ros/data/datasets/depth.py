@@ -38,7 +38,7 @@ def open_depth_sets(
         unit: of 16-bit depth PNG: ``kitti`` (1/256 m) or ``mm``; 0 is unknown.
         fx: focal length of the images in px, where no calibration lies next to them.
         split: list of NYU's test frames, see ``open_nyu``.
-        bag: options of ``open_bag_pairs``.
+        bag: options of ``open_bag_pairs``; ``rectify`` is that of folders of pairs, too.
 
     Raises FileError: nothing readable or known, images without focal length. Raises ValueError: an unknown unit.
     """
@@ -54,18 +54,23 @@ def _open(
         return open_nyu(path, split)
     if is_recording(path):
         return [DepthSample.of_pair(pair) for pair in open_stereo(path, **bag)]
-    return open_depth_folder(path, unit, fx)
+    return open_depth_folder(path, unit, fx, rectify=bag.get("rectify", "auto"))
 
 
-def open_depth_folder(path: str | Path, unit: DepthUnit = "kitti", fx: float = 0.0) -> list[DepthSample]:
+def open_depth_folder(
+    path: str | Path, unit: DepthUnit = "kitti", fx: float = 0.0, *, rectify: str = "auto"
+) -> list[DepthSample]:
     """Open the images of one folder, sorted by name; arguments and errors as ``open_depth_sets``.
 
-    Depth PNG are looked for in ``depth/`` under the image's name. Raises NoPairsError if there are neither pairs nor
+    Depth PNG are looked for in ``depth/`` under the name of the image, or of the pair; where there are some, pairs are
+    rectified already. ``rectify``: as of ``open_stereo_folder``. Raises NoPairsError if there are neither pairs nor
     images with depth.
     """
     folder = Path(path)
+    has_depth = any((folder / "depth").glob("*.png"))
     try:
-        return [_from_pair(folder, pair, unit, fx) for pair in open_stereo_folder(folder)]
+        pairs = open_stereo_folder(folder, rectify=rectify, true_depth=has_depth)
+        return [_from_pair(folder, pair, unit, fx) for pair in pairs]
     except NoPairsError:
         images = next((found for name in _IMAGES if (found := list_images(folder / name))), None)
         images = images if images is not None else list_images(folder)
@@ -85,10 +90,10 @@ def open_depth_folder(path: str | Path, unit: DepthUnit = "kitti", fx: float = 0
 
 def _from_pair(folder: Path, pair: StereoSample, unit: DepthUnit, fx: float) -> DepthSample:
     image = pair.left
-    if not isinstance(image, Path):  # rectified as it is read, or of a video
-        return DepthSample.of_pair(pair)
-    pair = replace(pair, depth=reader_of(_READERS[unit], folder / "depth" / f"{image.stem}.png"))
-    if pair.rig is not None:
+    names = [image.stem, pair.name] if isinstance(image, Path) else [pair.name]
+    depth = reader_of(_READERS[unit], *(folder / "depth" / f"{name}.png" for name in names))
+    pair = replace(pair, depth=depth)
+    if pair.rig is not None or not isinstance(image, Path):
         return DepthSample.of_pair(pair)
     return DepthSample(pair.name, image, fx or _focal_length(folder, image), pair.depth)
 
