@@ -231,6 +231,23 @@ class Rectification:
         assert maps is not None
         return cv2.remap(image, *maps, cv2.INTER_LINEAR)
 
+    def apply_to_depth(self, depth: np.ndarray) -> np.ndarray:
+        """Rectify depth of the left camera, H x W float32 m along its axis; NaN is unknown, as what it did not see.
+
+        A pixel gets the depth of the nearest raw one, as depth along the axis of the rectified camera.
+        """
+        maps, rig = self.maps[0], self.rig
+        if maps is None:
+            return depth
+        moved = cv2.remap(
+            depth, *maps, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=(float("nan"),) * 4
+        )
+        # A point at depth 1 of the rectified camera is (x, y, 1), and R^T takes it back to the frame of the raw one.
+        x, y = (np.arange(rig.width) - rig.cx) / rig.fx, (np.arange(rig.height) - rig.cy) / rig.fy
+        r = self.rotations[0]
+        along_raw_axis = x[None, :] * r[0, 2] + y[:, None] * r[1, 2] + r[2, 2]
+        return moved / np.where(along_raw_axis > 0, along_raw_axis, np.nan).astype(np.float32)
+
 
 def raw_sides(left: Any, right: Any, topics: Sequence[str], rectify: str) -> tuple[bool, bool]:
     """Return which images of a pair are to be rectified by their camera_infos: left, right.

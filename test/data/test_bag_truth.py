@@ -10,8 +10,9 @@ import pytest
 
 pytest.importorskip("rosbags", reason="bags are read by rosbags (extra 'data')")
 
-from support.bags import bag_of, rewrite
+from support.bags import WORLD, bag_of, raw_bag, rewrite
 from support.pair_folders import planes, small_rig
+from support.raw_cameras import cast, share_true
 from support.truth import (
     CLOUD,
     PLACE,
@@ -274,6 +275,63 @@ def test_depth_data_sets_take_the_topics_and_the_slop_of_a_bag(tmp_path):
         open_depth_sets([bag], bag=options)
     (samples,) = open_depth_sets([bag], bag=options | {"slop": 2e-9}).values()
     assert len(samples) == 2
+
+
+# Of the raw left camera of ``raw_bag``, along its own axis: cast through its lens, without a map of a rectification.
+def raw_depth():
+    rays = WORLD.rays(0)
+    return cast(np.zeros(3), np.concatenate([rays, np.ones((*rays.shape[:2], 1))], -1))[0][..., 2].astype(np.float32)
+
+
+def raw_bag_with_depth(folder, image="image_raw", topic="/ground_truth/depth"):
+    message = depth_message(SECOND // 10, raw_depth())
+    return with_messages(raw_bag(folder, image), [(topic, IMAGE, SECOND // 10, message)])
+
+
+@pytest.mark.parametrize(("image", "frame"), [("image_raw", "auto"), ("image_raw", "raw"), ("image_rect", "raw")])
+def test_depth_of_the_raw_camera_is_rectified_with_its_images(tmp_path, caplog, image, frame):
+    """Where the lens moves a pixel, and as far as R turns the axis that depth is along."""
+    (sample,) = open_bag_pairs(raw_bag_with_depth(tmp_path / "bag", image), truth=TruthOptions(camera_frame=frame))
+    expected = WORLD.true_depth(sample.rig.P_left()[:, :3], WORLD.size)
+    assert share_true(sample.true_depth(), expected, tolerance=1e-3) > 0.98  # but for pixels at edges
+    assert np.isfinite(sample.true_depth()).mean() > 0.98
+    assert share_true(raw_depth(), expected, tolerance=1e-3) < 0.5
+    assert not caplog.records
+    again = pickle.loads(pickle.dumps(sample))
+    np.testing.assert_array_equal(again.true_depth(), sample.true_depth())
+
+
+def test_depth_of_rectified_images_stays_as_it_is(tmp_path, caplog):
+    raw = raw_bag_with_depth(tmp_path / "raw")
+    for bag, options in (
+        (raw, TruthOptions(camera_frame="rectified")),
+        (raw_bag_with_depth(tmp_path / "rect", "image_rect"), TruthOptions()),
+        (raw_bag_with_depth(tmp_path / "named", topic="/depth/image_rect"), TruthOptions("/depth/image_rect")),
+    ):
+        np.testing.assert_array_equal(open_bag_pairs(bag, truth=options)[0].true_depth(), raw_depth())
+    assert not caplog.records
+
+
+def test_depth_of_another_frame_than_the_raw_images_is_taken_as_rectified_with_a_warning(tmp_path, caplog):
+    def framed(topic, message, place):
+        if topic == "/left/image_raw":
+            message.header.frame_id = "left_raw"
+        return message
+
+    bag = rewrite(raw_bag_with_depth(tmp_path / "raw"), tmp_path / "framed", framed)
+    np.testing.assert_array_equal(open_bag_pairs(bag)[0].true_depth(), raw_depth())
+    assert "/ground_truth/depth: has the frame 'left_camera', and the raw left images 'left_raw'" in caplog.text
+    assert "give --camera-frame raw" in caplog.text
+    caplog.clear()
+    for frame in ("raw", "rectified"):
+        open_bag_pairs(bag, truth=TruthOptions(camera_frame=frame))
+    assert not caplog.records
+
+
+def test_depth_of_a_raw_camera_that_nothing_describes_is_refused(tmp_path):
+    bag = raw_bag_with_depth(tmp_path / "bag")
+    with pytest.raises(FileError, match="/ground_truth/depth: camera_frame is 'raw', and no camera_info"):
+        open_bag_pairs(bag, rig=small_rig(*WORLD.size), truth=TruthOptions(camera_frame="raw"))
 
 
 # ---- LiDAR -----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import logging
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -172,6 +173,7 @@ def open_stereo_bag(
     depth = find_truth(
         bag, rig, [lefts[a] for a, _ in matched], truth or TruthOptions(), slop, raw=rectification.sides[0],
         rotation=_rotation(rectification, found.infos.get(topics.left_info)),
+        raw_camera=_raw_camera(rectification, *(found.infos.get(name) for name in topics[2:])),
     )  # fmt: skip
     videos = [found.videos.get(topic) for topic in topics[:2]]
     samples = [
@@ -416,6 +418,16 @@ def _rotation(rectification: Rectification, info: Any) -> np.ndarray | None:
         return rectification.rotations[0]
     r = None if info is None else camera_info_numbers(info, "r")
     return r.reshape(3, 3) if r is not None and r.size == 9 and is_rotation(r) else None
+
+
+def _raw_camera(rectification: Rectification, left: Any, right: Any) -> Rectification | None:
+    """Return what rectifies raw images of the left camera, also where its images are rectified already; or None."""
+    if rectification.sides[0]:
+        return rectification
+    if left is not None and right is not None:
+        with suppress(RigError):  # not needed for images that are rectified
+            return Rectification.from_camera_info(left, right)
+    return None
 
 
 def _white_level(bag: BagStorage, sides: Sequence[Sequence[Place]]) -> int:

@@ -18,6 +18,7 @@ from fg_depth_ros.data.io.messages import MessageError, depth_to_array
 from fg_depth_ros.data.io.transforms import Transform, chain, read_transforms
 from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig, nearest_depth
+from fg_depth_ros.geometry.rectification import Rectification, is_named_rectified
 
 CLOUD = "sensor_msgs/msg/PointCloud2"
 TF_MESSAGE = "tf2_msgs/msg/TFMessage"
@@ -54,8 +55,10 @@ class TruthOptions:
     lidar_slop: float = 0.05
     """Largest difference between the stamps of a sweep and of an image, s. Motion in between is not compensated."""
     camera_frame: str = "auto"
-    """Frame that the left image's frame_id stands for, for a LiDAR's pose: that of the ``raw`` camera, which R of its
-    camera_info takes to the rectified one, or that of ``rectified`` images; ``auto``: raw where the images are."""
+    """Whose frame true depth and a LiDAR's pose are of: the ``raw`` camera, from which R of its camera_info leads to
+    the rectified one, or that of ``rectified`` images; ``auto``: raw where the images are (depth images: and where
+    their topic is not named rectified, and their frame_id and size are those of the images). Disparity is always of
+    rectified images."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class DepthImage:
     bag: BagStorage = field(repr=False)
     place: Place
     rig: StereoRig = field(repr=False)
+    raw: Rectification | None = field(default=None, repr=False)
+    """Rectifies depth of the raw left camera; None: it is of the rectified one."""
     kind = "true depth"
 
     def __call__(self) -> np.ndarray:
@@ -74,12 +79,14 @@ class DepthImage:
             depth = depth_to_array(message_at(self.bag, self.place), where)
         except MessageError as error:
             raise FileError(str(error)) from error
-        if depth.shape != (self.rig.height, self.rig.width):
+        width, height = (self.rig.width, self.rig.height) if self.raw is None else self.raw.size
+        if depth.shape != (height, width):
             raise FileError(
                 f"{where}: true depth is {depth.shape[1]}x{depth.shape[0]} pixels and the left camera "
-                f"{self.rig.width}x{self.rig.height}: it must be that camera's"
+                f"{width}x{height}: it must be that camera's"
             )
-        return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(np.nan))
+        depth = np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(np.nan))
+        return depth if self.raw is None else self.raw.apply_to_depth(depth)
 
 
 @dataclass(frozen=True)
@@ -148,14 +155,16 @@ def cloud_points(message: Any, where: str) -> np.ndarray:
 
 def find_truth(
     bag: BagStorage, rig: StereoRig, left: Sequence[Place], options: TruthOptions, slop: float = 0.0,
-    *, raw: bool = False, rotation: np.ndarray | None = None,
+    *, raw: bool = False, rotation: np.ndarray | None = None, raw_camera: Rectification | None = None,
 ) -> dict[int, DepthReader]:  # fmt: skip
     """Make readers of true depth by the stamp (ns) of the left image, for those that have any.
 
     ``left``: where the left images lie, at least one. ``slop``: largest difference between the stamps of a depth image
     and of the left image, s. ``raw``: the bag's left images are those of the raw camera; ``rotation``: R of that camera
-    (3 x 3), from its frame to the rectified one. Raises FileError: a topic given that is not there or has no message
-    near a left image, no way from a LiDAR given to the camera, or a file of transforms that cannot be read.
+    (3 x 3), from its frame to the rectified one; ``raw_camera``: its rectification, where it is known.
+
+    Raises FileError: a topic given that is not there or has no message near a left image, no way from a LiDAR given to
+    the camera, a file of transforms that cannot be read, or depth of a raw camera that is not known.
     """
     if options.camera_frame not in CAMERA_FRAMES:
         raise FileError(f"camera_frame is '{options.camera_frame}': choose one of {', '.join(CAMERA_FRAMES)}")
@@ -166,7 +175,8 @@ def find_truth(
         found = places(bag, [topic])[topic]
         near = _beside(bag, topic, stamps, found, slop, "slop", given=bool(options.depth_topic))
         if near:
-            readers = {stamp: DepthImage(bag, place, rig) for stamp, place in near.items()}
+            camera = _camera_of_depth(bag, list(near.values()), left[0], options.camera_frame, raw, raw_camera)
+            readers = {stamp: DepthImage(bag, place, rig, camera) for stamp, place in near.items()}
             _check_unit(list(readers.values()), topic)
             return dict(readers)
     lidars = [topic for topic in clouds if _words(topic) & _LIDARS]
@@ -213,6 +223,49 @@ def _turned(
             "R moves points by %.1f px: give --camera-frame raw, or rectified where this is right", where, moved,
         )  # fmt: skip
     return matrix
+
+
+def _camera_of_depth(
+    bag: BagStorage, depths: Sequence[Place], left: Place, frame: str, raw: bool, camera: Rectification | None
+) -> Rectification | None:
+    """Return what rectifies depth images of one topic; None: they are of the rectified images.
+
+    ``camera``: the raw left camera, where it is known; ``raw``: the left images are as it took them. Raises FileError:
+    depth of a raw camera that is not known.
+    """
+    topic = depths[0].topic
+    if frame == "rectified" or bag.topics[topic] == DISPARITY:
+        return None
+    if frame == "raw":
+        if camera is None:
+            raise FileError(
+                f"{bag.path}, {topic}: camera_frame is 'raw', and no camera_info in use says how the raw left camera "
+                "is rectified (K, D, R and P): record it with the images, or give depth of the rectified ones"
+            )
+        return camera
+    if not raw or camera is None or is_named_rectified(topic):
+        return None
+    for place in depths:
+        try:
+            message = message_at(bag, place)
+            height, width = depth_to_array(message, topic).shape
+            own, images = _frame_id(message), _frame_id(message_at(bag, left))
+        except (FileError, MessageError):  # reported when it is read
+            continue
+        different = None
+        if (width, height) != camera.size:
+            different = f"is {width}x{height} pixels, and the raw left images {camera.size[0]}x{camera.size[1]}"
+        elif own and images and own != images:
+            different = f"has the frame '{own}', and the raw left images '{images}'"
+        if different is None:
+            _LOG.info("%s, %s: is taken to be of the raw left camera, and rectified as its images", bag.path, topic)
+            return camera
+        _LOG.warning(
+            "%s, %s: %s, so it is taken to be of the rectified images: give --camera-frame raw, or rectified where "
+            "this is right", bag.path, topic, different,
+        )  # fmt: skip
+        return None
+    return None
 
 
 def _check_unit(images: Sequence[DepthImage], topic: str) -> None:

@@ -46,7 +46,7 @@ class ReplayConfig:
     lidar_slop: float = 0.05
     """Largest difference between the stamps of sweep and image, s."""
     camera_frame: str = "auto"
-    """Parent frame of the LiDAR's pose: the raw camera's or the rectified one's; auto: raw if the images are."""
+    """Frame of true depth and of the LiDAR's pose: that of the raw camera or rectified; auto: raw if the images are."""
     device: str = "auto"
     """auto, cpu, cuda:N."""
     engine: str = "auto"
