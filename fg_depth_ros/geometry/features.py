@@ -21,9 +21,9 @@ class FeatureMatches:
     """Feature matches of a pair, or the sum of several pairs.
 
     In image disparities d = x_left - x_right, points in front of both cameras have ``d > -doffs``; were the two images
-    exchanged, all would have ``d < doffs``. Wrong matches are found on both sides alike, so what counts is how many
-    contradict one of the two and not the other. With ``doffs > 0`` exchanged images contradict nothing where all is
-    farther than half the distance at which ``d`` is 0: they look like a scene whose near and far are exchanged.
+    swapped, all would have ``d < doffs``. Wrong matches are found on both sides alike, so what counts is how many
+    contradict one of the two and not the other. With ``doffs > 0`` swapped images contradict nothing where all is
+    farther than half the distance at which ``d`` is 0: they look like a scene whose near and far are swapped.
     """
 
     matched: int = 0
@@ -31,8 +31,8 @@ class FeatureMatches:
     count: int = 0
     """Matches whose rows differ by at most 3 % of the height, as they do in a rectified pair."""
     as_given: int = 0
-    """Number of these matches that contradict exchanged images."""
-    exchanged: int = 0
+    """Number of these matches that contradict swapped images."""
+    swapped: int = 0
     """Number of these matches that contradict the images as given."""
     upside_down: int = 0
     """Matched features on the same rows once the right image is turned by 180 degrees."""
@@ -43,23 +43,23 @@ class FeatureMatches:
         """Return the matches of both; ``vertical`` is that of the newer ones."""
         return FeatureMatches(
             self.matched + other.matched, self.count + other.count, self.as_given + other.as_given,
-            self.exchanged + other.exchanged, self.upside_down + other.upside_down,
+            self.swapped + other.swapped, self.upside_down + other.upside_down,
             self.vertical if other.vertical is None else other.vertical,
         )  # fmt: skip
 
     @property
     def problem(self) -> str | None:
-        """Say that the cameras are exchanged or upside down, with the remedy, or return None."""
+        """Say that the cameras are swapped or upside down, with the remedy, or return None."""
         if self.upside_down >= max(MIN_MATCHES, 0.7 * self.matched) and self.count < 0.3 * self.matched:
             return (
                 f"one camera seems to be mounted upside down: {self.upside_down} of {self.matched} matched features "
                 f"are "
                 "on the same rows only when one image is turned by 180 degrees; turn it in the driver"
             )
-        if self.count >= MIN_MATCHES and self.exchanged >= max(10, 0.1 * self.count, 4 * self.as_given):
+        if self.count >= MIN_MATCHES and self.swapped >= max(10, 0.1 * self.count, 4 * self.as_given):
             return (
-                f"left and right seem to be swapped: of {self.count} matched features {self.exchanged} lie behind the "
-                f"cameras and {self.as_given} would do so with the images exchanged; exchange the two cameras' topics "
+                f"left and right seem to be swapped: of {self.count} matched features {self.swapped} lie behind the "
+                f"cameras and {self.as_given} would do so with the images swapped; swap the two cameras' topics "
                 "(or turn both images by 180 degrees, where the rig is mounted upside down)"
             )
         return None

@@ -63,7 +63,7 @@ class StereoRig:
             raise RigError("rig baseline is 0: two cameras at one place see no disparity; give it in metres")
         if self.baseline < 0.0:
             raise RigError(
-                f"rig baseline is {self.baseline} m, negative: are left and right swapped? Exchange the two cameras"
+                f"rig baseline is {self.baseline} m, negative: are left and right swapped? Swap the two cameras"
             )
         shortest, longest = _BASELINES[0]
         if not shortest <= self.baseline <= longest:
@@ -456,7 +456,7 @@ def _check_pair(left: _Camera, right: _Camera) -> None:
     if shift < 0.0:
         raise RigError(
             f"camera_info: {found}, so the baseline is negative ({shift / left.fx:g} m): left and right swapped? "
-            "Exchange the two camera_info (and image) topics; where they are right, the sign of p[3] is not: that of "
+            "Swap the two camera_info (and image) topics; where they are right, the sign of p[3] is not: that of "
             "the right camera is -fx * baseline"
         )
     if abs(left.cy - right.cy) > _ROW_TOLERANCE:

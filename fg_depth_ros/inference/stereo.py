@@ -27,7 +27,7 @@ _CAUSES = {
     Label.OUT_OF_RANGE: "",
     Label.LEFT_RIGHT_MISMATCH: "the two views do not agree: check that the images are rectified, and of one moment",
     Label.LEAVES_IMAGE: (
-        "the matches lie outside the right image: check that left and right are not exchanged, and min_disparity"
+        "the matches lie outside the right image: check that left and right are not swapped, and min_disparity"
     ),
     Label.VERTICAL_FLOW: (
         "the matches lie on other rows than max_vertical allows: check the rectification, or raise it for a network "

@@ -1,4 +1,4 @@
-"""Weights of a running node exchanged from outside: taken with their hash in the diagnostics, or refused and kept."""
+"""Weights of a running node swapped from outside: taken with their hash in the diagnostics, or refused and kept."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_node_that_is_not_there_is_named_with_those_that_are(make: Callable[..
         set_node_weights("robot/depth", "flownet_stereo", "", "", context=b.context)
 
 
-def test_a_flow_network_that_gives_the_disparity_is_exchanged_there(make: Callable[..., Bench], tmp_path: Path) -> None:
+def test_a_flow_network_that_gives_the_disparity_is_swapped_there(make: Callable[..., Bench], tmp_path: Path) -> None:
     (first, sha_1), (second, sha_2) = (
         saved(tmp_path / f"flow_{seed}.safetensors", "flownet_s", seed, width=0.0625) for seed in (1, 2)
     )
@@ -55,7 +55,7 @@ def test_a_flow_network_that_gives_the_disparity_is_exchanged_there(make: Callab
     assert taken == (True, {"model": "flownet_s", "depth_weights": first})
 
 
-def test_stereo_weights_are_exchanged_and_a_bad_file_leaves_the_old_ones(
+def test_stereo_weights_are_swapped_and_a_bad_file_leaves_the_old_ones(
     make: Callable[..., Bench], stereo, tmp_path: Path
 ) -> None:
     (first, sha_1), (second, sha_2) = stereo

@@ -263,7 +263,7 @@ def test_a_running_node_takes_the_weights_or_nothing_changes(
     runs(sha_2)
     assert store.history("flownet_stereo").entry.record["node"] == "/stereo_depth_node"
 
-    # A node that cannot use them: the exchange fails, the old ones stay, in the node and in the store.
+    # A node that cannot use them: the swap fails, the old ones stay, in the node and in the store.
     b.depth_node._models.stereo._build = lambda config: (_ for _ in ()).throw(RuntimeError("the device is gone"))
     status, text = call("promote", first, "--force-reason", "test", *node)
     assert status == 1 and f"{sha_2[:12]}" in text and "the device is gone" in text, text

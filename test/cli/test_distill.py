@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 import pytest
 
 pytest.importorskip("pytorch_lightning")
-from support.distill import RIG, exchange, wall, write_walls
+from support.distill import RIG, swap, wall, write_walls
 
 from fg_depth_ros.data.io.formats import read_image
 from fg_depth_ros.networks import load_checkpoint
@@ -103,5 +103,5 @@ def test_the_command_says_in_one_line_what_is_wrong(run, tmp_path):
     assert "unknown teacher 'me'" in fails("--data", walls, "--steps", 1, "--teacher", "me")
     assert "no such folder" in fails("--data", tmp_path / "none", "--steps", 1)
     assert not (tmp_path / "run").exists()
-    text = fails("--data", exchange(walls), *TINY)
-    assert "walls: none of its 4 pairs can be trained on. 4 x exchanged" in text and "Traceback" not in text
+    text = fails("--data", swap(walls), *TINY)
+    assert "walls: none of its 4 pairs can be trained on. 4 x swapped" in text and "Traceback" not in text

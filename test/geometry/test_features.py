@@ -23,7 +23,7 @@ def wall():
 
 @pytest.fixture(scope="module")
 def motorcycle():
-    """The Motorcycle pair, whose principal columns differ by 31 px: exchanged, a quarter of it still lies in front."""
+    """The Motorcycle pair, whose principal columns differ by 31 px: swapped, a quarter of it still lies in front."""
     data = pytest.importorskip("skimage.data")
     return data.stereo_motorcycle()[:2]
 
@@ -31,11 +31,11 @@ def motorcycle():
 def test_matches_are_counted_by_what_they_contradict(wall):
     found = match_features(*wall, 0.0)
     assert found.count >= 40
-    assert (found.as_given, found.exchanged) == (found.count, 0)
+    assert (found.as_given, found.swapped) == (found.count, 0)
     assert abs(found.vertical) < 0.3
     # 12 px are neither beyond 20 px nor below -20 px: nothing is said
     undecided = match_features(*wall, 20.0)
-    assert (undecided.as_given, undecided.exchanged, undecided.problem) == (0, 0, None)
+    assert (undecided.as_given, undecided.swapped, undecided.problem) == (0, 0, None)
 
 
 @pytest.mark.parametrize("doffs", [-31.086, 0.0, 31.086])
@@ -49,8 +49,8 @@ def test_swapped_cameras_are_found_whatever_the_principal_columns(motorcycle, do
     assert "swapped" in match_features(right, left, doffs).problem
 
 
-def test_exchanged_images_of_a_far_scene_say_nothing_where_principal_columns_converge(wall):
-    """12 px and doffs 20 are 32 px from infinity, exchanged 8 px: both in front. Doffs 5: 17 px, exchanged -7 px."""
+def test_swapped_images_of_a_far_scene_say_nothing_where_principal_columns_converge(wall):
+    """12 px and doffs 20 are 32 px from infinity, swapped 8 px: both in front. Doffs 5: 17 px, swapped -7 px."""
     left, right = wall
     assert match_features(right, left, 20.0).problem is None
     assert "swapped" in match_features(right, left, 5.0).problem
@@ -70,7 +70,7 @@ def test_a_vertical_shift_is_measured(wall):
 
 
 def test_several_pairs_decide_together():
-    few = FeatureMatches(matched=15, count=15, exchanged=14, as_given=1)
+    few = FeatureMatches(matched=15, count=15, swapped=14, as_given=1)
     assert few.problem is None
     assert "swapped" in (few + few + few).problem
     assert (few + FeatureMatches(vertical=1.0) + FeatureMatches()).vertical == 1.0

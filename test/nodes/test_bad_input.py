@@ -100,10 +100,10 @@ BAD: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "baseline negative": (
         changed("right/camera_info", right_shift(36.0)),
         "camera_info",
-        ["36 on the right", "-0.12 m", "swapped", "Exchange"],
+        ["36 on the right", "-0.12 m", "swapped", "Swap"],
     ),
-    "camera_infos swapped": (SWAPPED_INFO, "camera_info", ["-36", "swapped", "Exchange"]),
-    "images swapped": (SWAPPED_IMAGES, "swapped cameras", ["/left/image_rect", "swapped", "exchange"]),
+    "camera_infos swapped": (SWAPPED_INFO, "camera_info", ["-36", "swapped", "Swap"]),
+    "images swapped": (SWAPPED_IMAGES, "swapped cameras", ["/left/image_rect", "swapped", "swap"]),
     "right camera upside down": (
         {**GOOD, "right/image_rect": pair_messages(UPSIDE_DOWN)["right/image_rect"]},
         "swapped cameras",
@@ -217,7 +217,7 @@ def test_a_baseline_in_centimetres_is_doubted_aloud(make: Callable[..., Bench]) 
     b.send_until(GOOD, lambda: b.level() == 0)
 
 
-def test_swapped_images_at_the_start_are_refused_until_they_are_exchanged(make: Callable[..., Bench]) -> None:
+def test_swapped_images_at_the_start_are_refused_until_they_are_right(make: Callable[..., Bench]) -> None:
     b = make()
     b.listen("depth/image_rect")
     b.send_until(SWAPPED_IMAGES, lambda: b.level() == 2)

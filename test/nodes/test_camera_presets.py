@@ -92,7 +92,7 @@ def test_an_oak_without_the_setting_is_refused_as_swapped_cameras() -> None:
     images = [fill_image(Image(), np.zeros((400, 640), np.uint8), "mono8") for _ in range(2)]
     with pytest.raises(MessageError, match="/left/camera_info and /right/camera_info") as error:
         PairDecoder({name: f"/{name}" for name in INPUTS}).decode(StereoMessages(*images, left, right))
-    assert "exchange" in str(error.value) or "swapped" in str(error.value)
+    assert "swap" in str(error.value) or "swapped" in str(error.value)
 
 
 @pytest.mark.parametrize("bits", [10, 12])

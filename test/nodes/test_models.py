@@ -256,7 +256,7 @@ def test_whatever_a_loader_raises_is_a_refused_swap(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("network", ["flownet_stereo", "flownet_lite", "depthnet_lite"])
-def test_weights_whose_results_are_not_finite_are_not_exchanged(tmp_path: Path, network: str) -> None:
+def test_weights_whose_results_are_not_finite_are_not_swapped(tmp_path: Path, network: str) -> None:
     """Every value in the file is finite; the convolutions overflow."""
     kinds = {
         "flownet_stereo": (StereoDepthEstimator, StereoConfig), "flownet_lite": (FlowEstimator, FlowConfig),

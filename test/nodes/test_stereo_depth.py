@@ -670,7 +670,7 @@ def test_a_model_without_weights_at_the_start_does_not_keep_the_engine_from_bein
     assert result.successful
 
 
-def test_a_model_is_exchanged_beside_the_running_one(make: Callable[..., Bench], tmp_path: Path) -> None:
+def test_a_model_is_swapped_beside_the_running_one(make: Callable[..., Bench], tmp_path: Path) -> None:
     weights = tmp_path / "new.safetensors"
     weights.write_bytes(b"anything")
     begun, finish = threading.Event(), threading.Event()

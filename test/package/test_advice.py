@@ -101,7 +101,7 @@ def names() -> frozenset[str]:
 
 def test_the_messages_are_found() -> None:
     assert len(messages()) > 700
-    assert any("exchange the two cameras' topics" in text for _, text in messages())
+    assert any("swap the two cameras' topics" in text for _, text in messages())
     assert len(commands()) > 20
 
 

@@ -59,7 +59,7 @@ def write_walls(folder: Path, disparities=(8, 9, 10, 11, 12), truth: bool = True
     return folder
 
 
-def exchange(folder: Path) -> Path:
+def swap(folder: Path) -> Path:
     """Left and right of a folder change places."""
     (folder / "left").rename(folder / "other")
     (folder / "right").rename(folder / "left")

@@ -13,7 +13,7 @@ import torch
 
 pytest.importorskip("pytorch_lightning")
 from support import efficientnet_reference
-from support.distill import ONLY_REGRESSION, RIG, TINY, exchange, wall, write_walls
+from support.distill import ONLY_REGRESSION, RIG, TINY, swap, wall, write_walls
 
 from fg_depth_ros.data.io.formats import read_image
 from fg_depth_ros.files import FileError
@@ -93,12 +93,10 @@ def test_what_cannot_be_trained_on_is_refused_before_anything_is_written(tmp_pat
     attempt(ValueError, "own canonical focal length; leave 300", focal=300, weights=str(tmp_path / "r18.safetensors"))
 
 
-def test_a_folder_with_exchanged_cameras_or_without_answers_is_refused(tmp_path):
-    wrong = exchange(write_walls(tmp_path / "wrong"))
+def test_a_folder_with_swapped_cameras_or_without_answers_is_refused(tmp_path):
+    wrong = swap(write_walls(tmp_path / "wrong"))
     settings = {**TINY, "cache": str(tmp_path / "cache"), "steps": 1, "out": str(tmp_path / "out")}
-    with pytest.raises(
-        FileError, match="wrong: none of its 4 pairs .* 4 x exchanged: .*exchange the left and the right"
-    ):
+    with pytest.raises(FileError, match="wrong: none of its 4 pairs .* 4 x swapped: .*swap the left and the right"):
         train_distill(DistillTraining(data=(str(wrong),), **settings))
     far = MaskConfig(max_disparity=0, max_depth=1.0)
     with pytest.raises(FileError, match="walls: none of its 4 pairs .* 4 x no_answer: the teacher predicts no valid"):

@@ -34,12 +34,12 @@ TINY = {
 }  # fmt: skip
 
 
-def write_drive(folder, first=0, count=20, exchanged=False):
+def write_drive(folder, first=0, count=20, swapped=False):
     """A bag of walls 1.5 to 2.5 m away, ten a second."""
     pairs = []
     for k in range(first, first + count):
         left, right = wall(8 + k % 6, seed=k)
-        pairs.append((START + k * 100_000_000, *((right, left) if exchanged else (left, right))))
+        pairs.append((START + k * 100_000_000, *((right, left) if swapped else (left, right))))
     return write_stereo_bag(folder, pairs, RIG)
 
 
@@ -104,7 +104,7 @@ def test_weights_of_another_kind_are_refused(tmp_path, drive):
 
 
 def test_bags_whose_pairs_are_all_bad_end_it_when_there_are_no_others(tmp_path, parent, cache):
-    wrong = write_drive(tmp_path / "wrong", exchanged=True)
+    wrong = write_drive(tmp_path / "wrong", swapped=True)
     with pytest.raises(FileError, match="none of the bags and folders has pairs that can be trained on"):
         tune(tmp_path / "out", [wrong], parent, cache)
     assert not (tmp_path / "out" / "weights.safetensors").exists()
@@ -121,25 +121,23 @@ def test_a_folder_with_bad_bags_between_good_ones(tmp_path, drive, parent, cache
         file.write_bytes(np.random.default_rng(0).bytes(4000))
     shutil.copytree(drive, folder / "c_copy")
     bag_of(folder / "d_bare", {"/left/image_rect": IMAGE, "/right/image_rect": IMAGE})
-    write_drive(folder / "e_exchanged", first=1000, exchanged=True)
+    write_drive(folder / "e_swapped", first=1000, swapped=True)
     with caplog.at_level("WARNING"):
         outcome = tune(tmp_path / "out", [folder], parent, cache)
     said = {bag["name"]: bag for bag in outcome.document["bags"]}
-    assert list(said) == ["a_broken", "b_good", "c_copy", "d_bare", "e_exchanged"]
-    assert [name for name, bag in said.items() if bag["usable"]] == ["b_good", "e_exchanged"]
+    assert list(said) == ["a_broken", "b_good", "c_copy", "d_bare", "e_swapped"]
+    assert [name for name, bag in said.items() if bag["usable"]] == ["b_good", "e_swapped"]
     assert "left out: a_broken: " in caplog.text and "cannot be read" in caplog.text
     assert "left out: c_copy: the same recording as b_good" in caplog.text
     assert "left out: d_bare: " in caplog.text and "no camera_info" in caplog.text
-    assert "left out: e_exchanged: none of its" in caplog.text
+    assert "left out: e_swapped: none of its" in caplog.text
     counts = said["b_good"]["parts"]
     assert sum(counts.values()) == 20 and counts["held_out"] == counts["stopping"] == 4 and not said["d_bare"]["parts"]
-    assert outcome.document["left_out_pairs"]["e_exchanged"] == {
-        "exchanged": 20 - said["e_exchanged"]["parts"]["guard"]
-    }
+    assert outcome.document["left_out_pairs"]["e_swapped"] == {"swapped": 20 - said["e_swapped"]["parts"]["guard"]}
     card = load_checkpoint(outcome.path)[1].description
     assert [bag["name"] for bag in card["bags"]] == list(said)
     assert card["bags"][1]["sha256"] == said["b_good"]["sha256"] == bag_sha256(drive)
-    assert card["data"].endswith("pairs of b_good") and "exchanged" not in card["data"]
+    assert card["data"].endswith("pairs of b_good") and "swapped" not in card["data"]
 
 
 def test_checks_are_noted_and_looked_at_once(tmp_path, drive, monkeypatch):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from support.distill import HEIGHT, RIG, WIDTH, exchange, made_pair, wall, write_walls
+from support.distill import HEIGHT, RIG, WIDTH, made_pair, swap, wall, write_walls
 
 from fg_depth_ros.data.datasets.stereo import open_stereo_folder
 from fg_depth_ros.data.io.formats import read_image, write_image
@@ -45,20 +45,18 @@ def look(tmp_path):
 GOOD = made_pair(*wall(8), name="good")
 
 
-def test_left_and_right_exchanged(look):
+def test_left_and_right_swapped(look):
     left, right = wall(8)
     names, counts = look([GOOD, made_pair(right, left, name="bad")])
-    assert names == ["good"] and counts.used == 1 and counts.skipped == {"exchanged": 1}
-    assert "set/bad: 1" in counts.examples["exchanged"]  # "100 % of the image ..." or nearly
-    with pytest.raises(
-        FileError, match="set: none of its 1 pairs can be trained on. 1 x exchanged: .*baseline of the "
-    ):
+    assert names == ["good"] and counts.used == 1 and counts.skipped == {"swapped": 1}
+    assert "set/bad: 1" in counts.examples["swapped"]  # "100 % of the image ..." or nearly
+    with pytest.raises(FileError, match="set: none of its 1 pairs can be trained on. 1 x swapped: .*baseline of the "):
         look([made_pair(right, left)])
 
 
-def test_a_whole_folder_with_left_and_right_exchanged_is_refused(tmp_path, look):
-    pairs = open_pair_sets([exchange(write_walls(tmp_path / "walls"))])["walls"]
-    with pytest.raises(FileError, match=r"5 x exchanged: .*exchange the left and the right images .first: w/000"):
+def test_a_whole_folder_with_left_and_right_swapped_is_refused(tmp_path, look):
+    pairs = open_pair_sets([swap(write_walls(tmp_path / "walls"))])["walls"]
+    with pytest.raises(FileError, match=r"5 x swapped: .*swap the left and the right images .first: w/000"):
         look(pairs, name="w")
 
 
@@ -163,7 +161,7 @@ def test_a_convincing_teacher_is_believed_and_others_are_not():
     assert check_pair(RectificationCheck(1.0, 0.0), None, RIG, mask) == 1.0
     with pytest.raises(BadPair) as found:
         check_pair(RectificationCheck(1.0, 0.9), None, RIG, mask)
-    assert found.value.reason == "exchanged"
+    assert found.value.reason == "swapped"
 
 
 def test_what_lies_behind_infinity_depends_on_the_principal_columns():
@@ -183,16 +181,16 @@ def test_a_pair_is_levelled_by_its_principal_columns():
     assert new.fx * new.baseline / (8 + 5) == pytest.approx(rig.fx * rig.baseline / (8 + rig.doffs))
 
 
-def test_real_pairs_exchanged_and_one_frame_late(public_data):
+def test_real_pairs_swapped_and_one_frame_late(public_data):
     drive = open_stereo_folder(public_data / "drive")
     left, right, _ = checked_images(drive[40])
-    true, exchanged, late = (
+    true, swapped, late = (
         rectification_check(left, right),
         rectification_check(right, left),
         rectification_check(left, drive[41].images()[1]),
     )
     assert true.level > 0.8 and true.backward < 0.05
-    assert exchanged.backward > 0.9
+    assert swapped.backward > 0.9
     assert late.level < 0.4
 
 

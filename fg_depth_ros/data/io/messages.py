@@ -68,7 +68,7 @@ _TO_RGB = {
 }
 _SAMPLED_ROWS = 8
 # Standard deviation of colours, of 255, and times that of light: 5 to 20 and below 1 in images, 50 and 3 where the two
-# are exchanged.
+# are swapped.
 _STRONG_COLOUR, _COLOUR_OVER_LIGHT = 24.0, 2.0
 CAMERA_ENCODINGS = (*_GREY, *_TO_RGB)
 """Encodings that ``image_to_array`` takes."""
@@ -87,7 +87,7 @@ class MessageFault(str, Enum):
     IMAGE_SIZE = "image size"
     CAMERA_INFO = "camera_info"
     SWAPPED_CAMERAS = "swapped cameras"
-    EXCHANGED_PAIR = "exchanged pair"
+    SWAPPED_PAIR = "swapped pair"
 
     __str__ = str.__str__
 
@@ -197,7 +197,7 @@ def image_to_array(message: Any, topic: str = "image", *, mono16_white: int | No
 
 
 def _check_byte_order(pixels: np.ndarray, encoding: str, topic: str) -> None:
-    """Raise MessageError where grey values and colours of a packed image (H x W x 2) seem to be exchanged.
+    """Raise MessageError where grey values and colours of a packed image (H x W x 2) seem to be swapped.
 
     A driver that names the wrong order of bytes gives an image that shows the colours as light: flat, and wrong.
     """

@@ -20,7 +20,7 @@ _MEDIAN_OF = 5  # measurements of the vertical flow
 _RECENT = 5  # pairs that one is compared with
 _RECENT_NS = 2_000_000_000  # older ones say nothing
 _GRID = 8  # px between the disparities that are compared
-_AGREEING = 0.6  # of the agreement of recent pairs: an exchanged one has 0 to 0.4, the next frame 0.9 and more
+_AGREEING = 0.6  # of the agreement of recent pairs: a swapped one has 0 to 0.4, the next frame 0.9 and more
 _CHANGE_PX = 4.0  # median change of the disparities, and share of the disparities themselves
 _CHANGE = 0.25
 _MIRRORED = 0.3  # of the change: how exactly disparities of the pair before come back with the other sign
@@ -82,9 +82,9 @@ class FeatureCheck:
 
 
 class SwappedPairCheck:
-    """Finds single pairs whose images are exchanged, by the pairs before. Not thread-safe.
+    """Finds single pairs whose images are swapped, by the pairs before. Not thread-safe.
 
-    Where the search begins at infinity, an exchanged pair cannot be matched, and its images agree no more; where the
+    Where the search begins at infinity, a swapped pair cannot be matched, and its images agree no more; where the
     principal points differ, it can, and all disparities come back with the other sign. Only what changed suddenly is
     matched by features.
     """
@@ -101,7 +101,7 @@ class SwappedPairCheck:
         self._disparities = None
 
     def check(self, left: np.ndarray, right: np.ndarray, estimate: StereoEstimate, stamp: int) -> None:
-        """Check a matched pair. Raises MessageError when its images are exchanged, unlike those of the pairs before.
+        """Check a matched pair. Raises MessageError when its images are swapped, unlike those of the pairs before.
 
         ``stamp``: of the pair, ns. Pairs more than two seconds before it say nothing.
         """
@@ -113,8 +113,8 @@ class SwappedPairCheck:
         if problem is not None:
             names = f"{self._topics['left/image_rect']} and {self._topics['right/image_rect']}"
             raise MessageError(
-                MessageFault.EXCHANGED_PAIR,
-                f"{names}: the images of the pair at {stamp * 1e-9:.3f} s are exchanged ({problem}), and those of the "
+                MessageFault.SWAPPED_PAIR,
+                f"{names}: the images of the pair at {stamp * 1e-9:.3f} s are swapped ({problem}), and those of the "
                 "pairs before were not: it is dropped; look for a fault in the driver",
             )
         if agreement is not None:
@@ -124,7 +124,7 @@ class SwappedPairCheck:
     def _problem(
         self, left: np.ndarray, right: np.ndarray, agreement: float | None, disparities: np.ndarray, doffs: float
     ) -> str | None:
-        """Return by what a pair is known to be exchanged, or None."""
+        """Return by what a pair is known to be swapped, or None."""
         change = _median(np.abs(disparities - before)) if (before := self._comparable(disparities)) is not None else 0.0
         changed = before is not None and change > _CHANGE_PX + _CHANGE * _median(np.abs(before + doffs))
         if before is not None and changed and _median(np.abs(disparities + before)) < _MIRRORED * change:
@@ -136,7 +136,7 @@ class SwappedPairCheck:
         found = match_features(left, right, doffs)
         if found.problem is None:
             return None
-        return f"of {found.count} matched features {found.exchanged} lie behind the cameras"
+        return f"of {found.count} matched features {found.swapped} lie behind the cameras"
 
     def _comparable(self, disparities: np.ndarray) -> np.ndarray | None:
         before = self._disparities

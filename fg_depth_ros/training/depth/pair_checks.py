@@ -21,7 +21,7 @@ REASONS = {
     "unreadable": "an image cannot be read: fetch it again or remove the pair",
     "not_finite": "an image holds numbers that are not finite (NaN): record it again or remove the pair",
     "wrong_size": "the images are not what their calibration is for: give the calibration of these images",
-    "exchanged": "things lie further right in the right image, as with a baseline of the wrong sign: exchange the "
+    "swapped": "things lie further right in the right image, as with a baseline of the wrong sign: swap the "
     "left and the right images",
     "rows": "the rows of the two images do not agree, as when they show different moments or are not rectified: pair "
     "the images by their stamps, or calibrate again",
@@ -112,7 +112,7 @@ def check_pair(
     """Return the part of the pixels that passes the flow mask; 1 without a prediction.
 
     The rectification check fails at disparities of a quarter of the image. So a teacher whose own checks hold in half
-    of the image overrules it. The rig has one principal column. Raises BadPair: left and right exchanged, rows that do
+    of the image overrules it. The rig has one principal column. Raises BadPair: left and right swapped, rows that do
     not agree, no prediction, too few pixels.
     """
     share = None
@@ -124,7 +124,7 @@ def check_pair(
         if check.level < _MIN_LEVEL:
             raise BadPair("rows", f"they agree in {100 * check.level:.0f} % of the image")
         if check.backward > _MAX_BACKWARD:
-            raise BadPair("exchanged", f"{100 * check.backward:.0f} % of the image lies further right in the right one")
+            raise BadPair("swapped", f"{100 * check.backward:.0f} % of the image lies further right in the right one")
     if share == 0:
         raise BadPair("no_answer", "nothing passes the flow mask")
     if share is not None and share < MIN_SHARE:

@@ -24,7 +24,7 @@ class FlowAugmentation:
     scale: tuple[float, float] = (0.9, 2.0)
     """Magnification, uniform."""
     mirror: float = 0.0
-    """Probability of exchanging left and right."""
+    """Probability of swapping left and right."""
     relative: float = 1.0
     """Strength of the smaller transform between the frames, geometric and of colour; 0 = none."""
     weakest: float = 1.0

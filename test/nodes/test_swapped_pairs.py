@@ -1,4 +1,4 @@
-"""One pair of a stream whose images are exchanged: told by the pairs before it, dropped with a reason of its own."""
+"""One pair of a stream whose images are swapped: told by the pairs before it, dropped with a reason of its own."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class Stream:
         self.check = SwappedPairCheck(TOPICS)
         self.stamp = 10**18
 
-    def send(self, scene: Scene, *, exchanged: bool = False, after: int = FRAME) -> StereoEstimate:
+    def send(self, scene: Scene, *, swapped: bool = False, after: int = FRAME) -> StereoEstimate:
         self.stamp += after
-        pair = (scene.right, scene.left) if exchanged else (scene.left, scene.right)
+        pair = (scene.right, scene.left) if swapped else (scene.left, scene.right)
         estimate = self.estimator.estimate(*pair, scene.rig)
         self.check.check(*pair, estimate, self.stamp)
         return estimate
 
     def assert_dropped(self, scene: Scene, words: str) -> None:
         with pytest.raises(MessageError, match=words) as caught:
-            self.send(scene, exchanged=True)
-        assert caught.value.reason == MessageFault.EXCHANGED_PAIR
+            self.send(scene, swapped=True)
+        assert caught.value.reason == MessageFault.SWAPPED_PAIR
         assert "/left/image_rect and /right/image_rect: the images of the pair at 100000000" in str(caught.value)
 
 
@@ -59,7 +59,7 @@ def parallel() -> Scene:
 
 
 @pytest.mark.parametrize("config", [{}, {"photometric_check": False}, {"model": "sgbm", "max_disparity": 128}])
-def test_an_exchanged_pair_is_told_by_those_before(config: dict[str, object]) -> None:
+def test_a_swapped_pair_is_told_by_those_before(config: dict[str, object]) -> None:
     scene, stream = parallel(), Stream(**config)
     for _ in range(2):
         for _ in range(3):
@@ -70,18 +70,18 @@ def test_an_exchanged_pair_is_told_by_those_before(config: dict[str, object]) ->
 
 
 def test_where_principal_points_differ_the_disparities_come_back_with_the_other_sign() -> None:
-    """A wall at 20 px, with infinity at -60 px: exchanged, it is matched perfectly at -20 px, at another depth."""
+    """A wall at 20 px, with infinity at -60 px: swapped, it is matched perfectly at -20 px, at another depth."""
     scene, stream = wall(disparity=20, doffs=60.0), Stream()
     estimate = stream.send(scene)
     assert np.nanmedian(estimate.depth) == pytest.approx(scene.depth, rel=0.02)  # 300 * 0.12 / 80 = 0.45 m
     stream.assert_dropped(scene, r"disparities of \+(19\.9|20\..) px became -(19\.9|20\..) px")
     stream.send(scene)
     # Without a pair before, nothing tells.
-    wrong = Stream().send(scene, exchanged=True)
+    wrong = Stream().send(scene, swapped=True)
     assert np.nanmedian(wrong.depth) == pytest.approx(300 * 0.12 / 40, rel=0.02)
 
 
-def test_scenes_that_change_are_no_exchanged_pairs() -> None:
+def test_scenes_that_change_are_no_swapped_pairs() -> None:
     stream = Stream()
     for disparity in (10, 40, 12, 30, 8):
         for seed in (0, 1):
@@ -130,12 +130,12 @@ def test_the_node_drops_it_counts_it_and_goes_on(make: Callable[..., Bench]) -> 
     def one_between_good_ones() -> bool:
         b.fresh_depth(good)
         stamps.append(b.send(bad))
-        return int(b.values().get("dropped: exchanged pair", 0)) > 0
+        return int(b.values().get("dropped: swapped pair", 0)) > 0
 
     b.wait(one_between_good_ones)
     b.fresh_depth(good)
     assert not [stamp for stamp in stamps if b.answered(stamp)]
-    assert b.log_has("are exchanged") and b.log_has("it is dropped")
+    assert b.log_has("are swapped") and b.log_has("it is dropped")
     b.send_until(good, lambda: b.level() == 0)
     depths = {stamp_ns(message.header) for message in b.seen["depth/image_rect"]}
     assert not depths & set(stamps)
