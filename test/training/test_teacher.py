@@ -147,6 +147,22 @@ def test_nobody_elses_answers_are_used(tmp_path):
     assert one.notes(one.key("p", "changed content")) is None
 
 
+def test_the_same_weights_with_other_options_are_another_teacher(tmp_path):
+    """The order of the channels changes the predictions, and no tensor."""
+    image = torch.randint(0, 255, (1, 3, 64, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    caches, predicted = [], []
+    for order in ("rgb", "bgr"):
+        (tmp_path / order).mkdir()
+        teacher = Teacher("", saved(tmp_path / order, "flownet_s", width=0.0625, channel_order=order)[1], "cpu")
+        caches.append(PredictionCache(tmp_path / "cache", teacher))
+        predicted.append(teacher.predict(image, image.roll(3, -1), both=False).disparity)
+    one, other = caches
+    assert not torch.equal(*predicted) and one.folder == other.folder
+    one.save(one.key("p", "content"), {"reason": ""}, some_answer())
+    assert one.notes(one.key("p", "content")) == {"reason": ""}
+    assert other.notes(other.key("p", "content")) is None
+
+
 def test_half_an_answer_is_none(tmp_path):
     cache = PredictionCache(tmp_path, Teacher("dis"))
     key = cache.key("p", "content")

@@ -63,6 +63,7 @@ class Teacher:
         if classical and weights:
             raise ModelError(f"teacher '{model}' has no weights; leave {weights} out or name its network")
         self.scale, self.name, self.sha256, self._precision = scale, model, "", precision
+        self._options: dict[str, Any] | None = None  # of the network
         self._network: torch.nn.Module | None = None
         self._device = torch.device("cpu") if classical else choose_device(device)
         if classical:
@@ -71,13 +72,17 @@ class Teacher:
         known = {**STEREO_MODELS, **FLOW_MODELS}
         network, card = load_network(model, weights or None, device, known, "stereo or flow")
         self._network = network.requires_grad_(False)
-        self.name, self.sha256 = card.name, card.sha256
+        self.name, self.sha256, self._options = card.name, card.sha256, card.options
         self._predict = _stereo_network(network) if card.name in STEREO_MODELS else _flow_network(network)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Return what its predictions depend on, for cards and caches."""
-        return {"model": self.name, "sha256": self.sha256, "scale": self.scale, "precision": self._precision}
+        """Return what its predictions depend on, for cards and caches.
+
+        Options such as the order of the channels change no tensor, so the hash of the weights does not tell them apart.
+        """
+        found = {"model": self.name, "sha256": self.sha256, "scale": self.scale, "precision": self._precision}
+        return found if self._options is None else {**found, "options": self._options}
 
     @property
     def device(self) -> torch.device:
