@@ -41,7 +41,10 @@ class Validation:
     monitor: str
     """Metric that selects the best weights (the lowest) and stops the run."""
     extra: Evaluate | None = None
-    """Further metrics, of anything else such as real pairs: logged, neither trained on nor selected by."""
+    """Further metrics, of anything else such as real pairs: logged, neither trained on nor selected by.
+
+    Those of a set that is called as one of the validation set's get ``real_`` before their name.
+    """
     picture: Callable[[torch.nn.Module], np.ndarray] | None = None
     """Draws predictions for fixed samples, H x W x 3 uint8 RGB."""
 
@@ -145,7 +148,7 @@ class ValidationCallback(pl.Callback):
         network = module.validation_network()
         metrics = self.validation.evaluate(network)
         if self.validation.extra:
-            metrics.update(self.validation.extra(network))
+            metrics = {**metrics, **_set_apart(self.validation.extra(network), metrics)}
         if module.steps_done > self.config.start_step:
             self.stopping.update(metrics[self.validation.monitor], module.progress)
             module.stopped_early = self.stopping.should_stop
@@ -170,6 +173,16 @@ class ValidationCallback(pl.Callback):
             write_image(folder / f"{module.steps_done:07d}.png", picture)
             if trainer.logger:
                 trainer.logger.experiment.add_image("val/sample", picture, module.steps_done, dataformats="HWC")  # type: ignore[attr-defined]
+
+
+def _set_apart(extra: Mapping[str, float], metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return further metrics (``SET/METRIC``) under names that take the place of no other metric."""
+
+    def set_of(name: str) -> str:
+        return name.rpartition("/")[0] or name
+
+    taken = {set_of(name) for name in metrics}
+    return {f"real_{name}" if set_of(name) in taken else name: value for name, value in extra.items()}
 
 
 class StopSignals(pl.Callback):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import signal
 import subprocess
@@ -17,6 +18,7 @@ pytest.importorskip("pytorch_lightning")
 
 from pytorch_lightning.plugins.precision import MixedPrecision
 
+from fg_depth_ros.networks import load_checkpoint
 from fg_depth_ros.training.callbacks import EarlyStopping, ProgressLine, Validation, ValidationCallback
 from fg_depth_ros.training.stereo.config import StereoTraining
 from fg_depth_ros.training.stereo.train import StereoModule
@@ -54,6 +56,39 @@ def test_the_scale_of_float16_gradients_is_resumed(tmp_path):
     resumed = trainer(65536.0)
     ValidationCallback(config, validation, {}).resume(resumed, module, optimizer)
     assert resumed.precision_plugin.scaler.get_scale() == 256.0
+
+
+SMALL = {"features": (16, 16, 16), "aggregate": (16, 16, 16), "refine": 8, "max_disparity": 64}
+
+
+def training(out, evaluate, extra=None, **settings):
+    """Return a stereo network in training with its validation, as Lightning would call them."""
+    config = StereoTraining(out=str(out), options=SMALL, **settings)
+    module = StereoModule(config, config.options)
+    module._trainer = SimpleNamespace(
+        is_global_zero=True, world_size=1, logger=None, should_stop=False, optimizers=[module.configure_optimizers()],
+        precision_plugin=SimpleNamespace(state_dict=dict),
+    )  # fmt: skip
+    return module, ValidationCallback(config, Validation(evaluate, "synthetic/epe", extra), {})
+
+
+def test_real_pairs_select_no_weights_whatever_their_folder_is_called(tmp_path):
+    errors = iter([5.0, 3.0, 4.0])
+    module, callback = training(
+        tmp_path,
+        lambda network: {"synthetic/epe": next(errors), "synthetic/d1": 9.0},
+        lambda network: {"synthetic/epe": 1.0 / (1 + module.steps_done), "synthetic/bad_2_noc": 7.0, "street/epe": 2.0},
+        steps=9, validate_steps=1,
+    )  # fmt: skip
+    callback.on_train_start(module.trainer, module)
+    for module.steps_done in (1, 2):
+        callback.on_train_batch_start(module.trainer, module)
+    assert load_checkpoint(tmp_path / "best.safetensors")[1].description["steps"] == 1
+    assert (callback.stopping.best_score, callback.checkpoint.best) == (3.0, 3.0)
+    rows = [json.loads(line) for line in (tmp_path / "validation.jsonl").read_text().splitlines()]
+    assert [row["synthetic/epe"] for row in rows] == [5.0, 3.0, 4.0]
+    assert rows[1]["real_synthetic/epe"] == 0.5 and rows[1]["real_synthetic/bad_2_noc"] == 7.0
+    assert rows[1]["street/epe"] == 2.0
 
 
 def test_configurations_import_neither_pytorch_nor_lightning():
