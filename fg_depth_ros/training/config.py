@@ -32,9 +32,12 @@ class Training:
 
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset({
         "out", "weights", "steps", "hours", "piece_minutes", "precision", "compile", "workers", "validate_minutes",
-        "validate_steps", "validation_scenes", "patience", "cache",
+        "validate_steps", "patience", "cache",
     })  # fmt: skip
-    """Fields that a resumed run may have other values of. The weights are compared by their hash."""
+    """Fields that a resumed run may have other values of. The weights are compared by their hash.
+
+    Not ``validation_scenes``: the best error so far compares only with that of the same scenes.
+    """
 
     out: str = "runs/training"
     """Folder for weights, state and logs; a run found there is resumed."""

@@ -162,6 +162,13 @@ def test_another_training_is_not_resumed_silently(tmp_path):
     assert load_tensors(tmp_path / "run" / "state.safetensors")[1]["training"]["steps"] == 3
 
 
+def test_a_resumed_run_is_validated_with_the_same_scenes():
+    """The best error so far is one of these scenes, and compares with no other one."""
+    before = StereoTraining(steps=1, validation_scenes=2).stored()
+    assert StereoTraining(steps=2, validation_scenes=2, patience=3).changes(before) == []
+    assert StereoTraining(steps=2, validation_scenes=12).changes(before) == ["validation_scenes was 2 and is 12"]
+
+
 def test_a_run_that_was_stopped_in_its_last_step_is_validated_when_it_is_resumed(tmp_path, monkeypatch):
     losses = StereoModule.losses
 
