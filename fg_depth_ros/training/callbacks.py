@@ -142,9 +142,13 @@ class ValidationCallback(pl.Callback):
         return time.monotonic() + 60 * self.config.validate_minutes if self.config.validate_minutes else math.inf
 
     def _validate(self, trainer: pl.Trainer, module: Any) -> None:
-        self._validated, self._next = module.steps_done, self._next_validation()
-        if not trainer.is_global_zero:
-            return
+        self._validated = module.steps_done
+        if trainer.is_global_zero:
+            with module.stopped_clock():
+                self._evaluate(trainer, module)
+        self._next = self._next_validation()  # from its end on: one that takes longer would be due after every step
+
+    def _evaluate(self, trainer: pl.Trainer, module: Any) -> None:
         network = module.validation_network()
         metrics = self.validation.evaluate(network)
         if self.validation.extra:

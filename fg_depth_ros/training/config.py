@@ -60,7 +60,7 @@ class Training:
     steps: int = 0
     """Length in steps; 0: limited by hours alone; with both, whichever ends first."""
     hours: float = 0.0
-    """Length in hours of training time, kept over restarts; 0: limited by steps alone."""
+    """Length in hours of training time without validations, kept over restarts; 0: limited by steps alone."""
     start_step: int = 0
     """Step of the schedule to begin at, where only the weights of the earlier steps are left."""
     piece_minutes: float = 0.0

@@ -131,6 +131,15 @@ class TrainingModule(pl.LightningModule):
             return -1
         return None
 
+    @contextmanager
+    def stopped_clock(self) -> Iterator[None]:
+        """Leave what is done meanwhile out of the training time; all processes go by the clock of the first one."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._tick += time.monotonic() - began
+
     def _piece_over(self, now: float) -> bool:
         """Return whether this piece of the run has had its time, and a step at least."""
         began, step = self._piece_start

@@ -91,6 +91,34 @@ def test_real_pairs_select_no_weights_whatever_their_folder_is_called(tmp_path):
     assert rows[1]["street/epe"] == 2.0
 
 
+def test_the_time_of_a_run_is_that_of_its_steps(tmp_path, monkeypatch):
+    """Steps of 10 s and validations of 100 s in a run of 60 s, one due every 30 s: neither counts for the other."""
+    clock = SimpleNamespace(now=1000.0)
+    for name in ("loop", "callbacks"):
+        fake = SimpleNamespace(monotonic=lambda: clock.now)
+        monkeypatch.setattr(f"fg_depth_ros.training.{name}.time", fake)
+    validated = []
+
+    def evaluate(network):
+        clock.now += 100
+        validated.append(module.steps_done)
+        return {"synthetic/epe": 1.0}
+
+    module, callback = training(tmp_path, evaluate, hours=60 / 3600, validate_minutes=0.5)
+    module.on_fit_start()
+    callback.on_train_start(module.trainer, module)
+    parts = []
+    for _ in range(9):
+        callback.on_train_batch_start(module.trainer, module)
+        if module.on_train_batch_start(None, 0) == -1:
+            break
+        parts.append(module.progress)
+        clock.now += 10
+        module.on_train_batch_end()
+    assert parts == pytest.approx([0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6])
+    assert module.seconds_done == pytest.approx(60) and validated == [0, 3, 6]
+
+
 def test_configurations_import_neither_pytorch_nor_lightning():
     modules = ", ".join(
         f"fg_depth_ros.training.{task}.config" for task in ("stereo", "flow", "depth", "finetune", "ablation")
