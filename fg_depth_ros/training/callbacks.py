@@ -99,6 +99,10 @@ class ValidationCallback(pl.Callback):
             CheckpointError: a state that belongs to another training.
         """
         document = self.checkpoint.load(module, optimizer)
+        pairs = document.get("pairs")
+        if pairs is None:  # a state of 0.1.0: taken to be of as many processes
+            pairs = module.steps_done * self.config.batch * trainer.world_size
+        module.pairs_done = pairs
         self._validated = document.get("validated", document["steps"])
         if scaler := document.get("scaler"):
             trainer.precision_plugin.load_state_dict(scaler)

@@ -63,7 +63,7 @@ class Checkpoint:
     def save_state(self, module: TrainingModule, optimizer: torch.optim.Optimizer, counters: Mapping[str, Any]) -> None:
         """Write the state alone; arguments as for ``save``."""
         document: dict[str, Any] = {
-            "steps": module.steps_done, "seconds": module.seconds_done, "best": self.best,
+            "steps": module.steps_done, "pairs": module.pairs_done, "seconds": module.seconds_done, "best": self.best,
             "config": self.config.stored(), "parent": module.parent.get("sha256", ""), **counters,
         }  # fmt: skip
         module.on_save_checkpoint(document)
@@ -107,7 +107,7 @@ class Checkpoint:
             "config": self.config.stored(),
             "processes": processes,
             "steps": module.steps_done,
-            "pairs": module.steps_done * self.config.batch * processes,
+            "pairs": module.pairs_done,
             "hours": round(module.seconds_done / 3600, 3),
             "parent": module.parent,
             "torch": torch.__version__,

@@ -65,6 +65,8 @@ class TrainingModule(pl.LightningModule):
         """The network as a step runs it; its validation runs the average as it is."""
         self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.steps_done, self.seconds_done, self._tick = config.start_step, 0.0, time.monotonic()
+        self.pairs_done = config.start_step * config.batch
+        """Pairs that all processes together have consumed, in all runs."""
         self._piece_start = (self._tick, config.start_step)
         self.stopped_early = False
         self.stop_signal: signal.Signals | None = None
@@ -163,6 +165,7 @@ class TrainingModule(pl.LightningModule):
     def on_train_batch_end(self, *_: Any) -> None:
         """Move the average; log."""
         self.steps_done += 1
+        self.pairs_done += self.config.batch * self.trainer.world_size
         decay = min(_EMA_DECAY, (1 + self.steps_done) / (10 + self.steps_done))
         with torch.no_grad():
             for mean, value in zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True):
@@ -258,12 +261,13 @@ def fit(
             keep_freed_memory()
         callback = ValidationCallback(config, validation, card)
         trainer = _make_trainer(config, callback, on_gpu)
+        module.pairs_done = config.start_step * config.batch * trainer.world_size
         if callback.checkpoint.state_path.exists():
             module.resumed_optimizer = module.make_optimizer()
             callback.resume(trainer, module, module.resumed_optimizer)
             _LOG.info("resuming %s at step %d", out, module.steps_done)
         stream = open_stream(trainer.strategy.root_device if on_gpu else torch.device("cpu"))
-        stream.begin_at(module.steps_done, trainer.global_rank, trainer.world_size)
+        stream.begin_at(module.pairs_done, trainer.global_rank, trainer.world_size)
         loader = DataLoader(
             stream, batch_size=None, num_workers=stream.workers, prefetch_factor=3 if stream.workers else None,
             worker_init_fn=_ignore_stop_signals,

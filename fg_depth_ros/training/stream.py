@@ -14,8 +14,9 @@ class DataStream(IterableDataset[Any]):
     """Endless batches made from the numbers 0, 1, 2, ...
 
     Every process takes its own share of one sequence of numbers, so a run is the same for any number of workers and is
-    resumed where it stopped. Batch ``b`` of rank ``r`` in ``R`` processes is made from the ``count`` numbers that begin
-    at ``(b * R + r) * count``: in one step, R processes see what one process with R times the count sees.
+    resumed where it stopped, by any number of processes. Batch ``b`` of rank ``r`` in ``R`` processes is made from the
+    ``count`` numbers that begin ``(b * R + r) * count`` after the first one: in one step, R processes see what one
+    process with R times the count sees.
 
     Args:
         make: makes a batch from ``count`` numbers.
@@ -27,21 +28,22 @@ class DataStream(IterableDataset[Any]):
         self.make, self.count, self.workers = make, count, workers
         self.begin_at(0)
 
-    def begin_at(self, step: int, rank: int = 0, ranks: int = 1) -> None:
+    def begin_at(self, first: int, rank: int = 0, ranks: int = 1) -> None:
         """Set where the sequence begins, and the share of this process; without it: at 0, and all of it.
 
-        ``step``: batches that this rank has consumed before. ``rank``: number of this process, of ``ranks``.
+        ``first``: how many numbers all processes together have consumed before, a multiple of ``count``. ``rank``:
+        number of this process, of ``ranks``.
         """
-        self._start, self._rank, self._ranks = step, rank, ranks
+        self._first, self._rank, self._ranks = first, rank, ranks
 
     def __iter__(self) -> Iterator[Any]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         if info:
             torch.set_num_threads(1)
-        batch = self._start + worker
+        batch = worker
         while True:
-            first = (batch * self._ranks + self._rank) * self.count
+            first = self._first + (batch * self._ranks + self._rank) * self.count
             yield self.make(list(range(first, first + self.count)))
             batch += workers
 

@@ -161,11 +161,11 @@ def test_biases_do_not_decay():
 
 
 def test_processes_share_what_one_would_see():
-    """Rank r of R with count n: numbers (b R + r) n ..., so a step of all ranks is one step of one with R n."""
+    """Rank r of R with count n: (b R + r) n numbers after the first, so a step of all is a step of one with R n."""
 
     def batches(count, rank=0, ranks=1):
         stream = DataStream(list, count)
-        stream.begin_at(3, rank, ranks)
+        stream.begin_at(12, rank, ranks)
         return iter(stream)
 
     feeds = [batches(2, rank, ranks=2) for rank in range(2)]

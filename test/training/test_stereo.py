@@ -28,6 +28,7 @@ from fg_depth_ros.training.config import one_cycle
 from fg_depth_ros.training.stereo.config import SHIPPED_OPTIONS, StereoTraining
 from fg_depth_ros.training.stereo.losses import hypothesis_distribution, stereo_loss
 from fg_depth_ros.training.stereo.train import StereoModule, scene_renderer, train_stereo
+from fg_depth_ros.training.stream import DataStream
 
 SMALL = {
     "width": 96,
@@ -167,6 +168,27 @@ def test_a_resumed_run_is_validated_with_the_same_scenes():
     before = StereoTraining(steps=1, validation_scenes=2).stored()
     assert StereoTraining(steps=2, validation_scenes=2, patience=3).changes(before) == []
     assert StereoTraining(steps=2, validation_scenes=12).changes(before) == ["validation_scenes was 2 and is 12"]
+
+
+def test_a_run_goes_on_behind_the_pairs_that_other_processes_have_seen(tmp_path, monkeypatch):
+    """A step of four processes with two pairs each, then one alone; states of 0.1.0 do not say how many there were."""
+    begun, begin_at = [], DataStream.begin_at
+    monkeypatch.setattr(DataStream, "begin_at", lambda stream, *where: (begun.append(where), begin_at(stream, *where)))
+    state = tmp_path / "state.safetensors"
+    train_stereo(StereoTraining(out=str(tmp_path), steps=1, **SMALL))
+    tensors, document = load_tensors(state)
+    assert document["training"]["pairs"] == 2
+    document["training"]["pairs"] = 8
+    save_tensors(state, tensors, document)
+    train_stereo(StereoTraining(out=str(tmp_path), steps=2, **SMALL))
+    tensors, document = load_tensors(state)
+    assert document["training"]["pairs"] == 10
+    assert load_checkpoint(tmp_path / "last.safetensors")[1].description["pairs"] == 10
+    del document["training"]["pairs"]
+    save_tensors(state, tensors, document)
+    train_stereo(StereoTraining(out=str(tmp_path), steps=3, **SMALL))
+    assert [where for where in begun if len(where) > 1] == [(0, 0, 1), (8, 0, 1), (4, 0, 1)]
+    assert load_checkpoint(tmp_path / "last.safetensors")[1].description["pairs"] == 6
 
 
 def test_a_run_that_was_stopped_in_its_last_step_is_validated_when_it_is_resumed(tmp_path, monkeypatch):
