@@ -136,6 +136,35 @@ def test_a_kept_answer_comes_back(tmp_path):
     assert cache.notes(key) is None
 
 
+def test_large_disparities_are_kept(tmp_path):
+    """16-bit PNG of px / 256 ends at 255.99 px; larger ones are stored in a coarser unit, each file in its own."""
+    cache = PredictionCache(tmp_path, Teacher("dis"))
+    key = cache.key("p", "content")
+    left = torch.linspace(1, 1100, 1280).repeat(2, 1)[None, None]
+    left[..., 1, :3] = torch.tensor([float("nan"), 1279.0, 1e6])  # the last match lies beyond the other image
+    right = torch.full_like(left, 60.2)
+    cache.save(key, {"reason": ""}, TeacherPrediction(left, torch.zeros_like(left), right))
+    back = cache.load(key)
+    assert (back.disparity - left)[..., 0, :].abs().max() <= 8 / 256 / 2 + 1e-4
+    assert back.disparity[0, 0, 1, 1] == 1279 and torch.isnan(back.disparity[0, 0, 1, [0, 2]]).all()
+    assert (back.right_disparity - right).abs().max() <= 1 / 256 / 2 + 1e-5
+    assert not back.vertical.any()
+
+
+def test_files_of_earlier_versions_are_read_and_no_unit_is_guessed(tmp_path):
+    cache = PredictionCache(tmp_path, Teacher("dis"))
+    key = cache.key("p", "content")
+    cache.save(key, {"reason": ""}, some_answer())
+    note, before = cache.folder / f"{key}.json", cache.load(key)
+    document = json.loads(note.read_text())
+    assert document["units"] == {"left": 1, "right": 1}
+    note.write_text(json.dumps({name: document[name] for name in ("teacher", "notes")}))
+    torch.testing.assert_close(cache.load(key), before, equal_nan=True)
+    note.unlink()
+    with pytest.raises(FileError, match=r"\.json: no such file"):
+        cache.load(key)
+
+
 def test_nobody_elses_answers_are_used(tmp_path):
     one, other, scaled = (
         PredictionCache(tmp_path, t) for t in (Teacher("dis"), Teacher("sgbm"), Teacher("dis", scale=2))

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fg_depth_ros.data.io.formats import read_kitti_disparity, write_kitti_disparity
-from fg_depth_ros.files import FileError, write_json
+from fg_depth_ros.files import FileError, read_bytes, write_json
 from fg_depth_ros.inference import BlockMatcher, ModelError
 from fg_depth_ros.inference.config import CLASSICAL_FLOW, CLASSICAL_STEREO
 from fg_depth_ros.inference.engines import FLOATS, inference_mode
@@ -26,7 +26,7 @@ from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE
 from fg_depth_ros.training.depth.batch import PairBatch, TeacherPrediction
 
 _VERTICAL_ZERO = 128.0  # added to the row component on disk, where only positive numbers can be written
-_MAX_STORED = 65535 / 256
+_MAX_STORED = 65535 / 256  # px, in the unit of 1
 
 _Predict = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -185,9 +185,11 @@ class PredictionCache:
     """A teacher's predictions on disk, at the pairs' own size, as 16-bit PNG (KITTI's disparity format).
 
     Per pair ``NAME-KEY_left.png``, ``_right.png``, for a teacher with a row component ``_vertical.png`` (128 added),
-    and, written last, ``NAME-KEY.json`` with the results of the pair's checks. The key holds the pair's identity and
-    the teacher's settings, weights included: another teacher's predictions are never used, nor those of a file that
-    changed. ``folder`` is made when something is saved; each teacher has a folder of its own inside.
+    and, written last, ``NAME-KEY.json`` with the results of the pair's checks and ``units``, which the disparities of a
+    file are multiplied by: a power of two, 1 where they are below 256 px and in files of 0.1.0. The key holds the
+    pair's identity and the teacher's settings, weights included: another teacher's predictions are never used, nor
+    those of a file that changed. ``folder`` is made when something is saved; each teacher has a folder of its own
+    inside.
     """
 
     def __init__(self, folder: str | Path, teacher: Teacher) -> None:
@@ -211,7 +213,8 @@ class PredictionCache:
 
     def load(self, key: str) -> TeacherPrediction:
         """Return a prediction, 1 x 1 x H x W each. Raises FileError: a file that is missing or damaged."""
-        left, right = (_read(self.folder / f"{key}_{side}.png") for side in ("left", "right"))
+        units = self._units(key)
+        left, right = (_read(self.folder / f"{key}_{side}.png") * units.get(side, 1) for side in ("left", "right"))
         path = self.folder / f"{key}_vertical.png"
         vertical = _read(path) - _VERTICAL_ZERO if path.is_file() else torch.zeros_like(left)
         return TeacherPrediction(left, vertical, right)
@@ -228,25 +231,39 @@ class PredictionCache:
 
         Raises WriteError.
         """
+        units: dict[str, int] = {}
         if prediction is not None:
             if prediction.right_disparity is None:
                 raise ValueError("a cache holds both views: have the teacher predict both")
-            self._write(f"{key}_left", prediction.disparity)
-            self._write(f"{key}_right", prediction.right_disparity)
+            width = prediction.disparity.shape[-1]  # px; a match at a larger disparity lies beyond the other image
+            for side, field in (("left", prediction.disparity), ("right", prediction.right_disparity)):
+                units[side] = self._write(f"{key}_{side}", field, max(width, _MAX_STORED))
             if prediction.vertical.any():
-                self._write(f"{key}_vertical", prediction.vertical + _VERTICAL_ZERO)
-        document = {"teacher": self._settings, "notes": notes}
+                self._write(f"{key}_vertical", prediction.vertical + _VERTICAL_ZERO, _MAX_STORED)
+        document = {"teacher": self._settings, "notes": notes, "units": units}
         write_json(self.folder / f"{key}.json", document, indent=1, sync=False)
 
     def forget(self, key: str) -> None:
         """Have a pair checked again the next time."""
         (self.folder / f"{key}.json").unlink(missing_ok=True)
 
-    def _write(self, stem: str, field: Tensor) -> None:
-        # Nothing is stored beyond the format's range: at widths up to 3277 px the flow mask cuts that anyway.
+    def _units(self, key: str) -> dict[str, int]:
+        path = self.folder / f"{key}.json"
+        content = read_bytes(path)
+        try:
+            return dict(json.loads(content).get("units", {}))
+        except (ValueError, TypeError, AttributeError):
+            raise FileError(f"{path}: damaged; remove it, and the pair is predicted once more") from None
+
+    def _write(self, stem: str, field: Tensor, limit: float) -> int:
+        """Write the values below ``limit`` in the smallest unit that holds them, others as unknown; return the unit."""
         values = field[0, 0].cpu().numpy()
-        values = np.where((values > 0) & (values < _MAX_STORED), values, np.nan)
-        write_kitti_disparity(self.folder / f"{stem}.png", values)
+        known = (values > 0) & (values < limit)
+        largest, unit = float(values.max(where=known, initial=0)), 1
+        while largest >= unit * _MAX_STORED:
+            unit *= 2
+        write_kitti_disparity(self.folder / f"{stem}.png", np.where(known, values / unit, np.nan))
+        return unit
 
 
 def _read(path: Path) -> Tensor:
