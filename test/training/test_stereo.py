@@ -191,6 +191,19 @@ def test_a_run_goes_on_behind_the_pairs_that_other_processes_have_seen(tmp_path,
     assert load_checkpoint(tmp_path / "last.safetensors")[1].description["pairs"] == 6
 
 
+def test_weights_keep_the_licence_of_those_to_start_from(tmp_path, monkeypatch):
+    monkeypatch.setattr("fg_depth_ros.training.stereo.train.fit", lambda module, validation, card, stream: card)
+    options = {"features": [16, 16, 16], "aggregate": [16, 16, 16], "refine": 8, "max_disparity": 64}
+    licences = []
+    for given in ({"licence": "CC BY-NC-SA 4.0"}, {}):
+        path = tmp_path / f"{len(given)}.safetensors"
+        card = ModelCard("flownet_stereo", options, "", given)
+        save_checkpoint(path, create_model("flownet_stereo", **options), card)
+        licences.append(train_stereo(StereoTraining(steps=1, weights=str(path), **SMALL))["licence"])
+    licences.append(train_stereo(StereoTraining(steps=1, options=options, **SMALL))["licence"])
+    assert licences == ["CC BY-NC-SA 4.0", "Apache-2.0", "Apache-2.0"]
+
+
 def test_a_run_that_was_stopped_in_its_last_step_is_validated_when_it_is_resumed(tmp_path, monkeypatch):
     losses = StereoModule.losses
 

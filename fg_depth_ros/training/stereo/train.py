@@ -52,7 +52,7 @@ def train_stereo(config: StereoTraining, extra: Evaluate | None = None) -> Path:
     held_out = generator(config.seed + VALIDATION_SEED)
     scenes = [rendered_stereo_sample(held_out.batch([i])) for i in range(config.validation_scenes)]
     card = {
-        "licence": "Apache-2.0",
+        "licence": module.parent.get("licence") or "Apache-2.0",  # fine-tuned weights stay under their licence
         "data": f"rendered scenes, {100 * config.world:g} % of the virtual world, the others layered; each used "
         f"{config.uses} times on average",
         "photo_sources": photo_sources(photos),
