@@ -22,6 +22,8 @@ from safetensors.torch import save_file
 from fg_depth_ros.files import atomic_write
 
 _METADATA_KEY = "fg_depth"
+# Layers whose weights have the inputs in the first dimension and the outputs in the second one.
+_TRANSPOSED = (torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d)
 
 
 class CheckpointError(ValueError):
@@ -149,7 +151,7 @@ def load_partial(network: torch.nn.Module, weights: Mapping[str, torch.Tensor]) 
     concatenation whose first part has grown: the channels of the others are not where they were. Returns the names of
     the network's tensors that keep their own values: no tensor of that name and rank was found.
     """
-    fresh = []
+    fresh, modules = [], dict(network.named_modules())
     for name, target in network.state_dict().items():
         source = weights.get(name)
         if source is None or source.dim() != target.dim():
@@ -157,6 +159,7 @@ def load_partial(network: torch.nn.Module, weights: Mapping[str, torch.Tensor]) 
             continue
         common = tuple(slice(min(a, b)) for a, b in zip(source.shape, target.shape, strict=True))
         if source.dim() > 1:
-            target[common[0]] = 0
+            outputs = 1 if isinstance(modules[name.rpartition(".")[0]], _TRANSPOSED) else 0
+            target.narrow(outputs, 0, common[outputs].stop).zero_()
         target[common] = source[common]
     return fresh

@@ -20,6 +20,19 @@ def test_a_wider_network_computes_what_the_smaller_one_did():
     torch.testing.assert_close(wide(image), small(image))
 
 
+def test_so_does_one_with_a_transposed_convolution_whose_weights_have_the_inputs_first():
+    def decoder(width: int) -> nn.Sequential:
+        middle = nn.ConvTranspose2d(width, width + 1, 4, 2, 1)
+        return nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), middle, nn.Conv2d(width + 1, 2, 3))
+
+    torch.manual_seed(0)
+    small, wide = decoder(4), decoder(9)
+    assert load_partial(wide, small.state_dict()) == []
+    image = torch.rand(1, 3, 8, 8)
+    torch.testing.assert_close(wide(image), small(image))
+    assert bool((wide[2].weight[:, 5:] != 0).all())  # the new channels can learn
+
+
 def test_the_new_channels_can_learn():
     torch.manual_seed(0)
     small, wide = layers(4), layers(9)
