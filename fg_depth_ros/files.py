@@ -82,6 +82,12 @@ def file_sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def refuse_present(folder: Path, what: str, pattern: str = "*") -> None:
+    """Raise FileError where a folder that ``what`` is written to holds such files, by their pattern, already."""
+    if next(folder.glob(pattern), None) is not None:
+        raise FileError(f"{folder}: holds {what} already; name another folder, or remove them")
+
+
 def distinct_names(paths: Sequence[Path]) -> list[str]:
     """Name absolute paths by their last part, with as many folders before it as make the names differ."""
     names = [path.name for path in paths]

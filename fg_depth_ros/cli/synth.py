@@ -15,7 +15,7 @@ Seed = Annotated[int, typer.Option(help="Seed of the scenes.")]
 
 
 def stereo(
-    out: Annotated[Path, typer.Option(help="Folder for left/, right/, disp/ and occluded/.")],
+    out: Annotated[Path, typer.Option(help="Folder for left/, right/, disp/ and occluded/; without pairs so far.")],
     photos: Photos = [],
     count: Annotated[int, typer.Option(help="Number of pairs.")] = 10,
     width: Annotated[int, typer.Option(help="Width, px.")] = 512,
@@ -28,10 +28,12 @@ def stereo(
     Example: `fg-depth synth stereo --out look --photos my_pictures`
     """
     from fg_depth_ros.data.io.formats import write_image, write_kitti_disparity
+    from fg_depth_ros.files import refuse_present
     from fg_depth_ros.synthesis.stereo import StereoSceneGenerator
     from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
 
     checked_size(width, height)
+    refuse_present(out / "left", "pictures")
     atlas = TextureAtlas.build(list_photos(photos), patterns, seed=seed)
     generator = StereoSceneGenerator(atlas, width, height, seed)
     for i in progress(range(count), "rendering"):

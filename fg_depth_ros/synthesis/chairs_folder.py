@@ -9,7 +9,7 @@ import numpy as np
 
 from fg_depth_ros.data.datasets.flow import CHAIRS_SPLITS
 from fg_depth_ros.data.io.formats import write_flo, write_image
-from fg_depth_ros.files import FileError, atomic_write
+from fg_depth_ros.files import atomic_write, refuse_present
 from fg_depth_ros.synthesis.chairs import ChairsGenerator
 
 TEST_SHARE = 640 / 22872
@@ -35,8 +35,7 @@ def write_chairs(
     if not 0 <= test_share <= 1:
         raise ValueError(f"the share of test pairs is {test_share}; it lies within 0 .. 1")
     out, data = Path(out), Path(out) / "data"
-    if next(data.glob("*_flow.flo"), None) is not None:
-        raise FileError(f"{data}: holds pairs already; name another folder, or remove them")
+    refuse_present(data, "pairs", "*_flow.flo")
     listed = out / CHAIRS_SPLITS[0]
     for start in track(range(0, count, batch)):
         _write_batch(data, generator, range(start, min(start + batch, count)))

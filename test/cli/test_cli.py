@@ -203,6 +203,9 @@ def test_synth_writes_pairs_that_the_loader_reads(run, tmp_path):
     assert len(samples) == 2
     truth = samples[0].truth()
     assert truth.shape == (48, 96) and np.isfinite(truth).mean() > 0.9
+    status, text = run("synth", "stereo", "--out", tmp_path / "s", *arguments[:2], "--width", 64, "--patterns", 4)
+    assert status == 1 and "holds pictures already; name another folder" in " ".join(text.split())
+    assert [sample.truth().shape for sample in open_stereo_folder(tmp_path / "s")] == [(48, 96)] * 2
 
 
 # ---- what is odd costs no more than itself --------------------------------------------------------------------------

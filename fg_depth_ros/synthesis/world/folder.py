@@ -10,7 +10,7 @@ import numpy as np
 from fg_depth_ros.data.io.calibration import write_rig
 from fg_depth_ros.data.io.formats import write_image, write_kitti_disparity
 from fg_depth_ros.data.samples import StereoSample
-from fg_depth_ros.files import FileError, atomic_write
+from fg_depth_ros.files import atomic_write, refuse_present
 from fg_depth_ros.geometry import StereoRig
 
 POSES = "poses.txt"
@@ -33,8 +33,7 @@ def write_world(
     if count < 1:
         raise ValueError(f"count is {count}; at least one frame is written")
     out = Path(out)
-    if next((out / "left").glob("*"), None) is not None:
-        raise FileError(f"{out / 'left'}: holds pictures already; name another folder, or remove them")
+    refuse_present(out / "left", "pictures")
     poses = []
     write_rig(out / "rig.json", rig)
     for number in track(range(count)):
