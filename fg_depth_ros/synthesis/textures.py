@@ -61,7 +61,12 @@ class TextureAtlas:
 
     @classmethod
     def build(cls, photos: Sequence[Path], patterns: int = 160, size: int = 512, seed: int = 0) -> TextureAtlas:
-        """Build an atlas of photos (square crops) and ``patterns`` procedural images, deterministic by ``seed``."""
+        """Build an atlas of photos (square crops) and ``patterns`` procedural images, deterministic by ``seed``.
+
+        Raises FileError: a photo that cannot be read. Raises ValueError: neither photos nor patterns.
+        """
+        if not photos and patterns < 1:
+            raise ValueError(f"no picture for the surfaces: give photos or at least one pattern, got {patterns}")
         rng = np.random.default_rng(seed)
         images = [_square(read_image(path), size) for path in photos]
         images += [procedural_texture(rng, size) for _ in range(patterns)]

@@ -107,6 +107,13 @@ class Training:
                 f"patience and validate_steps are counts, got {self.patience} and {self.validate_steps}; 0 is without"
             )
 
+    def _require_validation_scenes(self) -> None:
+        """Raise ValueError where nothing would select the weights; in some configurations 0 has another meaning."""
+        if self.validation_scenes < 1:
+            raise ValueError(
+                f"validation_scenes must be at least 1, got {self.validation_scenes}: they select the best weights"
+            )
+
     def stored(self) -> dict[str, Any]:
         """Return the fields as JSON has them."""
         fields: dict[str, Any] = json.loads(json.dumps(asdict(self)))

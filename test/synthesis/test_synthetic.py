@@ -158,3 +158,5 @@ def test_photo_folders_that_cannot_be_used_are_named(tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 not a photo")
     with pytest.raises(FileError, match=r"broken\.jpg"):
         TextureAtlas.build(list_photos([tmp_path]), patterns=0)
+    with pytest.raises(ValueError, match="no picture for the surfaces: give photos or at least one pattern, got 0"):
+        TextureAtlas.build([], patterns=0)

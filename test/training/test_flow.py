@@ -297,6 +297,11 @@ def test_fine_tuning_on_sparse_pairs(tmp_path):
     assert figures(tmp_path / "run", "train/lr")[1] == pytest.approx(1e-5)
 
 
+def test_a_flow_training_validates_with_a_scene_at_least():
+    with pytest.raises(ValueError, match="validation_scenes must be at least 1, got 0"):
+        FlowTraining(steps=1, **{**TINY, "validation_scenes": 0})
+
+
 def test_flying_chairs_are_divided_as_their_list_says(tmp_path):
     from fg_depth_ros.training.flow.train import _folder_data
 

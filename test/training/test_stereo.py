@@ -383,6 +383,8 @@ def test_unusable_settings_and_folders_are_named(tmp_path):
         StereoTraining(steps=1, start_step=-1)
     with pytest.raises(ValueError, match="validate_minutes must not be negative, got -1; 0: by steps alone"):
         StereoTraining(steps=1, validate_minutes=-1)
+    with pytest.raises(ValueError, match="validation_scenes must be at least 1, got 0"):
+        StereoTraining(steps=1, validation_scenes=0)
     with pytest.raises(FileError, match="photo folder .* does not exist"):
         train_stereo(StereoTraining(out=str(tmp_path / "a"), steps=1, photos=("/nowhere",)))
     broken = tmp_path / "b"

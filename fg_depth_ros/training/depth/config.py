@@ -205,6 +205,7 @@ class DistillTraining(Training):
         from fg_depth_ros.synthesis.world.generator import WORLDS
 
         super().__post_init__()
+        self._require_validation_scenes()
         check_choice("model", self.model, DEPTH_MODELS)
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("world", self.world, ("", *WORLDS))

@@ -153,6 +153,7 @@ class FlowTraining(Training):
         from fg_depth_ros.networks import FLOW_MODELS  # loads PyTorch
 
         super().__post_init__()
+        self._require_validation_scenes()
         check_choice("model", self.model, FLOW_MODELS)
         compact, fresh = self.model == "flownet_lite", self.load_partial or not self.weights
         own = "one_cycle" if compact else "C" if self.model.startswith("flownet_c") else "S"

@@ -42,6 +42,7 @@ class StereoTraining(Training):
         from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE  # loads PyTorch
 
         super().__post_init__()
+        self._require_validation_scenes()
         check_multiple(SIZE_MULTIPLE, (self.width, self.height))
         if self.options and self.weights and not self.load_partial:
             raise ValueError(f"options {dict(self.options)} are of a fresh network; these weights have their own")
