@@ -88,6 +88,14 @@ def test_whole_bags_stay_in_their_part_when_others_come():
     assert set(part_of(names[:3]).values()) == {"training", "validation", "test"}
 
 
+@pytest.mark.parametrize("share", [0.2, 1 / 3])
+def test_of_few_bags_one_at_least_is_in_every_part(share):
+    for draw in range(300):
+        names = [f"rosbag2_{draw}_{k}" for k in range(3 + draw % 3)]
+        parts, _ = split_by_time({name: every_tenth(5) for name in names}, TimeSplit("bag", held_out=share))
+        assert all(parts) and sum(map(len, parts)) == len(names)
+
+
 def test_an_episode_that_another_one_continues_keeps_apart():
     """The last block of the first bag stops; the second bag goes on a tenth of a second later."""
     sets = {"one": every_tenth(101, DATE), "two": every_tenth(101, DATE + 101 * SECOND // 10)}

@@ -196,11 +196,12 @@ def _parts_of_time(stamps: np.ndarray, split: TimeSplit) -> np.ndarray:
 
 
 def _parts_of_bags(names: Sequence[str], share: float) -> dict[str, int]:
-    """Return the part of every bag: the hash of its name as a number in 0 .. 1; at least one bag is in each part."""
+    """Return the part of every bag: the hash of its name as a number in 0 .. 1; one of three at least is in each."""
     numbers = {name: int(hashlib.sha256(name.encode()).hexdigest()[:13], 16) / 16**13 for name in names}
     order = sorted(names, key=numbers.__getitem__)
-    held = max(1, sum(numbers[name] < share for name in order))
-    stopping = max(1, sum(numbers[name] < 2 * share for name in order) - held)
+    wanted, both = (sum(numbers[name] < limit for name in order) for limit in (share, 2 * share))
+    held = max(1, min(wanted, len(order) - 2))
+    stopping = max(1, min(both - held, len(order) - held - 1))
     return {
         name: _HELD_OUT if i < held else _STOPPING if i < held + stopping else _TRAINING for i, name in enumerate(order)
     }
