@@ -43,10 +43,10 @@ class NodeStatusMonitor:
         self._reports: dict[str, int] = {}
 
     def on_line(self, line: str) -> None:
-        """Take in a line that the program wrote; other lines are ignored."""
+        """Take in a line that the program wrote; other lines are ignored, also JSON of another form."""
         with contextlib.suppress(ValueError):
             report = json.loads(line)
-            if isinstance(report, dict):
+            if isinstance(report, dict) and all(map(_is_status, report.values())):
                 self.update(report)
 
     def update(self, report: dict[str, Any]) -> None:
@@ -86,6 +86,11 @@ class NodeStatusMonitor:
         if node in self._reports:
             return node
         return next((name for name in self._reports if name.endswith(f"/{node}")), node)
+
+
+def _is_status(value: Any) -> bool:
+    """Return whether a value of a report has the form that ``update`` takes."""
+    return isinstance(value, dict) and isinstance(value.get("message"), str) and isinstance(value.get("values"), dict)
 
 
 class Condition(NamedTuple):

@@ -130,3 +130,18 @@ def test_a_node_is_meant_by_its_full_name_before_the_end_of_another_one() -> Non
     assert monitor.values("stereo_depth_node") == {"state": "inactive"}
     report("stereo_depth_node", "active")
     assert monitor.values("stereo_depth_node") == {"state": "active"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"level": "warn", "message": "x"}', '{"camera": {"message": "x"}}', '{"camera": null}',
+        '{"camera": {"message": "x", "values": 3}}', "[1]", "{", "a word",
+    ],
+)  # fmt: skip
+def test_lines_that_are_no_report_are_ignored(line: str) -> None:
+    monitor = NodeStatusMonitor()
+    monitor.on_line(line)
+    assert monitor.reports("camera") == monitor.reports("level") == 0
+    monitor.on_line('{"camera: pairs": {"message": "", "values": {"state": "active"}}}')
+    assert monitor.values("camera") == {"state": "active"} and monitor.reports("camera") == 1
