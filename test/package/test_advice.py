@@ -25,7 +25,7 @@ FOREIGN_NAMES = {
     *("use_sim_time", "qos_overrides", "frame_id", "camera_info", "image_rect", "ground_truth", "tf_static"),
     *("binary_little_endian", "liveliness_lease_duration", "avoid_ros_namespace_conventions", "x_left", "cx_left"),
     *("camera_calibration", "velodyne_points", "data_depth_annotated", "stereo_image_proc", "state_dict", "div_flow"),
-    *("compressed_depth_image_transport", "base_link", "intel_rapl_msr"),
+    *("compressed_depth_image_transport", "base_link", "intel_rapl_msr", "fisheye_model"),
 }
 
 

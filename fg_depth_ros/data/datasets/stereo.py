@@ -121,7 +121,7 @@ def open_stereo_folder(
         files = [path] if path.is_file() else list_media(path) if path.is_dir() else []
         if not files:
             raise NoPairsError(f"{path}: no image or video there, and --side-by-side needs some with both views")
-        calibrations = _Calibrations(calibration, _checked_rectify(path, rectify, truth), truth)
+        calibrations = _Calibrations(calibration, rectify, truth)
         samples = [sample for file in files for sample in _halves(file, calibrations)]
     elif path.is_file():
         raise FileError(
@@ -133,7 +133,7 @@ def open_stereo_folder(
         assert isinstance(layout, StereoLayout)
         truths = [(None, None) if is_video(pair.left) else (layout.truth or _plain_truth)(pair) for pair in pairs]
         truth = truth or ("true disparity" if any(disparity is not None for disparity, _ in truths) else "")
-        calibrations = _Calibrations(calibration, _checked_rectify(path, rectify, truth), truth)
+        calibrations = _Calibrations(calibration, rectify, truth)
         samples = [
             sample
             for pair, found in zip(pairs, truths, strict=True)
@@ -179,16 +179,6 @@ class RectifiedImage:
             raise FileError(f"{self.image if isinstance(self.image, Path) else 'a raw image'}: {error}") from error
 
 
-def _checked_rectify(folder: Path, rectify: str, truth: str) -> str:
-    """Return ``rectify``. Raises FileError where images with truth, which is of rectified ones, are to be rectified."""
-    if truth and rectify == "on":
-        raise FileError(
-            f"{folder}: rectify is 'on', and there is {truth} of its pairs, which is of rectified images: where these "
-            f"are, leave rectify out; where they are raw, the {truth} is not theirs: move it elsewhere"
-        )
-    return rectify
-
-
 class _Calibrations:
     """Calibration files, each found once, and read once for a size of images.
 
@@ -225,6 +215,11 @@ class _Calibrations:
         found = _read(calibration, size, grey, named, self._rectify)
         if not self._truth or not isinstance(found, Rectification) or not any(found.sides):
             return found
+        if self._rectify == "on":
+            raise FileError(
+                f"{calibration}: is of raw cameras, but there is {self._truth} of these pairs, so their images are "
+                f"rectified already: use them as they are; if they are raw, move the {self._truth}, which is not theirs"
+            )
         _LOG.warning(
             "%s: is of raw cameras, but there is %s of these pairs, so their images are taken as rectified already (as "
             "with --rectify off)", calibration, self._truth,
