@@ -68,7 +68,7 @@ def test_a_full_disk_leaves_no_half_file(generator, tmp_path, monkeypatch):
         (["--photos", "."], "no photo"),
         (["--cutouts", "."], "no cut-out"),
         (["--count", "0", "--patterns", "1", "--outlines", "1"], "count is 0"),
-        (["--patterns", "0", "--outlines", "1"], "at least one is needed"),
+        (["--patterns", "0", "--outlines", "1"], "give photos or at least one pattern"),
         (["--outlines", "0", "--patterns", "1"], "cut-outs and outlines"),
     ],
 )

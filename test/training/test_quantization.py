@@ -40,13 +40,13 @@ def fresh(path: Path, name: str, **options: Any) -> Path:
 
 def test_the_command_makes_weights_that_run_in_int8(run: Any, tmp_path: Path) -> None:
     out = tmp_path / "int8.safetensors"
-    status, text = run("quantize", "flownet_stereo", "--out", out, "--scenes", "2")
+    status, text = run("quantize", "flownet_stereo", "--out", out, "--scenes", "4")  # two say nothing of 0.3 points
     assert status == 0, text
     network, card = load_model(out)
     before, shipped = load_model("flownet_stereo")
     assert card.sha256 == shipped.sha256
     assert set(network.int8_ranges) == set(int8_convolutions(before))  # type: ignore[arg-type]
-    assert card.description["int8"]["scenes"] == 2
+    assert card.description["int8"]["scenes"] == 4
     assert [row["method"] for row in card.description["int8"]["figures"]] == ["float32", "int8"]
     assert card.description["licence"] == shipped.description["licence"]
     estimator = open_estimator("flownet_stereo", weights=str(out), device="cpu", engine="openvino")
