@@ -46,7 +46,9 @@ class ModelCard:
     @property
     def identity(self) -> str:
         """SHA-256 (hex) of all that decides what the network computes: its weights, options and ranges for int8."""
-        return _hash_of([self.name, self.options, self.sha256, self.description.get("int8")])
+        int8 = self.description.get("int8")
+        ranges = int8.get("ranges") if isinstance(int8, dict) else None
+        return _hash_of([self.name, self.options, self.sha256, ranges])
 
 
 def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -228,6 +228,15 @@ def test_files_of_the_same_weights_that_compute_something_else_are_told_apart(st
     assert f"holds weights {sha256[:12]}-{other.identity[:8]}, not {sha256[:12]}-{card.identity[:8]}" in problem
 
 
+def test_the_same_ranges_measured_again_are_no_other_weights(store, tmp_path) -> None:
+    network = create_model(MODEL, width=64, height=32, channels=(8, 8, 8, 8))
+    for name, seconds in (("first", 0.1), ("again", 0.2)):
+        int8 = {"ranges": {"head": [0.0, 1.0]}, "figures": [{"seconds_per_pair": seconds}]}
+        save_checkpoint(tmp_path / name, network, ModelCard(MODEL, network.options, description={"int8": int8}))
+        _, history = store.promote(tmp_path / name, {})
+    assert len(history.entries) == 2
+
+
 def test_the_link_survives_a_move_of_the_store_and_names_are_whole(store, two, tmp_path) -> None:
     store.promote(two[0][0], {})
     shutil.move(store.folder, tmp_path / "moved")
