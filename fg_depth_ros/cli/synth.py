@@ -15,7 +15,7 @@ Seed = Annotated[int, typer.Option(help="Seed of the scenes.")]
 
 
 def stereo(
-    out: Annotated[Path, typer.Option(help="Folder for left/, right/, disp/ and occluded/; without pairs so far.")],
+    out: Annotated[Path, typer.Option(help="Folder for left/, right/, disp/ and occluded/; without pairs yet.")],
     photos: Photos = [],
     count: Annotated[int, typer.Option(help="Number of pairs.")] = 10,
     width: Annotated[int, typer.Option(help="Width, px.")] = 512,
@@ -46,7 +46,7 @@ def stereo(
 
 
 def chairs(
-    out: Annotated[Path, typer.Option(help="Folder for data/ and FlyingChairs_train_val.txt; without pairs so far.")],
+    out: Annotated[Path, typer.Option(help="Folder for data/ and FlyingChairs_train_val.txt; without pairs yet.")],
     photos: Photos = [],
     cutouts: Cutouts = [],
     count: Annotated[int, typer.Option(help="Number of pairs.")] = 10,

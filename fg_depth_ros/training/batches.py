@@ -11,7 +11,7 @@ import torch
 Batch = TypeVar("Batch", bound="tuple[Any, ...]")
 
 
-def concatenated(batches: Sequence[Batch]) -> Batch:
+def cat_batches(batches: Sequence[Batch]) -> Batch:
     """Concatenate batches of one kind field by field; a field that one of them lacks is None."""
     make: Any = type(batches[0])
     fields = zip(*batches, strict=True)
@@ -19,13 +19,13 @@ def concatenated(batches: Sequence[Batch]) -> Batch:
     return whole
 
 
-def separated(batch: Batch) -> list[Batch]:
+def split_batch(batch: Batch) -> list[Batch]:
     """Separate a batch into batches of one sample each."""
     make: Any = type(batch)
     return [make(*(field[i : i + 1] for field in batch)) for i in range(len(batch[0]))]
 
 
-def moved(batch: Batch, device: torch.device) -> Batch:
+def to_device(batch: Batch, device: torch.device) -> Batch:
     """Return the tensors of a batch on the device; None stays None."""
     make: Any = type(batch)
     there: Batch = make(*(None if tensor is None else tensor.to(device) for tensor in batch))
@@ -38,6 +38,6 @@ def to_tensor(image: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)[None]
 
 
-def image_of(images: torch.Tensor) -> np.ndarray:
+def to_image(images: torch.Tensor) -> np.ndarray:
     """Return the first of N x 3 x H x W images as H x W x 3 on the CPU, of the same type."""
     return np.ascontiguousarray(images[0].permute(1, 2, 0).cpu().numpy())

@@ -258,7 +258,7 @@ def _camera_of_depth(
         elif own and images and own != images:
             different = f"has the frame '{own}', and the raw left images '{images}'"
         if different is None:
-            _LOG.info("%s, %s: is taken to be of the raw left camera, and rectified as its images", bag.path, topic)
+            _LOG.info("%s, %s: is taken as depth of the raw left camera and rectified like it", bag.path, topic)
             return camera
         _LOG.warning(
             "%s, %s: %s, so it is taken to be of the rectified images: give --camera-frame raw, or rectified where "

@@ -124,7 +124,7 @@ class SwappedPairCheck:
     def _problem(
         self, left: np.ndarray, right: np.ndarray, agreement: float | None, disparities: np.ndarray, doffs: float
     ) -> str | None:
-        """Return by what a pair is known to be swapped, or None."""
+        """Return why a pair is known to be swapped, or None."""
         change = _median(np.abs(disparities - before)) if (before := self._comparable(disparities)) is not None else 0.0
         changed = before is not None and change > _CHANGE_PX + _CHANGE * _median(np.abs(before + doffs))
         if before is not None and changed and _median(np.abs(disparities + before)) < _MIRRORED * change:

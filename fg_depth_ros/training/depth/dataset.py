@@ -15,7 +15,7 @@ from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig, disparity_to_depth
 from fg_depth_ros.geometry.resize import resize_image, resize_nearest, size_with_area
 from fg_depth_ros.synthesis.world.generator import WorldBatch, WorldGenerator
-from fg_depth_ros.training.batches import concatenated, separated, to_tensor
+from fg_depth_ros.training.batches import cat_batches, split_batch, to_tensor
 from fg_depth_ros.training.depth.batch import PairBatch, TeacherPrediction
 from fg_depth_ros.training.depth.config import MaskConfig
 from fg_depth_ros.training.depth.flow_mask import masked
@@ -166,7 +166,7 @@ class SceneDataset:
     ) -> None:  # fmt: skip
         self.renderers, self.turn, self.with_right, self.uses = list(renderers), turn, with_right, uses
         self._pools = [
-            ScenePool(partial(self._views, shape), lambda pair, _: pair, concatenated, size=pool, uses=uses, seed=seed)
+            ScenePool(partial(self._views, shape), lambda pair, _: pair, cat_batches, size=pool, uses=uses, seed=seed)
             for shape in range(len(self.renderers))
         ]
 
@@ -185,7 +185,7 @@ class SceneDataset:
     def _views(self, shape: int, numbers: Sequence[int]) -> list[list[PairBatch]]:
         # The shapes count through different scenes.
         scenes = self._render(shape, [number * len(self.renderers) + shape for number in numbers])
-        return [[scene] for scene in separated(scenes)]
+        return [[scene] for scene in split_batch(scenes)]
 
     def _render(self, shape: int, numbers: Sequence[int]) -> PairBatch:
         renderer = self.renderers[shape]

@@ -10,7 +10,7 @@ import torch
 
 from fg_depth_ros.distributed import process_rank
 from fg_depth_ros.networks import DepthNetwork, load_resnet
-from fg_depth_ros.training.batches import concatenated, moved
+from fg_depth_ros.training.batches import cat_batches, to_device
 from fg_depth_ros.training.config import check_multiple
 from fg_depth_ros.training.depth.augmentation import augment
 from fg_depth_ros.training.depth.batch import DistillBatch, PairBatch, TeacherPrediction
@@ -130,10 +130,12 @@ class DistillModule(TrainingModule):
             index = int(batch.numbers[0]) // len(batch.numbers)
             others.append(self.device_renderer(batch.scene_numbers.tolist(), index))
         if others:
-            together = concatenated([moved(pairs, device) for pairs in others])
+            together = cat_batches([to_device(pairs, device) for pairs in others])
             predicted.append((together, predict(self.teacher, together, c.mask)))
-        pairs = concatenated([moved(pairs, device) for pairs, _ in predicted])
-        ready = distill_batch(pairs, concatenated([moved(prediction, device) for _, prediction in predicted]), c.mask)
+        pairs = cat_batches([to_device(pairs, device) for pairs, _ in predicted])
+        ready = distill_batch(
+            pairs, cat_batches([to_device(prediction, device) for _, prediction in predicted]), c.mask
+        )
         ready, bad = replace_bad(ready)
         self._count(batch.counts, len(ready.target), len(bad))
         if len(bad) == len(ready.target):
@@ -173,7 +175,7 @@ def predict(teacher: Teacher | None, pairs: PairBatch, mask: MaskConfig) -> Teac
     prediction = (
         prediction_from_truth(pairs)
         if teacher is None
-        else moved(teacher.predict(pairs.left, pairs.right, both=bool(mask.left_right)), pairs.left.device)
+        else to_device(teacher.predict(pairs.left, pairs.right, both=bool(mask.left_right)), pairs.left.device)
     )
     return masked(prediction, pairs.focal, pairs.baseline, mask)
 

@@ -9,7 +9,7 @@ import torch
 
 from fg_depth_ros.data.samples import DepthSample
 from fg_depth_ros.evaluation.depth import DepthTask
-from fg_depth_ros.training.batches import image_of
+from fg_depth_ros.training.batches import to_image
 from fg_depth_ros.training.callbacks import Evaluate, Validation
 from fg_depth_ros.training.depth.batch import PairBatch, TeacherPrediction
 
@@ -26,7 +26,7 @@ def validation_sample(pairs: PairBatch, prediction: TeacherPrediction | None) ->
         name, depth = "truth", pairs.truth
     else:
         name, depth = TEACHER, (pairs.focal * pairs.baseline).view(-1, 1, 1, 1) / prediction.disparity
-    return DepthSample(name, image_of(pairs.left), float(pairs.focal[0]), depth[0, 0].cpu().numpy())
+    return DepthSample(name, to_image(pairs.left), float(pairs.focal[0]), depth[0, 0].cpu().numpy())
 
 
 def evaluate_sets(sets: Mapping[str, Sequence[DepthSample]]) -> Evaluate:

@@ -23,7 +23,7 @@ from fg_depth_ros.files import FileError
 from fg_depth_ros.networks.flow import pad_to_multiple
 from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE, StereoPrediction
 from fg_depth_ros.progress import Track, no_progress
-from fg_depth_ros.training.batches import concatenated
+from fg_depth_ros.training.batches import cat_batches
 from fg_depth_ros.training.callbacks import Validation
 from fg_depth_ros.training.depth.batch import PairBatch
 from fg_depth_ros.training.depth.dataset import PairDataset, load_whole
@@ -157,7 +157,7 @@ class WindowDataset:
             y, x = int(rng.integers(tall - self.height + 1)), int(rng.integers(wide - self.width + 1))
             views = (image[..., y : y + self.height, x : x + self.width] for image in (pair.left, pair.right))
             cut.append(Windows(*views))
-        return concatenated(cut)
+        return cat_batches(cut)
 
 
 class SelfSupervisedModule(TrainingModule):

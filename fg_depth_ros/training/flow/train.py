@@ -24,7 +24,7 @@ from fg_depth_ros.synthesis.chairs import ChairsGenerator, FlowBatch
 from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_cutouts
 from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
 from fg_depth_ros.synthesis.world.generator import WorldGenerator
-from fg_depth_ros.training.batches import concatenated, image_of, separated, to_tensor
+from fg_depth_ros.training.batches import cat_batches, split_batch, to_image, to_tensor
 from fg_depth_ros.training.callbacks import Evaluate, Validation
 from fg_depth_ros.training.config import check_multiple
 from fg_depth_ros.training.flow.augmentation import Augmenter, FlowPairs
@@ -97,17 +97,17 @@ def scene_batches(
     """
 
     def views_of(render: MakeFlowBatch, numbers: list[int]) -> list[list[FlowBatch]]:
-        return [[scene] for scene in separated(render(numbers))]
+        return [[scene] for scene in split_batch(render(numbers))]
 
     def use(scene: FlowBatch, rng: np.random.Generator) -> FlowPairs:
         return augmenter(scene, [int(rng.integers(2**31))])
 
     scenes = MixedScenes(partial(views_of, make), partial(views_of, world), share=config.world, seed=config.seed)
     if config.uses == 1:
-        return lambda numbers: concatenated(
+        return lambda numbers: cat_batches(
             [augmenter(scene, [n]) for n, (scene,) in zip(numbers, scenes(numbers), strict=True)]
         )
-    return ScenePool(scenes, use, concatenated, size=config.pool, uses=config.uses, seed=config.seed).batch
+    return ScenePool(scenes, use, cat_batches, size=config.pool, uses=config.uses, seed=config.seed).batch
 
 
 class _TrainingData(NamedTuple):
@@ -174,7 +174,7 @@ class FolderPairs:
         for number in numbers:
             sample = self.samples[shuffled(number, len(self.samples), self.seed)[0]]
             cut.append(self._window(self.whole(sample), number))
-        return concatenated(cut)
+        return cat_batches(cut)
 
     def _window(self, whole: FlowBatch, number: int) -> FlowBatch:
         height, width = whole.first.shape[-2:]
@@ -264,4 +264,4 @@ def _folder_data(config: FlowTraining) -> _TrainingData:
 def rendered_flow_sample(scene: FlowBatch) -> FlowSample:
     """Return a rendered pair (N = 1) as a sample."""
     flow = torch.where(scene.valid, scene.flow, torch.nan)[0].permute(1, 2, 0).cpu().numpy()
-    return FlowSample("scene", image_of(scene.first), image_of(scene.second), flow)
+    return FlowSample("scene", to_image(scene.first), to_image(scene.second), flow)

@@ -13,7 +13,7 @@ from fg_depth_ros.evaluation.stereo import StereoTask
 from fg_depth_ros.synthesis.stereo import StereoBatch, StereoSceneGenerator
 from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
 from fg_depth_ros.synthesis.world.generator import WorldGenerator
-from fg_depth_ros.training.batches import concatenated, image_of, separated
+from fg_depth_ros.training.batches import cat_batches, split_batch, to_image
 from fg_depth_ros.training.callbacks import Evaluate, Validation
 from fg_depth_ros.training.loop import VALIDATION_SEED, TrainingModule, fit, photo_sources
 from fg_depth_ros.training.scene_pool import MixedScenes, ScenePool
@@ -62,7 +62,7 @@ def train_stereo(config: StereoTraining, extra: Evaluate | None = None) -> Path:
         wide, high = (int(MARGIN * side) for side in (config.width, config.height))
         renderer = scene_renderer(atlas, wide, high, world=config.world, seed=config.seed, device=device)
         pool = ScenePool(
-            renderer, StereoAugmentation(config.width, config.height), concatenated,
+            renderer, StereoAugmentation(config.width, config.height), cat_batches,
             size=config.pool, uses=config.uses, seed=config.seed,
         )  # fmt: skip
         if device.type == "cpu":
@@ -90,17 +90,17 @@ def scene_renderer(
     streets_and_rooms = WorldGenerator(atlas, None, width, height, seed, device)
 
     def from_layers(numbers: list[int]) -> list[list[StereoBatch]]:
-        pairs = separated(layered.batch(numbers, mirrored=True))
+        pairs = split_batch(layered.batch(numbers, mirrored=True))
         return [[pairs[i], pairs[i + len(numbers)]] for i in range(len(numbers))]
 
     def from_world(numbers: list[int]) -> list[list[StereoBatch]]:
         batch = streets_and_rooms.batch(numbers)
-        return [[pair] for pair in separated(StereoBatch(batch.left, batch.right, batch.disparity, batch.occluded))]
+        return [[pair] for pair in split_batch(StereoBatch(batch.left, batch.right, batch.disparity, batch.occluded))]
 
     return MixedScenes(from_layers, from_world, share=world, seed=seed)
 
 
 def rendered_stereo_sample(scene: StereoBatch) -> StereoSample:
     """Return a rendered pair (N = 1) as a sample."""
-    left, right = image_of(scene.left), image_of(scene.right)
+    left, right = to_image(scene.left), to_image(scene.right)
     return StereoSample("scene", left, right, disparity=scene.disparity[0, 0].cpu().numpy())
