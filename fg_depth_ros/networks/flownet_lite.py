@@ -6,13 +6,15 @@
    displacement.
 3. Flow = expectation around the best displacement (soft-argmin over its neighbours).
 4. At every finer resolution up to 1/2: second features warped by the flow so far, compared within a few pixels (at
-   1/2 with the same place alone), residual (as in FlowNet 2.0's stacks and PWC-Net, Sun et al. 2018).
+   1/2 with the same place alone), residual (as in FlowNet 2.0's stacks and PWC-Net, Sun et al. 2018). With ``fine`` the
+   images themselves are compared at full resolution, too, and every pixel has a residual of its own.
 5. Learned 9-tap up-sampling at every step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,9 +22,11 @@ from torch.nn import functional as F
 
 from fg_depth_ros.networks.blocks import (
     Encoder,
+    PixelComparison,
     Residual,
     conv_norm,
     convolve_parts,
+    convolve_together,
     double,
     index_of_best,
     planar,
@@ -33,6 +37,7 @@ from fg_depth_ros.networks.flow import IMAGE_MEAN, FlowPrediction, pad_to_multip
 from fg_depth_ros.networks.quantization import Quantizable
 
 _MATCHING = 64  # channels of the features that are compared by the search
+_AROUND = ((0, 0), (0, -1), (0, 1), (-1, 0), (1, 0))  # rows and columns from the match that ``fine`` compares with
 _STAGES = ("at_sixteenth", "at_eighth", "at_quarter", "at_half")
 
 
@@ -50,13 +55,15 @@ class FlowNetLite(Quantizable):
         features: Sequence[int] = (32, 64, 96, 128),
         widths: Sequence[int] = (128, 112, 64, 32, 16),
         radii: Sequence[int] = (8, 4, 3, 2, 0),
+        fine: bool = False,
     ) -> None:
         """Sizes of the parts.
 
         ``features``: channels of the encoder at 1/4, 1/8, 1/16 and 1/32 of the resolution; three of them: the search is
         at 1/16. ``widths``: channels of the stages, from the search to 1/2; ``radii``: radius of the search at each of
         them, pixels of that resolution: the first reaches 32 times as far in the image; 0: no search, the difference of
-        the features is looked at instead. Raises ValueError: other numbers of them.
+        the features is looked at instead. ``fine``: whether the last stage compares the images pixel by pixel, and
+        predicts every pixel. Raises ValueError: other numbers of them.
         """
         super().__init__()
         if len(features) not in (3, 4) or not len(widths) == len(radii) == len(features) + 1:
@@ -64,7 +71,9 @@ class FlowNetLite(Quantizable):
                 f"{len(features)} features, {len(widths)} widths and {len(radii)} radii: give 3 or 4 features and one "
                 "more of the others"
             )
-        self.options = {"features": list(features), "widths": list(widths), "radii": list(radii)}
+        self.options: dict[str, Any] = {"features": list(features), "widths": list(widths), "radii": list(radii)}
+        if fine:
+            self.options["fine"] = True
         half, coarsest = 16, 2 ** (len(features) + 1)
         self.size_multiple = 2 * coarsest
         self.encoder = Encoder(half, features[:3])
@@ -76,7 +85,9 @@ class FlowNetLite(Quantizable):
         for i, name in enumerate(self._stages(), 1):
             scale = coarsest >> i
             compared = min(4 * scale, 48)
-            setattr(self, name, _Refinement(channels[-i], compared, widths[i], radii[i], scale, contexts[i - 1]))
+            of_pixels = fine and name == _STAGES[-1]
+            stage = _Refinement(channels[-i], compared, widths[i], radii[i], scale, contexts[i - 1], of_pixels)
+            setattr(self, name, stage)
         self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
 
     def _stages(self) -> tuple[str, ...]:
@@ -97,7 +108,7 @@ class FlowNetLite(Quantizable):
         logits, coarsest, flow, context = self.search(*features.pop().chunk(2))
         levels = [coarsest]
         for name in self._stages():
-            level, flow, context = getattr(self, name)(*features.pop().chunk(2), flow, context)
+            level, flow, context = getattr(self, name)(pair, *features.pop().chunk(2), flow, context)
             levels.append(level)
         if self.training:
             return FlowPrediction(flow, (flow, *reversed(levels)), logits)
@@ -160,7 +171,9 @@ class _Search(nn.Module):
 class _Refinement(nn.Module):
     """Residual flow at one resolution, up-sampled to the next."""
 
-    def __init__(self, features: int, compared: int, width: int, radius: int, scale: int, context: int) -> None:
+    def __init__(
+        self, features: int, compared: int, width: int, radius: int, scale: int, context: int, fine: bool
+    ) -> None:
         super().__init__()
         self.radius, self.scale = radius, scale
         self.compare = nn.Conv2d(features, compared, 1)
@@ -168,13 +181,20 @@ class _Refinement(nn.Module):
         self.enter = conv_norm(features + comparisons + 2, width, relu=False)
         self.body = nn.Sequential(Residual(width), Residual(width))
         self.residual = nn.Conv2d(width, 2, 3, padding=1)
+        if fine:
+            self.compare_pixels = PixelComparison("xy", _AROUND)
+            self.pixels = nn.Conv2d(self.compare_pixels.channels, width, 3, padding=1, bias=False)
+            self.detail = nn.Conv2d(width, 8, 3, padding=1)  # for each pixel of a cell, added to the prediction
+            nn.init.zeros_(self.pixels.weight)
+            nn.init.zeros_(self.detail.weight)
+            nn.init.zeros_(self.detail.bias)  # type: ignore[arg-type]
         self.mask = nn.Conv2d(width, 36, 1)
         self.context = nn.Conv2d(width, context, 1) if context else None
         nn.init.zeros_(self.residual.weight)
         nn.init.zeros_(self.residual.bias)  # type: ignore[arg-type]
 
     def forward(
-        self, first: torch.Tensor, second: torch.Tensor, flow: torch.Tensor, context: torch.Tensor
+        self, pair: torch.Tensor, first: torch.Tensor, second: torch.Tensor, flow: torch.Tensor, context: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Estimate flow at this resolution and at twice it (px of the full image), and context for the next stage."""
         here, near = self.compare(first).contiguous(), warp(self.compare(second).contiguous(), flow / self.scale)
@@ -182,6 +202,13 @@ class _Refinement(nn.Module):
         contrast = (flow - F.avg_pool2d(flow, 5, 1, 2, count_include_pad=False)) / self.scale
         few = torch.cat([costs.float(), contrast.clamp(-4, 4)], 1).to(first.dtype)
         few = few.contiguous(memory_format=torch.channels_last)
-        x = self.body(convolve_parts(self.enter, first, few).add_(double(context)).relu_())
-        flow = flow + self.scale * self.residual(x).float()
-        return flow, upsample_convex(flow, planar(self.mask, x)), self.context(x) if self.context else None
+        x = convolve_parts(self.enter, first, few).add_(double(context))
+        if not hasattr(self, "pixels"):
+            x = self.body(x.relu_())
+            flow = flow + self.scale * self.residual(x).float()
+            return flow, upsample_convex(flow, planar(self.mask, x)), self.context(x) if self.context else None
+        compared = self.compare_pixels(pair, lambda image: warp(image, double(flow)))
+        x = self.body((x + self.pixels(compared.to(x.dtype))).relu_())
+        residual, detail = convolve_together(x, self.residual, self.detail)
+        flow = flow + self.scale * residual
+        return flow, upsample_convex(flow, planar(self.mask, x)) + F.pixel_shuffle(detail, 2), None

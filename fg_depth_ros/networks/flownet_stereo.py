@@ -19,9 +19,11 @@ from torch.nn import functional as F
 
 from fg_depth_ros.networks.blocks import (
     Encoder,
+    PixelComparison,
     Residual,
     conv_norm,
     convolve_parts,
+    convolve_together,
     double,
     double_bilinear,
     index_of_best,
@@ -35,7 +37,6 @@ from fg_depth_ros.networks.quantization import Quantizable
 SIZE_MULTIPLE = 32
 _WINDOW = 1  # hypotheses on either side of the best one that enter the expectation
 _NEAR = 2  # radius of the refinement: pixels at 1/2 resolution, with ``fine`` also at full resolution
-_FLAT = 0.03  # slope of the brightness, of 1 in two pixels, at which the contrast of a pixel is 1/2
 
 
 class StereoPrediction(NamedTuple):
@@ -191,7 +192,7 @@ class _Refinement(nn.Module):
             nn.init.zeros_(self.rise[1].weight)  # type: ignore[arg-type]  # begins as if it were not there
         self.answer = nn.Conv2d(width, 2, 3, padding=1)  # residual, log scale; the name is part of the weights files
         if fine:
-            self.compare_pixels = PixelComparison()
+            self.compare_pixels = PixelComparison("x", [(0, _NEAR - k) for k in range(2 * _NEAR + 1)])
             self.pixels = nn.Conv2d(self.compare_pixels.channels, width, 3, padding=1, bias=False)
             self.detail = nn.Conv2d(width, 8, 3, padding=1)  # for each pixel of a cell, added to the prediction
             nn.init.zeros_(self.pixels.weight)
@@ -211,7 +212,8 @@ class _Refinement(nn.Module):
         few = few.contiguous(memory_format=torch.channels_last)
         x = convolve_parts(self.enter, left, few).add_(double(context))
         if hasattr(self, "pixels"):
-            x = x + self.pixels(self.compare_pixels(pair, disparity).to(x.dtype))
+            compared = self.compare_pixels(pair, lambda right: warp_along_row(right, double(disparity)))
+            x = x + self.pixels(compared.to(x.dtype))
         x = self.body[0](x.relu_())
         if hasattr(self, "deep"):
             x = double(self.rise(self.deep(x))).add_(x).relu_()
@@ -220,63 +222,7 @@ class _Refinement(nn.Module):
         if not hasattr(self, "pixels"):
             residual, log_scale = self.answer(x).float().chunk(2, 1)
             return upsample_convex(disparity + 2 * residual, mask), double_bilinear(log_scale)
-        layers = (self.answer, self.detail)  # as one layer: few channels cost as much as many
-        weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
-        residual, log_scale, detail, of_scale = F.conv2d(x, weight, bias, padding=1).float().split([1, 1, 4, 4], 1)
+        answer, details = convolve_together(x, self.answer, self.detail)
+        (residual, log_scale), (detail, of_scale) = answer.chunk(2, 1), details.chunk(2, 1)
         disparity = upsample_convex(disparity + 2 * residual, mask) + F.pixel_shuffle(detail, 2)
         return disparity, F.pixel_shuffle(log_scale + of_scale, 2)
-
-
-class PixelComparison(nn.Module):
-    """Compares the images around a disparity pixel by pixel, at full resolution.
-
-    What is compared is the slope of the brightness along the row, as in OpenCV's block matchers, squeezed into -1 .. 1
-    so that weak texture counts as well: ``s / (|s| + 0.03)``.
-    """
-
-    sobel: torch.Tensor
-    differences: torch.Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        sobel = torch.outer(torch.tensor([1.0, 2.0, 1.0]), torch.tensor([-1.0, 0.0, 1.0])) / 12  # of the mean colour
-        self.register_buffer("sobel", sobel.repeat(1, 3, 1, 1), persistent=False)
-        self.register_buffer("differences", _difference_kernel(), persistent=False)
-
-    @property
-    def channels(self) -> int:
-        """Number of channels of the comparison."""
-        return len(self.differences)
-
-    @torch.no_grad()
-    def forward(self, pair: torch.Tensor, disparity: torch.Tensor) -> torch.Tensor:
-        """Compare every left pixel with its match and the pixels next to that.
-
-        Args:
-            pair: 2N x 3 x H x W, the left images first.
-            disparity: N x 1 x H/2 x W/2 px of the full image; no gradient flows into it.
-
-        Returns:
-            N x 4 (2R + 2) x H/2 x W/2 for a radius R: for each of the four pixels of a cell the absolute value of its
-            own contrast, then how much it differs from the pixels around its match, in the order of
-            ``correlate_near``.
-        """
-        with torch.autocast(pair.device.type, enabled=False):
-            slope = F.conv2d(pair.float(), self.sobel, padding=1)
-            left, right = (slope / (slope.abs() + _FLAT)).chunk(2)
-            both = torch.cat([left, warp_along_row(right, double(disparity))], 1)
-            return F.conv2d(both, self.differences, None, 2, (0, _NEAR)).abs()
-
-
-def _difference_kernel() -> torch.Tensor:
-    """Return the kernel that takes the differences of ``PixelComparison``, 4 (2R + 2) x 2 x 2 x (2R + 2).
-
-    As one convolution of stride 2 it is faster in an engine than shifted images that are concatenated.
-    """
-    kernel = torch.zeros(2 * _NEAR + 2, 2, 2, 2, 2, 2 * _NEAR + 2)  # what, row and column in the cell; image, place
-    for row in range(2):
-        for column in range(2):
-            kernel[:, row, column, 0, row, _NEAR + column] = 1
-            for k in range(2 * _NEAR + 1):
-                kernel[1 + k, row, column, 1, row, 2 * _NEAR + column - k] = -1
-    return kernel.flatten(0, 2)

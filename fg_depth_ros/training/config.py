@@ -51,6 +51,8 @@ class Training:
     """Weights to start from, a model's name or a file; empty: fresh ones."""
     load_partial: bool = False
     """Load as much of the weights as fits a network of other sizes or of a related architecture."""
+    freeze: tuple[str, ...] = ()
+    """Part of the network that stays as it is, such as encoder: a step takes less time, and what it knows is kept."""
     width: int = 448
     """Width of the training images, px."""
     height: int = 224

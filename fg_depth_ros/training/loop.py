@@ -52,7 +52,7 @@ class TrainingModule(pl.LightningModule):
 
     Raises:
         CheckpointError: weights that cannot be used, or of another network than ``config.model``.
-        ValueError: options that the network does not take.
+        ValueError: options that the network does not take, or parts to freeze that it does not have.
     """
 
     def __init__(self, config: Training, options: Mapping[str, Any] | None = None) -> None:
@@ -61,6 +61,7 @@ class TrainingModule(pl.LightningModule):
         self.model, self.parent = _starting_network(config, options or {})
         self.options: dict[str, Any] = dict(self.model.options)  # type: ignore[arg-type]
         self.model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        freeze(self.model, config.freeze)
         self.predict = torch.compile(self.model.__call__) if config.compile else self.model.__call__
         """The network as a step runs it; its validation runs the average as it is."""
         self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
@@ -188,6 +189,26 @@ class TrainingModule(pl.LightningModule):
             written = {f"train/{name}": value for name, value in zip(names, metrics.tolist(), strict=True)}
             written["train/lr"] = self.trainer.optimizers[0].param_groups[-1]["lr"]
             self.logger.log_metrics(written, self.steps_done)
+
+
+def freeze(network: torch.nn.Module, parts: Sequence[str]) -> None:
+    """Keep modules as they are in training, the statistics of their batch norms included.
+
+    Args:
+        network: to train.
+        parts: names of modules in it, with dots, such as ``encoder`` or ``encoder.stem``.
+
+    Raises:
+        ValueError: a module that it does not have, or nothing is left to train.
+    """
+    modules = dict(network.named_modules())
+    for name in parts:
+        if not name or name not in modules:
+            known = ", ".join(child for child, _ in network.named_children())
+            raise ValueError(f"freeze: '{name}' is no part of {type(network).__name__}; its parts: {known}")
+        modules[name].requires_grad_(False).eval()
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise ValueError(f"freeze: nothing of {type(network).__name__} is left to train besides {', '.join(parts)}")
 
 
 def _starting_network(config: Training, options: Mapping[str, Any]) -> tuple[torch.nn.Module, dict[str, Any]]:

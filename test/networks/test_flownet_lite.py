@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fg_depth_ros.networks import create_model
+from fg_depth_ros.networks.checkpoint import load_partial
 from fg_depth_ros.networks.flow import pad_to_multiple, warp
 from fg_depth_ros.networks.flownet_lite import expected_displacement
 
@@ -93,6 +94,22 @@ def test_the_search_at_a_sixteenth_of_older_weights():
     assert answer.coarse.shape == (1, 9 * 9, 4, 6)
     with pytest.raises(ValueError, match="3 features, 5 widths and 4 radii"):
         create_model("flownet_lite", **{**THREE, "widths": (32, 32, 32, 16, 16)})
+
+
+def test_comparing_pixels_begins_as_if_it_were_not_there():
+    torch.manual_seed(4)
+    plain, fine = create_model("flownet_lite").eval(), create_model("flownet_lite", fine=True).eval()
+    assert fine.options["fine"] is True and "fine" not in plain.options
+    fresh = load_partial(fine, plain.state_dict())
+    assert {name.rsplit(".", 1)[0] for name in fresh} == {"at_half.pixels", "at_half.detail"}
+    pair = torch.rand(2, 1, 3, 64, 128)
+    with torch.no_grad():
+        torch.testing.assert_close(fine(*pair).flow, plain(*pair).flow)
+        fine.at_half.detail.bias[4 + 2] = 3.0  # v of the third pixel of every cell
+        more = fine(*pair).flow - plain(*pair).flow
+        assert more[:, 1, 1::2, 0::2].sub(3.0).abs().max() < 1e-4
+        more[:, 1, 1::2, 0::2] = 0
+        assert more.abs().max() < 1e-4
 
 
 def test_options_build_the_same_network_again():

@@ -9,7 +9,7 @@ import torch
 from fg_depth_ros.networks import create_model
 from fg_depth_ros.networks.blocks import upsample_convex
 from fg_depth_ros.networks.checkpoint import load_partial
-from fg_depth_ros.networks.flownet_stereo import PixelComparison, expected_hypothesis, warp_along_row
+from fg_depth_ros.networks.flownet_stereo import expected_hypothesis, warp_along_row
 
 
 def test_expected_hypothesis_reads_between_two_hypotheses():
@@ -110,36 +110,6 @@ def test_a_second_level_of_the_refinement_begins_as_if_it_were_not_there():
         assert not torch.allclose(deep(*pair).disparity, plain(*pair).disparity)
 
 
-def _shifted_pair(columns, gain=1.0, offset=0.0):
-    """Return noise of 1 x 3 x 32 x 80 and the same moved to the left by whole pixels, through another exposure."""
-    wide = torch.rand(1, 3, 32, 80 + columns, generator=torch.Generator().manual_seed(3))
-    return torch.cat([wide[..., :80], gain * wide[..., columns:] + offset])
-
-
-@pytest.mark.parametrize("off", [-2, -1, 0, 1, 2])
-def test_pixels_are_compared_around_the_disparity(off):
-    """Right = left moved by 12 px: the channel of the offset is 0, whatever pixel of the cell; others are not."""
-    compared = PixelComparison()(_shifted_pair(12), torch.full((1, 1, 16, 40), 12.0 - off)).view(6, 4, 16, 40)
-    inner = compared[..., 4:-4, 12:-8]
-    assert inner[0].mean() > 0.5  # own contrast
-    alike = inner[1:].amax((1, 2, 3)) < 0.05
-    assert alike.tolist() == [k - 2 == off for k in range(5)]
-
-
-def test_pixels_are_compared_between_pixels():
-    wide = torch.rand(1, 3, 32, 92, generator=torch.Generator().manual_seed(3))
-    pair = torch.cat([0.5 * (wide[..., :80] + wide[..., 1:81]), wide[..., 12:]])
-    compared = PixelComparison()(pair, torch.full((1, 1, 16, 40), 11.5)).view(6, 4, 16, 40)[..., 4:-4, 12:-8]
-    assert compared[3].mean() < 0.3 * compared[1].mean()
-
-
-def test_exposure_does_not_change_how_pixels_compare():
-    disparity = torch.full((1, 1, 16, 40), 12.0)
-    pairs = _shifted_pair(12), _shifted_pair(12, gain=0.8, offset=0.1)
-    same, other = (PixelComparison()(pair, disparity)[..., 4:-4, 12:-8] for pair in pairs)
-    torch.testing.assert_close(other, same, atol=0.1, rtol=0)
-
-
 def test_comparing_pixels_begins_as_if_it_were_not_there():
     torch.manual_seed(4)
     plain = create_model("flownet_stereo", max_disparity=64).eval()
@@ -154,11 +124,6 @@ def test_comparing_pixels_begins_as_if_it_were_not_there():
         more = (fine(*pair).disparity - plain(*pair).disparity)[..., 0::2, :]
         torch.testing.assert_close(more[..., 1::2], torch.full_like(more[..., 1::2], 3.0))
         torch.testing.assert_close(more[..., 0::2], torch.zeros_like(more[..., 0::2]))
-
-
-def test_no_gradient_flows_through_the_comparison_of_pixels():
-    disparity = torch.full((1, 1, 16, 40), 12.0, requires_grad=True)
-    assert not PixelComparison()(_shifted_pair(12), disparity).requires_grad
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -24,7 +24,7 @@ from fg_depth_ros.networks import CheckpointError, create_model, load_checkpoint
 from fg_depth_ros.networks.checkpoint import ModelCard, load_tensors, save_checkpoint
 from fg_depth_ros.synthesis.chairs import FlowBatch
 from fg_depth_ros.training.flow.augmentation import Augmenter
-from fg_depth_ros.training.flow.config import SCHEDULES, FlowTraining
+from fg_depth_ros.training.flow.config import SCHEDULES, SHIPPED_OPTIONS, FlowTraining
 from fg_depth_ros.training.flow.train import FlowModule, FolderPairs, scene_batches, train_flow
 from fg_depth_ros.training.stream import DataStream
 
@@ -147,6 +147,41 @@ def test_what_is_not_said_follows_the_model():
     assert (tuned.schedule, tuned.learning_rate) == ("fixed", 1e-5)
     grown = FlowTraining(steps=1, weights="w.safetensors", load_partial=True, learning_rate=3e-4, clip=0.0)
     assert (grown.schedule, grown.learning_rate, grown.clip) == ("one_cycle", 3e-4, 0.0)
+
+
+def test_a_fresh_compact_network_has_the_options_of_the_shipped_one():
+    assert FlowTraining(steps=1).options == SHIPPED_OPTIONS
+    assert FlowTraining(steps=1, options={"fine": False}).options == {"fine": False}
+    assert FlowTraining(steps=1, model="flownet_s").options == {}
+    assert FlowTraining(steps=1, weights="w.safetensors").options == {}
+
+
+@pytest.mark.parametrize("part", ["", "conv", "conv1.weight"])
+def test_parts_to_freeze_that_are_not_there_are_named(part):
+    with pytest.raises(ValueError, match=f"freeze: '{part}' is no part of FlowNetS; its parts: .*conv1, conv2, "):
+        FlowModule(FlowTraining(steps=1, freeze=(part,), **TINY))
+
+
+def test_something_is_left_to_train():
+    parts = tuple(name for name, _ in create_model("flownet_lite").named_children())
+    with pytest.raises(ValueError, match="freeze: nothing of FlowNetLite is left to train besides encoder, "):
+        FlowModule(FlowTraining(steps=1, freeze=parts))
+
+
+def test_frozen_parts_stay_as_they_are(tmp_path):
+    """Weights, and the means and deviations of batch norms; in a run that is stopped and resumed, too."""
+    start = create_model("flownet_lite", fine=True)
+    save_checkpoint(tmp_path / "start.safetensors", start, ModelCard("flownet_lite", start.options))
+    settings = {**TINY, "model": "flownet_lite", "options": {}, "freeze": ("encoder.quarter", "search"), "uses": 1}
+    run = {**settings, "weights": str(tmp_path / "start.safetensors"), "learning_rate": 0.01}
+    train_flow(FlowTraining(out=str(tmp_path / "run"), steps=1, **run))
+    train_flow(FlowTraining(out=str(tmp_path / "run"), steps=2, **run))
+    before, after = start.state_dict(), load_checkpoint(tmp_path / "run" / "last.safetensors")[0]
+    frozen = [name for name in before if name.startswith(settings["freeze"])]
+    assert any(name.endswith("running_mean") for name in frozen)
+    assert all(torch.equal(after[name], before[name]) for name in frozen)
+    learned = {name.split(".")[0] for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert {"encoder", "at_quarter", "at_half"} <= learned
 
 
 def test_biases_do_not_decay():

@@ -21,7 +21,7 @@ from fg_depth_ros.training.depth.losses import depth_loss
 from fg_depth_ros.training.depth.pair_checks import MIN_SHARE
 from fg_depth_ros.training.depth.pairs import PairCounts
 from fg_depth_ros.training.depth.teacher import Teacher, prediction_from_truth
-from fg_depth_ros.training.loop import TrainingModule
+from fg_depth_ros.training.loop import TrainingModule, freeze
 
 
 def distill_batch(pairs: PairBatch, prediction: TeacherPrediction, mask: MaskConfig) -> DistillBatch:
@@ -70,8 +70,8 @@ class DistillModule(TrainingModule):
         if config.encoder:
             load_resnet(self.model, config.encoder)
             self.average.load_state_dict(self.model.state_dict())
-        if config.encoder_rate == 0 and isinstance(frozen := getattr(self.model, "encoder", None), torch.nn.Module):
-            frozen.requires_grad_(False).eval()  # its batch norms, too; nothing is computed for its gradient
+        if config.encoder_rate == 0 and hasattr(self.model, "encoder"):
+            freeze(self.model, ["encoder"])
         # Weights to start from may be of another size; from now on they fit this one.
         self.start_size = self.model.width, self.model.height
         for name in ("width", "height"):

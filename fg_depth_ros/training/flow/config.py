@@ -9,6 +9,8 @@ from typing import Any
 from fg_depth_ros.training.config import Schedule, Training, check_choice, one_cycle
 
 LOSSES = ("finest", "flownet2", "lite")
+SHIPPED_OPTIONS = {"fine": True}
+"""Options of the shipped network that are not those of a fresh one by default."""
 LARGEST_DEFORMATION = 6.0
 """Px; larger ones could fold an image over itself."""
 
@@ -117,7 +119,7 @@ class FlowTraining(Training):
     clip: float = -1.0
     """Largest norm of the gradient; 0: not clipped; negative: 1 with the loss lite, not clipped with the others."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Option of a fresh network, NAME=VALUE such as width=0.375."""
+    """Option of a fresh network, NAME=VALUE such as width=0.375; flownet_lite: default those of the shipped one."""
     cutouts: tuple[str, ...] = ()
     """Folder of cut-outs with alpha that move through the scenes, in addition to drawn outlines."""
     outlines: int = 256
@@ -176,6 +178,8 @@ class FlowTraining(Training):
             raise ValueError(f"margin must not be negative, got {self.margin}")
         if self.options and not fresh:
             raise ValueError(f"options {dict(self.options)} are of a fresh network; these weights have their own")
+        if compact and fresh:
+            self._resolve(options={**SHIPPED_OPTIONS, **self.options})
         if self.data and (self.photos or self.cutouts):
             raise ValueError("give folders of pairs (data) or material for scenes (photos, cutouts), not both")
 
