@@ -151,6 +151,8 @@ class StereoConfig(EstimatorConfig):
     the time; off."""
     left_right_threshold: float = 1.5
     """Largest difference in that check, px."""
+    refinement: str = "semi_global"
+    """semi_global: what a stereo network finds is refined by semi-global matching within some pixels; off."""
     photometric_check: bool = True
     """Pixels whose match the images do not support are unsupported: too little texture or light, or other views."""
     max_vertical: float = 1.0
@@ -171,6 +173,7 @@ class StereoConfig(EstimatorConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_choice("left_right_check", self.left_right_check, ("one_pass", "two_pass", "off"))
+        self._check_choice("refinement", self.refinement, ("semi_global", "off"))
         if not 0 < self.min_depth < self.max_depth < math.inf:
             raise ValueError(f"need 0 < min_depth < max_depth, got {self.min_depth} and {self.max_depth} m")
         if not 0 <= self.time_budget < math.inf:

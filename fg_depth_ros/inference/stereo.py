@@ -16,6 +16,7 @@ import numpy as np
 from fg_depth_ros import geometry
 from fg_depth_ros.geometry import Label, PairFault, StereoRig, Support
 from fg_depth_ros.geometry.resize import resize_image, scaled_size
+from fg_depth_ros.inference import semi_global
 from fg_depth_ros.inference.config import AUTO, SMALLEST_AUTO, StereoConfig
 from fg_depth_ros.inference.estimator import Estimator, check_images, load_network
 from fg_depth_ros.inference.matchers import BlockMatcher, FlowMatcher, Match, Matcher, NetworkMatcher
@@ -332,12 +333,14 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
         first = self.config.search_start(doffs)
         height, width = left.shape[:2]
         if scale == 1:
-            return self._method.match(left, right, first)
-        size = scaled_size(width, height, scale)
-        found = self._method.match(
-            resize_image(left, *size), resize_image(right, *size), math.floor(first * size[0] / width)
-        )
-        return found.resized(width, height)
+            found = self._method.match(left, right, first)
+        else:
+            size = scaled_size(width, height, scale)
+            images = resize_image(left, *size), resize_image(right, *size)
+            found = self._method.match(*images, math.floor(first * size[0] / width)).resized(width, height)
+        if self.config.refinement == "off" or not isinstance(self._method, NetworkMatcher):
+            return found
+        return replace(found, disparity=semi_global.refine(left, right, found.disparity, scale))
 
     def match_right(
         self, left: np.ndarray, right: np.ndarray, doffs: float = 0.0, scale: float | None = None

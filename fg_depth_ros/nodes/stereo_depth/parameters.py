@@ -88,6 +88,9 @@ STEREO_DEPTH = ParameterTable(
                   "How pixels that the right camera does not see are found: from one disparity map, by matching twice "
                   "(slower, stricter), or not at all.", choices=("one_pass", "two_pass", "off")),
         Parameter("left_right_threshold", 1.5, "Largest disagreement of the check.", "px", 0.1, 100.0),
+        Parameter("refinement", "semi_global",
+                  "What a stereo network finds is refined by semi-global matching within 2 px around it (more where "
+                  "`inference_scale` is below 1). `off` saves its time.", choices=("semi_global", "off")),
         Parameter("photometric_check", True,
                   "Label pixels unsupported where the two images do not support the match: too little texture or "
                   "light, a covered camera, unrelated views. Only with it are these named in `/diagnostics`; one "
