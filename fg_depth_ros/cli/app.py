@@ -49,7 +49,8 @@ def flow_estimator(
     from fg_depth_ros.inference import FlowConfig, FlowEstimator
 
     model = model or ("" if weights else FlowConfig.model)
-    return FlowEstimator(FlowConfig(model, weights, device, precision, scale, engine, variational))
+    refinement = "variational" if variational else "auto"
+    return FlowEstimator(FlowConfig(model, weights, device, precision, scale, engine, refinement))
 
 
 def identity(estimator: Any) -> dict[str, str | None]:

@@ -112,7 +112,7 @@ def _horn_schunck_step(a: np.ndarray, b: np.ndarray, flow: np.ndarray, alpha: fl
     return flow
 
 
-def refine(first: np.ndarray, second: np.ndarray, flow: np.ndarray) -> np.ndarray:
+def refine(first: np.ndarray, second: np.ndarray, flow: np.ndarray, at_half: int = 20, at_full: int = 5) -> np.ndarray:
     """Refine any flow by the variational ``+v`` of FlowNet (Dosovitskiy et al. 2015, section 3).
 
     As in the paper 20 iterations coarse to fine and 5 at the full resolution. The coarse ones run at half the
@@ -121,14 +121,16 @@ def refine(first: np.ndarray, second: np.ndarray, flow: np.ndarray) -> np.ndarra
     the paper's image boundaries have no part in it.
 
     ``flow`` is not changed; where it is NaN the neighbours' flow is taken for the start, and the result is NaN.
+    ``at_half``, ``at_full``: iterations at half and at full resolution; 0: none there.
     """
     height, width = first.shape
     unknown = ~np.isfinite(flow).all(-1)
     refined = _filled(flow, unknown) if unknown.any() else flow
-    half = (max(1, width // 2), max(1, height // 2))
-    small = [resize_image(image, *half) for image in (first, second)]
-    refined = _variational(small[0], small[1], resize_flow(refined, *half), 20)
-    refined = _variational(first, second, resize_flow(refined, width, height), 5)
+    if at_half:
+        half = (max(1, width // 2), max(1, height // 2))
+        small = [resize_image(image, *half) for image in (first, second)]
+        refined = resize_flow(_variational(small[0], small[1], resize_flow(refined, *half), at_half), width, height)
+    refined = _variational(first, second, refined, at_full)
     refined[unknown] = np.nan
     return refined
 

@@ -216,11 +216,16 @@ class FlowConfig(EstimatorConfig):
 
     model: str = "flownet_lite"
     """Network or classical method; empty = the network that ``weights`` belongs to."""
-    variational: bool = False
-    """Refine the flow on the full images: the ``+v`` of the FlowNet paper."""
+    refinement: str = AUTO
+    """auto: what ``flownet_lite`` finds is refined by two iterations of a variational solver, which other methods do
+    without; variational: the ``+v`` of the FlowNet paper, for any method; off."""
 
     networks: ClassVar[Collection[str]] = FLOW_MODELS
     classical: ClassVar[tuple[str, ...]] = CLASSICAL_FLOW
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_choice("refinement", self.refinement, (AUTO, "variational", "off"))
 
 
 @dataclass(frozen=True)

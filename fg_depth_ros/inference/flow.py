@@ -17,7 +17,7 @@ from torch import nn
 
 from fg_depth_ros.geometry.resize import resize_flow, resize_image, scaled_size
 from fg_depth_ros.inference import classical_flow
-from fg_depth_ros.inference.config import FlowConfig
+from fg_depth_ros.inference.config import AUTO, FlowConfig
 from fg_depth_ros.inference.estimator import Estimator, Method, NetworkMethod, check_images, load_network
 from fg_depth_ros.networks import FLOW_MODELS
 from fg_depth_ros.networks.flow import FlowPrediction
@@ -99,9 +99,9 @@ class FlowEstimator(Estimator[FlowConfig, FlowMethod]):
         super().__init__(c, NetworkFlow(network, card.name, card.sha256, c.engine, c.precision))
 
     def refined(self) -> FlowEstimator:
-        """Return an estimator with the same model and the variational refinement; nothing is loaded again."""
+        """Return an estimator with the same model and the variational ``+v``; nothing is loaded again."""
         other = copy.copy(self)
-        other.config = replace(self.config, variational=True)
+        other.config = replace(self.config, refinement="variational")
         return other
 
     def warm_up(self, width: int, height: int, doffs: float = 0.0) -> None:
@@ -128,8 +128,10 @@ class FlowEstimator(Estimator[FlowConfig, FlowMethod]):
             )
         began = time.perf_counter()
         flow = self._at_scale(first, second)
-        if self.config.variational:
+        if self.config.refinement == "variational":
             flow = classical_flow.refine(_grey(first), _grey(second), flow)
+        elif self.config.refinement == AUTO and self.model_name == "flownet_lite":
+            flow = classical_flow.refine(_grey(first), _grey(second), flow, at_half=0, at_full=2)
         return FlowEstimate(flow, time.perf_counter() - began)
 
     def _at_scale(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:

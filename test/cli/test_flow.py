@@ -110,7 +110,7 @@ def test_flow_writes_every_file_with_the_same_numbers(run, scenes, tmp_path):
     assert status == 0, text
     assert "frame10_flow.flo, frame10_flow.png, frame10_flow_colour.png in" in text
     assert "(dis +v, " in text
-    expected = FlowEstimator(FlowConfig(model="dis", variational=True)).estimate(*map(read_image, frames)).flow
+    expected = FlowEstimator(FlowConfig(model="dis", refinement="variational")).estimate(*map(read_image, frames)).flow
     flow = read_flo(tmp_path / "out/frame10_flow.flo")
     np.testing.assert_array_equal(flow, expected)
     np.testing.assert_allclose(np.median(flow, (0, 1)), [2, 1], atol=0.1)

@@ -179,7 +179,7 @@ def test_a_turning_and_growing_picture_is_followed(model):
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 3), (7, 9), (37, 61)])
 def test_any_size_and_grey_frames(model, size):
     frame = texture(*size)[..., 0]
-    flow = FlowEstimator(FlowConfig(model=model, variational=True)).estimate(frame, frame).flow
+    flow = FlowEstimator(FlowConfig(model=model, refinement="variational")).estimate(frame, frame).flow
     assert flow.shape == (*size, 2)
     assert np.isfinite(flow).all()
     if min(size) > 16:
@@ -249,13 +249,38 @@ def test_plus_v_is_the_refined_answer_of_the_same_model(colour_flow):
     grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (first, second)]
     plain = FlowEstimator(FlowConfig(model="", weights=str(colour_flow)))
     expected = refine(*grey, plain.estimate(first, second).flow)
-    asked = FlowEstimator(FlowConfig(model="colour_flow", weights=str(colour_flow), variational=True))
+    asked = FlowEstimator(FlowConfig(model="colour_flow", weights=str(colour_flow), refinement="variational"))
     for estimator in (asked, plain.refined()):
         np.testing.assert_array_equal(estimator.estimate(first, second).flow, expected)
-    assert not plain.config.variational
+    assert plain.config.refinement == "auto"
     np.testing.assert_array_equal(
-        FlowEstimator(FlowConfig(model="dis", variational=True)).estimate(*grey).flow, refine(*grey, dis(*grey))
+        FlowEstimator(FlowConfig(model="dis", refinement="variational")).estimate(*grey).flow, refine(*grey, dis(*grey))
     )
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_what_the_compact_network_finds_is_refined_unless_told_otherwise(scale):
+    first, second, _ = moved(shift(2, 1), 48, 64)
+    grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (first, second)]
+    settings = {"inference_scale": scale, "engine": "torch", "precision": "float32"}
+    alone, refined = (FlowEstimator(FlowConfig(refinement=kind, **settings)) for kind in ("off", "auto"))
+    found = alone.estimate(first, second).flow
+    expected = refine(*grey, found, at_half=0, at_full=2)
+    assert not np.array_equal(expected, found)
+    np.testing.assert_array_equal(refined.estimate(first, second).flow, expected)
+    np.testing.assert_array_equal(refined.refined().estimate(first, second).flow, refine(*grey, found))
+
+
+@pytest.mark.parametrize("model", CLASSICAL_FLOW)
+def test_classical_methods_are_refined_only_when_asked(model):
+    first, second, _ = moved(shift(2, 1), 48, 64)
+    alone, usual = (FlowEstimator(FlowConfig(model, refinement=kind)) for kind in ("off", "auto"))
+    np.testing.assert_array_equal(usual.estimate(first, second).flow, alone.estimate(first, second).flow)
+
+
+def test_an_unknown_refinement_is_named():
+    with pytest.raises(ValueError, match="refinement 'full' is unknown; choose one of auto, variational, off"):
+        FlowConfig(refinement="full")
 
 
 def test_flow_vectors_scale_with_the_image():
