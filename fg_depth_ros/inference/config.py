@@ -217,7 +217,7 @@ class FlowConfig(EstimatorConfig):
     model: str = "flownet_lite"
     """Network or classical method; empty = the network that ``weights`` belongs to."""
     refinement: str = AUTO
-    """auto: what ``flownet_lite`` finds is refined by two iterations of a variational solver, which other methods do
+    """auto: what ``flownet_lite`` finds is refined by one iteration of a variational solver, which other methods do
     without; variational: the ``+v`` of the FlowNet paper, for any method; off."""
 
     networks: ClassVar[Collection[str]] = FLOW_MODELS

@@ -131,7 +131,7 @@ class FlowEstimator(Estimator[FlowConfig, FlowMethod]):
         if self.config.refinement == "variational":
             flow = classical_flow.refine(_grey(first), _grey(second), flow)
         elif self.config.refinement == AUTO and self.model_name == "flownet_lite":
-            flow = classical_flow.refine(_grey(first), _grey(second), flow, at_half=0, at_full=2)
+            flow = classical_flow.refine(_grey(first), _grey(second), flow, at_half=0, at_full=1)
         return FlowEstimate(flow, time.perf_counter() - began)
 
     def _at_scale(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
