@@ -15,7 +15,7 @@ from support.engines import StandIn
 from support.waiting import LIMIT
 
 from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
-from fg_depth_ros.inference.engines import EngineCache, cache
+from fg_depth_ros.inference.engines import EngineCache, cache, program
 from fg_depth_ros.networks import ModelCard, create_model, save_checkpoint
 
 
@@ -197,4 +197,14 @@ def test_other_weights_are_another_entry(engine: StandIn, tmp_path: Path) -> Non
         save_checkpoint(path, create_model("flownet_stereo", **options), ModelCard("flownet_stereo", options))
         estimator = StereoDepthEstimator(StereoConfig(weights=str(path), engine="openvino"))
         estimator.match(*(np.zeros((64, 96, 3), np.uint8),) * 2)
+    assert len(engine.built) == 2
+
+
+@pytest.mark.parametrize("file", ["flownet_stereo.py", "matchers.py", "openvino_engine.py"])
+def test_other_code_is_another_entry(engine: StandIn, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    _match()
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read_bytes(path) + b"#" * (path.name == file))
+    monkeypatch.setattr(program, "_code", program._code.__wrapped__)  # else the hash of this process is kept
+    _match()
     assert len(engine.built) == 2

@@ -22,7 +22,7 @@ from fg_depth_ros.networks.quantization import Ranges, quantized
 
 OPSET = 17
 _EXPORTING = threading.Lock()  # the exporter has state for the whole process
-_SOURCES = Path(__file__).resolve().parents[2] / "networks"
+_PACKAGE = Path(__file__).resolve().parents[2]
 
 
 class Program(nn.Module):
@@ -58,7 +58,7 @@ class Program(nn.Module):
         return getattr(self.network, "int8_ranges", {})
 
     def identity(self) -> str:
-        """Return a hash of all that its numbers depend on: weights, ranges for int8, and the code of the networks."""
+        """Return a hash of all that its numbers depend on: weights, ranges for int8, and the code."""
         tensors = {**self.network.state_dict(), **dict(self.network.named_buffers())}
         options = str(getattr(self.network, "options", ""))
         parts = (fingerprint(tensors), type(self.network).__name__, options, json.dumps(dict(self.ranges)))
@@ -93,8 +93,8 @@ class Program(nn.Module):
 
 @cache
 def _code() -> str:
-    """Return a hash of the networks' source code, so that a graph of other code is not taken from the cache."""
+    """Return a hash of the code of networks, methods and engines: what other code made is not taken from the cache."""
     digest = hashlib.sha256()
-    for path in sorted([*_SOURCES.glob("*.py"), Path(__file__)]):
+    for path in sorted([*(_PACKAGE / "networks").rglob("*.py"), *(_PACKAGE / "inference").rglob("*.py")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
