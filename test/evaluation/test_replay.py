@@ -18,8 +18,9 @@ from support.truth import CLOUD, PLACE, SECOND, TF, cloud, depth_message, stereo
 
 from fg_depth_ros.data.bags.folders import bag_sha256
 from fg_depth_ros.data.bags.topics import PairTopics
+from fg_depth_ros.evaluation.replay import run
 from fg_depth_ros.evaluation.replay.config import ALL, ReplayConfig, ReplayMethod
-from fg_depth_ros.evaluation.replay.methods import of_weights, shipped, unique
+from fg_depth_ros.evaluation.replay.methods import Loaded, of_weights, shipped, unique
 from fg_depth_ros.evaluation.replay.run import replay
 from fg_depth_ros.files import FileError
 from fg_depth_ros.networks import CheckpointError, ModelCard, create_model, save_checkpoint
@@ -281,6 +282,28 @@ def test_the_report_names_the_engine_that_ran(tmp_path, monkeypatch):
     (method,) = found.report.settings["methods"]
     assert (method["engine"], method["precision"]) == ("torch", "float32")
     assert found.report.model["engine"] == "torch"
+
+
+def test_an_engine_that_failed_in_one_of_several_processes_is_named(tmp_path, monkeypatch):
+    """Each process has estimators of its own; here each of two has one bag."""
+    failure = "engine openvino failed while running, PyTorch runs instead: boom"
+    runners = [
+        SimpleNamespace(engine="torch", precision="float32", compiling=False, failure=failure),
+        SimpleNamespace(engine="openvino", precision="int8", compiling=False, failure=None),
+    ]
+
+    def load(methods, **_):
+        stereo = FixedStereo(6.0)
+        stereo._method.runner = runners.pop(0)
+        return [Loaded(STEREO, stereo)]
+
+    monkeypatch.setattr(run, "load_methods", load)
+    monkeypatch.setattr(run, "shared_map", lambda bags, work: [result for bag in bags for result in work([bag])])
+    found = replayed([stereo_bag(tmp_path / name, 1) for name in "ab"], (STEREO,), timings=False)
+    (method,) = found.report.settings["methods"]
+    assert method["engine_failure"] == failure
+    assert (method["engine"], method["precision"], method["device"]) == ("torch, openvino", "float32, int8", "cpu")
+    assert found.report.model["engine"] == "torch, openvino"
 
 
 # ---- methods ---------------------------------------------------------------------------------------------------

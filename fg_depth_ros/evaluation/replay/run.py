@@ -162,7 +162,7 @@ def _device(device: str) -> str:
 
 
 def _report(config: ReplayConfig, results: Sequence[_BagResult], used: Sequence[_BagResult]) -> Report:
-    identities = used[-1].methods
+    identities = _identities(used)
     settings = {
         "no_answer": "wrong", "aggregate": "pooled", "min_depth_m": config.min_depth, "max_depth_m": config.max_depth,
         "every": config.every, "first": config.first, "engine": config.engine, "precision": config.precision,
@@ -182,6 +182,19 @@ def _report(config: ReplayConfig, results: Sequence[_BagResult], used: Sequence[
     for result in used:
         _add_rows(report, result.evaluation.name, labels, [result.evaluation])
     return report
+
+
+def _identities(used: Sequence[_BagResult]) -> list[dict[str, Any]]:
+    """Return what the report says of each method: its first failure, and all values of what differs between bags.
+
+    Engine and precision do where the engine failed on the way, or in one of several processes.
+    """
+    found = []
+    for identities in zip(*(result.methods for result in used), strict=True):
+        values = {name: list(dict.fromkeys(one[name] for one in identities if one[name])) for name in identities[0]}
+        values["engine_failure"] = values["engine_failure"][:1]
+        found.append({name: ", ".join(known) or None for name, known in values.items()})
+    return found
 
 
 def _add_rows(
