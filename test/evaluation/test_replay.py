@@ -125,6 +125,19 @@ def test_figures_against_truth_are_those_computed_by_hand(tmp_path, monkeypatch)
     assert edges[other] <= 0.8 < edges[other + 1] and len(edges) == len(counts) + 1
 
 
+def test_the_histogram_counts_what_the_row_counts(tmp_path, monkeypatch):
+    use_fixed(monkeypatch)
+    found = replayed([stereo_bag(tmp_path / "bag", 1)], max_depth=1.5)  # only the square is nearer
+    for label in ("six", "flat"):
+        row = row_of(found.report, "bag", label)
+        error = 1.5 / (20 / 18) - 1  # both answers are beyond max_depth
+        assert row["metrics"]["abs_rel"] == pytest.approx(error, rel=1e-5)
+        counts, edges = np.array(row["histogram"]["counts"]), row["histogram"]["edges"]
+        (inside,) = np.flatnonzero(counts)
+        assert counts[inside] == 48 * 40
+        assert edges[inside] <= error < edges[inside + 1]
+
+
 def test_without_truth_the_views_must_agree_and_networks_agree_with_stereo(tmp_path, monkeypatch):
     use_fixed(monkeypatch)
     found = replayed([stereo_bag(tmp_path / "bag", 1, truth=False)])

@@ -108,7 +108,7 @@ class BagEvaluation:
         score = self._score(loaded, pair.truth is not None, RELATIVE if pair.truth is not None else PIXELS)
         if pair.truth is not None:
             one.add(published)
-            score.histogram.add(_relative(estimate.depth, pair.truth))
+            score.histogram.add(self._relative(estimate.depth, pair.truth))
             other: tuple[str, np.ndarray | None] = (pair.kind, pair.truth)
         else:
             mirrored = _of_right_view(loaded.estimator, pair, estimate)
@@ -134,10 +134,16 @@ class BagEvaluation:
         one.add_depth(pair.name, depth, reference)
         score = self._score(loaded, pair.truth is not None, RELATIVE)
         score.scores.include(one)
-        score.histogram.add(_relative(depth, reference))
+        score.histogram.add(self._relative(depth, reference))
         measures = one.rows()[ALL]
         self._note(pair, loaded, score, measures, against)
         self._draw(pair, loaded, measures, depth, (against, reference))
+
+    def _relative(self, depth: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        """Return the errors of the pixels that ``DepthMetrics`` counts, as it clamps them; NaN = no depth."""
+        near, far = self.config.min_depth, self.config.max_depth
+        counted = (reference > near) & (reference < far)
+        return np.abs(np.clip(depth[counted], near, far) / reference[counted] - 1)
 
     def _score(self, loaded: Loaded, with_truth: bool, measure: str) -> MethodScore:
         key = (loaded.label, with_truth)
@@ -176,10 +182,6 @@ class _Pair(NamedTuple):
     right: np.ndarray
     truth: np.ndarray | None
     kind: str
-
-
-def _relative(depth: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    return np.abs(depth / reference - 1)[np.isfinite(reference) & np.isfinite(depth)]
 
 
 def _of_right_view(estimator: Any, pair: _Pair, estimate: StereoEstimate) -> np.ndarray:
