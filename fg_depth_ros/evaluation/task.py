@@ -36,8 +36,8 @@ class Score:
     sums: dict[str, Metrics] = field(default_factory=dict)
     per_image: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
-    warm: set[tuple[int, ...]] = field(default_factory=set)
-    """Shapes of images that the method has run on before."""
+    warm: tuple[Any, ...] = ()
+    """Inputs that the method ran on last, of the images their shapes."""
 
     def add(self, sums: Mapping[str, Metrics], metrics: dict[str, float], seconds: float) -> None:
         """Add the sums, the metrics and the time of one sample."""
@@ -240,15 +240,17 @@ def _evaluate_sample(
     inputs = task.inputs(sample, list(methods.values()))
     image: np.ndarray = inputs[0]
     predictions: dict[str, np.ndarray] = {}
+    kind = tuple(one.shape if isinstance(one, np.ndarray) else one for one in inputs)
     found: dict[int, tuple[np.ndarray, float]] = {}
     for name, method in methods.items():
         runner = task.runner(method, inputs)
         if runner is None:
             continue
         if id(runner) not in found:
-            if image.shape not in scores[name].warm:
-                task.estimate(runner, inputs)  # the first call of a size loads, compiles and warms up: not counted
-                scores[name].warm.add(image.shape)
+            if scores[name].warm != kind:
+                # Not counted: it may compile, load and warm up. Of what ran longer ago nothing may be left.
+                task.estimate(runner, inputs)
+                scores[name].warm = kind
             begin = time.perf_counter()
             found[id(runner)] = task.estimate(runner, inputs), time.perf_counter() - begin
         prediction, seconds = found[id(runner)]

@@ -319,6 +319,14 @@ def test_an_engine_that_failed_in_one_of_several_processes_is_named(tmp_path, mo
     assert found.report.model["engine"] == "torch, openvino"
 
 
+def test_methods_are_warmed_up_for_each_bag(tmp_path, monkeypatch):
+    """What an engine compiled for the bags before may be dropped, whatever their size."""
+    warmed = []
+    monkeypatch.setattr(use_fixed(monkeypatch)["stereo"], "warm_up_for", warmed.append, raising=False)
+    replayed([stereo_bag(tmp_path / name, 2) for name in "abc"], (STEREO,))
+    assert len(warmed) == 3
+
+
 # ---- methods ---------------------------------------------------------------------------------------------------
 
 

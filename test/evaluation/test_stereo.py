@@ -7,13 +7,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from support.engines import StandIn
 from support.pair_folders import FAR, NEAR, planes, write_pairs
 
 from fg_depth_ros.data.datasets.stereo import motorcycle, open_stereo_folder
 from fg_depth_ros.data.io.formats import read_image
+from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.evaluation.stereo import StereoMethod, StereoTask
 from fg_depth_ros.evaluation.task import evaluate
-from fg_depth_ros.geometry import fill_holes_kitti
+from fg_depth_ros.geometry import StereoRig, fill_holes_kitti
 from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
 
 ROWS = 92  # of 96: the first four have no truth
@@ -166,6 +168,26 @@ def test_an_estimator_searches_from_zero_or_where_the_node_does_and_a_function_g
     assert shapes[0] == [(500, 741, 3)] * 2
     estimated, searched = ({**metrics_of(report, name), "seconds": 0} for name in methods)
     assert estimated == searched
+
+
+@pytest.mark.parametrize("kind", ["sizes", "doffs"])
+def test_what_an_engine_compiles_is_in_no_time(tmp_path, monkeypatch, kind):
+    """More sizes in turn than a runner keeps, and pairs of one size whose search begins elsewhere."""
+    (tmp_path / "file").touch()
+    engine = StandIn.installed(monkeypatch, tmp_path / "file")  # no folder: what is dropped is compiled again
+    monkeypatch.setattr("fg_depth_ros.evaluation.task.time.perf_counter", lambda: float(len(engine.built)))
+
+    def sample(width, doffs):
+        image = np.zeros((64, width, 3), np.uint8)
+        rig = StereoRig(width, 64, 100.0, 100.0, width / 2, 32.0, width / 2 + doffs, 0.1)
+        return StereoSample(f"{width} {doffs}", image, image, rig, np.full((64, width), -1.0, np.float32))
+
+    kinds = {"sizes": [(width, 0.0) for width in (64, 96, 128, 160, 192)], "doffs": [(64, 0.0), (64, 40.0)]}
+    estimator = StereoDepthEstimator(StereoConfig(engine="openvino"))
+    samples = [sample(*each) for each in 2 * kinds[kind]]
+    report = evaluate(StereoTask(), {"set": samples}, {"m": estimator}, show_progress=False)
+    assert len(engine.built) >= len(kinds[kind]) and estimator.engine_failure is None
+    assert metrics_of(report, "m")["seconds"] == 0
 
 
 def test_classical_stereo_on_the_real_pair_is_as_good_as_it_is_known_to_be():

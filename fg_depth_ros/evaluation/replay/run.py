@@ -27,6 +27,7 @@ from fg_depth_ros.evaluation.replay.scores import ReplayScores, method_names
 from fg_depth_ros.evaluation.reports.page import Picture
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.files import FileError
+from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.progress import Track, no_progress
 
 
@@ -105,13 +106,12 @@ def _replay_bags(named: Sequence[tuple[str, Path]], config: ReplayConfig, track:
     truth = TruthOptions(
         config.truth_topic, config.lidar_topic, config.transform, config.lidar_slop, config.camera_frame
     )
-    warm: set[tuple[float, ...]] = set()
     for name, bag in named:
         result = _BagResult(BagEvaluation(name, config))
         try:
             samples = open_bag_pairs(bag, truth=truth, **config.topics.given())
             result.facts = _facts(name, bag, samples)
-            _replay_pairs(result, samples[:: config.every][: config.first or None], methods, track, warm)
+            _replay_pairs(result, samples[:: config.every][: config.first or None], methods, track)
         except FileError as error:
             result.left_out = str(error)
         result.methods = [loaded.identity for loaded in methods]  # now: an engine that failed has been replaced
@@ -119,18 +119,14 @@ def _replay_bags(named: Sequence[tuple[str, Path]], config: ReplayConfig, track:
 
 
 def _replay_pairs(
-    result: _BagResult,
-    samples: list[StereoSample],
-    methods: Sequence[Loaded],
-    track: Track,
-    warm: set[tuple[float, ...]],
-) -> None:
+    result: _BagResult, samples: list[StereoSample], methods: Sequence[Loaded], track: Track
+) -> None:  # fmt: skip
     name, evaluated = result.evaluation.name, 0
+    warm: StereoRig | None = None
     for sample in track(samples, name, len(samples)):
         rig = sample.require_rig()
-        size = (rig.width, rig.height, rig.doffs)  # where the search begins follows doffs, and with it what is compiled
-        if result.evaluation.config.timings and size not in warm:
-            warm.add(size)
+        if result.evaluation.config.timings and rig != warm:  # of rigs before nothing compiled may be left
+            warm = rig
             for loaded in methods:
                 loaded.estimator.warm_up_for(rig)
         try:
