@@ -197,6 +197,8 @@ class DepthSample:
     pair: StereoSample | None = field(default=None, repr=False)
     """The stereo pair whose left image this is, if any: for stereo methods."""
     protocol: DepthProtocol = DepthProtocol()
+    white: Callable[[], int] | None = field(default=None, repr=False)
+    """Returns the white level of 16-bit images of all samples of a source; None: by the values of this one."""
 
     def __post_init__(self) -> None:
         if not self.fx > 0:
@@ -206,7 +208,7 @@ class DepthSample:
     def of_pair(cls, pair: StereoSample, protocol: DepthProtocol = DepthProtocol()) -> DepthSample:
         """Make a sample of the left image of a pair with a rig."""
         depth = pair.depth if pair.depth is not None or not pair.has_truth else cast(ArrayReader, pair.true_depth)
-        return cls(pair.name, pair.left, pair.require_rig().fx, depth, pair, protocol)
+        return cls(pair.name, pair.left, pair.require_rig().fx, depth, pair, protocol, pair.white)
 
     @property
     def has_truth(self) -> bool:
@@ -215,8 +217,7 @@ class DepthSample:
 
     def image_rgb(self) -> np.ndarray:
         """Read the image, uint8 RGB H x W x 3. Raises FileError where it cannot be read."""
-        white = None if self.pair is None else self.pair.white
-        return _rgb(_eight_bits(self.name, white, read_pixels(self.image))[0])
+        return _rgb(_eight_bits(self.name, self.white, read_pixels(self.image))[0])
 
     def truth(self) -> np.ndarray | None:
         """Read the true depth along the axis, float32 H x W m, NaN unknown; None: there is none. Raises FileError."""

@@ -91,6 +91,20 @@ def test_images_with_depth_in_both_units(tmp_path, unit, write, step, where):
     np.testing.assert_allclose(truth[1:], DEPTH[1:], atol=step / 2 + 1e-6)
 
 
+@pytest.mark.parametrize("sides", [("images",), ("left", "right")])
+def test_the_16_bit_images_of_a_folder_with_depth_have_one_white(tmp_path, sides):
+    """A camera of 12 bits: most of its images would fit into 10."""
+    for folder in (*sides, "depth"):
+        (tmp_path / folder).mkdir()
+    largest = [1000] * 5 + [1100] * 2
+    for number, value in enumerate(largest):
+        for side in sides:
+            write_image(tmp_path / side / f"{number}.png", np.full((4, 8), value, np.uint16))
+        write_kitti_disparity(tmp_path / "depth" / f"{number}.png", np.full((4, 8), 2.0, np.float32))
+    (samples,) = open_depth_sets([tmp_path], fx=50.0).values()
+    assert [int(sample.image_rgb().max()) for sample in samples] == [round(value * 255 / 4095) for value in largest]
+
+
 def test_focal_length_comes_from_the_calibration_at_the_size_of_the_image(tmp_path):
     folder = write_folder(tmp_path / "set")
     (folder / "rig.json").write_text(json.dumps(small_rig().scaled(320, 192).to_dict()))

@@ -15,7 +15,7 @@ from fg_depth_ros.data.datasets.layouts import NoPairsError, collect_sets, list_
 from fg_depth_ros.data.datasets.stereo import is_recording, open_stereo, open_stereo_folder
 from fg_depth_ros.data.io.calibration import find_calibration
 from fg_depth_ros.data.io.formats import read_kitti_disparity, read_png_depth
-from fg_depth_ros.data.samples import ArrayReader, DepthProtocol, DepthSample, StereoSample
+from fg_depth_ros.data.samples import ArrayReader, DepthProtocol, DepthSample, SequenceWhite, StereoSample
 from fg_depth_ros.files import FileError, read_bytes
 
 DepthUnit = Literal["kitti", "mm"]
@@ -75,8 +75,9 @@ def open_depth_folder(
         images = next((found for name in _IMAGES if (found := list_images(folder / name))), None)
         images = images if images is not None else list_images(folder)
         depths = [(image, reader_of(_READERS[unit], folder / "depth" / f"{image.stem}.png")) for image in images]
+        white = SequenceWhite(images)
         samples = [
-            DepthSample(image.stem, image, fx or _focal_length(folder, image), depth)
+            DepthSample(image.stem, image, fx or _focal_length(folder, image), depth, white=white)
             for image, depth in depths
             if depth
         ]
@@ -95,7 +96,7 @@ def _from_pair(folder: Path, pair: StereoSample, unit: DepthUnit, fx: float) -> 
     pair = replace(pair, depth=depth)
     if pair.rig is not None or not isinstance(image, Path):
         return DepthSample.of_pair(pair)
-    return DepthSample(pair.name, image, fx or _focal_length(folder, image), pair.depth)
+    return DepthSample(pair.name, image, fx or _focal_length(folder, image), pair.depth, white=pair.white)
 
 
 def _focal_length(folder: Path, image: Path) -> float:
