@@ -298,7 +298,7 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
         """
         _check_pair(left, right, rig)
         began = time.perf_counter()
-        scale = self.scale(rig)
+        scale, searched = self.scale(rig), self.search_range(rig)  # before the budget may choose another scale
         found = self.match(left, right, rig.doffs, scale)
         right_disparity = None
         if self.config.left_right_check == "two_pass":
@@ -313,7 +313,7 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
             self._budget.observe(scale, seconds)
         return StereoEstimate(
             rig, found.disparity, found.sigma, right_disparity, self.config, seconds, support=support,
-            searched=self.search_range(rig), vertical=found.vertical,
+            searched=searched, vertical=found.vertical,
         )  # fmt: skip
 
     def disparity(self, left: np.ndarray, right: np.ndarray, doffs: float = 0.0) -> np.ndarray:

@@ -50,6 +50,15 @@ def test_the_scale_is_lowered_until_pairs_are_in_time(monkeypatch: pytest.Monkey
     assert estimator.scale(RIG) == scale and estimator.over_budget is None
 
 
+def test_a_pair_was_searched_at_the_scale_that_it_was_matched_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    estimator = Clocked(dataclasses.replace(CONFIG, time_budget=0.05), monkeypatch)
+    image = np.zeros((HEIGHT, WIDTH), np.uint8)
+    for _ in range(21):
+        searched = estimator.search_range(RIG)
+        assert estimator.estimate(image, image, RIG).searched == searched
+    assert estimator.scale(RIG) < 1
+
+
 def test_what_the_smallest_scale_cannot_do_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     estimator = Clocked(dataclasses.replace(CONFIG, time_budget=0.001), monkeypatch)
     estimator.pairs(20)
