@@ -337,7 +337,7 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
         else:
             size = scaled_size(width, height, scale)
             images = resize_image(left, *size), resize_image(right, *size)
-            found = self._method.match(*images, math.floor(first * size[0] / width)).resized(width, height)
+            found = self._method.match(*images, first * size[0] // width).resized(width, height)
         if self.config.refinement == "off" or not isinstance(self._method, NetworkMatcher):
             return found
         return replace(found, disparity=semi_global.refine(left, right, found.disparity, scale))
@@ -355,8 +355,8 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
         """Return the image disparities that are searched for a rig."""
         if self._method.disparities is None:
             return SearchRange(float(math.floor(-rig.doffs)), rig.width - 1.0, 0, limited=False)
-        factor = rig.width / scaled_size(rig.width, rig.height, self.scale(rig))[0]
-        first = math.floor(self.config.search_start(rig.doffs) / factor)
+        width = scaled_size(rig.width, rig.height, self.scale(rig))[0]
+        first, factor = self.config.search_start(rig.doffs) * width // rig.width, rig.width / width
         last = first + self._method.disparities - 1
         return SearchRange(first * factor, last * factor, round(self._method.block // 2 * factor))
 

@@ -26,6 +26,7 @@ class FixedMatcher:
 
     def match(self, left, right, min_disparity=0):
         self.calls += 1
+        self.first = min_disparity
         return self.answers[min(self.calls, 2) - 1]
 
 
@@ -308,6 +309,15 @@ def test_the_search_range_at_another_scale():
     # 64 disparities at half the size are 126 px from the first to the last at the whole one.
     estimate = estimate_with(np.full((32, 64), 8.0), rig=RIG, min_disparity=-4, inference_scale=0.5)
     assert tuple(estimate.searched) == (-4.0, 122.0, 0, True)
+
+
+def test_the_search_range_begins_where_the_matcher_does():
+    rig = StereoRig(70, 32, 100.0, 100.0, 35.0, 16.0, 35.0, 0.2)
+    for first in range(-70, 71):
+        estimator = StereoDepthEstimator(StereoConfig("sgbm", min_disparity=first, inference_scale=0.75))
+        matcher = estimator._method = FixedMatcher(np.zeros((24, 52), np.float32))
+        estimator.match(*(np.zeros((32, 70), np.uint8),) * 2)
+        assert estimator.search_range(rig).first == pytest.approx(matcher.first * 70 / 52)
 
 
 @pytest.mark.parametrize(
