@@ -55,8 +55,9 @@ def bench_models(
 
     Returns a report with one row per combination: ``latency_p50_ms``, ``latency_p95_ms`` (from the images in host
     memory to the result in host memory, so an accelerator is waited for), ``throughput_hz`` (pairs per second,
-    one after the other), ``memory_mib`` (growth of this process's peak resident memory; Linux only) and, on an
-    accelerator, ``device_memory_mib`` (peak); with ``energy`` ``energy_j`` (per run, of all processor packages and
+    one after the other), ``memory_mib`` (peak of this process's resident memory, less what it had before the
+    model was loaded; NaN where the system cannot reset the peak: it can on Linux) and, on an accelerator,
+    ``device_memory_mib`` (peak); with ``energy`` ``energy_j`` (per run, of all processor packages and
     whatever else runs on them; an accelerator's is not counted); for a network also the difference from PyTorch in
     float32 on this pair, ``epe_float32`` (px; disparity or flow) or ``abs_rel_float32`` (depth), and where an engine
     compiles ``compile_s`` and ``compile_cached_s``. Combinations that failed are in the settings, ``left_out``.
@@ -132,7 +133,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     left, right = (cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in motorcycle().images())
     with tempfile.TemporaryDirectory() as folder:  # compiled engines of earlier runs would be no first compilation
         os.environ["FG_DEPTH_CACHE"] = folder
-        before = _memory("VmRSS")
+        before = _peak_reset()
         model, run = _load(job, left, right)
         for _ in range(WARM_UP):
             run()
@@ -196,6 +197,15 @@ def _difference(found: np.ndarray, expected: np.ndarray, depth: bool) -> dict[st
         return {"abs_rel_float32": float(np.mean(np.abs(found - expected) / expected))}
     error = np.abs(found - expected) if found.ndim == 2 else np.linalg.norm(found - expected, axis=-1)
     return {"epe_float32": float(np.mean(error))}
+
+
+def _peak_reset() -> float:
+    """Make the memory that this process has now its peak and return it, MiB; NaN where the system does not."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return float("nan")
+    return _memory("VmRSS")
 
 
 def _memory(field: str) -> float:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fg_depth_ros.evaluation.bench import BenchError, bench_models, measure
@@ -26,6 +29,24 @@ def test_a_row_is_of_the_model_and_size_that_were_asked_for() -> None:
     large = measure({**job, "weights": "", "device": "auto", "threads": 0})["metrics"]
     # Nine times the pixels over the same search range.
     assert large["latency_p50_ms"] > 2 * small["latency_p50_ms"]
+
+
+_JOB = {"model": "sgbm", "width": 64, "height": 64, "repeats": 1, "weights": "", "device": "cpu", "threads": 0}
+
+
+def test_memory_that_was_freed_before_is_not_counted() -> None:
+    peak = np.ones((320, 2**20), np.uint8)
+    del peak
+    memory = measure(_JOB)["metrics"]["memory_mib"]
+    assert memory < 200 or math.isnan(memory)
+
+
+def test_memory_is_unknown_where_its_peak_cannot_be_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path, *_: object, **__: object) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "write_text", refused)
+    assert math.isnan(measure(_JOB)["metrics"]["memory_mib"])
 
 
 def test_models_of_every_kind_are_measured(tmp_path: Path) -> None:
