@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -160,7 +161,8 @@ def unchecked_support(left: np.ndarray, right: np.ndarray) -> Support | None:
 
 def _share(found: np.ndarray, among: np.ndarray) -> float:
     """Return the share of the pixels ``among`` that ``found`` has too; both bool H x W. NaN if there are none."""
-    return float(np.divide(np.count_nonzero(found & among), np.count_nonzero(among)))
+    count = np.count_nonzero(among)
+    return np.count_nonzero(found & among) / count if count else math.nan
 
 
 def _black_border(grey: np.ndarray) -> np.ndarray:

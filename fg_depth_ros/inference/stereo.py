@@ -119,13 +119,13 @@ class StereoEstimate:
         worst = Label(int(np.argmax(shares[1:])) + 1)
         cause = _CAUSES[worst]
         if worst == Label.OUT_OF_RANGE:
-            depth = self.rig.fx * self.rig.baseline / (self.matched + self.rig.doffs)
-            near = np.mean((depth >= 0) & (depth < config.min_depth))
-            far = np.mean((depth < 0) | (depth > config.max_depth))  # or behind infinity
+            disparity, at_1_m = self.matched + self.rig.doffs, self.rig.fx * self.rig.baseline
+            near = np.mean(disparity > at_1_m / config.min_depth)
+            far = np.mean(disparity < at_1_m / config.max_depth)  # or behind infinity
             cause = (
                 f"{near:.0%} nearer than min_depth = {config.min_depth:g} m, {far:.0%} farther than max_depth = "
-                f"{config.max_depth:g} m, {np.mean(np.isnan(depth)):.0%} without a match: set them for this scene, and "
-                "check baseline and focal length of the calibration"
+                f"{config.max_depth:g} m, {np.mean(np.isnan(disparity)):.0%} without a match: set them for this scene, "
+                "and check baseline and focal length of the calibration"
             )
         elif worst == Label.LOW_CONFIDENCE:
             cause = f"{cause} (max_sigma = {config.max_sigma:g} px)"

@@ -97,6 +97,13 @@ def test_no_match_supports_nothing_and_sizes_must_agree():
         photometric_support(left, right[:-1], flat())
 
 
+@pytest.mark.filterwarnings("error")
+def test_matches_that_all_lie_outside_the_image_support_nothing():
+    found = photometric_support(SCENE, texture(2), flat(5000.0))
+    assert not found.pixels.any()
+    assert found.agreement == 0.0
+
+
 def test_one_picture_on_both_sides_is_no_pair_whatever_was_matched():
     for disparity in (0.0, 3.0):
         found = photometric_support(SCENE, SCENE, flat(disparity))

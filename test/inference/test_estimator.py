@@ -68,6 +68,21 @@ def test_labels_name_the_first_reason():
     assert (estimate.mask == (labels == Label.VALID)).all()
 
 
+@pytest.mark.filterwarnings("error")
+def test_low_density_is_explained_by_what_is_out_of_range():
+    disparity = np.full((32, 64), np.nan)
+    disparity[:4] = 30.0  # Z = 20 / 32 m
+    disparity[4:12] = -2.0  # at infinity
+    disparity[12:20] = -5.0  # behind it
+    disparity[20:24] = -1.9  # Z = 200 m
+    estimate = estimate_with(disparity, left_right_check="off", min_depth=1.0, max_depth=20.0)
+    assert estimate.low_density
+    assert (
+        "only 0.0% of the pixels have depth; 100% are 'out of range': 12% nearer than min_depth = 1 m, 62% farther "
+        "than max_depth = 20 m, 25% without a match"
+    ) in estimate.explain_low_density()
+
+
 def test_a_match_on_another_row_is_in_the_flow_and_labelled():
     disparity = np.full((32, 64), 8.0, np.float32)
     vertical = np.zeros((32, 64), np.float32)
