@@ -132,7 +132,7 @@ def test_the_example_of_the_documentation_needs_onnxruntime_alone(tmp_path: Path
     assert len([line for line in example[1].splitlines() if line]) <= 15
     code = example[1] + '\nimport sys; assert not {"torch", "fg_depth_ros"} & set(sys.modules)\n'
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
-    expected = StereoDepthEstimator(StereoConfig(engine="torch", precision="float32")).match(left, right).disparity
+    expected = _stereo(engine="torch", precision="float32", refinement="off").match(left, right).disparity
     assert np.abs(np.load(tmp_path / "disparity.npy") - expected).mean() < 1e-3
 
 
