@@ -18,7 +18,7 @@ from typing import Any
 from checks import REPOSITORY, counts
 
 SIZES = ("640x480", "1280x720", "1920x1080")
-MODELS = ("flownet_stereo", "flownet_lite", "depthnet_lite")
+MODELS = ("flownet_stereo", "flownet_lite", "depthnet_efficient")
 ENGINES = ("torch", "onnxruntime", "tensorrt")
 PRECISIONS = ("float16", "bfloat16", "float32")
 

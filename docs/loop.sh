@@ -14,7 +14,7 @@ FOLDER=${1:?"name a folder for everything that is made: docs/loop.sh FOLDER"}
 PYTHON=${PYTHON:-python3}
 PAIRS=${PAIRS:-}
 BEGIN=${BEGIN:-0:24} TRAIN=${TRAIN:-24:80} HELD_OUT=${HELD_OUT:-84:} RATE=${RATE:-10} SPEED=${SPEED:-0.5}
-WEIGHTS=${WEIGHTS:-depthnet_lite} LENGTH=${LENGTH:---steps 150 --validate-steps 15 --validate-minutes 600} TUNE=${TUNE:-} PROMOTE=${PROMOTE:-}
+WEIGHTS=${WEIGHTS:-depthnet_efficient} LENGTH=${LENGTH:---steps 150 --validate-steps 15 --validate-minutes 600} TUNE=${TUNE:-} PROMOTE=${PROMOTE:-}
 MODEL=${MODEL:-flownet_stereo} SIZE=${SIZE:-480x160}
 
 export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST ROS_DOMAIN_ID=${ROS_DOMAIN_ID:-87}

@@ -50,7 +50,7 @@ def replay(
     ] = [],
     model: Annotated[
         list[str], typer.Option(help="Shipped weights to compare with; may be repeated; none: without.")
-    ] = ["flownet_stereo", "depthnet_lite"],
+    ] = ["flownet_stereo", "depthnet_efficient"],
     baseline: Annotated[list[str], typer.Option(help="Classical method to compare with: sgbm.")] = [],
     mono: Annotated[bool, typer.Option(help="With networks that see one camera only.")] = True,
 ) -> None:

@@ -232,7 +232,12 @@ class FlowConfig(EstimatorConfig):
 class MonoConfig(EstimatorConfig):
     """Configuration of depth from one image. ``inference_scale`` is relative to the size that the network fits."""
 
-    model: str = "depthnet_lite"
-    """Network; empty = the one that ``weights`` belongs to."""
+    model: str = AUTO
+    """Network; auto or empty = the one that ``weights`` belongs to; auto without weights: depthnet_efficient."""
 
     networks: ClassVar[Collection[str]] = DEPTH_MODELS
+
+    def __post_init__(self) -> None:
+        if self.model == AUTO:
+            object.__setattr__(self, "model", "" if self.weights else "depthnet_efficient")
+        super().__post_init__()

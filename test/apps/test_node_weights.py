@@ -101,7 +101,7 @@ def test_mono_weights_are_loaded_for_it_where_images_come(make: Callable[..., Be
     b.wait(b.status)
     # Nothing needs them and no image comes: taken, and said to be unconfirmed.
     taken = set_node_weights(NODE, "depthnet_lite", path, sha256, timeout=2.5, context=b.context)
-    assert taken == (False, {"mono_model": "depthnet_lite", "mono_weights": ""})
+    assert taken == (False, {"mono_model": "auto", "mono_weights": ""})
     assert b.depth_node.parameters["mono_weights"] == path
     b.set(mono_weights="")
 

@@ -53,7 +53,7 @@ def test_report_and_page_are_written_and_what_was_left_out_is_told(tmp_path, run
     card = save_checkpoint(weights, model, ModelCard("depthnet_lite", {"width": 64, "height": 32}))
     status, text = run("replay", tmp_path / "drives", "--out", tmp_path / "out", "--weights", weights)
     assert status == 0
-    labels = ["flownet_stereo (shipped)", "depthnet_lite (shipped)", f"mine {card.sha256[:8]}"]
+    labels = ["flownet_stereo (shipped)", "depthnet_efficient (shipped)", f"mine {card.sha256[:8]}"]
     for words in (*labels, "against: true depth", "left out: b: ", "out/report.html"):
         assert words in text
     values = json.loads((tmp_path / "out/report.json").read_text())

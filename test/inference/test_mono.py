@@ -127,7 +127,17 @@ def test_wrong_settings_and_weights_of_another_network(tmp_path: Path) -> None:
         MonoConfig(model="flownet_lite")
     with pytest.raises(ValueError, match=r"inference_scale must lie in 0.1 .. 4, got 9"):
         MonoConfig(inference_scale=9)
-    with pytest.raises(ModelError, match=r"holds weights of 'flownet_stereo', not of 'depthnet_lite'.*no depth"):
+    with pytest.raises(ModelError, match=r"holds weights of 'flownet_stereo', not of one of depthnet_efficient.*no depth"):
         MonoDepthEstimator(MonoConfig(weights=str(weights_path("flownet_stereo")), device="cpu"))
     with pytest.raises(ModelError, match=r"does not exist"):
         MonoDepthEstimator(MonoConfig(weights=str(tmp_path / "none.safetensors"), device="cpu"))
+
+
+def test_the_model_follows_the_weights_unless_it_is_named(tmp_path: Path) -> None:
+    network = create_model("depthnet_lite", focal=60.0, width=96, height=32)
+    path = tmp_path / "lite.safetensors"
+    save_checkpoint(path, network, ModelCard("depthnet_lite", network.options))  # type: ignore[arg-type]
+    assert MonoConfig().model == "depthnet_efficient"
+    assert MonoDepthEstimator(MonoConfig(weights=str(path))).model_name == "depthnet_lite"
+    with pytest.raises(ModelError, match="not of 'depthnet_efficient'; set the model to 'depthnet_lite'"):
+        MonoDepthEstimator(MonoConfig("depthnet_efficient", str(path)))

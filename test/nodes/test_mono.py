@@ -292,7 +292,7 @@ def test_missing_weights_are_named_when_they_are_needed_and_stereo_goes_on(
     b.send_until(PAIR, lambda: b.has(FaultCode.NO_MONO_DEPTH, name="model"))
     message = b.status("model").message
     assert message.startswith("mono_depth/image_rect has a subscriber")
-    assert "'depthnet_lite'" in message
+    assert "'depthnet_efficient'" in message
     assert "Set mono_model and mono_weights" in message
     b.wait(lambda: b.values("model")["mono swap"] == "failed")
     names = b.depth_node.parameters
@@ -302,7 +302,7 @@ def test_missing_weights_are_named_when_they_are_needed_and_stereo_goes_on(
     b.send_until(PAIR, lambda: "fill_from_mono is set" in b.status("model").message)
     assert share_near(b.fresh_depth(PAIR), 3.0) > 0.97
     assert b.level() == 0
-    (result,) = b.set(mono_weights=six_metres, mono_model="depthnet_lite")
+    (result,) = b.set(mono_weights=six_metres, mono_model="auto")
     assert result.successful
     b.send_until(PAIR, lambda: b.seen[MONO] and b.level("model") == 0)
 
@@ -328,7 +328,7 @@ def test_a_listener_without_a_mono_model_is_told(make: Callable[..., Bench]) -> 
     b = make(mono_model="off")
     b.listen(MONO)
     b.send_until(PAIR, lambda: b.has(FaultCode.NO_MONO_DEPTH, "mono_depth/image_rect", name="model"))
-    assert b.log_has("mono_model is off: set it to depthnet_lite")
+    assert b.log_has("mono_model is off: set it to auto")
     b.listen(DEPTH)
     b.unlisten(MONO)
     b.send_until(PAIR, lambda: b.level("model") == 0)

@@ -472,7 +472,7 @@ class NodeModels:
         running = host.estimator
         if running is not None:
             back = [
-                Parameter(name, value=getattr(running.config, field))
+                Parameter(name, value=_parameter_of(running.config, field))
                 for field, name in names.items()
                 if getattr(running.config, field) != getattr(config, field)
                 # A scale that memory demands is not what was set.
@@ -487,6 +487,14 @@ class NodeModels:
             host.failure = text  # why it is off
             text = f"{config.model} could not be loaded, and {names['model']} is off now: {text}"
             self._faults.report("model", WARN, text, FaultCode.MODEL_NOT_LOADED)
+
+
+def _parameter_of(config: EstimatorConfig, field: str) -> Any:
+    """Return the value of the parameter that a field of the configuration comes from."""
+    value = getattr(config, field)
+    if field == "model" and isinstance(config, MonoConfig) and value in ("", MonoConfig().model):
+        return AUTO
+    return value
 
 
 def _with_engine(estimator: Estimator[Any, Any]) -> str:

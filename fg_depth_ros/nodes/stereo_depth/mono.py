@@ -109,7 +109,7 @@ class MonoDepth:
             return estimate
         problem = None
         if self._host.off:
-            problem = "mono_model is off: set it to depthnet_lite"
+            problem = "mono_model is off: set it to auto"
         elif (failure := self._host.failure) is not None:
             problem = f"{failure}. Set mono_model and mono_weights"
         if problem is not None:

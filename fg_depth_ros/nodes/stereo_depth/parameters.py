@@ -11,7 +11,7 @@ from fg_depth_ros.nodes.common.synchronizing import SYNC_PARAMETERS, image_trans
 
 CLOUD_EVERYWHERE = 10000.0
 """Bound of the box of ``points2`` that bounds nothing, m."""
-MONO_NETWORKS = ("depthnet_lite", "depthnet_efficient", "depthnet_r18", "depthnet_r50")
+MONO_NETWORKS = ("depthnet_efficient", "depthnet_lite", "depthnet_r18", "depthnet_r50")
 
 STEREO_DEPTH = ParameterTable(
     "stereo_depth_node",
@@ -107,10 +107,11 @@ STEREO_DEPTH = ParameterTable(
         Parameter("flow_weights", "",
                   "File with the flow network's weights (.safetensors). Empty: the weights that come with the package.",
                   ),
-        Parameter("mono_model", "depthnet_lite",
+        Parameter("mono_model", "auto",
                   "Network for depth from the left image alone: for `mono_depth/image_rect`, `fill_from_mono` and "
-                  "`mono_timeout`. It is loaded when one of them first needs it. `off`: none of them.",
-                  choices=(*MONO_NETWORKS, "off")),
+                  "`mono_timeout`. It is loaded when one of them first needs it. `auto`: the one that `mono_weights` "
+                  "belongs to, `depthnet_efficient` without. `off`: none of them.",
+                  choices=("auto", *MONO_NETWORKS, "off")),
         Parameter("mono_weights", "",
                   "File with that network's weights (.safetensors). Empty: the weights that come with the package."),
         Parameter("fill_from_mono", False,
