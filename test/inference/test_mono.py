@@ -127,7 +127,9 @@ def test_wrong_settings_and_weights_of_another_network(tmp_path: Path) -> None:
         MonoConfig(model="flownet_lite")
     with pytest.raises(ValueError, match=r"inference_scale must lie in 0.1 .. 4, got 9"):
         MonoConfig(inference_scale=9)
-    with pytest.raises(ModelError, match=r"holds weights of 'flownet_stereo', not of one of depthnet_efficient.*no depth"):
+    with pytest.raises(
+        ModelError, match=r"holds weights of 'flownet_stereo', not of one of depthnet_efficient.*no depth"
+    ):
         MonoDepthEstimator(MonoConfig(weights=str(weights_path("flownet_stereo")), device="cpu"))
     with pytest.raises(ModelError, match=r"does not exist"):
         MonoDepthEstimator(MonoConfig(weights=str(tmp_path / "none.safetensors"), device="cpu"))
