@@ -91,6 +91,16 @@ def test_scenes_that_change_are_no_swapped_pairs() -> None:
         wide.send(wall(disparity=disparity, doffs=60.0, seed=abs(disparity)))
 
 
+def test_something_near_that_mirrors_the_disparities_is_no_swapped_pair() -> None:
+    """With infinity at -31 px, a wall at -15 px gives way to one at +14 px: other images, and none of them swapped."""
+    stream = Stream(model="sgbm", max_disparity=64)
+    for seed, disparity in enumerate((-15, -15, 14, 14, -15)):
+        scene = wall(disparity=disparity, doffs=31.0, seed=seed)
+        estimate = stream.send(scene)
+        assert np.nanmedian(estimate.depth) == pytest.approx(scene.depth, rel=0.02)
+    stream.assert_dropped(scene, "disparities of")
+
+
 def test_pairs_of_another_time_say_nothing() -> None:
     near, far = wall(disparity=20, doffs=60.0), wall(disparity=-20, doffs=60.0, seed=1)
     stream = Stream()

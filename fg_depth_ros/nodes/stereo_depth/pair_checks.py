@@ -11,6 +11,7 @@ import numpy as np
 from fg_depth_ros.data.io.messages import MessageError, MessageFault
 from fg_depth_ros.geometry import VerticalFlow, vertical_flow
 from fg_depth_ros.geometry.features import MIN_MATCHES, FeatureMatches, match_features
+from fg_depth_ros.geometry.resize import resize_image
 from fg_depth_ros.inference import FlowEstimator, StereoEstimate
 
 _FIRST_PAIRS = 10  # in which enough features for a decision are looked for
@@ -24,6 +25,8 @@ _AGREEING = 0.6  # of the agreement of recent pairs: a swapped one has 0 to 0.4,
 _CHANGE_PX = 4.0  # median change of the disparities, and share of the disparities themselves
 _CHANGE = 0.25
 _MIRRORED = 0.3  # of the change: how exactly disparities of the pair before come back with the other sign
+_THUMBNAIL = (64, 48)
+_CROSSED = 0.7  # of the change of each image: how exactly the two of the pair before come back crosswise
 
 
 class FeatureCheck:
@@ -85,20 +88,21 @@ class SwappedPairCheck:
     """Finds single pairs whose images are swapped, by the pairs before. Not thread-safe.
 
     Where the search begins at infinity, a swapped pair cannot be matched, and its images agree no more; where the
-    principal points differ, it can, and all disparities come back with the other sign. Only what changed suddenly is
-    matched by features.
+    principal points differ, it can, all disparities come back with the other sign, and each image resembles the other
+    one of the pair before. Only what changed suddenly is matched by features.
     """
 
     def __init__(self, topics: Mapping[str, str]) -> None:
         self._topics = topics
         self._agreements: deque[float] = deque(maxlen=_RECENT)
         self._disparities: np.ndarray | None = None
+        self._images: tuple[np.ndarray, np.ndarray] | None = None
         self._stamp = 0
 
     def reset(self) -> None:
         """Begin again with the next pair."""
         self._agreements.clear()
-        self._disparities = None
+        self._disparities = self._images = None
 
     def check(self, left: np.ndarray, right: np.ndarray, estimate: StereoEstimate, stamp: int) -> None:
         """Check a matched pair. Raises MessageError when its images are swapped, unlike those of the pairs before.
@@ -119,7 +123,7 @@ class SwappedPairCheck:
             )
         if agreement is not None:
             self._agreements.append(agreement)
-        self._disparities, self._stamp = disparities, stamp
+        self._disparities, self._images, self._stamp = disparities, (left, right), stamp
 
     def _problem(
         self, left: np.ndarray, right: np.ndarray, agreement: float | None, disparities: np.ndarray, doffs: float
@@ -127,7 +131,8 @@ class SwappedPairCheck:
         """Return why a pair is known to be swapped, or None."""
         change = _median(np.abs(disparities - before)) if (before := self._comparable(disparities)) is not None else 0.0
         changed = before is not None and change > _CHANGE_PX + _CHANGE * _median(np.abs(before + doffs))
-        if before is not None and changed and _median(np.abs(disparities + before)) < _MIRRORED * change:
+        mirrored = before is not None and changed and _median(np.abs(disparities + before)) < _MIRRORED * change
+        if before is not None and mirrored and self._come_back_crosswise(left, right):
             return f"disparities of {_median(before):+.1f} px became {_median(disparities):+.1f} px"
         usual = float(np.median(self._agreements)) if self._agreements else 0.0
         torn = agreement is not None and agreement < _AGREEING * usual
@@ -138,9 +143,27 @@ class SwappedPairCheck:
             return None
         return f"of {found.count} matched features {found.swapped} lie behind the cameras"
 
+    def _come_back_crosswise(self, left: np.ndarray, right: np.ndarray) -> bool:
+        """Tell whether each image resembles the other one of the pair before rather than its own."""
+        assert self._images is not None
+        own, other = (
+            sum(
+                float(np.abs(_thumbnail(now) - _thumbnail(before)).mean())
+                for now, before in zip(pair, images, strict=True)
+            )
+            for pair, images in (((left, right), self._images), ((right, left), self._images))
+        )
+        return other < _CROSSED * own
+
     def _comparable(self, disparities: np.ndarray) -> np.ndarray | None:
         before = self._disparities
         return before if before is not None and before.shape == disparities.shape else None
+
+
+def _thumbnail(image: np.ndarray) -> np.ndarray:
+    """Resize an image, uint8, H x W or H x W x 3 RGB, to a small grey one, float32."""
+    small = resize_image(image, *_THUMBNAIL).astype(np.float32)
+    return small if small.ndim == 2 else small.mean(axis=2)
 
 
 def _median(values: np.ndarray) -> float:
