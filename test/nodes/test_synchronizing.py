@@ -36,6 +36,8 @@ class DefectiveTimeSynchronizer(SimpleFilter):
         if not self.lock.acquire(timeout=1.0):
             raise TimeoutError("deadlock")
         stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+        if stamp < 0:
+            raise ValueError("no time before 1970")
         queue[stamp] = message
         while len(queue) > self.queue_size:
             del queue[min(queue)]
@@ -463,8 +465,22 @@ def test_messages_without_a_stamp_form_no_pair_and_that_is_said(filters: Any) ->
     assert rig.pairs == []
     assert rig.sync.unstamped == ["left/camera_info", "right/camera_info"]
     why = explain_no_pair(rig.sync.unpaired, lambda name: 1, lambda name: f"/{name}")
-    assert "/left/camera_info, /right/camera_info have no stamp (it is 0)" in why
+    assert "/left/camera_info, /right/camera_info have no stamp (it is 0 or less)" in why
     assert "sync_slop above" not in why
+
+
+def test_a_stamp_before_1970_is_none_and_stops_nothing(filters: Any) -> None:
+    rig = Rig(filters)
+    for _ in range(3):
+        rig.send(-1.0, -0.5, -1.0, -1.0)
+    assert rig.pairs == []
+    assert rig.sync.unstamped == list(INPUTS)
+    rig.send(1.0, 1.0, 1.0, 1.0)
+    assert rig.stamps == [1.0]
+    by_arrival = Rig(filters, allow_unstamped=True, slop=0.02, now=lambda: 5 * 10**9)
+    by_arrival.send(None, None, -1.0, -1.0)
+    by_arrival.send(-1.0, -1.0, None, None)
+    assert by_arrival.seconds == [5]
 
 
 @pytest.mark.parametrize("stamped_infos", [False, True])

@@ -80,8 +80,8 @@ def explain_no_pair(
     """
     if inputs.unstamped:
         return (
-            f"the messages on {', '.join(map(topic, inputs.unstamped))} have no stamp (it is 0), and nothing tells "
-            "which belong together: let the driver fill header.stamp with the time of the exposure "
+            f"the messages on {', '.join(map(topic, inputs.unstamped))} have no stamp (it is 0 or less), and nothing "
+            "tells which belong together: let the driver fill header.stamp with the time of the exposure "
             "(stereo_depth_node with allow_unstamped pairs them by their arrival instead)"
         )
     lost = inputs.lost_images

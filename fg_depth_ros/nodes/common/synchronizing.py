@@ -151,7 +151,7 @@ class PairSynchronizer:
     partner was lost is left out, not paired with the next one.
 
     A camera_info that comes once, or rarely, holds for the later images of its camera until another one comes. A stamp
-    of 0 is none: such messages are left out, and listed in ``unstamped``, unless ``allow_unstamped``.
+    of 0, or less, is none: such messages are left out, and listed in ``unstamped``, unless ``allow_unstamped``.
 
     Args:
         sources: filters of the four inputs, in the order of INPUTS.
@@ -329,7 +329,7 @@ class PairSynchronizer:
     def _matching_stamp(self, input_: _Input, message: Any) -> int | None:
         """Return the stamp under which a message that arrived is matched; None where it is not."""
         stamp = stamp_ns(message.header)
-        unstamped = stamp == 0
+        unstamped = stamp <= 0  # message_filters takes no time before 1970
         if unstamped and not self._allow_unstamped:
             input_.unstamped += 1
             return None
