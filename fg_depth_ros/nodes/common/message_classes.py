@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
 
 def message_class(name: str) -> Any:
-    """Return the Python class of a type such as ``sensor_msgs/msg/Image``.
+    """Return the Python class of a type such as ``sensor_msgs/msg/Image``, as the graph of ROS names it.
 
+    Those of services and actions, too: ``std_srvs/srv/Trigger_Event``, ``nav2_msgs/action/Spin_FeedbackMessage``.
     Raises ValueError, with the remedy, if it is not installed.
     """
-    package, _, kind = name.partition("/msg/")
+    package, _, rest = name.partition("/")
+    kind, _, symbol = rest.partition("/")
     try:
-        return getattr(importlib.import_module(f"{package}.msg"), kind)
-    except (ImportError, AttributeError, TypeError) as error:  # the last for a name that names no package
+        interface = getattr(importlib.import_module(f"{package}.{kind}"), symbol.partition("_")[0])
+        return getattr(sys.modules[interface.__module__], symbol)  # which has the parts of a service or action, too
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # for a name that names no package
         way_out = f"install or source {package} (apt install ros-$ROS_DISTRO-{package.replace('_', '-')})"
         raise ValueError(f"its type {name} cannot be imported ({error}): {way_out}") from error
