@@ -252,6 +252,13 @@ def test_compressed_outputs_are_those_of_the_raw_ones(make: Callable[..., Bench]
     assert blue > 100 and blue > max(red, green)
 
 
+def test_compressed_outputs_lie_beside_the_raw_ones_wherever_these_are_remapped(make: Callable[..., Bench]) -> None:
+    b = make(publish_compressed=True, topics={"depth/image_rect": "/front/depth", "mask/image": "/front/valid"})
+    wanted = {"/front/depth/compressedDepth", "/front/valid/compressed", "/mask/labels/compressed"}
+    b.wait(lambda: all(b.node.count_publishers(topic) for topic in wanted))
+    assert b.node.count_publishers("/depth/image_rect/compressedDepth") == 0
+
+
 def test_a_compressed_output_alone_is_made_and_nothing_else(make: Callable[..., Bench]) -> None:
     made: list[Any] = []
 

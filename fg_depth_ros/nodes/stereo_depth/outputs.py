@@ -86,13 +86,17 @@ class StereoOutputs:
                 self._tf = subscribe_frames(node, self._frames.add)
             except ValueError as error:
                 self._no_frames = f"/tf: {error}"
-        topics = {name: output.type for name, output in TOPICS.items()} | {MONO_TOPIC: Image} | TEMPORAL_TOPICS
-        if parameters["publish_compressed"]:
-            topics = topics | dict.fromkeys(COMPRESSED_TOPICS.values(), CompressedImage)
+        types = {name: output.type for name, output in TOPICS.items()} | {MONO_TOPIC: Image} | TEMPORAL_TOPICS
+        topics = {name: (name, kind) for name, kind in types.items()}
+        if parameters["publish_compressed"]:  # beside the raw ones, also where these are remapped
+            topics |= {
+                packed: (f"{node.resolve_topic_name(name)}{packed.removeprefix(name)}", CompressedImage)
+                for name, packed in COMPRESSED_TOPICS.items()
+            }
         self._publishers: dict[str, Any] = {}
         try:
-            for name, kind in topics.items():
-                self._publishers[name] = self._publisher(name, kind)
+            for name, (topic, kind) in topics.items():
+                self._publishers[name] = self._publisher(topic, kind)
         except ValueError:
             self.destroy()
             raise
@@ -146,13 +150,13 @@ class StereoOutputs:
             self._node.destroy_lifecycle_publisher(publisher)
         self._publishers.clear()
 
-    def _publisher(self, name: str, kind: type) -> Any:
+    def _publisher(self, topic: str, kind: type) -> Any:
         """Make the publisher of an output. Raises ValueError."""
-        with naming_overrides(self._node.resolve_topic_name(name), "publisher"):
+        with naming_overrides(self._node.resolve_topic_name(topic), "publisher"):
             return self._node.create_lifecycle_publisher(
                 kind,
-                name,
-                event_callbacks=publisher_events(self._node, name),
+                topic,
+                event_callbacks=publisher_events(self._node, topic),
                 **overridable(QoSProfile(depth=2, reliability=ReliabilityPolicy.RELIABLE)),
             )
 
