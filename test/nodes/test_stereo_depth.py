@@ -727,6 +727,32 @@ def test_the_old_model_stays_when_the_new_one_cannot_be_had(make: Callable[..., 
     assert (b.values("model")["reason"], b.values("model")["faults"]) == ("swap failed", "swap failed")
 
 
+def test_an_option_of_block_matching_that_cannot_be_used_is_set_back_too(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fg_depth_ros.nodes.stereo_depth.node._SWAP_FAULT_SECONDS", 0.0)
+
+    class SmallWindows(StereoDepthEstimator):
+        def __init__(self, config: StereoConfig) -> None:
+            if config.block_matching.correlation_window_size == 245:
+                raise ValueError("the window is too large")
+            super().__init__(config)
+
+    b = make(build=SmallWindows, speckle_size=50)
+    (result,) = b.set(correlation_window_size=245)
+    assert result.successful  # for another camera, maybe
+    b.wait(lambda: b.has("swap failed", "the window is too large", name="model"))
+    parameters = b.depth_node.parameters
+    assert (parameters["correlation_window_size"], parameters["speckle_size"]) == ("auto", 50)
+    before = len(b.statuses)
+    b.wait(lambda: len(b.statuses) >= before + 3)
+    assert (b.values("model")["swap"], b.values("model")["reason"]) == ("failed", "swap failed")
+    (result,) = b.set(max_depth=20.0)
+    assert result.successful
+    b.wait(lambda: b.values("model")["swap"] == "loaded" and b.level("model") == 0)
+    assert parameters["max_depth"] == b.depth_node._models.stereo.estimator.config.max_depth == 20.0
+
+
 def test_out_of_memory_goes_on_with_smaller_images(make: Callable[..., Bench]) -> None:
     class Small(StereoDepthEstimator):
         """A device with room for half the size."""

@@ -315,6 +315,11 @@ class NodeModels:
         """All three."""
         return self.stereo, self.flow, self.mono
 
+    @property
+    def has_failed_swap(self) -> bool:
+        """Whether a model runs that another one, whose loading failed, was to replace."""
+        return any(host.swap_state == SwapState.FAILED and host.estimator is not None for host in self.hosts)
+
     def load(self, values: Values) -> None:
         """Load what the parameters ask for. Raises whatever a file or a device can lead to."""
         stereo, flow, mono = (self._config(slot, values) for slot in _SLOTS)
@@ -368,8 +373,6 @@ class NodeModels:
             # Memory may have become free meanwhile.
             for host in self.hosts:
                 host.forget_limit()
-        if changed & _ALL:
-            self._faults.forget("model")
         if changed & {*_STEREO.values(), *_BLOCK_MATCHING}:
             self.stereo.swap(self._config("stereo", values))
         if changed & set(_FLOW.values()):
@@ -380,6 +383,8 @@ class NodeModels:
                 self.flow.swap(flow)
         if changed & {*_MONO.values(), "inference_scale"}:
             self.mono.configure(self._config("mono", values))
+        if changed & _ALL and not self.has_failed_swap:
+            self._faults.forget("model")
         self._forget_memory()
 
     def engine_failure(self) -> str | None:
@@ -471,12 +476,13 @@ class NodeModels:
             return  # others were requested since
         running = host.estimator
         if running is not None:
+            refused = _parameter_values(slot, config)
             back = [
-                Parameter(name, value=_parameter_of(running.config, field))
-                for field, name in names.items()
-                if getattr(running.config, field) != getattr(config, field)
+                Parameter(name, value=value)
+                for name, value in _parameter_values(slot, running.config).items()
+                if value != refused.get(name, value)
                 # A scale that memory demands is not what was set.
-                and not (field == "inference_scale" and host.is_reduced)
+                and not (name == names.get("inference_scale") and host.is_reduced)
             ]
             self._node.set_parameters_atomically(back)
             text = f"the model was not swapped, {running.model_name} still runs: {text}"
@@ -489,12 +495,14 @@ class NodeModels:
             self._faults.report("model", WARN, text, FaultCode.MODEL_NOT_LOADED)
 
 
-def _parameter_of(config: EstimatorConfig, field: str) -> Any:
-    """Return the value of the parameter that a field of the configuration comes from."""
-    value = getattr(config, field)
-    if field == "model" and isinstance(config, MonoConfig) and value in ("", MonoConfig().model):
-        return AUTO
-    return value
+def _parameter_values(slot: str, config: EstimatorConfig) -> dict[str, Any]:
+    """Return parameter -> value for a model's configuration; options of block matching only where that runs."""
+    values = {name: getattr(config, field) for field, name in _SLOTS[slot][1].items()}
+    if isinstance(config, StereoConfig) and config.model in config.classical:
+        values |= dataclasses.asdict(config.block_matching)
+    if isinstance(config, MonoConfig) and config.model in ("", MonoConfig().model):
+        values[_MONO["model"]] = AUTO
+    return values
 
 
 def _with_engine(estimator: Estimator[Any, Any]) -> str:

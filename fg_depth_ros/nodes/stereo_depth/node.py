@@ -196,7 +196,8 @@ class StereoDepthNode(LifecycleNode):
     # ---- diagnostics ------------------------------------------------------------------------------
 
     def _publish_diagnostics(self) -> None:
-        self.faults.forget("model", older_than=_SWAP_FAULT_SECONDS)
+        if not self._models.has_failed_swap:
+            self.faults.forget("model", older_than=_SWAP_FAULT_SECONDS)
         self.faults.update("engine", WARN, self._models.engine_failure(), FaultCode.ENGINE_FAILED)
         now = self.get_clock().now()
         if now.nanoseconds:
