@@ -122,6 +122,25 @@ def test_maps_are_computed_again_when_the_calibration_changes() -> None:
     np.testing.assert_array_equal(own.decode(as_pair(PAIR)).left, first.left)
 
 
+def test_a_calibration_that_trembles_is_the_same_one_until_that_can_be_seen() -> None:
+    own, pair = decoder(**RAW_DECODER), copy.deepcopy(PAIR)
+    first = own.decode(as_pair(pair))
+
+    def trembling(k: int, by: float) -> StereoMessages:
+        moved = copy.deepcopy(pair)
+        for side in ("left", "right"):
+            info = moved[f"{side}/camera_info"]
+            info.k[0] += k * by
+            info.p[0] += k * by
+            info.d[0] += k * by * 1e-4
+        return as_pair(moved)
+
+    assert all(own.decode(trembling(k, 1e-6)).rig is first.rig for k in (1, -1, 2, 3))
+    drifting = [own.decode(trembling(k, 0.004)).rig for k in range(1, 7)]
+    assert drifting[1] is first.rig is not drifting[2], "0.012 px"
+    assert drifting[2] is drifting[4] is not drifting[5], "again as far from that"
+
+
 def test_a_region_of_interest_of_raw_images() -> None:
     pair = copy.deepcopy(PAIR)
     for side in ("left", "right"):
