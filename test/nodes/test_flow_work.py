@@ -72,6 +72,20 @@ def test_after_nobody_listened_the_next_image_is_a_first_one():
     assert temporal.update(1000, grey(2), Answers(flow(0.0))) is None
 
 
+def test_images_too_far_apart_in_a_row_are_a_problem_until_one_comes_in_time():
+    estimator, temporal = Answers(flow(1.0)), TemporalFlow()
+    stamps = [SECOND * 5 // 4 * k for k in range(4)]
+    for stamp in stamps:
+        assert temporal.problem is None
+        assert temporal.update(stamp, grey(1), estimator) is None
+    assert "more than 1 s apart (the last two 1.25 s)" in temporal.problem
+    temporal.update(stamps[-1] + SECOND // 10, grey(1), estimator)
+    assert temporal.problem is None
+    temporal.update(stamps[-1] + 9 * SECOND, grey(1), estimator)
+    temporal.reset()
+    assert temporal.problem is None
+
+
 TOPICS = {name: f"/stereo/{name}" for name in INPUTS}
 
 
@@ -162,6 +176,17 @@ def test_a_listener_without_a_flow_model_is_told(make: Callable[..., Bench]) -> 
     b = make(flow_model="off")
     b.listen("temporal_flow/image")
     b.send_until(pair_messages(wall()), lambda: b.log_has("flow_model is off"))
+
+
+def test_a_listener_to_the_flow_of_a_slow_camera_is_told(make: Callable[..., Bench]) -> None:
+    b, pair = make(flow_model="dis"), pair_messages(wall())
+    b.listen("temporal_flow/image")
+    b.wait(b.heard)
+    stamps = itertools.count(1000.0, 1.25)
+    apart = lambda: b.has(FaultCode.FRAMES_APART, "temporal_flow/*", "1.25 s")  # noqa: E731
+    wait_until(apart, period=0.1, step=lambda: b.send(pair, next(stamps)))
+    assert b.seen["temporal_flow/image"] == []
+    b.send_until(pair, lambda: b.seen["temporal_flow/image"] and b.level() == 0)
 
 
 def test_rows_that_disagree_are_a_warning_with_the_measure(make: Callable[..., Bench]) -> None:

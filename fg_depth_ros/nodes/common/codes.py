@@ -47,6 +47,7 @@ class FaultCode(Code):
     NO_MONO_SCALE = "no mono scale"  # holes cannot be filled: mono depth has no scale
     NO_MONO_DEPTH = "no mono depth"  # mono depth is needed, but there is no model for it
     NO_FLOW_MODEL = "no flow model"  # temporal flow has a subscriber, but there is no model for it
+    FRAMES_APART = "frames apart"  # temporal flow has a subscriber, but the pairs are more than a second apart
     OUT_OF_MEMORY = "out of memory"
     OVER_TIME_BUDGET = "over time budget"  # pairs take longer than time_budget even at the smallest inference_scale
     MODEL_NOT_LOADED = "model not loaded"

@@ -46,6 +46,7 @@ _STOP_SECONDS = 30.0
 _PAIRS_WITHOUT_DEPTH = 5  # in a row, before that is a fault
 _MASKED_TOPICS = TOPICS.keys() - {"depth/camera_info", "flow/image", "flow/image_color"}
 _LONGEST_GAP = 1_000_000_000  # ns between two frames that still show one motion
+_FRAMES_APART = 3  # in a row, before that is a fault
 
 
 class StereoWorker:
@@ -358,7 +359,6 @@ class StereoWorker:
             text = f"temporal_flow/* has a subscriber, but {problem}"
             self._faults.report("flow", WARN, text, FaultCode.NO_FLOW_MODEL)
             return 0.0
-        self._faults.clear("flow")
         begun = time.monotonic()
         try:
             flow = self._temporal.update(messages.stamp, left, estimator)
@@ -366,6 +366,7 @@ class StereoWorker:
             self._reduce_scale(self._models.flow, error)
             return 0.0
         seconds = time.monotonic() - begun
+        self._faults.update("flow", WARN, self._temporal.problem, FaultCode.FRAMES_APART)
         if flow is not None:
             self._outputs.publish_flow(topics, flow, messages)
         return seconds
@@ -429,6 +430,19 @@ class TemporalFlow:
 
     def __init__(self) -> None:
         self._before: tuple[int, np.ndarray] | None = None
+        self._apart = 0  # images in a row that came too long after the one before
+        self._gap = 0.0  # s, of the last of them
+
+    @property
+    def problem(self) -> str | None:
+        """Why there is no flow, or None: several images in a row came too long after the one before."""
+        if self._apart < _FRAMES_APART:
+            return None
+        return (
+            f"nothing is published on temporal_flow/*: pairs are more than {_LONGEST_GAP * 1e-9:g} s apart (the last "
+            f"two {self._gap:.2f} s): let the cameras send them faster, or, where pairs are dropped, set model to a "
+            "faster one or inference_scale lower"
+        )
 
     def update(self, stamp: int, left: np.ndarray, estimator: FlowEstimator) -> np.ndarray | None:
         """Return the flow from the image before to ``left``, H x W x 2 float32 px; ``stamp``: of ``left``, ns.
@@ -437,13 +451,15 @@ class TemporalFlow:
         stamp (a source that begins again). Raises OutOfMemory.
         """
         before, self._before = self._before, (stamp, left)
+        gap = 0 if before is None else stamp - before[0]
+        self._apart, self._gap = self._apart + 1 if gap > _LONGEST_GAP else 0, gap * 1e-9
         if before is None or not 0 < stamp - before[0] <= _LONGEST_GAP or before[1].shape != left.shape:
             return None
         return estimator.estimate(before[1], left).flow
 
     def reset(self) -> None:
         """Begin again with the next image."""
-        self._before = None
+        self._before, self._apart = None, 0
 
 
 def _range_problem(rig: StereoRig, min_disparity: int, topics: Mapping[str, str]) -> str | None:
