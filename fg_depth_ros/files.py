@@ -44,6 +44,16 @@ class WriteError(OSError, FileError):
         )
 
 
+def expand_home(path: str | Path, name: str) -> Path:
+    """Replace ``~`` by the home folder. Raises FileError, naming the parameter ``name``: there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise FileError(
+            f"{name} '{path}': ~ stands for no folder ({error}); give the path without it, or set HOME"
+        ) from error
+
+
 def open_file(path: str | Path) -> BinaryIO:
     """Open a file to read its bytes. Raises FileError: it is missing, empty or unreadable, or a pipe or a device."""
     path = Path(path)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from fg_depth_ros.files import expand_home
+
 Storage = Literal["raw", "zstd", "png", "jpeg"]
 
 
@@ -60,4 +62,4 @@ class RecorderConfig:
             raise ValueError(f"jpeg_quality is {self.jpeg_quality}: give 1 to 100")
         if not self.prefix or "/" in self.prefix or self.prefix.startswith("."):
             raise ValueError(f"prefix is '{self.prefix}': give the beginning of a folder's name")
-        object.__setattr__(self, "root", Path(self.root).expanduser())
+        object.__setattr__(self, "root", expand_home(self.root, "root"))

@@ -216,6 +216,17 @@ def test_what_cannot_be_played_ends_with_a_reason(
     assert message in capfd.readouterr().err
 
 
+def test_without_a_home_folder_the_pairs_are_named(
+    ros_domain: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])  # as for a container's --user 12345
+    assert stereo_player.main(["--ros-args", "-p", "pairs:=~/pairs"]) == 1
+    said = capfd.readouterr().err
+    assert "pairs '~/pairs': ~ stands for no folder" in said
+    assert "Traceback" not in said
+
+
 def test_broken_pairs_are_named_and_left_out(group: ProcessGroup, listener: Listener, tmp_path: Path) -> None:
     folder = write_pairs(tmp_path / "pairs", ("a", "b", "c"))
     (folder / "left" / "a.png").write_bytes((folder / "left" / "a.png").read_bytes()[:400])

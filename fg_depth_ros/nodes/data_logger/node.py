@@ -126,8 +126,9 @@ class DataLoggerNode(Node):
         self._recovery.start()
 
     def destroy_node(self) -> None:
-        """Finish the episode, then destroy the node."""
-        self.recorder.close(_CLOSE_SECONDS)
+        """Finish the episode, then destroy the node; also one that was not made to its end."""
+        if hasattr(self, "recorder"):
+            self.recorder.close(_CLOSE_SECONDS)
         super().destroy_node()
 
     # ---- input -----------------------------------------------------------------------------------------------------
@@ -355,7 +356,8 @@ def main(args: list[str] | None = None) -> int:
         while not ended.is_set():
             executor.spin_once(timeout_sec=0.5)
 
-    started = run_node("data_logger_node", DataLoggerNode, spin, args, handlers=SignalHandlerOptions.NO)
+    no_handlers, name = SignalHandlerOptions.NO, "data_logger_node"
+    started = run_node(name, DataLoggerNode, spin, args, refusals=(ValueError,), handlers=no_handlers)
     return 0 if started else 1
 
 

@@ -82,7 +82,7 @@ DATA_LOGGER = ParameterTable(
 def recorder_config(values: Mapping[str, Any]) -> RecorderConfig:
     """Return the recorder's part of all parameters. Raises ValueError as RecorderConfig does."""
     return RecorderConfig(
-        root=Path(values["root"]).expanduser(),
+        root=Path(values["root"]),
         before=values["before"],
         after=values["after"],
         ring_bytes=values["ring_size"] * MIB,

@@ -12,7 +12,7 @@ import numpy as np
 
 from fg_depth_ros.data.datasets.stereo import MOTORCYCLE, motorcycle, open_stereo
 from fg_depth_ros.data.samples import StereoSample
-from fg_depth_ros.files import FileError
+from fg_depth_ros.files import FileError, expand_home
 from fg_depth_ros.geometry import StereoRig
 
 NO_WORLD = "off"
@@ -48,7 +48,7 @@ class PairSource:
         self.samples: list[StereoSample] = (
             [motorcycle()]
             if pairs == MOTORCYCLE
-            else open_stereo(Path(pairs).expanduser(), side_by_side=side_by_side, rectify=rectify)
+            else open_stereo(expand_home(pairs, "pairs"), side_by_side=side_by_side, rectify=rectify)
         )
         self._width, self._height = width, height
         self._with_truth = with_truth

@@ -58,11 +58,12 @@ class StereoPlayerNode(PlayerNode):
     Raises FileError, RigError: nothing playable in the folder. ValueError: a parameter that is out of range.
     """
 
+    _rendered: tempfile.TemporaryDirectory[str] | None = None
+
     def __init__(self) -> None:
         super().__init__(STEREO_PLAYER)
         if self.parameters["restart_clock"] and not self.parameters["publish_clock"]:
             raise ValueError("parameter restart_clock = true needs publish_clock = true: wall time cannot restart")
-        self._rendered: tempfile.TemporaryDirectory[str] | None = None
         names = ("width", "height", "focal", "baseline", "side_by_side", "rectify")
         options = {name: self.parameters[name] for name in names}
         self.source = PairSource(self._pairs(), with_truth=self.parameters["publish_truth"], **options)
