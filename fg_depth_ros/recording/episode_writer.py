@@ -6,7 +6,7 @@ import errno
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +22,8 @@ from fg_depth_ros.recording.space import Shortage, Space
 Encode = Callable[[Topic, Message], tuple[Topic, Message]]
 # Subject and text of a fault; None: it is over.
 OnFault = Callable[[str, "str | None"], None]
+# Key of the manifest -> how many were dropped, by reason.
+Drops = Mapping[str, Counter[str]]
 # Topics and bytes of the messages that every episode begins with.
 Latched = Callable[[], Sequence[tuple[Topic, bytes]]]
 
@@ -42,7 +44,7 @@ class EpisodeRequest:
     description: dict[str, Any] = field(default_factory=dict)
     continued: bool = False  # the episode before was cut, this one goes on
     endless: bool = False  # continuous recording: its own older parts are removed, too, so that it goes on
-    drops: Counter[str] = field(default_factory=Counter)  # pairs dropped before it, by reason
+    drops: Drops = field(default_factory=dict)  # before it
 
     def add_detail(self, text: str) -> None:
         """Append to the detail, up to ``_DETAIL_LENGTH`` characters."""
@@ -55,14 +57,14 @@ class EpisodeWriter:
 
     def __init__(
         self, config: RecorderConfig, on_fault: OnFault, encode: Encode | None, latched: Latched, open_file: OpenFile,
-        drops: Counter[str], on_finished: Callable[[dict[str, Any]], None], on_incomplete: Callable[[], None],
+        drops: Drops, on_finished: Callable[[dict[str, Any]], None], on_incomplete: Callable[[], None],
     ) -> None:  # fmt: skip
         """Write nothing yet.
 
         Args:
             encode: applied to every message.
             latched: returns what every episode begins with, recorded again with the time of its first message.
-            drops: the recorder's counter, read only.
+            drops: the recorder's counters, read only; every episode has what was added to them meanwhile.
             on_finished: called with the manifest's line of an episode.
             on_incomplete: called when an episode was left unfinished.
         """
@@ -75,7 +77,7 @@ class EpisodeWriter:
         self._config, self._on_fault, self._encode, self._open_file = config, on_fault, encode, open_file
         self._latched = latched
         self._on_finished, self._on_incomplete = on_finished, on_incomplete
-        self._drops, self._drops_before = drops, Counter[str]()
+        self._drops, self._drops_before = drops, copied(drops)
         self._request: EpisodeRequest | None = None
         self._episode: Episode | None = None
         self._chain = ""  # the episode that the next one continues
@@ -244,11 +246,11 @@ class EpisodeWriter:
         if not episode.messages:
             self.abandon()
             return
-        before, self._drops_before = self._drops_before, self._drops.copy()
-        drops = self._drops_before - before
+        before, self._drops_before = self._drops_before, copied(self._drops)
+        drops = {key: dict(count - before.get(key, Counter())) for key, count in self._drops_before.items()}
         self._chain = episode.name
         try:
-            line = episode.finish({**_description(request), "detail": request.detail, "drops": dict(drops)})
+            line = episode.finish({**_description(request), "detail": request.detail, **drops})
         except OSError:
             self._drops_before = before  # the next episode reports them
             self.abandon()
@@ -322,6 +324,11 @@ class EpisodeWriter:
     def _fault_over(self, subject: str) -> None:
         if self._faults.pop(subject, None) is not None:
             self._on_fault(subject, None)
+
+
+def copied(drops: Drops) -> Drops:
+    """Return the counts of now."""
+    return {key: count.copy() for key, count in drops.items()}
 
 
 def _description(request: EpisodeRequest) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from fg_depth_ros.data.io import diagnostic_keys as keys
 from fg_depth_ros.recording.config import RecorderConfig
 from fg_depth_ros.recording.definitions import Message, Topic
-from fg_depth_ros.recording.episode_writer import DISK, Encode, EpisodeRequest, EpisodeWriter, Latched, OnFault
+from fg_depth_ros.recording.episode_writer import DISK, Encode, EpisodeRequest, EpisodeWriter, Latched, OnFault, copied
 from fg_depth_ros.recording.episodes import OpenFile
 from fg_depth_ros.recording.mcap_writer import DurableFile
 from fg_depth_ros.recording.recovery import recover
@@ -26,6 +26,8 @@ from fg_depth_ros.recording.ring import Group, Ring
 __all__ = ["Message", "Recorder", "RecorderConfig", "Topic"]
 
 RECOVERY, INTERNAL, DESCRIPTION = "recovery", "internal", "description"
+LOST = keys.LOST_ON_THE_WAY.strip()
+"""Reason of other messages that never came."""
 
 _LOG = logging.getLogger(__name__)
 _BACK = 1_000_000_000  # ns that messages may come out of order before it is a clock that was set back
@@ -83,11 +85,12 @@ class Recorder:
         self._offered = self._written = self._not_wanted = self._extras = 0
         self._drops: Counter[str] = Counter()
         self._extra_drops: Counter[str] = Counter()
+        self._all_drops = {"drops": self._drops, "other_drops": self._extra_drops}  # by their keys of the manifest
         self._last_error = ""
         self._closing = False
         self._recovering: threading.Thread | None = None
         self._writer = EpisodeWriter(
-            config, self._fault, encode, latched, open_file, self._drops, self._finished, self._recover
+            config, self._fault, encode, latched, open_file, self._all_drops, self._finished, self._recover
         )
         self._writer.prepare()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
@@ -129,6 +132,12 @@ class Recorder:
                 self._enqueue(group)
             else:
                 self._to_ring(group)
+
+    def count_lost(self, number: int) -> None:
+        """Count other messages that were never submitted as dropped; ``number``: how many they are so far."""
+        with self._wake:
+            if number:
+                self._extra_drops[LOST] = number
 
     def trigger(self, kind: str, detail: str = "") -> None:
         """Record the seconds before and after now. During an episode: continue until ``after`` s from now.
@@ -195,6 +204,17 @@ class Recorder:
             return Counter(self._drops)
 
     @property
+    def extra_drops(self) -> Counter[str]:
+        """Number of dropped other messages by reason."""
+        with self._wake:
+            return Counter(self._extra_drops)
+
+    @property
+    def continuous(self) -> bool:
+        """Whether everything is recorded, from ``start`` to ``stop``."""
+        return self._continuous
+
+    @property
     def episode(self) -> str:
         """Name of the episode being written; empty if there is none."""
         return self._writer.episode_name
@@ -253,7 +273,7 @@ class Recorder:
     # What follows down to _run is called with the lock held.
 
     def _begin(self, request: EpisodeRequest) -> None:
-        request.drops = self._drops.copy()
+        request.drops = copied(self._all_drops)
         self._request, self._until = request, None
         self._queue.append(_Entry(request=request))
         self._wake.notify_all()

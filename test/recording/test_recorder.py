@@ -227,6 +227,23 @@ def test_a_full_queue_drops_whole_pairs_and_says_so(make, pairs, tmp_path):
     recorder.close()
     assert numbers(episodes(tmp_path)[0]) == [0, 1, 2]
     assert lines(recorder)[0]["drops"] == {"queue full": 7}
+    assert lines(recorder)[0]["other_drops"] == {"queue full": 1}
+
+
+def test_an_episode_tells_how_many_other_messages_were_lost_during_it(make, pairs, tmp_path):
+    recorder = make()
+    recorder.count_lost(3)  # before it
+    for lost in (4, 6):
+        recorder.start()
+        feed(recorder, pairs[:3])
+        quiet(recorder)
+        recorder.count_lost(lost)
+        recorder.stop()
+        wait_until(lambda: not recorder.episode)
+    recorder.close()
+    assert [line["other_drops"] for line in lines(recorder)] == [{"lost on the way": 1}, {"lost on the way": 2}]
+    assert recorder.extra_drops == {"lost on the way": 6}
+    assert recorder.drops == {}
 
 
 def test_what_cannot_be_encoded_is_dropped_alone(make, pairs, tmp_path):

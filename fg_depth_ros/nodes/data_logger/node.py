@@ -40,7 +40,7 @@ from fg_depth_ros.nodes.data_logger.topics import TOPIC_FAULTS, GraphTopics, Use
 from fg_depth_ros.nodes.data_logger.trigger_monitor import DEPTH, LABELS, MONITOR_FAULTS, TriggerMonitor, WeightsMonitor
 from fg_depth_ros.recording.definitions import Message, Topic
 from fg_depth_ros.recording.episode_writer import ENCODING, MANIFEST, SPACE, TYPES
-from fg_depth_ros.recording.recorder import DESCRIPTION, RECOVERY, Recorder
+from fg_depth_ros.recording.recorder import DESCRIPTION, LOST, RECOVERY, Recorder
 from fg_depth_ros.recording.recovery import recover
 from fg_depth_ros.recording.transcode import image_encoder
 from fg_depth_ros.recording.triggers import PeriodicTimer, RateLimiter
@@ -64,7 +64,7 @@ class DataLoggerNode(Node):
         # Replaced, never changed: the recorder's thread adds to them while other threads read.
         self._fault_subjects: tuple[str, ...] = (*INPUT_FAULTS, *MONITOR_FAULTS, *TOPIC_FAULTS)
         self._fault_subjects += ("configuration", "topic names", RECOVERY)
-        self._last_drop: tuple[int, float] | None = None  # how many were dropped by then, and since when
+        self._last_drop: tuple[int, float] | None = None  # how many of both were dropped by then, and since when
         self._responses: list[tuple[Callable[[], str | None], float, Future]] = []
         self._episode = ""
         self._queued = self._most_queued = 0  # pairs in the recorder's queue: sum over all pairs, and the largest
@@ -299,13 +299,21 @@ class DataLoggerNode(Node):
         self._check_drops()
 
     def _check_drops(self) -> None:
-        drops = self.recorder.drops + self.inputs.drops
-        dropped = drops.total()
+        self.recorder.count_lost(self.topics.lost)
+        drops = {"pairs": self.recorder.drops + self.inputs.drops, "other messages": self.recorder.extra_drops}
+        dropped = sum(counts.total() for counts in drops.values())
         if self._last_drop is None or dropped > self._last_drop[0]:
             self._last_drop = (dropped, time.monotonic())
-            if dropped:
-                reasons = ", ".join(f"{reason} {count}" for reason, count in drops.most_common())
-                self.faults.report("drops", WARN, f"{dropped} pairs were dropped so far: {reasons}", code="drops")
+            text = "; ".join(
+                f"{counts.total()} {what} were dropped so far: "
+                + ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
+                for what, counts in drops.items()
+                if counts
+            )
+            if any({"queue full", LOST} & counts.keys() for counts in drops.values()):
+                text += "; raise queue_size (queue full) or input_depth (lost on the way), or record less"
+            if text:
+                self.faults.report("drops", WARN, text, code="drops")
         elif time.monotonic() - self._last_drop[1] > _DROP_FAULT_SECONDS:
             self.faults.clear("drops")
 

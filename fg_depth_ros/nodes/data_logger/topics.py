@@ -99,6 +99,7 @@ class GraphTopics:
         self._faults = faults
         self._lock = threading.Lock()  # of what ``latched`` reads
         self._subscribed: dict[str, _Subscribed] = {}
+        self._lost_before = 0  # by earlier subscriptions
         self._uses: Mapping[str, Use] = {}
         self._waiting: dict[str, tuple[float, str]] = {}  # since when, and why
         self.received: Counter[str] = Counter()
@@ -134,7 +135,7 @@ class GraphTopics:
             return [
                 (found.topic, data)
                 for name, found in self._subscribed.items()
-                if found.latched is not None and (use := self._uses.get(name)) is not None and use.record
+                if found.latched is not None and self._is_recorded(name)
                 for data in found.latched.messages
             ]
 
@@ -146,9 +147,19 @@ class GraphTopics:
         }
         return values | {f"{name} waits": why for name, (_, why) in sorted(self._waiting.items())}
 
+    @property
+    def lost(self) -> int:
+        """Number of messages of recorded topics that were lost on the way so far."""
+        lost = (found.loss.lost for name, found in self._subscribed.items() if self._is_recorded(name))
+        return self._lost_before + sum(lost)
+
+    def _is_recorded(self, name: str) -> bool:
+        return (use := self._uses.get(name)) is not None and use.record
+
     def _unsubscribe(self, name: str) -> None:
         with self._lock:
             found = self._subscribed.pop(name)
+        self._lost_before += found.loss.lost if self._is_recorded(name) else 0
         self._node.destroy_subscription(found.subscription)
 
     def _change(self, name: str) -> str | None:
