@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Int32MultiArray, String
 from support.logger import LoggerBench, balanced, logger_bench, small_wall
 from support.nodes import compressed_image, pair_messages
-from support.waiting import wait_until
+from support.waiting import LIMIT, wait_until
 
 from fg_depth_ros.data.bags.messages import stamp_of
 from fg_depth_ros.data.bags.storage import BagStorage
@@ -214,6 +216,58 @@ def test_a_topic_whose_type_is_not_installed_is_named(make: Make, monkeypatch: p
     assert "its type no_such_msgs/msg/String cannot be imported" in bench.told()
     assert "install or source no_such_msgs" in bench.told()
     assert bench.settled()["written"] > 0
+
+
+def test_other_messages_that_are_dropped_or_lost_are_a_warning_and_in_the_manifest(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make(record="continuous", topics=["/words"], stall_timeout=3600.0)
+    publisher = bench.node.create_publisher(String, "words", 10)
+    bench.wait(publisher.get_subscription_count)
+    bench.play_until_written(3)
+    bench.wait(lambda: bench.level("recording") == 0)
+    recorder, gate = bench.logger_node.recorder, threading.Event()
+    write = recorder._writer.write
+    monkeypatch.setattr(recorder._writer, "write", lambda groups: write(groups) if gate.wait(LIMIT) else [])
+    monkeypatch.setattr(recorder, "config", replace(recorder.config, queue_bytes=1))
+    monkeypatch.setattr(type(bench.logger_node.topics), "lost", 5)
+
+    def send() -> None:
+        bench.send(bench.pair)
+        publisher.publish(String(data="word"))
+
+    wait_until(lambda: recorder.extra_drops["queue full"], step=send, period=0.05)
+    gate.set()
+    bench.wait(lambda: "other messages were dropped so far: " in bench.told())
+    assert bench.level("recording") == 1
+    assert "lost on the way 5" in bench.told() and "raise queue_size (queue full)" in bench.told()
+    bench.end()
+    (line,) = bench.lines()
+    assert line["other_drops"]["lost on the way"] == 5
+    assert line["other_drops"]["queue full"] >= 1
+
+
+def test_recording_that_was_stopped_goes_on_when_record_is_set_again(make: Make) -> None:
+    bench = make(record="continuous")
+    bench.play_until_written(2)
+    assert bench.call("stop").success
+    bench.wait(lambda: "stopped by ~/stop, though record is continuous" in bench.told())
+    assert bench.level("recording") == 0
+    written = bench.settled()["written"]
+    assert bench.logger_node.set_parameters([Parameter("record", value="continuous")])[0].successful
+    bench.play_until_written(written + 2)
+
+
+def test_without_a_home_folder_the_parameter_is_named(
+    ros_domain: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])  # as for a container's --user 12345
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    assert data_logger_node.main([]) == 1
+    said = capfd.readouterr().err
+    assert "root '~/fg_depth_recordings': ~ stands for no folder" in said
+    assert "Traceback" not in said
 
 
 def test_pairs_of_a_camera_info_that_came_once_are_recorded_with_it(make: Make) -> None:

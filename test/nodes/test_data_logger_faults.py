@@ -79,7 +79,8 @@ def test_the_end_of_a_recording_is_no_camera_that_failed(make: Make) -> None:
     bench.play_pairs(3)
     bench.wait(lambda: "no stereo pair for" in bench.told())
     bench.node.destroy_publisher(bench._clock)
-    bench.wait(lambda: "no stereo pair for" not in bench.told())
+    bench.wait(lambda: bench.has(FaultCode.CLOCK_ENDED, "/clock has no publisher any more", name="recording"))
+    assert bench.level("recording") == 0
 
 
 def test_an_image_without_its_partner_is_counted_and_not_recorded(make: Make) -> None:

@@ -33,6 +33,7 @@ class FaultCode(Code):
     IDLE = "idle"  # active, but no output has a subscriber
     NOT_CONFIGURED = "not configured"  # the model or a parameter was refused, qos_overrides included
     NO_CLOCK = "no clock"  # use_sim_time without /clock
+    CLOCK_ENDED = "clock ended"  # no fault: no pair arrives, and /clock has no publisher any more
     NO_PAIRS = "no pairs"  # outputs have subscribers, but no synchronised pair arrives
     NO_STAMPS = "no stamps"  # messages arrive without a stamp, and so form no pairs
     IMAGES_LOST = "images lost"  # camera_info arrives, and its images do not, or rarely
@@ -46,8 +47,8 @@ class FaultCode(Code):
     NO_TRANSFORM = "no transform"  # points2 is cut in a frame to which /tf does not lead
     NO_MONO_SCALE = "no mono scale"  # holes cannot be filled: mono depth has no scale
     NO_MONO_DEPTH = "no mono depth"  # mono depth is needed, but there is no model for it
-    NO_FLOW_MODEL = "no flow model"  # temporal flow has a subscriber, but there is no model for it
     FRAMES_APART = "frames apart"  # temporal flow has a subscriber, but the pairs are more than a second apart
+    NO_FLOW_MODEL = "no flow model"  # temporal flow has a subscriber, but there is no model for it
     OUT_OF_MEMORY = "out of memory"
     OVER_TIME_BUDGET = "over time budget"  # pairs take longer than time_budget even at the smallest inference_scale
     MODEL_NOT_LOADED = "model not loaded"

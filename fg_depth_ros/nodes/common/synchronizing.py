@@ -432,6 +432,12 @@ class PairSynchronizer:
             self._on_error(error)
 
 
+CLOCK_ENDED = (
+    "no stereo pair, and /clock has no publisher any more: the recording or the simulation has ended; start it again"
+)
+"""What a status says after ``clock_has_ended``."""
+
+
 def clock_has_ended(node: Node) -> bool:
     """Return whether simulated time ran and has no publisher any more: a recording was played to its end."""
     clock = node.get_clock()

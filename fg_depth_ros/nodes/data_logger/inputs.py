@@ -111,6 +111,8 @@ class LoggerInputs:
             on_error=self._on_error,
         )
         self._opened = time.monotonic()
+        self.ended = False
+        """Whether no pair arrives since simulated time has ended."""
         self._camera_infos: list[CameraInfoSubscription] = []
         problems = []
         for name in INPUTS:
@@ -142,10 +144,12 @@ class LoggerInputs:
         for subscription in self._camera_infos:
             subscription.follow()
         waited = time.monotonic() - max(self._opened, self._sync.last_match)
+        self.ended = False
         if waited < self._parameters["stall_timeout"]:
             self._faults.clear("pairs")
             return
-        if clock_has_ended(self._node):
+        self.ended = clock_has_ended(self._node)
+        if self.ended:
             self._faults.forget("pairs")
             return
         topics = self.topics

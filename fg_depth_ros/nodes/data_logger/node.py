@@ -29,10 +29,10 @@ from std_srvs.srv import Trigger
 from fg_depth_ros import __version__
 from fg_depth_ros.data.io import diagnostic_keys as keys
 from fg_depth_ros.nodes.common import diagnostics
-from fg_depth_ros.nodes.common.codes import NodeState
+from fg_depth_ros.nodes.common.codes import FaultCode, NodeState
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Fault, Faults
 from fg_depth_ros.nodes.common.running import run_node
-from fg_depth_ros.nodes.common.synchronizing import StereoMessages
+from fg_depth_ros.nodes.common.synchronizing import CLOCK_ENDED, StereoMessages
 from fg_depth_ros.nodes.common.topics import INPUTS
 from fg_depth_ros.nodes.data_logger.inputs import INPUT_FAULTS, LoggerInputs
 from fg_depth_ros.nodes.data_logger.parameters import DATA_LOGGER, TRIGGER_LIMITS, recorder_config, small_quota
@@ -211,11 +211,9 @@ class DataLoggerNode(Node):
         if "record" not in changed:
             return
         before, self._record = self._record, self.parameters["record"]
-        if self._record == before:
-            return
         if self._record == "continuous":
-            self.recorder.start()
-        elif before == "continuous" or self._record == "off":
+            self.recorder.start()  # again after ~/stop
+        elif self._record != before and (before == "continuous" or self._record == "off"):
             self.recorder.stop()
 
     def _describe(self) -> dict[str, Any]:
@@ -343,12 +341,18 @@ class DataLoggerNode(Node):
             **self._weights.values(),
             **({"earlier recordings": "being completed"} if self._recovery.is_alive() else {}),
         }
-        fine = f"recording {self._episode}" if self._episode else f"waiting ({self.parameters['record']})"
+        fine, reason = f"waiting ({self._record})", FaultCode.OK
+        if self._episode:
+            fine = f"recording {self._episode}"
+        elif self.inputs.ended:
+            fine, reason = CLOCK_ENDED, FaultCode.CLOCK_ENDED
+        elif self._record == "continuous" and not self.recorder.continuous:
+            fine = "stopped by ~/stop, though record is continuous: call ~/start, or set record again, to go on"
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
         name = self.get_fully_qualified_name().lstrip("/")
         faults = self._faults_present()
-        message.status.append(diagnostics.status(f"{name}: recording", "recorder", faults, fine, values))
+        message.status.append(diagnostics.status(f"{name}: recording", "recorder", faults, fine, values, reason))
         self._diagnostics.publish(message)
 
 

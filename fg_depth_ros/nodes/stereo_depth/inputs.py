@@ -65,6 +65,8 @@ class StereoInputs:
         self._infos: dict[str, Any] = {}  # camera_infos of earlier subscriptions
         self._packet_drops = {name: Counter[str]() for name in INPUTS}  # in earlier subscriptions
         self._sync: PairSynchronizer | None = None
+        self.ended = False
+        """Whether no pair arrives since simulated time has ended."""
         self._opened, self._failed = 0.0, -_RETRY_SECONDS
         self._unmatched: Counter[str] = Counter()  # in earlier subscriptions
         self._rates = {name: RateMeter() for name in INPUTS}
@@ -117,7 +119,7 @@ class StereoInputs:
             self._unmatched[name] += self._sync.unmatched(name) + self._sync.waiting(name)
             self._packet_drops[name] += self._dropped(name)
         self._unsubscribe()
-        self._infos, self._sync = self._sync.infos, None
+        self._infos, self._sync, self.ended = self._sync.infos, None, False
 
     def check(self) -> None:
         """Report when no pair arrives, and follow the publishers; called periodically."""
@@ -128,9 +130,11 @@ class StereoInputs:
         timeout = self._parameters["stall_timeout"]
         waited = time.monotonic() - max(self._opened, self._sync.last_match)
         if waited < timeout:
+            self.ended = False
             self._faults.clear("pairs")
             return
-        if clock_has_ended(self._node):
+        self.ended = clock_has_ended(self._node)
+        if self.ended:
             self._faults.forget("pairs")
             return
         if self._sync.silent(INPUTS[0]) >= timeout:
