@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.parameter import Parameter
+from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from support.logger import LoggerBench, logger_bench, small_wall
@@ -21,7 +22,7 @@ from support.nodes import pair_messages, wall
 from fg_depth_ros.data.io import messages
 from fg_depth_ros.geometry.masks import Label
 from fg_depth_ros.nodes.common.diagnostics import Faults
-from fg_depth_ros.nodes.data_logger.trigger_monitor import TriggerMonitor, WeightsMonitor
+from fg_depth_ros.nodes.data_logger.trigger_monitor import MONITOR_FAULTS, TriggerMonitor, WeightsMonitor
 
 Make = Callable[..., LoggerBench]
 SHA = "0123456789abcdef" * 4
@@ -229,10 +230,41 @@ def test_what_cannot_be_measured_is_no_fault_where_the_trigger_is_off(off: dict[
     for _ in range(2):  # the first one only begins the period
         monitor.on_left_image(lambda: Image(encoding="invented"))
     monitor.uses()["mask/labels"](b"damaged")
-    assert {fault.code for fault in faults.present(("motion", "depth"))} == {"motion", "mask/labels"}
+    assert {fault.code for fault in faults.present(MONITOR_FAULTS)} == {"motion", "mask/labels"}
     parameters |= off
     assert monitor.uses() == {}
-    assert [fault.code for fault in faults.present(("motion", "depth"))] == ["motion"] * ("record" in off)
+    assert [fault.code for fault in faults.present(MONITOR_FAULTS)] == ["motion"] * ("record" in off)
+
+
+def test_a_topic_that_cannot_be_read_is_named_once_beside_readable_ones() -> None:
+    parameters: Any = {
+        "record": "triggers", "disagreement_abs_rel": 0.5, "low_confidence_share": 0.0, "motion_flow": 0.0,
+        "check_period": 0.0,
+    }  # fmt: skip
+    said: list[str] = []
+    faults = Faults(lambda level, text: said.append(text), subjects=MONITOR_FAULTS)
+    monitor = TriggerMonitor(parameters, lambda: 1, lambda *what: None, faults)
+    uses = monitor.uses()
+
+    def send(name: str, shape: tuple[int, int], stamp: int) -> None:
+        header = Header()
+        header.stamp.sec = stamp
+        uses[name](serialize_message(messages.fill_image(Image(), np.ones(shape, np.float32), "32FC1", header)))
+
+    for stamp in range(1, 6):
+        send("depth/image_rect", (40, 60), stamp)
+        uses["mono_depth/image_rect"](b"damaged")
+    assert len(said) == 1 and said[0].startswith("mono_depth/image_rect cannot be read: ")
+    for stamp in range(6, 10):
+        send("depth/image_rect", (40, 60), stamp)
+        send("mono_depth/image_rect", (20, 30), stamp)
+    assert [text.partition(" s: ")[2] or text for text in said[1:]] == [
+        "mono_depth/image_rect",
+        "depth/image_rect is (40, 60) and mono_depth/image_rect (20, 30): nothing to compare",
+    ]
+    send("depth/image_rect", (40, 60), 10)
+    send("mono_depth/image_rect", (40, 60), 10)
+    assert faults.present(MONITOR_FAULTS) == []
 
 
 def test_the_depth_node_is_left_in_peace_while_nothing_looks_at_its_depth(make: Make) -> None:

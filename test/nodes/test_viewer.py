@@ -172,14 +172,16 @@ def test_rates_latencies_and_messages_come_from_the_diagnostics_of_the_namespace
 
     array = DiagnosticArray(header=header())
     array.status = [status("rear/stereo_depth_node: pairs", "3.00"), status("front/stereo_depth_node: pairs", "9.50")]
+    array.status.insert(0, status("front/camera: stream", "n/a"))  # of another package
     live.publish({"/diagnostics": array})
     wait_until(lambda: live.node._messages, step=live.spin)
     logged = live.logged()
     assert [row.values["scalars"] for row in logged[r"/rates/output\ rate"][1:]] == [[9.5]]
-    assert [row.values["scalars"] for row in logged[r"/latency/pipeline\ 50\ \%"][1:]] == [[pytest.approx(41.5)]]
+    assert [row.values["scalars"] for row in logged[r"/latency/pipeline\ 50\ \%"][1:]] == [[pytest.approx(41.5)]] * 2
     assert r"/latency/pipeline\ 99\ \%" not in logged
     assert [row.values for row in logged["/messages"]] == [
-        {"text": ["front/stereo_depth_node: pairs: images dark"], "level": ["WARN"]}
+        {"text": [f"front/{name}: images dark"], "level": ["WARN"]}
+        for name in ("camera: stream", "stereo_depth_node: pairs")
     ]
 
 

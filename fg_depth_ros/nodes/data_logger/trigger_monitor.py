@@ -24,7 +24,7 @@ from fg_depth_ros.recording.measures import confident_share, disagreement, mean_
 from fg_depth_ros.recording.triggers import PeriodicTimer, above, below
 
 DEPTH, MONO, LABELS = "depth/image_rect", "mono_depth/image_rect", "mask/labels"
-MONITOR_FAULTS = ("motion", "depth")
+MONITOR_FAULTS = ("motion", DEPTH, MONO, LABELS, "disagreement")
 _KEPT = 20  # images of each kind that wait for the others of their moment
 _WEIGHTS = {
     kind: (prefix + keys.MODEL, prefix + keys.SHA256)
@@ -59,8 +59,9 @@ class TriggerMonitor:
                 names |= {DEPTH, MONO, LABELS}
             if self._parameters["low_confidence_share"]:
                 names.add(LABELS)
-        if not names:
-            self._faults.forget("depth")
+        measured = names | {"disagreement"} if MONO in names else names
+        for subject in {*MONITOR_FAULTS} - {"motion"} - measured:
+            self._faults.forget(subject)
         if not self._parameters["motion_flow"]:
             self._faults.forget("motion")
         return {name: functools.partial(self._on_depth_message, name) for name in names}
@@ -118,9 +119,9 @@ class TriggerMonitor:
             message = deserialize_message(data, Image)
             array = messages.view(message) if name == LABELS else depth_to_array(message, name)
         except (ValueError, RuntimeError) as error:
-            self._faults.report("depth", WARN, f"{name} cannot be read: {error}", code=name)
+            self._faults.report(name, WARN, f"{name} cannot be read: {error}", code=name)
             return
-        self._faults.clear("depth")
+        self._faults.clear(name)
         if name == LABELS:
             self._has_labels = True
             self._check_labels(array)
@@ -151,8 +152,10 @@ class TriggerMonitor:
         # What was filled from mono depth agrees with it.
         trusted = None if labels is None or labels.shape != depth.shape else labels == Label.VALID
         if depth.shape != mono.shape:
-            self._faults.report("depth", WARN, f"{DEPTH} is {depth.shape} and {MONO} {mono.shape}: nothing to compare")
+            text = f"{DEPTH} is {depth.shape} and {MONO} {mono.shape}: nothing to compare"
+            self._faults.report("disagreement", WARN, text)
             return
+        self._faults.clear("disagreement")
         self.figures["disagreement"] = figure = disagreement(depth, mono, trusted)
         limit = self._parameters["disagreement_abs_rel"]
         self._fire_if("disagreement", above(figure, limit, "AbsRel between stereo and mono depth"))

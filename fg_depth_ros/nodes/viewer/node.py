@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable
@@ -132,10 +133,11 @@ class ViewerNode(Node):
                 continue
             for item in status.values:
                 name = item.key.rpartition(" (")[0]  # without the unit
-                if item.key.endswith(keys.RATE):
-                    self._view.log_rate(name, float(item.value))
-                elif item.key in _LATENCIES:
-                    self._view.log_latency(name, 1e-3 * float(item.value))
+                with contextlib.suppress(ValueError):  # a node of another package may say "n/a"
+                    if item.key.endswith(keys.RATE):
+                        self._view.log_rate(name, float(item.value))
+                    elif item.key in _LATENCIES:
+                        self._view.log_latency(name, 1e-3 * float(item.value))
             said = (status.level, status.message)
             if self._messages.get(status.name) != said:
                 self._messages[status.name] = said
