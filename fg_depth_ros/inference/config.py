@@ -16,6 +16,7 @@ from fg_depth_ros.networks.registry import DEPTH_MODELS, FLOW_MODELS, STEREO_MOD
 AUTO = "auto"
 _FARTHEST = 2048  # px, where a search may begin
 _WIDEST = 4096  # px, of a search
+_FIXED_POINT = 2047  # px: OpenCV's matchers give sixteenths in 16 bits, and the smallest one is what has no match
 SMALLEST_AUTO = 0.25
 """Smallest ``inference_scale`` that ``auto`` chooses."""
 CLASSICAL_STEREO = ("sgbm", "bm")
@@ -32,6 +33,16 @@ def check_scale(name: str, scale: float | str, auto: bool = False) -> None:
     """Raise ValueError, naming the parameter or option, for a scale out of range; ``auto``: it may be that, too."""
     if not (auto and scale == AUTO) and (isinstance(scale, str) or not 0.1 <= scale <= 4):
         raise ValueError(f"{name} must {'be auto or ' if auto else ''}lie in 0.1 .. 4, got {scale}")
+
+
+def check_fixed_point(model: str, first: int, disparities: int) -> None:
+    """Raise ValueError where a classical method cannot search so many disparities from ``first``, px."""
+    last = first - 1 + -(-disparities // 16) * 16
+    if first < -_FIXED_POINT or last > _FIXED_POINT:
+        raise ValueError(
+            f"{model} finds disparities of -{_FIXED_POINT} to {_FIXED_POINT} px, and would search from {first} to "
+            f"{last} px at the matched size: set min_disparity nearer to 0, or max_disparity or inference_scale lower"
+        )
 
 
 @dataclass(frozen=True)
@@ -183,6 +194,11 @@ class StereoConfig(EstimatorConfig):
             raise ValueError(f"min_disparity must be auto or lie in -{_FARTHEST} .. {_FARTHEST} px, got {first}")
         if not 16 <= self.max_disparity <= _WIDEST:
             raise ValueError(f"max_disparity must lie in 16 .. {_WIDEST} px, got {self.max_disparity}")
+        if self.model in self.classical:
+            scale = 1.0 if isinstance(self.inference_scale, str) else self.inference_scale
+            check_fixed_point(
+                self.model, 0 if isinstance(first, str) else math.floor(first * scale), self.max_disparity
+            )
         if self.left_right_threshold <= 0 or self.max_sigma < 0 or self.max_vertical < 0:
             raise ValueError(
                 "left_right_threshold must be positive, max_sigma and max_vertical not negative, got "

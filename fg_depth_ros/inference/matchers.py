@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fg_depth_ros.geometry.resize import resize_disparity, resize_flow
-from fg_depth_ros.inference.config import BlockMatching
+from fg_depth_ros.inference.config import BlockMatching, check_fixed_point
 from fg_depth_ros.inference.estimator import Method, NetworkMethod
 from fg_depth_ros.inference.flow import NetworkFlow
 from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE, StereoPrediction
@@ -137,7 +137,8 @@ class BlockMatcher:
         return int(self._matcher.getNumDisparities())
 
     def match(self, left: np.ndarray, right: np.ndarray, min_disparity: int = 0) -> Match:
-        """See ``Matcher``. Raises ValueError: the window does not fit into the images."""
+        """See ``Matcher``. Raises ValueError: the window does not fit into the images, or the range into 16 bits."""
+        check_fixed_point(self.name, min_disparity, self.disparities)
         if self.block >= min(left.shape[:2]):
             raise ValueError(
                 f"the images are {left.shape[1]}x{left.shape[0]} pixels, and {self.name} compares windows of "

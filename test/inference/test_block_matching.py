@@ -17,6 +17,31 @@ UPSTREAM = BlockMatching(
 RANGE = 64
 
 
+@pytest.mark.parametrize("model", ["sgbm", "bm"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"min_disparity": -2048}, {"min_disparity": 1900}, {"max_disparity": 2049},
+        {"min_disparity": 1, "max_disparity": 2048}, {"min_disparity": -1100, "inference_scale": 2.0},
+    ],
+)  # fmt: skip
+def test_a_range_that_fixed_point_cannot_hold_is_refused(model: str, values: dict) -> None:
+    with pytest.raises(ValueError, match=f"{model} finds disparities of -2047 to 2047 px, and would search from "):
+        StereoConfig(model=model, **values)
+    StereoConfig(**values)  # of no use to a network
+
+
+def test_the_ends_of_fixed_point_are_searched() -> None:
+    random = np.random.default_rng(0).integers(0, 256, (40, 5000), np.uint8)
+    left, right = random[:, :400], random[:, 2040:2440]  # 2040 px to the left, beyond the image
+    for first, last in ((-2047, -2032), (2032, 2047)):
+        found = BlockMatcher("sgbm", 16).match(left, right, first).disparity
+        answered = found[np.isfinite(found)]
+        assert answered.size < found.size and (answered >= first).all() and (answered <= last).all()
+    with pytest.raises(ValueError, match="would search from -2048 to -2033 px"):
+        BlockMatcher("sgbm", 16).match(left, right, -2048)
+
+
 @pytest.fixture(scope="module")
 def grey() -> tuple[np.ndarray, np.ndarray]:
     left, right = motorcycle().resized(741, 500).images()

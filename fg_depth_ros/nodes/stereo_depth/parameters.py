@@ -52,8 +52,8 @@ STEREO_DEPTH = ParameterTable(
                   "Where the search begins, in image disparity. `auto`: at infinity, cx_left - cx_right, rounded down.",
                   unit="px", choices=("auto",), minimum=-2048, maximum=2048),
         Parameter("max_disparity", 192,
-                  "Disparities searched by sgbm and bm, at the matched size. flownet_stereo has the range of its "
-                  "weights; flow networks have none.",
+                  "Disparities searched by sgbm and bm, at the matched size, where they may reach from -2047 to 2047. "
+                  "flownet_stereo has the range of its weights; flow networks have none.",
                   unit="px", minimum=16, maximum=4096),
         Parameter("correlation_window_size", "auto",
                   "sgbm and bm: side of the window that is compared, odd. `auto`: 5 for sgbm, 15 for bm.",
