@@ -416,6 +416,106 @@ def test_what_cannot_be_judged_is_named_and_nothing_is_invented(source: Source, 
     assert sum(message in line for line in source.child.tail) == 1
 
 
+class Pairs:
+    """Pairs for an evaluator in this process, without truth, with right images that are 1 ms later."""
+
+    def __init__(self, node: ReplayEvaluatorNode) -> None:
+        self.node, self.stamp = node, time.time_ns()
+        self.left, self.right, self.dense = planes(0)
+
+    def send(self, *, right_first: bool = False, lost: bool = False) -> None:
+        self.stamp += 10**8
+        headers = {side: Header() for side in ("left", "right")}
+        for header, stamp in zip(headers.values(), (self.stamp, self.stamp + 10**6), strict=True):
+            header.stamp.sec, header.stamp.nanosec = divmod(stamp, 10**9)
+        store = self.node._store
+
+        def send_right() -> None:
+            if not lost:
+                store("right", messages.fill_image(Image(), self.right, "rgb8", headers["right"]), {})
+
+        if right_first:
+            send_right()
+        for side, info in zip(headers, camera_infos(small_rig(), "left", "right"), strict=True):
+            info.header = headers[side]
+            self.node._store_info(side, info, {})
+        if not right_first:
+            send_right()
+        depth = disparity_to_depth(self.dense, small_rig())
+        flow = np.stack([-self.dense, np.zeros_like(self.dense)], axis=-1)
+        store("left", messages.fill_image(Image(), self.left, "rgb8", headers["left"]), {})
+        store("depth", messages.fill_image(Image(), depth, "32FC1", headers["left"]), {})
+        store("flow", messages.fill_image(Image(), flow, "32FC2", headers["left"]), {})
+        self.node._tick()
+
+
+def test_a_right_image_with_another_stamp_is_of_its_pair_within_the_slop(evaluator: MakeEvaluator) -> None:
+    node = evaluator(pair_source="camera_info", truth=False, approximate_sync=True, sync_slop=0.005, timeout=0.05)
+    pairs = Pairs(node)
+    for k in range(4):
+        pairs.send(right_first=k % 2 == 1)
+    wait_until(lambda: not node.ledger._open, step=node._tick)
+    node.finish(0)
+    metrics = {row["method"]: row["metrics"] for row in node.report().rows if row["kind"] == "accuracy"}
+    assert metrics["published"]["seen_by_both"] > 90.0
+    assert node._not_evaluated == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "remedy"), [({}, "set approximate_sync and sync_slop"), ({"approximate_sync": True}, "raise sync_slop")]
+)
+def test_a_pair_whose_right_image_did_not_come_is_not_evaluated_and_named(
+    evaluator: MakeEvaluator, given: dict[str, Any], remedy: str
+) -> None:
+    node = evaluator(pair_source="camera_info", truth=False, timeout=0.05, **given)
+    pairs = Pairs(node)
+    for _ in range(3):
+        pairs.send(lost=bool(given))
+    wait_until(lambda: node._not_evaluated == 3, step=node._tick)
+    (text,) = node._failures
+    assert text.startswith("no image came on /right/image_rect for pair ''") and remedy in text
+    node.finish(0)
+    assert [row["kind"] for row in node.report().rows] == ["timing"]
+
+
+def test_pairs_that_the_end_does_not_wait_for_are_counted(
+    evaluator: MakeEvaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = evaluator(pair_source="camera_info", truth=False, approximate_sync=True, sync_slop=0.005, timeout=0.05)
+    evaluated: list[PairEntry] = []
+
+    def slow(scores: Any, series: Any, worst: Any, entry: PairEntry, pair: Any) -> None:
+        wait_until(lambda: node._not_evaluated)  # the first one is in work until the end has given up waiting
+        evaluated.append(entry)
+
+    monkeypatch.setattr("fg_depth_ros.nodes.evaluator.node.evaluate_pair", slow)
+    monkeypatch.setattr("fg_depth_ros.nodes.evaluator.node.published_pair", lambda *job: None)
+    pairs = Pairs(node)
+    for _ in range(6):
+        pairs.send()
+    wait_until(lambda: not node.ledger._open, step=node._tick)
+    wait_until(lambda: node._queue.qsize() == 5)
+    join, limits = node._worker.join, iter((0.0, LIMIT))
+    monkeypatch.setattr(node._worker, "join", lambda _: join(next(limits)))
+    node.finish(0)
+    assert not node._worker.is_alive()
+    assert (len(evaluated), node._not_evaluated) == (1, 5)
+    (timing,) = [row for row in node.report().rows if row["kind"] == "timing"]
+    assert timing["metrics"]["pairs_not_evaluated"] == 5
+
+
+def test_a_file_that_cannot_be_written_costs_no_other_one(
+    evaluator: MakeEvaluator, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way of a folder")
+    report, page, scores = tmp_path / "file" / "report.json", tmp_path / "page.html", tmp_path / "scores.json"
+    node = evaluator(truth=False, report=report, page=page, scores=scores)
+    node.finish(0)
+    assert page.is_file() and scores.is_file()
+    assert node.exit_code == 1
+    assert f"report {report} could not be written: " in capfd.readouterr().err
+
+
 def test_it_ends_with_a_reason_when_nothing_comes(source: Source) -> None:
     source.group.start("evaluator", EVALUATOR, {"pairs": 2, "idle_timeout": 1.0})
     with pytest.raises(ChildDied, match="exit code 1(.|\n)*no pair was announced on /published_pair"):

@@ -111,6 +111,11 @@ class PairLedger:
         """Return the pair with this stamp, open or closed not long ago; None for one that was not announced."""
         return self._open.get(stamp) or self._closed.get(stamp, (False, None))[1]
 
+    def nearest(self, stamp: int, slop: int) -> int:
+        """Return the stamp of the open pair nearest to ``stamp``; ``stamp`` itself where none is within ``slop`` ns."""
+        near = min(self._open, key=lambda other: abs(other - stamp), default=stamp)
+        return near if abs(near - stamp) <= slop else stamp
+
     def expire(self, now: int) -> list[PairEntry]:
         """Close overdue pairs. Returns those that were delivered without every wanted part."""
         overdue = [entry for entry in self._open.values() if now - entry.sent > self.timeout_ns]

@@ -68,6 +68,8 @@ from fg_depth_ros.nodes.evaluator.parameters import REPLAY_EVALUATOR
 
 REPORT_SECONDS = 8.0  # the node's diagnostics come once a second, on a busy machine later
 _PICTURES = 6  # of the worst pairs
+_END_SECONDS = 10.0  # that the end waits for what is queued, and then for the pair in work
+_KEPT_RIGHT = 32  # right images whose pair may still be announced
 __all__ = ["REPLAY_EVALUATOR", "ReplayEvaluatorNode", "main"]
 
 
@@ -107,6 +109,9 @@ class ReplayEvaluatorNode(Node):
         self._infos: dict[str, OrderedDict[int, CameraInfo]] = {"left": OrderedDict(), "right": OrderedDict()}
         self._inputs = input_topics(self, self.parameters)
         self._rectifier = PairRectifier(self._inputs)
+        slop = self.parameters["sync_slop"] if self.parameters["approximate_sync"] else 0.0
+        self._slop = round(slop * 1e9)  # ns
+        self._right: OrderedDict[int, tuple[Any, int]] = OrderedDict()  # images with stamps of their own, and arrivals
         self._announcer = CameraInfoAnnouncer(
             self._infos["left"], self._announce_pair, lambda stamp: self.ledger.find(stamp) is not None
         )
@@ -195,6 +200,9 @@ class ReplayEvaluatorNode(Node):
         if self.ledger.sent > before:
             self.series.sent(self.ledger.sent, stamp, name)
             self._note_latency(stamp)
+        if self._slop and self._right:  # images may come before the announcement
+            for other in [other for other in self._right if self.ledger.nearest(other, self._slop) == stamp]:
+                entry = self.ledger.add(stamp, "right", *self._right.pop(other)) or entry
         if entry is not None:
             self._completed(entry)
 
@@ -206,6 +214,13 @@ class ReplayEvaluatorNode(Node):
             self._snapshot.add(stamp, part, message)
         if part in ("left", "depth") and self.parameters["pair_source"] == "camera_info" and stamp:
             self._announcer.on_image(stamp, info.get("source_timestamp") or arrival)
+        if part == "right" and self._slop:
+            stamp = self.ledger.nearest(stamp, self._slop)
+            if self.ledger.find(stamp) is None:
+                self._right[stamp] = (message, arrival)
+                while len(self._right) > _KEPT_RIGHT:
+                    self._right.popitem(last=False)
+                return
         entry = self.ledger.add(stamp, part, message, arrival)
         if part == "depth":
             self._early[stamp] = (info.get("source_timestamp") or None, arrival)
@@ -295,11 +310,8 @@ class ReplayEvaluatorNode(Node):
         for subscription in self._camera_infos.values():
             subscription.follow()
         for entry in self.ledger.expire(time.time_ns()):
-            if self.parameters["truth"] and "truth" in self.ledger.wanted and "truth" not in entry.parts:
-                topic, name = self._truth_topic, entry.name
-                self._count_failure(f"no {topic} came for pair '{name}'; set truth to false if there is none")
-            elif video := [v.problem for part, v in self._videos.items() if part not in entry.parts and v.problem]:
-                self._count_failure("; ".join(video))
+            if (problem := self._what_is_missing(entry)) is not None:
+                self._count_failure(problem)
             elif self.parameters["accuracy"]:
                 # A node without flow/image or disparity is evaluated by its depth.
                 self._completed(entry)
@@ -315,6 +327,22 @@ class ReplayEvaluatorNode(Node):
         elif idle_timeout and time.monotonic() - self._last_news > idle_timeout:
             self.get_logger().error(self._idle_reason(idle_timeout))
             self.finish(1)
+
+    def _what_is_missing(self, entry: PairEntry) -> str | None:
+        """Return what the depth of a pair cannot be compared with as it did not come, or None."""
+        compared = ["truth"] if self.parameters["truth"] else ["left", "right"]
+        missing = [part for part in compared if part in self.ledger.wanted and part not in entry.parts]
+        video = [v.problem for part, v in self._videos.items() if part not in entry.parts and v.problem]
+        if "truth" in missing:
+            return f"no {self._truth_topic} came for pair '{entry.name}'; set truth to false if there is none"
+        if video or not missing:
+            return "; ".join(video) or None
+        topic = self._inputs[f"{missing[0]}/image_rect"]
+        remedy = "raise sync_slop" if self._slop else "set approximate_sync and sync_slop"
+        return (
+            f"no image came on {topic} for pair '{entry.name}': it was lost, or its stamp is another one: {remedy} as "
+            "stereo_depth_node has it"
+        )
 
     def close(self) -> None:
         """Expect no further pair: end when those that were sent have their depth or are dropped."""
@@ -415,23 +443,38 @@ class ReplayEvaluatorNode(Node):
         if self.exit_code is not None:
             return
         self.exit_code = exit_code
-        try:
-            self._queue.put(None, timeout=10.0)
-        except queue.Full:
-            self._not_evaluated += self._queue.qsize()
-        self._worker.join(10.0)
+        self._stop_evaluation()
         report = self.report()
-        if self.parameters["report"]:
-            report.write_json(self.parameters["report"])
-        if self.parameters["page"]:
+        files: dict[str, Callable[[str], None]] = {
+            "report": report.write_json,
+            "page": lambda path: write_page(path, report, pictures=self.worst.pictures, title="Live replay"),
+            "scores": lambda path: self.scores.write(Path(path)),
+        }
+        for name, write in files.items():
             try:
-                write_page(self.parameters["page"], report, pictures=self.worst.pictures, title="Live replay")
-            except OSError as error:
-                self.get_logger().error(f"page {self.parameters['page']} could not be written: {error}")
-        if self.parameters["scores"]:
-            self.scores.write(Path(self.parameters["scores"]))
+                if path := self.parameters[name]:
+                    write(path)
+            except OSError as error:  # the others may be on another disk
+                self.exit_code = self.exit_code or 1
+                self.get_logger().error(f"{name} {path} could not be written: {error}")
         self._log_figures()
-        self._log_live({"event": "done", "exit_code": exit_code}, f"report: {self.parameters['report'] or 'none'}")
+        self._log_live({"event": "done", "exit_code": self.exit_code}, f"report: {self.parameters['report'] or 'none'}")
+
+    def _stop_evaluation(self) -> None:
+        """Evaluate what is queued; pairs that are left after some seconds count as not evaluated."""
+        with contextlib.suppress(queue.Full):
+            self._queue.put(None, timeout=_END_SECONDS)
+            self._worker.join(_END_SECONDS)
+        if not self._worker.is_alive():
+            return
+        left = 0
+        with contextlib.suppress(queue.Empty):
+            while True:
+                left += self._queue.get_nowait() is not None
+        self._not_evaluated += left
+        self._queue.put(None)
+        self._worker.join(_END_SECONDS)  # the report reads what it writes
+        self._not_evaluated += self._worker.is_alive()
 
     def _publish_diagnostics(self) -> None:
         ledger, rate = self.ledger, self.ledger.rate()

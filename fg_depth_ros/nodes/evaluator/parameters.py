@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fg_depth_ros.geometry.rectification import RECTIFY
 from fg_depth_ros.nodes.common.parameters import AtStart, ParameterTable
-from fg_depth_ros.nodes.common.synchronizing import image_transport
+from fg_depth_ros.nodes.common.synchronizing import SYNC_PARAMETERS, image_transport
 from fg_depth_ros.nodes.common.topics import TRUTH_TOPICS
 
 REPLAY_EVALUATOR = ParameterTable(
@@ -25,6 +25,7 @@ REPLAY_EVALUATOR = ParameterTable(
         image_transport("How the images come, as stereo_depth_node's parameter of that name."),
         AtStart("rectify", "auto",
                 "Rectify the images as stereo_depth_node does with its parameter of that name.", choices=RECTIFY),
+        *SYNC_PARAMETERS,
         AtStart("accuracy", True, "Measure accuracy; without it only rates and latencies."),
         AtStart("timeout", 3.0, "A pair without depth after this long is counted as dropped.", "s", 0.05, 3600.0),
         AtStart("idle_timeout", 30.0,
