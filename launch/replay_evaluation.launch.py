@@ -18,7 +18,7 @@ from launch_ros.actions import Node
 
 from fg_depth_ros.apps import launch_arguments as shared
 from fg_depth_ros.apps.experiment import START_SECONDS
-from fg_depth_ros.apps.live_evaluation import BagsEvaluation
+from fg_depth_ros.apps.live_evaluation import SHARED_PARAMETERS, BagsEvaluation
 from fg_depth_ros.data.bags.pairs import BagTopics
 
 DISCOVERY = 3.0  # s that `ros2 bag play` gives the nodes to find its topics
@@ -44,8 +44,9 @@ def start(context):
     """Start the nodes; the player follows when both are active."""
     value = shared.values(context, ARGUMENTS, __file__)
     out = Path(value["out"]).absolute()
-    depth = {name: value[name] for name in shared.MODELS if value[name]}
-    loop = shared.is_true(value["loop"])
+    depth = shared.from_file(value["params_file"], "stereo_depth_node", SHARED_PARAMETERS)
+    depth |= {name: value[name] for name in shared.MODELS if value[name]}
+    loop = shared.is_true(value, "loop")
     topics = {name: value[name] for name in BagTopics._fields if value[name]}
     evaluation = BagsEvaluation([value["bag"]], out, rate=speed(value["rate"]), loop=loop, depth=depth, topics=topics)
     experiment = evaluation.experiment()

@@ -43,7 +43,7 @@ def start_node(context):
             sigterm_timeout="30",
         ),
     ]
-    if shared.is_true(value["rviz"]):
+    if shared.is_true(value, "rviz"):
         shared.require_package("rviz2", "rviz:=true")
         actions.append(
             Node(

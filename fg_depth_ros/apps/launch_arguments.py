@@ -80,6 +80,21 @@ def parameter_file(node: str) -> Arguments:
     return {"params_file": (str(resource_path(f"config/{node}.yaml")), "Parameter file of the node.")}
 
 
+def from_file(file: str, node: str, names: Collection[str]) -> dict[str, Any]:
+    """Return those of the parameters ``names`` that a parameter file has for a node, whatever its namespace.
+
+    Raises ValueError: it is no parameter file.
+    """
+    found: dict[str, Any] = {}
+    try:
+        for key, value in yaml.safe_load(Path(file).read_text(encoding="utf-8")).items():
+            if key.rpartition("/")[2] in ("**", "*", node):
+                found |= {name: value["ros__parameters"][name] for name in names if name in value["ros__parameters"]}
+    except (AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise ValueError(f"params_file '{file}' is no parameter file of ROS ({error}); correct it") from error
+    return found
+
+
 def declare(arguments: Arguments) -> list[DeclareLaunchArgument]:
     """Return the actions that declare ``arguments``."""
     return [
@@ -111,7 +126,7 @@ def values(context: Any, arguments: Arguments, file: str) -> dict[str, str]:
 def camera_remappings(value: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return the remappings of a node's four inputs for the values of CAMERA. Raises ValueError: an unknown camera."""
     chosen = preset(value["camera"])
-    name = "image_raw" if is_true(value.get("launch_image_proc", "")) else "image_rect"
+    name = "image_raw" if is_true(value, "launch_image_proc") else "image_rect"
     remappings = {}
     for side in ("left", "right"):
         prefix, given = value[f"{side}_namespace"], value[f"{side}_image"]
@@ -138,7 +153,7 @@ def parameters(value: Mapping[str, str], names: Iterable[str]) -> dict[str, Any]
         **({} if chosen is None else chosen.parameters),
         **({"image_transport": transport} if transport else {}),
         **{name: value[name] for name in names if value[name]},
-        **({"use_sim_time": is_true(value["use_sim_time"])} if value["use_sim_time"] else {}),
+        **({"use_sim_time": is_true(value, "use_sim_time")} if value["use_sim_time"] else {}),
     }
 
 
@@ -155,8 +170,8 @@ def stereo_parameters(value: Mapping[str, str]) -> tuple[dict[str, Any], list[st
     aliased, said = STEREO_DEPTH.resolve({**{name: value[name] for name in MODELS if value[name]}, **given})
     said += [STEREO_DEPTH.unknown(name) for name in given if name not in known and name not in STEREO_DEPTH.aliases]
     rectify = {} if chosen is None else {"rectify": chosen.rectify}
-    if text := value["launch_image_proc"]:
-        rectify = {"rectify": "on" if is_true(text) else "off"}
+    if value["launch_image_proc"]:
+        rectify = {"rectify": "on" if is_true(value, "launch_image_proc") else "off"}
     if value["container"]:
         said.append(f"container:={value['container']} is not used: a Python node is a process of its own")
     own = {name: given[name] for name in given if name in known}
@@ -168,9 +183,12 @@ def log(lines: Iterable[str]) -> list[LogInfo]:
     return [LogInfo(msg=line) for line in lines]
 
 
-def is_true(text: str) -> bool:
-    """Tell whether an argument says yes."""
-    return text.lower() in ("true", "1")
+def is_true(value: Mapping[str, str], name: str) -> bool:
+    """Tell whether an argument says yes; an empty one does not. Raises ValueError: it says neither yes nor no."""
+    text = value.get(name, "").lower()
+    if text not in ("true", "1", "false", "0", ""):
+        raise ValueError(f"{name}:={value[name]} says neither yes nor no: give true or false")
+    return text in ("true", "1")
 
 
 def require_package(name: str, argument: str) -> None:

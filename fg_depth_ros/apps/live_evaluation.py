@@ -31,6 +31,8 @@ from fg_depth_ros.resources import module_command
 
 DEPTH_NODE, EVALUATOR = "stereo_depth_node", "replay_evaluator_node"
 END_SECONDS = 60.0  # beyond the time that playing takes
+SHARED_PARAMETERS = ("rectify", "approximate_sync", "sync_slop")
+"""Parameters that the depth node and the evaluator have, and must have alike."""
 _UNLIMITED = 366 * 86400.0
 _IDLE_SECONDS = START_SECONDS + SUBSCRIBER_SECONDS + 30.0
 
@@ -184,9 +186,9 @@ class BagsEvaluation:
         evaluator: dict[str, Any] = {
             "use_sim_time": True, "pair_source": "camera_info", "truth": bool(inputs.truth), "timeout": self.timeout,
             "set_name": _set_name(bags), "report": str(self.report), "page": str(self.report.with_suffix(".html")),
-            "idle_timeout": _IDLE_SECONDS, "rectify": self.depth.get("rectify", "auto"),
-            "image_transport": inputs.transport,
+            "idle_timeout": _IDLE_SECONDS, "image_transport": inputs.transport,
             "truth_transport": inputs.truth or "raw",
+            **{name: self.depth[name] for name in SHARED_PARAMETERS if name in self.depth},
         }  # fmt: skip
         if inputs.reliable:  # a lost camera_info is a pair that is not counted
             for topic in listened[:2]:

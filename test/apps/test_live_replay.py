@@ -312,6 +312,31 @@ def parameters_of(node: _Action) -> dict[str, Any]:
     return {name: value for part in node.kwargs["parameters"] if isinstance(part, dict) for name, value in part.items()}
 
 
+def test_the_evaluator_has_what_the_parameter_file_says_of_the_images(
+    monkeypatch: pytest.MonkeyPatch, repository: Path, tmp_path: Path
+) -> None:
+    bag, file = wall_bag(tmp_path / "drive", 1), tmp_path / "mine.yaml"
+    file.write_text(
+        "/**:\n  ros__parameters:\n    rectify: off\n    max_depth: 9.0\n    approximate_sync: true\n"
+        "/robot/stereo_depth_node:\n  ros__parameters:\n    rectify: 'on'\n    sync_slop: 0.02\n"
+        "data_logger_node:\n  ros__parameters:\n    sync_slop: 0.5\n"
+    )
+
+    def given(**arguments: str) -> list[dict[str, Any]]:
+        arguments |= {"bag": str(bag), "out": str(tmp_path / "out"), "params_file": str(file)}
+        nodes = [a for a in launched(monkeypatch, repository, True, **arguments) if type(a).__name__ == "Node"]
+        assert nodes[0].kwargs["parameters"][0] == str(file)
+        names = ("rectify", "approximate_sync", "sync_slop")
+        return [{name: parameters_of(node).get(name) for name in names} for node in nodes]
+
+    both = {"rectify": "on", "approximate_sync": True, "sync_slop": 0.02}
+    assert given() == [both, both]
+    assert given(rectify="off") == [both | {"rectify": "off"}] * 2
+    file.write_text("/**: 9.0\n")
+    with pytest.raises(ValueError, match=r"params_file '.*mine.yaml' is no parameter file of ROS"):
+        given()
+
+
 @pytest.mark.parametrize("rosbag2", [True, False])
 def test_the_launch_file_starts_what_the_recording_needs(
     monkeypatch: pytest.MonkeyPatch, repository: Path, tmp_path: Path, rosbag2: bool

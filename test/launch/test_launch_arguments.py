@@ -350,6 +350,17 @@ def test_parameters_that_were_given_override_the_file(launch_file: Any) -> None:
     assert node.kwargs["arguments"] == ["--ros-args", "--log-level", "debug"]
 
 
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [("data_logger", "use_sim_time"), ("stereo_depth", "launch_image_proc"), ("replay_evaluation", "loop")],
+)
+def test_a_word_that_is_neither_yes_nor_no_is_refused(
+    launch_file: Any, tmp_path: Path, name: str, argument: str
+) -> None:
+    with pytest.raises(ValueError, match=f"{argument}:=yes says neither yes nor no: give true or false"):
+        launch_file(name, **{argument: "yes", "bag": str(tmp_path), "out": str(tmp_path)})
+
+
 def test_a_former_or_misspelt_argument_is_refused_with_the_right_name(launch_file: Any) -> None:
     with pytest.raises(ValueError, match=r"'left' is now 'left_namespace'.*'right' is now 'right_namespace'"):
         launch_file("data_logger", left="/camera/left", right="/camera/right")
