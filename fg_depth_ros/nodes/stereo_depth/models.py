@@ -500,7 +500,7 @@ def _parameter_values(slot: str, config: EstimatorConfig) -> dict[str, Any]:
     values = {name: getattr(config, field) for field, name in _SLOTS[slot][1].items()}
     if isinstance(config, StereoConfig) and config.model in config.classical:
         values |= dataclasses.asdict(config.block_matching)
-    if isinstance(config, MonoConfig) and config.model in ("", MonoConfig().model):
+    if isinstance(config, MonoConfig) and dataclasses.replace(config, model=AUTO) == config:
         values[_MONO["model"]] = AUTO
     return values
 
