@@ -13,7 +13,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -92,9 +92,12 @@ def file_sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def refuse_present(folder: Path, what: str, pattern: str = "*") -> None:
-    """Raise FileError where a folder that ``what`` is written to holds such files, by their pattern, already."""
-    if next(folder.glob(pattern), None) is not None:
+def refuse_present(folder: Path, what: str, pattern: str = "[!.]*", own: Collection[str] = ()) -> None:
+    """Raise FileError where a folder that ``what`` is written to holds such files, by their pattern, already.
+
+    ``own``: names of files that may be there, as those of the same work that was stopped.
+    """
+    if any(path.name not in own for path in folder.glob(pattern)):
         raise FileError(f"{folder}: holds {what} already; name another folder, or remove them")
 
 

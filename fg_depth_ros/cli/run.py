@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -38,6 +39,10 @@ from fg_depth_ros.cli.options import (
     scale_of,
 )
 from fg_depth_ros.data.bags.topics import PairTopics
+
+if TYPE_CHECKING:
+    from fg_depth_ros.data.samples import StereoSample
+    from fg_depth_ros.geometry import StereoRig
 
 Out = Annotated[Path, typer.Option(callback=folder_to_write, help="Folder for the results.")]
 
@@ -180,6 +185,8 @@ def rectify(
         raise ValueError(f"--out {out} is where the raw pairs are, and they would be lost: name another folder")
     samples = open_stereo(pairs, calib, side_by_side=side_by_side, **{**topics().given(), "rectify": "on"})
     rig = one_rig(samples, pairs, "a rectified pair")
+    _refuse_others(out, samples, rig)
+    write_camera_files(out, rig)  # first: they tell a repeated run that the folder is its own
     failed = 0
     for sample in progress(samples, "rectifying"):
         try:
@@ -191,13 +198,28 @@ def rectify(
         for side, image in zip(("left", "right"), images, strict=True):
             with atomic_write(out / side / f"{sample.name}.png", sync=False) as unfinished:
                 write_image(unfinished, image)
-    write_camera_files(out, rig)
     say(
         f"{counted(len(samples) - failed, 'pair')} in {out}: {rig.width}x{rig.height} px, fx {rig.fx:.1f} px, baseline "
         f"{rig.baseline:.4f} m"
     )
     if failed:
         raise typer.Exit(1)
+
+
+def _refuse_others(out: Path, samples: Sequence[StereoSample], rig: StereoRig) -> None:
+    """Raise FileError where the folder holds other pairs, or another camera; what the same run began may be there."""
+    from fg_depth_ros.data.io.calibration import camera_files
+    from fg_depth_ros.files import FileError, refuse_present
+
+    own: set[str] = set()
+    for name, text in camera_files(rig).items():
+        if (out / name).is_file():
+            if (out / name).read_bytes() != text.encode():
+                raise FileError(
+                    f"{out / name}: is of another camera; name another folder, or remove what this one holds"
+                )
+            own = {f"{sample.name}.png" for sample in samples}
+    refuse_present(out / "left", "other pictures", own=own)
 
 
 def _timing(estimator: Any, seconds: float) -> str:

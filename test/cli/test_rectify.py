@@ -87,6 +87,33 @@ def test_what_cannot_be_rectified_is_said(run, folder, tmp_path):
     assert (status, "1: skipped" in text, "1 pair in" in text) == (1, True, True)
 
 
+def test_two_cameras_are_not_mixed_in_one_folder(run, folder, tmp_path):
+    """The run that was stopped is repeated; pairs or a camera of another one are refused, and nothing changes."""
+    out, chain = tmp_path / "pairs", tmp_path / "camchain.yaml"
+    given = ("rectify", folder, "--out", out, "--calib")
+    assert run(*given, chain)[0] == 0
+    (out / "left" / "2.png").unlink()
+    (out / "right.yaml").unlink()
+    assert run(*given, chain)[0] == 0
+    assert len(list(out.rglob("*.png"))) == 4
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    wide = yaml.safe_load(chain.read_text())
+    wide["cam1"]["T_cn_cnm1"][0][3] *= 2
+    (tmp_path / "wide.yaml").write_text(yaml.safe_dump(wide))
+    status, text = run(*given, tmp_path / "wide.yaml")
+    assert (status, f"{out}/left.yaml: is of another camera; name another folder" in text) == (1, True), text
+    for side in ("left", "right"):
+        (folder / side / "2.png").rename(folder / side / "3.png")
+    status, text = run(*given, chain)
+    assert (status, f"{out}/left: holds other pictures already; name another folder" in text) == (1, True), text
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+    for path in out.glob("*.yaml"):
+        path.unlink()
+    (folder / "left" / "3.png").rename(folder / "left" / "2.png")
+    (folder / "right" / "3.png").rename(folder / "right" / "2.png")
+    assert run(*given, chain)[0] == 1  # pictures of the same names without a camera are not those of a stopped run
+
+
 def test_a_raw_bag_is_rectified(run, tmp_path):
     status, text = run("rectify", raw_bag(tmp_path / "bag", "image_rect"), "--out", tmp_path / "pairs")
     assert status == 0, text

@@ -165,6 +165,14 @@ def open_calibration(
 
 def write_camera_files(folder: Path, rig: StereoRig) -> None:
     """Write ``left.yaml`` and ``right.yaml`` of rectified images, as ROS's camera_calibration has them."""
+    for name, text in camera_files(rig).items():
+        with atomic_write(folder / name, sync=False) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
+
+
+def camera_files(rig: StereoRig) -> dict[str, str]:
+    """Return the texts that ``write_camera_files`` writes, by the names of their files."""
+    texts = {}
     for side, matrix in (("left", rig.P_left()), ("right", rig.P_right())):
         numbers = {
             "camera_matrix": matrix[:, :3], "distortion_coefficients": np.zeros((1, 5)),
@@ -175,8 +183,8 @@ def write_camera_files(folder: Path, rig: StereoRig) -> None:
         for name, array in numbers.items():
             rows, columns = array.shape
             values[name] = {"rows": rows, "cols": columns, "data": array.ravel().tolist()}
-        with atomic_write(folder / f"{side}.yaml", sync=False) as unfinished:
-            unfinished.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+        texts[f"{side}.yaml"] = yaml.safe_dump(values, sort_keys=False)
+    return texts
 
 
 def _in_folder(folder: Path) -> Path:
