@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+from fg_depth_ros.apps.experiment import check_playing
 from fg_depth_ros.apps.live_evaluation import PairsEvaluation, compile_networks
 from fg_depth_ros.apps.processes import ProcessGroup, free_domain_id
 from fg_depth_ros.data.datasets.stereo import MOTORCYCLE
@@ -36,8 +37,9 @@ def bench_node(
     unaccounted for; ``published_*_ms``, from the stamp to the publication of ``depth/image_rect``; ``inference_*_ms``,
     the node's own measure of the model; ``overhead_p50_ms`` and ``overhead_p95_ms``, the difference of these
     percentiles (over a run they need not belong to the same pairs). ``on_status`` gets a line about the state from time
-    to time. Raises as ``PairsEvaluation.run``; ValueError: no camera.
+    to time. Raises as ``PairsEvaluation.run``; ValueError: no camera, or nothing that can be played.
     """
+    check_playing(rate, seconds)
     if cameras < 1:
         raise ValueError(f"cameras is {cameras}: measure one at least")
     folder = Path(tempfile.mkdtemp(prefix="fg_depth_bench_"))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fg_depth_ros.apps.experiment import SUBSCRIBER_SECONDS, Experiment, NodeProcess, Run
+from fg_depth_ros.apps.experiment import SUBSCRIBER_SECONDS, Experiment, NodeProcess, Run, check_playing
 from fg_depth_ros.apps.processes import Child, ProcessGroup, free_domain_id
 from fg_depth_ros.data.datasets.stereo import MOTORCYCLE
 from fg_depth_ros.data.io import diagnostic_keys as keys
@@ -51,8 +51,9 @@ def bench_recording(
         (mean and largest, counted with every pair), MB/s to the disk, CPU share of each process (%
         of one core) while pairs were played.
 
-    Raises as ``Experiment.run``.
+    Raises as ``Experiment.run``; ValueError: a rate or a time that nothing can be played for.
     """
+    check_playing(rate, seconds)
     folder = Path(tempfile.mkdtemp(prefix="fg_depth_bench_"))
     root = folder if root is None else root
     root.mkdir(parents=True, exist_ok=True)

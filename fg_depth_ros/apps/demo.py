@@ -21,7 +21,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from fg_depth_ros.apps.experiment import ExperimentError
+from fg_depth_ros.apps.experiment import ExperimentError, check_playing
 from fg_depth_ros.apps.live_evaluation import PairsEvaluation, PairsResult
 from fg_depth_ros.apps.processes import ChildDied, ChildTimeout, ProcessGroup, free_domain_id, interruptible
 from fg_depth_ros.data.datasets.stereo import MOTORCYCLE, open_stereo
@@ -274,11 +274,9 @@ def _number(value: float | None, form: str) -> str:
 
 def check_options(seconds: float, rate: float, width: int, world: str, pairs: str) -> None:
     """Raise ValueError, with the remedy, for options that make no sense."""
-    if not (0.0 < seconds <= 86400.0 and 0.01 <= rate <= 1000.0 and 0 <= width <= 16384):
-        raise ValueError(
-            f"seconds = {seconds:g}, rate = {rate:g} Hz, width = {width} px: give seconds above 0, a rate from 0.01 to "
-            "1000 and a width from 0 to 16384"
-        )
+    check_playing(rate, seconds)
+    if not 0 <= width <= 16384:
+        raise ValueError(f"width = {width} px: give a width from 0 to 16384")
     worlds = [name for name in WORLDS if name != NO_WORLD]
     if world and world not in worlds:
         raise ValueError(f"there is no virtual world '{world}': choose one of {', '.join(worlds)}")

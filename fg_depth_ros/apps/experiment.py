@@ -24,6 +24,14 @@ START_SECONDS = 90.0  # importing torch and reading weights from a cold disk on 
 SUBSCRIBER_SECONDS = 60.0  # until the nodes and the player have found each other
 
 
+def check_playing(rate: float, seconds: float = 1.0) -> None:
+    """Raise ValueError, with the remedy, for pairs per second, or a time, that nothing can be played for."""
+    if not 0.01 <= rate <= 1000.0:
+        raise ValueError(f"rate = {rate:g} Hz: give a rate from 0.01 to 1000")
+    if not 0.0 < seconds <= 86400.0:
+        raise ValueError(f"seconds = {seconds:g}: give seconds above 0, and 86400 (a day) at most")
+
+
 class ExperimentError(RuntimeError):
     """The experiment cannot continue; the message says why and what to do."""
 

@@ -58,8 +58,11 @@ def bench(
 
     Example: `fg-depth bench --engine torch --engine openvino --precision float32 --precision bfloat16`
     """
+    from fg_depth_ros.apps.experiment import check_playing
     from fg_depth_ros.evaluation.bench import bench_models
 
+    if node:
+        check_playing(rate)
     check_least(1, repeats=repeats, cameras=cameras)
     check_least(0, threads=threads)
     sizes = [image_size_of(text) for text in size]

@@ -276,6 +276,8 @@ def uncertainty(
     from fg_depth_ros.evaluation.uncertainty import FACTORS, FRACTIONS, collect, report_uncertainty
     from fg_depth_ros.files import atomic_write
 
+    if not (data or motorcycle):
+        raise typer.BadParameter("nothing to evaluate on: give --data")
     sets = {"Motorcycle": [motorcycle_pair()]} if motorcycle else {}
     sets.update(open_stereo_sets(data, **topics().given()))
     estimator = stereo_estimator("flownet_stereo", weights, device, engine, precision)

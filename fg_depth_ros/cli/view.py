@@ -17,6 +17,7 @@ from fg_depth_ros.cli.options import (
     Precision,
     Settings,
     SideBySide,
+    check_least,
     file_to_write,
     min_disparity_of,
     scale_of,
@@ -69,6 +70,7 @@ def view(
     from fg_depth_ros.apps.viewer import Destination, view_pairs, view_topics
     from fg_depth_ros.evaluation.reports.live_view import load_rerun
 
+    check_least(0, count=count)
     load_rerun()
     where = Destination(port, data_port, window, save, memory)
     if pairs is None:

@@ -53,6 +53,14 @@ def test_each_of_several_cameras_has_a_row(tmp_path: Path, monkeypatch: pytest.M
         bench_node("sgbm", cameras=0)
 
 
+@pytest.mark.parametrize(
+    ("rate", "seconds", "message"), [(0.0, 1.0, "rate = 0 Hz: give"), (5.0, 0.0, "seconds = 0: give")]
+)
+def test_what_cannot_be_played_is_refused(rate: float, seconds: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        bench_node("sgbm", rate=rate, seconds=seconds)
+
+
 def test_the_threads_are_those_of_the_nodes_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Started(Exception):
         pass

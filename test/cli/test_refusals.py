@@ -22,6 +22,7 @@ def _fail(*_: Any, **__: Any) -> None:
         (("--repeats", "-1"), "--repeats must be at least 1, got -1"),
         (("--repeats", "0"), "--repeats must be at least 1, got 0"),
         (("--threads", "-3"), "--threads must be 0 or more, got -3"),
+        (("--node", "--rate", "0"), "rate = 0 Hz: give a rate from 0.01 to 1000"),
     ],
 )
 def test_bench_refuses_counts_that_are_none(
@@ -31,6 +32,26 @@ def test_bench_refuses_counts_that_are_none(
     status, text = run("bench", *arguments)
     assert status != 0
     assert message in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--rate", "0"), "rate = 0 Hz: give a rate from 0.01 to 1000"),
+        (("--seconds", "0"), "seconds = 0: give seconds above 0"),
+    ],
+)
+def test_a_recording_of_nothing_is_refused(
+    run: Run, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.setattr("fg_depth_ros.apps.bench_recording.ProcessGroup", _fail)
+    status, text = run("bench-recording", *arguments)
+    assert (status, message in text) == (1, True), text
+
+
+def test_uncertainty_of_nothing_is_refused(run: Run) -> None:
+    status, text = run("evaluate", "uncertainty", "--no-motorcycle")
+    assert status != 0 and "nothing to evaluate on: give --data" in text
 
 
 STEREO, FLOW = "fg_depth_ros.evaluation.stereo.StereoTask.open", "fg_depth_ros.evaluation.flow.FlowTask.open"

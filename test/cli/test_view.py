@@ -32,6 +32,7 @@ def test_without_rerun_the_command_that_installs_it_is_named(run, monkeypatch):
         (("motorcycle", "--namespace", "/front"), "--namespace is for live topics: leave it or motorcycle out"),
         (("motorcycle", "--port", "9876"), "page and data cannot share port 9876"),
         (("motorcycle", "--model", "depthnet_lite"), "gives depth from one image"),
+        (("motorcycle", "--count", "-1"), "--count must be 0 or more, got -1"),
         (("no_such_folder",), "no_such_folder"),
     ],
 )  # fmt: skip
