@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fg_depth_ros.geometry import StereoRig
     from fg_depth_ros.inference import FlowEstimator, StereoDepthEstimator
 
+_Sample = TypeVar("_Sample")
 _UNLIMITED = 10_000  # columns
 console = Console(markup=False, emoji=False)  # names of files and bags are shown as they are
 
@@ -136,6 +137,17 @@ def track_progress(items: Iterable[Any], what: str, count: int) -> Iterable[Any]
     from fg_depth_ros.distributed import process_rank
 
     return items if process_rank()[0] else progress(items, what, count)
+
+
+def chosen_frames(samples: Sequence[_Sample], frames: str, where: str | Path) -> Sequence[_Sample]:
+    """Return the part of the samples that ``--frames`` names. Raises FileError, naming ``where``: none is left."""
+    from fg_depth_ros.data.samples import frame_slice
+    from fg_depth_ros.files import FileError
+
+    chosen = samples[frame_slice(frames)]
+    if frames and not chosen:
+        raise FileError(f"{where}: --frames {frames} leaves none of its {len(samples)} frames")
+    return chosen
 
 
 def one_rig(samples: Sequence[StereoSample], where: Path, what: str) -> StereoRig:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fg_depth_ros.cli.app import console, counted, one_rig, progress, say
+from fg_depth_ros.cli.app import chosen_frames, console, counted, one_rig, progress, say
 from fg_depth_ros.cli.options import Bags, Calibration, PlayRate, Settings, SideBySide, file_to_write
 from fg_depth_ros.data.bags.topics import PairTopics
 
@@ -80,8 +80,6 @@ def from_images(
     """
     from fg_depth_ros.data.bags.writing import write_stereo_bag
     from fg_depth_ros.data.datasets.stereo import open_stereo
-    from fg_depth_ros.data.samples import frame_slice
-    from fg_depth_ros.files import FileError
 
     for name, value, known in (
         ("compressed", compressed, ("", "png", "jpeg")),
@@ -94,9 +92,7 @@ def from_images(
     if not (rate > 0 and start > 0):
         raise ValueError(f"--rate {rate:g} and --start {start:g} must be positive")
     samples = open_stereo(folder, calib, side_by_side=side_by_side, **topics().given())
-    chosen = samples[frame_slice(frames)]
-    if not chosen:
-        raise FileError(f"{folder}: --frames {frames} leaves none of its {len(samples)} pairs")
+    chosen = chosen_frames(samples, frames, folder)
     rig = one_rig(chosen, folder, "a bag of a stereo camera")
     stamps = [
         sample.stamp if keep_stamps and sample.stamp is not None else round((start + index / rate) * 1e9)

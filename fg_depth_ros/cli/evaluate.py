@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from fg_depth_ros.cli.app import (
+    chosen_frames,
     console,
     flow_estimator,
     identity,
@@ -191,7 +192,6 @@ def depth(
     Example: `fg-depth evaluate depth --data kitti2015_scene_flow --weights runs/drive/best.safetensors`
     """
     from fg_depth_ros.data.datasets.kitti_depth import open_eigen
-    from fg_depth_ros.data.samples import frame_slice
     from fg_depth_ros.evaluation.depth import DepthTask, PairMethod, against_stereo
     from fg_depth_ros.inference import MonoConfig, MonoDepthEstimator
     from fg_depth_ros.inference.estimator import choose_device
@@ -217,7 +217,7 @@ def depth(
         sets[f"world {kind}"] = world_samples(
             kind, scenes, width, height, photos=list_photos(photos), patterns=patterns, device=place
         )
-    sets = {name: samples[frame_slice(frames)] for name, samples in sets.items()}
+    sets = {name: list(chosen_frames(samples, frames, name)) for name, samples in sets.items()}
     if crop or max_depth:
         sets = {name: _with_protocol(samples, crop, max_depth) for name, samples in sets.items()}
     if against:

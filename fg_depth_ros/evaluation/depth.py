@@ -77,6 +77,7 @@ class DepthTask(Task):
     band_columns: ClassVar[tuple[str, ...]] = tuple(f"{m}_{near}_{far}" for m in BAND_METRICS for near, far in BANDS)
     validation_metrics: ClassVar[tuple[str, ...]] = ("abs_rel", "rmse", "delta_1")
     error_title: ClassVar[str] = "bright: 25 % or more"
+    advice: ClassVar[str] = "; stereo pairs can be compared with a stereo model instead (--against)"
     open = staticmethod(open_depth_sets)
 
     @property

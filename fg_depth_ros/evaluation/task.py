@@ -65,6 +65,8 @@ class Task(ABC):
     validation_metrics: ClassVar[tuple[str, ...]]
     image_title: ClassVar[str] = "image"
     error_title: ClassVar[str] = "dark 0 px, bright 4 px and more"
+    advice: ClassVar[str] = ""
+    """For the error that no sample has truth."""
     open: ClassVar[Callable[..., dict[str, list[Any]]]]
     """Open data sets: (paths, **options) -> samples by the name of their set."""
 
@@ -228,7 +230,7 @@ def evaluate(
         names = ", ".join(datasets) or "none given"
         raise ValueError(
             f"no sample with true {task.quantity} that a method applies to in the data sets ({names}): nothing to "
-            "evaluate against"
+            f"evaluate against{task.advice}"
         )
     return report
 

@@ -75,7 +75,7 @@ def test_pairs_of_a_bag_keep_their_stamps(tmp_path, run):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--frames", "9:"), "leaves none of its 4 pairs"),
+        (("--frames", "9:"), "leaves none of its 4 frames"),
         (("--frames", "first"), "0:80"),
         (("--rate", "0"), "must be positive"),
         (("--storage", "bag"), "choose one of mcap, sqlite3"),

@@ -49,6 +49,11 @@ def folder(tmp_path):
         (["--data", "{set}", "--fx", "50", "--model", "depthnet"], "model 'depthnet' is unknown; choose one of"),
         (["--data", "{set}", "--fx", "50", "--weights", "no.safetensors"], "no.safetensors does not exist"),
         (["--data", "{set}", "--fx", "50", "--weights", "{thin}", "--against", "sgbm"], "no sample with true depth"),
+        (
+            ["--data", "{set}", "--fx", "50", "--weights", "{thin}", "--against", "sgbm"],
+            "stereo model instead (--against)",
+        ),
+        (["--data", "{set}", "--fx", "50", "--frames", "9:12"], "set: --frames 9:12 leaves none of its 2 frames"),
         (["--data", "{set}", "--improved", "{set}"], "--improved belongs to --eigen"),
         (["--data", "{set}", "--data", "{set}", "--eigen", "{thin}"], "--eigen needs one --data"),
         (["--data", "{set}", "--eigen", "frames.txt"], "frames.txt: no such file"),
