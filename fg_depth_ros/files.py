@@ -55,13 +55,15 @@ def expand_home(path: str | Path, name: str) -> Path:
 
 
 def open_file(path: str | Path) -> BinaryIO:
-    """Open a file to read its bytes. Raises FileError: it is missing, empty or unreadable, or a pipe or a device."""
+    """Open a file to read its bytes. Raises FileError: it is missing, empty or unreadable, a folder, pipe or device."""
     path = Path(path)
     try:
         status = path.stat()
-        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        if stat.S_ISDIR(status.st_mode):
+            raise FileError(f"{path}: is a folder; give a file")
+        if not stat.S_ISREG(status.st_mode):
             raise FileError(f"{path}: is a pipe or a device, whose data may never come or end; give a file")
-        if stat.S_ISREG(status.st_mode) and not status.st_size:
+        if not status.st_size:
             raise FileError(f"{path}: the file is empty; fetch it again")
         return path.open("rb")
     except FileNotFoundError:

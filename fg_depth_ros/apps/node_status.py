@@ -102,10 +102,10 @@ class Condition(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Condition:
-        """Parse ``KEY=VALUE`` or ``KEY!=VALUE``. Raises ValueError."""
+        """Parse ``KEY=VALUE`` or ``KEY!=VALUE``. Raises argparse.ArgumentTypeError."""
         key, sign, value = text.partition("=")
         if not sign or not key.rstrip("!"):
-            raise ValueError(f"'{text}' is no condition: give KEY=VALUE or KEY!=VALUE")
+            raise argparse.ArgumentTypeError(f"'{text}' is no condition: give KEY=VALUE or KEY!=VALUE")
         return cls(key.removesuffix("!"), value, not key.endswith("!"))
 
     def holds(self, values: dict[str, str]) -> bool:

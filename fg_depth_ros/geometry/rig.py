@@ -201,9 +201,15 @@ def check_shape(calibrated: tuple[int, int], images: tuple[int, int]) -> None:
     if not cropped and all(_RESIZED[0] <= factor <= _RESIZED[1] for factor in (sx, sy)):
         cropped = "nearly the same size"
     if cropped:
+        remedy = "they were cropped; calibrate for the cropped images"
+        if abs(2 * sx / sy - 1.0) <= _ASPECT_TOLERANCE:
+            remedy = (
+                "they are halves: leave --side-by-side out where an image has one view, or give the calibration of one "
+                "half; or they were cropped: calibrate for the cropped images"
+            )
         raise RigError(
             f"calibrated for {calibrated[0]}x{calibrated[1]} pixels, the images have {images[0]}x{images[1]}: "
-            f"{cropped}, so they were cropped; calibrate for the cropped images"
+            f"{cropped}, so {remedy}"
         )
 
 

@@ -24,6 +24,7 @@ encoder of ``depthnet_efficient`` to start a training from. The package is no de
 from __future__ import annotations
 
 import math
+import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -115,14 +116,15 @@ def import_checkpoint(path: str | Path, channel_order: str = "auto") -> tuple[to
 
 def _read(path: Path) -> Any:
     if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist; give the path of a downloaded .pth or .pth.tar file")
+        problem = "is a folder" if path.is_dir() else "does not exist"
+        raise CheckpointError(f"checkpoint {path} {problem}; give the path of a downloaded .pth or .pth.tar file")
     if path.suffix == ".safetensors":
         raise CheckpointError(f"{path} is a safetensors file; one of this package is used as it is, without importing")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged pickles and archives end in errors of every kind
         forbidden = re.search(r"GLOBAL (\S+)", str(error))
-        if forbidden:
+        if forbidden and _is_pickled(path):
             raise CheckpointError(
                 f"{path} would run {forbidden[1]} while it is read, which is refused; a checkpoint of tensors and "
                 "plain values is needed: save the network's state_dict() alone"
@@ -130,6 +132,12 @@ def _read(path: Path) -> Any:
         raise CheckpointError(
             f"{path} is not a readable PyTorch checkpoint; it may be truncated or of another format: fetch it again"
         ) from error
+
+
+def _is_pickled(path: Path) -> bool:
+    """Tell whether a file begins as PyTorch's archives and pickles do; letters of a text may be opcodes of one, too."""
+    with path.open("rb") as file:
+        return file.read(4).startswith((b"PK", pickle.PROTO))
 
 
 def _tensors(path: Path, stored: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

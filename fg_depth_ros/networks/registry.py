@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -68,6 +70,14 @@ def load_model(source: str | Path, device: str | torch.device = "cpu") -> tuple[
     damaged, or its tensors do not fit the network its card names.
     """
     path = weights_path(source)
+    if path == Path(path.name) and not path.suffix and not os.path.exists(path):  # a name rather than a file
+        known = sorted(filter(has_weights, MODELS))
+        nearest = difflib.get_close_matches(path.name, known, n=1)
+        advice = f"; did you mean {nearest[0]}?" if nearest else ""
+        raise CheckpointError(
+            f"weights file {path} does not exist, and no model of this name comes with weights; choose one of "
+            f"{', '.join(known)}, or give the path of a .safetensors file{advice}"
+        )
     tensors, card = load_checkpoint(path)
     if card.name == EFFICIENTNET:
         raise CheckpointError(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.waiting import LIMIT, wait_until
 
-from fg_depth_ros.apps.node_status import NodeStatusMonitor
+from fg_depth_ros.apps.node_status import NodeStatusMonitor, main
 from fg_depth_ros.apps.processes import ChildDied, ChildTimeout, ProcessGroup, free_domain_id
 
 
@@ -145,3 +145,9 @@ def test_lines_that_are_no_report_are_ignored(line: str) -> None:
     assert monitor.reports("camera") == monitor.reports("level") == 0
     monitor.on_line('{"camera: pairs": {"message": "", "values": {"state": "active"}}}')
     assert monitor.values("camera") == {"state": "active"} and monitor.reports("camera") == 1
+
+
+def test_a_condition_of_another_form_is_refused_with_the_right_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["stereo_depth_node", "active"])
+    assert "'active' is no condition: give KEY=VALUE or KEY!=VALUE" in capsys.readouterr().err

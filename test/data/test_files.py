@@ -145,3 +145,8 @@ def test_a_file_system_without_locks_is_used_with_a_warning(tmp_path, monkeypatc
     monkeypatch.setattr(files.fcntl, "flock", lambda *_: os.fstat(-1))  # any other error
     with pytest.raises(WriteError, match="out: cannot be written"), claim_folder(tmp_path / "out", "a training"):
         pass
+
+
+def test_a_folder_is_no_file_to_read(tmp_path):
+    with pytest.raises(FileError, match=r"test_a_folder_is_no_file_to_re\S*: is a folder; give a file$"):
+        files.open_file(tmp_path)

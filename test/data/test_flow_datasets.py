@@ -53,7 +53,7 @@ def assert_is_the_pair(sample, truth=FLOW):
 
 
 def test_folders_that_are_none_are_named(tmp_path):
-    with pytest.raises(FileError, match="nowhere: no such folder"):
+    with pytest.raises(FileError, match="nowhere: no such folder; give the folder that holds the pairs$"):
         open_flow_folder(tmp_path / "nowhere")
     with pytest.raises(NoPairsError, match=rf"{tmp_path}: no pairs of frames found. Known layouts: Flying Chairs"):
         open_flow_folder(tmp_path)

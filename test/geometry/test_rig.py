@@ -229,6 +229,14 @@ def test_images_of_nearly_the_calibrated_size_were_cropped_and_not_resized(calib
     assert half.fx == pytest.approx(750.0, rel=1e-3)
 
 
+def test_halves_of_ordinary_images_are_told_from_cropped_ones():
+    rig = StereoRig(640, 480, 400.0, 400.0, 320.0, 240.0, 320.0, 0.12)
+    with pytest.raises(RigError, match=r"have 320x480: another shape, so they are halves: leave --side-by-side out"):
+        rig.fitted(320, 480)
+    with pytest.raises(RigError, match=r"have 640x240: another shape, so they were cropped"):
+        rig.fitted(640, 240)
+
+
 def test_rescaling_to_nothing_is_refused():
     with pytest.raises(RigError, match="0x10"):
         MOTORCYCLE.scaled(0, 10)

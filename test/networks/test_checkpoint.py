@@ -175,6 +175,15 @@ def test_a_name_that_no_file_can_have_is_refused():
         load_model("x" * 256)
 
 
+def test_a_misspelt_model_is_told_from_a_missing_file(tmp_path):
+    with pytest.raises(
+        CheckpointError, match=r"choose one of depthnet_eff.*flownet_stereo.*; did you mean flownet_stereo\?$"
+    ):
+        load_model("flownet_steroe")
+    with pytest.raises(CheckpointError, match=r"runs/best does not exist; give the path of a \.safetensors file$"):
+        load_model(tmp_path / "runs" / "best")
+
+
 @pytest.mark.parametrize("name", sorted(registry.MODELS))
 def test_every_network_has_shapes_without_memory(name):
     with torch.device("meta"):

@@ -98,14 +98,15 @@ def test_a_truncated_file_is_named(write, keep, legacy):
 def test_files_of_another_kind_are_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"nowhere\.pth does not exist"):
         import_checkpoint(tmp_path / "nowhere.pth")
-    with pytest.raises(CheckpointError, match="does not exist"):
+    with pytest.raises(CheckpointError, match=r"is a folder; give the path of a downloaded \.pth"):
         import_checkpoint(tmp_path)
     path = tmp_path / "file.pth"
-    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0cfadc4e\nsize 154709680\n")
-    with pytest.raises(
-        CheckpointError, match=r"file\.pth is not a readable PyTorch checkpoint; it may be truncated or of another"
-    ):
-        import_checkpoint(path)
+    for text in (b"version https://git-lfs.github.com/spec/v1\noid sha256:0cfadc4e\n", b"checkpoints\nare elsewhere\n"):
+        path.write_bytes(text)
+        with pytest.raises(
+            CheckpointError, match=r"file\.pth is not a readable PyTorch checkpoint; it may be truncated or of another"
+        ):
+            import_checkpoint(path)
     for content, message in (
         ([1, 2], "holds a list, not a checkpoint"),
         ({"state_dict": {}}, "holds no state_dict with tensors"),

@@ -42,7 +42,7 @@ def open_layouts(folder: Path, layouts: Sequence[Layout[Sample]], what: str) -> 
     NoPairsError: no layout fits. Raises FileError: no such folder; a file is missing or damaged.
     """
     if not folder.is_dir():
-        raise FileError(f"{folder}: no such folder; give the folder that holds the pairs, or a bag")
+        raise FileError(f"{folder}: no such folder; give the folder that holds the pairs")
     for layout in layouts:
         for candidate in (folder, *(folder / name for name in layout.inside)):
             found = layout.read(candidate) if candidate.is_dir() else []
