@@ -69,8 +69,7 @@ def promote(
     place = WeightsStore(store)
     record: dict[str, Any] = {"source": str(weights.absolute())}
     folder_to_write(place.folder)
-    history = place.history(card.name)
-    if not against and history is not None and history.entry.identity == card.identity:
+    if not against and place.uses(card):
         say(f"{card.name}: {card.sha256[:_BRIEF]} is in use already: nothing is compared or added to its history")
     elif bags:
         current = _current(place, against, card.name)
@@ -107,12 +106,17 @@ def rollback(
 
     Example: `fg-depth rollback --node /stereo_depth_node --why "worse in the rain"`
     """
-    from fg_depth_ros.networks.weights_store import WeightsStore
+    from fg_depth_ros.networks.weights_store import VARIABLE, WeightsStore
 
     place = WeightsStore(store)
     known = place.models()
+    if not known:
+        raise ValueError(
+            f"{place.folder}: nothing was promoted there, so there is nothing to roll back; is the store another "
+            f"folder? (--store, {VARIABLE})"
+        )
     if not model and len(known) != 1:
-        raise ValueError(f"name the model to roll back: the store {place.folder} knows {', '.join(known) or 'none'}")
+        raise ValueError(f"name the model to roll back: the store {place.folder} knows {', '.join(known)}")
     model = model or known[0]
     history = place.history(model)
     previous = history.previous if history is not None else None

@@ -118,6 +118,13 @@ class WeightsStore:
             raise StoreError(f"{path}: the weights in use are gone; promote them again, or roll back")
         return path
 
+    def uses(self, card: ModelCard) -> bool:
+        """Tell whether these weights are in use, those of the package before the first promotion. Raises StoreError."""
+        history = self.history(card.name)
+        if history is not None:
+            return history.entry.identity == card.identity
+        return has_weights(card.name) and load_checkpoint(weights_path(card.name))[1].identity == card.identity
+
     def add(self, weights: str | Path) -> tuple[str, str, Path]:
         """Copy a file of weights into the store; return model, hash and path. Raises CheckpointError, StoreError."""
         card = load_model(weights)[1]
@@ -132,11 +139,10 @@ class WeightsStore:
         """
         card = load_model(weights)[1]
         with self._changing(card.name) as before:
-            if before is not None and before.entry.identity == card.identity:
-                self._copy(weights, card)  # in case its file was lost or damaged
-                return card.name, self._written(card.name, before)
             history = before or self._first(card.name)
-            self._copy(weights, card)
+            self._copy(weights, card)  # also where it is in use: its file may be lost or damaged
+            if history.entries and history.entry.identity == card.identity:
+                return card.name, self._written(card.name, history)
             replaced = history.current if history.entries else None
             entry = Entry(card.sha256, _now(), replaced, dict(record), identity=card.identity)
             return card.name, self._written(card.name, History((*history.entries, entry), len(history.entries)))

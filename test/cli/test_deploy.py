@@ -19,7 +19,7 @@ from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.inference import StereoDepthEstimator
 from fg_depth_ros.inference.engines.openvino_engine import OpenVinoEngine
 from fg_depth_ros.networks import ModelCard, create_model, load_checkpoint, registry, save_checkpoint
-from fg_depth_ros.networks.registry import weights_path
+from fg_depth_ros.networks.registry import load_model, weights_path
 from fg_depth_ros.networks.weights_store import WeightsStore
 
 MODEL = "depthnet_lite"
@@ -94,7 +94,7 @@ def test_what_cannot_be_judged_is_refused_before_any_work(run, call, store, bags
     assert status == 1 and "good.safetensors: is a file, not a folder" in text and "abs_rel" not in text
     assert store.models() == []
     status, text = call("rollback")
-    assert status == 1 and "name the model to roll back" in text and "knows none" in text
+    assert status == 1 and "nothing was promoted there" in text and "(--store, FG_DEPTH_STORE)" in text
 
 
 # ---- the way there and back ----------------------------------------------------------------------------------------
@@ -157,6 +157,13 @@ def test_weights_in_use_are_not_compared_with_themselves_but_restored(call, stor
     assert store.history(MODEL) == history and store.problems(MODEL) == []
 
 
+def test_shipped_weights_are_in_use_before_the_first_promotion(call, store, tmp_path) -> None:
+    status, text = call("promote", weights_path(MODEL), "--bags", tmp_path / "gone")
+    assert status == 0 and f"{SHIPPED[:12]} is in use already: nothing is compared" in text, text
+    (entry,) = store.history(MODEL).entries
+    assert entry.sha256 == SHIPPED and entry.record == {"source": "shipped with the package"}
+
+
 def test_weights_are_evaluated_with_the_engine_that_will_run_them(call, store, bags, tmp_path) -> None:
     exact, _ = says(3.0, tmp_path / "exact.safetensors")
     report = tmp_path / "report.json"
@@ -199,8 +206,11 @@ def test_the_way_back_from_a_first_promotion_leads_to_what_it_was_held_against(c
 
 
 def test_a_flow_network_is_judged_by_its_disparity(call, store, bags, tmp_path) -> None:
-    report = tmp_path / "report.json"
-    status, text = call("promote", weights_path("flownet_lite"), "--bags", bags, "--json", report)
+    report, trained = tmp_path / "report.json", tmp_path / "trained.safetensors"
+    network, card = load_model("flownet_lite")
+    next(network.parameters()).data *= 1 + 1e-6
+    save_checkpoint(trained, network, card)
+    status, text = call("promote", trained, "--bags", bags, "--json", report)
     assert status == 0, text
     assert "evaluated by its disparity" in text and "flownet_lite" in text
     assert store.history("flownet_lite").entry.record["metrics"]["all pixels: abs_rel"][1] < 0.2
