@@ -269,13 +269,14 @@ def doctor() -> None:
     from fg_depth_ros.inference.engines.selection import INSTALLABLE as ENGINES
     from fg_depth_ros.inference.engines.selection import select_engine
     from fg_depth_ros.inference.estimator import choose_device
-    from fg_depth_ros.networks import CheckpointError, load_model
+    from fg_depth_ros.networks import MODELS, CheckpointError, has_weights, load_model
 
     for name, version in software_versions().items():
         say(f"{name:28} {version}")
     healthy = True
     calibrated = {}
-    for name in (StereoConfig().model, FlowConfig().model, MonoConfig().model):
+    defaults = (config.model for config in (StereoConfig, FlowConfig, MonoConfig))
+    for name in dict.fromkeys([*defaults, *filter(has_weights, MODELS)]):
         try:
             network, card = load_model(name)
             calibrated[name] = bool(getattr(network, "int8_ranges", None))

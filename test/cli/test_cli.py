@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from types import SimpleNamespace
 
 import cv2
@@ -16,7 +17,7 @@ from fg_depth_ros.data.datasets.stereo import motorcycle
 from fg_depth_ros.data.io.formats import read_kitti_disparity, read_pfm, read_png_depth, write_image
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.evaluation.reports.results import write_disparity
-from fg_depth_ros.networks.registry import weights_path
+from fg_depth_ros.networks.registry import MODELS, has_weights, weights_path
 
 
 @pytest.fixture
@@ -346,3 +347,9 @@ def test_compile_says_when_the_engine_fails(run, tmp_path, monkeypatch):
     status, text = run("compile", "flownet_stereo", "--size", "160x96")
     assert status == 1
     assert "PyTorch runs instead: no such instruction" in text
+
+
+def test_doctor_checks_all_weights_that_come_with_the_package(run):
+    text = run("doctor")[1]
+    for name in filter(has_weights, MODELS):
+        assert re.search(rf"weights {name} [0-9a-f]{{12}} ", text), text
