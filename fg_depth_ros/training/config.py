@@ -24,6 +24,7 @@ def one_cycle(progress: float) -> float:
 
 Schedule = tuple[float, Callable[[float], float]]
 """Highest learning rate, and its factor by the part of the run that is done."""
+PRECISIONS = ("32", "bf16-mixed", "16-mixed", "auto")
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class Training:
     load_partial: bool = False
     """Load as much of the weights as fits a network of other sizes or of a related architecture."""
     freeze: tuple[str, ...] = ()
-    """Part of the network that stays as it is, such as encoder: a step takes less time, and what it knows is kept."""
+    """Part of the network that stays as it is, such as encoder (a wrong name lists the parts): a step takes less time,
+    and what it knows is kept."""
     width: int = 448
     """Width of the training images, px."""
     height: int = 224
@@ -94,6 +96,7 @@ class Training:
         for name in ("steps", "hours"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"--{name} must not be negative, got {getattr(self, name):g}")
+        check_choice("precision", self.precision, PRECISIONS)
         if not self.steps and not self.hours:
             raise ValueError("a training needs a length: give --steps or --hours")
         if self.batch < 1:

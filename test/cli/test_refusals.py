@@ -111,6 +111,10 @@ def test_export_opens_its_pairs_before_it_converts(run: Run, tmp_path: Path, mon
         (("train", "stereo", "--hours", "-1"), "--hours must not be negative, got -1"),
         (("train", "flow", "--steps", "-5"), "--steps must not be negative, got -5"),
         (("train", "stereo"), "a training needs a length: give --steps or --hours"),
+        (
+            ("train", "stereo", "--steps", "1", "--precision", "bf16"),
+            "unknown precision 'bf16'; known: 16-mixed, 32, auto",
+        ),
         (("distill", "--hours", "nan"), "--hours must not be negative, got nan"),
         (("finetune", "--bags", "{nix}"), "nix: no such bag or folder; check the path"),
         (("infer", "--pairs", "motorcycle", "--scale", "-1"), "--scale must be auto or lie in 0.1 .. 4, got -1.0"),

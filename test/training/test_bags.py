@@ -43,7 +43,7 @@ def test_settings_that_divide_nothing_are_named():
 def test_too_little_to_divide_is_refused_with_the_way_out():
     with pytest.raises(FileError, match=r"the 3 pairs of 1 bag.s. leave none for the stopping part .split 'blocks', "):
         split_by_time({"short": every_tenth(3)}, TimeSplit())
-    with pytest.raises(FileError, match="leave none for the training part .*a smaller guard"):
+    with pytest.raises(FileError, match="leave none for the stopping part .*a smaller guard"):
         split_by_time({"ep": every_tenth(101)}, TimeSplit(guard=5))
     with pytest.raises(FileError, match="leave none for the training part .split 'bag'.*record more"):
         split_by_time({"one": every_tenth(101)}, TimeSplit("bag"))
@@ -72,6 +72,9 @@ def test_a_bag_too_short_to_be_cut_is_trained_on():
     parts, counts = split_by_time({"ep": every_tenth(101), "short": every_tenth(3)}, TimeSplit())
     assert counts["short"] == {"training": 3, "stopping": 0, "held_out": 0, "guard": 0}
     assert "short" not in parts.test
+    # Three parts, but nothing to stop by is farther than the guard from what is held out.
+    counts = split_by_time({"ep": every_tenth(101), "short": every_tenth(13)}, TimeSplit())[1]
+    assert counts["short"] == {"training": 13, "stopping": 0, "held_out": 0, "guard": 0}
 
 
 def test_whole_bags_stay_in_their_part_when_others_come():

@@ -181,7 +181,10 @@ def split_by_time(
 
 
 def _parts_of_time(stamps: np.ndarray, split: TimeSplit) -> np.ndarray:
-    """Return the part of every pair of one bag, by where its stamp lies between the first and the last one."""
+    """Return the part of every pair of one bag, by where its stamp lies between the first and the last one.
+
+    All are for training where the guard leaves one of three parts without a pair.
+    """
     since, span = stamps - stamps[0], max(1, int(stamps[-1] - stamps[0]))
     if split.kind == "end":
         done = since / span
@@ -192,7 +195,9 @@ def _parts_of_time(stamps: np.ndarray, split: TimeSplit) -> np.ndarray:
         period = max(3, round(1 / split.held_out))
         turn = np.minimum(since * (2 * period) // span, 2 * period - 1) % period
         part = np.where(turn == period // 2, _HELD_OUT, np.where(turn == period - 1, _STOPPING, _TRAINING))
-    return part if len(np.unique(part)) == 3 else np.full(len(stamps), _TRAINING)
+    apart = part.copy()
+    _keep_apart({"": stamps}, {"": apart}, round(split.guard * 1e9))
+    return part if len(np.unique(apart[apart != _GUARD])) == 3 else np.full(len(stamps), _TRAINING)
 
 
 def _parts_of_bags(names: Sequence[str], share: float) -> dict[str, int]:
