@@ -1,8 +1,8 @@
 """Refinement of a network's disparity by semi-global matching around it.
 
-A network finds the right surface where block matchers find none; where there is texture, a comparison of the pixels
-themselves is finer than one of its features. Within some pixels around the prediction the search is narrow, so that it
-costs a small part of a network's or of semi-global matching's own time.
+A network finds the right surface where block matchers find none; where there is texture, comparing the pixels themselves
+is more precise than comparing features. The search around the prediction is narrow, and takes a quarter of the time of
+semi-global matching without one.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _SMALLEST = 2 * _BLOCK  # side of an image, px
 def refine(left: np.ndarray, right: np.ndarray, disparity: np.ndarray, scale: float = 1.0) -> np.ndarray:
     """Correct a dense disparity by OpenCV's semi-global matching of the left image with the right one warped to it.
 
-    Corrections of more than ``REACH`` are none, others count by 0.7 (by more where the network matched at a smaller
-    size): the network's prediction is the smoother one. Pixels without a unique match, and those whose match lies
-    outside the right image, stay as they are.
+    Corrections beyond ``REACH`` are ignored; smaller ones are weighted by 0.7 (more where the network matched at a
+    smaller size), as the network's prediction is the less noisy one. Pixels without a unique match, and those whose
+    match lies outside the right image, stay as they are.
 
     Args:
         left, right: H x W x 3 uint8 RGB or H x W uint8.
