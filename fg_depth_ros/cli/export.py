@@ -103,7 +103,7 @@ def compile(
     from fg_depth_ros.networks import STEREO_MODELS, load_checkpoint
 
     width, height = image_size_of(size)
-    of_node = [StereoConfig.model, FlowConfig.model, MonoConfig.model]
+    of_node = [config().model for config in (StereoConfig, FlowConfig, MonoConfig)]
     for name in model or ([load_checkpoint(Path(weights))[1].name] if weights else of_node):
         options: dict[str, Any] = {"weights": weights, "engine": engine, "precision": precision, "device": device}
         if name not in MonoConfig.known_models():

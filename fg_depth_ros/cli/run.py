@@ -275,7 +275,7 @@ def doctor() -> None:
         say(f"{name:28} {version}")
     healthy = True
     calibrated = {}
-    defaults = (config.model for config in (StereoConfig, FlowConfig, MonoConfig))
+    defaults = (config().model for config in (StereoConfig, FlowConfig, MonoConfig))
     for name in dict.fromkeys([*defaults, *filter(has_weights, MODELS)]):
         try:
             network, card = load_model(name)

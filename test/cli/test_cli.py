@@ -290,7 +290,7 @@ def test_compile_takes_the_nodes_networks_and_its_parameters(run, tmp_path, monk
     for options in ((), ("--scale", "0.5", "--min-disparity", "-64")):
         status, text = run("compile", "--size", "256x128", *options)
         assert status == 0, text
-        for name in ("flownet_stereo", "flownet_lite", "depthnet_lite"):
+        for name in ("flownet_stereo", "flownet_lite", "depthnet_efficient"):
             assert text.count(f"{name} openvino") == 1
         built.append(dict(zip(("stereo", "flow", "mono"), engine.built, strict=False)))
         engine.built.clear()
@@ -351,5 +351,6 @@ def test_compile_says_when_the_engine_fails(run, tmp_path, monkeypatch):
 
 def test_doctor_checks_all_weights_that_come_with_the_package(run):
     text = run("doctor")[1]
+    assert "weights: " not in text, text
     for name in filter(has_weights, MODELS):
         assert re.search(rf"weights {name} [0-9a-f]{{12}} ", text), text
