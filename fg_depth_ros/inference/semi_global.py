@@ -1,8 +1,8 @@
 """Refinement of a network's disparity by semi-global matching around it.
 
-A network finds the right surface where block matchers find none; where there is texture, comparing the pixels themselves
-is more precise than comparing features. The search around the prediction is narrow, and takes a quarter of the time of
-semi-global matching without one.
+A network finds the right surface where block matchers find none; where there is texture, comparing the pixels
+themselves is more precise than comparing features. The search around the prediction is narrow, and takes a quarter of
+the time of semi-global matching without one.
 """
 
 from __future__ import annotations

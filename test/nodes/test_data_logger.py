@@ -251,7 +251,7 @@ def test_recording_that_was_stopped_goes_on_when_record_is_set_again(make: Make)
     bench = make(record="continuous")
     bench.play_until_written(2)
     assert bench.call("stop").success
-    bench.wait(lambda: "stopped by ~/stop, though record is continuous" in bench.told())
+    bench.play(lambda: "stopped by ~/stop, though record is continuous" in bench.told())
     assert bench.level("recording") == 0
     written = bench.settled()["written"]
     assert bench.logger_node.set_parameters([Parameter("record", value="continuous")])[0].successful

@@ -16,8 +16,10 @@ def message_class(name: str) -> Any:
     package, _, rest = name.partition("/")
     kind, _, symbol = rest.partition("/")
     try:
-        interface = getattr(importlib.import_module(f"{package}.{kind}"), symbol.partition("_")[0])
-        return getattr(sys.modules[interface.__module__], symbol)  # which has the parts of a service or action, too
+        module = importlib.import_module(f"{package}.{kind}")
+        if "_" in symbol:  # a part of a service or action, which the module that defines it has
+            module = sys.modules[getattr(module, symbol.partition("_")[0]).__module__]
+        return getattr(module, symbol)
     except (ImportError, AttributeError, TypeError, ValueError) as error:  # for a name that names no package
         way_out = f"install or source {package} (apt install ros-$ROS_DISTRO-{package.replace('_', '-')})"
         raise ValueError(f"its type {name} cannot be imported ({error}): {way_out}") from error
