@@ -20,7 +20,7 @@ from support.truth import stereo_bag
 
 from fg_depth_ros.inference.engines.openvino_engine import OpenVinoEngine
 from fg_depth_ros.networks import ModelCard, create_model, save_checkpoint
-from fg_depth_ros.networks.registry import weights_path
+from fg_depth_ros.networks.registry import load_model
 
 IMAGE = "sensor_msgs/msg/Image"
 
@@ -72,8 +72,11 @@ def test_an_engine_that_does_not_run_is_told(tmp_path, run, monkeypatch):
     status, text = run("replay", bag, "--out", tmp_path / "out", "--engine", "openvino", "--model", "flownet_stereo")
     assert status == 0, text
     assert "flownet_stereo (shipped): engine openvino is not installed: pip install openvino" in text
+    network, card = load_model("flownet_stereo")
+    next(network.parameters()).data *= 1 + 1e-6
+    save_checkpoint(tmp_path / "other.safetensors", network, card)
     status, text = run(
-        "promote", weights_path("flownet_stereo"), "--bags", bag, "--engine", "openvino", "--margin-latency", 0,
+        "promote", tmp_path / "other.safetensors", "--bags", bag, "--engine", "openvino", "--margin-latency", 0,
         "--store", tmp_path / "store",
     )  # fmt: skip
     assert status == 0, text
