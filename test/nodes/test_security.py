@@ -111,7 +111,9 @@ def running(ros_domain: int, tmp_path: Path) -> Callable[[bool], set[Rule]]:
                 return {rule for node in nodes[:-1] for rule in created(observer, node.get_name())}
 
             wait_until(
-                lambda: wanted <= found(), step=lambda: executor.spin_once(timeout_sec=0.05), describe=lambda: found()
+                lambda: wanted <= found(),
+                step=lambda: executor.spin_once(timeout_sec=0.05),
+                describe=lambda: f"missing {wanted - found()}",
             )
             return found()
         finally:
