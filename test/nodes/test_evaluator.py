@@ -458,7 +458,7 @@ def test_a_right_image_with_another_stamp_is_of_its_pair_within_the_slop(evaluat
     node.finish(0)
     metrics = {row["method"]: row["metrics"] for row in node.report().rows if row["kind"] == "accuracy"}
     assert metrics["published"]["seen_by_both"] > 90.0
-    assert node._not_evaluated == 0
+    assert node.worker.not_evaluated == 0
 
 
 @pytest.mark.parametrize(
@@ -471,8 +471,8 @@ def test_a_pair_whose_right_image_did_not_come_is_not_evaluated_and_named(
     pairs = Pairs(node)
     for _ in range(3):
         pairs.send(lost=bool(given))
-    wait_until(lambda: node._not_evaluated == 3, step=node._tick)
-    (text,) = node._failures
+    wait_until(lambda: node.worker.not_evaluated == 3, step=node._tick)
+    (text,) = node.worker.failures
     assert text.startswith("no image came on /right/image_rect for pair ''") and remedy in text
     node.finish(0)
     assert [row["kind"] for row in node.report().rows] == ["timing"]
@@ -485,21 +485,21 @@ def test_pairs_that_the_end_does_not_wait_for_are_counted(
     evaluated: list[PairEntry] = []
 
     def slow(scores: Any, series: Any, worst: Any, entry: PairEntry, pair: Any) -> None:
-        wait_until(lambda: node._not_evaluated)  # the first one is in work until the end has given up waiting
+        wait_until(lambda: node.worker.not_evaluated)  # the first one is in work until the end has given up waiting
         evaluated.append(entry)
 
-    monkeypatch.setattr("fg_depth_ros.nodes.evaluator.node.evaluate_pair", slow)
-    monkeypatch.setattr("fg_depth_ros.nodes.evaluator.node.published_pair", lambda *job: None)
+    monkeypatch.setattr("fg_depth_ros.nodes.evaluator.evaluation_worker.evaluate_pair", slow)
+    monkeypatch.setattr("fg_depth_ros.nodes.evaluator.evaluation_worker.published_pair", lambda *job: None)
     pairs = Pairs(node)
     for _ in range(6):
         pairs.send()
     wait_until(lambda: not node.ledger._open, step=node._tick)
-    wait_until(lambda: node._queue.qsize() == 5)
-    join, limits = node._worker.join, iter((0.0, LIMIT))
-    monkeypatch.setattr(node._worker, "join", lambda _: join(next(limits)))
+    wait_until(lambda: node.worker._queue.qsize() == 5)
+    join, limits = node.worker._thread.join, iter((0.0, LIMIT))
+    monkeypatch.setattr(node.worker._thread, "join", lambda _: join(next(limits)))
     node.finish(0)
-    assert not node._worker.is_alive()
-    assert (len(evaluated), node._not_evaluated) == (1, 5)
+    assert not node.worker._thread.is_alive()
+    assert (len(evaluated), node.worker.not_evaluated) == (1, 5)
     (timing,) = [row for row in node.report().rows if row["kind"] == "timing"]
     assert timing["metrics"]["pairs_not_evaluated"] == 5
 
@@ -689,7 +689,7 @@ def test_inputs_are_those_of_the_depth_node_wherever_they_are_remapped(
     for part in node.ledger.wanted:
         node._store(part, Image(header=stamp), {})
     node._store("depth", Image(header=stamp), {})
-    assert any(infos.format(side="left") in text for text in node._failures)
+    assert any(infos.format(side="left") in text for text in node.worker.failures)
 
 
 @pytest.mark.parametrize("topic", ["/depth/image_rect", "/left/camera_info"])

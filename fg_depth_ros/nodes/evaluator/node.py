@@ -6,12 +6,10 @@ import contextlib
 import functools
 import json
 import math
-import queue
 import signal
 import sys
-import threading
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,15 +30,13 @@ from stereo_msgs.msg import DisparityImage
 from fg_depth_ros.data.io import diagnostic_keys as keys
 from fg_depth_ros.data.io import messages
 from fg_depth_ros.data.io.compressed_depth import SUFFIX
+from fg_depth_ros.evaluation.live.latency import LatencyMeter
 from fg_depth_ros.evaluation.live.node_counters import CountersByNode, NodeCounters
-from fg_depth_ros.evaluation.live.pair_ledger import EARLY, PairEntry, PairLedger, percentiles
-from fg_depth_ros.evaluation.live.report import PairSeries, evaluate_pair, live_report
-from fg_depth_ros.evaluation.replay.pictures import WorstPairs
-from fg_depth_ros.evaluation.replay.scores import ReplayScores
+from fg_depth_ros.evaluation.live.pair_ledger import PairEntry, PairLedger
+from fg_depth_ros.evaluation.live.report import PairSeries, live_report
 from fg_depth_ros.evaluation.reports.page import write_page
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.geometry import RigError
-from fg_depth_ros.geometry.rectification import Rectification
 from fg_depth_ros.nodes.common import diagnostics
 from fg_depth_ros.nodes.common.codes import NodeState
 from fg_depth_ros.nodes.common.message_loss import with_info
@@ -57,18 +53,11 @@ from fg_depth_ros.nodes.common.synchronizing import input_topics, input_types
 from fg_depth_ros.nodes.common.topics import TRUTH_TOPICS
 from fg_depth_ros.nodes.common.video import PacketSubscriber, VideoStream
 from fg_depth_ros.nodes.evaluator.announcing import CameraInfoAnnouncer
-from fg_depth_ros.nodes.evaluator.pair_messages import (
-    DEPTH,
-    OPTIONAL_PARTS,
-    SNAPSHOT_PARTS,
-    SnapshotCollector,
-    published_pair,
-)
+from fg_depth_ros.nodes.evaluator.evaluation_worker import EvaluationWorker
+from fg_depth_ros.nodes.evaluator.pair_messages import DEPTH, OPTIONAL_PARTS, SNAPSHOT_PARTS, SnapshotCollector
 from fg_depth_ros.nodes.evaluator.parameters import REPLAY_EVALUATOR
 
 REPORT_SECONDS = 8.0  # the node's diagnostics come once a second, on a busy machine later
-_PICTURES = 6  # of the worst pairs
-_END_SECONDS = 10.0  # that the end waits for what is queued, and then for the pair in work
 _KEPT_RIGHT = 32  # right images whose pair may still be announced
 __all__ = ["REPLAY_EVALUATOR", "ReplayEvaluatorNode", "main"]
 
@@ -76,10 +65,10 @@ __all__ = ["REPLAY_EVALUATOR", "ReplayEvaluatorNode", "main"]
 class ReplayEvaluatorNode(Node):
     """Subscribes to the outputs of a depth node and matches them, by stamp, with the pairs that were sent.
 
-    Callbacks store; one worker thread computes the metrics. ``exit_code`` is None while it runs. Latency is the time
-    from a pair's stamp to the publication of its depth (the middleware's source timestamp) and to its arrival here;
-    where stamps are not wall-clock time it starts at the announcement on ``published_pair``. Where the middleware gives
-    no source timestamp (Humble), the latency to the publication is not known.
+    Callbacks store; an ``EvaluationWorker`` computes the metrics. ``exit_code`` is None while it runs. Latency is the
+    time from a pair's stamp to the publication of its depth (the middleware's source timestamp) and to its arrival
+    here; where stamps are not wall-clock time it starts at the announcement on ``published_pair``. Where the middleware
+    gives no source timestamp (Humble), the latency to the publication is not known.
 
     Raises ValueError: a parameter that is out of range, qos_overrides included.
     """
@@ -96,16 +85,12 @@ class ReplayEvaluatorNode(Node):
             if self.parameters["page"] and "left" not in wanted:
                 wanted.append("left")  # for the pictures
         self.ledger = PairLedger("depth", wanted, timeout=self.parameters["timeout"], limit=self.parameters["pairs"])
-        self.scores = ReplayScores()
+        self.series = PairSeries()
+        self.latency = LatencyMeter(self.ledger, self.series, self.parameters["warm_up"])
+        self.worker = EvaluationWorker(self.series, self.get_logger().error)
         self._counters = CountersByNode()
         self._depth_nodes: set[str] = set()  # that publish the depth, or did
-        self.series, self.worst = PairSeries(), WorstPairs(_PICTURES)
-        # Depth of pairs that were not announced yet: when it was published, where that is known, and arrived.
-        self._early: OrderedDict[int, tuple[int | None, int]] = OrderedDict()
         self._simulated = bool(self.get_parameter("use_sim_time").value)
-        self.published_latency: list[float] = []
-        self.arrival_latency: list[float] = []
-        self._recent: deque[float] = deque(maxlen=20)
         self._infos: dict[str, OrderedDict[int, CameraInfo]] = {"left": OrderedDict(), "right": OrderedDict()}
         self._inputs = input_topics(self, self.parameters)
         self._rectifier = PairRectifier(self._inputs)
@@ -117,18 +102,13 @@ class ReplayEvaluatorNode(Node):
         )
         self._snapshot = SnapshotCollector() if self.parameters["snapshot"] else None
         self._snapshot_subscriptions: list[rclpy.subscription.Subscription] = []
-        self._queue: queue.Queue[tuple[PairEntry, Rectification] | None] = queue.Queue(maxsize=16)
-        self._not_evaluated = 0
         self._last_news = self._last_announcement = time.monotonic()
         self._last_live = 0.0
         self._closing_since: float | None = None
         self._finished_since: float | None = None
-        self._failures: set[str] = set()
         self._videos: dict[str, VideoStream] = {}  # by part
         self._camera_infos: dict[str, CameraInfoSubscription] = {}  # by side
         self._subscribe(wanted)
-        self._worker = threading.Thread(target=self._evaluate, name="evaluation", daemon=True)
-        self._worker.start()
         steady = RosClock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(0.1, self._tick, clock=steady)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
@@ -199,7 +179,7 @@ class ReplayEvaluatorNode(Node):
         entry = self.ledger.announce(stamp, stamp if fresh else published, name)
         if self.ledger.sent > before:
             self.series.sent(self.ledger.sent, stamp, name)
-            self._note_latency(stamp)
+            self.latency.on_pair(stamp)
         if self._slop and self._right:  # images may come before the announcement
             for other in [other for other in self._right if self.ledger.nearest(other, self._slop) == stamp]:
                 entry = self.ledger.add(stamp, "right", *self._right.pop(other)) or entry
@@ -223,27 +203,9 @@ class ReplayEvaluatorNode(Node):
                 return
         entry = self.ledger.add(stamp, part, message, arrival)
         if part == "depth":
-            self._early[stamp] = (info.get("source_timestamp") or None, arrival)
-            self._note_latency(stamp)
-            while len(self._early) > EARLY:
-                self._early.popitem(last=False)
+            self.latency.on_depth(stamp, info.get("source_timestamp") or None, arrival)
         if entry is not None:
             self._completed(entry)
-
-    def _note_latency(self, stamp: int) -> None:
-        """Measure the latency of a pair that was announced and has its depth, in whichever order."""
-        pair = self.ledger.find(stamp)
-        if pair is None or stamp not in self._early:
-            return
-        published, arrived = self._early.pop(stamp)
-        arrival = (arrived - pair.sent) * 1e-9
-        latency = arrival if published is None else (published - pair.sent) * 1e-9
-        self._recent.append(arrival)
-        self.series.note(pair.number, {"latency_ms": 1e3 * latency})
-        if pair.number > self.parameters["warm_up"]:
-            self.arrival_latency.append(arrival)
-            if published is not None:
-                self.published_latency.append(latency)
 
     def _store_info(self, side: str, message: CameraInfo, info: Any) -> None:
         infos = self._infos[side]
@@ -283,26 +245,10 @@ class ReplayEvaluatorNode(Node):
                     raise RigError(f"{topic} has not come: nothing says what a disparity is in metres")
                 infos.append(received.get(entry.stamp) or received[next(reversed(received))])
             rectification = self._rectifier.for_pair(infos[0], infos[1], self.parameters["rectify"])
-            self._queue.put_nowait((entry, rectification))
         except (RigError, messages.MessageError) as error:
-            self._count_failure(str(error))
-        except queue.Full:
-            self._not_evaluated += 1
-
-    def _evaluate(self) -> None:
-        white = messages.LearnedWhite()
-        while (job := self._queue.get()) is not None:
-            try:
-                evaluate_pair(self.scores, self.series, self.worst, job[0], published_pair(*job, white))
-            except ValueError as error:  # a malformed message, or sizes that differ
-                self._count_failure(str(error))
-
-    def _count_failure(self, text: str) -> None:
-        """Count a pair that cannot be evaluated, and log the first of equal reasons."""
-        self._not_evaluated += 1
-        if text not in self._failures:
-            self._failures.add(text)
-            self.get_logger().error(f"a pair could not be evaluated: {text}")
+            self.worker.count_failure(str(error))
+        else:
+            self.worker.submit(entry, rectification)
 
     # ---- running -------------------------------------------------------------------------------------------
 
@@ -311,7 +257,7 @@ class ReplayEvaluatorNode(Node):
             subscription.follow()
         for entry in self.ledger.expire(time.time_ns()):
             if (problem := self._what_is_missing(entry)) is not None:
-                self._count_failure(problem)
+                self.worker.count_failure(problem)
             elif self.parameters["accuracy"]:
                 # A node without flow/image or disparity is evaluated by its depth.
                 self._completed(entry)
@@ -419,7 +365,7 @@ class ReplayEvaluatorNode(Node):
         ledger = self.ledger
         if not ledger.sent:
             return
-        latency, rate = 1e3 * percentiles(self._recent)["p50"], ledger.rate()
+        latency, rate = self.latency.recent_ms, ledger.rate()
         counts = {"sent": ledger.sent, "delivered": ledger.delivered, "dropped": ledger.dropped}
         self._log_live(
             {"event": "live", **counts, "rate_hz": rate, "latency_ms": latency},
@@ -443,12 +389,12 @@ class ReplayEvaluatorNode(Node):
         if self.exit_code is not None:
             return
         self.exit_code = exit_code
-        self._stop_evaluation()
+        self.worker.stop()
         report = self.report()
         files: dict[str, Callable[[str], None]] = {
             "report": report.write_json,
-            "page": lambda path: write_page(path, report, pictures=self.worst.pictures, title="Live replay"),
-            "scores": lambda path: self.scores.write(Path(path)),
+            "page": lambda path: write_page(path, report, pictures=self.worker.worst.pictures, title="Live replay"),
+            "scores": lambda path: self.worker.scores.write(Path(path)),
         }
         for name, write in files.items():
             try:
@@ -460,32 +406,16 @@ class ReplayEvaluatorNode(Node):
         self._log_figures()
         self._log_live({"event": "done", "exit_code": self.exit_code}, f"report: {self.parameters['report'] or 'none'}")
 
-    def _stop_evaluation(self) -> None:
-        """Evaluate what is queued; pairs that are left after some seconds count as not evaluated."""
-        with contextlib.suppress(queue.Full):
-            self._queue.put(None, timeout=_END_SECONDS)
-            self._worker.join(_END_SECONDS)
-        if not self._worker.is_alive():
-            return
-        left = 0
-        with contextlib.suppress(queue.Empty):
-            while True:
-                left += self._queue.get_nowait() is not None
-        self._not_evaluated += left
-        self._queue.put(None)
-        self._worker.join(_END_SECONDS)  # the report reads what it writes
-        self._not_evaluated += self._worker.is_alive()
-
     def _publish_diagnostics(self) -> None:
         ledger, rate = self.ledger, self.ledger.rate()
-        latency = 1e3 * percentiles(self._recent)["p50"]
+        latency = self.latency.recent_ms
         values = {
             keys.STATE: NodeState.ACTIVE,
             keys.PAIRS_SENT: str(ledger.sent),
             keys.PAIRS_DELIVERED: str(ledger.delivered),
             keys.PAIRS_WITHOUT_DEPTH: str(ledger.dropped),
             "pairs pending": str(ledger.pending),
-            "pairs not evaluated": str(self._not_evaluated),
+            "pairs not evaluated": str(self.worker.not_evaluated),
             keys.DELIVERY_RATE: f"{0.0 if math.isnan(rate) else rate:.1f}",
             keys.DELIVERY_LATENCY: f"{0.0 if math.isnan(latency) else latency:.0f}",
         }
@@ -498,10 +428,10 @@ class ReplayEvaluatorNode(Node):
 
     def report(self) -> Report:
         """Return what was measured so far."""
-        latencies = {"published": self.published_latency, "arrival": self.arrival_latency}
+        latencies = {"published": self.latency.published, "arrival": self.latency.arrival}
         return live_report(
-            self.parameters.values(), self.ledger, self.scores, self.node_counters, self.series, latencies,
-            self._not_evaluated,
+            self.parameters.values(), self.ledger, self.worker.scores, self.node_counters, self.series, latencies,
+            self.worker.not_evaluated,
         )  # fmt: skip
 
 
