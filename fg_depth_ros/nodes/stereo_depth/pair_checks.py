@@ -129,21 +129,23 @@ class SwappedPairCheck:
         self, left: np.ndarray, right: np.ndarray, agreement: float | None, disparities: np.ndarray, doffs: float
     ) -> str | None:
         """Return why a pair is known to be swapped, or None."""
-        change = _median(np.abs(disparities - before)) if (before := self._comparable(disparities)) is not None else 0.0
-        changed = before is not None and change > _CHANGE_PX + _CHANGE * _median(np.abs(before + doffs))
-        mirrored = before is not None and changed and _median(np.abs(disparities + before)) < _MIRRORED * change
-        if before is not None and mirrored and self._come_back_crosswise(left, right):
+        before = self._comparable(disparities)
+        changed = before is not None and _have_changed(before, disparities, doffs)
+        if before is not None and changed and _are_mirrored(before, disparities) and self._are_crossed(left, right):
             return f"disparities of {_median(before):+.1f} px became {_median(disparities):+.1f} px"
-        usual = float(np.median(self._agreements)) if self._agreements else 0.0
-        torn = agreement is not None and agreement < _AGREEING * usual
-        if not torn and not (changed and agreement is None):
+        if not self._has_dropped(agreement) and not (changed and agreement is None):
             return None
         found = match_features(left, right, doffs)
         if found.problem is None:
             return None
         return f"of {found.count} matched features {found.swapped} lie behind the cameras"
 
-    def _come_back_crosswise(self, left: np.ndarray, right: np.ndarray) -> bool:
+    def _has_dropped(self, agreement: float | None) -> bool:
+        """Tell whether the images of a pair agree far less than those of the pairs before."""
+        usual = float(np.median(self._agreements)) if self._agreements else 0.0
+        return agreement is not None and agreement < _AGREEING * usual
+
+    def _are_crossed(self, left: np.ndarray, right: np.ndarray) -> bool:
         """Tell whether each image resembles the other one of the pair before rather than its own."""
         assert self._images is not None
         own, other = (
@@ -156,8 +158,19 @@ class SwappedPairCheck:
         return other < _CROSSED * own
 
     def _comparable(self, disparities: np.ndarray) -> np.ndarray | None:
+        """Return the disparities of the pair before, if they are of the same size."""
         before = self._disparities
         return before if before is not None and before.shape == disparities.shape else None
+
+
+def _have_changed(before: np.ndarray, now: np.ndarray, doffs: float) -> bool:
+    """Tell whether the disparities of two pairs, px, differ by more than those of two frames in a row do."""
+    return _median(np.abs(now - before)) > _CHANGE_PX + _CHANGE * _median(np.abs(before + doffs))
+
+
+def _are_mirrored(before: np.ndarray, now: np.ndarray) -> bool:
+    """Tell whether the disparities of the pair before came back with the other sign."""
+    return _median(np.abs(now + before)) < _MIRRORED * _median(np.abs(now - before))
 
 
 def _thumbnail(image: np.ndarray) -> np.ndarray:
