@@ -23,7 +23,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from support import flownet_reference
 from support.nodes import KINDS, Bench, camera_info, pair_messages, share_near, wall
-from support.waiting import LIMIT, response_to
+from support.waiting import LIMIT, response_to, wait_until
 
 from fg_depth_ros.data.io import messages
 from fg_depth_ros.geometry import Label
@@ -509,6 +509,13 @@ def test_approximate_stamps(make: Callable[..., Bench]) -> None:
     b = make(approximate_sync=True, sync_slop=0.02)
     b.listen("depth/image_rect")
     b.send_until(PAIR, lambda: b.seen["depth/image_rect"], right_image_rect=0.015, right_camera_info=0.015)
+    apart: list[int] = []
+
+    def send_apart() -> None:
+        apart.append(b.send(PAIR, right_image_rect=0.025, right_camera_info=0.025))
+
+    wait_until(lambda: int(b.values().get("left/image_rect without partner", 0)) > 2, period=0.1, step=send_apart)
+    assert not any(b.answered(stamp) for stamp in apart)
 
 
 INFOS = {name: message for name, message in PAIR.items() if name.endswith("camera_info")}
