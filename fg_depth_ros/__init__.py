@@ -1,7 +1,7 @@
 """Metric depth, disparity, optical flow and point clouds from a stereo camera, for ROS 2.
 
-The sub-packages below ``nodes`` need no ROS; ``fg_depth_ros.inference.StereoDepthEstimator`` is the
-entry point for Python programs, ``fg-depth`` the one for the command line.
+Only ``nodes``, ``apps`` and ``compat`` import rclpy. ``fg_depth_ros.inference.StereoDepthEstimator`` is the entry point
+for Python programs, ``fg-depth`` the one for the command line.
 """
 
 import os

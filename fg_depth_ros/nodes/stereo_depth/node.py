@@ -1,7 +1,8 @@
 """stereo_depth_node: a stereo pair in, disparity, metric depth, masks, flow and points out.
 
-While the right camera is silent, depth comes from the left image alone. A lifecycle node: callbacks only store, one
-worker thread processes the newest pair. docs/topics.md describes the topics, docs/parameters.md the parameters.
+While the right camera is silent, depth comes from the left image alone. A lifecycle node: callbacks store
+messages and decode packets of video, one worker thread processes the newest pair. docs/topics.md describes the topics,
+docs/parameters.md the parameters.
 """
 
 from __future__ import annotations
