@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -116,7 +115,6 @@ def test_only_what_somebody_listens_to_is_made(make: Callable[..., Bench]) -> No
     b.wait(lambda: b.values().get("reason") == "idle")
     for _ in range(5):
         b.send(PAIR)
-        time.sleep(0.05)
     assert not b.heard()  # the inputs are not even subscribed to
     assert matched == []
 
@@ -129,11 +127,12 @@ def test_only_what_somebody_listens_to_is_made(make: Callable[..., Bench]) -> No
     b.wait(lambda: not b.heard())
     b.wait(lambda: b.accounted())  # the worker may be busy with the last pair
     count = len(matched)
-    b.send(PAIR)
-    time.sleep(0.2)
+    unheard = b.send(PAIR)
+    assert not b.heard()
     assert len(matched) == count
     b.listen("depth/image_rect")
     assert share_near(b.fresh_depth(PAIR), SCENE.depth) > 0.97
+    assert not b.answered(unheard)
 
 
 def test_a_network_gives_its_uncertainty_and_its_hash(make: Callable[..., Bench], tmp_path: Path) -> None:
