@@ -21,7 +21,7 @@ from fg_depth_ros.recording.episode_writer import DISK, Encode, EpisodeRequest, 
 from fg_depth_ros.recording.episodes import OpenFile
 from fg_depth_ros.recording.mcap_writer import DurableFile
 from fg_depth_ros.recording.recovery import recover
-from fg_depth_ros.recording.ring import Group, Ring
+from fg_depth_ros.recording.ring import BACK, Group, Ring
 
 __all__ = ["Message", "Recorder", "RecorderConfig", "Topic"]
 
@@ -30,7 +30,6 @@ LOST = keys.LOST_ON_THE_WAY.strip()
 """Reason of other messages that never came."""
 
 _LOG = logging.getLogger(__name__)
-_BACK = 1_000_000_000  # ns that messages may come out of order before it is a clock that was set back
 _FORWARD = 10_000_000_000  # ns that the clock may outrun the steady one
 _END_SECONDS = 5.0  # beyond the end of an episode, to wait for its last pair
 _SILENT_SECONDS = 1.0  # without a pair: its time no longer says what time it is now
@@ -152,7 +151,7 @@ class Recorder:
                 self._trim_ring()
                 self._begin(EpisodeRequest(kind, detail, description))
                 for group in self._ring.take():
-                    self._preroll_bytes += group.size
+                    self._preroll_bytes += group.memory
                     self._pairs_in_queue += group.stamp is not None
                     self._queue.append(_Entry(group, preroll=True))
             else:
@@ -303,7 +302,7 @@ class Recorder:
             return
         step = recorded - self._newest
         outran = step - (time.monotonic() - self._seen) * 1e9
-        if step < -_BACK or outran > _FORWARD:
+        if step < -BACK or outran > _FORWARD:
             self._break(f"clock jumped {'back' if step < 0 else 'forward'} {abs(step) / 1e9:.1f} s", step)
 
     def _set_deadline(self) -> None:
@@ -316,23 +315,17 @@ class Recorder:
 
     def _to_ring(self, group: Group) -> None:
         self._ring.add(group)
-        if self._newest is None:  # nothing but other messages so far
-            self._not_wanted += self._ring.trim(group.recorded - round(self.config.before * 1e9), self._ring_limit())
-        else:
-            self._trim_ring()
+        self._trim_ring()
 
     def _trim_ring(self) -> None:
-        oldest = self._newest - round(self.config.before * 1e9) if self._newest is not None else -(1 << 63)
-        self._not_wanted += self._ring.trim(oldest, self._ring_limit())
-
-    def _ring_limit(self) -> int:
-        return max(0, self.config.ring_bytes - self._preroll_bytes)
+        limit = max(0, self.config.ring_bytes - self._preroll_bytes)
+        self._not_wanted += self._ring.trim(round(self.config.before * 1e9), limit)
 
     def _enqueue(self, group: Group) -> None:
-        if self._queue_bytes and self._queue_bytes + group.size > self.config.queue_bytes:
+        if self._queue_bytes and self._queue_bytes + group.memory > self.config.queue_bytes:
             self._count_drop(group, "queue full")
             return
-        self._queue_bytes += group.size
+        self._queue_bytes += group.memory
         self._pairs_in_queue += group.stamp is not None
         self._queue.append(_Entry(group))
         self._wake.notify_all()
@@ -387,9 +380,9 @@ class Recorder:
             for entry, result in zip((e for e in entries if e.group is not None), results, strict=True):
                 assert entry.group is not None
                 if entry.preroll:
-                    self._preroll_bytes -= entry.group.size
+                    self._preroll_bytes -= entry.group.memory
                 else:
-                    self._queue_bytes -= entry.group.size
+                    self._queue_bytes -= entry.group.memory
                 pair = entry.group.stamp is not None
                 self._pairs_in_queue -= pair
                 if result:

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from fg_depth_ros.recording.definitions import Message, Topic
 
+_OVERHEAD = 350  # bytes that a message takes beside its data: Python's objects
+BACK = 1_000_000_000  # ns that messages may come out of order before it is a clock that was set back
+
 
 class Group(NamedTuple):
     """Messages that are recorded or dropped together: a pair (with its stamp, ns) or another message (stamp None)."""
@@ -17,8 +20,13 @@ class Group(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Total bytes of the messages."""
+        """Total bytes of the messages' data."""
         return sum(len(message.data) for _, message in self.items)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the group takes in memory, roughly."""
+        return self.size + _OVERHEAD * len(self.items)
 
 
 class Ring:
@@ -37,15 +45,21 @@ class Ring:
     def add(self, group: Group) -> None:
         """Append a group."""
         self._groups.append(group)
-        self.bytes += group.size
+        self.bytes += group.memory
         self.pairs += group.stamp is not None
 
-    def trim(self, oldest: int, limit: int) -> int:
-        """Drop groups before ``oldest`` (ns), then the oldest beyond ``limit`` bytes; return the number of pairs."""
+    def trim(self, span: int, limit: int) -> int:
+        """Drop groups more than ``span`` ns before the last one, then the oldest beyond ``limit`` bytes of memory.
+
+        Those of a later time than the last one go, too: the clock was set back. Returns the number of dropped pairs.
+        """
         before = self.pairs
-        while self._groups and (self._groups[0].recorded < oldest or self.bytes > limit):
+        while self._groups:
+            first, last = self._groups[0].recorded, self._groups[-1].recorded
+            if last - span <= first <= last + BACK and self.bytes <= limit:
+                break
             group = self._groups.popleft()
-            self.bytes -= group.size
+            self.bytes -= group.memory
             self.pairs -= group.stamp is not None
         return before - self.pairs
 

@@ -66,7 +66,7 @@ def test_exactly_the_pairs_around_the_triggers_are_kept(triggers, before, after,
 
 def test_the_account_adds_up_at_every_moment_from_many_threads(tmp_path):
     recorder = Recorder(
-        config(tmp_path, before=1.0, after=1.0, queue_bytes=300, max_episode_seconds=2.0), dict, lambda *fault: None
+        config(tmp_path, before=1.0, after=1.0, queue_bytes=8000, max_episode_seconds=2.0), dict, lambda *fault: None
     )
     dice = random.Random(7)
     doing = threading.Event()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from collections import Counter
 
 import pytest
@@ -13,6 +14,7 @@ from support.waiting import LIMIT, wait_until
 
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.recording import Message, Recorder, RecorderConfig, Topic, manifest
+from fg_depth_ros.recording.ring import Group
 
 START = 100 * SECOND
 WORD = Topic("/word", "std_msgs/msg/String")
@@ -191,8 +193,42 @@ def test_every_episode_begins_with_what_is_latched(make, pairs, tmp_path):
         assert line["messages"][WORD.name] == 1
 
 
+def test_the_ring_holds_the_seconds_before_while_the_cameras_are_silent(make, pairs, tmp_path):
+    recorder = make()
+    feed(recorder, pairs[:5])
+    times = [START + k * TENTH for k in range(5, 605)]
+    for time in times:
+        recorder.submit_extra(WORD, Message("/word", time, b"\0\1\0\0\2\0\0\0a\0"))
+    assert counts(recorder) == (5, 0, 5, 0, 0)
+    assert recorder.values()["ring (s)"] == "0.20"
+    recorder.trigger("manual")
+    recorder.close()
+    assert [recorded for _, recorded, _ in contents(episodes(tmp_path)[0])] == times[-3:]
+
+
+def test_a_clock_that_is_set_back_while_the_cameras_are_silent_empties_the_ring(make, pairs):
+    recorder = make()
+    feed(recorder, pairs[:5])
+    for k in range(100):
+        recorder.submit_extra(WORD, Message("/word", START - 3600 * SECOND + k * TENTH, b"\0\1\0\0\2\0\0\0a\0"))
+    assert counts(recorder) == (5, 0, 5, 0, 0)
+    assert recorder.values()["ring (s)"] == "0.20"
+
+
+def test_small_messages_are_counted_with_the_memory_that_they_take(make, pairs):
+    recorder = make(before=100.0, ring_bytes=10_000)
+    for k in range(100):
+        recorder.submit_extra(WORD, Message("/word", START + k, b""))
+    tracemalloc.start()
+    taken = [Group(START + k, None, ((WORD, Message("/word", START + 10**9 * k, bytes([k] * 9))),)) for k in range(100)]
+    memory, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sum(group.memory for group in taken) == pytest.approx(memory, rel=0.2)
+    assert 20 < int(recorder.values()["ring (bytes)"]) // taken[0].memory < 30
+
+
 def test_the_ring_is_bounded_in_bytes_before_seconds(make, pairs, tmp_path):
-    size = sum(len(message.data) for _, message in pairs[0][1])
+    size = Group(0, 0, tuple(pairs[0][1])).memory
     recorder = make(before=100.0, ring_bytes=4 * size + 10)
     feed(recorder, pairs[:10])
     assert counts(recorder) == (10, 0, 6, 4, 0)
@@ -207,7 +243,7 @@ def test_the_ring_is_bounded_in_bytes_before_seconds(make, pairs, tmp_path):
 
 
 def test_a_full_queue_drops_whole_pairs_and_says_so(make, pairs, tmp_path):
-    size = sum(len(message.data) for _, message in pairs[0][1])
+    size = Group(0, 0, tuple(pairs[0][1])).memory
     gate = threading.Event()
 
     def slow(topic, message):
