@@ -158,7 +158,7 @@ def complete(root: Path, name: str, index: McapIndex, sha256: str, size: int, dr
         "schema": manifest.SCHEMA, "name": name, "trigger": "manual", "detail": "", "began_ns": 0, "ended_ns": 0,
         "recorded_ns": [index.first, index.last], "pairs": 0, "messages": index.count_by_topic(), "bytes": size,
         "files": {file: sha256}, "rig": None, "weights": {}, "software": {}, "storage": "raw", "drops": {},
-        "other_drops": {}, "recovered": False, "continues": None,
+        "input_drops": {}, "other_drops": {}, "recovered": False, "continues": None,
     }  # fmt: skip
     line.update(
         {key: value for key, value in draft.items() if key not in ("recorded_ns", "messages", "bytes", "files")}

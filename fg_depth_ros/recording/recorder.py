@@ -27,7 +27,7 @@ __all__ = ["Message", "Recorder", "RecorderConfig", "Topic"]
 
 RECOVERY, INTERNAL, DESCRIPTION = "recovery", "internal", "description"
 LOST = keys.LOST_ON_THE_WAY.strip()
-"""Reason of other messages that never came."""
+"""Reason of messages that never came."""
 
 _LOG = logging.getLogger(__name__)
 _FORWARD = 10_000_000_000  # ns that the clock may outrun the steady one
@@ -84,7 +84,10 @@ class Recorder:
         self._offered = self._written = self._not_wanted = self._extras = 0
         self._drops: Counter[str] = Counter()
         self._extra_drops: Counter[str] = Counter()
-        self._all_drops = {"drops": self._drops, "other_drops": self._extra_drops}  # by their keys of the manifest
+        self._input_drops: Counter[str] = Counter()
+        self._all_drops = {  # by their keys of the manifest
+            "drops": self._drops, "input_drops": self._input_drops, "other_drops": self._extra_drops
+        }  # fmt: skip
         self._last_error = ""
         self._closing = False
         self._recovering: threading.Thread | None = None
@@ -132,11 +135,17 @@ class Recorder:
             else:
                 self._to_ring(group)
 
-    def count_lost(self, number: int) -> None:
-        """Count other messages that were never submitted as dropped; ``number``: how many they are so far."""
+    def count_lost(self, *, inputs: int, others: int) -> None:
+        """Count messages that were lost before they were submitted, by how many they are so far.
+
+        Args:
+            inputs: messages of the pairs; counted apart from these, as a pair lacks one of them or several.
+            others: other messages.
+        """
         with self._wake:
-            if number:
-                self._extra_drops[LOST] = number
+            for drops, number in ((self._input_drops, inputs), (self._extra_drops, others)):
+                if number:
+                    drops[LOST] = number
 
     def trigger(self, kind: str, detail: str = "") -> None:
         """Record the seconds before and after now. During an episode: continue until ``after`` s from now.
@@ -201,6 +210,12 @@ class Recorder:
         """Number of dropped pairs by reason."""
         with self._wake:
             return Counter(self._drops)
+
+    @property
+    def input_drops(self) -> Counter[str]:
+        """Number of messages that pairs are formed of and that never came, by reason."""
+        with self._wake:
+            return Counter(self._input_drops)
 
     @property
     def extra_drops(self) -> Counter[str]:

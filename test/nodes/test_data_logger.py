@@ -247,6 +247,26 @@ def test_other_messages_that_are_dropped_or_lost_are_a_warning_and_in_the_manife
     assert line["other_drops"]["queue full"] >= 1
 
 
+def test_lost_messages_of_the_cameras_are_a_warning_and_in_the_manifest(make: Make) -> None:
+    bench = make(record="continuous", input_depth=1, stall_timeout=3600.0)
+    bench.play_until_written(3)
+
+    def burst() -> None:
+        for _ in range(5):
+            bench.send(bench.pair)
+
+    inputs = bench.logger_node.inputs
+    wait_until(lambda: inputs.lost > 4, step=burst, period=0.05)
+    bench.play(lambda: "camera messages were dropped so far: lost on the way" in bench.told())
+    assert bench.level("recording") == 1
+    assert "raise queue_size (queue full) or input_depth (lost on the way)" in bench.told()
+    bench.wait(lambda: bench.logger_node.recorder.input_drops.total() == inputs.lost)
+    bench.end()
+    (line,) = bench.lines()
+    assert line["input_drops"] == {"lost on the way": inputs.lost}
+    assert line["drops"] == line["other_drops"] == {}
+
+
 def test_recording_that_was_stopped_goes_on_when_record_is_set_again(make: Make) -> None:
     bench = make(record="continuous")
     bench.play_until_written(2)

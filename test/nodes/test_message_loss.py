@@ -39,6 +39,21 @@ def test_every_publisher_counts_for_itself() -> None:
     assert loss.lost == 1
 
 
+def test_what_was_sent_while_a_topic_is_subscribed_to_again_is_not_lost() -> None:
+    loss = MessageLoss()
+    for number in (1, 3):
+        loss.on_received(info(number))
+    loss.begin_again()
+    assert loss.lost == 1
+    for number in (2, 4):  # the first one had been kept for late subscribers
+        loss.on_received(info(number))
+    assert loss.lost == 2
+    loss.begin_again()
+    for number in (9, 10):
+        loss.on_received(info(number))
+    assert loss.lost == 2
+
+
 def test_without_numbers_the_middleware_is_believed_and_with_them_not_counted_twice() -> None:
     silent, numbered = MessageLoss(), MessageLoss()
     for loss in (silent, numbered):

@@ -266,19 +266,21 @@ def test_a_full_queue_drops_whole_pairs_and_says_so(make, pairs, tmp_path):
     assert lines(recorder)[0]["other_drops"] == {"queue full": 1}
 
 
-def test_an_episode_tells_how_many_other_messages_were_lost_during_it(make, pairs, tmp_path):
+def test_an_episode_tells_how_many_messages_were_lost_during_it(make, pairs, tmp_path):
     recorder = make()
-    recorder.count_lost(3)  # before it
-    for lost in (4, 6):
+    recorder.count_lost(inputs=1, others=3)  # before it
+    for inputs, others in ((1, 4), (8, 6)):
         recorder.start()
         feed(recorder, pairs[:3])
         quiet(recorder)
-        recorder.count_lost(lost)
+        recorder.count_lost(inputs=inputs, others=others)
         recorder.stop()
         wait_until(lambda: not recorder.episode)
     recorder.close()
+    assert [line["input_drops"] for line in lines(recorder)] == [{}, {"lost on the way": 7}]
     assert [line["other_drops"] for line in lines(recorder)] == [{"lost on the way": 1}, {"lost on the way": 2}]
     assert recorder.extra_drops == {"lost on the way": 6}
+    assert recorder.input_drops == {"lost on the way": 8}
     assert recorder.drops == {}
 
 

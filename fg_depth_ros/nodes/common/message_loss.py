@@ -9,14 +9,14 @@ import rclpy.subscription
 
 
 class MessageLoss:
-    """Counts the lost messages of one subscription. For the executor's thread.
+    """Counts the lost messages of one topic's subscription. For the executor's thread.
 
     Gaps in the publishers' sequence numbers (DDS-RTPS 8.3.5.4); where rclpy gives none, or not whose they are (before
     Kilted), the middleware's own reports.
     """
 
     def __init__(self) -> None:
-        self._last: dict[bytes, int] = {}  # by publisher
+        self._last: dict[bytes, int | None] = {}  # by publisher
         self._gaps = self._reported = 0
 
     @property
@@ -40,6 +40,10 @@ class MessageLoss:
     def on_lost(self, event: Any) -> None:
         """Count an event ``message_lost`` of the subscription."""
         self._reported += event.total_count_change
+
+    def begin_again(self) -> None:
+        """Do not count what was sent up to the next received message: the topic was subscribed to again."""
+        self._last = dict.fromkeys(self._last)
 
     def counting(self, callback: Callable[[bytes], None]) -> Callable[..., None]:
         """Wrap a subscription's callback so that its messages are counted."""

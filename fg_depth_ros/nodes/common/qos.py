@@ -134,17 +134,19 @@ class CameraInfoSubscription:
         self._latched = False
         self._subscription = self._subscribe()
 
-    def follow(self) -> None:
-        """Subscribe again if the publishers have become latched ones, or no longer are."""
+    def follow(self) -> bool:
+        """Subscribe again if the publishers have become latched ones, or no longer are; return whether it was so."""
         offers = [info.qos_profile for info in self._node.get_publishers_info_by_topic(self._topic)]
         latched = all(
             offer.durability == DurabilityPolicy.TRANSIENT_LOCAL and offer.reliability == ReliabilityPolicy.RELIABLE
             for offer in offers
         )
-        if offers and latched != self._latched:
-            self.destroy()
-            self._latched = latched
-            self._subscription = self._subscribe()
+        if not offers or latched == self._latched:
+            return False
+        self.destroy()
+        self._latched = latched
+        self._subscription = self._subscribe()
+        return True
 
     def destroy(self) -> None:
         """Unsubscribe."""

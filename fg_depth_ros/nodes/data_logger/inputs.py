@@ -113,7 +113,7 @@ class LoggerInputs:
         self._opened = time.monotonic()
         self.ended = False
         """Whether no pair arrives since simulated time has ended."""
-        self._camera_infos: list[CameraInfoSubscription] = []
+        self._camera_infos: dict[str, CameraInfoSubscription] = {}
         problems = []
         for name in INPUTS:
             try:
@@ -128,6 +128,11 @@ class LoggerInputs:
         """Number of pairs so far."""
         return self._sync.matched
 
+    @property
+    def lost(self) -> int:
+        """Number of messages of the inputs that were lost on the way so far."""
+        return sum(loss.lost for loss in self._loss.values())
+
     def left_image(self, pair: StereoMessages) -> Any:
         """Deserialize the left image of a pair; of video, return the newest one.
 
@@ -141,8 +146,9 @@ class LoggerInputs:
 
     def check(self) -> None:
         """Report when no pair arrives, and follow the publishers; call it several times a second."""
-        for subscription in self._camera_infos:
-            subscription.follow()
+        for name, subscription in self._camera_infos.items():
+            if subscription.follow():
+                self._loss[name].begin_again()
         waited = time.monotonic() - max(self._opened, self._sync.last_match)
         self.ended = False
         if waited < self._parameters["stall_timeout"]:
@@ -177,8 +183,8 @@ class LoggerInputs:
         events.message_lost = self._loss[name].on_lost
         callback = self._loss[name].counting(functools.partial(self._on_message, name))
         if name.endswith("camera_info"):
-            self._camera_infos.append(
-                CameraInfoSubscription(self._node, self.topics[name], callback, qos, events=events, raw=True)
+            self._camera_infos[name] = CameraInfoSubscription(
+                self._node, self.topics[name], callback, qos, events=events, raw=True
             )
             return
         with naming_overrides(self.topics[name], "subscription"):

@@ -64,7 +64,7 @@ class DataLoggerNode(Node):
         # Replaced, never changed: the recorder's thread adds to them while other threads read.
         self._fault_subjects: tuple[str, ...] = (*INPUT_FAULTS, *MONITOR_FAULTS, *TOPIC_FAULTS)
         self._fault_subjects += ("configuration", "topic names", RECOVERY)
-        self._last_drop: tuple[int, float] | None = None  # how many of both were dropped by then, and since when
+        self._last_drop: tuple[int, float] | None = None  # how many drops there were by then, and since when
         self._responses: list[tuple[Callable[[], str | None], float, Future]] = []
         self._episode = ""
         self._queued = self._most_queued = 0  # pairs in the recorder's queue: sum over all pairs, and the largest
@@ -297,8 +297,12 @@ class DataLoggerNode(Node):
         self._check_drops()
 
     def _check_drops(self) -> None:
-        self.recorder.count_lost(self.topics.lost)
-        drops = {"pairs": self.recorder.drops + self.inputs.drops, "other messages": self.recorder.extra_drops}
+        self.recorder.count_lost(inputs=self.inputs.lost, others=self.topics.lost)
+        drops = {
+            "pairs": self.recorder.drops + self.inputs.drops,
+            "camera messages": self.recorder.input_drops,
+            "other messages": self.recorder.extra_drops,
+        }
         dropped = sum(counts.total() for counts in drops.values())
         if self._last_drop is None or dropped > self._last_drop[0]:
             self._last_drop = (dropped, time.monotonic())
