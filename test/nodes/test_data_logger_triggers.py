@@ -135,15 +135,39 @@ def test_motion_fires_when_the_picture_moves_and_not_when_it_stands(make: Make) 
     assert flow > 2.0
 
 
-def motion_of(images: list[np.ndarray]) -> tuple[TriggerMonitor, list[Any]]:
-    """The monitor after these grey images, a second apart, and what it fired. The first one only begins the period."""
-    moment, fired = iter(range(10**9, 10**11, 10**9)), []
+def motion_of(images: list[np.ndarray], seconds: list[float] | None = None) -> tuple[TriggerMonitor, list[Any]]:
+    """The monitor after these grey images, and what it fired. The first one only begins the period.
+
+    ``seconds``: times of the images; default: a second apart.
+    """
+    moment, fired = iter([round(1e9 * time) for time in seconds or range(1, 100)]), []
     parameters: Any = {"motion_flow": 2.0, "check_period": 0.0}
     monitor = TriggerMonitor(parameters, lambda: next(moment), lambda *what: fired.append(what), Faults(print))
     for grey in images:
         message = messages.fill_image(Image(), grey, "mono8" if grey.dtype == np.uint8 else "mono16")
         monitor.on_left_image(partial(copy, message))
     return monitor, fired
+
+
+def still_views(seed: int, count: int) -> list[np.ndarray]:
+    return [small_wall(seed=seed).left[..., 0]] * count
+
+
+@pytest.mark.parametrize("gap", [3600.0, -3600.0], ids=["a pause", "a recording that begins again"])
+def test_two_views_of_a_camera_that_stood_still_before_and_after_a_gap_are_no_motion(gap: float) -> None:
+    views = still_views(0, 5) + still_views(1, 5)
+    times = [1e4 + 0.25 * k + (gap if k >= 5 else 0.0) for k in range(10)]
+    monitor, fired = motion_of(views, times)
+    assert not fired
+    assert monitor.figures["motion"] == pytest.approx(0.0, abs=0.05)
+    assert motion_of(views)[1]  # without a gap it is motion
+
+
+def test_the_motion_of_a_slow_camera_is_measured() -> None:
+    texture = wall(width=960).left[::2, ::2, 0]
+    views = [np.ascontiguousarray(texture[:, 8 * step : 8 * step + 320]) for step in range(5)]
+    monitor, fired = motion_of(views, [100.0 + 5.0 * k for k in range(5)])
+    assert monitor.figures["motion"] > 3.0 and fired
 
 
 def test_the_motion_of_a_10_bit_camera_is_that_of_8_bits() -> None:

@@ -25,6 +25,8 @@ from fg_depth_ros.recording.triggers import PeriodicTimer, above, below
 
 DEPTH, MONO, LABELS = "depth/image_rect", "mono_depth/image_rect", "mask/labels"
 MONITOR_FAULTS = ("motion", DEPTH, MONO, LABELS, "disagreement")
+_SHORT_GAP = 1e9  # ns: two left images so close show one motion,
+_LONG_GAP = 3  # and so do those that are apart by fewer than so many of the usual times between them
 _KEPT = 20  # images of each kind that wait for the others of their moment
 _WEIGHTS = {
     kind: (prefix + keys.MODEL, prefix + keys.SHA256)
@@ -41,7 +43,8 @@ class TriggerMonitor:
     ) -> None:
         self._parameters, self._now, self._fire, self._faults = parameters, now, fire, faults
         self._times = {kind: PeriodicTimer() for kind in ("motion", "disagreement", "low_confidence")}
-        self._before: np.ndarray | None = None
+        self._before: np.ndarray | None = None  # the last left image
+        self._looked, self._gap = 0, 0  # when it came, and how long after the one before, ns
         self._white = LearnedWhite()
         self._alarm = False
         self._has_labels = False
@@ -69,11 +72,16 @@ class TriggerMonitor:
     def on_left_image(self, decode: Callable[[], Any]) -> None:
         """Measure motion where it is due. ``decode`` returns the image's message, or raises ValueError."""
         limit = self._parameters["motion_flow"]
-        if not limit or not self._times["motion"].due(self._now(), self._parameters["check_period"]):
+        now, period = self._now(), self._parameters["check_period"]
+        if not limit or not self._times["motion"].due(now, period):
             if not limit:
                 self._before = None
             return
         before, self._before = self._before, None
+        usual, gap = max(period * 1e9, self._gap), now - self._looked
+        self._looked, self._gap = now, gap
+        if not 0 < gap <= max(_SHORT_GAP, _LONG_GAP * usual):
+            before = None  # the camera paused, or a recording begins again
         white = self._white.level
         try:
             (pixels,) = self._white.to_uint8(image_to_array(decode(), "left image", mono16_white=None))
