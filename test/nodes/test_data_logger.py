@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,22 @@ def test_a_triggered_episode_begins_with_its_latched_topics(make: Make) -> None:
         assert messages[0].data == serialize_message(String(data="long ago"))
         assert messages[0].recorded == line["recorded_ns"][0] == messages[1].recorded
         assert [message.topic for message in messages].count("/latched") == 1
+
+
+def test_a_topic_that_becomes_latched_is_latched_in_the_recording(make: Make) -> None:
+    bench = make(topics=["/words"], before=0.1)
+    volatile = bench.node.create_publisher(String, "/words", 10)
+    bench.wait(volatile.get_subscription_count)
+    bench.executor.create_task(bench.node.destroy_publisher, volatile)
+    bench.wait(lambda: bench.node.count_publishers("/words") == 0)
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    bench.node.create_publisher(String, "/words", latched).publish(String(data="at the start of its driver"))
+    bench.wait(lambda: bench.log_has("/words: subscribed again: it is latched now"))
+    bench.wait(lambda: bench.logger_node.topics.latched())
+    bench.play_pairs(10)  # longer than what is kept from before
+    assert bench.call("snapshot").success
+    (line,) = bench.episodes(1)
+    assert bench.messages(line, "/words") == [serialize_message(String(data="at the start of its driver"))]
 
 
 def test_a_topic_whose_type_is_not_installed_is_named(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -443,7 +460,7 @@ def test_a_publisher_that_comes_back_with_another_offer_is_recorded_again(
 ) -> None:
     bench = make(topics=["/words"], record="continuous")
     received = bench.logger_node.topics.received
-    for count, (kind, reliability, latched) in enumerate((before, after), start=1):
+    for kind, reliability, latched in (before, after):
         context = Context()  # a participant of its own: within one, all of a topic have one type
         rclpy.init(context=context, domain_id=ros_domain)
         durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
@@ -451,9 +468,9 @@ def test_a_publisher_that_comes_back_with_another_offer_is_recorded_again(
         node = rclpy.create_node("publisher", context=context)
         publisher = node.create_publisher(kind, "/words", qos)
         try:
-            bench.play(publisher.get_subscription_count)
-            publisher.publish(kind())
-            bench.play(lambda count=count: received["/words"] == count)
+            received.clear()
+            # One that is sent before both sides know each other never comes.
+            wait_until(lambda: received["/words"], step=partial(publisher.publish, kind()), period=0.1)
         finally:
             node.destroy_node()
             rclpy.shutdown(context=context)

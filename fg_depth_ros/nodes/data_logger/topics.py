@@ -107,7 +107,8 @@ class GraphTopics:
     def update(self) -> None:
         """Subscribe to topics that have appeared, unsubscribe from those no longer wanted; call it repeatedly.
 
-        A topic whose publishers now are of another type, or offer less than was asked for, is subscribed to again.
+        A topic whose publishers now are of another type, offer less than was asked for, or have become latched, is
+        subscribed to again.
         """
         self._uses = self._wanted()
         for name in list(self._subscribed):
@@ -163,7 +164,7 @@ class GraphTopics:
         self._node.destroy_subscription(found.subscription)
 
     def _change(self, name: str) -> str | None:
-        """Return why nothing comes to the subscription from some of the publishers there are now; None: it does."""
+        """Return why the subscription does not suit the publishers there are now; None: it does."""
         found, publishers = self._subscribed[name], self._node.get_publishers_info_by_topic(name)
         types = {info.topic_type for info in publishers}
         if not publishers or (found.topic.msgtype in types and len(types) > 1):  # until the earlier ones are gone
@@ -175,6 +176,8 @@ class GraphTopics:
             return "a publisher is best-effort now"
         if found.offer.latched and not offer.latched:
             return "a publisher is no longer latched"
+        if offer.latched and not found.offer.latched:
+            return "it is latched now"
         return None
 
     def _try(self, name: str) -> None:
