@@ -228,7 +228,7 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
         print(estimate.depth[240, 320], "m")
     """
 
-    _budget: TimeBudget | None = None
+    _budget: TimeBudget | None = None  # of the last pair
 
     def __init__(self, config: StereoConfig | None = None) -> None:
         """Load the model. Raises ModelError: weights or device that cannot be used."""
@@ -241,8 +241,7 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
             kind = NetworkMatcher if card.name in STEREO_MODELS else FlowMatcher
             matcher = kind(network, card.name, card.sha256, c.engine, c.precision)
         super().__init__(c, matcher)
-        if c.inference_scale == AUTO and c.time_budget > 0:
-            self._budget = TimeBudget(c.time_budget)
+        self._budgets: dict[tuple[int, int], TimeBudget] = {}  # by width and height of the images
 
     def warm_up(self, width: int, height: int, doffs: float = 0.0) -> None:
         """See ``Estimator``."""
@@ -254,8 +253,15 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
 
     def scale(self, rig: StereoRig) -> float:
         """See ``Estimator``."""
-        reaching = self.config.scale(rig, self._method.disparities)
-        return reaching if self._budget is None else min(reaching, self._budget.factor)
+        reaching, budget = self.config.scale(rig, self._method.disparities), self._budget_for(rig)
+        return reaching if budget is None else min(reaching, budget.factor)
+
+    def _budget_for(self, rig: StereoRig) -> TimeBudget | None:
+        """Return the budget of images of this size; None where there is none."""
+        seconds = self.config.time_budget
+        if self.config.inference_scale != AUTO or seconds == 0:
+            return None
+        return self._budgets.setdefault((rig.width, rig.height), TimeBudget(seconds))
 
     @property
     def scale_reason(self) -> str:
@@ -298,6 +304,7 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
         """
         _check_pair(left, right, rig)
         began = time.perf_counter()
+        self._budget = self._budget_for(rig)
         scale, searched = self.scale(rig), self.search_range(rig)  # before the budget may choose another scale
         found = self.match(left, right, rig.doffs, scale)
         right_disparity = None

@@ -13,7 +13,7 @@ _RESERVE = 0.95  # of the budget is aimed at
 
 
 class TimeBudget:
-    """Lowers the factor on the size of pairs until they are matched within ``seconds``.
+    """Lowers the factor on the size of pairs, all of one size, until they are matched within ``seconds``.
 
     It is never raised again, so that depth does not change from pair to pair with the load of the machine.
     """

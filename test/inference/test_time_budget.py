@@ -31,10 +31,10 @@ class Clocked(StereoDepthEstimator):
         monkeypatch.setattr(self._method, "match", timed)
         monkeypatch.setattr("fg_depth_ros.inference.stereo.time.perf_counter", lambda: self.now)
 
-    def pairs(self, count: int) -> list[float]:
+    def pairs(self, count: int, rig: StereoRig = RIG) -> list[float]:
         """Match pairs; returns the time of each, s."""
-        image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH), np.uint8)
-        return [self.estimate(image, image, RIG).seconds for _ in range(count)]
+        image = np.random.default_rng(0).integers(0, 256, (rig.height, rig.width), np.uint8)
+        return [self.estimate(image, image, rig).seconds for _ in range(count)]
 
 
 @pytest.mark.parametrize("budget", [0.05, 0.02])
@@ -78,6 +78,19 @@ def test_a_slow_pair_now_and_then_changes_nothing_and_the_scale_is_never_raised(
         factors.append(budget.factor)
     assert set(factors[:80]) == {1.0}
     assert factors[-1] < 0.5 and all(after <= before for before, after in pairwise(factors))
+
+
+def test_images_of_another_size_have_a_scale_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = RIG.scaled(WIDTH // 2, HEIGHT // 2)
+    estimator = Clocked(dataclasses.replace(CONFIG, time_budget=0.004), monkeypatch)
+    estimator.pairs(40)
+    assert (smallest := estimator.scale(RIG)) == 0.25 and estimator.over_budget is not None
+    assert estimator.scale(half) == 1.0  # they are a quarter as many pixels
+    estimator.pairs(1, half)
+    assert estimator.over_budget is None and estimator.scale_reason == "min_depth is 0.5 m"
+    estimator.pairs(40, half)
+    assert smallest < estimator.scale(half) < 1 and estimator.over_budget is None
+    assert estimator.scale(RIG) == smallest  # known again where the camera is set back
 
 
 @pytest.mark.parametrize("options", [{}, {"time_budget": 0.001, "inference_scale": 1.0}])

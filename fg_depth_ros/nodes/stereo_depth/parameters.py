@@ -46,7 +46,8 @@ STEREO_DEPTH = ParameterTable(
                   choices=("auto",), minimum=0.1, maximum=4.0),
         Parameter("time_budget", 0.0,
                   "With `inference_scale: auto`: longest time to match a pair. Where 20 pairs take longer (median), "
-                  "the factor is lowered, and stays so until a parameter of the model is set again. 0: no limit.",
+                  "the factor for images of their size is lowered, and stays so until a parameter of the model is set "
+                  "again. 0: no limit.",
                   unit="s", minimum=0.0, maximum=60.0),
         Parameter("min_disparity", "auto",
                   "Where the search begins, in image disparity. `auto`: at infinity, cx_left - cx_right, rounded down.",
