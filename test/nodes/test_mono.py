@@ -262,6 +262,17 @@ def test_only_when_it_is_wanted(make: Callable[..., Bench], six_metres: str) -> 
     b.send_until(LEFT, lambda: b.log_has("no message on /right/image_rect"))
 
 
+def test_for_the_camera_info_of_depth_alone_no_mono_depth_is_estimated(
+    make: Callable[..., Bench], six_metres: str
+) -> None:
+    b = make(mono_weights=six_metres, mono_timeout=0.2, stall_timeout=0.5)
+    b.listen("depth/camera_info")
+    b.send_until(LEFT, lambda: b.seen["depth/camera_info"] and b.has(FaultCode.NO_PAIRS))
+    assert b.values("model")["mono swap"] == "not loaded"
+    b.listen(DEPTH)
+    b.send_until(LEFT, lambda: b.seen[DEPTH] and b.has(FaultCode.RIGHT_CAMERA_SILENT))
+
+
 def test_a_bad_left_image_alone_is_named(make: Callable[..., Bench], six_metres: str) -> None:
     half: Scene = SCENE.half()
     b = make(mono_weights=six_metres, mono_timeout=0.3)

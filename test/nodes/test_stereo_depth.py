@@ -135,6 +135,26 @@ def test_only_what_somebody_listens_to_is_made(make: Callable[..., Bench]) -> No
     assert not b.answered(unheard)
 
 
+def test_for_the_camera_info_of_depth_alone_nothing_is_matched(make: Callable[..., Bench]) -> None:
+    matched: list[int] = []
+
+    class Counting(StereoDepthEstimator):
+        def estimate(self, *args: Any) -> Any:
+            matched.append(1)
+            return super().estimate(*args)
+
+    b = make(build=Counting)
+    b.listen("depth/camera_info")
+    b.send_until(PAIR, lambda: len(b.seen["depth/camera_info"]) >= 3)
+    info = b.seen["depth/camera_info"][-1]
+    assert info.header.frame_id == "left_eye" and messages.stamp_ns(info.header) > 0
+    assert list(info.p) == list(camera_info(SCENE.rig, False).p)
+    b.wait(lambda: b.accounted() and int(b.values()["pairs published"]) >= 3)
+    assert matched == []
+    b.listen("depth/image_rect")
+    assert share_near(b.fresh_depth(PAIR), SCENE.depth) > 0.97
+
+
 def test_a_network_gives_its_uncertainty_and_its_hash(make: Callable[..., Bench], tmp_path: Path) -> None:
     torch.manual_seed(0)
     weights = tmp_path / "fresh.safetensors"

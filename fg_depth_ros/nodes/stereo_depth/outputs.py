@@ -38,6 +38,8 @@ from fg_depth_ros.nodes.common.synchronizing import StereoMessages
 from fg_depth_ros.nodes.stereo_depth.parameters import CLOUD_EVERYWHERE
 
 MONO_TOPIC = "mono_depth/image_rect"
+CAMERA_INFO_TOPIC = "depth/camera_info"
+"""The one output of a pair for which nothing is estimated."""
 TEMPORAL_TOPICS: dict[str, type] = {"temporal_flow/image": Image, "temporal_flow/image_color": Image}
 
 COMPRESSED_TOPICS = {
@@ -52,7 +54,7 @@ _LOSSLESS = {"mask/image", "mask/labels"}  # JPEG would invent labels
 
 # Outputs that change when holes are filled, and those without a right image.
 FILLED_TOPICS = frozenset({"depth/image_rect", "mask/image", "mask/labels", "points2"})
-LEFT_TOPICS = FILLED_TOPICS | {"depth/camera_info", MONO_TOPIC}
+LEFT_TOPICS = FILLED_TOPICS | {CAMERA_INFO_TOPIC, MONO_TOPIC}
 
 # Block matching gives sixteenths of a pixel, a network what float32 resolves at large disparities.
 _BLOCK_STEP = 1.0 / 16.0
@@ -124,6 +126,11 @@ class StereoOutputs:
             if name in topics and (message := output.build(self, pair)) is not None:
                 self._send(name, message)
 
+    def publish_camera_info(self, topics: Collection[str], messages: StereoMessages) -> None:
+        """Publish the camera_info of depth, without an estimate, if its topic is in ``topics``."""
+        if CAMERA_INFO_TOPIC in topics:
+            self._send(CAMERA_INFO_TOPIC, depth_camera_info(messages))
+
     def publish_mono(self, topics: Collection[str], depth: np.ndarray, messages: StereoMessages) -> None:
         """Publish mono depth (H x W float32 m, masked here by the range) if its topic is in ``topics``."""
         if MONO_TOPIC not in topics:
@@ -180,14 +187,6 @@ class StereoOutputs:
 
     def _depth(self, pair: _Pair) -> Image:
         return fill_depth(Image(), pair.estimate.depth, self._parameters["depth_encoding"], pair.header)
-
-    def _depth_camera_info(self, pair: _Pair) -> CameraInfo:
-        # The depth image has the left image's size, so the left camera_info fits it; but for the header.
-        info = pair.messages.left_info
-        fields = {name: getattr(info, name) for name in info.get_fields_and_field_types() if name != "header"}
-        # Depth and points are in the left camera's own frame, wherever its P has its origin (P[3], P[7], P[11]).
-        fields["p"] = np.asarray(info.p) * _OWN_FRAME
-        return CameraInfo(header=pair.header, **fields)
 
     def _disparity(self, pair: _Pair) -> DisparityImage:
         estimate = pair.estimate
@@ -288,7 +287,7 @@ class Output(NamedTuple):
 # In the order of publication: the outputs that are used most come first.
 TOPICS = {
     "depth/image_rect": Output(Image, StereoOutputs._depth),
-    "depth/camera_info": Output(CameraInfo, StereoOutputs._depth_camera_info),
+    CAMERA_INFO_TOPIC: Output(CameraInfo, lambda outputs, pair: depth_camera_info(pair.messages)),
     "disparity": Output(DisparityImage, StereoOutputs._disparity),
     "disparity/image_color": Output(Image, StereoOutputs._disparity_colour),
     "depth/sigma": Output(Image, StereoOutputs._sigma),
@@ -304,6 +303,15 @@ def output_header(messages: StereoMessages) -> Header:
     """Return a header with the pair's stamp and the left camera's frame."""
     frame = messages.left.header.frame_id or messages.left_info.header.frame_id
     return Header(stamp=messages.left.header.stamp, frame_id=frame)
+
+
+def depth_camera_info(messages: StereoMessages) -> CameraInfo:
+    """Return the camera_info of depth: that of the left image, whose size depth has, in that camera's own frame."""
+    info = messages.left_info
+    fields = {name: getattr(info, name) for name in info.get_fields_and_field_types() if name != "header"}
+    # Depth and points are in the left camera's own frame, wherever its P has its origin (P[3], P[7], P[11]).
+    fields["p"] = np.asarray(info.p) * _OWN_FRAME
+    return CameraInfo(header=output_header(messages), **fields)
 
 
 def disparity_message(

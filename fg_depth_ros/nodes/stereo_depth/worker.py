@@ -31,6 +31,7 @@ from fg_depth_ros.nodes.stereo_depth.decoding import PairDecoder, StereoImages
 from fg_depth_ros.nodes.stereo_depth.models import ModelHost, NodeModels
 from fg_depth_ros.nodes.stereo_depth.mono import MonoDepth
 from fg_depth_ros.nodes.stereo_depth.outputs import (
+    CAMERA_INFO_TOPIC,
     FILLED_TOPICS,
     LEFT_TOPICS,
     MONO_TOPIC,
@@ -44,7 +45,7 @@ T = TypeVar("T")
 
 _STOP_SECONDS = 30.0
 _PAIRS_WITHOUT_DEPTH = 5  # in a row, before that is a fault
-_MASKED_TOPICS = TOPICS.keys() - {"depth/camera_info", "flow/image", "flow/image_color"}
+_MASKED_TOPICS = TOPICS.keys() - {CAMERA_INFO_TOPIC, "flow/image", "flow/image_color"}
 _LONGEST_GAP = 1_000_000_000  # ns between two frames that still show one motion
 _FRAMES_APART = 3  # in a row, before that is a fault
 
@@ -141,7 +142,7 @@ class StereoWorker:
         images = self._decode(messages)
         messages = replace(messages, left_info=images.left_info)
         estimate = None
-        if topics & TOPICS.keys():
+        if topics & TOPICS.keys() - {CAMERA_INFO_TOPIC}:
             estimate = self._estimate_stereo(images, messages.stamp)
             if estimate is None:
                 return DropReason.OUT_OF_MEMORY
@@ -245,6 +246,8 @@ class StereoWorker:
         fill = estimate is not None and self._parameters["fill_from_mono"] and bool(topics & FILLED_TOPICS)
         if estimate is not None:  # unfilled outputs do not wait for the mono network
             self._outputs.publish(topics - FILLED_TOPICS if fill else topics, estimate, images.left, messages)
+        else:
+            self._outputs.publish_camera_info(topics, messages)
         need = f"{MONO_TOPIC} has a subscriber" if MONO_TOPIC in topics else None
         mono = self._estimate_mono(images, "fill_from_mono is set" if fill else need)
         if estimate is not None and mono is not None and not fill and self._parameters["mono_timeout"] > 0:
@@ -256,7 +259,7 @@ class StereoWorker:
             self._faults.forget("scale")
         if mono is not None:
             self._outputs.publish_mono(topics, mono.depth, messages)
-        if estimate is None and mono is None and not topics & TEMPORAL_TOPICS.keys():
+        if estimate is None and mono is None and not topics & (TEMPORAL_TOPICS.keys() | {CAMERA_INFO_TOPIC}):
             return None
         return sum(found.seconds for found in (estimate, mono) if found is not None)
 
@@ -317,7 +320,8 @@ class StereoWorker:
 
     def _publish_mono_only(self, topics: set[str], images: StereoImages, messages: StereoMessages) -> float | None:
         """Publish what follows from the left image alone; returns the seconds in the model, None without mono depth."""
-        if not topics:
+        if not topics - {CAMERA_INFO_TOPIC}:
+            self._outputs.publish_camera_info(topics, messages)
             self._faults.forget("right camera")
             return 0.0
         mono, stereo = self._estimate_mono(images, "the right camera is silent"), self._models.stereo.estimator
