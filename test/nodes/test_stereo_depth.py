@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -535,6 +537,26 @@ def test_approximate_stamps(make: Callable[..., Bench]) -> None:
 
     wait_until(lambda: int(b.values().get("left/image_rect without partner", 0)) > 2, period=0.1, step=send_apart)
     assert not any(b.answered(stamp) for stamp in apart)
+
+
+def test_images_that_are_lost_while_others_form_pairs_are_named(make: Callable[..., Bench]) -> None:
+    b = make(flow_model="off", mono_model="off")
+    b.listen("depth/image_rect")
+    b.send_until(PAIR, lambda: b.seen["depth/image_rect"])
+    rest = {name: message for name, message in PAIR.items() if name != "right/image_rect"}
+    turns = itertools.count(1)
+    wait_until(
+        lambda: b.has(FaultCode.IMAGES_LOST),
+        step=lambda: b.send(rest if next(turns) % 15 else PAIR),
+        period=0.05,
+        describe=b.status,
+    )
+    assert b.level() == 1
+    text = b.status().message
+    assert re.search(r"^only \d+ images of \d+ camera_infos came on /right/image_rect: ", text)
+    assert "check that the driver publishes them, and the network between" in text
+    b.send_until(PAIR, lambda: b.level() == 0)
+    assert b.log_has("recovered after")
 
 
 INFOS = {name: message for name, message in PAIR.items() if name.endswith("camera_info")}

@@ -47,6 +47,18 @@ class RateMeter:
         span = max(span, self._clock() - self._times[0] - span / gaps)
         return gaps / span if span > 0 else 0.0
 
+    @property
+    def count(self) -> int:
+        """Number of events in the window."""
+        self._trim()
+        return len(self._times)
+
+    @property
+    def seconds(self) -> float:
+        """Time since the first event in the window, s; 0 without one."""
+        self._trim()
+        return self._clock() - self._times[0] if self._times else 0.0
+
     def _trim(self) -> None:
         end = self._clock() - self._window
         while self._times and self._times[0] < end:

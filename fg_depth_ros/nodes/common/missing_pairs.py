@@ -21,9 +21,9 @@ class LostImages:
     largest: int
     """Bytes of the largest one that came."""
     images: int
-    """Number of images since the last pair."""
+    """Number of images since the last pair, or lately."""
     camera_infos: int
-    """Number of camera_infos since the last pair."""
+    """Number of camera_infos in that time."""
 
     def why(self, topic: str) -> str:
         """Explain why they get lost and small messages of the same camera do not."""
@@ -91,11 +91,7 @@ def explain_no_pair(
         }
         return "; ".join(f"no message on {topic(name)} ({reason})" for name, reason in reasons.items())
     if lost := {name: found for name, found in lost.items() if publishers(name)}:
-        return "; ".join(
-            f"only {found.images} images of {found.camera_infos} camera_infos came on {topic(name)}: "
-            f"{found.why(topic(name))}"
-            for name, found in lost.items()
-        )
+        return explain_lost(lost, topic)
     gap, period = inputs.smallest_gap, inputs.period
     if inputs.slop is None:
         mode, remedy = "their stamps must be equal", f"set approximate_sync to true and sync_slop above {gap:.6f}"
@@ -111,6 +107,15 @@ def explain_no_pair(
         f"messages come on every input but none belong together: {mode}, and the nearest are "
         f"{gap:.6f} s apart (newest stamps: {stamps}); trigger both cameras together and copy the "
         f"image's stamp to its camera_info, or {remedy}"
+    )
+
+
+def explain_lost(lost: Mapping[str, LostImages], topic: Callable[[str], str]) -> str:
+    """Explain why few images arrive; arguments as for ``explain_no_pair``."""
+    return "; ".join(
+        f"only {found.images} images of {found.camera_infos} camera_infos came on {topic(name)}: "
+        f"{found.why(topic(name))}"
+        for name, found in lost.items()
     )
 
 

@@ -249,6 +249,10 @@ class PairSynchronizer:
         """Return how often a camera_info was taken for an image that came without one."""
         return self._inputs[name].repeated
 
+    def largest(self, name: str) -> int:
+        """Return the bytes of the largest message of an input."""
+        return self._inputs[name].largest
+
     @property
     def unstamped(self) -> list[str]:
         """Inputs whose messages are left out since they have no stamp."""

@@ -14,7 +14,13 @@ from fg_depth_ros.compat.message_filters import SimpleFilter
 from fg_depth_ros.data.io import diagnostic_keys as keys
 from fg_depth_ros.nodes.common.codes import DropReason, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, PairStatistics, RateMeter
-from fg_depth_ros.nodes.common.missing_pairs import LostImages, explain_no_pair, images_beside, why_silent
+from fg_depth_ros.nodes.common.missing_pairs import (
+    LostImages,
+    explain_lost,
+    explain_no_pair,
+    images_beside,
+    why_silent,
+)
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
 from fg_depth_ros.nodes.common.qos import (
     CameraInfoSubscription,
@@ -33,11 +39,14 @@ from fg_depth_ros.nodes.common.topics import INPUTS
 from fg_depth_ros.nodes.common.video import PacketSubscriber, VideoStream
 
 PAIR_FAULTS = (
-    "input", "matching", "images", "right camera", "pairs", "calibration", "rectification", "rows", "range", "depth",
-    "scale", "flow", "cloud",
+    "input", "matching", "images", "right camera", "pairs", "lost images", "calibration", "rectification", "rows",
+    "range", "depth", "scale", "flow", "cloud",
 )  # fmt: skip
 """Subjects of faults of the pairs, in the order of a status; forgotten when the inputs are closed."""
 _RETRY_SECONDS = 1.0  # after an input could not be subscribed
+# Images are compared in number with camera_infos that come for so long, and are so many: the images of a driver that
+# starts may come later.
+_LOSS_SECONDS, _LOSS_INFOS = 4.0, 10
 
 
 class StereoInputs:
@@ -132,7 +141,9 @@ class StereoInputs:
         if waited < timeout:
             self.ended = False
             self._faults.clear("pairs")
+            self._check_lost_images()
             return
+        self._faults.forget("lost images")  # reported as the cause, or not known
         self.ended = clock_has_ended(self._node)
         if self.ended:
             self._faults.forget("pairs")
@@ -148,6 +159,28 @@ class StereoInputs:
             why = explain_no_pair(self._sync.unpaired, self._publishers, self._topics.__getitem__, self._others)
             code = self._sync.stall_code
         self._faults.report("pairs", WARN, f"no stereo pair for {waited:.0f} s: {why}", code)
+
+    def _check_lost_images(self) -> None:
+        """Report images of which most are lost while others form pairs."""
+        if self._faults["right camera"] is not None:  # reported already, with its consequence
+            self._faults.forget("lost images")
+            return
+        lost = {name: found for name in INPUTS[:2] if (found := self._lost_lately(name)) is not None}
+        text = explain_lost(lost, self._topics.__getitem__) if lost else None
+        self._faults.update("lost images", WARN, text, FaultCode.IMAGES_LOST)
+
+    def _lost_lately(self, name: str) -> LostImages | None:
+        """Return what is known of the images of an input, where less than half as many come as camera_infos."""
+        assert self._sync is not None
+        info_name = name.replace("image_rect", "camera_info")
+        images, infos = self._rates[name].count, self._rates[info_name]
+        enough = infos.count >= _LOSS_INFOS and infos.seconds >= _LOSS_SECONDS
+        few = 0 < 2 * images < infos.count  # without any, no pair forms
+        if not enough or not few or self._video_problem(name) is not None:
+            return None
+        info = self._sync.infos.get(info_name)
+        size = int(getattr(info, "width", 0)), int(getattr(info, "height", 0))
+        return LostImages(*size, self._sync.largest(name), images, infos.count)
 
     def values(self) -> dict[str, str]:
         """Return the key-value pairs of a DiagnosticStatus: rate and losses by input."""
