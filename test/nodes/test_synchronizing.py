@@ -11,6 +11,7 @@ from std_msgs.msg import Header
 
 from fg_depth_ros.compat import message_filters as drop_in
 from fg_depth_ros.compat.message_filters import SimpleFilter
+from fg_depth_ros.nodes.common import synchronizing
 from fg_depth_ros.nodes.common.codes import FaultCode
 from fg_depth_ros.nodes.common.missing_pairs import explain_no_pair, why_silent
 from fg_depth_ros.nodes.common.synchronizing import PairSynchronizer, StereoMessages
@@ -353,27 +354,55 @@ def test_an_exception_over_a_left_image_is_reported_and_stops_nothing(filters: A
     assert [str(error) for error in errors] == ["left", "left"]  # of 1.0, and of 2.0 before it was a pair
 
 
-def test_the_right_camera_is_gone_when_left_images_go_on_without_it(filters: Any) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The seconds that the synchroniser reads, as `clock.now`."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(synchronizing, "time", SimpleNamespace(monotonic=lambda: clock.now, time_ns=lambda: 1))
+    return clock
+
+
+def test_the_right_camera_is_gone_when_left_images_go_on_without_it(filters: Any, clock: SimpleNamespace) -> None:
     rig, _ = left_rig(filters)
-    assert rig.sync.silent_right(0.0) is None  # nothing goes on
+    clock.now += 10.0
+    assert rig.sync.silent_right(2.0) is None  # nothing goes on
     rig.send(1.0, 1.0, 1.0, 1.0)
+    clock.now += 10.0
     rig.send(2.0, None, 2.0, None)
-    assert rig.sync.silent_right(0.0) is None  # a slow camera's next pair begins like this
-    rig.send(3.0, None, 3.0, 3.0)
-    assert rig.sync.silent_right(0.0) == "right/image_rect"
+    assert rig.sync.silent_right(2.0) is None  # a slow camera's next pair begins like this
+    for at, gone in ((3.0, None), (4.0, "right/image_rect")):
+        clock.now += 1.0
+        rig.send(at, None, at, at)
+        assert rig.sync.silent_right(2.0) == gone
     assert rig.sync.silent_right(10.0) is None  # it may still come
-    rig.send(4.0, 4.0, 4.0, 4.0)
-    assert rig.sync.silent_right(0.0) is None
+    rig.send(4.5, 4.5, 4.5, 4.5)
+    assert rig.sync.silent_right(2.0) is None
     for at in (5.0, 6.0, 7.0):
         rig.send(at, at, at, None)
     assert rig.stamps[-3:] == [5.0, 6.0, 7.0]  # by the camera_info that came before
 
 
-def test_the_right_camera_is_gone_when_its_calibration_never_came(filters: Any) -> None:
+@pytest.mark.parametrize("last", [1.0, None])
+def test_a_right_camera_that_starts_after_the_left_one_is_not_gone(
+    filters: Any, clock: SimpleNamespace, last: float | None
+) -> None:
+    rig, _ = left_rig(filters)
+    rig.send(1.0, last, 1.0, last)  # the last right image before a pause may get lost
+    clock.now += 6.0  # both drivers start again
+    for i in range(8):
+        clock.now += 0.1
+        rig.send(7.0 + 0.1 * i, None, 7.0 + 0.1 * i, None)
+        assert rig.sync.silent_right(2.0) is None
+    rig.send(8.0, 8.0, 8.0, 8.0)
+    assert rig.stamps[-1] == 8.0
+
+
+def test_the_right_camera_is_gone_when_its_calibration_never_came(filters: Any, clock: SimpleNamespace) -> None:
     rig, _ = left_rig(filters)
     for at in (1.0, 2.0, 3.0):
+        clock.now += 1.0
         rig.send(at, at, at, None)
-    assert rig.sync.silent_right(0.0) == "right/camera_info"
+    assert rig.sync.silent_right(2.0) == "right/camera_info"
 
 
 # ---- camera_info that comes rarely, and messages without a stamp ----------------------------------------------------

@@ -39,6 +39,7 @@ _GAPS = 16  # between images, for their period
 _FEWEST_GAPS = 4
 _INFOS_WITHOUT_IMAGE = 4  # since the last pair; then images got lost
 _IMAGES_WITHOUT_INFO = 3  # in a row; then the camera_info before is taken for them
+_PAUSE_SECONDS = 1.0  # between messages that go on; more of a pause does not count
 
 
 def image_transport(description: str) -> Parameter:
@@ -122,6 +123,7 @@ class _Input(SimpleFilter):
         self.last_stamp: int | None = None
         self._gaps: deque[int] = deque(maxlen=_GAPS)
         self.last_arrival = time.monotonic()  # of a message; before the first one, when the waiting began
+        self.unmatched_seconds = 0.0  # for which messages have come since the last pair, pauses left out
 
     @property
     def period(self) -> float | None:
@@ -131,7 +133,11 @@ class _Input(SimpleFilter):
     def count_arrival(self, message: Any) -> None:
         """Count a message of the subscription."""
         self.received += 1
-        self.last_arrival = time.monotonic()
+        before, self.last_arrival = self.last_arrival, time.monotonic()
+        if self.since_match == 0:
+            self.unmatched_seconds = 0.0
+        else:
+            self.unmatched_seconds += min(self.last_arrival - before, _PAUSE_SECONDS)
         self.largest = max(self.largest, len(getattr(message, "data", ())))
 
     def count_stamp(self, stamp: int) -> None:
@@ -222,15 +228,14 @@ class PairSynchronizer:
         return time.monotonic() - self._inputs[name].last_arrival
 
     def silent_right(self, timeout: float) -> str | None:
-        """Return the right camera's input that has been silent for ``timeout`` seconds while left images arrive.
+        """Return the right camera's input that has been silent for ``timeout`` seconds while left images arrived.
 
-        None if there is none: a single left image may be that of the next pair of a slow camera.
+        None if there is none. Time in which the left camera was silent, too, does not count.
         """
-        if self._inputs[_LEFT_IMAGE].since_match < 2:
-            return None
         inputs = [_RIGHT_IMAGE, *([_RIGHT_INFO] if self._inputs[_RIGHT_INFO].last is None else [])]
         longest = max(inputs, key=self.silent)
-        return longest if self.silent(longest) >= timeout else None
+        seconds = min(self.silent(longest), self._inputs[_LEFT_IMAGE].unmatched_seconds)
+        return longest if seconds >= timeout else None
 
     def waiting(self, name: str) -> int:
         """Return the number of messages of an input that still wait for their partners."""
