@@ -907,6 +907,21 @@ def test_what_the_time_budget_does_is_said(make: Callable[..., Bench]) -> None:
     b.send_until(PAIR, lambda: b.level("model") == 0 and b.values("model")["inference_scale"] != "0.25")
 
 
+@pytest.mark.parametrize("end", ["set", "cleanup"])
+def test_the_time_budget_is_no_fault_any_more_when_it_ends_without_a_pair(make: Callable[..., Bench], end: str) -> None:
+    b = make(inference_scale="auto", min_depth=0.5, time_budget=1e-6)
+    b.listen("depth/image_rect")
+    b.send_until(PAIR, lambda: b.values("model").get("reason") == FaultCode.OVER_TIME_BUDGET)
+    b.unlisten("depth/image_rect")
+    b.wait(lambda: b.values().get("reason") == "idle")
+    if end == "set":
+        b.set(time_budget=0.0)
+    else:
+        for name in ("deactivate", "cleanup"):
+            transition(b, name)
+    b.wait(lambda: b.level("model") == 0)
+
+
 # ---- lifecycle ------------------------------------------------------------------------------------------------
 
 

@@ -392,6 +392,10 @@ class NodeModels:
         found = [host.estimator.engine_failure for host in self.hosts if host.estimator is not None]
         return "; ".join(dict.fromkeys(text for text in found if text is not None)) or None
 
+    def over_budget(self) -> str | None:
+        """Return why pairs take longer than ``time_budget``; None where they do not."""
+        return None if self.stereo.estimator is None else self.stereo.estimator.over_budget
+
     def values(self) -> dict[str, str]:
         """Return the key-value pairs of a DiagnosticStatus."""
         values: dict[str, str] = {"version": __version__}

@@ -200,6 +200,7 @@ class StereoDepthNode(LifecycleNode):
         if not self._models.has_failed_swap:
             self.faults.forget("model", older_than=_SWAP_FAULT_SECONDS)
         self.faults.update("engine", WARN, self._models.engine_failure(), FaultCode.ENGINE_FAILED)
+        self.faults.update("budget", WARN, self._models.over_budget(), FaultCode.OVER_TIME_BUDGET)
         now = self.get_clock().now()
         if now.nanoseconds:
             self.faults.clear("time")

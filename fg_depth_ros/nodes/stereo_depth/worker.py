@@ -218,7 +218,6 @@ class StereoWorker:
         if reason and scale != self._scale:
             self._node.get_logger().info(f"inference_scale auto is {scale:g} from now on: {reason}")
         self._scale = scale if reason else None
-        self._faults.update("budget", WARN, estimator.over_budget, FaultCode.OVER_TIME_BUDGET)
 
     def _published_range(self, config: StereoConfig) -> StereoConfig:
         """Return the configuration with the range that the depth message holds, so that masks and cloud agree."""
