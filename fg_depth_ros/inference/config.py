@@ -6,8 +6,8 @@ import difflib
 import math
 from collections import ChainMap
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.inference.engines.base import ENGINES, PRECISIONS
@@ -74,6 +74,10 @@ class EstimatorConfig:
         if self.weights and self.model in self.classical:
             raise ValueError(f"'{self.model}' has no weights; leave {self.weights} out or set the model to its network")
         check_scale("inference_scale", self.inference_scale, self.auto_scale)
+
+    def method_options(self) -> dict[str, Any]:
+        """Return by name the options that the method is loaded for; the other ones say how it is used."""
+        return {name: getattr(self, name) for name in ("model", "weights", "device", "engine", "precision")}
 
     @classmethod
     def known_models(cls) -> tuple[str, ...]:
@@ -204,6 +208,13 @@ class StereoConfig(EstimatorConfig):
                 "left_right_threshold must be positive, max_sigma and max_vertical not negative, got "
                 f"{self.left_right_threshold}, {self.max_sigma} and {self.max_vertical} px"
             )
+
+    def method_options(self) -> dict[str, Any]:
+        """See ``EstimatorConfig``."""
+        options = super().method_options()
+        if self.model in self.classical:
+            options |= {"max_disparity": self.max_disparity, **asdict(self.block_matching)}
+        return options
 
     def scale(self, rig: StereoRig, disparities: int | None) -> float:
         """Return the factor on the size at which the search for pairs of this rig reaches ``min_depth``, if it is auto.

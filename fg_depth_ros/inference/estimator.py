@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 from collections.abc import Callable, Collection
 from functools import cache
@@ -39,6 +40,7 @@ class Method(Protocol):
 
 ConfigT = TypeVar("ConfigT", bound=EstimatorConfig)
 MethodT = TypeVar("MethodT", bound=Method)
+EstimatorT = TypeVar("EstimatorT", bound="Estimator[Any, Any]")
 
 
 class Estimator(Generic[ConfigT, MethodT]):
@@ -46,6 +48,15 @@ class Estimator(Generic[ConfigT, MethodT]):
 
     def __init__(self, config: ConfigT, method: MethodT) -> None:
         self.config, self._method = config, method
+
+    def with_config(self: EstimatorT, config: Any) -> EstimatorT:
+        """Return an estimator with this configuration and the same method; nothing is loaded.
+
+        ``config``: one of the same ``method_options``.
+        """
+        other = copy.copy(self)
+        other.config = config
+        return other
 
     @property
     def model_name(self) -> str:

@@ -5,7 +5,6 @@ The node, the command line and the evaluation use this one object, so that all o
 
 from __future__ import annotations
 
-import copy
 import time
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -100,9 +99,7 @@ class FlowEstimator(Estimator[FlowConfig, FlowMethod]):
 
     def refined(self) -> FlowEstimator:
         """Return an estimator with the same model and the variational ``+v``; nothing is loaded again."""
-        other = copy.copy(self)
-        other.config = replace(self.config, refinement="variational")
-        return other
+        return self.with_config(replace(self.config, refinement="variational"))
 
     def warm_up(self, width: int, height: int, doffs: float = 0.0) -> None:
         """See ``Estimator``."""

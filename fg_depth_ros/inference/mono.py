@@ -30,17 +30,15 @@ class MonoEstimate:
 
 
 class NetworkMono(NetworkMethod):
-    """A ``DepthNetwork`` as a method; ``scale``: factor on the size of its input."""
+    """A ``DepthNetwork`` as a method."""
 
     def __init__(
-        self, network: nn.Module, name: str, sha256: str = "", engine: str = "torch", precision: str = "float32",
-        scale: float = 1.0,
-    ) -> None:  # fmt: skip
+        self, network: nn.Module, name: str, sha256: str = "", engine: str = "torch", precision: str = "float32"
+    ) -> None:
         def to_tensors(prediction: DepthPrediction) -> tuple[torch.Tensor, ...]:
             return (prediction.inverse,)
 
         super().__init__(network, name, sha256, engine, precision, ("image",), ("inverse",), to_tensors)
-        self.scale = scale
 
     @property
     def camera(self) -> str:
@@ -49,19 +47,23 @@ class NetworkMono(NetworkMethod):
         view = 2 * math.degrees(math.atan(width / (2 * focal)))
         return f"{width}x{height} px, focal length {focal:.0f} px ({view:.0f} degrees across)"
 
-    def input_size(self, width: int, height: int) -> tuple[int, int]:
+    def input_size(self, width: int, height: int, scale: float = 1.0) -> tuple[int, int]:
         """Return width and height, px, that an image of this size is resized to.
 
-        Its own shape, as far as the network's multiples allow, and about as many pixels as the network was trained at.
+        Its own shape, as far as the network's multiples allow, and about as many pixels as the network was trained at,
+        with a factor ``scale`` on the sides.
         """
         network, unit = self._network, int(self._network.size_multiple)  # type: ignore[arg-type]
-        pixels = int(network.width) * int(network.height) * self.scale**2  # type: ignore[arg-type]
+        pixels = int(network.width) * int(network.height) * scale**2  # type: ignore[arg-type]
         return size_with_area(width, height, pixels, unit)
 
-    def depth(self, image: np.ndarray, fx: float) -> np.ndarray:
-        """Estimate depth, H x W float32 m, of H x W x 3 uint8 RGB or H x W uint8; ``fx``: px. Raises OutOfMemory."""
+    def depth(self, image: np.ndarray, fx: float, scale: float = 1.0) -> np.ndarray:
+        """Estimate depth, H x W float32 m, of H x W x 3 uint8 RGB or H x W uint8.
+
+        ``fx``: px; ``scale``: factor on the size of the network's input. Raises OutOfMemory.
+        """
         height, width = image.shape[:2]
-        size = self.input_size(width, height)
+        size = self.input_size(width, height, scale)
         (small,) = self.runner.run(resize_image(image, *size))
         # Inverse depth is what varies smoothly over a surface; depth would be smeared towards the far side.
         found = cv2.resize(small[0, 0], (width, height), interpolation=cv2.INTER_LINEAR)
@@ -84,9 +86,7 @@ class MonoDepthEstimator(Estimator[MonoConfig, NetworkMono]):
         """Load the model. Raises ModelError: weights or device that cannot be used."""
         c = config or MonoConfig()
         network, card = load_network(c.model, c.weights, c.device, DEPTH_MODELS, "depth")
-        super().__init__(
-            c, NetworkMono(network, card.name, card.sha256, c.engine, c.precision, float(c.inference_scale))
-        )
+        super().__init__(c, NetworkMono(network, card.name, card.sha256, c.engine, c.precision))
 
     @property
     def camera(self) -> str:
@@ -98,7 +98,7 @@ class MonoDepthEstimator(Estimator[MonoConfig, NetworkMono]):
         self.estimate(np.zeros((height, width, 3), np.uint8), float(width))
 
     def _result(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        return self._method.depth(left, float(left.shape[1]))
+        return self._depth(left, float(left.shape[1]))
 
     def estimate(self, image: np.ndarray, fx: float) -> MonoEstimate:
         """Estimate the depth of every pixel.
@@ -115,5 +115,8 @@ class MonoDepthEstimator(Estimator[MonoConfig, NetworkMono]):
         if not (math.isfinite(fx) and fx > 0):
             raise ValueError(f"fx must be a positive number of pixels, got {fx}; take it from the camera's calibration")
         began = time.perf_counter()
-        depth = self._method.depth(image, fx)
+        depth = self._depth(image, fx)
         return MonoEstimate(depth, time.perf_counter() - began)
+
+    def _depth(self, image: np.ndarray, fx: float) -> np.ndarray:
+        return self._method.depth(image, fx, float(self.config.inference_scale))

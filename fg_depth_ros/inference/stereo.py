@@ -243,6 +243,12 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
         super().__init__(c, matcher)
         self._budgets: dict[tuple[int, int], TimeBudget] = {}  # by width and height of the images
 
+    def with_config(self, config: StereoConfig) -> StereoDepthEstimator:
+        """See ``Estimator``; pairs are timed anew."""
+        other = super().with_config(config)
+        other._budget, other._budgets = None, {}
+        return other
+
     def warm_up(self, width: int, height: int, doffs: float = 0.0) -> None:
         """See ``Estimator``."""
         self.match(*(np.zeros((height, width, 3), np.uint8),) * 2, doffs)

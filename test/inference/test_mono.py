@@ -66,7 +66,7 @@ def test_the_same_view_at_another_resolution_has_the_same_depth() -> None:
 def test_input_size(width: int, height: int, scale: float, expected: tuple[int, int]) -> None:
     network = ByRow()
     network.width, network.height = 640, 192
-    assert NetworkMono(network, "by_row", scale=scale).input_size(width, height) == expected
+    assert NetworkMono(network, "by_row").input_size(width, height, scale) == expected
 
 
 @pytest.mark.parametrize("trained_at", [(480, 160), (640, 192), (512, 384)])

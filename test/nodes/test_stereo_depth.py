@@ -775,6 +775,75 @@ def test_the_old_model_stays_when_the_new_one_cannot_be_had(make: Callable[..., 
     assert (b.values("model")["reason"], b.values("model")["faults"]) == ("swap failed", "swap failed")
 
 
+def test_weights_are_read_when_they_are_set_and_not_for_a_threshold(make: Callable[..., Bench], tmp_path: Path) -> None:
+    files, hashes, link = [tmp_path / name for name in ("1", "2")], [], tmp_path / "current.safetensors"
+    for file in files:
+        model = create_model("flownet_stereo", features=[8, 8, 8], aggregate=[8, 8, 8], refine=8, max_disparity=64)
+        hashes.append(save_checkpoint(file, model, ModelCard("flownet_stereo", model.options)).sha256)
+    link.symlink_to(files[0])
+    b = make(model="flownet_stereo", depth_weights=str(link))
+    runs = lambda: b.depth_node._models.stereo.estimator  # noqa: E731
+    b.wait(lambda: runs() is not None)
+    link.unlink()
+    link.symlink_to(files[1])  # as fg-depth promote does
+    (result,) = b.set(max_depth=60.0)
+    assert result.successful
+    assert (runs().config.max_depth, runs().model_sha256) == (60.0, hashes[0])
+    b.set(depth_weights=str(link))
+    b.wait(lambda: runs().model_sha256 == hashes[1])
+    link.unlink()
+    (result,) = b.set(max_depth=30.0)
+    assert result.successful
+    assert (runs().config.max_depth, runs().model_sha256) == (30.0, hashes[1])
+    assert b.depth_node._models.stereo.swap_state == "loaded"
+    b.set(depth_weights=str(link))
+    b.wait(lambda: b.has("swap failed", str(link), name="model"))
+    assert "set back" not in b.status("model").message
+
+
+def test_what_was_accepted_beside_weights_that_cannot_be_loaded_stays(
+    make: Callable[..., Bench], tmp_path: Path
+) -> None:
+    weights = tmp_path / "corrupt.safetensors"
+    weights.write_bytes(b"this is no checkpoint")
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(StereoDepthEstimator):
+        def __init__(self, config: StereoConfig) -> None:
+            if config.weights:
+                begun.set()
+                assert go_on.wait(LIMIT)
+            super().__init__(config)
+
+    b = make(build=Slow)
+    b.set(max_depth=40.0)
+    b.set(model="flownet_stereo", depth_weights=str(weights), min_depth=0.5)
+    assert begun.wait(LIMIT)
+    (result,) = b.set(max_sigma=3.0)
+    assert result.successful
+    go_on.set()
+    text = "the model was not swapped, sgbm still runs (set back: model, depth_weights): "
+    b.wait(lambda: b.has("swap failed", text, str(weights), name="model"))
+    wanted = {"model": "sgbm", "min_depth": 0.5, "max_depth": 40.0, "max_sigma": 3.0}
+    config = b.depth_node._models.stereo.estimator.config
+    assert {name: b.depth_node.parameters[name] for name in wanted} == wanted
+    assert {name: getattr(config, name) for name in wanted} == wanted
+    assert b.depth_node.parameters["depth_weights"] == ""
+
+
+@pytest.mark.parametrize("again", [{"depth_weights": ""}, {"max_sigma": 7.5}])
+def test_a_failed_swap_is_over_when_a_parameter_of_the_model_is_set(
+    make: Callable[..., Bench], tmp_path: Path, again: dict[str, Any]
+) -> None:
+    weights = tmp_path / "corrupt.safetensors"
+    weights.write_bytes(b"this is no checkpoint")
+    b = make()
+    b.set(model="flownet_stereo", depth_weights=str(weights))
+    b.wait(lambda: b.has("swap failed", name="model"))
+    b.set(**again)  # the value that it has
+    b.wait(lambda: b.level("model") == 0 and b.values("model")["swap"] == "loaded")
+
+
 def test_an_option_of_block_matching_that_cannot_be_used_is_set_back_too(
     make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:

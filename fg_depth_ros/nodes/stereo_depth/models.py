@@ -54,11 +54,15 @@ _MONO = {"model": "mono_model", "weights": "mono_weights", **_DEVICE}
 _SLOTS: dict[str, tuple[type[EstimatorConfig], dict[str, str]]] = {
     "stereo": (StereoConfig, _STEREO), "flow": (FlowConfig, _FLOW), "mono": (MonoConfig, _MONO),
 }  # fmt: skip
-_ALL = {*_STEREO.values(), *_BLOCK_MATCHING, *_FLOW.values(), *_MONO.values()}
+# Parameters that concern each model. Setting inference_scale ends for all what a shortage of memory led to.
+_CONCERNS = {
+    "stereo": {*_STEREO.values(), *_BLOCK_MATCHING}, "flow": {*_FLOW.values()},
+    "mono": {*_MONO.values(), "inference_scale"},
+}  # fmt: skip
+_ALL = set().union(*_CONCERNS.values())
 
 _SMALLEST_SCALE = 0.25
 _SCALE_STEP = 0.75
-_MEMORY_FIELDS = ("model", "weights", "device", "engine", "precision")  # that its need follows from
 _CHECK_SIZE = (320, 240)  # of the real pair that new weights must pass
 
 
@@ -71,6 +75,13 @@ def _real_pair() -> tuple[np.ndarray, np.ndarray]:
     except FileError:
         left, right = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
         return left, right
+
+
+@dataclasses.dataclass(eq=False)
+class _Request(Generic[ConfigT]):
+    """A model to load. Until that is done ``config`` may become another one of the same ``method_options``."""
+
+    config: ConfigT
 
 
 class ModelHost(Generic[ConfigT, EstimatorT]):
@@ -90,7 +101,7 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
     ) -> None:
         self._build, self._on_swapped, self._on_failed = build, on_swapped, on_failed
         self._lock = threading.Lock()
-        self._requested: ConfigT | None = None
+        self._requested: _Request[ConfigT] | None = None
         self._thread: threading.Thread | None = None
         self.estimator: EstimatorT | None = None  # to use now; None before the first load
         self.failure: str | None = None  # why the newest request failed; None when it did not
@@ -126,9 +137,7 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
         Infinite where memory has not run out with them.
         """
         reduced = self._reduced
-        if reduced is None or any(getattr(config, name) != getattr(reduced, name) for name in _MEMORY_FIELDS):
-            return math.inf
-        return float(reduced.inference_scale)
+        return math.inf if reduced is None or not _same_method(reduced, config) else float(reduced.inference_scale)
 
     def forget_limit(self) -> None:
         """Try any inference_scale again."""
@@ -143,18 +152,28 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
         """Build an estimator now and use it. Raises whatever that raises, and then keeps the one before."""
         self.estimator = self._loaded(config)
 
-    def swap(self, config: ConfigT) -> None:
-        """Build an estimator in the background, then use it, unless a newer request or ``release`` withdraws this one.
+    def configure(self, config: ConfigT | None, reload: bool = False) -> None:
+        """Use another configuration; None = no model.
 
-        Nothing happens when this one is in use and no other was requested.
+        Where the model in use serves, it is used so at once. Another one is loaded in the background, unless a newer
+        request withdraws it. ``reload``: load it also if it is in use, since its file may be another one.
         """
+        if config is None:
+            self.release()
+            return
         with self._lock:
-            if self._requested is None and self.estimator is not None and self.estimator.config == config:
-                return
-            self._request(config)
+            serves = False
+            if self.estimator is not None and _same_method(self.estimator.config, config):
+                self.estimator, serves = self.estimator.with_config(config), True
+            if self._requested is not None and _same_method(self._requested.config, config) and not reload:
+                self._requested.config = config
+            elif serves and not reload:
+                self._requested = self.failure = None
+            else:
+                self._request(config)
 
     def reduce_scale(self) -> float | None:
-        """Load the same model at a smaller inference_scale after memory ran out. Returns the new scale.
+        """Use the model at a smaller inference_scale after memory ran out. Returns the new scale.
 
         None when it cannot be lower, or when even the smallest one does not fit. A model that was swapped or dropped
         meanwhile stays so.
@@ -166,8 +185,10 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
         while scale > _SMALLEST_SCALE:
             scale = max(_SMALLEST_SCALE, round(scale * _SCALE_STEP, 3))
             config = dataclasses.replace(config, inference_scale=scale)
+            smaller = before.with_config(config)
             try:
-                smaller = self._loaded(config)
+                if self.camera is not None:
+                    smaller.warm_up_for(self.camera)
             except OutOfMemory:
                 continue
             with self._lock:
@@ -191,7 +212,7 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
 
     def _request(self, config: ConfigT) -> None:
         """Request a configuration; the lock is held."""
-        self._requested, self.failure = config, None
+        self._requested, self.failure = _Request(config), None
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="model loader", daemon=True)
             self._thread.start()
@@ -210,28 +231,25 @@ class ModelHost(Generic[ConfigT, EstimatorT]):
     def _run(self) -> None:
         while True:
             with self._lock:
-                config = self._requested
-                if config is None:
+                request = self._requested
+                if request is None:
                     self._thread = None
                     return
+            estimator, failure = None, ""
             try:
-                estimator = self._loaded(config)
+                estimator = self._loaded(request.config)
             except Exception as error:  # whatever a file leads to, the model in use stays
-                text = str(error) or repr(error)
-                if self._finish(config, failure=text):
-                    self._on_failed(config, text)
+                failure = str(error) or repr(error)
+            with self._lock:
+                if self._requested is not request:
+                    continue  # it was withdrawn meanwhile
+                self._requested, self.failure = None, failure or None
+                if estimator is not None:
+                    self.estimator = estimator = estimator.with_config(request.config)
+            if estimator is None:
+                self._on_failed(request.config, failure)
             else:
-                if self._finish(config, estimator):
-                    self._on_swapped(estimator)
-
-    def _finish(self, config: ConfigT, estimator: EstimatorT | None = None, failure: str | None = None) -> bool:
-        """Take the result of a request. Returns False, and takes none, where the request was withdrawn meanwhile."""
-        with self._lock:
-            if self._requested is not config:
-                return False
-            self._requested, self.failure = None, failure
-            self.estimator = estimator or self.estimator
-            return True
+                self._on_swapped(estimator)
 
 
 class LazyModelHost(ModelHost[ConfigT, EstimatorT]):
@@ -250,16 +268,12 @@ class LazyModelHost(ModelHost[ConfigT, EstimatorT]):
         state = super().swap_state
         return SwapState.NOT_LOADED if state == SwapState.OFF and not self.off else state
 
-    def configure(self, config: ConfigT | None) -> None:
+    def configure(self, config: ConfigT | None, reload: bool = False) -> None:
         """Set the model to load on request; None = none. One that is in use already is swapped at once."""
         with self._lock:
-            self._config = config
-            if config is None or self.estimator is None or self.estimator.config != config:
-                self.failure = None  # otherwise the parameters return to the model in use after a failure
-        if config is None:
-            self.release()
-        elif self.estimator is not None or self.loading:
-            self.swap(config)
+            self._config, self.failure = config, None
+        if config is None or self.estimator is not None or self.loading:
+            super().configure(config, reload)
 
     def request(self) -> EstimatorT | None:
         """Return the estimator, or start to load it. After a failure nothing is loaded until it is configured again."""
@@ -268,6 +282,11 @@ class LazyModelHost(ModelHost[ConfigT, EstimatorT]):
             if self._config is not None and self.estimator is None and idle:
                 self._request(self._config)
         return self.estimator
+
+
+def _same_method(one: EstimatorConfig, other: EstimatorConfig) -> bool:
+    """Whether what is loaded for one configuration serves for the other."""
+    return one.method_options() == other.method_options()
 
 
 def _engine_values(prefix: str, runner: EngineRunner | None) -> dict[str, str]:
@@ -297,6 +316,7 @@ class NodeModels:
         build: Callable[[StereoConfig], StereoDepthEstimator],
     ) -> None:
         self._node, self._faults = node, faults
+        self._setting_back = False
 
         def swapped(estimator: Estimator[Any, Any]) -> None:
             post(lambda: self._log_swap(estimator))
@@ -368,21 +388,16 @@ class NodeModels:
         return None
 
     def apply(self, changed: set[str], values: Values) -> None:
-        """Swap the models that the changed parameters concern."""
+        """Configure the models that the changed parameters concern; a file of weights that is set is read again."""
         if "inference_scale" in changed:
             # Memory may have become free meanwhile.
             for host in self.hosts:
                 host.forget_limit()
-        if changed & {*_STEREO.values(), *_BLOCK_MATCHING}:
-            self.stereo.swap(self._config("stereo", values))
-        if changed & set(_FLOW.values()):
-            flow = self._config("flow", values)
-            if flow is None:
-                self.flow.release()
-            else:
-                self.flow.swap(flow)
-        if changed & {*_MONO.values(), "inference_scale"}:
-            self.mono.configure(self._config("mono", values))
+        for slot, host in zip(_SLOTS, self.hosts, strict=True):
+            if changed & _CONCERNS[slot]:
+                weights = _SLOTS[slot][1]["weights"]
+                reload = weights in changed and bool(values[weights]) and not self._setting_back
+                host.configure(self._config(slot, values), reload)
         if changed & _ALL and not self.has_failed_swap:
             self._faults.forget("model")
         self._forget_memory()
@@ -474,38 +489,35 @@ class NodeModels:
         )
 
     def _set_back(self, slot: str, config: EstimatorConfig, text: str) -> None:
-        """Set the parameters back to the model in use, or to off, after another could not be loaded."""
+        """Set the parameters of a model that could not be loaded back to the one in use, or to off."""
         host, names = getattr(self, slot), _SLOTS[slot][1]
         if host.failure is None:
             return  # others were requested since
         running = host.estimator
         if running is not None:
-            refused = _parameter_values(slot, config)
-            back = [
-                Parameter(name, value=value)
-                for name, value in _parameter_values(slot, running.config).items()
-                if value != refused.get(name, value)
-                # A scale that memory demands is not what was set.
-                and not (name == names.get("inference_scale") and host.is_reduced)
-            ]
-            self._node.set_parameters_atomically(back)
-            text = f"the model was not swapped, {running.model_name} still runs: {text}"
-            self._faults.report("model", WARN, text, FaultCode.SWAP_FAILED)
+            refused = _method_parameters(slot, config)
+            used = _method_parameters(slot, running.config)
+            back = {name: value for name, value in used.items() if value != refused.get(name, value)}
+            note = f" (set back: {', '.join(back)})" if back else ""
+            message = f"the model was not swapped, {running.model_name} still runs{note}: {text}"
+            code = FaultCode.SWAP_FAILED
         else:
-            off = {names["model"]: "off", names["weights"]: ""}
-            self._node.set_parameters_atomically([Parameter(name, value=value) for name, value in off.items()])
-            host.failure = text  # why it is off
-            text = f"{config.model} could not be loaded, and {names['model']} is off now: {text}"
-            self._faults.report("model", WARN, text, FaultCode.MODEL_NOT_LOADED)
+            back = {names["model"]: "off", names["weights"]: ""}
+            message = f"{config.model} could not be loaded, and {names['model']} is off now: {text}"
+            code = FaultCode.MODEL_NOT_LOADED
+        self._setting_back = True
+        self._node.set_parameters_atomically([Parameter(name, value=value) for name, value in back.items()])
+        self._setting_back = False
+        host.failure = text  # which setting them has ended
+        self._faults.report("model", WARN, message, code)
 
 
-def _parameter_values(slot: str, config: EstimatorConfig) -> dict[str, Any]:
-    """Return parameter -> value for a model's configuration; options of block matching only where that runs."""
-    values = {name: getattr(config, field) for field, name in _SLOTS[slot][1].items()}
-    if isinstance(config, StereoConfig) and config.model in config.classical:
-        values |= dataclasses.asdict(config.block_matching)
+def _method_parameters(slot: str, config: EstimatorConfig) -> dict[str, Any]:
+    """Return parameter -> value of what a model is loaded for."""
+    names = _SLOTS[slot][1]
+    values = {names.get(option, option): value for option, value in config.method_options().items()}
     if isinstance(config, MonoConfig) and dataclasses.replace(config, model=AUTO) == config:
-        values[_MONO["model"]] = AUTO
+        values[names["model"]] = AUTO
     return values
 
 

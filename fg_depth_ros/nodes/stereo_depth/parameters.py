@@ -29,7 +29,8 @@ STEREO_DEPTH = ParameterTable(
                            "flownet2_sd", "flownet_c", "flownet_lite", "flownet_s", "sgbm", "bm"),
                   elsewhere=dict.fromkeys(MONO_NETWORKS, "estimates depth from one image: set mono_model to it")),
         Parameter("depth_weights", "",
-                  "File with the network's weights (.safetensors). Empty: the weights that come with the package."),
+                  "File with the network's weights (.safetensors), read again whenever this is set. Empty: the weights "
+                  "that come with the package."),
         Parameter("device", "auto", "Where the network runs: `cpu`, `cuda:N`, or `auto` (a GPU if there is one)."),
         Parameter("engine", "auto",
                   "Engine of the networks. `auto`: OpenVINO on a CPU where it is installed, else PyTorch. PyTorch also "
@@ -106,15 +107,16 @@ STEREO_DEPTH = ParameterTable(
                   "Method for the flow between frames (`temporal_flow/*`) and for the rectification check. `off`: "
                   "neither.", choices=("flownet_lite", "dis", "farneback", "off")),
         Parameter("flow_weights", "",
-                  "File with the flow network's weights (.safetensors). Empty: the weights that come with the package.",
-                  ),
+                  "File with the flow network's weights (.safetensors), read again whenever this is set. Empty: the "
+                  "weights that come with the package."),
         Parameter("mono_model", "auto",
                   "Network for depth from the left image alone: for `mono_depth/image_rect`, `fill_from_mono` and "
                   "`mono_timeout`. It is loaded when one of them first needs it. `auto`: the one that `mono_weights` "
                   "belongs to, `depthnet_efficient` without. `off`: none of them.",
                   choices=("auto", *MONO_NETWORKS, "off")),
         Parameter("mono_weights", "",
-                  "File with that network's weights (.safetensors). Empty: the weights that come with the package."),
+                  "File with that network's weights (.safetensors), read again whenever this is set. Empty: the "
+                  "weights that come with the package."),
         Parameter("fill_from_mono", False,
                   "Fill the holes of the stereo depth from mono depth, brought to the scale of the stereo depth. "
                   "Filled pixels are labelled in `mask/labels`; they have no disparity and no sigma."),
