@@ -13,7 +13,7 @@ from fg_depth_ros.geometry.depth import scale_between
 from fg_depth_ros.inference import MonoConfig, MonoDepthEstimator, MonoEstimate, StereoEstimate
 from fg_depth_ros.nodes.common.codes import FaultCode
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults
-from fg_depth_ros.nodes.stereo_depth.models import LazyModelHost
+from fg_depth_ros.nodes.stereo_depth.model_host import LazyModelHost
 
 _SMALLEST, _LARGEST = 0.2, 5.0  # factors beyond are no scale: the network or the matching has failed
 _COMPARED = 20_000  # pixels, on a grid: a median of more is no better, and takes longer

@@ -28,7 +28,8 @@ from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, PairStati
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
 from fg_depth_ros.nodes.common.synchronizing import StereoMessages
 from fg_depth_ros.nodes.stereo_depth.decoding import PairDecoder, StereoImages
-from fg_depth_ros.nodes.stereo_depth.models import ModelHost, NodeModels
+from fg_depth_ros.nodes.stereo_depth.model_host import ModelHost
+from fg_depth_ros.nodes.stereo_depth.models import NodeModels
 from fg_depth_ros.nodes.stereo_depth.mono import MonoDepth
 from fg_depth_ros.nodes.stereo_depth.outputs import (
     CAMERA_INFO_TOPIC,

@@ -23,7 +23,7 @@ from fg_depth_ros.inference import (
     StereoDepthEstimator,
 )
 from fg_depth_ros.networks import ModelCard, create_model, save_checkpoint
-from fg_depth_ros.nodes.stereo_depth.models import LazyModelHost, ModelHost
+from fg_depth_ros.nodes.stereo_depth.model_host import LazyModelHost, ModelHost
 
 RIG = StereoRig(160, 96, 100.0, 100.0, 80.0, 48.0, 100.0, 0.1)  # doffs 20
 
