@@ -19,7 +19,7 @@ from fg_depth_ros.networks import ModelCard, create_model, save_checkpoint
 from fg_depth_ros.nodes.common.codes import FaultCode
 from fg_depth_ros.nodes.common.topics import INPUTS
 from fg_depth_ros.nodes.stereo_depth.pair_checks import VerticalFlowCheck
-from fg_depth_ros.nodes.stereo_depth.worker import TemporalFlow
+from fg_depth_ros.nodes.stereo_depth.temporal_flow import TemporalFlow
 
 SECOND = 1_000_000_000
 

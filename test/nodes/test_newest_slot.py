@@ -7,7 +7,7 @@ import threading
 import pytest
 from support.waiting import wait_until
 
-from fg_depth_ros.nodes.stereo_depth.worker import NewestSlot
+from fg_depth_ros.nodes.stereo_depth.newest_slot import NewestSlot
 
 
 def test_the_slot_holds_the_newest() -> None:

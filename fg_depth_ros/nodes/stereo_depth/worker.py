@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
@@ -16,7 +16,6 @@ from rclpy.lifecycle import LifecycleNode
 from fg_depth_ros.data.io.messages import DEPTH_16UC1, MessageError
 from fg_depth_ros.geometry import PairFault, StereoRig
 from fg_depth_ros.inference import (
-    FlowEstimator,
     MonoEstimate,
     OutOfMemory,
     StereoConfig,
@@ -31,6 +30,7 @@ from fg_depth_ros.nodes.stereo_depth.decoding import PairDecoder, StereoImages
 from fg_depth_ros.nodes.stereo_depth.model_host import ModelHost
 from fg_depth_ros.nodes.stereo_depth.models import NodeModels
 from fg_depth_ros.nodes.stereo_depth.mono import MonoDepth
+from fg_depth_ros.nodes.stereo_depth.newest_slot import NewestSlot
 from fg_depth_ros.nodes.stereo_depth.outputs import (
     CAMERA_INFO_TOPIC,
     FILLED_TOPICS,
@@ -41,14 +41,11 @@ from fg_depth_ros.nodes.stereo_depth.outputs import (
     StereoOutputs,
 )
 from fg_depth_ros.nodes.stereo_depth.pair_checks import FeatureCheck, SwappedPairCheck, VerticalFlowCheck
-
-T = TypeVar("T")
+from fg_depth_ros.nodes.stereo_depth.temporal_flow import TemporalFlow
 
 _STOP_SECONDS = 30.0
 _PAIRS_WITHOUT_DEPTH = 5  # in a row, before that is a fault
 _MASKED_TOPICS = TOPICS.keys() - {CAMERA_INFO_TOPIC, "flow/image", "flow/image_color"}
-_LONGEST_GAP = 1_000_000_000  # ns between two frames that still show one motion
-_FRAMES_APART = 3  # in a row, before that is a fault
 
 
 class StereoWorker:
@@ -396,74 +393,6 @@ class StereoWorker:
             "free memory, then set inference_scale again"
         )
         self._faults.report("memory", ERROR, text, code=FaultCode.OUT_OF_MEMORY)
-
-
-class NewestSlot(Generic[T]):
-    """Holds at most one item for a worker thread: a newer one replaces the one that waits."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._item: T | None = None
-        self._closed = False
-
-    def put(self, item: T) -> T | None:
-        """Store an item. Returns the one that it replaced, if any."""
-        with self._changed:
-            replaced, self._item = self._item, item
-            self._changed.notify()
-        return replaced
-
-    def get(self, timeout: float | None = None) -> T | None:
-        """Wait for an item and remove it. None after ``timeout`` seconds, or once the slot is closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._item is not None or self._closed, timeout)
-            item, self._item = self._item, None
-            return None if self._closed else item
-
-    def close(self) -> T | None:
-        """Let ``get`` return None from now on. Returns the item that still waited."""
-        with self._changed:
-            self._closed = True
-            item, self._item = self._item, None
-            self._changed.notify_all()
-        return item
-
-
-class TemporalFlow:
-    """Flow from the left image before to the newest one. Not thread-safe."""
-
-    def __init__(self) -> None:
-        self._before: tuple[int, np.ndarray] | None = None
-        self._apart = 0  # images in a row that came too long after the one before
-        self._gap = 0.0  # s, of the last of them
-
-    @property
-    def problem(self) -> str | None:
-        """Why there is no flow, or None: several images in a row came too long after the one before."""
-        if self._apart < _FRAMES_APART:
-            return None
-        return (
-            f"nothing is published on temporal_flow/*: pairs are more than {_LONGEST_GAP * 1e-9:g} s apart (the last "
-            f"two {self._gap:.2f} s): let the cameras send them faster, or, where pairs are dropped, set model to a "
-            "faster one or inference_scale lower"
-        )
-
-    def update(self, stamp: int, left: np.ndarray, estimator: FlowEstimator) -> np.ndarray | None:
-        """Return the flow from the image before to ``left``, H x W x 2 float32 px; ``stamp``: of ``left``, ns.
-
-        None if there is no image to compare with: the first one, another size, more than a second ago, or a later
-        stamp (a source that begins again). Raises OutOfMemory.
-        """
-        before, self._before = self._before, (stamp, left)
-        gap = 0 if before is None else stamp - before[0]
-        self._apart, self._gap = self._apart + 1 if gap > _LONGEST_GAP else 0, gap * 1e-9
-        if before is None or not 0 < stamp - before[0] <= _LONGEST_GAP or before[1].shape != left.shape:
-            return None
-        return estimator.estimate(before[1], left).flow
-
-    def reset(self) -> None:
-        """Begin again with the next image."""
-        self._before, self._apart = None, 0
 
 
 def _range_problem(rig: StereoRig, min_disparity: int, topics: Mapping[str, str]) -> str | None:
