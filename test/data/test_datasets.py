@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -65,6 +66,19 @@ def test_kitti_layout_takes_first_frames_and_knows_what_is_occluded(tmp_path, to
     assert samples[0].truth() is None
     assert samples[0].occluded() is None
     assert samples[0].rig is None
+
+
+def test_frames_that_are_left_out_in_kittis_layout_are_those_of_its_scenes_and_said(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    kitti, own = tmp_path / "kitti", tmp_path / "own"
+    for frame in (9, 10, 11):
+        save(kitti, f"colored_0/000003_{frame:02d}.png", f"colored_1/000003_{frame:02d}.png")
+        save(own, f"image_2/frame_{frame}.png", f"image_3/frame_{frame}.png")
+    assert [sample.name for sample in open_stereo_folder(kitti)] == ["000003_10"]
+    assert "of KITTI's scenes only frame 10 is read (left out: 2 of 3 pairs)" in caplog.text
+    caplog.clear()
+    assert {sample.name for sample in open_stereo_folder(own)} == {"frame_9", "frame_10", "frame_11"}
+    assert not caplog.text
 
 
 def test_kitti_layout_with_non_occluded_truth_only(tmp_path):

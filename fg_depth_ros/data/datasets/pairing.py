@@ -20,6 +20,7 @@ from fg_depth_ros.files import FileError
 _LOG = logging.getLogger(__name__)
 _NO_IMAGE = {"depth", "disp", "disparity", "mask", "flow", "conf", "confidence"}  # words in names of other things
 _NAMED = 3  # of what is missing
+_SCENE_AND_FRAME = re.compile(r"\d{6}_(\d\d)")  # of KITTI 2012 and 2015
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class PairPattern:
     right: str
     inside: tuple[str, ...] = ("training",)
     """Folders in which they may lie instead; with a ``*``, each of them holds a part of the set."""
-    only: str = ""
-    """Images whose name ends so, if any."""
+    frame: str = ""
+    """Of pairs that are all named as KITTI's scenes, such as 000003_10, only those of this frame count, if any."""
     loose: bool = False
     """Left images alone are no stereo set that is incomplete: single cameras have such names, too."""
     common: bool = False
@@ -62,6 +63,7 @@ class _Found:
     pattern: PairPattern
     pairs: list[FoundPair]
     missing: list[str]
+    other_frames: int = 0
 
 
 def find_pairs(folder: Path, patterns: Sequence[PairPattern]) -> tuple[PairPattern, list[FoundPair]]:
@@ -88,6 +90,11 @@ def find_pairs(folder: Path, patterns: Sequence[PairPattern]) -> tuple[PairPatte
         if each.missing:
             pairs, count = len(each.pairs), len(each.missing)
             _LOG.warning("%s (left out: %d of %d pairs)", "; ".join(each.missing[:_NAMED]), count, pairs + count)
+        if each.other_frames:
+            _LOG.info(
+                "%s: of KITTI's scenes only frame %s is read (left out: %d of %d pairs)",
+                folder, each.pattern.frame, each.other_frames, len(each.pairs) + each.other_frames,
+            )  # fmt: skip
         return each.pattern, each.pairs
     strict = next((each.missing[0] for each in found if each.missing and not each.pattern.loose), None)
     if strict is not None:
@@ -161,14 +168,15 @@ class _Search:
         if left_folder is None or right_folder is None:
             return
         own = _Names.of(pattern)
-        lefts, rights = (
-            [path for path in files if path.stem.endswith(pattern.only)] or files
-            for _, files in map(self.listed, (left_folder, right_folder))
-        )
+        lefts, rights = (self.listed(side)[1] for side in (left_folder, right_folder))
         if left_folder == right_folder:
             matched = _joined(own.keys(lefts, own.left), own.keys(rights, own.right))
         else:
             matched = _match_folders(lefts, rights, self._names)
+        if pattern.frame:
+            of_frame = _of_frame(matched, pattern.frame)
+            found.other_frames += len(matched) - len(of_frame)
+            matched = of_frame
         if not any(left for _, left, _ in matched):
             return
         for key, left, right in matched:
@@ -218,6 +226,14 @@ def _match_folders(lefts: list[Path], rights: list[Path], names: Sequence[_Names
     )  # fmt: skip
     ordered = (sorted(files, key=_natural) for files in (lefts, rights))
     return [(left.stem, left, right) for left, right in zip(*ordered, strict=True)]
+
+
+def _of_frame(matched: _Matched, frame: str) -> _Matched:
+    """Return what is of one frame, where all are named as KITTI's scenes and some are of it; else all."""
+    named = [_SCENE_AND_FRAME.fullmatch(key) for key, _, _ in matched]
+    if not all(named):
+        return matched
+    return [each for each, name in zip(matched, named, strict=True) if name and name[1] == frame] or matched
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

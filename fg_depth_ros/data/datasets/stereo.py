@@ -431,7 +431,7 @@ def _plain_truth(pair: FoundPair) -> FoundTruth:
 
 _SCENES = ("*", "training", "training/*")
 _kitti = partial(
-    StereoLayout, "KITTI 2012 and 2015, odometry", truth=_kitti_truth, calibration=_kitti_calibration, only="_10"
+    StereoLayout, "KITTI 2012 and 2015, odometry", truth=_kitti_truth, calibration=_kitti_calibration, frame="10"
 )  # frame _11 of a scene is the next moment, for flow; truth belongs to _10
 _kitti_raw = partial(StereoLayout, "KITTI raw", calibration=_kitti_raw_calibration, inside=("*_sync", "*/*_sync"))
 
