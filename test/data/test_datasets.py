@@ -13,6 +13,7 @@ from support.pair_folders import FAR, NEAR, planes, small_rig, write_pairs
 
 from fg_depth_ros.data.bags.storage import IMAGE
 from fg_depth_ros.data.datasets import stereo as datasets
+from fg_depth_ros.data.datasets.layouts import by_number, list_images
 from fg_depth_ros.data.datasets.stereo import (
     motorcycle,
     open_pair,
@@ -299,6 +300,15 @@ def test_disparity_arrays_that_are_none(tmp_path):
     (tmp_path / "bad.npy").write_bytes(b"nonsense")
     with pytest.raises(FileError, match=r"bad\.npy: not a readable"):
         read_disparity(tmp_path / "bad.npy")
+
+
+def test_pairs_are_in_the_order_of_the_numbers_in_their_names(tmp_path):
+    names = [f"{drive}_frame{k}" for drive in ("a", "b") for k in (0, 2, 9, 10, 100)]
+    for name in reversed(names):
+        save(tmp_path, f"left/{name}.png", f"right/{name}.png")
+    assert [sample.name for sample in open_stereo_folder(tmp_path)] == names
+    assert [image.stem for image in list_images(tmp_path / "left")] == names
+    assert sorted(["1²2", "01", "1", "b", "B"], key=by_number) == ["01", "1", "1²2", "B", "b"]
 
 
 def test_motorcycle_is_the_documented_sample():

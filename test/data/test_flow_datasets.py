@@ -351,3 +351,13 @@ def test_middlebury_flow_is_the_file(public_data):
     assert truth.shape == (388, 584, 2)
     np.testing.assert_array_equal(truth, read_flo(public_data / "flow/RubberWhale/flow10.flo"))
     assert 0.9 < np.isfinite(truth).all(2).mean() < 1  # some of it is marked as unknown
+
+
+def test_pairs_are_in_the_order_of_the_numbers_in_their_names(tmp_path):
+    for k in (1, 2, 10, 11):
+        save(tmp_path, f"clean/alley/frame_{k}.png", f"final/alley/frame_{k}.png")
+    names = [sample.name for sample in open_flow_sets([tmp_path])[f"{tmp_path.name}/clean"]]
+    assert names == ["alley/frame_1", "alley/frame_10"]
+    for k in (2, 10):
+        save(tmp_path / "chairs", f"{k}_img1.ppm", f"{k}_img2.ppm", f"{k}_flow.flo")
+    assert [sample.name for sample in open_flow_folder(tmp_path / "chairs")] == ["2", "10"]

@@ -104,7 +104,7 @@ def test_names_without_anything_in_common_are_paired_by_order_where_counts_agree
         save(tmp_path, f"left/a{k}.png", f"right/b{k + 100}.png", images=planes(k)[:2])
     samples = open_stereo(tmp_path)
     assert "no names in common (such as a10.png and b109.png): the 2 images are paired by their order" in caplog.text
-    for sample, k in zip(samples, (10, 9), strict=True):
+    for sample, k in zip(samples, (9, 10), strict=True):
         assert sample.name == f"a{k}"
         np.testing.assert_array_equal(sample.images()[1], planes(k)[1])
     (tmp_path / "right/b110.png").unlink()

@@ -60,7 +60,7 @@ def _open(
 def open_depth_folder(
     path: str | Path, unit: DepthUnit = "kitti", fx: float = 0.0, *, rectify: str = "auto"
 ) -> list[DepthSample]:
-    """Open the images of one folder, sorted by name; arguments and errors as ``open_depth_sets``.
+    """Open the images of one folder, in the order of ``by_number``; arguments and errors as ``open_depth_sets``.
 
     Depth PNG are looked for in ``depth/`` under the name of the image, or of the pair; where there are some, pairs are
     rectified already. ``rectify``: as of ``open_stereo_folder``. Raises NoPairsError if there are neither pairs nor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,8 +39,8 @@ class Layout(Generic[Sample]):
 def open_layouts(folder: Path, layouts: Sequence[Layout[Sample]], what: str) -> dict[str, list[Sample]]:
     """Open one data set by the first layout that fits; ``what`` is looked for, such as ``stereo pairs``.
 
-    Returns the samples, sorted by name, by what is added to the data set's name ("" for a set in one part). Raises
-    NoPairsError: no layout fits. Raises FileError: no such folder; a file is missing or damaged.
+    Returns the samples, ``in_order``, by what is added to the data set's name ("" for a set in one part).
+    Raises NoPairsError: no layout fits. Raises FileError: no such folder; a file is missing or damaged.
     """
     if not folder.is_dir():
         raise FileError(f"{folder}: no such folder; give the folder that holds the pairs")
@@ -48,7 +49,7 @@ def open_layouts(folder: Path, layouts: Sequence[Layout[Sample]], what: str) -> 
             found = layout.read(candidate) if candidate.is_dir() else []
             parts = found if isinstance(found, dict) else {"": found}
             if any(parts.values()):
-                return {part: sorted(samples, key=lambda sample: sample.name) for part, samples in parts.items()}  # type: ignore[attr-defined]
+                return {part: in_order(samples) for part, samples in parts.items()}
     known = ", ".join(layout.description for layout in layouts)
     raise NoPairsError(f"{folder}: no {what} found. Known layouts: {known}")
 
@@ -81,8 +82,20 @@ def collect_sets(
 
 
 def list_images(folder: Path, pattern: str = "*") -> list[Path]:
-    """List the images right in a folder whose names match, sorted."""
-    return sorted(p for p in folder.glob(pattern) if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    """List the images right in a folder whose names match, sorted ``by_number``."""
+    images = [p for p in folder.glob(pattern) if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
+    return sorted(images, key=lambda path: by_number(path.name))
+
+
+def in_order(samples: Iterable[Sample]) -> list[Sample]:
+    """Return samples in the order ``by_number`` of their names."""
+    return sorted(samples, key=lambda sample: by_number(sample.name))  # type: ignore[attr-defined]
+
+
+def by_number(name: str) -> tuple[list[tuple[int, str]], str]:
+    """Return a key that sorts names by the values of the numbers in them: frame9 before frame10."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], name
 
 
 def find_image(folder: Path, stem: str) -> Path | None:

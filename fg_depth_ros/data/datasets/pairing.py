@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from fg_depth_ros.data.datasets.layouts import NoPairsError
+from fg_depth_ros.data.datasets.layouts import NoPairsError, by_number
 from fg_depth_ros.data.io.formats import IMAGE_SUFFIXES
 from fg_depth_ros.data.io.video import VIDEO_SUFFIXES
 from fg_depth_ros.files import FileError
@@ -224,7 +224,7 @@ def _match_folders(lefts: list[Path], rights: list[Path], names: Sequence[_Names
         "%s: no names in common (%s): the %d images are paired by their order; check that they belong together",
         where, first, len(lefts),
     )  # fmt: skip
-    ordered = (sorted(files, key=_natural) for files in (lefts, rights))
+    ordered = (sorted(files, key=lambda path: by_number(path.stem)) for files in (lefts, rights))
     return [(left.stem, left, right) for left, right in zip(*ordered, strict=True)]
 
 
@@ -234,11 +234,6 @@ def _of_frame(matched: _Matched, frame: str) -> _Matched:
     if not all(named):
         return matched
     return [each for each, name in zip(matched, named, strict=True) if name and name[1] == frame] or matched
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Order numbers in names by their value."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.stem)]
 
 
 def _joined(lefts: Mapping[Path, str], rights: Mapping[Path, str]) -> _Matched:

@@ -15,7 +15,7 @@ import numpy as np
 
 from fg_depth_ros.data.bags.files import METADATA, is_bag, listed, recorded_in
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
-from fg_depth_ros.data.datasets.layouts import NoPairsError, collect_sets, combined, find_image, reader_of
+from fg_depth_ros.data.datasets.layouts import NoPairsError, collect_sets, combined, find_image, in_order, reader_of
 from fg_depth_ros.data.datasets.pairing import FoundPair, PairPattern, find_pairs, is_video, list_media
 from fg_depth_ros.data.io.calibration import find_calibration, is_named_grey, open_calibration
 from fg_depth_ros.data.io.formats import image_size, read_grey, read_kitti_disparity, read_pfm
@@ -102,7 +102,7 @@ def open_stereo_folder(
     path: str | Path, calibration: Path | None = None, *, side_by_side: bool = False, rectify: str = "auto",
     true_depth: bool = False,
 ) -> list[StereoSample]:  # fmt: skip
-    """Open the pairs of one data set, sorted by name; the layout is recognised by its names (``LAYOUTS``).
+    """Open the pairs of one data set, ``in_order``; the layout is recognised by its names (``LAYOUTS``).
 
     Left and right are images, or videos, whose frames are decoded one by one. Images of raw cameras are rectified when
     they are read, by their calibration (``open_calibration``). Those of 16 bits have one white level in all pairs. What
@@ -140,7 +140,7 @@ def open_stereo_folder(
             for sample in _samples(path, layout, pair, found, calibrations)
         ]
     white = SequenceWhite([sample.left for sample in samples], [sample.right for sample in samples])
-    return sorted((replace(sample, white=white) for sample in samples), key=lambda sample: sample.name)
+    return in_order(replace(sample, white=white) for sample in samples)
 
 
 def open_stereo_sets(
