@@ -114,6 +114,13 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
+def unused_name(name: str, taken: Collection[str], prefix: str) -> str:
+    """Return the name, with ``prefix`` before it as often as it takes to be none of those that are ``taken``."""
+    while name in taken:
+        name = prefix + name
+    return name
+
+
 @contextmanager
 def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
     """Replace a file, or make a folder, in one step.

@@ -157,6 +157,7 @@ class ValidationCallback(pl.Callback):
         metrics = self.validation.evaluate(network)
         if self.validation.extra:
             metrics = {**metrics, **_set_apart(self.validation.extra(network), metrics)}
+        self._require_selectable(module.steps_done, metrics[self.validation.monitor])
         if module.steps_done > self.config.start_step:
             self.stopping.update(metrics[self.validation.monitor], module.progress)
             module.stopped_early = self.stopping.should_stop
@@ -165,6 +166,15 @@ class ValidationCallback(pl.Callback):
             self._counters(trainer),
         )  # fmt: skip
         self._log(trainer, module, metrics)
+
+    def _require_selectable(self, step: int, score: float) -> None:
+        """Raise FloatingPointError where a score that is not finite leaves the run without best weights."""
+        if not math.isfinite(score) and math.isinf(self.checkpoint.best):
+            raise FloatingPointError(
+                f"{self.validation.monitor} of the validation at step {step} is {score}, so it selects no best "
+                "weights: start from weights that predict something, and validate with samples that have a truth in "
+                "the range that is evaluated"
+            )
 
     def _log(self, trainer: pl.Trainer, module: Any, metrics: dict[str, float]) -> None:
         with open(self.checkpoint.folder / "validation.jsonl", "a") as log:

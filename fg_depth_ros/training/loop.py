@@ -271,7 +271,7 @@ def fit(
     Raises:
         CheckpointError: a state in ``out`` that belongs to another training.
         FileError: another training still runs there.
-        FloatingPointError: a loss that is not finite.
+        FloatingPointError: a loss that is not finite, or no finite score in the first validation.
         KeyboardInterrupt: SIGINT or SIGTERM, after the step in work was ended and its state written.
     """
     config, out = module.config, Path(module.config.out)

@@ -15,6 +15,7 @@ from fg_depth_ros.evaluation.flow import FlowTask
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.evaluation.stereo import StereoTask
 from fg_depth_ros.evaluation.task import Task, evaluate
+from fg_depth_ros.files import unused_name
 from fg_depth_ros.inference import EngineError, open_estimator
 from fg_depth_ros.inference.engines.selection import INSTALLABLE
 from fg_depth_ros.inference.estimator import fold_batch_norm
@@ -116,7 +117,8 @@ def calibrate(
             )
             for precision in ("float32", "int8")
         }
-        report = evaluate(task, {"rendered": rendered[scenes:], **sets}, methods, model={"name": card.name})
+        own = unused_name("rendered", sets, "rendered_")
+        report = evaluate(task, {own: rendered[scenes:], **sets}, methods, model={"name": card.name})
     worse = _worse(task, report)
     worse += [failure for method in methods.values() if (failure := method.engine_failure)]
     card = _described(card, int8 | {"figures": _figures(task, report)})

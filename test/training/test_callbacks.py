@@ -91,6 +91,17 @@ def test_real_pairs_select_no_weights_whatever_their_folder_is_called(tmp_path):
     assert rows[1]["street/epe"] == 2.0
 
 
+def test_a_figure_that_selects_nothing_ends_the_run_at_its_first_validation(tmp_path):
+    errors = iter([math.nan, 3.0, math.nan])
+    module, callback = training(tmp_path, lambda network: {"synthetic/epe": next(errors)}, steps=9, validate_steps=1)
+    with pytest.raises(FloatingPointError, match="epe of the validation at step 0 is nan, so it selects no best"):
+        callback.on_train_start(module.trainer, module)
+    assert not (tmp_path / "best.safetensors").exists()
+    for module.steps_done in (1, 2):
+        callback.on_train_batch_start(module.trainer, module)
+    assert load_checkpoint(tmp_path / "best.safetensors")[1].description["steps"] == 1
+
+
 def test_the_time_of_a_run_is_that_of_its_steps(tmp_path, monkeypatch):
     """Steps of 10 s and validations of 100 s in a run of 60 s, one due every 30 s: neither counts for the other."""
     clock = SimpleNamespace(now=1000.0)

@@ -13,7 +13,7 @@ import torch
 
 pytest.importorskip("pytorch_lightning")
 from support import efficientnet_reference
-from support.distill import ONLY_REGRESSION, RIG, TINY, swap, wall, write_walls
+from support.distill import MASK, ONLY_REGRESSION, RIG, TINY, swap, wall, write_walls
 
 from fg_depth_ros.data.io.formats import read_image
 from fg_depth_ros.files import FileError
@@ -248,6 +248,30 @@ def test_rendered_scenes_and_folders_together(tmp_path, walls, cache, monkeypatc
     assert {"world_96x64/abs_rel", "world_64x64/abs_rel"} <= rows(tmp_path / "alone")[-1].keys()
     assert (tmp_path / "alone" / "pictures" / "0000002.png").is_file()
     assert load_checkpoint(best)[1].description["licence"] == "Apache-2.0"
+
+
+def test_a_folder_called_as_the_rendered_scenes_has_figures_of_its_own(tmp_path, cache):
+    data = str(write_walls(tmp_path / "world"))
+    settings = {**TINY, "data": (data,), "cache": cache, "world": "street"}
+    train_distill(DistillTraining(out=str(tmp_path / "run"), steps=1, **settings))
+    row = rows(tmp_path / "run")[-1]
+    assert row["abs_rel"] == pytest.approx((row["world/abs_rel"] + row["rendered_world/abs_rel"]) / 2)
+    settings |= {"select_by_world": False}
+    train_distill(DistillTraining(out=str(tmp_path / "other"), steps=1, **settings))
+    row = rows(tmp_path / "other")[-1]
+    assert row["abs_rel"] == row["world/abs_rel"] and "rendered_world/abs_rel" in row
+
+
+def test_a_set_that_is_too_far_to_be_evaluated_selects_nothing_and_is_named(tmp_path, walls, cache, caplog):
+    far = str(write_walls(tmp_path / "far", rig=replace(RIG, baseline=10.0)))  # at 160 to 250 m
+    settings = {**TINY, "cache": cache, "steps": 1, "mask": replace(MASK, max_depth=0.0)}
+    best = train_distill(DistillTraining(out=str(tmp_path / "run"), data=(walls, far), **settings))
+    assert best.is_file()
+    row = rows(tmp_path / "run")[-1]
+    assert row["abs_rel"] == row["walls/abs_rel"] and not any(name.startswith("far/") for name in row)
+    assert "far: none of its validation images has a reference depth between 0.001 and 80 m" in caplog.text
+    with pytest.raises(FileError, match="none of the validation pairs has a depth to compare with"):
+        train_distill(DistillTraining(out=str(tmp_path / "alone"), data=(far,), **settings))
 
 
 def test_exact_depth_is_learned_also_where_the_right_camera_does_not_look():

@@ -10,6 +10,7 @@ import torch
 
 pytest.importorskip("pytorch_lightning")
 pytest.importorskip("openvino")
+from support.pair_folders import write_pairs
 
 from fg_depth_ros.inference import open_estimator
 from fg_depth_ros.inference.engines.openvino_engine import OpenVinoEngine
@@ -91,6 +92,14 @@ def test_depth_networks_are_calibrated_on_the_virtual_world(tmp_path: Path, name
     rows = {row["method"]: row["metrics"]["abs_rel"] for row in done.report.rows}
     assert rows["int8"] == pytest.approx(rows["float32"], rel=0.1)
     assert not any("failed" in line for line in done.worse)
+
+
+def test_a_data_set_called_rendered_does_not_replace_the_rendered_scenes(tmp_path: Path) -> None:
+    source = fresh(tmp_path / "mono.safetensors", "depthnet_lite", width=96, height=64)
+    data = write_pairs(tmp_path / "rendered")
+    done = calibrate(source, tmp_path / "out.safetensors", scenes=1, data=[data])
+    images = {row["set"]: row["images"] for row in done.report.rows}
+    assert images == {"rendered_rendered": 1, "rendered": 2}
 
 
 def test_openvino_that_is_missing_is_named_before_any_work(run: Any, tmp_path: Path, monkeypatch: Any) -> None:

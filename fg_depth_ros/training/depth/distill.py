@@ -17,9 +17,9 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from fg_depth_ros.data.samples import DepthSample
+from fg_depth_ros.data.samples import DepthProtocol, DepthSample
 from fg_depth_ros.distributed import process_rank
-from fg_depth_ros.files import FileError
+from fg_depth_ros.files import FileError, unused_name
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.geometry.resize import size_with_area
 from fg_depth_ros.networks import load_checkpoint
@@ -147,7 +147,9 @@ def _validation_sets(
     selecting = samples(prepared.few("validation", config.validation_scenes))
     testing = samples(prepared.few("test", 4 * config.validation_scenes, "test:"))
     if scenes is not None:
-        (selecting if config.select_by_world else testing).update(scenes.validation())
+        taken = {name for sets in prepared.counts.values() for name in sets}
+        rendered = {unused_name(name, taken, "rendered_"): samples for name, samples in scenes.validation().items()}
+        (selecting if config.select_by_world else testing).update(rendered)
     selecting, testing = (_with_reference(sets) for sets in (selecting, testing))
     for required, sets, what in ((True, selecting, "validation"), (prepared.counts["test"], testing, "test")):
         if required and not sets:
@@ -204,13 +206,19 @@ def _warn_cropped(config: DistillTraining, rigs: Sequence[StereoRig]) -> None:
 
 
 def _with_reference(sets: Mapping[str, Sequence[DepthSample]]) -> dict[str, list[DepthSample]]:
-    """Return the samples with any reference depth, and the sets that have one."""
+    """Return the samples with a reference depth in the range that is evaluated, and the sets that have one."""
+    protocol = DepthProtocol()
 
     def known(sample: DepthSample) -> bool:
         truth = sample.truth()
-        return truth is not None and bool(np.isfinite(truth).any())
+        return truth is not None and bool(((truth > protocol.min_depth) & (truth < protocol.max_depth)).any())
 
     found = {name: [sample for sample in samples if known(sample)] for name, samples in sets.items()}
+    for name in (name for name, samples in found.items() if not samples and process_rank()[0] == 0):
+        _LOG.warning(
+            "%s: none of its validation images has a reference depth between %g and %g m: left out of the validation",
+            name, protocol.min_depth, protocol.max_depth,
+        )  # fmt: skip
     return {name: samples for name, samples in found.items() if samples}
 
 

@@ -160,7 +160,7 @@ def _conclude(config: Training, recordings: Recordings, best: Path, kind: str, m
     tensors, card = load_checkpoint(best if trained else out / "last.safetensors")
     steps = card.description["steps"]
     after = next((row for row in reversed(rows) if row["step"] == steps), card.description["validation"])
-    names = {bag["name"] for bag in recordings.bags}
+    names = {bag["name"] for bag in recordings.used}
     metrics = {when: _by_part(row, names) for when, row in (("before", before), ("after", after))}
     evaluated = {
         when: _mean_over_parts(row[monitor], metrics[when], monitor)
