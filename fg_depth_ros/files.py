@@ -170,6 +170,19 @@ def write_json(path: str | Path, value: Any, indent: int = 2, *, sync: bool = Tr
         unfinished.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")
 
 
+def append_line(path: str | Path, line: str) -> None:
+    """Append a line to a file, and wait until the disk holds it. Raises OSError.
+
+    An incomplete last line, which a power cut or a full disk left, is cut off first.
+    """
+    with Path(path).open("a+b") as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
 @contextmanager
 def claim_folder(folder: str | Path, what: str) -> Iterator[None]:
     """Make a folder, and keep other processes from claiming it; this one may claim it again inside.

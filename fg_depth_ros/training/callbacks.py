@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fg_depth_ros.data.io.formats import write_image
+from fg_depth_ros.files import append_line
 from fg_depth_ros.training.checkpoint import Checkpoint
 from fg_depth_ros.training.config import Training
 
@@ -177,8 +178,8 @@ class ValidationCallback(pl.Callback):
             )
 
     def _log(self, trainer: pl.Trainer, module: Any, metrics: dict[str, float]) -> None:
-        with open(self.checkpoint.folder / "validation.jsonl", "a") as log:
-            log.write(json.dumps({"step": module.steps_done, "hours": module.seconds_done / 3600, **metrics}) + "\n")
+        row = {"step": module.steps_done, "hours": module.seconds_done / 3600, **metrics}
+        append_line(self.checkpoint.folder / "validation.jsonl", json.dumps(row))
         _LOG.info("step %d: %s", module.steps_done, ", ".join(f"{k} {v:.3f}" for k, v in metrics.items()))
         if module.stopped_early:
             _LOG.info("no better %s in %d validations: stopping", self.validation.monitor, self.stopping.wait_count)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fg_depth_ros import files
-from fg_depth_ros.files import FileError, FileLock, WriteError, atomic_write, claim_folder, write_json
+from fg_depth_ros.files import FileError, FileLock, WriteError, append_line, atomic_write, claim_folder, write_json
 
 
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
@@ -29,6 +29,14 @@ def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
 def test_json_is_indented_ascii_with_an_end_of_line(tmp_path):
     write_json(tmp_path / "new" / "a.json", {"tür": [1, None]}, indent=1)
     assert (tmp_path / "new" / "a.json").read_bytes() == b'{\n "t\\u00fcr": [\n  1,\n  null\n ]\n}\n'
+
+
+def test_a_line_follows_the_last_one_that_is_complete(tmp_path):
+    path = tmp_path / "log.jsonl"
+    for before, after in ((b"", b"3\n"), (b"1\n2\n", b"1\n2\n3\n"), (b"1\n2", b"1\n3\n"), (b"1\n\0\0", b"1\n3\n")):
+        path.write_bytes(before)
+        append_line(path, "3")
+        assert path.read_bytes() == after
 
 
 def test_a_folder_appears_whole(tmp_path):

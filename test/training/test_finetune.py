@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -268,6 +269,18 @@ def test_both_parts_together_say_whether_weights_are_better(
     judged = outcome.document["judged"]
     assert judged["before"] == pytest.approx(0.29)
     assert judged["after"] == pytest.approx(sum(after) / 2, nan_ok=True)
+
+
+def test_a_line_that_a_power_cut_left_incomplete_costs_that_line_alone(tmp_path, drive, parent, cache, scripted):
+    scripted((0.30, 0.28), (0.20, 0.20), (0.10, 0.10))
+    done = tune(tmp_path, [drive], parent, cache, steps=1)
+    log = tmp_path / "validation.jsonl"
+    os.truncate(log, log.stat().st_size - 9)
+    again = tune(tmp_path, [drive], parent, cache, steps=1)
+    assert again.better and again.document["judged"] == done.document["judged"]
+    assert again.document["steps"] == 1
+    tune(tmp_path, [drive], parent, cache, steps=2)
+    assert [row["step"] for row in rows(tmp_path)] == [0, 2]
 
 
 def test_a_run_that_begins_in_the_middle_is_compared_with_the_weights_it_began_with(

@@ -153,11 +153,12 @@ def _conclude(config: Training, recordings: Recordings, best: Path, kind: str, m
     if process_rank()[0] != 0:
         return None
     out = Path(config.out)
-    rows = [json.loads(line) for line in (out / "validation.jsonl").read_text().splitlines()]
+    rows = _validations(out / "validation.jsonl")
     before = next((row for row in reversed(rows) if row["step"] == config.start_step), rows[0])
     chosen = load_checkpoint(best)[1] if best.is_file() else None
     trained = chosen is not None and chosen.description["steps"] > config.start_step
-    tensors, card = load_checkpoint(best if trained else out / "last.safetensors")
+    last = load_checkpoint(out / "last.safetensors")
+    tensors, card = load_checkpoint(best) if trained else last
     steps = card.description["steps"]
     after = next((row for row in reversed(rows) if row["step"] == steps), card.description["validation"])
     names = {bag["name"] for bag in recordings.used}
@@ -176,7 +177,8 @@ def _conclude(config: Training, recordings: Recordings, best: Path, kind: str, m
     name, other = (BETTER, NOT_BETTER) if better else (NOT_BETTER, BETTER)
     document = {
         "schema": SCHEMA, "kind": kind, "weights": name, "sha256": card.sha256, "model": card.name, **result,
-        "steps": rows[-1]["step"], "hours": rows[-1]["hours"], "command": card.description["command"],
+        "steps": last[1].description["steps"], "hours": last[1].description["hours"],
+        "command": card.description["command"],
         "parent": {"weights": config.weights, "sha256": card.description["parent"].get("sha256")},
         "teacher": card.description.get("teacher"), "split": asdict(recordings.split), "bags": recordings.bags,
         "left_out_pairs": _left_out(card.description["sets"]),
@@ -193,6 +195,17 @@ def _conclude(config: Training, recordings: Recordings, best: Path, kind: str, m
             config.weights, monitor, evaluated["before"], evaluated["after"], steps, out / name,
         )  # fmt: skip
     return Outcome(out / name, better, document)
+
+
+def _validations(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of validation.jsonl, without those that a power cut or a full disk damaged."""
+    rows = []
+    for line in path.read_text(errors="replace").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            _LOG.warning("%s: a line is damaged and left out: %.60s", path, line)
+    return rows
 
 
 def _mean_over_parts(selecting: float, parts: Mapping[str, Mapping[str, Mapping[str, float]]], measure: str) -> float:
