@@ -283,6 +283,9 @@ def test_parts_have_no_pair_in_common():
     parts = split_frames(sets, held_out="16:18", test="17:")
     assert "".join(parts.training["s"]) == "abcdefghijklmnop"
     assert parts.validation["s"] == ["q"] and "".join(parts.test["s"]) == "rst"
+    parts = split_frames(sets, test="17:")  # the last tenth of the others
+    assert "".join(parts.training["s"]) == "abcdefghijklmnop"
+    assert parts.validation["s"] == ["q"] and "".join(parts.test["s"]) == "rst"
     assert split_frames({"s": ["a", "b"]}).training == {"s": ["a"]}
     with pytest.raises(FileError, match="s: of its 1 pairs none is left to train on, .* held out 'the last tenth'"):
         split_frames({"s": ["a"]})

@@ -148,7 +148,8 @@ class DistillTraining(Training):
     frames: str = ""
     """Part of every folder that is used, such as 0:80; empty: all."""
     held_out: str = ""
-    """Part of every folder that selects the best weights, such as 72:80; empty: the last tenth of the frames."""
+    """Part of every folder that selects the best weights, such as 72:80; empty: the last tenth of the frames
+    without the test frames."""
     test_frames: str = ""
     """Part of every folder that is also evaluated; neither trained on nor selected by."""
     skip_unusable: bool = False

@@ -130,17 +130,18 @@ def split_frames(
 ) -> PairSplit:
     """Split every set into parts that have no pair in common; parts as ``frame_slice`` takes them.
 
-    ``frames``: what is used at all. ``held_out``: the validation part; empty = the last tenth of ``frames``, together,
-    since neighbours look alike. ``test``: the test part; empty = nothing. Raises FileError: a set that has no pair left
-    to train on. Raises ValueError: frames that are no range.
+    ``frames``: what is used at all. ``held_out``: the validation part; empty = the last tenth of ``frames`` without
+    those of ``test``, together, since neighbours look alike. ``test``: the test part; empty = nothing. Raises
+    FileError: a set that has no pair left to train on. Raises ValueError: frames that are no range.
     """
     split = PairSplit({}, {}, {})
     for name, pairs in sets.items():
         numbers = range(len(pairs))
         chosen = numbers[frame_slice(frames)]
-        validating = numbers[frame_slice(held_out)] if held_out else chosen[-max(1, len(chosen) // 10) :]
         testing = set(numbers[frame_slice(test)]) if test else set()
-        training = [i for i in chosen if i not in validating and i not in testing]
+        others = [i for i in chosen if i not in testing]
+        validating = numbers[frame_slice(held_out)] if held_out else others[-max(1, len(others) // 10) :]
+        training = [i for i in others if i not in validating]
         if not training:
             raise FileError(
                 f"{name}: of its {len(pairs)} pairs none is left to train on, with frames '{frames}', held out "
