@@ -22,6 +22,7 @@ from fg_depth_ros.data.io.formats import write_image
 from fg_depth_ros.files import append_line
 from fg_depth_ros.training.checkpoint import Checkpoint
 from fg_depth_ros.training.config import Training
+from fg_depth_ros.training.content import Content
 
 _LOG = logging.getLogger(__name__)
 _COUNTED_FROM = 1 / 3  # part of the run
@@ -85,11 +86,12 @@ class ValidationCallback(pl.Callback):
         config: of the run.
         validation: by what.
         card: licence and data for the card of the weights.
+        content: fingerprints of the data of the run.
     """
 
-    def __init__(self, config: Training, validation: Validation, card: Mapping[str, Any]) -> None:
+    def __init__(self, config: Training, validation: Validation, card: Mapping[str, Any], content: Content) -> None:
         self.config, self.validation = config, validation
-        self.checkpoint, self.stopping = Checkpoint(config, card), EarlyStopping(config.patience)
+        self.checkpoint, self.stopping = Checkpoint(config, card, content), EarlyStopping(config.patience)
         self._validated = -1  # the step
         self._next = self._next_validation()
 

@@ -14,6 +14,7 @@ import torch
 
 from fg_depth_ros.networks.checkpoint import CheckpointError, ModelCard, load_tensors, save_checkpoint, save_tensors
 from fg_depth_ros.training.config import Training
+from fg_depth_ros.training.content import Content, content_changes
 
 if TYPE_CHECKING:
     from fg_depth_ros.training.loop import TrainingModule
@@ -28,10 +29,11 @@ class Checkpoint:
     Args:
         config: of the run.
         card: licence and data for the card of the weights.
+        content: fingerprints of the data of the run.
     """
 
-    def __init__(self, config: Training, card: Mapping[str, Any]) -> None:
-        self.config, self.card, self.folder = config, card, Path(config.out)
+    def __init__(self, config: Training, card: Mapping[str, Any], content: Content) -> None:
+        self.config, self.card, self.content, self.folder = config, card, content, Path(config.out)
         self.best = math.inf
 
     @property
@@ -64,7 +66,8 @@ class Checkpoint:
         """Write the state alone; arguments as for ``save``."""
         document: dict[str, Any] = {
             "steps": module.steps_done, "pairs": module.pairs_done, "seconds": module.seconds_done, "best": self.best,
-            "config": self.config.stored(), "parent": module.parent.get("sha256", ""), **counters,
+            "config": self.config.stored(), "parent": module.parent.get("sha256", ""),
+            "content": self.content, **counters,
         }  # fmt: skip
         module.on_save_checkpoint(document)
         save_state(self.state_path, {"model": module.model, "average": module.average}, optimizer, document)
@@ -84,7 +87,7 @@ class Checkpoint:
         return document
 
     def _check_same_training(self, document: Mapping[str, Any], module: TrainingModule) -> None:
-        """Raise CheckpointError where the configuration or the weights to start from are others."""
+        """Raise CheckpointError where the configuration, the data or the weights to start from are others."""
         if "config" not in document:  # a state of an earlier version
             return
         before, parents = document["config"], (document["parent"], module.parent.get("sha256", ""))
@@ -93,6 +96,8 @@ class Checkpoint:
             names = (before["weights"], self.config.weights)
             was, now = (f"'{n}' ({p[:12]})" if p else "none" for n, p in zip(names, parents, strict=True))
             changes.append(f"weights were {was} and are {now}")
+        if "content" in document:  # states of earlier versions have none
+            changes += content_changes(document["content"], self.content)
         if changes:
             raise CheckpointError(
                 f"{self.folder} holds another training: {'; '.join(changes)}. Give what was given then to resume it, "

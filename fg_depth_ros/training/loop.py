@@ -32,6 +32,7 @@ from fg_depth_ros.networks.checkpoint import CheckpointError, ModelCard, load_ch
 from fg_depth_ros.networks.registry import create_model, load_model, weights_path
 from fg_depth_ros.training.callbacks import STOP_SIGNALS, ProgressLine, StopSignals, Validation, ValidationCallback
 from fg_depth_ros.training.config import Training, one_cycle
+from fg_depth_ros.training.content import Content
 from fg_depth_ros.training.stream import DataStream
 
 _LOG = logging.getLogger(__name__)
@@ -259,6 +260,7 @@ def fit(
     validation: Validation,
     card: Mapping[str, Any],
     open_stream: Callable[[torch.device], DataStream],
+    content: Content,
 ) -> Path:
     """Train a module as its configuration says, or resume it; return the path of the best weights.
 
@@ -267,6 +269,7 @@ def fit(
         validation: by what it is validated.
         card: licence and data for the card of the weights.
         open_stream: opens the batches; given the device where scenes are rendered: the GPU, or ``cpu``.
+        content: fingerprints of the data; a run is only resumed with the same.
 
     Raises:
         CheckpointError: a state in ``out`` that belongs to another training.
@@ -280,7 +283,7 @@ def fit(
         out.mkdir(parents=True, exist_ok=True)
         if not on_gpu:
             keep_freed_memory()
-        callback = ValidationCallback(config, validation, card)
+        callback = ValidationCallback(config, validation, card, content)
         trainer = _make_trainer(config, callback, on_gpu)
         module.pairs_done = config.start_step * config.batch * trainer.world_size
         if callback.checkpoint.state_path.exists():

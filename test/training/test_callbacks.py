@@ -52,9 +52,9 @@ def test_the_scale_of_float16_gradients_is_resumed(tmp_path):
         )
 
     module.stop_signal, module.steps_done = signal.SIGTERM, 1
-    ValidationCallback(config, validation, {}).on_train_end(trainer(256.0), module)
+    ValidationCallback(config, validation, {}, {}).on_train_end(trainer(256.0), module)
     resumed = trainer(65536.0)
-    ValidationCallback(config, validation, {}).resume(resumed, module, optimizer)
+    ValidationCallback(config, validation, {}, {}).resume(resumed, module, optimizer)
     assert resumed.precision_plugin.scaler.get_scale() == 256.0
 
 
@@ -69,7 +69,7 @@ def training(out, evaluate, extra=None, **settings):
         is_global_zero=True, world_size=1, logger=None, should_stop=False, optimizers=[module.configure_optimizers()],
         precision_plugin=SimpleNamespace(state_dict=dict),
     )  # fmt: skip
-    return module, ValidationCallback(config, Validation(evaluate, "synthetic/epe", extra), {})
+    return module, ValidationCallback(config, Validation(evaluate, "synthetic/epe", extra), {}, {})
 
 
 def test_real_pairs_select_no_weights_whatever_their_folder_is_called(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from functools import partial
 
@@ -19,7 +20,7 @@ from fg_depth_ros.data.io.formats import read_image
 from fg_depth_ros.files import FileError
 from fg_depth_ros.inference import ModelError, MonoConfig, MonoDepthEstimator
 from fg_depth_ros.networks import CheckpointError, create_model, import_checkpoint, load_checkpoint, load_model
-from fg_depth_ros.networks.checkpoint import ModelCard, load_tensors, save_checkpoint
+from fg_depth_ros.networks.checkpoint import ModelCard, load_tensors, save_checkpoint, save_tensors
 from fg_depth_ros.synthesis.cutouts import CutoutAtlas
 from fg_depth_ros.training.depth.config import PRESETS, DistillTraining, MaskConfig
 from fg_depth_ros.training.depth.distill import DistillModule, _canonical_focal, train_distill
@@ -164,6 +165,32 @@ def test_a_stopped_run_goes_on_exactly(tmp_path, walls, cache, monkeypatch):
     assert [row["step"] for row in rows(parts)] == [0, 2, 4]
     # and perhaps the batch before which the run found its end
     assert 8 <= load_checkpoint(parts / "last.safetensors")[1].description["counts"]["while"]["used"] <= 10
+
+
+def test_a_run_is_resumed_with_the_data_it_began_with_alone(tmp_path, cache):
+    """Also where the folder has its old name: another camera would change the metres of the weights in training."""
+    data, out = tmp_path / "data", tmp_path / "run"
+    write_walls(data / "a")
+    settings = {**TINY, "data": (str(data),), "out": str(out), "cache": cache}
+    train_distill(DistillTraining(steps=1, **settings))
+    write_walls(data / "a", (8, 9, 10, 11, 12, 13))
+    write_walls(data / "b", rig=replace(RIG, fx=300.0, fy=300.0))
+    message = (
+        "holds another training: training pairs of a were 4 and are 5; training pairs of b were none and are 4; "
+        "validation pairs of a were 1 and are 1 others; validation pairs of b were none and are 1. Give what was given"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        train_distill(DistillTraining(steps=2, **settings))
+    shutil.rmtree(data)
+    write_walls(data / "a", rig=replace(RIG, baseline=0.2))
+    with pytest.raises(CheckpointError, match="training pairs of a were 4 and are 4 others"):
+        train_distill(DistillTraining(steps=2, **settings))
+    state = out / "state.safetensors"
+    tensors, document = load_tensors(state)
+    del document["training"]["content"]  # as earlier versions wrote it
+    save_tensors(state, tensors, document)
+    train_distill(DistillTraining(steps=2, **settings))
+    assert load_tensors(state)[1]["training"]["content"]["training pairs of a"]["count"] == 4
 
 
 def test_fine_tuning_keeps_the_canonical_focal_length(tmp_path, walls, cache):

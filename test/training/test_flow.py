@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -270,6 +271,17 @@ def test_a_stopped_run_goes_on_exactly(tmp_path, monkeypatch):
     assert one.keys() == two.keys()
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-7)
+
+
+def test_a_run_on_a_folder_with_other_pairs_than_at_its_beginning_is_not_resumed(tmp_path):
+    """Which pairs are held out depends on their number."""
+    folder = write_chairs_like(tmp_path / "chairs", 3, 136, 136)
+    settings = {**TINY, "out": str(tmp_path / "out"), "data": (str(folder),), "validation_scenes": 1}
+    train_flow(FlowTraining(steps=1, **settings))
+    shutil.rmtree(folder)
+    write_chairs_like(folder, 4, 136, 136)
+    with pytest.raises(CheckpointError, match="another training: .*training pairs were 2 and are 3"):
+        train_flow(FlowTraining(steps=2, **settings))
 
 
 def test_a_killed_run_goes_on_exactly(tmp_path, monkeypatch):

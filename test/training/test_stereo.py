@@ -156,7 +156,9 @@ def test_another_training_is_not_resumed_silently(tmp_path):
     train_stereo(StereoTraining(steps=2, **again))
     tensors, document = load_tensors(tmp_path / "run" / "state.safetensors")
     assert document["training"]["steps"] == 2
-    for name in ("config", "parent", "validated", "scaler"):  # as earlier versions wrote it
+    write_image(photos / "b.png", np.full((64, 64, 3), 90, np.uint8))
+    refused("run holds another training: photos were 1 and are 2. Give what", **again)
+    for name in ("config", "content", "parent", "validated", "scaler"):  # as earlier versions wrote it
         del document["training"][name]
     save_tensors(tmp_path / "run" / "state.safetensors", tensors, document)
     train_stereo(StereoTraining(steps=3, **{**again, "seed": 1}))
@@ -192,7 +194,7 @@ def test_a_run_goes_on_behind_the_pairs_that_other_processes_have_seen(tmp_path,
 
 
 def test_weights_keep_the_licence_of_those_to_start_from(tmp_path, monkeypatch):
-    monkeypatch.setattr("fg_depth_ros.training.stereo.train.fit", lambda module, validation, card, stream: card)
+    monkeypatch.setattr("fg_depth_ros.training.stereo.train.fit", lambda module, validation, card, *data: card)
     options = {"features": [16, 16, 16], "aggregate": [16, 16, 16], "refine": 8, "max_disparity": 64}
     licences = []
     for given in ({"licence": "CC BY-NC-SA 4.0"}, {}):

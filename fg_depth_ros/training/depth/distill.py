@@ -29,6 +29,7 @@ from fg_depth_ros.synthesis.cutouts import CutoutAtlas, list_cutouts
 from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
 from fg_depth_ros.synthesis.world.generator import WorldGenerator
 from fg_depth_ros.training.callbacks import Evaluate
+from fg_depth_ros.training.content import content_of_files, content_of_pairs
 from fg_depth_ros.training.depth.batch import PairBatch
 from fg_depth_ros.training.depth.config import TRUTH, DistillTraining
 from fg_depth_ros.training.depth.dataset import (
@@ -118,7 +119,10 @@ def train_distill(
         return DataStream(dataset.batch, config.batch, workers)
 
     card = {**_card(config, module, prepared, scenes), **(source or {})}
-    best = fit(module, depth_validation(selecting, testing, extra), card, open_stream)
+    content = content_of_pairs(split._asdict())
+    if scenes is not None:
+        content = {**content, **content_of_files(photos=scenes.photos, cutouts=scenes.cutouts)}
+    best = fit(module, depth_validation(selecting, testing, extra), card, open_stream, content)
     if process_rank()[0] == 0:
         _LOG.info("while training: %s", module.counts.summary())
     return best

@@ -25,6 +25,7 @@ from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE, StereoPrediction
 from fg_depth_ros.progress import Track, no_progress
 from fg_depth_ros.training.batches import cat_batches
 from fg_depth_ros.training.callbacks import Validation
+from fg_depth_ros.training.content import content_of_pairs
 from fg_depth_ros.training.depth.batch import PairBatch
 from fg_depth_ros.training.depth.dataset import PairDataset, load_whole
 from fg_depth_ros.training.depth.pair_checks import BadPair
@@ -270,4 +271,4 @@ def train_self_supervised(
         "sets": prepared.card(),
         **(source or {}),
     }
-    return fit(module, Validation(evaluate, MONITOR), card, open_stream)
+    return fit(module, Validation(evaluate, MONITOR), card, open_stream, content_of_pairs(split._asdict()))

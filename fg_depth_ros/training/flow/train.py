@@ -27,6 +27,7 @@ from fg_depth_ros.synthesis.world.generator import WorldGenerator
 from fg_depth_ros.training.batches import cat_batches, split_batch, to_image, to_tensor
 from fg_depth_ros.training.callbacks import Evaluate, Validation
 from fg_depth_ros.training.config import check_multiple
+from fg_depth_ros.training.content import Content, content_of_files, content_of_frames
 from fg_depth_ros.training.flow.augmentation import Augmenter, FlowPairs
 from fg_depth_ros.training.flow.config import SCHEDULES, FlowTraining
 from fg_depth_ros.training.flow.losses import flow_loss
@@ -118,6 +119,7 @@ class _TrainingData(NamedTuple):
     """Return what makes batches and, for rendered scenes, what renders those of the virtual world."""
     validation: list[FlowSample]
     card: dict[str, Any]
+    content: Content
 
 
 def train_flow(config: FlowTraining, extra: Evaluate | None = None) -> Path:
@@ -155,7 +157,7 @@ def train_flow(config: FlowTraining, extra: Evaluate | None = None) -> Path:
         return DataStream(scene_numbers, config.batch)
 
     evaluate = task.validation({data.name: data.validation})
-    return fit(module, Validation(evaluate, f"{data.name}/epe", extra, picture), card, open_stream)
+    return fit(module, Validation(evaluate, f"{data.name}/epe", extra, picture), card, open_stream, data.content)
 
 
 class FolderPairs:
@@ -235,7 +237,7 @@ def _rendered_data(config: FlowTraining) -> _TrainingData:
         world = WorldGenerator(atlas, cutouts, *size, config.seed, device)
         return generator(*size, config.seed, device).batch, world.frames
 
-    return _TrainingData("synthetic", open_batches, scenes, card)
+    return _TrainingData("synthetic", open_batches, scenes, card, content_of_files(photos=photos, cutouts=cutout_files))
 
 
 def _folder_data(config: FlowTraining) -> _TrainingData:
@@ -258,7 +260,8 @@ def _folder_data(config: FlowTraining) -> _TrainingData:
         "licence": "that of the data it was trained on",
         "data": "pairs of " + ", ".join(f"{name} ({len(samples)})" for name, samples in sets.items()),
     }
-    return _TrainingData("held_out", lambda device: (pairs.batch, None), held_out, card)
+    content = content_of_frames({"training": training, "held-out": held_out})
+    return _TrainingData("held_out", lambda device: (pairs.batch, None), held_out, card, content)
 
 
 def rendered_flow_sample(scene: FlowBatch) -> FlowSample:

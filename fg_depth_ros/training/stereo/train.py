@@ -15,6 +15,7 @@ from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
 from fg_depth_ros.synthesis.world.generator import WorldGenerator
 from fg_depth_ros.training.batches import cat_batches, split_batch, to_image
 from fg_depth_ros.training.callbacks import Evaluate, Validation
+from fg_depth_ros.training.content import content_of_files
 from fg_depth_ros.training.loop import VALIDATION_SEED, TrainingModule, fit, photo_sources
 from fg_depth_ros.training.scene_pool import MixedScenes, ScenePool
 from fg_depth_ros.training.stereo.augmentation import MARGIN, StereoAugmentation
@@ -71,7 +72,7 @@ def train_stereo(config: StereoTraining, extra: Evaluate | None = None) -> Path:
         return DataStream(scene_numbers, config.batch)
 
     validation = Validation(StereoTask().validation({"synthetic": scenes}), "synthetic/epe", extra)
-    return fit(module, validation, card, open_stream)
+    return fit(module, validation, card, open_stream, content_of_files(photos=photos))
 
 
 def scene_renderer(
