@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 from collections.abc import Callable
 from functools import partial
@@ -50,7 +51,19 @@ def create_model(name: str, **options: Any) -> torch.nn.Module:
     try:
         return MODELS[name](**options)
     except TypeError as error:
+        known = _options_of(name)
+        if unknown := [option for option in options if option not in known]:
+            raise ValueError(f"{name} has no option '{unknown[0]}'; it has {', '.join(known)}") from error
         raise ValueError(f"model '{name}' does not take these options ({options}): {error}") from error
+
+
+def _options_of(name: str) -> list[str]:
+    """Return the options that a network takes: those of its constructor, then those that this hands on to its bases."""
+    constructor: Any = MODELS[name]
+    parameters = inspect.signature(constructor).parameters.values()
+    own = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+    with torch.device("meta"):  # nothing is allocated
+        return list(dict.fromkeys([*own, *constructor().options]))
 
 
 def weights_path(source: str | Path) -> Path:

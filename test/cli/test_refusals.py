@@ -115,6 +115,14 @@ def test_export_opens_its_pairs_before_it_converts(run: Run, tmp_path: Path, mon
             ("train", "stereo", "--steps", "1", "--precision", "bf16"),
             "unknown precision 'bf16'; known: 16-mixed, 32, auto",
         ),
+        (
+            ("train", "stereo", "--steps", "1", "--model", "flownet_lite"),
+            "unknown stereo network 'flownet_lite'; known: ",
+        ),
+        (
+            ("train", "stereo", "--steps", "1", "--option", "foo=1"),
+            "flownet_stereo has no option 'foo'; it has features, aggregate, refine, deep, fine, max_disparity",
+        ),
         (("distill", "--hours", "nan"), "--hours must not be negative, got nan"),
         (("finetune", "--bags", "{nix}"), "nix: no such bag or folder; check the path"),
         (("infer", "--pairs", "motorcycle", "--scale", "-1"), "--scale must be auto or lie in 0.1 .. 4, got -1.0"),

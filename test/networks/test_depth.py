@@ -92,7 +92,7 @@ def test_where_a_thing_stands_in_the_picture_matters(compact: str) -> None:
         ({"focal": 0.0}, "focal must be a positive number of pixels, got 0"),
         ({"width": 100}, "width must be a positive multiple of 32 px, got 100"),
         ({"height": 0}, "height must be a positive multiple of 32 px, got 0"),
-        ({"nonsense": 1}, "does not take these options"),
+        ({"nonsense": 1}, "has no option 'nonsense'; it has focal, width, height"),
     ],
 )
 def test_bad_options_are_named(options: dict[str, float], message: str) -> None:

@@ -35,7 +35,7 @@ def frames(height: int, width: int, seed: int = 0, batch: int = 1) -> tuple[torc
         ({"normalization": "none"}, "normalization must be one of fixed, pair_mean, got 'none'"),
         ({"channel_order": "grb"}, "channel_order must be one of rgb, bgr, got 'grb'"),
         ({"flow_scale": -1.0}, "flow_scale must be positive, got -1.0"),
-        ({"depth": 3}, "does not take these options .*depth"),
+        ({"depth": 3}, "has no option 'depth'; it has .*decoder_bias, flow_bias, batch_norm, width"),
     ],
 )
 @pytest.mark.parametrize("name", ["flownet_s", "flownet_c"])

@@ -28,7 +28,7 @@ def frames(height: int, width: int, batch: int = 1) -> tuple[torch.Tensor, torch
 
 @pytest.mark.parametrize("name", NAMES.values())
 def test_bad_frames_and_options_are_named(name):
-    with pytest.raises(ValueError, match="does not take these options .*colour"):
+    with pytest.raises(ValueError, match=f"{name} has no option 'colour'; it has .*flow_scale"):
         create_model(name, colour="blue")
     with pytest.raises(ValueError, match="width must be a positive factor"):
         create_model(name, width=-1)

@@ -72,8 +72,10 @@ def test_wrong_options_and_names_are_refused():
         create_model("flownet_stereo", max_disparity=190)
     with pytest.raises(ValueError, match="unknown model 'flownet_strereo'; known: .*flownet_stereo"):
         create_model("flownet_strereo")
-    with pytest.raises(ValueError, match="does not take these options .*colour"):
+    with pytest.raises(ValueError, match="flownet_stereo has no option 'colour'; it has features, aggregate, refine, "):
         create_model("flownet_stereo", colour="blue")
+    with pytest.raises(ValueError, match="'flownet_stereo' does not take these options"):
+        create_model("flownet_stereo", refine="much")
 
 
 def test_exports_to_onnx_with_the_same_numbers(tmp_path):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fg_depth_ros.training.config import Training, check_multiple
+from fg_depth_ros.training.config import Training, check_choice, check_multiple
 
 SHIPPED_OPTIONS = {
     "features": [48, 96, 128],
@@ -39,9 +39,11 @@ class StereoTraining(Training):
     """Network options when training from scratch or with ``load_partial``; default: those of the shipped network."""
 
     def __post_init__(self) -> None:
-        from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE  # loads PyTorch
+        from fg_depth_ros.networks import STEREO_MODELS  # these load PyTorch
+        from fg_depth_ros.networks.flownet_stereo import SIZE_MULTIPLE
 
         super().__post_init__()
+        check_choice("stereo network", self.model, STEREO_MODELS)
         self._require_validation_scenes()
         check_multiple(SIZE_MULTIPLE, (self.width, self.height))
         if self.options and self.weights and not self.load_partial:
