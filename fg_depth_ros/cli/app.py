@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from fg_depth_ros.inference import FlowEstimator, StereoDepthEstimator
 
 _Sample = TypeVar("_Sample")
+REFUSED = 3
+"""Exit status where weights are not good enough; 2 is a mistake in the command line, 1 all else."""
 _UNLIMITED = 10_000  # columns
 console = Console(markup=False, emoji=False)  # names of files and bags are shown as they are
 

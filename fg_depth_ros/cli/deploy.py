@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from fg_depth_ros.cli.app import save, say, show
+from fg_depth_ros.cli.app import REFUSED, save, say, show
 from fg_depth_ros.cli.options import Device, Engine, Json, Precision, Settings, file_to_write, folder_to_write
 from fg_depth_ros.data.bags.topics import PairTopics
 from fg_depth_ros.evaluation.replay.promotion import Decision, Margins, decide
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from fg_depth_ros.evaluation.reports.report import Report
     from fg_depth_ros.networks.weights_store import WeightsStore
 
-_REFUSED = 2
 _BRIEF = 12  # digits of a hash
 Store = Annotated[
     Path | None,
@@ -51,7 +50,7 @@ def promote(
     precision: Precision = "auto",
     json: Json = None,
 ) -> None:
-    """Deploy weights unless they are worse than those in use; exit status 2: refused, nothing has changed.
+    """Deploy weights unless they are worse than those in use; exit status 3: refused, nothing has changed.
 
     Weights that are in use already are not compared again: a lost file is put back, and the node gets them.
 
@@ -88,7 +87,7 @@ def promote(
             say("one of the two ran in int8 and the other did not: 'fg-depth quantize' calibrates weights for it")
         if not decision.accepted and not force_reason:
             say(f"refused, {weights} is not used; nothing has changed", "red")
-            raise typer.Exit(_REFUSED)
+            raise typer.Exit(REFUSED)
     if force_reason:
         record["forced"] = force_reason
     _put_into_use(place, weights, record, node, against)

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from fg_depth_ros.cli.app import say, show, track_progress
+from fg_depth_ros.cli.app import REFUSED, say, show, track_progress
 from fg_depth_ros.cli.bags import show_bags
 from fg_depth_ros.cli.options import Settings, Without, image_size_of
 from fg_depth_ros.cli.train import Out, depth_losses, log_to_terminal
@@ -19,7 +19,6 @@ from fg_depth_ros.data.bags.topics import PairTopics
 from fg_depth_ros.training.depth.config import DepthLossConfig, MaskConfig
 from fg_depth_ros.training.finetune.config import DepthFinetuning, StereoFinetuning, TimeSplit
 
-_NOT_BETTER = 2
 _OF_DISTILL = Without(
     ["data", "frames", "held_out", "test_frames", "model", "width", "height", "shapes", "encoder", "focal",
      "skip_unusable", "select_by_world", "schedule", "graft", "on_the_fly"]
@@ -58,7 +57,7 @@ def finetune(
         typer.Option(help="Ignore larger disparities, px at a width of 1024 px; 0: no limit.", show_default="0"),
     ] = None,
 ) -> None:
-    """Fine-tune a network on recordings, without labels; exit status 2 if the result is not better.
+    """Fine-tune a network on recordings, without labels; exit status 3 if the result is not better.
 
     Examples: `fg-depth finetune --bags recordings --hours 0.5 --out runs/robot`,
     `fg-depth finetune --bags recordings --stereo --steps 500 --out runs/stereo`
@@ -102,7 +101,7 @@ def finetune(
         _show(outcome.document)
         say(str(outcome.path))
         if not outcome.better:
-            raise typer.Exit(_NOT_BETTER)
+            raise typer.Exit(REFUSED)
 
 
 def _show(document: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fg_depth_ros.cli.app import print_table, say
+from fg_depth_ros.cli.app import REFUSED, print_table, say
 from fg_depth_ros.cli.options import Photos, check_least, file_to_write
 
 
@@ -18,7 +18,7 @@ def quantize(
     scenes: Annotated[int, typer.Option(help="Rendered scenes to measure on, and as many to compare on.")] = 32,
     data: Annotated[list[Path], typer.Option(help="Data set with truth to compare on; may be repeated.")] = [],
 ) -> None:
-    """Calibrate weights for int8, and compare its accuracy with float32; exit status 2 where it is worse.
+    """Calibrate weights for int8, and compare its accuracy with float32; exit status 3 where it is worse.
 
     The result is the same weights with the ranges of their convolutions. OpenVINO then runs them in int8.
 
@@ -34,5 +34,5 @@ def quantize(
         for line in done.worse:
             say(line, "red")
         say(f"not within the margins of docs/engines.md: {out} is not written", "red")
-        raise typer.Exit(2)
+        raise typer.Exit(REFUSED)
     say(str(out))

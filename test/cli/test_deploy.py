@@ -13,6 +13,7 @@ import torch
 
 pytest.importorskip("rosbags", reason="bags are read by rosbags (extra 'data')")
 
+from fg_depth_ros.cli.app import REFUSED
 from fg_depth_ros.data.bags.writing import write_stereo_bag
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.geometry import StereoRig
@@ -121,13 +122,13 @@ def test_better_weights_are_used_worse_ones_refused_and_the_way_back_is_short(ca
     assert record["metrics"]["all pixels: abs_rel"] == pytest.approx([0.1, 0.0], abs=1e-4)
 
     status, text = call("promote", near, "--bags", bags, "--json", report)
-    assert status == 2, text
+    assert status == REFUSED, text
     assert "all, all pixels: abs_rel is 0.1," in text and "refused" in text and "nothing has changed" in text
     assert json.loads(report.read_text())["settings"]["promotion"]["accepted"] is False
     assert store.history(MODEL).entry.sha256 == sha_exact
     # AbsRel 0.05 against 0.1 of the named file: good enough for that one.
     half, _ = says(3.15, tmp_path / "half.safetensors")
-    assert call("promote", half, "--bags", bags)[0] == 2
+    assert call("promote", half, "--bags", bags)[0] == REFUSED
     assert call("promote", half, "--bags", bags, "--against", near)[0] == 0
 
     status, text = call("deployed")
@@ -191,7 +192,7 @@ def test_the_way_back_to_int8_is_named(call, store, bags, tmp_path, monkeypatch)
     save_checkpoint(worse, create_model(card.name, **card.options), ModelCard(card.name, card.options))
     running = ("--engine", "openvino")
     status, text = call("promote", worse, "--against", "flownet_stereo", "--bags", bags, *running)
-    assert status == 2, text
+    assert status == REFUSED, text
     assert "one of the two ran in int8 and the other did not: 'fg-depth quantize' calibrates" in text
 
 

@@ -11,6 +11,7 @@ pytest.importorskip("rosbags")
 from support.bags import SECOND, bag_of, write
 from support.distill import RIG, wall
 
+from fg_depth_ros.cli.app import REFUSED
 from fg_depth_ros.data.bags.storage import IMAGE
 from fg_depth_ros.data.bags.writing import write_stereo_bag
 from fg_depth_ros.networks import create_model, load_checkpoint
@@ -82,13 +83,13 @@ def test_bags_become_better_weights(run, tmp_path, bags, parent):
     assert config["data"] == [str(bags / "ep_a"), str(bags / "ep_b")]
 
 
-def test_weights_that_are_not_better_end_with_status_2(run, tmp_path, bags):
+def test_weights_that_are_not_better_have_an_exit_status_of_their_own(run, tmp_path, bags):
     out = tmp_path / "out"
     status, text = run(
         "finetune", "--stereo", "--bags", bags / "ep_a", "--out", out, "--steps", 1, "--workers", 0, "--batch", 1,
         "--size", "64x64", "--guard", "0.05", "--learning-rate", "1", "--validation-scenes", 1,
     )  # fmt: skip
-    assert status == 2, text
+    assert status == REFUSED == 3, text
     assert "not better than the initial weights: kept as not_better.safetensors" in text
     assert (out / "not_better.safetensors").is_file() and not (out / "weights.safetensors").exists()
     assert "unexplained of the stopping part" in text and "agreement" in text
