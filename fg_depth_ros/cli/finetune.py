@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,17 +14,20 @@ from rich.text import Text
 
 from fg_depth_ros.cli.app import REFUSED, say, show, track_progress
 from fg_depth_ros.cli.bags import show_bags
-from fg_depth_ros.cli.options import Settings, Without, image_size_of
-from fg_depth_ros.cli.train import Out, depth_losses, log_to_terminal
+from fg_depth_ros.cli.options import Settings, Without, given_options, image_size_of
+from fg_depth_ros.cli.train import LOSSES_HELP, Out, depth_losses, log_to_terminal
 from fg_depth_ros.data.bags.topics import PairTopics
 from fg_depth_ros.training.depth.config import DepthLossConfig, MaskConfig
-from fg_depth_ros.training.finetune.config import DepthFinetuning, StereoFinetuning, TimeSplit
+from fg_depth_ros.training.finetune.config import LOSS, LOSSES, MASK, DepthFinetuning, StereoFinetuning, TimeSplit
 
 _OF_DISTILL = Without(
     ["data", "frames", "held_out", "test_frames", "model", "width", "height", "shapes", "encoder", "focal",
      "skip_unusable", "select_by_world", "schedule", "graft", "on_the_fly"]
 )  # fmt: skip
-_DEPTH_DEFAULTS = {"loss": "flow_mask_fd", "regression_of": "ratio", "max_depth": 80.0, "max_disparity": 0.0}
+_OF_LOSSES = Without(
+    ["photometric", "photometric_mask", "regression", "flow_photometric", "smoothness", "scales", "self_distillation"]
+)
+_OF_MASK = Without(["min_disparity", "inside", "vertical", "left_right"])
 _HIGHER_IS_BETTER = ("delta_1", "agreement")
 
 
@@ -33,29 +37,20 @@ def finetune(
     division: Settings[TimeSplit],
     make_depth: Annotated[Settings[DepthFinetuning], _OF_DISTILL],
     make_stereo: Annotated[Settings[StereoFinetuning], Without(["width", "height", "weights", "model"])],
+    losses: Annotated[Settings[DepthLossConfig], LOSSES, _OF_LOSSES],
+    mask: Annotated[Settings[MaskConfig], MASK, _OF_MASK],
     topics: Settings[PairTopics],
+    context: typer.Context,
     stereo: Annotated[
         bool, typer.Option("--stereo", help="Fine-tune the stereo network by self-supervision instead.")
     ] = False,
     stereo_weights: Annotated[
-        str | None, typer.Option(help="Stereo weights to start from.", show_default=StereoFinetuning.weights)
-    ] = None,
+        str, typer.Option(help="With --stereo: weights to start from.")
+    ] = StereoFinetuning.weights,
     size: Annotated[
         str, typer.Option(help="WIDTHxHEIGHT of the input (with --stereo: of windows), multiples of 32; auto.")
     ] = "auto",
-    loss: Annotated[
-        str | None, typer.Option(help="Losses to train with, as in distill.", show_default="flow_mask_fd")
-    ] = None,
-    regression_of: Annotated[
-        str | None, typer.Option(help="ratio or metres: what L_dr compares.", show_default="ratio")
-    ] = None,
-    max_depth: Annotated[
-        float | None, typer.Option(help="Ignore pixels farther than this, m; 0: no limit.", show_default="80")
-    ] = None,
-    max_disparity: Annotated[
-        float | None,
-        typer.Option(help="Ignore larger disparities, px at a width of 1024 px; 0: no limit.", show_default="0"),
-    ] = None,
+    loss: Annotated[str, typer.Option(help=LOSSES_HELP)] = LOSS,
 ) -> None:
     """Fine-tune a network on recordings, without labels; exit status 3 if the result is not better.
 
@@ -71,25 +66,22 @@ def finetune(
     find_bags(bags)  # first of all: a path may be mistyped
     sizes = {} if size == "auto" else dict(zip(("width", "height"), image_size_of(size), strict=True))
     # before the bags are read: settings that do not fit are refused at once
-    values = {
-        "loss": loss, "regression_of": regression_of, "max_depth": max_depth, "max_disparity": max_disparity
-    }  # fmt: skip
-    of_depth = {name: value for name, value in values.items() if value is not None}
-    of_stereo = {} if stereo_weights is None else {"stereo_weights": stereo_weights}
-    ours, others = (make_stereo, make_depth) if stereo else (make_depth, make_stereo)
-    if unused := sorted({*others.keywords.keys() - ours.keywords.keys(), *(of_depth if stereo else of_stereo)}):
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
-        of = "depth from one image; --stereo-weights names the stereo weights to start from" if stereo else "--stereo"
-        raise ValueError(f"{names}: of {of}")
+    of_depth = [*make_depth.keywords.keys() - make_stereo.keywords.keys(), "loss", *losses.keywords, *mask.keywords]
+    of_stereo = [*make_stereo.keywords.keys() - make_depth.keywords.keys(), "stereo_weights"]
+    if unused := sorted(given_options(context, of_depth if stereo else of_stereo)):
+        verb, them = ("is", "it") if len(unused) == 1 else ("are", "them")
+        advice = f"--stereo: add that, or leave {them} out"
+        if stereo:
+            advice = f"depth from one image: leave {them} out with --stereo"
+            advice += "; --stereo-weights names the weights to start from" if "--weights" in unused else ""
+        raise ValueError(f"{', '.join(unused)} {verb} for {advice}")
     tuning: DepthFinetuning | StereoFinetuning
     if stereo:
-        weights = StereoFinetuning.weights if stereo_weights is None else stereo_weights
-        tuning = make_stereo(out=str(out), weights=weights, **sizes)
+        tuning = make_stereo(out=str(out), weights=stereo_weights, **sizes)
     else:
-        chosen: dict[str, Any] = _DEPTH_DEFAULTS | of_depth
-        losses = depth_losses(chosen["loss"], partial(DepthLossConfig, regression_of=chosen["regression_of"]))
-        mask = MaskConfig(max_depth=chosen["max_depth"], max_disparity=chosen["max_disparity"])
-        tuning = make_depth(out=str(out), losses=losses, mask=mask, **sizes)
+        given = partial(DepthLossConfig, **{"regression_of": LOSSES.regression_of, **losses.keywords})
+        checks = replace(MASK, **mask.keywords)
+        tuning = make_depth(out=str(out), losses=depth_losses(loss, given), mask=checks, **sizes)
     recordings = open_recordings(bags, division(), topics().given(), out / "checks", track_progress)
     if process_rank()[0] == 0:
         show_bags(recordings.bags)

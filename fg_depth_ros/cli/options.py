@@ -15,7 +15,7 @@ import functools
 import inspect
 import os
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -145,32 +145,49 @@ def check_least(least: int, **values: float) -> None:
             raise ValueError(f"--{name.replace('_', '-')} must be {bound}, got {value}")
 
 
+def given_options(context: typer.Context, names: Iterable[str]) -> list[str]:
+    """Return the flags of those options that were given, even with their default, of these parameters of a command."""
+    return [f"--{name.replace('_', '-')}" for name in names if _is_given(context, name)]
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
 def expand(function: Callable[..., Any]) -> Callable[..., Any]:
     """Replace every ``Settings[Config]`` parameter of a command by one option per field of ``Config``.
 
     The command receives a partial of ``Config`` with what the user gave and nothing else, so that defaults, also those
     of a preset, stay those of the dataclass. Fields of one name in several configurations are one option. A field is no
     option where the command has a parameter of that name, where ``Without`` names it, or where its type is a mapping or
-    another dataclass; ``metadata={"option": "split"}`` gives the option another name than the field.
+    another dataclass; ``metadata={"option": "split"}`` gives the option another name than the field. The help shows
+    the defaults of the dataclass, or those of the instance in ``Annotated[Settings[Config], Config(...)]``, which the
+    command then uses. A parameter that is a ``typer.Context`` receives the context.
 
     Returns the command with the expanded signature, as typer reads it.
     """
     hints = get_type_hints(function, include_extras=True)
     own = inspect.signature(function).parameters
-    configs, left_out = {}, {}
+    configs, defaults, left_out, contexts = {}, {}, {}, []
     for name in own:
         settings, *marks = get_args(hints[name]) if get_origin(hints[name]) is Annotated else (hints[name],)
         if get_origin(settings) is functools.partial:
             (configs[name],) = get_args(settings)
             left_out[name] = {field for mark in marks if isinstance(mark, Without) for field in mark}
+            defaults[name] = next((mark for mark in marks if isinstance(mark, configs[name])), None)
+        elif settings is typer.Context:
+            contexts.append(name)
     keyword = inspect.Parameter.KEYWORD_ONLY
     options = {_CONTEXT: inspect.Parameter(_CONTEXT, keyword, annotation=typer.Context)}
     targets: dict[str, list[tuple[str, str]]] = {}  # option -> (the command's parameter, field)
     for name, parameter in own.items():
+        if name in contexts:
+            continue
         if name not in configs:
             options[name] = parameter.replace(annotation=hints[name], kind=keyword)
             continue
-        for field, option in _options_of(configs[name]):
+        for field, option in _options_of(configs[name], defaults[name]):
             if option.name not in own and field not in left_out[name]:
                 options.setdefault(option.name, option)
                 targets.setdefault(option.name, []).append((name, field))
@@ -179,9 +196,10 @@ def expand(function: Callable[..., Any]) -> Callable[..., Any]:
     def command(**values: Any) -> Any:
         given: dict[str, dict[str, Any]] = {name: {} for name in configs}
         context = values.pop(_CONTEXT)
+        values |= dict.fromkeys(contexts, context)
         for option, fields in targets.items():
             value = values.pop(option)
-            if context.get_parameter_source(option).name != "DEFAULT":
+            if _is_given(context, option):
                 for name, field in fields:
                     given[name][field] = tuple(value) if isinstance(value, list) else value
         return function(**values, **{name: functools.partial(each, **given[name]) for name, each in configs.items()})
@@ -192,15 +210,17 @@ def expand(function: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _options_of(config: type[Any]) -> Iterator[tuple[str, inspect.Parameter]]:
-    """Yield field name and command parameter of every field that can be an option."""
+def _options_of(config: type[Any], defaults: Any) -> Iterator[tuple[str, inspect.Parameter]]:
+    """Yield field name and command parameter of every field that can be an option; ``defaults``: a config, or None."""
     hints, docs = get_type_hints(config), field_docs(config)
     for field in dataclasses.fields(config):
         name = field.metadata.get("option", field.name)
         hint = hints[field.name]
         if not field.init or name is None or dataclasses.is_dataclass(hint) or not _simple(hint):
             continue
-        if field.default_factory is not dataclasses.MISSING:
+        if defaults is not None:
+            default = getattr(defaults, field.name)
+        elif field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         else:
             default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Out = Annotated[Path, typer.Option(help="Folder for weights, state and logs; a run found there is resumed.")]
 
+LOSSES_HELP = f"Losses to train with: {', '.join(list(PRESETS)[:-1])} or {list(PRESETS)[-1]} (the whole)."
+
 
 def log_to_terminal() -> None:
     """Show what a training logs."""
@@ -71,9 +73,7 @@ def distill(
     losses: Settings[DepthLossConfig],
     topics: Settings[PairTopics],
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the network's input, multiples of 32.")] = "640x192",
-    loss: Annotated[
-        str, typer.Option(help="auto_mask, flow_mask, flow_mask_dr, flow_mask_fp or flow_mask_fd (the whole).")
-    ] = "flow_mask_fd",
+    loss: Annotated[str, typer.Option(help=LOSSES_HELP)] = "flow_mask_fd",
     real: Real = [],
 ) -> None:
     """Distill metric depth from one image, from stereo pairs without labels; resumable, also under torchrun.

@@ -19,6 +19,7 @@ from fg_depth_ros.cli.options import (
     SideBySide,
     check_least,
     file_to_write,
+    given_options,
     min_disparity_of,
     scale_of,
 )
@@ -27,9 +28,12 @@ from fg_depth_ros.data.bags.topics import PairTopics
 if TYPE_CHECKING:
     from fg_depth_ros.inference import StereoDepthEstimator
 
+_OF_LIVE_TOPICS = ("pairs", "left", "namespace", "save", "window", "port", "data_port", "memory")
+
 
 def view(
     topics: Settings[PairTopics],
+    context: typer.Context,
     pairs: Annotated[
         str | None,
         typer.Argument(help="A folder of pairs, a bag, a video, or motorcycle (a real pair); default: live topics."),
@@ -74,13 +78,8 @@ def view(
     load_rerun()
     where = Destination(port, data_port, window, save, memory)
     if pairs is None:
-        of_pairs = {
-            "model": bool(model), "weights": bool(weights), "calib": calib is not None, "side_by_side": side_by_side,
-            "device": device != "auto", "engine": engine != "auto", "precision": precision != "auto",
-            "scale": scale != "1", "min_disparity": min_disparity != "auto", "min_depth": min_depth != 0.1,
-            "max_depth": max_depth != 80.0, "count": bool(count), **topics().given(), "left": False,
-        }  # fmt: skip
-        if given := [f"--{name.replace('_', '-')}" for name, value in of_pairs.items() if value]:
+        names = [name for name in context.params if name not in _OF_LIVE_TOPICS]
+        if given := given_options(context, names):
             verb, them = ("is", "it") if len(given) == 1 else ("are", "them")
             raise typer.BadParameter(
                 f"{', '.join(given)} {verb} for pairs: name a folder, a bag or motorcycle with {them}"

@@ -50,16 +50,39 @@ def test_a_mistake_is_one_clear_line(run, tmp_path, bags):
     refused("no such bag or folder; check the path", "--bags", tmp_path / "gone", "--steps", 1)
     refused("unknown loss 'l2'", "--bags", bags, "--steps", 1, "--loss", "l2")
     refused("unknown split 'halves'; known: bag, blocks, end", "--bags", bags, "--steps", 1, "--split", "halves")
-    refused("--anchor: of --stereo", "--bags", bags, "--steps", 1, "--anchor", 0.5)
-    refused("--weights, --zoom: of depth from one image; --stereo-weights names the stereo weights to start from",
-            "--bags", bags, "--steps", 1, "--stereo", "--weights", "depthnet_lite", "--zoom", 2)  # fmt: skip
-    refused("--stereo-weights: of --stereo", "--bags", bags, "--steps", 1, "--stereo-weights", "w.safetensors")
-    refused("--loss, --max-depth, --max-disparity, --regression-of: of depth from one image",
+    refused("--anchor is for --stereo: add that, or leave it out", "--bags", bags, "--steps", 1, "--anchor", 0.5)
+    refused("--zoom is for depth from one image: leave it out with --stereo",
+            "--bags", bags, "--steps", 1, "--stereo", "--zoom", 2)  # fmt: skip
+    refused("--weights is for depth from one image: leave it out with --stereo; --stereo-weights names the weights to "
+            "start from", "--bags", bags, "--steps", 1, "--stereo", "--weights", "depthnet_lite")  # fmt: skip
+    refused(
+        "--stereo-weights is for --stereo: add that, or leave it out",
+        "--bags",
+        bags,
+        "--steps",
+        1,
+        "--stereo-weights",
+        "w.safetensors",
+    )
+    refused("--loss, --max-depth, --max-disparity, --regression-of are for depth from one image: leave them out with",
             "--bags", bags, "--steps", 1, "--stereo", "--loss", "flow_mask", "--regression-of", "metres",
             "--max-depth", 80, "--max-disparity", 0)  # fmt: skip
     refused("no camera_info for /left/image_rect", "--bags", bags / "ep_c", "--steps", 1)
     refused("unknown model 'flownet_stereo'", "--bags", bags, "--steps", 1, "--weights", "flownet_stereo")
     assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+def test_the_help_shows_the_defaults_and_the_losses(run):
+    status, text = run("finetune", "--help")
+    assert status == 0
+    for option, words in {
+        "loss": "auto_mask, flow_mask, flow_mask_dr, flow_mask_fp or flow_mask_fd (the whole). [default: flow_mask_fd]",
+        "regression-of": "[default: ratio]",
+        "max-depth": "[default: 80.0]",
+        "max-disparity": "[default: 0.0]",
+    }.items():
+        (line,) = [line for line in text.replace("│", " ").split("--") if line.startswith(f"{option} ")]
+        assert words in " ".join(line.split())
 
 
 def test_bags_become_better_weights(run, tmp_path, bags, parent):

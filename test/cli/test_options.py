@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from fg_depth_ros.cli import COMMANDS, RENAMED
-from fg_depth_ros.cli.options import Settings, Without, expand, field_docs
+from fg_depth_ros.cli.options import Settings, Without, expand, field_docs, given_options
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,9 @@ class Other:
     """Weight of something."""
 
 
+SHAPED = Config(steps=9, sparse=True)
+
+
 def invoke(*arguments: str) -> tuple[object, ...]:
     found: list[object] = []
 
@@ -84,6 +87,20 @@ def test_what_is_given_reaches_every_configuration_that_has_the_field() -> None:
 
 def test_a_value_that_equals_the_default_counts_as_given() -> None:
     assert invoke("--steps", "7")[2].keywords == {"steps": 7}
+
+
+def test_a_configuration_in_the_annotation_has_the_defaults_that_the_help_shows() -> None:
+    found: list[object] = []
+
+    def command(context: typer.Context, config: Annotated[Settings[Config], SHAPED, Without(["secret"])]) -> None:
+        """Do it."""
+        found.extend((config.keywords, given_options(context, ["steps", "names", "sparse"])))
+
+    app = typer.Typer()
+    app.command()(expand(command))
+    result = CliRunner().invoke(app, ["--names", "a", "--steps", "9"], catch_exceptions=False)
+    assert (result.exit_code, found) == (0, [{"names": ("a",), "steps": 9}, ["--steps", "--names"]])
+    assert "default: 9" in CliRunner().invoke(app, ["--help"]).output
 
 
 @pytest.mark.parametrize("option", ["--secret", "--nested", "--no-sparse", "--shapes"])

@@ -28,7 +28,8 @@ def test_without_rerun_the_command_that_installs_it_is_named(run, monkeypatch):
     [
         (("--model", "sgbm"), "--model is for pairs: name a folder, a bag or motorcycle with it"),
         (("--count", "3", "--engine", "torch", "--right", "/r", "--rectify", "on"),
-         "--engine, --count, --right, --rectify are for pairs: name a folder, a bag or motorcycle with them"),
+         "--count, --engine, --right, --rectify are for pairs: name a folder, a bag or motorcycle with them"),
+        (("--max-depth", "80"), "--max-depth is for pairs"),
         (("motorcycle", "--namespace", "/front"), "--namespace is for live topics: leave it or motorcycle out"),
         (("motorcycle", "--port", "9876"), "page and data cannot share port 9876"),
         (("motorcycle", "--model", "depthnet_lite"), "gives depth from one image"),

@@ -8,6 +8,11 @@ from fg_depth_ros.training.config import Training, check_choice, check_multiple
 from fg_depth_ros.training.depth.config import PRESETS, DepthLossConfig, DistillTraining, MaskConfig
 
 SPLITS = ("blocks", "end", "bag")
+LOSS = "flow_mask_fd"
+"""Name of the losses among ``PRESETS``."""
+LOSSES = replace(PRESETS[LOSS], regression_of="ratio")
+MASK = MaskConfig(max_disparity=0.0)
+"""No largest disparity, as near things matter most to a robot."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +66,10 @@ class DepthFinetuning(DistillTraining):
     """Part of the samples that is rendered, so that the network does not forget other places."""
     select_by_world: bool = False
     """Whether rendered scenes take part in the selection of the best weights."""
-    losses: DepthLossConfig = field(default_factory=lambda: replace(PRESETS["flow_mask_fd"], regression_of="ratio"))
+    losses: DepthLossConfig = LOSSES
     """The terms of the loss."""
-    mask: MaskConfig = field(default_factory=lambda: MaskConfig(max_disparity=0.0))
-    """The checks of the teacher's predictions; none of the largest disparity, as near things matter most to a robot."""
+    mask: MaskConfig = MASK
+    """The checks of the teacher's predictions."""
     zoom: float = 1.8
     """Largest factor by which a window of a sample is enlarged, as by a longer lens; 1: none."""
     validate_minutes: float = 0.0
