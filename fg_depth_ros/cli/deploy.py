@@ -60,6 +60,7 @@ def promote(
     from fg_depth_ros.networks import FLOW_MODELS, load_model
     from fg_depth_ros.networks.weights_store import WeightsStore
 
+    running: dict[str, Any] = {"device": device, "engine": engine, "precision": precision, "topics": topics()}
     margins = Margins(margin, margin_per_bag, margin_latency, tuple(metric))
     card = load_model(weights)[1]
     if not (bags or force_reason):
@@ -72,7 +73,6 @@ def promote(
         say(f"{card.name}: {card.sha256[:_BRIEF]} is in use already: nothing is compared or added to its history")
     elif bags:
         current = _current(place, against, card.name)
-        running: dict[str, Any] = {"device": device, "engine": engine, "precision": precision, "topics": topics()}
         report, decision = _compare(bags, of_weights(weights), current, margins, every, running)
         if report is None or decision is None:
             return  # another process of the launcher goes on

@@ -199,6 +199,7 @@ def depth(
     from fg_depth_ros.synthesis.textures import list_photos
     from fg_depth_ros.synthesis.world.samples import world_samples
 
+    bag = topics().given()
     if not data and not world:
         raise typer.BadParameter("nothing to evaluate on: give --data or --world")
     if eigen is not None and len(data) != 1:
@@ -210,7 +211,7 @@ def depth(
     if eigen is not None:
         sets = open_eigen(data[0], eigen, improved, cast("Any", lidar))
     else:
-        sets = task.open(data, unit=cast("Any", unit), fx=fx, split=split, bag=topics().given())
+        sets = task.open(data, unit=cast("Any", unit), fx=fx, split=split, bag=bag)
     width, height = image_size_of(size)
     place = str(choose_device(device))
     for kind in world:

@@ -63,6 +63,7 @@ def finetune(
     from fg_depth_ros.training.finetune.run import finetune_depth, finetune_stereo
 
     log_to_terminal()
+    options = topics().given()
     find_bags(bags)  # first of all: a path may be mistyped
     sizes = {} if size == "auto" else dict(zip(("width", "height"), image_size_of(size), strict=True))
     # before the bags are read: settings that do not fit are refused at once
@@ -82,7 +83,7 @@ def finetune(
         given = partial(DepthLossConfig, **{"regression_of": LOSSES.regression_of, **losses.keywords})
         checks = replace(MASK, **mask.keywords)
         tuning = make_depth(out=str(out), losses=depth_losses(loss, given), mask=checks, **sizes)
-    recordings = open_recordings(bags, division(), topics().given(), out / "checks", track_progress)
+    recordings = open_recordings(bags, division(), options, out / "checks", track_progress)
     if process_rank()[0] == 0:
         show_bags(recordings.bags)
     if isinstance(tuning, StereoFinetuning):

@@ -55,15 +55,8 @@ def test_a_mistake_is_one_clear_line(run, tmp_path, bags):
             "--bags", bags, "--steps", 1, "--stereo", "--zoom", 2)  # fmt: skip
     refused("--weights is for depth from one image: leave it out with --stereo; --stereo-weights names the weights to "
             "start from", "--bags", bags, "--steps", 1, "--stereo", "--weights", "depthnet_lite")  # fmt: skip
-    refused(
-        "--stereo-weights is for --stereo: add that, or leave it out",
-        "--bags",
-        bags,
-        "--steps",
-        1,
-        "--stereo-weights",
-        "w.safetensors",
-    )
+    refused("--stereo-weights is for --stereo: add that, or leave it out",
+            "--bags", bags, "--steps", 1, "--stereo-weights", "w.safetensors")  # fmt: skip
     refused("--loss, --max-depth, --max-disparity, --regression-of are for depth from one image: leave them out with",
             "--bags", bags, "--steps", 1, "--stereo", "--loss", "flow_mask", "--regression-of", "metres",
             "--max-depth", 80, "--max-disparity", 0)  # fmt: skip

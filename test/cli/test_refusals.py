@@ -152,3 +152,38 @@ def test_what_is_no_calibration_or_one_of_rectified_images_is_told_apart(run: Ru
     status, text = run(*given)
     assert status == 1 and "these images are rectified already; use them as they are" in text
     assert "rectify at auto" not in text
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("infer", "left.png", "right.png"),
+        ("infer", "--pairs", "pairs"),
+        ("rectify", "pairs"),
+        ("view", "pairs"),
+        ("evaluate", "stereo"),
+        ("evaluate", "uncertainty"),
+        ("evaluate", "depth", "--data", "raw", "--eigen", "list.txt"),
+        ("replay", "bag"),
+        ("bag", "check", "bag"),
+        ("bag", "from-images", "pairs"),
+        ("distill", "--data", "bag", "--steps", "1"),
+        ("finetune", "--bags", "bag", "--steps", "1"),
+        ("promote", "weights.safetensors"),
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_choose_pairs_is_told_first_of_all(run: Run, tmp_path: Path, words: tuple[str, ...]) -> None:
+    if words[0] == "view":
+        pytest.importorskip("rerun", reason="rerun, the extra 'viewer', is not installed")
+    writes = {"infer", "rectify", "replay", "from-images", "distill", "finetune"} & set(words)
+    out = ("--out", tmp_path / "out") if writes else ()
+    for option, value, message in (
+        ("--stamps", "foo", "--stamps 'foo' is unknown; choose one of header, recorded"),
+        ("--rectify", "maybe", "--rectify 'maybe' is unknown; choose one of auto, on, off"),
+        ("--slop", "-1", "--slop must be 0 s or more, got -1"),
+    ):
+        if words[0] == "rectify" and option == "--rectify":
+            continue
+        assert run(*words, *out, option, value) == (1, f"fg-depth: {message}")
+    assert not (tmp_path / "out").exists()

@@ -17,7 +17,6 @@ from support.replay import MONO, STEREO, FixedStereo, use_fixed
 from support.truth import CLOUD, PLACE, SECOND, TF, cloud, depth_message, stereo_bag, with_messages
 
 from fg_depth_ros.data.bags.folders import bag_sha256
-from fg_depth_ros.data.bags.topics import PairTopics
 from fg_depth_ros.evaluation.replay import run
 from fg_depth_ros.evaluation.replay.config import ALL, ReplayConfig, ReplayMethod
 from fg_depth_ros.evaluation.replay.methods import Loaded, of_weights, shipped, unique
@@ -49,7 +48,7 @@ def row_of(report, set_name, method, kind="accuracy", **details):
         ({"every": 0}, "every must be at least 1"),
         ({"first": -1}, "--first must be 0 or more, got -1"),
         ({"worst": -1}, "--worst must be 0 or more, got -1"),
-        ({"topics": PairTopics(slop=-0.1)}, "--slop must not be negative, got -0.1 s"),
+        ({"lidar_slop": -0.1}, "--lidar-slop must not be negative, got -0.1 s"),
         ({"min_depth": 5.0, "max_depth": 1.0}, "need 0 < min_depth < max_depth, got 5.0 and 1.0 m"),
     ],
 )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from fg_depth_ros.data.bags.files import PACKED, ROS1, STORAGE, Metadata, UnpackedFiles, bag_files
+from fg_depth_ros.data.bags.topics import STAMPS
 from fg_depth_ros.data.io.video_packets import FFMPEG, VIDEO
 from fg_depth_ros.files import FileError, open_file
 
@@ -25,8 +26,6 @@ INFO = "sensor_msgs/msg/CameraInfo"
 DISPARITY = "stereo_msgs/msg/DisparityImage"
 IMAGES = (IMAGE, COMPRESSED, FFMPEG, VIDEO)
 """Types of images of a camera, the most direct one first."""
-STAMPS = ("header", "recorded")
-"""Source of the times of messages."""
 
 _VIDEO_FIELDS = {
     FFMPEG: "std_msgs/Header header\nint32 width\nint32 height\nstring encoding\nuint64 pts\nuint8 flags\n"

@@ -1,14 +1,21 @@
-"""How the pairs of a bag are found; imports nothing, so that the command line shows its options at once."""
+"""How the pairs of a bag are found; imports no other module, so that the command line shows its options at once."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
+
+STAMPS = ("header", "recorded")
+"""Source of the times of messages."""
 
 
 @dataclass(frozen=True)
 class PairTopics:
-    """The topics of a stereo pair in bags, what is empty is found by name; and whether the pair is raw."""
+    """The topics of a stereo pair in bags, what is empty is found by name; and whether the pair is raw.
+
+    Raises ValueError: an unknown word, or a slop below 0, named as options of the command line.
+    """
 
     left: str = ""
     """Topic of the left images in bags; default: found by name."""
@@ -23,7 +30,16 @@ class PairTopics:
     rectify: str = "auto"
     """Rectify images by their calibration: on, off, or auto: those that seem raw (docs/data.md)."""
     stamps: str = "header"
-    """Times of images in bags: those of their header, or, where drivers leave these at 0, when they were recorded."""
+    """Times of images in bags: header, or, where drivers leave that at 0, recorded (when they were written)."""
+
+    def __post_init__(self) -> None:
+        from fg_depth_ros.geometry.rectification import RECTIFY  # loads OpenCV
+
+        for option, value, known in (("stamps", self.stamps, STAMPS), ("rectify", self.rectify, RECTIFY)):
+            if value not in known:
+                raise ValueError(f"--{option} '{value}' is unknown; choose one of {', '.join(known)}")
+        if not 0 <= self.slop < math.inf:
+            raise ValueError(f"--slop must be 0 s or more, got {self.slop:g}")
 
     def given(self) -> dict[str, Any]:
         """Return what was given, as options of ``data.datasets.stereo.open_stereo`` and ``open_bag_pairs``."""

@@ -71,8 +71,7 @@ class ReplayConfig:
         for option, value in (("first", self.first), ("worst", self.worst)):
             if value < 0:
                 raise ValueError(f"--{option} must be 0 or more, got {value}")
-        for option, seconds in (("slop", self.topics.slop), ("lidar-slop", self.lidar_slop)):
-            if seconds < 0:
-                raise ValueError(f"--{option} must not be negative, got {seconds:g} s")
+        if not self.lidar_slop >= 0:
+            raise ValueError(f"--lidar-slop must not be negative, got {self.lidar_slop:g} s")
         if not 0 < self.min_depth < self.max_depth:
             raise ValueError(f"need 0 < min_depth < max_depth, got {self.min_depth} and {self.max_depth} m")
