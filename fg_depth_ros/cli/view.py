@@ -87,13 +87,10 @@ def view(
         raise typer.Exit(view_topics(namespace, topics().left, where, say))
     if namespace:
         raise typer.BadParameter(f"--namespace is for live topics: leave it or {pairs} out")
-    from fg_depth_ros.data.datasets.stereo import MOTORCYCLE, motorcycle, open_stereo
+    from fg_depth_ros.data.datasets.stereo import open_stereo
     from fg_depth_ros.files import expand_home
 
-    if pairs == MOTORCYCLE:
-        samples = [motorcycle()]
-    else:
-        samples = open_stereo(expand_home(pairs, "PAIRS"), calib, side_by_side=side_by_side, **topics().given())
+    samples = open_stereo(expand_home(pairs, "PAIRS"), calib, side_by_side=side_by_side, **topics().given())
     estimators = _estimators(
         model, weights, device=device, engine=engine, precision=precision, inference_scale=scale_of(scale),
         min_disparity=min_disparity_of(min_disparity), min_depth=min_depth, max_depth=max_depth,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from fg_depth_ros.data.bags.storage import IMAGE
 from fg_depth_ros.data.datasets import stereo as datasets
 from fg_depth_ros.data.datasets.layouts import by_number, list_images
 from fg_depth_ros.data.datasets.stereo import (
+    MOTORCYCLE,
     motorcycle,
     open_pair,
     open_stereo,
@@ -179,6 +181,14 @@ def test_a_pair_of_kittis_grey_cameras_gets_their_baseline_from_a_file_that_is_g
     assert sample.rig.baseline == pytest.approx(baseline)
 
 
+def test_the_shipped_pair_is_opened_by_its_name():
+    (sample,) = open_stereo(MOTORCYCLE)
+    assert (sample.name, sample.rig) == ("Motorcycle", motorcycle().rig)
+    for given in ({"calibration": Path("calib.txt")}, {"side_by_side": True}):
+        with pytest.raises(FileError, match="motorcycle: is two images with their calibration: leave .* out"):
+            open_stereo(MOTORCYCLE, **given)
+
+
 @pytest.mark.parametrize(("colour", "baseline"), [("gray", 0.53715), ("color", 0.53273)])
 def test_so_does_a_bag_of_them(tmp_path, colour, baseline):
     pytest.importorskip("rosbags")
@@ -289,7 +299,7 @@ def test_an_unreadable_image_is_named(tmp_path):
     write_pairs(tmp_path, ("a",))
     (tmp_path / "left/a.png").write_text("not an image")
     (sample,) = open_stereo_folder(tmp_path)
-    with pytest.raises(FileError, match=r"left/a\.png: cannot be decoded"):
+    with pytest.raises(FileError, match=r"left/a\.png: is no image, or a damaged one"):
         sample.images()
 
 

@@ -31,7 +31,7 @@ FoundTruth = tuple[ArrayReader | None, ArrayReader | None]
 Truth = Callable[[FoundPair], FoundTruth]
 _NAMED_ABOVE = 3  # folders above an image whose names may say that it is rectified
 MOTORCYCLE = "motorcycle"
-"""Names the ``motorcycle`` pair where a folder of pairs is expected."""
+"""Names the ``motorcycle`` pair where ``open_stereo`` expects a folder; one of this name is opened by its full path."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,15 @@ def open_stereo(
 ) -> list[StereoSample]:
     """Open the pairs of a folder, of a bag, or, with ``side_by_side``, of an image or video that holds both views.
 
-    ``calibration``: used instead of what lies next to the images. ``rectify``: as of ``open_calibration``. ``bag``:
-    options of ``open_bag_pairs``. Raises as ``is_recording``, ``open_stereo_folder`` and ``open_bag_pairs``.
+    ``path``: ``motorcycle`` is the pair that scikit-image ships. ``calibration``: used instead of what lies next to the
+    images. ``rectify``: as of ``open_calibration``. ``bag``: options of ``open_bag_pairs``. Raises as ``is_recording``,
+    ``open_stereo_folder`` and ``open_bag_pairs``.
     """
     path = Path(path)
+    if path == Path(MOTORCYCLE):
+        if calibration is not None or side_by_side:
+            raise FileError(f"{path}: is two images with their calibration: leave --calib and --side-by-side out")
+        return [motorcycle()]
     if is_recording(path):
         if side_by_side:
             raise FileError(f"{path}: is a bag, whose cameras have a topic each; leave --side-by-side out")
@@ -239,17 +244,19 @@ def _read(
 
 
 def open_pair(left: Path, right: Path, calibration: Path | None = None, *, rectify: str = "auto") -> StereoSample:
-    """Open one pair of images, rectified where ``calibration`` is of raw cameras (``open_calibration``).
+    """Open one pair of images, rectified where their calibration is of raw cameras (``open_calibration``).
 
-    Of KITTI's two rigs it has that of the grey cameras where its path is named so (``is_named_grey``).
+    ``calibration``: used instead of what lies next to the left image, or above it as far as in the lowest folder that
+    holds both. Of KITTI's two rigs it has that of the grey cameras where its path is named so (``is_named_grey``).
 
     Raises FileError.
     """
+    calibrations = _Calibrations(calibration, rectify)
+    place = left.absolute().parent
+    both = next(folder for folder in (place, *place.parents) if folder in right.absolute().parents)
     sample = StereoSample(left.stem, left, right)
-    if calibration is None:
-        return sample
     grey = is_named_grey(left.absolute().as_posix())
-    return _Calibrations(calibration, rectify).calibrated(sample, None, left, image_size(left), grey)
+    return calibrations.calibrated(sample, calibrations.above(place, both), left, image_size(left), grey)
 
 
 def _samples(
