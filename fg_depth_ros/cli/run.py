@@ -35,6 +35,7 @@ from fg_depth_ros.cli.options import (
     Without,
     file_to_write,
     folder_to_write,
+    given_options,
     min_disparity_of,
     scale_of,
 )
@@ -79,13 +80,20 @@ def demo(
 
 
 def infer(
-    topics: Annotated[Settings[PairTopics], Without(["left", "right"])],
-    left: Annotated[
-        Path | None, typer.Argument(help="Left image of a pair; with --pairs BAG, the topic of the left images.")
+    topics: Settings[PairTopics],
+    context: typer.Context,
+    first: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PAIRS | LEFT",
+            help="A folder of pairs, a bag, a video, or motorcycle (a real pair); or the left image of one pair.",
+        ),
     ] = None,
-    right: Annotated[Path | None, typer.Argument(help="Right image, or topic.")] = None,
+    second: Annotated[str | None, typer.Argument(metavar="RIGHT", help="The right image of one pair.")] = None,
     calib: Calibration = None,
-    pairs: Annotated[Path | None, typer.Option(help="A folder of pairs, or a bag, instead (docs/data.md).")] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(help="The pairs as an option; the arguments are then topics of the images in a bag.")
+    ] = None,
     side_by_side: SideBySide = False,
     out: Out = Path("fg_depth_out"),
     model: Model = "flownet_stereo",
@@ -100,32 +108,20 @@ def infer(
 ) -> None:
     """Write disparity, depth, labels, pictures and a cloud of one pair, a folder of pairs, a video or a bag.
 
-    Examples: `fg-depth infer left.png right.png --calib calib.txt`, `fg-depth infer --pairs my_pairs --out results`,
-    `fg-depth infer --pairs zed.mp4 --side-by-side`
+    Examples: `fg-depth infer left.png right.png --calib calib.txt`, `fg-depth infer my_pairs --out results`,
+    `fg-depth infer zed.mp4 --side-by-side`
     """
-    from fg_depth_ros.data.bags.files import is_bag
-    from fg_depth_ros.data.datasets.stereo import open_pair, open_stereo
     from fg_depth_ros.evaluation.reports.results import write_disparity, write_estimate
-    from fg_depth_ros.files import WriteError
+    from fg_depth_ros.files import FileError, WriteError
     from fg_depth_ros.geometry import PairFault, photometric_support
     from fg_depth_ros.geometry.features import match_features
 
-    matched_at = scale_of(scale)
-    usage = "give two images, or --pairs FOLDER or BAG, or one image or video with --side-by-side"
-    if pairs is not None:
-        given = {name: str(topic) for name, topic in (("left", left), ("right", right)) if topic is not None}
-        if given and not is_bag(pairs):
-            raise typer.BadParameter(usage)
-        samples = open_stereo(pairs, calib, side_by_side=side_by_side, **topics().given(), **given)
-    elif left is not None and right is not None and not side_by_side:
-        samples = [open_pair(left, right, calib, rectify=topics().rectify)]
-    elif left is not None and right is None and side_by_side:
-        samples = open_stereo(left, calib, side_by_side=True, rectify=topics().rectify)
-    else:
-        raise typer.BadParameter(usage)
+    chosen, matched_at, least = topics(), scale_of(scale), min_disparity_of(min_disparity)
+    of_bags = given_options(context, [name for name in vars(chosen) if name != "rectify"])
+    samples = _pairs_of(first, second, pairs, calib, side_by_side, chosen, of_bags)
     estimator = stereo_estimator(
         model, weights, device, engine, precision, inference_scale=matched_at,
-        min_disparity=min_disparity_of(min_disparity), min_depth=min_depth, max_depth=max_depth,
+        min_disparity=least, min_depth=min_depth, max_depth=max_depth,
     )  # fmt: skip
     failed = 0
     for sample in samples:
@@ -145,6 +141,8 @@ def infer(
         except WriteError:
             raise
         except (ValueError, ArithmeticError, RuntimeError) as error:  # the other pairs are still done
+            if len(samples) == 1 and isinstance(error, FileError):
+                raise
             say(f"{sample.name}: skipped: {error}", "red")
             failed += 1
             continue
@@ -160,6 +158,47 @@ def infer(
     say_engine_failures(estimator)
     if failed:
         raise typer.Exit(1)
+
+
+def _pairs_of(
+    first: str | None, second: str | None, pairs: Path | None, calib: Path | None, side_by_side: bool,
+    topics: PairTopics, of_bags: list[str],
+) -> list[StereoSample]:  # fmt: skip
+    """Open what the arguments of ``infer`` name; ``of_bags``: options that were given and make sense for bags alone.
+
+    Raises typer.BadParameter, saying what was given and what to do, where that is no pair. Raises as ``open_stereo``.
+    """
+    from fg_depth_ros.data.bags.files import is_bag
+    from fg_depth_ros.data.datasets.stereo import open_pair, open_stereo
+
+    named = {side: topic for side, topic in (("left", first), ("right", second)) if topic is not None}
+    if pairs is not None:
+        if named and not is_bag(pairs):
+            others = " and ".join(named.values())
+            raise typer.BadParameter(
+                f"--pairs {pairs} is no bag, whose topics {others} could name: leave one of them out"
+            )
+        return open_stereo(pairs, calib, side_by_side=side_by_side, **topics.given() | named)
+    if first is None:
+        raise typer.BadParameter(
+            "give a folder of pairs, a bag, two images, or, with --side-by-side, one image or video"
+        )
+    place = Path(first)
+    if second is None:
+        if place.is_file() and not side_by_side and not is_bag(place):
+            raise typer.BadParameter(
+                f"{first} is one file, and a pair is two: give the right image after it, or, where its left half is "
+                "the left view, --side-by-side"
+            )
+        return open_stereo(place, calib, side_by_side=side_by_side, **topics.given())
+    if side_by_side:
+        raise typer.BadParameter("--side-by-side is for one image or video with both views: leave it out")
+    if place.is_dir() or (place.exists() and is_bag(place)):
+        raise typer.BadParameter(f"{first} is no image: give two images, or leave {second} out")
+    if of_bags:
+        verb, them = ("is", "it") if len(of_bags) == 1 else ("are", "them")
+        raise typer.BadParameter(f"{', '.join(of_bags)} {verb} for bags: leave {them} out with two images")
+    return [open_pair(place, Path(second), calib, rectify=topics.rectify)]
 
 
 def rectify(

@@ -112,7 +112,7 @@ def test_infer_does_a_folder_and_names_what_it_skips(run, tmp_path):
     [
         (["infer", "--pairs", "/nowhere"], "/nowhere: no such folder"),
         (["infer", "l.png", "r.png"], "l.png: no such file"),
-        (["infer"], "give two images, or --pairs FOLDER or BAG"),
+        (["infer"], "give a folder of pairs, a bag, two images"),
         (["infer", "l.png", "r.png", "--min-disparity", "far"], "'far' is neither auto nor a whole number"),
         (
             ["infer", "--pairs", ".", "--model", "raft"],
@@ -223,7 +223,7 @@ def test_names_are_shown_as_they_are(run, tmp_path, stem):
     status, text = run(
         "infer", tmp_path / "set" / f"{stem}_left.png", tmp_path / "set" / f"{stem}_right.png", "--model", "sgbm"
     )
-    assert status == 1 and f"{stem}_left: skipped: " in text
+    assert status == 1 and f"set/{stem}_left.png: is no image" in text
 
 
 def test_a_pair_that_fails_and_one_without_a_right_image_cost_nothing_else(run, tmp_path, monkeypatch):

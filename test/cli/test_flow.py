@@ -51,7 +51,7 @@ def spoil(path, keep):
         (["flow", "no.png", "{second}"], "no.png: no such file"),
         (["flow", "{first}", "{small}"], "small.png 32x48: the frames of a pair have one size"),
         (["flow", "{first}", "{cut}"], "cut.png: truncated"),
-        (["flow", "{first}", "{text}"], "text.png: cannot be decoded as an image"),
+        (["flow", "{first}", "{text}"], "text.png: is no image, or a damaged one; give a PNG or JPEG"),
         (["flow", "{first}", "{second}", "--model", "raft"], "model 'raft' is unknown; choose one of flownet2"),
         (["flow", "{first}", "{second}", "--model", "flownet_s"], "no weights of 'flownet_s' come with the package"),
         (["flow", "{first}", "{second}", "--weights", "no.safetensors"], "no.safetensors does not exist"),

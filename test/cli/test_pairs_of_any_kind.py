@@ -76,15 +76,75 @@ def test_view(kinds, kind, run, tmp_path):
 def test_infer_names_topics_of_a_bag_and_one_image_with_both_views(kinds, run, tmp_path):
     (bag,) = kinds["bag"]
     options = ("--model", "sgbm", "--out", tmp_path / "out")
-    status, text = run("infer", "/left/image_rect", "/right/image_rect", "--pairs", bag, *options)
-    assert status == 0, text
+    for given in (
+        ("/left/image_rect", "/right/image_rect", "--pairs", bag),
+        ("--pairs", bag, "--left", "/left/image_rect", "--right", "/right/image_rect"),
+        (bag, "--left", "/left/image_rect", "--right", "/right/image_rect"),
+    ):
+        status, text = run("infer", *given, *options)
+        assert status == 0, text
     status, text = run("infer", "/left/image_rect", "/behind/image", "--pairs", bag, *options)
     assert status == 1 and "/behind/image" in text
     image = kinds["both"][0] / "a.png"
     status, text = run("infer", image, "--side-by-side", *options)
     assert status == 0 and "a: " in text
-    for wrong in ([image], [image, "--pairs", kinds["both"][0]], []):
-        assert run("infer", *wrong, *options)[0] == 2
+
+
+@pytest.mark.parametrize("kind", ["names", "video", "both", "bag"])
+def test_infer_takes_pairs_as_its_argument(kinds, kind, run, tmp_path):
+    status, text = run("infer", *kinds[kind], "--model", "sgbm", "--out", tmp_path / "out")
+    assert status == 0 and "% valid" in text, text
+
+
+def test_infer_says_what_was_given_and_what_to_do(kinds, run, tmp_path):
+    folder, (bag,) = kinds["names"][0], kinds["bag"]
+    left, right = folder / "a_L.png", folder / "a_R.png"
+    for given, message in (
+        ((), "give a folder of pairs, a bag, two images, or, with --side-by-side, one image or video"),
+        ((left,), f"{left} is one file, and a pair is two: give the right image after it, or, where its left half"),
+        (
+            (left, "--pairs", folder),
+            f"--pairs {folder} is no bag, whose topics {left} could name: leave one of them out",
+        ),
+        ((left, right, "--side-by-side"), "--side-by-side is for one image or video with both views: leave it out"),
+        ((folder, right), f"{folder} is no image: give two images, or leave {right} out"),
+        ((bag, "/right/image"), f"{bag} is no image: give two images, or leave /right/image out"),
+        ((left, right, "--left", "/a"), "--left is for bags: leave it out with two images"),
+        ((left, right, "--left", "/a", "--slop", "1"), "--left, --slop are for bags: leave them out with two images"),
+    ):
+        status, text = run("infer", *given, "--model", "sgbm", "--out", tmp_path / "out")
+        assert status == 2 and message in " ".join(text.replace("│", " ").split()), text
+    assert not (tmp_path / "out").exists()
+
+
+def test_infer_finds_the_calibration_next_to_two_images(kinds, run, tmp_path):
+    folder = kinds["names"][0]
+    options = ("--model", "sgbm", "--out", tmp_path / "out")
+    status, text = run("infer", folder / "a_L.png", folder / "a_R.png", *options)
+    assert status == 0 and "% valid" in text, text
+    drive = write_pairs(tmp_path / "drive", ("a",))  # left/, right/ and rig.json
+    status, text = run("infer", drive / "left/a.png", drive / "right/a.png", *options)
+    assert status == 0 and "% valid" in text, text
+    (drive / "rig.json").rename(tmp_path / "rig.json")  # in no folder that is of these two
+    status, text = run("infer", drive / "left/a.png", drive / "right/a.png", *options)
+    assert status == 0 and "disparity only: no calibration" in text, text
+
+
+def test_one_pair_that_cannot_be_read_is_named_alone(kinds, run, tmp_path):
+    left = kinds["names"][0] / "a_L.png"
+    (tmp_path / "text.txt").write_text("hello")
+    for right, message in (
+        ("gone.png", "no such file; check the path"),
+        ("text.txt", "is no image, or a damaged one; give a PNG or JPEG, or fetch it again"),
+    ):
+        status, text = run("infer", left, tmp_path / right, "--model", "sgbm", "--out", tmp_path / "out")
+        assert (status, text) == (1, f"fg-depth: {tmp_path / right}: {message}")
+
+
+def test_infer_takes_the_pair_that_is_shipped(run, tmp_path):
+    for given in (("motorcycle",), ("--pairs", "motorcycle")):
+        status, text = run("infer", *given, "--model", "sgbm", "--out", tmp_path / "out")
+        assert status == 0 and "Motorcycle: " in text and "% valid" in text, text
 
 
 def test_infer_says_that_the_views_of_an_image_are_swapped(kinds, run, tmp_path):
