@@ -114,6 +114,10 @@ def rollback(
             f"{place.folder}: nothing was promoted there, so there is nothing to roll back; is the store another "
             f"folder? (--store, {VARIABLE})"
         )
+    if model and model not in known:
+        raise ValueError(
+            f"{place.folder}: no weights of '{model}' were promoted there; choose one of {', '.join(known)}"
+        )
     if not model and len(known) != 1:
         raise ValueError(f"name the model to roll back: the store {place.folder} knows {', '.join(known)}")
     model = model or known[0]

@@ -21,7 +21,7 @@ import numpy as np
 
 from fg_depth_ros.evaluation.energy import EnergyError, EnergyMeter
 from fg_depth_ros.evaluation.reports.report import Report
-from fg_depth_ros.inference import FlowEstimator, MonoConfig, MonoDepthEstimator, open_estimator
+from fg_depth_ros.inference import FlowEstimator, MonoConfig, MonoDepthEstimator, config_of, open_estimator
 from fg_depth_ros.inference.config import CLASSICAL_FLOW, CLASSICAL_STEREO
 from fg_depth_ros.inference.estimator import Estimator
 from fg_depth_ros.resources import module_command
@@ -61,8 +61,11 @@ def bench_models(
     whatever else runs on them; an accelerator's is not counted); for a network also the difference from PyTorch in
     float32 on this pair, ``epe_float32`` (px; disparity or flow) or ``abs_rel_float32`` (depth), and where an engine
     compiles ``compile_s`` and ``compile_cached_s``. Combinations that failed are in the settings, ``left_out``.
-    Raises BenchError: all failed, or energy cannot be read.
+    Raises BenchError: all failed, or energy cannot be read. Raises ValueError, before anything is measured: a model,
+    engine or precision that is unknown.
     """
+    for model, engine, precision in itertools.product(models, engines, precisions):
+        config_of(model, engine=engine, precision=precision)
     if energy:
         try:
             EnergyMeter()
@@ -102,7 +105,8 @@ def bench_models(
 
 
 def _in_own_process(job: dict[str, Any]) -> dict[str, Any]:
-    what = f"{job['model']} at {job['width']}x{job['height']}, {job['engine']}, {job['precision']} on {job['device']}"
+    chosen = ", ".join(job[name] for name in ("engine", "precision", "device") if job[name] != "auto")
+    what = f"{job['model']} at {job['width']}x{job['height']}" + (f" ({chosen})" if chosen else "")
     threads = {"OMP_NUM_THREADS": str(job["threads"])} if job["threads"] else {}
     command = module_command(_MODULE, json.dumps(job))
     try:

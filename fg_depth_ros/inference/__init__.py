@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from fg_depth_ros.inference.config import AUTO, BlockMatching, EstimatorConfig, FlowConfig, MonoConfig, StereoConfig
+from fg_depth_ros.inference.config import (
+    AUTO,
+    BlockMatching,
+    EstimatorConfig,
+    FlowConfig,
+    MonoConfig,
+    StereoConfig,
+    config_of,
+)
 from fg_depth_ros.inference.engines import EngineError, OutOfMemory
 from fg_depth_ros.inference.estimator import ModelError
 from fg_depth_ros.inference.flow import FlowEstimate, FlowEstimator, NetworkFlow
@@ -16,18 +24,16 @@ __all__ = [
     "AUTO", "BlockMatcher", "BlockMatching", "EngineError", "EstimatorConfig", "FlowConfig", "FlowEstimate",
     "FlowEstimator", "Match", "ModelError", "MonoConfig", "MonoDepthEstimator", "MonoEstimate", "NetworkFlow",
     "NetworkMatcher", "NetworkMono", "OutOfMemory", "SearchRange", "StereoConfig", "StereoDepthEstimator",
-    "StereoEstimate", "open_estimator",
+    "StereoEstimate", "config_of", "open_estimator",
 ]  # fmt: skip
 
 
 def open_estimator(model: str, **options: Any) -> StereoDepthEstimator | FlowEstimator | MonoDepthEstimator:
-    """Load a network or classical method for stereo, flow or depth from one image.
+    """Load a network or classical method for stereo, flow or depth from one image; arguments as of ``config_of``.
 
-    ``options``: fields of the configuration of the model's task. Raises ModelError, and ValueError for a name that no
-    task has.
+    Raises ModelError, and ValueError as ``config_of``.
     """
-    if model in FlowConfig.known_models():
-        return FlowEstimator(FlowConfig(model, **options))
-    if model in MonoConfig.known_models():
-        return MonoDepthEstimator(MonoConfig(model, **options))
-    return StereoDepthEstimator(StereoConfig(model, **options))
+    config = config_of(model, **options)
+    if isinstance(config, FlowConfig):
+        return FlowEstimator(config)
+    return MonoDepthEstimator(config) if isinstance(config, MonoConfig) else StereoDepthEstimator(config)

@@ -268,3 +268,13 @@ class MonoConfig(EstimatorConfig):
         if self.model == AUTO:
             object.__setattr__(self, "model", "" if self.weights else "depthnet_efficient")
         super().__post_init__()
+
+
+def config_of(model: str, **options: Any) -> StereoConfig | FlowConfig | MonoConfig:
+    """Return the configuration of a network or classical method: of flow where it has that, of depth, or of stereo.
+
+    ``options``: fields of that configuration. Raises ValueError: a model that no task has, or a value out of range.
+    """
+    if model in FlowConfig.known_models():
+        return FlowConfig(model, **options)
+    return MonoConfig(model, **options) if model in MonoConfig.known_models() else StereoConfig(model, **options)

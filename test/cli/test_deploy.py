@@ -140,6 +140,10 @@ def test_better_weights_are_used_worse_ones_refused_and_the_way_back_is_short(ca
     )
     status, text = call("rollback", "--why", "foggy")
     assert status == 0 and f"restored {sha_exact[:12]}" in text
+    status, text = call("rollback", "foo")
+    assert (status, text) == (
+        1, f"fg-depth: {store.folder}: no weights of 'foo' were promoted there; choose one of {MODEL}"
+    )  # fmt: skip
     assert "foggy" in call("deployed", MODEL)[1]
     for expected in (sha_near, SHIPPED):
         assert call("rollback", MODEL)[0] == 0

@@ -6,6 +6,7 @@ import errno
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,16 +64,35 @@ def test_models_of_every_kind_are_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "weights", "message"),
+    ("model", "precision", "device", "message"),
     [
-        ("nothing", "", "nothing at 64x64, auto, auto on cpu: model 'nothing' is unknown; .*sgbm"),
-        ("flownet_stereo", "missing.safetensors", "missing.safetensors"),
-        ("depthnet_lite", "missing.safetensors", "missing.safetensors"),
+        ("flownet_stereo", "auto", "cpu", r"flownet_stereo at 64x64 \(cpu\): .*missing.safetensors"),
+        ("depthnet_lite", "float32", "auto", r"depthnet_lite at 64x64 \(float32\): .*missing.safetensors"),
+        ("flownet_lite", "auto", "auto", r"flownet_lite at 64x64: .*missing.safetensors"),
     ],
 )
-def test_what_cannot_run_is_named_with_the_reason(tmp_path: Path, model: str, weights: str, message: str) -> None:
+def test_what_cannot_run_is_named_with_the_reason(
+    tmp_path: Path, model: str, precision: str, device: str, message: str
+) -> None:
+    weights = str(tmp_path / "missing.safetensors")
     with pytest.raises(BenchError, match=message):
-        bench_models([model], [(64, 64)], weights=str(tmp_path / weights) if weights else "", device="cpu")
+        bench_models([model], [(64, 64)], [precision], weights=weights, device=device)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"models": ("sgbm", "nothing")}, "model 'nothing' is unknown; .*sgbm"),
+        ({"precisions": ("auto", "int4")}, "precision 'int4' is unknown; .*did you mean int8"),
+        ({"engines": ("auto", "abacus")}, "engine 'abacus' is unknown; choose one of auto, torch, "),
+    ],
+)
+def test_what_is_unknown_is_told_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setattr("fg_depth_ros.evaluation.bench._in_own_process", lambda job: pytest.fail("it has begun"))
+    with pytest.raises(ValueError, match=message):
+        bench_models(**given)
 
 
 def test_engines_and_precisions_are_compared_with_pytorch_in_float32() -> None:
