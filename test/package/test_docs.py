@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 import typer
 import yaml
@@ -312,6 +313,15 @@ def test_parameters_in_yaml_exist_and_fit(page: Path) -> None:
                     continue
                 assert name in known, f"{page.name}: {node} has no parameter {name}"
                 assert type(value) is type(known[name]), f"{page.name}: {name}: {value!r}, default {known[name]!r}"
+
+
+def test_the_python_example_of_the_readme_runs() -> None:
+    (example,) = blocks((REPOSITORY / "README.md").read_text(), "python")
+    names: dict[str, Any] = {}
+    exec(compile(example, "README.md", "exec"), names)
+    estimate = names["estimate"]
+    assert estimate.depth.shape == estimate.labels.shape == (500, 741)
+    assert 2.0 < np.nanmedian(estimate.depth) < 6.0
 
 
 @page
