@@ -102,7 +102,7 @@ class FlowEstimator(Estimator[FlowConfig, FlowMethod]):
         return self.with_config(replace(self.config, refinement="variational"))
 
     def warm_up(self, width: int, height: int, doffs: float = 0.0) -> None:
-        """See ``Estimator``."""
+        """Run once on empty frames of this size, px; ``doffs`` does not matter. Raises OutOfMemory."""
         self.estimate(*(np.zeros((height, width, 3), np.uint8),) * 2)
 
     def _result(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:

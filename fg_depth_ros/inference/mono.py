@@ -94,7 +94,7 @@ class MonoDepthEstimator(Estimator[MonoConfig, NetworkMono]):
         return self._method.camera
 
     def warm_up(self, width: int, height: int, doffs: float = 0.0) -> None:
-        """See ``Estimator``."""
+        """Run once on an empty image of this size, px; ``doffs`` does not matter. Raises OutOfMemory."""
         self.estimate(np.zeros((height, width, 3), np.uint8), float(width))
 
     def _result(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -250,15 +250,15 @@ class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):
         return other
 
     def warm_up(self, width: int, height: int, doffs: float = 0.0) -> None:
-        """See ``Estimator``."""
+        """Run once on an empty pair of this size, px, searched as for a rig of these doffs, px. Raises OutOfMemory."""
         self.match(*(np.zeros((height, width, 3), np.uint8),) * 2, doffs)
 
     def warm_up_for(self, rig: StereoRig) -> None:
-        """See ``Estimator``."""
+        """Run once on an empty pair of the rig's size, at the ``scale`` of its pairs. Raises OutOfMemory."""
         self.match(*(np.zeros((rig.height, rig.width, 3), np.uint8),) * 2, rig.doffs, self.scale(rig))
 
     def scale(self, rig: StereoRig) -> float:
-        """See ``Estimator``."""
+        """Return the factor on the size at which pairs of this rig are matched; less where ``time_budget`` asks."""
         reaching, budget = self.config.scale(rig, self._method.disparities), self._budget_for(rig)
         return reaching if budget is None else min(reaching, budget.factor)
 

@@ -100,23 +100,24 @@ class Training:
         if not self.steps and not self.hours:
             raise ValueError("a training needs a length: give --steps or --hours")
         if self.batch < 1:
-            raise ValueError(f"batch must be at least 1, got {self.batch}")
+            raise ValueError(f"--batch must be at least 1, got {self.batch}")
         if self.load_partial and not self.weights:
-            raise ValueError("load_partial needs weights to start from")
+            raise ValueError("--load-partial needs --weights to start from")
         if self.start_step < 0:
-            raise ValueError(f"start_step is a count, got {self.start_step}; 0 begins at the beginning")
+            raise ValueError(f"--start-step is a count, got {self.start_step}; 0 begins at the beginning")
         if not self.validate_minutes >= 0:
-            raise ValueError(f"validate_minutes must not be negative, got {self.validate_minutes}; 0: by steps alone")
+            raise ValueError(f"--validate-minutes must not be negative, got {self.validate_minutes}; 0: by steps alone")
         if self.patience < 0 or self.validate_steps < 0:
             raise ValueError(
-                f"patience and validate_steps are counts, got {self.patience} and {self.validate_steps}; 0 is without"
+                f"--patience and --validate-steps are counts, got {self.patience} and {self.validate_steps}; 0 is "
+                "without"
             )
 
     def _require_validation_scenes(self) -> None:
         """Raise ValueError where nothing would select the weights; in some configurations 0 has another meaning."""
         if self.validation_scenes < 1:
             raise ValueError(
-                f"validation_scenes must be at least 1, got {self.validation_scenes}: they select the best weights"
+                f"--validation-scenes must be at least 1, got {self.validation_scenes}: they select the best weights"
             )
 
     def stored(self) -> dict[str, Any]:

@@ -92,13 +92,15 @@ def test_the_command_says_in_one_line_what_is_wrong(run, tmp_path):
         return text
 
     walls = write_walls(tmp_path / "walls")
-    assert "nothing to train on: name folders or bags" in fails("--steps", "1")
+    assert "nothing to train on: give --data, folders or bags" in fails("--steps", "1")
     assert "give --steps or --hours" in fails("--data", walls)
     assert "unknown loss 'all'; known: auto_mask, flow_mask" in fails("--data", walls, "--steps", 1, "--loss", "all")
     status, text = run("distill", "--data", walls, "--steps", 1, "--width", 96, "--out", tmp_path / "w")
     assert status == 2 and "--width" in text  # --size is both
     assert "size '640' is not WIDTHxHEIGHT" in fails("--data", walls, "--steps", 1, "--size", "640")
-    assert "multiple of 32 px, got 100" in fails("--data", walls, "--steps", 1, "--size", "100x64")
+    assert "width and height must be multiples of 32, got 100x64" in fails(
+        "--data", walls, "--steps", 1, "--size", "100x64"
+    )
     assert "frames 'first' are not FIRST:LAST" in fails("--data", walls, "--steps", 1, "--frames", "first")
     assert "unknown teacher 'me'" in fails("--data", walls, "--steps", 1, "--teacher", "me")
     assert "no such folder" in fails("--data", tmp_path / "none", "--steps", 1)

@@ -49,6 +49,8 @@ def test_a_mistake_is_one_clear_line(run, tmp_path, bags):
     refused("give --steps or --hours", "--bags", bags)
     refused("no such bag or folder; check the path", "--bags", tmp_path / "gone", "--steps", 1)
     refused("unknown loss 'l2'", "--bags", bags, "--steps", 1, "--loss", "l2")
+    refused("multiples of 32, got 100x100", "--bags", bags, "--steps", 1, "--size", "100x100")
+    refused("--held-out must lie in 0 .. 1/3", "--bags", bags, "--steps", 1, "--held-out", "0.5")
     refused("unknown split 'halves'; known: bag, blocks, end", "--bags", bags, "--steps", 1, "--split", "halves")
     refused("--anchor is for --stereo: add that, or leave it out", "--bags", bags, "--steps", 1, "--anchor", 0.5)
     refused("--zoom is for depth from one image: leave it out with --stereo",

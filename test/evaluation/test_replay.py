@@ -49,7 +49,7 @@ def row_of(report, set_name, method, kind="accuracy", **details):
         ({"first": -1}, "--first must be 0 or more, got -1"),
         ({"worst": -1}, "--worst must be 0 or more, got -1"),
         ({"lidar_slop": -0.1}, "--lidar-slop must not be negative, got -0.1 s"),
-        ({"min_depth": 5.0, "max_depth": 1.0}, "need 0 < min_depth < max_depth, got 5.0 and 1.0 m"),
+        ({"min_depth": 5.0, "max_depth": 1.0}, "need 0 < --min-depth < --max-depth, got 5.0 and 1.0 m"),
     ],
 )
 def test_settings_out_of_range_are_named(options, message):

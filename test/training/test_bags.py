@@ -34,9 +34,9 @@ def test_settings_that_divide_nothing_are_named():
     with pytest.raises(ValueError, match="unknown split 'halves'; known: bag, blocks, end"):
         TimeSplit("halves")
     for share in (0, 0.4):
-        with pytest.raises(ValueError, match="held_out must lie in 0 .. 1/3 .*got 0"):
+        with pytest.raises(ValueError, match="--held-out must lie in 0 .. 1/3 .*got 0"):
             TimeSplit(held_out=share)
-    with pytest.raises(ValueError, match="guard must not be negative, got -1"):
+    with pytest.raises(ValueError, match="--guard must not be negative, got -1"):
         TimeSplit(guard=-1)
 
 

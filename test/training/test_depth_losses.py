@@ -67,9 +67,9 @@ def says(inverse, like):
     [
         ({"photometric_mask": "soft"}, "unknown photometric_mask 'soft'; known: auto, flow, none"),
         ({"regression_of": "feet"}, "unknown regression_of 'feet'; known: metres, ratio"),
-        ({"regression": -1.0}, "regression of the depth loss is -1.0: give 0"),
-        ({"smoothness": math.nan}, "smoothness of the depth loss is nan"),
-        ({"flow_photometric": math.inf}, "flow_photometric of the depth loss is inf"),
+        ({"regression": -1.0}, "--regression of the depth loss is -1.0: give 0"),
+        ({"smoothness": math.nan}, "--smoothness of the depth loss is nan"),
+        ({"flow_photometric": math.inf}, "--flow-photometric of the depth loss is inf"),
         ({"scales": 0}, "scales of the depth loss is 0: at least the finest level has to learn"),
         (ALONE, "learns from nothing: photometric, regression and flow_photometric are 0"),
         ({"self_distillation": 0.1}, "self_distillation needs several levels that learn from each other: set scales"),

@@ -46,7 +46,7 @@ def rows(run):
 def test_unusable_settings_are_named():
     with pytest.raises(ValueError, match="give --steps or --hours"):
         DistillTraining(world="street")
-    with pytest.raises(ValueError, match="nothing to train on: name folders or bags of pairs .data., or a world"):
+    with pytest.raises(ValueError, match="nothing to train on: give --data, folders or bags of pairs, or a --world"):
         DistillTraining(steps=1)
     some = {"steps": 1, "data": ("a",)}
     with pytest.raises(
@@ -57,17 +57,17 @@ def test_unusable_settings_are_named():
         DistillTraining(schedule="S", **some)
     with pytest.raises(ValueError, match="unknown world 'moon'; known: indoor, mixed, street"):
         DistillTraining(steps=1, world="moon")
-    with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="--batch must be at least 1, got 0"):
         DistillTraining(batch=0, **some)
-    with pytest.raises(ValueError, match="world_share must lie in 0 .. 1, got 0"):
+    with pytest.raises(ValueError, match="--world-share must lie in 0 .. 1, got 0"):
         DistillTraining(world_share=0, **some)
-    with pytest.raises(ValueError, match="flips is a probability, got 2"):
+    with pytest.raises(ValueError, match="--flips is a probability, got 2"):
         DistillTraining(flips=2, **some)
-    with pytest.raises(ValueError, match="several shapes are for rendered scenes alone"):
+    with pytest.raises(ValueError, match="several shapes are for rendered scenes alone; leave --shape or --data out"):
         DistillTraining(shapes=((64, 64),), **some)
-    with pytest.raises(ValueError, match="focal must not be negative, got -1"):
+    with pytest.raises(ValueError, match="--focal must not be negative, got -1"):
         DistillTraining(focal=-1, **some)
-    with pytest.raises(ValueError, match=r"have an encoder already; leave r18\.pth out"):
+    with pytest.raises(ValueError, match=r"have an encoder already; leave --encoder r18\.pth out"):
         DistillTraining(encoder="r18.pth", weights="w", **some)
 
 
@@ -81,7 +81,7 @@ def test_what_cannot_be_trained_on_is_refused_before_anything_is_written(tmp_pat
     attempt(FileError, "no such folder", data=("/nowhere",))
     attempt(FileError, "photo folder .* does not exist", data=(), world="street", photos=("/nowhere",))
     attempt(ModelError, "unknown teacher 'depthnet_r18'", teacher="depthnet_r18")
-    attempt(ValueError, "multiple of 32 px, got 100", width=100)
+    attempt(ValueError, "multiples of 32, got 100x64", width=100)
     attempt(ValueError, "multiples of 32, got 70x64", data=(), world="street", shapes=((70, 64),))
     attempt(CheckpointError, r"gone\.safetensors does not exist", weights="gone.safetensors")
     attempt(CheckpointError, r"r18\.pth can only start depthnet_r18 or depthnet_r50", encoder="r18.pth")

@@ -156,7 +156,7 @@ def test_the_encoder_learns_at_a_rate_of_its_own(tmp_path):
     encoder = [name for name in before if name.startswith("encoder.")]  # means and deviations of batch norms, too
     assert len(encoder) > 200 and all(torch.equal(after[name], before[name]) for name in encoder)
     assert {"merge_quarter", "depth", "mask"} <= learned
-    with pytest.raises(ValueError, match="encoder_rate must not be negative, got -1"):
+    with pytest.raises(ValueError, match="--encoder-rate must not be negative, got -1"):
         replace(config, encoder_rate=-1.0)
 
 

@@ -100,7 +100,7 @@ def test_weights_of_another_kind_are_refused(tmp_path, drive):
         finetune_stereo(StereoFinetuning(out=str(tmp_path / "stereo"), weights="depthnet_lite", steps=1), material)
     with pytest.raises(ValueError, match="give --steps or --hours"):
         DepthFinetuning()
-    with pytest.raises(ValueError, match="patience and validate_steps are counts, got -1 and 0"):
+    with pytest.raises(ValueError, match="--patience and --validate-steps are counts, got -1 and 0"):
         DepthFinetuning(steps=1, patience=-1)
 
 

@@ -74,11 +74,11 @@ def test_unusable_settings_are_named():
         FlowTraining(steps=1, augment="all")
     with pytest.raises(ValueError, match="erase is a probability, got 2"):
         FlowTraining(steps=1, erase=2)
-    with pytest.raises(ValueError, match="pool and uses must be at least 1, got 48 and 0"):
+    with pytest.raises(ValueError, match="--pool and --uses must be at least 1, got 48 and 0"):
         FlowTraining(steps=1, uses=0)
     with pytest.raises(ValueError, match="world is a share of the scenes, 0 to 1, got 2"):
         FlowTraining(steps=1, world=2)
-    with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="--batch must be at least 1, got 0"):
         FlowTraining(steps=1, batch=0)
     with pytest.raises(ValueError, match="not both"):
         FlowTraining(steps=1, data=("a",), photos=("b",))
@@ -345,7 +345,7 @@ def test_fine_tuning_on_sparse_pairs(tmp_path):
 
 
 def test_a_flow_training_validates_with_a_scene_at_least():
-    with pytest.raises(ValueError, match="validation_scenes must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="--validation-scenes must be at least 1, got 0"):
         FlowTraining(steps=1, **{**TINY, "validation_scenes": 0})
 
 

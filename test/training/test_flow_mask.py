@@ -30,7 +30,7 @@ def passed(disparity, config, vertical=None, right=None):
 @pytest.mark.parametrize("name", ["max_depth", "max_disparity", "min_disparity", "vertical", "left_right"])
 @pytest.mark.parametrize("value", [-1.0, NAN, math.inf])
 def test_bounds_that_cannot_be_are_refused(name, value):
-    with pytest.raises(ValueError, match=f"{name} of the flow mask is {value}: give 0"):
+    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} of the flow mask is {value}: give 0"):
         MaskConfig(**{name: value})
 
 

@@ -373,19 +373,19 @@ def test_unusable_settings_and_folders_are_named(tmp_path):
         StereoTraining()
     with pytest.raises(ValueError, match="multiples of 32, got 100x64"):
         StereoTraining(steps=1, width=100, height=64)
-    with pytest.raises(ValueError, match="load_partial needs weights"):
+    with pytest.raises(ValueError, match="--load-partial needs --weights"):
         StereoTraining(steps=1, load_partial=True)
     with pytest.raises(ValueError, match="options {'deep': 48} are of a fresh network"):
         StereoTraining(steps=1, weights="flownet_stereo", options={"deep": 48})
-    with pytest.raises(ValueError, match="pool and uses must be at least 1, got 0 and 8"):
+    with pytest.raises(ValueError, match="--pool and --uses must be at least 1, got 0 and 8"):
         StereoTraining(steps=1, pool=0)
     with pytest.raises(ValueError, match="share of the scenes, 0 to 1, got 1.5"):
         StereoTraining(steps=1, world=1.5)
-    with pytest.raises(ValueError, match="start_step is a count"):
+    with pytest.raises(ValueError, match="--start-step is a count"):
         StereoTraining(steps=1, start_step=-1)
-    with pytest.raises(ValueError, match="validate_minutes must not be negative, got -1; 0: by steps alone"):
+    with pytest.raises(ValueError, match="--validate-minutes must not be negative, got -1; 0: by steps alone"):
         StereoTraining(steps=1, validate_minutes=-1)
-    with pytest.raises(ValueError, match="validation_scenes must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="--validation-scenes must be at least 1, got 0"):
         StereoTraining(steps=1, validation_scenes=0)
     with pytest.raises(FileError, match="photo folder .* does not exist"):
         train_stereo(StereoTraining(out=str(tmp_path / "a"), steps=1, photos=("/nowhere",)))

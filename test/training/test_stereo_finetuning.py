@@ -51,8 +51,8 @@ def test_unusable_settings_are_named():
     refused("unknown stereo network 'depthnet_lite'; known: flownet_stereo", model="depthnet_lite")
     refused("starts from weights of the network itself", weights="")
     refused("multiples of 32, got 100x64", width=100, height=64)
-    refused("anchor must not be negative, got -1", anchor=-1)
-    refused("tolerance must be positive, got 0", tolerance=0)
+    refused("--anchor must not be negative, got -1", anchor=-1)
+    refused("--tolerance must be positive, got 0", tolerance=0)
 
 
 def test_what_cannot_be_learned_from_is_refused(tmp_path):

@@ -74,4 +74,4 @@ class ReplayConfig:
         if not self.lidar_slop >= 0:
             raise ValueError(f"--lidar-slop must not be negative, got {self.lidar_slop:g} s")
         if not 0 < self.min_depth < self.max_depth:
-            raise ValueError(f"need 0 < min_depth < max_depth, got {self.min_depth} and {self.max_depth} m")
+            raise ValueError(f"need 0 < --min-depth < --max-depth, got {self.min_depth} and {self.max_depth} m")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from fg_depth_ros.training.config import Schedule, Training, check_choice, one_cycle
+from fg_depth_ros.training.config import Schedule, Training, check_choice, check_multiple, one_cycle
 
 PHOTOMETRIC_MASKS = ("auto", "flow", "none")
 REGRESSIONS = ("metres", "ratio")
@@ -25,7 +25,7 @@ def _check_not_negative(config: DepthLossConfig | MaskConfig, what: str) -> None
     for one in fields(config):
         value = getattr(config, one.name)
         if not isinstance(value, str) and not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{one.name} of {what} is {value}: give 0 (off) or a positive number")
+            raise ValueError(f"--{one.name.replace('_', '-')} of {what} is {value}: give 0 (off) or a positive number")
 
 
 @dataclass(frozen=True)
@@ -202,33 +202,34 @@ class DistillTraining(Training):
     """Changes of the input's colours."""
 
     def __post_init__(self) -> None:
-        from fg_depth_ros.networks import DEPTH_MODELS  # these load PyTorch
+        from fg_depth_ros.networks import DEPTH_MODELS, DepthNetwork  # these load PyTorch
         from fg_depth_ros.synthesis.world.generator import WORLDS
 
         super().__post_init__()
         self._require_validation_scenes()
+        check_multiple(DepthNetwork.size_multiple, *self.all_shapes)
         check_choice("model", self.model, DEPTH_MODELS)
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("world", self.world, ("", *WORLDS))
         self._resolve(learning_rate=self.learning_rate or SCHEDULES[self.schedule][0])
         if not self.data and not self.world:
-            raise ValueError("nothing to train on: name folders or bags of pairs (data), or a world to render")
+            raise ValueError("nothing to train on: give --data, folders or bags of pairs, or a --world to render")
         if not 0 < self.world_share <= 1:
-            raise ValueError(f"world_share must lie in 0 .. 1, got {self.world_share}")
+            raise ValueError(f"--world-share must lie in 0 .. 1, got {self.world_share}")
         if self.uses < 1:
-            raise ValueError(f"uses must be at least 1, got {self.uses}")
+            raise ValueError(f"--uses must be at least 1, got {self.uses}")
         if not 0 <= self.flips <= 1:
-            raise ValueError(f"flips is a probability, got {self.flips}")
+            raise ValueError(f"--flips is a probability, got {self.flips}")
         if self.shapes and self.data:
-            raise ValueError("several shapes are for rendered scenes alone; leave the shapes or the folders out")
+            raise ValueError("several shapes are for rendered scenes alone; leave --shape or --data out")
         if not 1 <= self.zoom <= 4:
-            raise ValueError(f"zoom must lie in 1 .. 4, got {self.zoom}")
+            raise ValueError(f"--zoom must lie in 1 .. 4, got {self.zoom}")
         if self.focal < 0:
-            raise ValueError(f"focal must not be negative, got {self.focal} px")
+            raise ValueError(f"--focal must not be negative, got {self.focal} px")
         if not (math.isfinite(self.encoder_rate) and self.encoder_rate >= 0):
-            raise ValueError(f"encoder_rate must not be negative, got {self.encoder_rate}")
+            raise ValueError(f"--encoder-rate must not be negative, got {self.encoder_rate}")
         if self.encoder and self.weights:
-            raise ValueError(f"the weights to start from have an encoder already; leave {self.encoder} out")
+            raise ValueError(f"the weights to start from have an encoder already; leave --encoder {self.encoder} out")
         if self.teacher == TRUTH:  # nothing for the right view to compare with; what it does not show is known, too
             self._resolve(mask=replace(self.mask, left_right=0.0, inside=self.mask.inside and self.needs_right))
 

@@ -35,9 +35,9 @@ class TimeSplit:
     def __post_init__(self) -> None:
         check_choice("split", self.kind, SPLITS)
         if not 0 < self.held_out <= 1 / 3:
-            raise ValueError(f"held_out must lie in 0 .. 1/3 (as much again is for stopping), got {self.held_out}")
+            raise ValueError(f"--held-out must lie in 0 .. 1/3 (as much again is for stopping), got {self.held_out}")
         if self.guard < 0:
-            raise ValueError(f"guard must not be negative, got {self.guard} s")
+            raise ValueError(f"--guard must not be negative, got {self.guard} s")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,11 @@ class DepthFinetuning(DistillTraining):
     """Validations without improvement, from a third of the run on, after which it stops; 0: never."""
 
     def __post_init__(self) -> None:
+        from fg_depth_ros.networks import DepthNetwork  # loads PyTorch
+
         Training.__post_init__(self)  # the other checks need the recordings: see ``finetune_depth``
+        if self.width or self.height:
+            check_multiple(DepthNetwork.size_multiple, (self.width, self.height))
 
 
 @dataclass(frozen=True)
@@ -130,10 +134,13 @@ class StereoFinetuning(Training):
         super().__post_init__()
         check_choice("stereo network", self.model, STEREO_MODELS)
         if not self.weights or self.load_partial:
-            raise ValueError("self-supervision starts from weights of the network itself: name them, not load_partial")
+            raise ValueError(
+                "--stereo starts from weights of the network itself: name them by --stereo-weights, without "
+                "--load-partial"
+            )
         check_multiple(SIZE_MULTIPLE, (self.width, self.height))
         for name in ("photometric", "left_right", "smoothness", "anchor"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+                raise ValueError(f"--{name.replace('_', '-')} must not be negative, got {getattr(self, name)}")
         if self.tolerance <= 0:
-            raise ValueError(f"tolerance must be positive, got {self.tolerance} px")
+            raise ValueError(f"--tolerance must be positive, got {self.tolerance} px")

@@ -171,17 +171,17 @@ class FlowTraining(Training):
         )
         _ = self.augmentation  # refuses what is no probability
         if min(self.pool, self.uses) < 1:
-            raise ValueError(f"pool and uses must be at least 1, got {self.pool} and {self.uses}")
+            raise ValueError(f"--pool and --uses must be at least 1, got {self.pool} and {self.uses}")
         if not 0 <= self.world <= 1:
             raise ValueError(f"world is a share of the scenes, 0 to 1, got {self.world:g}")
         if self.margin < 0:
-            raise ValueError(f"margin must not be negative, got {self.margin}")
+            raise ValueError(f"--margin must not be negative, got {self.margin}")
         if self.options and not fresh:
             raise ValueError(f"options {dict(self.options)} are of a fresh network; these weights have their own")
         if compact and fresh:
             self._resolve(options={**SHIPPED_OPTIONS, **self.options})
         if self.data and (self.photos or self.cutouts):
-            raise ValueError("give folders of pairs (data) or material for scenes (photos, cutouts), not both")
+            raise ValueError("give folders of pairs (--data) or material for scenes (--photos, --cutouts), not both")
 
     @property
     def augmentation(self) -> FlowAugmentation:

@@ -51,6 +51,6 @@ class StereoTraining(Training):
         if not self.weights or self.load_partial:
             self._resolve(options={**SHIPPED_OPTIONS, **self.options})
         if min(self.pool, self.uses) < 1:
-            raise ValueError(f"pool and uses must be at least 1, got {self.pool} and {self.uses}")
+            raise ValueError(f"--pool and --uses must be at least 1, got {self.pool} and {self.uses}")
         if not 0 <= self.world <= 1:
             raise ValueError(f"world is a share of the scenes, 0 to 1, got {self.world:g}")
