@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
+from typer.models import OptionInfo
 
 from fg_depth_ros.files import FileError, WriteError
 
 Settings = functools.partial
 """``make_config: Settings[Config]`` stands for the options of ``Config``; ``make_config()`` makes one of them."""
 _CONTEXT = "typer_context"
+_METAVARS = {Path: "PATH", str: "TEXT", int: "INTEGER", float: "FLOAT", bool: ""}
 LARGEST_SIDE = 8192
 """Largest width or height that an option may give, px."""
 
@@ -163,7 +165,8 @@ def expand(function: Callable[..., Any]) -> Callable[..., Any]:
     option where the command has a parameter of that name, where ``Without`` names it, or where its type is a mapping or
     another dataclass; ``metadata={"option": "split"}`` gives the option another name than the field. The help shows
     the defaults of the dataclass, or those of the instance in ``Annotated[Settings[Config], Config(...)]``, which the
-    command then uses. A parameter that is a ``typer.Context`` receives the context.
+    command then uses. ``metadata={"metavar": "TOPIC"}`` names the value of an option, and ``Config.PANEL`` the panel of
+    the help that has its options. A parameter that is a ``typer.Context`` receives the context.
 
     Returns the command with the expanded signature, as typer reads it.
     """
@@ -204,10 +207,20 @@ def expand(function: Callable[..., Any]) -> Callable[..., Any]:
                     given[name][field] = tuple(value) if isinstance(value, list) else value
         return function(**values, **{name: functools.partial(each, **given[name]) for name, each in configs.items()})
 
+    for each in options.values():
+        _name_value(each.annotation)
     del command.__wrapped__  # type: ignore[attr-defined]
     command.__signature__ = inspect.Signature(list(options.values()))  # type: ignore[attr-defined]
     command.__annotations__ = {name: each.annotation for name, each in options.items()}
     return command
+
+
+def _name_value(annotation: Any) -> None:
+    """Let the help name the value of an option as shells do, not by its Python type."""
+    hint, *marks = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+    for mark in marks:
+        if isinstance(mark, OptionInfo) and mark.metavar is None:
+            mark.metavar = next((word for kind, word in _METAVARS.items() if kind in (hint, *get_args(hint))), None)
 
 
 def _options_of(config: type[Any], defaults: Any) -> Iterator[tuple[str, inspect.Parameter]]:
@@ -224,7 +237,11 @@ def _options_of(config: type[Any], defaults: Any) -> Iterator[tuple[str, inspect
             default = field.default_factory()
         else:
             default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
-        details: dict[str, Any] = {"help": " ".join(docs.get(field.name, "").split())}
+        details: dict[str, Any] = {
+            "help": " ".join(docs.get(field.name, "").split()),
+            "metavar": field.metadata.get("metavar"),
+            "rich_help_panel": getattr(config, "PANEL", None),
+        }
         flag = "--" + name.replace("_", "-")
         declared = [flag]
         if get_origin(hint) is tuple:

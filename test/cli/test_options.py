@@ -103,6 +103,17 @@ def test_a_configuration_in_the_annotation_has_the_defaults_that_the_help_shows(
     assert "default: 9" in CliRunner().invoke(app, ["--help"]).output
 
 
+def test_rare_options_are_in_a_panel_below_the_others_and_values_have_a_word_of_the_shell(run: object) -> None:
+    for words in ("view", "rectify", "promote", "infer", "evaluate stereo", "evaluate depth", "replay", "finetune"):
+        status, text = run(*words.split(), "--help")  # type: ignore[operator]
+        common, panel, topics = text.partition(" Bags and raw pairs ")
+        assert status == 0 and panel, words
+        for option in ("--left TOPIC", "--right-info TOPIC", "--slop FLOAT", "--stamps header|recorded"):
+            assert option in " ".join(topics.split()), (words, option)
+            assert f" {option.split()[0]} " not in common.replace("`", " ").partition("Options")[2], (words, option)
+        assert not re.search(r"^\W*--.*(<\w+>|list\[)", text, re.M), words
+
+
 @pytest.mark.parametrize("option", ["--secret", "--nested", "--no-sparse", "--shapes"])
 def test_what_is_no_option_is_refused(option: str) -> None:
     code, output, *_ = invoke(option, "1")

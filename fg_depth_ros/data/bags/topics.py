@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 STAMPS = ("header", "recorded")
 """Source of the times of messages."""
+_TOPIC = {"metavar": "TOPIC"}
 
 
 @dataclass(frozen=True)
@@ -17,19 +18,21 @@ class PairTopics:
     Raises ValueError: an unknown word, or a slop below 0, named as options of the command line.
     """
 
-    left: str = ""
+    PANEL: ClassVar[str] = "Bags and raw pairs"
+    """Heading of the options in the help of a command."""
+    left: str = field(default="", metadata=_TOPIC)
     """Topic of the left images in bags; default: found by name."""
-    right: str = ""
+    right: str = field(default="", metadata=_TOPIC)
     """Topic of the right images in bags."""
-    left_info: str = ""
+    left_info: str = field(default="", metadata=_TOPIC)
     """Topic of the left camera_info; default: next to the images."""
-    right_info: str = ""
+    right_info: str = field(default="", metadata=_TOPIC)
     """Topic of the right camera_info."""
     slop: float = 0.0
     """Largest difference of the two stamps of a pair in bags, s."""
-    rectify: str = "auto"
+    rectify: str = field(default="auto", metadata={"metavar": "auto|on|off"})
     """Rectify images by their calibration: on, off, or auto: those that seem raw (docs/data.md)."""
-    stamps: str = "header"
+    stamps: str = field(default="header", metadata={"metavar": "|".join(STAMPS)})
     """Times of images in bags: header, or, where drivers leave that at 0, recorded (when they were written)."""
 
     def __post_init__(self) -> None:
