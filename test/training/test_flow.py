@@ -76,8 +76,8 @@ def test_unusable_settings_are_named():
         FlowTraining(steps=1, erase=2)
     with pytest.raises(ValueError, match="--pool and --uses must be at least 1, got 48 and 0"):
         FlowTraining(steps=1, uses=0)
-    with pytest.raises(ValueError, match="world is a share of the scenes, 0 to 1, got 2"):
-        FlowTraining(steps=1, world=2)
+    with pytest.raises(ValueError, match="world-share is a part of the scenes, 0 to 1, got 2"):
+        FlowTraining(steps=1, world_share=2)
     with pytest.raises(ValueError, match="--batch must be at least 1, got 0"):
         FlowTraining(steps=1, batch=0)
     with pytest.raises(ValueError, match="not both"):
@@ -369,7 +369,7 @@ def test_scenes_are_used_several_times_and_some_are_of_the_world():
         return FlowBatch(frame, frame, field, known, ~known)
 
     rendered = Counter()
-    config = FlowTraining(steps=1, augment="none", pool=6, uses=4, world=0.25, **{**TINY, "width": 64})
+    config = FlowTraining(steps=1, augment="none", pool=6, uses=4, world_share=0.25, **{**TINY, "width": 64})
     augmenter = Augmenter(config.augmentation, 64, 64)
     batch = scene_batches(partial(drawn, noise=51), partial(drawn, noise=102), config, augmenter)
     batches = [batch([2 * i, 2 * i + 1]) for i in range(300)]

@@ -147,7 +147,7 @@ def test_another_training_is_not_resumed_silently(tmp_path):
             train_stereo(StereoTraining(**{"steps": 2, **settings, **changed}))
         assert "holds another training: " in str(error.value) and "or another --out" in str(error.value)
 
-    refused("seed was 0 and is 1; world was 0.15 and is 0.5. Give what was given then", seed=1, world=0.5)
+    refused("seed was 0 and is 1; world_share was 0.15 and is 0.5. Give what was given then", seed=1, world_share=0.5)
     refused("photos was .* and is \\[\\]", photos=())
     refused("weights were '.*first.safetensors' .[0-9a-f]{12}. and are '.*other.safetensors'", weights=str(other))
     refused("weights were '.*first.safetensors' .[0-9a-f]{12}. and are none", weights="")
@@ -380,7 +380,7 @@ def test_unusable_settings_and_folders_are_named(tmp_path):
     with pytest.raises(ValueError, match="--pool and --uses must be at least 1, got 0 and 8"):
         StereoTraining(steps=1, pool=0)
     with pytest.raises(ValueError, match="share of the scenes, 0 to 1, got 1.5"):
-        StereoTraining(steps=1, world=1.5)
+        StereoTraining(steps=1, world_share=1.5)
     with pytest.raises(ValueError, match="--start-step is a count"):
         StereoTraining(steps=1, start_step=-1)
     with pytest.raises(ValueError, match="--validate-minutes must not be negative, got -1; 0: by steps alone"):

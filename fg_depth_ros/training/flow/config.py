@@ -130,7 +130,7 @@ class FlowTraining(Training):
     """Rendered scenes in memory, in each of four pools (a scene takes 2.6 MB at 512x320)."""
     uses: int = 4
     """Pairs that are made of each rendered scene, each with another crop, rotation and colours; 1: every scene once."""
-    world: float = 0.2
+    world_share: float = 0.2
     """Share of scenes from the virtual world (streets and rooms), the others being Flying Chairs."""
     data: tuple[str, ...] = ()
     """Folder of pairs with true flow to train on instead of rendered scenes; a twentieth is kept for validation."""
@@ -172,8 +172,8 @@ class FlowTraining(Training):
         _ = self.augmentation  # refuses what is no probability
         if min(self.pool, self.uses) < 1:
             raise ValueError(f"--pool and --uses must be at least 1, got {self.pool} and {self.uses}")
-        if not 0 <= self.world <= 1:
-            raise ValueError(f"world is a share of the scenes, 0 to 1, got {self.world:g}")
+        if not 0 <= self.world_share <= 1:
+            raise ValueError(f"--world-share is a part of the scenes, 0 to 1, got {self.world_share:g}")
         if self.margin < 0:
             raise ValueError(f"--margin must not be negative, got {self.margin}")
         if self.options and not fresh:

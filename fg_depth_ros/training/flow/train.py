@@ -103,7 +103,7 @@ def scene_batches(
     def use(scene: FlowBatch, rng: np.random.Generator) -> FlowPairs:
         return augmenter(scene, [int(rng.integers(2**31))])
 
-    scenes = MixedScenes(partial(views_of, make), partial(views_of, world), share=config.world, seed=config.seed)
+    scenes = MixedScenes(partial(views_of, make), partial(views_of, world), share=config.world_share, seed=config.seed)
     if config.uses == 1:
         return lambda numbers: cat_batches(
             [augmenter(scene, [n]) for n, (scene,) in zip(numbers, scenes(numbers), strict=True)]
@@ -225,7 +225,7 @@ def _rendered_data(config: FlowTraining) -> _TrainingData:
     held_out = generator(config.width, config.height, config.seed + VALIDATION_SEED)
     card = {
         "licence": "Apache-2.0",
-        "data": f"rendered scenes, {100 * config.world:g} % of the virtual world, the others of affine motions "
+        "data": f"rendered scenes, {100 * config.world_share:g} % of the virtual world, the others of affine motions "
         f"(fg_depth_ros.synthesis.chairs); each used {config.uses} times on average",
         "photo_sources": photo_sources(photos),
         "cutout_sources": photo_sources(cutout_files),

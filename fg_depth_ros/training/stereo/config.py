@@ -33,7 +33,7 @@ class StereoTraining(Training):
     """Rendered scenes in memory, in each of four pools (a scene and its mirror image take 4 MB at 448x224)."""
     uses: int = 8
     """Pairs that are made of each rendered scene, each with another crop, scale and colours."""
-    world: float = 0.15
+    world_share: float = 0.15
     """Share of scenes from the virtual world (streets and rooms), the others being layered scenes."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Network options when training from scratch or with ``load_partial``; default: those of the shipped network."""
@@ -52,5 +52,5 @@ class StereoTraining(Training):
             self._resolve(options={**SHIPPED_OPTIONS, **self.options})
         if min(self.pool, self.uses) < 1:
             raise ValueError(f"--pool and --uses must be at least 1, got {self.pool} and {self.uses}")
-        if not 0 <= self.world <= 1:
-            raise ValueError(f"world is a share of the scenes, 0 to 1, got {self.world:g}")
+        if not 0 <= self.world_share <= 1:
+            raise ValueError(f"--world-share is a part of the scenes, 0 to 1, got {self.world_share:g}")

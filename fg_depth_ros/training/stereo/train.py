@@ -54,14 +54,14 @@ def train_stereo(config: StereoTraining, extra: Evaluate | None = None) -> Path:
     scenes = [rendered_stereo_sample(held_out.batch([i])) for i in range(config.validation_scenes)]
     card = {
         "licence": module.parent.get("licence") or "Apache-2.0",  # fine-tuned weights stay under their licence
-        "data": f"rendered scenes, {100 * config.world:g} % of the virtual world, the others layered; each used "
+        "data": f"rendered scenes, {100 * config.world_share:g} % of the virtual world, the others layered; each used "
         f"{config.uses} times on average",
         "photo_sources": photo_sources(photos),
     }
 
     def open_stream(device: torch.device) -> DataStream:
         wide, high = (int(MARGIN * side) for side in (config.width, config.height))
-        renderer = scene_renderer(atlas, wide, high, world=config.world, seed=config.seed, device=device)
+        renderer = scene_renderer(atlas, wide, high, world=config.world_share, seed=config.seed, device=device)
         pool = ScenePool(
             renderer, StereoAugmentation(config.width, config.height), cat_batches,
             size=config.pool, uses=config.uses, seed=config.seed,
