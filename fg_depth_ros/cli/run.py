@@ -123,7 +123,7 @@ def infer(
         model, weights, device, engine, precision, inference_scale=matched_at,
         min_disparity=least, min_depth=min_depth, max_depth=max_depth,
     )  # fmt: skip
-    failed = 0
+    failed, warm = 0, set[tuple[int, int]]()
     for sample in samples:
         few = None
         try:
@@ -134,6 +134,9 @@ def infer(
                 paths = write_disparity(disparity, out, sample.name)
                 note = "disparity only: no calibration (give --calib)"
             else:
+                if (size := (sample.rig.width, sample.rig.height)) not in warm:
+                    estimator.warm_up_for(sample.rig)  # so that the time is that of the pair, without compiling
+                    warm.add(size)
                 estimate = estimator.estimate(*images, sample.rig)
                 fault, few = estimate.fault, estimate.explain_low_density() if estimate.low_density else None
                 paths = write_estimate(estimate, images[0], out, sample.name)
@@ -290,6 +293,8 @@ def flow(
 
     frames = FlowSample(first.stem, first, second).images()
     estimator = flow_estimator(model, weights, device, engine, precision, scale, variational)
+    height, width = frames[0].shape[:2]
+    estimator.warm_up(width, height)  # so that the time is that of the frames, without compiling
     estimate = estimator.estimate(*frames)
     paths = write_flow(estimate.flow, out, first.stem)
     note = f"{estimator.model_name}{' +v' if variational else ''}, {_timing(estimator, estimate.seconds)}"

@@ -17,6 +17,7 @@ from fg_depth_ros.data.datasets.stereo import motorcycle
 from fg_depth_ros.data.io.formats import read_kitti_disparity, read_pfm, read_png_depth, write_image
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.evaluation.reports.results import write_disparity
+from fg_depth_ros.inference import FlowEstimator, StereoDepthEstimator
 from fg_depth_ros.networks.registry import MODELS, has_weights, weights_path
 
 
@@ -66,6 +67,20 @@ def test_a_flow_network_answers_for_pairs_in_every_command(run, real_pair, tmp_p
     assert status == 0, text
     rows = {row["method"]: row["metrics"] for row in json.loads(report.read_text())["rows"]}
     assert rows["flownet_lite"]["epe"] < 5 and "SGBM filled" in rows
+
+
+def test_the_times_that_infer_and_flow_print_are_without_compiling(run, monkeypatch, tmp_path):
+    warmed = []
+    monkeypatch.setattr(StereoDepthEstimator, "warm_up_for", lambda self, rig: warmed.append((rig.width, rig.height)))
+    monkeypatch.setattr(FlowEstimator, "warm_up", lambda self, width, height: warmed.append((width, height)))
+    folder = write_pairs(tmp_path / "pairs")
+    status, text = run("infer", folder, "--out", tmp_path / "o", "--model", "sgbm")
+    assert status == 0, text
+    assert warmed == [(160, 96)]
+    frames = folder / "left" / "a.png", folder / "right" / "a.png"
+    status, text = run("flow", *frames, "--out", tmp_path / "o", "--model", "dis")
+    assert status == 0, text
+    assert warmed == [(160, 96)] * 2
 
 
 def test_infer_without_calibration_says_so(run, real_pair, tmp_path):
