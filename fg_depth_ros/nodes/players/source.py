@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fg_depth_ros.data.datasets.stereo import MOTORCYCLE, motorcycle, open_stereo
+from fg_depth_ros.data.datasets.stereo import open_stereo
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.files import FileError, expand_home
 from fg_depth_ros.geometry import StereoRig
@@ -45,11 +45,8 @@ class PairSource:
         self, pairs: str, *, width: int = 0, height: int = 0, with_truth: bool = True, focal: float = 0.0,
         baseline: float = 0.0, side_by_side: bool = False, rectify: str = "auto",
     ) -> None:  # fmt: skip
-        self.samples: list[StereoSample] = (
-            [motorcycle()]
-            if pairs == MOTORCYCLE
-            else open_stereo(expand_home(pairs, "pairs"), side_by_side=side_by_side, rectify=rectify)
-        )
+        place = expand_home(pairs, "pairs")
+        self.samples: list[StereoSample] = open_stereo(place, side_by_side=side_by_side, rectify=rectify)
         self._width, self._height = width, height
         self._with_truth = with_truth
         self._focal, self._baseline = focal, baseline
