@@ -19,6 +19,7 @@ from fg_depth_ros.training.depth.losses import (
     ratio_loss,
     regression_loss,
     self_distillation_loss,
+    sky_loss,
 )
 from fg_depth_ros.training.photometric import photometric_error, smoothness_loss, ssim, warp_source
 
@@ -293,16 +294,41 @@ def test_self_distillation_learns_from_the_best_level_by_hand():
     assert depths[1].grad.flatten().tolist() == pytest.approx([1 / 12, 0])
 
 
+# ---- the sky ---------------------------------------------------------------------------------------------------
+
+
+def test_the_sky_is_to_be_far_and_nothing_else_is() -> None:
+    depth = torch.tensor([10.0, 80.0, 95.0, 10.0]).view(1, 1, 1, 4).requires_grad_()
+    sky = torch.tensor([True, True, True, False]).view(1, 1, 1, 4)
+    loss = sky_loss(depth, sky)
+    assert loss.item() == pytest.approx(math.log(8) / 3, rel=1e-5)
+    loss.backward()
+    assert depth.grad is not None
+    assert depth.grad[0, 0, 0, 0] < 0  # larger
+    assert depth.grad[0, 0, 0, 2:].tolist() == [0, 0]
+
+
+def test_the_sky_is_what_rendered_scenes_have_at_infinity() -> None:
+    target, source = pair()
+    batch = batch_of(target, source, 4, mask=torch.zeros(1, 1, 8, 32, dtype=torch.bool))
+    assert depth_loss(says(1.0, target), batch, FOCAL, DepthLossConfig())[1]["sky"] == 0  # unknown is no sky
+    batch.truth[..., :4, :] = math.inf
+    near = depth_loss(says(1 / 8, target), batch, FOCAL, DepthLossConfig())[1]["sky"]
+    assert near.item() == pytest.approx(math.log(10), rel=1e-5)
+    assert depth_loss(says(1 / 90, target), batch, FOCAL, DepthLossConfig())[1]["sky"] == 0
+
+
 # ---- together --------------------------------------------------------------------------------------------------
 
 
 def test_the_loss_is_the_weighted_sum_of_its_parts():
     target, source = pair()
     batch = batch_of(target, source, 4)
-    config = DepthLossConfig(photometric=0.5, regression=2.0, flow_photometric=3.0, smoothness=0.1)
+    batch.truth[..., :2, :] = math.inf
+    config = DepthLossConfig(photometric=0.5, regression=2.0, flow_photometric=3.0, smoothness=0.1, sky=0.2)
     inverse = 0.05 + 0.05 * noise(1, 1, 8, 32, seed=3)
     loss, parts = depth_loss(DepthPrediction(inverse), batch, FOCAL, config)
-    terms = {"photometric": 0.5, "regression": 2.0, "flow_photometric": 3.0, "smoothness": 0.1}
+    terms = {"photometric": 0.5, "regression": 2.0, "flow_photometric": 3.0, "smoothness": 0.1, "sky": 0.2}
     assert set(parts) == {*terms, "loss", "mask", "abs_rel"}
     assert all(parts[name] > 0 and not parts[name].requires_grad for name in terms)
     assert loss.item() == parts["loss"].item() == pytest.approx(sum(w * parts[n].item() for n, w in terms.items()))
@@ -337,7 +363,7 @@ def test_the_rows_of_the_paper():
     target, source = pair()
     terms = {
         name: set(depth_loss(says(0.1, target), batch_of(target, source, 4), FOCAL, config)[1])
-        - {"loss", "mask", "abs_rel", "smoothness"}
+        - {"loss", "mask", "abs_rel", "smoothness", "sky"}
         for name, config in PRESETS.items()
     }
     assert terms == {

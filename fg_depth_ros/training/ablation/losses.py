@@ -62,15 +62,26 @@ def rows_of(config: LossAblation) -> list[Row]:
         word = "with" if graft else "without"
         if config.grafting in (word, "both"):
             rows += [
-                Row(f"{name}_{word}_grafting", f"{word} grafting", LABELS.get(name, name), PRESETS[name], graft=graft)
+                Row(
+                    f"{name}_{word}_grafting",
+                    f"{word} grafting",
+                    LABELS.get(name, name),
+                    _as_published(name),
+                    graft=graft,
+                )
                 for name in config.losses
             ]
     return rows + (_choices() if config.choices else [])
 
 
+def _as_published(name: str) -> DepthLossConfig:
+    """Return a preset without the term for the sky, which FG-Depth does not have."""
+    return replace(PRESETS[name], sky=0.0)
+
+
 def _choices() -> list[Row]:
     """Return the choices that the paper leaves open, each in place of the default in the whole loss with grafting."""
-    whole, mask = DepthLossConfig(), MaskConfig()
+    whole, mask = _as_published("flow_mask_fd"), MaskConfig()
     far, near = replace(mask, max_disparity=0.0), replace(mask, max_depth=0.0)
     return [
         Row(f"choice_{name}", "choices", label, losses, bounds)

@@ -19,7 +19,7 @@ class PairBatch(NamedTuple):
     baseline: Tensor
     """N float32, m, > 0."""
     truth: Tensor
-    """N x 1 x H x W float32, depth of the left view in m, NaN where it is not known."""
+    """N x 1 x H x W float32, depth of the left view in m; NaN: not known; inf: the sky of a rendered scene."""
 
 
 class TeacherPrediction(NamedTuple):
@@ -58,7 +58,7 @@ class DistillBatch(NamedTuple):
     baseline: Tensor
     """float32 m: > 0 if the source camera stands to the right of the target camera, < 0 for a mirrored pair."""
     truth: Tensor
-    """N x 1 x H x W float32, depth of the target view in m, NaN where it is not known."""
+    """N x 1 x H x W float32, depth of the target view in m; NaN: not known; inf: the sky of a rendered scene."""
 
 
 def per_pixel(values: Tensor) -> Tensor:

@@ -51,6 +51,8 @@ class DepthLossConfig:
     """Levels of the network that learn, finest first, each enlarged to the full size (Monodepth2 has 4)."""
     self_distillation: float = 0.0
     """Weight of every level learning, pixel by pixel, from the level that explains the target best there."""
+    sky: float = 1.0
+    """Weight of the sky of rendered scenes being far, which no other term asks for."""
 
     def __post_init__(self) -> None:
         check_choice("photometric_mask", self.photometric_mask, PHOTOMETRIC_MASKS)

@@ -171,7 +171,7 @@ class SceneDataset:
         ]
 
     def pairs(self, numbers: Sequence[int], index: int = 0) -> PairBatch:
-        """Render the scenes with these numbers, of one turn, or draw from the pool; the sky has no true depth.
+        """Render the scenes with these numbers, of one turn, or draw from the pool; the sky is at infinity.
 
         ``index``: of the batch that they are for.
         """
@@ -190,9 +190,8 @@ class SceneDataset:
     def _render(self, shape: int, numbers: Sequence[int]) -> PairBatch:
         renderer = self.renderers[shape]
         scenes = renderer.batch(numbers) if self.with_right else renderer.views(numbers)
-        truth = torch.where(torch.isfinite(scenes.depth) & (scenes.depth > 0), scenes.depth, torch.nan)
         right = scenes.right if isinstance(scenes, WorldBatch) else scenes.left
-        return PairBatch(scenes.left, right, scenes.focal.float(), scenes.baseline.float(), truth.float())
+        return PairBatch(scenes.left, right, scenes.focal.float(), scenes.baseline.float(), scenes.depth.float())
 
 
 class MixedBatch(NamedTuple):

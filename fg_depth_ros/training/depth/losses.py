@@ -11,6 +11,7 @@ px, whatever the focal length of the pair; that is needed for metres only.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,7 @@ from fg_depth_ros.training.depth.config import DepthLossConfig
 from fg_depth_ros.training.photometric import masked_mean, photometric_error, smoothness_loss, warp_source
 
 _NOISE = 1e-5  # decides between equal identity errors, as where nothing has any texture
+_SKY = 80.0  # m, that the sky is away at least
 
 
 def depth_loss(
@@ -57,10 +59,12 @@ def depth_loss(
             terms.setdefault("photometric", []).append(
                 _masked_photometric(errors[-1], batch, config.photometric_mask, generator)
             )
+        depth = depth_of(inverse, focal_canonical, guide.focal)
         if config.regression:
-            depth = depth_of(inverse, focal_canonical, guide.focal)
             compare = regression_loss if config.regression_of == "metres" else ratio_loss
             terms.setdefault("regression", []).append(compare(depth, guide.depth, batch.mask))
+        if config.sky:
+            terms.setdefault("sky", []).append(sky_loss(depth, torch.isposinf(batch.truth)))
         if config.flow_photometric and warped is not None:
             terms.setdefault("flow_photometric", []).append(flow_photometric_loss(warped, guide.warped, batch.mask))
         if config.smoothness:
@@ -135,6 +139,14 @@ def ratio_loss(depth: Tensor, guide: Tensor, mask: Tensor) -> Tensor:
     """Return ``sum m |log(D_hat / D)| / (sum m + 1e-7)``; arguments as ``regression_loss``."""
     known = torch.where(mask, guide, depth.detach())
     return masked_mean((torch.log(known) - torch.log(depth)).abs(), mask)
+
+
+def sky_loss(depth: Tensor, sky: Tensor) -> Tensor:
+    """Return ``sum s max(0, log(80 m / D_hat)) / (sum s + 1e-7)``: the sky is no obstacle.
+
+    N x 1 x H x W each: depth of the network, m, and s, bool, where the sky is.
+    """
+    return masked_mean((math.log(_SKY) - torch.log(depth)).clamp(min=0), sky)
 
 
 def flow_photometric_loss(by_depth: Tensor, by_flow: Tensor, mask: Tensor) -> Tensor:
