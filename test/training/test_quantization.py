@@ -58,7 +58,7 @@ def test_int8_that_is_worse_is_not_written(run: Any, tmp_path: Path, monkeypatch
     monkeypatch.setitem(MARGINS, "stereo", (Margin("epe", points=-100.0),))
     out = tmp_path / "int8.safetensors"
     status, text = run("quantize", "flownet_stereo", "--out", out, "--scenes", "1")
-    assert status == 2
+    assert status == 3
     assert "epe on rendered is" in text
     assert f"{out} is not written" in text
     assert not out.exists()

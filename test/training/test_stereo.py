@@ -379,7 +379,7 @@ def test_unusable_settings_and_folders_are_named(tmp_path):
         StereoTraining(steps=1, weights="flownet_stereo", options={"deep": 48})
     with pytest.raises(ValueError, match="--pool and --uses must be at least 1, got 0 and 8"):
         StereoTraining(steps=1, pool=0)
-    with pytest.raises(ValueError, match="share of the scenes, 0 to 1, got 1.5"):
+    with pytest.raises(ValueError, match="--world-share is a part of the scenes, 0 to 1, got 1.5"):
         StereoTraining(steps=1, world_share=1.5)
     with pytest.raises(ValueError, match="--start-step is a count"):
         StereoTraining(steps=1, start_step=-1)
