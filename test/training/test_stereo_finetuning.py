@@ -190,7 +190,7 @@ def test_both_views_of_a_mirrored_pair():
 def test_a_spoilt_network_comes_nearer_to_the_truth_that_it_never_sees(tmp_path):
     """Noise on the shipped weights; two dozen pictures of walls and no label repair some of it."""
     network, card = load_model("flownet_stereo")
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for value in network.parameters():
             if value.ndim == 4:
