@@ -177,6 +177,18 @@ def test_depth_from_one_camera_on_real_streets(public_data):
     assert np.mean(ratios) == pytest.approx(1, abs=0.14)
 
 
+@pytest.mark.slow
+def test_the_sky_is_seldom_taken_for_something_near():
+    estimator = MonoDepthEstimator(MonoConfig("depthnet_efficient"))
+    sky = []
+    for scene in world_samples("street", 16, 480, 160, seed=5):
+        depth = estimator.estimate(scene.image_rgb(), scene.fx).depth
+        sky.append(depth[~np.isfinite(scene.truth())])
+    near = np.concatenate(sky)
+    assert np.mean(near < 10) < 0.08
+    assert np.mean(near < 20) < 0.16
+
+
 @pytest.mark.parametrize("name", ["flownet_stereo", "flownet_lite", "depthnet_lite", "depthnet_efficient"])
 def test_the_file_tells_its_history(name):
     network, card = load_model(name)
