@@ -300,12 +300,22 @@ def test_self_distillation_learns_from_the_best_level_by_hand():
 def test_the_sky_is_to_be_far_and_nothing_else_is() -> None:
     depth = torch.tensor([10.0, 80.0, 95.0, 10.0]).view(1, 1, 1, 4).requires_grad_()
     sky = torch.tensor([True, True, True, False]).view(1, 1, 1, 4)
-    loss = sky_loss(depth, sky)
+    loss = sky_loss(depth, sky, torch.zeros_like(sky))
     assert loss.item() == pytest.approx(math.log(8) / 3, rel=1e-5)
     loss.backward()
     assert depth.grad is not None
     assert depth.grad[0, 0, 0, 0] < 0  # larger
     assert depth.grad[0, 0, 0, 2:].tolist() == [0, 0]
+
+
+def test_a_pixel_of_the_sky_counts_as_much_as_any_other() -> None:
+    depth = torch.full((1, 1, 1, 10), 10.0).requires_grad_()
+    sky = torch.arange(10).view(1, 1, 1, 10) == 0
+    loss = sky_loss(depth, sky, ~sky) + ratio_loss(depth, torch.full_like(depth, 5.0), ~sky)
+    assert loss.item() == pytest.approx(math.log(8) / 10 + math.log(2), rel=1e-5)
+    loss.backward()
+    assert depth.grad is not None
+    assert -depth.grad.flatten()[0] == pytest.approx(0.9 * depth.grad.flatten()[1].item(), rel=1e-5)
 
 
 def test_the_sky_is_what_rendered_scenes_have_at_infinity() -> None:

@@ -64,7 +64,7 @@ def depth_loss(
             compare = regression_loss if config.regression_of == "metres" else ratio_loss
             terms.setdefault("regression", []).append(compare(depth, guide.depth, batch.mask))
         if config.sky:
-            terms.setdefault("sky", []).append(sky_loss(depth, torch.isposinf(batch.truth)))
+            terms.setdefault("sky", []).append(sky_loss(depth, torch.isposinf(batch.truth), batch.mask))
         if config.flow_photometric and warped is not None:
             terms.setdefault("flow_photometric", []).append(flow_photometric_loss(warped, guide.warped, batch.mask))
         if config.smoothness:
@@ -141,12 +141,15 @@ def ratio_loss(depth: Tensor, guide: Tensor, mask: Tensor) -> Tensor:
     return masked_mean((torch.log(known) - torch.log(depth)).abs(), mask)
 
 
-def sky_loss(depth: Tensor, sky: Tensor) -> Tensor:
-    """Return ``sum s max(0, log(80 m / D_hat)) / (sum s + 1e-7)``: the sky is no obstacle.
+def sky_loss(depth: Tensor, sky: Tensor, mask: Tensor) -> Tensor:
+    """Return ``sum s max(0, log(80 m / D_hat)) / (sum (s or m) + 1e-7)``: the sky is no obstacle.
 
-    N x 1 x H x W each: depth of the network, m, and s, bool, where the sky is.
+    N x 1 x H x W each: depth of the network, m, and, bool, the sky ``s`` and the mask ``m`` of the regression. A pixel
+    of the sky counts about as much as one of the mask: with a mean over the sky alone, which is a small part of all
+    pixels, whatever may be sky would be put far away.
     """
-    return masked_mean((math.log(_SKY) - torch.log(depth)).clamp(min=0), sky)
+    missing = (math.log(_SKY) - torch.log(depth)).clamp(min=0)
+    return torch.where(sky, missing, torch.zeros_like(missing)).sum() / ((sky | mask).sum() + 1e-7)
 
 
 def flow_photometric_loss(by_depth: Tensor, by_flow: Tensor, mask: Tensor) -> Tensor:
