@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from fg_depth_ros.training.config import Training
 from fg_depth_ros.training.content import Content
 
 _LOG = logging.getLogger(__name__)
+_VALIDATIONS = "validation.jsonl"
 _COUNTED_FROM = 1 / 3  # part of the run
 _LINE_EVERY, _BAR_EVERY = 60.0, 0.5  # s
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -181,7 +183,7 @@ class ValidationCallback(pl.Callback):
 
     def _log(self, trainer: pl.Trainer, module: Any, metrics: dict[str, float]) -> None:
         row = {"step": module.steps_done, "hours": module.seconds_done / 3600, **metrics}
-        append_line(self.checkpoint.folder / "validation.jsonl", json.dumps(row))
+        append_line(self.checkpoint.folder / _VALIDATIONS, json.dumps(row))
         _LOG.info("step %d: %s", module.steps_done, ", ".join(f"{k} {v:.3f}" for k, v in metrics.items()))
         if module.stopped_early:
             _LOG.info("no better %s in %d validations: stopping", self.validation.monitor, self.stopping.wait_count)
@@ -194,6 +196,17 @@ class ValidationCallback(pl.Callback):
             write_image(folder / f"{module.steps_done:07d}.png", picture)
             if trainer.logger:
                 trainer.logger.experiment.add_image("val/sample", picture, module.steps_done, dataformats="HWC")  # type: ignore[attr-defined]
+
+
+def read_validations(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of validation.jsonl of a run, without those that a power cut or a full disk damaged."""
+    path, rows = folder / _VALIDATIONS, []
+    for line in path.read_text(errors="replace").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            _LOG.warning("%s: a line is damaged and left out: %.60s", path, line)
+    return rows
 
 
 def _set_apart(extra: Mapping[str, float], metrics: Mapping[str, float]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +12,13 @@ import torch
 
 pytest.importorskip("pytorch_lightning")
 
+from fg_depth_ros.data.datasets.depth import open_depth_sets
 from fg_depth_ros.data.io.formats import read_image
+from fg_depth_ros.evaluation.depth import DepthTask
 from fg_depth_ros.evaluation.reports.report import read_report
+from fg_depth_ros.networks import load_model
 from fg_depth_ros.networks.checkpoint import load_tensors
+from fg_depth_ros.networks.registry import weights_path
 from fg_depth_ros.training.ablation import losses as ablation
 from fg_depth_ros.training.ablation.config import LossAblation
 from fg_depth_ros.training.ablation.figure3 import (
@@ -181,6 +186,8 @@ TINY = LossAblation(
         ({"scenes": 1}, "scenes of the ablation is 1: it needs at least 2"),
         ({"losses": ("flow_mask", "magic")}, "unknown loss 'magic'; known: auto_mask"),
         ({"grafting": "never"}, "unknown grafting 'never'; known: both, with, without"),
+        ({"data": ("drive",)}, "--data needs --test-frames, such as 80:, that the rows are evaluated on"),
+        ({"test_frames": "80:"}, "--frames and --test-frames are for --data; rendered scenes have --test-scenes"),
     ],
 )
 def test_an_ablation_that_cannot_be_is_refused(options, message):
@@ -204,21 +211,31 @@ def test_the_rows_are_those_of_the_paper():
 
 
 def test_means_and_spread_by_hand():
+    def curve(*points):
+        return [{"step": 10 * i, "abs_rel": p[0], "rmse": p[1], "delta_1": p[2]} for i, p in enumerate(points)]
+
     rows = [Row("a", "g", "first", PRESETS["auto_mask"]), Row("b", "g", "  + second", PRESETS["flow_mask"])]
     found = {
-        ("a", 0): {"abs_rel": 0.1, "rmse": 4.0, "delta_1": 0.8},
-        ("a", 1): {"abs_rel": 0.2, "rmse": 5.0, "delta_1": 0.7},
-        ("b", 0): {"abs_rel": 0.05, "rmse": 3.0, "delta_1": 0.9},
+        ("a", 0): curve((0.6, 9.0, 0.1), (0.1, 4.0, 0.8)),
+        ("a", 1): curve((0.5, 9.0, 0.1), (0.2, 5.0, 0.7)),
+        ("b", 0): curve((0.6, 9.0, 0.1), (0.05, 3.0, 0.9)),
     }
     report = summary(replace(TINY, seeds=2), rows, found)
     first, second = report.rows
     assert first["metrics"] == {"abs_rel": pytest.approx(0.15), "rmse": 4.5, "delta_1": pytest.approx(0.75)}
     assert first["spread"]["abs_rel"] == pytest.approx(0.1 / 2**0.5)
+    assert [(point["step"], round(point["abs_rel"], 3)) for point in first["curve"]] == [(0, 0.55), (10, 0.15)]
     assert cells(first) == ["0.150 ± 0.071", "4.50 ± 0.71", "0.750 ± 0.071"]
     assert cells(second) == ["0.050", "3.00", "0.900"]  # one seed says nothing of the spread
     lines = markdown(report).splitlines()
     assert lines[2] == "| g | first | 0.150 ± 0.071 | 4.50 ± 0.71 | 0.750 ± 0.071 | 2 |"
     assert lines[3] == "| g | &nbsp;&nbsp;+ second | 0.050 | 3.00 | 0.900 | 1 |"
+    assert lines[5:] == [
+        "| | AbsRel at step | 0 | 10 |",
+        "|---|---|---:|---:|",
+        "| g | first | 0.550 | 0.150 |",
+        "| g | &nbsp;&nbsp;+ second | 0.600 | 0.050 |",
+    ]
 
 
 def test_rows_share_scenes_and_initial_weights_and_are_trained_once(tmp_path, monkeypatch):
@@ -237,6 +254,10 @@ def test_rows_share_scenes_and_initial_weights_and_are_trained_once(tmp_path, mo
     results = [json.loads((out / "seed0" / row.name / "result.json").read_text()) for row in rows_of(config)]
     assert results[0]["losses"]["photometric_mask"] == "auto" and results[1]["losses"]["regression"] == 1
     assert results[0]["graft"] is False
+    assert [point["step"] for point in results[0]["curve"]] == [0, 1, 2]
+    network, _ = load_model(out / "seed0" / rows_of(config)[0].name / "last.safetensors")
+    again = DepthTask().validation(open_depth_sets([out / "test"]))(network.eval())
+    assert results[0]["curve"][-1]["abs_rel"] == pytest.approx(again["test/abs_rel"], rel=1e-5)
     for part in ("left", "right", "disp"):
         assert (
             len(list((out / "seed0/scenes" / part).iterdir())) == 4 and len(list((out / "test" / part).iterdir())) == 2
@@ -257,12 +278,31 @@ def test_rows_share_scenes_and_initial_weights_and_are_trained_once(tmp_path, mo
         run_ablation(config, never)
 
 
+def test_rows_can_learn_from_recorded_pairs_and_begin_with_an_encoder(tmp_path):
+    """The pairs of both are rendered here, without their truth: the teacher's depth is what the test frames have."""
+    run_ablation(replace(TINY, out=str(tmp_path / "scenes"), losses=("flow_mask",), grafting="without", scenes=6))
+    drive = tmp_path / "scenes/seed0/scenes"
+    shutil.rmtree(drive / "disp")
+    config = replace(
+        TINY, out=str(tmp_path / "runs"), data=(str(drive),), frames="0:4", test_frames="4:", grafting="without",
+        model="depthnet_efficient", weights="depthnet_efficient", load_partial=True, encoder_rate=0.0, steps=1,
+    )  # fmt: skip
+    report = run_ablation(config)
+    assert {len(row["curve"]) for row in report.rows} == {2}
+    assert all(row["curve"][0] == report.rows[0]["curve"][0] for row in report.rows)  # one start
+    assert report.rows[0]["metrics"] != report.rows[1]["metrics"]
+    tensors = load_tensors(tmp_path / "runs/seed0" / rows_of(config)[0].name / "last.safetensors")[0]
+    begun = load_tensors(weights_path("depthnet_efficient"))[0]
+    assert torch.equal(tensors["encoder.stem.conv.weight"], begun["encoder.stem.conv.weight"].float())
+    assert not (tmp_path / "runs/test").exists()
+
+
 def test_the_command_prints_the_table(run, tmp_path, monkeypatch):
     made = []
 
     def pretend(config, row, seed, folder):
         made.append((row.name, seed))
-        return {"metrics": {"abs_rel": 0.1 * len(made), "rmse": 2.0, "delta_1": 0.5}}
+        return {"curve": [{"step": 5, "abs_rel": 0.1 * len(made), "rmse": 2.0, "delta_1": 0.5}]}
 
     monkeypatch.setattr(ablation, "_train_and_evaluate", pretend)
     arguments = ("ablate", "losses", "--out", tmp_path, "--loss", "flow_mask", "--loss", "flow_mask_fd", "--steps", 5)

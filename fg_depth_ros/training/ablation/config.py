@@ -44,12 +44,24 @@ class LossAblation:
     """Rendered pairs that every row is evaluated on."""
     world: str = "street"
     """Kind of scenes: street, indoor or mixed."""
+    data: tuple[str, ...] = ()
+    """Folder of calibrated pairs, or bag, to train on instead of rendered scenes; may be repeated."""
+    frames: str = ""
+    """Part of every folder that is used, such as 0:80; empty: all."""
+    test_frames: str = ""
+    """Part of every folder that every row is evaluated on, such as 80:, by true depth, else by the teacher's."""
     photos: tuple[str, ...] = ()
     """Folder of photos for textures; may be repeated."""
     patterns: int = 160
     """Procedural textures in addition to the photos."""
     model: str = "depthnet_lite"
     """Network: depthnet_lite, depthnet_efficient, depthnet_r18 or depthnet_r50."""
+    weights: str = ""
+    """Weights that every row starts from, a model's name or a file; empty: fresh ones."""
+    load_partial: bool = False
+    """Load as much of the weights as fits, such as an encoder alone."""
+    encoder_rate: float = 1.0
+    """Learning rate of the encoder, in parts of that of the rest."""
     width: int = 256
     """Width of the network's input, px; scenes are rendered twice as large."""
     height: int = 96
@@ -65,7 +77,7 @@ class LossAblation:
     teacher_weights: str = ""
     """Weights file of the teacher; default: the shipped ones."""
     precision: str = "32"
-    """Precision of the training: 32, bf16-mixed or 16-mixed."""
+    """Precision of the training: 32, bf16-mixed, 16-mixed, or auto: bf16-mixed where the device computes in it."""
 
     def __post_init__(self) -> None:
         for name, least in (("seeds", 1), ("steps", 1), ("scenes", 2), ("test_scenes", 1)):
@@ -76,6 +88,10 @@ class LossAblation:
             raise ValueError(f"unknown loss '{', '.join(unknown)}'; known: {', '.join(PRESETS)}")
         if self.grafting not in GRAFTINGS:
             raise ValueError(f"unknown grafting '{self.grafting}'; known: {', '.join(GRAFTINGS)}")
+        if self.data and not self.test_frames:
+            raise ValueError("--data needs --test-frames, such as 80:, that the rows are evaluated on")
+        if not self.data and (self.frames or self.test_frames):
+            raise ValueError("--frames and --test-frames are for --data; rendered scenes have --test-scenes")
 
     @property
     def fixed(self) -> dict[str, Any]:

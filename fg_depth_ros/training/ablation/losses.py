@@ -2,14 +2,14 @@
 
 Every row is a training of the same length from the same initial weights on the same scenes, taught by the same cached
 predictions; several seeds, each with scenes and weights of its own. All are evaluated on the same other scenes, with
-exact depth. (Zhu et al., ICRA 2023, arXiv 2301.08414, ablation study.)
+exact depth. Recorded pairs can take the place of the scenes. (Zhu et al., ICRA 2023, arXiv 2301.08414, ablation study.)
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,10 @@ from rich.table import Table
 from fg_depth_ros.data.datasets.depth import open_depth_sets
 from fg_depth_ros.evaluation.depth import DepthTask
 from fg_depth_ros.evaluation.reports.report import Report
-from fg_depth_ros.evaluation.task import evaluate
 from fg_depth_ros.files import FileError, atomic_write, write_json
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.inference.estimator import choose_device
-from fg_depth_ros.inference.mono import NetworkMono
-from fg_depth_ros.networks import load_model
+from fg_depth_ros.networks import load_checkpoint
 from fg_depth_ros.synthesis.cutouts import CutoutAtlas
 from fg_depth_ros.synthesis.textures import TextureAtlas, list_photos
 from fg_depth_ros.synthesis.world.drive import sample_of
@@ -33,6 +31,7 @@ from fg_depth_ros.synthesis.world.folder import write_world
 from fg_depth_ros.synthesis.world.generator import WorldGenerator
 from fg_depth_ros.synthesis.world.samples import WORLD_SEED
 from fg_depth_ros.training.ablation.config import LABELS, LossAblation
+from fg_depth_ros.training.callbacks import read_validations
 from fg_depth_ros.training.depth.config import PRESETS, DepthLossConfig, DistillTraining, MaskConfig
 from fg_depth_ros.training.depth.distill import train_distill
 
@@ -40,6 +39,8 @@ _LOG = logging.getLogger(__name__)
 MEASURES = ("abs_rel", "rmse", "delta_1")
 _OUTLINES = 64
 _SEEN_LARGER = 2  # scenes are rendered and matched at this times the network's size, as a camera's pictures would be
+_TEST = "test:"  # begins the names of the test sets, as the distillation calls them
+_VALIDATIONS = 5  # after the first step's: points of the curve
 _WIDE, _BASELINE = 0.58, 0.54  # focal length by the width, and m: a car's rig, KITTI's
 
 
@@ -113,7 +114,7 @@ def run_ablation(config: LossAblation, progress: Callable[[str], None] = _LOG.in
             if not (folder / "result.json").is_file():
                 progress(f"seed {seed}: {row.group}, {row.label.strip()}")
                 write_json(folder / "result.json", _train_and_evaluate(config, row, seed, folder))
-            found[row.name, seed] = _read_json(folder / "result.json")["metrics"]
+            found[row.name, seed] = _read_json(folder / "result.json")["curve"]
             report = summary(config, rows, found)
             report.write_json(out / "losses.json")
             with atomic_write(out / "losses.md") as unfinished:
@@ -121,19 +122,37 @@ def run_ablation(config: LossAblation, progress: Callable[[str], None] = _LOG.in
     return report
 
 
-def summary(config: LossAblation, rows: Iterable[Row], found: Mapping[tuple[str, int], Mapping[str, float]]) -> Report:
-    """Return the report of what is finished; ``found`` holds the measures by name of row and seed."""
-    settings = {**config.fixed, "seeds": config.seeds, "measures": "held-out scenes, all pixels alike, 1 mm to 80 m"}
+def summary(
+    config: LossAblation, rows: Iterable[Row], found: Mapping[tuple[str, int], list[dict[str, float]]]
+) -> Report:
+    """Return the report of what is finished.
+
+    ``found``: the measures of every validation, with their ``step``, by name of row and seed. In the report, ``curve``
+    has their means over the seeds, ``metrics`` those of the last one.
+    """
+    settings = {**config.fixed, "seeds": config.seeds, "measures": "held-out images, mean over them, 1 mm to 80 m"}
     report = Report(command="ablate losses", model={"name": config.model}, settings=settings)
     for row in rows:
-        seeds = [found[row.name, seed] for seed in range(config.seeds) if (row.name, seed) in found]
-        if not seeds:
+        curves = [found[row.name, seed] for seed in range(config.seeds) if (row.name, seed) in found]
+        if not curves:
             continue
-        values = {name: np.array([one[name] for one in seeds], dtype=np.float64) for name in MEASURES}
-        spread = {name: float(v.std(ddof=1)) if len(v) > 1 else None for name, v in values.items()}
-        means = {name: float(v.mean()) for name, v in values.items()}
-        report.add_row(row.group, row.label, means, spread=spread, seeds=[dict(one) for one in seeds])
+        last = [curve[-1] for curve in curves]
+        spread = {name: _spread([one[name] for one in last]) for name in MEASURES}
+        curve = [
+            {"step": points[0]["step"], **{name: _mean([point[name] for point in points]) for name in MEASURES}}
+            for points in zip(*curves, strict=True)
+        ]
+        metrics = {name: curve[-1][name] for name in MEASURES}
+        report.add_row(row.group, row.label, metrics, spread=spread, seeds=last, curve=curve)
     return report
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
+
+
+def _spread(values: Sequence[float]) -> float | None:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
@@ -162,38 +181,57 @@ def table(report: Report) -> Table:
 
 
 def markdown(report: Report) -> str:
-    """Return the report as a table in Markdown."""
+    """Return the report as two tables in Markdown: the measures, and AbsRel on the way there."""
     lines = ["| | loss | AbsRel | RMSE m | delta<1.25 | seeds |", "|---|---|---:|---:|---:|---:|"]
+    steps = [f"{point['step']:,}" for point in report.rows[0]["curve"]] if report.rows else []
+    curves = ["| | AbsRel at step | " + " | ".join(steps) + " |", "|---|---|" + "---:|" * len(steps)]
     for row in report.rows:
-        label = row["method"].replace("  ", "&nbsp;&nbsp;")
-        lines.append("| " + " | ".join([row["set"], label, *cells(row), str(len(row["seeds"]))]) + " |")
-    return "\n".join(lines) + "\n"
+        first = [row["set"], row["method"].replace("  ", "&nbsp;&nbsp;")]
+        lines.append("| " + " | ".join([*first, *cells(row), str(len(row["seeds"]))]) + " |")
+        curves.append("| " + " | ".join([*first, *(f"{point['abs_rel']:.3f}" for point in row["curve"])]) + " |")
+    return "\n".join([*lines, "", *curves]) + "\n"
 
 
 # ---- one row ---------------------------------------------------------------------------------------------------
 
 
 def _train_and_evaluate(config: LossAblation, row: Row, seed: int, folder: Path) -> dict[str, Any]:
-    """Return the content of ``result.json``: settings of the row, hash of the weights, measures."""
-    # Of the last weights, not of the best ones: no row may select by what it is evaluated by.
-    train_distill(_training(config, row, seed, folder))
-    network, card = load_model(folder / "last.safetensors")
-    method = NetworkMono(network.eval().to(choose_device("auto")), card.name)
-    samples = open_depth_sets([_scenes(config, "test", config.test_scenes, WORLD_SEED)])
-    report = evaluate(DepthTask("pooled"), samples, {row.name: method.depth}, show_progress=False)
-    metrics = {name: report.rows[0]["metrics"][name] for name in (*MEASURES, "sq_rel", "rmse_log")}
+    """Return the content of ``result.json``: settings of the row, hash of the weights, measures of every validation."""
+    rendered = None
+    if not config.data:
+        sets = open_depth_sets([_scenes(config, "test", config.test_scenes, WORLD_SEED)])
+        rendered = DepthTask().validation({f"{_TEST}{name}": samples for name, samples in sets.items()})
+    train_distill(_training(config, row, seed, folder), rendered)
+    # The last weights count, not the best ones: no row may select by what it is evaluated by.
+    validations = {one["step"]: one for one in read_validations(folder)}  # a resumed run repeats its last one
+    curve = [_tested(one) for one in validations.values()]
+    _, card = load_checkpoint(folder / "last.safetensors")
     own = {"losses": asdict(row.losses), "mask": asdict(row.mask), "graft": row.graft, "seed": seed}
-    return {**own, "sha256": card.sha256, "metrics": metrics}
+    return {**own, "sha256": card.sha256, "curve": curve}
+
+
+def _tested(validation: Mapping[str, float]) -> dict[str, float]:
+    """Return the step of a validation, and the means over its test sets, by truth or by the teacher."""
+    tested = {name: value for name, value in validation.items() if name.startswith(_TEST)}
+    means = {
+        measure: _mean([value for name, value in tested.items() if name.endswith((f"/{measure}", f"_{measure}"))])
+        for measure in MEASURES
+    }
+    return {"step": validation["step"], **means}
 
 
 def _training(config: LossAblation, row: Row, seed: int, folder: Path) -> DistillTraining:
-    scenes = _scenes(config, f"seed{seed}/scenes", config.scenes, seed)
+    data, cache = config.data, Path(config.out) / "teaching"
+    if not data:
+        scenes = _scenes(config, f"seed{seed}/scenes", config.scenes, seed)
+        data, cache = (str(scenes),), scenes.parent / "teaching"
     return DistillTraining(
-        out=str(folder), data=(str(scenes),), cache=str(scenes.parent / "teaching"), model=config.model,
+        out=str(folder), data=data, frames=config.frames, test_frames=config.test_frames, cache=str(cache),
+        model=config.model, weights=config.weights, load_partial=config.load_partial, encoder_rate=config.encoder_rate,
         width=config.width, height=config.height, batch=config.batch, steps=config.steps, schedule=config.schedule,
         learning_rate=config.learning_rate, teacher=config.teacher, teacher_weights=config.teacher_weights,
         precision=config.precision, losses=row.losses, mask=row.mask, graft=row.graft, seed=seed, workers=0,
-        validation_scenes=8,
+        validation_scenes=8, validate_minutes=0.0, validate_steps=max(1, config.steps // _VALIDATIONS),
     )  # fmt: skip
 
 

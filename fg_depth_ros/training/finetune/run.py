@@ -27,7 +27,7 @@ from fg_depth_ros.networks import load_checkpoint
 from fg_depth_ros.networks.checkpoint import save_tensors
 from fg_depth_ros.networks.registry import weights_path
 from fg_depth_ros.progress import Track, no_progress
-from fg_depth_ros.training.callbacks import Evaluate
+from fg_depth_ros.training.callbacks import Evaluate, read_validations
 from fg_depth_ros.training.config import Training
 from fg_depth_ros.training.depth.config import DistillTraining
 from fg_depth_ros.training.depth.distill import train_distill
@@ -153,7 +153,7 @@ def _conclude(config: Training, recordings: Recordings, best: Path, kind: str, m
     if process_rank()[0] != 0:
         return None
     out = Path(config.out)
-    rows = _validations(out / "validation.jsonl")
+    rows = read_validations(out)
     before = next((row for row in reversed(rows) if row["step"] == config.start_step), rows[0])
     chosen = load_checkpoint(best)[1] if best.is_file() else None
     trained = chosen is not None and chosen.description["steps"] > config.start_step
@@ -195,17 +195,6 @@ def _conclude(config: Training, recordings: Recordings, best: Path, kind: str, m
             config.weights, monitor, evaluated["before"], evaluated["after"], steps, out / name,
         )  # fmt: skip
     return Outcome(out / name, better, document)
-
-
-def _validations(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of validation.jsonl, without those that a power cut or a full disk damaged."""
-    rows = []
-    for line in path.read_text(errors="replace").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            _LOG.warning("%s: a line is damaged and left out: %.60s", path, line)
-    return rows
 
 
 def _mean_over_parts(selecting: float, parts: Mapping[str, Mapping[str, Mapping[str, float]]], measure: str) -> float:
