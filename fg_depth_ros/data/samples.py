@@ -199,16 +199,20 @@ class DepthSample:
     protocol: DepthProtocol = DepthProtocol()
     white: Callable[[], int] | None = field(default=None, repr=False)
     """Returns the white level of 16-bit images of all samples of a source; None: by the values of this one."""
+    fy: float | None = None
+    """Focal length along the columns, px, where pixels are not square; None: ``fx``."""
 
     def __post_init__(self) -> None:
-        if not self.fx > 0:
-            raise FileError(f"{self.name}: focal length is {self.fx} px; give the camera's, a positive number")
+        for focal in (self.fx, self.fx if self.fy is None else self.fy):
+            if not focal > 0:
+                raise FileError(f"{self.name}: focal length is {focal} px; give the camera's, a positive number")
 
     @classmethod
     def of_pair(cls, pair: StereoSample, protocol: DepthProtocol = DepthProtocol()) -> DepthSample:
         """Make a sample of the left image of a pair with a rig."""
         depth = pair.depth if pair.depth is not None or not pair.has_truth else cast(ArrayReader, pair.true_depth)
-        return cls(pair.name, pair.left, pair.require_rig().fx, depth, pair, protocol, pair.white)
+        rig = pair.require_rig()
+        return cls(pair.name, pair.left, rig.fx, depth, pair, protocol, pair.white, rig.fy)
 
     @property
     def has_truth(self) -> bool:

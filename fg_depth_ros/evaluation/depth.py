@@ -59,9 +59,9 @@ class DepthTask(Task):
     """Depth of single images, by the data set's own protocol (crop and range of depth).
 
     Methods: an object with ``estimate(image, fx)`` whose result has ``.depth`` (a MonoDepthEstimator), or a function
-    (image, fx) -> depth; uint8 RGB H x W x 3 and px in, H x W m out, NaN = no prediction; or a ``PairMethod``.
-    Predictions are resized to the truth as inverse depth, then clamped to the range. ``abs_rel`` and ``rmse``
-    are also those of every band of distance.
+    (image, fx) -> depth, (image, fx, fy) where pixels are not square; uint8 RGB H x W x 3 and px in, H x W m out, NaN
+    = no prediction; or a ``PairMethod``. Predictions are resized to the truth as inverse depth, then clamped to the
+    range. ``abs_rel`` and ``rmse`` are also those of every band of distance.
     """
 
     aggregate: Aggregate = "per_image"
@@ -92,8 +92,9 @@ class DepthTask(Task):
         return ["errors over pixels with a prediction; others are wrong in delta", self.aggregate, *scaled]
 
     def inputs(self, sample: DepthSample, methods: Sequence[Any]) -> tuple[Any, ...]:
-        """Read image and focal length, and, where a method wants them and there is a pair, right image and rig."""
-        inputs: tuple[Any, ...] = (sample.image_rgb(), sample.fx)
+        """Read image and focal lengths, and, where a method wants them and there is a pair, right image and rig."""
+        focal = (sample.fx,) if sample.fy in (None, sample.fx) else (sample.fx, sample.fy)
+        inputs: tuple[Any, ...] = (sample.image_rgb(), focal)
         if sample.pair is not None and any(isinstance(method, PairMethod) for method in methods):
             inputs = (*inputs, sample.pair.images()[1], sample.pair.rig)
         return inputs
@@ -104,11 +105,11 @@ class DepthTask(Task):
 
     def estimate(self, runner: Any, inputs: tuple[Any, ...]) -> np.ndarray:
         """Run an estimator or a function."""
-        image, fx, *pair = inputs
+        image, focal, *pair = inputs
         if isinstance(runner, PairMethod):
             depth = runner.depth(image, *pair)
         else:
-            depth = runner.estimate(image, fx).depth if hasattr(runner, "estimate") else runner(image, fx)
+            depth = runner.estimate(image, *focal).depth if hasattr(runner, "estimate") else runner(image, *focal)
         return np.asarray(depth, dtype=np.float32)
 
     def compare(

@@ -16,7 +16,7 @@ def scaled_size(width: int, height: int, scale: float) -> tuple[int, int]:
     return max(_SMALLEST, round(width * scale)), max(_SMALLEST, round(height * scale))
 
 
-def size_with_area(width: int, height: int, area: float, multiple: int = 32) -> tuple[int, int]:
+def size_with_area(width: float, height: float, area: float, multiple: int = 32) -> tuple[int, int]:
     """Return the size, multiples of ``multiple`` px, that keeps the shape best at about an area in px^2.
 
     A tenth more or less area counts as much as a stretch by 2 %; 60 % more, or as much less, is avoided.

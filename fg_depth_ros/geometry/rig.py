@@ -119,6 +119,11 @@ class StereoRig:
         """``cx_right - cx`` in pixels: what is added to the image disparity before it is turned into depth."""
         return self.cx_right - self.cx
 
+    @property
+    def pixel_aspect(self) -> float:
+        """Width of a pixel by its height: ``fy / fx``."""
+        return self.fy / self.fx
+
     @classmethod
     def from_camera_info(cls, left: Any, right: Any) -> StereoRig:
         """Make the rig of a rectified pair from its two sensor_msgs/CameraInfo messages (REP 104).

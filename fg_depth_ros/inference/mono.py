@@ -47,23 +47,24 @@ class NetworkMono(NetworkMethod):
         view = 2 * math.degrees(math.atan(width / (2 * focal)))
         return f"{width}x{height} px, focal length {focal:.0f} px ({view:.0f} degrees across)"
 
-    def input_size(self, width: int, height: int, scale: float = 1.0) -> tuple[int, int]:
+    def input_size(self, width: int, height: int, scale: float = 1.0, pixel_aspect: float = 1.0) -> tuple[int, int]:
         """Return width and height, px, that an image of this size is resized to.
 
         Its own shape, as far as the network's multiples allow, and about as many pixels as the network was trained at,
-        with a factor ``scale`` on the sides.
+        with a factor ``scale`` on the sides. ``pixel_aspect``: fy / fx of the image; the network sees square
+        pixels.
         """
         network, unit = self._network, int(self._network.size_multiple)  # type: ignore[arg-type]
         pixels = int(network.width) * int(network.height) * scale**2  # type: ignore[arg-type]
-        return size_with_area(width, height, pixels, unit)
+        return size_with_area(width * pixel_aspect, height, pixels, unit)
 
-    def depth(self, image: np.ndarray, fx: float, scale: float = 1.0) -> np.ndarray:
+    def depth(self, image: np.ndarray, fx: float, fy: float | None = None, scale: float = 1.0) -> np.ndarray:
         """Estimate depth, H x W float32 m, of H x W x 3 uint8 RGB or H x W uint8.
 
-        ``fx``: px; ``scale``: factor on the size of the network's input. Raises OutOfMemory.
+        ``fx``, ``fy``: px, None = ``fx``; ``scale``: factor on the size of the network's input. Raises OutOfMemory.
         """
         height, width = image.shape[:2]
-        size = self.input_size(width, height, scale)
+        size = self.input_size(width, height, scale, 1.0 if fy is None else fy / fx)
         (small,) = self.runner.run(resize_image(image, *size))
         # Inverse depth is what varies smoothly over a surface; depth would be smeared towards the far side.
         found = cv2.resize(small[0, 0], (width, height), interpolation=cv2.INTER_LINEAR)
@@ -100,23 +101,27 @@ class MonoDepthEstimator(Estimator[MonoConfig, NetworkMono]):
     def _result(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         return self._depth(left, float(left.shape[1]))
 
-    def estimate(self, image: np.ndarray, fx: float) -> MonoEstimate:
+    def estimate(self, image: np.ndarray, fx: float, fy: float | None = None) -> MonoEstimate:
         """Estimate the depth of every pixel.
 
         Args:
             image: H x W x 3 uint8 RGB, or H x W uint8.
             fx: focal length of this image, px.
+            fy: the same along the columns, where pixels are not square; None: ``fx``.
 
         Raises:
             ValueError: an image of another type, or a focal length that is not positive.
             OutOfMemory: the device cannot hold an image of this size.
         """
         check_images(input=image)
-        if not (math.isfinite(fx) and fx > 0):
-            raise ValueError(f"fx must be a positive number of pixels, got {fx}; take it from the camera's calibration")
+        for name, focal in (("fx", fx), ("fy", fx if fy is None else fy)):
+            if not (math.isfinite(focal) and focal > 0):
+                raise ValueError(
+                    f"{name} must be a positive number of pixels, got {focal}; take it from the camera's calibration"
+                )
         began = time.perf_counter()
-        depth = self._depth(image, fx)
+        depth = self._depth(image, fx, fy)
         return MonoEstimate(depth, time.perf_counter() - began)
 
-    def _depth(self, image: np.ndarray, fx: float) -> np.ndarray:
-        return self._method.depth(image, fx, float(self.config.inference_scale))
+    def _depth(self, image: np.ndarray, fx: float, fy: float | None = None) -> np.ndarray:
+        return self._method.depth(image, fx, fy, float(self.config.inference_scale))

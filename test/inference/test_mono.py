@@ -52,6 +52,17 @@ def test_the_same_view_at_another_resolution_has_the_same_depth() -> None:
     np.testing.assert_allclose(large[1::2, ::2][8:-8], small[8:-8], rtol=0.03)
 
 
+@pytest.mark.parametrize("stretch", [0.5, 0.75, 4 / 3, 2.0])
+def test_the_same_view_with_pixels_that_are_not_square_has_the_same_depth(stretch: float) -> None:
+    network = ByRow()
+    method = NetworkMono(network, "by_row")
+    square = method.depth(np.zeros((96, 192), np.uint8), fx=150.0)
+    width = round(192 / stretch)
+    other = method.depth(np.zeros((96, width), np.uint8), fx=150.0 / stretch, fy=150.0)
+    assert network.seen[0] == network.seen[1]
+    np.testing.assert_allclose(other[:, width // 2], square[:, 96], rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("width", "height", "scale", "expected"),
     [
@@ -113,6 +124,8 @@ def test_a_focal_length_that_is_none_is_refused(weights: Path, fx: float) -> Non
     estimator = MonoDepthEstimator(MonoConfig(weights=str(weights), device="cpu"))
     with pytest.raises(ValueError, match=r"fx must be a positive number of pixels, got .*calibration"):
         estimator.estimate(np.zeros((48, 96), np.uint8), fx)
+    with pytest.raises(ValueError, match=r"fy must be a positive number of pixels, got .*calibration"):
+        estimator.estimate(np.zeros((48, 96), np.uint8), 50.0, fx)
 
 
 def test_images_of_other_types_are_refused(weights: Path) -> None:

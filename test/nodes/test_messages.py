@@ -376,15 +376,15 @@ def test_an_array_that_does_not_fit_its_encoding_is_refused() -> None:
 
 
 def test_a_valid_disparity_beyond_the_search_is_within_the_range_of_its_message() -> None:
-    """The refinement of a network may pass the end of the search; readers drop what is out of the message's range."""
-    disparity = np.full((480, 640), 10.0, np.float32)
-    disparity[0, 0], disparity[1] = 61.5, np.nan
-    message = disparity_message(disparity, RIG, Header(), SearchRange(-3, 60, 0), increment=0.1)
+    """The refinement of a network may pass the ends of the search; readers drop what is out of the message's range."""
+    disparity = np.full((480, 640), 30.0, np.float32)
+    disparity[0, :2], disparity[1] = (61.5, 14.75), np.nan
+    message = disparity_message(disparity, RIG, Header(), SearchRange(16, 60, 0), increment=0.1)
     np.testing.assert_array_equal(np.isfinite(messages.disparity_to_array(message)), np.isfinite(disparity))
-    assert message.max_disparity == 61.5 + RIG.doffs
+    assert (message.min_disparity, message.max_disparity) == (14.75 + RIG.doffs, 61.5 + RIG.doffs)
     nothing = np.full((480, 640), np.nan, np.float32)
-    found = disparity_message(nothing, RIG, Header(), SearchRange(-3, 60, 0), increment=0.1)
-    assert found.max_disparity == 60 + RIG.doffs
+    found = disparity_message(nothing, RIG, Header(), SearchRange(16, 60, 0), increment=0.1)
+    assert (found.min_disparity, found.max_disparity) == (16 + RIG.doffs, 60 + RIG.doffs)
 
 
 def test_disparity_message_fills_every_field() -> None:

@@ -70,6 +70,10 @@ def test_the_training_sees_what_inference_will_show():
     for width, height in ((1242, 375), (640, 192), (1344, 372)):
         fit = ResizeCrop.of(rig(width, height, 500.0), 320, 96)
         assert (fit.resized_width, fit.resized_height) == network.input_size(width, height)
+    narrow = replace(rig(621, 375, 250.0), fy=500.0)
+    fit = ResizeCrop.of(narrow, 320, 96)
+    assert (fit.resized_width, fit.resized_height) == network.input_size(621, 375, pixel_aspect=narrow.pixel_aspect)
+    assert fit.focal(narrow) == pytest.approx(500 * fit.resized_height / 375, rel=0.05)  # square pixels
     assert ResizeCrop.of(rig(640, 192, 500.0), 320, 96).cropped_share == 0
     assert ResizeCrop(320, 96, 640, 96).cropped_share == 0.5
 

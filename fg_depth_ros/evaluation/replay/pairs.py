@@ -82,7 +82,7 @@ class BagEvaluation:
         for loaded in methods:
             estimator = loaded.estimator
             if isinstance(estimator, MonoDepthEstimator):
-                found = estimator.estimate(left, rig.fx)
+                found = estimator.estimate(left, rig.fx, rig.fy)
                 monos.append((loaded, found.depth))
                 seconds = found.seconds
             else:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.geometry.depth import scale_between
 from fg_depth_ros.inference import MonoConfig, MonoDepthEstimator, MonoEstimate, StereoEstimate
 from fg_depth_ros.nodes.common.codes import FaultCode
@@ -94,14 +95,14 @@ class MonoDepth:
         self.model_name = ""
         """Name of the model that made the last estimate."""
 
-    def estimate(self, left: np.ndarray, fx: float, need: str) -> MonoEstimate | None:
+    def estimate(self, left: np.ndarray, rig: StereoRig, need: str) -> MonoEstimate | None:
         """Estimate depth from one image (H x W or H x W x 3 RGB uint8); None, and a fault, while there is no model.
 
-        ``fx``: focal length, px. ``need``: what needs it, for the text of the fault. Raises OutOfMemory.
+        ``rig``: at the image's size. ``need``: what needs it, for the text of the fault. Raises OutOfMemory.
         """
         estimator = self._host.request()
         if estimator is not None:
-            estimate = estimator.estimate(left, fx)
+            estimate = estimator.estimate(left, rig.fx, rig.fy)
             if estimator.model_sha256 != self._weights:
                 self.scale, self._weights = MonoScale(), estimator.model_sha256
             self.model_name = estimator.model_name

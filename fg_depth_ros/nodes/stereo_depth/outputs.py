@@ -325,9 +325,9 @@ def disparity_message(
     Args:
         disparity: image disparity ``x_left - x_right``, H x W float32 px, NaN where invalid.
         rig: at that size.
-        searched: gives ``min_disparity`` and ``max_disparity`` (or the largest disparity, where that is beyond it),
-            moved by ``doffs`` as the disparity is, and ``valid_window`` as stereo_image_proc has it: where the whole
-            range was in the right image; everywhere for a method without a range.
+        searched: gives ``min_disparity`` and ``max_disparity`` (or the smallest and the largest disparity, where those
+            are beyond them), moved by ``doffs`` as the disparity is, and ``valid_window`` as stereo_image_proc has it:
+            where the whole range was in the right image; everywhere for a method without a range.
         increment: smallest step, px.
     """
     message = DisparityImage(header=header)
@@ -335,9 +335,10 @@ def disparity_message(
     fill_image(message.image, moved, "32FC1", header)
     message.f = float(rig.fx)
     message.t = float(rig.baseline)
-    message.min_disparity = max(float(searched.first + rig.doffs), 0.0)  # infinity; less is behind the cameras
-    # A network's refinement may pass the end of the search; readers drop what is beyond the message's own range.
-    message.max_disparity = max(float(searched.last + rig.doffs), float(np.fmax.reduce(moved, axis=None)))
+    # A network's refinement may pass the ends of the search; readers drop what is beyond the message's own range.
+    smallest, largest = float(np.fmin.reduce(moved, axis=None)), float(np.fmax.reduce(moved, axis=None))  # NaN: none
+    message.min_disparity = max(min(float(searched.first + rig.doffs), smallest), 0.0)  # less is behind the cameras
+    message.max_disparity = max(float(searched.last + rig.doffs), largest)
     message.delta_d = float(increment)
     if not searched.limited:
         message.valid_window = RegionOfInterest(width=rig.width, height=rig.height)

@@ -343,7 +343,7 @@ class StereoWorker:
             self._faults.forget("mono")
             return None
         try:
-            return self._mono.estimate(images.left, images.rig.fx, need)
+            return self._mono.estimate(images.left, images.rig, need)
         except OutOfMemory as error:
             self._reduce_scale(self._models.mono, error)
             return None

@@ -43,7 +43,7 @@ class ResizeCrop:
     @classmethod
     def of(cls, rig: StereoRig, width: int, height: int) -> ResizeCrop:
         """Resize as ``NetworkMono.input_size`` does for a network of this size, and further where that is too small."""
-        wide, tall = size_with_area(rig.width, rig.height, width * height)
+        wide, tall = size_with_area(rig.width * rig.pixel_aspect, rig.height, width * height)
         cover = max(1.0, width / wide, height / tall)
         return cls(width, height, max(width, round(wide * cover)), max(height, round(tall * cover)))
 

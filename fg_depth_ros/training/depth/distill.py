@@ -166,7 +166,7 @@ def _validation_size(config: DistillTraining, start_size: tuple[int, int], rig: 
     area = start_size[0] * start_size[1]
     if area <= config.width * config.height:
         return config.width, config.height
-    return size_with_area(rig.width, rig.height, area)
+    return size_with_area(rig.width * rig.pixel_aspect, rig.height, area)
 
 
 def _require_truth(split: PairSplit) -> None:
@@ -202,7 +202,7 @@ def _warn_cropped(config: DistillTraining, rigs: Sequence[StereoRig]) -> None:
     for rig in dict.fromkeys(rigs):
         cropped = ResizeCrop.of(rig, config.width, config.height).cropped_share
         if cropped > _MAX_CROPPED and process_rank()[0] == 0:
-            width, height = size_with_area(rig.width, rig.height, config.width * config.height)
+            width, height = size_with_area(rig.width * rig.pixel_aspect, rig.height, config.width * config.height)
             _LOG.warning(
                 "%.0f %% of the pictures of %dx%d px are cut off at %dx%d; the size %dx%d would show them whole",
                 100 * cropped, rig.width, rig.height, config.width, config.height, width, height,

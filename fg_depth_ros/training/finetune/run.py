@@ -70,7 +70,8 @@ def finetune_depth(
     Raises FileError: ``out`` holds a fine-tuning on other bags. Raises ValueError: settings that do not fit, or weights
     of no depth network. Raises CheckpointError: weights that cannot be read.
     """
-    width, height = size_with_area(recordings.rig.width, recordings.rig.height, _PIXELS)
+    rig = recordings.rig
+    width, height = size_with_area(rig.width * rig.pixel_aspect, rig.height, _PIXELS)
     values = {one.name: getattr(config, one.name) for one in fields(DistillTraining)}
     values |= _pace(config, recordings, _DEPTH_PAIRS)
     values |= {
