@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from types import SimpleNamespace
 
 import pytest
@@ -26,6 +27,13 @@ def every_tenth(count, start=0):
     return pairs(*(k / 10 for k in range(count)), start=start)
 
 
+def divided(names, share=0.2):
+    """Parts of whole bags, each with a hash made of its name."""
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
+    parts, _ = split_by_time({name: every_tenth(5) for name in names}, TimeSplit("bag", held_out=share), digests)
+    return {name: part for part, sets in parts._asdict().items() for name in sets}
+
+
 def tenths(part, start=0):
     return [round((pair.stamp - start) / 1e8) for pair in part]
 
@@ -46,7 +54,7 @@ def test_too_little_to_divide_is_refused_with_the_way_out():
     with pytest.raises(FileError, match="leave none for the stopping part .*a smaller guard"):
         split_by_time({"ep": every_tenth(101)}, TimeSplit(guard=5))
     with pytest.raises(FileError, match="leave none for the training part .split 'bag'.*record more"):
-        split_by_time({"one": every_tenth(101)}, TimeSplit("bag"))
+        divided(["one"])
 
 
 def test_blocks_of_a_ten_second_bag():
@@ -79,24 +87,36 @@ def test_a_bag_too_short_to_be_cut_is_trained_on():
 
 def test_whole_bags_stay_in_their_part_when_others_come():
     names = [f"episode_{k}" for k in range(40)]
-
-    def part_of(names):
-        parts, _ = split_by_time({name: every_tenth(5) for name in names}, TimeSplit("bag"))
-        return {name: part for part, sets in parts._asdict().items() for name in sets}
-
-    few, many = part_of(names[:25]), part_of(names)
+    few, many = divided(names[:25]), divided(names)
     assert all(many[name] == part for name, part in few.items()) and len(many) == 40
     assert {"training", "validation", "test"} == set(few.values())
     assert 2 <= sum(part == "test" for part in many.values()) <= 16
-    assert set(part_of(names[:3]).values()) == {"training", "validation", "test"}
+
+
+def test_whole_bags_are_divided_by_their_content_not_their_name():
+    digests = {f"r1/drive{k}": hashlib.sha256(bytes([k])).hexdigest() for k in range(12)}
+    alone = {name.removeprefix("r1/"): digest for name, digest in digests.items()}
+    more = {f"r2/drive{k}": hashlib.sha256(bytes([k, 1])).hexdigest() for k in range(12)}
+    one, two = (
+        split_by_time({name: every_tenth(5) for name in each}, TimeSplit("bag"), each)[0]
+        for each in (alone, digests | more)
+    )
+    for before, after in zip(one, two, strict=True):
+        assert {f"r1/{name}" for name in before} <= set(after)
 
 
 @pytest.mark.parametrize("share", [0.2, 1 / 3])
-def test_of_few_bags_one_at_least_is_in_every_part(share):
+def test_of_few_bags_one_at_least_is_in_every_part(share, caplog):
     for draw in range(300):
         names = [f"rosbag2_{draw}_{k}" for k in range(3 + draw % 3)]
-        parts, _ = split_by_time({name: every_tenth(5) for name in names}, TimeSplit("bag", held_out=share))
-        assert all(parts) and sum(map(len, parts)) == len(names)
+        assert sorted(divided(names, share)) == names
+        assert set(divided(names, share).values()) == {"training", "validation", "test"}
+    assert "one, rosbag2_" in caplog.text and "which may change when bags are added" in caplog.text
+
+
+def test_parts_that_the_hashes_fill_are_no_reason_to_warn(caplog):
+    divided([f"episode_{k}" for k in range(40)])
+    assert not caplog.text
 
 
 def test_an_episode_that_another_one_continues_keeps_apart():
@@ -117,6 +137,34 @@ def test_the_same_pairs_in_two_bags_do_not_judge_themselves():
     assert not times[0] & times[1] and not times[0] & times[2] and not times[1] & times[2]
 
 
+def test_stamps_of_before_the_clock_was_set_belong_to_the_dates_after_them():
+    """A robot without a battery for its clock: 2 s of stamps at 5 s, then dates; a second bag of the same drive."""
+    drive = every_tenth(600, DATE)
+    sets = {"boot": [*every_tenth(20, 5 * SECOND), *drive], "second": drive}
+    for kind in ("blocks", "end"):
+        parts, counts = split_by_time(sets, TimeSplit(kind))
+        times = [{pair.stamp for part in of.values() for pair in part} for of in parts]
+        assert not times[0] & times[1] and not times[0] & times[2] and not times[1] & times[2]
+        assert all(counts["boot"].values())
+    # What was recorded directly before the clock was set is as near to the first date as its neighbours are.
+    parts, counts = split_by_time({"boot": [*every_tenth(80, 5 * SECOND), *drive[:20]]}, TimeSplit("end"))
+    assert tenths(parts.test["boot"], DATE) == list(range(20))
+    assert tenths(parts.validation["boot"], 5 * SECOND) == list(range(60, 77))
+
+
+@pytest.mark.parametrize("pause", [120, 3600])
+@pytest.mark.parametrize("start", [0, DATE])
+def test_a_pause_counts_as_little_time(pause, start):
+    """Two drives of a minute in one bag, with a pause between them."""
+    sets = {"drives": [*every_tenth(600, start), *every_tenth(600, start + (60 + pause) * SECOND)]}
+    _, counts = split_by_time(sets, TimeSplit("end"))
+    assert 236 <= counts["drives"]["held_out"] <= 244 and 232 <= counts["drives"]["stopping"] <= 244
+    parts, counts = split_by_time(sets, TimeSplit("blocks"))
+    assert 236 <= counts["drives"]["held_out"] <= 244 and 226 <= counts["drives"]["stopping"] <= 244
+    second = start + (60 + pause) * SECOND
+    assert {pair.stamp >= second for pair in parts.test["drives"]} == {False, True}
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.lists(st.integers(0, 40_000), min_size=1, max_size=40, unique=True), min_size=1, max_size=4),
@@ -126,7 +174,8 @@ def test_the_same_pairs_in_two_bags_do_not_judge_themselves():
 def test_parts_lie_apart_and_every_pair_is_counted_once(bags, kind, guard):
     sets = {f"ep{k}": pairs(*sorted(ms / 1000 for ms in times), start=DATE) for k, times in enumerate(bags)}
     try:
-        parts, counts = split_by_time(sets, TimeSplit(kind, guard=guard))
+        digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in sets}
+        parts, counts = split_by_time(sets, TimeSplit(kind, guard=guard), digests)
     except FileError:
         return
     for name, found in sets.items():

@@ -35,12 +35,12 @@ TINY = {
 }  # fmt: skip
 
 
-def write_drive(folder, first=0, count=20, swapped=False):
+def write_drive(folder, first=0, count=20, swapped=False, start=START, seed=0):
     """A bag of walls 1.5 to 2.5 m away, ten a second."""
     pairs = []
     for k in range(first, first + count):
-        left, right = wall(8 + k % 6, seed=k)
-        pairs.append((START + k * 100_000_000, *((right, left) if swapped else (left, right))))
+        left, right = wall(8 + k % 6, seed=seed + k)
+        pairs.append((start + k * 100_000_000, *((right, left) if swapped else (left, right))))
     return write_stereo_bag(folder, pairs, RIG)
 
 
@@ -141,6 +141,32 @@ def test_a_folder_with_bad_bags_between_good_ones(tmp_path, drive, parent, cache
     assert card["data"].endswith("pairs of b_good") and "swapped" not in card["data"]
 
 
+@pytest.mark.parametrize("start", [10 * 10**9, START])
+def test_copies_in_part_are_left_out_and_cuts_of_one_drive_kept_apart(tmp_path, start):
+    """Of a simulation, too, whose stamps are no dates: there pairs are the same where stamps and images are."""
+    write_drive(tmp_path / "a_drive", start=start, count=30)
+    write_drive(tmp_path / "a_drive_recovered", start=start, count=24)
+    write_drive(tmp_path / "b_later_cut", start=start, first=11, count=30)
+    if start != START:  # what another run of the simulation recorded has the same stamps
+        write_drive(tmp_path / "c_other", start=start, count=30, seed=500)
+    found = open_recordings([tmp_path], TimeSplit(guard=0.15))
+    said = {bag["name"]: bag for bag in found.bags}
+    (problem,) = (each for each in said["a_drive_recovered"]["problems"] if each["severity"] == "leave out")
+    assert problem["text"] == "all its pairs are in a_drive, too" and not said["a_drive_recovered"]["parts"]
+    times = [{p.stamp for name, part in sets.items() if name != "c_other" for p in part} for sets in found.pairs]
+    for k, one in enumerate(times):
+        for other in times[k + 1 :]:
+            assert min(abs(a - b) for a in one for b in other) > 150_000_000
+    if start != START:
+        alone = open_recordings([tmp_path / "c_other"], TimeSplit(guard=0.15))
+        assert said["c_other"]["parts"] == alone.bags[0]["parts"]
+
+
+def test_a_bag_called_all_is_told_from_the_mean_of_all(tmp_path, drive):
+    shutil.copytree(drive, tmp_path / "of_robot" / "all")
+    assert open_recordings([tmp_path], SPLIT).bags[0]["name"] == "of_robot/all"
+
+
 def test_checks_are_noted_and_looked_at_once(tmp_path, drive, monkeypatch):
     first = open_recordings([drive], SPLIT, notes=tmp_path)
     monkeypatch.setattr("fg_depth_ros.training.finetune.bags.check_bag", None)  # whoever checks again fails
@@ -215,6 +241,13 @@ def test_a_run_goes_on_and_only_with_the_same_recordings(tmp_path, drive, parent
         tune(out, [drive, more], parent, cache, steps=6)
     with pytest.raises(FileError, match="with other split kind: blocks there, end now"):
         tune(out, [drive], parent, cache, split=TimeSplit("end", guard=0.05), steps=6)
+    divided = open_recordings([drive], SPLIT)
+    divided.bags[0]["parts"] = {"training": 20, "stopping": 0, "held_out": 0, "guard": 0}  # as another version divides
+    with pytest.raises(
+        FileError,
+        match="with other parts of drive: .*'held_out': 4.* there, .*'held_out': 0.* now.*; choose another out",
+    ):
+        finetune_depth(DepthFinetuning(out=str(out), weights=parent, cache=cache, steps=6, **TINY), divided)
     (out / "material.json").unlink()
     with pytest.raises(FileError, match="holds a training that is no fine-tuning"):
         tune(out, [drive], parent, cache, steps=6)

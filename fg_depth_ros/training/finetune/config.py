@@ -22,7 +22,7 @@ class TimeSplit:
     ``training``; ``stopping``, which selects the best weights and stops the run; ``held_out``, which evaluates them and
     has no part in anything else. ``blocks``: every bag is cut into blocks of equal time, of which some are held out and
     as many used for stopping, by turns. ``end``: its last part is held out, the part before it used for stopping.
-    ``bag``: whole bags, by the hash of their names, so that a bag stays in its part when others are added.
+    ``bag``: whole bags, by their SHA-256, so that a bag stays in its part when others are added.
     """
 
     kind: str = field(default="blocks", metadata={"option": "split"})

@@ -140,8 +140,22 @@ def _check_same_run(config: Training, recordings: Recordings) -> None:
                 f"{'; '.join(f'{before.get(key)} there, {made_of[key]} now' for key in other if key != 'bags')}"
                 f"{_changed(before.get('bags') or {}, made_of['bags']) if 'bags' in other else ''}; choose another out"
             )
+        _check_same_parts(Path(config.out), recordings)
     elif process_rank()[0] == 0:
         write_json(path, made_of)
+
+
+def _check_same_parts(out: Path, recordings: Recordings) -> None:
+    """Refuse to resume a run of an earlier version that divided the same bags in another way."""
+    path = out / "last.safetensors"
+    known = load_checkpoint(path)[1].description.get("bags", []) if path.is_file() else []
+    before = {bag["name"]: bag["parts"] for bag in known if "parts" in bag}
+    for bag in recordings.used:
+        if before.get(bag["name"], bag["parts"]) != bag["parts"]:
+            raise FileError(
+                f"{out}: holds a fine-tuning with other parts of {bag['name']}: {before[bag['name']]} there, "
+                f"{bag['parts']} now: it was begun by a version that divides bags otherwise; choose another out"
+            )
 
 
 def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
