@@ -96,3 +96,4 @@ def test_bags_are_named_by_as_many_folders_as_make_them_differ(tmp_path):
     bags = [tmp_path / name for name in ("monday/a", "tuesday/a", "tuesday/b", "tuesday/b.mcap")]
     assert bag_names(bags) == ["monday/a", "tuesday/a", "b", "b.mcap"]
     assert bag_names(bags[:1]) == ["a"] and bag_names([]) == []
+    assert bag_names([tmp_path / "monday" / "all"]) == ["monday/all"]  # "all" is the mean of all bags

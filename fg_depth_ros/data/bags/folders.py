@@ -60,11 +60,16 @@ def _below(path: Path, above: frozenset[Path]) -> Iterator[Path]:
 
 
 def bag_names(bags: Sequence[Path]) -> list[str]:
-    """Name bags by their folder or file, with as many folders before it as make the names differ."""
+    """Name bags by their folder or file, with as many folders before it as make the names differ.
+
+    One called ``all`` has its folder before it, too: in results that name stands for all bags.
+    """
     paths = [bag.resolve() for bag in bags]
-    names = distinct_names([path if path.is_dir() else path.with_suffix("") for path in paths])
+    named = [path if path.is_dir() else path.with_suffix("") for path in paths]
+    names = distinct_names(named)
     # A file and a folder next to it may differ in the suffix alone.
-    return [path.name if names.count(name) > 1 else name for name, path in zip(names, paths, strict=True)]
+    names = [path.name if names.count(name) > 1 else name for name, path in zip(names, paths, strict=True)]
+    return ["/".join(path.parts[-2:]) if name == "all" else name for name, path in zip(names, named, strict=True)]
 
 
 def bag_sha256(path: str | Path) -> str:
