@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.table import Table
@@ -14,10 +14,12 @@ from fg_depth_ros.cli.app import REFUSED, save, say, show
 from fg_depth_ros.cli.options import Device, Engine, Json, Precision, Settings, file_to_write, folder_to_write
 from fg_depth_ros.data.bags.topics import PairTopics
 from fg_depth_ros.evaluation.replay.promotion import Decision, Margins, decide
+from fg_depth_ros.files import FileError
 
 if TYPE_CHECKING:
     from fg_depth_ros.evaluation.replay.config import ReplayMethod
     from fg_depth_ros.evaluation.reports.report import Report
+    from fg_depth_ros.networks import ModelCard
     from fg_depth_ros.networks.weights_store import WeightsStore
 
 _BRIEF = 12  # digits of a hash
@@ -57,7 +59,7 @@ def promote(
     Example: `fg-depth promote runs/robot/weights.safetensors --bags held_out --node /stereo_depth_node`
     """
     from fg_depth_ros.evaluation.replay.methods import of_weights
-    from fg_depth_ros.networks import FLOW_MODELS, load_model
+    from fg_depth_ros.networks import FLOW_MODELS, load_checkpoint, load_model
     from fg_depth_ros.networks.weights_store import WeightsStore
 
     running: dict[str, Any] = {"device": device, "engine": engine, "precision": precision, "topics": topics()}
@@ -69,10 +71,22 @@ def promote(
     place = WeightsStore(store)
     record: dict[str, Any] = {"source": str(weights.absolute())}
     folder_to_write(place.folder)
+    replaced = None
     if not against and place.uses(card):
         say(f"{card.name}: {card.sha256[:_BRIEF]} is in use already: nothing is compared or added to its history")
+        replaced = card
     elif bags:
+        if known := _trained_on(card, bags):
+            record["trained_on"] = known
+            say(
+                f"{weights} was trained on or selected by {', '.join(known)}: figures of these say little of others; "
+                "name recordings that it does not know, or give the reason with --force-reason",
+                "yellow" if force_reason else "red",
+            )
+            if not force_reason:
+                _refuse(weights)
         current = _current(place, against, card.name)
+        replaced = None if against else load_checkpoint(current.weights)[1]
         report, decision = _compare(bags, of_weights(weights), current, margins, every, running)
         if report is None or decision is None:
             return  # another process of the launcher goes on
@@ -86,11 +100,10 @@ def promote(
         if not decision.accepted and "int8" in precisions and len(precisions) > 1:
             say("one of the two ran in int8 and the other did not: 'fg-depth quantize' calibrates weights for it")
         if not decision.accepted and not force_reason:
-            say(f"refused, {weights} is not used; nothing has changed", "red")
-            raise typer.Exit(REFUSED)
+            _refuse(weights)
     if force_reason:
-        record["forced"] = force_reason
-    _put_into_use(place, weights, record, node, against)
+        record["forced"], replaced = force_reason, None
+    _put_into_use(place, weights, record, node, against, replaced)
 
 
 def rollback(
@@ -203,6 +216,35 @@ def import_weights(
     )
 
 
+def _refuse(weights: Path) -> NoReturn:
+    say(f"refused, {weights} is not used; nothing has changed", "red")
+    raise typer.Exit(REFUSED)
+
+
+def _trained_on(card: ModelCard, bags: list[Path]) -> list[str]:
+    """Return the recordings that weights, or those that they began with, were trained on or selected by.
+
+    Known by the SHA-256 of the bags on the card, which holds the cards of those before; a bag that cannot be read is
+    none of them.
+    """
+    from fg_depth_ros.data.bags.folders import bag_sha256, find_bags
+
+    known: set[str] = set()
+    description = card.description
+    while description:
+        for bag in description.get("bags", []):
+            parts = bag.get("parts", {})
+            if parts.get("training") or parts.get("stopping"):
+                known.add(bag["sha256"])
+        description = description.get("parent", {})
+    found = []
+    for path in find_bags(bags) if known else []:
+        with suppress(FileError):  # left out of the comparison, too
+            if bag_sha256(path) in known:
+                found.append(str(path))
+    return found
+
+
 def _current(place: WeightsStore, against: str, model: str) -> ReplayMethod:
     """Return the weights that the candidate is compared with."""
     from fg_depth_ros.evaluation.replay.methods import of_weights, shipped
@@ -274,10 +316,13 @@ def _history_record(report: Report, decision: Decision) -> dict[str, Any]:
     }
 
 
-def _put_into_use(place: WeightsStore, weights: Path, record: dict[str, Any], node: str, against: str) -> None:
+def _put_into_use(
+    place: WeightsStore, weights: Path, record: dict[str, Any], node: str, against: str, replaced: ModelCard | None
+) -> None:
     """Put the file into use: first in the node, which may refuse, then in the store.
 
-    Where nothing was promoted before, it replaces what it was compared with (``against``).
+    Where nothing was promoted before, it replaces what it was compared with (``against``). ``replaced``: as of
+    ``WeightsStore.promote``.
     """
     from fg_depth_ros.networks import load_model
 
@@ -286,7 +331,7 @@ def _put_into_use(place: WeightsStore, weights: Path, record: dict[str, Any], no
         first = place.history(model) is None  # the shipped ones, by name, begin every history anyway
         if first and Path(against).is_file() and load_model(against)[1].name == model:
             place.promote(against, {"source": against, "note": "in use before, as --against says"})
-        _, history = place.promote(path, record | ({"node": node} if node else {}))
+        _, history = place.promote(path, record | ({"node": node} if node else {}), replaced)
     before = f", {history.previous.sha256[:_BRIEF]} before" if history.previous is not None else ""
     say(f"{model}: {sha256[:_BRIEF]} is in use{before}")
     _print_current(place, model)

@@ -58,6 +58,10 @@ class Entry:
         """Name of its file in the model's folder."""
         return _file_name(self.sha256, self.identity)
 
+    def is_of(self, card: ModelCard) -> bool:
+        """Tell whether a file with this card is that of the entry."""
+        return self.sha256 == card.sha256 and self.identity in ("", card.identity)
+
 
 @dataclass(frozen=True)
 class History:
@@ -131,20 +135,28 @@ class WeightsStore:
         with self._changing(card.name):
             return card.name, card.sha256, self._copy(weights, card)
 
-    def promote(self, weights: str | Path, record: Mapping[str, Any]) -> tuple[str, History]:
+    def promote(
+        self, weights: str | Path, record: Mapping[str, Any], replaced: ModelCard | None = None
+    ) -> tuple[str, History]:
         """Put a weights file into use; return its model's name and the history after that.
 
-        Nothing has changed when it raises CheckpointError or StoreError. Weights that are in use become no second
-        entry.
+        ``replaced``: the only weights that it may replace, such as those that it was compared with; None: any. Nothing
+        has changed when it raises CheckpointError or StoreError. Weights that are in use become no second entry.
         """
         card = load_model(weights)[1]
         with self._changing(card.name) as before:
             history = before or self._first(card.name)
+            used = bool(history.entries) and history.entry.identity == card.identity
+            if history.entries and replaced is not None and not (used or history.entry.is_of(replaced)):
+                raise StoreError(
+                    f"{self._of(card.name)}: {history.entry.sha256[:12]} came into use meanwhile; nothing was "
+                    "changed: compare again"
+                )
             self._copy(weights, card)  # also where it is in use: its file may be lost or damaged
-            if history.entries and history.entry.identity == card.identity:
+            if used:
                 return card.name, self._written(card.name, history)
-            replaced = history.current if history.entries else None
-            entry = Entry(card.sha256, _now(), replaced, dict(record), identity=card.identity)
+            number = history.current if history.entries else None
+            entry = Entry(card.sha256, _now(), number, dict(record), identity=card.identity)
             return card.name, self._written(card.name, History((*history.entries, entry), len(history.entries)))
 
     def rollback(self, model: str, why: str = "") -> tuple[Entry, Entry]:
@@ -197,7 +209,7 @@ class WeightsStore:
             found = load_checkpoint(path)[1]
         except CheckpointError as error:
             raise StoreError(f"{error}; nothing was changed") from error
-        if found.sha256 != entry.sha256 or entry.identity not in ("", found.identity):
+        if not entry.is_of(found):
             holds, expected = (_stem(each.sha256, each.identity) for each in (found, entry))
             raise StoreError(
                 f"{path} holds weights {holds}, not {expected}; nothing was changed: put the right file back, or "

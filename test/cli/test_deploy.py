@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import torch
 
 pytest.importorskip("rosbags", reason="bags are read by rosbags (extra 'data')")
 
+from fg_depth_ros.cli import deploy
 from fg_depth_ros.cli.app import REFUSED
+from fg_depth_ros.data.bags.folders import bag_sha256
 from fg_depth_ros.data.bags.writing import write_stereo_bag
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.geometry import StereoRig
@@ -221,6 +224,54 @@ def test_a_flow_network_is_judged_by_its_disparity(call, store, bags, tmp_path) 
     assert store.history("flownet_lite").entry.record["metrics"]["all pixels: abs_rel"][1] < 0.2
     status, text = call("promote", weights_path("flownet_lite"), "--bags", bags, "--against", "depthnet_lite")
     assert status == 1 and "compare weights of one kind" in text
+
+
+@pytest.mark.parametrize("part", ["training", "stopping"])
+@pytest.mark.parametrize("by", ["itself", "its parent"])
+def test_recordings_that_weights_were_made_with_do_not_judge_them(call, store, bags, tmp_path, part, by) -> None:
+    day, night = bags / "day", bags / "night"
+    parts = {"training": 0, "stopping": 0, "held_out": 0, "guard": 0}
+    made_of: dict[str, Any] = {
+        "bags": [
+            {"name": "monday", "sha256": bag_sha256(day), "parts": parts | {part: 2}},
+            {"name": "tuesday", "sha256": bag_sha256(night), "parts": parts | {"held_out": 2}},
+            {"name": "broken", "sha256": "", "parts": {}},
+        ]
+    }
+    path, tuned = says(3.0, tmp_path / "exact.safetensors")[0], tmp_path / "tuned.safetensors"
+    network, card = load_model(path)
+    description = made_of if by == "itself" else {"parent": {"sha256": "1" * 64, **made_of}}
+    sha = save_checkpoint(tuned, network, replace(card, description=description)).sha256
+    status, text = call("promote", tuned, "--bags", bags)
+    assert status == REFUSED and "abs_rel" not in text, text
+    assert f"trained on or selected by {day}:" in text and "tuesday" not in text and str(night) not in text
+    assert "--force-reason" in text and "nothing has changed" in text and store.models() == []
+    status, text = call("promote", tuned, "--bags", bags, "--force-reason", "no others yet")
+    assert status == 0 and f"selected by {day}:" in text, text
+    record = store.history(MODEL).entry.record
+    assert record["trained_on"] == [str(day)] and record["forced"] == "no others yet"
+    assert store.history(MODEL).entry.sha256 == sha and call("rollback")[0] == 0
+    status, text = call("promote", tuned, "--bags", night)  # held out by its own training
+    assert status == 0 and "trained_on" not in store.history(MODEL).entry.record, text
+
+
+def test_weights_that_came_into_use_meanwhile_are_not_replaced_unseen(call, store, bags, tmp_path, monkeypatch) -> None:
+    exact, sha_exact = says(3.0, tmp_path / "exact.safetensors")
+    near, sha_near = says(3.3, tmp_path / "near.safetensors")
+    far, _ = says(3.6, tmp_path / "far.safetensors")
+
+    def meanwhile(*arguments: Any) -> Any:
+        store.promote(exact, {})
+        return compare(*arguments)
+
+    compare = deploy._compare
+    monkeypatch.setattr(deploy, "_compare", meanwhile)
+    status, text = call("promote", near, "--bags", bags)
+    assert status == 1 and f"{sha_exact[:12]} came into use" in text and "compare again" in text, text
+    assert store.history(MODEL).entry.sha256 == sha_exact
+    assert call("promote", far, "--bags", bags, "--against", far)[0] == 0  # what is compared was named
+    assert call("promote", near, "--bags", bags, "--force-reason", "for the crane")[0] == 0
+    assert store.history(MODEL).entry.sha256 == sha_near
 
 
 def test_a_reason_forces_what_the_figures_refuse_and_is_kept(call, store, bags, tmp_path) -> None:

@@ -259,6 +259,18 @@ def test_promotions_at_the_same_time_are_all_remembered(store, tmp_path) -> None
     assert linked(store) == history.entry.sha256
 
 
+def test_only_the_weights_that_were_compared_are_replaced(store, two) -> None:
+    shipped, (first, _), (second, sha_2) = load_checkpoint(weights_path(MODEL))[1], *two
+    store.promote(second, {}, replaced=shipped)  # in use before the first promotion
+    before = snapshot(store)
+    for replaced in (shipped, load_checkpoint(first)[1]):
+        with pytest.raises(StoreError, match=f"{sha_2[:12]} came into use meanwhile.*compare again"):
+            store.promote(first, {}, replaced=replaced)
+        assert snapshot(store) == before
+    store.promote(first, {}, replaced=load_checkpoint(second)[1])
+    assert linked(store) == two[0][1]
+
+
 def test_the_folder_is_the_one_named_else_the_environments_else_at_home(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("FG_DEPTH_STORE", raising=False)
