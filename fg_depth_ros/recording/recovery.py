@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fg_depth_ros.data.bags.files import METADATA, Metadata, UnpackedFiles, bag_files, storage_files, unpacked_name
 from fg_depth_ros.data.bags.mcap import McapIndex, McapScanner, StoredMessage
 from fg_depth_ros.data.bags.messages import stamp_of
 from fg_depth_ros.data.bags.pairs import find_topics
@@ -42,15 +43,15 @@ def recover(path: str | Path) -> list[Recovered]:
 
     Args:
         path: a recording folder: every hidden part in it is completed in place, unless it is being written; lines that
-            its manifest lacks are added. Or a bag's folder or MCAP file: NAME_recovered is written next to it, the
-            original stays.
+            its manifest lacks are added. Or a bag's folder or MCAP file, also one that is packed (``.mcap.zstd``):
+            NAME_recovered is written next to it, the original stays.
 
     Returns:
         One entry per recording that was checked; for a recording folder only its parts.
 
     Raises:
-        FileError: no such path, one that cannot be read, or no MCAP. Nothing else: what goes wrong with a recording
-            stands in its entry.
+        FileError: no such path, one that cannot be read, no MCAP, or several recordings. Nothing else: what goes wrong
+            with a recording stands in its entry.
     """
     path = Path(path)
     try:
@@ -64,21 +65,28 @@ def _recovered(path: Path) -> list[Recovered]:
     if path.is_file() and part_name(path.resolve().parent) is not None:
         path = path.parent  # a file that this recorder writes is completed where it lies
     if path.is_file():
-        if path.suffix != ".mcap":
+        if not _is_mcap(path):
             raise FileError(f"{path}: only MCAP files can be recovered; {_hint(path)}")
-        return _guarded(path.name, partial(_copy, path, [path], path.with_name(f"{path.stem}_recovered")))
+        target = path.with_name(f"{unpacked_name(path.name).removesuffix('.mcap')}_recovered")
+        return _guarded(path.name, partial(_copy, path, [path], [], target))
     if not path.is_dir():
         raise FileError(f"{path}: no such folder or file; give the recording folder, a bag's folder or an .mcap file")
     path = path.resolve()
     name = part_name(path)
     if name is not None:
         return _parts(path.parent, [name])
-    files = sorted(file for file in path.iterdir() if file.suffix == ".mcap")
-    if (path / "metadata.yaml").exists() or files:
-        if not files:
+    parts = sorted(name for folder in path.iterdir() if (name := part_name(folder)) and folder.is_dir())
+    if not parts and ((path / METADATA).exists() or any(map(_is_mcap, storage_files(path)))):
+        files, problems = bag_files(path, Metadata.read(path))
+        if not all(map(_is_mcap, files)):
             raise FileError(f"{path}: holds no .mcap file; {_hint(path)}")
-        return _guarded(path.name, partial(_copy, path, files, path.with_name(f"{path.name}_recovered")))
-    return _parts(path, sorted(name for folder in path.iterdir() if (name := part_name(folder)) and folder.is_dir()))
+        target = path.with_name(f"{path.name}_recovered")
+        return _guarded(path.name, partial(_copy, path, files, problems, target))
+    return _parts(path, parts)
+
+
+def _is_mcap(file: Path) -> bool:
+    return unpacked_name(file.name).endswith(".mcap")
 
 
 def _parts(root: Path, names: list[str]) -> list[Recovered]:
@@ -235,26 +243,36 @@ class _Stamps:
         return {"pairs": len(left), "began_ns": left[0] if left else 0, "ended_ns": left[-1] if left else 0}
 
 
-def _copy(original: Path, files: list[Path], target: Path) -> Recovered:
-    """Copy the whole messages of another recorder's bag to a bag next to the original."""
+def _copy(original: Path, files: list[Path], problems: list[str], target: Path) -> Recovered:
+    """Copy the whole messages of another recorder's bag to a bag next to the original.
+
+    ``problems``: what ``bag_files`` found wrong with its files.
+    """
     if target.exists():
         return Recovered(original.name, 0, 0, f"{target.name} is there already; remove it to recover again")
-    scans = [McapScanner(file) for file in files]
-    counts = {scan.path: sum(len(part.messages) for part in scan) for scan in scans}
-    messages = sum(counts.values())
-    if all(scan.ended for scan in scans) and indexed_messages(original) == messages:
-        return Recovered(original.name, messages, 0, "is whole; nothing to do")
-    problem = "; ".join(f"{scan.path.name} {scan.problem}" for scan in scans if scan.problem)
-    if not problem:
+    unpacked = UnpackedFiles()
+    try:
+        scans = {file: McapScanner(unpacked.of(file)) for file in files}
+    except FileError as error:
+        way_out = "; the other files can be recovered once it is moved out of the folder" if len(files) > 1 else ""
+        return Recovered(original.name, 0, 0, f"left as it is: {error}{way_out}", False)
+    counts = {scan.path: sum(len(part.messages) for part in scan) for scan in scans.values()}
+    paths, messages = list(counts), sum(counts.values())
+    indexed = indexed_messages(original if original.is_dir() else paths[0])
+    if all(scan.ended for scan in scans.values()) and indexed == messages:
+        return Recovered(original.name, messages, 0, "; ".join(["is whole; nothing to do", *problems]))
+    found = [f"{file.name} {scan.problem}" for file, scan in scans.items() if scan.problem] + problems
+    if not found:
         whole = original.is_dir() and all(indexed_messages(file) == count for file, count in counts.items())
-        problem = f"its {'metadata.yaml' if whole else 'index'} is damaged"
-    lost = sum(scan.lost for scan in scans)
+        found = [f"its {'metadata.yaml' if whole else 'index'} is damaged"]
+    problem = "; ".join(found)
+    lost = sum(scan.lost for scan in scans.values())
     if not messages:
         return Recovered(original.name, 0, lost, f"holds no whole message: {problem}; fetch it again", False)
     name = f"{target.name}_0.mcap"
     with atomic_write(target) as unfinished:
         unfinished.mkdir()
-        index, _ = _write_whole(unfinished / name, files, zstd=any(scan.compressed for scan in scans))
+        index, _ = _write_whole(unfinished / name, paths, zstd=any(scan.compressed for scan in scans.values()))
         (unfinished / "metadata.yaml").write_text(metadata_yaml({name: index}), encoding="utf-8")
     return Recovered(original.name, messages, lost, f"{problem}: its whole messages are in {target.name}")
 

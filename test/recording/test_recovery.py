@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.bags import SECOND, storage_file
+from support.bags import SECOND, large, pack, split, storage_file
 from support.bags import write as write_bag
 from support.recording import TENTH, contents, episodes, pair_messages
 
@@ -436,3 +436,71 @@ def test_what_cannot_be_recovered_is_said(tmp_path):
     sqlite = write_bag(tmp_path / "sqlite", storage="sqlite3")
     with pytest.raises(FileError, match=r"holds no .mcap file"):
         recover(sqlite)
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size * 9 // 10])
+
+
+def test_packed_splits_are_copied_with_the_others(tmp_path):
+    """As a recorder leaves it that packs the splits it has finished, and is killed in the last one."""
+    whole, _ = large(tmp_path / "whole")
+    bag = split(whole, tmp_path / "drive", parts=3)
+    (bag / "metadata.yaml").unlink()
+    packed = pack(bag / "drive_0.mcap")
+    cut(bag / "drive_2.mcap")
+    (entry,) = recover(bag)
+    recovered, every = contents(tmp_path / "drive_recovered"), contents(whole)
+    assert entry.messages == len(recovered) > 2 * len(every) // 3
+    assert set(recovered) < set(every)
+    assert "drive_2.mcap is cut off" in entry.note
+    pack(bag / "drive_1.mcap")
+    (entry,) = recover(packed)
+    assert (entry.name, entry.messages, entry.note) == (packed.name, len(every) // 3, "is whole; nothing to do")
+
+
+def test_a_packed_bag_that_is_whole_stays_as_it_is(tmp_path):
+    bag = split(write_bag(tmp_path / "whole"), tmp_path / "drive")
+    description = bag / "metadata.yaml"
+    text = description.read_text().replace(".mcap", ".mcap.zstd")
+    packed = {"compression_format: ''": "compression_format: zstd", "compression_mode: ''": "compression_mode: FILE"}
+    for before, after in packed.items():
+        text = text.replace(before, after)
+    description.write_text(text)
+    for number in range(2):
+        pack(bag / f"drive_{number}.mcap")
+    (entry,) = recover(bag)
+    assert (entry.messages, entry.note) == (12, "is whole; nothing to do")
+
+
+def test_a_packed_split_that_cannot_be_unpacked_is_named(tmp_path):
+    bag = split(large(tmp_path / "whole")[0], tmp_path / "drive")
+    (bag / "metadata.yaml").unlink()
+    cut(bag / "drive_1.mcap")
+    file = pack(bag / "drive_0.mcap")
+    file.write_bytes(bytes(file.stat().st_size))
+    (entry,) = recover(bag)
+    assert not entry.done
+    assert f"left as it is: {file.resolve()}: cannot be read (no zstd file" in entry.note
+    assert not (tmp_path / "drive_recovered").exists()
+    file.unlink()
+    (entry,) = recover(bag)
+    assert entry.done
+    assert entry.messages == len(contents(tmp_path / "drive_recovered")) > 0
+
+
+def test_several_recordings_in_a_folder_are_not_mixed(tmp_path):
+    folder = tmp_path / "drives"
+    folder.mkdir()
+    for name in ("monday", "tuesday"):
+        cut(storage_file(write_bag(tmp_path / name)).rename(folder / f"{name}.mcap"))
+    with pytest.raises(FileError, match=r"drives: holds 2 recordings \(monday.mcap, tuesday.mcap\): give one of them"):
+        recover(folder)
+
+
+def test_a_split_that_is_missing_is_named(tmp_path):
+    bag = split(large(tmp_path / "whole")[0], tmp_path / "drive", parts=3)
+    (bag / "drive_1.mcap").unlink()
+    (entry,) = recover(bag)
+    assert "drive_1.mcap is not there: its whole messages are in drive_recovered" in entry.note
+    assert entry.messages == len(contents(tmp_path / "drive_recovered"))
