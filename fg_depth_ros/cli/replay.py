@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
-from fg_depth_ros.cli.app import console, print_tables, say, track_progress
+from fg_depth_ros.cli.app import console, counted, print_tables, say, track_progress
 from fg_depth_ros.cli.options import (
     Bags,
     Device,
@@ -121,8 +121,13 @@ def replay_live(
     say(f"report: {out / 'report.html'} and report.json")
 
 
-def print_problems(settings: dict[str, list[dict[str, str]]]) -> None:
+def print_problems(settings: dict[str, list[dict[str, Any]]]) -> None:
     """Print which bags of a replay were left out or damaged and which engines failed, and why."""
+    for bag in settings["bags"]:
+        unread = bag["unread"]
+        if any(unread.values()):
+            lost = f"{counted(unread['messages'], 'message')} and {unread['bytes']:,} bytes"
+            say(f"{bag['name']}: evaluated without {lost} that cannot be read", "yellow")
     for entry in [*settings["left_out"], *settings["damaged"]]:
         say(f"left out: {entry['name']}: {entry['reason']}", "yellow")
     for method in settings["methods"]:

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("rosbags", reason="bags are read by rosbags (extra 'data')")
 
-from support.bags import bag_of, storage_file
+from support.bags import bag_of, damage_chunks, large, storage_file
 from support.replay import use_fixed
 from support.truth import stereo_bag
 
@@ -64,6 +64,18 @@ def test_report_and_page_are_written_and_what_was_left_out_is_told(tmp_path, run
     status, _ = run("replay", tmp_path / "drives", "--out", tmp_path / "two", "--baseline", "sgbm", "--no-mono")
     values = json.loads((tmp_path / "two/report.json").read_text())
     assert [method["label"] for method in values["settings"]["methods"]] == ["flownet_stereo (shipped)", "sgbm"]
+
+
+def test_what_a_damaged_chunk_hides_is_counted(tmp_path, run):
+    bag, _ = large(tmp_path / "bag", 6)
+    size, lost = damage_chunks(bag, (1,))
+    out = tmp_path / "out"
+    status, text = run("replay", bag, "--out", out, "--model", "none", "--baseline", "sgbm", "--first", 1)
+    assert status == 0, text
+    assert f"bag: evaluated without {len(lost)} messages and {size:,} bytes that cannot be read" in text
+    (facts,) = json.loads((out / "report.json").read_text())["settings"]["bags"]
+    assert facts["unread"] == {"messages": len(lost), "bytes": size}
+    assert facts["pairs"] == 6 - len({stamp for _, stamp in lost})
 
 
 def test_an_engine_that_does_not_run_is_told(tmp_path, run, monkeypatch):

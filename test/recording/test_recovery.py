@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.bags import SECOND, large, pack, split, storage_file
+from support.bags import SECOND, large, pack, split, storage_file, write_messages
 from support.bags import write as write_bag
 from support.recording import TENTH, contents, episodes, pair_messages
 
 from fg_depth_ros.data.bags.folders import bag_sha256
+from fg_depth_ros.data.bags.mcap import MESSAGE_HEAD, McapScanner
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
-from fg_depth_ros.data.bags.storage import FFMPEG
+from fg_depth_ros.data.bags.storage import FFMPEG, BagStorage
 from fg_depth_ros.files import FileError
 from fg_depth_ros.recording import Message, Topic, manifest, recover
 from fg_depth_ros.recording.episodes import Episode, part_folder
@@ -436,6 +437,25 @@ def test_what_cannot_be_recovered_is_said(tmp_path):
     sqlite = write_bag(tmp_path / "sqlite", storage="sqlite3")
     with pytest.raises(FileError, match=r"holds no .mcap file"):
         recover(sqlite)
+
+
+def test_a_broken_record_in_a_chunk_without_a_checksum_costs_the_rest_of_that_chunk(tmp_path):
+    source = BagStorage(large(tmp_path / "source")[0])
+    bag = write_messages(tmp_path / "bag", source.topics, source.replay(source.topics))
+    every, file = contents(bag), storage_file(bag)
+    segments = list(McapScanner(file))
+    hidden = segments[1].messages[1:]
+    content = bytearray(file.read_bytes())
+    at = content.index(bytes(hidden[0].data)) - MESSAGE_HEAD.size
+    content[at : at + MESSAGE_HEAD.size] = b"\xff" * MESSAGE_HEAD.size
+    file.write_bytes(content)
+    (entry,) = recover(bag)
+    lost = {(message.channel.topic, message.recorded) for message in hidden}
+    assert len(lost) < len(segments[1].messages)
+    assert by_topic(contents(tmp_path / "bag_recovered")) == by_topic(m for m in every if m[:2] not in lost)
+    assert entry.messages == len(every) - len(lost)
+    assert 0 < entry.lost_bytes < segments[1].end - segments[1].start
+    assert f"is damaged in the chunk at byte {segments[1].start}: " in entry.note
 
 
 def cut(file):

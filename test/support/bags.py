@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fg_depth_ros.data.bags.mcap import McapScanner
 from fg_depth_ros.data.bags.storage import IMAGE, BagStorage, message_types
 from fg_depth_ros.data.bags.writing import write_stereo_bag
 from support.pair_folders import planes, small_rig
@@ -33,6 +34,22 @@ def large(folder, count=8):
     random = np.random.default_rng(0)
     pairs = [(k * SECOND, *random.integers(0, 256, (2, 320, 480, 3), np.uint8)) for k in range(1, count + 1)]
     return write_stereo_bag(folder, pairs, rig), pairs
+
+
+def damage_chunks(bag, numbers, *, head=False):
+    """Damage chunks of a bag, in their middle or in their head.
+
+    Returns the bytes of these chunks, and (topic, time recorded) of their messages.
+    """
+    file = storage_file(bag)
+    segments = [segment for number, segment in enumerate(McapScanner(file)) if number in numbers]
+    content = bytearray(file.read_bytes())
+    for segment in segments:
+        at = segment.start if head else (segment.start + segment.end) // 2
+        content[at : at + 2000] = bytes(2000)
+    file.write_bytes(content)
+    lost = {(message.channel.topic, message.recorded) for segment in segments for message in segment.messages}
+    return sum(segment.end - segment.start for segment in segments), lost
 
 
 def bag_of(folder, kinds, times=None, fields=None):

@@ -14,6 +14,7 @@ import numpy as np
 
 from fg_depth_ros.data.bags.folders import EPISODE_FILE, bag_sha256
 from fg_depth_ros.data.bags.pairs import open_stereo_bag
+from fg_depth_ros.data.bags.storage import Unread
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.files import FileError, read_bytes
 from fg_depth_ros.geometry import StereoRig
@@ -63,6 +64,7 @@ class BagCheck:
     calibration_changes: int = 0
     encodings: tuple[str, str] = ("", "")
     rig: StereoRig | None = None
+    unread: Unread = field(default_factory=Unread)
     problems: tuple[Problem, ...] = ()
     samples: Sequence[StereoSample] = field(default=(), repr=False, compare=False)
     """The pairs themselves, in the order of their stamps."""
@@ -80,7 +82,7 @@ class BagCheck:
             "unpaired": list(self.unpaired), "slack": self.stamp_difference,
             "exposure": vars(self.exposure) if self.exposure else None,
             "calibration_changes": self.calibration_changes, "encodings": list(self.encodings),
-            "rig": self.rig.to_dict() if self.rig else None,
+            "rig": self.rig.to_dict() if self.rig else None, "unread": self.unread._asdict(),
             "problems": [{"severity": problem.severity, "text": problem.text} for problem in self.problems],
         }  # fmt: skip
 
@@ -126,7 +128,8 @@ def check_bag(path: str | Path, **options: Any) -> BagCheck:
         path, digest, len(samples), float((stamps[-1] - stamps[0]) / 1e9), rate,
         float(between.max()) if len(between) else None,
         (bag.images[0] - len(samples), bag.images[1] - len(samples)),
-        difference, exposure, bag.calibration_changes, bag.encodings, samples[0].rig, tuple(found), samples,
+        difference, exposure, bag.calibration_changes, bag.encodings, samples[0].rig, bag.unread, tuple(found),
+        samples,
     )  # fmt: skip
 
 

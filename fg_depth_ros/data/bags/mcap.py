@@ -135,8 +135,7 @@ class _Damage(Exception):
 class Segment(NamedTuple):
     """Messages of one chunk, or one record outside of chunks, from byte ``start`` to ``end``.
 
-    ``chunk`` and ``places`` are given when the chunk and its message index are whole. ``problem``: nothing after this
-    segment can be read.
+    ``chunk`` and ``places`` are given when the chunk and its message index are whole. ``problem``: what ended it.
     """
 
     messages: list[StoredMessage]
@@ -223,14 +222,14 @@ class McapScanner:
                     end = at + RECORD_HEAD.size + length
                     if self._resumable or not self._continues(file, size, end):
                         raise
-                    self.problem = self.problem or str(damage)
-                    self.lost += end - self._good
-                    self._good = end
+                    self._pass_over(damage, end)
                     continue
                 self._add_to_index(segment)
                 yield segment
                 if segment.problem is not None:
-                    raise segment.problem
+                    if self._resumable or not self._continues(file, size, segment.end):
+                        raise segment.problem
+                    self._pass_over(segment.problem, segment.end)
                 continue
             if at + RECORD_HEAD.size + length > size:
                 raise _Damage(f"is cut off in the record at byte {at}", cut=True)
@@ -253,6 +252,12 @@ class McapScanner:
             return False
         file.seek(at)
         return at + RECORD_HEAD.size + length <= size
+
+    def _pass_over(self, damage: _Damage, end: int) -> None:
+        """Note damage after which the file goes on at byte ``end``."""
+        self.problem = self.problem or str(damage)
+        self.lost += end - self._good
+        self._good = end
 
     def _add_to_index(self, segment: Segment) -> None:
         if segment.chunk is None or segment.places is None:
@@ -297,11 +302,14 @@ class McapScanner:
         if whole and (len(data) != expected or (crc and zlib.crc32(data) != crc)):
             raise _Damage(f"is damaged: the chunk at byte {at} fails its checksum")
         messages, places, problem = self._parse(memoryview(data), at)
+        used = sum(MESSAGE_HEAD.size + len(message.data) for message in messages)
         if not whole:
-            used = sum(MESSAGE_HEAD.size + len(message.data) for message in messages)
             self._good = min(size, start + used) if not name else size - min(len(data) - used, size - start)
             return Segment(messages, at, size, problem=_Damage(f"is cut off in the chunk at byte {at}", cut=True))
         if problem is not None:
+            if problem.cut:  # the record, not the file
+                problem = _Damage(f"is damaged in the chunk at byte {at}")
+            self._good = self._good if name else start + used
             return Segment(messages, at, end, problem=problem)
         file.seek(end)
         index, offsets = message_indexes(places, end)

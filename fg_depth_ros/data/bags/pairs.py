@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fg_depth_ros.data.bags.messages import Place, decoded, message_at, moment, nearest, topic_named
-from fg_depth_ros.data.bags.storage import IMAGE, IMAGES, INFO, BagStorage
+from fg_depth_ros.data.bags.storage import IMAGE, IMAGES, INFO, BagStorage, Unread
 from fg_depth_ros.data.bags.truth import TruthOptions, find_truth
 from fg_depth_ros.data.bags.video import VideoTopic
 from fg_depth_ros.data.io.calibration import is_named_grey, open_calibration
@@ -108,6 +108,8 @@ class StereoBag:
     """Number of times the stamps of a camera's images go back in the order they were recorded."""
     largest_jump: float = 0.0
     """Largest step back of the stamps, s."""
+    unread: Unread = field(default_factory=Unread)
+    """What of the bag could not be read: messages of the topics of the pair and of true depth, and bytes."""
 
 
 def open_bag_pairs(path: str | Path, *args: Any, **options: Any) -> list[StereoSample]:
@@ -133,7 +135,7 @@ def open_stereo_bag(
     """Open the pairs of a bag in one pass over the messages of its cameras; raw ones are rectified when they are read.
 
     Pixels are read later, pair by pair. Of two messages with one stamp (a looping source) the first counts. What is
-    whole of a cut-off MCAP file is used.
+    whole of a cut-off or damaged MCAP file is used.
 
     Args:
         path: the bag's folder, or one ``.mcap``, ``.db3`` or (ROS 1) ``.bag`` file.
@@ -186,7 +188,7 @@ def open_stereo_bag(
     ]  # fmt: skip
     return StereoBag(
         samples, (len(lefts), len(rights)), found.repeated, encodings, found.calibration_changes, found.changed_at,
-        max(found.jumps.values(), default=0), found.largest_jump / 1e9,
+        max(found.jumps.values(), default=0), found.largest_jump / 1e9, bag.unread,
     )  # fmt: skip
 
 

@@ -84,7 +84,7 @@ class Ros1Reader:
     """The messages of a ROS 1 bag (format 2.0), as a ``storage.BagStorage`` reads them.
 
     Where the file has no index, as a recorder that was killed leaves it (``.bag.active``), its whole chunks are used.
-    ``problem``: why not all of the file is; "" where it is whole.
+    ``problem``: why not all of the file is; "" where it is whole. ``lost``: bytes that are not used.
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,7 +92,7 @@ class Ros1Reader:
         from rosbags.rosbag1 import Reader
 
         _limit_chunks()
-        self.problem = ""
+        self.problem, self.lost = "", 0
         self._chunk = -1, b""  # place and content of the one read last
         self._reader: Any = Reader(path)
         try:
@@ -185,7 +185,8 @@ class Ros1Reader:
         count = sum(map(len, indexes.values()))
         if not count:
             raise FileError(f"{path}: cannot be read: no whole message in its {size} bytes ({reason}); fetch it again")
-        self.problem = f"{reason}; the {count} whole messages are used, {size - good} of {size} bytes are not"
+        self.lost = size - good
+        self.problem = f"{reason}; the {count} whole messages are used, {self.lost} of {size} bytes are not"
 
 
 def _between(entries: list[Any], start: int, stop: int) -> list[Any]:

@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -37,6 +38,7 @@ _STAMPED = (IMAGE, COMPRESSED, INFO)  # begin with a header
 _UNITS = {"us": 10**3, "ms": 10**6, "s": 10**9}
 _WALL_CLOCK = 10**18  # ns; an earlier stamp may be of any clock
 _NEAR = 10**9 * 86400 * 30  # ns between a stamp and the time that it was recorded at
+_RECOVER = "; fg-depth recover makes a bag of what is whole"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # no CDR begins so
 
 
@@ -67,6 +69,13 @@ class OfferedQos(NamedTuple):
     depth: int
 
 
+class Unread(NamedTuple):
+    """Loss of a bag: messages that its index names and that cannot be read, and bytes without a whole message."""
+
+    messages: int = 0
+    bytes: int = 0
+
+
 class _Reader(Protocol):
     """An open bag, or one file of it."""
 
@@ -75,7 +84,9 @@ class _Reader(Protocol):
     counts: dict[str, int]
     """Messages by topic."""
     problem: str
-    """Why not all of the file is read, with what is lost; "" where it is whole."""
+    """Why not all of the file is read, with what is lost; "" where it is whole, or seems to be so far."""
+    lost: int
+    """Bytes without a whole message, as far as that is known."""
     qos: dict[str, list[Any]]
     """Offered profiles of rosbags by topic."""
 
@@ -97,6 +108,7 @@ class BagStorage:
         self.path, self.stamps = Path(path), stamps
         self._lock = threading.Lock()
         self._unpacked = UnpackedFiles()
+        self._missing: dict[tuple[int, str], int] = {}  # messages by number of the file and topic
         self._open()
 
     @property
@@ -118,32 +130,48 @@ class BagStorage:
             if profiles
         }
 
+    @property
+    def unread(self) -> Unread:
+        """What could not be read so far: of the topics that were scanned to the end, and of the files."""
+        lost = self._left_out + sum(reader.lost for reader in self._readers)
+        return Unread(sum(self._missing.values()), lost)
+
     def scan(self, topics: Iterable[str]) -> Iterator[RawMessage]:
-        """Yield every message of these topics once; damaged ones and those after them are left out, with a warning."""
+        """Yield every message of these topics once; those of a damaged chunk are left out, with a warning.
+
+        Of a damaged file of another kind than MCAP, those after the damage are left out, too.
+        """
         wanted = list(topics)
-        for reader in self._readers:
-            yield from self._read(reader, wanted)
+        for number in range(len(self._readers)):
+            yield from self._read(number, wanted)
 
     def replay(self, topics: Iterable[str]) -> Iterator[RawMessage]:
         """Yield every message of these topics once, in the order of the times they were recorded; else as ``scan``."""
         wanted = list(topics)
         return heapq.merge(
-            *(self._read(reader, wanted) for reader in self._readers), key=lambda message: message.recorded
+            *(self._read(number, wanted) for number in range(len(self._readers))),
+            key=lambda message: message.recorded,
         )
 
-    def _read(self, reader: _Reader, topics: list[str]) -> Iterator[RawMessage]:
+    def _read(self, number: int, topics: list[str]) -> Iterator[RawMessage]:
+        reader = self._readers[number]
         chosen = [topic for topic in topics if topic in reader.topics]
-        expected, found, reason = sum(reader.counts[topic] for topic in chosen), 0, "data overwritten"
+        found: Counter[str] = Counter()
+        reason = ""
         try:
             for topic, recorded, data in reader.messages(chosen) if chosen else ():
-                found += 1
+                found[topic] += 1
                 yield RawMessage(topic, recorded * self._unit, _plain(data))
         except Exception as error:  # damaged data breaks a parser in any way
             reason = _reason(error)
-        if found < expected:
+        missing = {(number, topic): max(0, reader.counts[topic] - found[topic]) for topic in chosen}
+        self._missing |= missing
+        if lost := sum(missing.values()):
+            expected = sum(reader.counts[topic] for topic in chosen)
             _LOG.warning(
-                "%s: damaged (%s): only %d of %d messages of %s can be read; fetch it again",
-                self.path, reason, found, expected, ", ".join(chosen),
+                "%s: damaged (%s): only %d of %d messages of %s can be read; fetch it again%s",
+                self.path, reason or reader.problem or "data overwritten", expected - lost, expected,
+                ", ".join(chosen), _RECOVER if reader.lost else "",
             )  # fmt: skip
 
     def at(self, topic: str, recorded: int) -> list[bytes]:
@@ -158,10 +186,14 @@ class BagStorage:
                     if topic in reader.topics:
                         found += [_plain(data) for _, _, data in reader.messages([topic], stored, stored + 1)]
                 except Exception as error:  # damaged data breaks a parser in any way
-                    raise FileError(
-                        f"{self.path}, {topic} at {recorded} ns: damaged ({_reason(error)}); fetch it again"
-                    ) from error
+                    raise self._damaged(topic, recorded, _reason(error)) from error
+            problems = [reader.problem for reader in self._readers if topic in reader.topics and reader.problem]
+        if problems and not found:
+            raise self._damaged(topic, recorded, problems[0])
         return found
+
+    def _damaged(self, topic: str, recorded: int, reason: str) -> FileError:
+        return FileError(f"{self.path}, {topic} at {recorded} ns: damaged ({reason}); fetch it again")
 
     @cached_property
     def _unit(self) -> int:
@@ -195,18 +227,18 @@ class BagStorage:
         self.__init__(**state)  # type: ignore[misc]
 
     def _open(self) -> None:
-        self._readers = _open_readers(self.path, self._unpacked)
+        self._readers, self._left_out = _open_readers(self.path, self._unpacked)
         self._process = os.getpid()
 
 
 class _IndexedReader:
-    """A file of ROS 2 that rosbags reads."""
-
-    problem = ""
+    """A file of ROS 2 that rosbags reads. A damaged chunk of an MCAP file is left out once it was met."""
 
     def __init__(self, reader: Any) -> None:
-        """Take over an open ``rosbags.rosbag2.Reader``."""
+        """Take over an open ``rosbags.rosbag2.Reader`` of one file."""
         self._reader = reader
+        self._chunks: list[Any] = getattr(reader.storage, "chunks", [])  # of MCAP, those that are read
+        self.problem, self.lost = "", 0
         # Unpacked by BagStorage, as message by message says whether it is packed: rosbags knows no limit.
         reader.storage.metadata = reader.storage.metadata._replace(compression_mode=None)
         self.topics = {c.topic: c.msgtype for c in reader.connections}
@@ -218,8 +250,36 @@ class _IndexedReader:
     ) -> Iterator[tuple[str, int, bytes]]:
         """See ``_Reader``."""
         chosen = [c for c in self._reader.connections if c.topic in topics]
-        for connection, recorded, data in self._reader.messages(chosen, start=start, stop=stop):
-            yield connection.topic, recorded, data
+        at, done = start, 0  # time recorded of the last message, and how many of that time there were
+        while True:
+            chunks = len(self._chunks)
+            try:
+                found = self._reader.messages(chosen, start=at, stop=stop)
+                for connection, recorded, data in islice(found, done, None):
+                    at, done = recorded, done + 1 if recorded == at else 1
+                    yield connection.topic, recorded, data
+                return
+            except Exception as error:  # damaged data breaks a parser in any way
+                # Another reading may have left the chunk out meanwhile.
+                if len(self._chunks) == chunks and not self._leave_out_damaged(at):
+                    raise
+                self.problem = self.problem or _reason(error)
+
+    def _leave_out_damaged(self, at: int | None) -> bool:
+        """Leave out the first damaged chunk from a time on, ns; return whether there is one."""
+        from rosbags.rosbag2.storage_mcap import msgsrc
+
+        for chunk in sorted(self._chunks, key=lambda chunk: chunk.message_start_time):
+            if at is not None and chunk.message_end_time < at:
+                continue
+            try:
+                for _ in msgsrc(chunk, {}, 0, 0, self._reader.storage.bio):
+                    pass
+            except Exception:  # damaged data breaks a parser in any way
+                self._chunks.remove(chunk)
+                self.lost += chunk.chunk_length
+                return True
+        return False
 
 
 def _plain(data: bytes) -> bytes:
@@ -234,7 +294,8 @@ def _plain(data: bytes) -> bytes:
     return message
 
 
-def _open_readers(path: Path, unpacked: UnpackedFiles) -> list[_Reader]:
+def _open_readers(path: Path, unpacked: UnpackedFiles) -> tuple[list[_Reader], int]:
+    """Open the files of a bag; return them, and the bytes of those that cannot be read."""
     try:
         import rosbags.rosbag2  # noqa: F401
 
@@ -248,15 +309,16 @@ def _open_readers(path: Path, unpacked: UnpackedFiles) -> list[_Reader]:
     if not path.is_dir():
         if not path.name.endswith((*STORAGE, *PACKED, ROS1)):
             raise FileError(f"{path}: no bag; a bag is a folder, a .mcap, .db3 or (ROS 1) .bag file")
-        return [_opened(path, unpacked)]
+        return [_opened(path, unpacked)], 0
     metadata = Metadata.read(path)
     files, problems = bag_files(path, metadata)
-    readers, failures = [], []
+    readers, failures, lost = [], [], 0
     for file in files:
         try:
             readers.append(_opened(file, unpacked))
         except FileError as error:
             failures.append(error)
+            lost += file.stat().st_size if file.is_file() else 0
     if not readers:
         raise failures[0]
     for failure in failures:
@@ -270,7 +332,7 @@ def _open_readers(path: Path, unpacked: UnpackedFiles) -> list[_Reader]:
             _LOG.warning("%s: not read as its metadata.yaml says: %s; the files count", path, "; ".join(problems))
         for reader in readers:
             reader.qos |= {topic: qos for topic, qos in metadata.qos.items() if topic in reader.topics}
-    return readers
+    return readers, lost
 
 
 def _differences(metadata: Metadata, readers: Sequence[_Reader]) -> list[str]:
@@ -392,7 +454,8 @@ def _open_file(path: Path, shown: Path) -> _Reader:
             "is damage, fetch it again"
         )
     if found.problem:
-        found.problem = f"it {found.problem}; the {count} whole messages are used, {found.lost} of {size} bytes are not"
+        used = f"the {count} whole messages are used, {found.lost} of {size} bytes are not"
+        found.problem = f"it {found.problem}; {used}{_RECOVER}"
     return found
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fg_depth_ros.data.bags.folders import bag_names, bag_sha256, find_bags
-from fg_depth_ros.data.bags.pairs import open_bag_pairs
+from fg_depth_ros.data.bags.pairs import BagImage, open_bag_pairs
 from fg_depth_ros.data.bags.truth import DepthReader, TruthOptions
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.distributed import process_rank, shared_map
@@ -144,8 +144,10 @@ def _facts(name: str, bag: Path, samples: Sequence[StereoSample]) -> dict[str, A
     readers = [sample.depth for sample in samples if isinstance(sample.depth, DepthReader)]
     truth = f"{readers[0].kind}, {readers[0].place.topic}" if readers else None
     size = f"{rig.width}x{rig.height}"
+    image = samples[0].left
+    assert isinstance(image, BagImage)
     facts = {"name": name, "sha256": bag_sha256(bag), "size": size, "pairs": len(samples), "truth": truth}
-    return facts | {"pairs_with_truth": len(readers)}
+    return facts | {"pairs_with_truth": len(readers), "unread": image.bag.unread._asdict()}
 
 
 def _device(device: str) -> str:
