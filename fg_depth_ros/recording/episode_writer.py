@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from fg_depth_ros.data.bags.storage import IMAGES
 from fg_depth_ros.recording import manifest
 from fg_depth_ros.recording.config import RecorderConfig
 from fg_depth_ros.recording.definitions import Message, Topic
@@ -184,8 +185,10 @@ class EpisodeWriter:
                 self._open(groups[0].recorded)
             assert self._episode is not None
             before = self._episode.size
-            stamps = [group.stamp for group in groups if group.stamp is not None]
-            self._episode.write(items, stamps)
+            pairs = [group for group in groups if group.stamp is not None]
+            if pairs and not self._episode.pairs:
+                self._episode.describe({"images": _image_topics(pairs[0])})
+            self._episode.write(items, [group.stamp for group in pairs if group.stamp is not None])
             self.bytes_written += self._episode.size - before
             self._unsynced = True
             if self._paused:  # the fault is over only when the disk holds it
@@ -329,6 +332,11 @@ class EpisodeWriter:
 def copied(drops: Drops) -> Drops:
     """Return the counts of now."""
     return {key: count.copy() for key, count in drops.items()}
+
+
+def _image_topics(pair: Group) -> list[str]:
+    """Return the topics of the images of a pair, the left one first, as they are recorded."""
+    return [topic.name for topic, _ in pair.items if topic.msgtype in IMAGES]
 
 
 def _description(request: EpisodeRequest) -> dict[str, Any]:

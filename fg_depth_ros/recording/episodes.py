@@ -106,6 +106,11 @@ class Episode:
         """Time when its first message was received, ns; 0 before there is one."""
         return self._mcap.index.first
 
+    def describe(self, changes: dict[str, Any]) -> None:
+        """Add keys of its manifest line that are known now, so that the recovery has them. Raises OSError."""
+        self.draft.update(changes)
+        _write_draft(part_folder(self.root, self.name), self.draft)
+
     def write(self, items: Sequence[tuple[Topic, Message]], stamps: Sequence[int] = ()) -> None:
         """Append messages as one chunk, among them the pairs of these stamps (ns). Raises OSError: none was written."""
         self._mcap.write([StoredMessage(self._channel(topic), m.recorded, m.recorded, m.data) for topic, m in items])
@@ -156,9 +161,10 @@ def complete(root: Path, name: str, index: McapIndex, sha256: str, size: int, dr
     folder, file = part_folder(root, name), f"{name}_0.mcap"
     line = {
         "schema": manifest.SCHEMA, "name": name, "trigger": "manual", "detail": "", "began_ns": 0, "ended_ns": 0,
-        "recorded_ns": [index.first, index.last], "pairs": 0, "messages": index.count_by_topic(), "bytes": size,
-        "files": {file: sha256}, "rig": None, "weights": {}, "software": {}, "storage": "raw", "drops": {},
-        "input_drops": {}, "other_drops": {}, "recovered": False, "continues": None,
+        "recorded_ns": [index.first, index.last], "pairs": 0, "images": [],
+        "messages": index.count_by_topic(), "bytes": size, "files": {file: sha256}, "rig": None, "weights": {},
+        "software": {}, "storage": "raw", "drops": {}, "input_drops": {}, "other_drops": {}, "recovered": False,
+        "continues": None,
     }  # fmt: skip
     line.update(
         {key: value for key, value in draft.items() if key not in ("recorded_ns", "messages", "bytes", "files")}

@@ -99,7 +99,10 @@ class Recorder:
         self._thread.start()
 
     def submit_pair(self, stamp_ns: int, messages: Sequence[tuple[Topic, Message]]) -> None:
-        """Submit a pair, which is recorded as a whole or not at all. ``stamp_ns``: of the left image."""
+        """Submit a pair, which is recorded as a whole or not at all.
+
+        ``stamp_ns``: of the left image, which comes before the right one among the messages.
+        """
         recorded = max((message.recorded for _, message in messages), default=stamp_ns)
         group = Group(recorded, stamp_ns, tuple(messages))
         description = self._described() if self._request is not None else None

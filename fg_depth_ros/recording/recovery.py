@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -218,7 +218,8 @@ def _complete_anew(root: Path, name: str, path: Path, before: int) -> Recovered 
 def _complete(root: Path, name: str, index: McapIndex, file: DurableFile, stamps: _Stamps) -> None:
     """Give a part with a whole file its own name, with what its manifest line says of the remaining messages."""
     draft = manifest.read_episode(part_folder(root, name)) or {}
-    draft.update(stamps.pairs({channel.topic: channel.msgtype for channel in index.channels}), recovered=True)
+    kinds = {channel.topic: channel.msgtype for channel in index.channels}
+    draft.update(stamps.pairs(draft.get("images") or _pair_by_name(kinds)), recovered=True)
     complete(root, name, index, file.sha256, file.size, draft)
 
 
@@ -233,14 +234,19 @@ class _Stamps:
             if message.channel.msgtype in IMAGES:
                 self._by_topic[message.channel.topic].append(stamp_of(bytes(message.data[:12])) or 0)
 
-    def pairs(self, topics: dict[str, str]) -> dict[str, int]:
-        """Return the manifest's keys about pairs. ``topics``: types by topic."""
-        try:
-            found = find_topics(topics)
-        except FileError:  # nothing but other messages
-            return {"pairs": 0, "began_ns": 0, "ended_ns": 0}
-        left = self._by_topic[found.left][: len(self._by_topic[found.right])]
+    def pairs(self, images: Sequence[str]) -> dict[str, int]:
+        """Return the manifest's keys about pairs. ``images``: topics of the left and right image; empty: no pairs."""
+        left, *others = (self._by_topic[topic] for topic in images or [""])
+        left = left[: min(map(len, others), default=0)]
         return {"pairs": len(left), "began_ns": left[0] if left else 0, "ended_ns": left[-1] if left else 0}
+
+
+def _pair_by_name(kinds: dict[str, str]) -> Sequence[str]:
+    """Return the topics of the images of a pair, for an episode that does not name them. ``kinds``: types by topic."""
+    try:
+        return find_topics(kinds)[:2]
+    except FileError:  # nothing but other messages
+        return ()
 
 
 def _copy(original: Path, files: list[Path], problems: list[str], target: Path) -> Recovered:

@@ -14,14 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.bags import SECOND, large, pack, split, storage_file, write_messages
 from support.bags import write as write_bag
-from support.recording import TENTH, contents, episodes, pair_messages
+from support.recording import TENTH, config, contents, episodes, pair_messages, quiet
 
 from fg_depth_ros.data.bags.folders import bag_sha256
 from fg_depth_ros.data.bags.mcap import MESSAGE_HEAD, McapScanner
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
 from fg_depth_ros.data.bags.storage import FFMPEG, BagStorage
 from fg_depth_ros.files import FileError
-from fg_depth_ros.recording import Message, Topic, manifest, recover
+from fg_depth_ros.recording import Message, Recorder, Topic, manifest, recover
 from fg_depth_ros.recording.episodes import Episode, part_folder
 from fg_depth_ros.recording.episodes import storage_file as mcap_of
 from fg_depth_ros.recording.mcap_writer import DurableFile
@@ -300,6 +300,37 @@ def test_lines_that_the_manifest_lacks_are_added(source, tmp_path):
     (root / manifest.NAME).write_text(json.dumps(line)[:50])
     assert recover(root) == []
     assert manifest.read(root) == [line]
+
+
+@pytest.mark.parametrize("ending", ["", "/compressed"])
+def test_pairs_are_counted_by_the_topics_they_were_recorded_from(tmp_path, ending):
+    """Two cameras whose names do not tell the left one, with the images of another pair beside them."""
+    names = {"/left/image_rect": "/front/L/image", "/right/image_rect": "/front/R/image"}
+    root, copy = tmp_path / "root", tmp_path / "copy"
+
+    def encode(topic, message):
+        return renamed(topic, message, f"{topic.name}{ending}")
+
+    recorder = Recorder(config(root), dict, lambda subject, text: None, encode)
+    recorder.start()
+    pairs = pair_messages(tmp_path, STAMPS)
+    recorder.submit_extra(*renamed(*pairs[0][1][0], "/rear/left/image_rect"))  # an episode may begin without a pair
+    for stamp, items in pairs:
+        recorder.submit_pair(stamp, [renamed(*item, names.get(item[0].name, item[0].name)) for item in items])
+        recorder.submit_extra(*renamed(*items[1], "/rear/right/image_rect"))
+    quiet(recorder)
+    shutil.copytree(root, copy, ignore=shutil.ignore_patterns("*.lock"))
+    recorder.close()
+    recover(copy)
+    ((line,), (whole,)) = manifest.read(copy), manifest.read(root)
+    same = ("name", "pairs", "began_ns", "ended_ns", "messages", "images")
+    assert {key: line[key] for key in same} == {key: whole[key] for key in same}
+    assert (line["pairs"], line["began_ns"], line["ended_ns"]) == (len(STAMPS), STAMPS[0], STAMPS[-1])
+    assert line["images"] == [f"{name}{ending}" for name in names.values()]
+
+
+def renamed(topic, message, name):
+    return topic._replace(name=name), message._replace(topic=name)
 
 
 # Other recorders' bags.
