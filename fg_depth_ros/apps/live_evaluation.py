@@ -5,6 +5,7 @@ No ROS import: this is the parent of the nodes.
 
 from __future__ import annotations
 
+import logging
 import signal
 import subprocess
 from collections import Counter
@@ -15,7 +16,7 @@ from typing import Any
 
 from fg_depth_ros.apps.experiment import START_SECONDS, SUBSCRIBER_SECONDS, Experiment, NodeProcess, Run
 from fg_depth_ros.apps.processes import ProcessGroup
-from fg_depth_ros.data.bags.folders import find_bags
+from fg_depth_ros.data.bags.folders import bag_names, find_bags
 from fg_depth_ros.data.bags.pairs import BagTopics, find_topics
 from fg_depth_ros.data.bags.storage import COMPRESSED, DISPARITY, IMAGE, BagStorage
 from fg_depth_ros.data.datasets.stereo import MOTORCYCLE
@@ -33,6 +34,7 @@ DEPTH_NODE, EVALUATOR = "stereo_depth_node", "replay_evaluator_node"
 END_SECONDS = 60.0  # beyond the time that playing takes
 SHARED_PARAMETERS = ("rectify", "approximate_sync", "sync_slop")
 """Parameters that the depth node and the evaluator have, and must have alike."""
+_LOG = logging.getLogger(__name__)
 _UNLIMITED = 366 * 86400.0
 _IDLE_SECONDS = START_SECONDS + SUBSCRIBER_SECONDS + 30.0
 
@@ -114,6 +116,7 @@ class BagInputs:
     transport: str  # of its images, as image_transport names it
     truth: str = ""  # key of TRUTH_TOPICS; "" = it has no true depth
     reliable: bool = True  # camera_info was published reliably, and so is played reliably
+    pairs: int = 0  # messages of the camera that has fewer
 
     @classmethod
     def of(cls, bag: str | Path, **given: str) -> BagInputs:
@@ -139,7 +142,8 @@ class BagInputs:
         reliable = all(qos[name].reliable for name in (topics.left_info, topics.right_info) if name in qos)
         wanted = zip(TRUTH_TOPICS.items(), (IMAGE, COMPRESSED, DISPARITY), strict=True)
         truth = next((name for (name, topic), kind in wanted if kinds.get(f"/{topic}") == kind), "")
-        return cls(topics, transport, truth, reliable)
+        pairs = min(storage.counts[topic] for topic in topics[:2])
+        return cls(topics, transport, truth, reliable, pairs)
 
     def remappings(self) -> list[tuple[str, str]]:
         """Return (name in the nodes, topic of the bag) for the depth node and the evaluator."""
@@ -174,9 +178,39 @@ class BagsEvaluation:
         return self.out.absolute() / "report.json"
 
     def experiment(self) -> Experiment:
-        """Describe the nodes. Raises FileError: no bag that can be played."""
+        """Describe the nodes. Raises FileError: no bag that can be played, or bags that differ in topics."""
+        return self._experiment(self._playable()[0])
+
+    def _playable(self) -> tuple[dict[Path, BagInputs], list[dict[str, str]]]:
+        """Inspect the bags; return those that can be played into one node, and name and reason of the others."""
         bags = find_bags(self.bags)
-        inputs = BagInputs.of(bags[0], **self.topics)
+        found: dict[Path, BagInputs] = {}
+        left_out: list[dict[str, str]] = []
+        for name, bag in zip(bag_names(bags), bags, strict=True):
+            try:
+                found[bag] = BagInputs.of(bag, **self.topics)
+            except FileError as error:
+                left_out.append({"name": name, "reason": str(error)})
+        if not found:
+            raise FileError("; ".join(entry["reason"] for entry in left_out))
+        first, inputs = next(iter(found.items()))
+        for bag, other in found.items():
+            for what, one, two in (
+                ("topics", ", ".join(inputs.topics), ", ".join(other.topics)),
+                ("image_transport", inputs.transport, other.transport),
+                ("true depth", inputs.truth or "none", other.truth or "none"),
+            ):
+                if one != two:
+                    raise FileError(
+                        f"{first} and {bag} differ in their {what} ({one}; {two}), and they are played into one depth "
+                        "node: replay them apart, or with fg-depth replay"
+                    )
+        for entry in left_out:
+            _LOG.warning("left out: %s: %s", entry["name"], entry["reason"])
+        return found, left_out
+
+    def _experiment(self, found: Mapping[Path, BagInputs]) -> Experiment:
+        bags, inputs = list(found), next(iter(found.values()))
         remappings = inputs.remappings()
         listened = [inputs.topics.left_info, inputs.topics.right_info]
         if inputs.truth:
@@ -190,7 +224,7 @@ class BagsEvaluation:
             "truth_transport": inputs.truth or "raw",
             **{name: self.depth[name] for name in SHARED_PARAMETERS if name in self.depth},
         }  # fmt: skip
-        if inputs.reliable:  # a lost camera_info is a pair that is not counted
+        if all(each.reliable for each in found.values()):  # a lost camera_info is a pair that is not counted
             for topic in listened[:2]:
                 evaluator[f"qos_overrides.{topic}.subscription.reliability"] = "reliable"
         depth = {"use_sim_time": True, "image_transport": inputs.transport, **self.depth}
@@ -204,13 +238,19 @@ class BagsEvaluation:
     def run(self, group: ProcessGroup, on_status: Callable[[str], None] = lambda text: None) -> Report:
         """Run the nodes in ``group``, which the caller stops, and return the evaluator's report.
 
-        ``on_status`` gets a line about the state whenever it may have changed. Raises FileError for bags that cannot be
-        played, and as ``Experiment.run``.
+        Its settings get the bags that were played and those that were left out. ``on_status`` gets a line about the
+        state whenever it may have changed. Raises FileError for bags that cannot be played, and as ``Experiment.run``.
         """
-        experiment = self.experiment()
+        found, left_out = self._playable()
+        experiment = self._experiment(found)
         self.report.unlink(missing_ok=True)  # an older one must not pass for this one's
         _run(experiment, group, on_status)
-        return read_report(self.report)
+        report = read_report(self.report)
+        named = zip(bag_names(list(found)), found.values(), strict=True)
+        report.settings["bags"] = [{"name": name, "pairs": inputs.pairs} for name, inputs in named]
+        report.settings["left_out"] = left_out
+        report.write_json(self.report)
+        return report
 
 
 def _transport(kind: str) -> str:

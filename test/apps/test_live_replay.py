@@ -88,6 +88,31 @@ def test_a_bag_that_cannot_be_judged_is_refused_before_any_node_starts(tmp_path:
     assert BagInputs.of(with_messages(bag_of(tmp_path / "disparity", packed), disparity)).truth == "disparity"
 
 
+def test_bags_that_differ_in_their_topics_are_not_played_into_one_node(tmp_path: Path) -> None:
+    images = {"/left/image_rect": IMAGE, "/right/image_rect": IMAGE}
+    kinds = {**images, "/left/camera_info": INFO, "/right/camera_info": INFO}
+    first = bag_of(tmp_path / "fleet" / "a", kinds)
+    bag_of(tmp_path / "fleet" / "blind", images)
+    second = bag_of(tmp_path / "fleet" / "z", kinds)
+
+    def player() -> list[Path]:
+        return [Path(bag) for bag in live.experiment().player.parameters["bags"]]
+
+    live = BagsEvaluation([tmp_path / "fleet"], tmp_path / "out")
+    assert player() == [first, second]
+    other = bag_of(tmp_path / "fleet" / "y", {f"/cam{topic}": kind for topic, kind in kinds.items()})
+    with pytest.raises(FileError, match=f"{first} and {other} differ in their topics .*: replay them apart"):
+        live.experiment()
+    packed = wall_bag(tmp_path / "packed", 1, truth=False, compressed="png")
+    with pytest.raises(FileError, match=r"differ in their topics .*left/image_rect/compressed"):
+        BagsEvaluation([first, packed], tmp_path / "out").experiment()
+    with_truth = with_messages(bag_of(tmp_path / "truth", kinds), [("/ground_truth/depth", IMAGE, 1, b"")])
+    with pytest.raises(FileError, match=r"differ in their true depth \(none; raw\)"):
+        BagsEvaluation([first, with_truth], tmp_path / "out").experiment()
+    with pytest.raises(FileError, match="no camera_info next to"):
+        BagsEvaluation([tmp_path / "fleet" / "blind"], tmp_path / "out").experiment()
+
+
 # ---- the whole -----------------------------------------------------------------------------------------------------
 
 
@@ -96,7 +121,9 @@ def test_a_bag_played_into_the_node_is_judged_pair_by_pair(group: ProcessGroup, 
     bag = wall_bag(tmp_path / "drive", count)
     told: list[str] = []
     # Played a second time up to its fifth pair: five messages a pair.
-    live = BagsEvaluation([bag], tmp_path / "out", rate=rate, loop=True, count=5 * (count + 5), depth=QUICK)
+    broken = tmp_path / "broken.mcap"
+    broken.write_bytes(b"broken")
+    live = BagsEvaluation([bag, broken], tmp_path / "out", rate=rate, loop=True, count=5 * (count + 5), depth=QUICK)
     report = live.run(group, told.append)
     (timing,) = [row for row in report.rows if row["kind"] == "timing"]
     figures = timing["metrics"]
@@ -110,6 +137,9 @@ def test_a_bag_played_into_the_node_is_judged_pair_by_pair(group: ProcessGroup, 
     assert accuracy["sgbm masked"]["abs_rel"] < 0.02
     assert accuracy["sgbm masked"]["density"] > 70
     assert report.model["name"] == "sgbm"
+    assert report.settings["bags"] == [{"name": "drive", "pairs": count}]
+    (left_out,) = report.settings["left_out"]
+    assert left_out["name"] == "broken" and "broken.mcap: cannot be read" in left_out["reason"]
 
     assert len(report.series) == count + 5
     stamps = [round(entry["stamp"] * 1e3) for entry in report.series]
@@ -124,7 +154,8 @@ def test_a_bag_played_into_the_node_is_judged_pair_by_pair(group: ProcessGroup, 
     assert page.count("data:image/png") >= 2 and page.count("data:image/jpeg") >= 4  # plots, and pictures
     assert not re.search(r"(src|href)=.https?:", page)
     assert any("pairs delivered" in text for text in told)
-    assert json.loads((tmp_path / "out" / "report.json").read_text())["schema"] == "fg_depth_report/1"
+    written = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (written["schema"], written["settings"]) == ("fg_depth_report/1", report.settings)
 
 
 # ---- simulated time ------------------------------------------------------------------------------------------------

@@ -117,6 +117,14 @@ class BagStorage:
         return {topic: kind for reader in self._readers for topic, kind in reader.topics.items()}
 
     @property
+    def counts(self) -> dict[str, int]:
+        """Messages by topic, by the index of each file, or those that are whole where it has none."""
+        counts: Counter[str] = Counter()
+        for reader in self._readers:
+            counts.update(reader.counts)
+        return dict(counts)
+
+    @property
     def offered_qos(self) -> dict[str, OfferedQos]:
         """Offered QoS by topic, for those topics of which the bag has it."""
         return {
