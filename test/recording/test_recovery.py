@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.bags import SECOND, large, pack, split, storage_file, write_messages
+from support.bags import SECOND, damage_chunks, large, pack, split, storage_file, write_messages
 from support.bags import write as write_bag
 from support.recording import TENTH, config, contents, episodes, pair_messages, quiet
 
@@ -487,6 +487,17 @@ def test_a_broken_record_in_a_chunk_without_a_checksum_costs_the_rest_of_that_ch
     assert entry.messages == len(every) - len(lost)
     assert 0 < entry.lost_bytes < segments[1].end - segments[1].start
     assert f"is damaged in the chunk at byte {segments[1].start}: " in entry.note
+
+
+@pytest.mark.parametrize("head", [False, True])
+@pytest.mark.parametrize("numbers", [(0,), (1, 3)])
+def test_the_index_says_where_a_file_goes_on_and_what_its_topics_are(tmp_path, numbers, head):
+    bag, _ = large(tmp_path / "bag", 12)
+    every = contents(bag)
+    _, lost = damage_chunks(bag, numbers, head=head)
+    (entry,) = recover(bag)
+    assert (entry.messages, entry.done) == (len(every) - len(lost), True)
+    assert by_topic(contents(tmp_path / "bag_recovered")) == by_topic(m for m in every if m[:2] not in lost)
 
 
 def cut(file):

@@ -14,6 +14,7 @@ from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Container, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -153,7 +154,8 @@ class McapScanner:
     the file merely ends there; ``lost``: bytes that hold no whole message; ``compressed``: some chunks are, with zstd;
     ``index``, ``repairs`` (with ``resumable``): the index up to the last whole chunk, and (byte, content) of message
     indexes that do not agree with the chunk before them; ``undeclared``: it ended at a message of a channel that
-    nothing before it declares. A damaged chunk is passed over, or ends a ``resumable`` iteration.
+    nothing before it declares. Damage is passed over up to the next chunk, as far as the file's index says where that
+    is and what its topics are; or it ends a ``resumable`` iteration.
     """
 
     def __init__(self, path: Path, *, resumable: bool = False) -> None:
@@ -170,6 +172,7 @@ class McapScanner:
         self._schemas: dict[int, Schema] = {}
         self._channels: dict[int, Channel] = {}
         self._good = 0  # byte after the last useful record
+        self._at = 0  # byte where the current one begins
 
     def __iter__(self) -> Iterator[Segment]:
         """Raise OSError where the file cannot be read, and nothing for its content."""
@@ -178,7 +181,19 @@ class McapScanner:
             file.seek(0)
             try:
                 self._read_head(file, size)
-                yield from self._segments(file, size)
+                while True:
+                    try:
+                        yield from self._segments(file, size)
+                        break
+                    except _Damage as damage:
+                        chunks = self._summary.chunk_indexes if self._summary is not None else []
+                        following = min(
+                            (c.chunk_start_offset for c in chunks if c.chunk_start_offset > self._at), default=0
+                        )
+                        if self._resumable or not following:
+                            raise
+                        self._pass_over(damage, following)
+                        file.seek(following)
             except _Damage as damage:
                 self.problem, self.cut = self.problem or str(damage), damage.cut
                 self.lost += size - self._good
@@ -210,7 +225,7 @@ class McapScanner:
 
     def _segments(self, file: BinaryIO, size: int) -> Iterator[Segment]:
         while True:
-            at = file.tell()
+            at = self._at = file.tell()
             kind, length = self._record_head(file, size)
             if kind in (Opcode.DATA_END, Opcode.FOOTER):
                 self.ended = not self.problem
@@ -254,10 +269,26 @@ class McapScanner:
         return at + RECORD_HEAD.size + length <= size
 
     def _pass_over(self, damage: _Damage, end: int) -> None:
-        """Note damage after which the file goes on at byte ``end``."""
+        """Note damage after which the file goes on at byte ``end``. What it declared is taken from the index."""
         self.problem = self.problem or str(damage)
-        self.lost += end - self._good
+        self.lost += max(0, end - self._good)
         self._good = end
+        summary = self._summary
+        if summary is not None:
+            self._schemas = summary.schemas | self._schemas
+            for number in summary.channels.keys() - self._channels.keys():
+                self._add_channel(summary.channels[number])
+
+    @cached_property
+    def _summary(self) -> Any:
+        """The file's index as the library mcap reads it; None: it has no usable one."""
+        from mcap.reader import SeekingReader
+
+        try:
+            with self.path.open("rb") as file:
+                return SeekingReader(file).get_summary()
+        except Exception:  # damaged data breaks a parser in any way
+            return None
 
     def _add_to_index(self, segment: Segment) -> None:
         if segment.chunk is None or segment.places is None:
