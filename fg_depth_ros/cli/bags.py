@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 import re
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -99,9 +99,9 @@ def from_images(
         for index, sample in enumerate(chosen)
     ]
     stamped = progress(list(zip(chosen, stamps, strict=True)), "writing")
-    recorded = (_frame(sample, stamp, truth) for sample, stamp in stamped)
     path = write_stereo_bag(
-        out, recorded, rig, compressed=compressed, storage=storage, frame_id="left_camera_optical_frame",  # type: ignore[arg-type]
+        out, _recorded(stamped, truth), rig, compressed=compressed, storage=storage,  # type: ignore[arg-type]
+        frame_id="left_camera_optical_frame",
     )  # fmt: skip
     say(f"{counted(len(chosen), 'pair')} in {path}")
 
@@ -223,13 +223,17 @@ def _others(folder: Path) -> str:
     return f"; {len(bags)} bag(s) of other recorders were not looked at: name them, such as {bags[0]}"
 
 
-def _frame(sample: StereoSample, stamp: int, with_truth: bool) -> StereoSample:
-    left, right = map(_plain, sample.images())
-    depth = sample.true_depth() if with_truth else None
-    return replace(sample, left=left, right=right, disparity=None, depth=depth, stamp=stamp)
+def _recorded(stamped: Iterable[tuple[StereoSample, int]], with_truth: bool) -> Iterator[StereoSample]:
+    """Yield the pairs as they are recorded: grey until the first image with colours, RGB from there on."""
+    grey = True
+    for sample, stamp in stamped:
+        left, right = sample.images()
+        grey = grey and _is_grey(left) and _is_grey(right)
+        if grey:
+            left, right = left[..., 0].copy(), right[..., 0].copy()
+        depth = sample.true_depth() if with_truth else None
+        yield replace(sample, left=left, right=right, disparity=None, depth=depth, stamp=stamp)
 
 
-def _plain(image: np.ndarray) -> np.ndarray:
-    """Return one channel of an image without colours, all three of any other."""
-    grey = (image[..., :1] == image).all()
-    return image[..., 0].copy() if grey else image
+def _is_grey(image: np.ndarray) -> bool:
+    return bool((image[..., :1] == image).all())

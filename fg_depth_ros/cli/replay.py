@@ -128,8 +128,10 @@ def print_problems(settings: dict[str, list[dict[str, Any]]]) -> None:
         if any(unread.values()):
             lost = f"{counted(unread['messages'], 'message')} and {unread['bytes']:,} bytes"
             say(f"{bag['name']}: evaluated without {lost} that cannot be read", "yellow")
-    for entry in [*settings["left_out"], *settings["damaged"]]:
+    for entry in settings["left_out"]:
         say(f"left out: {entry['name']}: {entry['reason']}", "yellow")
+    for entry in settings["damaged"]:
+        say(f"left out: {entry['set']}, pair {entry['name']}: {entry['reason']}", "yellow")
     for method in settings["methods"]:
         if failure := method["engine_failure"]:
             say(f"{method['label']}: {failure}", "yellow")

@@ -83,12 +83,13 @@ class StereoSample:
         return _rgb(left), _rgb(right)
 
     def raw_images(self) -> tuple[np.ndarray, np.ndarray]:
-        """Read both images as a camera sends them, uint8, H x W (grey) or H x W x 3 RGB. Raises as ``images``.
+        """Read both images as the node takes them, uint8, H x W (grey) or H x W x 3 RGB. Raises as ``images``.
 
-        Those of 16 bits are scaled by ``white``, or by the bits that hold the largest value of both.
+        Those of 16 bits are scaled by ``white``, or by the bits that hold the largest value of both. A grey one next to
+        one in colour becomes RGB, too.
         """
         left, right = _eight_bits(self.name, self.white, *self.unscaled_images())
-        return left, right
+        return (left, right) if left.ndim == right.ndim else (_rgb(left), _rgb(right))
 
     def unscaled_images(self) -> tuple[np.ndarray, np.ndarray]:
         """Read both images as they are stored, uint8 or uint16, else as ``raw_images``."""

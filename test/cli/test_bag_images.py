@@ -16,7 +16,7 @@ from fg_depth_ros.geometry import disparity_to_depth
 
 @pytest.fixture
 def folder(tmp_path):
-    """Four pairs, the last one grey, the second one without true disparity."""
+    """Four pairs, the last one without colours, the second one without true disparity."""
     pairs = write_pairs(tmp_path / "pairs", ("0", "1", "2", "3"))
     (pairs / "disp" / "1.pfm").unlink()
     for side in ("left", "right"):
@@ -35,7 +35,7 @@ def test_a_folder_becomes_a_bag_with_all_it_knows(folder, tmp_path, run):
             np.testing.assert_array_equal(theirs, ours)
     bag = BagStorage(tmp_path / "bag")
     images = [message_types().deserialize_cdr(m.data, "sensor_msgs/msg/Image") for m in bag.scan(["/left/image_rect"])]
-    assert [image.encoding for image in images] == ["rgb8"] * 3 + ["mono8"]
+    assert [image.encoding for image in images] == ["rgb8"] * 4
     depths = {
         m.recorded: message_types().deserialize_cdr(m.data, bag.topics[TRUE_DEPTH]) for m in bag.scan([TRUE_DEPTH])
     }
@@ -45,6 +45,21 @@ def test_a_folder_becomes_a_bag_with_all_it_knows(folder, tmp_path, run):
         depth = np.frombuffer(depths[int(pairs[k].name)].data, np.float32).reshape(expected.shape)
         np.testing.assert_array_equal(depth, expected)
         assert np.isnan(depth[0, 0])
+
+
+def test_both_topics_keep_one_encoding_whatever_single_images_hold(tmp_path, run):
+    pairs = write_pairs(tmp_path / "pairs", ("0", "1", "2"))
+    write_image(pairs / "left" / "1.png", np.full((96, 160, 3), 255, np.uint8))  # overexposed
+    (tmp_path / "grey").mkdir()
+    grey = write_pairs(tmp_path / "grey", ("0", "1"))
+    for file in (*grey.glob("left/*.png"), *grey.glob("right/*.png")):
+        write_image(file, planes(0)[0][..., :1].repeat(3, 2))
+    for folder, encoding in ((pairs, "rgb8"), (grey, "mono8")):
+        out = tmp_path / encoding
+        assert run("bag", "from-images", folder, "--out", out)[0] == 0
+        messages = BagStorage(out).scan(["/left/image_rect", "/right/image_rect"])
+        found = {message_types().deserialize_cdr(m.data, "sensor_msgs/msg/Image").encoding for m in messages}
+        assert found == {encoding}
 
 
 def test_a_part_compressed_without_truth(folder, tmp_path, run):

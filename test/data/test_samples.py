@@ -42,6 +42,14 @@ def test_grey_images_stay_grey_where_raw_ones_are_asked_for():
         np.testing.assert_array_equal(image, np.dstack([GREY] * 3))
 
 
+def test_a_grey_and_a_colour_image_are_both_read_in_colour():
+    colour = np.dstack([GREY, GREY + 1, GREY + 2])
+    for sides in ((GREY, colour), (colour, GREY)):
+        found = StereoSample("a", *sides).raw_images()
+        for image, side in zip(found, sides, strict=True):
+            np.testing.assert_array_equal(image, side if side is colour else np.dstack([GREY] * 3))
+
+
 def test_images_of_more_than_8_bits_have_one_white_for_both(tmp_path):
     """Left 12 bits, and right so dark that its own values would fit into 10: 800 of 4095 is 50 of 255."""
     left, right = np.full((4, 8), 4095, np.uint16), np.full((4, 8), 800, np.uint16)

@@ -12,11 +12,12 @@ import pytest
 pytest.importorskip("rosbags", reason="bags are read by rosbags (extra 'data')")
 
 from support.bags import bag_of, storage_file
-from support.pair_folders import planes
+from support.pair_folders import planes, small_rig
 from support.replay import MONO, STEREO, FixedStereo, use_fixed
 from support.truth import CLOUD, PLACE, SECOND, TF, cloud, depth_message, stereo_bag, with_messages
 
 from fg_depth_ros.data.bags.folders import bag_sha256
+from fg_depth_ros.data.bags.writing import write_stereo_bag
 from fg_depth_ros.evaluation.replay import run
 from fg_depth_ros.evaluation.replay.config import ALL, ReplayConfig, ReplayMethod
 from fg_depth_ros.evaluation.replay.methods import Loaded, of_weights, shipped, unique
@@ -263,6 +264,33 @@ def test_a_damaged_pair_is_counted_and_named(tmp_path, monkeypatch):
     facts = found.report.settings["bags"][0]
     assert (facts["pairs"], facts["replayed"], facts["damaged"]) == (3, 2, 1)
     assert len(found.report.series) == 2
+
+
+def test_a_grey_and_a_colour_camera_are_a_pair(tmp_path, monkeypatch):
+    use_fixed(monkeypatch)
+    left, right = planes(0)[:2]
+    bag = write_stereo_bag(tmp_path / "bag", [(SECOND, left, right), (2 * SECOND, left, right[..., 0])], small_rig())
+    found = replayed([bag])
+    assert found.report.settings["damaged"] == []
+    assert {row_of(found.report, "bag", label)["pairs"] for label in ("six", "flat")} == {2}
+
+
+def test_a_pair_that_a_method_refuses_is_named_and_counts_for_none(tmp_path, monkeypatch):
+    estimators = use_fixed(monkeypatch)
+    refused = planes(1)[0]
+
+    def depth(image, fx, scale):
+        if np.array_equal(image, refused):
+            raise ValueError("the image is upside down")
+        return np.full(image.shape[:2], 2.5, np.float32)
+
+    estimators["mono"]._method.depth = depth
+    found = replayed([stereo_bag(tmp_path / "bag", 3)])
+    assert found.report.settings["damaged"] == [
+        {"set": "bag", "name": str(2 * SECOND), "reason": "flat: the image is upside down"}
+    ]
+    for kind in ("accuracy", "timing"):
+        assert {row_of(found.report, "bag", label, kind)["pairs"] for label in ("six", "flat")} == {2}
 
 
 def test_bags_of_one_name_are_told_apart_by_their_folders(tmp_path, monkeypatch):

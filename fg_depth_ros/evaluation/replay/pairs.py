@@ -14,6 +14,7 @@ from fg_depth_ros.evaluation.replay.config import ALL, MASKED, ReplayConfig
 from fg_depth_ros.evaluation.replay.methods import Loaded
 from fg_depth_ros.evaluation.replay.pictures import WorstPairs
 from fg_depth_ros.evaluation.replay.scores import PublishedPair, ReplayScores
+from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig, warp_right_to_left
 from fg_depth_ros.inference import MonoDepthEstimator, StereoDepthEstimator, StereoEstimate
 
@@ -72,26 +73,34 @@ class BagEvaluation:
         self.worst = WorstPairs(config.worst)
 
     def add(self, sample: StereoSample, methods: Sequence[Loaded]) -> None:
-        """Estimate and score one pair. Raises FileError: nothing was counted then. Raises OutOfMemory."""
+        """Estimate and score one pair. Raises OutOfMemory.
+
+        Raises FileError: it cannot be read, or a method refuses it; nothing was counted then.
+        """
         (left, right), rig = sample.raw_images(), sample.require_rig()
         kind = sample.depth.kind if isinstance(sample.depth, DepthReader) else ""
         pair = _Pair(sample.name, (sample.stamp or 0) * 1e-9, rig, left, right, sample.true_depth(), kind)
         first_stereo: tuple[str, np.ndarray] | None = None
         monos: list[tuple[Loaded, np.ndarray]] = []
         stereos: list[tuple[Loaded, StereoEstimate]] = []
+        seconds: dict[str, float] = {}
         for loaded in methods:
             estimator = loaded.estimator
-            if isinstance(estimator, MonoDepthEstimator):
-                found = estimator.estimate(left, rig.fx, rig.fy)
-                monos.append((loaded, found.depth))
-                seconds = found.seconds
-            else:
-                estimate = estimator.estimate(left, right, rig)
-                stereos.append((loaded, estimate))
-                first_stereo = first_stereo or (loaded.label, estimate.matched_depth)
-                seconds = estimate.seconds
-            if self.config.timings:
-                self.seconds.setdefault(loaded.label, []).append(seconds)
+            try:
+                if isinstance(estimator, MonoDepthEstimator):
+                    found = estimator.estimate(left, rig.fx, rig.fy)
+                    monos.append((loaded, found.depth))
+                    seconds[loaded.label] = found.seconds
+                else:
+                    estimate = estimator.estimate(left, right, rig)
+                    stereos.append((loaded, estimate))
+                    first_stereo = first_stereo or (loaded.label, estimate.matched_depth)
+                    seconds[loaded.label] = estimate.seconds
+            except ValueError as error:  # one pair does not end the replay
+                raise FileError(f"{loaded.label}: {error}") from error
+        if self.config.timings:
+            for label, value in seconds.items():
+                self.seconds.setdefault(label, []).append(value)
         for loaded, estimate in stereos:
             self._add_stereo(pair, loaded, estimate, monos)
         for loaded, depth in monos:
