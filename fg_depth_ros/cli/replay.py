@@ -122,7 +122,7 @@ def replay_live(
 
 
 def print_problems(settings: dict[str, list[dict[str, Any]]]) -> None:
-    """Print which bags of a replay were left out or damaged and which engines failed, and why."""
+    """Print which bags and pairs of a replay were left out, what is wrong with others, and which engines failed."""
     for bag in settings["bags"]:
         unread = bag["unread"]
         if any(unread.values()):
@@ -132,6 +132,8 @@ def print_problems(settings: dict[str, list[dict[str, Any]]]) -> None:
         say(f"left out: {entry['name']}: {entry['reason']}", "yellow")
     for entry in settings["damaged"]:
         say(f"left out: {entry['set']}, pair {entry['name']}: {entry['reason']}", "yellow")
+    for entry in settings["warnings"]:
+        say(f"{entry['name']}: {entry['text']}", "yellow")
     for method in settings["methods"]:
         if failure := method["engine_failure"]:
             say(f"{method['label']}: {failure}", "yellow")

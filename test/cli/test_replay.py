@@ -6,17 +6,20 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 pytest.importorskip("rosbags", reason="bags are read by rosbags (extra 'data')")
 
-from support.bags import bag_of, damage_chunks, large, storage_file
+from support.bags import bag_of, damage_chunks, large, storage_file, write
 from support.replay import use_fixed
-from support.truth import stereo_bag
+from support.truth import SECOND, depth_message, stereo_bag, with_messages
 
 from fg_depth_ros.inference.engines.openvino_engine import OpenVinoEngine
 from fg_depth_ros.networks import ModelCard, create_model, save_checkpoint
@@ -48,19 +51,32 @@ def test_report_and_page_are_written_and_what_was_left_out_is_told(tmp_path, run
     use_fixed(monkeypatch)
     stereo_bag(tmp_path / "drives/a", 2)
     storage_file(stereo_bag(tmp_path / "drives/b", 2)).write_bytes(b"x" * 500)
+    write(tmp_path / "drives/c", (SECOND, 2 * SECOND, SECOND))
+    good = depth_message(3 * SECOND, np.zeros((96, 160), np.uint8), "mono8")
+    broken = replace(good, height=97)
+    messages = [(f"/{side}/image_rect", IMAGE, 3 * SECOND, m) for side, m in (("left", broken), ("right", good))]
+    shutil.move(with_messages(stereo_bag(tmp_path / "d", 1), messages), tmp_path / "drives/d")
     weights = tmp_path / "mine.safetensors"
     model = create_model("depthnet_lite", width=64, height=32)
     card = save_checkpoint(weights, model, ModelCard("depthnet_lite", {"width": 64, "height": 32}))
     status, text = run("replay", tmp_path / "drives", "--out", tmp_path / "out", "--weights", weights)
     assert status == 0
     labels = ["flownet_stereo (shipped)", "depthnet_efficient (shipped)", f"mine {card.sha256[:8]}"]
-    for words in (*labels, "against: true depth", "left out: b: ", "out/report.html"):
+    for words in (
+        *labels,
+        "against: true depth",
+        "left out: b: ",
+        "left out: d, pair 3000000000: ",
+        "c: 2 images repeat the",
+        "out/report.html",
+    ):
         assert words in text
     values = json.loads((tmp_path / "out/report.json").read_text())
     assert [method["label"] for method in values["settings"]["methods"]] == labels
     assert values["command"] == "replay" and values["created"]
     page = (tmp_path / "out/report.html").read_text()
     assert "Worst pairs" in page and "Latency" in page and "Left out" in page
+    assert "Warnings" in page and "2 images repeat the stamp" in page
     status, _ = run("replay", tmp_path / "drives", "--out", tmp_path / "two", "--baseline", "sgbm", "--no-mono")
     values = json.loads((tmp_path / "two/report.json").read_text())
     assert [method["label"] for method in values["settings"]["methods"]] == ["flownet_stereo (shipped)", "sgbm"]

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("rosbags", reason="bags are read by rosbags (extra 'data')")
 
-from support.bags import bag_of, storage_file
+from support.bags import bag_of, rewrite, storage_file, write
 from support.pair_folders import planes, small_rig
 from support.replay import MONO, STEREO, FixedStereo, use_fixed
 from support.truth import CLOUD, PLACE, SECOND, TF, cloud, depth_message, stereo_bag, with_messages
@@ -264,6 +264,46 @@ def test_a_damaged_pair_is_counted_and_named(tmp_path, monkeypatch):
     facts = found.report.settings["bags"][0]
     assert (facts["pairs"], facts["replayed"], facts["damaged"]) == (3, 2, 1)
     assert len(found.report.series) == 2
+
+
+def test_what_a_check_of_a_bag_warns_of_is_in_the_report(tmp_path, monkeypatch):
+    use_fixed(monkeypatch)
+    again = write(tmp_path / "again", (SECOND, 2 * SECOND, SECOND))
+
+    def set_back(topic, message, place):
+        message.header.stamp.sec -= 6 if place == 2 else 0
+        return message
+
+    back = rewrite(write(tmp_path / "forth", (10 * SECOND, 11 * SECOND, 12 * SECOND)), tmp_path / "back", set_back)
+    left, right = planes(0)[:2]
+    alone = write_stereo_bag(tmp_path / "alone", [(SECOND, left, right), (2 * SECOND, left, None)], small_rig())
+    settings = replayed([again, back, alone, stereo_bag(tmp_path / "fine")], (STEREO,)).report.settings
+    facts = {bag["name"]: (bag["repeated"], bag["jumps"], bag["unpaired"]) for bag in settings["bags"]}
+    assert facts == {
+        "again": (2, 0, [0, 0]), "back": (0, 1, [0, 0]), "alone": (0, 0, [1, 0]), "fine": (0, 0, [0, 0]),
+    }  # fmt: skip
+    warnings = {entry["name"]: entry["text"] for entry in settings["warnings"]}
+    assert sorted(warnings) == ["again", "alone", "back"] and len(settings["warnings"]) == 3
+    assert warnings["again"].startswith("2 images repeat the stamp of an earlier one")
+    assert warnings["back"].startswith("stamps jump back 1 time(s), by up to 5 s")
+    assert "1 pair; 1 image has no partner" in warnings["alone"]
+
+
+def test_a_bag_whose_calibration_changes_is_left_out(tmp_path, monkeypatch):
+    use_fixed(monkeypatch)
+
+    def moved(topic, message, place):
+        if topic == "/right/camera_info" and place == 1:
+            message.p = message.p * 1.01
+        return message
+
+    bag = rewrite(write(tmp_path / "bag"), tmp_path / "moved", moved)
+    found = replayed([bag, stereo_bag(tmp_path / "fine")], (STEREO,))
+    (left_out,) = found.report.settings["left_out"]
+    assert left_out["name"] == "moved" and "the calibration changes 2 time(s) within the bag" in left_out["reason"]
+    assert row_of(found.report, "all", "six")["pairs"] == 2
+    with pytest.raises(FileError, match="the calibration changes .* cut the recording there"):
+        replayed([bag], (STEREO,))
 
 
 def test_a_grey_and_a_colour_camera_are_a_pair(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fg_depth_ros.data.bags.folders import EPISODE_FILE, bag_sha256
-from fg_depth_ros.data.bags.pairs import open_stereo_bag
+from fg_depth_ros.data.bags.pairs import StereoBag, open_stereo_bag
 from fg_depth_ros.data.bags.storage import Unread
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.files import FileError, read_bytes
@@ -96,17 +96,50 @@ def check_bag(path: str | Path, **options: Any) -> BagCheck:
     path = Path(path)
     found: list[Problem] = []
     digest = ""
+    try:
+        digest = bag_sha256(path)
+        bag, of_messages = open_checked_bag(path, **options)
+    except (FileError, OSError) as error:
+        return BagCheck(path, digest, problems=(Problem("leave out", str(error)),))
+    samples = bag.samples
     with _collected_warnings() as warnings:
-        try:
-            digest = bag_sha256(path)
-            bag = open_stereo_bag(path, **options)
-        except (FileError, OSError) as error:
-            return BagCheck(path, digest, problems=(Problem("leave out", str(error)),))
-        samples = bag.samples
         exposure = _exposure(samples, found)
-    # Damage of two topics may be reported twice.
-    found += [Problem("warn", text) for text in dict.fromkeys(warnings)]
+    of_pixels = (Problem("warn", text) for text in dict.fromkeys(warnings))
+    found += of_messages + [problem for problem in of_pixels if problem not in of_messages]
     found += _of_recorder(path, digest)
+    stamps = np.array([int(sample.name) for sample in samples], np.int64)
+    between = np.diff(stamps) / 1e9
+    difference = max(abs(sample.stamp_difference) for sample in samples)
+    rate = float(1 / np.median(between)) if len(between) else None
+    found += _of_time(between, difference)
+    return BagCheck(
+        path,
+        digest,
+        pairs=len(samples),
+        seconds=float((stamps[-1] - stamps[0]) / 1e9),
+        rate=rate,
+        largest_gap=float(between.max()) if len(between) else None,
+        unpaired=bag.unpaired,
+        stamp_difference=difference,
+        exposure=exposure,
+        calibration_changes=bag.calibration_changes,
+        encodings=bag.encodings,
+        rig=samples[0].rig,
+        unread=bag.unread,
+        problems=tuple(found),
+        samples=samples,
+    )
+
+
+def open_checked_bag(path: str | Path, **options: Any) -> tuple[StereoBag, list[Problem]]:
+    """Open the pairs of a bag, and find what is wrong with them without a look at their pixels.
+
+    Warnings of the readers are problems, too, and are not logged. ``options`` and errors as of ``open_stereo_bag``.
+    """
+    with _collected_warnings() as warnings:
+        bag = open_stereo_bag(path, **options)
+    # Damage of two topics may be reported twice.
+    found = [Problem("warn", text) for text in dict.fromkeys(warnings)]
     if bag.repeated:
         text = "images repeat the stamp of an earlier one, as from a source that loops: the first of each counts"
         found.append(Problem("warn", f"{path}: {bag.repeated} {text}; record it once"))
@@ -115,22 +148,11 @@ def check_bag(path: str | Path, **options: Any) -> BagCheck:
         found.append(
             Problem("warn", f"{path}: {text}; pairs are in the order of their stamps: cut the recording there")
         )
-    stamps = np.array([int(sample.name) for sample in samples], np.int64)
-    between = np.diff(stamps) / 1e9
-    difference = max(abs(sample.stamp_difference) for sample in samples)
-    rate = float(1 / np.median(between)) if len(between) else None
-    found += _of_time(between, difference)
     if bag.calibration_changes:
         text = "pairs of two cameras cannot share one; cut the recording there, or give the calibration"
         when = f"{bag.calibration_changes} time(s) within the bag, first at {bag.changed_at}"
         found.append(Problem("leave out", f"{path}: the calibration changes {when}: {text}"))
-    return BagCheck(
-        path, digest, len(samples), float((stamps[-1] - stamps[0]) / 1e9), rate,
-        float(between.max()) if len(between) else None,
-        (bag.images[0] - len(samples), bag.images[1] - len(samples)),
-        difference, exposure, bag.calibration_changes, bag.encodings, samples[0].rig, bag.unread, tuple(found),
-        samples,
-    )  # fmt: skip
+    return bag, found
 
 
 def _of_recorder(path: Path, digest: str) -> list[Problem]:

@@ -111,6 +111,12 @@ class StereoBag:
     unread: Unread = field(default_factory=Unread)
     """What of the bag could not be read: messages of the topics of the pair and of true depth, and bytes."""
 
+    @property
+    def unpaired(self) -> tuple[int, int]:
+        """Left and right images without a partner."""
+        left, right = self.images
+        return left - len(self.samples), right - len(self.samples)
+
 
 def open_bag_pairs(path: str | Path, *args: Any, **options: Any) -> list[StereoSample]:
     """Open the pairs of a bag, rectified, in the order of their stamps; arguments and errors as ``open_stereo_bag``.

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from fg_depth_ros.data.bags.checks import open_checked_bag
 from fg_depth_ros.data.bags.folders import bag_names, bag_sha256, find_bags
-from fg_depth_ros.data.bags.pairs import BagImage, open_bag_pairs
+from fg_depth_ros.data.bags.pairs import StereoBag
 from fg_depth_ros.data.bags.truth import DepthReader, TruthOptions
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.distributed import process_rank, shared_map
@@ -52,6 +53,7 @@ class _BagResult:
     evaluation: BagEvaluation
     facts: dict[str, Any] = field(default_factory=dict)
     damaged: list[dict[str, str]] = field(default_factory=list)
+    warnings: list[dict[str, str]] = field(default_factory=list)
     left_out: str = ""
     methods: list[dict[str, Any]] = field(default_factory=list)
 
@@ -59,10 +61,12 @@ class _BagResult:
 def replay(config: ReplayConfig, track: Track = no_progress) -> Replay:
     """Estimate and score every pair of every bag with every method.
 
-    A bag that cannot be used is named in the report's settings (``left_out``) and the others are used; so are damaged
-    pairs (``damaged``). Raises FileError: no bag that can be used, with what is wrong with each; nothing to compare
-    with. Raises ModelError, ValueError: weights, a device or a setting that cannot be used. Raises OutOfMemory: the
-    device cannot hold a pair. Raises DistributedError: processes that cannot work together.
+    A bag that cannot be used, or whose calibration changes, is named in the report's settings (``left_out``) and the
+    others are used; so are damaged pairs (``damaged``), and what else is wrong with a bag (``warnings``).
+
+    Raises FileError: no bag that can be used, with what is wrong with each; nothing to compare with. Raises ModelError,
+    ValueError: weights, a device or a setting that cannot be used. Raises OutOfMemory: the device cannot hold a pair.
+    Raises DistributedError: processes that cannot work together.
     """
     bags = find_bags(config.bags)
     named = list(zip(bag_names(bags), bags, strict=True))
@@ -109,9 +113,12 @@ def _replay_bags(named: Sequence[tuple[str, Path]], config: ReplayConfig, track:
     for name, bag in named:
         result = _BagResult(BagEvaluation(name, config))
         try:
-            samples = open_bag_pairs(bag, truth=truth, **config.topics.given())
-            result.facts = _facts(name, bag, samples)
-            _replay_pairs(result, samples[:: config.every][: config.first or None], methods, track)
+            pairs, problems = open_checked_bag(bag, truth=truth, **config.topics.given())
+            if reasons := [problem.text for problem in problems if problem.severity == "leave out"]:
+                raise FileError("; ".join(reasons))
+            result.warnings = [{"name": name, "text": problem.text.removeprefix(f"{bag}: ")} for problem in problems]
+            result.facts = _facts(name, bag, pairs)
+            _replay_pairs(result, pairs.samples[:: config.every][: config.first or None], methods, track)
         except FileError as error:
             result.left_out = str(error)
         result.methods = [loaded.identity for loaded in methods]  # now: an engine that failed has been replaced
@@ -139,15 +146,14 @@ def _replay_pairs(
     result.facts |= {"replayed": evaluated, "damaged": len(result.damaged)}
 
 
-def _facts(name: str, bag: Path, samples: Sequence[StereoSample]) -> dict[str, Any]:
-    rig = samples[0].require_rig()
-    readers = [sample.depth for sample in samples if isinstance(sample.depth, DepthReader)]
+def _facts(name: str, bag: Path, pairs: StereoBag) -> dict[str, Any]:
+    rig = pairs.samples[0].require_rig()
+    readers = [sample.depth for sample in pairs.samples if isinstance(sample.depth, DepthReader)]
     truth = f"{readers[0].kind}, {readers[0].place.topic}" if readers else None
     size = f"{rig.width}x{rig.height}"
-    image = samples[0].left
-    assert isinstance(image, BagImage)
-    facts = {"name": name, "sha256": bag_sha256(bag), "size": size, "pairs": len(samples), "truth": truth}
-    return facts | {"pairs_with_truth": len(readers), "unread": image.bag.unread._asdict()}
+    facts = {"name": name, "sha256": bag_sha256(bag), "size": size, "pairs": len(pairs.samples), "truth": truth}
+    facts |= {"unpaired": list(pairs.unpaired), "repeated": pairs.repeated, "jumps": pairs.jumps}
+    return facts | {"pairs_with_truth": len(readers), "unread": pairs.unread._asdict()}
 
 
 def _device(device: str) -> str:
@@ -167,6 +173,7 @@ def _report(config: ReplayConfig, results: Sequence[_BagResult], used: Sequence[
         "methods": identities, "bags": [result.facts for result in used],
         "left_out": [{"name": r.evaluation.name, "reason": r.left_out} for r in results if r.left_out],
         "damaged": [entry for result in used for entry in result.damaged],
+        "warnings": [entry for result in used for entry in result.warnings],
     }  # fmt: skip
     report = Report(
         "replay",

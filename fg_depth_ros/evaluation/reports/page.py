@@ -20,7 +20,7 @@ from fg_depth_ros.files import atomic_write
 _QUALITY = 85
 _HEADINGS = {"accuracy": "Accuracy", "timing": "Timing", "": "Measures"}
 # Settings of a report that are tables; the rest is provenance.
-_LISTS = {"left_out": "Left out", "damaged": "Pairs that could not be used"}
+_LISTS = {"left_out": "Left out", "damaged": "Pairs that could not be used", "warnings": "Warnings"}
 
 
 class Picture(NamedTuple):
@@ -43,9 +43,9 @@ def write_page(
     """Write the page; it appears under its name only when it is whole. What is empty is left out of it.
 
     Rows of the report become tables by their ``kind``; ``histogram`` of a row (measure, edges, counts) is plotted; of
-    the settings, ``left_out`` and ``damaged`` (lists of mappings) are tables, the rest stands at the end. ``series``
-    (default: the report's own) is plotted over time; ``title``: default: the report's command. Raises OSError: the file
-    cannot be written.
+    the settings, ``left_out``, ``damaged`` and ``warnings`` (lists of mappings) are tables, the rest stands at the end.
+    ``series`` (default: the report's own) is plotted over time; ``title``: default: the report's command. Raises
+    OSError: the file cannot be written.
     """
     series = report.series if series is None else series
     styles = page_plots.styles_of([*report.rows, *series])
