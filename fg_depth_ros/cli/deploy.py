@@ -13,7 +13,8 @@ from rich.table import Table
 from fg_depth_ros.cli.app import REFUSED, save, say, show
 from fg_depth_ros.cli.options import Device, Engine, Json, Precision, Settings, file_to_write, folder_to_write
 from fg_depth_ros.data.bags.topics import PairTopics
-from fg_depth_ros.evaluation.replay.promotion import Decision, Margins, decide
+from fg_depth_ros.evaluation.replay.config import ALL_BAGS
+from fg_depth_ros.evaluation.replay.promotion import MEASURES, Comparison, Decision, Margins, decide
 from fg_depth_ros.files import FileError
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def promote(
                 _refuse(weights)
         current = _current(place, against, card.name)
         replaced = None if against else load_checkpoint(current.weights)[1]
-        report, decision = _compare(bags, of_weights(weights), current, margins, every, running)
+        report, decision = _compare(bags, of_weights(weights), current, margins, every, running, json)
         if report is None or decision is None:
             return  # another process of the launcher goes on
         if card.name in FLOW_MODELS:
@@ -261,21 +262,29 @@ def _current(place: WeightsStore, against: str, model: str) -> ReplayMethod:
 
 def _compare(
     bags: list[Path], candidate: ReplayMethod, current: ReplayMethod, margins: Margins, every: int,
-    running: dict[str, Any],
+    running: dict[str, Any], json: Path | None,
 ) -> tuple[Report | None, Decision | None]:  # fmt: skip
     """Evaluate both side by side on the bags; None in all but the first process.
 
-    ``running``: device, engine and precision of both; topics of the bags.
+    ``running``: device, engine and precision of both; topics of the bags. ``json``: where the report is written
+    if nothing in it decides.
     """
     from fg_depth_ros.cli.replay import print_problems
     from fg_depth_ros.evaluation.replay.config import ReplayConfig
     from fg_depth_ros.evaluation.replay.methods import shipped
     from fg_depth_ros.evaluation.replay.run import replay
+    from fg_depth_ros.evaluation.replay.scores import measures_of
 
     if candidate.kind != current.kind:
         raise ValueError(
             f"{candidate.weights} is a {candidate.kind} network and '{current.label}' a {current.kind} one: compare "
             "weights of one kind (--against)"
+        )
+    measures = measures_of(candidate.kind) & MEASURES
+    if missing := [name for name in margins.metrics if name not in measures]:
+        raise ValueError(
+            f"--metric {', '.join(missing)}: a {candidate.kind} network has no such figure; choose among "
+            f"{', '.join(sorted(measures))}"
         )
     methods = [current._replace(label="in use"), candidate._replace(label="candidate")]
     if candidate.kind == "mono":  # what depth networks are compared with where a bag has no truth
@@ -284,20 +293,27 @@ def _compare(
     if not found.leads:
         return None, None
     print_problems(found.report.settings)
-    found.report.command = "promote"
-    return found.report, decide(found.report.rows, "candidate", "in use", margins)
+    report = found.report
+    report.command = "promote"
+    try:
+        return report, decide(report.rows, "candidate", "in use", margins)
+    except ValueError:
+        save(report, json)
+        raise
 
 
 def _print_decision(decision: Decision, against: str) -> None:
     table = Table(title=f"candidate against {against}")
-    for head in ("set", "pixels", "measure"):
+    table.add_column("set", overflow="fold")
+    table.add_column("pairs", justify="right")
+    for head in ("pixels", "measure"):
         table.add_column(head, overflow="fold")
     for head in ("current", "candidate", "worse by"):
         table.add_column(head, justify="right")
     for line in decision.table:
         style = "" if line.accepted else "red"
         figures = (f"{line.current:.4g}", f"{line.candidate:.4g}", f"{100 * line.worse:+.1f} %")
-        table.add_row(line.set, line.part, line.measure, *figures, style=style)
+        table.add_row(line.set, str(line.pairs), line.part, line.measure, *figures, style=style)
     show(table)
     for reason in decision.reasons:
         say(reason, "red")
@@ -311,9 +327,14 @@ def _history_record(report: Report, decision: Decision) -> dict[str, Any]:
         "against": methods["in use"]["sha256"],
         **{key: methods["candidate"][key] for key in ("engine", "precision")},
         "bags": [{key: bag[key] for key in ("name", "sha256", "replayed")} for bag in report.settings["bags"]],
-        "metrics": {f"{line.part}: {line.measure}": [line.current, line.candidate] for line in overall},
+        "metrics": {_name_in_history(line): [line.current, line.candidate] for line in overall},
         "reasons": decision.reasons,
     }
+
+
+def _name_in_history(line: Comparison) -> str:
+    name = f"{line.part}: {line.measure}"
+    return name if line.set == ALL_BAGS else f"{line.set}, {name}"
 
 
 def _put_into_use(

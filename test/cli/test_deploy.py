@@ -101,6 +101,33 @@ def test_what_cannot_be_judged_is_refused_before_any_work(run, call, store, bags
     assert status == 1 and "nothing was promoted there" in text and "(--store, FG_DEPTH_STORE)" in text
 
 
+def test_a_metric_that_the_network_cannot_have_is_refused_before_the_replay(call, bags, tmp_path, monkeypatch) -> None:
+    def replay(*_: object) -> None:
+        raise AssertionError("replayed")
+
+    monkeypatch.setattr("fg_depth_ros.evaluation.replay.run.replay", replay)
+    good, _ = says(3.0, tmp_path / "good.safetensors")
+    status, text = call("promote", good, "--bags", bags, "--metric", "abs_rel", "--metric", "photometric")
+    assert status == 1 and "--metric photometric: a mono network has no such figure; choose among abs_rel, " in text
+    assert "d1" not in text
+    stereo = create_model("flownet_stereo", **TINY_STEREO)
+    save_checkpoint(tmp_path / "stereo.safetensors", stereo, ModelCard("flownet_stereo", stereo.options))
+    status, text = call("promote", tmp_path / "stereo.safetensors", "--bags", bags, "--metric", "rmse_log")
+    assert status == 1 and "--metric rmse_log: a stereo network has no such figure; choose among abs_rel, " in text
+
+
+def test_the_report_is_written_although_nothing_in_it_decides(call, store, bags, tmp_path) -> None:
+    report, trained = tmp_path / "report.json", tmp_path / "trained.safetensors"
+    network, card = load_model("flownet_lite")
+    next(network.parameters()).data *= 1 + 1e-6
+    save_checkpoint(trained, network, card)
+    status, text = call("promote", trained, "--bags", bags / "day", "--metric", "photometric", "--json", report)
+    assert status == 1 and "no figure of 'in use' that decides (photometric)" in text
+    values = json.loads(report.read_text())
+    assert values["command"] == "promote" and values["rows"] and "promotion" not in values["settings"]
+    assert store.models() == []
+
+
 # ---- the way there and back ----------------------------------------------------------------------------------------
 
 
@@ -123,6 +150,7 @@ def test_better_weights_are_used_worse_ones_refused_and_the_way_back_is_short(ca
     assert [bag["name"] for bag in record["bags"]] == ["day", "night"]
     assert all(len(bag["sha256"]) == 64 and bag["replayed"] == 2 for bag in record["bags"])
     assert record["metrics"]["all pixels: abs_rel"] == pytest.approx([0.1, 0.0], abs=1e-4)
+    assert "│ all │ 4 │ all pixels │ abs_rel │" in text and "│ day │ 2 │ all pixels │ abs_rel │" in text
 
     status, text = call("promote", near, "--bags", bags, "--json", report)
     assert status == REFUSED, text
@@ -153,6 +181,19 @@ def test_better_weights_are_used_worse_ones_refused_and_the_way_back_is_short(ca
         assert store.history(MODEL).entry.sha256 == expected
     status, text = call("rollback")
     assert status == 1 and "is the first entry" in text
+
+
+def test_bags_without_truth_decide_next_to_others(call, store, bags, tmp_path) -> None:
+    texture = np.random.default_rng(1).integers(0, 256, (64, 100, 3), np.uint8)
+    other = write_stereo_bag(tmp_path / "fog", [(10**9, texture[:, :96].copy(), texture[:, 4:].copy())], RIG)
+    (near, _), (exact, _) = (says(metres, tmp_path / f"{metres}.safetensors") for metres in (3.3, 3.0))
+    options = ("--margin", 9, "--margin-per-bag", 9)  # of the second one stereo is no good judge
+    status, text = call("promote", exact, "--bags", bags, "--bags", other, "--against", near, *options)
+    assert status == 0, text
+    metrics = store.history(MODEL).entry.record["metrics"]
+    assert metrics["all pixels: abs_rel"] == pytest.approx([0.1, 0.0], abs=1e-4)
+    assert len(metrics["all without truth, all pixels: abs_rel"]) == 2
+    assert "│ all without truth │ 1 │ all pixels │ abs_rel │" in text
 
 
 def test_weights_in_use_are_not_compared_with_themselves_but_restored(call, store, bags, tmp_path) -> None:

@@ -15,8 +15,8 @@ GOOD = {"abs_rel": 0.100, "delta_1": 0.90, "density": 100.0}
 
 def row(set_name: str, label: str, pairs: int = 10, part: str = ALL, kind: str = "accuracy", **metrics: Any) -> dict:
     return {
-        "set": set_name, "label": label, "part": part, "overall": set_name == "all", "kind": kind, "pairs": pairs,
-        "metrics": metrics,
+        "set": set_name, "label": label, "part": part, "overall": set_name.startswith("all"), "kind": kind,
+        "pairs": pairs, "metrics": metrics,
     }  # fmt: skip
 
 
@@ -93,6 +93,21 @@ def test_one_bag_may_be_worse_by_its_own_margin_only() -> None:
     assert worse["all", "abs_rel"] == pytest.approx(-0.5)
     assert worse["rain", "abs_rel"] == pytest.approx(0.09)
     assert worse["rain", "delta_1"] == 0.0
+
+
+def test_all_bags_without_truth_have_the_margin_of_all_bags() -> None:
+    rows = both() + both("all without truth", abs_rel=0.103) + both("rain") + both("night", abs_rel=0.103)
+    decision = decide(rows, "new", "old")
+    (reason,) = decision.reasons
+    assert reason.startswith("all without truth, all pixels: abs_rel is 0.103, 0.1 in use: 3.0 % worse, at most 2 %")
+    assert {(c.set, c.overall) for c in decision.table} == {
+        ("all", True), ("all without truth", True), ("rain", False), ("night", False),
+    }  # fmt: skip
+
+
+def test_every_comparison_says_of_how_many_pairs_it_is() -> None:
+    rows = [row(name, label, pairs, **GOOD) for name, pairs in (("all", 7), ("rain", 3)) for label in ("old", "new")]
+    assert {(c.set, c.pairs) for c in decide(rows, "new", "old").table} == {("all", 7), ("rain", 3)}
 
 
 def test_masked_rows_count_and_filled_ones_do_not() -> None:

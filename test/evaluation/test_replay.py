@@ -175,6 +175,20 @@ def test_two_answers_that_contradict_each_other_lower_left_right(tmp_path, monke
     assert row_of(found.report, "bag", "six")["metrics"]["left_right"] == 0.0
 
 
+def test_bags_without_truth_have_rows_of_their_own_next_to_others(tmp_path, monkeypatch):
+    use_fixed(monkeypatch)
+    with_truth, b, c = (stereo_bag(tmp_path / n, k, truth=n == "a", seed=k) for k, n in enumerate("abc", 1))
+    found = replayed([with_truth, b, c])
+    for label, reference in (("six", "itself"), ("flat", "six")):
+        of_all, without = (row_of(found.report, s, label, overall=True) for s in ("all", "all without truth"))
+        assert (of_all["pairs"], of_all["against"]) == (1, "true depth")
+        assert (without["pairs"], without["against"]) == (5, reference)
+        assert without["metrics"] == row_of(replayed([b, c]).report, "all", label)["metrics"]
+    assert row_of(found.report, "all", "six", "timing")["pairs"] == 6
+    for bags in ([with_truth], [b, c]):
+        assert "all without truth" not in {row["set"] for row in replayed(bags).report.rows}
+
+
 def test_lidar_judges_the_pixels_that_it_hits(tmp_path, monkeypatch):
     use_fixed(monkeypatch)
     # From the LiDAR, 1 m behind the camera: 4 m and 2 m ahead of the camera; the answer is 2 m.

@@ -83,6 +83,15 @@ def test_table_and_markdown_show_every_measure_once():
     assert lines[3] == "| street | SGBM unfilled | - | 80.5 |"
 
 
+def test_tables_show_the_number_of_pairs_where_rows_have_it():
+    report = example()
+    report.rows[1]["pairs"] = 12
+    lines = report.markdown(["epe"]).splitlines()
+    assert lines[0] == "| set | method | pairs | EPE px |"
+    assert [line.split(" | ")[2] for line in lines[2:4]] == ["", "12"]
+    assert [str(column.header) for column in report.table(["epe"]).columns] == ["set", "method", "pairs", "EPE px"]
+
+
 def test_every_measure_of_the_tallies_has_a_heading_and_stands_in_the_document(repository):
     names = {*StereoMetrics().compute(), *DepthMetrics().compute(), "seconds"}
     assert names <= set(_HEADINGS)

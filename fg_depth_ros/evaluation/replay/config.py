@@ -9,7 +9,11 @@ from fg_depth_ros.data.bags.topics import PairTopics
 
 Kind = Literal["stereo", "mono"]
 ALL_BAGS = "all"
-"""The set of a report that holds every bag; it comes first. Its rows have ``overall``: a bag may have that name."""
+"""The set of a report that holds every bag; it comes first. Its rows have ``overall``: a bag may have that name.
+
+Where some bags have truth, its accuracy is of these."""
+WITHOUT_TRUTH = "all without truth"
+"""The set of all bags without truth, where others have it; ``overall`` as well."""
 ALL, FILLED, MASKED = "all pixels", "holes filled", "unmasked pixels"
 """Pixels that a row of a report counts, its ``part``."""
 

@@ -72,6 +72,11 @@ class BagEvaluation:
         self.series: list[dict[str, Any]] = []
         self.worst = WorstPairs(config.worst)
 
+    @property
+    def has_truth(self) -> bool:
+        """Whether any of its pairs has."""
+        return any(with_truth for _, with_truth in self.scores)
+
     def add(self, sample: StereoSample, methods: Sequence[Loaded]) -> None:
         """Estimate and score one pair. Raises OutOfMemory.
 

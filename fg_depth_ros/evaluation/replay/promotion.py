@@ -18,6 +18,8 @@ _HIGHER_IS_BETTER = {"delta_1", "delta_2", "delta_3", "left_right", "seen_by_bot
 _LOWER_IS_BETTER = {
     "abs_rel", "sq_rel", "rmse", "rmse_log", "epe", "bad_0.5", "bad_1", "bad_2", "bad_3", "bad_4", "d1", "photometric",
 }  # fmt: skip
+MEASURES = _HIGHER_IS_BETTER | _LOWER_IS_BETTER
+"""All measures that can decide."""
 _PARTS = {ALL: "all pixels", MASKED: "masked"}  # of a report's rows those that are compared, as they are called here
 _LEAST = 1e-9  # what is smaller is zero
 
@@ -26,8 +28,9 @@ _LEAST = 1e-9  # what is smaller is zero
 class Margins:
     """By how much new weights may be worse, as parts of the current ones' figures.
 
-    ``over_all``: for all bags together; ``per_bag``: for each; ``latency``: a factor, 0 = not looked at; ``metrics``:
-    measures that decide (default: ``MAIN``). Raises ValueError: out of range, or unknown measures.
+    ``over_all``: for all bags together, those with truth and those without; ``per_bag``: for each; ``latency``: a
+    factor, 0 = not looked at; ``metrics``: measures that decide (default: ``MAIN``). Raises ValueError: out of range,
+    or unknown measures.
     """
 
     over_all: float = 0.02
@@ -40,17 +43,16 @@ class Margins:
             raise ValueError(
                 f"margins must be 0 or more, got {self.over_all:g}, {self.per_bag:g} and {self.latency:g} (latency)"
             )
-        known = _HIGHER_IS_BETTER | _LOWER_IS_BETTER
-        if unknown := [name for name in self.metrics if name not in known]:
-            raise ValueError(f"unknown measure {', '.join(unknown)}: choose among {', '.join(sorted(known))}")
+        if unknown := [name for name in self.metrics if name not in MEASURES]:
+            raise ValueError(f"unknown measure {', '.join(unknown)}: choose among {', '.join(sorted(MEASURES))}")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One measure of both, of one bag or ``overall``: of all bags.
+    """One measure of both, of one bag or ``overall``: of all bags, or all without truth.
 
     ``worse``: by which part of the current figure the candidate is worse; negative: better; NaN where it has no figure.
-    ``limit``: the largest that is accepted.
+    ``limit``: the largest that is accepted. ``pairs``: number of pairs that the current figure is of.
     """
 
     set: str
@@ -61,6 +63,7 @@ class Comparison:
     worse: float
     limit: float
     overall: bool = False
+    pairs: int = 0
 
     @property
     def accepted(self) -> bool:
@@ -140,7 +143,8 @@ def _compared(
     if not math.isfinite(new):
         more = math.nan
     worse = 0.0 if abs(more) <= _LEAST else more / max(abs(old), _LEAST)
-    return Comparison(current["set"], part, measure, old, new, worse, limit, bool(current.get("overall")))
+    overall, pairs = bool(current.get("overall")), current.get("pairs", 0)
+    return Comparison(current["set"], part, measure, old, new, worse, limit, overall, pairs)
 
 
 def _latency(rows: Sequence[Mapping[str, Any]], candidate: str, current: str, margins: Margins) -> list[Comparison]:

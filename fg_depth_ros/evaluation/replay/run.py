@@ -20,7 +20,7 @@ from fg_depth_ros.data.bags.pairs import StereoBag
 from fg_depth_ros.data.bags.truth import DepthReader, TruthOptions
 from fg_depth_ros.data.samples import StereoSample
 from fg_depth_ros.distributed import process_rank, shared_map
-from fg_depth_ros.evaluation.replay.config import ALL, ALL_BAGS, ReplayConfig
+from fg_depth_ros.evaluation.replay.config import ALL, ALL_BAGS, WITHOUT_TRUTH, ReplayConfig
 from fg_depth_ros.evaluation.replay.methods import Loaded, load_methods
 from fg_depth_ros.evaluation.replay.pairs import BagEvaluation, Histogram, MethodScore
 from fg_depth_ros.evaluation.replay.pictures import WorstPairs
@@ -36,9 +36,9 @@ from fg_depth_ros.progress import Track, no_progress
 class Replay:
     """Result of a replay.
 
-    ``report``: rows of every bag and of the set ``all``; its series: one entry per pair and method, in the order of
-    bags and stamps. ``worst``: pictures, the worst of each method first. ``leads``: whether this process is the one
-    that writes files.
+    ``report``: rows of the set ``all``, of all bags without truth where others have it, and of every bag; its series:
+    one entry per pair and method, in the order of bags and stamps. ``worst``: pictures, the worst of each method first.
+    ``leads``: whether this process is the one that writes files.
     """
 
     report: Report
@@ -183,9 +183,15 @@ def _report(config: ReplayConfig, results: Sequence[_BagResult], used: Sequence[
         **({} if config.timings else {"created": None}),  # type: ignore[arg-type]
     )
     labels = [method.label for method in config.methods]
-    _add_rows(report, ALL_BAGS, labels, [result.evaluation for result in used], overall=True)
-    for result in used:
-        _add_rows(report, result.evaluation.name, labels, [result.evaluation])
+    evaluations = [result.evaluation for result in used]
+    _add_accuracy(report, ALL_BAGS, labels, evaluations, overall=True)
+    without_truth = [one for one in evaluations if not one.has_truth]
+    if 0 < len(without_truth) < len(evaluations):
+        _add_accuracy(report, WITHOUT_TRUTH, labels, without_truth, overall=True)
+    _add_timing(report, ALL_BAGS, labels, evaluations, overall=True)
+    for one in evaluations:
+        _add_accuracy(report, one.name, labels, [one])
+        _add_timing(report, one.name, labels, [one])
     return report
 
 
@@ -202,7 +208,7 @@ def _identities(used: Sequence[_BagResult]) -> list[dict[str, Any]]:
     return found
 
 
-def _add_rows(
+def _add_accuracy(
     report: Report, set_name: str, labels: Sequence[str], evaluations: Sequence[BagEvaluation], overall: bool = False
 ) -> None:
     for label in labels:
@@ -216,6 +222,11 @@ def _add_rows(
                 set_name, method, rows[part], kind="accuracy", label=label, part=part, overall=overall,
                 against=" and ".join(score.against), pairs=score.pairs, **details,
             )  # fmt: skip
+
+
+def _add_timing(
+    report: Report, set_name: str, labels: Sequence[str], evaluations: Sequence[BagEvaluation], overall: bool = False
+) -> None:
     for label in labels:
         seconds = [value for one in evaluations for value in one.seconds.get(label, [])]
         if seconds:

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from fg_depth_ros.evaluation.metrics import DepthMetrics, Metrics, StereoMetrics, predicted_depth, ratio
-from fg_depth_ros.evaluation.replay.config import ALL, FILLED, MASKED
+from fg_depth_ros.evaluation.replay.config import ALL, FILLED, MASKED, Kind
 from fg_depth_ros.files import atomic_write
 from fg_depth_ros.geometry import (
     Label,
@@ -274,6 +274,13 @@ class ReplayScores:
         result.seen_by_both = int(counted.sum())
         result.difference = float(np.abs(warped[counted] - left[counted]).sum(dtype=np.float64))
         return result
+
+
+def measures_of(kind: Kind) -> set[str]:
+    """Return the names of all measures that methods of a kind can have, with truth or without."""
+    if kind == "mono":
+        return set(_DepthRow(DepthMetrics()).compute())
+    return {*_StereoRow().compute(), *_Agreement(matched_back=1).compute()}
 
 
 def method_names(model: str, rows: Collection[str]) -> dict[str, str]:

@@ -98,11 +98,16 @@ class Report:
         write_json(path, self.to_dict())
 
     def table(self, columns: list[str] | None = None, title: str | None = None) -> Table:
-        """Return the rows as a rich table; ``columns`` names the measures to show (default: all that occur)."""
+        """Return the rows as a rich table; ``columns`` names the measures to show (default: all that occur).
+
+        Where rows have a number of pairs, it is shown.
+        """
         names = columns or self.measures()
         table = Table(title=title or self.command)
         table.add_column("set", overflow="fold")
         table.add_column("method", overflow="fold")
+        for name in self._counts():
+            table.add_column(name, justify="right")
         for name in names:
             table.add_column(heading_of(name), justify="right")
         previous = None
@@ -110,19 +115,25 @@ class Report:
             if previous is not None and row["set"] != previous:
                 table.add_section()
             shown = "" if row["set"] == previous else str(row["set"])
-            table.add_row(shown, str(row["method"]), *(formatted(name, row["metrics"].get(name)) for name in names))
+            table.add_row(shown, *self._cells(row, names))
             previous = row["set"]
         return table
 
     def markdown(self, columns: list[str] | None = None) -> str:
         """Return the same table as Markdown, for documents."""
         names = columns or self.measures()
-        heads = ["set", "method", *(heading_of(name) for name in names)]
-        lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * len(names)]
-        for row in self.rows:
-            cells = [formatted(name, row["metrics"].get(name)) for name in names]
-            lines.append("| " + " | ".join([str(row["set"]), str(row["method"]), *cells]) + " |")
+        heads = ["set", "method", *self._counts(), *(heading_of(name) for name in names)]
+        lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * (len(heads) - 2)]
+        lines += ["| " + " | ".join([str(row["set"]), *self._cells(row, names)]) + " |" for row in self.rows]
         return "\n".join(lines) + "\n"
+
+    def _counts(self) -> list[str]:
+        return ["pairs"] if any("pairs" in row for row in self.rows) else []
+
+    def _cells(self, row: Mapping[str, Any], names: list[str]) -> list[str]:
+        """Return the cells of a row after its set."""
+        counts = [str(row.get(name, "")) for name in self._counts()]
+        return [str(row["method"]), *counts, *(formatted(name, row["metrics"].get(name)) for name in names)]
 
     def measures(self) -> list[str]:
         """Return the names of all measures that occur, in the order of the tables."""
