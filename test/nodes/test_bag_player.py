@@ -375,6 +375,31 @@ def test_a_late_player_catches_up_leaves_nothing_out_and_says_so(listen, due, tm
     assert early(listener, "/words", due) == 0
 
 
+def test_a_clock_that_was_set_forward_is_not_waited_for(listen, due, tmp_path) -> None:
+    booted, set_forward = 5_000 * MS, FIRST  # before and after a time server was heard
+    times = [booted + k * 20 * MS for k in range(4)] + [set_forward + k * 20 * MS for k in range(3)]
+    bag = text_bag(tmp_path / "bag", [("/words", at, string(str(at))) for at in times], {"/words": STRING})
+    listener = listen({"/words": STRING})
+    text = play(listener, bag)
+    assert came(listener, "/words", [string(str(at)) for at in times])
+    assert np.diff(due).tolist() == [20 * MS] * 3 + [1000 * MS] + [20 * MS] * 2
+    assert early(listener, "/words", due) == 0
+    assert re.search(r"bag: the time recorded jumps by 1\.7e\+09 s at 1700000000000000000 ns, .* 1 s of it", text)
+    wait_until(lambda: listener.clock and listener.clock[-1] == times[-1])
+    assert sorted(listener.clock) == listener.clock and set(times) <= set(listener.clock)
+    assert not any(times[3] < at < times[4] - 1000 * MS for at in listener.clock)
+
+
+def test_a_pause_of_the_recording_is_told_and_waited_for(listen, due, tmp_path) -> None:
+    times = [0, 20 * MS, 90_000 * MS]
+    bag = text_bag(tmp_path / "bag", [("/words", at, string(str(at))) for at in times], {"/words": STRING})
+    listener = listen({"/words": STRING})
+    text = play(listener, bag, rate=100.0)
+    assert came(listener, "/words", [string(str(at)) for at in times])
+    assert (due[-1] - due[0]) == 900 * MS
+    assert "bag: nothing was recorded for 90 s: the next message is in 0.9 s" in text
+
+
 # ---- parts ---------------------------------------------------------------------------------------------------------
 
 

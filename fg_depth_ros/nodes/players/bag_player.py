@@ -31,6 +31,9 @@ _LATCHED_DEPTH = 500  # of a latched topic: what all of its publishers keep, suc
 _LEAST_DEPTH = 10  # of a queue: messages that are caught up come in bursts
 _LATE_SECONDS = 0.1
 _ROUND_GAP = 0.02  # s between two rounds, at least
+_PAUSE = 60 * 10**9  # ns without a message; a longer one is told
+_JUMP = 3600 * 10**9  # ns; a longer pause is taken for a clock that was set forward, and
+_JUMP_LEFT = 10**9  # ns of it are left
 _CDR_HEAD = 4  # bytes that every serialized message begins with
 
 
@@ -268,6 +271,11 @@ class BagPlayerNode(PlayerNode):
                         break
                     begun = time.monotonic_ns()
                     self._time.run(origin + shift, begun)
+                elif (pause := message.recorded - last) > _PAUSE:
+                    self._report_pause(bag, message.recorded, pause)
+                    if pause > _JUMP:
+                        origin += pause - _JUMP_LEFT
+                        self._time.run(origin + shift, begun)
                 self._time.wait_for(message.recorded + shift)
                 if not self._until(begun + round((message.recorded - origin) / rate)):
                     break
@@ -279,6 +287,16 @@ class BagPlayerNode(PlayerNode):
         finally:
             messages.close()
         return max(_ROUND_GAP, 0.0 if origin is None else (last - origin) / max(times - 1, 1) * 1e-9 / rate)
+
+    def _report_pause(self, bag: BagStorage, recorded: int, pause: int) -> None:
+        """Tell of a pause of so many ns before the message that was recorded then."""
+        if pause > _JUMP:
+            text = f"the time recorded jumps by {pause * 1e-9:.2g} s at {recorded} ns, as that of a clock that was set"
+            self.get_logger().warning(f"{bag.path}: {text}: {_JUMP_LEFT * 1e-9:g} s of it are waited for")
+        else:
+            wait = pause * 1e-9 / self.parameters["rate"]
+            text = f"nothing was recorded for {pause * 1e-9:.3g} s: the next message is in {wait:.3g} s"
+            self.get_logger().info(f"{bag.path}: {text}")
 
     def _shift(self, origin: int) -> int:
         """Return what is added to the times of a bag that begins at ``origin`` for ``/clock``, ns."""
