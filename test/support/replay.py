@@ -31,7 +31,7 @@ class FixedMono(MonoDepthEstimator):
         self.config = MonoConfig()
         self._method = SimpleNamespace(
             name="flat", sha256="3c", device="cpu", runner=None,
-            depth=lambda image, fx, scale: np.full(image.shape[:2], depth, np.float32),
+            depth=lambda image, fx, fy, scale: np.full(image.shape[:2], depth, np.float32),
         )  # fmt: skip
 
 
