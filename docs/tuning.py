@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from fg_depth_ros.data.datasets.stereo import motorcycle, open_stereo_sets
+from fg_depth_ros.files import FileError
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
 
@@ -33,6 +34,10 @@ def main() -> None:
     defaults = StereoConfig()
     settings = dict(setting.split("=", 1) for setting in options.settings)
     values = {name: parsed(value, getattr(defaults, name)) for name, value in settings.items()}
+    try:
+        sets = {"Motorcycle": [motorcycle()], **open_stereo_sets(options.data)}
+    except FileError as error:
+        parser.error(str(error))
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     estimator = StereoDepthEstimator(
@@ -40,7 +45,7 @@ def main() -> None:
     )
     estimator.warm_up(640, 480)
     print("set                    CPU ms   density %   bad-2 %   untextured: density %   bad-2 %")
-    for name, samples in {"Motorcycle": [motorcycle()], **open_stereo_sets(options.data)}.items():
+    for name, samples in sets.items():
         seconds, counts = 0.0, np.zeros((2, 3))
         for sample in samples:
             images, truth = sample.images(), sample.truth()

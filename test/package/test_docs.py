@@ -367,6 +367,14 @@ def test_the_tuning_script_prints_the_figures_of_its_page() -> None:
     assert [float(density), float(bad)] == pytest.approx([float(value) for value in told.groups()], abs=0.3)
 
 
+def test_the_tuning_script_names_a_folder_that_does_not_exist() -> None:
+    command = [sys.executable, str(REPOSITORY / "docs" / "tuning.py"), "--data", "nowhere"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "error: nowhere: no such folder" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_documented_labels_are_those_of_the_code() -> None:
     from fg_depth_ros.geometry import Label
 
