@@ -221,7 +221,7 @@ def _starting_network(config: Training, options: Mapping[str, Any]) -> tuple[tor
         if card.name != config.model:
             raise CheckpointError(
                 f"{config.weights} holds a network '{card.name}' and '{config.model}' is to be trained: name its own "
-                "model, or load_partial"
+                'model, or load_partial; "" as weights begins with fresh ones'
             )
         return model, {"sha256": card.sha256, **_history(card)}
     tensors, card = load_checkpoint(weights_path(config.weights))

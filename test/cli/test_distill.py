@@ -15,6 +15,10 @@ from fg_depth_ros.networks import load_checkpoint
 from fg_depth_ros.training.depth.config import PRESETS
 
 TINY = (
+    "--model",
+    "depthnet_lite",
+    "--weights",
+    "",
     "--size",
     "96x64",
     "--batch",

@@ -20,6 +20,8 @@ RIG = StereoRig(WIDTH, HEIGHT, 200.0, 200.0, 79.5, 47.5, 79.5, 0.1)
 """Depth is 20 m px / disparity."""
 MASK = MaskConfig(max_disparity=0)
 TINY = {
+    "model": "depthnet_lite",
+    "weights": "",
     "width": 96,
     "height": 64,
     "batch": 2,

@@ -71,6 +71,18 @@ def test_unusable_settings_are_named():
         DistillTraining(encoder="r18.pth", weights="w", **some)
 
 
+def test_without_further_settings_the_shipped_default_network_is_fine_tuned():
+    config = DistillTraining(hours=1, data=("a",))
+    assert config.weights == config.model == MonoConfig().model == "depthnet_efficient"
+    assert config.encoder_rate == 0.1
+    assert DistillTraining(hours=1, data=("a",), weights="depthnet_lite").model == "depthnet_lite"
+    assert DistillTraining(hours=1, data=("a",), model="depthnet_r18", weights="").model == "depthnet_r18"
+    with pytest.raises(ValueError, match="a network with fresh weights needs a name: give --model"):
+        DistillTraining(hours=1, data=("a",), weights="")
+    with pytest.raises(CheckpointError, match='"" as weights begins with fresh ones'):
+        DistillModule(DistillTraining(hours=1, data=("a",), model="depthnet_lite"), 60.0, None)
+
+
 def test_what_cannot_be_trained_on_is_refused_before_anything_is_written(tmp_path, walls):
     def attempt(error, message, **settings):
         out = tmp_path / "out"
@@ -229,9 +241,8 @@ def test_an_imported_encoder_starts_a_run_and_is_named_in_its_weights(tmp_path, 
     network, card = import_checkpoint(tmp_path / "lite0.pth")
     encoder = save_checkpoint(tmp_path / "encoder.safetensors", network, card)
     settings = {**TINY, "data": (walls,), "cache": cache, "model": "depthnet_efficient", "load_partial": True}
-    config = DistillTraining(
-        out=str(tmp_path / "run"), steps=1, weights=str(tmp_path / "encoder.safetensors"), **settings
-    )
+    settings["weights"] = str(tmp_path / "encoder.safetensors")
+    config = DistillTraining(out=str(tmp_path / "run"), steps=1, **settings)
     assert _canonical_focal(config, [RIG]) == pytest.approx(120.0)  # the camera's: an encoder has none
     assert _canonical_focal(replace(config, focal=70.0), [RIG]) == 70.0
     module = DistillModule(config, 120.0, None)

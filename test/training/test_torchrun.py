@@ -78,7 +78,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         "flow": ("train", "flow", "--model", "flownet_s", "--option", "width=0.0625", "--steps", "2", "--patterns", "4",
                  "--outlines", "4", "--width", "64", "--height", "64", "--margin", "16", "--workers", "0",
                  "--learning-rate", "1e-3", "--batch", "2", "--uses", "1"),
-        "depth": ("distill", "--steps", "2", "--data", walls, *_TINY, "--max-disparity", "0",
+        "depth": ("distill", "--steps", "2", "--data", walls, *_TINY, "--model", "depthnet_lite", "--weights", "",
+                  "--max-disparity", "0",
                   "--cache", folder / "cache"),
     }  # fmt: skip
     given = {name: [*map(str, words), "--out", str(folder / name)] for name, words in commands.items()}

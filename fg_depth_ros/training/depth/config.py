@@ -131,8 +131,10 @@ class DistillTraining(Training):
 
     out: str = "runs/distill"
     """Folder for weights, state and logs; a run found there is resumed."""
-    model: str = "depthnet_lite"
-    """Network to train: depthnet_lite, depthnet_efficient, depthnet_r18 or depthnet_r50."""
+    model: str = ""
+    """Network to train: depthnet_lite, depthnet_efficient, depthnet_r18 or depthnet_r50; empty: that of the weights."""
+    weights: str = "depthnet_efficient"
+    """Depth weights to start from, a model's name or a file; empty: fresh ones, which take days."""
     width: int = 640
     """Width of the network's input, px, a multiple of 32."""
     height: int = 192
@@ -188,7 +190,7 @@ class DistillTraining(Training):
     """Canonical focal length at the training's size, px; 0: that of the weights, else the camera's, or 0.6 width."""
     encoder: str = ""
     """Published ResNet weights that the encoder of depthnet_r18 or depthnet_r50 starts with."""
-    encoder_rate: float = 1.0
+    encoder_rate: float = 0.1
     """Learning rate of the encoder, in parts of that of the rest; 0: it stays as it is, and a step takes less time."""
     losses: DepthLossConfig = field(default_factory=DepthLossConfig)
     """The terms of the loss."""
@@ -204,13 +206,17 @@ class DistillTraining(Training):
     """Changes of the input's colours."""
 
     def __post_init__(self) -> None:
-        from fg_depth_ros.networks import DEPTH_MODELS, DepthNetwork  # these load PyTorch
+        from fg_depth_ros.networks import DEPTH_MODELS, DepthNetwork, load_checkpoint  # these load PyTorch
+        from fg_depth_ros.networks.registry import weights_path
         from fg_depth_ros.synthesis.world.generator import WORLDS
 
         super().__post_init__()
         self._require_validation_scenes()
         check_multiple(DepthNetwork.size_multiple, *self.all_shapes)
-        check_choice("model", self.model, DEPTH_MODELS)
+        if self.model:
+            check_choice("model", self.model, DEPTH_MODELS)
+        elif not self.weights:
+            raise ValueError("a network with fresh weights needs a name: give --model")
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("world", self.world, ("", *WORLDS))
         self._resolve(learning_rate=self.learning_rate or SCHEDULES[self.schedule][0])
@@ -231,7 +237,14 @@ class DistillTraining(Training):
         if not (math.isfinite(self.encoder_rate) and self.encoder_rate >= 0):
             raise ValueError(f"--encoder-rate must not be negative, got {self.encoder_rate}")
         if self.encoder and self.weights:
-            raise ValueError(f"the weights to start from have an encoder already; leave --encoder {self.encoder} out")
+            raise ValueError(
+                f"the weights to start from have an encoder already; leave --encoder {self.encoder} out, or give "
+                "--weights ''"
+            )
+        if not self.model:
+            model = load_checkpoint(weights_path(self.weights))[1].name
+            check_choice("depth network", model, DEPTH_MODELS)
+            self._resolve(model=model)
         if self.teacher == TRUTH:  # nothing for the right view to compare with; what it does not show is known, too
             self._resolve(mask=replace(self.mask, left_right=0.0, inside=self.mask.inside and self.needs_right))
 
