@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Annotated, Any, NamedTuple
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from fg_depth_ros import __version__
 from fg_depth_ros.cli.app import say
@@ -27,6 +28,24 @@ class _Entry(NamedTuple):
     summary: str
 
 
+class _HelpFlag:
+    """Let the help show ``--help`` as a flag, without the type of its value."""
+
+    def get_help_option(self, context: Any) -> Any:
+        option = super().get_help_option(context)  # type: ignore[misc]
+        if option is not None:
+            option.metavar = ""
+        return option
+
+
+class _CommandHelp(_HelpFlag, TyperCommand):
+    pass
+
+
+class _GroupHelp(_HelpFlag, TyperGroup):
+    pass
+
+
 class _Group(NamedTuple):
     """Commands below a common word."""
 
@@ -37,30 +56,34 @@ class _Group(NamedTuple):
 COMMANDS: dict[str, dict[str, _Entry | _Group]] = {
     _RUN: {
         "demo": _Entry("run:demo", "Play a stereo pair into the node and look at the depth that comes out."),
-        "infer": _Entry("run:infer", "Disparity, depth, labels and cloud of a pair or of a folder."),
-        "rectify": _Entry("run:rectify", "Rectified pairs and camera_info of raw pairs and a calibration."),
-        "flow": _Entry("run:flow", "Optical flow between two frames."),
-        "view": _Entry("view:view", "Images, depth and cloud in a browser: live topics, a bag or pairs."),
+        "infer": _Entry("run:infer", "Compute disparity, depth and a point cloud of pairs."),
+        "rectify": _Entry("run:rectify", "Rectify raw pairs by a calibration."),
+        "flow": _Entry("run:flow", "Compute the optical flow between two frames."),
+        "view": _Entry("view:view", "Show images, depth and cloud in a browser: of live topics, a bag or pairs."),
         "doctor": _Entry("run:doctor", "Check this machine: versions, device, weights, ROS, transport."),
     },
     _MEASURE: {
         "evaluate": _Group(
             "Measure accuracy on data sets.",
             {
-                "stereo": _Entry("evaluate:stereo", "Learned stereo and SGBM, on pairs with true disparity."),
-                "flow": _Entry("evaluate:flow", "Learned and classical flow, on pairs with true flow."),
-                "uncertainty": _Entry("evaluate:uncertainty", "Whether the stereo network knows where it errs."),
-                "depth": _Entry("evaluate:depth", "Depth from one image and from stereo, on images with true depth."),
+                "stereo": _Entry("evaluate:stereo", "Evaluate learned stereo and SGBM on pairs with true disparity."),
+                "flow": _Entry("evaluate:flow", "Evaluate learned and classical flow on pairs with true flow."),
+                "uncertainty": _Entry("evaluate:uncertainty", "Evaluate the uncertainty of the stereo network."),
+                "depth": _Entry(
+                    "evaluate:depth", "Evaluate depth from one image and from stereo on images with true depth."
+                ),
             },
         ),
         "replay": _Entry("replay:replay", "Evaluate weights on every pair of recorded bags."),
         "replay-live": _Entry("replay:replay_live", "Play bags into the node and measure it."),
-        "bench": _Entry("bench:bench", "Latency, throughput and memory of models and of the node."),
-        "bench-recording": _Entry("bench:recording", "What recording costs on this machine."),
+        "bench": _Entry("bench:bench", "Measure latency, throughput and memory of models and of the node."),
+        "bench-recording": _Entry("bench:recording", "Measure what recording costs on this machine."),
         "ablate": _Group(
             "Measure what each loss of the depth training contributes.",
             {
-                "figure3": _Entry("ablate:figure3", "At which depth each loss is smallest, on a wall of known depth."),
+                "figure3": _Entry(
+                    "ablate:figure3", "Find the depth at which each loss is smallest, on a wall of known depth."
+                ),
                 "losses": _Entry("ablate:losses", "Train every row of the paper's ablation and evaluate them."),
             },
         ),
@@ -73,14 +96,14 @@ COMMANDS: dict[str, dict[str, _Entry | _Group]] = {
                 "flow": _Entry("train:flow", "Train a flow network on scenes or on pairs."),
             },
         ),
-        "distill": _Entry("train:distill", "Train depth from one image on stereo pairs."),
+        "distill": _Entry("train:distill", "Train depth from one image on stereo pairs, without labels."),
         "finetune": _Entry("finetune:finetune", "Fine-tune a network on recordings, without labels."),
         "synth": _Group(
             "Make synthetic data.",
             {
-                "stereo": _Entry("synth:stereo", "Synthetic pairs with exact disparity and occlusion."),
-                "chairs": _Entry("synth:chairs", "Pairs in the layout of the Flying Chairs, with exact flow."),
-                "world": _Entry("synth:world", "Stereo pairs of virtual streets and rooms with exact depth."),
+                "stereo": _Entry("synth:stereo", "Write synthetic pairs with exact disparity and occlusion."),
+                "chairs": _Entry("synth:chairs", "Write pairs in the layout of the Flying Chairs, with exact flow."),
+                "world": _Entry("synth:world", "Write stereo pairs of virtual streets and rooms, with exact depth."),
             },
         ),
         "quantize": _Entry("quantize:quantize", "Calibrate weights for int8."),
@@ -90,8 +113,8 @@ COMMANDS: dict[str, dict[str, _Entry | _Group]] = {
         "bag": _Group(
             "Check and make bags.",
             {
-                "check": _Entry("bags:check", "Rates, gaps, exposure and calibration of recordings."),
-                "from-images": _Entry("bags:from_images", "A folder of stereo pairs as a bag."),
+                "check": _Entry("bags:check", "Check rates, gaps, exposure and calibration of recordings."),
+                "from-images": _Entry("bags:from_images", "Write a folder of stereo pairs as a bag."),
             },
         ),
         "play": _Entry("bags:play", "Play bags on ROS topics."),
@@ -101,7 +124,7 @@ COMMANDS: dict[str, dict[str, _Entry | _Group]] = {
         "promote": _Entry("deploy:promote", "Deploy weights unless they are worse than those in use."),
         "rollback": _Entry("deploy:rollback", "Roll back to the weights used before."),
         "compile": _Entry("export:compile", "Compile networks for a camera before the node's first start."),
-        "export": _Entry("export:export", "A network as ONNX and OpenVINO IR for other programs."),
+        "export": _Entry("export:export", "Export a network as ONNX and OpenVINO IR for other programs."),
         "deployed": _Entry("deploy:deployed", "Show the weights in use and their history."),
     },
 }
@@ -119,18 +142,22 @@ RENAMED = {
 def application(words: Sequence[str]) -> typer.Typer:
     """Build the command line: the command that the words (without options) name is imported, the others are stubs."""
     app = typer.Typer(
-        no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help="Learned stereo depth for ROS 2."
+        cls=_GroupHelp,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="markdown",
+        help="Learned stereo depth for ROS 2.",
     )
     app.callback()(_root)
     for panel, commands in COMMANDS.items():
         for name, entry in commands.items():
             invoked = words[:1] == [name]
             if isinstance(entry, _Entry):
-                app.command(name, rich_help_panel=panel)(_function(entry, invoked))
+                app.command(name, cls=_CommandHelp, rich_help_panel=panel)(_function(entry, invoked))
                 continue
-            group = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help=entry.summary)
+            group = typer.Typer(cls=_GroupHelp, no_args_is_help=True, rich_markup_mode="markdown", help=entry.summary)
             for below, each in entry.commands.items():
-                group.command(below)(_function(each, invoked and words[1:2] == [below]))
+                group.command(below, cls=_CommandHelp)(_function(each, invoked and words[1:2] == [below]))
             app.add_typer(group, name=name, rich_help_panel=panel)
     return app
 
@@ -155,7 +182,10 @@ def _print_version(wanted: bool) -> None:
 
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, metavar="", help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     pass

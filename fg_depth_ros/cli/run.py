@@ -318,29 +318,23 @@ def doctor() -> None:
     for name, version in software_versions().items():
         say(f"{name:28} {version}")
     healthy = True
-    calibrated = {}
+    device = choose_device("auto")
+    say(f"{'device':28} {device}")
     defaults = (config().model for config in (StereoConfig, FlowConfig, MonoConfig))
     for name in dict.fromkeys([*defaults, *filter(has_weights, MODELS)]):
         try:
             network, card = load_model(name)
-            calibrated[name] = bool(getattr(network, "int8_ranges", None))
-            say(f"{'weights':28} {name} {card.sha256[:12]}")
+            selection = select_engine("auto", "auto", device, int8=bool(getattr(network, "int8_ranges", None)))
+            engine = f"{selection.engine.name} {selection.precision}"
+            say(f"{name:28} weights {card.sha256[:12]}, runs on {engine} ({selection.reason})")
         except CheckpointError as error:
             healthy = False
             say(f"weights: {error}", "red")
-    device = choose_device("auto")
-    say(f"{'device':28} {device}")
-    for name, int8 in calibrated.items():
-        selection = select_engine("auto", "auto", device, int8=int8)
-        say(f"{'engine':28} {name}: {selection.engine.name} {selection.precision}: {selection.reason}")
-    selection = select_engine("auto", "auto", device)
-    for other in ENGINES.values():
-        if other is not selection.engine:
-            missing = other.missing()
-            state = missing or ", ".join(other.precisions(device)) or f"does not run on {device}"
-            say(f"{f'engine {other.name}':28} {state}")
-    if selection.problem is not None:
-        say(selection.problem, "red")
+    for engine in ENGINES.values():
+        state = engine.missing() or ", ".join(engine.precisions(device)) or f"does not run on {device}"
+        say(f"{f'engine {engine.name}':28} {state}")
+    if (problem := select_engine("auto", "auto", device).problem) is not None:
+        say(problem, "red")
     say(f"{'engine cache':28} {cache_folder()}")
     try:
         from fg_depth_ros.nodes.common.environment import describe_environment, domain_problem

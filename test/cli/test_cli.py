@@ -18,6 +18,7 @@ from fg_depth_ros.data.io.formats import read_kitti_disparity, read_pfm, read_pn
 from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.evaluation.reports.results import write_disparity
 from fg_depth_ros.inference import FlowEstimator, StereoDepthEstimator
+from fg_depth_ros.inference.engines.selection import INSTALLABLE
 from fg_depth_ros.networks.registry import MODELS, has_weights, weights_path
 
 
@@ -368,4 +369,11 @@ def test_doctor_checks_all_weights_that_come_with_the_package(run):
     text = run("doctor")[1]
     assert "weights: " not in text, text
     for name in filter(has_weights, MODELS):
-        assert re.search(rf"weights {name} [0-9a-f]{{12}} ", text), text
+        assert re.search(rf"{name} +weights [0-9a-f]{{12}}, runs on [a-z]+ [a-z0-9]+ \(", text), text
+    for engine in INSTALLABLE:
+        assert re.search(rf"engine {engine} +\w", text), text
+
+
+def test_the_overview_shows_flags_without_a_value(run):
+    for words in ((), ("bag",), ("bag", "check")):
+        assert "bool" not in run(*words, "--help")[1]

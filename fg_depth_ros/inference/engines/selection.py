@@ -67,7 +67,7 @@ def _automatic(precision: str, device: torch.device, int8: bool) -> Selection:
     elif precision not in ("auto", *openvino.precisions(device)):
         reason = f"OpenVINO does not compute in {precision} on this CPU"
     else:
-        return Selection(openvino, _precision(openvino, precision, device, int8), "the fastest on a CPU")
+        return Selection(openvino, _precision(openvino, precision, device, int8), "choice of auto")
     return Selection(TORCH, _precision(TORCH, precision, device, int8), reason)
 
 

@@ -248,10 +248,7 @@ class NodeModels:
 
     def _log_swap(self, estimator: Estimator[Any, Any]) -> None:
         self._forget_memory()
-        self._node.get_logger().info(
-            f"now running {estimator.model_name} on {estimator.device}{_with_engine(estimator)} "
-            f"(sha256 {estimator.model_sha256 or '-'})"
-        )
+        self._node.get_logger().info(f"now running {describe_estimator(estimator)}")
 
     def _set_back(self, slot: str, config: EstimatorConfig, text: str) -> None:
         """Set the parameters of a model that could not be loaded back to the one in use, or to off."""
@@ -286,5 +283,7 @@ def _method_parameters(slot: str, config: EstimatorConfig) -> dict[str, Any]:
     return values
 
 
-def _with_engine(estimator: Estimator[Any, Any]) -> str:
-    return f" with {estimator.engine} in {estimator.precision}" if estimator.engine else ""
+def describe_estimator(estimator: Estimator[Any, Any]) -> str:
+    """Return model, device, engine, precision and hash, for the log."""
+    engine = f" with {estimator.engine} in {estimator.precision}" if estimator.engine else ""
+    return f"{estimator.model_name} on {estimator.device}{engine} (sha256 {estimator.model_sha256 or '-'})"

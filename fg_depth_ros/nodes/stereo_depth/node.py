@@ -27,7 +27,7 @@ from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, PairStati
 from fg_depth_ros.nodes.common.running import run_node
 from fg_depth_ros.nodes.common.synchronizing import CLOCK_ENDED, input_topics
 from fg_depth_ros.nodes.stereo_depth.inputs import PAIR_FAULTS, StereoInputs
-from fg_depth_ros.nodes.stereo_depth.models import NodeModels
+from fg_depth_ros.nodes.stereo_depth.models import NodeModels, describe_estimator
 from fg_depth_ros.nodes.stereo_depth.outputs import StereoOutputs
 from fg_depth_ros.nodes.stereo_depth.parameters import STEREO_DEPTH, cloud_problem
 from fg_depth_ros.nodes.stereo_depth.worker import StereoWorker
@@ -145,7 +145,7 @@ class StereoDepthNode(LifecycleNode):
         if not self._start_failed:
             estimator = self._models.stereo.estimator
             assert estimator is not None
-            self.get_logger().info(f"active with {estimator.model_name} on {estimator.device}")
+            self.get_logger().info(f"active with {describe_estimator(estimator)}")
 
     def _stop(self) -> None:
         if self._worker is not None:
