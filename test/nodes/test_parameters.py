@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 from rclpy.parameter import parameter_dict_from_yaml_file
 
+from fg_depth_ros.inference import BlockMatching, MonoConfig, StereoConfig
+from fg_depth_ros.inference.config import ENGINES, PRECISIONS
 from fg_depth_ros.nodes import parameter_files
 from fg_depth_ros.nodes.common.parameters import Alias, Parameter, ParameterTable
 from fg_depth_ros.nodes.stereo_depth.parameters import STEREO_DEPTH
@@ -54,6 +57,34 @@ def make_node(context: Context, **overrides: Any) -> Node:
 def test_the_reference_page_is_up_to_date(repository: Path) -> None:
     page = (repository / "docs" / "parameters.md").read_text(encoding="utf-8")
     assert page == parameter_files.reference_page(), "run python -m fg_depth_ros.nodes.parameter_files"
+
+
+def test_the_table_knows_the_models_of_the_estimators() -> None:
+    """The table names them itself, so that it can be read without PyTorch."""
+    choices = {parameter.name: set(parameter.choices) for parameter in STEREO_DEPTH.parameters.values()}
+    assert choices["model"] == set(StereoConfig.known_models())
+    assert choices["mono_model"] == {"auto", "off", *MonoConfig.known_models()}
+    assert choices["engine"] == set(ENGINES) and choices["precision"] == set(PRECISIONS)
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(BlockMatching), ids=lambda field: field.name)
+def test_the_table_has_defaults_and_ranges_of_the_block_matchers(field: dataclasses.Field[Any]) -> None:
+    parameter = STEREO_DEPTH.parameters[field.name]
+    assert parameter.default == field.default
+    assert parameter.minimum is not None and parameter.maximum is not None
+    for value in (parameter.minimum, parameter.maximum):
+        BlockMatching(**{field.name: value})
+    for value in (parameter.minimum - 2, parameter.maximum + 2):
+        with pytest.raises(ValueError, match=field.name):
+            BlockMatching(**{field.name: value})
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(StereoConfig), ids=lambda field: field.name)
+def test_the_table_has_the_defaults_of_the_stereo_estimator(field: dataclasses.Field[Any]) -> None:
+    if field.name == "block_matching":
+        return
+    parameter = STEREO_DEPTH.parameters[{"weights": "depth_weights"}.get(field.name, field.name)]
+    assert parameter.default == field.default
 
 
 def test_the_parameter_files_are_up_to_date(repository: Path) -> None:
