@@ -48,9 +48,13 @@ def judged(samples):
     return evaluate(StereoTask(), {"set": samples}, {"net": method}, show_progress=False).rows[0]["metrics"]
 
 
+def exceeded(metrics, bounds):
+    """Return the metrics that reach their bounds: name -> (value, bound)."""
+    return {name: (metrics[name], bound) for name, bound in bounds.items() if not metrics[name] < bound}
+
+
 def test_motorcycle():
-    metrics = judged([motorcycle()])
-    assert all(metrics[name] < bound for name, bound in BOUNDS["motorcycle"].items())
+    assert exceeded(judged([motorcycle()]), BOUNDS["motorcycle"]) == {}
 
 
 def blurred(image, radius, seed):
@@ -119,8 +123,7 @@ def test_good_pixels_are_borne_out_by_the_images(public_data):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in BOUNDS if name != "motorcycle"])
 def test_public_sets(public_data, name):
-    metrics = judged(open_stereo_folder(public_data / "stereo" / name))
-    assert all(metrics[metric] < bound for metric, bound in BOUNDS[name].items())
+    assert exceeded(judged(open_stereo_folder(public_data / "stereo" / name)), BOUNDS[name]) == {}
 
 
 @pytest.mark.slow
@@ -166,7 +169,8 @@ def test_depth_from_one_camera_in_scenes_never_seen(name, world, median, mean, s
 
 @pytest.mark.slow
 def test_depth_from_one_camera_on_real_streets(public_data):
-    estimator = MonoDepthEstimator(MonoConfig("depthnet_efficient"))
+    # engine and precision of their own: those of auto depend on the CPU, and the bound is close
+    estimator = MonoDepthEstimator(MonoConfig("depthnet_efficient", engine="torch", precision="float32"))
     errors, ratios = [], []
     for sample in open_depth_folder(public_data / "kitti2015_scene_flow"):
         truth, found = sample.truth(), estimator.estimate(sample.image_rgb(), sample.fx).depth
