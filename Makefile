@@ -34,7 +34,7 @@ help:
 	@echo "make test     every check and test, with a summary at the end"
 	@echo "make lint     only the checks: style, format, types, import order, spelling"
 	@echo "make format   put the code in the project's format"
-	@echo "make docs     regenerate the reference pages in docs/"
+	@echo "make docs     regenerate the reference pages in docs/ and the parameter files in config/"
 	@echo "make clean    remove the environment, build products and caches"
 
 setup: $(VENV)/.ready

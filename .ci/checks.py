@@ -1,6 +1,6 @@
 """Runs the project's checks and closes with a summary: "make test" and "make lint".
 
-Every check runs, also after one has failed, so that one run shows everything there is to mend. The tests often wait for
+Every check runs, also after one has failed, so that one run shows all failures. The tests often wait for
 messages; the other checks run meanwhile, one after another, and what they print comes after the tests.
 """
 

@@ -18,10 +18,7 @@ EACH = {
     **shared.STEREO_IMAGE_PROC,
     **shared.NODE,
     **shared.NETWORK,
-    "image_transport": (
-        "",
-        "Parameter image_transport (raw, compressed, ffmpeg or foxglove); empty: as in the parameter file.",
-    ),
+    "image_transport": shared.CAMERA["image_transport"],
 }
 """Arguments that are handed to every camera's launch file."""
 ARGUMENTS = {
