@@ -4,6 +4,8 @@
    which is always the new message. Here the message that came first goes.
 2. If a callback raises, upstream keeps its lock and the next message deadlocks. Here no lock is held meanwhile.
 3. With a slop of 0 upstream never matches, not even equal stamps. Here a difference of exactly ``slop`` matches.
+
+``Cache`` and ``Subscriber.getTopic`` are for programs that replace upstream by this module; the nodes do not use them.
 """
 
 from __future__ import annotations

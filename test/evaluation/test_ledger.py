@@ -41,13 +41,13 @@ def test_overdue_pairs_are_dropped_and_a_late_answer_takes_that_back() -> None:
     assert (ledger.delivered, ledger.dropped, ledger.late, ledger.pending) == (1, 0, 1, 1)
 
 
-def test_delivered_without_truth_is_closed_as_incomplete() -> None:
+def test_delivered_without_truth_is_handed_out_when_overdue() -> None:
     ledger = PairLedger("depth", ["truth"], timeout=1.0)
     ledger.announce(1, sent=0)
     ledger.add(1, "depth", "D", 10)
     (entry,) = ledger.expire(2 * SECOND)
     assert entry.parts == {"depth": "D"}
-    assert (ledger.delivered, ledger.dropped, ledger.incomplete, ledger.pending) == (1, 0, 1, 0)
+    assert (ledger.delivered, ledger.dropped, ledger.pending) == (1, 0, 0)
 
 
 def test_the_account_always_adds_up_and_stops_at_the_limit() -> None:

@@ -467,13 +467,4 @@ LAYOUTS = (
     StereoLayout("names of numbered cameras", "cam0_*", "cam1_*", loose=True),
     StereoLayout("names of numbered cameras", "*_cam0", "*_cam1", loose=True),
 )
-"""Layouts of stereo pairs. To add one, add a line; docs/data.md has this table."""
-
-
-def layout_table() -> str:
-    """Return ``LAYOUTS`` as the table of docs/data.md."""
-    lines = ["| data | left | right | may lie in |", "|---|---|---|---|"]
-    for layout in LAYOUTS:
-        inside = ", ".join(f"`{name}/`" for name in layout.inside)
-        lines.append(f"| {layout.family} | `{layout.left}` | `{layout.right}` | {inside} |")
-    return "\n".join(lines)
+"""Layouts of stereo pairs. To add one, add a line, here and in the table of docs/data.md (a test compares them)."""

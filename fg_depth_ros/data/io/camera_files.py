@@ -116,11 +116,6 @@ def named_faults(path: Path, form: Format) -> Iterator[None]:
         ) from None
 
 
-def format_table() -> str:
-    """Return ``FORMATS`` as rows of the table of docs/data.md."""
-    return "\n".join(f"| {form.files} | {form.of} |" for form in FORMATS)
-
-
 # ---- texts --------------------------------------------------------------------------------------------------------
 
 

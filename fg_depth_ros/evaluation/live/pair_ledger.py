@@ -51,7 +51,6 @@ class PairLedger:
         self.dropped = 0
         self.late = 0
         self.unknown = 0  # answers whose stamp was not announced
-        self.incomplete = 0  # delivered, but a wanted part (such as truth) did not arrive
         self.delivered_at: list[int] = []
         self._open: OrderedDict[int, PairEntry] = OrderedDict()
         self._closed: OrderedDict[int, tuple[bool, PairEntry]] = OrderedDict()  # stamp -> delivered, pair
@@ -131,10 +130,7 @@ class PairLedger:
     def _close(self, entry: PairEntry) -> bool:
         del self._open[entry.stamp]
         delivered = self.answer in entry.parts
-        if delivered:
-            self.incomplete += 1
-        else:
-            self.dropped += 1
+        self.dropped += not delivered
         self._remember(entry, delivered)
         return delivered
 
