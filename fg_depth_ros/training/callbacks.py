@@ -111,8 +111,8 @@ class ValidationCallback(pl.Callback):
         self._validated = document.get("validated", document["steps"])
         if scaler := document.get("scaler"):
             trainer.precision_plugin.load_state_dict(scaler)
-        self.stopping.wait_count = document.get("waited", 0)
-        self.stopping.best_score = document.get("least", math.inf)
+        self.stopping.wait_count = document.get("wait_count", document.get("waited", 0))  # the second name is older
+        self.stopping.best_score = document.get("best_score", document.get("least", math.inf))
         module.stopped_early = self.stopping.should_stop
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -142,8 +142,8 @@ class ValidationCallback(pl.Callback):
 
     def _counters(self, trainer: pl.Trainer) -> dict[str, Any]:
         return {
-            "least": self.stopping.best_score, "waited": self.stopping.wait_count, "validated": self._validated,
-            "scaler": trainer.precision_plugin.state_dict(),
+            "best_score": self.stopping.best_score, "wait_count": self.stopping.wait_count,
+            "validated": self._validated, "scaler": trainer.precision_plugin.state_dict(),
         }  # fmt: skip
 
     def _next_validation(self) -> float:

@@ -58,6 +58,21 @@ def test_the_scale_of_float16_gradients_is_resumed(tmp_path):
     assert resumed.precision_plugin.scaler.get_scale() == 256.0
 
 
+@pytest.mark.parametrize("names", [("best_score", "wait_count"), ("least", "waited")])
+def test_patience_goes_on_where_a_run_is_resumed(tmp_path, monkeypatch, names):
+    """The second names are those of states of before."""
+    config = StereoTraining(out=str(tmp_path), steps=1, patience=4)
+    callback = ValidationCallback(config, Validation(lambda network: {}, "epe"), {}, {})
+    document = {"steps": 5, "pairs": 20, **dict(zip(names, (1.5, 3), strict=True))}
+    monkeypatch.setattr(callback.checkpoint, "load", lambda module, optimizer: document)
+    trainer, module = SimpleNamespace(world_size=1), SimpleNamespace(steps_done=5)
+    callback.resume(trainer, module, None)
+    assert (callback.stopping.best_score, callback.stopping.wait_count) == (1.5, 3)
+    assert callback.stopping.should_stop is module.stopped_early is False
+    saved = callback._counters(SimpleNamespace(precision_plugin=SimpleNamespace(state_dict=dict)))
+    assert (saved["best_score"], saved["wait_count"]) == (1.5, 3)
+
+
 SMALL = {"features": (16, 16, 16), "aggregate": (16, 16, 16), "refine": 8, "max_disparity": 64}
 
 
