@@ -59,14 +59,17 @@ MODELS: Arguments = {
     "mono_weights": ("", "Parameter mono_weights; empty: as in the parameter file."),
     "rectify": ("", "Parameter rectify (auto, on or off); empty: as the camera needs it, or as in the file."),
 }
-_SAME = (
+_STEREO_IMAGE_PROC_PARAMETERS = (
     "approximate_sync", "use_system_default_qos", "use_color", "avoid_point_cloud_padding", "min_disparity",
     "correlation_window_size", "prefilter_cap", "texture_threshold", "speckle_size", "speckle_range", "disp12_max_diff",
     "uniqueness_ratio", "P1", "P2", "sgbm_mode", "stereo_algorithm", "disparity_range", "prefilter_size", "full_dp",
     "approximate_sync_tolerance_seconds", "queue_size",
 )  # fmt: skip
 STEREO_IMAGE_PROC: Arguments = {
-    **{name: ("", f"Parameter {name} of stereo_image_proc; empty: as in the parameter file.") for name in _SAME},
+    **{
+        name: ("", f"Parameter {name} of stereo_image_proc; empty: as in the parameter file.")
+        for name in _STEREO_IMAGE_PROC_PARAMETERS
+    },
     "launch_image_proc": ("", "true: the images are raw, <prefix>/image_raw, and the node rectifies them (parameter "
                           "rectify); false: they are not rectified again."),
     "container": ("", "Accepted for stereo_image_proc's sake: a Python node is a process of its own."),
@@ -166,7 +169,7 @@ def stereo_parameters(value: Mapping[str, str]) -> tuple[dict[str, Any], list[st
     from fg_depth_ros.nodes.stereo_depth.parameters import STEREO_DEPTH
 
     known, chosen = STEREO_DEPTH.parameters, preset(value["camera"])
-    given = {name: yaml.safe_load(value[name]) for name in _SAME if value[name]}
+    given = {name: yaml.safe_load(value[name]) for name in _STEREO_IMAGE_PROC_PARAMETERS if value[name]}
     aliased, said = STEREO_DEPTH.resolve({**{name: value[name] for name in MODELS if value[name]}, **given})
     said += [STEREO_DEPTH.unknown(name) for name in given if name not in known and name not in STEREO_DEPTH.aliases]
     rectify = {} if chosen is None else {"rectify": chosen.rectify}

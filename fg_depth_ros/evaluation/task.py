@@ -37,7 +37,7 @@ class Score:
     per_image: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     warm: tuple[Any, ...] = ()
-    """Inputs that the method ran on last, of the images their shapes."""
+    """Inputs that the method ran on last, by the shapes of their images; it is warmed up before others are timed."""
 
     def add(self, sums: Mapping[str, Metrics], metrics: dict[str, float], seconds: float) -> None:
         """Add the sums, the metrics and the time of one sample."""

@@ -23,6 +23,9 @@ from fg_depth_ros.synthesis.textures import TextureAtlas, fractal_noise
 
 _SOLVER_STEPS = 5
 _CAMERA_STREAM = 1  # second word of the seed: scene 0, camera 1
+_OUTLINE_REACH = 1.45  # half sizes of a layer within which its outline lies, whatever its kind
+_MARGIN = 2.0  # px around a layer
+_ROW_MARGIN = 4.0  # px: rows by which a misrectified camera is off, at most
 
 
 class StereoBatch(NamedTuple):
@@ -78,7 +81,7 @@ class StereoSceneGenerator:
         cameras = [CameraPair.draw(np.random.default_rng([self.seed, _CAMERA_STREAM, i]), self.width) for i in indices]
         left_layer, left_d, x, y = self._z_buffer(table, None)
         right_layer, right_d, xr, yr = self._z_buffer(table, cameras)
-        noise = [[(self.seed * 1_000_003 + i) * 2 + view & 0x7FFF_FFFF_FFFF for i in indices] for view in (0, 1)]
+        noise = [[self._noise_seed(i, view) for i in indices] for view in (0, 1)]
         light = self._shade(table, left_layer, x, y)
         exposure = auto_exposure(light)
         left = expose(light * exposure, cameras, 0, noise[0])
@@ -87,6 +90,10 @@ class StereoSceneGenerator:
         left_d, right_d = right_d.flip(-1), left_d.flip(-1)
         hidden = self._occluded(left_d, right_d).unsqueeze(1)
         return seen, StereoBatch(right.flip(-1), left.flip(-1), left_d.unsqueeze(1), hidden)
+
+    def _noise_seed(self, index: int, view: int) -> int:
+        """Return the seed of the noise in one view (0: left, 1: right) of a scene, below 2^47."""
+        return ((self.seed * 1_000_003 + index) * 2 + view) & 0x7FFF_FFFF_FFFF
 
     # ---- geometry ----------------------------------------------------------------------------------------------
 
@@ -133,9 +140,9 @@ class StereoSceneGenerator:
             # A batch shares its slices, and one everywhere-layer fills them.
             return 0, self.height, 0, self.width
         row = rows[0]
-        reach = float(np.hypot(row[COLUMN["ru"]], row[COLUMN["rv"]])) * 1.45 + 2
+        reach = float(np.hypot(row[COLUMN["ru"]], row[COLUMN["rv"]])) * _OUTLINE_REACH + _MARGIN
         ca, sa = abs(np.cos(row[COLUMN["angle"]])), abs(np.sin(row[COLUMN["angle"]]))
-        ru, rv = row[COLUMN["ru"]] * 1.45 + 2, row[COLUMN["rv"]] * 1.45 + 2
+        ru, rv = (row[COLUMN[name]] * _OUTLINE_REACH + _MARGIN for name in ("ru", "rv"))
         rx, ry = min(reach, ru * ca + rv * sa), min(reach, ru * sa + rv * ca)
         cx, cy = row[COLUMN["cx"]], row[COLUMN["cy"]]
         lo, hi = cx - rx, cx + rx
@@ -143,10 +150,13 @@ class StereoSceneGenerator:
             swing = abs(row[COLUMN["b"]]) * rx + abs(row[COLUMN["c"]]) * ry
             swing += 2 * abs(row[COLUMN["bump"]]) + abs(row[COLUMN["wave"]])
             lo, hi = lo - row[COLUMN["a"]] - swing, hi - row[COLUMN["a"]] + swing
-        clip = lambda v, top: int(np.clip(v, 0, top))  # noqa: E731
+
+        def clip(value: float, largest: int) -> int:
+            return int(np.clip(value, 0, largest))
+
         return (
-            clip(cy - ry - 4, self.height),
-            clip(cy + ry + 5, self.height),
+            clip(cy - ry - _ROW_MARGIN, self.height),
+            clip(cy + ry + _ROW_MARGIN + 1, self.height),
             clip(lo, self.width),
             clip(hi + 1, self.width),
         )
