@@ -330,9 +330,9 @@ def doctor() -> None:
         except CheckpointError as error:
             healthy = False
             say(f"weights: {error}", "red")
-    for engine in ENGINES.values():
-        state = engine.missing() or ", ".join(engine.precisions(device)) or f"does not run on {device}"
-        say(f"{f'engine {engine.name}':28} {state}")
+    for known in ENGINES.values():
+        state = known.missing() or ", ".join(known.precisions(device)) or f"does not run on {device}"
+        say(f"{f'engine {known.name}':28} {state}")
     if (problem := select_engine("auto", "auto", device).problem) is not None:
         say(problem, "red")
     say(f"{'engine cache':28} {cache_folder()}")

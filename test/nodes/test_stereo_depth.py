@@ -1101,6 +1101,7 @@ def test_a_file_that_is_no_checkpoint_fails_configure_and_can_be_replaced(
     assert result.successful
     b.listen("depth/image_rect")
     assert share_near(b.fresh_depth(PAIR), SCENE.depth) > 0.97
+    assert "active with sgbm on cpu (sha256 -)" in "".join(map(str, b.logged))
     b.wait(lambda: b.level() == 0)
 
 
