@@ -18,13 +18,13 @@ from fg_depth_ros.inference.estimator import ModelError
 from fg_depth_ros.inference.flow import FlowEstimate, FlowEstimator, NetworkFlow
 from fg_depth_ros.inference.matchers import BlockMatcher, Match, NetworkMatcher
 from fg_depth_ros.inference.mono import MonoDepthEstimator, MonoEstimate, NetworkMono
-from fg_depth_ros.inference.stereo import SearchRange, StereoDepthEstimator, StereoEstimate
+from fg_depth_ros.inference.stereo import FilledEstimate, SearchRange, StereoDepthEstimator, StereoEstimate
 
 __all__ = [
-    "AUTO", "BlockMatcher", "BlockMatching", "EngineError", "EstimatorConfig", "FlowConfig", "FlowEstimate",
-    "FlowEstimator", "Match", "ModelError", "MonoConfig", "MonoDepthEstimator", "MonoEstimate", "NetworkFlow",
-    "NetworkMatcher", "NetworkMono", "OutOfMemory", "SearchRange", "StereoConfig", "StereoDepthEstimator",
-    "StereoEstimate", "config_of", "open_estimator",
+    "AUTO", "BlockMatcher", "BlockMatching", "EngineError", "EstimatorConfig", "FilledEstimate", "FlowConfig",
+    "FlowEstimate", "FlowEstimator", "Match", "ModelError", "MonoConfig", "MonoDepthEstimator", "MonoEstimate",
+    "NetworkFlow", "NetworkMatcher", "NetworkMono", "OutOfMemory", "SearchRange", "StereoConfig",
+    "StereoDepthEstimator", "StereoEstimate", "config_of", "open_estimator",
 ]  # fmt: skip
 
 

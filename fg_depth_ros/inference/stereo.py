@@ -40,9 +40,6 @@ _CAUSES = {
 }
 """Likely causes of labels that most pixels have."""
 
-# Cached properties that filling does not change.
-_UNFILLED = ("disparity", "flow", "matched_labels", "matched_mask", "matched_depth", "depth_sigma", "_raw_depth")
-
 
 class SearchRange(NamedTuple):
     """Image disparities that were searched, ``first`` to ``last``, px; ``border``: half the matching window, px.
@@ -62,7 +59,6 @@ class StereoEstimate:
 
     ``matched``: H x W float32 px, x_left - x_right, the method's result; NaN = no match.
     ``disparity_sigma``: H x W float32 px, one standard deviation, or None where the method does not know.
-    ``filling``: H x W float32 m, depth from the left image alone at the scale of the pair's, for the holes; or None.
     ``support``: what the images say of the match; None = unknown. ``searched``: None = nothing was.
     ``vertical``: H x W float32 px, how much lower the match lies in the right image; None = on the same row.
     """
@@ -73,34 +69,9 @@ class StereoEstimate:
     right_disparity: np.ndarray | None
     config: StereoConfig
     seconds: float  # that the matching took
-    filling: np.ndarray | None = None
     support: Support | None = None
     searched: SearchRange | None = None
     vertical: np.ndarray | None = None
-
-    @classmethod
-    def from_mono(cls, depth: np.ndarray, rig: StereoRig, config: StereoConfig, seconds: float) -> StereoEstimate:
-        """Make an estimate from mono depth alone: nothing is matched, everything is filled.
-
-        ``depth``: H x W float32 m. Of ``rig`` only the left camera counts.
-        """
-        nothing = np.full(depth.shape, np.nan, np.float32)
-        # Where nothing was matched, nothing can be checked.
-        return cls(rig, nothing, None, None, replace(config, left_right_check="off"), seconds, depth)
-
-    def filled(self, depth: np.ndarray) -> StereoEstimate:
-        """Return the estimate with its holes filled from another depth, where that is in the range.
-
-        Disparity, flow and uncertainty stay as they are. ``depth``: H x W float32 m, at the scale of this one. Raises
-        ValueError when the sizes differ.
-        """
-        if depth.shape != self.matched.shape:
-            raise ValueError(
-                f"depth to fill with is {depth.shape}, the estimate {self.matched.shape}: sizes must agree"
-            )
-        other = replace(self, filling=depth)
-        vars(other).update({name: value for name, value in vars(self).items() if name in _UNFILLED})
-        return other
 
     @property
     def fault(self) -> PairFault | None:
@@ -110,11 +81,11 @@ class StereoEstimate:
     @property
     def low_density(self) -> bool:
         """Whether too few pixels have depth from the pair (fewer than ``_FEW_PIXELS``)."""
-        return bool(self.matched_mask.mean() < _FEW_PIXELS)
+        return bool(self.mask.mean() < _FEW_PIXELS)
 
     def explain_low_density(self) -> str:
         """Explain how few pixels are valid, and the likely cause, by the commonest label of the other pixels."""
-        config, labels = self.config, self.matched_labels
+        config, labels = self.config, self.labels
         shares = np.bincount(labels.reshape(-1), minlength=len(Label)) / labels.size
         worst = Label(int(np.argmax(shares[1:])) + 1)
         cause = _CAUSES[worst]
@@ -143,15 +114,7 @@ class StereoEstimate:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """H x W uint8, one ``geometry.Label`` a pixel. A hole that is not filled keeps its reason."""
-        if self.filling is None:
-            return self.matched_labels
-        usable = (self.filling >= self.config.min_depth) & (self.filling <= self.config.max_depth)
-        return np.where(usable & ~self.matched_mask, np.uint8(Label.FILLED_FROM_MONO), self.matched_labels)
-
-    @cached_property
-    def matched_labels(self) -> np.ndarray:
-        """The labels before anything is filled, H x W uint8."""
+        """H x W uint8, one ``geometry.Label`` a pixel."""
         config, mismatch, unsure = self.config, None, None
         if self.right_disparity is not None:
             mismatch = geometry.left_right_mismatch(self.matched, self.right_disparity, config.left_right_threshold)
@@ -174,35 +137,23 @@ class StereoEstimate:
 
     @cached_property
     def mask(self) -> np.ndarray:
-        """H x W bool, True where depth is published."""
-        return np.asarray((self.labels == Label.VALID) | (self.labels == Label.FILLED_FROM_MONO))
-
-    @cached_property
-    def matched_mask(self) -> np.ndarray:
-        """H x W bool, True where the depth comes from the pair."""
-        return np.asarray(self.matched_labels == Label.VALID)
+        """H x W bool, True where the pair gives depth."""
+        return np.asarray(self.labels == Label.VALID)
 
     @cached_property
     def depth(self) -> np.ndarray:
         """H x W float32 m along the optical axis (REP 118), NaN where masked."""
-        if self.filling is None:
-            return self.matched_depth
-        return np.where(self.labels == Label.FILLED_FROM_MONO, self.filling, self.matched_depth)
-
-    @cached_property
-    def matched_depth(self) -> np.ndarray:
-        """The depth before anything is filled, H x W float32 m."""
-        return np.where(self.matched_mask, self._raw_depth, np.float32(np.nan))
+        return np.where(self.mask, self._raw_depth, np.float32(np.nan))
 
     @cached_property
     def depth_sigma(self) -> np.ndarray | None:
-        """H x W float32 m, one standard deviation, NaN where the depth does not come from the pair.
+        """H x W float32 m, one standard deviation, NaN where masked.
 
         None where the method does not know.
         """
         if self.disparity_sigma is None:
             return None
-        return geometry.depth_sigma(self.matched_depth, self.disparity_sigma, self.rig)
+        return geometry.depth_sigma(self.depth, self.disparity_sigma, self.rig)
 
     @cached_property
     def flow(self) -> np.ndarray:
@@ -213,6 +164,58 @@ class StereoEstimate:
     @cached_property
     def _raw_depth(self) -> np.ndarray:
         return geometry.disparity_to_depth(self.matched, self.rig)
+
+
+@dataclass(frozen=True)
+class FilledEstimate:
+    """An estimate whose holes have depth from the left image alone, where that is in the range.
+
+    Disparity, flow and uncertainty are those of ``stereo``. ``filling``: H x W float32 m, at the scale of its depth.
+    Raises ValueError when the sizes differ.
+    """
+
+    stereo: StereoEstimate
+    filling: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.filling.shape != self.stereo.matched.shape:
+            raise ValueError(
+                f"depth to fill with is {self.filling.shape}, the estimate {self.stereo.matched.shape}: sizes must "
+                "agree"
+            )
+
+    @classmethod
+    def from_mono(cls, depth: np.ndarray, rig: StereoRig, config: StereoConfig, seconds: float) -> FilledEstimate:
+        """Make an estimate from mono depth alone: nothing is matched, everything is filled.
+
+        ``depth``: H x W float32 m. Of ``rig`` only the left camera counts.
+        """
+        nothing = np.full(depth.shape, np.nan, np.float32)
+        # Where nothing was matched, nothing can be checked.
+        config = replace(config, left_right_check="off")
+        return cls(StereoEstimate(rig, nothing, None, None, config, seconds), depth)
+
+    @property
+    def rig(self) -> StereoRig:
+        """Calibration of the pair."""
+        return self.stereo.rig
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """H x W uint8, one ``geometry.Label`` a pixel. A hole that is not filled keeps its reason."""
+        config = self.stereo.config
+        usable = (self.filling >= config.min_depth) & (self.filling <= config.max_depth)
+        return np.where(usable & ~self.stereo.mask, np.uint8(Label.FILLED_FROM_MONO), self.stereo.labels)
+
+    @cached_property
+    def mask(self) -> np.ndarray:
+        """H x W bool, True where there is depth, from the pair or filled."""
+        return np.asarray((self.labels == Label.VALID) | (self.labels == Label.FILLED_FROM_MONO))
+
+    @cached_property
+    def depth(self) -> np.ndarray:
+        """H x W float32 m along the optical axis (REP 118), NaN where masked."""
+        return np.where(self.labels == Label.FILLED_FROM_MONO, self.filling, self.stereo.depth)
 
 
 class StereoDepthEstimator(Estimator[StereoConfig, Matcher]):

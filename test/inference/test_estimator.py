@@ -10,7 +10,7 @@ import pytest
 
 from fg_depth_ros.data.datasets.stereo import motorcycle
 from fg_depth_ros.geometry import Label, StereoRig
-from fg_depth_ros.inference import Match, StereoConfig, StereoDepthEstimator, StereoEstimate
+from fg_depth_ros.inference import FilledEstimate, Match, StereoConfig, StereoDepthEstimator
 
 RIG = StereoRig(width=64, height=32, fx=100.0, fy=100.0, cx=31.5, cy=15.5, cx_right=33.5, baseline=0.2)
 
@@ -197,7 +197,7 @@ def test_holes_are_filled_in_depth_and_labels_and_nowhere_else():
     mono[0, :10] = 90.0  # beyond max_depth
     mono[0, 10] = np.nan
     sigma, before = estimate.depth_sigma, estimate.labels.copy()
-    filled = estimate.filled(mono)
+    filled = FilledEstimate(estimate, mono)
     assert filled.labels.dtype == np.uint8
     assert (filled.labels[0, 11:] == Label.FILLED_FROM_MONO).all()
     assert (filled.labels[0, :11] == Label.OUT_OF_RANGE).all()  # the reason stays
@@ -209,40 +209,37 @@ def test_holes_are_filled_in_depth_and_labels_and_nowhere_else():
     np.testing.assert_allclose(filled.depth[2:, 8:], 2.0)
     assert np.isnan(filled.depth[0, :11]).all()
     assert (filled.mask == np.isfinite(filled.depth)).all()
-    # a filled pixel is no match
-    assert (filled.matched_mask == (before == Label.VALID)).all()
-    np.testing.assert_array_equal(filled.depth_sigma, sigma)
-    assert np.isnan(filled.depth_sigma[1]).all()
-    np.testing.assert_array_equal(filled.disparity, estimate.disparity)
-    np.testing.assert_array_equal(filled.flow, estimate.flow)
-    # and the first estimate is what it was
+    # and the estimate of the pair is what it was
     np.testing.assert_array_equal(estimate.labels, before)
+    assert (filled.stereo.mask == (before == Label.VALID)).all()
+    np.testing.assert_array_equal(filled.stereo.depth_sigma, sigma)
+    assert np.isnan(filled.stereo.depth_sigma[1]).all()
 
 
 def test_filling_works_nothing_out_twice(monkeypatch):
     estimate = estimate_with(np.full((32, 64), 8.0))
-    assert estimate.matched_depth[5, 20] == pytest.approx(2.0)
+    assert estimate.depth[5, 20] == pytest.approx(2.0)
     monkeypatch.setattr("fg_depth_ros.geometry.hidden_by_nearer", None)
     monkeypatch.setattr("fg_depth_ros.geometry.disparity_to_depth", None)
-    assert estimate.filled(np.ones((32, 64), np.float32)).depth[5, 2] == 1.0
+    assert FilledEstimate(estimate, np.ones((32, 64), np.float32)).depth[5, 2] == 1.0
 
 
 def test_filling_with_another_size_is_named():
     with pytest.raises(ValueError, match=r"\(32, 60\), the estimate \(32, 64\)"):
-        estimate_with(np.full((32, 64), 8.0)).filled(np.ones((32, 60), np.float32))
+        FilledEstimate(estimate_with(np.full((32, 64), 8.0)), np.ones((32, 60), np.float32))
 
 
 def test_from_the_left_image_alone_everything_in_range_is_filled():
     mono = np.full((32, 64), 5.0, np.float32)
     mono[3] = 0.05
     config = StereoConfig(model="sgbm", max_depth=20.0)
-    estimate = StereoEstimate.from_mono(mono, RIG, config, 0.25)
+    estimate = FilledEstimate.from_mono(mono, RIG, config, 0.25)
     assert (estimate.labels[3] == Label.OUT_OF_RANGE).all()
     assert (np.delete(estimate.labels, 3, 0) == Label.FILLED_FROM_MONO).all()
     assert (np.delete(estimate.depth, 3, 0) == 5.0).all()
     assert np.isnan(estimate.depth[3]).all()
-    assert not estimate.matched_mask.any()
-    assert estimate.seconds == 0.25
+    assert not estimate.stereo.mask.any()
+    assert estimate.stereo.seconds == 0.25
 
 
 def test_wrong_pairs_are_named():

@@ -99,7 +99,7 @@ class BagEvaluation:
                 else:
                     estimate = estimator.estimate(left, right, rig)
                     stereos.append((loaded, estimate))
-                    first_stereo = first_stereo or (loaded.label, estimate.matched_depth)
+                    first_stereo = first_stereo or (loaded.label, estimate.depth)
                     seconds[loaded.label] = estimate.seconds
             except ValueError as error:  # one pair does not end the replay
                 raise FileError(f"{loaded.label}: {error}") from error
@@ -116,7 +116,7 @@ class BagEvaluation:
     ) -> None:
         published = PublishedPair(
             pair.name, pair.rig, estimate.depth, estimate.disparity,
-            np.where(estimate.matched_mask, estimate.matched, np.float32(np.nan)), pair.truth, pair.left, pair.right,
+            np.where(estimate.mask, estimate.matched, np.float32(np.nan)), pair.truth, pair.left, pair.right,
         )  # fmt: skip
         one = ReplayScores(self.config.min_depth, self.config.max_depth)
         score = self._score(loaded, pair.truth is not None, RELATIVE if pair.truth is not None else PIXELS)

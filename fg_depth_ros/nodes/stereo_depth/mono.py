@@ -11,7 +11,7 @@ import numpy as np
 
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.geometry.depth import scale_between
-from fg_depth_ros.inference import MonoConfig, MonoDepthEstimator, MonoEstimate, StereoEstimate
+from fg_depth_ros.inference import FilledEstimate, MonoConfig, MonoDepthEstimator, MonoEstimate, StereoEstimate
 from fg_depth_ros.nodes.common.codes import FaultCode
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults
 from fg_depth_ros.nodes.stereo_depth.model_host import LazyModelHost
@@ -50,9 +50,9 @@ class MonoScale:
         self._tried = time.monotonic()
         step = max(1, round((depth.size / _COMPARED) ** 0.5))
         grid = (slice(step // 2, None, step),) * 2
-        factor = scale_between(depth[grid], estimate.matched_depth[grid], estimate.matched_mask[grid])
+        factor = scale_between(depth[grid], estimate.depth[grid], estimate.mask[grid])
         if factor is None:
-            share = np.count_nonzero(estimate.matched_mask) / estimate.matched_mask.size
+            share = np.count_nonzero(estimate.mask) / estimate.mask.size
             raise ScaleError(f"too few pixels have stereo depth ({share:.1%}) to compare with mono depth")
         if not _SMALLEST <= factor <= _LARGEST:
             raise ScaleError(
@@ -118,7 +118,7 @@ class MonoDepth:
             self._faults.report("mono", WARN, text, FaultCode.NO_MONO_DEPTH)
         return None
 
-    def fill(self, estimate: StereoEstimate, depth: np.ndarray) -> StereoEstimate:
+    def fill(self, estimate: StereoEstimate, depth: np.ndarray) -> StereoEstimate | FilledEstimate:
         """Fill the holes of an estimate from mono depth (H x W m, its own scale), where a scale can be measured."""
         try:
             factor = self.scale.measure(depth, estimate)
@@ -126,7 +126,7 @@ class MonoDepth:
             self._faults.report("scale", WARN, f"nothing is filled from mono: {error}", FaultCode.NO_MONO_SCALE)
             return estimate
         self._faults.clear("scale")
-        return estimate.filled(depth * np.float32(factor))
+        return FilledEstimate(estimate, depth * np.float32(factor))
 
     def update_scale(self, estimate: StereoEstimate, depth: np.ndarray) -> None:
         """Measure the scale from time to time although nothing is filled, for when the right camera fails."""

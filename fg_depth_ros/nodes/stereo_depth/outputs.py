@@ -27,7 +27,7 @@ from fg_depth_ros.geometry import StereoRig, organised_points
 from fg_depth_ros.geometry.clouds import inside_box, voxel_means
 from fg_depth_ros.geometry.depth_colour import colour_disparity
 from fg_depth_ros.geometry.flow_colour import colour_flow
-from fg_depth_ros.inference import SearchRange, StereoEstimate
+from fg_depth_ros.inference import FilledEstimate, SearchRange, StereoEstimate
 from fg_depth_ros.inference.config import CLASSICAL_STEREO
 from fg_depth_ros.nodes.common.codes import FaultCode
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults
@@ -67,7 +67,8 @@ _NETWORK_STEP = float(np.spacing(np.float32(128.0)))
 class _Pair(NamedTuple):
     """What the messages of a pair are made of; ``left``: the left image, uint8, H x W or H x W x 3 RGB."""
 
-    estimate: StereoEstimate
+    stereo: StereoEstimate
+    filled: StereoEstimate | FilledEstimate  # of FILLED_TOPICS; the same as `stereo` where nothing is filled
     left: np.ndarray
     messages: StereoMessages
     header: Header
@@ -113,7 +114,11 @@ class StereoOutputs:
         }
 
     def publish(
-        self, topics: Collection[str], estimate: StereoEstimate, left: np.ndarray, messages: StereoMessages
+        self,
+        topics: Collection[str],
+        estimate: StereoEstimate | FilledEstimate,
+        left: np.ndarray,
+        messages: StereoMessages,
     ) -> None:
         """Publish those of ``topics`` that are in TOPICS and that the estimate of a pair gives.
 
@@ -121,7 +126,8 @@ class StereoOutputs:
         """
         if not self._has_subscribers("points2"):
             self._faults.forget("cloud")
-        pair = _Pair(estimate, left, messages, output_header(messages))
+        stereo = estimate.stereo if isinstance(estimate, FilledEstimate) else estimate
+        pair = _Pair(stereo, estimate, left, messages, output_header(messages))
         for name, output in TOPICS.items():
             if name in topics and (message := output.build(self, pair)) is not None:
                 self._send(name, message)
@@ -186,14 +192,14 @@ class StereoOutputs:
             self._publishers[packed].publish(fill_compressed(CompressedImage(), message, quality))
 
     def _depth(self, pair: _Pair) -> Image:
-        return fill_depth(Image(), pair.estimate.depth, self._parameters["depth_encoding"], pair.header)
+        return fill_depth(Image(), pair.filled.depth, self._parameters["depth_encoding"], pair.header)
 
     def _disparity(self, pair: _Pair) -> DisparityImage:
-        estimate = pair.estimate
+        estimate = pair.stereo
         assert estimate.searched is not None
         return disparity_message(
             # What is masked needs no completing, and mono depth is no match.
-            np.where(estimate.matched_mask, estimate.matched, np.float32(np.nan)),
+            np.where(estimate.mask, estimate.matched, np.float32(np.nan)),
             estimate.rig,
             pair.header,
             estimate.searched,
@@ -201,17 +207,17 @@ class StereoOutputs:
         )
 
     def _disparity_colour(self, pair: _Pair) -> Image:
-        estimate = pair.estimate
+        estimate = pair.stereo
         assert estimate.searched is not None
         # As in the DisparityImage: 0 is infinity, and the colours end where the search does, or at the largest.
-        moved = np.where(estimate.matched_mask, estimate.matched, np.float32(np.nan)) + estimate.rig.doffs
+        moved = np.where(estimate.mask, estimate.matched, np.float32(np.nan)) + estimate.rig.doffs
         last = float(estimate.searched.last + estimate.rig.doffs)
         farthest = max(last, 1.0) if estimate.searched.limited else None
         return fill_image(Image(), colour_disparity(moved, farthest), "rgb8", pair.header)
 
     def _sigma(self, pair: _Pair) -> Image | None:
         """Return the uncertainty of depth; None: the model gives none."""
-        estimate = pair.estimate
+        estimate = pair.stereo
         if estimate.depth_sigma is None:
             self._node.get_logger().warning(
                 f"depth/sigma is not published: model {estimate.config.model} gives no uncertainty; use flownet_stereo",
@@ -221,20 +227,20 @@ class StereoOutputs:
         return fill_image(Image(), np.asarray(estimate.depth_sigma, np.float32), "32FC1", pair.header)
 
     def _mask(self, pair: _Pair) -> Image:
-        return fill_image(Image(), pair.estimate.mask.view(np.uint8) * np.uint8(255), "mono8", pair.header)
+        return fill_image(Image(), pair.filled.mask.view(np.uint8) * np.uint8(255), "mono8", pair.header)
 
     def _labels(self, pair: _Pair) -> Image:
-        return fill_image(Image(), pair.estimate.labels, "8UC1", pair.header)
+        return fill_image(Image(), pair.filled.labels, "8UC1", pair.header)
 
     def _flow(self, pair: _Pair) -> Image:
-        return fill_image(Image(), pair.estimate.flow, "32FC2", pair.header)
+        return fill_image(Image(), pair.stereo.flow, "32FC2", pair.header)
 
     def _flow_colour(self, pair: _Pair) -> Image:
-        return fill_image(Image(), colour_flow(pair.estimate.flow), "rgb8", pair.header)
+        return fill_image(Image(), colour_flow(pair.stereo.flow), "rgb8", pair.header)
 
     def _cloud(self, pair: _Pair) -> PointCloud2 | None:
         """Return the cloud: organised as it is, a row of points where it is thinned; None: its box cannot be placed."""
-        estimate, left, header = pair.estimate, pair.left, pair.header
+        estimate, left, header = pair.filled, pair.left, pair.header
         parameters = self._parameters
         stride, padded = parameters["cloud_decimation"], not parameters["avoid_point_cloud_padding"]
         near = np.where(estimate.depth <= parameters["cloud_max_depth"], estimate.depth, np.float32(np.nan))

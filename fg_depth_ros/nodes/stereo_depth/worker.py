@@ -16,6 +16,7 @@ from rclpy.lifecycle import LifecycleNode
 from fg_depth_ros.data.io.messages import DEPTH_16UC1, MessageError
 from fg_depth_ros.geometry import PairFault, StereoRig
 from fg_depth_ros.inference import (
+    FilledEstimate,
     MonoEstimate,
     OutOfMemory,
     StereoConfig,
@@ -327,7 +328,7 @@ class StereoWorker:
             return None
         scaled = mono.depth * self._mono.scale.fallback()
         config = self._published_range(stereo.config)
-        estimate = StereoEstimate.from_mono(scaled, images.rig, config, mono.seconds)
+        estimate = FilledEstimate.from_mono(scaled, images.rig, config, mono.seconds)
         self._outputs.publish(topics, estimate, images.left, messages)
         self._outputs.publish_mono(topics, mono.depth, messages)
         scale = ", at its own scale, as it was compared with no pair lately" if self._mono.scale.own_scale else ""
