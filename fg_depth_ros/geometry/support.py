@@ -5,31 +5,38 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+# What is compared.
 _WIDTH = 640  # px; larger images are compared at about this width, all at half their size or less
 _DETAIL = 9  # px of that size; larger structure is left out, two views of nothing in common share it
 _NOISE = 1.0  # grey levels of 255 after averaging: a camera's noise and rounding
+# The images themselves, not their detail, in windows of this many px at half that size. A matcher finds detail in
+# smooth images of other things, but not the light and dark of whole surfaces.
+_WIDE_WINDOW = 61
+_WIDE_CONTRAST = 3.0  # grey levels, standard deviation in such a window; with less nothing is known
+
+# Which pixels are supported.
 # Correlation that windows of this many px need: the smaller, the more easily a matcher finds it in mere noise. The
 # large ones bring walls without texture to what has texture around them.
-_WINDOWS = {9: 0.5, 25: 0.35, 61: 0.3, 121: 0.3}
-# The images themselves, not their detail, in windows of this many px at half that size. A matcher finds detail in
-# smooth images of other things, but not the light and dark of whole surfaces: 0.73 of the pixels correlate so in good
-# pairs, 0.66 in good ones out of focus, 0.01 in other views out of focus.
-_WIDE = 61
-_CORRELATED = 0.7
-_SHARED = 0.25  # share of the pixels; with more than the second one, details that differ are noise
-_SHARED_SURELY = 0.5
-_SURFACE = 0.8  # correlation that supports a surface without detail
-_CONTRAST = 3.0  # grey levels, standard deviation in a wide window
-_SUPPORTED_PAIR = 0.1  # share of pixels
-_TEXTURED_VIEW = 0.05  # share of pixels from which two images can be told to show different things
-_AGREEING = 0.2  # share of the textured pixels: 0.7 in good pairs, 0.3 in strong noise, below 0.1 in other views
-_BLACK = 1  # grey level that a camera's noise exceeds, and what rectification fills in does not
-_BORDER = 0.001  # share of the pixels; a smaller black area at the edge may be anything
-_DARK, _BRIGHT = 32, 250  # grey levels that 99 % are below, 90 % above
+_PIXEL_CORRELATION = {9: 0.5, 25: 0.35, 61: 0.3, 121: 0.3}
+_PIXEL_WIDE_CORRELATION = 0.8  # supports a surface without detail
+_BORDER_BLACK = 1  # grey level that a camera's noise exceeds, and what rectification fills in does not
+_BORDER_SHARE = 0.001  # of the pixels; a smaller black area at the edge may be anything
+
+# What is wrong with the pair.
+# Of wide windows; 0.73 of the pixels correlate so in good pairs, 0.66 in good ones out of focus, 0.01 in other views
+# out of focus.
+_PAIR_CORRELATION = 0.7
+_PAIR_SHARED = 0.25  # share of the pixels; with more than the second one, details that differ are noise
+_PAIR_SHARED_SURELY = 0.5
+_PAIR_SUPPORTED = 0.1  # share of pixels
+_PAIR_AGREEING = 0.2  # share of the textured pixels: 0.7 in good pairs, 0.3 in strong noise, below 0.1 in other views
+_VIEW_TEXTURED = 0.05  # share of pixels from which two images can be told to show different things
+_VIEW_DARK, _VIEW_BRIGHT = 32, 250  # grey levels that 99 % are below, 90 % above
 
 
 class PairFault(str, Enum):
@@ -89,6 +96,18 @@ class _View(Enum):
     DARK, BRIGHT, FLAT, TEXTURED = range(4)
 
 
+class _Comparison(NamedTuple):
+    """A pair at the size at which it is compared; H x W each."""
+
+    greys: list[np.ndarray]  # of left and right, uint8
+    textured: list[np.ndarray]  # bool; where their fine structure is more than noise
+    inside: np.ndarray  # bool; whether the match lies in the right image
+    visible: np.ndarray  # bool; or there is no match
+    correlations: list[np.ndarray]  # of the details, for each window of _PIXEL_CORRELATION
+    wide: np.ndarray  # correlation in wide windows; NaN where the left one has no light and dark
+    surfaces: np.ndarray  # bool; where that is known, and the match inside
+
+
 def photometric_support(left: np.ndarray, right: np.ndarray, disparity: np.ndarray) -> Support:
     """Compare the left image with the right one warped by the disparity: zero-mean normalised cross-correlation.
 
@@ -106,6 +125,32 @@ def photometric_support(left: np.ndarray, right: np.ndarray, disparity: np.ndarr
     """
     if not left.shape[:2] == right.shape[:2] == disparity.shape:
         raise ValueError(f"images {left.shape}, {right.shape} and disparity {disparity.shape}: sizes must agree")
+    comparison = _compare(left, right, disparity)
+    supported, agreement = _supported_pixels(comparison), _agreement(comparison)
+    identical, fault = _identical(comparison), None
+    if identical or _unrelated(comparison, agreement):
+        supported[:] = False
+    if identical:
+        fault = PairFault.IDENTICAL
+    elif supported.mean() < _PAIR_SUPPORTED:
+        fault = _views_fault(*_views(comparison))
+    pixels = cv2.resize(supported.astype(np.uint8), disparity.shape[::-1], interpolation=cv2.INTER_NEAREST)
+    return Support(pixels.astype(bool), fault, agreement)
+
+
+def unchecked_support(left: np.ndarray, right: np.ndarray) -> Support | None:
+    """Return the support of a pair that is not compared: none where both images are one picture, else None (unknown).
+
+    ``left``, ``right``: uint8, H x W or H x W x 3 RGB.
+    """
+    if not np.array_equal(left, right):
+        return None
+    nothing = np.full(left.shape[:2], np.nan, np.float32)
+    found = photometric_support(left, right, nothing)  # no cost in a stream of pairs: such a one is a fault
+    return found if found.fault == PairFault.IDENTICAL else None
+
+
+def _compare(left: np.ndarray, right: np.ndarray, disparity: np.ndarray) -> _Comparison:
     height, width = disparity.shape
     factor = max(2, round(width / _WIDTH))
     size = -(-width // factor), -(-height // factor)
@@ -122,41 +167,44 @@ def photometric_support(left: np.ndarray, right: np.ndarray, disparity: np.ndarr
     warped = cv2.remap(seen_right, np.where(inside, columns, 0), np.ascontiguousarray(rows), cv2.INTER_LINEAR)
     share = inside.astype(np.float32)
     correlations = _correlations(details[0] * share, warped[..., 0] * share, share)
-    alike = [correlation > limit for correlation, limit in zip(correlations, _WINDOWS.values(), strict=True)]
     wide = _wide_correlation(greys[0] * share, warped[..., 1] * share, share)
-    surfaces = np.isfinite(wide) & inside
-    supported = surfaces & (wide > _SURFACE)
-    for each in alike:
-        supported |= each
-    supported &= ~_black_border(greys[0])
-
     textured = [cv2.blur(detail * detail, (_DETAIL, _DETAIL)) > 4 * _NOISE**2 for detail in details]
-    views = [_view(grey, texture) for grey, texture in zip(greys, textured, strict=True)]
     visible = inside | np.isnan(small)
-    correlated = wide > _CORRELATED
-    agreement = _share(correlated, visible) if visible.any() else 0.0
-    unrelated = bool(surfaces.mean() >= _TEXTURED_VIEW and _share(correlated, surfaces) < _SHARED)
-    if textured[0].mean() >= _TEXTURED_VIEW and agreement < _SHARED_SURELY:
-        unrelated |= _share(alike[0] & inside, textured[0] & visible) < _AGREEING
-    identical = _View.TEXTURED in views and np.array_equal(greys[0], greys[1])
-    supported &= not (unrelated or identical)
-    fault = _fault(*views) if unrelated or supported.mean() < _SUPPORTED_PAIR else None
-    if identical:
-        fault = PairFault.IDENTICAL
-    pixels = cv2.resize(supported.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-    return Support(pixels.astype(bool), fault, agreement)
+    return _Comparison(greys, textured, inside, visible, correlations, wide, np.isfinite(wide) & inside)
 
 
-def unchecked_support(left: np.ndarray, right: np.ndarray) -> Support | None:
-    """Return the support of a pair that is not compared: none where both images are one picture, else None (unknown).
+def _supported_pixels(pair: _Comparison) -> np.ndarray:
+    supported = pair.surfaces & (pair.wide > _PIXEL_WIDE_CORRELATION)
+    for correlation, limit in zip(pair.correlations, _PIXEL_CORRELATION.values(), strict=True):
+        supported |= correlation > limit
+    supported &= ~_black_border(pair.greys[0])
+    return supported
 
-    ``left``, ``right``: uint8, H x W or H x W x 3 RGB.
-    """
-    if not np.array_equal(left, right):
-        return None
-    nothing = np.full(left.shape[:2], np.nan, np.float32)
-    found = photometric_support(left, right, nothing)  # no cost in a stream of pairs: such a one is a fault
-    return found if found.fault == PairFault.IDENTICAL else None
+
+def _agreement(pair: _Comparison) -> float:
+    """Return ``Support.agreement``."""
+    return _share(pair.wide > _PAIR_CORRELATION, pair.visible) if pair.visible.any() else 0.0
+
+
+def _unrelated(pair: _Comparison, agreement: float) -> bool:
+    """Return whether the images show different things: hardly any wide window is alike, or hardly any detail."""
+    correlated = pair.wide > _PAIR_CORRELATION
+    if pair.surfaces.mean() >= _VIEW_TEXTURED and _share(correlated, pair.surfaces) < _PAIR_SHARED:
+        return True
+    textured = pair.textured[0]
+    if textured.mean() < _VIEW_TEXTURED or agreement >= _PAIR_SHARED_SURELY:
+        return False
+    alike = pair.correlations[0] > next(iter(_PIXEL_CORRELATION.values()))
+    return _share(alike & pair.inside, textured & pair.visible) < _PAIR_AGREEING
+
+
+def _identical(pair: _Comparison) -> bool:
+    """Return whether both images are the same picture, of anything at all."""
+    return np.array_equal(pair.greys[0], pair.greys[1]) and _View.TEXTURED in _views(pair)
+
+
+def _views(pair: _Comparison) -> list[_View]:
+    return [_view(grey, texture) for grey, texture in zip(pair.greys, pair.textured, strict=True)]
 
 
 def _share(found: np.ndarray, among: np.ndarray) -> float:
@@ -167,13 +215,13 @@ def _share(found: np.ndarray, among: np.ndarray) -> float:
 
 def _black_border(grey: np.ndarray) -> np.ndarray:
     """Return where rectification left an image black, bool H x W: areas without any light that reach its edge."""
-    black = (grey <= _BLACK).astype(np.uint8)
+    black = (grey <= _BORDER_BLACK).astype(np.uint8)
     if not any(edge.any() for edge in (black[0], black[-1], black[:, 0], black[:, -1])):
         return np.zeros(grey.shape, bool)
     count, labels, statistics, _ = cv2.connectedComponentsWithStats(black, connectivity=4)
     outside = np.zeros(count, bool)
     outside[np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = True
-    outside &= statistics[:, cv2.CC_STAT_AREA] >= _BORDER * grey.size
+    outside &= statistics[:, cv2.CC_STAT_AREA] >= _BORDER_SHARE * grey.size
     outside[0] = False  # what is not black
     return outside[labels]
 
@@ -187,7 +235,7 @@ def _correlations(left: np.ndarray, right: np.ndarray, inside: np.ndarray) -> li
     """Return the correlation of each window size around each pixel; images zero where not ``inside``."""
     found = []
     products = (left * right, left * left, right * right, inside)
-    for window in _WINDOWS:
+    for window in _PIXEL_CORRELATION:
         both, own, other, share = (cv2.blur(product, (window, window)) for product in products)
         # In place, as new memory costs as much as the operations: both / (sqrt(own * other) + noise).
         np.multiply(own, other, out=own)
@@ -208,24 +256,24 @@ def _wide_correlation(left: np.ndarray, right: np.ndarray, inside: np.ndarray) -
     left, right, share = (cv2.resize(i, size, interpolation=cv2.INTER_AREA) for i in (left, right, inside))
     known, some = np.maximum(share, np.float32(1e-3)), np.float32(1e-3)
     products = (left, right, left * left / known, right * right / known, left * right / known)
-    seen = np.maximum(cv2.blur(share, (_WIDE, _WIDE)), some)
-    one, other, own, others, both = (cv2.blur(product, (_WIDE, _WIDE)) / seen for product in products)
+    seen = np.maximum(cv2.blur(share, (_WIDE_WINDOW, _WIDE_WINDOW)), some)
+    one, other, own, others, both = (cv2.blur(product, (_WIDE_WINDOW, _WIDE_WINDOW)) / seen for product in products)
     own, others = (np.maximum(square - mean * mean, 0) for square, mean in ((own, one), (others, other)))
     correlation = (both - one * other) / (np.sqrt(own * others) + np.float32(_NOISE**2))
-    correlation[(own <= _CONTRAST**2) | (share <= 0.5)] = np.nan
+    correlation[(own <= _WIDE_CONTRAST**2) | (share <= 0.5)] = np.nan
     return cv2.resize(correlation, whole, interpolation=cv2.INTER_NEAREST)
 
 
 def _view(grey: np.ndarray, textured: np.ndarray) -> _View:
     low, high = np.percentile(grey[::2, ::2], (10, 99))
-    if high < _DARK:
+    if high < _VIEW_DARK:
         return _View.DARK
-    if low >= _BRIGHT:
+    if low >= _VIEW_BRIGHT:
         return _View.BRIGHT
-    return _View.TEXTURED if textured.mean() >= _TEXTURED_VIEW else _View.FLAT
+    return _View.TEXTURED if textured.mean() >= _VIEW_TEXTURED else _View.FLAT
 
 
-def _fault(left: _View, right: _View) -> PairFault:
+def _views_fault(left: _View, right: _View) -> PairFault:
     if left == right:
         same = (PairFault.DARK, PairFault.OVEREXPOSED, PairFault.NO_TEXTURE, PairFault.UNRELATED)
         return same[left.value]
