@@ -39,8 +39,8 @@ from fg_depth_ros.inference import (
 from fg_depth_ros.networks import ModelCard, create_model, import_checkpoint, save_checkpoint
 from fg_depth_ros.nodes.common.codes import FaultCode
 from fg_depth_ros.nodes.common.diagnostics import fault_codes
+from fg_depth_ros.nodes.common.input_topics import input_topics
 from fg_depth_ros.nodes.common.missing_pairs import images_beside
-from fg_depth_ros.nodes.common.synchronizing import input_topics
 from fg_depth_ros.nodes.common.topics import INPUTS
 
 SCENE = wall()

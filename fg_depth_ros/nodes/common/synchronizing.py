@@ -12,27 +12,14 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from rclpy.node import Node
-from sensor_msgs.msg import CameraInfo
-
 from fg_depth_ros.compat import load_message_filters
 from fg_depth_ros.compat.message_filters import SimpleFilter
 from fg_depth_ros.data.io.messages import stamp_ns
-from fg_depth_ros.data.io.video_packets import IMAGE_TRANSPORTS
 from fg_depth_ros.nodes.common.codes import FaultCode
-from fg_depth_ros.nodes.common.message_classes import message_class
 from fg_depth_ros.nodes.common.missing_pairs import LostImages, UnpairedInputs
-from fg_depth_ros.nodes.common.parameters import AtStart, DeclaredParameters, Parameter
-from fg_depth_ros.nodes.common.topics import INPUTS
-
-SYNC_PARAMETERS = (
-    AtStart("approximate_sync", False, "Match stamps that differ by up to `sync_slop`. Without it they must be equal."),
-    AtStart("sync_slop", 0.01, "Largest difference of stamps in a pair.", "s", 0.0, 10.0),
-)
-"""How a node forms pairs."""
+from fg_depth_ros.nodes.common.topics import CAMERAS, INPUTS
 
 _LEFT_IMAGE, _RIGHT_IMAGE, _LEFT_INFO, _RIGHT_INFO = INPUTS
-_CAMERAS = {_LEFT_IMAGE: _LEFT_INFO, _RIGHT_IMAGE: _RIGHT_INFO}
 # A message this much older than the newest one waiting on the same input is no late message: time went back.
 _JUMP_BACK_NS = 1_000_000_000
 _GAPS = 16  # between images, for their period
@@ -40,54 +27,6 @@ _FEWEST_GAPS = 4
 _INFOS_WITHOUT_IMAGE = 4  # since the last pair; then images got lost
 _IMAGES_WITHOUT_INFO = 3  # in a row; then the camera_info before is taken for them
 _PAUSE_SECONDS = 1.0  # between messages that go on; more of a pause does not count
-
-
-def image_transport(description: str) -> Parameter:
-    """Return the line of the parameter ``image_transport``; refused where the type of its messages is not installed."""
-
-    def check(name: str) -> str | None:
-        try:
-            message_class(IMAGE_TRANSPORTS[name])
-        except ValueError as error:
-            return str(error)
-        return None
-
-    return AtStart("image_transport", "raw", description, choices=tuple(IMAGE_TRANSPORTS), check=check)
-
-
-def input_types(parameters: DeclaredParameters) -> dict[str, type]:
-    """Return input name -> message type for the parameter ``image_transport``."""
-    image = message_class(IMAGE_TRANSPORTS[parameters["image_transport"]])
-    return {name: image if name.endswith("image_rect") else CameraInfo for name in INPUTS}
-
-
-def input_topics(node: Node, parameters: DeclaredParameters) -> dict[str, str]:
-    """Return input name -> resolved topic, remapping and image transport included.
-
-    Where an image is remapped and its camera_info is not, that is taken from the image's namespace, as
-    image_transport does, unless it would be one for both cameras.
-    With a transport other than ``raw``, an image may be remapped to the base topic or to that of the transport itself.
-    """
-
-    def remapped(name: str) -> bool:
-        return bool(node.resolve_topic_name(name) != node.resolve_topic_name(name, only_expand=True))
-
-    transport = parameters["image_transport"]
-    end = "" if transport == "raw" else f"/{transport}"
-    ends = {name: end if name in _CAMERAS else "" for name in INPUTS}
-    topics = {name: str(node.resolve_topic_name(name)).removesuffix(ends[name]) for name in INPUTS}
-    beside = {
-        info: str(node.resolve_topic_name(f"{topics[image].rpartition('/')[0]}/camera_info"))
-        for image, info in _CAMERAS.items()
-        if remapped(image) and not remapped(info)
-    }
-    if len({beside.get(info, topics[info]) for info in _CAMERAS.values()}) == len(_CAMERAS):
-        topics |= beside
-    # That of the transport may be remapped itself, as with image_transport.
-    return {
-        name: str(node.resolve_topic_name(f"{topic}{ends[name]}")) if ends[name] else topic
-        for name, topic in topics.items()
-    }
 
 
 @dataclass(frozen=True)
@@ -112,18 +51,21 @@ class _Input(SimpleFilter):
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
+        # All messages so far.
         self.received = 0
         self.unstamped = 0  # without a stamp, and so left out
         self.held = 0  # camera_infos that are only kept for images to come
         self.repeated = 0  # camera_infos that were taken again
-        self.last: Any = None  # newest message
-        self.largest = 0  # bytes of a message so far
-        self.by_arrival = False  # whether that had no stamp, and was taken
-        self.since_match = 0
+        self.largest = 0  # bytes of a message
+        # The newest one.
+        self.last: Any = None
+        self.by_arrival = False  # whether it had no stamp, and was taken
         self.last_stamp: int | None = None
+        self.last_arrival = time.monotonic()  # before the first one, when the waiting began
+        # Since the last pair.
+        self.since_match = 0
+        self.unmatched_seconds = 0.0  # for which messages have come, pauses left out
         self._gaps: deque[int] = deque(maxlen=_GAPS)
-        self.last_arrival = time.monotonic()  # of a message; before the first one, when the waiting began
-        self.unmatched_seconds = 0.0  # for which messages have come since the last pair, pauses left out
 
     @property
     def period(self) -> float | None:
@@ -194,8 +136,8 @@ class PairSynchronizer:
         self._on_time_jump, self._on_left_only = on_time_jump, on_left_only
         self._last_left_only: int | None = None  # stamp of the last left image that on_left_only had
         self._allow_unstamped, self._now = allow_unstamped, now
-        self._without_info = dict.fromkeys(_CAMERAS, 0)  # images since the last camera_info
-        self._rare_info = dict.fromkeys(_CAMERAS, False)  # camera_infos come more rarely than images
+        self._without_info = dict.fromkeys(CAMERAS, 0)  # images since the last camera_info
+        self._rare_info = dict.fromkeys(CAMERAS, False)  # camera_infos come more rarely than images
         self._inputs = {name: _Input(name) for name in INPUTS}
         for name, info in (infos or {}).items():
             self._inputs[name].last = info
@@ -217,7 +159,7 @@ class PairSynchronizer:
     @property
     def infos(self) -> dict[str, Any]:
         """Input name -> the newest camera_info, of those that have come."""
-        return {name: last for name in _CAMERAS.values() if (last := self._inputs[name].last) is not None}
+        return {name: last for name in CAMERAS.values() if (last := self._inputs[name].last) is not None}
 
     def received(self, name: str) -> int:
         """Return the number of messages of an input."""
@@ -272,7 +214,7 @@ class PairSynchronizer:
 
     def lost_images(self, name: str) -> LostImages | None:
         """Return what is known of the images of an input, where its camera_info arrives and most of them do not."""
-        image, info = self._inputs[name], self._inputs[_CAMERAS[name]]
+        image, info = self._inputs[name], self._inputs[CAMERAS[name]]
         if info.since_match < _INFOS_WITHOUT_IMAGE or 2 * image.since_match > info.since_match:
             return None
         return LostImages(
@@ -285,7 +227,7 @@ class PairSynchronizer:
 
     def _lost_images(self) -> dict[str, LostImages]:
         """Image inputs that get few or no messages while their camera_info arrives, with what is known of them."""
-        return {name: lost for name in _CAMERAS if (lost := self.lost_images(name)) is not None}
+        return {name: lost for name in CAMERAS if (lost := self.lost_images(name)) is not None}
 
     @property
     def unpaired(self) -> UnpairedInputs:
@@ -295,7 +237,7 @@ class PairSynchronizer:
             silent=[
                 each.name
                 for each in self._inputs.values()
-                if each.since_match == 0 and not (each.last is not None and each.name in _CAMERAS.values())
+                if each.since_match == 0 and not (each.last is not None and each.name in CAMERAS.values())
             ],
             lost_images=self._lost_images(),
             last_stamps={each.name: each.last_stamp or 0 for each in self._inputs.values()},
@@ -316,14 +258,14 @@ class PairSynchronizer:
 
     def _period(self) -> float | None:
         """Return the time between the images of the faster camera, ns; None where it is not known."""
-        return min((p for name in _CAMERAS if (p := self._inputs[name].period) is not None), default=None)
+        return min((p for name in CAMERAS if (p := self._inputs[name].period) is not None), default=None)
 
     def _on_message(self, input_: _Input, message: Any) -> None:
         input_.count_arrival(message)
         stamp = self._matching_stamp(input_, message)
         if stamp is None:
             return
-        if input_.name in _CAMERAS:
+        if input_.name in CAMERAS:
             self._repeat_info(input_, stamp)
         self._add(input_, message, stamp)
 
@@ -343,7 +285,7 @@ class PairSynchronizer:
             input_.unstamped += 1
             return None
         input_.last, input_.by_arrival = message, unstamped
-        image = next((image for image, info in _CAMERAS.items() if info == input_.name), None)
+        image = next((image for image, info in CAMERAS.items() if info == input_.name), None)
         if image is not None:  # a camera_info
             self._rare_info[image] = self._without_info[image] >= _IMAGES_WITHOUT_INFO
             self._without_info[image] = 0
@@ -360,7 +302,7 @@ class PairSynchronizer:
 
         An older image would become a pair after later ones.
         """
-        info = self._inputs[_CAMERAS[image.name]]
+        info = self._inputs[CAMERAS[image.name]]
         self._without_info[image.name] += 1
         self._rare_info[image.name] |= self._without_info[image.name] >= _IMAGES_WITHOUT_INFO
         if info.last is None or not (self._rare_info[image.name] or info.by_arrival or image.by_arrival):
@@ -439,15 +381,3 @@ class PairSynchronizer:
             if self._on_error is None:
                 raise
             self._on_error(error)
-
-
-CLOCK_ENDED = (
-    "no stereo pair, and /clock has no publisher any more: the recording or the simulation has ended; start it again"
-)
-"""What a status says after ``clock_has_ended``."""
-
-
-def clock_has_ended(node: Node) -> bool:
-    """Return whether simulated time ran and has no publisher any more: a recording was played to its end."""
-    clock = node.get_clock()
-    return bool(clock.ros_time_is_active and clock.now().nanoseconds and not node.count_publishers("/clock"))

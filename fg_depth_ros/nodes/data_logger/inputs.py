@@ -24,19 +24,15 @@ from fg_depth_ros.data.io import diagnostic_keys as keys
 from fg_depth_ros.data.io.messages import stamp_ns
 from fg_depth_ros.data.io.video_packets import IMAGE_TRANSPORTS
 from fg_depth_ros.geometry import RigError, StereoRig
+from fg_depth_ros.nodes.common.clock import clock_has_ended
 from fg_depth_ros.nodes.common.codes import FaultCode
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, RateMeter
+from fg_depth_ros.nodes.common.input_topics import input_topics, input_types
 from fg_depth_ros.nodes.common.message_loss import MessageLoss
 from fg_depth_ros.nodes.common.missing_pairs import explain_no_pair
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
 from fg_depth_ros.nodes.common.qos import CameraInfoSubscription, naming_overrides, overridable, subscription_events
-from fg_depth_ros.nodes.common.synchronizing import (
-    PairSynchronizer,
-    StereoMessages,
-    clock_has_ended,
-    input_topics,
-    input_types,
-)
+from fg_depth_ros.nodes.common.synchronizing import PairSynchronizer, StereoMessages
 from fg_depth_ros.nodes.common.topics import INPUTS
 from fg_depth_ros.nodes.common.video import VideoStream
 from fg_depth_ros.recording.definitions import Message, Topic

@@ -29,10 +29,11 @@ from std_srvs.srv import Trigger
 from fg_depth_ros import __version__
 from fg_depth_ros.data.io import diagnostic_keys as keys
 from fg_depth_ros.nodes.common import diagnostics
+from fg_depth_ros.nodes.common.clock import CLOCK_ENDED_TEXT
 from fg_depth_ros.nodes.common.codes import FaultCode, NodeState
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Fault, Faults
 from fg_depth_ros.nodes.common.running import run_node
-from fg_depth_ros.nodes.common.synchronizing import CLOCK_ENDED, StereoMessages
+from fg_depth_ros.nodes.common.synchronizing import StereoMessages
 from fg_depth_ros.nodes.common.topics import INPUTS
 from fg_depth_ros.nodes.data_logger.inputs import INPUT_FAULTS, LoggerInputs
 from fg_depth_ros.nodes.data_logger.parameters import DATA_LOGGER, TRIGGER_LIMITS, recorder_config, small_quota
@@ -349,7 +350,7 @@ class DataLoggerNode(Node):
         if self._episode:
             fine = f"recording {self._episode}"
         elif self.inputs.ended:
-            fine, reason = CLOCK_ENDED, FaultCode.CLOCK_ENDED
+            fine, reason = CLOCK_ENDED_TEXT, FaultCode.CLOCK_ENDED
         elif self._record == "continuous" and not self.recorder.continuous:
             fine = "stopped by ~/stop, though record is continuous: call ~/start, or set record again, to go on"
         message = DiagnosticArray()

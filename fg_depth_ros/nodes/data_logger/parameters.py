@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fg_depth_ros.nodes.common.input_topics import SYNC_PARAMETERS, image_transport
 from fg_depth_ros.nodes.common.parameters import NO_NAMES, AtStart, Parameter, ParameterTable
-from fg_depth_ros.nodes.common.synchronizing import SYNC_PARAMETERS, image_transport
 from fg_depth_ros.recording.recorder import RecorderConfig
 
 MIB, GIB = 2**20, 2**30

@@ -39,6 +39,7 @@ from fg_depth_ros.evaluation.reports.report import Report
 from fg_depth_ros.geometry import RigError
 from fg_depth_ros.nodes.common import diagnostics
 from fg_depth_ros.nodes.common.codes import NodeState
+from fg_depth_ros.nodes.common.input_topics import input_topics, input_types
 from fg_depth_ros.nodes.common.message_loss import with_info
 from fg_depth_ros.nodes.common.qos import (
     CameraInfoSubscription,
@@ -49,7 +50,6 @@ from fg_depth_ros.nodes.common.qos import (
 )
 from fg_depth_ros.nodes.common.rectifying import PairRectifier
 from fg_depth_ros.nodes.common.running import run_node
-from fg_depth_ros.nodes.common.synchronizing import input_topics, input_types
 from fg_depth_ros.nodes.common.topics import TRUTH_TOPICS
 from fg_depth_ros.nodes.common.video import PacketSubscriber, VideoStream
 from fg_depth_ros.nodes.evaluator.announcing import CameraInfoAnnouncer

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fg_depth_ros.geometry.rectification import RECTIFY
+from fg_depth_ros.nodes.common.input_topics import SYNC_PARAMETERS, image_transport
 from fg_depth_ros.nodes.common.parameters import AtStart, ParameterTable
-from fg_depth_ros.nodes.common.synchronizing import SYNC_PARAMETERS, image_transport
 from fg_depth_ros.nodes.common.topics import TRUTH_TOPICS
 
 REPLAY_EVALUATOR = ParameterTable(

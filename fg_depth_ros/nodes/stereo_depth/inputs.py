@@ -12,8 +12,10 @@ from rclpy.node import Node
 from fg_depth_ros.compat import load_message_filters
 from fg_depth_ros.compat.message_filters import SimpleFilter
 from fg_depth_ros.data.io import diagnostic_keys as keys
+from fg_depth_ros.nodes.common.clock import clock_has_ended
 from fg_depth_ros.nodes.common.codes import DropReason, FaultCode
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, PairStatistics, RateMeter
+from fg_depth_ros.nodes.common.input_topics import input_types
 from fg_depth_ros.nodes.common.missing_pairs import (
     LostImages,
     explain_lost,
@@ -29,12 +31,7 @@ from fg_depth_ros.nodes.common.qos import (
     overridable,
     subscription_events,
 )
-from fg_depth_ros.nodes.common.synchronizing import (
-    PairSynchronizer,
-    StereoMessages,
-    clock_has_ended,
-    input_types,
-)
+from fg_depth_ros.nodes.common.synchronizing import PairSynchronizer, StereoMessages
 from fg_depth_ros.nodes.common.topics import INPUTS
 from fg_depth_ros.nodes.common.video import PacketSubscriber, VideoStream
 

@@ -22,10 +22,11 @@ from fg_depth_ros.data.io import diagnostic_keys as keys
 from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
 from fg_depth_ros.inference.engines import compiling_beside
 from fg_depth_ros.nodes.common import diagnostics
+from fg_depth_ros.nodes.common.clock import CLOCK_ENDED_TEXT
 from fg_depth_ros.nodes.common.codes import FaultCode, NodeState
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, PairStatistics
+from fg_depth_ros.nodes.common.input_topics import input_topics
 from fg_depth_ros.nodes.common.running import run_node
-from fg_depth_ros.nodes.common.synchronizing import CLOCK_ENDED, input_topics
 from fg_depth_ros.nodes.stereo_depth.inputs import PAIR_FAULTS, StereoInputs
 from fg_depth_ros.nodes.stereo_depth.models import NodeModels, describe_estimator
 from fg_depth_ros.nodes.stereo_depth.outputs import StereoOutputs
@@ -220,7 +221,7 @@ class StereoDepthNode(LifecycleNode):
         pairs, model = self.faults.present(_PAIR_FAULTS), self.faults.present(_MODEL_FAULTS)
         reason = FaultCode.IDLE if idle else FaultCode.OK
         if self._inputs is not None and self._inputs.ended:
-            fine, reason = CLOCK_ENDED, FaultCode.CLOCK_ENDED
+            fine, reason = CLOCK_ENDED_TEXT, FaultCode.CLOCK_ENDED
         message.status = [
             diagnostics.status(f"{name}: pairs", "stereo camera", pairs, fine, values, reason),
             diagnostics.status(f"{name}: model", "stereo camera", model, "running", self._models.values()),

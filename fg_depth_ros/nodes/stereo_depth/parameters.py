@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from fg_depth_ros.geometry.rectification import RECTIFY
+from fg_depth_ros.nodes.common.input_topics import SYNC_PARAMETERS, image_transport
 from fg_depth_ros.nodes.common.parameters import Alias, AtStart, Parameter, ParameterTable
-from fg_depth_ros.nodes.common.synchronizing import SYNC_PARAMETERS, image_transport
 
 CLOUD_EVERYWHERE = 10000.0
 """Bound of the box of ``points2`` that bounds nothing, m."""
