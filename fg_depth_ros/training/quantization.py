@@ -25,7 +25,7 @@ from fg_depth_ros.synthesis.chairs import ChairsGenerator
 from fg_depth_ros.synthesis.stereo import StereoSceneGenerator
 from fg_depth_ros.synthesis.textures import TextureAtlas
 from fg_depth_ros.synthesis.world.samples import world_samples
-from fg_depth_ros.training.flow.train import rendered_flow_sample
+from fg_depth_ros.training.flow.dataset import rendered_flow_sample
 from fg_depth_ros.training.stereo.train import rendered_stereo_sample
 
 _SIZE = (640, 480)

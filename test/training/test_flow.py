@@ -26,7 +26,8 @@ from fg_depth_ros.networks.checkpoint import ModelCard, load_tensors, save_check
 from fg_depth_ros.synthesis.chairs import FlowBatch
 from fg_depth_ros.training.flow.augmentation import Augmenter
 from fg_depth_ros.training.flow.config import SCHEDULES, SHIPPED_OPTIONS, FlowTraining
-from fg_depth_ros.training.flow.train import FlowModule, FolderPairs, scene_batches, train_flow
+from fg_depth_ros.training.flow.dataset import FolderDataset, folder_data, scene_batches
+from fg_depth_ros.training.flow.train import FlowModule, train_flow
 from fg_depth_ros.training.stream import DataStream
 
 TINY = {
@@ -218,7 +219,7 @@ def test_folder_pairs_come_once_a_pass_and_are_cut_with_their_flow(tmp_path):
     write_flo(folder / "00002_flow.flo", flow)
     columns = np.tile(np.arange(80, dtype=np.uint8)[None, :, None], (64, 1, 3))
     write_image(folder / "00002_img1.ppm", columns)
-    pairs = FolderPairs(open_flow_sets([folder])["chairs"], 48, 70, seed=1)
+    pairs = FolderDataset(open_flow_sets([folder])["chairs"], 48, 70, seed=1)
     for start in (0, 3, 6):
         batch = pairs.batch(range(start, start + 3))
         assert batch.first.shape == (3, 3, 70, 48) and batch.flow.shape == (3, 2, 70, 48)
@@ -350,11 +351,9 @@ def test_a_flow_training_validates_with_a_scene_at_least():
 
 
 def test_flying_chairs_are_divided_as_their_list_says(tmp_path):
-    from fg_depth_ros.training.flow.train import _folder_data
-
     folder = write_chairs_like(tmp_path / "chairs", 4)
     (folder / "FlyingChairs_train_val.txt").write_text("1\n2\n1\n2\n")
-    data = _folder_data(FlowTraining(steps=1, data=(str(folder),), split="train", **{**TINY, "validation_scenes": 9}))
+    data = folder_data(FlowTraining(steps=1, data=(str(folder),), split="train", **{**TINY, "validation_scenes": 9}))
     assert [sample.truth()[0, 0, 0] for sample in data.validation] == [2.0, 4.0]
     trained = data.open_batches(torch.device("cpu"))[0](range(6)).flow[:, 0, 0, 0]
     assert set(trained.tolist()) == {1.0, 3.0}

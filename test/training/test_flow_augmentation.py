@@ -9,7 +9,7 @@ import torch
 pytest.importorskip("pytorch_lightning")
 
 from fg_depth_ros.synthesis.chairs import FlowBatch
-from fg_depth_ros.training.flow.augmentation import Augmenter, FlowPairs, blur, cover, transform
+from fg_depth_ros.training.flow.augmentation import AugmentedFlowBatch, Augmenter, blur, cover, transform
 from fg_depth_ros.training.flow.config import AUGMENTATIONS, FlowAugmentation
 
 SIZE = (96, 128)  # height, width
@@ -252,7 +252,7 @@ def test_blur_spreads_an_edge_over_the_way_of_the_exposure():
     flow = torch.zeros(1, 2, 48, 64)
     flow[:, 0] = 24.0
     known = torch.ones(1, 1, 48, 64, dtype=torch.bool)
-    pairs = FlowPairs(edge, edge.clone(), flow, known, ~known)
+    pairs = AugmentedFlowBatch(edge, edge.clone(), flow, known, ~known)
     sharp, blurred = blur(pairs, [0.0]), blur(pairs, [0.5])
     torch.testing.assert_close(sharp.first, edge)
     row = blurred.first[0, 0, 20]

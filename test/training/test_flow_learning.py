@@ -8,7 +8,7 @@ import torch
 
 pytest.importorskip("pytorch_lightning")
 
-from fg_depth_ros.training.flow.augmentation import FlowPairs
+from fg_depth_ros.training.flow.augmentation import AugmentedFlowBatch
 from fg_depth_ros.training.flow.config import FlowTraining
 from fg_depth_ros.training.flow.train import FlowModule
 
@@ -28,7 +28,7 @@ def slides(count, size):
     ]
     flow = torch.from_numpy(shifts).float()[:, :, None, None].expand(count, 2, size, size)
     valid = torch.ones(count, 1, size, size, dtype=torch.bool)
-    return FlowPairs(texture[:, :, window, window], torch.stack(second), flow, valid, ~valid)
+    return AugmentedFlowBatch(texture[:, :, window, window], torch.stack(second), flow, valid, ~valid)
 
 
 def test_the_error_on_one_batch_falls_below_that_of_nothing_moves():

@@ -133,7 +133,7 @@ def anchor_distance(anchor: list[Tensor], parameters: list[Tensor]) -> Tensor:
 # ---- the training
 
 
-class Windows(NamedTuple):
+class WindowBatch(NamedTuple):
     """Windows of rectified pairs: N x 3 x H x W uint8 RGB each."""
 
     left: Tensor
@@ -146,7 +146,7 @@ class WindowDataset:
     def __init__(self, pairs: PairDataset, width: int, height: int) -> None:
         self.pairs, self.width, self.height = pairs, width, height
 
-    def batch(self, numbers: Sequence[int]) -> Windows:
+    def batch(self, numbers: Sequence[int]) -> WindowBatch:
         """Return the windows with these numbers. Raises FileError where no pair can be read any more."""
         samples, counts = self.pairs.samples(numbers)
         for reason, example in counts.examples.items():
@@ -157,7 +157,7 @@ class WindowDataset:
             tall, wide = pair.left.shape[-2:]
             y, x = int(rng.integers(tall - self.height + 1)), int(rng.integers(wide - self.width + 1))
             views = (image[..., y : y + self.height, x : x + self.width] for image in (pair.left, pair.right))
-            cut.append(Windows(*views))
+            cut.append(WindowBatch(*views))
         return cat_batches(cut)
 
 
@@ -170,7 +170,7 @@ class SelfSupervisedModule(TrainingModule):
         super().__init__(config)
         self.anchor = [value.detach().clone() for value in self.model.parameters()]
 
-    def losses(self, batch: Windows) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, batch: WindowBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted terms of ``stereo_terms`` and the distance from the weights to start from."""
         for part in self.model.modules():
             if isinstance(part, torch.nn.BatchNorm2d):

@@ -29,7 +29,7 @@ _KNOT_SPACING = (48.0, 192.0)  # px; of a deformation
 _STREAM = 11  # second word of the seeds, so that a sample's scene and its transform are drawn apart
 
 
-class FlowPairs(NamedTuple):
+class AugmentedFlowBatch(NamedTuple):
     """A batch that a flow network is trained on.
 
     ``first``/``second`` N x 3 x H x W float32 RGB in [0, 1], ``flow`` N x 2 x H x W float32 px (0 where unknown),
@@ -50,7 +50,7 @@ class Augmenter:
         """``width``, ``height``: of what comes out, px; ``seed``: of the run."""
         self.augmentation, self.width, self.height, self.seed = augmentation, width, height, seed
 
-    def __call__(self, batch: FlowBatch, numbers: Sequence[int]) -> FlowPairs:
+    def __call__(self, batch: FlowBatch, numbers: Sequence[int]) -> AugmentedFlowBatch:
         """Transform the samples with these numbers. Raises ValueError: pictures smaller than what is to come out."""
         source_height, source_width = batch.first.shape[-2:]
         if source_width < self.width or source_height < self.height:
@@ -106,7 +106,7 @@ class Augmenter:
 def transform(
     batch: FlowBatch, first: np.ndarray, second: np.ndarray, size: tuple[int, int],
     deformations: Sequence[np.ndarray | None] = (),
-) -> FlowPairs:  # fmt: skip
+) -> AugmentedFlowBatch:  # fmt: skip
     """See both frames through other windows, ``size`` (height, width) px large.
 
     With ``A`` and ``B`` the windows of first and second frame (``first``, ``second``: N x 3 x 3 affine maps from pixels
@@ -141,7 +141,7 @@ def transform(
     inside = _inside(places, batch.first.shape[-2:])
     hidden = occluded | ~_inside(moved, size) | ~_inside(matches, batch.first.shape[-2:])
     valid = valid & inside
-    return FlowPairs(
+    return AugmentedFlowBatch(
         sample_bilinear(batch.first.float(), places) / 255,
         sample_bilinear(batch.second.float(), _apply(b, seen)) / 255,
         torch.where(valid, moved - here, torch.zeros_like(flow)),
@@ -150,7 +150,7 @@ def transform(
     )
 
 
-def blur(pairs: FlowPairs, exposures: Sequence[float]) -> FlowPairs:
+def blur(pairs: AugmentedFlowBatch, exposures: Sequence[float]) -> AugmentedFlowBatch:
     """Blur both frames along the flow, as exposures of these parts of the time between them do.
 
     The mean of 7 places along the way; the second frame is blurred by the flow at the same pixel, which is right inside
@@ -166,7 +166,7 @@ def blur(pairs: FlowPairs, exposures: Sequence[float]) -> FlowPairs:
     return pairs._replace(first=frames[0], second=frames[1])
 
 
-def cover(pairs: FlowPairs, patches: Sequence[Sequence[tuple[int, int, int, int]]]) -> FlowPairs:
+def cover(pairs: AugmentedFlowBatch, patches: Sequence[Sequence[tuple[int, int, int, int]]]) -> AugmentedFlowBatch:
     """Cover patches of the second frames with their mean colour; what matches there counts as occluded.
 
     ``patches``: of every sample, (x, y, width, height) px, inside the frame.
