@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -42,8 +42,11 @@ from fg_depth_ros.cli.options import (
 from fg_depth_ros.data.bags.topics import PairTopics
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from fg_depth_ros.data.samples import StereoSample
-    from fg_depth_ros.geometry import StereoRig
+    from fg_depth_ros.geometry import PairFault, StereoRig
+    from fg_depth_ros.inference import StereoDepthEstimator
 
 Out = Annotated[Path, typer.Option(callback=folder_to_write, help="Folder for the results.")]
 
@@ -111,10 +114,7 @@ def infer(
     Examples: `fg-depth infer left.png right.png --calib calib.txt`, `fg-depth infer my_pairs --out results`,
     `fg-depth infer zed.mp4 --side-by-side`
     """
-    from fg_depth_ros.evaluation.reports.results import write_disparity, write_estimate
     from fg_depth_ros.files import FileError, WriteError
-    from fg_depth_ros.geometry import PairFault, photometric_support
-    from fg_depth_ros.geometry.features import match_features
 
     chosen, matched_at, least = topics(), scale_of(scale), min_disparity_of(min_disparity)
     of_bags = given_options(context, [name for name in vars(chosen) if name != "rectify"])
@@ -125,22 +125,8 @@ def infer(
     )  # fmt: skip
     failed, warm = 0, set[tuple[int, int]]()
     for sample in samples:
-        few = None
         try:
-            images = sample.images()
-            if sample.rig is None:
-                disparity = estimator.disparity(*images)
-                fault = photometric_support(*images, disparity).fault
-                paths = write_disparity(disparity, out, sample.name)
-                note = "disparity only: no calibration (give --calib)"
-            else:
-                if (size := (sample.rig.width, sample.rig.height)) not in warm:
-                    estimator.warm_up_for(sample.rig)  # so that the time is that of the pair, without compiling
-                    warm.add(size)
-                estimate = estimator.estimate(*images, sample.rig)
-                fault, few = estimate.fault, estimate.explain_low_density() if estimate.low_density else None
-                paths = write_estimate(estimate, images[0], out, sample.name)
-                note = f"{100 * estimate.mask.mean():.0f} % valid, {_timing(estimator, estimate.seconds)}"
+            outcome = _write_pair(estimator, sample, out, warm)
         except WriteError:
             raise
         except (ValueError, ArithmeticError, RuntimeError) as error:  # the other pairs are still done
@@ -149,18 +135,58 @@ def infer(
             say(f"{sample.name}: skipped: {error}", "red")
             failed += 1
             continue
-        say(f"{sample.name}: {len(paths)} files in {out} ({note})")
-        problem = None
-        if fault in (None, PairFault.UNRELATED):  # so are swapped cameras, and that is more to the point
-            problem = match_features(*images, sample.rig.doffs if sample.rig else 0.0).problem
-        if problem is None and fault is not None:
-            problem = f"{fault}: {fault.explanation}"
-        problem = problem or few
-        if problem is not None:
+        say(f"{sample.name}: {len(outcome.paths)} files in {out} ({outcome.note})")
+        if (problem := _problem_of(sample, outcome)) is not None:
             say(f"{sample.name}: {problem}", "yellow")
     say_engine_failures(estimator)
     if failed:
         raise typer.Exit(1)
+
+
+class _PairOutcome(NamedTuple):
+    """What ``infer`` wrote of a pair, and what is wrong with it."""
+
+    images: tuple[np.ndarray, np.ndarray]
+    paths: list[Path]
+    note: str
+    fault: PairFault | None
+    low_density: str | None  # why hardly any pixel has depth
+
+
+def _write_pair(
+    estimator: StereoDepthEstimator, sample: StereoSample, out: Path, warm: set[tuple[int, int]]
+) -> _PairOutcome:
+    """Estimate a pair and write the results; ``warm``: sizes, px, that the estimator is warmed up for."""
+    from fg_depth_ros.evaluation.reports.results import write_disparity, write_estimate
+    from fg_depth_ros.geometry import photometric_support
+
+    images = sample.images()
+    if sample.rig is None:
+        disparity = estimator.disparity(*images)
+        fault = photometric_support(*images, disparity).fault
+        paths = write_disparity(disparity, out, sample.name)
+        return _PairOutcome(images, paths, "disparity only: no calibration (give --calib)", fault, None)
+    if (size := (sample.rig.width, sample.rig.height)) not in warm:
+        estimator.warm_up_for(sample.rig)  # so that the time is that of the pair, without compiling
+        warm.add(size)
+    estimate = estimator.estimate(*images, sample.rig)
+    low_density = estimate.explain_low_density() if estimate.low_density else None
+    paths = write_estimate(estimate, images[0], out, sample.name)
+    note = f"{100 * estimate.mask.mean():.0f} % valid, {_timing(estimator, estimate.seconds)}"
+    return _PairOutcome(images, paths, note, estimate.fault, low_density)
+
+
+def _problem_of(sample: StereoSample, outcome: _PairOutcome) -> str | None:
+    """Return what is wrong with a pair, and what to do; None where nothing is."""
+    from fg_depth_ros.geometry.features import features_tell_more, match_features
+
+    if features_tell_more(outcome.fault):
+        problem = match_features(*outcome.images, sample.rig.doffs if sample.rig else 0.0).problem
+        if problem is not None:
+            return problem
+    if outcome.fault is not None:
+        return f"{outcome.fault}: {outcome.fault.explanation}"
+    return outcome.low_density
 
 
 def _pairs_of(

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from fg_depth_ros.geometry.resize import resize_image
+from fg_depth_ros.geometry.support import PairFault
 
 MIN_MATCHES = 40
 """Fewer matches say nothing."""
@@ -63,6 +64,14 @@ class FeatureMatches:
                 "(or turn both images by 180 degrees, where the rig is mounted upside down)"
             )
         return None
+
+
+def features_tell_more(fault: PairFault | None) -> bool:
+    """Return whether matched features may tell more of a pair than its fault does.
+
+    Views of swapped cameras, and those whose rows differ, seem unrelated.
+    """
+    return fault in (None, PairFault.UNRELATED)
 
 
 def match_features(left: np.ndarray, right: np.ndarray, doffs: float) -> FeatureMatches:

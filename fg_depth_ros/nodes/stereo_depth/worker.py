@@ -15,6 +15,7 @@ from rclpy.lifecycle import LifecycleNode
 
 from fg_depth_ros.data.io.messages import DEPTH_16UC1, MessageError
 from fg_depth_ros.geometry import PairFault, StereoRig
+from fg_depth_ros.geometry.features import features_tell_more
 from fg_depth_ros.inference import (
     FilledEstimate,
     MonoEstimate,
@@ -227,7 +228,7 @@ class StereoWorker:
 
     def _report_images(self, fault: PairFault | None) -> None:
         """Report why the images cannot be matched: what they show, or that features of both lie on other rows."""
-        shifted = self._features.problem if fault in (None, PairFault.UNRELATED) else None
+        shifted = self._features.problem if features_tell_more(fault) else None
         self._faults.update("rectification", WARN, shifted, FaultCode.NOT_RECTIFIED)
         text = None
         if fault is not None and shifted is None:
