@@ -357,12 +357,24 @@ def test_a_calibration_with_nan_is_one_calibration(field: str) -> None:
 
 def test_a_fault_that_no_status_would_show_raises() -> None:
     faults = Faults(lambda level, text: None, subjects=("images", "rows"))
-    faults.report("rows", WARN, "they differ")
+    faults.report("rows", WARN, "they differ", "rows misaligned")
     with pytest.raises(KeyError, match="'colour' is in no status"):
-        faults.report("colour", WARN, "it is odd")
+        faults.report("colour", WARN, "it is odd", "odd")
     with pytest.raises(KeyError, match="'colour' is in no status"):
-        faults.update("colour", WARN, None)
+        faults.update("colour", WARN, None, "odd")
     assert [fault.text for fault in faults.present(("images", "rows"))] == ["they differ"]
+
+
+def test_a_fault_is_logged_when_its_code_or_on_request_its_text_is_new() -> None:
+    logged: list[str] = []
+    faults = Faults(lambda level, text: logged.append(text))
+    for text in ("2 rows", "3 rows"):
+        faults.report("rows", WARN, text, "rows misaligned")
+    for text in ("disk full", "disk full", "disk gone"):
+        faults.report("disk", WARN, text, "disk", log_every_text=True)
+    faults.report("rows", WARN, "4 rows", "not rectified")
+    assert logged == ["2 rows", "disk full", "disk gone", "4 rows"]
+    assert [fault.code for fault in faults.present(("rows", "disk"))] == ["not rectified", "disk"]
 
 
 def test_a_topic_that_nobody_publishes_is_named(make: Callable[..., Bench]) -> None:

@@ -23,10 +23,11 @@ from support.waiting import LIMIT, wait_until
 
 from fg_depth_ros.apps.processes import ProcessGroup
 from fg_depth_ros.data.bags.pairs import open_bag_pairs
-from fg_depth_ros.nodes.common.codes import FaultCode
+from fg_depth_ros.nodes.common.codes import FaultCode, RecorderFault
 from fg_depth_ros.nodes.common.environment import child_environment
 from fg_depth_ros.nodes.data_logger import node
 from fg_depth_ros.nodes.data_logger.node import DataLoggerNode
+from fg_depth_ros.recording import episode_writer, recorder
 from fg_depth_ros.recording.recovery import Recovered
 
 Make = Callable[..., LoggerBench]
@@ -36,6 +37,12 @@ Make = Callable[..., LoggerBench]
 def make(ros_domain: int, tmp_path: Path) -> Iterator[Make]:
     with ExitStack() as made:
         yield lambda **values: made.enter_context(logger_bench(ros_domain, tmp_path / "recordings", **values))
+
+
+def test_what_the_recorder_reports_about_are_codes() -> None:
+    written = {name: getattr(episode_writer, name) for name in ("DISK", "SPACE", "ENCODING", "TYPES", "MANIFEST")}
+    kept = {name: getattr(recorder, name) for name in ("RECOVERY", "INTERNAL", "DESCRIPTION")}
+    assert {name: RecorderFault[name] for name in written | kept} == written | kept
 
 
 def test_the_logger_starts_again_beside_what_it_recorded(make: Make) -> None:

@@ -345,7 +345,7 @@ def test_identifiers_in_code_spans_exist(page: Path) -> None:
 
 def test_every_code_of_the_diagnostics_is_documented() -> None:
     from fg_depth_ros.data.io.messages import MessageFault
-    from fg_depth_ros.nodes.common.codes import DropReason, FaultCode, NodeState, SwapState
+    from fg_depth_ros.nodes.common.codes import DropReason, FaultCode, NodeState, RecorderFault, SwapState
 
     troubleshooting = (REPOSITORY / "docs" / "troubleshooting.md").read_text()
     of_messages = set(MessageFault) - {MessageFault.MALFORMED_CLOUD}  # no input of a node
@@ -354,6 +354,9 @@ def test_every_code_of_the_diagnostics_is_documented() -> None:
     topics = (REPOSITORY / "docs" / "topics.md").read_text()
     for code in (*DropReason, *of_messages, *NodeState, *SwapState):
         assert f"`{code}`" in topics, f"topics.md does not explain {code}"
+    recording = (REPOSITORY / "docs" / "recording.md").read_text()
+    for fault in RecorderFault:
+        assert f"| `{fault}` |" in recording, f"recording.md does not explain {fault}"
 
 
 def test_the_tuning_script_prints_the_figures_of_its_page() -> None:

@@ -1,7 +1,8 @@
 """Fixed values that nodes exchange on /diagnostics. No ROS import.
 
 Programs compare these; message texts are for people. Keys that carry them (``data.io.diagnostic_keys``): ``state``
-(NodeState), ``reason`` and ``faults`` (FaultCode, or the reason of a MessageError), ``swap``, ``flow swap`` and ``mono
+(NodeState), ``reason`` and ``faults`` (FaultCode, PairFault, or the reason of a MessageError; of data_logger_node also
+RecorderFault), ``swap``, ``flow swap`` and ``mono
 swap`` (SwapState), and ``dropped: <DropReason, or the reason of a MessageError>`` (of left images alone: ``mono
 fallback dropped: ...``) and ``<input> dropped: <PacketDrop>``, counts.
 """
@@ -55,6 +56,68 @@ class FaultCode(Code):
     ENGINE_FAILED = "engine failed"  # the engine is missing or failed; PyTorch runs instead
     SWAP_FAILED = "swap failed"  # new weights were refused; the model before them still runs
     INTERNAL_ERROR = "internal error"
+
+
+class FaultSubject(Code):
+    """What a fault is about; each has one at most. The log names it when the fault is over; no key does.
+
+    data_logger_node has further ones: those that its recorder reports, and topics that a trigger needs.
+    """
+
+    CONFIGURATION = "configuration"
+    TIME = "time"
+    INPUT = "input"
+    PAIRS = "pairs"
+    # of stereo_depth_node
+    MATCHING = "matching"
+    IMAGES = "images"
+    RIGHT_CAMERA = "right camera"
+    LOST_IMAGES = "lost images"
+    CALIBRATION = "calibration"
+    RECTIFICATION = "rectification"
+    ROWS = "rows"
+    RANGE = "range"
+    DEPTH = "depth"
+    SCALE = "scale"
+    FLOW = "flow"
+    CLOUD = "cloud"
+    MEMORY = "memory"
+    MONO = "mono"
+    MODEL = "model"
+    ENGINE = "engine"
+    BUDGET = "budget"
+    # of data_logger_node
+    SUBSCRIPTION = "subscription"
+    CAMERA_INFO = "camera_info"
+    TOPICS = "topics"
+    TOPIC_NAMES = "topic names"
+    MOTION = "motion"
+    DISAGREEMENT = "disagreement"
+    DROPS = "drops"
+
+
+class RecorderFault(Code):
+    """What is wrong with a recording, in addition to FaultCode; value of ``reason`` and part of ``faults``."""
+
+    CONFIGURATION = "configuration"  # a parameter was refused, and its default is used
+    TOPIC_NAMES = "topic names"  # parameter topics holds what is no name
+    INPUT = "input"  # a malformed message of a camera
+    CAMERA_INFO = "camera_info"  # no rig: recorded without one
+    WAITING = "waiting"  # a topic of parameter topics has no publisher, or another type
+    MOTION = "motion"  # images in which no motion can be measured
+    DEPTH = "depth/image_rect"  # cannot be read, as the two that follow
+    MONO_DEPTH = "mono_depth/image_rect"
+    LABELS = "mask/labels"
+    DISAGREEMENT = "disagreement"  # stereo and mono depth of different size
+    DROPS = "drops"  # pairs or messages were dropped in the last ten seconds
+    DISK = "disk"  # nothing can be written
+    SPACE = "space"  # quota or free space are used up
+    ENCODING = "encoding"  # images that cannot be encoded
+    TYPES = "types"  # no definition of a message type was found: recorded without
+    MANIFEST = "manifest"  # cannot be written
+    DESCRIPTION = "description"  # the manifest lacks rig and weights
+    RECOVERY = "recovery"  # unfinished episodes could not be completed
+    INTERNAL = "internal"  # a defect of the recorder; the episode is left for fg-depth recover
 
 
 CALIBRATION_FAULTS = frozenset({FaultCode.NOT_RECTIFIED, FaultCode.ROWS_MISALIGNED})

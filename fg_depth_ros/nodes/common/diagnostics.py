@@ -106,31 +106,32 @@ class Faults:
         self._faults: dict[str, Fault] = {}
         self._logged: dict[str, float] = {}
 
-    def report(self, subject: str, level: bytes, text: str, code: str = "") -> None:
+    def report(self, subject: str, level: bytes, text: str, code: str, *, log_every_text: bool = False) -> None:
         """Report what is wrong with ``subject`` and what to do; it replaces an earlier report.
 
-        ``code``: fixed value for programs (codes.FaultCode, MessageError.reason); empty = ``subject``, and then every
-        new text is logged. With a code the fault is logged when its code is new, and every ``repeat`` seconds.
+        ``subject``: a codes.FaultSubject. ``code``: fixed value for programs (codes.FaultCode, codes.RecorderFault,
+        MessageError.reason). The fault is logged when its code is new, or with ``log_every_text`` when its text is, and
+        every ``repeat`` seconds.
         """
         self._check(subject)
         now = time.monotonic()
         with self._lock:
             before = self._faults.get(subject)
-            new = before is None or (before.code != code if code else before.text != text)
+            new = before is None or (before.text != text if log_every_text else before.code != code)
             since = now if before is None else before.since
-            self._faults[subject] = Fault(level, text, since, str(code or subject))
+            self._faults[subject] = Fault(level, text, since, str(code))
             speak = new or now - self._logged.get(subject, -self._repeat) >= self._repeat
             if speak:
                 self._logged[subject] = now
         if speak:
             self._log(level, text)
 
-    def update(self, subject: str, level: bytes, text: str | None, code: str = "") -> None:
+    def update(self, subject: str, level: bytes, text: str | None, code: str, *, log_every_text: bool = False) -> None:
         """Report ``text``, or clear the fault where it is None."""
         if text is None:
             self.clear(subject)
         else:
-            self.report(subject, level, text, code)
+            self.report(subject, level, text, code, log_every_text=log_every_text)
 
     def clear(self, subject: str) -> None:
         """Remove the fault of ``subject`` and log that it has recovered."""

@@ -25,7 +25,7 @@ from fg_depth_ros.data.io.messages import stamp_ns
 from fg_depth_ros.data.io.video_packets import IMAGE_TRANSPORTS
 from fg_depth_ros.geometry import RigError, StereoRig
 from fg_depth_ros.nodes.common.clock import clock_has_ended
-from fg_depth_ros.nodes.common.codes import FaultCode
+from fg_depth_ros.nodes.common.codes import FaultCode, FaultSubject, RecorderFault
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, RateMeter
 from fg_depth_ros.nodes.common.input_topics import input_topics, input_types
 from fg_depth_ros.nodes.common.message_loss import MessageLoss
@@ -37,7 +37,13 @@ from fg_depth_ros.nodes.common.topics import INPUTS
 from fg_depth_ros.nodes.common.video import VideoStream
 from fg_depth_ros.recording.definitions import Message, Topic
 
-INPUT_FAULTS = ("subscription", "time", "input", "camera_info", "pairs")
+INPUT_FAULTS = (
+    FaultSubject.SUBSCRIPTION,
+    FaultSubject.TIME,
+    FaultSubject.INPUT,
+    FaultSubject.CAMERA_INFO,
+    FaultSubject.PAIRS,
+)
 
 
 class SerializedMessage:
@@ -117,7 +123,7 @@ class LoggerInputs:
             except ValueError as error:
                 problems.append(str(error))
         if problems:
-            self._faults.report("subscription", ERROR, "; ".join(problems), FaultCode.NOT_CONFIGURED)
+            self._faults.report(FaultSubject.SUBSCRIPTION, ERROR, "; ".join(problems), FaultCode.NOT_CONFIGURED)
 
     @property
     def matched(self) -> int:
@@ -148,17 +154,19 @@ class LoggerInputs:
         waited = time.monotonic() - max(self._opened, self._sync.last_match)
         self.ended = False
         if waited < self._parameters["stall_timeout"]:
-            self._faults.clear("pairs")
+            self._faults.clear(FaultSubject.PAIRS)
             return
         self.ended = clock_has_ended(self._node)
         if self.ended:
-            self._faults.forget("pairs")
+            self._faults.forget(FaultSubject.PAIRS)
             return
         topics = self.topics
         why = explain_no_pair(
             self._sync.unpaired, lambda name: int(self._node.count_publishers(topics[name])), topics.__getitem__
         )
-        self._faults.report("pairs", WARN, f"no stereo pair for {waited:.0f} s: {why}", code=self._sync.stall_code)
+        self._faults.report(
+            FaultSubject.PAIRS, WARN, f"no stereo pair for {waited:.0f} s: {why}", self._sync.stall_code
+        )
 
     def values(self) -> dict[str, str]:
         """Return keys for a DiagnosticStatus: pairs formed, and rate and losses by input."""
@@ -205,7 +213,13 @@ class LoggerInputs:
             self._sources[name].signalMessage(message)
 
     def _drop_malformed(self, name: str, error: Exception) -> None:
-        self._faults.report("input", WARN, f"{self.topics[name]}: {error}; check the driver that publishes it")
+        self._faults.report(
+            FaultSubject.INPUT,
+            WARN,
+            f"{self.topics[name]}: {error}; check the driver that publishes it",
+            RecorderFault.INPUT,
+            log_every_text=True,
+        )
         self.drops["malformed message"] += 1
 
     def _follow_video(self, data: bytes) -> None:
@@ -237,10 +251,10 @@ class LoggerInputs:
         if not all(message.recorded for message in messages):
             self.drops["no time"] += 1
             text = "nothing is recorded: use_sim_time is true, and nobody publishes /clock"
-            self._faults.report("time", WARN, text, FaultCode.NO_CLOCK)
+            self._faults.report(FaultSubject.TIME, WARN, text, FaultCode.NO_CLOCK)
             return
-        self._faults.clear("time")
-        self._faults.clear("input")
+        self._faults.clear(FaultSubject.TIME)
+        self._faults.clear(FaultSubject.INPUT)
         if not self._check_calibration(pair):
             return
         parts = [
@@ -270,10 +284,16 @@ class LoggerInputs:
         names = f"{self.topics[INPUTS[2]]} and {self.topics[INPUTS[3]]}"
         try:
             self.rig = StereoRig.from_camera_info(*decoded)
-            self._faults.clear("camera_info")
+            self._faults.clear(FaultSubject.CAMERA_INFO)
         except RigError as error:
             self.rig = None
-            self._faults.report("camera_info", WARN, f"recorded without a rig: {error} (from {names})")
+            self._faults.report(
+                FaultSubject.CAMERA_INFO,
+                WARN,
+                f"recorded without a rig: {error} (from {names})",
+                RecorderFault.CAMERA_INFO,
+                log_every_text=True,
+            )
         if before is not None:
             self._node.get_logger().info(f"{names}: another calibration, which begins a new episode")
             self._on_calibration("another calibration")

@@ -30,7 +30,7 @@ from fg_depth_ros import __version__
 from fg_depth_ros.data.io import diagnostic_keys as keys
 from fg_depth_ros.nodes.common import diagnostics
 from fg_depth_ros.nodes.common.clock import CLOCK_ENDED_TEXT
-from fg_depth_ros.nodes.common.codes import FaultCode, NodeState
+from fg_depth_ros.nodes.common.codes import FaultCode, FaultSubject, NodeState, RecorderFault
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Fault, Faults
 from fg_depth_ros.nodes.common.running import run_node
 from fg_depth_ros.nodes.common.synchronizing import StereoMessages
@@ -64,7 +64,7 @@ class DataLoggerNode(Node):
         self.faults = Faults(diagnostics.node_log(self))
         # Replaced, never changed: the recorder's thread adds to them while other threads read.
         self._fault_subjects: tuple[str, ...] = (*INPUT_FAULTS, *MONITOR_FAULTS, *TOPIC_FAULTS)
-        self._fault_subjects += ("configuration", "topic names", RECOVERY)
+        self._fault_subjects += (FaultSubject.CONFIGURATION, FaultSubject.TOPIC_NAMES, RECOVERY)
         self._last_drop: tuple[int, float] | None = None  # how many drops there were by then, and since when
         self._responses: list[tuple[Callable[[], str | None], float, Future]] = []
         self._episode = ""
@@ -160,7 +160,7 @@ class DataLoggerNode(Node):
                 wrong.append(f"'{name}' ({str(error).partition(', at ')[0]})")
         if wrong:
             text = f"parameter topics: {', '.join(wrong)} no valid topic name, not recorded; give names such as /odom"
-            self.faults.report("topic names", WARN, text)
+            self.faults.report(FaultSubject.TOPIC_NAMES, WARN, text, RecorderFault.TOPIC_NAMES, log_every_text=True)
         return found
 
     def _wanted_topics(self) -> dict[str, Use]:
@@ -203,7 +203,7 @@ class DataLoggerNode(Node):
         """Report the start values that were refused and not replaced since."""
         problems = self.parameters.problems
         text = f"{'; '.join(problems)}; the default is used" if problems else None
-        self.faults.update("configuration", WARN, text)
+        self.faults.update(FaultSubject.CONFIGURATION, WARN, text, RecorderFault.CONFIGURATION, log_every_text=True)
 
     def _apply(self, changed: set[str]) -> None:
         self._report_refused()
@@ -230,10 +230,10 @@ class DataLoggerNode(Node):
                 self.get_logger().info(f"an earlier run left {found.name}: {found.messages} messages; {found.note}")
                 left += [] if found.done else [f"{found.name}: {found.note}"]
             if left:
-                self.faults.report(RECOVERY, WARN, "; ".join(left))
+                self.faults.report(RECOVERY, WARN, "; ".join(left), RecorderFault.RECOVERY, log_every_text=True)
         except Exception as error:  # whatever is in the folder, recording continues
             text = f"what an earlier run left in {self.root} could not be recovered: {error}; try fg-depth recover"
-            self.faults.report(RECOVERY, WARN, text)
+            self.faults.report(RECOVERY, WARN, text, RecorderFault.RECOVERY, log_every_text=True)
 
     # ---- services --------------------------------------------------------------------------------------------------
 
@@ -316,18 +316,19 @@ class DataLoggerNode(Node):
             if any({"queue full", LOST} & counts.keys() for counts in drops.values()):
                 text += "; raise queue_size (queue full) or input_depth (lost on the way), or record less"
             if text:
-                self.faults.report("drops", WARN, text, code="drops")
+                self.faults.report(FaultSubject.DROPS, WARN, text, RecorderFault.DROPS)
         elif time.monotonic() - self._last_drop[1] > _DROP_FAULT_SECONDS:
-            self.faults.clear("drops")
+            self.faults.clear(FaultSubject.DROPS)
 
     def _faults_present(self) -> list[Fault]:
-        return self.faults.present((*self._fault_subjects, "drops"))  # a cause goes before its consequence
+        return self.faults.present((*self._fault_subjects, FaultSubject.DROPS))  # a cause goes before its consequence
 
     def _recorder_fault(self, subject: str, text: str | None) -> None:
         """Handle a fault of the recorder, called from its thread."""
         if subject not in self._fault_subjects:
             self._fault_subjects = (*self._fault_subjects, subject)
-        self.faults.update(subject, WARN if subject in _WARNINGS else ERROR, text)
+        level = WARN if subject in _WARNINGS else ERROR
+        self.faults.update(subject, level, text, subject, log_every_text=True)  # the subjects are codes
 
     def _episode_finished(self, line: dict[str, Any]) -> None:
         """Log a finished episode, called from the recorder's thread."""

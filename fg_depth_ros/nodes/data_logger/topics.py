@@ -15,13 +15,14 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from fg_depth_ros.data.bags.storage import DISPARITY, IMAGES
 from fg_depth_ros.data.io import diagnostic_keys as keys
+from fg_depth_ros.nodes.common.codes import FaultSubject, RecorderFault
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults
 from fg_depth_ros.nodes.common.message_classes import message_class
 from fg_depth_ros.nodes.common.message_loss import MessageLoss
 from fg_depth_ros.nodes.common.qos import given_overrides, naming_overrides, subscription_events
 from fg_depth_ros.recording.definitions import Message, Topic, qos_yaml
 
-TOPIC_FAULTS = ("topics",)
+TOPIC_FAULTS = (FaultSubject.TOPICS,)
 _WARN_SECONDS = 5.0  # before a topic without publishers is worth a warning
 _LATCHED = 500  # messages of a latched topic, of all publishers, that are recorded again in the next episode
 _LATCHED_BYTES = 4 << 20  # of them together: they are all written at once, in addition to the pairs
@@ -123,9 +124,9 @@ class GraphTopics:
         self._waiting = {name: entry for name, entry in self._waiting.items() if name in self._uses}
         late = [why for since, why in self._waiting.values() if time.monotonic() - since > _WARN_SECONDS]
         if late:
-            self._faults.report("topics", WARN, "; ".join(late), code="waiting")
+            self._faults.report(FaultSubject.TOPICS, WARN, "; ".join(late), RecorderFault.WAITING)
         else:
-            self._faults.clear("topics")
+            self._faults.clear(FaultSubject.TOPICS)
 
     def latched(self) -> list[tuple[Topic, bytes]]:
         """Return the last messages of latched topics, for an episode that begins. Any thread may call it.

@@ -17,14 +17,14 @@ from fg_depth_ros.data.io import diagnostic_keys as keys
 from fg_depth_ros.data.io import messages
 from fg_depth_ros.data.io.messages import LearnedWhite, depth_to_array, image_to_array, stamp_ns
 from fg_depth_ros.geometry.masks import Label
-from fg_depth_ros.nodes.common.codes import CALIBRATION_FAULTS
+from fg_depth_ros.nodes.common.codes import CALIBRATION_FAULTS, FaultSubject, RecorderFault
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults, fault_codes, reason_of
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
 from fg_depth_ros.recording.measures import confident_share, disagreement, mean_flow, small_grey
 from fg_depth_ros.recording.triggers import PeriodicTimer, above, below
 
 DEPTH, MONO, LABELS = "depth/image_rect", "mono_depth/image_rect", "mask/labels"
-MONITOR_FAULTS = ("motion", DEPTH, MONO, LABELS, "disagreement")
+MONITOR_FAULTS = (FaultSubject.MOTION, DEPTH, MONO, LABELS, FaultSubject.DISAGREEMENT)
 _SHORT_GAP = 1e9  # ns: two left images so close show one motion,
 _LONG_GAP = 3  # and so do those that are apart by fewer than so many of the usual times between them
 _KEPT = 20  # images of each kind that wait for the others of their moment
@@ -62,11 +62,11 @@ class TriggerMonitor:
                 names |= {DEPTH, MONO, LABELS}
             if self._parameters["low_confidence_share"]:
                 names.add(LABELS)
-        measured = names | {"disagreement"} if MONO in names else names
-        for subject in {*MONITOR_FAULTS} - {"motion"} - measured:
+        measured = names | {FaultSubject.DISAGREEMENT} if MONO in names else names
+        for subject in {*MONITOR_FAULTS} - {FaultSubject.MOTION} - measured:
             self._faults.forget(subject)
         if not self._parameters["motion_flow"]:
-            self._faults.forget("motion")
+            self._faults.forget(FaultSubject.MOTION)
         return {name: functools.partial(self._on_depth_message, name) for name in names}
 
     def on_left_image(self, decode: Callable[[], Any]) -> None:
@@ -92,10 +92,10 @@ class TriggerMonitor:
                 self.figures["motion"] = flow = mean_flow(before, image)
                 self._fire_if("motion", above(flow, limit, "mean flow", " px"))
         except (ValueError, RuntimeError) as error:  # damaged, of an encoding that no camera sends, or tiny
-            self._faults.report("motion", WARN, f"no motion can be measured: {error}", code="motion")
+            self._faults.report(FaultSubject.MOTION, WARN, f"no motion can be measured: {error}", RecorderFault.MOTION)
             return
         self._before = image
-        self._faults.clear("motion")
+        self._faults.clear(FaultSubject.MOTION)
 
     def reset_motion(self) -> None:
         """Do not compare the next left image with the one before."""
@@ -127,7 +127,7 @@ class TriggerMonitor:
             message = deserialize_message(data, Image)
             array = messages.view(message) if name == LABELS else depth_to_array(message, name)
         except (ValueError, RuntimeError) as error:
-            self._faults.report(name, WARN, f"{name} cannot be read: {error}", code=name)
+            self._faults.report(name, WARN, f"{name} cannot be read: {error}", RecorderFault(name))
             return
         self._faults.clear(name)
         if name == LABELS:
@@ -161,9 +161,9 @@ class TriggerMonitor:
         trusted = None if labels is None or labels.shape != depth.shape else labels == Label.VALID
         if depth.shape != mono.shape:
             text = f"{DEPTH} is {depth.shape} and {MONO} {mono.shape}: nothing to compare"
-            self._faults.report("disagreement", WARN, text)
+            self._faults.report(FaultSubject.DISAGREEMENT, WARN, text, RecorderFault.DISAGREEMENT, log_every_text=True)
             return
-        self._faults.clear("disagreement")
+        self._faults.clear(FaultSubject.DISAGREEMENT)
         self.figures["disagreement"] = figure = disagreement(depth, mono, trusted)
         limit = self._parameters["disagreement_abs_rel"]
         self._fire_if("disagreement", above(figure, limit, "AbsRel between stereo and mono depth"))

@@ -13,7 +13,7 @@ from fg_depth_ros.compat import load_message_filters
 from fg_depth_ros.compat.message_filters import SimpleFilter
 from fg_depth_ros.data.io import diagnostic_keys as keys
 from fg_depth_ros.nodes.common.clock import clock_has_ended
-from fg_depth_ros.nodes.common.codes import DropReason, FaultCode
+from fg_depth_ros.nodes.common.codes import DropReason, FaultCode, FaultSubject
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, PairStatistics, RateMeter
 from fg_depth_ros.nodes.common.input_topics import input_types
 from fg_depth_ros.nodes.common.missing_pairs import (
@@ -36,9 +36,21 @@ from fg_depth_ros.nodes.common.topics import INPUTS
 from fg_depth_ros.nodes.common.video import PacketSubscriber, VideoStream
 
 PAIR_FAULTS = (
-    "input", "matching", "images", "right camera", "pairs", "lost images", "calibration", "rectification", "rows",
-    "range", "depth", "scale", "flow", "cloud",
-)  # fmt: skip
+    FaultSubject.INPUT,
+    FaultSubject.MATCHING,
+    FaultSubject.IMAGES,
+    FaultSubject.RIGHT_CAMERA,
+    FaultSubject.PAIRS,
+    FaultSubject.LOST_IMAGES,
+    FaultSubject.CALIBRATION,
+    FaultSubject.RECTIFICATION,
+    FaultSubject.ROWS,
+    FaultSubject.RANGE,
+    FaultSubject.DEPTH,
+    FaultSubject.SCALE,
+    FaultSubject.FLOW,
+    FaultSubject.CLOUD,
+)
 """Subjects of faults of the pairs, in the order of a status; forgotten when the inputs are closed."""
 _RETRY_SECONDS = 1.0  # after an input could not be subscribed
 # Images are compared in number with camera_infos that come for so long, and are so many: the images of a driver that
@@ -96,9 +108,9 @@ class StereoInputs:
         except ValueError as error:
             self._failed = time.monotonic()
             self._unsubscribe()
-            self._faults.report("configuration", ERROR, f"not configured: {error}", FaultCode.NOT_CONFIGURED)
+            self._faults.report(FaultSubject.CONFIGURATION, ERROR, f"not configured: {error}", FaultCode.NOT_CONFIGURED)
             return
-        self._faults.clear("configuration")
+        self._faults.clear(FaultSubject.CONFIGURATION)
         self._sync = PairSynchronizer(
             sources,
             self._submit,
@@ -117,7 +129,7 @@ class StereoInputs:
 
     def close(self) -> None:
         """Unsubscribe, and forget the faults of the pairs; those of one that was still in work at the next call."""
-        for subject in (*PAIR_FAULTS, "mono"):
+        for subject in (*PAIR_FAULTS, FaultSubject.MONO):
             self._faults.forget(subject)
         if self._sync is None:
             return
@@ -137,34 +149,34 @@ class StereoInputs:
         waited = time.monotonic() - max(self._opened, self._sync.last_match)
         if waited < timeout:
             self.ended = False
-            self._faults.clear("pairs")
+            self._faults.clear(FaultSubject.PAIRS)
             self._check_lost_images()
             return
-        self._faults.forget("lost images")  # reported as the cause, or not known
+        self._faults.forget(FaultSubject.LOST_IMAGES)  # reported as the cause, or not known
         self.ended = clock_has_ended(self._node)
         if self.ended:
-            self._faults.forget("pairs")
+            self._faults.forget(FaultSubject.PAIRS)
             return
         if self._sync.silent(INPUTS[0]) >= timeout:
-            self._faults.forget("right camera")  # the left one is silent, too
-        elif self._faults["right camera"] is not None:
-            self._faults.forget("pairs")  # reported already, with its consequence
+            self._faults.forget(FaultSubject.RIGHT_CAMERA)  # the left one is silent, too
+        elif self._faults[FaultSubject.RIGHT_CAMERA] is not None:
+            self._faults.forget(FaultSubject.PAIRS)  # reported already, with its consequence
             return
         if problems := [problem for name in INPUTS if (problem := self._video_problem(name)) is not None]:
             why, code = "; ".join(problems), FaultCode.VIDEO_NOT_DECODED
         else:
             why = explain_no_pair(self._sync.unpaired, self._publishers, self._topics.__getitem__, self._others)
             code = self._sync.stall_code
-        self._faults.report("pairs", WARN, f"no stereo pair for {waited:.0f} s: {why}", code)
+        self._faults.report(FaultSubject.PAIRS, WARN, f"no stereo pair for {waited:.0f} s: {why}", code)
 
     def _check_lost_images(self) -> None:
         """Report images of which most are lost while others form pairs."""
-        if self._faults["right camera"] is not None:  # reported already, with its consequence
-            self._faults.forget("lost images")
+        if self._faults[FaultSubject.RIGHT_CAMERA] is not None:  # reported already, with its consequence
+            self._faults.forget(FaultSubject.LOST_IMAGES)
             return
         lost = {name: found for name in INPUTS[:2] if (found := self._lost_lately(name)) is not None}
         text = explain_lost(lost, self._topics.__getitem__) if lost else None
-        self._faults.update("lost images", WARN, text, FaultCode.IMAGES_LOST)
+        self._faults.update(FaultSubject.LOST_IMAGES, WARN, text, FaultCode.IMAGES_LOST)
 
     def _lost_lately(self, name: str) -> LostImages | None:
         """Return what is known of the images of an input, where less than half as many come as camera_infos."""
@@ -222,11 +234,11 @@ class StereoInputs:
         """Submit a left image alone when the right camera is silent."""
         timeout = self._parameters["mono_timeout"]
         if self._sync is None or timeout == 0 or self._mono_off():
-            self._faults.forget("right camera")  # there is no fallback any more
+            self._faults.forget(FaultSubject.RIGHT_CAMERA)  # there is no fallback any more
             return
         silent = self._sync.silent_right(timeout)
         if silent is None:
-            self._faults.clear("right camera")
+            self._faults.clear(FaultSubject.RIGHT_CAMERA)
             return
         seconds = self._sync.silent(silent)
         since = time.strftime("%H:%M:%S", time.localtime(time.time() - seconds))

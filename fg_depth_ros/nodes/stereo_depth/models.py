@@ -28,7 +28,7 @@ from fg_depth_ros.inference import (
 from fg_depth_ros.inference.engines import EngineRunner, select_engine
 from fg_depth_ros.inference.estimator import Estimator, find_device, shipped_weights
 from fg_depth_ros.nodes.common import diagnostics
-from fg_depth_ros.nodes.common.codes import FaultCode, SwapState
+from fg_depth_ros.nodes.common.codes import FaultCode, FaultSubject, SwapState
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults
 from fg_depth_ros.nodes.stereo_depth.model_host import LazyModelHost, ModelHost
 from fg_depth_ros.nodes.stereo_depth.parameters import STEREO_DEPTH
@@ -164,7 +164,7 @@ class NodeModels:
                 reload = weights in changed and bool(values[weights]) and not self._setting_back
                 host.configure(self._config(slot, values), reload)
         if changed & _ALL and not self.has_failed_swap:
-            self._faults.forget("model")
+            self._faults.forget(FaultSubject.MODEL)
         self._forget_memory()
 
     def engine_failure(self) -> str | None:
@@ -244,7 +244,7 @@ class NodeModels:
     def _forget_memory(self) -> None:
         """Forget that memory ran out, unless a model still runs at a smaller scale for it."""
         if not any(host.is_reduced for host in self.hosts):
-            self._faults.forget("memory")
+            self._faults.forget(FaultSubject.MEMORY)
 
     def _log_swap(self, estimator: Estimator[Any, Any]) -> None:
         self._forget_memory()
@@ -271,7 +271,7 @@ class NodeModels:
         self._node.set_parameters_atomically([Parameter(name, value=value) for name, value in back.items()])
         self._setting_back = False
         host.failure = text  # which setting them has ended
-        self._faults.report("model", WARN, message, code)
+        self._faults.report(FaultSubject.MODEL, WARN, message, code)
 
 
 def _method_parameters(slot: str, config: EstimatorConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from fg_depth_ros.geometry import StereoRig
 from fg_depth_ros.geometry.depth import scale_between
 from fg_depth_ros.inference import FilledEstimate, MonoConfig, MonoDepthEstimator, MonoEstimate, StereoEstimate
-from fg_depth_ros.nodes.common.codes import FaultCode
+from fg_depth_ros.nodes.common.codes import FaultCode, FaultSubject
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults
 from fg_depth_ros.nodes.stereo_depth.model_host import LazyModelHost
 
@@ -106,7 +106,7 @@ class MonoDepth:
             if estimator.model_sha256 != self._weights:
                 self.scale, self._weights = MonoScale(), estimator.model_sha256
             self.model_name = estimator.model_name
-            self._faults.clear("mono")
+            self._faults.clear(FaultSubject.MONO)
             return estimate
         problem = None
         if self._host.off:
@@ -115,7 +115,7 @@ class MonoDepth:
             problem = f"{failure}. Set mono_model and mono_weights"
         if problem is not None:
             text = f"{need}, but there is no mono depth: {problem}"
-            self._faults.report("mono", WARN, text, FaultCode.NO_MONO_DEPTH)
+            self._faults.report(FaultSubject.MONO, WARN, text, FaultCode.NO_MONO_DEPTH)
         return None
 
     def fill(self, estimate: StereoEstimate, depth: np.ndarray) -> StereoEstimate | FilledEstimate:
@@ -123,9 +123,11 @@ class MonoDepth:
         try:
             factor = self.scale.measure(depth, estimate)
         except ScaleError as error:
-            self._faults.report("scale", WARN, f"nothing is filled from mono: {error}", FaultCode.NO_MONO_SCALE)
+            self._faults.report(
+                FaultSubject.SCALE, WARN, f"nothing is filled from mono: {error}", FaultCode.NO_MONO_SCALE
+            )
             return estimate
-        self._faults.clear("scale")
+        self._faults.clear(FaultSubject.SCALE)
         return FilledEstimate(estimate, depth * np.float32(factor))
 
     def update_scale(self, estimate: StereoEstimate, depth: np.ndarray) -> None:

@@ -23,7 +23,7 @@ from fg_depth_ros.inference import StereoConfig, StereoDepthEstimator
 from fg_depth_ros.inference.engines import compiling_beside
 from fg_depth_ros.nodes.common import diagnostics
 from fg_depth_ros.nodes.common.clock import CLOCK_ENDED_TEXT
-from fg_depth_ros.nodes.common.codes import FaultCode, NodeState
+from fg_depth_ros.nodes.common.codes import FaultCode, FaultSubject, NodeState
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, PairStatistics
 from fg_depth_ros.nodes.common.input_topics import input_topics
 from fg_depth_ros.nodes.common.running import run_node
@@ -35,8 +35,15 @@ from fg_depth_ros.nodes.stereo_depth.worker import StereoWorker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
-_PAIR_FAULTS = ("configuration", *PAIR_FAULTS, "time")
-_MODEL_FAULTS = ("configuration", "memory", "mono", "model", "engine", "budget")
+_PAIR_FAULTS = (FaultSubject.CONFIGURATION, *PAIR_FAULTS, FaultSubject.TIME)
+_MODEL_FAULTS = (
+    FaultSubject.CONFIGURATION,
+    FaultSubject.MEMORY,
+    FaultSubject.MONO,
+    FaultSubject.MODEL,
+    FaultSubject.ENGINE,
+    FaultSubject.BUDGET,
+)
 _CHECK_SECONDS = 0.1
 _CLOSE_AFTER = 20  # checks without a subscriber before the inputs are closed: two seconds
 _SWAP_FAULT_SECONDS = 60.0
@@ -88,10 +95,13 @@ class StereoDepthNode(LifecycleNode):
         except Exception as error:  # whatever a file leads to
             self._tear_down()
             self.faults.report(
-                "configuration", ERROR, f"not configured: {str(error) or repr(error)}", FaultCode.NOT_CONFIGURED
+                FaultSubject.CONFIGURATION,
+                ERROR,
+                f"not configured: {str(error) or repr(error)}",
+                FaultCode.NOT_CONFIGURED,
             )
             return FAILURE
-        self.faults.clear("configuration")
+        self.faults.clear(FaultSubject.CONFIGURATION)
         self._log_unused(STEREO_DEPTH.parameters)
         self._state, self._start_failed = NodeState.INACTIVE, False
         return super().on_configure(state)
@@ -199,14 +209,14 @@ class StereoDepthNode(LifecycleNode):
 
     def _publish_diagnostics(self) -> None:
         if not self._models.has_failed_swap:
-            self.faults.forget("model", older_than=_SWAP_FAULT_SECONDS)
-        self.faults.update("engine", WARN, self._models.engine_failure(), FaultCode.ENGINE_FAILED)
-        self.faults.update("budget", WARN, self._models.over_budget(), FaultCode.OVER_TIME_BUDGET)
+            self.faults.forget(FaultSubject.MODEL, older_than=_SWAP_FAULT_SECONDS)
+        self.faults.update(FaultSubject.ENGINE, WARN, self._models.engine_failure(), FaultCode.ENGINE_FAILED)
+        self.faults.update(FaultSubject.BUDGET, WARN, self._models.over_budget(), FaultCode.OVER_TIME_BUDGET)
         now = self.get_clock().now()
         if now.nanoseconds:
-            self.faults.clear("time")
+            self.faults.clear(FaultSubject.TIME)
         elif self._inputs is not None and self._inputs.is_receiving:  # else its player may still be starting
-            self.faults.report("time", WARN, _NO_CLOCK, FaultCode.NO_CLOCK)
+            self.faults.report(FaultSubject.TIME, WARN, _NO_CLOCK, FaultCode.NO_CLOCK)
         name = self.get_fully_qualified_name().lstrip("/")
         message = DiagnosticArray()
         message.header.stamp = now.to_msg()

@@ -29,7 +29,7 @@ from fg_depth_ros.geometry.depth_colour import colour_disparity
 from fg_depth_ros.geometry.flow_colour import colour_flow
 from fg_depth_ros.inference import FilledEstimate, SearchRange, StereoEstimate
 from fg_depth_ros.inference.config import CLASSICAL_STEREO
-from fg_depth_ros.nodes.common.codes import FaultCode
+from fg_depth_ros.nodes.common.codes import FaultCode, FaultSubject
 from fg_depth_ros.nodes.common.diagnostics import WARN, Faults
 from fg_depth_ros.nodes.common.frames import MAX_AGE, Frames, subscribe_frames
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
@@ -125,7 +125,7 @@ class StereoOutputs:
         ``left``: the left image, uint8, H x W or H x W x 3 RGB.
         """
         if not self._has_subscribers("points2"):
-            self._faults.forget("cloud")
+            self._faults.forget(FaultSubject.CLOUD)
         stereo = estimate.stereo if isinstance(estimate, FilledEstimate) else estimate
         pair = _Pair(stereo, estimate, left, messages, output_header(messages))
         for name, output in TOPICS.items():
@@ -251,13 +251,15 @@ class StereoOutputs:
         box, voxel = bool(np.isfinite([low, high]).any()), parameters["cloud_voxel"]
         thinned = voxel >= _SMALLEST_VOXEL
         if not box:
-            self._faults.clear("cloud")
+            self._faults.clear(FaultSubject.CLOUD)
             if not thinned:
                 return cloud_message(points, colours, header, padded=padded)
         matrix, frame = None, parameters["cloud_frame"]
         if box and frame:
             matrix = self._frames.between(frame, header.frame_id, stamp_ns(header))
-            self._faults.update("cloud", WARN, self._why_no_box(header.frame_id, matrix), FaultCode.NO_TRANSFORM)
+            self._faults.update(
+                FaultSubject.CLOUD, WARN, self._why_no_box(header.frame_id, matrix), FaultCode.NO_TRANSFORM
+            )
             if matrix is None:
                 return None
         kept = inside_box(points, low, high, matrix) if box else np.isfinite(points[..., 2])

@@ -24,7 +24,7 @@ from fg_depth_ros.inference import (
     StereoDepthEstimator,
     StereoEstimate,
 )
-from fg_depth_ros.nodes.common.codes import DropReason, FaultCode
+from fg_depth_ros.nodes.common.codes import DropReason, FaultCode, FaultSubject
 from fg_depth_ros.nodes.common.diagnostics import ERROR, WARN, Faults, PairStatistics
 from fg_depth_ros.nodes.common.parameters import DeclaredParameters
 from fg_depth_ros.nodes.common.synchronizing import StereoMessages
@@ -86,7 +86,7 @@ class StereoWorker:
         mono = messages.right is None
         self._statistics.receive(mono=mono)
         if not mono:
-            self._faults.clear("right camera")
+            self._faults.clear(FaultSubject.RIGHT_CAMERA)
         if (replaced := self._slot.put(messages)) is not None:
             self._drop(DropReason.REPLACED, replaced)
 
@@ -112,7 +112,7 @@ class StereoWorker:
                     return  # the process is ending, and its publishers are gone
                 self._drop(DropReason.INTERNAL_ERROR, messages)
                 text = f"a pair could not be processed: {error!r}; please report this"
-                self._faults.report("matching", ERROR, text, FaultCode.INTERNAL_ERROR)
+                self._faults.report(FaultSubject.MATCHING, ERROR, text, FaultCode.INTERNAL_ERROR)
                 self._node.get_logger().debug(traceback.format_exc())
 
     def _drop(self, reason: str, messages: StereoMessages) -> None:
@@ -126,10 +126,10 @@ class StereoWorker:
             reason = process(begun, topics, messages) if topics else DropReason.NO_SUBSCRIBERS
         except MessageError as error:
             self._drop(error.reason, messages)
-            self._faults.report("input", ERROR, str(error), error.reason)
+            self._faults.report(FaultSubject.INPUT, ERROR, str(error), error.reason)
             return
         if reason is not None:
-            self._faults.forget("right camera")  # no fallback is published: reported as any missing pair
+            self._faults.forget(FaultSubject.RIGHT_CAMERA)  # no fallback is published: reported as any missing pair
             self._drop(reason, messages)
 
     # ---- a pair ------------------------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ class StereoWorker:
         seconds += self._publish_temporal_flow(topics, images.left, messages)
         self._finish(begun, seconds, messages)
         if estimate is None:
-            self._faults.forget("images")
+            self._faults.forget(FaultSubject.IMAGES)
         self._check_density(topics, estimate)
         self._check_rectification(images, None if estimate is None else estimate.fault)
         return None
@@ -174,8 +174,8 @@ class StereoWorker:
                 self._rig = images.rig
             if self._features.pending:
                 self._features.check(images.left, images.right, images.rig.doffs)
-        self._faults.clear("input")
-        self._faults.update("calibration", WARN, self._decoder.doubts, FaultCode.CALIBRATION_DOUBTFUL)
+        self._faults.clear(FaultSubject.INPUT)
+        self._faults.update(FaultSubject.CALIBRATION, WARN, self._decoder.doubts, FaultCode.CALIBRATION_DOUBTFUL)
         # Without a right image the baseline of the rig may be none that was ever measured.
         for host in self._models.hosts if images.right is not None else (self._models.mono,):
             host.camera = images.rig
@@ -196,7 +196,7 @@ class StereoWorker:
         limited = None
         if estimator.search_range(images.rig).limited:
             limited = _range_problem(images.rig, estimator.config.search_start(images.rig.doffs), self._topics)
-        self._faults.update("range", WARN, limited, FaultCode.RANGE_LIMITED)
+        self._faults.update(FaultSubject.RANGE, WARN, limited, FaultCode.RANGE_LIMITED)
         try:
             found = estimator.estimate(images.left, images.right, images.rig)
         except OutOfMemory as error:
@@ -229,11 +229,11 @@ class StereoWorker:
     def _report_images(self, fault: PairFault | None) -> None:
         """Report why the images cannot be matched: what they show, or that features of both lie on other rows."""
         shifted = self._features.problem if features_tell_more(fault) else None
-        self._faults.update("rectification", WARN, shifted, FaultCode.NOT_RECTIFIED)
+        self._faults.update(FaultSubject.RECTIFICATION, WARN, shifted, FaultCode.NOT_RECTIFIED)
         text = None
         if fault is not None and shifted is None:
             text = f"{fault.explanation} ({self._topics['left/image_rect']} and {self._topics['right/image_rect']})"
-        self._faults.update("images", WARN, text, fault or "")
+        self._faults.update(FaultSubject.IMAGES, WARN, text, fault or "")
 
     def _publish_depth(
         self, topics: set[str], estimate: StereoEstimate | None, images: StereoImages, messages: StereoMessages
@@ -255,7 +255,7 @@ class StereoWorker:
             filled = estimate if mono is None else self._mono.fill(estimate, mono.depth)
             self._outputs.publish(topics & FILLED_TOPICS, filled, images.left, messages)
         else:
-            self._faults.forget("scale")
+            self._faults.forget(FaultSubject.SCALE)
         if mono is not None:
             self._outputs.publish_mono(topics, mono.depth, messages)
         if estimate is None and mono is None and not topics & (TEMPORAL_TOPICS.keys() | {CAMERA_INFO_TOPIC}):
@@ -266,14 +266,14 @@ class StereoWorker:
         """Report when hardly any pixel of several pairs in a row is valid, after they were published."""
         if estimate is None or not topics & _MASKED_TOPICS:
             self._without_depth = 0
-            self._faults.forget("depth")
+            self._faults.forget(FaultSubject.DEPTH)
             return
         low = estimate.low_density
         self._without_depth = self._without_depth + 1 if low else 0
         if not low or estimate.fault is not None:  # that names the cause
-            self._faults.clear("depth")
+            self._faults.clear(FaultSubject.DEPTH)
         elif self._without_depth >= _PAIRS_WITHOUT_DEPTH:
-            self._faults.report("depth", WARN, estimate.explain_low_density(), FaultCode.HARDLY_ANY_DEPTH)
+            self._faults.report(FaultSubject.DEPTH, WARN, estimate.explain_low_density(), FaultCode.HARDLY_ANY_DEPTH)
 
     def _check_rectification(self, images: StereoImages, fault: PairFault | None) -> None:
         """Check the rectification again from time to time, after the pair was published.
@@ -286,18 +286,20 @@ class StereoWorker:
         period, pair = parameters["rectification_check_period"], (images.left, images.right, images.rig.doffs)
         comparable = fault is None or (fault == PairFault.UNRELATED and self._features.problem is not None)
         if estimator is None or period == 0 or not comparable:
-            self._faults.forget("rows")
+            self._faults.forget(FaultSubject.ROWS)
         elif self._vertical_flow.due(period):
             try:
                 self._vertical_flow.measure(*pair, estimator, period)
             except OutOfMemory as error:
                 self._reduce_scale(self._models.flow, error)
             limits = parameters["rectification_check_median"], parameters["rectification_check_tilt"]
-            self._faults.update("rows", WARN, self._vertical_flow.problem(*limits), FaultCode.ROWS_MISALIGNED)
+            self._faults.update(
+                FaultSubject.ROWS, WARN, self._vertical_flow.problem(*limits), FaultCode.ROWS_MISALIGNED
+            )
         try:
             self._features.check(*pair)
         except MessageError as error:  # the next pair will not pass
-            self._faults.report("input", ERROR, str(error), error.reason)
+            self._faults.report(FaultSubject.INPUT, ERROR, str(error), error.reason)
 
     # ---- a left image alone ------------------------------------------------------------------------------------------
 
@@ -305,7 +307,7 @@ class StereoWorker:
         """Publish what follows from a left image alone; returns why it is dropped, or None. Raises MessageError."""
         if not topics & (LEFT_TOPICS | TEMPORAL_TOPICS.keys()):
             return DropReason.RIGHT_CAMERA_SILENT
-        for subject in ("images", "depth"):  # of pairs
+        for subject in (FaultSubject.IMAGES, FaultSubject.DEPTH):  # of pairs
             self._faults.forget(subject)
         images = self._decode(messages)
         messages = replace(messages, left_info=images.left_info)
@@ -321,7 +323,7 @@ class StereoWorker:
         """Publish what follows from the left image alone; returns the seconds in the model, None without mono depth."""
         if not topics - {CAMERA_INFO_TOPIC}:
             self._outputs.publish_camera_info(topics, messages)
-            self._faults.forget("right camera")
+            self._faults.forget(FaultSubject.RIGHT_CAMERA)
             return 0.0
         mono, stereo = self._estimate_mono(images, "the right camera is silent"), self._models.stereo.estimator
         assert stereo is not None
@@ -334,7 +336,7 @@ class StereoWorker:
         self._outputs.publish_mono(topics, mono.depth, messages)
         scale = ", at its own scale, as it was compared with no pair lately" if self._mono.scale.own_scale else ""
         text = f"depth comes from the left image alone ({self._mono.model_name}{scale}): {messages.reason}"
-        self._faults.report("right camera", WARN, text, FaultCode.RIGHT_CAMERA_SILENT)
+        self._faults.report(FaultSubject.RIGHT_CAMERA, WARN, text, FaultCode.RIGHT_CAMERA_SILENT)
         return mono.seconds
 
     # ---- both --------------------------------------------------------------------------------------------------------
@@ -342,7 +344,7 @@ class StereoWorker:
     def _estimate_mono(self, images: StereoImages, need: str | None) -> MonoEstimate | None:
         """Estimate mono depth; None where nothing needs it (``need`` names what does) or where it fails."""
         if need is None:
-            self._faults.forget("mono")
+            self._faults.forget(FaultSubject.MONO)
             return None
         try:
             return self._mono.estimate(images.left, images.rig, need)
@@ -355,12 +357,12 @@ class StereoWorker:
         estimator = self._models.flow.estimator
         if not topics & TEMPORAL_TOPICS.keys():
             self._temporal.reset()
-            self._faults.clear("flow")
+            self._faults.clear(FaultSubject.FLOW)
             return 0.0
         if estimator is None:
             problem = self._models.flow.failure or "flow_model is off: set it to flownet_lite or dis"
             text = f"temporal_flow/* has a subscriber, but {problem}"
-            self._faults.report("flow", WARN, text, FaultCode.NO_FLOW_MODEL)
+            self._faults.report(FaultSubject.FLOW, WARN, text, FaultCode.NO_FLOW_MODEL)
             return 0.0
         begun = time.monotonic()
         try:
@@ -369,13 +371,13 @@ class StereoWorker:
             self._reduce_scale(self._models.flow, error)
             return 0.0
         seconds = time.monotonic() - begun
-        self._faults.update("flow", WARN, self._temporal.problem, FaultCode.FRAMES_APART)
+        self._faults.update(FaultSubject.FLOW, WARN, self._temporal.problem, FaultCode.FRAMES_APART)
         if flow is not None:
             self._outputs.publish_flow(topics, flow, messages)
         return seconds
 
     def _finish(self, begun: float, seconds: float, messages: StereoMessages) -> None:
-        self._faults.clear("matching")
+        self._faults.clear(FaultSubject.MATCHING)
         now = self._node.get_clock().now().nanoseconds
         self._statistics.publish(
             inference=seconds,
@@ -394,7 +396,7 @@ class StereoWorker:
             else f"{name}: out of memory ({error}): going on with inference_scale {scale:g}; send smaller images or "
             "free memory, then set inference_scale again"
         )
-        self._faults.report("memory", ERROR, text, code=FaultCode.OUT_OF_MEMORY)
+        self._faults.report(FaultSubject.MEMORY, ERROR, text, FaultCode.OUT_OF_MEMORY)
 
 
 def _range_problem(rig: StereoRig, min_disparity: int, topics: Mapping[str, str]) -> str | None:
