@@ -154,7 +154,8 @@ def test_flow_against_the_classical_methods(public_data):
 )
 def test_depth_from_one_camera_in_scenes_never_seen(name, world, median, mean, share):
     """Without photos on the surfaces, too; far better than one depth for everything, the median of these scenes."""
-    estimator = MonoDepthEstimator(MonoConfig(name))
+    # engine and precision of their own: those of auto depend on the CPU, and bounds are close
+    estimator = MonoDepthEstimator(MonoConfig(name, engine="torch", precision="float32"))
     scenes = [(s.image_rgb(), s.truth(), s.fx) for s in world_samples(world, 20, 480, 160, patterns=24)]
     known = [np.isfinite(truth) & (truth < 80) for _, truth, _ in scenes]
     middle = np.median(np.concatenate([truth[where] for (_, truth, _), where in zip(scenes, known, strict=True)]))
@@ -189,8 +190,8 @@ def test_the_sky_is_seldom_taken_for_something_near():
         depth = estimator.estimate(scene.image_rgb(), scene.fx).depth
         sky.append(depth[~np.isfinite(scene.truth())])
     near = np.concatenate(sky)
-    assert np.mean(near < 10) < 0.08
-    assert np.mean(near < 20) < 0.16
+    assert np.mean(near < 10) < 0.005
+    assert np.mean(near < 20) < 0.03
 
 
 @pytest.mark.parametrize("name", ["flownet_stereo", "flownet_lite", "depthnet_lite", "depthnet_efficient"])
