@@ -140,7 +140,7 @@ def test_flow_against_the_classical_methods(public_data):
         assert epe[name, "flownet_lite +v"] < epe[name, "flownet_lite"] + 0.02
     assert epe["flow", "flownet_lite"] < 0.31
     assert epe["flyingchairs_examples", "flownet_lite"] < 3.2
-    assert epe["kitti2015_scene_flow", "flownet_lite"] < min(1.2, 0.5 * epe["kitti2015_scene_flow", "dis"])
+    assert epe["kitti2015_scene_flow", "flownet_lite"] < min(1.12, 0.5 * epe["kitti2015_scene_flow", "dis"])
 
 
 @pytest.mark.parametrize(
