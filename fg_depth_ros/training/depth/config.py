@@ -134,7 +134,7 @@ class DistillTraining(Training):
     model: str = ""
     """Network to train: depthnet_lite, depthnet_efficient, depthnet_r18 or depthnet_r50; empty: that of the weights."""
     weights: str = "depthnet_efficient"
-    """Depth weights to start from, a model's name or a file; empty: fresh ones, which take days."""
+    """Depth weights to start from, a model's name or a file; empty: fresh ones, which take far longer."""
     width: int = 640
     """Width of the network's input, px, a multiple of 32."""
     height: int = 192
@@ -243,7 +243,7 @@ class DistillTraining(Training):
             )
         if not self.model:
             model = load_checkpoint(weights_path(self.weights))[1].name
-            check_choice("depth network", model, DEPTH_MODELS)
+            check_choice("model", model, DEPTH_MODELS)
             self._resolve(model=model)
         if self.teacher == TRUTH:  # nothing for the right view to compare with; what it does not show is known, too
             self._resolve(mask=replace(self.mask, left_right=0.0, inside=self.mask.inside and self.needs_right))

@@ -46,10 +46,6 @@ class DepthFinetuning(DistillTraining):
 
     out: str = "runs/finetune"
     """Folder for weights, state and logs; a run found there is resumed."""
-    model: str = ""
-    """Network to train; empty: that of the weights."""
-    weights: str = "depthnet_efficient"
-    """Depth weights to start from, a model's name or a file."""
     width: int = 0
     """Width of the network's input, px, a multiple of 32; 0: the shape of most images."""
     height: int = 0
@@ -58,8 +54,6 @@ class DepthFinetuning(DistillTraining):
     """Highest learning rate."""
     schedule: str = "one_cycle"
     """Schedule: step (the paper's) or one_cycle."""
-    encoder_rate: float = 0.1
-    """Learning rate of the encoder, in parts of that of the rest; depthnet_lite has none."""
     skip_unusable: bool = True
     """Leave out bags without a usable pair, with a warning, instead of refusing to train."""
     world_share: float = 0.3

@@ -76,7 +76,6 @@ def finetune_depth(
     values |= _pace(config, recordings, _DEPTH_PAIRS)
     values |= {
         "data": tuple(bag["path"] for bag in recordings.used),
-        "model": config.model or load_checkpoint(weights_path(config.weights))[1].name,
         "width": config.width or width,
         "height": config.height or height,
     }
