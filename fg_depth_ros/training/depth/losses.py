@@ -144,9 +144,9 @@ def ratio_loss(depth: Tensor, guide: Tensor, mask: Tensor) -> Tensor:
 def sky_loss(depth: Tensor, sky: Tensor, mask: Tensor) -> Tensor:
     """Return ``sum s max(0, log(80 m / D_hat)) / (sum (s or m) + 1e-7)``: the sky is no obstacle.
 
-    N x 1 x H x W each: depth of the network, m, and, bool, the sky ``s`` and the mask ``m`` of the regression. A pixel
-    of the sky counts about as much as one of the mask: with a mean over the sky alone, which is a small part of all
-    pixels, whatever may be sky would be put far away.
+    N x 1 x H x W each: depth of the network in metres; ``s``, bool, where the sky is; ``m``, bool, the mask of the
+    regression. A pixel of the sky counts about as much as one of the mask: with a mean over the sky alone, which is a
+    small part of all pixels, whatever may be sky would be put far away.
     """
     missing = (math.log(_SKY) - torch.log(depth)).clamp(min=0)
     return torch.where(sky, missing, torch.zeros_like(missing)).sum() / ((sky | mask).sum() + 1e-7)
