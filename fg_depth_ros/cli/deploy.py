@@ -80,8 +80,8 @@ def promote(
         if known := _trained_on(card, bags):
             record["trained_on"] = known
             say(
-                f"{weights} was trained on or selected by {', '.join(known)}: figures of these say little of others; "
-                "name recordings that it does not know, or give the reason with --force-reason",
+                f"{weights} was trained on or selected by {', '.join(known)}: figures of these say little of other "
+                "recordings; name others in --bags, or give the reason with --force-reason",
                 "yellow" if force_reason else "red",
             )
             if not force_reason:
